@@ -1,0 +1,1 @@
+"""A hospital: its agent, its data, its ledger."""

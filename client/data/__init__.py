@@ -1,0 +1,1 @@
+"""Readers and checks of a hospital's own images."""

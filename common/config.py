@@ -1,0 +1,340 @@
+"""The configuration: ``config.yaml`` read into frozen, strict models, and the run description hospitals agree to."""
+
+import hashlib
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import ConfigError
+
+SECURE_MINIMUM = 3
+"""Below three hospitals a sum tells each of two what the other sent, so no mask helps."""
+
+PROTOCOL_VERSION = 1
+"""Of everything that travels between server and hospital; the two refuse each other's messages when it differs."""
+
+
+class PrivacyMode(StrEnum):
+    """Where the noise is added (DESIGN §3)."""
+
+    LOCAL = "local"
+    DISTRIBUTED = "distributed"
+    NONE = "none"
+
+
+class PrivacyUnit(StrEnum):
+    """What one unit of protection is: add or remove one image, or all images of one patient."""
+
+    RECORD = "record"
+    PATIENT = "patient"
+
+
+class AggregationMode(StrEnum):
+    """Whether updates are masked; ``plain`` exists for baselines alone."""
+
+    SECURE = "secure"
+    PLAIN = "plain"
+
+
+class AdversaryModel(StrEnum):
+    """Which server secure aggregation withstands (Bonawitz et al. 2017, sections 6.2 and 6.3)."""
+
+    ACTIVE = "active"
+    SEMI_HONEST = "semi-honest"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ExperimentConfig(_Section):
+    """What is trained, for how long and by how many."""
+
+    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "pneumonia"
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
+    num_clients: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 4
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
+
+
+class DataConfig(_Section):
+    """Where the demo's data comes from and how the dealer splits it."""
+
+    source: Annotated[str, Field(min_length=1, max_length=4096)] = "auto"
+    partition: Literal["iid", "dirichlet", "quantity"] = "iid"
+    dirichlet_alpha: Annotated[float, Field(ge=0.01, le=1000.0)] = 0.5
+    phantom_records: Annotated[int, Field(ge=200, le=1_000_000)] = 3000
+    download_timeout_seconds: Annotated[float, Field(gt=0, le=600.0)] = 10.0
+
+
+class ModelConfig(_Section):
+    """Which model of the registry, for which images."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "cnn"
+    image_size: Annotated[int, Field(ge=28, le=512)] = 28
+
+
+class TrainingConfig(_Section):
+    """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server."""
+
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    proximal_mu: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+
+
+class AggregationConfig(_Section):
+    """How updates become a sum, and the sum a model."""
+
+    mode: Annotated[AggregationMode, Field(strict=False)] = AggregationMode.SECURE
+    adversary: Annotated[AdversaryModel, Field(strict=False)] = AdversaryModel.ACTIVE
+    min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 3
+    modulus_bits: Literal[16, 32] = 16
+    update_bound: Annotated[float, Field(gt=0, le=1000.0)] = 0.25
+    max_weight: Annotated[int, Field(ge=1, le=2**24)] = 4096
+    strategy: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
+    server_learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class PrivacyConfig(_Section):
+    """The (ε, δ) a run is calibrated for; every hospital checks it against its own budget."""
+
+    mode: Annotated[PrivacyMode, Field(strict=False)] = PrivacyMode.LOCAL
+    target_epsilon: Annotated[float, Field(gt=0, le=1000.0)] = 8.0
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4
+    max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    accountant: Literal["prv", "rdp"] = "prv"
+    unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
+    colluders: Annotated[int, Field(ge=0, le=1023)] = 0
+    tolerated_dropouts: Annotated[int, Field(ge=0, le=1023)] = 1
+
+
+class EvaluationConfig(_Section):
+    """How the global model is measured through secure sums."""
+
+    score_bins: Annotated[int, Field(ge=16, le=65_536)] = 256
+
+
+class TransportConfig(_Section):
+    """Waits and deadlines, in seconds."""
+
+    exchange_deadline_seconds: Annotated[float, Field(ge=0.1, le=86_400.0)] = 60.0
+    start_deadline_seconds: Annotated[float, Field(ge=1.0, le=86_400.0)] = 180.0
+    roster_stable_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 2.0
+    poll_seconds: Annotated[float, Field(ge=0.001, le=60.0)] = 0.05
+    first_backoff_seconds: Annotated[float, Field(ge=0.001, le=60.0)] = 0.02
+
+
+class MonitoringConfig(_Section):
+    """TCP ports of the Prometheus exporters; 0 chooses a free one."""
+
+    server_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9400
+    hospital_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9401
+
+
+class HospitalConfig(_Section):
+    """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
+
+    epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
+    min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 3
+    allow_plain: bool = False
+    allow_no_privacy: bool = False
+    max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class Config(_Section):
+    """The whole of ``config.yaml``."""
+
+    experiment: ExperimentConfig = ExperimentConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    transport: TransportConfig = TransportConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
+    hospital: HospitalConfig = HospitalConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.aggregation.min_hospitals > self.experiment.num_clients:
+            raise ValueError(
+                f"aggregation.min_hospitals ({self.aggregation.min_hospitals}) must be at most "
+                f"experiment.num_clients ({self.experiment.num_clients})"
+            )
+        return self
+
+
+class RunDescription(_Section):
+    """Everything server and hospitals must agree on before a run; its hash is bound into every key and signature."""
+
+    protocol_version: Literal[1] = PROTOCOL_VERSION
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    classes: tuple[str, ...]
+    channels: Annotated[int, Field(ge=1, le=4)]
+    vector_length: Annotated[int, Field(ge=1, le=2**31)]
+    roster: dict[str, str]
+    """Hospital name to its PEM identity certificate."""
+    experiment: ExperimentConfig
+    model: ModelConfig
+    training: TrainingConfig
+    aggregation: AggregationConfig
+    privacy: PrivacyConfig
+    evaluation: EvaluationConfig
+
+    def canonical_json(self) -> bytes:
+        """Return the one encoding of this description that is hashed and sent: sorted keys, no spaces, UTF-8."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    def hash(self) -> bytes:
+        """Return the SHA-256 of :meth:`canonical_json`, 32 bytes."""
+        return hashlib.sha256(self.canonical_json()).digest()
+
+    @classmethod
+    def from_json(cls, encoded: bytes) -> Self:
+        """Read a description that came over the network.
+
+        Raises:
+            ConfigError: it is not one, has an unknown or missing key, or a value out of range.
+        """
+        try:
+            return cls.model_validate_json(encoded)
+        except ValidationError as error:
+            raise ConfigError(_first_complaint(error)) from None
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read ``config.yaml``, with ``section.key=value`` overrides applied last.
+
+    Args:
+        path: the YAML file; every section and key may be left out and then has its documented default.
+        overrides: as given to ``--set``; a value is read as YAML, so ``true`` and ``3`` have their usual types.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value is out of range; the message
+            names the key, the allowed range and what was got.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the configuration must be a readable file; {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} must be YAML in UTF-8: {' '.join(str(error).split())}") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold sections such as 'experiment:', got {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Config.model_validate(_ints_as_floats(tree))
+    except ValidationError as error:
+        raise ConfigError(_first_complaint(error)) from None
+
+
+def replace(config: Config, **sections: dict[str, Any]) -> Config:
+    """Return ``config`` with some keys of some sections replaced, checked like the file itself.
+
+    >>> replace(Config(), experiment={"rounds": 3}).experiment.rounds
+    3
+    """
+    tree = config.model_dump()
+    for section, values in sections.items():
+        tree[section].update(values)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_first_complaint(error)) from None
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+    if section not in Config.model_fields:
+        raise ConfigError(f"unknown key {section!r}; the sections are {', '.join(Config.model_fields)}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    values = tree.get(section)
+    tree[section] = {**(values if isinstance(values, dict) else {}), name: value}
+
+
+def _ints_as_floats(tree: dict[str, Any]) -> dict[str, Any]:
+    """Let ``learning_rate: 1`` and ``delta: 1e-4`` (a string to YAML 1.1) mean the float they say."""
+    read: dict[str, Any] = {}
+    for section, values in tree.items():
+        field = Config.model_fields.get(str(section))
+        if field is None or not isinstance(values, dict):
+            read[section] = values
+            continue
+        model = field.annotation
+        assert model is not None and issubclass(model, BaseModel)  # noqa: S101 - every section is a model
+        read[section] = {
+            name: _as_float(value) if _is_float(model, str(name)) else value for name, value in values.items()
+        }
+    return read
+
+
+def _is_float(model: type[BaseModel], name: str) -> bool:
+    return name in model.model_fields and model.model_fields[name].annotation is float
+
+
+def _as_float(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | str):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            return value
+    return value
+
+
+def _first_complaint(error: ValidationError) -> str:
+    """Turn pydantic's first finding into one line: key, allowed range, what was got."""
+    finding = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in finding["loc"])
+    if finding["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_known_keys(finding['loc'])}"
+    message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not key:
+        return message
+    return f"{key} {message}{_allowed_range(finding['loc'])}, got {finding['input']!r}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return ""
+        model = field.annotation
+    return f"; known here: {', '.join(model.model_fields)}"
+
+
+def _allowed_range(location: tuple[int | str, ...]) -> str:
+    if len(location) != 2 or str(location[0]) not in Config.model_fields:  # noqa: PLR2004 - section and key
+        return ""
+    section = Config.model_fields[str(location[0])].annotation
+    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return ""
+    field = section.model_fields.get(str(location[1]))
+    if field is None:
+        return ""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in field.metadata
+        for name, sign in signs.items()
+        if getattr(bound, name, None) is not None
+    ]
+    return f" (allowed: {' and '.join(bounds)})" if bounds else ""

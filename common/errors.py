@@ -1,0 +1,53 @@
+"""Errors that a person reads: what must hold, what was got, what to do.
+
+::
+
+    ConfideError                    root: anything the user, an operator or another party can cause
+    ├── ConfigError                 config.yaml, --set or a run description breaks a rule
+    ├── DataError                   a data set, shard or image breaks the contract
+    ├── IdentityError               a certificate, key or signature is not what it must be
+    ├── PrivacyError                a privacy parameter has no meaning, or a guarantee could not be given
+    │   ├── BudgetExceededError     the next mechanism invocation would pass the hospital's budget
+    │   └── LedgerError             the ledger was edited, truncated, rolled back or is unreadable
+    ├── PolicyError                 a hospital does not agree to what the server asks
+    ├── RunError                    a run cannot start or go on
+    └── secagg.errors.SecAggError   the protocol; drawn in ``common/secagg/errors.py``
+
+None of them ever carries a secret, a patient's identifier or a path inside a hospital's data.
+"""
+
+
+class ConfideError(Exception):
+    """Anything a user, an operator or another party can cause; shown as one line, without a stack trace."""
+
+
+class ConfigError(ConfideError):
+    """A configuration or run description breaks a rule; names the key, the allowed range and what was got."""
+
+
+class DataError(ConfideError):
+    """A data set, shard or image breaks the data contract."""
+
+
+class IdentityError(ConfideError):
+    """A certificate, key or signature is not what it must be."""
+
+
+class PrivacyError(ConfideError):
+    """A privacy parameter has no meaning, or the guarantee asked for cannot be given."""
+
+
+class BudgetExceededError(PrivacyError):
+    """The next mechanism invocation would pass the hospital's own budget; nothing was written or computed."""
+
+
+class LedgerError(PrivacyError):
+    """The ledger was edited, truncated, rolled back or is unreadable; training stops until the operator decides."""
+
+
+class PolicyError(ConfideError):
+    """A hospital does not agree to what the server asks."""
+
+
+class RunError(ConfideError):
+    """A run cannot start or cannot go on."""

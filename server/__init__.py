@@ -1,0 +1,1 @@
+"""The consortium's server: runs rounds, sees only sums."""
