@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from common.errors import ConfigError
 
@@ -174,7 +175,7 @@ class Config(_Section):
 class RunDescription(_Section):
     """Everything server and hospitals must agree on before a run; its hash is bound into every key and signature."""
 
-    protocol_version: Literal[1] = PROTOCOL_VERSION
+    protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     classes: tuple[str, ...]
     channels: Annotated[int, Field(ge=1, le=4)]
@@ -272,20 +273,24 @@ def _ints_as_floats(tree: dict[str, Any]) -> dict[str, Any]:
     """Let ``learning_rate: 1`` and ``delta: 1e-4`` (a string to YAML 1.1) mean the float they say."""
     read: dict[str, Any] = {}
     for section, values in tree.items():
-        field = Config.model_fields.get(str(section))
-        if field is None or not isinstance(values, dict):
-            read[section] = values
-            continue
-        model = field.annotation
-        assert model is not None and issubclass(model, BaseModel)  # noqa: S101 - every section is a model
-        read[section] = {
-            name: _as_float(value) if _is_float(model, str(name)) else value for name, value in values.items()
-        }
+        fields = _fields(str(section))
+        read[section] = (
+            {name: _as_float(value) if _is_float(fields, str(name)) else value for name, value in values.items()}
+            if isinstance(values, dict)
+            else values
+        )
     return read
 
 
-def _is_float(model: type[BaseModel], name: str) -> bool:
-    return name in model.model_fields and model.model_fields[name].annotation is float
+def _fields(section: str) -> dict[str, FieldInfo]:
+    """Return the keys of one section, none if there is no such section."""
+    field = Config.model_fields.get(section)
+    model = None if field is None else field.annotation
+    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+
+
+def _is_float(fields: dict[str, FieldInfo], name: str) -> bool:
+    return name in fields and fields[name].annotation is float
 
 
 def _as_float(value: object) -> object:
@@ -312,22 +317,12 @@ def _first_complaint(error: ValidationError) -> str:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return ""
-        model = field.annotation
-    return f"; known here: {', '.join(model.model_fields)}"
+    known = list(_fields(str(location[0]))) if len(location) > 1 else list(Config.model_fields)
+    return f"; known here: {', '.join(known)}" if known else ""
 
 
 def _allowed_range(location: tuple[int | str, ...]) -> str:
-    if len(location) != 2 or str(location[0]) not in Config.model_fields:  # noqa: PLR2004 - section and key
-        return ""
-    section = Config.model_fields[str(location[0])].annotation
-    if not (isinstance(section, type) and issubclass(section, BaseModel)):
-        return ""
-    field = section.model_fields.get(str(location[1]))
+    field = _fields(str(location[0])).get(str(location[-1]))
     if field is None:
         return ""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

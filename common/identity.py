@@ -1,0 +1,333 @@
+"""Who is who: the consortium's certificate authority, hospital identities, TLS certificates (RFC 5280, RFC 8032).
+
+A hospital makes its Ed25519 key itself; the authority signs only the public half. Every other hospital accepts a
+key when its certificate leads to the authority whose fingerprint came out of band, so a server cannot invent one.
+"""
+
+import datetime
+import ipaddress
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.errors import IdentityError
+
+HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""A hospital's name: a DNS label, so that it fits certificates, metrics and file names alike."""
+
+AUTHORITY_DAYS = 3650
+HOSPITAL_CERTIFICATE_DAYS = 30
+"""Short-lived: a revoked hospital whose revocation never arrives is out after this many days at most."""
+SERVER_CERTIFICATE_DAYS = 30
+_CLOCK_SKEW = datetime.timedelta(minutes=5)
+_MAXIMUM_PEM_BYTES = 16_384
+_IDENTITY_URI = "confide:hospital:"
+
+
+@dataclass(frozen=True)
+class CertificateAuthority:
+    """The consortium's root: signs hospital identities and the server's TLS certificate."""
+
+    certificate: x509.Certificate
+    key: Ed25519PrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HospitalIdentity:
+    """A hospital's name, certificate and signing key."""
+
+    name: str
+    certificate: x509.Certificate
+    key: Ed25519PrivateKey = field(repr=False)
+
+
+def make_authority(common_name: str, now: datetime.datetime) -> CertificateAuthority:
+    """Make a new Ed25519 certificate authority, valid from ``now`` for ten years."""
+    key = Ed25519PrivateKey.generate()
+    subject = _name(common_name)
+    certificate = (
+        _builder(subject, subject, key.public_key(), now, AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, None)
+    )
+    return CertificateAuthority(certificate, key)
+
+
+def request_hospital_certificate(name: str, key: Ed25519PrivateKey) -> bytes:
+    """Return a PEM signing request for hospital ``name``, which proves possession of ``key``.
+
+    Raises:
+        IdentityError: the name is not a lower-case DNS label.
+    """
+    check_hospital_name(name)
+    request = x509.CertificateSigningRequestBuilder().subject_name(_name(name)).sign(key, None)
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def sign_hospital_certificate(
+    authority: CertificateAuthority, request_pem: bytes, name: str, now: datetime.datetime
+) -> x509.Certificate:
+    """Sign a hospital's request as ``name``, whatever name the request itself asks for.
+
+    Raises:
+        IdentityError: the request is not one, is not signed by its own key, or its key is not Ed25519.
+    """
+    check_hospital_name(name)
+    try:
+        request = x509.load_pem_x509_csr(_bounded(request_pem))
+        valid = request.is_signature_valid
+    except ValueError:
+        raise IdentityError("a signing request must be PEM (PKCS #10); send the file that `join` made") from None
+    public_key = request.public_key()
+    if not valid or not isinstance(public_key, Ed25519PublicKey):
+        raise IdentityError(f"the signing request of {name} must hold an Ed25519 key and be signed by it")
+    return (
+        _builder(_name(name), authority.certificate.subject, public_key, now, HOSPITAL_CERTIFICATE_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(_IDENTITY_URI + name)]),
+            critical=False,
+        )
+        .sign(authority.key, None)
+    )
+
+
+def make_tls_certificate(
+    authority: CertificateAuthority, hosts: Sequence[str], now: datetime.datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Make a P-256 TLS server certificate for ``hosts`` (DNS names and IP addresses), signed by ``authority``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _builder(_name(hosts[0]), authority.certificate.subject, key.public_key(), now, SERVER_CERTIFICATE_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(authority.key, None)
+    )
+    return certificate, key
+
+
+def make_local_tls(hosts: Sequence[str], now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Make a self-signed P-256 certificate for an interface that never leaves this machine."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = _name(hosts[0])
+    certificate = (
+        _builder(subject, subject, key.public_key(), now, AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate, key
+
+
+def verify_hospital_certificate(
+    pem: bytes, name: str, authority: x509.Certificate, now: datetime.datetime
+) -> Ed25519PublicKey:
+    """Return the public key of hospital ``name`` if ``pem`` is its identity, signed by ``authority``, valid ``now``.
+
+    Raises:
+        IdentityError: not a certificate, another name, not signed by the authority, expired, or not Ed25519.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(_bounded(pem))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, TypeError):
+        raise IdentityError(f"the certificate of {name} must be signed by the consortium's authority") from None
+    except (ValueError, x509.ExtensionNotFound):
+        raise IdentityError(f"the identity of {name} must be a PEM certificate that names a hospital") from None
+    if uris != [_IDENTITY_URI + name]:
+        raise IdentityError(f"the certificate presented for {name} was issued to another party")
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise IdentityError(
+            f"the certificate of {name} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
+            f"{certificate.not_valid_after_utc:%Y-%m-%d}, not now; renew it, and check this machine's clock"
+        )
+    public_key = certificate.public_key()
+    if not isinstance(public_key, Ed25519PublicKey):
+        raise IdentityError(f"the certificate of {name} must hold an Ed25519 key")
+    return public_key
+
+
+def verify_roster(roster: Mapping[str, str], authority: x509.Certificate, now: datetime.datetime) -> dict[str, bytes]:
+    """Return every hospital's raw Ed25519 public key (32 bytes), each checked against ``authority``.
+
+    Raises:
+        IdentityError: any entry fails; the message names the hospital.
+    """
+    keys: dict[str, bytes] = {}
+    for name in sorted(roster):
+        check_hospital_name(name)
+        keys[name] = verify_hospital_certificate(roster[name].encode(), name, authority, now).public_bytes_raw()
+    if len(set(keys.values())) != len(keys):
+        raise IdentityError("every hospital on the roster must have a key of its own; two share one")
+    return keys
+
+
+def check_hospital_name(name: str) -> str:
+    """Return ``name`` if it is a lower-case DNS label, else raise :class:`IdentityError`."""
+    if not HOSPITAL_NAME.fullmatch(name):
+        raise IdentityError(
+            f"a hospital's name must be 1 to 63 of a-z, 0-9 and '-', not starting with '-', got {name[:80]!r}"
+        )
+    return name
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of the certificate's DER, as 64 hex digits: what an invitation carries out of band."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """Return the certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def private_key_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the key as unencrypted PKCS #8 PEM, to be written by :func:`write_private` alone."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def load_identity(folder: Path) -> HospitalIdentity:
+    """Read ``identity.pem`` and ``identity.key`` of a hospital's state folder.
+
+    Raises:
+        IdentityError: a file is missing or broken, or key and certificate do not belong together.
+    """
+    certificate = load_certificate(folder / "identity.pem")
+    key = load_signing_key(folder / "identity.key")
+    if certificate.public_key() != key.public_key():
+        raise IdentityError("identity.pem must hold the public half of identity.key; enrol again")
+    common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(common_names) != 1:
+        raise IdentityError("identity.pem must name exactly one hospital; enrol again")
+    return HospitalIdentity(check_hospital_name(str(common_names[0].value)), certificate, key)
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Read one PEM certificate, or raise :class:`IdentityError`."""
+    try:
+        return x509.load_pem_x509_certificate(_bounded(path.read_bytes()))
+    except OSError as error:
+        raise IdentityError(f"{path.name} must be readable: {error.strerror}") from None
+    except ValueError:
+        raise IdentityError(f"{path.name} must be a PEM certificate") from None
+
+
+def load_signing_key(path: Path) -> Ed25519PrivateKey:
+    """Read one PEM Ed25519 private key, or raise :class:`IdentityError`."""
+    try:
+        key = serialization.load_pem_private_key(_bounded(path.read_bytes()), None)
+    except OSError as error:
+        raise IdentityError(f"{path.name} must be readable: {error.strerror}") from None
+    except (ValueError, TypeError):
+        raise IdentityError(f"{path.name} must be an unencrypted PEM private key") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IdentityError(f"{path.name} must be an Ed25519 key")
+    return key
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write ``content`` to a new file that only its owner can read, durably and all or nothing, whatever the umask."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_supernode_key() -> ec.EllipticCurvePrivateKey:
+    """Make the EC P-384 key a SuperNode authenticates with (Flower accepts NIST curves only)."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def openssh_private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the key in OpenSSH's private format, which ``flower-supernode`` reads."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def openssh_public(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Return the key in OpenSSH's public format."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def _bounded(content: bytes) -> bytes:
+    if len(content) > _MAXIMUM_PEM_BYTES:
+        raise IdentityError(
+            f"a certificate, request or key must be at most {_MAXIMUM_PEM_BYTES} bytes, got {len(content)}"
+        )
+    return content
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: Ed25519PublicKey | ec.EllipticCurvePublicKey,
+    now: datetime.datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
