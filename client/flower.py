@@ -1,0 +1,196 @@
+"""The hospital's two contacts with Flower, and the only user of Flower's private names on this side.
+
+``run_supernode`` is Flower's own SuperNode, which relays messages and holds neither data nor keys of ours, with its
+hard-coded waits shortened. ``TaskRunner`` takes the place of Flower's executor: it claims the tasks a SuperNode
+has received and hands each message to the resident agent. The bundle that a server ships is never unpacked.
+"""
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.superexec import run_superexec
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from common.errors import RunError
+from common.flower_waits import CappedSleep, shorten_keyword_default
+
+_LOG = logging.getLogger("confide.hospital")
+
+_HEARTBEAT_SECONDS = 10.0
+"""Between two heartbeats of a task in hand; Flower gives a task up after 60 s without one."""
+
+_RECONNECT_SECONDS = 0.5
+
+Answer = Callable[[Message], Message]
+
+
+def shorten_waits(first_backoff_seconds: float) -> None:
+    """Shorten Flower's first back-off when a message is visible before its objects."""
+    shorten_keyword_default(
+        (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree),
+        "initial_backoff",
+        first_backoff_seconds,
+    )
+
+
+def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
+    """Run Flower's SuperNode in this process with ``arguments`` as on its command line; returns when it stops."""
+    import flwr.supernode.start_client_internal as supernode
+    from flwr.supernode.cli import flower_supernode
+
+    shorten_waits(first_backoff_seconds)
+    setattr(supernode, "time", CappedSleep(poll_seconds))  # noqa: B010 - a module, not an object of ours
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+@dataclass(frozen=True)
+class RuntimeApi:
+    """Where the SuperNode's Runtime API listens on this machine, and what opens it."""
+
+    address: str
+    root_certificate: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
+
+
+class TaskRunner:
+    """Claims a SuperNode's tasks one after the other and answers each in this process."""
+
+    def __init__(self, api: RuntimeApi, poll_seconds: float, accepted_bundles: frozenset[str] | None = None) -> None:
+        """Prepare to serve.
+
+        Args:
+            api: the SuperNode's Runtime API.
+            poll_seconds: between two looks for a task.
+            accepted_bundles: SHA-256 hex digests of the bundles whose messages are answered; None answers all, for
+                nothing of a bundle is ever executed.
+        """
+        self._api = api
+        self._poll_seconds = poll_seconds
+        self._accepted_bundles = accepted_bundles
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let :meth:`serve` return after the task in hand; callable from a signal handler."""
+        self._stopping.set()
+
+    def serve(self, answer: Answer) -> None:
+        """Answer tasks until :meth:`stop`; survives a SuperNode that restarts."""
+        while not self._stopping.is_set():
+            try:
+                with contextlib.closing(self._claims()) as claims:
+                    self._serve_connected(claims, answer)
+            except (httpx.HTTPError, OSError) as error:
+                _LOG.info("waiting for the SuperNode: %s", type(error).__name__)
+                self._stopping.wait(_RECONNECT_SECONDS)
+
+    def _serve_connected(self, claims: RuntimeHttpClient, answer: Answer) -> None:
+        request = AcquireTaskRequest(supported_task_types=["flwr-clientapp"], agentapp_fab_hashes=[])
+        while not self._stopping.is_set():
+            claim = claims.AcquireTask(request)
+            if claim.HasField("task") and claim.token:
+                self._serve_task(claim.token, answer)
+            else:
+                self._stopping.wait(self._poll_seconds)
+
+    def _serve_task(self, token: str, answer: Answer) -> None:
+        task = self._connect(
+            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
+            RuntimeTokenHttpInterceptor(token),
+        )
+        with contextlib.closing(task), _beating(task):
+            message, context, _, bundle = pull_task_input(task)
+            status, details = SubStatus.COMPLETED, ""
+            if self._accepted_bundles is not None and bundle.hash_str not in self._accepted_bundles:
+                reply = _error(message, "this hospital does not answer messages of this bundle")
+            else:
+                reply = self._answer(message, answer)
+            if reply.has_error():
+                status, details = SubStatus.FAILED, reply.error.reason or ""
+            push_message(task, reply, context)
+            push_task_output(client=task, context=context, sub_status=status, details=details)
+
+    def _answer(self, message: Message, answer: Answer) -> Message:
+        try:
+            return answer(message)
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError,
+                ValueError) as error:  # fmt: skip
+            # A fault of ours must reach the server as an error reply, or the exchange would wait for its deadline.
+            # Only the fault's type leaves the hospital: its text might hold anything.
+            _LOG.exception("answering failed")
+            return _error(message, f"internal error at the hospital: {type(error).__name__}")
+
+    def _claims(self) -> RuntimeHttpClient:
+        return self._connect(
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(
+                master_secret=self._api.secret,
+                protected_methods=run_superexec._SUPEREXEC_AUTH_METHODS,  # noqa: SLF001 - see the module's docstring
+            ),
+        )
+
+    def _connect(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
+        retry = make_simple_http_retry_invoker()
+        retry.max_tries = 1  # Flower would retry for minutes without looking whether we are to stop.
+        return RuntimeHttpClient.from_server_address(
+            server_address=self._api.address,
+            insecure=False,
+            root_certificates=self._api.root_certificate,
+            interceptors=list(interceptors),
+            retry_invoker=retry,
+        )
+
+
+@contextlib.contextmanager
+def _beating(task: RuntimeHttpClient) -> Iterator[None]:
+    """Keep the SuperNode from giving the task up while it is in hand.
+
+    Flower's own sender raises SIGINT in the process when a heartbeat is refused, which would end the agent.
+    """
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_HEARTBEAT_SECONDS):
+            try:
+                task.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+            except httpx.HTTPError as error:
+                _LOG.warning("a heartbeat did not reach the SuperNode: %s", type(error).__name__)
+
+    thread = threading.Thread(target=beat, name="task-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _error(message: Message, reason: str) -> Message:
+    error = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
+    return Message(error, reply_to=message)
+
+
+def read_runtime_api(address: str, root_certificate: Path, secret: Path) -> RuntimeApi:
+    """Read what opens the SuperNode's Runtime API, or raise :class:`RunError`."""
+    try:
+        return RuntimeApi(address, root_certificate.read_bytes(), secret.read_bytes())
+    except OSError as error:
+        raise RunError(f"{error.filename} must be readable: {error.strerror}; join the consortium again") from None

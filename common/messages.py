@@ -1,0 +1,188 @@
+"""What server and hospital say to each other, one type per message, beside the vectors that travel as arrays.
+
+Every message is MessagePack with its type's name and the protocol version; a message of another version, with an
+unknown, missing or mistyped field, or longer than its limit is refused whole. The bytes inside are messages of
+``common.secagg`` in that package's own canonical encoding, or the canonical JSON of a run description.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from common.config import PROTOCOL_VERSION
+from common.errors import RunError
+
+MAXIMUM_MESSAGE_BYTES = 64 * 2**20
+"""Of one message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
+
+RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+Hospital = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
+    version: Annotated[int, msgspec.Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+
+
+class AdvertiseKeys(_Message, frozen=True, tag="advertise_keys"):
+    """Server: a run (or a round that somebody joins) begins; send keys for ``round_number``."""
+
+    run_description: bytes
+    round_number: RoundNumber
+
+
+class KeysAdvertised(_Message, frozen=True, tag="keys_advertised"):
+    """Hospital: who it is, and its signed public keys."""
+
+    hospital: Hospital
+    advertised: bytes
+
+
+class ShareKeys(_Message, frozen=True, tag="share_keys"):
+    """Server: everybody's signed keys; share your secrets among them."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    everyone: tuple[bytes, ...]
+
+
+class KeysShared(_Message, frozen=True, tag="keys_shared"):
+    """Hospital: its encrypted shares, one for each of the others."""
+
+    shares: bytes
+
+
+class MaskedInput(_Message, frozen=True, tag="masked_input"):
+    """Server: train from the model that travels beside this, and send the masked vector.
+
+    ``train`` false asks for the evaluation counts alone, without a gradient and without a cost in privacy.
+    ``next_round`` asks for the keys of the round after, so that they need no exchange of their own.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    cohort: tuple[Hospital, ...]
+    inbox: bytes
+    model_hash: bytes
+    train: bool
+    next_round: RoundNumber | None = None
+
+
+class EpsilonReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a hospital's ledger says, rounded up; δ, unit and accountant stand in the run description."""
+
+    spent: Annotated[float, msgspec.Meta(ge=0)]
+    budget: Annotated[float, msgspec.Meta(gt=0)]
+
+
+class InputMasked(_Message, frozen=True, tag="input_masked"):
+    """Hospital: what belongs to its masked vector, which travels beside this."""
+
+    masked: bytes
+    advertised: bytes | None
+    epsilon: EpsilonReport | None
+    training_seconds: Seconds
+    masking_seconds: Seconds
+
+
+class CheckConsistency(_Message, frozen=True, tag="consistency_check"):
+    """Server: these hospitals' vectors arrived; sign the list. With it, everybody's keys for the next round."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    survivors: tuple[Hospital, ...]
+    everyone: tuple[bytes, ...] = ()
+
+
+class ConsistencyChecked(_Message, frozen=True, tag="consistency_checked"):
+    """Hospital: its signature over the list, and its encrypted shares for the next round."""
+
+    signature: bytes
+    shares: bytes | None
+
+
+class Unmask(_Message, frozen=True, tag="unmasking"):
+    """Server: the signatures of at least a threshold of hospitals; in the semi-honest setting, the list alone."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    survivors: tuple[Hospital, ...]
+    signatures: tuple[bytes, ...] = ()
+    everyone: tuple[bytes, ...] = ()
+
+
+class Unmasked(_Message, frozen=True, tag="unmasked"):
+    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys."""
+
+    revealed: bytes
+    shares: bytes | None = None
+
+
+class PlainInput(_Message, frozen=True, tag="plain_input"):
+    """Server: train and send the vector without masks; a baseline that a hospital refuses unless it agrees."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    model_hash: bytes
+    train: bool
+
+
+class InputPlain(_Message, frozen=True, tag="input_plain"):
+    """Hospital: what belongs to its plain vector, which travels beside this."""
+
+    epsilon: EpsilonReport | None
+    training_seconds: Seconds
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """Hospital: it does not do what was asked, and why; ``code`` is the error's name, fit for a metric's label."""
+
+    hospital: Hospital
+    code: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,64}$")]
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
+    is_attack: bool
+
+
+Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | PlainInput
+Reply = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked | InputPlain | Refused
+
+_ENCODER = msgspec.msgpack.Encoder()
+_REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Return the message's bytes for the wire."""
+    return _ENCODER.encode(message)
+
+
+def decode_request(encoded: bytes) -> Request:
+    """Read what a server sent.
+
+    Raises:
+        RunError: too long, not a message of this version, or a field is unknown, missing or out of range.
+    """
+    try:
+        return _REQUEST.decode(_bounded(encoded))
+    except msgspec.MsgspecError as error:
+        raise RunError(f"a request must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+
+
+def decode_reply(encoded: bytes) -> Reply:
+    """Read what a hospital sent; errors as for :func:`decode_request`."""
+    try:
+        return _REPLY.decode(_bounded(encoded))
+    except msgspec.MsgspecError as error:
+        raise RunError(f"a reply must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+
+
+def phase_of(message: Request) -> str:
+    """Return the protocol's name of the step a request asks for, such as ``masked_input``."""
+    return str(type(message).__struct_config__.tag)
+
+
+def _bounded(encoded: bytes) -> bytes:
+    if len(encoded) > MAXIMUM_MESSAGE_BYTES:
+        raise RunError(f"a message must be at most {MAXIMUM_MESSAGE_BYTES} bytes, got {len(encoded)}")
+    return encoded

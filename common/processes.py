@@ -1,0 +1,175 @@
+"""Starts the processes one role consists of, restarts one that dies, and ends them all in good order."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import RunError
+
+EXIT_REFUSED = 2
+"""A process that cannot work until a person corrects something ends with this; it is not started again."""
+
+_FIRST_RESTART_SECONDS = 0.2
+_LONGEST_RESTART_SECONDS = 10.0
+_STABLE_SECONDS = 30.0
+"""A process that ran this long starts again at once when it dies: its earlier deaths no longer count."""
+_TERMINATE_SECONDS = 8.0
+"""Between SIGTERM and SIGKILL."""
+_LAST_LINE_BYTES = 4096
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process: its name, command line, environment and log file."""
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    user: int | None = None
+    group: int | None = None
+
+
+@dataclass
+class _Child:
+    command: Command
+    process: subprocess.Popen[bytes]
+    started: float
+    deaths: int = 0
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """Keeps a set of processes running; each writes to a log file of its own.
+
+    A child gets SIGTERM from the kernel when its supervisor dies by whatever cause (Linux, ``PR_SET_PDEATHSIG``), and
+    runs in a session of its own so that Ctrl-C reaches the supervisor alone, which then ends them in order.
+    """
+
+    def __init__(self) -> None:
+        self._children: dict[str, _Child] = {}
+
+    def start(self, command: Command) -> int:
+        """Start a process and return its number."""
+        self._children[command.name] = _Child(command, _spawn(command), time.monotonic())
+        return self._children[command.name].process.pid
+
+    def is_running(self, name: str) -> bool:
+        """Say whether the process has been started and has not ended."""
+        child = self._children.get(name)
+        return child is not None and child.process.poll() is None
+
+    def pid(self, name: str) -> int | None:
+        """Return the number of a running process, None when it is not running."""
+        return self._children[name].process.pid if self.is_running(name) else None
+
+    def exit_code(self, name: str) -> int | None:
+        """Return how a process ended, None while it runs."""
+        return self._children[name].process.poll()
+
+    def ended(self) -> tuple[str, ...]:
+        """Return the names of the processes that are not running, in the order they were started."""
+        return tuple(name for name, child in self._children.items() if child.process.poll() is not None)
+
+    def revive(self) -> None:
+        """Start every ended process again, the sooner the longer it had been running.
+
+        Raises:
+            RunError: a process refused to work (exit code 2); carries the last line of its log.
+        """
+        now = time.monotonic()
+        for name in self.ended():
+            child = self._children[name]
+            if child.process.returncode == EXIT_REFUSED:
+                raise RunError(last_line(child.command.log))
+            if child.restart_at is None:
+                child.deaths = 1 if now - child.started > _STABLE_SECONDS else child.deaths + 1
+                child.restart_at = now + min(_FIRST_RESTART_SECONDS * 2 ** (child.deaths - 1), _LONGEST_RESTART_SECONDS)
+            if now >= child.restart_at:
+                child.process = _spawn(child.command)
+                child.started, child.restart_at = now, None
+
+    def stop(self, names: Sequence[str] | None = None) -> None:
+        """End processes (all by default), the last started first: SIGTERM, and SIGKILL for one that does not go."""
+        for name in reversed(tuple(self._children) if names is None else tuple(names)):
+            child = self._children.pop(name, None)
+            if child is not None:
+                _end(child.process)
+
+
+def _spawn(command: Command) -> subprocess.Popen[bytes]:
+    command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    parent = os.getpid()
+
+    def prepare() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # The supervisor died before the line above took effect.
+            os._exit(1)
+
+    with os.fdopen(descriptor, "ab") as log:
+        return subprocess.Popen(  # noqa: PLW1509 - prctl is async-signal-safe and takes no lock
+            command.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **command.environment},
+            start_new_session=True,
+            preexec_fn=prepare,
+            user=command.user,
+            group=command.group,
+            extra_groups=[] if command.user is not None else None,
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_TERMINATE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    # Whatever the process itself had started shares its session's process group.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class Stopping(BaseException):
+    """SIGTERM or SIGINT arrived; raised in the main thread so that every ``finally`` runs once."""
+
+
+def raise_on_signals() -> None:
+    """Turn SIGTERM and SIGINT into :class:`Stopping`, once; a second signal changes nothing while things end."""
+
+    def stop(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise Stopping
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def python_module(name: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command line that runs one of our modules with this Python."""
+    return (sys.executable, "-m", name, *arguments)
+
+
+def last_line(log: Path) -> str:
+    """Return the last line a process wrote, without the prefix of our own error lines."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LAST_LINE_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"{log.name} cannot be read: {error.strerror}"
+    return lines[-1].removeprefix("confide: ") if lines else f"the process of {log.name} ended without a word"

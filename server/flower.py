@@ -1,0 +1,226 @@
+"""The server's contacts with Flower, and the only user of Flower's private names on this side.
+
+``GridTransport`` carries the protocol's messages from within a ServerApp; ``Control`` registers SuperNodes and submits
+the run. Flower 1.39's Control API has no authentication, so it listens on the loopback interface alone.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy.typing as npt
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable import inflatable_utils
+
+from common.errors import RunError
+from common.flower_waits import shorten_keyword_default
+from common.messages import decode_reply, encode, phase_of
+from server.transport import Incoming, Outgoing, Patience
+
+_BATCH_BYTES = 64 * 2**20
+"""Replies pulled in one call stay below this, so that the server's memory does not grow with the hospitals."""
+
+_KEY_IN_USE = "already in use"
+
+
+def shorten_waits(first_backoff_seconds: float) -> None:
+    """Shorten Flower's first back-off when a message is visible before its objects."""
+    shorten_keyword_default(
+        (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree),
+        "initial_backoff",
+        first_backoff_seconds,
+    )
+
+
+class GridTransport:
+    """Carries requests to SuperNodes and replies back, without Flower's 3 s wait and 66 s patience."""
+
+    def __init__(self, grid: Grid, poll_seconds: float) -> None:
+        self._grid = grid
+        self._poll_seconds = poll_seconds
+
+    def online(self) -> frozenset[int]:
+        """Return the SuperNodes that are connected now."""
+        return frozenset(self._grid.get_node_ids())
+
+    def exchange(
+        self, outgoing: Mapping[int, Outgoing], patience: Patience, reply_array_bytes: int
+    ) -> Iterator[Incoming]:
+        """Send one request to each node and yield the replies as they arrive, until all did or patience ends.
+
+        Args:
+            outgoing: node to request.
+            patience: says when to stop waiting.
+            reply_array_bytes: of the array one reply may carry; bounds how many are pulled at once.
+        """
+        lifetime = patience.longest_seconds
+        messages = [_message(node, item, lifetime) for node, item in outgoing.items()]
+        sent = dict(zip(self._grid.push_messages(messages), outgoing, strict=True))
+        waiting = [message_id for message_id in sent if message_id]
+        at_once = max(1, _BATCH_BYTES // max(1, reply_array_bytes))
+        patience.start(len(waiting))
+        while waiting and not patience.is_over():
+            batch, waiting = waiting[:at_once], waiting[at_once:]
+            replies = list(self._grid.pull_messages(batch))
+            answered = set()
+            for reply in replies:
+                answered.add(reply.metadata.reply_to_message_id)
+                patience.answered()
+                yield _incoming(sent[reply.metadata.reply_to_message_id], reply)
+            waiting += [message_id for message_id in batch if message_id not in answered]
+            if waiting and not replies:
+                time.sleep(self._poll_seconds / max(1, -(-len(waiting) // at_once)))
+
+
+def _message(node: int, item: Outgoing, lifetime_seconds: float) -> Message:
+    content = RecordDict({"body": ConfigRecord({"message": encode(item.request)})})
+    if item.array is not None:
+        content["array"] = ArrayRecord([item.array])
+    return Message(
+        content,
+        dst_node_id=node,
+        message_type=MessageType.TRAIN,
+        ttl=lifetime_seconds,
+        group_id=phase_of(item.request),
+    )
+
+
+def _incoming(node: int, reply: Message) -> Incoming:
+    if reply.has_error():
+        return Incoming(node, None, None, reply.error.reason or "no reason given", 0)
+    body, arrays = reply.content.get("body"), reply.content.get("array")
+    encoded = body.get("message") if isinstance(body, ConfigRecord) else None
+    if not isinstance(encoded, bytes):
+        return Incoming(node, None, None, "the reply carries no message", 0)
+    try:
+        message = decode_reply(encoded)
+        array = _only_array(arrays) if isinstance(arrays, ArrayRecord) else None
+    except (RunError, ValueError, TypeError) as error:
+        return Incoming(node, None, None, f"the reply cannot be read: {error}", 0)
+    return Incoming(node, message, array, None, len(encoded) + (0 if array is None else array.nbytes))
+
+
+def _only_array(record: ArrayRecord) -> npt.NDArray[Any]:
+    arrays = list(record.values())
+    if len(arrays) != 1:
+        raise ValueError(f"one array must come with a reply, got {len(arrays)}")
+    return arrays[0].numpy()
+
+
+class Control:
+    """Flower's Control API on the loopback interface: registers SuperNodes, submits and watches the run."""
+
+    def __init__(self, address: str, root_certificate: bytes) -> None:
+        from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
+        from flwr.supercore.control import ControlHttpClient
+        from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+        self._client = ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=root_certificate,
+            interceptors=[CliClientHttpInterceptor(), RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def is_up(self) -> bool:
+        """Say whether the SuperLink answers."""
+        from flwr.proto.control_pb2 import ListNodesRequest
+
+        try:
+            self._client.ListNodes(ListNodesRequest())
+        except (httpx.HTTPError, OSError):
+            return False
+        return True
+
+    def register(self, name: str, public_key: bytes) -> None:
+        """Let the SuperNode that holds the private half of ``public_key`` (OpenSSH, EC P-384) connect.
+
+        Registering a key again is no error.
+        """
+        from flwr.proto.control_pb2 import RegisterNodeRequest
+        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+        key = _load_ssh_public_key(public_key)
+        try:
+            self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.CONFLICT and _KEY_IN_USE not in error.response.text:
+                raise RunError(f"the SuperLink did not register the node of {name}: {error.response.text}") from None
+
+    def unregister(self, name: str) -> bool:
+        """Cut off every SuperNode registered as ``name``; says whether there was one."""
+        from flwr.proto.control_pb2 import ListNodesRequest, UnregisterNodeRequest
+
+        nodes = [node for node in self._client.ListNodes(ListNodesRequest()).nodes_info if node.name == name]
+        for node in nodes:
+            with contextlib.suppress(httpx.HTTPStatusError):
+                self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+        return bool(nodes)
+
+    def start_run(self, bundle: Path) -> int:
+        """Submit the code-free bundle in folder ``bundle``; returns Flower's number of the run."""
+        from flwr.cli.build import build_fab_from_disk
+        from flwr.common.serde import fab_to_proto
+        from flwr.proto.control_pb2 import StartRunRequest
+        from flwr.supercore.fab import Fab
+
+        content = build_fab_from_disk(bundle)
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        response = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
+        if not response.HasField("run_id"):
+            raise RunError("the SuperLink did not start the run; see superlink.log")
+        return int(response.run_id)
+
+    def run_status(self, run: int) -> tuple[str, str]:
+        """Return Flower's status of a run (``pending``, ``starting``, ``running``, ``finished``) and its details."""
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        runs = self._client.ListRuns(ListRunsRequest(run_id=run)).run_dict
+        if run not in runs:
+            return "finished", "unknown to the SuperLink"
+        status = runs[run].status
+        return str(status.status), f"{status.sub_status} {status.details}".strip()
+
+
+def _load_ssh_public_key(public_key: bytes) -> Any:  # noqa: ANN401 - Flower checks the curve
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    try:
+        return load_ssh_public_key(public_key)
+    except ValueError:
+        raise RunError("a SuperNode's key must be an OpenSSH public key") from None
+
+
+BUNDLE_FILE = "pyproject.toml"
+
+BUNDLE = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "confide"
+version = "1.0.0"
+description = "A bundle without code: both components are installed where they run."
+license = "Apache-2.0"
+dependencies = ["flwr"]
+
+[tool.flwr.app]
+publisher = "confide"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+
+[tool.flwr.app.config]
+"""
+"""The one file that a run ships: the names of components, no module, no configuration, no data."""
