@@ -1,0 +1,287 @@
+"""What a sequence of mechanism invocations costs: from immutable events to one ε, composed over all of them.
+
+The guarantee is (ε, δ)-differential privacy in the *zero-out* relation of Kairouz et al. 2021 ("Practical and Private
+(Deep) Learning Without Sampling or Shuffling", definition 1.1): two data sets are neighbours when one unit (a record,
+or all records of a patient) of one is replaced by an empty one whose gradient is zero. Its arithmetic is that of
+add-or-remove with the number of units public, which the sample rate and the weight in the average need.
+
+Events are composed with the accountants of Opacus: PRV (Gopi, Lee and Wutschitz 2021, "Numerical Composition of
+Differential Privacy"), always its upper bound and never its estimate, or RDP (Mironov, Talwar and Zhang 2019, "Rényi
+Differential Privacy of the Sampled Gaussian Mechanism"). Opacus imports torch, so it is imported on first use.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from common.config import PrivacyUnit
+from common.errors import PrivacyError
+
+if TYPE_CHECKING:
+    from opacus.accountants.analysis.prv import Domain
+
+PRV_EPSILON_ERROR = 0.01
+"""Added to PRV's estimate, so that what is returned bounds ε from above; Opacus's own default."""
+
+PRV_DELTA_ERROR = 1e-3
+"""The share of δ that PRV may spend on truncating and discretising; Opacus's own default."""
+
+PRV_SMALLEST_DELTA = 1e-11
+"""Below it, rounding in double-precision Fourier transforms is no longer small beside δ."""
+
+PRV_LARGEST_DOMAIN = 2**22
+"""Grid points; a larger grid means an ε in the hundreds, where RDP's bound says as much in a thousandth of the time."""
+
+PRV_FURTHEST_LOSS = 500.0
+"""Privacy losses beyond overflow a double when exponentiated."""
+
+RDP_ORDERS = (
+    *(1 + tenths / 10 for tenths in range(1, 100)),
+    *(float(order) for order in (*range(12, 64), 80, 96, 128, 192, 256, 512, 1024)),
+)
+"""Opacus's orders, and larger ones for an ε below about 0.5, where the best order lies beyond 63."""
+
+GRID_ORDERS = (1.25, 1.5, 1.75, *(float(order) for order in range(2, 64)))
+"""For the reach of PRV's grid, where an upper bound will do: whole orders take a tenth of the time of others."""
+
+_SHOWN_DECIMALS = 3
+
+
+class MechanismKind(StrEnum):
+    """What was invoked. Both kinds are bounded by a Poisson-subsampled Gaussian; the second up to ``approximation``."""
+
+    POISSON_SUBSAMPLED_GAUSSIAN = "poisson_subsampled_gaussian"
+    DISTRIBUTED_DISCRETE_GAUSSIAN = "distributed_discrete_gaussian"
+
+
+class Accountant(StrEnum):
+    """How events are composed; the names are those of ``privacy.accountant``."""
+
+    PRV = "prv"
+    RDP = "rdp"
+
+
+class Adversary(StrEnum):
+    """Against whom an ε holds (DESIGN §3)."""
+
+    OUTSIDER = "outsider with the model"
+    SERVER = "server"
+    COLLUDING_SERVER = "server with colluding hospitals"
+
+
+@dataclass(frozen=True, slots=True)
+class MechanismEvent:
+    """One invocation of a mechanism, or ``steps`` equal ones; immutable, and all that composition needs to know.
+
+    Args:
+        kind: the mechanism.
+        noise_multiplier: standard deviation of the (equivalent) Gaussian noise over the L2 sensitivity; above 0.
+        sample_rate: probability with which each unit enters a Poisson batch; in (0, 1].
+        steps: how many times; an empty batch is a step like any other. At least 1.
+        approximation: how far, at most and per step, the logarithm of an output's probability lies from that of the
+            equivalent Gaussian mechanism (:mod:`common.privacy.distributed`); 0 when it is that mechanism.
+
+    Raises:
+        PrivacyError: a value is outside its range; an event that cannot be composed is never made.
+    """
+
+    kind: MechanismKind
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    approximation: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no accountant could bound."""
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
+            raise PrivacyError(f"the noise multiplier must be above 0 and finite, got {self.noise_multiplier!r}")
+        if not 0 < self.sample_rate <= 1:
+            raise PrivacyError(f"the sample rate must be above 0 and at most 1, got {self.sample_rate!r}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise PrivacyError(f"steps must be a whole number from 1, got {self.steps!r}")
+        if not 0 <= self.approximation < 1:
+            raise PrivacyError(f"the approximation must be from 0 to below 1, got {self.approximation!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Epsilon:
+    """An ε with everything without which it means nothing: δ, unit, adversary and accountant.
+
+    Args:
+        value: an upper bound; infinite when nothing is claimed.
+        delta: the probability that the bound may fail by.
+        unit: what one unit of protection is.
+        adversary: against whom it holds.
+        accountant: what composed the events.
+        colluders: how many hospitals share what they know with the server; for ``COLLUDING_SERVER``.
+
+    >>> print(Epsilon(2.00001, 1e-4, PrivacyUnit.RECORD, Adversary.SERVER, Accountant.PRV))
+    ε = 2.001 at δ = 0.0001 for each record, against the server (PRV)
+    """
+
+    value: float
+    delta: float
+    unit: PrivacyUnit
+    adversary: Adversary
+    accountant: Accountant
+    colluders: int = 0
+
+    def __str__(self) -> str:
+        """Say the whole claim in one line, ε rounded up."""
+        with_whom = f" ({self.colluders})" if self.adversary is Adversary.COLLUDING_SERVER else ""
+        return (
+            f"ε = {rounded_up(self.value):g} at δ = {self.delta:g} for each {self.unit}, "
+            f"against the {self.adversary}{with_whom} ({self.accountant.upper()})"
+        )
+
+
+def rounded_up(value: float, decimals: int = _SHOWN_DECIMALS) -> float:
+    """Return ``value`` rounded up, never down, to so many decimals: an ε that is shown bounds the one that holds.
+
+    >>> rounded_up(1.0001), rounded_up(2.5)
+    (1.001, 2.5)
+    """
+    if not math.isfinite(value):
+        return value
+    shown = round(value, decimals)
+    return shown if shown >= value else round(shown + 10.0**-decimals, decimals)
+
+
+def epsilon(events: Iterable[MechanismEvent], delta: float, accountant: Accountant = Accountant.PRV) -> float:
+    """Return the ε that all ``events`` together spend at ``delta``, whatever their order and adaptively chosen or not.
+
+    An event with an ``approximation`` a per step changes the probability of any sequence of outputs by a factor of at
+    most exp(±A), A = Σ a·steps, beside a Gaussian mechanism that is (ε, δ)-private; it is (ε + 2A, δ·exp(A))-private.
+
+    Args:
+        events: any mixture of mechanisms, noise multipliers and sample rates; none cost 0.
+        delta: in (0, 1).
+        accountant: PRV, or RDP. Where double precision leaves PRV no answer (δ below 1e-11, or an ε in the
+            hundreds) RDP's bound is returned for PRV: as valid, and larger.
+
+    Returns:
+        An upper bound on ε, at least 0.
+
+    Raises:
+        PrivacyError: δ is outside (0, 1).
+    """
+    return epsilon_bounds(events, delta, accountant, PRV_EPSILON_ERROR)[1]
+
+
+def epsilon_bounds(
+    events: Iterable[MechanismEvent], delta: float, accountant: Accountant, error: float
+) -> tuple[float, float]:
+    """Return what ``events`` spend at least and at most, as :func:`epsilon`, to a chosen fineness.
+
+    Args:
+        events: as for :func:`epsilon`.
+        delta: in (0, 1).
+        accountant: for RDP, and where PRV has no answer, the lower bound is 0.
+        error: half of what the bounds may lie apart under PRV; ten times coarser is about ten times faster.
+
+    Raises:
+        PrivacyError: δ is outside (0, 1).
+    """
+    if not 0 < delta < 1:
+        raise PrivacyError(f"δ must be between 0 and 1, got {delta!r}")
+    steps: Counter[tuple[float, float]] = Counter()
+    approximation = 0.0
+    for event in events:
+        steps[event.noise_multiplier, event.sample_rate] += event.steps
+        approximation += event.approximation * event.steps
+    if not steps:
+        return 0.0, 0.0
+    history = tuple(sorted((*mechanism, count) for mechanism, count in steps.items()))
+    delta *= math.exp(-approximation)
+    bounds = _prv_bounds(history, delta, error) if Accountant(accountant) is Accountant.PRV else None
+    lower, upper = bounds or (0.0, _rdp_epsilon(history, delta))
+    return lower, upper + 2 * approximation
+
+
+History = tuple[tuple[float, float, int], ...]
+"""(noise multiplier, sample rate, steps) of each distinct mechanism, sorted, so that equal sums meet in the cache."""
+
+
+@lru_cache(maxsize=4096)
+def _rdp_epsilon(history: History, delta: float) -> float:
+    total = sum((steps * _rdp_curve(noise, rate, RDP_ORDERS) for noise, rate, steps in history), np.zeros(1))
+    return _from_rdp(total, RDP_ORDERS, delta)
+
+
+@lru_cache(maxsize=4096)
+def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, float] | None:
+    """Compose with Opacus's parts; only the grid is laid out here, with RDP curves that are computed once."""
+    from opacus.accountants.analysis import prv as opacus_prv
+
+    domain = _prv_domain(history, delta, error)
+    if domain is None:
+        return None
+    try:
+        # A sample rate of 1 takes the logarithm of 0 for the lower end of the support, which then is rightly -inf.
+        with np.errstate(divide="ignore"):
+            discrete = [
+                opacus_prv.discretize(
+                    opacus_prv.TruncatedPrivacyRandomVariable(
+                        opacus_prv.PoissonSubsampledGaussianPRV(rate, noise), domain.t_min, domain.t_max
+                    ),
+                    domain,
+                )
+                for noise, rate, _ in history
+            ]
+            composed = opacus_prv.compose_heterogeneous(discrete, [steps for _, _, steps in history])
+            lower, _, upper = composed.compute_epsilon(delta, PRV_DELTA_ERROR * delta, error)
+    except (RuntimeError, ValueError):
+        # Opacus's own checks: the grid is too coarse for the mechanism, or rounding would be large beside δ.
+        return None
+    return (max(0.0, float(lower)), max(0.0, float(upper))) if math.isfinite(upper) else None
+
+
+def _prv_domain(history: History, delta: float, error: float) -> "Domain | None":
+    """Lay out the grid as Opacus does (Gopi et al. 2021, remark 5.6), or return None where it would be of no use."""
+    from opacus.accountants.analysis.prv import Domain
+
+    if delta < PRV_SMALLEST_DELTA:
+        return None
+    delta_error = PRV_DELTA_ERROR * delta
+    compositions = sum(steps for _, _, steps in history)
+    curves = [_rdp_curve(noise, rate, GRID_ORDERS) for noise, rate, _ in history]
+    total = sum((steps * curve for (_, _, steps), curve in zip(history, curves, strict=True)), np.zeros(1))
+    reach = max(
+        error,
+        _from_rdp(total, GRID_ORDERS, delta_error / 4),
+        *(_from_rdp(curve, GRID_ORDERS, delta_error / (8 * compositions)) for curve in curves),
+    )
+    mesh = error / math.sqrt(compositions * math.log(12 / delta_error) / 2)
+    if not reach + 3 <= PRV_FURTHEST_LOSS or 2 * (reach + 3) / mesh > PRV_LARGEST_DOMAIN:
+        return None
+    return Domain.create_aligned(-(reach + 3), reach + 3, mesh)
+
+
+@lru_cache(maxsize=1024)
+def _rdp_curve(noise_multiplier: float, sample_rate: float, orders: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """Return the Rényi divergence of one step at each order, infinite where it can't be computed."""
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    curve = np.full(len(orders), np.inf)
+    for place, order in enumerate(orders):
+        try:
+            curve[place] = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=order)
+        except (ValueError, OverflowError):
+            # The alternating series of a fractional order cancels below what a double can hold: leave the order out.
+            continue
+    curve.flags.writeable = False
+    return curve
+
+
+def _from_rdp(curve: npt.NDArray[np.float64], orders: tuple[float, ...], delta: float) -> float:
+    """Convert to ε at the best order: Canonne, Kamath and Steinke 2020, proposition 12; Balle et al. 2020, theorem 21."""
+    alphas = np.asarray(orders)
+    bounds = curve - (math.log(delta) + np.log(alphas)) / (alphas - 1) + np.log1p(-1 / alphas)
+    return max(0.0, float(np.nanmin(bounds)))

@@ -1,0 +1,112 @@
+"""From what a run wants to the noise it needs, and the refusal of parameters that mean nothing."""
+
+from collections.abc import Sequence
+
+from common.config import PrivacyUnit
+from common.errors import PrivacyError
+from common.privacy.accounting import PRV_EPSILON_ERROR, Accountant, MechanismEvent, MechanismKind, epsilon_bounds
+
+EPSILON_TOLERANCE = 0.01
+"""A calibrated run spends at least its target less this; Opacus's own default."""
+
+FIRST_NOISE_MULTIPLIER = 20.0
+"""Where the search starts. It is Opacus's bisection, so that both name the same multiplier."""
+
+LARGEST_NOISE_MULTIPLIER = 1e6
+"""More noise than any run can learn through; a target that needs it is refused."""
+
+_NARROWEST = 2.0**-40
+"""Relative width at which the search ends: where ``already`` is most of the target, no multiplier comes close to it."""
+
+FEWEST_UNITS = 20
+"""A hospital with fewer units would answer each batch with noise alone."""
+
+_COARSE_ERROR = 10 * PRV_EPSILON_ERROR
+"""Fine enough to settle most of the search at a tenth of the cost; what is returned was judged at full fineness."""
+
+
+def require_meaningful(units: int, batch_size: int, delta: float, unit: PrivacyUnit = PrivacyUnit.RECORD) -> float:
+    """Return the Poisson sample rate of a hospital, or refuse parameters that promise nothing.
+
+    A δ of 1/n or more is met by publishing one unit of the n outright.
+
+    Args:
+        units: how many records (or patients) the hospital trains on.
+        batch_size: expected units of a Poisson batch.
+        delta: the δ of the guarantee.
+        unit: what is counted.
+
+    Returns:
+        ``batch_size / units``, in (0, 1].
+
+    Raises:
+        PrivacyError: too few units, a batch below one or above all units, or δ not below 1 / units; names the remedy.
+    """
+    if units < FEWEST_UNITS:
+        raise PrivacyError(
+            f"a hospital needs at least {FEWEST_UNITS} training {unit}s, got {units}; add data or stay out of this run"
+        )
+    if not 1 <= batch_size <= units:
+        raise PrivacyError(
+            f"the expected batch must be from 1 to the hospital's {units} {unit}s, got {batch_size}; "
+            f"set training.batch_size to at most {units}"
+        )
+    if not 0 < delta < 1 / units:
+        raise PrivacyError(
+            f"δ must be above 0 and below 1 / {units} {unit}s = {1 / units:.2g}, got {delta:g}; "
+            f"set privacy.delta to {1 / (10 * units):.0e} or less"
+        )
+    return batch_size / units
+
+
+def noise_multiplier(
+    target_epsilon: float,
+    delta: float,
+    sample_rate: float,
+    steps: int,
+    accountant: Accountant = Accountant.PRV,
+    already: Sequence[MechanismEvent] = (),
+) -> float:
+    """Return the smallest noise multiplier found with which ``steps`` Poisson-subsampled steps stay within a target.
+
+    Args:
+        target_epsilon: ε at the last step; above 0.
+        delta: in (0, 1).
+        sample_rate: in (0, 1].
+        steps: of the whole run, at least 1.
+        accountant: composes the steps.
+        already: events spent before this run that the target must cover too.
+
+    Returns:
+        A multiplier whose ε is at most ``target_epsilon`` and, where the target can be met exactly, at least
+        ``target_epsilon - EPSILON_TOLERANCE``.
+
+    Raises:
+        PrivacyError: a parameter is out of range, or no noise reaches the target (what was spent before leaves
+            nothing, or δ or ε is too small).
+    """
+    if not target_epsilon > 0:
+        raise PrivacyError(f"the target ε must be above 0, got {target_epsilon!r}; set privacy.target_epsilon")
+
+    def spent(multiplier: float, error: float = PRV_EPSILON_ERROR) -> tuple[float, float]:
+        event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, sample_rate, steps)
+        return epsilon_bounds((*already, event), delta, accountant, error)
+
+    too_little, enough = 0.0, FIRST_NOISE_MULTIPLIER
+    while (reached := spent(enough)[1]) > target_epsilon:
+        too_little, enough = enough, 2 * enough
+        if enough > LARGEST_NOISE_MULTIPLIER:
+            raise PrivacyError(
+                f"no noise keeps {steps} steps at sample rate {sample_rate:.3g} within ε = {target_epsilon:g} at "
+                f"δ = {delta:g}; raise privacy.target_epsilon, or lower experiment.rounds or training.batch_size"
+            )
+    while target_epsilon - reached > EPSILON_TOLERANCE and enough - too_little > enough * _NARROWEST:
+        middle = (too_little + enough) / 2
+        at_least, at_most = spent(middle, _COARSE_ERROR)
+        if at_least <= target_epsilon < at_most + EPSILON_TOLERANCE:
+            at_least, at_most = spent(middle)
+        if at_least > target_epsilon or at_most > target_epsilon:
+            too_little = middle
+        else:
+            enough, reached = middle, at_most
+    return enough
