@@ -281,7 +281,7 @@ def _rdp_curve(noise_multiplier: float, sample_rate: float, orders: tuple[float,
 
 
 def _from_rdp(curve: npt.NDArray[np.float64], orders: tuple[float, ...], delta: float) -> float:
-    """Convert to ε at the best order: Canonne, Kamath and Steinke 2020, proposition 12; Balle et al. 2020, theorem 21."""
+    """Convert to ε at the best order (Canonne, Kamath and Steinke 2020, proposition 12; Balle et al. 2020)."""
     alphas = np.asarray(orders)
     bounds = curve - (math.log(delta) + np.log(alphas)) / (alphas - 1) + np.log1p(-1 / alphas)
     return max(0.0, float(np.nanmin(bounds)))
