@@ -1,0 +1,257 @@
+"""What a run has to tell, as typed events: the format of ``events.jsonl``, one JSON object a line.
+
+The server appends them (``server/events.py``); the exporter, the live table, the report and the dashboard read them.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.config import Config
+from common.errors import RunError
+
+EVENTS_FILE = "events.jsonl"
+"""The name of the file in a run's folder."""
+
+
+def _undefined_as_nan(value: object) -> object:
+    return math.nan if value is None else value
+
+
+Measure = Annotated[float, BeforeValidator(_undefined_as_nan)]
+"""A number that may be undefined (an AUC over one class, an ε where nothing bounds it): null in JSON, NaN here."""
+
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Event(BaseModel):
+    # A field of a newer server is no reason to stop showing what this version knows.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    time: float
+    """Seconds since the Unix epoch, by the server's clock."""
+
+    def to_line(self) -> str:
+        r"""Return the event as strict JSON (NaN and infinity become null) on one line that ends in ``\n``."""
+        return json.dumps(_finite(self.model_dump(mode="json")), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+class RunStarted(_Event):
+    """A run begins, or goes on after an interruption when ``resumed_from_round`` is above 0."""
+
+    kind: Literal["run_started"] = "run_started"
+    run_id: str
+    data_set: str
+    task: str
+    rounds: int
+    hospitals: tuple[str, ...]
+    config: Config
+    config_hash: str
+    resumed_from_round: int = 0
+
+
+class HospitalOnline(_Event):
+    """A hospital's node is connected."""
+
+    kind: Literal["hospital_online"] = "hospital_online"
+    hospital: str
+
+
+class HospitalLost(_Event):
+    """A hospital's node is no longer connected."""
+
+    kind: Literal["hospital_lost"] = "hospital_lost"
+    hospital: str
+
+
+class Exchange(_Event):
+    """One question to the cohort and its answers."""
+
+    kind: Literal["exchange"] = "exchange"
+    round: Count
+    phase: str
+    seconds: Seconds
+    answered: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    upload_bytes: Count = 0
+    """From the hospitals to the server, all of them together."""
+    download_bytes: Count = 0
+
+
+class Refusal(_Event):
+    """A hospital refuses to go on, by its own policy or budget."""
+
+    kind: Literal["refusal"] = "refusal"
+    round: Count
+    hospital: str
+    reason: str
+    """A sentence for a person."""
+    code: str
+    """A word from a short fixed list, fit for a Prometheus label."""
+
+
+class Dropout(_Event):
+    """A hospital of the cohort did not answer a phase by its deadline."""
+
+    kind: Literal["dropout"] = "dropout"
+    round: Count
+    hospital: str
+    phase: str
+
+
+class AttackRefused(_Event):
+    """A party refused a protocol message that an honest peer cannot have sent."""
+
+    kind: Literal["attack_refused"] = "attack_refused"
+    round: Count
+    hospital: str
+    code: str
+
+
+class RoundTime(BaseModel):
+    """Where the seconds of a round went, from the server's view of its slowest hospital."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    training: Seconds = 0.0
+    masking: Seconds = 0.0
+    moving: Seconds = 0.0
+    waiting: Seconds = 0.0
+
+
+class RoundDone(_Event):
+    """A training step is finished and its model measured on the hospitals' pooled test parts."""
+
+    kind: Literal["round"] = "round"
+    round: Count
+    step: Annotated[int, Field(ge=1)]
+    """Numbers the finished training steps of a run from 1 without gaps; ``round`` also counts the failed ones."""
+    accuracy: Measure
+    precision: Measure
+    recall: Measure
+    f1: Measure
+    specificity: Measure = math.nan
+    auc: Measure
+    loss: Measure
+    kappa: Measure = math.nan
+    ece: Measure = math.nan
+    epsilon: Measure
+    """The largest any hospital has spent."""
+    epsilon_spent: dict[str, Measure] = Field(default_factory=dict)
+    epsilon_budget: dict[str, Measure] = Field(default_factory=dict)
+    hospitals: Count
+    seconds: Seconds
+    upload_bytes: Count
+    seconds_by_part: RoundTime = RoundTime()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Row: the true class, column: the predicted one."""
+    roc: tuple[tuple[float, float], ...] | None = None
+    """Points (false positive rate, true positive rate), where the task has two classes."""
+
+
+class RunFinished(_Event):
+    """The run ends, and why."""
+
+    kind: Literal["run_finished"] = "run_finished"
+    reason: str
+    rounds_done: Count
+
+
+Event = (
+    RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | RunFinished
+)
+
+KINDS = frozenset(
+    str(event.model_fields["kind"].default)
+    for event in (
+        RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, RunFinished,
+    )
+)  # fmt: skip
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def parse_event(line: str | bytes) -> Event | None:
+    """Read one line of ``events.jsonl``.
+
+    Returns:
+        The event; None for a line that is torn (its writer was killed in the middle of it) or blank, and for a kind
+        that a newer version of Confide writes.
+
+    Raises:
+        RunError: the line is a JSON object of a known kind that breaks the format; names the key.
+
+    >>> parse_event('{"time": 1.0, "kind": "hospital_lost", "hospital": "hospital-2"}').hospital
+    'hospital-2'
+    >>> parse_event('{"time": 1.0, "kind": "hospi') is None
+    True
+    """
+    try:
+        fields: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or fields.get("kind") not in KINDS:
+        return None
+    try:
+        return _EVENT.validate_json(line)
+    except ValidationError as error:
+        finding = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in finding["loc"])
+        raise RunError(f"an event must have a {key} that holds to the format: {finding['msg']}") from None
+
+
+class EventFile:
+    """Reads a growing ``events.jsonl`` from where the last look ended.
+
+    A last line without its newline is left for the next look: its writer may still be at it. When the file got
+    shorter or was replaced (a run started anew in the same folder), reading starts again from the top.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = 0
+        self._offset = 0
+        self._line = 0
+
+    def read_new(self) -> list[Event]:
+        """Return the events of the lines completed since the last call; none while there is no file.
+
+        Raises:
+            RunError: the file cannot be read, or a line breaks the format; names the file and line.
+        """
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset, self._line = status.st_ino, 0, 0
+                file.seek(self._offset)
+                fresh = file.read(status.st_size - self._offset)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{self._path} must be readable: {error.strerror}") from None
+        complete = fresh[: fresh.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [event for line in complete.splitlines() if (event := self._parse(line)) is not None]
+
+    def _parse(self, line: bytes) -> Event | None:
+        self._line += 1
+        try:
+            return parse_event(line)
+        except RunError as error:
+            raise RunError(f"{self._path}, line {self._line}: {error}") from None
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,146 @@
+"""A trained model on disk: ``model.safetensors`` with named tensors, and ``model.json`` that says what they are.
+
+Nothing is unpickled on the way back: safetensors holds numbers only, and the JSON pins the file by its SHA-256.
+"""
+
+import hashlib
+import os
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from common.errors import RunError
+
+TENSORS_FILE = "model.safetensors"
+CARD_FILE = "model.json"
+
+
+class TensorShape(BaseModel):
+    """One parameter tensor; their order in the card is the order in the flat vector."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class ModelFacts(BaseModel):
+    """What one must know to use a model, and to judge it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    """A name of ``common.models.registry``."""
+    classes: tuple[str, ...]
+    channels: Annotated[int, Field(ge=1, le=4)]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    threshold: Annotated[float, Field(ge=0, le=1)] | None
+    """Of two classes the second is predicted from this probability on; None where the largest one wins."""
+    run_id: str
+    task: str
+    data_set: str
+    privacy: dict[str, str | float | None]
+    """``Guarantee.as_dict()`` with ``epsilon``, the largest any hospital has spent."""
+    caveats: tuple[str, ...] = ()
+
+
+class ModelCard(ModelFacts):
+    """The whole of ``model.json``."""
+
+    format_version: Literal[1] = 1
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of ``model.safetensors``."""
+    tensors: tuple[TensorShape, ...]
+
+
+def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> ModelCard:
+    """Write a model into ``folder``, the card last, so that a card never speaks of a file that isn't there.
+
+    Args:
+        folder: an existing folder; an earlier model in it is replaced.
+        flat: the parameters, float32, shape (d,), in the order of ``parameters_to_vector``.
+        facts: what ``model.json`` tells.
+
+    Raises:
+        RunError: the architecture has another number of parameters, or the folder cannot be written.
+    """
+    shapes = parameter_shapes(facts)
+    expected = sum(prod(tensor.shape) for tensor in shapes)
+    if flat.shape != (expected,) or flat.dtype != np.float32:
+        raise RunError(
+            f"a {facts.architecture} has {expected} float32 parameters, got {flat.dtype} of shape {flat.shape}"
+        )
+    ends = list(accumulate(prod(tensor.shape) for tensor in shapes))
+    parts = np.split(flat, ends[:-1])
+    encoded = safetensors.save(
+        {tensor.name: part.reshape(tensor.shape) for tensor, part in zip(shapes, parts, strict=True)},
+        metadata={"format": "pt", "run_id": facts.run_id},
+    )
+    card = ModelCard(**facts.model_dump(), sha256=hashlib.sha256(encoded).hexdigest(), tensors=shapes)
+    replace_file(folder / TENSORS_FILE, encoded)
+    replace_file(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
+    return card
+
+
+def load_model(folder: Path) -> tuple[NDArray[np.float32], ModelCard]:
+    """Read a model that :func:`save_model` wrote; no code in the file can run.
+
+    Returns:
+        The parameters, float32, shape (d,), in the order of ``parameters_to_vector``; and the card.
+
+    Raises:
+        RunError: a file is missing or broken, or the tensors are not those the card pins.
+    """
+    try:
+        card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+        encoded = (folder / TENSORS_FILE).read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"a model is a folder with {CARD_FILE} and {TENSORS_FILE}; {error.filename}: {error.strerror}"
+        ) from None
+    except ValidationError as error:
+        finding = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in finding["loc"])
+        raise RunError(f"{folder / CARD_FILE} must describe a model; {key}: {finding['msg']}") from None
+    if hashlib.sha256(encoded).hexdigest() != card.sha256:
+        raise RunError(f"{folder / TENSORS_FILE} must be the file {CARD_FILE} was written for; its SHA-256 differs")
+    try:
+        tensors = safetensors.load(encoded)
+    except (SafetensorError, KeyError) as error:
+        raise RunError(f"{folder / TENSORS_FILE} must be in safetensors format: {error}") from None
+    found = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    if found != {tensor.name: (tensor.shape, np.dtype(np.float32)) for tensor in card.tensors}:
+        raise RunError(f"{folder / TENSORS_FILE} must hold the float32 tensors {CARD_FILE} lists; it holds others")
+    return np.concatenate([tensors[tensor.name].reshape(-1) for tensor in card.tensors]), card
+
+
+def parameter_shapes(facts: ModelFacts) -> tuple[TensorShape, ...]:
+    """Return names and shapes of an architecture's parameters, in the order of ``parameters_to_vector``."""
+    from common.models import registry
+
+    network = registry.build(facts.architecture, len(facts.classes), facts.channels, facts.image_size, seed=0)
+    return tuple(TensorShape(name=name, shape=tuple(values.shape)) for name, values in network.named_parameters())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, also when the power fails.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full.
+    """
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} must be writable: {error.strerror}") from None

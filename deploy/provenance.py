@@ -1,0 +1,52 @@
+"""What a result came from: versions, commit and machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LIBRARIES = ("flwr", "torch", "opacus", "numpy", "cryptography")
+"""Those whose version can change a result or a guarantee."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Confide, Python and the libraries that can change a result, and the commit."""
+    return {
+        "confide": confide_version(),
+        "commit": commit(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def confide_version() -> str:
+    """Return the version in ``pyproject.toml``."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def commit() -> str:
+    """Return the commit of the source tree, with ``+changes`` where files differ from it; ``unknown`` without git."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> str:
+    """Return processor, cores and system on one line."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+
+
+def _git(*arguments: str) -> str:
+    command = ("git", "-C", str(ROOT), *arguments)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
