@@ -40,11 +40,11 @@ class KeysAdvertised(_Message, frozen=True, tag="keys_advertised"):
 
 
 class ShareKeys(_Message, frozen=True, tag="share_keys"):
-    """Server: everybody's signed keys; share your secrets among them."""
+    """Server: everybody's signed keys (a ``secagg`` KeyDirectory); share your secrets among them."""
 
     run_id: RunId
     round_number: RoundNumber
-    everyone: tuple[bytes, ...]
+    directory: bytes
 
 
 class KeysShared(_Message, frozen=True, tag="keys_shared"):
@@ -62,9 +62,8 @@ class MaskedInput(_Message, frozen=True, tag="masked_input"):
 
     run_id: RunId
     round_number: RoundNumber
-    cohort: tuple[Hospital, ...]
-    inbox: bytes
-    model_hash: bytes
+    request: bytes
+    """A ``secagg`` MaskedInputRequest: the model's hash, the cohort, and the shares dealt to this hospital."""
     train: bool
     next_round: RoundNumber | None = None
 
@@ -87,12 +86,13 @@ class InputMasked(_Message, frozen=True, tag="input_masked"):
 
 
 class CheckConsistency(_Message, frozen=True, tag="consistency_check"):
-    """Server: these hospitals' vectors arrived; sign the list. With it, everybody's keys for the next round."""
+    """Server: whose vectors arrived (a ``secagg`` SurvivorList); sign it. With it, the keys for the next round."""
 
     run_id: RunId
     round_number: RoundNumber
-    survivors: tuple[Hospital, ...]
-    everyone: tuple[bytes, ...] = ()
+    survivors: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
 
 
 class ConsistencyChecked(_Message, frozen=True, tag="consistency_checked"):
@@ -103,13 +103,13 @@ class ConsistencyChecked(_Message, frozen=True, tag="consistency_checked"):
 
 
 class Unmask(_Message, frozen=True, tag="unmasking"):
-    """Server: the signatures of at least a threshold of hospitals; in the semi-honest setting, the list alone."""
+    """Server: a ``secagg`` UnmaskingRequest. In the semi-honest setting it brings everybody's next keys as well."""
 
     run_id: RunId
     round_number: RoundNumber
-    survivors: tuple[Hospital, ...]
-    signatures: tuple[bytes, ...] = ()
-    everyone: tuple[bytes, ...] = ()
+    request: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
 
 
 class Unmasked(_Message, frozen=True, tag="unmasked"):

@@ -97,6 +97,10 @@ class Supervisor:
                 child.process = _spawn(child.command)
                 child.started, child.restart_at = now, None
 
+    def end(self, name: str) -> None:
+        """End one process but keep it known, so that :meth:`revive` starts it again."""
+        _end(self._children[name].process)
+
     def stop(self, names: Sequence[str] | None = None) -> None:
         """End processes (all by default), the last started first: SIGTERM, and SIGKILL for one that does not go."""
         for name in reversed(tuple(self._children) if names is None else tuple(names)):
@@ -109,21 +113,22 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
     command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     parent = os.getpid()
+    libc = ctypes.CDLL(None)
 
     def prepare() -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # The supervisor died before the line above took effect.
             os._exit(1)
 
     with os.fdopen(descriptor, "ab") as log:
-        return subprocess.Popen(  # noqa: PLW1509 - prctl is async-signal-safe and takes no lock
+        return subprocess.Popen(
             command.arguments,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **command.environment},
             start_new_session=True,
-            preexec_fn=prepare,
+            preexec_fn=prepare,  # noqa: PLW1509 - it takes no lock: one system call of a library already loaded
             user=command.user,
             group=command.group,
             extra_groups=[] if command.user is not None else None,

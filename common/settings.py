@@ -1,0 +1,87 @@
+"""What one role is started with: addresses, ports and folders, kept as JSON beside its keys."""
+
+import socket
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import ConfigError
+from common.identity import write_private
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+OptionalPort = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def write(self, path: Path) -> None:
+        """Write the settings to ``path``, readable by their owner alone."""
+        write_private(path, self.model_dump_json(indent=2).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the settings in ``path``, or raise :class:`ConfigError`."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path} must be readable: {error.strerror}; set this role up first") from None
+        except ValidationError as error:
+            finding = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in finding["loc"])
+            raise ConfigError(f"{path}: {key or 'the file'}: {finding['msg']}; set this role up again") from None
+
+
+class ServerSettings(_Settings):
+    """``server.json`` in the server's state folder."""
+
+    config: Path
+    """The consortium's ``config.yaml``, complete."""
+    run: Path
+    """Where the run's events, checkpoints and results go."""
+    logs: Path
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    data_set: str
+    """The data set's name, for every output."""
+    classes: tuple[str, ...]
+    channels: int
+    fleet_host: str = "0.0.0.0"  # noqa: S104 - the Fleet API is what hospitals connect to; it asks for TLS and a key
+    fleet_port: Port = 9092
+    runtime_port: Port = 8000
+    metrics_port: OptionalPort = 9400
+
+
+class HospitalSettings(_Settings):
+    """``hospital.json`` in a hospital's state folder."""
+
+    fleet_address: str
+    """Host and port of the server's Fleet API."""
+    logs: Path
+    data: Path
+    """The shard: this hospital's own images."""
+    config: Path
+    """The hospital's own ``config.yaml``; only its sections ``hospital``, ``transport`` and ``monitoring`` count."""
+    runtime_port: Port = 9094
+    metrics_port: OptionalPort = 9401
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port_free(host: str, port: int, what: str) -> None:
+    """Raise :class:`ConfigError` if another process listens on ``port``; ``what`` says what it is for."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} on {host} must be free for {what}: {error.strerror}; "
+                "stop what listens there or choose another port"
+            ) from None

@@ -1,0 +1,65 @@
+"""``confide check`` and ``confide test``: the same commands for a person, the README and continuous integration."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ruff check", ("-m", "ruff", "check", ".")),
+    ("ruff format", ("-m", "ruff", "format", "--check", ".")),
+    ("mypy --strict", ("-m", "mypy")),
+    ("import rules", ("-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")),
+)
+
+_MARKERS = {"slow": "slow", "docker": "docker", "network": "network"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the static checks and, for ``test``, pytest, whose closing line is the last thing printed."""
+    command, *rest = argv
+    parser = argparse.ArgumentParser(prog=f"confide {command}", description=__doc__)
+    if command == "test":
+        for name, marker in _MARKERS.items():
+            parser.add_argument(f"--{name}", action="store_true", help=f"run the tests marked {marker} instead")
+        parser.add_argument("pytest", nargs="*", help="further arguments for pytest, after --")
+    arguments = parser.parse_args(rest)
+    failed = _run_static()
+    if command == "check" or failed:
+        print(
+            f"confide: {failed} of {len(_STATIC)} static checks failed" if failed else "confide: static checks passed"
+        )
+        return 1 if failed else 0
+    return _run_pytest(arguments)
+
+
+def _run_static() -> int:
+    failed = 0
+    for name, arguments in _STATIC:
+        started = time.monotonic()
+        finished = subprocess.run(
+            (sys.executable, *arguments), cwd=ROOT, check=False, capture_output=True, text=True, env=_environment()
+        )
+        verdict = "ok" if finished.returncode == 0 else "FAILED"
+        print(f"{name:<16} {verdict}  ({time.monotonic() - started:.1f} s)", flush=True)
+        if finished.returncode != 0:
+            failed += 1
+            print(finished.stdout + finished.stderr, flush=True)
+    return failed
+
+
+def _run_pytest(arguments: argparse.Namespace) -> int:
+    chosen = [marker for name, marker in _MARKERS.items() if getattr(arguments, name)]
+    marks = ("-m", " or ".join(chosen)) if chosen else ()
+    return subprocess.run(
+        (sys.executable, "-m", "pytest", *marks, *arguments.pytest), cwd=ROOT, check=False, env=_environment()
+    ).returncode
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,71 @@
+"""The command line: names every command, and imports only what the chosen one needs."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import ConfideError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A command: the words that choose it, the module whose ``main(argv)`` runs it, and one line of help."""
+
+    words: tuple[str, ...]
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    _Command(("demo",), "deploy.demo", "run the whole system on this machine: a server and N hospitals, no container"),
+    _Command(("test",), "deploy.checks", "run the static checks and the tests"),
+    _Command(("check",), "deploy.checks", "run the static checks alone"),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns its exit code.
+
+    What a person can cause (a wrong key, a missing file, a full disk) is one line on standard error and code 2.
+    """
+    chosen = _choose(argv)
+    if chosen is None:
+        return _explain(argv)
+    try:
+        return int(importlib.import_module(chosen.module).main(list(argv[len(chosen.words) - 1 :])))
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _choose(argv: Sequence[str]) -> _Command | None:
+    """Return the command with the most words that ``argv`` begins with."""
+    fitting = [command for command in COMMANDS if tuple(argv[: len(command.words)]) == command.words]
+    return max(fitting, key=lambda command: len(command.words), default=None)
+
+
+def _explain(argv: Sequence[str]) -> int:
+    words = [word for word in argv if not word.startswith("-")]
+    inside = [command for command in COMMANDS if words and command.words[: len(words)] == tuple(words)]
+    if words and not inside:
+        print(f"confide: unknown command {' '.join(words)!r}; see ./confide --help", file=sys.stderr)
+        return EXIT_ERROR
+    asked = not argv or "-h" in argv or "--help" in argv
+    parser = argparse.ArgumentParser(prog="confide", add_help=False, formatter_class=argparse.RawTextHelpFormatter)
+    parser.usage = "./confide COMMAND [options]      ./confide COMMAND --help"
+    parser.description = (
+        "Hospitals train one medical-image classifier together; no image, no gradient and no single hospital's model "
+        "leaves a hospital."
+    )
+    commands = parser.add_argument_group("commands")
+    for command in inside or COMMANDS:
+        commands.add_argument(" ".join(command.words), nargs="?", help=command.summary)
+    parser.print_help(sys.stdout if asked else sys.stderr)
+    return 0 if asked else EXIT_ERROR

@@ -1,0 +1,186 @@
+"""``python -m server --state DIR``: the consortium's server, one supervisor over Flower's processes and ours.
+
+Starts the SuperLink, lets the enrolled SuperNodes in, starts Flower's executor and submits the run. When any of
+them dies, the run is submitted again and goes on from its last checkpoint.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.config import load_config
+from common.errors import ConfideError, RunError
+from common.events import EVENTS_FILE, EventFile, RunFinished
+from common.flower_waits import FLOWER_ENVIRONMENT
+from common.identity import write_private
+from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, raise_on_signals
+from common.settings import ServerSettings, check_port_free
+from server.flower import BUNDLE, BUNDLE_FILE, Control
+
+SETTINGS_FILE = "server.json"
+SUPERNODES_FOLDER = "supernodes"
+"""One OpenSSH public key a hospital, ``NAME.pub``."""
+
+STATE_VARIABLE = "CONFIDE_SERVER_STATE"
+"""Tells the ServerApp, which Flower starts, where its state lies."""
+
+_SECRET_BYTES = 32
+_LOOK_SECONDS = 0.2
+_SUPERLINK_SECONDS = 60.0
+_MOST_SUBMISSIONS = 100
+"""After this many tries the run is given up rather than begun for ever."""
+
+
+def main() -> int:
+    """Run the server until its run is finished (``--once``) or it is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m server", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder with server.json, keys and roster")
+    parser.add_argument("--once", action="store_true", help="end when the run is finished")
+    arguments = parser.parse_args()
+    raise_on_signals()
+    try:
+        return _Server(arguments.state).run(once=arguments.once)
+    except Stopping:
+        return 0
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr)  # noqa: T201 - the supervisor's own last word
+        return EXIT_REFUSED
+
+
+class _Server:
+    """The processes of one server and the run they carry."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._settings = ServerSettings.read(state / SETTINGS_FILE)
+        self._config = load_config(self._settings.config)
+        self._events = EventFile(self._settings.run / EVENTS_FILE)
+        self._supervisor = Supervisor()
+        self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
+
+    def run(self, *, once: bool) -> int:
+        check_port_free(self._settings.fleet_host, self._settings.fleet_port, "the Fleet API")
+        check_port_free("127.0.0.1", self._settings.runtime_port, "the Runtime API")
+        self._prepare()
+        try:
+            for _ in range(_MOST_SUBMISSIONS):
+                if self._finished() is None:
+                    self._carry_run()
+                if (finished := self._finished()) is not None:
+                    if once:
+                        return 0 if finished.reason == "completed" else EXIT_REFUSED
+                    self._idle()
+            raise RunError(f"the run ended {_MOST_SUBMISSIONS} times before its last round; see {self._state / 'logs'}")
+        finally:
+            self._supervisor.stop()
+
+    def _prepare(self) -> None:
+        """Make what the server alone decides: the executor's secret and the bundle without code."""
+        write_private(self._state / "superexec.secret", secrets.token_bytes(_SECRET_BYTES))
+        bundle = self._state / "bundle"
+        bundle.mkdir(mode=0o700, exist_ok=True)
+        (bundle / BUNDLE_FILE).write_text(BUNDLE, encoding="utf-8")
+
+    def _carry_run(self) -> None:
+        """Start Flower's processes, submit the run and return when it has ended, for whatever reason."""
+        try:
+            self._supervisor.start(self._superlink())
+            with self._control() as control:
+                self._await_superlink(control)
+                self._register_supernodes(control)
+                self._supervisor.start(self._superexec())
+                flower_run = control.start_run(self._state / "bundle")
+                self._watch(control, flower_run)
+        finally:
+            # A SuperLink does not resume a run, and an executor outlives its SuperLink: all of them begin anew.
+            self._supervisor.stop(("superlink", "superexec"))
+
+    def _watch(self, control: Control, flower_run: int) -> None:
+        while self._finished() is None and not self._supervisor.ended():
+            if not control.is_up() or control.run_status(flower_run)[0] == "finished":
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _finished(self) -> RunFinished | None:
+        if not hasattr(self, "_last"):
+            self._last: RunFinished | None = None
+        for event in self._events.read_new():
+            if isinstance(event, RunFinished):
+                self._last = event
+        return self._last
+
+    def _idle(self) -> None:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+
+    @contextmanager
+    def _control(self) -> Iterator[Control]:
+        control = Control(self._runtime, (self._state / "ca.pem").read_bytes())
+        try:
+            yield control
+        finally:
+            control.close()
+
+    def _await_superlink(self, control: Control) -> None:
+        give_up = time.monotonic() + _SUPERLINK_SECONDS
+        while not control.is_up():
+            if not self._supervisor.is_running("superlink") or time.monotonic() > give_up:
+                raise RunError(f"the SuperLink must start; see {self._state / 'logs' / 'superlink.log'}")
+            time.sleep(_LOOK_SECONDS / 2)
+
+    def _register_supernodes(self, control: Control) -> None:
+        for path in sorted((self._state / SUPERNODES_FOLDER).glob("*.pub")):
+            control.register(path.stem, path.read_bytes())
+
+    def _superlink(self) -> Command:
+        tls = self._state
+        return Command(
+            "superlink",
+            (
+                str(Path(sys.executable).with_name("flower-superlink")),
+                "--host", "127.0.0.1",
+                "--port", str(self._settings.runtime_port),
+                "--fleet-api-address", f"{self._settings.fleet_host}:{self._settings.fleet_port}",
+                "--ssl-certfile", str(tls / "tls.pem"),
+                "--ssl-keyfile", str(tls / "tls.key"),
+                "--ssl-ca-certfile", str(tls / "ca.pem"),
+                "--enable-supernode-auth",
+                "--isolation", "process",
+                "--disable-runtime-dependency-installation",
+                "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
+                "--database", str(self._state / "superlink.db"),
+            ),
+            self._settings.logs / "superlink.log",
+            self._environment("superlink"),
+        )  # fmt: skip
+
+    def _superexec(self) -> Command:
+        return Command(
+            "superexec",
+            (
+                str(Path(sys.executable).with_name("flower-superexec")),
+                "--runtime-api-address", self._runtime,
+                "--root-certificates", str(self._state / "ca.pem"),
+                "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
+            ),
+            self._settings.logs / "serverapp.log",
+            self._environment("superexec"),
+        )  # fmt: skip
+
+    def _environment(self, process: str) -> dict[str, str]:
+        return {
+            **FLOWER_ENVIRONMENT,
+            "FLWR_HOME": str(self._state / "flower" / process),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(self._config.transport.poll_seconds),
+            STATE_VARIABLE: str(self._state),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The server's Prometheus exporter: what ``events.jsonl`` says, as metrics.
+
+    python -m server.metrics --run DIR --port 9400
+
+It keeps nothing of its own. Started again, it reads the events from the first on and has the same values.
+"""
+
+import argparse
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from common import metric_names as names
+from common.errors import ConfideError
+from common.events import (
+    EVENTS_FILE,
+    AttackRefused,
+    Dropout,
+    Event,
+    EventFile,
+    Exchange,
+    HospitalLost,
+    HospitalOnline,
+    Refusal,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+)
+from common.exporter import Exporter, Values
+from common.guarantee import Guarantee, caveats
+from common.provenance import commit, confide_version
+
+EXCHANGE_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+"""Seconds: around the 0.3 s an exchange of a small message takes, and up past the default deadline."""
+
+_MODEL_METRICS = (
+    (names.ACCURACY, "accuracy"),
+    (names.PRECISION, "precision"),
+    (names.RECALL, "recall"),
+    (names.SPECIFICITY, "specificity"),
+    (names.F1, "f1"),
+    (names.AUC, "auc"),
+    (names.LOSS, "loss"),
+)
+
+
+class RunMetrics(Collector):
+    """The metrics of the run in a folder, brought up to date by each scrape.
+
+    Args:
+        run: the folder; the run need not have begun.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._events = EventFile(run / EVENTS_FILE)
+        self._lock = threading.Lock()  # two scrapes may come at once
+        self._build = (confide_version(), commit(), platform.python_version())
+        self._begin()
+
+    def collect(self) -> Iterable[Family]:
+        """Return every metric that is known.
+
+        Raises:
+            RunError: the events cannot be read; Prometheus then sees the scrape fail, not stale values.
+        """
+        with self._lock:
+            for event in self._events.read_new():
+                self._take(event)
+            return list(self._values.collect())
+
+    def _begin(self) -> None:
+        self._values = Values()
+        self._online: dict[str, bool] = {}
+        self._values.set_only(names.BUILD_INFO, 1, *self._build)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._take_start(event)
+            case HospitalOnline() | HospitalLost():
+                self._online[event.hospital] = isinstance(event, HospitalOnline)
+                self._show_online()
+            case Exchange():
+                self._values.set(names.LAST_PROGRESS, event.time)
+                self._values.observe(names.EXCHANGE_SECONDS, event.seconds, EXCHANGE_BOUNDS, event.phase)
+                self._values.add(names.UPLOAD_BYTES, event.upload_bytes)
+                self._values.add(names.DOWNLOAD_BYTES, event.download_bytes)
+            case Dropout():
+                self._values.add(names.DROPOUTS, 1)
+                self._values.add(names.HOSPITAL_DROPOUTS, 1, event.hospital)
+            case Refusal():
+                self._values.add(names.REFUSALS, 1, event.code)
+                self._values.add(names.HOSPITAL_REFUSALS, 1, event.hospital)
+            case AttackRefused():
+                self._values.add(names.ATTACKS_REFUSED, 1, event.code)
+            case RoundDone():
+                self._take_round(event)
+            case RunFinished():
+                self._values.set(names.RUN_ACTIVE, 0)
+
+    def _take_start(self, started: RunStarted) -> None:
+        if started.resumed_from_round == 0:
+            self._begin()
+        values, guarantee = self._values, Guarantee.of(started.config)
+        values.set_only(
+            names.RUN_INFO, 1, started.run_id, started.data_set, started.task,
+            " ".join(caveats(started.config, started.data_set)),
+        )  # fmt: skip
+        values.set_only(names.PRIVACY_INFO, 1, *guarantee.as_labels())
+        values.set(names.RUN_ACTIVE, 1)
+        values.set(names.LAST_PROGRESS, started.time)
+        values.set(names.ROUNDS_PLANNED, started.rounds)
+        values.set(names.HOSPITALS_EXPECTED, len(started.hospitals))
+        for counter in (names.DROPOUTS, names.UPLOAD_BYTES, names.DOWNLOAD_BYTES):
+            values.add(counter, 0)
+        for hospital in started.hospitals:
+            self._online.setdefault(hospital, False)
+            values.add(names.HOSPITAL_DROPOUTS, 0, hospital)
+            values.add(names.HOSPITAL_REFUSALS, 0, hospital)
+        self._show_online()
+
+    def _show_online(self) -> None:
+        self._values.set(names.HOSPITALS_ONLINE, sum(self._online.values()))
+        for hospital, online in self._online.items():
+            self._values.set(names.HOSPITAL_ONLINE, float(online), hospital)
+
+    def _take_round(self, done: RoundDone) -> None:
+        values = self._values
+        values.set(names.ROUND, done.step)
+        values.set(names.LAST_PROGRESS, done.time)
+        values.set(names.ROUND_SECONDS, done.seconds)
+        for metric, name in _MODEL_METRICS:
+            values.set(metric, getattr(done, name))
+        for hospital, spent in done.epsilon_spent.items():
+            values.set(names.EPSILON_SPENT, spent, hospital)
+        for hospital, budget in done.epsilon_budget.items():
+            values.set(names.EPSILON_BUDGET, budget, hospital)
+        for part, seconds in done.seconds_by_part.model_dump().items():
+            values.add(names.ROUND_PART_SECONDS, seconds, part)
+
+
+def serve(run: Path, port: int, host: str = "127.0.0.1") -> Exporter:
+    """Serve the metrics of the run in ``run`` until the returned exporter is closed.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    return Exporter(RunMetrics(run), port, host)
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m server.metrics", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="the run's folder, with its events.jsonl")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 where Prometheus is another container")
+    arguments = parser.parse_args()
+    stop = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # before the server's thread starts, which inherits it
+    try:
+        with serve(arguments.run, arguments.port, arguments.host):
+            signal.sigwait(stop)
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr)  # noqa: T201 - the process' own last word
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The configuration is strict, and its complaints name the key, the range and what was got."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.config import Config, PrivacyMode, RunDescription, load_config, replace
+from common.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[3] / "config.yaml"
+
+
+def test_the_shipped_file_says_exactly_the_defaults() -> None:
+    assert load_config(SHIPPED) == Config()
+
+
+def test_the_shipped_file_leaves_no_key_out() -> None:
+    tree = yaml.safe_load(SHIPPED.read_text())
+    assert {name: set(section) for name, section in tree.items()} == {
+        name: set(section) for name, section in Config().model_dump().items()
+    }
+
+
+def test_the_names_that_scripts_rely_on_exist() -> None:
+    config = Config()
+    assert (config.experiment.rounds, config.experiment.num_clients) == (10, 4)
+    assert config.privacy.target_epsilon == 8.0
+    assert config.training.batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("experiment.rounds=0", r"experiment\.rounds .*≥ 1 and ≤ 100000.*got 0"),
+        ("experiment.rounds=1.5", r"experiment\.rounds .*integer.*got 1\.5"),
+        ("experiment.num_clients=2", r"experiment\.num_clients .*≥ 3.*got 2"),
+        ("experiment.round=1", r"unknown key 'experiment\.round'; known here: task, rounds"),
+        ("expriment.rounds=1", r"unknown key 'expriment'; the sections are experiment"),
+        ("privacy.target_epsilon=0", r"privacy\.target_epsilon .*> 0.*got 0"),
+        ("privacy.delta=0.5", r"privacy\.delta .*< 0\.1.*got 0\.5"),
+        ("privacy.mode=global", r"privacy\.mode .*'local', 'distributed' or 'none', got 'global'"),
+        ("training.batch_size=-3", r"training\.batch_size .*≥ 1.*got -3"),
+        ("training.learning_rate=fast", r"training\.learning_rate .*number.*got 'fast'"),
+        ("aggregation.min_hospitals=5", r"min_hospitals \(5\) must be at most experiment\.num_clients \(4\)"),
+        ("hospital.allow_plain=1", r"hospital\.allow_plain .*boolean.*got 1"),
+        ("rounds=3", r"--set takes section\.key=value, got 'rounds=3'"),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_refused_by_name(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_config(SHIPPED, (override,))
+
+
+def test_overrides_win_over_the_file() -> None:
+    config = load_config(SHIPPED, ("privacy.delta=1e-5", "privacy.mode=none", "training.learning_rate=2"))
+    assert config.privacy.delta == 1e-5
+    assert config.privacy.mode is PrivacyMode.NONE
+    assert config.training.learning_rate == 2.0
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: b: c", "experiment: 3", "\x00"])
+def test_a_file_that_is_not_a_configuration_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def description(**changes: object) -> RunDescription:
+    config = Config()
+    fields: dict[str, object] = {
+        "run_id": "0" * 32,
+        "classes": ("normal", "pneumonia"),
+        "channels": 1,
+        "vector_length": 10,
+        "roster": {"hospital-1": "pem"},
+        "experiment": config.experiment,
+        "model": config.model,
+        "training": config.training,
+        "aggregation": config.aggregation,
+        "privacy": config.privacy,
+        "evaluation": config.evaluation,
+    }
+    return RunDescription.model_validate(fields | changes)
+
+
+def test_a_run_description_reads_back_to_the_same_hash() -> None:
+    original = description()
+    assert RunDescription.from_json(original.canonical_json()) == original
+    assert RunDescription.from_json(original.canonical_json()).hash() == original.hash()
+
+
+def test_every_change_of_a_run_description_changes_its_hash() -> None:
+    changed = replace(Config(), privacy={"delta": 1e-5}).privacy
+    assert description(privacy=changed).hash() != description().hash()
+    assert description(vector_length=11).hash() != description().hash()
+
+
+@pytest.mark.parametrize("encoded", [b"", b"{}", b"[]", b"\xff", description().canonical_json()[:-1]])
+def test_bytes_that_are_no_run_description_are_refused(encoded: bytes) -> None:
+    with pytest.raises(ConfigError):
+        RunDescription.from_json(encoded)
+
+
+def test_a_run_description_of_another_protocol_version_is_refused() -> None:
+    encoded = description().canonical_json().replace(b'"protocol_version":1', b'"protocol_version":2')
+    with pytest.raises(ConfigError, match="protocol_version"):
+        RunDescription.from_json(encoded)

@@ -1,0 +1,81 @@
+"""What travels is read whole or refused whole."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import messages
+from common.errors import RunError
+
+REQUESTS: list[messages.Request] = [
+    messages.AdvertiseKeys(run_description=b"{}", round_number=1),
+    messages.ShareKeys(run_id="0" * 32, round_number=1, directory=b"d"),
+    messages.MaskedInput(run_id="0" * 32, round_number=2, request=b"r", train=True, next_round=3),
+    messages.CheckConsistency(run_id="0" * 32, round_number=2, survivors=b"s"),
+    messages.Unmask(run_id="0" * 32, round_number=2, request=b"r"),
+    messages.PlainInput(run_id="0" * 32, round_number=2, model_hash=b"h", train=True),
+]
+REPLIES: list[messages.Reply] = [
+    messages.KeysAdvertised(hospital="st-mary", advertised=b"a"),
+    messages.KeysShared(shares=b"s"),
+    messages.InputMasked(
+        masked=b"m",
+        advertised=None,
+        epsilon=messages.EpsilonReport(1.5, 10.0),
+        training_seconds=0.5,
+        masking_seconds=0.1,
+    ),
+    messages.ConsistencyChecked(signature=b"s", shares=b"x"),
+    messages.Unmasked(revealed=b"r"),
+    messages.InputPlain(epsilon=None, training_seconds=0.0),
+    messages.Refused(hospital="st-mary", code="BudgetExceededError", reason="no budget left", is_attack=False),
+]
+
+
+@pytest.mark.parametrize("message", REQUESTS, ids=messages.phase_of)
+def test_a_request_reads_back_and_is_no_reply(message: messages.Request) -> None:
+    encoded = messages.encode(message)
+    assert messages.decode_request(encoded) == message
+    with pytest.raises(RunError):
+        messages.decode_reply(encoded)
+
+
+@pytest.mark.parametrize("message", REPLIES, ids=lambda message: type(message).__name__)
+def test_a_reply_reads_back_and_is_no_request(message: messages.Reply) -> None:
+    encoded = messages.encode(message)
+    assert messages.decode_reply(encoded) == message
+    with pytest.raises(RunError):
+        messages.decode_request(encoded)
+
+
+@pytest.mark.parametrize("message", REQUESTS, ids=messages.phase_of)
+def test_every_truncation_of_a_request_is_refused(message: messages.Request) -> None:
+    encoded = messages.encode(message)
+    for length in range(len(encoded)):
+        with pytest.raises(RunError):
+            messages.decode_request(encoded[:length])
+
+
+def test_trailing_bytes_are_refused() -> None:
+    with pytest.raises(RunError, match="trailing"):
+        messages.decode_request(messages.encode(REQUESTS[0]) + b"\0")
+
+
+def test_a_message_of_another_version_is_refused() -> None:
+    other = messages.AdvertiseKeys(run_description=b"", round_number=1, version=2)
+    with pytest.raises(RunError, match="version"):
+        messages.decode_request(messages.encode(other))
+
+
+def test_an_oversized_message_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(RunError, match="at most"):
+        messages.decode_request(bytes(messages.MAXIMUM_MESSAGE_BYTES + 1))
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_raise_nothing_but_the_typed_error(encoded: bytes) -> None:
+    for decode in (messages.decode_request, messages.decode_reply):
+        with contextlib.suppress(RunError):
+            decode(encoded)

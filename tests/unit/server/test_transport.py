@@ -1,0 +1,59 @@
+"""How long an exchange waits."""
+
+from server.transport import Patience
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def patience(clock: Clock, enough: int = 3) -> Patience:
+    result = Patience(60.0, enough, straggler_factor=5.0, straggler_seconds=5.0, clock=clock)
+    result.start(4)
+    return result
+
+
+def test_nobody_waits_beyond_the_deadline() -> None:
+    clock = Clock()
+    waiting = patience(clock)
+    clock.now += 59.9
+    assert not waiting.is_over()
+    clock.now += 0.1
+    assert waiting.is_over()
+
+
+def test_once_enough_have_answered_quickly_the_rest_get_the_least_grace() -> None:
+    clock = Clock()
+    waiting = patience(clock)
+    clock.now += 0.5
+    for _ in range(3):
+        waiting.answered()
+    clock.now += 4.9
+    assert not waiting.is_over()
+    clock.now += 0.1
+    assert waiting.is_over()
+
+
+def test_slow_work_earns_a_slow_hospital_a_multiple_of_it() -> None:
+    clock = Clock()
+    waiting = patience(clock)
+    clock.now += 4.0
+    for _ in range(3):
+        waiting.answered()
+    clock.now += 15.9
+    assert not waiting.is_over()
+    clock.now += 0.1
+    assert waiting.is_over()
+
+
+def test_fewer_than_enough_answers_keep_the_deadline() -> None:
+    clock = Clock()
+    waiting = patience(clock)
+    waiting.answered()
+    waiting.answered()
+    clock.now += 30.0
+    assert not waiting.is_over()
