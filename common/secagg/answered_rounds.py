@@ -1,0 +1,52 @@
+"""One answer per round and phase, also after a restart: the record a hospital keeps on its disk.
+
+A second masked vector under the same masks gives the server the difference of two inputs, and a second unmasking can
+ask for the kind of share that the first withheld. Bonawitz et al. 2017 assume that a user answers once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from common.secagg.errors import AlreadyAnsweredError, Place, SecondMaskedInputError, SecondUnmaskingError
+from common.secagg.phases import Phase
+
+_SECOND: Mapping[Phase, type[AlreadyAnsweredError]] = {
+    Phase.MASKED_INPUT: SecondMaskedInputError,
+    Phase.UNMASKING: SecondUnmaskingError,
+}
+
+
+@dataclass(frozen=True)
+class AnsweredRounds:
+    """The highest round answered in each run and phase.
+
+    >>> answered = AnsweredRounds().check_and_advance("0" * 32, 1, Phase.MASKED_INPUT, "st-mary")
+    >>> answered.highest
+    mappingproxy({('00000000000000000000000000000000', 'masked_input'): 1})
+    """
+
+    highest: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(run id, phase) to round number; the caller stores it as it likes."""
+
+    def __post_init__(self) -> None:
+        """Make the record read-only."""
+        object.__setattr__(self, "highest", MappingProxyType(dict(self.highest)))
+
+    def check_and_advance(self, run_id: str, round_number: int, phase: Phase, hospital: str) -> "AnsweredRounds":
+        """Return the record that says this phase of this round is answered.
+
+        The caller makes it durable before it computes or sends the answer: then a crash in between costs a round, and
+        never a second answer.
+
+        Raises:
+            AlreadyAnsweredError: this phase of this or a later round of the run is answered already; for a masked
+                vector and for an unmasking its own kind.
+        """
+        last = self.highest.get((run_id, phase.value))
+        if last is not None and round_number <= last:
+            raise _SECOND.get(phase, AlreadyAnsweredError)(
+                Place(hospital, round_number, phase),
+                f"one answer is given per round and phase; {phase} of round {last} is already answered",
+            )
+        return AnsweredRounds({**self.highest, (run_id, phase.value): round_number})

@@ -1,0 +1,101 @@
+"""The primitives of Bonawitz et al. 2017, section 3 (KA, AE, SIG), and commitments, each with its arguments fixed.
+
+X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D), Ed25519 (RFC 8032), all from ``cryptography``.
+"""
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from common.secagg.binding import bind, bound_hash
+from common.secagg.shamir import Random
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+_FIELD_PRIME = 2**255 - 19
+_ANY_SCALAR = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
+"""Not a secret. Every X25519 scalar is a multiple of the cofactor, so any of them sends a low-order point to zero."""
+
+
+def public_key(private_key: bytes) -> bytes:
+    """Return the X25519 public key of 32 private bytes."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def is_low_order(public: bytes) -> bool:
+    """Say whether agreeing on a key with ``public`` gives zero for everybody (RFC 7748, section 6.1)."""
+    try:
+        _ANY_SCALAR.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return True
+    return False
+
+
+def is_canonical(public: bytes) -> bool:
+    """Say whether ``public`` is the one reduced encoding of its point; others are accepted by RFC 7748 but not here."""
+    return int.from_bytes(public, "little") < _FIELD_PRIME
+
+
+def agree(private_key: bytes, peer: bytes, info: bytes) -> bytes:
+    """Return the 32-byte key that two hospitals share for exactly the purpose ``info`` (KA.agree).
+
+    Args:
+        private_key: this hospital's, 32 bytes.
+        peer: the other's public key, checked before with :func:`is_low_order`.
+        info: made by :func:`common.secagg.binding.bind`.
+    """
+    shared = X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(peer))
+    return derive(shared, info)
+
+
+def derive(secret: bytes, info: bytes) -> bytes:
+    """Return the 32-byte HKDF-SHA256 of ``secret`` for exactly the purpose ``info``."""
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(secret)
+
+
+def share_encryption_info(context: bytes, directory_hash: bytes, dealer: str, recipient: str) -> bytes:
+    """Bind the key for shares from ``dealer`` to ``recipient``; the other direction has another key."""
+    return bind("share encryption", context, directory_hash, dealer.encode(), recipient.encode())
+
+
+def pairwise_seed_info(context: bytes, cohort_hash: bytes, model_hash: bytes, pair: tuple[str, str]) -> bytes:
+    """Bind s_uv to the pair (in either order), the cohort and the model: views that differ never share a mask."""
+    low, high = sorted(pair)
+    return bind("pairwise mask", context, cohort_hash, model_hash, low.encode(), high.encode())
+
+
+def self_mask_info(context: bytes, hospital: str) -> bytes:
+    """Bind the stream of b_u to its owner and round."""
+    return bind("self mask", context, hospital.encode())
+
+
+def commit(context: bytes, kind: str, owner: str, holder: str, secret: bytes) -> bytes:
+    """Commit to a secret that has at least 256 random bits of its own, so that no blinding is needed."""
+    return bound_hash("commitment", context, kind.encode(), owner.encode(), holder.encode(), secret)
+
+
+def encrypt(key: bytes, plaintext: bytes, random: Random) -> bytes:
+    """Return nonce and AES-256-GCM ciphertext (AE.enc)."""
+    nonce = random(NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, None)
+
+
+def decrypt(key: bytes, ciphertext: bytes) -> bytes | None:
+    """Return the plaintext, or None when it was not encrypted under ``key`` (AE.dec)."""
+    try:
+        return AESGCM(key).decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None)
+    except (InvalidTag, ValueError):
+        return None
+
+
+def is_signed(identity: bytes, signature: bytes, signed: bytes) -> bool:
+    """Say whether ``signature`` over ``signed`` is that of the Ed25519 public key ``identity`` (SIG.ver)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(identity).verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True

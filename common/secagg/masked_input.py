@@ -1,0 +1,277 @@
+"""Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.secagg.binding import cohort_hash, directory_hash, require_place, round_context
+from common.secagg.errors import (
+    SERVER,
+    CohortMismatchError,
+    CorruptedShareError,
+    DuplicateMaskedInputError,
+    LateMaskedInputError,
+    MisdirectedShareError,
+    MissingShareError,
+    ModelHashError,
+    NotInCohortError,
+    OmittedHospitalError,
+    Place,
+    ShareDecryptionError,
+    TooFewHospitalsError,
+    TooFewNeighboursError,
+    UnexpectedShareError,
+    UnknownHospitalError,
+    VectorLengthError,
+    VectorRingError,
+)
+from common.secagg.keys import (
+    agree,
+    commit,
+    decrypt,
+    derive,
+    pairwise_seed_info,
+    self_mask_info,
+    share_encryption_info,
+)
+from common.secagg.masks import Mask, apply_masks
+from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList
+from common.secagg.parameters import RunParameters, Vector
+from common.secagg.phases import Phase
+from common.secagg.share_keys import Routed, SharedKeys, SharePair, pack_shares
+
+
+@dataclass(frozen=True)
+class MaskedState:
+    """A hospital's state after it sent its masked vector: other hospitals' shares, no secret of its own."""
+
+    run: RunParameters
+    round_number: int
+    hospital: str
+    threshold: int
+    cohort: tuple[str, ...]
+    cohort_hash: bytes
+    model_hash: bytes
+    shares: Mapping[str, SharePair] = field(repr=False)
+    """By owner: those of this hospital's neighbours in the cohort, and its own."""
+
+
+def mask(
+    state: SharedKeys, request: MaskedInputRequest, model_hash: bytes, vector: Vector, threads: int = 1
+) -> tuple[MaskedState, MaskedInput, Vector]:
+    """Hide ``vector`` under one mask per neighbour in the cohort and one of its own (figure 4, round 2, user).
+
+    Every share in the inbox is opened first (figure 4 waits until round 4), so a hospital never sends a vector that it
+    could not help to unmask, and never masks with a peer whose view of the directory differs.
+
+    Args:
+        state: the state of :func:`common.secagg.share_keys.share`.
+        request: what the server says is the cohort, with the shares dealt to this hospital.
+        model_hash: SHA-256, 32 bytes, of the model this hospital has received and trained.
+        vector: shape (vector_length,), of the run's ring; left as it is.
+        threads: for the masks.
+
+    Returns:
+        The state to keep, the message and the masked vector for the server. The masked vector alone is uniform.
+
+    Raises:
+        SecAggError: of the kinds named in :func:`verify_cohort`, :func:`open_inbox` and :func:`verify_vector`.
+    """
+    keys, run = state.keys, state.keys.run
+    place = Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT)
+    verify_cohort(state, request, model_hash, place)
+    verify_vector(run, vector, place, keys.hospital)
+    shares = open_inbox(state, request, place)
+    together = cohort_hash(directory_hash(state.directory), request.cohort)
+    context = round_context(run, keys.round_number)
+    public = {advertised.hospital: advertised.masking_key for advertised in state.directory.keys}
+    masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital)))]
+    for peer in shares:
+        info = pairwise_seed_info(context, together, model_hash, (keys.hospital, peer))
+        masks.append(Mask(agree(keys.masking_key, public[peer], info), subtract=keys.hospital > peer))
+    masked = vector.copy()
+    apply_masks(masked, masks, threads)
+    masked_state = MaskedState(
+        run=run,
+        round_number=keys.round_number,
+        hospital=keys.hospital,
+        threshold=state.directory.threshold,
+        cohort=request.cohort,
+        cohort_hash=together,
+        model_hash=model_hash,
+        shares={**shares, keys.hospital: state.own_shares},
+    )
+    message = MaskedInput(
+        run_id=run.run_id,
+        round_number=keys.round_number,
+        hospital=keys.hospital,
+        cohort_hash=together,
+        model_hash=model_hash,
+        modulus_bits=run.modulus_bits,
+        vector_length=run.vector_length,
+    )
+    return masked_state, message, masked
+
+
+def verify_cohort(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes, place: Place) -> None:
+    """Refuse a cohort that is too small, leaves this hospital out or names one that has no key, or another model.
+
+    Raises:
+        ContextError, RosterError, ThresholdError: one of their kinds.
+    """
+    run, hospital = state.keys.run, state.keys.hospital
+    require_place(run, state.keys.round_number, request, place)
+    if request.model_hash != model_hash:
+        raise ModelHashError(place, "the model that was received must be the one the server names")
+    for member in request.cohort:
+        if member not in state.graph.hospitals:
+            raise UnknownHospitalError(place, "the cohort must be among those who advertised keys", member)
+    if hospital not in request.cohort:
+        raise OmittedHospitalError(place, "the cohort must contain this hospital, got one without it")
+    if len(request.cohort) < state.directory.threshold:
+        raise TooFewHospitalsError(
+            place, f"the cohort must have at least {state.directory.threshold} hospitals, got {len(request.cohort)}"
+        )
+    near = set(state.graph.of(hospital)).intersection(request.cohort)
+    if len(near) + 1 < state.graph.share_threshold:
+        raise TooFewNeighboursError(
+            place,
+            f"at least {state.graph.share_threshold} neighbours, itself included, must be in the cohort, "
+            f"got {len(near) + 1}",
+        )
+
+
+def open_inbox(state: SharedKeys, request: MaskedInputRequest, place: Place) -> dict[str, SharePair]:
+    """Decrypt and check the shares that neighbours dealt to this hospital.
+
+    Returns:
+        Dealer to the two shares, for every neighbour in the cohort, sorted.
+
+    Raises:
+        ShareError: one of its kinds.
+    """
+    expected = set(state.graph.of(state.keys.hospital)).intersection(request.cohort)
+    opened = {}
+    for delivered in request.inbox:
+        if delivered.recipient != state.keys.hospital:
+            raise MisdirectedShareError(place, "a share must be for this hospital", delivered.dealer)
+        if delivered.dealer not in expected:
+            raise UnexpectedShareError(place, "a share must be from a neighbour in the cohort", delivered.dealer)
+        opened[delivered.dealer] = _open(state, delivered, place)
+    for missing in sorted(expected - set(opened)):
+        raise MissingShareError(place, "there must be a share from every neighbour in the cohort", missing)
+    return opened
+
+
+def _open(state: SharedKeys, delivered: EncryptedShare, place: Place) -> SharePair:
+    keys, dealer = state.keys, delivered.dealer
+    context = round_context(keys.run, keys.round_number)
+    public = {advertised.hospital: advertised.encryption_key for advertised in state.directory.keys}
+    info = share_encryption_info(context, directory_hash(state.directory), dealer, keys.hospital)
+    plaintext = decrypt(agree(keys.encryption_key, public[dealer], info), delivered.ciphertext)
+    if plaintext is None:
+        raise ShareDecryptionError(place, "a share must be encrypted for this hospital and this directory", dealer)
+    pair = SharePair(plaintext[-SHARE_BYTES:], plaintext[-2 * SHARE_BYTES : -SHARE_BYTES])
+    if plaintext != pack_shares(dealer, keys.hospital, pair):
+        raise MisdirectedShareError(place, "an encrypted share must name its dealer and this hospital", dealer)
+    if (delivered.self_mask_commitment, delivered.masking_key_commitment) != (
+        commit(context, "self mask share", dealer, keys.hospital, pair.self_mask),
+        commit(context, "masking key share", dealer, keys.hospital, pair.masking_key),
+    ):
+        raise CorruptedShareError(place, "a share must be the one its dealer committed to", dealer)
+    return pair
+
+
+def verify_vector(run: RunParameters, vector: Vector, place: Place, hospital: str) -> None:
+    """Refuse anything but a flat array of this run's ring and length.
+
+    Raises:
+        VectorRingError, VectorLengthError: as they say.
+    """
+    if vector.dtype != run.dtype or vector.ndim != 1:
+        raise VectorRingError(
+            place, f"a vector must be flat, of {run.dtype}, got {vector.ndim} axes of {vector.dtype}", hospital
+        )
+    if len(vector) != run.vector_length:
+        raise VectorLengthError(place, f"a vector must have {run.vector_length} elements, got {len(vector)}", hospital)
+
+
+class MaskedSum:
+    """The server's running sum of masked vectors: one vector of memory, whatever the number of hospitals.
+
+    Figure 4, round 2, server.
+    """
+
+    def __init__(self, routed: Routed, model_hash: bytes) -> None:
+        """Start an empty sum for the cohort that shared its keys."""
+        self.routed = routed
+        self.model_hash = model_hash
+        self.cohort_hash = cohort_hash(directory_hash(routed.directory), routed.cohort)
+        self.total: Vector = np.zeros(routed.run.vector_length, routed.run.dtype)
+        self.survivors: tuple[str, ...] = ()
+        """Whose vectors are in the sum (the paper's U_3), sorted; filled by :meth:`close`."""
+        self._submitted: set[str] = set()
+        self._closed = False
+
+    @property
+    def submitted(self) -> frozenset[str]:
+        """Return the hospitals whose vectors are in the sum so far."""
+        return frozenset(self._submitted)
+
+    def add(self, sender: str, message: MaskedInput, vector: Vector) -> None:
+        """Add a masked vector that has arrived.
+
+        Args:
+            sender: the authenticated sender.
+            message: what the vector is said to be.
+            vector: shape (vector_length,), of the run's ring; not kept.
+
+        Raises:
+            SecAggError: the message or vector is of another run, round, sender, cohort, model, ring or length, is the
+                sender's second, or comes after :meth:`close`; the sum is unchanged.
+        """
+        run, round_number = self.routed.run, self.routed.directory.round_number
+        place = Place(SERVER, round_number, Phase.MASKED_INPUT)
+        require_place(run, round_number, message, place, sender)
+        if sender not in self.routed.dealt:
+            raise NotInCohortError(place, "a vector must be from a hospital of the cohort", sender)
+        if sender in self._submitted:
+            raise DuplicateMaskedInputError(place, "a hospital must send one vector a round, got a second", sender)
+        if self._closed:
+            raise LateMaskedInputError(place, "a vector must come before its owner is declared dropped", sender)
+        if message.cohort_hash != self.cohort_hash:
+            raise CohortMismatchError(place, "a vector must be masked for this round's cohort", sender)
+        if message.model_hash != self.model_hash:
+            raise ModelHashError(place, "a vector must be made from this round's model", sender)
+        if message.modulus_bits != run.modulus_bits:
+            raise VectorRingError(
+                place, f"a vector must be modulo 2^{run.modulus_bits}, got 2^{message.modulus_bits}", sender
+            )
+        if message.vector_length != run.vector_length:
+            raise VectorLengthError(
+                place, f"a vector must have {run.vector_length} elements, got {message.vector_length}", sender
+            )
+        verify_vector(run, vector, place, sender)
+        np.add(self.total, vector, out=self.total)
+        self._submitted.add(sender)
+
+    def close(self) -> SurvivorList:
+        """Declare everyone who has not submitted dropped.
+
+        Returns:
+            The message for every survivor.
+
+        Raises:
+            TooFewHospitalsError: fewer than the threshold submitted; the sum stays masked for ever.
+        """
+        directory = self.routed.directory
+        self._closed = True
+        self.survivors = tuple(sorted(self._submitted))
+        if len(self.survivors) < directory.threshold:
+            raise TooFewHospitalsError(
+                Place(SERVER, directory.round_number, Phase.MASKED_INPUT),
+                f"at least {directory.threshold} hospitals must submit a vector, got {len(self.survivors)}",
+            )
+        dropped = tuple(sorted(set(self.routed.cohort) - self._submitted))
+        return SurvivorList(self.routed.run.run_id, directory.round_number, self.survivors, dropped)

@@ -1,0 +1,110 @@
+"""What a run fixes before its first round: who may take part, the ring, the thresholds and whom they withstand."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.secagg.errors import SERVER, ParameterError, Place
+from common.secagg.phases import Phase
+
+VERSION = 1
+"""Of the protocol: bound into every derived key and signature, and the first byte of every message after its mark."""
+
+SECURE_MINIMUM = 3
+"""The sum of two tells each of them what the other sent."""
+
+MOST_HOSPITALS = 4096
+"""An upper bound on any roster, so that no decoder can be made to allocate without end."""
+
+HASH_BYTES = 32
+PUBLIC_KEY_BYTES = 32
+
+_HOSPITAL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+Vector = NDArray[np.uint16] | NDArray[np.uint32]
+"""A flat array of integers modulo R = 2^16 or 2^32; the ring's addition is the machine's own."""
+
+
+class Adversary(StrEnum):
+    """Which server the run withstands (Bonawitz et al. 2017, sections 6.1 and 6.2)."""
+
+    ACTIVE = "active"
+    """It may send anything to anybody; three exchanges a round."""
+    SEMI_HONEST = "semi-honest"
+    """It follows the protocol and looks at everything; two exchanges a round."""
+
+
+@dataclass(frozen=True)
+class RunParameters:
+    """One run of the protocol, as each party holds it: from its own configuration, never from a message.
+
+    Raises:
+        ParameterError: a value is out of its range; the message names it.
+    """
+
+    run_id: str
+    """32 hexadecimal digits."""
+    config_hash: bytes
+    """SHA-256 of the run description, 32 bytes."""
+    roster: Mapping[str, bytes] = field(repr=False)
+    """Every hospital that may take part, and its Ed25519 identity public key, 32 bytes."""
+    min_hospitals: int
+    """A hospital puts the larger of the run's and its own here."""
+    modulus_bits: int
+    """16 or 32: R = 2^modulus_bits."""
+    vector_length: int
+    adversary: Adversary = Adversary.ACTIVE
+
+    def __post_init__(self) -> None:
+        """Check every range, and make the roster read-only and sorted."""
+        self._require(_RUN_ID.fullmatch(self.run_id) is not None, "run_id must be 32 hexadecimal digits")
+        self._require(len(self.config_hash) == HASH_BYTES, f"config_hash must have {HASH_BYTES} bytes")
+        self._require(self.modulus_bits in (16, 32), f"modulus_bits must be 16 or 32, got {self.modulus_bits}")
+        self._require(self.vector_length >= 1, f"vector_length must be at least 1, got {self.vector_length}")
+        self._require(
+            self.min_hospitals >= SECURE_MINIMUM,
+            f"min_hospitals must be at least {SECURE_MINIMUM}, got {self.min_hospitals}",
+        )
+        self._require(
+            self.min_hospitals <= len(self.roster) <= MOST_HOSPITALS,
+            f"the roster must name min_hospitals ({self.min_hospitals}) to {MOST_HOSPITALS} hospitals, "
+            f"got {len(self.roster)}",
+        )
+        for hospital, identity in self.roster.items():
+            self._require(
+                _HOSPITAL.fullmatch(hospital) is not None, f"a hospital's name must match {_HOSPITAL.pattern}"
+            )
+            self._require(
+                len(identity) == PUBLIC_KEY_BYTES, f"{hospital}'s identity key must have {PUBLIC_KEY_BYTES} bytes"
+            )
+        object.__setattr__(self, "roster", MappingProxyType(dict(sorted(self.roster.items()))))
+
+    def _require(self, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ParameterError(Place(SERVER, 0, Phase.ADVERTISE_KEYS), rule)
+
+    @property
+    def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+        """The unsigned integer whose wrap-around is the ring's addition, little-endian as on the wire."""
+        return np.dtype("<u2") if self.modulus_bits == np.dtype("<u2").itemsize * 8 else np.dtype("<u4")
+
+    def threshold(self, hospitals: int) -> int:
+        """Return t, how many of the ``hospitals`` that advertised keys must stay to the end.
+
+        Bonawitz et al. 2017, theorem 6.5 (active): privacy holds against a server with n_C colluding hospitals
+        whenever 2t > n + n_C; the smallest t above 2n/3 gives that for every n_C below n/3. Theorem 6.3 (semi-honest)
+        asks for n_C < t; the smallest t above n/2 gives that for any minority.
+
+        >>> roster = {f"hospital-{i}": bytes(32) for i in range(4)}
+        >>> run = RunParameters("0" * 32, bytes(32), roster, 3, 16, 1)
+        >>> [run.threshold(n) for n in (3, 4, 6, 9, 10)]
+        [3, 3, 5, 7, 7]
+        """
+        rule = 2 * hospitals // 3 + 1 if self.adversary is Adversary.ACTIVE else hospitals // 2 + 1
+        return max(rule, self.min_hospitals)

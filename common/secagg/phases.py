@@ -1,0 +1,13 @@
+"""The five message exchanges of Bonawitz et al. 2017, figure 4, in their order (there: rounds 0 to 4)."""
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """One exchange between the server and every hospital of a round."""
+
+    ADVERTISE_KEYS = "advertise_keys"
+    SHARE_KEYS = "share_keys"
+    MASKED_INPUT = "masked_input"
+    CONSISTENCY_CHECK = "consistency_check"
+    UNMASKING = "unmasking"

@@ -1,0 +1,86 @@
+"""Shamir's secret sharing over a prime field (Shamir 1979; SS.share and SS.recon of Bonawitz et al. 2017, section 3.1).
+
+The field is the integers modulo 2^257 - 93, the largest prime below 2^257. A 32-byte secret, whatever its bits, is one
+element, so there is nothing to split or reduce; and 257 random bits miss the field with probability below 2^-250, so
+drawing coefficients by rejection is exactly uniform and never waits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from common.secagg.messages import SHARE_BYTES
+
+PRIME = 2**257 - 93
+SECRET_BYTES = 32
+
+Random = Callable[[int], bytes]
+"""Returns that many bytes from a cryptographic source; ``os.urandom`` in production."""
+
+
+def share(secret: bytes, threshold: int, points: Sequence[int], random: Random) -> dict[int, bytes]:
+    """Split ``secret`` so that any ``threshold`` shares rebuild it and fewer are independent of it.
+
+    Args:
+        secret: 32 bytes.
+        threshold: at least 1 and at most the number of points.
+        points: where the polynomial is evaluated: distinct, from 1 to PRIME - 1.
+        random: source of the polynomial's coefficients.
+
+    Returns:
+        Point to share, 33 bytes each.
+
+    >>> import os
+    >>> shares = share(bytes(range(32)), 2, [1, 2, 3], os.urandom)
+    >>> rebuild({3: shares[3], 1: shares[1]}) == bytes(range(32))
+    True
+    """
+    # Highest power first, as Horner's rule takes them; the secret is the value at 0.
+    coefficients = [_field_element(random) for _ in range(threshold - 1)] + [int.from_bytes(secret, "big")]
+    shares = {}
+    for point in points:
+        value = 0
+        for coefficient in coefficients:
+            value = (value * point + coefficient) % PRIME
+        shares[point] = value.to_bytes(SHARE_BYTES, "big")
+    return shares
+
+
+def rebuild(shares: Mapping[int, bytes]) -> bytes | None:
+    """Return the secret that exactly these shares lie on, 32 bytes.
+
+    Args:
+        shares: point to share; as many as the threshold.
+
+    Returns:
+        The secret, or None when the shares lie on no 32-byte secret: they were not dealt by :func:`share`.
+    """
+    return rebuild_with(lagrange_at_zero(tuple(shares)), tuple(shares.values()))
+
+
+def rebuild_with(coefficients: Sequence[int], shares: Sequence[bytes]) -> bytes | None:
+    """Do as :func:`rebuild` with the coefficients of :func:`lagrange_at_zero`, for many secrets at the same points."""
+    value = sum(
+        coefficient * int.from_bytes(share, "big") for coefficient, share in zip(coefficients, shares, strict=True)
+    )
+    secret = value % PRIME
+    return secret.to_bytes(SECRET_BYTES, "big") if secret < 2 ** (8 * SECRET_BYTES) else None
+
+
+def lagrange_at_zero(points: tuple[int, ...]) -> list[int]:
+    """Return for each point the weight of its share in the value at 0."""
+    weights = []
+    for point in points:
+        numerator = denominator = 1
+        for other in points:
+            if other != point:
+                numerator = numerator * other % PRIME
+                denominator = denominator * (other - point) % PRIME
+        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
+    return weights
+
+
+def _field_element(random: Random) -> int:
+    """Draw uniformly from the field: 257 bits, again in the one case in 2^250 that they are too large."""
+    while True:
+        value = int.from_bytes(random(SHARE_BYTES), "big") >> (8 * SHARE_BYTES - PRIME.bit_length())
+        if value < PRIME:
+            return value

@@ -1,0 +1,237 @@
+"""Phase 1, ShareKeys: each hospital deals shares of s_u and of a fresh b_u to its neighbours, through the server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from common.secagg import shamir
+from common.secagg.advertise_keys import RoundKeys, verify
+from common.secagg.binding import directory_hash, require_place, round_context
+from common.secagg.errors import (
+    SERVER,
+    DirectoryMismatchError,
+    DuplicateKeyError,
+    MisdirectedShareError,
+    MissingShareError,
+    OmittedHospitalError,
+    Place,
+    ReflectedKeyError,
+    SecAggError,
+    ThresholdLoweredError,
+    TooFewHospitalsError,
+    UnexpectedShareError,
+    UnknownHospitalError,
+)
+from common.secagg.keys import KEY_BYTES, agree, commit, encrypt, share_encryption_info
+from common.secagg.messages import (
+    AdvertisedKeys,
+    EncryptedShare,
+    EncryptedShares,
+    KeyDirectory,
+    MaskedInputRequest,
+)
+from common.secagg.neighbours import Neighbourhoods, neighbourhoods
+from common.secagg.parameters import RunParameters
+from common.secagg.phases import Phase
+from common.secagg.shamir import Random
+
+
+@dataclass(frozen=True)
+class SharePair:
+    """One dealer's two shares for one recipient; a recipient reveals at most one of them."""
+
+    self_mask: bytes = field(repr=False)
+    """Of b_u, 33 bytes."""
+    masking_key: bytes = field(repr=False)
+    """Of s_u, 33 bytes."""
+
+
+@dataclass(frozen=True)
+class SharedKeys:
+    """A hospital's state after ShareKeys."""
+
+    keys: RoundKeys
+    directory: KeyDirectory
+    graph: Neighbourhoods = field(repr=False)
+    self_mask_seed: bytes = field(repr=False)
+    """b_u"""
+    own_shares: SharePair
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The server's state after ShareKeys: who is in the cohort (the paper's U_2) and what each of them dealt."""
+
+    run: RunParameters
+    directory: KeyDirectory
+    graph: Neighbourhoods = field(repr=False)
+    dealt: Mapping[str, EncryptedShares] = field(repr=False)
+    refusals: tuple[SecAggError, ...]
+
+    @property
+    def cohort(self) -> tuple[str, ...]:
+        """Return the hospitals that shared their keys, sorted."""
+        return tuple(sorted(self.dealt))
+
+    def request_for(self, hospital: str, model_hash: bytes) -> MaskedInputRequest:
+        """Return what ``hospital`` needs to mask its vector: the cohort, and the shares dealt to it."""
+        inbox = tuple(
+            share
+            for dealer in self.cohort
+            if dealer != hospital
+            for share in self.dealt[dealer].shares
+            if share.recipient == hospital
+        )
+        return MaskedInputRequest(self.run.run_id, self.directory.round_number, model_hash, self.cohort, inbox)
+
+
+def share(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[SharedKeys, EncryptedShares]:
+    """Check everyone's keys, then deal shares of this hospital's two secrets (figure 4, round 1, user).
+
+    Args:
+        keys: the state of :func:`common.secagg.advertise_keys.advertise`, for the same round.
+        directory: what the server says everyone advertised.
+        random: cryptographic source.
+
+    Returns:
+        The state to keep, and the message for the server.
+
+    Raises:
+        SecAggError: of the kinds of :func:`verify_directory`; nothing was dealt.
+    """
+    verify_directory(keys, directory)
+    run, hospital = keys.run, keys.hospital
+    graph = neighbourhoods(run, directory)
+    neighbours = graph.of(hospital)
+    points = {holder: graph.point(holder) for holder in (*neighbours, hospital)}
+    self_mask_seed = random(KEY_BYTES)
+    seed_shares = shamir.share(self_mask_seed, graph.share_threshold, list(points.values()), random)
+    key_shares = shamir.share(keys.masking_key, graph.share_threshold, list(points.values()), random)
+    pairs = {holder: SharePair(seed_shares[point], key_shares[point]) for holder, point in points.items()}
+    context, everyone = round_context(run, keys.round_number), directory_hash(directory)
+    public = {advertised.hospital: advertised.encryption_key for advertised in directory.keys}
+    shares = []
+    for neighbour in neighbours:
+        info = share_encryption_info(context, everyone, hospital, neighbour)
+        key = agree(keys.encryption_key, public[neighbour], info)
+        pair = pairs[neighbour]
+        shares.append(
+            EncryptedShare(
+                dealer=hospital,
+                recipient=neighbour,
+                ciphertext=encrypt(key, pack_shares(hospital, neighbour, pair), random),
+                self_mask_commitment=commit(context, "self mask share", hospital, neighbour, pair.self_mask),
+                masking_key_commitment=commit(context, "masking key share", hospital, neighbour, pair.masking_key),
+            )
+        )
+    message = EncryptedShares(
+        run_id=run.run_id,
+        round_number=keys.round_number,
+        hospital=hospital,
+        directory_hash=everyone,
+        self_mask_commitment=commit(context, "self mask", hospital, hospital, self_mask_seed),
+        shares=tuple(shares),
+    )
+    return SharedKeys(keys, directory, graph, self_mask_seed, pairs[hospital]), message
+
+
+def verify_directory(keys: RoundKeys, directory: KeyDirectory) -> None:
+    """Refuse a directory that would let the server, or anyone it invents, read this hospital's shares.
+
+    Raises:
+        ContextError, OmittedHospitalError, ThresholdError, PublicKeyError, UnknownHospitalError: one of their kinds.
+    """
+    run, own = keys.run, keys.advertised
+    place = Place(keys.hospital, keys.round_number, Phase.SHARE_KEYS)
+    require_place(run, keys.round_number, directory, place)
+    rule = run.threshold(len(directory.keys))
+    if len(directory.keys) < rule:
+        raise TooFewHospitalsError(
+            place, f"at least {rule} hospitals must take part, got {len(directory.keys)} in the directory"
+        )
+    if not rule <= directory.threshold <= len(directory.keys):
+        raise ThresholdLoweredError(
+            place,
+            f"the threshold must be from {rule} to {len(directory.keys)} for {len(directory.keys)} hospitals, "
+            f"got {directory.threshold}",
+        )
+    for advertised in directory.keys:
+        verify(run, keys.round_number, advertised, place, advertised.hospital)
+    by_hospital = {advertised.hospital: advertised for advertised in directory.keys}
+    if keys.hospital not in by_hospital:
+        raise OmittedHospitalError(place, "the directory must hold this hospital's own keys, got it without them")
+    if by_hospital.pop(keys.hospital) != own:
+        raise DirectoryMismatchError(place, "the directory must hold the keys this hospital advertised, got others")
+    _require_distinct_keys(place, own, by_hospital)
+
+
+def _require_distinct_keys(place: Place, own: AdvertisedKeys, others: Mapping[str, AdvertisedKeys]) -> None:
+    mine = {own.encryption_key, own.masking_key}
+    seen = set(mine)
+    for hospital, advertised in others.items():
+        theirs = {advertised.encryption_key, advertised.masking_key}
+        if theirs & mine:
+            raise ReflectedKeyError(place, "a peer's key must not be this hospital's own", hospital)
+        if theirs & seen or len(theirs) != 2:  # noqa: PLR2004 - each hospital has two keys
+            raise DuplicateKeyError(place, "no two public keys of a round may be equal", hospital)
+        seen |= theirs
+
+
+def verify_shares(
+    run: RunParameters, directory: KeyDirectory, graph: Neighbourhoods, sender: str, message: EncryptedShares
+) -> None:
+    """Refuse a hospital's shares when they are not one for each of its neighbours, for this directory.
+
+    Raises:
+        ContextError, UnknownHospitalError, ShareError: one of their kinds.
+    """
+    place = Place(SERVER, directory.round_number, Phase.SHARE_KEYS)
+    require_place(run, directory.round_number, message, place, sender)
+    if sender not in graph.hospitals:
+        raise UnknownHospitalError(place, "only a hospital that advertised keys may share them", sender)
+    if message.directory_hash != directory_hash(directory):
+        raise DirectoryMismatchError(place, "shares must be made for the directory of this round", sender)
+    recipients = {share.recipient for share in message.shares}
+    neighbours = set(graph.of(sender))
+    if any(share.dealer != sender for share in message.shares):
+        raise MisdirectedShareError(place, "a share must name its sender as dealer", sender)
+    if recipients - neighbours:
+        raise UnexpectedShareError(place, "shares must be for the sender's neighbours only", sender)
+    if neighbours - recipients:
+        raise MissingShareError(place, "there must be a share for each of the sender's neighbours", sender)
+
+
+def route(run: RunParameters, directory: KeyDirectory, messages: Mapping[str, EncryptedShares]) -> Routed:
+    """Check who shared, which makes the cohort (figure 4, round 1, server).
+
+    Args:
+        run: the server's view of the run.
+        directory: of :func:`common.secagg.advertise_keys.collect`.
+        messages: authenticated sender to message; who advertised but is not here is simply not in the cohort.
+
+    Returns:
+        The cohort, everyone's inbox, and an error for each refused message.
+
+    Raises:
+        TooFewHospitalsError: fewer than the threshold shared their keys; the round can't go on.
+    """
+    graph = neighbourhoods(run, directory)
+    dealt, refusals = {}, []
+    for sender, message in sorted(messages.items()):
+        try:
+            verify_shares(run, directory, graph, sender, message)
+        except SecAggError as refusal:
+            refusals.append(refusal)
+        else:
+            dealt[sender] = message
+    if len(dealt) < directory.threshold:
+        raise TooFewHospitalsError(
+            Place(SERVER, directory.round_number, Phase.SHARE_KEYS),
+            f"at least {directory.threshold} hospitals must share their keys, got {len(dealt)}",
+        )
+    return Routed(run, directory, graph, dealt, tuple(refusals))
+
+
+def pack_shares(dealer: str, recipient: str, pair: SharePair) -> bytes:
+    """Return the plaintext of one encrypted share: u || v || s_uv || b_uv of figure 4, with lengths."""
+    names = b"".join(bytes([len(name)]) + name.encode() for name in (dealer, recipient))
+    return names + pair.masking_key + pair.self_mask

@@ -1,0 +1,200 @@
+"""Phase 4, Unmasking: hospitals reveal one kind of share for each other; the server takes the masks off the sum."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.secagg import shamir
+from common.secagg.binding import require_place, round_context
+from common.secagg.consistency_check import (
+    SignedState,
+    needs_agreement,
+    verify_agreement,
+    verify_survivors,
+)
+from common.secagg.errors import (
+    SERVER,
+    CorruptedShareError,
+    InconsistentDealingError,
+    MissingShareError,
+    NotInCohortError,
+    Place,
+    SecAggError,
+    TooFewSharesError,
+    UnexpectedShareError,
+    UnsignedSurvivorsError,
+)
+from common.secagg.keys import agree, commit, derive, pairwise_seed_info, public_key, self_mask_info
+from common.secagg.masked_input import MaskedState, MaskedSum
+from common.secagg.masks import Mask, apply_masks
+from common.secagg.messages import EncryptedShare, RevealedShare, UnmaskingRequest, UnmaskingShares
+from common.secagg.parameters import Vector
+from common.secagg.phases import Phase
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    """The end of a round: the sum modulo R of the survivors' vectors."""
+
+    total: Vector = field(repr=False)
+    survivors: tuple[str, ...]
+    refusals: tuple[SecAggError, ...]
+
+
+def reveal(state: SignedState | MaskedState, request: UnmaskingRequest) -> UnmaskingShares:
+    """Reveal shares of b_u for survivors and of s_u for the dropped, never both for one (figure 4, round 4, user).
+
+    Args:
+        state: after the consistency check; a semi-honest run comes here straight from MaskedInputCollection.
+        request: the survivors, and in an active run at least t signatures over them.
+
+    Returns:
+        The message for the server.
+
+    Raises:
+        UnsignedSurvivorsError: an active run, and this hospital has signed nothing.
+        SecAggError: of the kinds of ``verify_survivors`` and ``verify_agreement``; nothing was revealed.
+    """
+    masked = state.masked if isinstance(state, SignedState) else state
+    place = Place(masked.hospital, masked.round_number, Phase.UNMASKING)
+    verify_survivors(masked, request, place)
+    if isinstance(state, SignedState):
+        verify_agreement(state, request, place)
+    elif needs_agreement(masked.run):
+        raise UnsignedSurvivorsError(place, "shares must be asked for after the consistency check, got none")
+    survivors = set(request.survivors)
+    owners = sorted(masked.shares)
+    return UnmaskingShares(
+        run_id=masked.run.run_id,
+        round_number=masked.round_number,
+        hospital=masked.hospital,
+        self_mask_shares=tuple(
+            RevealedShare(owner, masked.shares[owner].self_mask) for owner in owners if owner in survivors
+        ),
+        masking_key_shares=tuple(
+            RevealedShare(owner, masked.shares[owner].masking_key) for owner in owners if owner not in survivors
+        ),
+    )
+
+
+def unmask(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares], threads: int = 1) -> Unmasked:
+    """Rebuild the survivors' b_u and the dropped hospitals' s_u, and take their masks off (figure 4, round 4, server).
+
+    Args:
+        masked_sum: closed; its total is unmasked in place.
+        messages: authenticated sender to message, from survivors.
+        threads: for the masks.
+
+    Returns:
+        The sum, bit-identical to the sum modulo R of the survivors' vectors, and an error for each refused message.
+
+    Raises:
+        TooFewSharesError: some secret has fewer good shares than its threshold; nothing was unmasked.
+        InconsistentDealingError: a dealer's shares do not rebuild what it committed to; names the dealer.
+    """
+    place = Place(SERVER, masked_sum.routed.directory.round_number, Phase.UNMASKING)
+    accepted, refusals = {}, []
+    for sender, message in sorted(messages.items()):
+        try:
+            verify_shares(masked_sum, sender, message, place)
+        except SecAggError as refusal:
+            refusals.append(refusal)
+        else:
+            accepted[sender] = message
+    secrets = _rebuild_all(masked_sum, accepted, place)
+    apply_masks(masked_sum.total, _leftover_masks(masked_sum, secrets), threads)
+    return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals))
+
+
+def verify_shares(masked_sum: MaskedSum, sender: str, message: UnmaskingShares, place: Place) -> None:
+    """Refuse revealed shares that are not exactly one of the right kind for each neighbour, as its dealer committed.
+
+    Raises:
+        ContextError, NotInCohortError, ShareError: one of their kinds.
+    """
+    routed = masked_sum.routed
+    require_place(routed.run, routed.directory.round_number, message, place, sender)
+    if sender not in masked_sum.survivors:
+        raise NotInCohortError(place, "only a survivor may reveal shares", sender)
+    held = {sender, *routed.graph.of(sender)}.intersection(routed.cohort)
+    survivors = set(masked_sum.survivors)
+    for revealed, owners in (
+        (message.self_mask_shares, held & survivors),
+        (message.masking_key_shares, held - survivors),
+    ):
+        named = {share.owner for share in revealed}
+        if named - owners:
+            raise UnexpectedShareError(
+                place, "one kind of share must be revealed for each neighbour, got others", sender
+            )
+        if owners - named:
+            raise MissingShareError(place, "a share must be revealed for each neighbour in the cohort", sender)
+    context = round_context(routed.run, routed.directory.round_number)
+    for kind, revealed in (
+        ("self mask share", message.self_mask_shares),
+        ("masking key share", message.masking_key_shares),
+    ):
+        for share in revealed:
+            # A hospital commits to the shares it deals to others; the one it keeps can only harm itself.
+            if share.owner != sender and commit(context, kind, share.owner, sender, share.share) != _committed(
+                masked_sum, share.owner, sender, kind
+            ):
+                raise CorruptedShareError(
+                    place, f"a {kind} of {share.owner} must be the one that was dealt, got another", sender
+                )
+
+
+def _committed(masked_sum: MaskedSum, dealer: str, holder: str, kind: str) -> bytes:
+    dealt: EncryptedShare = next(share for share in masked_sum.routed.dealt[dealer].shares if share.recipient == holder)
+    return dealt.self_mask_commitment if kind == "self mask share" else dealt.masking_key_commitment
+
+
+def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares], place: Place) -> dict[str, bytes]:
+    """Return b_u of every survivor and s_u of every dropped hospital, each checked against what is public."""
+    routed = masked_sum.routed
+    revealed: dict[str, dict[int, bytes]] = {hospital: {} for hospital in routed.cohort}
+    for sender, message in messages.items():
+        for share in (*message.self_mask_shares, *message.masking_key_shares):
+            revealed[share.owner][routed.graph.point(sender)] = share.share
+    for owner, shares in revealed.items():
+        if len(shares) < routed.graph.share_threshold:
+            raise TooFewSharesError(
+                place,
+                f"at least {routed.graph.share_threshold} shares of each secret must be revealed, got {len(shares)}",
+                owner,
+            )
+    public = {advertised.hospital: advertised.masking_key for advertised in routed.directory.keys}
+    context = round_context(routed.run, routed.directory.round_number)
+    secrets = {}
+    for owner, shares in revealed.items():
+        points = sorted(shares)[: routed.graph.share_threshold]
+        secret = shamir.rebuild({point: shares[point] for point in points})
+        if secret is None or not _is_what_was_promised(masked_sum, owner, secret, public[owner], context):
+            raise InconsistentDealingError(
+                place, "the shares a hospital dealt must rebuild the secret it committed to", owner
+            )
+        secrets[owner] = secret
+    return secrets
+
+
+def _is_what_was_promised(masked_sum: MaskedSum, owner: str, secret: bytes, masking_key: bytes, context: bytes) -> bool:
+    if owner in masked_sum.survivors:
+        promised = masked_sum.routed.dealt[owner].self_mask_commitment
+        return commit(context, "self mask", owner, owner, secret) == promised
+    return public_key(secret) == masking_key
+
+
+def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes]) -> Sequence[Mask]:
+    """Return what takes off the survivors' own masks, and those they share with the dropped."""
+    routed, survivors = masked_sum.routed, set(masked_sum.survivors)
+    context = round_context(routed.run, routed.directory.round_number)
+    public = {advertised.hospital: advertised.masking_key for advertised in routed.directory.keys}
+    masks = []
+    for owner, secret in secrets.items():
+        if owner in survivors:
+            masks.append(Mask(derive(secret, self_mask_info(context, owner)), subtract=True))
+            continue
+        for peer in survivors.intersection(routed.graph.of(owner)):
+            info = pairwise_seed_info(context, masked_sum.cohort_hash, masked_sum.model_hash, (owner, peer))
+            # The peer added this mask when its name comes first; take away what it added.
+            masks.append(Mask(agree(secret, public[peer], info), subtract=peer < owner))
+    return masks
