@@ -1,0 +1,387 @@
+"""How the global model is measured without anyone seeing one hospital's results: integer counts, summed securely.
+
+A hospital turns the model's logits on its validation and test records into :class:`EvaluationCounts`; counts of many
+hospitals add up to the counts of their pooled records; metrics are a function of the pooled counts alone. The counts
+carry no differential privacy: what protects them is that only their sum over the hospitals is ever seen.
+
+**The score histogram.** AUC depends on the order of the scores only, so the bins may lie on any increasing scale of
+the probability p. Equal bins of p itself lose everything as a model grows confident and its scores crowd at 0 and 1;
+equal bins of the log-odds need a range beyond which they saturate. The bins here are equal in sigmoid(log-odds / 4):
+never saturated, 0.06 of log-odds wide at p = 0.5 with 256 bins, and still 0.2 wide where p is 0.9999. Edges lie on a
+fixed grid, so a decision threshold placed on an edge gives the *exact* confusion matrix of that threshold.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RunError
+
+Integers = NDArray[np.int64]
+
+COUNT_BITS = 24
+"""A hospital has fewer than 2^24 records in a part."""
+
+SUM_BITS = 48
+"""A sum over 2^24 records of a fixed-point value below 2^24."""
+
+FIXED_POINT = 1 << 16
+"""Steps per unit (nat or probability) of the fixed-point sums."""
+
+MAX_LOSS = 64.0
+"""Nats; one record's cross-entropy is clipped here, where p is 1e-28, so that one outlier cannot overflow the sum."""
+
+SCORE_TEMPER = 4.0
+"""Divides the log-odds before they are squashed to the unit interval that the bins divide."""
+
+CALIBRATION_BINS = 15
+"""As Guo et al. 2017 and ``torchmetrics`` use for the expected calibration error."""
+
+TWO_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class EvaluationShape:
+    """How many counts one evaluation has: ``classes`` of the task and ``bins`` of the score histogram."""
+
+    classes: int
+    bins: int
+
+    @property
+    def scores(self) -> int:
+        """Return how many scores are binned: one for two classes (that of class 1), else one per class."""
+        return 1 if self.classes == TWO_CLASSES else self.classes
+
+    @property
+    def counts_length(self) -> int:
+        """Return how many plain counts one part has, each below 2^COUNT_BITS at one hospital."""
+        return self.classes**2 + self.scores * 2 * self.bins + 2 * CALIBRATION_BINS
+
+    @property
+    def part_length(self) -> int:
+        """Return how many integers one part has: its counts, then the fixed-point sums."""
+        return self.counts_length + CALIBRATION_BINS + 1
+
+    @property
+    def length(self) -> int:
+        """Return how many integers an evaluation has: the validation part, then the test part."""
+        return 2 * self.part_length
+
+    def bits(self) -> Integers:
+        """Return the width in bits that each of the ``length`` integers needs at one hospital."""
+        part = np.full(self.part_length, SUM_BITS, np.int64)
+        part[: self.counts_length] = COUNT_BITS
+        return np.concatenate([part, part])
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """What a model did on one part of the data; sums of these are those of the pooled records.
+
+    Attributes:
+        confusion: (classes, classes) records by truth (row) and most probable class (column).
+        histograms: (scores, 2, bins) records by score bin; on the second axis, 0 holds the records of other classes
+            and 1 those of the score's class.
+        confident: (CALIBRATION_BINS,) records by probability of the most probable class.
+        correct: (CALIBRATION_BINS,) those of them that were right.
+        confidence: (CALIBRATION_BINS,) sum of those probabilities, in 1/FIXED_POINT.
+        loss: sum of the cross-entropies, in 1/FIXED_POINT nats.
+    """
+
+    confusion: Integers
+    histograms: Integers
+    confident: Integers
+    correct: Integers
+    confidence: Integers
+    loss: int
+
+    @property
+    def records(self) -> int:
+        """Return how many records were counted."""
+        return int(self.confusion.sum())
+
+    def flat(self) -> Integers:
+        """Return all integers in the order of :meth:`EvaluationShape.bits`."""
+        arrays = (self.confusion, self.histograms, self.confident, self.correct, self.confidence)
+        return np.concatenate([*(array.ravel() for array in arrays), np.array([self.loss], np.int64)])
+
+    @classmethod
+    def from_flat(cls, flat: Integers, shape: EvaluationShape) -> Self:
+        """Return the inverse of :meth:`flat`."""
+        ends = np.cumsum([shape.classes**2, shape.scores * 2 * shape.bins, *[CALIBRATION_BINS] * 3])
+        confusion, histograms, confident, correct, confidence, loss = np.split(flat, ends)
+        return cls(
+            confusion=confusion.reshape(shape.classes, shape.classes),
+            histograms=histograms.reshape(shape.scores, 2, shape.bins),
+            confident=confident,
+            correct=correct,
+            confidence=confidence,
+            loss=int(loss[0]),
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationCounts:
+    """Counts of a model on the validation part and, apart from it, on the test part."""
+
+    validation: PartCounts
+    test: PartCounts
+
+    def flat(self) -> Integers:
+        """Return all integers, shape (shape.length,): what travels inside the masked vector."""
+        return np.concatenate([self.validation.flat(), self.test.flat()])
+
+    @classmethod
+    def from_flat(cls, flat: Integers, shape: EvaluationShape) -> Self:
+        """Return the inverse of :meth:`flat`.
+
+        Raises:
+            RunError: the array has another length than ``shape`` asks for.
+        """
+        if flat.shape != (shape.length,):
+            raise RunError(f"evaluation counts must have {shape.length} integers, got shape {flat.shape}")
+        validation, test = np.split(flat, 2)
+        return cls(PartCounts.from_flat(validation, shape), PartCounts.from_flat(test, shape))
+
+    @classmethod
+    def zero(cls, shape: EvaluationShape) -> Self:
+        """Return the counts of no records, from which a sum starts."""
+        return cls.from_flat(np.zeros(shape.length, np.int64), shape)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a person reads; all but ``loss`` and ``threshold`` of the test part at the threshold.
+
+    Attributes:
+        records: in the test part.
+        accuracy: share of records decided rightly, in [0, 1].
+        precision: of class 1; with more than two classes the mean over classes, as the next three.
+        recall: of class 1 (sensitivity).
+        f1: of class 1.
+        specificity: true-negative rate.
+        auc: area under the ROC curve; with more than two classes the mean of one-versus-rest, as MedMNIST reports.
+            NaN where a class has no or only records.
+        auc_error_bound: the AUC of the unbinned scores lies within ± this.
+        loss: mean cross-entropy in nats.
+        kappa: Cohen's kappa with quadratic weights.
+        ece: expected calibration error of the most probable class, CALIBRATION_BINS equal bins.
+        threshold: least probability of class 1 that is called class 1, chosen on the validation part; NaN with more
+            than two classes, where the most probable class is called.
+        confusion: records by truth (row) and decision (column).
+        roc: (false-positive rate, true-positive rate) of the two-class ROC curve at every bin edge, else empty.
+    """
+
+    records: int
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    specificity: float
+    auc: float
+    auc_error_bound: float
+    loss: float
+    kappa: float
+    ece: float
+    threshold: float
+    confusion: tuple[tuple[int, ...], ...]
+    roc: tuple[tuple[float, float], ...]
+
+
+def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape) -> PartCounts:
+    """Count what a model did on some records.
+
+    Args:
+        logits: (records, classes) float32, finite.
+        labels: (records,) int64 in [0, classes).
+        shape: of the evaluation.
+
+    Raises:
+        RunError: there are 2^COUNT_BITS records or more, or a logit is not finite.
+    """
+    if len(labels) >= 1 << COUNT_BITS:
+        raise RunError(f"a part must have fewer than {1 << COUNT_BITS} records, got {len(labels)}")
+    if not np.isfinite(logits).all():
+        raise RunError("the model's scores must be finite; training diverged: lower training.learning_rate")
+    exact = logits.astype(np.float64)
+    log_p = exact - _log_sum_exp(exact)
+    decided = log_p.argmax(axis=1)
+    confusion = np.zeros((shape.classes, shape.classes), np.int64)
+    np.add.at(confusion, (labels, decided), 1)
+    confidence = np.exp(log_p.max(axis=1, initial=-np.inf)) if len(labels) else np.zeros(0)
+    cells = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    losses = np.minimum(-log_p[np.arange(len(labels)), labels], MAX_LOSS)
+    return PartCounts(
+        confusion=confusion,
+        histograms=_histograms(exact, labels, shape),
+        confident=np.bincount(cells, minlength=CALIBRATION_BINS),
+        correct=np.bincount(cells[decided == labels], minlength=CALIBRATION_BINS),
+        confidence=_fixed_point_sums(cells, confidence),
+        loss=int(np.rint(losses * FIXED_POINT).astype(np.int64).sum()),
+    )
+
+
+def metrics(counts: EvaluationCounts) -> Metrics:
+    """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
+
+    Raises:
+        RunError: the test part is empty.
+    """
+    test = counts.test
+    if not test.records:
+        raise RunError("the pooled test part must not be empty; no hospital counted a test record")
+    binary = len(test.confusion) == TWO_CLASSES
+    edge = threshold_edge(counts.validation) if binary else 0
+    confusion = _confusion_at(test.histograms[0], edge) if binary else test.confusion
+    auc, bound = _auc(test.histograms)
+    precision, recall, f1, specificity = _rates(confusion)
+    return Metrics(
+        records=test.records,
+        accuracy=float(np.trace(confusion) / test.records),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        specificity=specificity,
+        auc=auc,
+        auc_error_bound=bound,
+        loss=test.loss / FIXED_POINT / test.records,
+        kappa=_quadratic_kappa(confusion),
+        ece=_calibration_error(test),
+        threshold=_edge_probability(edge, test.histograms.shape[2]) if binary else float("nan"),
+        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
+        roc=_roc(test.histograms[0]) if binary else (),
+    )
+
+
+def threshold_edge(validation: PartCounts) -> int:
+    """Return the bin edge at which the two-class decision is best on the validation part.
+
+    Best is the largest sum of sensitivity and specificity (Youden 1950). Unlike accuracy it does not depend on how
+    common the disease is in the validation part, which is not how common it is where the model will be used. Where
+    several edges are equally good the middle one is taken, the farthest from a decision that the data contradict.
+    Without records of both classes the edge is that of p = 0.5.
+    """
+    negatives, positives = validation.histograms[0]
+    bins = len(positives)
+    if not negatives.sum() or not positives.sum():
+        return bins // 2
+    # Entry e is the decision "positive from bin e on". In integers, so that equally good edges compare equal.
+    caught = np.concatenate([positives[::-1].cumsum()[::-1], [0]])
+    spared = np.concatenate([[0], negatives.cumsum()])
+    gain = caught * int(negatives.sum()) + spared * int(positives.sum())
+    best = np.flatnonzero(gain == gain.max())
+    return int(best[len(best) // 2])
+
+
+def _log_sum_exp(exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    largest = exact.max(axis=1, keepdims=True, initial=-np.inf)
+    largest = np.where(np.isfinite(largest), largest, 0.0)
+    summed: NDArray[np.float64] = largest + np.log(np.exp(exact - largest).sum(axis=1, keepdims=True))
+    return summed
+
+
+def _histograms(exact: NDArray[np.float64], labels: Integers, shape: EvaluationShape) -> Integers:
+    """Bin each score's log-odds; see the module's head for the scale."""
+    histograms = np.zeros((shape.scores, 2, shape.bins), np.int64)
+    first = 1 if shape.scores == 1 else 0
+    for score in range(shape.scores):
+        own = first + score
+        # log(p / (1 - p)) of a softmax is this logit less the log-sum-exp of the others; so no digit of a p near 1
+        # is lost.
+        log_odds = exact[:, own] - _log_sum_exp(np.delete(exact, own, axis=1))[:, 0]
+        place = 0.5 + 0.5 * np.tanh(log_odds / (2 * SCORE_TEMPER))
+        cells = np.minimum((place * shape.bins).astype(np.int64), shape.bins - 1)
+        np.add.at(histograms[score], ((labels == own).astype(np.int64), cells), 1)
+    return histograms
+
+
+def _fixed_point_sums(cells: Integers, values: NDArray[np.float64]) -> Integers:
+    sums = np.zeros(CALIBRATION_BINS, np.int64)
+    np.add.at(sums, cells, np.rint(values * FIXED_POINT).astype(np.int64))
+    return sums
+
+
+def _edge_probability(edge: int, bins: int) -> float:
+    """Return the probability at a bin edge: the inverse of the scale of :func:`_histograms`."""
+    place = edge / bins
+    if place in (0.0, 1.0):
+        return place
+    log_odds = SCORE_TEMPER * np.log(place / (1 - place))
+    return float(1 / (1 + np.exp(-log_odds)))
+
+
+def _confusion_at(histogram: Integers, edge: int) -> Integers:
+    negatives, positives = histogram
+    return np.array(
+        [
+            [negatives[:edge].sum(), negatives[edge:].sum()],
+            [positives[:edge].sum(), positives[edge:].sum()],
+        ]
+    )
+
+
+def _auc(histograms: Integers) -> tuple[float, float]:
+    """Return the mean AUC over scores, and how far the AUC of the unbinned scores can be from it.
+
+    A pair of a positive and a negative in different bins is ordered for certain; a pair in one bin counts one half
+    (Mann and Whitney 1947), and is off by at most one half.
+    """
+    areas, bounds = [], []
+    for negatives, positives in histograms:
+        pairs = int(negatives.sum()) * int(positives.sum())
+        if not pairs:
+            return float("nan"), float("nan")
+        below = np.concatenate([[0], negatives.cumsum()[:-1]])
+        tied = int((positives * negatives).sum())
+        areas.append((int((positives * below).sum()) + tied / 2) / pairs)
+        bounds.append(tied / 2 / pairs)
+    return float(np.mean(areas)), float(np.mean(bounds))
+
+
+def _roc(histogram: Integers) -> tuple[tuple[float, float], ...]:
+    negatives, positives = histogram
+    if not negatives.sum() or not positives.sum():
+        return ()
+    alarms = np.concatenate([[0], negatives[::-1].cumsum()]) / negatives.sum()
+    caught = np.concatenate([[0], positives[::-1].cumsum()]) / positives.sum()
+    points = np.stack([alarms, caught], axis=1)
+    moved = np.concatenate([[True], np.any(np.diff(points, axis=0) != 0, axis=1)])
+    return tuple((float(x), float(y)) for x, y in points[moved])
+
+
+def _rates(confusion: Integers) -> tuple[float, float, float, float]:
+    """Return precision, recall, F1 and specificity; a rate over no records is 0, as scikit-learn's default."""
+    right = np.diag(confusion).astype(np.float64)
+    called, true, records = confusion.sum(axis=0), confusion.sum(axis=1), confusion.sum()
+    rejected = records - true - called + right
+    per_class = np.stack(
+        [
+            _ratio(right, called),
+            _ratio(right, true),
+            _ratio(2 * right, called + true),
+            _ratio(rejected, records - true),
+        ]
+    )
+    chosen = per_class[:, 1] if len(confusion) == TWO_CLASSES else per_class.mean(axis=1)
+    precision, recall, f1, specificity = (float(rate) for rate in chosen)
+    return precision, recall, f1, specificity
+
+
+def _ratio(part: NDArray[np.float64], whole: Integers) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def _quadratic_kappa(confusion: Integers) -> float:
+    """Return Cohen's kappa with quadratic weights (1968): 1 agrees, 0 is chance; 0 where all is one class."""
+    grades = np.arange(len(confusion))
+    weights = (grades[:, None] - grades[None, :]) ** 2
+    expected = np.outer(confusion.sum(axis=1), confusion.sum(axis=0)) / confusion.sum()
+    by_chance = float((weights * expected).sum())
+    return 1.0 - float((weights * confusion).sum()) / by_chance if by_chance else 0.0
+
+
+def _calibration_error(part: PartCounts) -> float:
+    gaps = np.abs(part.correct - part.confidence / FIXED_POINT)
+    return float(gaps.sum() / part.records)
