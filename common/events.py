@@ -236,15 +236,18 @@ class EventFile:
         except OSError as error:
             raise RunError(f"{self._path} must be readable: {error.strerror}") from None
         complete = fresh[: fresh.rfind(b"\n") + 1]
+        lines = complete.splitlines()
+        events = [self._parse(self._line + number, line) for number, line in enumerate(lines, start=1)]
+        # Only now: a line that is refused is refused again at the next look, not silently passed over.
         self._offset += len(complete)
-        return [event for line in complete.splitlines() if (event := self._parse(line)) is not None]
+        self._line += len(lines)
+        return [event for event in events if event is not None]
 
-    def _parse(self, line: bytes) -> Event | None:
-        self._line += 1
+    def _parse(self, number: int, line: bytes) -> Event | None:
         try:
             return parse_event(line)
         except RunError as error:
-            raise RunError(f"{self._path}, line {self._line}: {error}") from None
+            raise RunError(f"{self._path}, line {number}: {error}") from None
 
 
 def _finite(value: object) -> object:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.events import AttackRefused, Dropout, Event, HospitalLost, Refusal, RoundDone, RunFinished, RunStarted
-from deploy.guarantee import Guarantee, caveats, shown_epsilon
+from common.guarantee import Guarantee, caveats, shown_epsilon
 
 HEADINGS = (
     "round", "accuracy", "precision", "recall", "F1", "AUC", "loss", "ε of budget", "hospitals", "seconds",

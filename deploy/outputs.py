@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from common.errors import RunError
 from common.events import Event, RoundDone, RunStarted
+from common.guarantee import Guarantee, caveats
+from common.provenance import machine, versions
 from deploy.events import RunHistory
-from deploy.guarantee import Guarantee, caveats
 from deploy.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
-from deploy.provenance import machine, versions
 
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
@@ -28,7 +28,7 @@ FINAL_METRICS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", 
 
 
 class RunOutputs:
-    """Writes a run's files while its events arrive; every file admits what :func:`deploy.guarantee.caveats` says.
+    """Writes a run's files while its events arrive; every file admits what :func:`common.guarantee.caveats` says.
 
     ``metrics.csv`` grows by a flushed row a finished step. Its columns leave no room for words, so ``summary.json``
     stands beside it from the run's first event on.

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from common.errors import RunError
 from common.events import RoundDone, RunStarted
+from common.guarantee import Guarantee, caveats
 from deploy.events import RunHistory
-from deploy.guarantee import Guarantee, caveats
 
 # Okabe and Ito's palette: told apart by readers with any colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"

@@ -7,7 +7,6 @@ It keeps nothing of its own. Started again, it reads the events from the first o
 
 import argparse
 import platform
-import signal
 import sys
 import threading
 from collections.abc import Iterable
@@ -17,7 +16,6 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from common import metric_names as names
-from common.errors import ConfideError
 from common.events import (
     EVENTS_FILE,
     AttackRefused,
@@ -32,7 +30,7 @@ from common.events import (
     RunFinished,
     RunStarted,
 )
-from common.exporter import Exporter, Values
+from common.exporter import Exporter, Values, serve_until_stopped
 from common.guarantee import Guarantee, caveats
 from common.provenance import commit, confide_version
 
@@ -161,15 +159,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 where Prometheus is another container")
     arguments = parser.parse_args()
-    stop = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # before the server's thread starts, which inherits it
-    try:
-        with serve(arguments.run, arguments.port, arguments.host):
-            signal.sigwait(stop)
-    except ConfideError as error:
-        print(f"confide: {error}", file=sys.stderr)  # noqa: T201 - the process' own last word
-        return 2
-    return 0
+    return serve_until_stopped(lambda: serve(arguments.run, arguments.port, arguments.host))
 
 
 if __name__ == "__main__":

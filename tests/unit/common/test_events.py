@@ -80,5 +80,7 @@ def test_a_known_kind_that_breaks_the_format_is_refused_with_file_line_and_key(t
     path = tmp_path / "events.jsonl"
     finished = RunFinished(time=1.0, reason="done", rounds_done=3).to_line()
     path.write_text(EVENTS[0].to_line() + finished.replace("3", "-3"), encoding="utf-8")
-    with pytest.raises(RunError, match=r"events\.jsonl, line 2: .*rounds_done"):
-        EventFile(path).read_new()
+    file = EventFile(path)
+    for _ in range(2):  # looking again does not make it right
+        with pytest.raises(RunError, match=r"events\.jsonl, line 2: .*rounds_done"):
+            file.read_new()

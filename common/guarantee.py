@@ -44,6 +44,19 @@ class Guarantee:
             f"ε for each {self.unit}, δ={self.delta:g}, {self.accountant.upper()} accountant, against {self.adversary}"
         )
 
+    def as_labels(self) -> tuple[str, ...]:
+        """Return the values of the labels of ``confide_privacy_info``, in their order; an absent number is ``none``."""
+        target, delta = self.epsilon_target, self.delta
+        return (
+            self.mode,
+            "none" if target is None else f"{target:g}",
+            "none" if delta is None else f"{delta:g}",
+            self.unit,
+            self.adversary,
+            self.accountant,
+            self.aggregation,
+        )
+
     def as_dict(self) -> dict[str, str | float | None]:
         """Return the fields by name, for JSON."""
         return asdict(self)

@@ -1,0 +1,138 @@
+"""A hospital's Prometheus exporter: its own ε, budget and speed, never a count of patients or records.
+
+    python -m client.metrics --status FILE --port 9401
+
+The agent writes a small status file; the exporter, a process of its own, reads it at each scrape. So the values survive
+a restart of either, and ``confide hospital status`` shows the same ones.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common import metric_names as names
+from common.errors import RunError
+from common.exporter import Exporter, Values, serve_until_stopped
+from common.identity import write_private
+from common.provenance import commit, confide_version
+
+STATUS_FILE = "status.json"
+
+
+class HospitalStatus(BaseModel):
+    """What a hospital's agent says about itself, to its own operator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hospital: str
+    time: float
+    """Seconds since the Unix epoch."""
+    run_id: str | None = None
+    round: Annotated[int, Field(ge=0)] = 0
+    """The last round trained in."""
+    epsilon_spent: Annotated[float, Field(ge=0)] = 0.0
+    """In the hospital's own ledger, over all runs on its data."""
+    epsilon_budget: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    unit: str
+    adversary: str
+    accountant: str
+    training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """None before the first round."""
+    refusals: dict[str, int] = Field(default_factory=dict)
+    """How often each code of a refusal was the answer."""
+
+    def write(self, path: Path) -> None:
+        """Replace the status in ``path``, whole or not at all, readable by the hospital's own user alone."""
+        write_private(path, self.model_dump_json().encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "HospitalStatus | None":
+        """Return the status in ``path``, None while the agent has not written any.
+
+        Raises:
+            RunError: it cannot be read or is not a status.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{path} must be readable: {error.strerror}") from None
+        except ValidationError as error:
+            raise RunError(f"{path} must be a hospital's status: {error.errors()[0]['msg']}") from None
+
+
+class HospitalMetrics(Collector):
+    """The metrics of the hospital whose agent writes ``status``, brought up to date by each scrape."""
+
+    def __init__(self, status: Path) -> None:
+        self._path = status
+        self._build = (confide_version(), commit(), platform.python_version())
+
+    def collect(self) -> Iterable[Family]:
+        """Return every metric that is known.
+
+        Raises:
+            RunError: the status cannot be read; Prometheus then sees the scrape fail, not stale values.
+        """
+        values = Values()
+        values.set_only(names.BUILD_INFO, 1, *self._build)
+        status = HospitalStatus.read(self._path)
+        if status is not None:
+            _show(values, status)
+        return values.collect()
+
+
+def _show(values: Values, status: HospitalStatus) -> None:
+    hospital = status.hospital
+    values.set(names.OWN_EPSILON_SPENT, status.epsilon_spent, hospital)
+    values.set(names.OWN_EPSILON_BUDGET, status.epsilon_budget, hospital)
+    values.set(names.OWN_ROUND, status.round, hospital)
+    values.set(names.OWN_LAST_CHANGE, status.time, hospital)
+    values.set_only(
+        names.OWN_PRIVACY_INFO, 1, hospital, f"{status.delta:g}", status.unit, status.adversary, status.accountant
+    )
+    if status.training_records_per_second is not None:
+        values.set(names.OWN_THROUGHPUT, one_significant_digit(status.training_records_per_second), hospital)
+    for code, count in status.refusals.items():
+        values.add(names.OWN_REFUSALS, count, hospital, code)
+
+
+def one_significant_digit(rate: float) -> float:
+    """Round a rate so coarsely that, times the seconds of a round, it does not give the number of records.
+
+    >>> one_significant_digit(1234.5)
+    1000.0
+    """
+    return float(f"{rate:.0e}")
+
+
+def serve(status: Path, port: int, host: str = "127.0.0.1") -> Exporter:
+    """Serve the metrics of the hospital whose agent writes ``status`` until the returned exporter is closed.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    return Exporter(HospitalMetrics(status), port, host)
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m client.metrics", description=__doc__)
+    parser.add_argument("--status", type=Path, required=True, help="the file the agent writes")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 where Prometheus is another container")
+    arguments = parser.parse_args()
+    return serve_until_stopped(lambda: serve(arguments.status, arguments.port, arguments.host))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

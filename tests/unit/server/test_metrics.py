@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+
+from common import metric_names as names
+from common.errors import RunError
+from common.events import Event, RoundDone, RunFinished, RunStarted
+from server.metrics import RunMetrics
+from tests.example_run import HOSPITALS, RUN_ID, example_run
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def _write(run: Path, events: list[Event]) -> None:
+    (run / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
+
+
+def _samples(metrics: RunMetrics) -> Samples:
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in metrics.collect()
+        for sample in family.samples
+    }
+
+
+def test_every_promised_metric_of_the_server_is_exported(tmp_path: Path) -> None:
+    _write(tmp_path, example_run(6))
+    exported = {name for name, _ in _samples(RunMetrics(tmp_path))}
+    assert exported >= {
+        "confide_round", "confide_accuracy", "confide_precision", "confide_recall", "confide_f1", "confide_auc",
+        "confide_loss", "confide_epsilon_spent", "confide_epsilon_budget", "confide_hospitals_online",
+        "confide_dropouts_total", "confide_refusals_total", "confide_exchange_seconds_bucket",
+        "confide_upload_bytes_total", "confide_build_info",
+    }  # fmt: skip
+
+
+def test_the_values_are_those_of_the_last_finished_round(tmp_path: Path) -> None:
+    events = example_run(6)
+    last = [event for event in events if isinstance(event, RoundDone)][-1]
+    _write(tmp_path, events)
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_round", ()] == 6
+    assert samples["confide_auc", ()] == last.auc
+    assert samples["confide_f1", ()] == last.f1
+    for hospital in HOSPITALS:
+        assert samples["confide_epsilon_spent", (hospital,)] == last.epsilon_spent[hospital]
+        assert samples["confide_epsilon_budget", (hospital,)] == 10.0
+
+
+def test_what_happened_is_counted(tmp_path: Path) -> None:
+    _write(tmp_path, example_run(6))
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_dropouts_total", ()] == 1
+    assert samples["confide_hospital_dropouts_total", ("hospital-3",)] == 1
+    assert samples["confide_hospital_dropouts_total", ("hospital-1",)] == 0
+    assert samples["confide_refusals_total", ("budget",)] == 1
+    assert samples["confide_exchange_seconds_count", ("unmasking",)] == 6
+    assert samples["confide_upload_bytes_total", ()] == 52_000 * 3 * (4 * 4 + 3 * 2)
+
+
+def test_an_exporter_started_again_has_the_same_values(tmp_path: Path) -> None:
+    events = example_run(6)
+    lived_through = RunMetrics(tmp_path)
+    for end in range(1, len(events) + 1):
+        _write(tmp_path, events[:end])
+        lived_through.collect()
+    assert _samples(RunMetrics(tmp_path)) == _samples(lived_through)
+
+
+def test_before_the_first_round_no_quality_is_claimed(tmp_path: Path) -> None:
+    _write(tmp_path, example_run(6)[:1])
+    exported = {name for name, _ in _samples(RunMetrics(tmp_path))}
+    assert "confide_accuracy" not in exported
+    assert "confide_epsilon_spent" not in exported
+
+
+def test_without_a_run_only_the_build_is_told(tmp_path: Path) -> None:
+    assert {name for name, _ in _samples(RunMetrics(tmp_path))} == {"confide_build_info"}
+
+
+def test_a_hospital_that_left_is_shown_as_gone(tmp_path: Path) -> None:
+    events = example_run(6)
+    lost = next(index for index, event in enumerate(events) if event.kind == "hospital_lost")
+    _write(tmp_path, events[: lost + 1])
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_hospitals_online", ()] == 3
+    assert samples["confide_hospital_online", ("hospital-3",)] == 0
+    assert samples["confide_hospitals_expected", ()] == 4
+
+
+def test_a_finished_run_is_no_longer_active(tmp_path: Path) -> None:
+    events = example_run(6)
+    _write(tmp_path, events[:-1])
+    metrics = RunMetrics(tmp_path)
+    assert _samples(metrics)["confide_run_active", ()] == 1
+    _write(tmp_path, events)
+    assert isinstance(events[-1], RunFinished)
+    assert _samples(metrics)["confide_run_active", ()] == 0
+
+
+def test_a_resumed_run_goes_on_counting_and_a_new_run_begins_at_zero(tmp_path: Path) -> None:
+    events = example_run(3)
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    _write(tmp_path, [*events, started.model_copy(update={"resumed_from_round": 3})])
+    assert _samples(RunMetrics(tmp_path))["confide_dropouts_total", ()] == 1
+    _write(tmp_path, [*events, started.model_copy(update={"run_id": RUN_ID[::-1]})])
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_dropouts_total", ()] == 0
+    assert ("confide_accuracy", ()) not in samples
+
+
+def test_what_an_epsilon_means_stands_beside_it(tmp_path: Path) -> None:
+    _write(tmp_path, example_run(3))
+    (info,) = (sample for family in RunMetrics(tmp_path).collect() for sample in family.samples
+               if sample.name == names.PRIVACY_INFO.name)  # fmt: skip
+    assert info.labels["delta"] == "0.0001"
+    assert info.labels["unit"] == "record"
+    assert info.labels["accountant"] == "rdp"
+    assert "server included" in info.labels["adversary"]
+
+
+def test_a_broken_event_fails_every_scrape_rather_than_showing_stale_values(tmp_path: Path) -> None:
+    _write(tmp_path, example_run(3))
+    metrics = RunMetrics(tmp_path)
+    metrics.collect()
+    with (tmp_path / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"time": 1, "kind": "dropout"}\n')
+    for _ in range(2):
+        with pytest.raises(RunError, match="round"):
+            metrics.collect()
