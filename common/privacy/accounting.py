@@ -154,6 +154,20 @@ def rounded_up(value: float, decimals: int = _SHOWN_DECIMALS) -> float:
     return shown if shown >= value else round(shown + 10.0**-decimals, decimals)
 
 
+def against_everyone(
+    value: float, delta: float, unit: PrivacyUnit, accountant: Accountant, colluders: int
+) -> tuple[Epsilon, Epsilon, Epsilon]:
+    """Return the claims of mode ``local``: noise is added inside the hospital, so ε is the same against everyone.
+
+    (Averaging over hospitals hides more from whoever sees only the average; that is not claimed.)
+    """
+    return (
+        Epsilon(value, delta, unit, Adversary.OUTSIDER, accountant),
+        Epsilon(value, delta, unit, Adversary.SERVER, accountant),
+        Epsilon(value, delta, unit, Adversary.COLLUDING_SERVER, accountant, colluders),
+    )
+
+
 def epsilon(events: Iterable[MechanismEvent], delta: float, accountant: Accountant = Accountant.PRV) -> float:
     """Return the ε that all ``events`` together spend at ``delta``, whatever their order and adaptively chosen or not.
 
