@@ -131,7 +131,7 @@ def write(folder: Path, description: ShardDescription, parts: Mapping[Split, Rec
         if len(records) and not 0 <= records.labels.min() <= records.labels.max() < len(description.classes):
             raise DataError(f"a shard's labels must lie in 0 … {len(description.classes) - 1}")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         rows: list[tuple[str, str, str, str]] = []
         for split, records in parts.items():
             rows += _write_images(folder, split, records, description.classes)
@@ -163,8 +163,8 @@ def load(folder: Path, split: Split, image_size: int, channels: int, classes: Se
     Raises:
         DataError: the manifest or an image breaks a rule; names the row.
     """
-    names = tuple(classes) if classes is not None else _classes_of(folder)
     rows = [row for row in read_manifest(folder) if row.split == split]
+    names = tuple(classes) if classes is not None else _classes_of(folder)
     images = np.empty((len(rows), channels, image_size, image_size), np.uint8)
     labels = np.empty(len(rows), np.int64)
     root = folder.resolve()
@@ -388,6 +388,16 @@ def _write_images(
         (name, classes[label], patient, split)
         for name, label, patient in zip(names, records.labels, records.patients, strict=True)
     ]
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone whatever the umask says.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -1,6 +1,5 @@
 """Fetches a published file once: bounded in time, checked, and put in place only when whole."""
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -10,8 +9,10 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from common.errors import DataError
+from common.shards import make_private_folder
 
 CHUNK_BYTES = 64 * 2**10
 
@@ -65,14 +66,13 @@ def download(published: PublishedFile, folder: Path, timeout_seconds: float) -> 
         DataError: what arrived was cut short or has another checksum, or the disk refuses.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         handle, name = tempfile.mkstemp(prefix=f".{published.name}.", suffix=".partial", dir=folder)
     except OSError as error:
         raise DataError(f"the cache {folder} must be a writable folder: {error.strerror}") from None
-    os.close(handle)
     partial = Path(name)
     try:
-        _receive_in_time(published, partial, timeout_seconds)
+        _receive_in_time(published, os.fdopen(handle, "wb"), timeout_seconds)
         check_md5(partial, published)
         return partial.replace(folder / published.name)
     finally:
@@ -97,9 +97,9 @@ def check_md5(path: Path, published: PublishedFile) -> None:
         )
 
 
-def _receive_in_time(published: PublishedFile, partial: Path, timeout_seconds: float) -> None:
+def _receive_in_time(published: PublishedFile, file: IO[bytes], timeout_seconds: float) -> None:
     transfer = _Transfer()
-    threading.Thread(target=_receive, args=(published.url, partial, timeout_seconds, transfer), daemon=True).start()
+    threading.Thread(target=_receive, args=(published.url, file, timeout_seconds, transfer), daemon=True).start()
     needed = 1
     while not transfer.finished.wait(timeout_seconds):
         if transfer.received < needed:
@@ -120,27 +120,24 @@ def _receive_in_time(published: PublishedFile, partial: Path, timeout_seconds: f
     )
 
 
-def _receive(url: str, partial: Path, timeout_seconds: float, transfer: _Transfer) -> None:
+def _receive(url: str, file: IO[bytes], timeout_seconds: float, transfer: _Transfer) -> None:
     """Run in a thread of its own, because looking up a name can hang where nothing can interrupt it."""
     try:
-        with (
-            contextlib.closing(
-                urllib.request.urlopen(url, timeout=timeout_seconds)  # noqa: S310 - from medmnist's table, not from a user
-            ) as answer,
-            partial.open("wb") as file,
-        ):
-            length = answer.headers.get("Content-Length", "")
-            transfer.expected = int(length) if length.isascii() and length.isdigit() else None
-            while chunk := answer.read1(CHUNK_BYTES):
-                transfer.received += len(chunk)
-                if transfer.abandoned.is_set() or transfer.received > MAX_DOWNLOAD_BYTES:
-                    transfer.failure = transfer.failure or "it is larger than any published file"
-                    break
-                file.write(chunk)
+        with file:
+            answer = urllib.request.urlopen(url, timeout=timeout_seconds)  # noqa: S310 - from medmnist's own table
+            with answer:
+                length = answer.headers.get("Content-Length", "")
+                transfer.expected = int(length) if length.isascii() and length.isdigit() else None
+                while chunk := answer.read1(CHUNK_BYTES):
+                    transfer.received += len(chunk)
+                    if transfer.abandoned.is_set() or transfer.received > MAX_DOWNLOAD_BYTES:
+                        transfer.failure = transfer.failure or "it is larger than any published file"
+                        break
+                    file.write(chunk)
     except urllib.error.HTTPError as error:
         transfer.failure = f"the server answered {error.code}"
         error.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        transfer.failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        transfer.failure = str(getattr(error, "reason", error)) or type(error).__name__
     finally:
         transfer.finished.set()
