@@ -3,6 +3,8 @@
 X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D), Ed25519 (RFC 8032), all from ``cryptography``.
 """
 
+from enum import StrEnum
+
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -17,8 +19,15 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 
 _FIELD_PRIME = 2**255 - 19
-_ANY_SCALAR = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
-"""Not a secret. Every X25519 scalar is a multiple of the cofactor, so any of them sends a low-order point to zero."""
+
+_LOW_ORDER = {
+    0,
+    1,
+    325606250916557431795983626356110631294008115727848805560023387167927233504,
+    39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    _FIELD_PRIME - 1,
+}
+"""Every u-coordinate of a point of order 1, 2, 4 or 8 on Curve25519 or its twist (Bernstein, cr.yp.to/ecdh.html)."""
 
 
 def public_key(private_key: bytes) -> bytes:
@@ -27,12 +36,11 @@ def public_key(private_key: bytes) -> bytes:
 
 
 def is_low_order(public: bytes) -> bool:
-    """Say whether agreeing on a key with ``public`` gives zero for everybody (RFC 7748, section 6.1)."""
-    try:
-        _ANY_SCALAR.exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError:
-        return True
-    return False
+    """Say whether agreeing on a key with ``public``, in its reduced encoding, gives zero for everybody.
+
+    RFC 7748, section 6.1, leaves the check to the protocol; ``cryptography`` would only fail at the agreement.
+    """
+    return int.from_bytes(public, "little") in _LOW_ORDER
 
 
 def is_canonical(public: bytes) -> bool:
@@ -45,7 +53,7 @@ def agree(private_key: bytes, peer: bytes, info: bytes) -> bytes:
 
     Args:
         private_key: this hospital's, 32 bytes.
-        peer: the other's public key, checked before with :func:`is_low_order`.
+        peer: the other's public key, checked before with :func:`is_canonical` and :func:`is_low_order`.
         info: made by :func:`common.secagg.binding.bind`.
     """
     shared = X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(peer))
@@ -73,8 +81,20 @@ def self_mask_info(context: bytes, hospital: str) -> bytes:
     return bind("self mask", context, hospital.encode())
 
 
-def commit(context: bytes, kind: str, owner: str, holder: str, secret: bytes) -> bytes:
-    """Commit to a secret that has at least 256 random bits of its own, so that no blinding is needed."""
+class Committed(StrEnum):
+    """What a hospital commits to when it deals its shares."""
+
+    SELF_MASK_SEED = "self mask seed"
+    SELF_MASK_SHARE = "self mask share"
+    MASKING_KEY_SHARE = "masking key share"
+
+
+def commit(context: bytes, kind: Committed, owner: str, holder: str, secret: bytes) -> bytes:
+    """Return a hiding and binding commitment (in the random oracle model) to a secret of 32 random bytes or more.
+
+    It needs no blinding: whoever does not know the secret already has 2^256 guesses to make, because b_u is uniform and
+    so is any single share; fewer shares than the threshold, known besides, change nothing about the others.
+    """
     return bound_hash("commitment", context, kind.encode(), owner.encode(), holder.encode(), secret)
 
 

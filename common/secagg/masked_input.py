@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.secagg.binding import cohort_hash, directory_hash, require_place, round_context
+from common.secagg.binding import cohort_hash, require_place, round_context
 from common.secagg.errors import (
     SERVER,
     CohortMismatchError,
@@ -28,7 +28,6 @@ from common.secagg.errors import (
 )
 from common.secagg.keys import (
     agree,
-    commit,
     decrypt,
     derive,
     pairwise_seed_info,
@@ -39,7 +38,7 @@ from common.secagg.masks import Mask, apply_masks
 from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList
 from common.secagg.parameters import RunParameters, Vector
 from common.secagg.phases import Phase
-from common.secagg.share_keys import Routed, SharedKeys, SharePair, pack_shares
+from common.secagg.share_keys import Routed, SharedKeys, SharePair, commit_to_pair, pack_shares
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def mask(
     verify_cohort(state, request, model_hash, place)
     verify_vector(run, vector, place, keys.hospital)
     shares = open_inbox(state, request, place)
-    together = cohort_hash(directory_hash(state.directory), request.cohort)
+    together = cohort_hash(state.directory_hash, request.cohort)
     context = round_context(run, keys.round_number)
     public = {advertised.hospital: advertised.masking_key for advertised in state.directory.keys}
     masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital)))]
@@ -125,7 +124,7 @@ def verify_cohort(state: SharedKeys, request: MaskedInputRequest, model_hash: by
     if request.model_hash != model_hash:
         raise ModelHashError(place, "the model that was received must be the one the server names")
     for member in request.cohort:
-        if member not in state.graph.hospitals:
+        if member not in state.graph.by_hospital:
             raise UnknownHospitalError(place, "the cohort must be among those who advertised keys", member)
     if hospital not in request.cohort:
         raise OmittedHospitalError(place, "the cohort must contain this hospital, got one without it")
@@ -133,7 +132,7 @@ def verify_cohort(state: SharedKeys, request: MaskedInputRequest, model_hash: by
         raise TooFewHospitalsError(
             place, f"the cohort must have at least {state.directory.threshold} hospitals, got {len(request.cohort)}"
         )
-    near = set(state.graph.of(hospital)).intersection(request.cohort)
+    near = set(state.graph.by_hospital[hospital]).intersection(request.cohort)
     if len(near) + 1 < state.graph.share_threshold:
         raise TooFewNeighboursError(
             place,
@@ -151,7 +150,7 @@ def open_inbox(state: SharedKeys, request: MaskedInputRequest, place: Place) -> 
     Raises:
         ShareError: one of its kinds.
     """
-    expected = set(state.graph.of(state.keys.hospital)).intersection(request.cohort)
+    expected = set(state.graph.by_hospital[state.keys.hospital]).intersection(request.cohort)
     opened = {}
     for delivered in request.inbox:
         if delivered.recipient != state.keys.hospital:
@@ -168,17 +167,15 @@ def _open(state: SharedKeys, delivered: EncryptedShare, place: Place) -> SharePa
     keys, dealer = state.keys, delivered.dealer
     context = round_context(keys.run, keys.round_number)
     public = {advertised.hospital: advertised.encryption_key for advertised in state.directory.keys}
-    info = share_encryption_info(context, directory_hash(state.directory), dealer, keys.hospital)
+    info = share_encryption_info(context, state.directory_hash, dealer, keys.hospital)
     plaintext = decrypt(agree(keys.encryption_key, public[dealer], info), delivered.ciphertext)
     if plaintext is None:
         raise ShareDecryptionError(place, "a share must be encrypted for this hospital and this directory", dealer)
     pair = SharePair(plaintext[-SHARE_BYTES:], plaintext[-2 * SHARE_BYTES : -SHARE_BYTES])
     if plaintext != pack_shares(dealer, keys.hospital, pair):
         raise MisdirectedShareError(place, "an encrypted share must name its dealer and this hospital", dealer)
-    if (delivered.self_mask_commitment, delivered.masking_key_commitment) != (
-        commit(context, "self mask share", dealer, keys.hospital, pair.self_mask),
-        commit(context, "masking key share", dealer, keys.hospital, pair.masking_key),
-    ):
+    promised = (delivered.self_mask_commitment, delivered.masking_key_commitment)
+    if commit_to_pair(context, dealer, keys.hospital, pair) != promised:
         raise CorruptedShareError(place, "a share must be the one its dealer committed to", dealer)
     return pair
 
@@ -207,7 +204,7 @@ class MaskedSum:
         """Start an empty sum for the cohort that shared its keys."""
         self.routed = routed
         self.model_hash = model_hash
-        self.cohort_hash = cohort_hash(directory_hash(routed.directory), routed.cohort)
+        self.cohort_hash = cohort_hash(routed.directory_hash, routed.cohort)
         self.total: Vector = np.zeros(routed.run.vector_length, routed.run.dtype)
         self.survivors: tuple[str, ...] = ()
         """Whose vectors are in the sum (the paper's U_3), sorted; filled by :meth:`close`."""
@@ -234,7 +231,7 @@ class MaskedSum:
         run, round_number = self.routed.run, self.routed.directory.round_number
         place = Place(SERVER, round_number, Phase.MASKED_INPUT)
         require_place(run, round_number, message, place, sender)
-        if sender not in self.routed.dealt:
+        if sender not in self.routed.inboxes:
             raise NotInCohortError(place, "a vector must be from a hospital of the cohort", sender)
         if sender in self._submitted:
             raise DuplicateMaskedInputError(place, "a hospital must send one vector a round, got a second", sender)

@@ -41,6 +41,32 @@ class Adversary(StrEnum):
 
 
 @dataclass(frozen=True)
+class GraphParameters:
+    """What a round of many hospitals assumes and guarantees; see :mod:`common.secagg.neighbours`."""
+
+    complete_up_to: int = 64
+    """Hospitals. Up to here everyone masks with everyone, which needs no assumption but the threshold's."""
+    colluding: float = 0.1
+    """The part of the hospitals that may collude with the server."""
+    dropping_out: float = 0.1
+    """The part of the hospitals that may drop out of a round without ending it."""
+    security_bits: int = 40
+    """Minus log2 of the probability that the graph protects nobody; statistical, as in Bell et al. 2020."""
+    grinding_bits: int = 64
+    """Log2 of the graphs an active server can try within a round, each at the cost of some hashes."""
+    correctness_bits: int = 30
+    """Minus log2 of the probability that a round ends although no more than stated dropped out."""
+
+    def colluders(self, hospitals: int) -> int:
+        """Return how many of ``hospitals`` may collude with the server."""
+        return int(self.colluding * hospitals)
+
+    def dropouts(self, hospitals: int) -> int:
+        """Return how many of ``hospitals`` may drop out."""
+        return int(self.dropping_out * hospitals)
+
+
+@dataclass(frozen=True)
 class RunParameters:
     """One run of the protocol, as each party holds it: from its own configuration, never from a message.
 
@@ -60,6 +86,7 @@ class RunParameters:
     """16 or 32: R = 2^modulus_bits."""
     vector_length: int
     adversary: Adversary = Adversary.ACTIVE
+    graph: GraphParameters = GraphParameters()
 
     def __post_init__(self) -> None:
         """Check every range, and make the roster read-only and sorted."""

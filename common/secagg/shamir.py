@@ -6,6 +6,9 @@ drawing coefficients by rejection is exactly uniform and never waits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
 
 from common.secagg.messages import SHARE_BYTES
 
@@ -53,29 +56,28 @@ def rebuild(shares: Mapping[int, bytes]) -> bytes | None:
     Returns:
         The secret, or None when the shares lie on no 32-byte secret: they were not dealt by :func:`share`.
     """
-    return rebuild_with(lagrange_at_zero(tuple(shares)), tuple(shares.values()))
-
-
-def rebuild_with(coefficients: Sequence[int], shares: Sequence[bytes]) -> bytes | None:
-    """Do as :func:`rebuild` with the coefficients of :func:`lagrange_at_zero`, for many secrets at the same points."""
-    value = sum(
-        coefficient * int.from_bytes(share, "big") for coefficient, share in zip(coefficients, shares, strict=True)
-    )
-    secret = value % PRIME
+    weights = _lagrange_at_zero(tuple(shares))
+    values = (int.from_bytes(share, "big") for share in shares.values())
+    secret = sum(weight * value for weight, value in zip(weights, values, strict=True)) % PRIME
     return secret.to_bytes(SECRET_BYTES, "big") if secret < 2 ** (8 * SECRET_BYTES) else None
 
 
-def lagrange_at_zero(points: tuple[int, ...]) -> list[int]:
-    """Return for each point the weight of its share in the value at 0."""
+@lru_cache(maxsize=1024)
+def _lagrange_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Return for each point the weight of its share in the value at 0.
+
+    Points are small, so products of them and of their differences are taken as they are and reduced once. Inverting all
+    denominators costs one inversion: each is their common inverse times the others' product.
+    """
+    everything = prod(points)
+    denominators = [prod(other - point for other in points if other != point) % PRIME for point in points]
+    before = list(accumulate(denominators, lambda left, right: left * right % PRIME, initial=1))
+    inverse = pow(before[-1], -1, PRIME)
     weights = []
-    for point in points:
-        numerator = denominator = 1
-        for other in points:
-            if other != point:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - point) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return weights
+    for index in range(len(points) - 1, -1, -1):
+        weights.append(everything // points[index] * inverse * before[index] % PRIME)
+        inverse = inverse * denominators[index] % PRIME
+    return tuple(reversed(weights))
 
 
 def _field_element(random: Random) -> int:

@@ -21,7 +21,7 @@ from common.secagg.errors import (
     UnexpectedShareError,
     UnknownHospitalError,
 )
-from common.secagg.keys import KEY_BYTES, agree, commit, encrypt, share_encryption_info
+from common.secagg.keys import KEY_BYTES, Committed, agree, commit, encrypt, share_encryption_info
 from common.secagg.messages import (
     AdvertisedKeys,
     EncryptedShare,
@@ -51,6 +51,7 @@ class SharedKeys:
 
     keys: RoundKeys
     directory: KeyDirectory
+    directory_hash: bytes
     graph: Neighbourhoods = field(repr=False)
     self_mask_seed: bytes = field(repr=False)
     """b_u"""
@@ -59,28 +60,23 @@ class SharedKeys:
 
 @dataclass(frozen=True)
 class Routed:
-    """The server's state after ShareKeys: who is in the cohort (the paper's U_2) and what each of them dealt."""
+    """The server's state after ShareKeys."""
 
     run: RunParameters
     directory: KeyDirectory
+    directory_hash: bytes
     graph: Neighbourhoods = field(repr=False)
-    dealt: Mapping[str, EncryptedShares] = field(repr=False)
+    cohort: tuple[str, ...]
+    """The hospitals that shared their keys (the paper's U_2), sorted."""
+    self_mask_commitments: Mapping[str, bytes] = field(repr=False)
+    """By hospital of the cohort."""
+    inboxes: Mapping[str, Mapping[str, EncryptedShare]] = field(repr=False)
+    """By recipient, then by dealer, both in the cohort."""
     refusals: tuple[SecAggError, ...]
-
-    @property
-    def cohort(self) -> tuple[str, ...]:
-        """Return the hospitals that shared their keys, sorted."""
-        return tuple(sorted(self.dealt))
 
     def request_for(self, hospital: str, model_hash: bytes) -> MaskedInputRequest:
         """Return what ``hospital`` needs to mask its vector: the cohort, and the shares dealt to it."""
-        inbox = tuple(
-            share
-            for dealer in self.cohort
-            if dealer != hospital
-            for share in self.dealt[dealer].shares
-            if share.recipient == hospital
-        )
+        inbox = tuple(self.inboxes[hospital].values())
         return MaskedInputRequest(self.run.run_id, self.directory.round_number, model_hash, self.cohort, inbox)
 
 
@@ -99,39 +95,37 @@ def share(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[Sha
         SecAggError: of the kinds of :func:`verify_directory`; nothing was dealt.
     """
     verify_directory(keys, directory)
-    run, hospital = keys.run, keys.hospital
-    graph = neighbourhoods(run, directory)
-    neighbours = graph.of(hospital)
-    points = {holder: graph.point(holder) for holder in (*neighbours, hospital)}
+    hospital, graph, everyone = keys.hospital, neighbourhoods(keys.run, directory), directory_hash(directory)
+    context = round_context(keys.run, keys.round_number)
     self_mask_seed = random(KEY_BYTES)
-    seed_shares = shamir.share(self_mask_seed, graph.share_threshold, list(points.values()), random)
-    key_shares = shamir.share(keys.masking_key, graph.share_threshold, list(points.values()), random)
-    pairs = {holder: SharePair(seed_shares[point], key_shares[point]) for holder, point in points.items()}
-    context, everyone = round_context(run, keys.round_number), directory_hash(directory)
+    pairs = _deal(keys, self_mask_seed, graph, random)
     public = {advertised.hospital: advertised.encryption_key for advertised in directory.keys}
     shares = []
-    for neighbour in neighbours:
+    for neighbour in graph.by_hospital[hospital]:
+        pair = pairs[neighbour]
         info = share_encryption_info(context, everyone, hospital, neighbour)
         key = agree(keys.encryption_key, public[neighbour], info)
-        pair = pairs[neighbour]
-        shares.append(
-            EncryptedShare(
-                dealer=hospital,
-                recipient=neighbour,
-                ciphertext=encrypt(key, pack_shares(hospital, neighbour, pair), random),
-                self_mask_commitment=commit(context, "self mask share", hospital, neighbour, pair.self_mask),
-                masking_key_commitment=commit(context, "masking key share", hospital, neighbour, pair.masking_key),
-            )
-        )
+        ciphertext = encrypt(key, pack_shares(hospital, neighbour, pair), random)
+        commitments = commit_to_pair(context, hospital, neighbour, pair)
+        shares.append(EncryptedShare(hospital, neighbour, ciphertext, *commitments))
     message = EncryptedShares(
-        run_id=run.run_id,
+        run_id=keys.run.run_id,
         round_number=keys.round_number,
         hospital=hospital,
         directory_hash=everyone,
-        self_mask_commitment=commit(context, "self mask", hospital, hospital, self_mask_seed),
+        self_mask_commitment=commit(context, Committed.SELF_MASK_SEED, hospital, hospital, self_mask_seed),
         shares=tuple(shares),
     )
-    return SharedKeys(keys, directory, graph, self_mask_seed, pairs[hospital]), message
+    return SharedKeys(keys, directory, everyone, graph, self_mask_seed, pairs[hospital]), message
+
+
+def _deal(keys: RoundKeys, self_mask_seed: bytes, graph: Neighbourhoods, random: Random) -> dict[str, SharePair]:
+    """Return the shares of b_u and s_u for each neighbour, and those the hospital keeps."""
+    holders = (*graph.by_hospital[keys.hospital], keys.hospital)
+    points = [graph.points[holder] for holder in holders]
+    of_seed = shamir.share(self_mask_seed, graph.share_threshold, points, random)
+    of_key = shamir.share(keys.masking_key, graph.share_threshold, points, random)
+    return {holder: SharePair(of_seed[point], of_key[point]) for holder, point in zip(holders, points, strict=True)}
 
 
 def verify_directory(keys: RoundKeys, directory: KeyDirectory) -> None:
@@ -176,30 +170,6 @@ def _require_distinct_keys(place: Place, own: AdvertisedKeys, others: Mapping[st
         seen |= theirs
 
 
-def verify_shares(
-    run: RunParameters, directory: KeyDirectory, graph: Neighbourhoods, sender: str, message: EncryptedShares
-) -> None:
-    """Refuse a hospital's shares when they are not one for each of its neighbours, for this directory.
-
-    Raises:
-        ContextError, UnknownHospitalError, ShareError: one of their kinds.
-    """
-    place = Place(SERVER, directory.round_number, Phase.SHARE_KEYS)
-    require_place(run, directory.round_number, message, place, sender)
-    if sender not in graph.hospitals:
-        raise UnknownHospitalError(place, "only a hospital that advertised keys may share them", sender)
-    if message.directory_hash != directory_hash(directory):
-        raise DirectoryMismatchError(place, "shares must be made for the directory of this round", sender)
-    recipients = {share.recipient for share in message.shares}
-    neighbours = set(graph.of(sender))
-    if any(share.dealer != sender for share in message.shares):
-        raise MisdirectedShareError(place, "a share must name its sender as dealer", sender)
-    if recipients - neighbours:
-        raise UnexpectedShareError(place, "shares must be for the sender's neighbours only", sender)
-    if neighbours - recipients:
-        raise MissingShareError(place, "there must be a share for each of the sender's neighbours", sender)
-
-
 def route(run: RunParameters, directory: KeyDirectory, messages: Mapping[str, EncryptedShares]) -> Routed:
     """Check who shared, which makes the cohort (figure 4, round 1, server).
 
@@ -214,24 +184,62 @@ def route(run: RunParameters, directory: KeyDirectory, messages: Mapping[str, En
     Raises:
         TooFewHospitalsError: fewer than the threshold shared their keys; the round can't go on.
     """
-    graph = neighbourhoods(run, directory)
-    dealt, refusals = {}, []
+    graph, everyone = neighbourhoods(run, directory), directory_hash(directory)
+    accepted, refusals = {}, []
     for sender, message in sorted(messages.items()):
         try:
-            verify_shares(run, directory, graph, sender, message)
+            _verify_shares(run, directory, everyone, graph, sender, message)
         except SecAggError as refusal:
             refusals.append(refusal)
         else:
-            dealt[sender] = message
-    if len(dealt) < directory.threshold:
+            accepted[sender] = message
+    if len(accepted) < directory.threshold:
         raise TooFewHospitalsError(
             Place(SERVER, directory.round_number, Phase.SHARE_KEYS),
-            f"at least {directory.threshold} hospitals must share their keys, got {len(dealt)}",
+            f"at least {directory.threshold} hospitals must share their keys, got {len(accepted)}",
         )
-    return Routed(run, directory, graph, dealt, tuple(refusals))
+    inboxes: dict[str, dict[str, EncryptedShare]] = {hospital: {} for hospital in accepted}
+    for dealer, message in accepted.items():
+        for share in message.shares:
+            if share.recipient in inboxes:
+                inboxes[share.recipient][dealer] = share
+    commitments = {dealer: message.self_mask_commitment for dealer, message in accepted.items()}
+    return Routed(run, directory, everyone, graph, tuple(accepted), commitments, inboxes, tuple(refusals))
+
+
+def _verify_shares(
+    run: RunParameters,
+    directory: KeyDirectory,
+    directory_hash: bytes,
+    graph: Neighbourhoods,
+    sender: str,
+    message: EncryptedShares,
+) -> None:
+    """Refuse a hospital's shares when they are not one for each of its neighbours, for this directory."""
+    place = Place(SERVER, directory.round_number, Phase.SHARE_KEYS)
+    require_place(run, directory.round_number, message, place, sender)
+    if sender not in graph.by_hospital:
+        raise UnknownHospitalError(place, "only a hospital that advertised keys may share them", sender)
+    if message.directory_hash != directory_hash:
+        raise DirectoryMismatchError(place, "shares must be made for the directory of this round", sender)
+    recipients, neighbours = {share.recipient for share in message.shares}, set(graph.by_hospital[sender])
+    if any(share.dealer != sender for share in message.shares):
+        raise MisdirectedShareError(place, "a share must name its sender as dealer", sender)
+    if recipients - neighbours:
+        raise UnexpectedShareError(place, "shares must be for the sender's neighbours only", sender)
+    if neighbours - recipients:
+        raise MissingShareError(place, "there must be a share for each of the sender's neighbours", sender)
 
 
 def pack_shares(dealer: str, recipient: str, pair: SharePair) -> bytes:
     """Return the plaintext of one encrypted share: u || v || s_uv || b_uv of figure 4, with lengths."""
     names = b"".join(bytes([len(name)]) + name.encode() for name in (dealer, recipient))
     return names + pair.masking_key + pair.self_mask
+
+
+def commit_to_pair(context: bytes, dealer: str, recipient: str, pair: SharePair) -> tuple[bytes, bytes]:
+    """Return the dealer's commitments to the two shares: of b_u, then of s_u."""
+    return (
+        commit(context, Committed.SELF_MASK_SHARE, dealer, recipient, pair.self_mask),
+        commit(context, Committed.MASKING_KEY_SHARE, dealer, recipient, pair.masking_key),
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from common.secagg import shamir
 from common.secagg.binding import require_place, round_context
@@ -23,10 +24,10 @@ from common.secagg.errors import (
     UnexpectedShareError,
     UnsignedSurvivorsError,
 )
-from common.secagg.keys import agree, commit, derive, pairwise_seed_info, public_key, self_mask_info
+from common.secagg.keys import Committed, agree, commit, derive, pairwise_seed_info, public_key, self_mask_info
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.masks import Mask, apply_masks
-from common.secagg.messages import EncryptedShare, RevealedShare, UnmaskingRequest, UnmaskingShares
+from common.secagg.messages import RevealedShare, UnmaskingRequest, UnmaskingShares
 from common.secagg.parameters import Vector
 from common.secagg.phases import Phase
 
@@ -115,7 +116,7 @@ def verify_shares(masked_sum: MaskedSum, sender: str, message: UnmaskingShares, 
     require_place(routed.run, routed.directory.round_number, message, place, sender)
     if sender not in masked_sum.survivors:
         raise NotInCohortError(place, "only a survivor may reveal shares", sender)
-    held = {sender, *routed.graph.of(sender)}.intersection(routed.cohort)
+    held = {sender, *routed.graph.by_hospital[sender]}.intersection(routed.cohort)
     survivors = set(masked_sum.survivors)
     for revealed, owners in (
         (message.self_mask_shares, held & survivors),
@@ -128,24 +129,24 @@ def verify_shares(masked_sum: MaskedSum, sender: str, message: UnmaskingShares, 
             )
         if owners - named:
             raise MissingShareError(place, "a share must be revealed for each neighbour in the cohort", sender)
-    context = round_context(routed.run, routed.directory.round_number)
-    for kind, revealed in (
-        ("self mask share", message.self_mask_shares),
-        ("masking key share", message.masking_key_shares),
+    _verify_commitments(masked_sum, sender, message, place)
+
+
+def _verify_commitments(masked_sum: MaskedSum, sender: str, message: UnmaskingShares, place: Place) -> None:
+    routed = masked_sum.routed
+    context, dealt = round_context(routed.run, routed.directory.round_number), routed.inboxes[sender]
+    for revealed, kind, commitment in (
+        (message.self_mask_shares, Committed.SELF_MASK_SHARE, attrgetter("self_mask_commitment")),
+        (message.masking_key_shares, Committed.MASKING_KEY_SHARE, attrgetter("masking_key_commitment")),
     ):
         for share in revealed:
-            # A hospital commits to the shares it deals to others; the one it keeps can only harm itself.
-            if share.owner != sender and commit(context, kind, share.owner, sender, share.share) != _committed(
-                masked_sum, share.owner, sender, kind
+            # A hospital commits to the shares it deals to others; a false one that it keeps harms nobody else's name.
+            if share.owner != sender and commit(context, kind, share.owner, sender, share.share) != commitment(
+                dealt[share.owner]
             ):
                 raise CorruptedShareError(
                     place, f"a {kind} of {share.owner} must be the one that was dealt, got another", sender
                 )
-
-
-def _committed(masked_sum: MaskedSum, dealer: str, holder: str, kind: str) -> bytes:
-    dealt: EncryptedShare = next(share for share in masked_sum.routed.dealt[dealer].shares if share.recipient == holder)
-    return dealt.self_mask_commitment if kind == "self mask share" else dealt.masking_key_commitment
 
 
 def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares], place: Place) -> dict[str, bytes]:
@@ -154,7 +155,7 @@ def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares],
     revealed: dict[str, dict[int, bytes]] = {hospital: {} for hospital in routed.cohort}
     for sender, message in messages.items():
         for share in (*message.self_mask_shares, *message.masking_key_shares):
-            revealed[share.owner][routed.graph.point(sender)] = share.share
+            revealed[share.owner][routed.graph.points[sender]] = share.share
     for owner, shares in revealed.items():
         if len(shares) < routed.graph.share_threshold:
             raise TooFewSharesError(
@@ -178,8 +179,8 @@ def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares],
 
 def _is_what_was_promised(masked_sum: MaskedSum, owner: str, secret: bytes, masking_key: bytes, context: bytes) -> bool:
     if owner in masked_sum.survivors:
-        promised = masked_sum.routed.dealt[owner].self_mask_commitment
-        return commit(context, "self mask", owner, owner, secret) == promised
+        promised = masked_sum.routed.self_mask_commitments[owner]
+        return commit(context, Committed.SELF_MASK_SEED, owner, owner, secret) == promised
     return public_key(secret) == masking_key
 
 
@@ -193,7 +194,7 @@ def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes]) -> Sequ
         if owner in survivors:
             masks.append(Mask(derive(secret, self_mask_info(context, owner)), subtract=True))
             continue
-        for peer in survivors.intersection(routed.graph.of(owner)):
+        for peer in survivors.intersection(routed.graph.by_hospital[owner]):
             info = pairwise_seed_info(context, masked_sum.cohort_hash, masked_sum.model_hash, (owner, peer))
             # The peer added this mask when its name comes first; take away what it added.
             masks.append(Mask(agree(secret, public[peer], info), subtract=peer < owner))
