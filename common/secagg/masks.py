@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
@@ -54,14 +54,17 @@ def apply_masks(vector: Vector, masks: Sequence[Mask], threads: int = 1) -> None
             done.result()
 
 
+def stream(seed: bytes, first_block: int) -> CipherContext:
+    """Return AES-256-CTR under ``seed`` from block ``first_block`` on; encrypting zeros gives the keystream."""
+    return Cipher(AES(seed), CTR(first_block.to_bytes(_AES_BLOCK_BYTES, "big"))).encryptor()
+
+
 def _apply_to_range(vector: Vector, masks: Sequence[Mask], start: int, end: int) -> None:
     """Apply all masks buffer by buffer, so that a stretch of the vector stays in the cache for all of them."""
-    step = BUFFER_BYTES // vector.itemsize
-    counter = (start * vector.itemsize // _AES_BLOCK_BYTES).to_bytes(_AES_BLOCK_BYTES, "big")
-    streams = [
-        (Cipher(AES(mask.seed), CTR(counter)).encryptor(), np.subtract if mask.subtract else np.add) for mask in masks
-    ]
-    zeros = memoryview(bytes(BUFFER_BYTES))
+    step = min(BUFFER_BYTES // vector.itemsize, end - start)
+    first_block = start * vector.itemsize // _AES_BLOCK_BYTES
+    streams = [(stream(mask.seed, first_block), np.subtract if mask.subtract else np.add) for mask in masks]
+    zeros = memoryview(bytes(step * vector.itemsize))
     # ``update_into`` asks for a block of room beyond the data.
     keystream = np.empty(step + _AES_BLOCK_BYTES // vector.itemsize, vector.dtype)
     keystream_bytes = keystream.data.cast("B")

@@ -1,0 +1,123 @@
+"""Whole runs in memory, with any number of hospitals that vanish at any step and come back: the sum is always exact."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from common.secagg.advertise_keys import collect
+from common.secagg.errors import ThresholdError
+from common.secagg.masked_input import MaskedSum
+from common.secagg.parameters import Adversary, Vector
+from common.secagg.phases import Phase
+from common.secagg.share_keys import route
+from tests.protocol.parties import MODEL_HASH, Consortium, sent
+
+FAST_RUNS, SLOW_RUNS = 100, 1000
+FEWEST, MOST = 3, 50
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Who vanishes when, in one round."""
+
+    round_number: int
+    vanishing: Mapping[str, Phase]
+
+    def present(self, consortium: Consortium, phase: Phase) -> list[str]:
+        """Return who still answers in ``phase``."""
+        order = list(Phase)
+        return [
+            name
+            for name in consortium.names
+            if name not in self.vanishing or order.index(self.vanishing[name]) > order.index(phase)
+        ]
+
+
+def plan_round(consortium: Consortium, round_number: int, source: random.Random) -> RoundPlan:
+    """Let up to the tolerated number vanish, each at a phase of its own."""
+    online = len(consortium.names)
+    # Who never advertises makes the round smaller and its threshold with it; the others must leave t to the end.
+    absent = source.randint(0, online - next(n for n in range(1, online + 1) if consortium.run.threshold(n) <= n))
+    present = online - absent
+    leaving = source.randint(0, present - consortium.run.threshold(present))
+    names = source.sample(consortium.names, absent + leaving)
+    later = [phase for phase in Phase if phase is not Phase.ADVERTISE_KEYS]
+    return RoundPlan(
+        round_number,
+        {
+            **dict.fromkeys(names[:absent], Phase.ADVERTISE_KEYS),
+            **{name: source.choice(later) for name in names[absent:]},
+        },
+    )
+
+
+def play_round(consortium: Consortium, plan: RoundPlan) -> tuple[Vector, Vector, tuple[str, ...]]:
+    """Return the unmasked sum, the plain sum of those who submitted, and who they are."""
+    number = plan.round_number
+    keys = {name: sent(consortium[name].advertise(number)) for name in plan.present(consortium, Phase.ADVERTISE_KEYS)}
+    directory = sent(collect(consortium.run, number, keys).directory)
+    shares = {name: sent(consortium[name].share(directory)) for name in plan.present(consortium, Phase.SHARE_KEYS)}
+    routed = route(consortium.run, directory, shares)
+    total = MaskedSum(routed, MODEL_HASH)
+    plain = np.zeros(consortium.run.vector_length, consortium.run.dtype)
+    for name in plan.present(consortium, Phase.MASKED_INPUT):
+        vector = consortium.vector()
+        message, masked = consortium[name].mask(sent(routed.request_for(name, MODEL_HASH)), vector)
+        total.add(name, sent(message), masked)
+        plain += vector
+    gone = set(consortium.names) - set(plan.present(consortium, Phase.CONSISTENCY_CHECK))
+    request = consortium.unmasking_request(total, lost=gone)
+    gone = set(consortium.names) - set(plan.present(consortium, Phase.UNMASKING))
+    unmasked = consortium.unmask(total, request, lost=gone)
+    assert unmasked.refusals == ()
+    return unmasked.total, plain, unmasked.survivors
+
+
+def play_run(seed: int, hospitals: int, rounds: int) -> None:
+    source = random.Random(seed)  # noqa: S311 - repeatable
+    consortium = Consortium(
+        hospitals,
+        seed,
+        modulus_bits=source.choice((16, 32)),
+        vector_length=source.randint(1, 40),
+        adversary=source.choice(list(Adversary)),
+    )
+    for round_number in range(1, rounds + 1):
+        plan = plan_round(consortium, round_number, source)
+        unmasked, plain, survivors = play_round(consortium, plan)
+        assert survivors == tuple(plan.present(consortium, Phase.MASKED_INPUT)) == tuple(sorted(survivors))
+        assert np.array_equal(unmasked, plain), f"seed {seed}, round {round_number}: {plan}"
+
+
+@pytest.mark.parametrize("seed", range(FAST_RUNS))
+def test_the_sum_is_that_of_those_who_submitted_whoever_vanishes(seed: int) -> None:
+    source = random.Random(f"size {seed}")  # noqa: S311 - repeatable
+    # Mostly small consortia, since the cost grows with the square; the largest is always among them.
+    hospitals = MOST if seed == 0 else FEWEST + int((MOST - FEWEST) * source.random() ** 8)
+    play_run(seed, hospitals, rounds=source.randint(1, 3) if hospitals <= 10 else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(FAST_RUNS, FAST_RUNS + SLOW_RUNS))
+def test_the_sum_is_that_of_those_who_submitted_in_a_thousand_runs(seed: int) -> None:
+    source = random.Random(f"size {seed}")  # noqa: S311 - repeatable
+    play_run(seed, source.randint(FEWEST, MOST), rounds=source.randint(1, 3))
+
+
+@pytest.mark.parametrize("adversary", list(Adversary))
+@pytest.mark.parametrize("phase", [Phase.MASKED_INPUT, Phase.UNMASKING])
+def test_one_fewer_than_the_threshold_never_yields_a_sum(adversary: Adversary, phase: Phase) -> None:
+    consortium = Consortium(7, adversary=adversary)
+    lost = consortium.names[consortium.run.threshold(7) - 1 :]
+    late = lost if phase is Phase.MASKED_INPUT else ()
+    vectors = {name: consortium.vector() for name in consortium.names}
+    total = consortium.masked_sum(lost=late, vectors=vectors)
+    masked = total.total.copy()
+    with pytest.raises(ThresholdError):
+        consortium.unmask(total, consortium.unmasking_request(total), lost=lost)
+    assert np.array_equal(total.total, masked)
+    plain = sum((vectors[name] for name in consortium.names if name not in late), np.zeros_like(masked))
+    assert not np.array_equal(total.total, plain)
