@@ -258,8 +258,12 @@ def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, fl
 
 
 def _prv_domain(history: History, delta: float, error: float) -> "Domain | None":
-    """Lay out the grid as Opacus does (Gopi et al. 2021, remark 5.6), or return None where it would be of no use."""
+    """Lay out the grid as Opacus does (Gopi et al. 2021, remark 5.6), or return None where it would be of no use.
+
+    It is a little wider, so that its length has small prime factors: a Fourier transform is then up to 10 times faster.
+    """
     from opacus.accountants.analysis.prv import Domain
+    from scipy.fft import next_fast_len
 
     if delta < PRV_SMALLEST_DELTA:
         return None
@@ -275,7 +279,9 @@ def _prv_domain(history: History, delta: float, error: float) -> "Domain | None"
     mesh = error / math.sqrt(compositions * math.log(12 / delta_error) / 2)
     if not reach + 3 <= PRV_FURTHEST_LOSS or 2 * (reach + 3) / mesh > PRV_LARGEST_DOMAIN:
         return None
-    return Domain.create_aligned(-(reach + 3), reach + 3, mesh)
+    half = next_fast_len(math.ceil((reach + 3) / mesh) + 1, real=True)
+    # As Domain.create_aligned: 0 is a grid point, and the even number of points leaves one more above it than below.
+    return Domain(t_min=-(half - 1) * mesh, t_max=half * mesh, size=2 * half)
 
 
 @lru_cache(maxsize=1024)

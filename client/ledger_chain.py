@@ -1,0 +1,428 @@
+"""How the ledger lies on disk: typed lines in a hash chain in SQLite, an anchor file beside it, and a lock.
+
+Every function here either does what it says or raises :class:`LedgerError`; what is read from disk is taken for
+whatever someone may have put there.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.errors import LedgerError, PrivacyError
+from common.privacy.accounting import MechanismEvent
+
+VERSION: Final = 1
+
+LOCK_SECONDS = 30.0
+"""Composing takes well under a second, so whoever holds the lock for longer hangs."""
+
+OPERATOR = "training is refused until the operator decides: `confide hospital ledger verify`, then `accept`"
+
+_LOCK_POLL_SECONDS = 0.01
+_DATABASE, _ANCHOR, _LOCK, _NEW = "ledger.sqlite", "ledger.anchor", "ledger.lock", "ledger.new"
+_LONGEST_REASON = 1000
+
+_SCHEMA = f"""
+PRAGMA user_version = {VERSION};
+CREATE TABLE entries (
+    sequence INTEGER PRIMARY KEY, previous TEXT NOT NULL, line TEXT NOT NULL, digest TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER append_only_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END;
+CREATE TRIGGER append_only_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END;
+"""
+
+
+Hexadecimal = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    time: int = Field(default_factory=lambda: int(time.time()))
+    """Unix seconds on the hospital's clock; for people, nothing is decided by it."""
+
+
+class Opened(_Line):
+    """The first line of a new ledger."""
+
+    kind: Literal["opened"] = "opened"
+    version: Literal[1] = VERSION
+    fingerprint: Hexadecimal
+    nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
+    """Random, so that no two ledgers share a digest."""
+
+
+class Accepted(_Line):
+    """The first line after an operator's decision: what was wrong, and what was spent at least."""
+
+    kind: Literal["accepted"] = "accepted"
+    version: Literal[1] = VERSION
+    fingerprint: Hexadecimal
+    nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
+    fault: str
+    reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)]
+    refused: Hexadecimal
+    """SHA-256 of the refused file, which is kept; of nothing, when there was none."""
+    events: tuple[MechanismEvent, ...]
+    """For each mechanism the larger of what the refused file and the anchor say."""
+    smallest_delta: Delta | None
+
+
+class Spent(_Line):
+    """One mechanism invocation, written before it happens."""
+
+    kind: Literal["spent"] = "spent"
+    run_id: RunId
+    round_number: Annotated[int, Field(ge=0)]
+    event: MechanismEvent
+    delta: Delta
+
+
+Line = Opened | Accepted | Spent
+_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+
+
+class Anchor(BaseModel):
+    """The place of a line and its digest: enough to show later that the line was there.
+
+    >>> Anchor.from_text("7:" + 64 * "0").sequence
+    7
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sequence: Annotated[int, Field(ge=0)]
+    digest: Hexadecimal
+
+    def __str__(self) -> str:
+        """Return the form that is written down or sent."""
+        return f"{self.sequence}:{self.digest}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read what :meth:`__str__` wrote.
+
+        Raises:
+            LedgerError: it is not an anchor.
+        """
+        if not re.fullmatch(r"[0-9]{1,15}:[0-9a-f]{64}", text):
+            raise LedgerError("an anchor must read SEQUENCE:DIGEST, the digest in 64 hexadecimal digits")
+        sequence, _, digest = text.partition(":")
+        return cls(sequence=int(sequence), digest=digest)
+
+
+class AnchorFile(BaseModel):
+    """What stands beside the database: its head, and what it had spent there, should the database be lost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = VERSION
+    head: Anchor
+    events: tuple[MechanismEvent, ...]
+    smallest_delta: Delta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line in its place in the chain."""
+
+    anchor: Anchor
+    previous: str
+    text: str
+    line: Line
+
+
+_BEFORE_THE_FIRST = Anchor(sequence=0, digest=64 * "0")
+
+Row = tuple[object, ...]
+"""sequence, previous, line, digest as SQLite gives them: whatever someone put there."""
+
+
+@contextmanager
+def exclusive(folder: Path, *, make: bool = True) -> Iterator[None]:
+    """Hold the ledger's lock; the operating system lets go of it when the process dies.
+
+    Args:
+        folder: the ledger's, made or put to mode 0700.
+        make: make a missing folder.
+
+    Raises:
+        LedgerError: there is no folder, it can't be used, or another process holds the lock for ``LOCK_SECONDS``.
+    """
+    with usable():
+        if make:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            raise LedgerError("there is no ledger here; it begins when the hospital first joins a run")
+        folder.chmod(0o700)
+        lock = _open_private(folder / _LOCK, os.O_RDWR)
+    try:
+        _wait_for(lock)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _wait_for(lock: int) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LedgerError("another process has held the ledger for too long; is one hanging?") from None
+            time.sleep(_LOCK_POLL_SECONDS)
+        else:
+            return
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """Turn whatever SQLite or the file system has to say into a :class:`LedgerError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerError(f"the ledger cannot be read or written ({error}); nothing goes on without it") from None
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger cannot be read or written ({error.strerror}); nothing goes on without it"
+        ) from None
+
+
+def exists(folder: Path) -> bool:
+    """Return whether anything of a ledger is there."""
+    return (folder / _DATABASE).exists() or (folder / _ANCHOR).exists()
+
+
+def begin(folder: Path, line: Opened | Accepted) -> Entry:
+    """Put a new database with one line in place, at once or not at all; a refused one that it replaces is kept.
+
+    Raises:
+        LedgerError: it could not be made durable.
+    """
+    new, place = folder / _NEW, folder / _DATABASE
+    with usable():
+        for leftover in (new, folder / f"{_NEW}-journal"):
+            leftover.unlink(missing_ok=True)
+        os.close(_open_private(new, os.O_RDWR | os.O_EXCL))
+        with closing(_connect(new)) as connection:
+            connection.executescript(_SCHEMA)
+            entry = append(connection, _BEFORE_THE_FIRST, line)
+        _keep_refused(folder)
+        new.replace(place)
+        _sync_folder(folder)
+    return entry
+
+
+@contextmanager
+def connected(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database in place for one look or one line, no longer: :func:`begin` may then put another there."""
+    with usable(), closing(_connect(folder / _DATABASE)) as connection:
+        yield connection
+
+
+def append(connection: sqlite3.Connection, head: Anchor, line: Line) -> Entry:
+    """Insert the line that follows ``head``; durable once the transaction around it is committed."""
+    text = line.model_dump_json()
+    sequence = head.sequence + 1
+    digest = _digest(sequence, head.digest, text)
+    connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (sequence, head.digest, text, digest))
+    return Entry(Anchor(sequence=sequence, digest=digest), head.digest, text, line)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit durably, or leave no trace."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        # SQLite has rolled back by itself after some errors.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def verified(folder: Path, held: Anchor | None) -> list[Entry]:
+    """Return every line, the first at least, with the chain, the anchor file and ``held`` checked.
+
+    Raises:
+        LedgerError: something is wrong; the message says what, and with which line.
+    """
+    database, anchor_file = folder / _DATABASE, folder / _ANCHOR
+    if not exists(folder):
+        raise LedgerError("there is no ledger here; it begins when the hospital first joins a run")
+    if not database.exists():
+        raise LedgerError(f"the ledger's database is gone, its anchor is not; {OPERATOR}")
+    with connected(folder) as connection:
+        entries = chained(_BEFORE_THE_FIRST, rows(connection, 1))
+    if not entries or not isinstance(entries[0].line, Opened | Accepted):
+        raise LedgerError(f"the ledger's first line is missing; {OPERATOR}")
+    if anchor_file.exists():
+        _require_line(entries, read_anchor(folder).head, "the anchor beside it")
+    elif len(entries) > 1:
+        raise LedgerError(f"the anchor beside the ledger is gone; {OPERATOR}")
+    if held is not None:
+        _require_line(entries, held, "the anchor that was kept elsewhere")
+    return entries
+
+
+def rows(connection: sqlite3.Connection, first: int) -> list[Row]:
+    """Return the raw rows from sequence number ``first``, in order."""
+    query = "SELECT sequence, previous, line, digest FROM entries WHERE sequence >= ? ORDER BY sequence"
+    return connection.execute(query, (first,)).fetchall()
+
+
+def following(connection: sqlite3.Connection, head: Anchor) -> list[Entry]:
+    """Return the lines after ``head``, which must still be in its place.
+
+    Raises:
+        LedgerError: it isn't, or a line after it doesn't follow.
+    """
+    found = rows(connection, head.sequence)
+    if not found or found[0][0] != head.sequence or found[0][3] != head.digest:
+        raise LedgerError(f"the ledger was changed or put back to an earlier state while in use; {OPERATOR}")
+    return chained(head, found[1:])
+
+
+def chained(head: Anchor, following: list[Row]) -> list[Entry]:
+    """Return rows as lines, each proven to follow the one before it.
+
+    Raises:
+        LedgerError: one doesn't, or isn't a line of this version.
+    """
+    entries = []
+    for sequence, previous, text, digest in following:
+        number = head.sequence + 1
+        if sequence != number or previous != head.digest or not isinstance(text, str):
+            raise LedgerError(f"the ledger's line {number} does not follow the one before it; {OPERATOR}")
+        if digest != _digest(number, head.digest, text):
+            raise LedgerError(f"the ledger's line {number} was changed; {OPERATOR}")
+        head = Anchor(sequence=number, digest=str(digest))
+        entries.append(Entry(head, str(previous), text, parsed(text, number)))
+        if number > 1 and not isinstance(entries[-1].line, Spent):
+            raise LedgerError(f"the ledger's line {number} begins a ledger inside another; {OPERATOR}")
+    return entries
+
+
+def parsed(text: object, number: int) -> Line:
+    """Read one line.
+
+    Raises:
+        LedgerError: it is not a line of this version.
+    """
+    try:
+        return _LINE.validate_json(str(text))
+    except (ValidationError, PrivacyError):
+        raise LedgerError(f"the ledger's line {number} cannot be read by this version; {OPERATOR}") from None
+
+
+def read_anchor(folder: Path) -> AnchorFile:
+    """Read the anchor beside the database.
+
+    Raises:
+        LedgerError: it is not there, or not an anchor of this version.
+    """
+    with usable():
+        text = (folder / _ANCHOR).read_bytes()
+    try:
+        return AnchorFile.model_validate_json(text)
+    except (ValidationError, PrivacyError):
+        raise LedgerError(f"the anchor beside the ledger cannot be read by this version; {OPERATOR}") from None
+
+
+def write_anchor(folder: Path, anchor: AnchorFile) -> None:
+    """Replace the anchor beside the database, durably, at once or not at all."""
+    temporary = folder / f"{_ANCHOR}.new"
+    with usable():
+        with os.fdopen(_open_private(temporary, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+            file.write(anchor.model_dump_json().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / _ANCHOR)
+        _sync_folder(folder)
+
+
+def salvaged(folder: Path) -> tuple[list[Line], AnchorFile | None]:
+    """Return every line that can still be read, digests or not, and the anchor file if it can be."""
+    lines: list[Line] = []
+    if (folder / _DATABASE).exists():
+        with suppress(LedgerError), connected(folder) as connection:
+            for row in rows(connection, 0):
+                with suppress(LedgerError):
+                    lines.append(parsed(row[2], len(lines) + 1))
+    with suppress(LedgerError):
+        return lines, read_anchor(folder)
+    return lines, None
+
+
+def file_digest(folder: Path) -> str:
+    """Return the SHA-256 of the database file, of nothing when there is none."""
+    database = folder / _DATABASE
+    with usable():
+        return hashlib.sha256(database.read_bytes() if database.exists() else b"").hexdigest()
+
+
+def _require_line(entries: list[Entry], anchor: Anchor, whose: str) -> None:
+    if anchor.sequence > len(entries):
+        raise LedgerError(
+            f"the ledger ends at line {len(entries)}, but {whose} knows line {anchor.sequence}: it was truncated or "
+            f"put back to an earlier state; {OPERATOR}"
+        )
+    if anchor.sequence < 1 or entries[anchor.sequence - 1].anchor != anchor:
+        raise LedgerError(f"the ledger's line {anchor.sequence} is not the one that {whose} knows; {OPERATOR}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # EXTRA is FULL and also syncs the folder when the
+    # journal goes, without which a line could be lost after its commit when the power fails.
+    # Mode rw never makes a missing file.
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=LOCK_SECONDS
+    )
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA synchronous = EXTRA")
+    return connection
+
+
+def _digest(sequence: int, previous: str, text: str) -> str:
+    placed = f"confide ledger {VERSION}\n{sequence}\n{previous}\n{text}"
+    return hashlib.sha256(placed.encode()).hexdigest()
+
+
+def _open_private(path: Path, flags: int) -> int:
+    file = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.fchmod(file, 0o600)
+    return file
+
+
+def _sync_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _keep_refused(folder: Path) -> None:
+    """Give the present database a second name, and move away a journal that would be played back into its successor."""
+    place, journal = folder / _DATABASE, folder / f"{_DATABASE}-journal"
+    if not place.exists():
+        return
+    number = 1 + sum(1 for _ in folder.glob("refused-*.sqlite"))
+    os.link(place, folder / f"refused-{number}.sqlite")
+    if journal.exists():
+        journal.replace(folder / f"refused-{number}.sqlite-journal")
