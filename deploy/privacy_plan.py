@@ -123,8 +123,8 @@ def as_text(answer: Plan) -> str:
     request, local, distributed = answer.request, answer.local, answer.distributed
     units = f"{request.unit}s"
     return f"""\
-{request.hospitals} hospitals of {request.units} training {units}, {request.rounds} rounds, {request.batch_size} {units} \
-expected in a batch (sample rate {answer.sample_rate:.4g})
+{request.hospitals} hospitals of {request.units} training {units}, {request.rounds} rounds, {request.batch_size} \
+{units} expected in a batch (sample rate {answer.sample_rate:.4g})
 target: ε ≤ {request.target_epsilon:g} at δ = {request.delta:g} for each {request.unit}, by the \
 {request.accountant.upper()} accountant
 
