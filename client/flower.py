@@ -39,6 +39,9 @@ _HEARTBEAT_SECONDS = 10.0
 
 _RECONNECT_SECONDS = 0.5
 
+_LONGEST_RETRY_SECONDS = 2
+"""Between two tries of a SuperNode to reach its SuperLink; Flower's own back-off grows to minutes."""
+
 Answer = Callable[[Message], Message]
 
 
@@ -54,10 +57,12 @@ def shorten_waits(first_backoff_seconds: float) -> None:
 def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
     """Run Flower's SuperNode in this process with ``arguments`` as on its command line; returns when it stops."""
     import flwr.supernode.start_client_internal as supernode
+    from flwr.supercore.retry import grpc_retry
     from flwr.supernode.cli import flower_supernode
 
     shorten_waits(first_backoff_seconds)
     setattr(supernode, "time", CappedSleep(poll_seconds))  # noqa: B010 - a module, not an object of ours
+    setattr(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)  # noqa: B010
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

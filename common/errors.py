@@ -16,9 +16,20 @@
 None of them ever carries a secret, a patient's identifier or a path inside a hospital's data.
 """
 
+import re
+from typing import ClassVar
+
 
 class ConfideError(Exception):
     """Anything a user, an operator or another party can cause; shown as one line, without a stack trace."""
+
+    code: ClassVar[str] = "confide"
+    """The class in snake case without its ending, for metrics and event records: one of a short fixed list."""
+
+    def __init_subclass__(cls) -> None:
+        """Derive :attr:`code` from the name, so that the two cannot drift apart."""
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__.removesuffix("Error")).lower()
 
 
 class ConfigError(ConfideError):

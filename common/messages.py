@@ -123,6 +123,7 @@ class PlainInput(_Message, frozen=True, tag="plain_input"):
     """Server: train and send the vector without masks; a baseline that a hospital refuses unless it agrees."""
 
     run_id: RunId
+    run_description: bytes
     round_number: RoundNumber
     model_hash: bytes
     train: bool
@@ -136,10 +137,10 @@ class InputPlain(_Message, frozen=True, tag="input_plain"):
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """Hospital: it does not do what was asked, and why; ``code`` is the error's name, fit for a metric's label."""
+    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label."""
 
     hospital: Hospital
-    code: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,64}$")]
+    code: Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,64}$")]
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
     is_attack: bool
 

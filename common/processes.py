@@ -102,11 +102,13 @@ class Supervisor:
         _end(self._children[name].process)
 
     def stop(self, names: Sequence[str] | None = None) -> None:
-        """End processes (all by default), the last started first: SIGTERM, and SIGKILL for one that does not go."""
-        for name in reversed(tuple(self._children) if names is None else tuple(names)):
-            child = self._children.pop(name, None)
-            if child is not None:
-                _end(child.process)
+        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that does not go."""
+        chosen = tuple(self._children) if names is None else names
+        children = [self._children.pop(name) for name in reversed(chosen) if name in self._children]
+        for child in children:
+            child.process.terminate()
+        for child in children:
+            _end(child.process)
 
 
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
@@ -128,6 +130,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env={**os.environ, **command.environment},
             start_new_session=True,
+            umask=0o077,  # Flower writes databases and caches with the umask it finds.
             preexec_fn=prepare,  # noqa: PLW1509 - it takes no lock: one system call of a library already loaded
             user=command.user,
             group=command.group,

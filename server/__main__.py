@@ -26,12 +26,19 @@ SETTINGS_FILE = "server.json"
 SUPERNODES_FOLDER = "supernodes"
 """One OpenSSH public key a hospital, ``NAME.pub``."""
 
+READY_FILE = "ready"
+"""In the state folder while hospitals can connect."""
+
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 """Tells the ServerApp, which Flower starts, where its state lies."""
 
 _SECRET_BYTES = 32
 _LOOK_SECONDS = 0.2
+_STATUS_SECONDS = 1.0
+"""Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
 _SUPERLINK_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 5.0
+"""Before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 100
 """After this many tries the run is given up rather than begun for ever."""
 
@@ -68,8 +75,9 @@ class _Server:
         check_port_free("127.0.0.1", self._settings.runtime_port, "the Runtime API")
         self._prepare()
         try:
-            for _ in range(_MOST_SUBMISSIONS):
+            for submissions in range(_MOST_SUBMISSIONS):
                 if self._finished() is None:
+                    time.sleep(min(submissions * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
                     self._carry_run()
                 if (finished := self._finished()) is not None:
                     if once:
@@ -95,15 +103,20 @@ class _Server:
                 self._register_supernodes(control)
                 self._supervisor.start(self._superexec())
                 flower_run = control.start_run(self._state / "bundle")
+                (self._state / READY_FILE).touch(mode=0o600)
                 self._watch(control, flower_run)
         finally:
+            (self._state / READY_FILE).unlink(missing_ok=True)
             # A SuperLink does not resume a run, and an executor outlives its SuperLink: all of them begin anew.
             self._supervisor.stop(("superlink", "superexec"))
 
     def _watch(self, control: Control, flower_run: int) -> None:
+        next_question = 0.0
         while self._finished() is None and not self._supervisor.ended():
-            if not control.is_up() or control.run_status(flower_run)[0] == "finished":
-                return
+            if time.monotonic() >= next_question:
+                if not control.is_up() or control.run_status(flower_run)[0] == "finished":
+                    return
+                next_question = time.monotonic() + _STATUS_SECONDS
             time.sleep(_LOOK_SECONDS)
 
     def _finished(self) -> RunFinished | None:
@@ -178,6 +191,7 @@ class _Server:
             "FLWR_HOME": str(self._state / "flower" / process),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(self._config.transport.poll_seconds),
             STATE_VARIABLE: str(self._state),
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
 

@@ -44,9 +44,9 @@ class GridTransport:
         self._grid = grid
         self._poll_seconds = poll_seconds
 
-    def online(self) -> frozenset[int]:
-        """Return the SuperNodes that are connected now."""
-        return frozenset(self._grid.get_node_ids())
+    def online(self) -> dict[int, str]:
+        """Return the SuperNodes that are connected now, and the hospital each was registered for."""
+        return {node.node_id: node.name for node in self._grid.get_nodes()}
 
     def exchange(
         self, outgoing: Mapping[int, Outgoing], patience: Patience, reply_array_bytes: int
@@ -59,28 +59,30 @@ class GridTransport:
             reply_array_bytes: of the array one reply may carry; bounds how many are pulled at once.
         """
         lifetime = patience.longest_seconds
-        messages = [_message(node, item, lifetime) for node, item in outgoing.items()]
+        records: dict[int, ArrayRecord] = {}
+        messages = [_message(node, item, records, lifetime) for node, item in outgoing.items()]
         sent = dict(zip(self._grid.push_messages(messages), outgoing, strict=True))
         waiting = [message_id for message_id in sent if message_id]
         at_once = max(1, _BATCH_BYTES // max(1, reply_array_bytes))
-        patience.start(len(waiting))
         while waiting and not patience.is_over():
             batch, waiting = waiting[:at_once], waiting[at_once:]
             replies = list(self._grid.pull_messages(batch))
             answered = set()
             for reply in replies:
                 answered.add(reply.metadata.reply_to_message_id)
-                patience.answered()
-                yield _incoming(sent[reply.metadata.reply_to_message_id], reply)
+                node = sent[reply.metadata.reply_to_message_id]
+                patience.answered(node)
+                yield _incoming(node, reply)
             waiting += [message_id for message_id in batch if message_id not in answered]
             if waiting and not replies:
                 time.sleep(self._poll_seconds / max(1, -(-len(waiting) // at_once)))
 
 
-def _message(node: int, item: Outgoing, lifetime_seconds: float) -> Message:
+def _message(node: int, item: Outgoing, records: dict[int, ArrayRecord], lifetime_seconds: float) -> Message:
+    """Wrap a request; an array that goes to many nodes is serialised once, in ``records`` by its identity."""
     content = RecordDict({"body": ConfigRecord({"message": encode(item.request)})})
     if item.array is not None:
-        content["array"] = ArrayRecord([item.array])
+        content["array"] = records.get(id(item.array)) or records.setdefault(id(item.array), ArrayRecord([item.array]))
     return Message(
         content,
         dst_node_id=node,

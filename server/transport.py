@@ -9,6 +9,10 @@ import numpy.typing as npt
 
 from common.messages import Reply, Request
 
+JOINING_SECONDS = 0.5
+JOINING_SHARE = 0.5
+"""When everyone a round needs has answered, others get this long: a moment, or a share of the time the round took."""
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -30,23 +34,26 @@ class Incoming:
 
 
 class Patience:
-    """Decides how long one exchange waits for the hospitals that have not answered yet.
+    """Decides how long one exchange waits for the nodes that have not answered yet.
 
-    Nobody waits longer than ``longest_seconds``. Once ``enough`` hospitals have answered, the others get
-    ``straggler_factor`` times the time those took, and ``straggler_seconds`` at least: a hospital that was killed costs
-    the round seconds and not the full deadline, and a slow one still gets its chance.
+    Nobody waits longer than ``longest_seconds``. Once ``enough`` of the ``essential`` nodes have answered, the others
+    get ``straggler_factor`` times the time those took, and ``straggler_seconds`` at least: a hospital that was killed
+    costs the round seconds and not the full deadline, and a slow one still gets its chance. Nodes that are not
+    essential, such as a hospital that wants to join, never hold a round up for longer than a moment.
     """
 
     def __init__(
         self,
         longest_seconds: float,
+        essential: frozenset[int],
         enough: int,
         straggler_factor: float,
         straggler_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.longest_seconds = longest_seconds
-        self._enough = enough
+        self._waiting_for = set(essential)
+        self._enough = min(enough, len(essential))
         self._factor = straggler_factor
         self._least_seconds = straggler_seconds
         self._clock = clock
@@ -54,31 +61,31 @@ class Patience:
         self._ends = self._started + longest_seconds
         self._answers = 0
 
-    def start(self, expected: int) -> None:
-        """Begin to wait for ``expected`` answers."""
-        self._started = self._clock()
-        self._ends = self._started + self.longest_seconds
-        self._enough = min(self._enough, expected)
-        self._answers = 0
-
-    def answered(self) -> None:
-        """Note one answer."""
+    def answered(self, node: int) -> None:
+        """Note a node's answer."""
+        if node not in self._waiting_for:
+            return
+        self._waiting_for.remove(node)
         self._answers += 1
+        elapsed = self._clock() - self._started
         if self._answers == self._enough:
-            now = self._clock()
-            grace = max(self._least_seconds, (self._factor - 1) * (now - self._started))
-            self._ends = min(self._ends, now + grace)
+            self._end_in(max(self._least_seconds, (self._factor - 1) * elapsed))
+        if not self._waiting_for:
+            self._end_in(max(JOINING_SECONDS, JOINING_SHARE * elapsed))
 
     def is_over(self) -> bool:
         """Say whether the exchange ends without those who have not answered."""
         return self._clock() >= self._ends
 
+    def _end_in(self, seconds: float) -> None:
+        self._ends = min(self._ends, self._clock() + seconds)
+
 
 class Transport(Protocol):
     """What a round needs of the network."""
 
-    def online(self) -> frozenset[int]:
-        """Return the nodes that are connected now."""
+    def online(self) -> Mapping[int, str]:
+        """Return the nodes that are connected now, and the hospital each is registered for."""
 
     def exchange(
         self, outgoing: Mapping[int, Outgoing], patience: Patience, reply_array_bytes: int

@@ -15,7 +15,7 @@ REQUESTS: list[messages.Request] = [
     messages.MaskedInput(run_id="0" * 32, round_number=2, request=b"r", train=True, next_round=3),
     messages.CheckConsistency(run_id="0" * 32, round_number=2, survivors=b"s"),
     messages.Unmask(run_id="0" * 32, round_number=2, request=b"r"),
-    messages.PlainInput(run_id="0" * 32, round_number=2, model_hash=b"h", train=True),
+    messages.PlainInput(run_id="0" * 32, run_description=b"{}", round_number=2, model_hash=b"h", train=True),
 ]
 REPLIES: list[messages.Reply] = [
     messages.KeysAdvertised(hospital="st-mary", advertised=b"a"),
@@ -30,7 +30,7 @@ REPLIES: list[messages.Reply] = [
     messages.ConsistencyChecked(signature=b"s", shares=b"x"),
     messages.Unmasked(revealed=b"r"),
     messages.InputPlain(epsilon=None, training_seconds=0.0),
-    messages.Refused(hospital="st-mary", code="BudgetExceededError", reason="no budget left", is_attack=False),
+    messages.Refused(hospital="st-mary", code="budget_exceeded", reason="no budget left", is_attack=False),
 ]
 
 

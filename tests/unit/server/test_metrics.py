@@ -47,6 +47,16 @@ def test_the_values_are_those_of_the_last_finished_round(tmp_path: Path) -> None
         assert samples["confide_epsilon_budget", (hospital,)] == 10.0
 
 
+def test_what_the_last_round_cost_is_told_for_a_projection_of_the_rounds_left(tmp_path: Path) -> None:
+    events = example_run(5)  # hospital-4 refuses round 5
+    four, five = [event for event in events if isinstance(event, RoundDone)][-2:]
+    _write(tmp_path, events)
+    samples = _samples(RunMetrics(tmp_path))
+    cost = samples["confide_epsilon_last_round", ("hospital-1",)]
+    assert cost == five.epsilon_spent["hospital-1"] - four.epsilon_spent["hospital-1"]
+    assert samples["confide_epsilon_last_round", ("hospital-4",)] > cost  # of round 4, when each round still cost more
+
+
 def test_what_happened_is_counted(tmp_path: Path) -> None:
     _write(tmp_path, example_run(6))
     samples = _samples(RunMetrics(tmp_path))

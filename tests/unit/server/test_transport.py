@@ -12,9 +12,7 @@ class Clock:
 
 
 def patience(clock: Clock, enough: int = 3) -> Patience:
-    result = Patience(60.0, enough, straggler_factor=5.0, straggler_seconds=5.0, clock=clock)
-    result.start(4)
-    return result
+    return Patience(60.0, frozenset(range(4)), enough, straggler_factor=5.0, straggler_seconds=5.0, clock=clock)
 
 
 def test_nobody_waits_beyond_the_deadline() -> None:
@@ -30,8 +28,8 @@ def test_once_enough_have_answered_quickly_the_rest_get_the_least_grace() -> Non
     clock = Clock()
     waiting = patience(clock)
     clock.now += 0.5
-    for _ in range(3):
-        waiting.answered()
+    for node in range(3):
+        waiting.answered(node)
     clock.now += 4.9
     assert not waiting.is_over()
     clock.now += 0.1
@@ -42,8 +40,8 @@ def test_slow_work_earns_a_slow_hospital_a_multiple_of_it() -> None:
     clock = Clock()
     waiting = patience(clock)
     clock.now += 4.0
-    for _ in range(3):
-        waiting.answered()
+    for node in range(3):
+        waiting.answered(node)
     clock.now += 15.9
     assert not waiting.is_over()
     clock.now += 0.1
@@ -53,7 +51,28 @@ def test_slow_work_earns_a_slow_hospital_a_multiple_of_it() -> None:
 def test_fewer_than_enough_answers_keep_the_deadline() -> None:
     clock = Clock()
     waiting = patience(clock)
-    waiting.answered()
-    waiting.answered()
+    waiting.answered(0)
+    waiting.answered(1)
     clock.now += 30.0
     assert not waiting.is_over()
+
+
+def test_one_nodes_repeated_answers_count_once() -> None:
+    clock = Clock()
+    waiting = patience(clock)
+    for _ in range(4):
+        waiting.answered(0)
+    clock.now += 30.0
+    assert not waiting.is_over()
+
+
+def test_a_node_that_is_not_essential_holds_the_round_up_for_a_moment_only() -> None:
+    clock = Clock()
+    waiting = patience(clock, enough=4)
+    waiting.answered(99)
+    clock.now += 0.2
+    for node in range(4):
+        waiting.answered(node)
+    assert not waiting.is_over()
+    clock.now += 0.5
+    assert waiting.is_over()

@@ -1,0 +1,295 @@
+"""The hospital's side of every exchange: one request in, one reply out, and nothing the rules of DESIGN §2 forbid.
+
+The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
+"""
+
+import datetime
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cryptography import x509
+
+from client.contribution import Contributor
+from client.data import DataContract, open_data
+from client.data.hospital_data import HospitalData
+from client.ledger import LEDGER_FOLDER, Ledger
+from client.policy import check_agreement
+from client.round_state import AnsweredRoundsFile
+from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.errors import ConfideError, PolicyError, RunError
+from common.identity import HospitalIdentity, verify_roster
+from common.messages import (
+    AdvertiseKeys,
+    CheckConsistency,
+    ConsistencyChecked,
+    InputMasked,
+    InputPlain,
+    KeysAdvertised,
+    KeysShared,
+    MaskedInput,
+    PlainInput,
+    Refused,
+    Reply,
+    Request,
+    ShareKeys,
+    Unmask,
+    Unmasked,
+)
+from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import messages as secagg
+from common.secagg.errors import Place, SecAggError
+from common.secagg.parameters import Adversary, RunParameters
+from common.secagg.phases import Phase
+
+_LOG = logging.getLogger("confide.hospital")
+
+_ROUNDS_KEPT = 2
+"""The round in hand and the next one, whose keys ride on it; the secrets of older ones are dropped."""
+
+Array = npt.NDArray[Any]
+Answer = tuple[Reply, Array | None]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an agent takes from the machine it runs on, so that tests can replace it.
+
+    Attributes:
+        state: the hospital's own folder: ledger, answered rounds, cache.
+        data: the folder of its images.
+        random: source of fresh bytes.
+        now: the current time.
+        threads: for masks.
+    """
+
+    state: Path
+    data: Path
+    random: Callable[[int], bytes] = field(repr=False)
+    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
+    threads: int = 1
+
+
+@dataclass
+class _Run:
+    """One run's agreed terms, its work, and the secrets of the rounds in hand, in memory only."""
+
+    description: RunDescription
+    parameters: RunParameters
+    contributor: Contributor
+    keys: dict[int, advertise_keys.RoundKeys] = field(default_factory=dict, repr=False)
+    shared: dict[int, share_keys.SharedKeys] = field(default_factory=dict, repr=False)
+    masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
+    signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
+
+    def forget_before(self, round_number: int) -> None:
+        """Drop the secrets of all rounds before ``round_number``."""
+        for states in (self.keys, self.shared, self.masked, self.signed):
+            for old in [number for number in states if number < round_number]:
+                del states[old]
+
+
+class HospitalAgent:
+    """Answers the server's requests on behalf of one hospital."""
+
+    def __init__(
+        self,
+        identity: HospitalIdentity,
+        authority: x509.Certificate,
+        policy: HospitalConfig,
+        surroundings: Surroundings,
+    ) -> None:
+        self._identity = identity
+        self._authority = authority
+        self._policy = policy
+        self._here = surroundings
+        self._answered = AnsweredRoundsFile(surroundings.state / "answered-rounds.json", identity.name)
+        self._data: tuple[DataContract, HospitalData] | None = None
+        self._ledger: Ledger | None = None
+        self._run: _Run | None = None
+
+    def answer(self, request: Request, array: Array | None) -> Answer:
+        """Do one step of the protocol.
+
+        Returns:
+            The reply, with the vector that goes beside it; :class:`~common.messages.Refused` with the reason when the
+            request breaks a rule, the hospital's policy or its budget.
+        """
+        try:
+            return self._answer(request, array)
+        except ConfideError as error:
+            _LOG.warning("refused: %s", error)
+            is_attack = isinstance(error, SecAggError)
+            reason = str(error)[:1000]
+            return Refused(hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack), None
+
+    def close(self) -> None:
+        """Close the ledger."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def _answer(self, request: Request, array: Array | None) -> Answer:
+        match request:
+            case AdvertiseKeys():
+                run = self._join(request.run_description)
+                return KeysAdvertised(
+                    hospital=self._identity.name, advertised=self._advertise(run, request.round_number)
+                ), None
+            case ShareKeys():
+                run = self._known_run(request.run_id)
+                return KeysShared(shares=self._share(run, request.round_number, request.directory)), None
+            case MaskedInput():
+                return self._mask(self._known_run(request.run_id), request, array)
+            case CheckConsistency():
+                return self._check_consistency(self._known_run(request.run_id), request), None
+            case Unmask():
+                return self._unmask(self._known_run(request.run_id), request), None
+            case PlainInput():
+                return self._plain(request, array)
+
+    def _join(self, encoded: bytes) -> _Run:
+        """Take part in a run: agree to its terms, verify who else may, and prepare the data."""
+        description = RunDescription.from_json(encoded)
+        if self._run is not None and self._run.description == description:
+            return self._run
+        check_agreement(self._policy, description, self._identity)
+        parameters = RunParameters(
+            run_id=description.run_id,
+            config_hash=description.hash(),
+            roster=verify_roster(description.roster, self._authority, self._here.now()),
+            min_hospitals=max(description.aggregation.min_hospitals, self._policy.min_hospitals),
+            modulus_bits=description.aggregation.modulus_bits,
+            vector_length=description.vector_length,
+            adversary=Adversary(description.aggregation.adversary.value),
+        )
+        self._run = _Run(description, parameters, self._prepare(description))
+        _LOG.info("joined run %s", description.run_id)
+        return self._run
+
+    def _prepare(self, description: RunDescription) -> Contributor:
+        contract = DataContract.of_run(description)
+        if self._data is None or self._data[0] != contract:
+            self._data = (contract, open_data(self._here.data, contract, self._here.state / "cache"))
+        data = self._data[1]
+        ledger = None
+        if description.privacy.mode is not PrivacyMode.NONE:
+            self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint)
+            ledger = self._ledger
+        return Contributor(description, data, ledger, self._policy.epsilon_budget, self._here.random)
+
+    def _known_run(self, run_id: str) -> _Run:
+        if self._run is None or self._run.description.run_id != run_id:
+            raise RunError(f"{self._identity.name} has not joined this run, or was restarted since; it joins again")
+        return self._run
+
+    def _advertise(self, run: _Run, round_number: int) -> bytes:
+        self._answered.advance(run.parameters.run_id, round_number, Phase.ADVERTISE_KEYS)
+        run.forget_before(round_number - _ROUNDS_KEPT + 1)
+        run.keys[round_number], message = advertise_keys.advertise(
+            run.parameters, round_number, self._identity.name, self._identity.key, self._here.random
+        )
+        return secagg.encode(message)
+
+    def _share(self, run: _Run, round_number: int, encoded: bytes) -> bytes:
+        self._answered.check(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
+        keys = _state(run.keys, round_number, self._identity.name)
+        directory = self._decode(run, round_number, Phase.SHARE_KEYS, encoded, secagg.KeyDirectory)
+        self._answered.advance(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
+        run.shared[round_number], message = share_keys.share(keys, directory, self._here.random)
+        del run.keys[round_number]
+        return secagg.encode(message)
+
+    def _mask(self, run: _Run, request: MaskedInput, array: Array | None) -> Answer:
+        round_number = request.round_number
+        self._answered.check(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
+        shared = _state(run.shared, round_number, self._identity.name)
+        place = Place(self._identity.name, round_number, Phase.MASKED_INPUT)
+        asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
+        model = _checked_model(array)
+        model_hash = hashlib.sha256(model.data).digest()
+        masked_input.verify_cohort(shared, asked, model_hash, place)
+        self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
+        contribution = run.contributor.contribute(round_number, model, train=request.train)
+        started = time.perf_counter()
+        run.masked[round_number], message, vector = masked_input.mask(
+            shared, asked, model_hash, contribution.vector, self._here.threads
+        )
+        del run.shared[round_number]
+        masking_seconds = time.perf_counter() - started
+        advertised = None if request.next_round is None else self._advertise(run, request.next_round)
+        reply = InputMasked(
+            masked=secagg.encode(message),
+            advertised=advertised,
+            epsilon=contribution.epsilon,
+            training_seconds=contribution.training_seconds,
+            masking_seconds=masking_seconds,
+        )
+        return reply, vector
+
+    def _check_consistency(self, run: _Run, request: CheckConsistency) -> Reply:
+        round_number = request.round_number
+        self._answered.check(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
+        masked = _state(run.masked, round_number, self._identity.name)
+        survivors = self._decode(run, round_number, Phase.CONSISTENCY_CHECK, request.survivors, secagg.SurvivorList)
+        self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
+        run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
+        return ConsistencyChecked(signature=secagg.encode(signature), shares=self._share_next(run, request))
+
+    def _unmask(self, run: _Run, request: Unmask) -> Reply:
+        round_number = request.round_number
+        self._answered.check(run.parameters.run_id, round_number, Phase.UNMASKING)
+        signed = run.signed.get(round_number)
+        state = signed or _state(run.masked, round_number, self._identity.name)
+        asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
+        self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
+        revealed = unmasking.reveal(state, asked)
+        run.masked.pop(round_number, None)
+        run.signed.pop(round_number, None)
+        return Unmasked(revealed=secagg.encode(revealed), shares=self._share_next(run, request))
+
+    def _share_next(self, run: _Run, request: CheckConsistency | Unmask) -> bytes | None:
+        """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""
+        if request.next_round is None or request.next_directory is None or request.next_round not in run.keys:
+            return None
+        return self._share(run, request.next_round, request.next_directory)
+
+    def _plain(self, request: PlainInput, array: Array | None) -> Answer:
+        run = self._join(request.run_description)
+        if run.description.aggregation.mode is not AggregationMode.PLAIN:
+            raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
+        self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
+        contribution = run.contributor.contribute(request.round_number, _checked_model(array), train=request.train)
+        reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
+        return reply, contribution.vector
+
+    def _decode(
+        self, run: _Run, round_number: int, phase: Phase, encoded: bytes, message_type: type[secagg.M]
+    ) -> secagg.M:
+        place = Place(self._identity.name, round_number, phase)
+        limits = secagg.Limits(hospitals=len(run.parameters.roster))
+        return secagg.decode(encoded, message_type, limits, place)
+
+
+def _state(states: dict[int, Any], round_number: int, hospital: str) -> Any:  # noqa: ANN401 - as the caller's dict
+    state = states.get(round_number)
+    if state is None:
+        raise RunError(
+            f"{hospital} holds no secrets for this step of round {round_number}: "
+            "it was restarted, or has answered it already; it takes part again from the next round"
+        )
+    return state
+
+
+def _checked_model(array: Array | None) -> npt.NDArray[np.float32]:
+    if array is None or array.dtype != np.float32 or array.ndim != 1:
+        raise RunError("the model must come beside its request as one flat float32 array")
+    model = np.ascontiguousarray(array)
+    if not np.isfinite(model).all():
+        raise RunError("the model must be finite; the server sent infinite or undefined parameters")
+    return model

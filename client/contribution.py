@@ -1,0 +1,161 @@
+"""A hospital's part in a round before any mask: book the privacy, train, evaluate, encode."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.data.hospital_data import HospitalData, HospitalRecords
+from client.ledger import Ledger
+from client.training import TrainingData, evaluate, schedule, train_locally
+from common.config import PrivacyMode, RunDescription
+from common.errors import ConfigError, RunError
+from common.messages import EpsilonReport
+from common.models import registry
+from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, rounded_up
+from common.privacy.calibration import noise_multiplier, require_meaningful
+from common.vector import VectorLayout
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One hospital's vector for one round.
+
+    Attributes:
+        vector: (vector length,) of the ring, not yet masked; must not leave the hospital in mode ``secure``.
+        epsilon: what the hospital's ledger says after this round; None in mode ``none``.
+        training_seconds: of training and evaluation.
+    """
+
+    vector: npt.NDArray[Any] = field(repr=False)
+    epsilon: EpsilonReport | None
+    training_seconds: float
+
+
+class Contributor:
+    """Does one run's work on this hospital's data.
+
+    Args:
+        run: the agreed description.
+        data: of this hospital.
+        ledger: of this hospital; None in mode ``none``.
+        budget: ε that this hospital spends at most, over all runs.
+        random: source of fresh bytes, ``os.urandom``.
+
+    Raises:
+        PrivacyError: the run's δ, batch or ε mean nothing on this hospital's data.
+        ConfigError: the description contradicts itself.
+    """
+
+    def __init__(
+        self,
+        run: RunDescription,
+        data: HospitalData,
+        ledger: Ledger | None,
+        budget: float,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._run = run
+        self._ledger = ledger
+        self._budget = budget
+        self._random = random
+        self._train, self._validation, self._test = (
+            _as_training_data(part) for part in (data.train, data.validation, data.test)
+        )
+        self.layout = layout_of(run)
+        self._model = registry.build(
+            run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
+        )
+        self._accountant = Accountant(run.privacy.accountant)
+        self._event = self._calibrate()
+
+    def _calibrate(self) -> MechanismEvent | None:
+        """Return what one round costs, with the noise that makes all rounds together cost the target ε."""
+        training, privacy = self._run.training, self._run.privacy
+        if privacy.mode is PrivacyMode.NONE:
+            return None
+        plan = schedule(self._train, training, privacy)
+        require_meaningful(plan.units, training.batch_size, privacy.delta, privacy.unit)
+        sigma = noise_multiplier(
+            privacy.target_epsilon,
+            privacy.delta,
+            plan.sample_rate,
+            plan.steps * self._run.experiment.rounds,
+            self._accountant,
+        )
+        return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, sigma, plan.sample_rate, plan.steps)
+
+    def contribute(self, round_number: int, model: npt.NDArray[np.float32], *, train: bool) -> Contribution:
+        """Return this hospital's vector for one round.
+
+        The cost in privacy is in the ledger, durably, before the first gradient is computed.
+
+        Args:
+            round_number: of the protocol.
+            model: (d,) float32, the round's global model.
+            train: False asks for the evaluation alone: no gradient, no cost.
+
+        Raises:
+            BudgetExceededError: the round would pass this hospital's budget; nothing was computed.
+            RunError: the model has another shape, or training diverged.
+        """
+        if model.shape != (self.layout.parameters,) or model.dtype != np.float32:
+            raise RunError(
+                f"the model must be {self.layout.parameters} float32 numbers, got {model.shape} of {model.dtype}"
+            )
+        epsilon = self._book(round_number) if train else self._report()
+        started = time.perf_counter()
+        counts = evaluate(self._model, model, self._validation, self._test, self.layout.evaluation)
+        delta = self._train_from(model) if train else np.zeros_like(model)
+        vector = self.layout.encode(delta, len(self._train), counts, self._random)
+        return Contribution(vector, epsilon, time.perf_counter() - started)
+
+    def _train_from(self, model: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        sigma = 0.0 if self._event is None else self._event.noise_multiplier
+        return train_locally(
+            self._model, model, self._train, self._run.training, self._run.privacy, sigma, self._random
+        ).delta
+
+    def _book(self, round_number: int) -> EpsilonReport | None:
+        if self._ledger is None or self._event is None:
+            return None
+        delta = self._run.privacy.delta
+        spent = self._ledger.record(self._run.run_id, round_number, self._event, self._budget, delta, self._accountant)
+        return EpsilonReport(rounded_up(spent), self._budget)
+
+    def _report(self) -> EpsilonReport | None:
+        if self._ledger is None:
+            return None
+        return EpsilonReport(rounded_up(self._ledger.spent(self._run.privacy.delta, self._accountant)), self._budget)
+
+
+def layout_of(run: RunDescription) -> VectorLayout:
+    """Return the layout of a run's vectors, which server and hospitals derive alike.
+
+    Raises:
+        ConfigError: the description names another length.
+    """
+    parameters = registry.parameter_count(run.model.name, len(run.classes), run.channels, run.model.image_size)
+    layout = VectorLayout.for_run(
+        run.aggregation,
+        run.evaluation,
+        parameters=parameters,
+        classes=len(run.classes),
+        hospitals=len(run.roster),
+    )
+    if layout.length != run.vector_length:
+        raise ConfigError(
+            f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
+        )
+    return layout
+
+
+def _as_training_data(part: HospitalRecords) -> TrainingData:
+    _, patients = np.unique(part.patients, return_inverse=True)
+    return TrainingData(
+        torch.from_numpy(part.images), torch.from_numpy(part.labels), torch.from_numpy(patients.astype(np.int64))
+    )

@@ -1,0 +1,39 @@
+"""What this hospital agrees to, whatever the server asks."""
+
+from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.errors import PolicyError
+from common.identity import HospitalIdentity, certificate_pem
+
+
+def check_agreement(policy: HospitalConfig, run: RunDescription, identity: HospitalIdentity) -> None:
+    """Refuse a run that this hospital has not agreed to take part in.
+
+    Args:
+        policy: the section ``hospital`` of the hospital's own configuration.
+        run: what the server describes.
+        identity: this hospital's.
+
+    Raises:
+        PolicyError: names the term that is refused and the hospital's setting that would allow it.
+    """
+    if run.aggregation.mode is AggregationMode.PLAIN and not policy.allow_plain:
+        raise PolicyError(
+            "this hospital sends masked vectors only, the run asks for aggregation.mode plain; "
+            "its operator can set hospital.allow_plain"
+        )
+    if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:
+        raise PolicyError(
+            "this hospital trains with differential privacy only, the run asks for privacy.mode none; "
+            "its operator can set hospital.allow_no_privacy"
+        )
+    if run.training.local_epochs > policy.max_local_epochs:
+        raise PolicyError(
+            f"this hospital trains at most {policy.max_local_epochs} epochs a round, "
+            f"the run asks for {run.training.local_epochs}"
+        )
+    if len(run.roster) < policy.min_hospitals:
+        raise PolicyError(
+            f"this hospital joins runs of at least {policy.min_hospitals} hospitals, the roster names {len(run.roster)}"
+        )
+    if run.roster.get(identity.name) != certificate_pem(identity.certificate).decode():
+        raise PolicyError(f"the roster must name {identity.name} with its own certificate")

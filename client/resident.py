@@ -1,0 +1,63 @@
+"""``python -m client.resident --state DIR``: the hospital's agent, one process for the life of the hospital.
+
+It holds the data, the ledger and the identity key; torch is imported once, and secrets stay in memory. What
+reaches it are messages, never code.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from client.__main__ import RELAY_FOLDER, SETTINGS_FILE
+from client.agent import HospitalAgent, Surroundings
+from client.app import answer
+from client.flower import TaskRunner, read_runtime_api, shorten_waits
+from common.config import load_config
+from common.errors import ConfideError
+from common.identity import load_certificate, load_identity
+from common.processes import EXIT_REFUSED
+from common.settings import HospitalSettings
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m client.resident", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True)
+    state = parser.parse_args().state
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look for a task.
+    try:
+        return _serve(state)
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - read by the supervisor
+        return EXIT_REFUSED
+
+
+def _serve(state: Path) -> int:
+    settings = HospitalSettings.read(state / SETTINGS_FILE)
+    config = load_config(settings.config)
+    identity = load_identity(state)
+    relay = state / RELAY_FOLDER
+    api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
+    shorten_waits(config.transport.first_backoff_seconds)
+    threads = torch.get_num_threads()
+    surroundings = Surroundings(state=state, data=settings.data, random=os.urandom, threads=threads)
+    agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
+    runner = TaskRunner(api, config.transport.poll_seconds)
+    signal.signal(signal.SIGTERM, lambda *_: runner.stop())
+    signal.signal(signal.SIGINT, lambda *_: runner.stop())
+    try:
+        runner.serve(partial(answer, agent, identity.name))
+    finally:
+        agent.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

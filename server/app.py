@@ -1,0 +1,71 @@
+"""The ServerApp that Flower's executor starts: the run, on Flower's grid."""
+
+import datetime
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import load_config
+from common.errors import ConfideError, ConfigError
+from common.events import RunFinished
+from common.identity import load_certificate, verify_roster
+from common.settings import ServerSettings
+from server.__main__ import SETTINGS_FILE, STATE_VARIABLE
+from server.checkpoints import CheckpointStore
+from server.conversation import Conversation
+from server.events import EventLog
+from server.flower import GridTransport, shorten_waits
+from server.run import Run, RunPlan, describe
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+_LOG = logging.getLogger("confide.server")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, _context: Context) -> None:
+    """Train one run; a run that cannot go on says so in its last event."""
+    state = Path(os.environ[STATE_VARIABLE])
+    settings = ServerSettings.read(state / SETTINGS_FILE)
+    with EventLog(settings.run) as events:
+        try:
+            plan = _plan(state, settings)
+            shorten_waits(plan.config.transport.first_backoff_seconds)
+            transport = GridTransport(grid, plan.config.transport.poll_seconds)
+            conversation = Conversation(transport, plan.config.transport, events.append)
+            store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
+            Run(plan, conversation, store, events.append).train()
+        except ConfideError as error:
+            _LOG.error("the run ends: %s", error)
+            events.append(RunFinished(time=time.time(), reason=str(error), rounds_done=0))
+
+
+def _plan(state: Path, settings: ServerSettings) -> RunPlan:
+    config = load_config(settings.config)
+    roster = _read_roster(state / "roster.yaml")
+    authority = load_certificate(state / "ca.pem")
+    return RunPlan(
+        config=config,
+        description=describe(config, settings.run_id, settings.classes, settings.channels, roster),
+        data_set=settings.data_set,
+        roster_keys=verify_roster(roster, authority, datetime.datetime.now(datetime.UTC)),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _read_roster(path: Path) -> dict[str, str]:
+    try:
+        roster = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path.name} must be readable: {error}; enrol the hospitals first") from None
+    if not isinstance(roster, dict) or not all(isinstance(item, str) for pair in roster.items() for item in pair):
+        raise ConfigError(f"{path.name} must map each hospital's name to its certificate")
+    return roster

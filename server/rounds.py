@@ -1,0 +1,417 @@
+"""One round of aggregation, exchange by exchange: what is asked of the hospitals, and the sum that comes out.
+
+``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one (DESIGN §2);
+``PlainAggregation`` asks for the bare vectors and exists for baselines.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from common import messages
+from common.config import RunDescription
+from common.messages import (
+    AdvertiseKeys,
+    CheckConsistency,
+    ConsistencyChecked,
+    EpsilonReport,
+    InputMasked,
+    InputPlain,
+    KeysAdvertised,
+    KeysShared,
+    MaskedInput,
+    PlainInput,
+    ShareKeys,
+    Unmask,
+    Unmasked,
+)
+from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import messages as secagg
+from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
+from common.secagg.parameters import RunParameters
+from common.secagg.phases import Phase
+from server.conversation import Answer, Conversation
+from server.transport import Outgoing
+
+M = TypeVar("M", bound=secagg.Message)
+
+
+@dataclass
+class RoundSum:
+    """The sum over a round's survivors, and what they said about themselves beside it.
+
+    Attributes:
+        total: (vector length,) of the ring.
+        survivors: whose vectors are in the sum, sorted.
+        epsilon: what each survivor's ledger says; none in mode ``none``.
+        training_seconds: of the slowest hospital.
+        masking_seconds: of the slowest hospital.
+    """
+
+    total: npt.NDArray[Any]
+    survivors: tuple[str, ...]
+    epsilon: dict[str, EpsilonReport] = field(default_factory=dict)
+    training_seconds: float = 0.0
+    masking_seconds: float = 0.0
+
+
+class Aggregation(Protocol):
+    """Turns a model into the sum of the hospitals' vectors for it."""
+
+    def aggregate(
+        self,
+        round_number: int,
+        hospitals: Collection[str],
+        model: npt.NDArray[np.float32],
+        *,
+        train: bool,
+        next_round: int | None,
+    ) -> RoundSum:
+        """Run one round.
+
+        Args:
+            round_number: higher than any before in this run.
+            hospitals: those that may take part, if they are online.
+            model: (d,) float32.
+            train: False asks for the evaluation counts alone.
+            next_round: the number of the round that will follow, for which keys may ride along.
+
+        Raises:
+            SecAggError: too few hospitals are left, or they contradict each other; nothing was learnt.
+        """
+
+
+class SecureAggregation:
+    """The masked sum; remembers between two rounds only who has shared keys for the next."""
+
+    def __init__(
+        self, description: RunDescription, parameters: RunParameters, conversation: Conversation, threads: int
+    ) -> None:
+        self._description = description
+        self._encoded = description.canonical_json()
+        self._run = parameters
+        self._conversation = conversation
+        self._threads = threads
+        self._limits = secagg.Limits(hospitals=len(description.roster))
+        self._prepared: share_keys.Routed | None = None
+
+    def aggregate(
+        self,
+        round_number: int,
+        hospitals: Collection[str],
+        model: npt.NDArray[np.float32],
+        *,
+        train: bool,
+        next_round: int | None,
+    ) -> RoundSum:
+        """See :meth:`Aggregation.aggregate`."""
+        routed = self._take_prepared(round_number) or self._prepare(round_number, hospitals)
+        riding = _Riding(next_round, frozenset(hospitals) - set(routed.cohort))
+        masked, result = self._collect_vectors(routed, model, riding, train=train)
+        next_directory = self._open_directory(riding)
+        shares: dict[str, secagg.EncryptedShares] = {}
+        if consistency_check.needs_agreement(self._run):
+            request = self._collect_signatures(masked, next_directory, shares)
+            revealed = self._collect_revealed(masked, request, None, shares)
+        else:
+            request = consistency_check.unmasking_request(masked)
+            revealed = self._collect_revealed(masked, request, next_directory, shares)
+        self._route(next_directory, shares)
+        unmasked = unmasking.unmask(masked, revealed, self._threads)
+        self._conversation.refused_by_server(unmasked.refusals)
+        result.total, result.survivors = unmasked.total, unmasked.survivors
+        return result
+
+    def _take_prepared(self, round_number: int) -> share_keys.Routed | None:
+        prepared, self._prepared = self._prepared, None
+        return prepared if prepared is not None and prepared.directory.round_number == round_number else None
+
+    def _prepare(self, round_number: int, hospitals: Collection[str]) -> share_keys.Routed:
+        """Exchange keys and shares with everyone who is there, before a round that none rode along for."""
+        online = self._conversation.online().intersection(hospitals)
+        request = Outgoing(AdvertiseKeys(run_description=self._encoded, round_number=round_number))
+        keys: dict[str, secagg.AdvertisedKeys] = {}
+        for answer in self._ask(round_number, Phase.ADVERTISE_KEYS, dict.fromkeys(online, request), len(online)):
+            if isinstance(answer.reply, KeysAdvertised):
+                self._take(answer, Phase.ADVERTISE_KEYS, round_number, answer.reply.advertised, keys.__setitem__,
+                           secagg.AdvertisedKeys)  # fmt: skip
+        collected = advertise_keys.collect(self._run, round_number, keys)
+        self._conversation.refused_by_server(collected.refusals)
+        requests = {entry.hospital: self._share_request(collected.directory) for entry in collected.directory.keys}
+        shares: dict[str, secagg.EncryptedShares] = {}
+        for answer in self._ask(round_number, Phase.SHARE_KEYS, requests, len(requests)):
+            self._take_shares(answer, round_number, shares)
+        routed = share_keys.route(self._run, collected.directory, shares)
+        self._conversation.refused_by_server(routed.refusals)
+        return routed
+
+    def _collect_vectors(
+        self, routed: share_keys.Routed, model: npt.NDArray[np.float32], riding: "_Riding", *, train: bool
+    ) -> tuple[masked_input.MaskedSum, RoundSum]:
+        round_number = routed.directory.round_number
+        model_hash = hash_model(model)
+        masked = masked_input.MaskedSum(routed, model_hash)
+        result = RoundSum(masked.total, ())
+        requests = {
+            hospital: Outgoing(
+                MaskedInput(
+                    run_id=self._run.run_id,
+                    round_number=round_number,
+                    request=secagg.encode(routed.request_for(hospital, model_hash)),
+                    train=train,
+                    next_round=riding.round_number,
+                ),
+                model,
+            )
+            for hospital in routed.cohort
+        }
+        joining = self._joining(riding)
+        for answer in self._ask(
+            round_number, Phase.MASKED_INPUT, requests, routed.directory.threshold, joining, masked.total.nbytes
+        ):
+            if isinstance(answer.reply, InputMasked):
+                self._add_vector(answer, answer.reply, masked, result, riding)
+            elif isinstance(answer.reply, KeysAdvertised):
+                self._take_next_keys(answer, answer.reply.advertised, riding)
+        return masked, result
+
+    def _add_vector(
+        self, answer: Answer, reply: InputMasked, masked: masked_input.MaskedSum, result: RoundSum, riding: "_Riding"
+    ) -> None:
+        place = Place(SERVER, masked.routed.directory.round_number, Phase.MASKED_INPUT)
+        try:
+            message = secagg.decode(reply.masked, secagg.MaskedInput, self._limits, place, answer.hospital)
+            vector = np.zeros(0, self._run.dtype) if answer.array is None else answer.array
+            masked.add(answer.hospital, message, vector)
+        except SecAggError as error:
+            self._conversation.refused_by_server((error,))
+            return
+        if reply.epsilon is not None:
+            result.epsilon[answer.hospital] = reply.epsilon
+        result.training_seconds = max(result.training_seconds, reply.training_seconds)
+        result.masking_seconds = max(result.masking_seconds, reply.masking_seconds)
+        if reply.advertised is not None:
+            self._take_next_keys(answer, reply.advertised, riding)
+
+    def _open_directory(self, riding: "_Riding") -> secagg.KeyDirectory | None:
+        """Return the keys that rode along for the next round, None if they are too few to begin it with."""
+        if riding.round_number is None:
+            return None
+        try:
+            collected = advertise_keys.collect(self._run, riding.round_number, riding.keys)
+        except ThresholdError:
+            return None
+        self._conversation.refused_by_server(collected.refusals)
+        return collected.directory
+
+    def _collect_signatures(
+        self,
+        masked: masked_input.MaskedSum,
+        directory: secagg.KeyDirectory | None,
+        shares: dict[str, secagg.EncryptedShares],
+    ) -> secagg.UnmaskingRequest:
+        survivor_list = masked.close()
+        round_number = survivor_list.round_number
+        request = Outgoing(
+            CheckConsistency(
+                run_id=self._run.run_id,
+                round_number=round_number,
+                survivors=secagg.encode(survivor_list),
+                next_round=None if directory is None else directory.round_number,
+                next_directory=None if directory is None else secagg.encode(directory),
+            )
+        )
+        signatures: dict[str, secagg.SurvivorSignature] = {}
+        for answer in self._ask(
+            round_number,
+            Phase.CONSISTENCY_CHECK,
+            dict.fromkeys(survivor_list.survivors, request),
+            masked.routed.directory.threshold,
+            self._sharing(directory, survivor_list.survivors),
+        ):
+            if isinstance(answer.reply, ConsistencyChecked):
+                self._take(answer, Phase.CONSISTENCY_CHECK, round_number, answer.reply.signature,
+                           signatures.__setitem__, secagg.SurvivorSignature)  # fmt: skip
+            self._take_next_shares(answer, directory, shares)
+        signed = consistency_check.collect(masked, signatures)
+        self._conversation.refused_by_server(signed.refusals)
+        return signed.request
+
+    def _collect_revealed(
+        self,
+        masked: masked_input.MaskedSum,
+        request: secagg.UnmaskingRequest,
+        directory: secagg.KeyDirectory | None,
+        shares: dict[str, secagg.EncryptedShares],
+    ) -> dict[str, secagg.UnmaskingShares]:
+        unmask = Outgoing(
+            Unmask(
+                run_id=self._run.run_id,
+                round_number=request.round_number,
+                request=secagg.encode(request),
+                next_round=None if directory is None else directory.round_number,
+                next_directory=None if directory is None else secagg.encode(directory),
+            )
+        )
+        revealed: dict[str, secagg.UnmaskingShares] = {}
+        for answer in self._ask(
+            request.round_number,
+            Phase.UNMASKING,
+            dict.fromkeys(request.survivors, unmask),
+            masked.routed.directory.threshold,
+            self._sharing(directory, request.survivors),
+        ):
+            if isinstance(answer.reply, Unmasked):
+                self._take(answer, Phase.UNMASKING, request.round_number, answer.reply.revealed,
+                           revealed.__setitem__, secagg.UnmaskingShares)  # fmt: skip
+            self._take_next_shares(answer, directory, shares)
+        return revealed
+
+    def _route(self, directory: secagg.KeyDirectory | None, shares: Mapping[str, secagg.EncryptedShares]) -> None:
+        """Keep who has shared for the next round; when they are too few, that round begins with explicit keys."""
+        if directory is None:
+            return
+        try:
+            self._prepared = share_keys.route(self._run, directory, shares)
+        except ThresholdError:
+            return
+        self._conversation.refused_by_server(self._prepared.refusals)
+
+    def _joining(self, riding: "_Riding") -> dict[str, Outgoing]:
+        if riding.round_number is None:
+            return {}
+        request = Outgoing(AdvertiseKeys(run_description=self._encoded, round_number=riding.round_number))
+        return dict.fromkeys(self._conversation.online() & riding.newcomers, request)
+
+    def _sharing(self, directory: secagg.KeyDirectory | None, survivors: Collection[str]) -> dict[str, Outgoing]:
+        if directory is None:
+            return {}
+        newcomers = {entry.hospital for entry in directory.keys}.difference(survivors)
+        return dict.fromkeys(newcomers, self._share_request(directory))
+
+    def _share_request(self, directory: secagg.KeyDirectory) -> Outgoing:
+        return Outgoing(
+            ShareKeys(run_id=self._run.run_id, round_number=directory.round_number, directory=secagg.encode(directory))
+        )
+
+    def _take_next_keys(self, answer: Answer, advertised: bytes, riding: "_Riding") -> None:
+        if riding.round_number is not None:
+            self._take(answer, Phase.ADVERTISE_KEYS, riding.round_number, advertised, riding.keys.__setitem__,
+                       secagg.AdvertisedKeys)  # fmt: skip
+
+    def _take_next_shares(
+        self, answer: Answer, directory: secagg.KeyDirectory | None, shares: dict[str, secagg.EncryptedShares]
+    ) -> None:
+        if directory is not None:
+            self._take_shares(answer, directory.round_number, shares)
+
+    def _take_shares(self, answer: Answer, round_number: int, shares: dict[str, secagg.EncryptedShares]) -> None:
+        if not isinstance(answer.reply, KeysShared | ConsistencyChecked | Unmasked):
+            return
+        if answer.reply.shares is not None:
+            self._take(answer, Phase.SHARE_KEYS, round_number, answer.reply.shares, shares.__setitem__,
+                       secagg.EncryptedShares)  # fmt: skip
+
+    def _take(
+        self,
+        answer: Answer,
+        phase: Phase,
+        round_number: int,
+        encoded: bytes,
+        keep: Callable[[str, M], None],
+        message_type: type[M],
+    ) -> None:
+        """Decode what a hospital sent and keep it under the hospital's name; report what is not a message."""
+        place = Place(SERVER, round_number, phase)
+        try:
+            keep(answer.hospital, secagg.decode(encoded, message_type, self._limits, place, answer.hospital))
+        except SecAggError as error:
+            self._conversation.refused_by_server((error,))
+
+    def _ask(
+        self,
+        round_number: int,
+        phase: Phase,
+        requests: Mapping[str, Outgoing],
+        enough: int,
+        joining: Mapping[str, Outgoing] | None = None,
+        reply_array_bytes: int = 0,
+    ) -> Iterator[Answer]:
+        return self._conversation.ask(
+            round_number, phase, requests, enough=enough, joining=joining, reply_array_bytes=reply_array_bytes
+        )
+
+
+@dataclass
+class _Riding:
+    """The keys for the next round that arrive during this one."""
+
+    round_number: int | None
+    newcomers: frozenset[str]
+    keys: dict[str, secagg.AdvertisedKeys] = field(default_factory=dict)
+
+
+class PlainAggregation:
+    """The sum of bare vectors: no masks, no secrecy; a baseline that every output names as such."""
+
+    def __init__(self, description: RunDescription, parameters: RunParameters, conversation: Conversation) -> None:
+        self._encoded = description.canonical_json()
+        self._run = parameters
+        self._conversation = conversation
+
+    def aggregate(
+        self,
+        round_number: int,
+        hospitals: Collection[str],
+        model: npt.NDArray[np.float32],
+        *,
+        train: bool,
+        next_round: int | None,  # noqa: ARG002 - nothing rides along
+    ) -> RoundSum:
+        """See :meth:`Aggregation.aggregate`."""
+        request = Outgoing(
+            PlainInput(
+                run_id=self._run.run_id,
+                run_description=self._encoded,
+                round_number=round_number,
+                model_hash=hash_model(model),
+                train=train,
+            ),
+            model,
+        )
+        result = RoundSum(np.zeros(self._run.vector_length, self._run.dtype), ())
+        online = self._conversation.online().intersection(hospitals)
+        summed: list[str] = []
+        for answer in self._conversation.ask(
+            round_number,
+            messages.phase_of(request.request),
+            dict.fromkeys(online, request),
+            enough=self._run.min_hospitals,
+            reply_array_bytes=result.total.nbytes,
+        ):
+            vector = answer.array
+            if not isinstance(answer.reply, InputPlain) or vector is None:
+                continue
+            if vector.dtype != self._run.dtype or vector.shape != result.total.shape:
+                continue
+            np.add(result.total, vector, out=result.total)
+            summed.append(answer.hospital)
+            result.training_seconds = max(result.training_seconds, answer.reply.training_seconds)
+            if answer.reply.epsilon is not None:
+                result.epsilon[answer.hospital] = answer.reply.epsilon
+        if len(summed) < self._run.min_hospitals:
+            raise TooFewHospitalsError(
+                Place(SERVER, round_number, Phase.MASKED_INPUT),
+                f"at least {self._run.min_hospitals} hospitals must submit a vector, got {len(summed)}",
+            )
+        result.survivors = tuple(sorted(summed))
+        return result
+
+
+def hash_model(model: npt.NDArray[np.float32]) -> bytes:
+    """Return the SHA-256 of a model's bytes, 32 bytes: what hospitals compare to know that all train the same."""
+    return hashlib.sha256(np.ascontiguousarray(model).data).digest()

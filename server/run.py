@@ -1,0 +1,373 @@
+"""A whole run on the server: wait for hospitals, round after round, checkpoint, measure, finish."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.config import AggregationMode, Config, RunDescription
+from common.evaluation import Metrics, metrics
+from common.events import Event, RoundDone, RoundTime, RunFinished, RunStarted
+from common.messages import EpsilonReport
+from common.models import registry
+from common.models.flat import flat_parameters
+from common.secagg.errors import SecAggError
+from common.secagg.parameters import Adversary, RunParameters
+from common.vector import DecodedSum, VectorLayout
+from server.checkpoints import Checkpoint, CheckpointStore
+from server.conversation import Conversation
+from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
+from server.strategies import Strategy, strategy_for
+
+COMPLETED = "completed"
+"""The reason of a run that trained all its rounds."""
+
+_RESERVED_ROUNDS = 64
+"""Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
+never asks for a number that hospitals have answered."""
+
+_MOST_FAILURES = 5
+"""In a row; then the run ends with the model it has."""
+
+_NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "identity"})
+"""Refusals that a hospital will not take back in this run."""
+
+_SPENT = "budget_exceeded"
+"""The refusal of a hospital that still evaluates, but trains no more."""
+
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is started with.
+
+    Attributes:
+        config: the consortium's.
+        description: what hospitals agree to.
+        data_set: its name, for every output.
+        roster_keys: hospital to raw Ed25519 public key, already verified against the authority.
+        threads: for unmasking.
+    """
+
+    config: Config
+    description: RunDescription
+    data_set: str
+    roster_keys: dict[str, bytes] = field(repr=False)
+    threads: int = 1
+
+
+@dataclass
+class _Step:
+    """A finished training step whose model is measured in the next round."""
+
+    round_number: int
+    hospitals: int
+    seconds: float
+    upload_bytes: int
+    parts: RoundTime
+    epsilon: dict[str, EpsilonReport]
+
+    def as_numbers(self) -> dict[str, Any]:
+        return {
+            "round_number": self.round_number,
+            "hospitals": self.hospitals,
+            "seconds": self.seconds,
+            "upload_bytes": self.upload_bytes,
+            "parts": self.parts.model_dump(),
+            "epsilon": {name: [report.spent, report.budget] for name, report in self.epsilon.items()},
+        }
+
+    @classmethod
+    def from_numbers(cls, numbers: dict[str, Any]) -> "_Step":
+        epsilon = {name: EpsilonReport(spent, budget) for name, (spent, budget) in numbers["epsilon"].items()}
+        return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
+
+
+class Run:
+    """Trains a model with the hospitals that are there, from the last checkpoint on."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        conversation: Conversation,
+        store: CheckpointStore,
+        report: Callable[[Event], None],
+    ) -> None:
+        self._plan = plan
+        self._conversation = conversation
+        self._store = store
+        self._report = report
+        self._layout = _layout(plan.description)
+        self._aggregation = _aggregation(plan, conversation)
+        self._strategy: Strategy = strategy_for(
+            plan.description.aggregation, plan.description.training, plan.description.privacy
+        )
+        self._retired: dict[str, str] = {}
+        self._pending: _Step | None = None
+        self._checkpoint = self._first_checkpoint()
+        self._round = self._checkpoint.round_number
+        self._reserved = self._checkpoint.round_number
+
+    def _first_checkpoint(self) -> Checkpoint:
+        found = self._store.latest(self._plan.description.run_id)
+        if found is None:
+            return Checkpoint(self._plan.description.run_id, 0, 0, initial_model(self._plan.description), {}, 0, {})
+        self._strategy.restore(dict(found.strategy))
+        if "pending" in found.numbers:
+            self._pending = _Step.from_numbers(found.numbers["pending"])
+        return found
+
+    def train(self) -> str:
+        """Run to the end; returns why it ended, which is :data:`COMPLETED` when every round was trained.
+
+        Raises:
+            RunError: the disk refuses, or a checkpoint cannot be read.
+        """
+        self._say_started()
+        rounds = self._plan.description.experiment.rounds
+        reason = COMPLETED
+        while self._checkpoint.step < rounds:
+            ended = self._attempt(train=True)
+            if ended is not None:
+                reason = ended
+                break
+        if self._checkpoint.measured_step < self._checkpoint.step:
+            self._attempt(train=False)
+        if self._checkpoint.measured_step < self._checkpoint.step:
+            self._measure(None)
+        self._report(RunFinished(time=time.time(), reason=reason, rounds_done=self._checkpoint.step))
+        return reason
+
+    def _attempt(self, *, train: bool) -> str | None:
+        """Try rounds until one succeeds; returns why none can any more, None after a success."""
+        for failures in range(1, _MOST_FAILURES + 1):
+            hospitals = self._await_hospitals(train=train)
+            if isinstance(hospitals, str):
+                return hospitals
+            try:
+                self._one_round(hospitals, train=train)
+            except SecAggError as error:
+                self._note_refusals()
+                problem = str(error)
+                time.sleep(min(_LOOK_SECONDS * 2**failures, 2.0))
+            else:
+                self._note_refusals()
+                return None
+        return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
+
+    def _one_round(self, hospitals: frozenset[str], *, train: bool) -> None:
+        number = self._next_number()
+        self._conversation.begin_round()
+        started = time.monotonic()
+        summed = self._aggregation.aggregate(
+            number,
+            hospitals,
+            self._checkpoint.model,
+            train=train,
+            next_round=number + 1 if train else None,
+        )
+        decoded = self._layout.decode(summed.total, len(summed.survivors))
+        seconds = time.monotonic() - started
+        self._measure(metrics(decoded.counts))
+        if train:
+            self._take_step(number, summed, decoded, seconds)
+        self._save()
+
+    def _take_step(self, number: int, summed: RoundSum, decoded: DecodedSum, seconds: float) -> None:
+        model = self._strategy.step(self._checkpoint.model, decoded.mean_delta)
+        tally = self._conversation.tally
+        busy = summed.training_seconds + summed.masking_seconds
+        moving = max(0.0, tally.seconds - busy)
+        self._pending = _Step(
+            round_number=number,
+            hospitals=len(summed.survivors),
+            seconds=seconds,
+            upload_bytes=tally.upload_bytes,
+            parts=RoundTime(
+                training=summed.training_seconds,
+                masking=summed.masking_seconds,
+                moving=moving,
+                waiting=max(0.0, seconds - tally.seconds),
+            ),
+            epsilon=summed.epsilon,
+        )
+        self._checkpoint = replace(self._checkpoint, step=self._checkpoint.step + 1, model=model)
+
+    def _measure(self, measured: Metrics | None) -> None:
+        """Report the last step with the metrics of its model, undefined ones when nobody could measure it."""
+        if self._pending is None:  # The initial model is nobody's step.
+            return
+        pending, self._pending = self._pending, None
+        spent = {name: report.spent for name, report in pending.epsilon.items()}
+        self._report(
+            RoundDone(
+                time=time.time(),
+                round=pending.round_number,
+                step=self._checkpoint.step,
+                **_measures(measured),
+                epsilon=max(spent.values(), default=math.nan),
+                epsilon_spent=spent,
+                epsilon_budget={name: report.budget for name, report in pending.epsilon.items()},
+                hospitals=pending.hospitals,
+                seconds=pending.seconds,
+                upload_bytes=pending.upload_bytes,
+                seconds_by_part=pending.parts,
+            )
+        )
+        numbers = dict(self._checkpoint.numbers)
+        if measured is not None:
+            numbers["threshold"] = measured.threshold
+        self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step, numbers=numbers)
+
+    def _await_hospitals(self, *, train: bool) -> frozenset[str] | str:
+        """Return who may take part once there are enough and their number holds still; a reason when that is over."""
+        transport, least = self._plan.config.transport, self._plan.description.aggregation.min_hospitals
+        allowed = self._allowed(train=train)
+        if len(allowed) < least:
+            return self._too_few(allowed, least)
+        give_up = time.monotonic() + transport.start_deadline_seconds
+        stable_since, last = time.monotonic(), frozenset[str]()
+        while True:
+            online = self._conversation.online() & allowed
+            now = time.monotonic()
+            if online != last:
+                stable_since, last = now, online
+            is_first = self._round == self._checkpoint.round_number
+            everyone = len(online) >= min(self._plan.description.experiment.num_clients, len(allowed))
+            still = now - stable_since >= transport.roster_stable_seconds
+            if len(online) >= least and (everyone or still or not is_first):
+                return allowed
+            if now > give_up:
+                return f"only {len(online)} of at least {least} hospitals were online within the deadline"
+            time.sleep(_LOOK_SECONDS)
+
+    def _allowed(self, *, train: bool) -> frozenset[str]:
+        gone = {name for name, code in self._retired.items() if train or code != _SPENT}
+        return frozenset(self._plan.description.roster) - gone
+
+    def _too_few(self, allowed: frozenset[str], least: int) -> str:
+        reasons = "; ".join(f"{name}: {code}" for name, code in sorted(self._retired.items()))
+        return f"{len(allowed)} of at least {least} hospitals are left after refusals ({reasons})"
+
+    def _note_refusals(self) -> None:
+        for name, refused in self._conversation.tally.refused.items():
+            if refused.code in _NEVER_AGAIN or refused.code == _SPENT:
+                self._retired[name] = refused.code
+
+    def _next_number(self) -> int:
+        self._round += 1
+        if self._round + 1 > self._reserved:
+            self._reserved = self._round + _RESERVED_ROUNDS
+            self._save()
+        return self._round
+
+    def _save(self) -> None:
+        numbers = {key: value for key, value in self._checkpoint.numbers.items() if key != "pending"}
+        if self._pending is not None:
+            numbers["pending"] = self._pending.as_numbers()
+        self._checkpoint = replace(
+            self._checkpoint, round_number=self._reserved, strategy=self._strategy.state(), numbers=numbers
+        )
+        self._store.save(self._checkpoint)
+
+    def _say_started(self) -> None:
+        description = self._plan.description
+        self._report(
+            RunStarted(
+                time=time.time(),
+                run_id=description.run_id,
+                data_set=self._plan.data_set,
+                task=description.experiment.task,
+                rounds=description.experiment.rounds,
+                hospitals=tuple(sorted(description.roster)),
+                config=self._plan.config,
+                config_hash=description.hash().hex(),
+                resumed_from_round=self._checkpoint.step,
+            )
+        )
+
+
+def initial_model(description: RunDescription) -> npt.NDArray[np.float32]:
+    """Return the model of round 0, (d,) float32, the same wherever it is made: it depends on the seed alone."""
+    model = registry.build(
+        description.model.name,
+        len(description.classes),
+        description.channels,
+        description.model.image_size,
+        description.experiment.seed,
+    )
+    return flat_parameters(model)
+
+
+def describe(
+    config: Config, run_id: str, classes: tuple[str, ...], channels: int, roster: dict[str, str]
+) -> RunDescription:
+    """Return the description of a run that a consortium's configuration asks for.
+
+    Raises:
+        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+    """
+    layout = VectorLayout.for_run(
+        config.aggregation,
+        config.evaluation,
+        parameters=registry.parameter_count(config.model.name, len(classes), channels, config.model.image_size),
+        classes=len(classes),
+        hospitals=len(roster),
+    )
+    return RunDescription(
+        run_id=run_id,
+        classes=classes,
+        channels=channels,
+        vector_length=layout.length,
+        roster=roster,
+        experiment=config.experiment,
+        model=config.model,
+        training=config.training,
+        aggregation=config.aggregation,
+        privacy=config.privacy,
+        evaluation=config.evaluation,
+    )
+
+
+def _layout(description: RunDescription) -> VectorLayout:
+    return VectorLayout.for_run(
+        description.aggregation,
+        description.evaluation,
+        parameters=registry.parameter_count(
+            description.model.name, len(description.classes), description.channels, description.model.image_size
+        ),
+        classes=len(description.classes),
+        hospitals=len(description.roster),
+    )
+
+
+def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:
+    description = plan.description
+    parameters = RunParameters(
+        run_id=description.run_id,
+        config_hash=description.hash(),
+        roster=plan.roster_keys,
+        min_hospitals=description.aggregation.min_hospitals,
+        modulus_bits=description.aggregation.modulus_bits,
+        vector_length=description.vector_length,
+        adversary=Adversary(description.aggregation.adversary.value),
+    )
+    if description.aggregation.mode is AggregationMode.PLAIN:
+        return PlainAggregation(description, parameters, conversation)
+    return SecureAggregation(description, parameters, conversation, plan.threads)
+
+
+def _measures(measured: Metrics | None) -> dict[str, Any]:
+    names = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
+    if measured is None:
+        return dict.fromkeys(names, math.nan)
+    return {
+        **{name: getattr(measured, name) for name in names},
+        "confusion": tuple(tuple(int(count) for count in row) for row in measured.confusion),
+        "roc": measured.roc or None,
+    }
