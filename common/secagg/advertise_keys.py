@@ -73,7 +73,7 @@ def advertise(
         masking_key=public_key(masking_key),
         signature=b"",
     )
-    advertised = replace(unsigned, signature=identity_key.sign(_signed_part(run, unsigned)))
+    advertised = replace(unsigned, signature=identity_key.sign(signed_part(run, unsigned)))
     return RoundKeys(run, round_number, hospital, encryption_key, masking_key, advertised), advertised
 
 
@@ -123,7 +123,7 @@ def verify(run: RunParameters, round_number: int, message: AdvertisedKeys, place
         raise ForeignIdentityError(place, "keys must be signed by the identity on the roster", sender)
     if not message.signature:
         raise UnsignedKeyError(place, "keys must be signed, got no signature", sender)
-    if not is_signed(message.identity, message.signature, _signed_part(run, message)):
+    if not is_signed(message.identity, message.signature, signed_part(run, message)):
         raise KeySignatureError(place, "the signature must be over these keys", sender)
     for key in (message.encryption_key, message.masking_key):
         if not is_canonical(key):
@@ -132,6 +132,7 @@ def verify(run: RunParameters, round_number: int, message: AdvertisedKeys, place
             raise LowOrderPointError(place, "a public key must not be of low order", sender)
 
 
-def _signed_part(run: RunParameters, message: AdvertisedKeys) -> bytes:
+def signed_part(run: RunParameters, message: AdvertisedKeys) -> bytes:
+    """Return what a hospital's identity signs: the keys, bound to version, run, round and configuration."""
     unsigned = encode(replace(message, signature=b""))
     return bind("advertised keys", round_context(run, message.round_number), unsigned)

@@ -87,7 +87,7 @@ def sign_survivors(
         survivors_hash=survivors_hash(request.survivors),
         signature=b"",
     )
-    signature = replace(unsigned, signature=identity_key.sign(_signed_part(view.run, unsigned)))
+    signature = replace(unsigned, signature=identity_key.sign(signed_part(view.run, unsigned)))
     return SignedState(state, request.survivors, request.dropped), signature
 
 
@@ -127,7 +127,7 @@ def verify_signature(view: View, message: SurvivorSignature, place: Place, sende
     require_place(view.run, view.round_number, message, place, sender)
     if sender not in view.survivors:
         raise NotInCohortError(place, "only a survivor may sign the survivors", sender)
-    if not is_signed(view.run.roster[sender], message.signature, _signed_part(view.run, message)):
+    if not is_signed(view.run.roster[sender], message.signature, signed_part(view.run, message)):
         raise SurvivorSignatureError(place, "the signature must be its sender's, over what it states", sender)
     if message.config_hash != view.run.config_hash:
         raise ConfigHashError(place, "everyone must have this run's configuration", sender)
@@ -202,6 +202,7 @@ def _require_enough(signatures: int, threshold: int, place: Place) -> None:
         )
 
 
-def _signed_part(run: RunParameters, message: SurvivorSignature) -> bytes:
+def signed_part(run: RunParameters, message: SurvivorSignature) -> bytes:
+    """Return what a hospital's identity signs: its view of the round, bound to version, run and round."""
     unsigned = encode(replace(message, signature=b""))
     return bind("survivors", round_context(run, message.round_number), unsigned)

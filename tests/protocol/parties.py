@@ -112,14 +112,16 @@ class Consortium:
     def names(self) -> tuple[str, ...]:
         return tuple(self.run.roster)
 
-    def __getitem__(self, name: str) -> Hospital:
+    def __getitem__(self, name: str) -> Hospital:  # noqa: D105 - a test reads as consortium["hospital-1"]
         return self.hospitals[name]
 
     def new_identity(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.source.randbytes(32))
 
     def vector(self) -> Vector:
-        return np.frombuffer(self.source.randbytes(self.run.vector_length * self.run.dtype.itemsize), self.run.dtype)
+        random_bytes = self.source.randbytes(self.run.vector_length * self.run.dtype.itemsize)
+        vector: Vector = np.frombuffer(random_bytes, self.run.dtype)
+        return vector
 
     def directory(self, round_number: int = 1, who: Iterable[str] | None = None) -> KeyDirectory:
         """Run AdvertiseKeys."""
