@@ -59,6 +59,7 @@ class ExperimentConfig(_Section):
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
     num_clients: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 4
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
+    min_records_per_class: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class DataConfig(_Section):
