@@ -43,6 +43,9 @@ EPSILON_SPENT = Metric(
     ("hospital",),
 )
 EPSILON_BUDGET = Metric("confide_epsilon_budget", "Epsilon beyond which a hospital refuses to train.", ("hospital",))
+EPSILON_LAST_ROUND = Metric(
+    "confide_epsilon_last_round", "What the last round a hospital took part in added to its epsilon.", ("hospital",)
+)
 PRIVACY_INFO = Metric(
     "confide_privacy_info",
     "What an epsilon of this run means: mode, target, delta, unit, adversary and accountant.",

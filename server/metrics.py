@@ -34,7 +34,9 @@ from common.exporter import Exporter, Values, serve_until_stopped
 from common.guarantee import Guarantee, caveats
 from common.provenance import commit, confide_version
 
-EXCHANGE_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+EXCHANGE_BOUNDS = (
+    0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
+)  # fmt: skip
 """Seconds: around the 0.3 s an exchange of a small message takes, and up past the default deadline."""
 
 _MODEL_METRICS = (
@@ -75,6 +77,7 @@ class RunMetrics(Collector):
     def _begin(self) -> None:
         self._values = Values()
         self._online: dict[str, bool] = {}
+        self._spent: dict[str, float] = {}
         self._values.set_only(names.BUILD_INFO, 1, *self._build)
 
     def _take(self, event: Event) -> None:
@@ -137,6 +140,10 @@ class RunMetrics(Collector):
             values.set(metric, getattr(done, name))
         for hospital, spent in done.epsilon_spent.items():
             values.set(names.EPSILON_SPENT, spent, hospital)
+            before = self._spent.get(hospital)
+            if before is not None and spent > before:
+                values.set(names.EPSILON_LAST_ROUND, spent - before, hospital)
+        self._spent.update(done.epsilon_spent)
         for hospital, budget in done.epsilon_budget.items():
             values.set(names.EPSILON_BUDGET, budget, hospital)
         for part, seconds in done.seconds_by_part.model_dump().items():

@@ -1,4 +1,4 @@
-"""The scrape configuration and alert rules; promtool itself where there is one (Debian: ``apt-get install prometheus``)."""
+"""The scrape configuration and alert rules; promtool itself where it is installed (Debian: package prometheus)."""
 
 import os
 import re

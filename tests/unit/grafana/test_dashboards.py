@@ -1,0 +1,143 @@
+"""What Grafana would refuse or leave broken, found without Grafana."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from common.metric_names import ALL
+
+ROOT = Path(__file__).parents[3]
+DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
+NAMES = [path.stem for path in DASHBOARDS]
+
+Json = dict[str, Any]
+
+each_dashboard = pytest.mark.parametrize("path", DASHBOARDS, ids=NAMES)
+
+
+def _read(path: Path) -> Json:
+    dashboard: Json = json.loads(path.read_text(encoding="utf-8"))
+    return dashboard
+
+
+def _panels(dashboard: Json) -> list[Json]:
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def _queries(dashboard: Json) -> list[str]:
+    asked = [target["expr"] for panel in _panels(dashboard) for target in panel["targets"]]
+    return asked + [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+
+
+def _provisioned(kind: str) -> list[Json]:
+    files = (ROOT / "grafana" / "provisioning" / kind).glob("*.yml")
+    return [item for file in files for item in next(iter(_lists(yaml.safe_load(file.read_text()))))]
+
+
+def _lists(document: Json) -> list[list[Json]]:
+    assert document["apiVersion"] == 1
+    return [value for value in document.values() if isinstance(value, list)]
+
+
+def _schema() -> Json:
+    schema: Json = json.loads((ROOT / "tests" / "vectors" / "grafana_dashboard.schema.json").read_text())
+    # The types leave out what a data source adds to an annotation ("TODO: this should be a regular DataQuery"), and the
+    # generator closes every object: Prometheus' expr, step and formats would be refused.
+    schema["definitions"]["AnnotationQuery"]["additionalProperties"] = True
+    return schema
+
+
+def test_there_are_the_three_dashboards_promised() -> None:
+    assert NAMES == ["federation", "operations", "privacy"]
+    assert len({_read(path)["uid"] for path in DASHBOARDS}) == 3
+
+
+@each_dashboard
+def test_a_dashboard_holds_to_grafanas_schema(path: Path) -> None:
+    errors = jsonschema.Draft7Validator(_schema()).iter_errors(_read(path))
+    assert [f"/{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors] == []
+
+
+@each_dashboard
+def test_every_metric_asked_for_is_one_we_export(path: Path) -> None:
+    exported = {metric.name for metric in ALL}
+    histograms = {f"{name}_{suffix}" for name in exported for suffix in ("bucket", "sum", "count")}
+    asked = {name for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)}
+    assert asked
+    assert asked <= exported | histograms
+
+
+@each_dashboard
+def test_every_panel_has_a_unit_and_says_what_it_shows(path: Path) -> None:
+    for panel in _panels(_read(path)):
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert len(panel["description"]) > 20, panel["title"]
+
+
+@each_dashboard
+def test_a_value_that_is_coloured_has_thresholds(path: Path) -> None:
+    for panel in _panels(_read(path)):
+        defaults = panel["fieldConfig"]["defaults"]
+        if defaults["color"]["mode"] == "thresholds":
+            assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
+
+
+@each_dashboard
+def test_no_panel_covers_another_and_ids_are_unique(path: Path) -> None:
+    panels = _read(path)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for one, other in itertools.combinations(panels, 2):
+        a, b = one["gridPos"], other["gridPos"]
+        apart = (
+            a["x"] + a["w"] <= b["x"]
+            or b["x"] + b["w"] <= a["x"]
+            or a["y"] + a["h"] <= b["y"]
+            or b["y"] + b["h"] <= a["y"]
+        )
+        assert apart, (one["title"], other["title"])
+        assert a["x"] + a["w"] <= 24
+
+
+@each_dashboard
+def test_dropouts_and_refusals_are_annotated(path: Path) -> None:
+    annotated = {item["name"]: item["expr"] for item in _read(path)["annotations"]["list"]}
+    assert "dropouts" in annotated["Dropouts"]
+    assert "refusals" in annotated["Refusals"]
+
+
+@each_dashboard
+def test_no_panel_goes_by_an_address_which_replicas_share(path: Path) -> None:
+    assert not [query for query in _queries(_read(path)) if "instance" in query]
+
+
+@each_dashboard
+def test_every_data_source_named_is_provisioned(path: Path) -> None:
+    provisioned = {source["uid"] for source in _provisioned("datasources")}
+    dashboard = _read(path)
+    asked = [panel["datasource"]["uid"] for panel in _panels(dashboard)]
+    asked += [target["datasource"]["uid"] for panel in _panels(dashboard) for target in panel["targets"]]
+    asked += [annotation["datasource"]["uid"] for annotation in dashboard["annotations"]["list"]]
+    assert set(asked) <= provisioned
+
+
+def test_one_data_source_is_the_default() -> None:
+    assert [source["isDefault"] for source in _provisioned("datasources")] == [True]
+
+
+def test_grafana_starts_on_a_dashboard_that_is_provided() -> None:
+    (provider,) = _provisioned("dashboards")
+    home = re.search(r"default_home_dashboard_path = (\S+)", (ROOT / "grafana" / "grafana.ini").read_text())
+    assert home is not None
+    assert home[1] == f"{provider['options']['path']}/federation.json"
+
+
+def test_the_password_for_editing_comes_from_a_file_and_viewing_needs_none() -> None:
+    settings = (ROOT / "grafana" / "grafana.ini").read_text()
+    assert "admin_password = $__file{" in settings
+    assert "org_role = Viewer" in settings
