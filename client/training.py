@@ -1,0 +1,351 @@
+"""One hospital's training: plain SGD, or DP-SGD (Abadi et al. 2016), read from top to bottom.
+
+**What the guarantee rests on.** One call of :func:`train_locally` in mode ``local`` is ``steps`` invocations of the
+Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with all records) enters a step's batch
+independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C = ``max_grad_norm``; the sum
+over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each coordinate. Everything after
+that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point rounding of the change) does not
+look at the data again. Adjacency is adding or removing one unit; the number of units is taken as public, as in every
+DP-SGD. An empty batch is a step like any other.
+
+**Randomness.** Batches and noise come from AES-256-CTR under a key fresh from the operating system for each call
+(``common/keystream.py``), not from torch's Mersenne Twister, whose state can be computed from its output.
+
+**Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64 and each sample is
+half the sum of four, which defeats the known attack on the low digits (Mironov 2012; Holohan and Braghin 2021); what
+leaves the hospital is rounded at random to a grid far coarser than float32. That is the state of the art for DP-SGD,
+not a proof about a floating-point program; the clipping bound holds up to float32's rounding, some 1e-6 of it. Mode
+``distributed`` has neither caveat: its clipped sums and its noise are whole numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from client.per_record_gradients import record_gradients
+from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
+from common.errors import DataError, RunError
+from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
+from common.keystream import SEED_BYTES, Keystream
+from common.models.flat import share_parameters
+from common.privacy.distributed import DistributedMechanism
+
+Random = Callable[[int], bytes]
+
+PHYSICAL_PIXELS = 16 * 224 * 224
+"""Values forwarded at once: about 2 GB of activations in a ResNet-18; a larger batch is summed in pieces."""
+
+ROW_ELEMENTS = 1 << 27
+"""Numbers held as explicit per-record gradients, 512 MiB of float32."""
+
+EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
+"""As above without a backward pass, which keeps no activations."""
+
+TINY = 1e-6
+"""Keeps the clipping factor finite for a gradient of norm 0; it only ever clips more."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Records as the loop reads them.
+
+    Attributes:
+        inputs: (n, channels, height, width) uint8 images, or (n, features) float32 cached features.
+        labels: (n,) int64 in [0, classes).
+        patients: (n,) int64, which patient a record is of, numbered from 0 without gaps.
+    """
+
+    inputs: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    patients: Tensor = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        inputs: NDArray[np.uint8] | NDArray[np.float32],
+        labels: NDArray[np.int64],
+        patients: NDArray[np.int64],
+    ) -> Self:
+        """Wrap what a shard's reader returns; patients may be numbered in any way.
+
+        Raises:
+            DataError: the three do not have the same length.
+        """
+        if not len(inputs) == len(labels) == len(patients):
+            raise DataError(f"inputs, labels, patients must match, got {len(inputs)}, {len(labels)}, {len(patients)}")
+        _, numbers = np.unique(patients, return_inverse=True)
+        return cls(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(numbers.astype(np.int64)))
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.labels)
+
+    def units(self, unit: PrivacyUnit) -> Tensor:
+        """Return for each record the number of its unit of privacy, (n,) int64."""
+        return self.patients if unit is PrivacyUnit.PATIENT else torch.arange(len(self))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often and with what probability a unit is looked at in one round; what the ledger records.
+
+    Attributes:
+        units: records or patients.
+        sample_rate: probability that a unit is in a step's batch.
+        steps: in one round.
+    """
+
+    units: int
+    sample_rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """What a round of training gave.
+
+    Attributes:
+        delta: (d,) float32, trained model less the round's model.
+        steps: taken.
+        seconds: it took.
+    """
+
+    delta: NDArray[np.float32] = field(repr=False)
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GradientSum:
+    """What a round of mode ``distributed`` gave.
+
+    Attributes:
+        total: (d,) int64, clipped gradients of the batch and a share of the noise.
+        expected_units: in the batch; the server divides by the sum of these over the hospitals.
+        seconds: it took.
+    """
+
+    total: NDArray[np.int64] = field(repr=False)
+    expected_units: float
+    seconds: float
+
+
+def schedule(data: TrainingData, training: TrainingConfig, privacy: PrivacyConfig) -> Schedule:
+    """Return the sampling of one round: ``batch_size`` units expected in a step, steps for ``local_epochs`` passes.
+
+    In mode ``distributed`` a round is one step.
+    """
+    units = int(data.units(privacy.unit).max()) + 1
+    sample_rate = min(1.0, training.batch_size / units)
+    steps = 1 if privacy.mode is PrivacyMode.DISTRIBUTED else training.local_epochs * math.ceil(1 / sample_rate)
+    return Schedule(units=units, sample_rate=sample_rate, steps=steps)
+
+
+def train_locally(
+    model: nn.Module,
+    start: NDArray[np.float32],
+    data: TrainingData,
+    training: TrainingConfig,
+    privacy: PrivacyConfig,
+    noise_multiplier: float,
+    random: Random,
+) -> LocalUpdate:
+    """Train from the round's model on this hospital's records.
+
+    Args:
+        model: of the registry; its parameters are overwritten.
+        start: (d,) float32, the round's model.
+        data: the training part.
+        training: batch, epochs, learning rate, momentum, FedProx.
+        privacy: mode ``local`` or ``none``; clipping bound and unit.
+        noise_multiplier: σ, from the accountant; not read in mode ``none``.
+        random: source of fresh bytes, ``os.urandom``; 32 are drawn. In mode ``none`` a seeded one makes the round
+            repeatable bit for bit.
+
+    Returns:
+        The change. In mode ``local`` it is (ε, δ)-private for the unit against everyone who sees it, the server
+        included, with the ε the accountant gives for :func:`schedule`'s rate and steps and this σ.
+
+    Raises:
+        RunError: the mode is ``distributed``, σ is not positive in mode ``local``, or the change is not finite.
+    """
+    began = time.perf_counter()
+    if privacy.mode is PrivacyMode.DISTRIBUTED:
+        raise RunError("mode distributed sends a gradient sum, not a locally trained model")
+    private = privacy.mode is PrivacyMode.LOCAL
+    if private and not noise_multiplier > 0:
+        raise RunError(f"the noise multiplier of mode local must be above 0, got {noise_multiplier}")
+    stream = Keystream(random(SEED_BYTES))
+    anchor = torch.from_numpy(start)
+    weights = anchor.clone()
+    share_parameters(model, weights)
+    model.train()
+    plan = schedule(data, training, privacy)
+    batches = _poisson_batches(data.units(privacy.unit), plan, stream) if private else _epochs(data, training, stream)
+    velocity = torch.zeros_like(weights)
+    steps = 0
+    for batch in batches:
+        if private:
+            gradient = torch.from_numpy(stream.gaussian(len(weights)))
+            gradient *= noise_multiplier * privacy.max_grad_norm
+            gradient += _clipped_sum(model, data, batch, privacy)
+            gradient = (gradient / (plan.sample_rate * plan.units)).to(torch.float32)
+        else:
+            gradient = _plain_gradient(model, data, batch)
+        if training.proximal_mu:
+            gradient += training.proximal_mu * (weights - anchor)
+        velocity *= training.momentum
+        velocity += gradient
+        weights -= training.learning_rate * velocity
+        steps += 1
+    delta = (weights - anchor).numpy()
+    if not np.isfinite(delta).all():
+        raise RunError("the change of the model must be finite; training diverged: lower training.learning_rate")
+    return LocalUpdate(delta=delta, steps=steps, seconds=time.perf_counter() - began)
+
+
+def noisy_gradient_sum(
+    model: nn.Module,
+    start: NDArray[np.float32],
+    data: TrainingData,
+    privacy: PrivacyConfig,
+    mechanism: DistributedMechanism,
+    sample_rate: float,
+    cohort: int,
+    random: Random,
+) -> GradientSum:
+    """Return this hospital's part of one optimiser step in mode ``distributed``.
+
+    Args:
+        model: of the registry; its parameters are overwritten.
+        start: (d,) float32, the round's model.
+        data: the training part.
+        privacy: names the unit.
+        mechanism: clips each unit to whole numbers and sizes the noise share; the same at every hospital of a run.
+        sample_rate: q, with which each unit enters the batch; the same at every hospital of a run.
+        cohort: hospitals in this round.
+        random: source of fresh bytes, ``os.urandom``; 64 are drawn.
+
+    Returns:
+        Whole numbers that carry this hospital's share of the noise and are private only inside the secure sum, as
+        the theorem in ``common/privacy/distributed.py`` says; never to be sent unmasked.
+    """
+    began = time.perf_counter()
+    share_parameters(model, torch.from_numpy(start.copy()))
+    model.train()
+    units = data.units(privacy.unit)
+    plan = Schedule(units=int(units.max()) + 1, sample_rate=sample_rate, steps=1)
+    (batch,) = _poisson_batches(units, plan, Keystream(random(SEED_BYTES)))
+    total = mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))
+    for piece in _pieces(batch, units, _physical_batch(data, len(start))):
+        total += mechanism.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
+    return GradientSum(total=total, expected_units=sample_rate * plan.units, seconds=time.perf_counter() - began)
+
+
+def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
+    """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float32, without noise."""
+    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
+    units = data.units(privacy.unit)
+    by_patient = privacy.unit is PrivacyUnit.PATIENT
+    for piece in _pieces(batch, units, _physical_batch(data, len(total) if by_patient else 0)):
+        if by_patient:
+            rows = _unit_gradients(model, data, piece, units[piece])
+            total += _clipping(torch.linalg.vector_norm(rows, dim=1), privacy.max_grad_norm) @ rows
+        else:
+            gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
+            total += gradients.weighted_sum(_clipping(gradients.norms(), privacy.max_grad_norm))
+    return total
+
+
+def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
+    """Return one row a unit, (units, d): the mean gradient of its records."""
+    rows = record_gradients(model, _as_input(data.inputs[records]), data.labels[records], as_rows=True).rows()
+    _, members, sizes = torch.unique(units, return_inverse=True, return_counts=True)
+    if len(sizes) == len(records):
+        return rows
+    return torch.zeros(len(sizes), rows.shape[1]).index_add_(0, members, rows).div_(sizes[:, None])
+
+
+def evaluate(
+    model: nn.Module,
+    flat: NDArray[np.float32],
+    validation: TrainingData,
+    test: TrainingData,
+    shape: EvaluationShape,
+) -> EvaluationCounts:
+    """Return the counts of a model on a hospital's validation and test part; its parameters are overwritten."""
+    share_parameters(model, torch.from_numpy(flat.copy()))
+    return EvaluationCounts(validation=_count(model, validation, shape), test=_count(model, test, shape))
+
+
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the model's scores, (n, classes) float32, in pieces that fit in memory."""
+    model.eval()
+    size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))
+    with torch.inference_mode():
+        return torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+
+
+def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> PartCounts:
+    scores = logits(model, part.inputs).numpy() if len(part) else np.zeros((0, shape.classes), np.float32)
+    return count(scores, part.labels.numpy(), shape)
+
+
+def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
+    """Return the mean gradient of the batch's cross-entropy, (d,) float32."""
+    model.zero_grad(set_to_none=True)
+    for piece in torch.split(batch, _physical_batch(data, 0)):
+        loss = functional.cross_entropy(model(_as_input(data.inputs[piece])), data.labels[piece], reduction="sum")
+        (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+    return torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None])
+
+
+def _poisson_batches(units: Tensor, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
+    """Yield the record numbers of each step's batch: every unit in or out by its own secret coin."""
+    for _ in range(plan.steps):
+        chosen = torch.from_numpy(stream.uniform(plan.units) < plan.sample_rate)
+        yield chosen[units].nonzero()[:, 0]
+
+
+def _epochs(data: TrainingData, training: TrainingConfig, stream: Keystream) -> Iterator[Tensor]:
+    """Yield the record numbers of each batch of ``local_epochs`` shuffled passes, for mode ``none``."""
+    for _ in range(training.local_epochs):
+        order = np.argsort(stream.uniform(len(data)), kind="stable")
+        yield from torch.split(torch.from_numpy(order), training.batch_size)
+
+
+def _pieces(batch: Tensor, units: Tensor, size: int) -> Iterator[Tensor]:
+    """Split a batch into pieces of at most ``size`` records, or one unit, that never part the records of a unit."""
+    ordered = batch[units[batch].argsort(stable=True)]
+    start = end = 0
+    for records in torch.unique_consecutive(units[ordered], return_counts=True)[1].tolist():
+        if end > start and end + records - start > size:
+            yield ordered[start:end]
+            start = end
+        end += records
+    if end > start:
+        yield ordered[start:end]
+
+
+def _physical_batch(data: TrainingData, row_length: int) -> int:
+    """Return how many records to take at once: what keeps activations, and rows if any are held, within memory."""
+    by_pixels = PHYSICAL_PIXELS // data.inputs[0].numel()
+    by_rows = ROW_ELEMENTS // row_length if row_length else by_pixels
+    return max(1, min(by_pixels, by_rows))
+
+
+def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
+    return (max_grad_norm / (norms + TINY)).clamp_(max=1.0)
+
+
+def _as_input(inputs: Tensor) -> Tensor:
+    """Return float32 in [-1, 1] for images, features as they are; the scale is a constant, learnt from no data."""
+    return inputs.to(torch.float32).div_(127.5).sub_(1.0) if inputs.dtype == torch.uint8 else inputs

@@ -1,0 +1,149 @@
+"""How the decoded sum of a round becomes the next model.
+
+FedAvg (McMahan et al. 2017) adds the weighted mean change; FedAvgM (Hsu et al. 2019) and FedAdam (Reddi et al. 2021,
+arXiv:2003.00295, algorithm 2) treat it as a gradient of the server's own optimiser. FedProx acts in the hospital
+(``client/training.py``). In mode ``distributed`` the mean change is the negative mean gradient, and the learning rate
+and momentum of ``training`` act here, since a hospital takes no step.
+
+A step looks at the decoded sum alone, so it costs no privacy. All state is in named arrays, which a checkpoint stores.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
+from common.errors import RunError
+
+Array = NDArray[np.float32]
+
+SECOND_MOMENT_DECAY = 0.99
+"""β₂ of FedAdam, as Reddi et al. fix it in all experiments."""
+
+ADAPTIVITY = 1e-3
+"""τ of FedAdam, likewise: the least denominator, so that a parameter that hardly moves isn't blown up."""
+
+
+class Strategy(ABC):
+    """A server optimiser over flat models of ``parameters`` float32."""
+
+    def __init__(self, parameters: int, learning_rate: float) -> None:
+        self.learning_rate = np.float32(learning_rate)
+        self._state = {name: np.zeros(parameters, np.float32) for name in self._state_names()}
+
+    @abstractmethod
+    def _state_names(self) -> tuple[str, ...]: ...
+
+    @abstractmethod
+    def _direction(self, mean_delta: Array) -> Array: ...
+
+    def step(self, weights: Array, mean_delta: Array) -> Array:
+        """Return the next model, a new array; the state advances.
+
+        Args:
+            weights: (d,) float32, the round's model.
+            mean_delta: (d,) float32, weighted mean change of the surviving hospitals.
+
+        Raises:
+            RunError: the next model is not finite.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # Named below, by what it means.
+            stepped: Array = weights + self.learning_rate * self._direction(mean_delta)
+        if not np.isfinite(stepped).all():
+            raise RunError("the model must stay finite; lower aggregation.server_learning_rate")
+        return stepped
+
+    def state(self) -> dict[str, Array]:
+        """Return copies of the state's arrays, by name."""
+        return {name: array.copy() for name, array in self._state.items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Continue from what :meth:`state` returned.
+
+        Raises:
+            RunError: the names or lengths are not those of this strategy.
+        """
+        expected = {name: array.shape for name, array in self._state.items()}
+        got = {name: array.shape for name, array in state.items()}
+        if got != expected:
+            raise RunError(f"the checkpoint must hold a strategy state of {expected}, got {got}")
+        self._state = {name: np.array(array, np.float32) for name, array in state.items()}
+
+
+class FedAvg(Strategy):
+    """The mean change itself."""
+
+    def _state_names(self) -> tuple[str, ...]:
+        return ()
+
+    def _direction(self, mean_delta: Array) -> Array:
+        return mean_delta
+
+
+class FedAvgM(Strategy):
+    """Heavy-ball momentum on the mean change.
+
+    Args:
+        parameters: d.
+        learning_rate: of the server.
+        momentum: in [0, 1); 0 is FedAvg.
+    """
+
+    def __init__(self, parameters: int, learning_rate: float, momentum: float) -> None:
+        super().__init__(parameters, learning_rate)
+        self.momentum = np.float32(momentum)
+
+    def _state_names(self) -> tuple[str, ...]:
+        return ("velocity",)
+
+    def _direction(self, mean_delta: Array) -> Array:
+        velocity = self._state["velocity"]
+        velocity *= self.momentum
+        velocity += mean_delta
+        return velocity
+
+
+class FedAdam(Strategy):
+    """Per-parameter step sizes from running moments of the mean change.
+
+    Args:
+        parameters: d.
+        learning_rate: of the server.
+        momentum: β₁, in [0, 1).
+    """
+
+    def __init__(self, parameters: int, learning_rate: float, momentum: float) -> None:
+        super().__init__(parameters, learning_rate)
+        self.momentum = np.float32(momentum)
+
+    def _state_names(self) -> tuple[str, ...]:
+        return ("first_moment", "second_moment")
+
+    def _direction(self, mean_delta: Array) -> Array:
+        first, second = self._state["first_moment"], self._state["second_moment"]
+        first *= self.momentum
+        first += (1 - self.momentum) * mean_delta
+        second *= np.float32(SECOND_MOMENT_DECAY)
+        second += np.float32(1 - SECOND_MOMENT_DECAY) * np.square(mean_delta)
+        return np.divide(first, np.sqrt(second) + np.float32(ADAPTIVITY), dtype=np.float32)
+
+
+def strategy_for(
+    aggregation: AggregationConfig, training: TrainingConfig, privacy: PrivacyConfig, parameters: int
+) -> Strategy:
+    """Return the strategy that a run's description names.
+
+    In mode ``distributed`` the two learning rates multiply, the hospital's and the server's, and FedAvg is SGD with
+    ``training.momentum``.
+    """
+    distributed = privacy.mode is PrivacyMode.DISTRIBUTED
+    rate = aggregation.server_learning_rate * (training.learning_rate if distributed else 1.0)
+    if aggregation.strategy == "fedavgm":
+        return FedAvgM(parameters, rate, aggregation.server_momentum)
+    if aggregation.strategy == "fedadam":
+        return FedAdam(parameters, rate, aggregation.server_momentum)
+    if distributed and training.momentum:
+        return FedAvgM(parameters, rate, training.momentum)
+    return FedAvg(parameters, rate)

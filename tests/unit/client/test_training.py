@@ -1,0 +1,321 @@
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from client import training as module
+from client.per_record_gradients import record_gradients
+from client.training import TrainingData, evaluate, noisy_gradient_sum, schedule, train_locally
+from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
+from common.errors import DataError, RunError
+from common.evaluation import EvaluationShape, count
+from common.keystream import Keystream
+from common.models.cnn import SmallCnn
+from common.models.flat import flat_parameters, share_parameters
+from common.privacy.distributed import DistributedMechanism
+
+torch.set_num_threads(1)
+
+NONE = PrivacyConfig(mode=PrivacyMode.NONE)
+LOCAL = PrivacyConfig(mode=PrivacyMode.LOCAL, max_grad_norm=0.5)
+
+
+def features(records: int = 60, width: int = 6, seed: int = 0, per_patient: int = 1) -> TrainingData:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, records)
+    inputs = rng.standard_normal((records, width)).astype(np.float32)
+    inputs[:, 0] += 2 * labels
+    return TrainingData.of(inputs, labels, np.arange(records) // per_patient)
+
+
+def linear(width: int = 6) -> tuple[nn.Module, NDArray[np.float32]]:
+    torch.manual_seed(0)
+    model = nn.Linear(width, 2)
+    return model, flat_parameters(model)
+
+
+def seeded(seed: int) -> Callable[[int], bytes]:
+    return np.random.default_rng(seed).bytes
+
+
+def loss(model: nn.Module, flat: NDArray[np.float32], data: TrainingData) -> float:
+    share_parameters(model, torch.from_numpy(flat.copy()))
+    with torch.inference_mode():
+        return float(functional.cross_entropy(model(data.inputs), data.labels))
+
+
+def test_plain_training_of_one_full_batch_is_one_step_of_gradient_descent() -> None:
+    model, start = linear()
+    data = features()
+    update = train_locally(model, start, data, TrainingConfig(batch_size=60, learning_rate=0.3), NONE, 0.0, os.urandom)
+    reference = nn.Linear(6, 2)
+    share_parameters(reference, torch.from_numpy(start.copy()))
+    functional.cross_entropy(reference(data.inputs), data.labels).backward()  # type: ignore[no-untyped-call]
+    gradient = np.concatenate([p.grad.numpy().ravel() for p in reference.parameters() if p.grad is not None])
+    assert update.steps == 1
+    assert np.allclose(update.delta, -0.3 * gradient, atol=1e-6)
+
+
+def test_plain_training_looks_at_each_record_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = module._plain_gradient
+
+    def spy(model: nn.Module, data: TrainingData, batch: torch.Tensor) -> torch.Tensor:
+        seen.extend(batch.tolist())
+        return original(model, data, batch)
+
+    monkeypatch.setattr(module, "_plain_gradient", spy)
+    model, start = linear()
+    train_locally(model, start, features(), TrainingConfig(batch_size=16, local_epochs=2), NONE, 0.0, os.urandom)
+    assert sorted(seen) == sorted(2 * list(range(60)))
+    assert seen[:60] != sorted(seen[:60])
+
+
+def test_the_same_random_bytes_give_the_same_update_and_others_another() -> None:
+    model, start = linear()
+    setting = TrainingConfig(batch_size=16, momentum=0.5)
+    for privacy, sigma in ((NONE, 0.0), (LOCAL, 1.0)):
+        one, same, other = (
+            train_locally(model, start, features(), setting, privacy, sigma, seeded(seed)).delta for seed in (1, 1, 2)
+        )
+        assert np.array_equal(one, same)
+        assert not np.array_equal(one, other)
+
+
+def test_training_leaves_the_rounds_model_as_it_was() -> None:
+    model, start = linear()
+    kept = start.copy()
+    train_locally(model, start, features(), TrainingConfig(batch_size=16), LOCAL, 1.0, os.urandom)
+    assert np.array_equal(start, kept)
+
+
+def test_private_training_without_clipping_and_with_hardly_any_noise_learns() -> None:
+    model, start = linear()
+    data = features(400)
+    loose = PrivacyConfig(mode=PrivacyMode.LOCAL, max_grad_norm=100.0)
+    setting = TrainingConfig(batch_size=100, local_epochs=10, learning_rate=0.5)
+    update = train_locally(model, start, data, setting, loose, 1e-9, os.urandom)
+    assert loss(model, start + update.delta, data) < 0.6 * loss(model, start, data)
+
+
+def test_one_private_step_is_the_clipped_sum_over_the_expected_batch_plus_noise_of_the_stated_size() -> None:
+    width = 4000
+    model = nn.Linear(width, 2)
+    start = np.zeros(2 * width + 2, np.float32)
+    data = features(50, width)
+    setting = TrainingConfig(batch_size=50, learning_rate=1.0)
+    sigma = 3.0
+    update = train_locally(model, start, data, setting, LOCAL, sigma, os.urandom)
+    share_parameters(model, torch.from_numpy(start.copy()))
+    rows = record_gradients(model, data.inputs, data.labels, as_rows=True).rows()
+    clipped = rows * (0.5 / rows.norm(dim=1, keepdim=True)).clamp(max=1.0)
+    noise = -update.delta * 50 - clipped.sum(dim=0).numpy()
+    # 8,002 coordinates: the sample deviation is within 5 of its own deviations, σC/√(2d).
+    assert abs(noise.std() - sigma * 0.5) < 5 * sigma * 0.5 / math.sqrt(2 * noise.size)
+    assert abs(noise.mean()) < 5 * sigma * 0.5 / math.sqrt(noise.size)
+
+
+def test_no_record_moves_the_clipped_sum_by_more_than_the_clipping_bound() -> None:
+    torch.manual_seed(1)
+    model = SmallCnn(2, 1)
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (12, 1, 28, 28), dtype=np.uint8)
+    data = TrainingData.of(images, rng.integers(0, 2, 12), np.arange(12))
+    tight = PrivacyConfig(max_grad_norm=0.01)
+    everyone = module._clipped_sum(model, data, torch.arange(12), tight)
+    for left_out in range(12):
+        others = torch.tensor([record for record in range(12) if record != left_out])
+        moved = everyone - module._clipped_sum(model, data, others, tight)
+        assert float(moved.norm()) <= 0.01 * (1 + 1e-3)
+
+
+def test_no_patient_moves_the_clipped_sum_by_more_than_the_clipping_bound() -> None:
+    model, _ = linear()
+    data = features(30, per_patient=6)
+    tight = PrivacyConfig(max_grad_norm=0.05, unit=PrivacyUnit.PATIENT)
+    everyone = module._clipped_sum(model, data, torch.arange(30), tight)
+    for patient in range(5):
+        others = (data.patients != patient).nonzero()[:, 0]
+        moved = everyone - module._clipped_sum(model, data, others, tight)
+        assert 0.01 < float(moved.norm()) <= 0.05 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("unit", PrivacyUnit)
+def test_a_batch_summed_in_pieces_is_the_batch_summed_at_once(
+    unit: PrivacyUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = linear()
+    data = features(40, per_patient=3)
+    privacy = PrivacyConfig(max_grad_norm=0.1, unit=unit)
+    whole = module._clipped_sum(model, data, torch.arange(40), privacy)
+    monkeypatch.setattr(module, "PHYSICAL_PIXELS", 6 * 7)
+    assert torch.allclose(module._clipped_sum(model, data, torch.arange(40), privacy), whole, atol=1e-6)
+
+
+def test_pieces_never_part_the_records_of_a_patient() -> None:
+    units = torch.tensor([3, 1, 3, 0, 1, 3, 2, 3])
+    pieces = list(module._pieces(torch.arange(8), units, 3))
+    assert sorted(torch.cat(pieces).tolist()) == list(range(8))
+    for piece in pieces:
+        assert len(piece) <= 3 or len(set(units[piece].tolist())) == 1
+    homes = [set(units[piece].tolist()) for piece in pieces]
+    assert sum(len(home) for home in homes) == 4
+
+
+def test_poisson_batches_take_each_unit_with_the_stated_probability_and_independently() -> None:
+    plan = module.Schedule(units=200, sample_rate=0.1, steps=2000)
+    batches = list(module._poisson_batches(torch.arange(200), plan, Keystream(bytes(32))))
+    sizes = np.array([len(batch) for batch in batches])
+    assert len(batches) == 2000
+    assert abs(sizes.mean() - 20) < 5 * math.sqrt(18 / 2000)
+    assert abs(sizes.var() - 18) < 5 * 18 * math.sqrt(2 / 2000)
+    times = np.bincount(torch.cat(batches).numpy(), minlength=200)
+    assert np.abs(times - 200).max() < 5 * math.sqrt(180)
+
+
+def test_a_patient_enters_a_batch_with_all_records_or_none() -> None:
+    data = features(60, per_patient=4)
+    plan = module.Schedule(units=15, sample_rate=0.3, steps=50)
+    for batch in module._poisson_batches(data.units(PrivacyUnit.PATIENT), plan, Keystream(bytes(32))):
+        assert all(count == 4 for count in np.bincount(data.patients[batch].numpy()) if count)
+
+
+def test_an_empty_batch_is_a_step_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(units: torch.Tensor, plan: module.Schedule, _: Keystream) -> list[torch.Tensor]:
+        return [units.new_zeros(0)] * plan.steps
+
+    monkeypatch.setattr(module, "_poisson_batches", empty)
+    model, start = linear()
+    update = train_locally(model, start, features(), TrainingConfig(batch_size=20), LOCAL, 1.0, os.urandom)
+    assert update.steps == 3
+    assert np.abs(update.delta).min() > 0
+
+
+def test_the_schedule_is_what_the_ledger_books() -> None:
+    data = features(100, per_patient=4)
+    setting = TrainingConfig(batch_size=24, local_epochs=2)
+    by_record = schedule(data, setting, LOCAL)
+    assert (by_record.units, by_record.sample_rate, by_record.steps) == (100, 0.24, 2 * 5)
+    by_patient = schedule(data, setting, PrivacyConfig(unit=PrivacyUnit.PATIENT))
+    assert (by_patient.units, by_patient.sample_rate, by_patient.steps) == (25, 0.96, 2 * 2)
+    distributed = schedule(data, setting, PrivacyConfig(mode=PrivacyMode.DISTRIBUTED))
+    assert (distributed.sample_rate, distributed.steps) == (0.24, 1)
+    model, start = linear()
+    assert train_locally(model, start, data, setting, LOCAL, 1.0, os.urandom).steps == by_record.steps
+
+
+def test_momentum_and_the_proximal_term_act_as_written() -> None:
+    model, start = linear()
+    data = features()
+    setting = TrainingConfig(batch_size=60, local_epochs=3, learning_rate=0.2, momentum=0.5, proximal_mu=0.7)
+    update = train_locally(model, start, data, setting, NONE, 0.0, os.urandom)
+    reference = nn.Linear(6, 2)
+    weights = torch.from_numpy(start.copy())
+    share_parameters(reference, weights)
+    optimiser = torch.optim.SGD(reference.parameters(), lr=0.2, momentum=0.5)
+    for _ in range(3):
+        optimiser.zero_grad()
+        distance = sum(
+            (parameter - torch.from_numpy(anchor)).square().sum()
+            for parameter, anchor in zip(
+                reference.parameters(), (start[:12].reshape(2, 6).copy(), start[12:].copy()), strict=True
+            )
+        )
+        objective = functional.cross_entropy(reference(data.inputs), data.labels) + 0.35 * distance
+        objective.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert np.allclose(start + update.delta, weights.numpy(), atol=1e-5)
+
+
+def test_training_in_mode_distributed_or_without_noise_is_refused() -> None:
+    model, start = linear()
+    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED)
+    with pytest.raises(RunError, match="gradient sum"):
+        train_locally(model, start, features(), TrainingConfig(), distributed, 1.0, os.urandom)
+    for sigma in (0.0, -1.0, math.nan):
+        with pytest.raises(RunError, match="noise multiplier"):
+            train_locally(model, start, features(), TrainingConfig(), LOCAL, sigma, os.urandom)
+
+
+def test_training_that_diverges_is_refused() -> None:
+    model, start = linear()
+    setting = TrainingConfig(batch_size=16, learning_rate=1000.0, proximal_mu=1000.0, local_epochs=40)
+    with pytest.raises(RunError, match="finite"):
+        train_locally(model, start, features(), setting, NONE, 0.0, os.urandom)
+
+
+def test_a_sum_of_distributed_gradients_decodes_to_the_clipped_sum_of_all_hospitals() -> None:
+    model, start = linear()
+    hospitals = [features(seed=seed) for seed in range(4)]
+    mechanism = DistributedMechanism.fit(
+        noise_multiplier=0.01,
+        max_grad_norm=0.5,
+        dimension=14,
+        hospitals=4,
+        expected_units=240,
+        colluders=0,
+        tolerated_dropouts=1,
+        modulus_bits=32,
+    )
+    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
+    parts = [noisy_gradient_sum(model, start, data, distributed, mechanism, 1.0, 4, os.urandom) for data in hospitals]
+    share_parameters(model, torch.from_numpy(start.copy()))
+    expected = sum(module._clipped_sum(model, data, torch.arange(60), distributed) for data in hospitals)
+    decoded = mechanism.decode(np.sum([part.total for part in parts], axis=0))
+    assert parts[0].expected_units == 60
+    assert np.abs(decoded - torch.as_tensor(expected).numpy()).max() < 0.05
+
+
+def test_the_unit_gradients_of_patients_are_means_over_their_records() -> None:
+    model, _ = linear()
+    data = features(9, per_patient=3)
+    rows = module._unit_gradients(model, data, torch.arange(9), data.patients)
+    alone = record_gradients(model, data.inputs, data.labels, as_rows=True).rows()
+    assert torch.allclose(rows, alone.view(3, 3, -1).mean(dim=1), atol=1e-6)
+
+
+def test_evaluation_counts_both_parts_apart_from_each_other() -> None:
+    model, flat = linear()
+    shape = EvaluationShape(classes=2, bins=16)
+    validation, test = features(10, seed=1), features(21, seed=2)
+    counts = evaluate(model, flat, validation, test, shape)
+    share_parameters(model, torch.from_numpy(flat.copy()))
+    with torch.inference_mode():
+        expected = count(model(test.inputs).numpy(), test.labels.numpy(), shape)
+    assert counts.validation.records == 10
+    assert np.array_equal(counts.test.flat(), expected.flat())
+
+
+def test_evaluation_of_an_empty_part_counts_nothing() -> None:
+    model, flat = linear()
+    empty = TrainingData.of(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert evaluate(model, flat, empty, features(3), EvaluationShape(2, 16)).validation.records == 0
+
+
+def test_scores_do_not_depend_on_how_many_records_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    model = SmallCnn(2, 1)
+    images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
+    whole = module.logits(model, images)
+    monkeypatch.setattr(module, "EVALUATION_PIXELS", 2 * 28 * 28)
+    assert torch.allclose(module.logits(model, images), whole, atol=1e-5)
+
+
+def test_images_become_numbers_between_minus_one_and_one_and_features_stay_as_they_are() -> None:
+    assert module._as_input(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+    assert module._as_input(torch.tensor([7.5])).tolist() == [7.5]
+
+
+def test_records_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(DataError, match="got 3, 2, 3"):
+        TrainingData.of(np.zeros((3, 6), np.float32), np.zeros(2, np.int64), np.zeros(3, np.int64))
+
+
+def test_data_never_appears_in_a_repr() -> None:
+    assert "tensor" not in repr(features(3))
