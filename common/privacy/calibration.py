@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 from common.config import PrivacyUnit
 from common.errors import PrivacyError
-from common.privacy.accounting import PRV_EPSILON_ERROR, Accountant, MechanismEvent, MechanismKind, epsilon_bounds
+from common.privacy.accounting import (
+    PRV_EPSILON_ERROR,
+    Accountant,
+    MechanismEvent,
+    MechanismKind,
+    epsilon,
+    epsilon_bounds,
+    rounded_up,
+)
 
 EPSILON_TOLERANCE = 0.01
 """A calibrated run spends at least its target less this; Opacus's own default."""
@@ -87,6 +95,13 @@ def noise_multiplier(
     """
     if not target_epsilon > 0:
         raise PrivacyError(f"the target ε must be above 0, got {target_epsilon!r}; set privacy.target_epsilon")
+
+    before = epsilon(already, delta, accountant)
+    if before > target_epsilon:
+        raise PrivacyError(
+            f"what is spent already must be within the target of {target_epsilon:g}, got ε = {rounded_up(before):g}; "
+            f"raise privacy.target_epsilon or stay out of this run"
+        )
 
     def spent(multiplier: float, error: float = PRV_EPSILON_ERROR) -> tuple[float, float]:
         event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, sample_rate, steps)
