@@ -129,11 +129,6 @@ class HospitalAgent:
             reason = str(error)[:1000]
             return Refused(hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack), None
 
-    def close(self) -> None:
-        """Close the ledger."""
-        if self._ledger is not None:
-            self._ledger.close()
-
     def _answer(self, request: Request, array: Array | None) -> Answer:
         match request:
             case AdvertiseKeys():

@@ -52,10 +52,7 @@ def _serve(state: Path) -> int:
     runner = TaskRunner(api, config.transport.poll_seconds)
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
     signal.signal(signal.SIGINT, lambda *_: runner.stop())
-    try:
-        runner.serve(partial(answer, agent, identity.name))
-    finally:
-        agent.close()
+    runner.serve(partial(answer, agent, identity.name))
     return 0
 
 

@@ -105,7 +105,10 @@ class Run:
         self._layout = _layout(plan.description)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
-            plan.description.aggregation, plan.description.training, plan.description.privacy
+            plan.description.aggregation,
+            plan.description.training,
+            plan.description.privacy,
+            self._layout.parameters,
         )
         self._retired: dict[str, str] = {}
         self._pending: _Step | None = None
