@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -47,8 +47,11 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20
 """One image; the largest radiography detectors have about 18 million pixels, and a bomb claims billions."""
 
+_MOST_DIGITS = 9
+"""Of a label; a longer one is no class, and turning it into a number would cost time."""
+
 _CHANNEL_MODES = {1: "L", 3: "RGB"}
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """A 16-bit PNG does not say which of its values is white, so it can't be turned into 8 bits."""
 
 
@@ -169,7 +172,7 @@ def load(folder: Path, split: Split, image_size: int, channels: int, classes: Se
     labels = np.empty(len(rows), np.int64)
     root = folder.resolve()
     for position, row in enumerate(rows):
-        labels[position] = class_index(row, names)
+        labels[position] = _label_of(row, names)
         images[position] = decode_image(
             _read_inside(root, row), f"{MANIFEST_NAME} row {row.number}", image_size, channels
         )
@@ -186,10 +189,26 @@ def fingerprint(folder: Path) -> bytes:
         DataError: the manifest breaks a rule or a file cannot be read.
     """
     root = folder.resolve()
+    return combine_digests(
+        record_digest(hashlib.sha256(_read_inside(root, row)).digest(), row.label, row.patient_id, row.split)
+        for row in read_manifest(folder)
+    )
+
+
+def record_digest(content_digest: bytes, label: str, patient_id: str, split: str) -> bytes:
+    """Return 32 bytes that name one record: SHA-256 over that of its file and over what is said of it."""
+    digest = hashlib.sha256(content_digest)
+    for text in (label, patient_id, split):
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(4, "big") + encoded)
+    return digest.digest()
+
+
+def combine_digests(records: Iterable[bytes]) -> bytes:
+    """Return the fingerprint of a data set, 32 bytes, from those of its records in any order."""
     digest = hashlib.sha256(f"{SHARD_FORMAT} {SHARD_VERSION} fingerprint".encode())
-    lines = (_row_digest(row, hashlib.sha256(_read_inside(root, row)).digest()) for row in read_manifest(folder))
-    for line in sorted(lines):
-        digest.update(line)
+    for record in sorted(records):
+        digest.update(record)
     return digest.digest()
 
 
@@ -235,20 +254,19 @@ def read_description(folder: Path) -> ShardDescription | None:
         raise DataError(f"{DESCRIPTION_NAME} must be a readable shard description; remove it or deal again") from None
 
 
-def class_index(row: ManifestRow, classes: Sequence[str]) -> int:
-    """Return the index of a row's label, which is a class name (in any case) or an index.
+def class_index(label: str, classes: Sequence[str]) -> int | None:
+    """Return the index that a label means, be it a class name (in any case) or an index, or None if it is neither.
 
-    Raises:
-        DataError: it is neither; names the row.
+    >>> class_index("Pneumonia", ("normal", "pneumonia")), class_index("0", ("normal", "pneumonia"))
+    (1, 0)
     """
-    wanted = row.label.strip().casefold()
+    wanted = label.strip().casefold()
     for index, name in enumerate(classes):
         if wanted == name.casefold():
             return index
-    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(classes):
+    if wanted.isascii() and wanted.isdigit() and len(wanted) <= _MOST_DIGITS and int(wanted) < len(classes):
         return int(wanted)
-    allowed = f"one of {', '.join(classes)} or 0 … {len(classes) - 1}"
-    raise DataError(f"{MANIFEST_NAME} row {row.number}: the label must be {allowed}")
+    return None
 
 
 def decode_image(encoded: bytes, where: str, image_size: int, channels: int) -> npt.NDArray[np.uint8]:
@@ -267,7 +285,7 @@ def decode_image(encoded: bytes, where: str, image_size: int, channels: int) -> 
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{where}: an image must have at most {MAX_PIXELS} pixels")
-            if image.mode not in _EIGHT_BIT_MODES:
+            if image.mode not in EIGHT_BIT_MODES:
                 raise DataError(f"{where}: a PNG must have 8 bits a channel; export 8 bits, or DICOM for more")
             return fit(image.convert(_CHANNEL_MODES[channels]), image_size)
     except UnidentifiedImageError:
@@ -295,6 +313,14 @@ def fit(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
 def to_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     """Return uint8 pixels of shape (1, h, w) or (3, h, w) as a grey or colour image."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
+
+
+def _label_of(row: ManifestRow, classes: Sequence[str]) -> int:
+    label = class_index(row.label, classes)
+    if label is None:
+        allowed = f"one of {', '.join(classes)} or 0 … {len(classes) - 1}"
+        raise DataError(f"{MANIFEST_NAME} row {row.number}: the label must be {allowed}")
+    return label
 
 
 def _rows(text: str) -> Iterator[ManifestRow]:
@@ -340,14 +366,6 @@ def _read_inside(root: Path, row: ManifestRow) -> bytes:
     if len(content) > MAX_FILE_BYTES:
         raise DataError(f"{MANIFEST_NAME} row {row.number}: a file must have at most {MAX_FILE_BYTES} bytes")
     return content
-
-
-def _row_digest(row: ManifestRow, content: bytes) -> bytes:
-    digest = hashlib.sha256(content)
-    for text in (row.label, row.patient_id, row.split):
-        encoded = text.encode()
-        digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return digest.digest()
 
 
 def _classes_of(folder: Path) -> tuple[str, ...]:

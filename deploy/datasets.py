@@ -4,6 +4,7 @@ MedMNIST: Yang et al., Scientific Data 10:41 (2023), CC BY 4.0.
 Chest X-rays: Kermany, Zhang, Goldbaum, Mendeley Data 10.17632/rscbjbr9sj; Kermany et al., Cell 172 (2018), CC BY 4.0.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ class DataSet:
     Attributes:
         name: shown by every output, such as ``PneumoniaMNIST``.
         source: where it came from: a file's name, ``download`` or ``phantom``.
-        parts: the records of ``train``, ``val`` and ``test``; no known patient is in two of them.
+        parts: the records of ``train``, ``val`` and ``test``; no known patient and no image is in two of them.
         notes: what a reader of results must know, such as records left out.
         banner: what a person must see before a run, or None.
     """
@@ -252,7 +253,7 @@ def _stack(pictures: Sequence[Picture], channels: int, image_size: int) -> Recor
 def _data_set(task: Task, name: str, source: str, image_size: int, parts: Mapping[Split, Records]) -> DataSet:
     """Put the last two promises in place: a validation part worth its name, and no patient in two splits."""
     plain = DataSet(name, source, task.name, task.classes, task.channels, image_size, parts)
-    return _keep_patients_apart(_enlarge_validation(plain))
+    return _keep_apart(_enlarge_validation(plain))
 
 
 def _enlarge_validation(data: DataSet) -> DataSet:
@@ -268,21 +269,33 @@ def _enlarge_validation(data: DataSet) -> DataSet:
     return replace(data, parts=parts, notes=(*data.notes, note))
 
 
-def _keep_patients_apart(data: DataSet) -> DataSet:
-    """Take from training and validation whoever is in a later split; the test part stays the official one."""
+def _keep_apart(data: DataSet) -> DataSet:
+    """Take out of training and validation what is there twice, and who is in a later split.
+
+    An image that occurs twice would be one person counted twice, which a hospital refuses. The test part stays the
+    official one.
+    """
     parts, notes = dict(data.parts), data.notes
-    taken = set(parts["test"].patients) - {""}
+    taken = set(_names_of(parts["test"]))
+    patients_taken = set(parts["test"].patients) - {""}
     for split in ("val", "train"):
         records = parts[split]
-        rows = np.flatnonzero([patient not in taken for patient in records.patients])
-        if len(rows) < len(records):
-            notes = (
-                *notes,
-                f"{len(records) - len(rows)} records of {split} left out: their patients are in a later split",
-            )
-            parts[split] = records.select(rows)
-        taken |= set(records.patients) - {""}
+        kept = []
+        for row, (name, patient) in enumerate(zip(_names_of(records), records.patients, strict=True)):
+            if name not in taken and patient not in patients_taken:
+                taken.add(name)
+                kept.append(row)
+        if len(kept) < len(records):
+            why = "the same image is there already, or the patient is in a later split"
+            notes = (*notes, f"{len(records) - len(kept)} of {len(records)} records of {split} left out: {why}")
+            parts[split] = records.select(np.array(kept, np.int64))
+        patients_taken |= set(records.patients) - {""}
     return replace(data, parts=parts, notes=notes)
+
+
+def _names_of(records: Records) -> list[bytes]:
+    """Return a name for each image's content: equal for equal pixels, and for no others."""
+    return [hashlib.sha256(pixels.tobytes()).digest() for pixels in records.images]
 
 
 def _concatenate(first: Records, second: Records) -> Records:

@@ -1,16 +1,22 @@
-"""The way from a hospital's folder to the arrays it trains on: :func:`open_data`."""
+"""The way from a hospital's folder to the arrays it trains on: list, examine, survey, keep."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import datetime
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCache, PreparedWriter
+from client.data.catalogue import Catalogue, Layout, read_catalogue
 from client.data.contract import DataContract
-from common import shards
+from client.data.examine import examine_all
+from client.data.mistakes import Finding, Weight
+from client.data.survey import Survey, check_counts
 from common.errors import DataError
-from common.shards import Records
+from common.shards import SPLITS, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +24,7 @@ class HospitalRecords:
     """One part of a hospital's data, ready to train on.
 
     Attributes:
-        images: uint8, shape (n, c, h, w).
+        images: uint8, shape (n, c, h, w), mapped from disk: take a batch at a time.
         labels: int64, shape (n,): the index of the class.
         patients: int64, shape (n,): equal numbers mean one patient; the numbers themselves mean nothing.
     """
@@ -49,47 +55,147 @@ class HospitalData:
     fingerprint: bytes
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a check found; shown to the hospital's own staff only.
+
+    Attributes:
+        layout: how the data lies.
+        findings: everything that is wrong, the worst first.
+        images: how many were listed.
+        patients: how many known ones there are.
+        counts: usable images of each part and class.
+    """
+
+    layout: Layout
+    findings: tuple[Finding, ...] = field(repr=False)
+    images: int = field(repr=False)
+    patients: int = field(repr=False)
+    counts: dict[Split, tuple[int, ...]] = field(repr=False)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a run may use the data."""
+        return not any(finding.blocks for finding in self.findings)
+
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and the images in all."""
+
+
 def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
     """Read a hospital's data, check it against the contract, and return it ready to train on.
 
+    The first time, and after any change, every image is opened and checked, and kept as the model will see it; later
+    the kept images are mapped.
+
     Args:
-        folder: the hospital's data: a shard.
+        folder: the hospital's data, in any layout of :mod:`client.data.catalogue`.
         contract: what the run asks.
         cache_dir: the hospital's own folder for prepared images, on its own disk.
 
     Raises:
-        DataError: the data breaks the contract; names rows, never a patient, a file or what is in one.
+        DataError: the data breaks the contract. The message may travel to the server, so it holds the kinds of
+            mistakes and nothing else: no patient, no file, no number of images.
     """
-    del cache_dir  # the shards of a demo load faster than a cache of them would
-    parts = {
-        split: shards.load(folder, split, contract.image_size, contract.channels, contract.classes)
-        for split in shards.SPLITS
-    }
-    train = parts["train"]
-    if len(np.unique(train.labels)) < 2:  # noqa: PLR2004 - nothing can be told apart from nothing
-        raise DataError("the training records must be of at least two classes; add records of another class")
-    if len(train) < contract.batch_size:
+    catalogue = read_catalogue(folder, contract.classes)
+    _refuse_if_unusable(catalogue.findings)
+    cache = PreparedCache(cache_dir)
+    key = _cache_key(catalogue, contract)
+    prepared = cache.find(key)
+    if prepared is None:
+        _refuse_if_unusable(check_data(folder, contract, cache_dir).findings)
+        prepared = cache.find(key)
+    if prepared is None:
+        raise DataError("the hospital's data changed while it was read; try again when nobody writes to it")
+    _refuse_if_unusable(tuple(check_counts(_counts(prepared, contract), contract)))
+    train, validation, test = (prepared.parts[split] for split in SPLITS)
+    return HospitalData(
+        HospitalRecords(train.images, train.labels, train.patients),
+        HospitalRecords(validation.images, validation.labels, validation.patients),
+        HospitalRecords(test.images, test.labels, test.patients),
+        prepared.fingerprint,
+    )
+
+
+def check_data(
+    folder: Path,
+    contract: DataContract,
+    cache_dir: Path,
+    progress: Progress = lambda _done, _all: None,
+    today: datetime.date | None = None,
+    cache_limit_bytes: int = LIMIT_BYTES,
+) -> Report:
+    """Open and check every image, and keep the prepared images if all is well.
+
+    Args:
+        folder: the hospital's data.
+        contract: what a run asks.
+        cache_dir: where prepared images are kept.
+        progress: called after each image.
+        today: the date that no study may lie beyond; by default this machine's.
+        cache_limit_bytes: of all prepared images together.
+
+    Raises:
+        DataError: there is no such folder, or the cache cannot be written.
+    """
+    catalogue = read_catalogue(folder, contract.classes)
+    image_bytes = contract.channels * contract.image_size**2
+    cache = PreparedCache(cache_dir, cache_limit_bytes)
+    with cache.build(_cache_key(catalogue, contract), len(catalogue.entries) * image_bytes) as writer:
+        date = today or datetime.datetime.now(datetime.UTC).date()
+        survey, found = _examine(catalogue, contract, writer, progress, date)
+        report = _report(catalogue, survey, found)
+        if report.is_usable:
+            writer.commit(survey.fingerprint)
+    return report
+
+
+def _examine(
+    catalogue: Catalogue, contract: DataContract, writer: PreparedWriter, progress: Progress, today: datetime.date
+) -> tuple[Survey, list[Finding]]:
+    survey, found = Survey(contract), list(catalogue.findings)
+    for done, examined in enumerate(examine_all(catalogue, contract, today), start=1):
+        found += examined.findings
+        if examined.usable is not None:
+            split, patient = survey.add(examined, examined.usable)
+            writer.add(split, examined.usable.pixels, examined.entry.label, patient)
+        progress(done, len(catalogue.entries))
+    return survey, found
+
+
+def _report(catalogue: Catalogue, survey: Survey, found: list[Finding]) -> Report:
+    weights = list(Weight)
+    everything = [
+        replace(finding, accepted=True) if _is_accepted(finding, catalogue) else finding
+        for finding in (*found, *survey.findings())
+    ]
+    everything.sort(key=lambda finding: (not finding.blocks, weights.index(finding.advice.weight)))
+    return Report(catalogue.layout, tuple(everything), len(catalogue.entries), survey.patients, survey.counts())
+
+
+def _is_accepted(finding: Finding, catalogue: Catalogue) -> bool:
+    is_listed = (finding.where, finding.mistake.value) in catalogue.accepted
+    return is_listed and finding.advice.weight is Weight.ACCEPTABLE
+
+
+def _refuse_if_unusable(findings: tuple[Finding, ...]) -> None:
+    kinds = sorted({finding.mistake.value for finding in findings if finding.blocks})
+    if kinds:
         raise DataError(
-            f"there must be at least a batch ({contract.batch_size}) of training records; "
-            "add records, or ask for a smaller training.batch_size"
+            f"the hospital's data breaks the run's contract ({', '.join(kinds)}); at the hospital, "
+            "'confide hospital check-data' shows each place and its remedy"
         )
-    numbers = _number_patients(list(parts.values()))
-    prepared = {
-        split: HospitalRecords(records.images, records.labels, patients)
-        for (split, records), patients in zip(parts.items(), numbers, strict=True)
+
+
+def _cache_key(catalogue: Catalogue, contract: DataContract) -> str:
+    """Name prepared images by the data as listed and by how the contract wants them prepared and checked."""
+    wanted = (contract.task, contract.classes, contract.channels, contract.image_size, contract.unit.value)
+    return hashlib.sha256(repr((CACHE_VERSION, catalogue.digest, wanted)).encode()).hexdigest()[:32]
+
+
+def _counts(prepared: Prepared, contract: DataContract) -> dict[Split, tuple[int, ...]]:
+    return {
+        split: tuple(np.bincount(part.labels, minlength=len(contract.classes)).tolist())
+        for split, part in prepared.parts.items()
     }
-    return HospitalData(prepared["train"], prepared["val"], prepared["test"], shards.fingerprint(folder))
-
-
-def _number_patients(parts: Sequence[Records]) -> list[npt.NDArray[np.int64]]:
-    """Replace identifiers by running numbers, the same for one patient in all parts; an unknown one is nobody else."""
-    known: dict[str, int] = {}
-    numbered: list[npt.NDArray[np.int64]] = []
-    following = 0
-    for records in parts:
-        numbers = np.empty(len(records), np.int64)
-        for row, patient in enumerate(records.patients):
-            numbers[row] = known.setdefault(patient, following) if patient else following
-            following += 1
-        numbered.append(numbers)
-    return numbered

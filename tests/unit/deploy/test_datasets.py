@@ -202,11 +202,13 @@ def test_an_npz_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def write_xrays(root: Path, names: dict[str, list[str]]) -> Path:
-    """Write blank X-rays under ``train/NORMAL`` and so on, each of another brightness."""
+    """Write X-rays of noise under ``train/NORMAL`` and so on, each another one."""
+    random = np.random.default_rng(1)
     for place, files in names.items():
         (root / place).mkdir(parents=True)
-        for number, name in enumerate(files):
-            Image.new("RGB", (224, 224), (number, 0, 0)).save(root / place / name, "JPEG")
+        for name in files:
+            noise = np.repeat(random.integers(0, 256, (56, 56, 1)), 3, axis=2).astype(np.uint8)
+            Image.fromarray(noise).save(root / place / name, "JPEG")
     return root
 
 
@@ -241,7 +243,22 @@ def test_the_test_part_stays_official_when_a_patient_is_on_both_sides(tmp_path: 
     )
     data = obtain(small(str(tmp_path)), "pneumonia", 28)
     assert counts(data) == {"train": 8, "val": 1, "test": 2}
-    assert data.notes == ("2 records of train left out: their patients are in a later split",)
+    assert "2 of 10 records of train left out" in data.notes[0]
+    assert "the patient is in a later split" in data.notes[0]
+
+
+def test_an_image_that_is_there_twice_is_kept_once_and_in_the_later_split(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "ours.npz")
+    with np.load(path) as whole:
+        arrays = dict(whole)
+    arrays["train_images"][1] = arrays["train_images"][0]
+    arrays["train_images"][2] = arrays["val_images"][0]
+    arrays["val_images"][1] = arrays["test_images"][0]
+    arrays["test_images"][2] = arrays["test_images"][1]
+    np.savez(path, allow_pickle=True, **arrays)
+    data = obtain(small(str(path)), "pneumonia", 28)
+    assert counts(data) == {"train": 58, "val": 11, "test": 20}
+    assert len(data.notes) == 2
 
 
 def test_a_tree_without_a_test_part_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""Prepared images on the hospital's own disk: private, bounded, and used only while nothing has changed.
+
+::
+
+    cache/
+      prepared-<key>/   index.json (written last), and for each split its images, labels and patient numbers
+      building-…/       one being written; removed at the next start if that was cut short
+
+The images are mapped, not read: a run of any size needs only the memory of the batch in hand.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import DataError
+from common.shards import SPLITS, Split, make_private_folder
+
+CACHE_FORMAT = "confide-prepared"
+CACHE_VERSION = 1
+
+LIMIT_BYTES = 64 * 2**30
+"""Of all prepared images together; room for a million grey X-rays at 224 pixels."""
+
+_INDEX_NAME = "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPart:
+    """One part of the prepared data.
+
+    Attributes:
+        images: uint8, shape (n, c, h, w), mapped from disk.
+        labels: int64, shape (n,).
+        patients: int64, shape (n,), running numbers.
+    """
+
+    images: npt.NDArray[np.uint8] = field(repr=False)
+    labels: npt.NDArray[np.int64] = field(repr=False)
+    patients: npt.NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """All prepared parts, and the fingerprint of the data they came from."""
+
+    parts: dict[Split, PreparedPart] = field(repr=False)
+    fingerprint: bytes
+
+
+@dataclass
+class _PartWriter:
+    images: IO[bytes] = field(repr=False)
+    labels: list[int] = field(default_factory=list, repr=False)
+    patients: list[int] = field(default_factory=list, repr=False)
+
+
+class PreparedWriter:
+    """Takes prepared images one by one; they count only after :meth:`commit`."""
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        """Write into ``folder``, and become ``target`` in the end."""
+        self._folder, self._target = folder, target
+        self._shape: tuple[int, ...] = (1, 0, 0)
+        self._parts = {split: _PartWriter(_create(folder / f"{split}.images")) for split in SPLITS}
+
+    def add(self, split: Split, pixels: npt.NDArray[np.uint8], label: int, patient: int) -> None:
+        """Append one image, uint8 of shape (c, h, w).
+
+        Raises:
+            OSError: the disk is full.
+        """
+        part = self._parts[split]
+        self._shape = pixels.shape
+        part.images.write(pixels.tobytes())
+        part.labels.append(label)
+        part.patients.append(patient)
+
+    def commit(self, fingerprint: bytes) -> None:
+        """Make what was added the prepared data.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for split, part in self._parts.items():
+            _sync(part.images)
+            for name, numbers in (("labels", part.labels), ("patients", part.patients)):
+                with _create(self._folder / f"{split}.{name}") as file:
+                    file.write(np.array(numbers, np.int64).tobytes())
+                    _sync(file)
+        index = {
+            "format": CACHE_FORMAT,
+            "version": CACHE_VERSION,
+            "fingerprint": fingerprint.hex(),
+            "shape": list(self._shape),
+            "records": {split: len(part.labels) for split, part in self._parts.items()},
+        }
+        with _create(self._folder / _INDEX_NAME) as file:
+            file.write(json.dumps(index).encode())
+            _sync(file)
+        shutil.rmtree(self._target, ignore_errors=True)
+        self._folder.rename(self._target)
+
+    def close(self) -> None:
+        """Close the files, committed or not."""
+        for part in self._parts.values():
+            with contextlib.suppress(OSError):  # a full disk was reported when it was met
+                part.images.close()
+
+
+class PreparedCache:
+    """The folder of prepared data sets."""
+
+    def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+        """Use ``folder``, made if missing.
+
+        Raises:
+            DataError: it cannot be made.
+        """
+        self._folder, self._limit_bytes = folder, limit_bytes
+        try:
+            make_private_folder(folder)
+            for unfinished in folder.glob("building-*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        except OSError as error:
+            raise DataError(f"the hospital's cache must be a writable folder: {error.strerror}") from None
+
+    def find(self, key: str) -> Prepared | None:
+        """Return the prepared data with this key, or None if there is none or it is not whole."""
+        folder = self._folder / f"prepared-{key}"
+        try:
+            index = json.loads((folder / _INDEX_NAME).read_text(encoding="utf-8"))
+            if (index["format"], index["version"]) != (CACHE_FORMAT, CACHE_VERSION):
+                return None
+            shape = tuple(int(side) for side in index["shape"])
+            parts = {split: _map_part(folder, split, int(index["records"][split]), shape) for split in SPLITS}
+            folder.touch()  # the least recently used goes first when room is needed
+            return Prepared(parts, bytes.fromhex(index["fingerprint"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    @contextlib.contextmanager
+    def build(self, key: str, expected_bytes: int) -> Iterator[PreparedWriter]:
+        """Give a writer for data that will take ``expected_bytes``, removing older data to make room.
+
+        Raises:
+            DataError: there is no room; the size is not told, because this may travel to the server.
+        """
+        self._make_room(expected_bytes)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="building-", dir=self._folder))
+            writer = PreparedWriter(folder, self._folder / f"prepared-{key}")
+            try:
+                yield writer
+            finally:
+                writer.close()
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise DataError(f"the hospital's cache could not be written: {error.strerror}; see to space") from None
+
+    def _make_room(self, expected_bytes: int) -> None:
+        if expected_bytes > self._limit_bytes:
+            raise DataError(
+                "the prepared images would be larger than the hospital's cache may be; use fewer or smaller"
+            )
+        others = sorted(self._folder.glob("prepared-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        kept = expected_bytes
+        for folder in others:
+            kept += sum(file.stat().st_size for file in folder.iterdir())
+            if kept > self._limit_bytes:
+                shutil.rmtree(folder, ignore_errors=True)
+        if shutil.disk_usage(self._folder).free < expected_bytes:
+            raise DataError("the disk of the hospital's cache has no room for the prepared images; free some")
+
+
+def _map_part(folder: Path, split: Split, records: int, shape: tuple[int, ...]) -> PreparedPart:
+    labels = np.fromfile(folder / f"{split}.labels", np.int64)
+    patients = np.fromfile(folder / f"{split}.patients", np.int64)
+    path = folder / f"{split}.images"
+    if not len(labels) == len(patients) == records or path.stat().st_size != records * int(np.prod(shape)):
+        raise ValueError("cut short")
+    if not records:
+        return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients)
+    # Copy on write: whoever writes into a batch changes memory, never the cache.
+    images = np.memmap(path, np.uint8, "c", shape=(records, *shape))
+    return PreparedPart(images.view(np.ndarray), labels, patients)
+
+
+def _create(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

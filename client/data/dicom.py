@@ -1,0 +1,189 @@
+"""Reads one DICOM radiograph or photograph: header, pixels, windowing (PS3.3 C.11.1 and C.11.2).
+
+Decoding is pydicom's, with pylibjpeg for JPEG, JPEG-LS and JPEG 2000. Of the header nothing is kept but what
+:class:`~client.data.pixels.Header` names.
+"""
+
+import contextlib
+import io
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom import config as pydicom_config
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
+
+from client.data.mistakes import Mistake
+from client.data.pixels import Header, Picture, UnusableImageError
+from common.shards import MAX_PIXELS
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_FEWEST_BITS, _MOST_BITS = 8, 16
+
+_OUTERMOST = np.array([-(2**31), 2**31 - 1], np.int64)
+"""Beyond every stored value, so that a window maps them to the ends of its output."""
+
+_SPREAD_PERCENTILES = (0.5, 99.5)
+"""Without a window these become black and white: a few hot or dead pixels of a detector must not."""
+
+PERSONAL_KEYWORDS = (
+    "AccessionNumber", "AdditionalPatientHistory", "AdmissionID", "AdmittingDiagnosesDescription", "CountryOfResidence",
+    "CurrentPatientLocation", "DeviceSerialNumber", "EthnicGroup", "ImageComments", "InstitutionAddress",
+    "InstitutionName", "InstitutionalDepartmentName", "InsurancePlanIdentification", "IssuerOfPatientID",
+    "MedicalRecordLocator", "MilitaryRank", "NameOfPhysiciansReadingStudy", "Occupation", "OperatorsName",
+    "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientAddress", "PatientAge",
+    "PatientBirthDate", "PatientBirthName", "PatientBirthTime", "PatientComments", "PatientInsurancePlanCodeSequence",
+    "PatientMotherBirthName", "PatientName", "PatientReligiousPreference", "PatientSize", "PatientTelecomInformation",
+    "PatientTelephoneNumbers", "PatientWeight", "PerformingPhysicianName", "PersonAddress", "PersonTelephoneNumbers",
+    "PhysiciansOfRecord", "ReasonForStudy", "ReasonForTheRequestedProcedure", "ReferencedPatientPhotoSequence",
+    "ReferringPhysicianAddress", "ReferringPhysicianName", "ReferringPhysicianTelephoneNumbers", "RegionOfResidence",
+    "RequestingPhysician", "ResponsibleOrganization", "ResponsiblePerson", "StationName", "StudyComments",
+)  # fmt: skip
+"""Fields of PS3.15 table E.1-1 that name a person, an institution or a stay, in the modules of radiographs."""
+
+_DECODER_ERRORS = (
+    InvalidDicomError, AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError,
+    RuntimeError, TypeError, ValueError, struct.error,
+)  # fmt: skip
+"""All that pydicom and its decoders were seen to raise on damaged files; a test feeds them many."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from warning and logging, which would quote what stands in a header.
+
+    Warnings filters are global, so this is entered once, by the thread that starts the readers.
+    """
+    logger = logging.getLogger("pydicom")
+    before, validation = logger.level, pydicom_config.settings.reading_validation_mode
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL + 1)
+        pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+            pydicom_config.settings.reading_validation_mode = validation
+
+
+def read_dicom(encoded: bytes, channels: int) -> Picture:
+    """Decode a single-frame DICOM image to 8 bits, as a radiologist would first see it.
+
+    Modality LUT or rescale, then the first VOI LUT or window of the header (without one: from the 0.5th to the 99.5th
+    percentile), then MONOCHROME1 turned round so that more is brighter.
+
+    Args:
+        encoded: the whole file.
+        channels: what the run wants: 1 reads MONOCHROME1 and 2, 3 reads RGB and the YBR family.
+
+    Raises:
+        UnusableImageError: it holds no image, several frames, or one that is damaged or of a kind not read here.
+    """
+    dataset = _parse(encoded)
+    header = _header(dataset)
+    _check_shape(dataset)
+    _check_kind(dataset, channels)
+    try:
+        stored = pixel_array(dataset)
+        pixels = stored.astype(np.uint8) if channels != 1 else _as_displayed(dataset, stored)
+    except _DECODER_ERRORS as error:
+        raise UnusableImageError(_why_undecodable(dataset), type(error).__name__) from None
+    return Picture(pixels, header)
+
+
+def _parse(encoded: bytes) -> pydicom.Dataset:
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(encoded))
+        has_pixels = "PixelData" in dataset
+    except _DECODER_ERRORS as error:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
+    if not has_pixels:
+        raise UnusableImageError(Mistake.NO_PIXELS)
+    return dataset
+
+
+def _header(dataset: pydicom.Dataset) -> Header:
+    try:
+        removed = str(dataset.get("PatientIdentityRemoved", "")).upper() == "YES"
+        personal = () if removed else tuple(name for name in PERSONAL_KEYWORDS if dataset.get(name))
+        return Header(
+            str(dataset.get("Modality", "") or ""),
+            str(dataset.get("PatientID", "") or "").strip(),
+            str(dataset.get("StudyDate", "") or ""),
+            str(dataset.get("BurnedInAnnotation", "")).upper() == "YES",
+            personal,
+        )
+    except _DECODER_ERRORS as error:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
+
+
+def _number(dataset: pydicom.Dataset, keyword: str, default: int) -> int:
+    try:
+        value = dataset.get(keyword)
+        return default if value in (None, "") else int(value)
+    except _DECODER_ERRORS:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, keyword) from None
+
+
+def _check_shape(dataset: pydicom.Dataset) -> None:
+    """Look at what the header claims before any memory is taken for it."""
+    frames, rows, columns = (_number(dataset, *field) for field in (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
+    if frames > 1:
+        raise UnusableImageError(Mistake.MULTI_FRAME, f"{frames} frames")
+    if rows * columns > MAX_PIXELS:
+        raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"{columns} x {rows} pixels")
+    if rows < 1 or columns < 1:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, "no rows or columns")
+
+
+def _check_kind(dataset: pydicom.Dataset, channels: int) -> None:
+    photometric = str(dataset.get("PhotometricInterpretation", "") or "missing").strip()
+    samples = _number(dataset, "SamplesPerPixel", 1)
+    if photometric not in (_GREY if channels == 1 else _COLOUR):
+        is_other = photometric in (*_GREY, *_COLOUR)
+        raise UnusableImageError(Mistake.WRONG_COLOUR if is_other else Mistake.WRONG_PHOTOMETRIC, photometric)
+    if samples != channels:
+        raise UnusableImageError(Mistake.WRONG_PHOTOMETRIC, f"{photometric} with {samples} samples a pixel")
+    allocated = _number(dataset, "BitsAllocated", 0)
+    stored = _number(dataset, "BitsStored", allocated)
+    widest = _MOST_BITS if channels == 1 else _FEWEST_BITS
+    if allocated not in (_FEWEST_BITS, _MOST_BITS) or not _FEWEST_BITS <= stored <= min(allocated, widest):
+        raise UnusableImageError(Mistake.WRONG_DEPTH, f"{stored} of {allocated} bits")
+
+
+def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
+    """Tell a damaged image from a compression that nothing here decodes."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is None:
+        return Mistake.IMAGE_DAMAGED
+    try:
+        get_decoder(syntax)
+    except _DECODER_ERRORS:
+        return Mistake.COMPRESSION_UNKNOWN
+    return Mistake.IMAGE_DAMAGED
+
+
+def _as_displayed(dataset: pydicom.Dataset, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    values = apply_modality_lut(stored, dataset)
+    shown = values
+    black, white = np.percentile(values, _SPREAD_PERCENTILES)
+    if dataset.get("VOILUTSequence") or (dataset.get("WindowWidth") and dataset.get("WindowCenter") is not None):
+        shown = apply_voi_lut(values, dataset)
+        with np.errstate(over="ignore"):
+            black, white = apply_voi_lut(_OUTERMOST, dataset)
+    span = float(white) - float(black)
+    if span == 0.0:
+        return np.zeros(stored.shape, np.uint8)
+    scaled = np.clip((shown.astype(np.float32) - np.float32(black)) * np.float32(255.0 / span), 0.0, 255.0)
+    if str(dataset.PhotometricInterpretation).strip() == "MONOCHROME1":
+        scaled = np.float32(255.0) - scaled
+    return np.asarray(np.rint(scaled), np.uint8)

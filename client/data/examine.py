@@ -1,0 +1,153 @@
+"""Looks at one image after another: decodes it, checks it for itself, and prepares it for the model."""
+
+import datetime
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from client.data import npz
+from client.data.catalogue import Catalogue, Entry, Layout
+from client.data.contract import DataContract
+from client.data.dicom import quiet, read_dicom
+from client.data.mistakes import Finding, Mistake
+from client.data.picture_checks import check_picture, thumbnail
+from client.data.pixels import Header, Picture, UnusableImageError, is_dicom, read_raster
+from common.errors import DataError
+from common.shards import MAX_FILE_BYTES, SPLITS, fit
+
+_AHEAD = 32
+"""Images read before they are asked for; bounds memory whatever the number of images."""
+
+_CLOCK_TOLERANCE = datetime.timedelta(days=1)
+"""A study from a time zone ahead of this machine's may be dated tomorrow."""
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class Usable:
+    """An image as the model will see it: uint8 (channels, size, size), and its thumbnail, float32 (64,)."""
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    thumbnail: npt.NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of one image after it was opened.
+
+    Attributes:
+        entry: what was claimed of it.
+        findings: what is wrong with it.
+        header: what its file says beside the pixels.
+        content_digest: SHA-256 of the file.
+        usable: None if it could not be decoded.
+    """
+
+    entry: Entry = field(repr=False)
+    findings: tuple[Finding, ...] = field(repr=False)
+    header: Header = field(default=Header(), repr=False)
+    content_digest: bytes = b""
+    usable: Usable | None = field(default=None, repr=False)
+
+
+def examine_all(catalogue: Catalogue, contract: DataContract, today: datetime.date) -> Iterator[Examined]:
+    """Examine every entry, in order, on all cores, holding a few images at a time.
+
+    Args:
+        catalogue: what there is.
+        contract: what the run asks.
+        today: studies dated after it (and a day) are found.
+    """
+    latest = (today + _CLOCK_TOLERANCE).strftime("%Y%m%d")
+    with quiet(), ThreadPoolExecutor(os.cpu_count(), "examine") as threads:
+        if catalogue.layout is Layout.NPZ:
+            yield from _examine_npz(catalogue, contract, threads)
+        else:
+            yield from _in_order(
+                threads, lambda entry: _examine_file(catalogue.root, entry, contract, latest), catalogue.entries
+            )
+
+
+def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPoolExecutor) -> Iterator[Examined]:
+    entries = iter(catalogue.entries)
+    try:
+        for split in SPLITS:
+            for block in npz.image_blocks(catalogue.root, split):
+                yield from _in_order(
+                    threads, lambda pair: _examine_pixels(*pair, contract), zip(block, entries, strict=False)
+                )
+    except DataError as error:
+        for entry in entries:
+            yield Examined(entry, (Finding(Mistake.NPZ_MALFORMED, catalogue.root.name, str(error)),))
+            break
+
+
+def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of who takes the results."""
+    waiting: deque[Future[_Out]] = deque()
+    for item in items:
+        waiting.append(threads.submit(function, item))
+        if len(waiting) > _AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _examine_file(root: Path, entry: Entry, contract: DataContract, latest: str) -> Examined:
+    try:
+        content = _read(root / entry.file)
+        picture = read_dicom(content, contract.channels) if is_dicom(content) else read_raster(content)
+    except UnusableImageError as problem:
+        return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),))
+    header = tuple(_header_findings(entry, picture.header, contract, latest))
+    return _examine_picture(entry, picture, hashlib.sha256(content).digest(), header, contract)
+
+
+def _examine_pixels(pixels: npt.NDArray[np.uint8], entry: Entry, contract: DataContract) -> Examined:
+    """Examine one image of an npz file, uint8 of shape (c, h, w)."""
+    picture = Picture(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2), Header())
+    return _examine_picture(entry, picture, hashlib.sha256(pixels.tobytes()).digest(), (), contract)
+
+
+def _examine_picture(
+    entry: Entry, picture: Picture, digest: bytes, header: tuple[Finding, ...], contract: DataContract
+) -> Examined:
+    image = Image.fromarray(picture.pixels).convert("L" if contract.channels == 1 else "RGB")
+    pixels = fit(image, contract.image_size)
+    small = thumbnail(pixels)
+    mistakes = check_picture(picture.pixels, small, contract)
+    findings = (*header, *(Finding(mistake, entry.file, detail) for mistake, detail in mistakes))
+    return Examined(entry, findings, picture.header, digest, Usable(pixels, small))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError:
+        raise UnusableImageError(Mistake.UNREADABLE) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"more than {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _header_findings(entry: Entry, header: Header, contract: DataContract, latest: str) -> Iterator[Finding]:
+    if header.personal:
+        yield Finding(Mistake.PERSONAL_DATA, entry.file, ", ".join(header.personal))
+    if header.burned_in:
+        yield Finding(Mistake.BURNED_IN_TEXT, entry.file)
+    if header.study_date.isdigit() and header.study_date > latest:
+        yield Finding(Mistake.FUTURE_STUDY, entry.file)
+    if header.modality and contract.kind.modalities and header.modality not in contract.kind.modalities:
+        yield Finding(Mistake.WRONG_MODALITY, entry.file, f"{header.modality} for a {contract.kind.name}")

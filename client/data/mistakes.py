@@ -1,0 +1,293 @@
+"""Every kind of mistake that a hospital's data is checked for, with its reason and its remedy, in one table."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Mistake(StrEnum):
+    """What can be wrong; the value is the code that tables, refusals and ``accepted.csv`` use."""
+
+    EMPTY_FOLDER = "empty_folder"
+    UNREADABLE = "unreadable"
+    OUTSIDE_FOLDER = "outside_folder"
+    MANIFEST_NOT_UTF8 = "manifest_not_utf8"
+    MANIFEST_MALFORMED = "manifest_malformed"
+    MANIFEST_COLUMN_MISSING = "manifest_column_missing"
+    MANIFEST_ROW_REPEATED = "manifest_row_repeated"
+    FILE_MISSING = "file_missing"
+    FILE_EXTRA = "file_extra"
+    LABEL_MISSING = "label_missing"
+    LABEL_UNKNOWN = "label_unknown"
+    SPLIT_UNKNOWN = "split_unknown"
+    NPZ_MALFORMED = "npz_malformed"
+    NOT_AN_IMAGE = "not_an_image"
+    IMAGE_DAMAGED = "image_damaged"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TOO_SMALL = "image_too_small"
+    IMAGE_STRETCHED = "image_stretched"
+    WRONG_DEPTH = "wrong_depth"
+    WRONG_COLOUR = "wrong_colour"
+    WRONG_PHOTOMETRIC = "wrong_photometric"
+    COMPRESSION_UNKNOWN = "compression_unknown"
+    NO_PIXELS = "no_pixels"
+    MULTI_FRAME = "multi_frame"
+    CONSTANT_IMAGE = "constant_image"
+    NARROW_RANGE = "narrow_range"
+    INVERTED_IMAGE = "inverted_image"
+    WRONG_MODALITY = "wrong_modality"
+    MIXED_MODALITIES = "mixed_modalities"
+    FUTURE_STUDY = "future_study"
+    BURNED_IN_TEXT = "burned_in_text"
+    BURNED_IN_TEXT_SUSPECTED = "burned_in_text_suspected"
+    PERSONAL_DATA = "personal_data"
+    DUPLICATE_IMAGE = "duplicate_image"
+    DUPLICATE_REENCODED = "duplicate_reencoded"
+    DUPLICATE_IN_TEST = "duplicate_in_test"
+    PATIENT_ON_BOTH_SIDES = "patient_on_both_sides"
+    PATIENT_CONTRADICTING_LABELS = "patient_contradicting_labels"
+    PATIENT_UNKNOWN = "patient_unknown"
+    SINGLE_CLASS = "single_class"
+    TOO_FEW_IN_CLASS = "too_few_in_class"
+    TOO_FEW_FOR_BATCH = "too_few_for_batch"
+    DELTA_TOO_LARGE = "delta_too_large"
+    PART_EMPTY = "part_empty"
+
+
+class Weight(StrEnum):
+    """How much a mistake matters."""
+
+    REFUSED = "refused"
+    """No run uses this data."""
+    ACCEPTABLE = "acceptable"
+    """Refused too, until the data manager has looked and listed it in ``accepted.csv``."""
+    WARNING = "warning"
+    """Shown, and no more."""
+
+
+class Advice(NamedTuple):
+    """What a data manager reads beside the place: why it matters and what to do."""
+
+    weight: Weight
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake at one place.
+
+    Attributes:
+        mistake: which.
+        where: a file, a row, or '' for the data as a whole; may identify a patient, so it is only ever shown to the
+            hospital's own staff, and a repr hides it.
+        detail: what was got; of the same kind as ``where``.
+        accepted: listed in ``accepted.csv``.
+    """
+
+    mistake: Mistake
+    where: str = field(default="", repr=False)
+    detail: str = field(default="", repr=False)
+    accepted: bool = False
+
+    @property
+    def advice(self) -> Advice:
+        """Reason and remedy."""
+        return ADVICE[self.mistake]
+
+    @property
+    def blocks(self) -> bool:
+        """Whether no run may use the data before this is put right or accepted."""
+        return self.advice.weight is not Weight.WARNING and not self.accepted
+
+
+ADVICE: dict[Mistake, Advice] = {
+    Mistake.EMPTY_FOLDER: Advice(
+        Weight.REFUSED,
+        "there is no image here",
+        "give the folder that holds manifest.csv, one folder for each class, or an npz file",
+    ),
+    Mistake.UNREADABLE: Advice(
+        Weight.REFUSED, "it cannot be read", "let the user that runs Confide read it (chown, chmod), or mount the disk"
+    ),
+    Mistake.OUTSIDE_FOLDER: Advice(
+        Weight.REFUSED,
+        "it lies outside the data folder, by '..', an absolute path or a link",
+        "copy the file into the folder and give its path from there",
+    ),
+    Mistake.MANIFEST_NOT_UTF8: Advice(Weight.REFUSED, "manifest.csv is not UTF-8", "save it again as 'CSV UTF-8'"),
+    Mistake.MANIFEST_MALFORMED: Advice(
+        Weight.REFUSED,
+        "manifest.csv is not a table with commas",
+        "save it as CSV with commas; put a cell that holds a comma in double quotes",
+    ),
+    Mistake.MANIFEST_COLUMN_MISSING: Advice(
+        Weight.REFUSED,
+        "the first line of manifest.csv must name the columns file and label (also patient_id, split)",
+        "add the column, or correct its name",
+    ),
+    Mistake.MANIFEST_ROW_REPEATED: Advice(
+        Weight.REFUSED, "the manifest lists this file more than once", "keep one row for each file"
+    ),
+    Mistake.FILE_MISSING: Advice(
+        Weight.REFUSED,
+        "the manifest lists a file that is not there",
+        "copy the file, correct its path (forward slashes, exact case), or delete the row",
+    ),
+    Mistake.FILE_EXTRA: Advice(
+        Weight.WARNING, "the manifest does not list this file, so it is not used", "add a row, or remove the file"
+    ),
+    Mistake.LABEL_MISSING: Advice(Weight.REFUSED, "the label is empty", "fill in the class, or delete the row"),
+    Mistake.LABEL_UNKNOWN: Advice(
+        Weight.REFUSED,
+        "the label (or class folder) is none of the run's classes",
+        "use one of the classes listed above",
+    ),
+    Mistake.SPLIT_UNKNOWN: Advice(
+        Weight.REFUSED, "split must be train, val, test or empty", "correct it; where it is empty Confide chooses"
+    ),
+    Mistake.NPZ_MALFORMED: Advice(
+        Weight.REFUSED,
+        "the npz file is damaged or not in MedMNIST's layout",
+        "store train_images, train_labels, val_… and test_… as uint8 (n, h, w) or (n, h, w, 3) and labels (n, 1)",
+    ),
+    Mistake.NOT_AN_IMAGE: Advice(
+        Weight.REFUSED,
+        "it is no PNG, JPEG or DICOM file, whatever its name says",
+        "export the image again, or remove it",
+    ),
+    Mistake.IMAGE_DAMAGED: Advice(Weight.REFUSED, "the image is damaged or cut short", "export or copy it again"),
+    Mistake.IMAGE_TOO_LARGE: Advice(
+        Weight.REFUSED,
+        "it claims more pixels or bytes than any radiograph has",
+        "export it again at the detector's own size",
+    ),
+    Mistake.IMAGE_TOO_SMALL: Advice(
+        Weight.REFUSED,
+        "it has fewer pixels on its short side than the model takes",
+        "export it at full size, not as a thumbnail",
+    ),
+    Mistake.IMAGE_STRETCHED: Advice(
+        Weight.WARNING,
+        "it is more than twice as long as wide, and only its middle square is used",
+        "check that it is the right image, or crop it to what matters",
+    ),
+    Mistake.WRONG_DEPTH: Advice(
+        Weight.REFUSED,
+        "its bits for each pixel are none that can be read safely (DICOM: 8 to 16 stored; PNG and JPEG: 8)",
+        "export DICOM, or 8-bit PNG with the window applied",
+    ),
+    Mistake.WRONG_COLOUR: Advice(
+        Weight.REFUSED,
+        "the run wants grey images and this one is coloured, or the other way round",
+        "export the original image without colour map or annotations, or remove it",
+    ),
+    Mistake.WRONG_PHOTOMETRIC: Advice(
+        Weight.REFUSED,
+        "its photometric interpretation is none that this run can use (grey: MONOCHROME1 or 2; colour: RGB or YBR)",
+        "correct the header's Photometric Interpretation, or export the image again",
+    ),
+    Mistake.COMPRESSION_UNKNOWN: Advice(
+        Weight.REFUSED,
+        "its transfer syntax is none that can be decoded here",
+        "let the PACS export uncompressed, JPEG, JPEG-LS, JPEG 2000 or RLE",
+    ),
+    Mistake.NO_PIXELS: Advice(
+        Weight.REFUSED,
+        "this DICOM object holds no image (a report, plan or waveform)",
+        "remove it, or export images only",
+    ),
+    Mistake.MULTI_FRAME: Advice(
+        Weight.REFUSED, "it holds more than one frame", "export the one frame that the label speaks of"
+    ),
+    Mistake.CONSTANT_IMAGE: Advice(Weight.REFUSED, "all its pixels are alike", "export it again, or remove it"),
+    Mistake.NARROW_RANGE: Advice(
+        Weight.REFUSED,
+        "its grey values fill less than a sixteenth of the range, as after a wrong conversion from 12 or 16 bits",
+        "export DICOM, or apply the window before saving 8 bits",
+    ),
+    Mistake.INVERTED_IMAGE: Advice(
+        Weight.ACCEPTABLE,
+        "black and white look exchanged",
+        "export it again (DICOM: Photometric Interpretation MONOCHROME1 or 2 must be right), or accept it",
+    ),
+    Mistake.WRONG_MODALITY: Advice(
+        Weight.ACCEPTABLE,
+        "the header names a modality that does not belong to this task",
+        "remove it, or accept it if the header is wrong",
+    ),
+    Mistake.MIXED_MODALITIES: Advice(
+        Weight.ACCEPTABLE,
+        "it comes from another modality than most images here",
+        "keep one modality, or accept it if the header is wrong",
+    ),
+    Mistake.FUTURE_STUDY: Advice(
+        Weight.ACCEPTABLE,
+        "the study is dated in the future",
+        "correct the scanner's or this machine's clock, or accept it",
+    ),
+    Mistake.BURNED_IN_TEXT: Advice(
+        Weight.ACCEPTABLE,
+        "the header says that text is burned into the pixels (Burned In Annotation YES)",
+        "export without annotations, or accept it after looking at it",
+    ),
+    Mistake.BURNED_IN_TEXT_SUSPECTED: Advice(
+        Weight.WARNING,
+        "there seems to be text in the pixels",
+        "look at it; export without annotations if it names anyone",
+    ),
+    Mistake.PERSONAL_DATA: Advice(
+        Weight.WARNING,
+        "its header holds personal data; Confide reads past it, and none of it leaves or is logged",
+        "nothing, or make clean copies with check-data --deidentify OUT",
+    ),
+    Mistake.DUPLICATE_IMAGE: Advice(
+        Weight.ACCEPTABLE,
+        "the same image is there twice, so one person counts twice or is trained and tested on",
+        "keep one of the two, or accept both",
+    ),
+    Mistake.DUPLICATE_REENCODED: Advice(
+        Weight.ACCEPTABLE,
+        "the same picture is there twice, saved in another way, so one person counts twice or is trained and tested on",
+        "keep one of the two, or accept both if they are different exposures",
+    ),
+    Mistake.DUPLICATE_IN_TEST: Advice(
+        Weight.WARNING,
+        "the same image is in the test part twice and counts twice in the results",
+        "keep one of the two",
+    ),
+    Mistake.PATIENT_ON_BOTH_SIDES: Advice(
+        Weight.REFUSED,
+        "a patient has images in more than one of train, val and test",
+        "put all images of a patient into one part, or leave split empty and Confide does",
+    ),
+    Mistake.PATIENT_CONTRADICTING_LABELS: Advice(
+        Weight.ACCEPTABLE,
+        "images of one patient have different labels",
+        "correct the label or the patient_id, or accept it if the diagnosis changed or the two eyes differ",
+    ),
+    Mistake.PATIENT_UNKNOWN: Advice(
+        Weight.REFUSED,
+        "the run protects whole patients, and this image has no patient_id",
+        "fill in patient_id (any pseudonym, one for each person)",
+    ),
+    Mistake.SINGLE_CLASS: Advice(Weight.REFUSED, "all training images are of one class", "add images of another class"),
+    Mistake.TOO_FEW_IN_CLASS: Advice(
+        Weight.REFUSED,
+        "a class has fewer training images than the run asks for",
+        "add images, or agree on a lower experiment.min_records_per_class",
+    ),
+    Mistake.TOO_FEW_FOR_BATCH: Advice(
+        Weight.REFUSED,
+        "there are fewer training images than one batch has",
+        "add images, or agree on a smaller training.batch_size",
+    ),
+    Mistake.DELTA_TOO_LARGE: Advice(
+        Weight.REFUSED,
+        "privacy.delta must stay below 1 / training images, or it allows publishing one of them",
+        "agree on a smaller privacy.delta",
+    ),
+    Mistake.PART_EMPTY: Advice(
+        Weight.REFUSED, "train, val and test must each hold an image", "add images or correct the split column"
+    ),
+}

@@ -1,0 +1,103 @@
+"""From the bytes of one PNG, JPEG or DICOM file to 8-bit pixels, or the mistake that stands in the way."""
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from client.data.mistakes import Mistake
+from common.shards import EIGHT_BIT_MODES, MAX_PIXELS
+
+
+class UnusableImageError(Exception):
+    """Carries a mistake from where it is met to where it is listed; never leaves this package."""
+
+    def __init__(self, mistake: Mistake, detail: str = "") -> None:
+        """Keep the mistake and what was got."""
+        super().__init__(mistake.value)
+        self.mistake = mistake
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its image beside the pixels; identifiers are hidden from a repr.
+
+    Attributes:
+        modality: DICOM Modality, '' for PNG and JPEG.
+        patient: DICOM Patient ID, '' if unknown.
+        study_date: DICOM Study Date as YYYYMMDD, '' if unknown.
+        burned_in: whether DICOM Burned In Annotation says YES.
+        personal: names of the header's fields that hold personal data.
+    """
+
+    modality: str = ""
+    patient: str = field(default="", repr=False)
+    study_date: str = field(default="", repr=False)
+    burned_in: bool = False
+    personal: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: uint8 of shape (h, w) or (h, w, 3), and what its header says."""
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    header: Header
+
+
+_DICOM_PREAMBLE_BYTES, DICOM_MARK_END = 128, 132
+
+_PERSONAL_EXIF = (
+    ExifTags.Base.Artist,
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.UserComment,
+    ExifTags.Base.Copyright,
+    ExifTags.Base.XPAuthor,
+    ExifTags.Base.XPComment,
+    ExifTags.Base.XPTitle,
+    ExifTags.Base.GPSInfo,
+)
+
+
+def is_dicom(encoded: bytes) -> bool:
+    """Tell a DICOM file by the mark that follows its preamble (PS3.10, 7.1)."""
+    return encoded[_DICOM_PREAMBLE_BYTES:DICOM_MARK_END] == b"DICM"
+
+
+def read_raster(encoded: bytes) -> Picture:
+    """Decode a PNG or JPEG.
+
+    Raises:
+        UnusableImageError: it is neither, is damaged, is too large, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"{image.width} x {image.height} pixels")
+            if image.mode not in EIGHT_BIT_MODES:
+                raise UnusableImageError(Mistake.WRONG_DEPTH, f"mode {image.mode}")
+            image.load()
+            header = Header(personal=_personal_text(image))
+            grey = image.mode in ("1", "L", "LA")
+            return Picture(np.asarray(image.convert("L" if grey else "RGB"), np.uint8), header)
+    except UnidentifiedImageError:
+        raise UnusableImageError(Mistake.NOT_AN_IMAGE) from None
+    except Image.DecompressionBombError:
+        raise UnusableImageError(Mistake.IMAGE_TOO_LARGE) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
+
+
+def _personal_text(image: Image.Image) -> tuple[str, ...]:
+    """Name the places where a PNG or JPEG keeps free text, authors or positions."""
+    texts = tuple(
+        f"text {key}"
+        for key, value in image.info.items()
+        if isinstance(value, str) and value.strip() and key != "Software"
+    )
+    comment = ("comment",) if image.info.get("comment") else ()
+    tags = image.getexif()
+    return (*texts, *comment, *(f"EXIF {tag.name}" for tag in _PERSONAL_EXIF if tags.get(tag)))

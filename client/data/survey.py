@@ -1,0 +1,209 @@
+"""What can be wrong with a hospital's images taken together, and what a run needs to know of them."""
+
+import hashlib
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from client.data.catalogue import Entry
+from client.data.contract import DataContract
+from client.data.examine import Examined, Usable
+from client.data.mistakes import Finding, Mistake
+from client.data.picture_checks import THUMBNAIL_SIDE
+from common.config import PrivacyUnit
+from common.shards import SPLITS, Split, combine_digests, record_digest
+
+_CHOSEN_SHARES: tuple[tuple[int, Split], ...] = ((80, "train"), (90, "val"), (100, "test"))
+"""Of a hundred patients whose split is left open, how many go to each part, cumulated."""
+
+REENCODED_LIKENESS = 0.998
+"""Correlation of two 8 x 8 thumbnails from which two images are one picture. Among 5,856 chest X-rays all 34 pairs
+above 0.995 are identical, and saving one as JPEG, at another size or through a window leaves 0.9998."""
+
+_TELLING_SIZE = 64
+"""Below this many pixels two photographs of one retina can't be told from one saved twice: RetinaMNIST at 28 has 37
+such pairs. Grey radiographs can, at any size."""
+
+_COMPARED_TOGETHER = 1024
+_RECORD_DIGEST_BYTES = 32
+_PIXEL_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is remembered of one image: little, because there may be a million."""
+
+    entry: Entry = field(repr=False)
+    split: Split
+    patient: str = field(repr=False)
+    modality: str
+
+
+@dataclass
+class Survey:
+    """Takes in one examined image after another; :meth:`findings` is what they say together."""
+
+    contract: DataContract
+    _seen: list[_Seen] = field(default_factory=list, repr=False)
+    _record_digests: bytearray = field(default_factory=bytearray, repr=False)
+    _pixel_digests: bytearray = field(default_factory=bytearray, repr=False)
+    _thumbnails: bytearray = field(default_factory=bytearray, repr=False)
+    _patient_numbers: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def add(self, examined: Examined, usable: Usable) -> tuple[Split, int]:
+        """Remember one image.
+
+        Args:
+            examined: what is known of it.
+            usable: as the model will see it.
+
+        Returns:
+            Its split, chosen by patient where the hospital left it open, and its patient's number, which means
+            nothing but that equal numbers are one patient.
+        """
+        entry = examined.entry
+        patient = entry.patient or examined.header.patient
+        split = entry.split or choose_split(patient.encode() or examined.content_digest)
+        self._seen.append(_Seen(entry, split, patient, sys.intern(examined.header.modality)))
+        self._record_digests += record_digest(examined.content_digest, entry.label_text, patient, split)
+        self._pixel_digests += hashlib.blake2b(usable.pixels.tobytes(), digest_size=_PIXEL_DIGEST_BYTES).digest()
+        self._thumbnails += usable.thumbnail.tobytes()
+        row = len(self._seen)
+        return split, self._patient_numbers.setdefault(patient, row) if patient else row
+
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes that name this data; see :func:`common.shards.fingerprint`."""
+        return combine_digests(_pieces(self._record_digests, _RECORD_DIGEST_BYTES))
+
+    @property
+    def patients(self) -> int:
+        """How many known patients there are."""
+        return len(self._patient_numbers)
+
+    def counts(self) -> dict[Split, tuple[int, ...]]:
+        """Return how many images each part has of each class; for the hospital's own eyes."""
+        counted = Counter((seen.split, seen.entry.label) for seen in self._seen)
+        classes = range(len(self.contract.classes))
+        return {split: tuple(counted[split, label] for label in classes) for split in SPLITS}
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is wrong with the images taken together."""
+        yield from check_counts(self.counts(), self.contract)
+        yield from self._patient_findings()
+        yield from self._modality_findings()
+        yield from self._duplicate_findings()
+
+    def _patient_findings(self) -> Iterator[Finding]:
+        by_patient: defaultdict[str, list[_Seen]] = defaultdict(list)
+        for seen in self._seen:
+            if seen.patient:
+                by_patient[seen.patient].append(seen)
+            elif self.contract.unit is PrivacyUnit.PATIENT:
+                yield Finding(Mistake.PATIENT_UNKNOWN, seen.entry.file)
+        for images in by_patient.values():
+            first = images[0]
+            for other in images[1:]:
+                if other.split != first.split:
+                    detail = f"{other.split}; {first.split} has {first.entry.file}"
+                    yield Finding(Mistake.PATIENT_ON_BOTH_SIDES, other.entry.file, detail)
+                if other.entry.label != first.entry.label:
+                    detail = f"{self._name(other)}; {first.entry.file} is {self._name(first)}"
+                    yield Finding(Mistake.PATIENT_CONTRADICTING_LABELS, other.entry.file, detail)
+
+    def _modality_findings(self) -> Iterator[Finding]:
+        """Find odd ones out where the task does not say which modalities belong together."""
+        modalities = Counter(seen.modality for seen in self._seen if seen.modality)
+        if self.contract.kind.modalities or len(modalities) < 2:  # noqa: PLR2004 - one is not mixed
+            return
+        usual = modalities.most_common(1)[0][0]
+        for seen in self._seen:
+            if seen.modality not in ("", usual):
+                yield Finding(Mistake.MIXED_MODALITIES, seen.entry.file, f"{seen.modality} among {usual}")
+
+    def _duplicate_findings(self) -> Iterator[Finding]:
+        first_with: dict[bytes, int] = {}
+        digests = _pieces(self._pixel_digests, _PIXEL_DIGEST_BYTES)
+        same = [first_with.setdefault(digest, row) for row, digest in enumerate(digests)]
+        for row, original in enumerate(same):
+            if row != original:
+                yield self._duplicate(Mistake.DUPLICATE_IMAGE, original, row)
+        thumbnails = np.frombuffer(self._thumbnails, np.float32).reshape(-1, THUMBNAIL_SIDE**2)
+        if self.contract.channels == 1 or self.contract.image_size >= _TELLING_SIZE:
+            for original, row in alike(thumbnails, REENCODED_LIKENESS):
+                if same[row] == row and same[original] == original:
+                    yield self._duplicate(Mistake.DUPLICATE_REENCODED, original, row)
+
+    def _duplicate(self, mistake: Mistake, original: int, row: int) -> Finding:
+        first, second = self._seen[original], self._seen[row]
+        only_counts_twice = first.split == second.split == "test" and first.entry.label == second.entry.label
+        detail = f"same as {first.entry.file} ({first.split}, {self._name(first)})"
+        return Finding(Mistake.DUPLICATE_IN_TEST if only_counts_twice else mistake, second.entry.file, detail)
+
+    def _name(self, seen: _Seen) -> str:
+        return self.contract.classes[seen.entry.label]
+
+
+def choose_split(key: bytes) -> Split:
+    """Choose a part for a patient (or, where unknown, an image), the same one every time and on every machine.
+
+    A hash of the key decides, so that adding images later moves nobody.
+    """
+    place = int.from_bytes(hashlib.sha256(b"confide split 1" + key).digest()[:8], "big") % 100
+    return next(split for bound, split in _CHOSEN_SHARES if place < bound)
+
+
+def check_counts(counts: Mapping[Split, Sequence[int]], contract: DataContract) -> Iterator[Finding]:
+    """Yield what the contract finds wrong with the numbers of images, given for each part and class."""
+    train = counts["train"]
+    total = sum(train)
+    for split in SPLITS:
+        if not sum(counts[split]):
+            yield Finding(Mistake.PART_EMPTY, "", split)
+    if total and max(train) == total:
+        yield Finding(Mistake.SINGLE_CLASS, "", f"all {total} are {contract.classes[train.index(total)]}")
+    for name, count in zip(contract.classes, train, strict=True):
+        if count < contract.min_records_per_class:
+            yield Finding(Mistake.TOO_FEW_IN_CLASS, "", f"{name}: {count} of {contract.min_records_per_class}")
+    if 0 < total < contract.batch_size:
+        yield Finding(Mistake.TOO_FEW_FOR_BATCH, "", f"{total} of {contract.batch_size}")
+    if contract.delta * total >= 1:
+        yield Finding(Mistake.DELTA_TOO_LARGE, "", f"{contract.delta:g} for {total} training images")
+
+
+def alike(thumbnails: npt.NDArray[np.float32], likeness: float) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of rows whose correlation is at least ``likeness``, each once, the smaller row first.
+
+    Rows are sorted along their first principal axis, on which two that are alike can't lie further apart than
+    √(2 - 2 likeness), so most pairs are never compared.
+
+    Args:
+        thumbnails: float32 of shape (n, k), rows centred and of length 1.
+        likeness: between 0 and 1.
+    """
+    if len(thumbnails) < 2:  # noqa: PLR2004 - one has no pair
+        return
+    covariance = np.cov(thumbnails, rowvar=False)
+    axis = np.linalg.eigh(covariance)[1][:, -1].astype(np.float32)
+    place = thumbnails @ axis
+    order = np.argsort(place, kind="stable")
+    ordered, place = thumbnails[order], place[order]
+    reach = float(np.sqrt(2.0 - 2.0 * likeness)) + 1e-5  # float32 rounds
+    for start in range(0, len(ordered), _COMPARED_TOGETHER):
+        stop = min(start + _COMPARED_TOGETHER, len(ordered))
+        end = int(np.searchsorted(place, place[stop - 1] + reach, side="right"))
+        for begin in range(start, end, _COMPARED_TOGETHER):
+            close = ordered[start:stop] @ ordered[begin : min(begin + _COMPARED_TOGETHER, end)].T >= likeness
+            for first, second in np.argwhere(close):
+                one, other = order[start + first], order[begin + second]
+                if start + first < begin + second:
+                    yield int(min(one, other)), int(max(one, other))
+
+
+def _pieces(joined: bytearray, length: int) -> Iterator[bytes]:
+    for start in range(0, len(joined), length):
+        yield bytes(joined[start : start + length])
