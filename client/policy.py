@@ -26,6 +26,8 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             "this hospital trains with differential privacy only, the run asks for privacy.mode none; "
             "its operator can set hospital.allow_no_privacy"
         )
+    if run.privacy.mode is PrivacyMode.DISTRIBUTED:
+        raise PolicyError("this version trains with privacy.mode local only; mode distributed is not wired in yet")
     if run.training.local_epochs > policy.max_local_epochs:
         raise PolicyError(
             f"this hospital trains at most {policy.max_local_epochs} epochs a round, "

@@ -25,6 +25,9 @@ COMMANDS = (
     _Command(("demo",), "deploy.demo", "run the whole system on this machine: a server and N hospitals, no container"),
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),
     _Command(("check",), "deploy.checks", "run the static checks alone"),
+    _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
+    _Command(("hospital", "check-data"), "deploy.check_data", "check a hospital's images before any privacy is spent"),
+    _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from common.config import Config, load_config
+from common.config import Config, PrivacyMode, load_config
 from common.errors import ConfideError, ConfigError, RunError
 from common.events import EVENTS_FILE, EventFile, RunFinished
 from common.processes import Command, Stopping, Supervisor, last_line, python_module, raise_on_signals
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv[1:])
     config = _config(arguments)
     task_named(config.experiment.task)
+    if config.privacy.mode is PrivacyMode.DISTRIBUTED:
+        raise ConfigError("privacy.mode must be local or none, got distributed, which runs cannot use yet")
     run_id = new_run_id()
     folder = _prepare_folder(arguments.out or ROOT / "runs" / run_id[:12])
     raise_on_signals()

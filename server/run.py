@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.config import AggregationMode, Config, RunDescription
+from common.config import AggregationMode, Config, PrivacyMode, RunDescription
+from common.errors import ConfigError
 from common.evaluation import Metrics, metrics
 from common.events import Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.messages import EpsilonReport
@@ -313,8 +314,11 @@ def describe(
     """Return the description of a run that a consortium's configuration asks for.
 
     Raises:
-        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+        ConfigError: there is no such model, the ring is too small for so many hospitals, or the privacy mode is not
+            one that runs can use yet.
     """
+    if config.privacy.mode is PrivacyMode.DISTRIBUTED:
+        raise ConfigError("privacy.mode must be local or none, got distributed, which runs cannot use yet")
     layout = VectorLayout.for_run(
         config.aggregation,
         config.evaluation,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ PUBLIC_KEY_BYTES = 32
 _HOSPITAL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
-Vector = NDArray[np.uint16] | NDArray[np.uint32]
+Vector = NDArray[np.unsignedinteger[Any]]
 """A flat array of integers modulo R = 2^16 or 2^32; the ring's addition is the machine's own."""
 
 
@@ -117,9 +118,9 @@ class RunParameters:
             raise ParameterError(Place(SERVER, 0, Phase.ADVERTISE_KEYS), rule)
 
     @property
-    def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The unsigned integer whose wrap-around is the ring's addition, little-endian as on the wire."""
-        return np.dtype("<u2") if self.modulus_bits == np.dtype("<u2").itemsize * 8 else np.dtype("<u4")
+        return np.dtype(f"<u{self.modulus_bits // 8}")
 
     def threshold(self, hospitals: int) -> int:
         """Return t, how many of the ``hospitals`` that advertised keys must stay to the end.

@@ -1,0 +1,158 @@
+"""The demo as a person runs it: real processes on loopback, real masks, real privacy."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEMO = (
+    sys.executable,
+    "-m",
+    "deploy",
+    "demo",
+    "--data",
+    "phantom",
+    "--hospitals",
+    "3",
+    "--set",
+    "data.phantom_records=900",
+)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        (*DEMO, "--out", str(out), *arguments),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes_of(out: Path) -> list[int]:
+    """Return the processes whose command line names the run's folder."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                line = (folder / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if str(out) in line:
+                found.append(int(folder.name))
+    return found
+
+
+def wait_for(condition: object, seconds: float) -> bool:
+    assert callable(condition)
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def fleet_port(out: Path) -> int:
+    return int(json.loads((out / "consortium" / "server" / "server.json").read_text())["fleet_port"])
+
+
+def speaks_plaintext(port: int) -> bool:
+    """Say whether a listener answers an HTTP/2 preface that is not inside TLS."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        try:
+            answer = connection.recv(64)
+        except ConnectionResetError:
+            return False
+    return answer[3:4] == b"\x04"  # an HTTP/2 SETTINGS frame, in the clear
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(280)
+def test_a_demo_trains_and_leaves_its_files_and_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    demo = start(out, "--rounds", "2")
+    assert wait_for((out / "consortium" / "server" / "ready").exists, 120)
+    assert not speaks_plaintext(fleet_port(out))
+    printed, _ = demo.communicate(timeout=240)
+    assert demo.returncode == 0, printed
+    assert "phantom" in printed
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [row["round"] for row in rows] == ["1", "2"]
+    assert all(row["hospitals"] == "3" and 0 < float(row["epsilon"]) <= 8.0 for row in rows)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["state"] == "completed"
+    assert summary["data_set"].startswith("phantom")
+    assert sorted(summary["privacy"]["hospitals"]) == ["hospital-1", "hospital-2", "hospital-3"]
+    for name in ("model.safetensors", "model.json", "plots/learning.png", "plots/privacy.png", "plots/confusion.png"):
+        assert (out / name).stat().st_size > 0
+    assert processes_of(out) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(280)
+def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    demo = start(out, "--rounds", "50")
+    assert wait_for((out / "events.jsonl").exists, 150)
+    port = fleet_port(out)
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert processes_of(out) == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--set", "experiment.round=3"), "unknown key 'experiment.round'"),
+        (("--rounds", "0"), "experiment.rounds should be greater than or equal to 1"),
+        (("--hospitals", "2"), "experiment.num_clients should be greater than or equal to 3"),
+        (("--data", "/nowhere/data.npz"), "there is no /nowhere/data.npz"),
+        (("--set", "training.batch_size=5000"), "batch"),
+        (("--task", "astrology"), "astrology"),
+        (("--set", "data.phantom_records=200", "--set", "data.partition=dirichlet", "--set",
+          "data.dirichlet_alpha=0.01"), "hospital"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    demo = start(tmp_path / "run", *arguments)
+    printed, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 2
+    errors = [line for line in printed.splitlines() if line.startswith("confide: ")]
+    assert len(errors) == 1
+    assert complaint in errors[0]
+    assert "Traceback" not in printed
+
+
+def test_a_corrupt_data_file_is_refused(tmp_path: Path) -> None:
+    corrupt = tmp_path / "pneumoniamnist.npz"
+    corrupt.write_bytes(b"PK\x03\x04 not an archive")
+    demo = start(tmp_path / "run", "--data", str(corrupt))
+    printed, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 2
+    assert "Traceback" not in printed
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "run" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("do not touch")
+    demo = start(precious.parent)
+    printed, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 2
+    assert "not empty" in printed
+    assert [path.name for path in precious.parent.iterdir()] == ["precious.txt"]
