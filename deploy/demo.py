@@ -222,8 +222,12 @@ class _Demo:
         checkpoint = self._checkpoint()
         if data is None or checkpoint is None:
             return
+        try:
+            history = outputs.history()
+        except RunError:  # Stopped before the run's first event was read: there is nothing to write.
+            return
         threshold = checkpoint.numbers.get("threshold")
-        facts = model_facts(outputs.history(), data.classes, data.channels, threshold)
+        facts = model_facts(history, data.classes, data.channels, threshold)
         model = checkpoint.model if checkpoint.step else None
         files = outputs.finish(np.asarray(model, np.float32) if model is not None else None, facts)
         self._table.finish(files, state=finished.reason if finished else "stopped")

@@ -88,7 +88,7 @@ def test_a_demo_trains_and_leaves_its_files_and_no_process(tmp_path: Path) -> No
     printed, _ = demo.communicate(timeout=240)
     assert demo.returncode == 0, printed
     assert "phantom" in printed
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [row["round"] for row in rows] == ["1", "2"]
     assert all(row["hospitals"] == "3" and 0 < float(row["epsilon"]) <= 8.0 for row in rows)
     summary = json.loads((out / "summary.json").read_text())
