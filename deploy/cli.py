@@ -26,7 +26,6 @@ COMMANDS = (
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),
     _Command(("check",), "deploy.checks", "run the static checks alone"),
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
-    _Command(("hospital", "check-data"), "deploy.check_data", "check a hospital's images before any privacy is spent"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )
 

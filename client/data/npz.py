@@ -73,7 +73,7 @@ def image_blocks(path: Path, split: Split) -> Iterator[npt.NDArray[np.uint8]]:
 def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError):
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         raise DataError(f"{path.name} must be a whole npz file; it is damaged or cut short") from None
     with archive:
         try:
