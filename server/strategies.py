@@ -147,3 +147,13 @@ def strategy_for(
     if distributed and training.momentum:
         return FedAvgM(parameters, rate, training.momentum)
     return FedAvg(parameters, rate)
+
+
+def mean_change(gradient_sum: NDArray[np.float64], total_weight: int) -> Array:
+    """Return the change that one step of mode ``distributed`` asks for: the negative mean gradient, (d,) float32.
+
+    Args:
+        gradient_sum: (d,) float64, the noisy sum of clipped gradients over all hospitals.
+        total_weight: units expected in all their batches together; not how many there were, which is secret.
+    """
+    return np.divide(gradient_sum, -float(total_weight), dtype=np.float64).astype(np.float32)

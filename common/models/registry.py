@@ -1,65 +1,140 @@
-"""The models a run can name in ``model.name``."""
+"""The models a run can name in ``model.name``.
 
-from collections.abc import Callable
+=====================  =========================================================  ==================================
+name                   what is trained                                            on
+=====================  =========================================================  ==================================
+cnn                    a small convolutional network (the default)                images
+resnet18               torchvision's ResNet-18 with GroupNorm                     images
+scattering_linear      a linear classifier                                        scattering features, no weights
+scattering_mlp         one hidden layer                                           scattering features, no weights
+efficientnet_linear    a linear classifier                                        frozen EfficientNet-Lite0 features
+efficientnet_mlp       one hidden layer                                           frozen EfficientNet-Lite0 features
+=====================  =========================================================  ==================================
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
 
 from common.errors import ConfigError
 from common.models.cnn import SmallCnn
+from common.models.frozen import FrozenFeatures
+from common.models.heads import linear_head, mlp_head
+from common.models.scattering import Scattering
 
-_BUILDERS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "cnn": lambda classes, channels, _: SmallCnn(classes, channels),
+SMALLEST_IMAGE = 28
+"""Pixels on a side."""
+
+
+@dataclass(frozen=True)
+class _OnImages:
+    """A model that is trained on images: (classes, channels) to the model."""
+
+    make: Callable[[int, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class _OnFeatures:
+    """A model that is trained on frozen features: (features, classes) to the model."""
+
+    features: Callable[[], FrozenFeatures]
+    make: Callable[[int, int], nn.Module]
+
+
+def _resnet18(classes: int, channels: int) -> nn.Module:
+    from common.models.resnet import group_norm_resnet18  # torchvision takes a second to import
+
+    return group_norm_resnet18(classes, channels)
+
+
+@cache
+def _scattering() -> FrozenFeatures:
+    return Scattering()
+
+
+@cache
+def _efficientnet() -> FrozenFeatures:
+    from common.models.efficientnet import EfficientNetFeatures  # loads 13 MB of weights
+
+    return EfficientNetFeatures()
+
+
+_MODELS: Mapping[str, _OnImages | _OnFeatures] = {
+    "cnn": _OnImages(SmallCnn),
+    "resnet18": _OnImages(_resnet18),
+    "scattering_linear": _OnFeatures(_scattering, linear_head),
+    "scattering_mlp": _OnFeatures(_scattering, mlp_head),
+    "efficientnet_linear": _OnFeatures(_efficientnet, linear_head),
+    "efficientnet_mlp": _OnFeatures(_efficientnet, mlp_head),
 }
 
 
 def names() -> tuple[str, ...]:
     """Return the names that ``model.name`` may have."""
-    return tuple(_BUILDERS)
+    return tuple(_MODELS)
 
 
 def build(name: str, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
-    """Return a fresh model; its initial weights depend on the arguments alone.
+    """Return the trainable model; its initial weights depend on the arguments alone.
 
     Args:
         name: one of :func:`names`.
         classes: number of logits.
         channels: of an image.
-        image_size: pixels on a side.
+        image_size: pixels on a side; all models take any size from 28.
         seed: of the initial weights.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot take such images.
+    """
+    entry = _entry(name)
+    if image_size < SMALLEST_IMAGE:
+        raise ConfigError(f"model.image_size must be at least {SMALLEST_IMAGE}, got {image_size}")
+    width = entry.features().width(channels) if isinstance(entry, _OnFeatures) else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return entry.make(width, classes) if isinstance(entry, _OnFeatures) else entry.make(classes, channels)
+
+
+def frozen_features(name: str) -> FrozenFeatures | None:
+    """Return what turns images into a model's input, or None where it takes the images themselves.
 
     Raises:
         ConfigError: there is no such model.
     """
-    builder = _builder(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return builder(classes, channels, image_size)
+    entry = _entry(name)
+    return entry.features() if isinstance(entry, _OnFeatures) else None
 
 
 def input_shape(name: str, records: int, channels: int, image_size: int) -> tuple[int, ...]:
     """Return the shape of what a model takes, for ``records`` records.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or it cannot take such images.
     """
-    _builder(name)
+    features = frozen_features(name)
+    if features is not None:
+        return (records, features.width(channels))
     return (records, channels, image_size, image_size)
 
 
 def parameter_count(name: str, classes: int, channels: int, image_size: int) -> int:
-    """Return d, the length of the model as a flat vector, without allocating it.
+    """Return d, the length of the model as a flat vector.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or it cannot take such images.
     """
+    frozen_features(name)  # Made outside of the next line, where a tensor has no numbers.
     with torch.device("meta"):
         model = build(name, classes, channels, image_size, seed=0)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _builder(name: str) -> Callable[[int, int, int], nn.Module]:
-    builder = _BUILDERS.get(name)
-    if builder is None:
-        raise ConfigError(f"model.name must be one of {', '.join(_BUILDERS)}, got {name!r}")
-    return builder
+def _entry(name: str) -> _OnImages | _OnFeatures:
+    entry = _MODELS.get(name)
+    if entry is None:
+        raise ConfigError(f"model.name must be one of {', '.join(_MODELS)}, got {name!r}")
+    return entry

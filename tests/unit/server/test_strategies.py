@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
 from common.errors import RunError
-from server.strategies import ADAPTIVITY, FedAdam, FedAvg, FedAvgM, Strategy, strategy_for
+from server.strategies import ADAPTIVITY, FedAdam, FedAvg, FedAvgM, Strategy, mean_change, strategy_for
 
 Array = NDArray[np.float32]
 
@@ -101,3 +101,9 @@ def test_in_mode_distributed_the_hospitals_learning_rate_and_momentum_act_on_the
     )
     local = strategy_for(AggregationConfig(), training, PrivacyConfig(), 40)
     assert np.allclose(walk(local, deltas()), 1 + np.sum(deltas(), axis=0), atol=1e-5)
+
+
+def test_the_change_of_a_gradient_sum_is_a_step_down_the_mean_gradient() -> None:
+    change = mean_change(np.array([4.0, -8.0]), 16)
+    assert change.dtype == np.float32
+    assert change.tolist() == [-0.25, 0.5]

@@ -1,0 +1,81 @@
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.features import model_inputs
+from common.errors import DataError
+from common.models import registry
+from common.models.frozen import FrozenFeatures, extract
+
+
+def images(seed: int = 0, n: int = 4) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (n, 1, 28, 28), dtype=np.uint8)
+
+
+def scattering() -> FrozenFeatures:
+    features = registry.frozen_features("scattering_linear")
+    assert features is not None
+    return features
+
+
+def test_a_model_on_images_gets_the_images_themselves_and_nothing_is_kept(tmp_path: Path) -> None:
+    some = images()
+    assert model_inputs("cnn", some, tmp_path) is some
+    assert not list(tmp_path.iterdir())
+
+
+def test_features_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = model_inputs("scattering_linear", images(), tmp_path / "cache")
+    assert np.array_equal(first, extract(scattering(), images()))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr("client.features.extract", refuse)
+    assert np.array_equal(model_inputs("scattering_linear", images(), tmp_path / "cache"), first)
+
+
+def test_other_images_and_another_version_get_their_own_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = model_inputs("scattering_linear", images(1), tmp_path)
+    assert not np.array_equal(model_inputs("scattering_linear", images(2), tmp_path), first)
+    monkeypatch.setattr(type(scattering()), "version", "scattering-0")
+    model_inputs("scattering_linear", images(1), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an array", None])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
+    first = model_inputs("scattering_linear", images(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    assert np.array_equal(model_inputs("scattering_linear", images(), tmp_path), first)
+    assert np.load(path).shape == first.shape
+
+
+def test_an_object_array_in_the_cache_is_never_unpickled(tmp_path: Path) -> None:
+    first = model_inputs("scattering_linear", images(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    with path.open("wb") as file:
+        np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert np.array_equal(model_inputs("scattering_linear", images(), tmp_path), first)
+
+
+def test_the_cache_is_for_the_hospitals_eyes_only(tmp_path: Path) -> None:
+    model_inputs("scattering_linear", images(), tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="writable"):
+        model_inputs("scattering_linear", images(), tmp_path / "file")
+
+
+def test_no_images_have_no_features(tmp_path: Path) -> None:
+    assert model_inputs("scattering_linear", images(n=0), tmp_path).shape == (0, 3472)
