@@ -28,7 +28,7 @@ stated part of the hospitals drops out, in places that have nothing to do with t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from math import comb
 
 from common.secagg.binding import bound_hash, directory_hash
@@ -61,19 +61,33 @@ class Neighbourhoods:
 def neighbourhoods(run: RunParameters, directory: KeyDirectory) -> Neighbourhoods:
     """Return the graph of the round that ``directory`` opens; every party computes the same."""
     hospitals = tuple(keys.hospital for keys in directory.keys)
-    points = {hospital: place for place, hospital in enumerate(hospitals, start=1)}
     sparse = degree(len(hospitals), run.adversary, run.graph)
     if sparse is None:
-        everyone = {hospital: tuple(other for other in hospitals if other != hospital) for hospital in hospitals}
-        return Neighbourhoods(directory.threshold, everyone, points)
-    seed = directory_hash(directory)
-    circle = sorted(hospitals, key=lambda hospital: bound_hash("circle", seed, hospital.encode()))
+        return _complete(hospitals, directory.threshold)
+    return _circle(hospitals, sparse, directory_hash(directory))
+
+
+@lru_cache(maxsize=4)
+def _complete(hospitals: tuple[str, ...], threshold: int) -> Neighbourhoods:
+    near = {hospital: tuple(other for other in hospitals if other != hospital) for hospital in hospitals}
+    return Neighbourhoods(threshold, near, _points(hospitals))
+
+
+@lru_cache(maxsize=4)
+def _circle(hospitals: tuple[str, ...], sparse: Degree, seed: bytes) -> Neighbourhoods:
+    """Put the hospitals on a circle in the order that ``seed`` decides, and join each to the nearest k."""
+    order = sorted(hospitals, key=lambda hospital: bound_hash("circle", seed, hospital.encode()))
     reach = sparse.neighbours // 2
+    steps = [step for step in range(-reach, reach + 1) if step != 0]
     near = {
-        hospital: tuple(sorted(circle[(place + step) % len(circle)] for step in range(-reach, reach + 1) if step != 0))
-        for place, hospital in enumerate(circle)
+        hospital: tuple(sorted(order[(place + step) % len(order)] for step in steps))
+        for place, hospital in enumerate(order)
     }
-    return Neighbourhoods(sparse.share_threshold, near, points)
+    return Neighbourhoods(sparse.share_threshold, near, _points(hospitals))
+
+
+def _points(hospitals: tuple[str, ...]) -> dict[str, int]:
+    return {hospital: point for point, hospital in enumerate(hospitals, start=1)}
 
 
 @cache

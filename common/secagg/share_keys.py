@@ -95,10 +95,18 @@ def share(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[Sha
         SecAggError: of the kinds of :func:`verify_directory`; nothing was dealt.
     """
     verify_directory(keys, directory)
+    return deal(keys, directory, random)
+
+
+def deal(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[SharedKeys, EncryptedShares]:
+    """Do as :func:`share` with a directory that is known to be good.
+
+    For a benchmark that plays many hospitals and checks the directory for one of them; a hospital calls :func:`share`.
+    """
     hospital, graph, everyone = keys.hospital, neighbourhoods(keys.run, directory), directory_hash(directory)
     context = round_context(keys.run, keys.round_number)
     self_mask_seed = random(KEY_BYTES)
-    pairs = _deal(keys, self_mask_seed, graph, random)
+    pairs = _split_secrets(keys, self_mask_seed, graph, random)
     public = {advertised.hospital: advertised.encryption_key for advertised in directory.keys}
     shares = []
     for neighbour in graph.by_hospital[hospital]:
@@ -119,7 +127,9 @@ def share(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[Sha
     return SharedKeys(keys, directory, everyone, graph, self_mask_seed, pairs[hospital]), message
 
 
-def _deal(keys: RoundKeys, self_mask_seed: bytes, graph: Neighbourhoods, random: Random) -> dict[str, SharePair]:
+def _split_secrets(
+    keys: RoundKeys, self_mask_seed: bytes, graph: Neighbourhoods, random: Random
+) -> dict[str, SharePair]:
     """Return the shares of b_u and s_u for each neighbour, and those the hospital keeps."""
     holders = (*graph.by_hospital[keys.hospital], keys.hospital)
     points = [graph.points[holder] for holder in holders]

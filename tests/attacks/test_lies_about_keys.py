@@ -21,6 +21,7 @@ from common.secagg.errors import (
     ReflectedKeyError,
     ReplayedMessageError,
     SecAggError,
+    TooFewHospitalsError,
     UnknownHospitalError,
     UnsignedKeyError,
     WrongRoundError,
@@ -121,6 +122,13 @@ def test_the_servers_inventions_are_refused_by_an_honest_server_too(consortium: 
     assert [type(refusal) for refusal in collected.refusals] == [UnsignedKeyError]
     assert collected.refusals[0].hospital == PEER
     assert [keys.hospital for keys in collected.directory.keys] == [name for name in consortium.names if name != PEER]
+
+
+def test_too_few_good_keys_end_the_round_before_it_starts(consortium: Consortium) -> None:
+    messages = {name: consortium[name].advertise(1) for name in consortium.names}
+    forged = {name: replace(messages[name], signature=b"") for name in (PEER, OTHER)}
+    with pytest.raises(TooFewHospitalsError):
+        collect(consortium.run, 1, {**messages, **forged})
 
 
 def test_a_hospital_that_advertises_for_another_is_refused(consortium: Consortium) -> None:

@@ -62,6 +62,12 @@ def test_no_smaller_degree_would_do(adversary: Adversary) -> None:
         assert threshold is None or not enough_stay(1024, smaller, threshold, STATED)
 
 
+def test_without_colluders_a_majority_of_neighbours_suffices() -> None:
+    trusting = replace(STATED, colluding=0.0)
+    assert private_threshold(1024, 40, Adversary.SEMI_HONEST, trusting) == 21
+    assert private_threshold(1024, 40, Adversary.ACTIVE, trusting) == 22
+
+
 def test_the_degree_grows_with_the_logarithm_of_the_number_of_hospitals() -> None:
     degrees = [degree(hospitals, Adversary.SEMI_HONEST, STATED) for hospitals in (256, 1024, 4096)]
     assert degrees == [Degree(40, 21), Degree(52, 28), Degree(56, 30)]
