@@ -363,7 +363,7 @@ def scaling(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for adversary in Adversary:
         for hospitals in HOSPITALS_PLOTTED:
             cost = _Round(small, hospitals, adversary).play()
-            sparse = degree(hospitals, adversary, GraphParameters())
+            sparse = degree(hospitals, hospitals, adversary, GraphParameters())
             neighbours = hospitals - 1 if sparse is None else sparse.neighbours
             point = {"adversary": adversary.value, "hospitals": hospitals, "neighbours": neighbours, **asdict(cost)}
             print(f"{point}", flush=True)

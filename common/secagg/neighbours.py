@@ -6,7 +6,8 @@ neighbour of the k/2 next on either side (a Harary graph). It deals its shares t
 alone, so its cost grows with k, which grows with the logarithm of the number of hospitals.
 
 :func:`degree` computes k and the threshold t of the shares, in exact integer arithmetic, so that every party gets the
-same. With C colluding hospitals among n, in fixed places before the order is known, it demands:
+same. It demands the following of a round of n hospitals, of which C collude with the server. C counts the colluders on
+the whole roster, because the server chooses who of it is in the round; they are fixed before the order is known.
 
 Against a semi-honest server (Bell et al. 2020, section 3: a configuration is good when these hold):
 
@@ -17,7 +18,8 @@ Against an active server, who chooses whom to declare dropped with the graph bef
 Instead, let c be the most colluders in any k/2 places in a row, and t ≥ k/2 + c + 2. Where the honest survivors fall
 apart, some survivor at the end of a part has only dropped and colluding hospitals in the k/2 places after it. Its own
 share, the k/2 before it and those c make fewer than t: the seed of its own mask is never rebuilt, nor is the sum over
-its part. t also exceeds the 2c colluders that any hospital can have as neighbours, which is 1.
+its part. The same holds for hospitals that were shown another cohort, whose masks with the others never cancel. And t
+exceeds the 2c colluders that any hospital can have as neighbours, which is 1.
 
 Both hold but with probability 2^-security_bits. An active server can also try many sets of keys and hospitals and keep
 the order it likes best; ``grinding_bits`` bounds the logarithm of its tries, and is added to ``security_bits``.
@@ -61,7 +63,7 @@ class Neighbourhoods:
 def neighbourhoods(run: RunParameters, directory: KeyDirectory) -> Neighbourhoods:
     """Return the graph of the round that ``directory`` opens; every party computes the same."""
     hospitals = tuple(keys.hospital for keys in directory.keys)
-    sparse = degree(len(hospitals), run.adversary, run.graph)
+    sparse = degree(len(hospitals), len(run.roster), run.adversary, run.graph)
     if sparse is None:
         return _complete(hospitals, directory.threshold)
     return _circle(hospitals, sparse, directory_hash(directory))
@@ -91,34 +93,38 @@ def _points(hospitals: tuple[str, ...]) -> dict[str, int]:
 
 
 @cache
-def degree(hospitals: int, adversary: Adversary, graph: GraphParameters) -> Degree | None:
+def degree(hospitals: int, roster: int, adversary: Adversary, graph: GraphParameters) -> Degree | None:
     """Return the smallest k, and the t that goes with it, that give what this module's docstring demands.
 
     Args:
         hospitals: n, how many advertised keys.
+        roster: how many could have.
         adversary: which server is to be withstood.
         graph: the stated security and dropout parameters.
 
     Returns:
         None when everyone is to be everyone's neighbour: in a small round, or when no k below n - 1 will do.
 
-    >>> degree(64, Adversary.ACTIVE, GraphParameters()) is None
+    >>> degree(64, 64, Adversary.ACTIVE, GraphParameters()) is None
     True
-    >>> degree(1024, Adversary.SEMI_HONEST, GraphParameters())
+    >>> degree(1024, 1024, Adversary.SEMI_HONEST, GraphParameters())
     Degree(neighbours=52, share_threshold=28)
     """
     if hospitals <= graph.complete_up_to:
         return None
+    colluders = min(hospitals, graph.colluders(roster))
     for neighbours in range(2, hospitals - 1, 2):
-        threshold = private_threshold(hospitals, neighbours, adversary, graph)
+        threshold = private_threshold(hospitals, colluders, neighbours, adversary, graph)
         if threshold is not None and enough_stay(hospitals, neighbours, threshold, graph):
             return Degree(neighbours, threshold)
     return None
 
 
-def private_threshold(hospitals: int, neighbours: int, adversary: Adversary, graph: GraphParameters) -> int | None:
+def private_threshold(
+    hospitals: int, colluders: int, neighbours: int, adversary: Adversary, graph: GraphParameters
+) -> int | None:
     """Return the smallest t that makes a graph of this degree private, or None when none does."""
-    colluders, reach = graph.colluders(hospitals), neighbours // 2
+    reach = neighbours // 2
     if adversary is Adversary.ACTIVE:
         bits = graph.security_bits + graph.grinding_bits
         in_a_row = _fewest_exceeded_rarely(hospitals, colluders, reach, bits)

@@ -48,7 +48,7 @@ class GraphParameters:
     complete_up_to: int = 64
     """Hospitals. Up to here everyone masks with everyone, which needs no assumption but the threshold's."""
     colluding: float = 0.1
-    """The part of the hospitals that may collude with the server."""
+    """The part of the roster that may collude with the server; all of it may be in a smaller round."""
     dropping_out: float = 0.1
     """The part of the hospitals that may drop out of a round without ending it."""
     security_bits: int = 40
@@ -58,9 +58,9 @@ class GraphParameters:
     correctness_bits: int = 30
     """Minus log2 of the probability that a round ends although no more than stated dropped out."""
 
-    def colluders(self, hospitals: int) -> int:
-        """Return how many of ``hospitals`` may collude with the server."""
-        return int(self.colluding * hospitals)
+    def colluders(self, roster: int) -> int:
+        """Return how many hospitals of a roster of this size may collude with the server."""
+        return int(self.colluding * roster)
 
     def dropouts(self, hospitals: int) -> int:
         """Return how many of ``hospitals`` may drop out."""
@@ -126,13 +126,17 @@ class RunParameters:
         """Return t, how many of the ``hospitals`` that advertised keys must stay to the end.
 
         Bonawitz et al. 2017, theorem 6.5 (active): privacy holds against a server with n_C colluding hospitals
-        whenever 2t > n + n_C; the smallest t above 2n/3 gives that for every n_C below n/3. Theorem 6.3 (semi-honest)
-        asks for n_C < t; the smallest t above n/2 gives that for any minority.
+        whenever 2t > n + n_C. The roster is fixed, but the server chooses who of it is in the directory, and could
+        leave honest hospitals out; so n_C is any number below a third of the roster, whatever n is. With everyone
+        present that is the smallest t above 2n/3, and t is above 2n/3 always. Theorem 6.3 (semi-honest) asks for
+        n_C < t; the smallest t above n/2 gives that for any minority.
 
         >>> roster = {f"hospital-{i}": bytes(32) for i in range(4)}
         >>> run = RunParameters("0" * 32, bytes(32), roster, 3, 16, 1)
-        >>> [run.threshold(n) for n in (3, 4, 6, 9, 10)]
-        [3, 3, 5, 7, 7]
+        >>> [run.threshold(n) for n in (3, 4)]
+        [3, 3]
         """
-        rule = 2 * hospitals // 3 + 1 if self.adversary is Adversary.ACTIVE else hospitals // 2 + 1
-        return max(rule, self.min_hospitals)
+        if self.adversary is Adversary.SEMI_HONEST:
+            return max(hospitals // 2 + 1, self.min_hospitals)
+        colluders = (len(self.roster) - 1) // 3
+        return max(2 * hospitals // 3 + 1, (hospitals + colluders) // 2 + 1, self.min_hospitals)

@@ -27,18 +27,18 @@ def more_than(population: int, marked: int, drawn: int, most: int) -> Fraction:
 @pytest.mark.parametrize("hospitals", [3, 4, 50, 64])
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_up_to_64_hospitals_everybody_masks_with_everybody(hospitals: int, adversary: Adversary) -> None:
-    assert degree(hospitals, adversary, STATED) is None
+    assert degree(hospitals, hospitals, adversary, STATED) is None
 
 
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_a_graph_that_would_need_everybody_is_complete(adversary: Adversary) -> None:
-    assert degree(65, adversary, replace(STATED, colluding=0.45, dropping_out=0.45)) is None
+    assert degree(65, 65, adversary, replace(STATED, colluding=0.45, dropping_out=0.45)) is None
 
 
 @pytest.mark.parametrize("hospitals", [65, 100, 256, 1024, 4096])
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_the_degree_gives_the_stated_probabilities(hospitals: int, adversary: Adversary) -> None:
-    sparse = degree(hospitals, adversary, STATED)
+    sparse = degree(hospitals, hospitals, adversary, STATED)
     assert sparse is not None
     k, t = sparse.neighbours, sparse.share_threshold
     colluders, dropped = hospitals // 10, hospitals // 10
@@ -55,32 +55,40 @@ def test_the_degree_gives_the_stated_probabilities(hospitals: int, adversary: Ad
 
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_no_smaller_degree_would_do(adversary: Adversary) -> None:
-    sparse = degree(1024, adversary, STATED)
+    sparse = degree(1024, 1024, adversary, STATED)
     assert sparse is not None
     for smaller in range(2, sparse.neighbours, 2):
-        threshold = private_threshold(1024, smaller, adversary, STATED)
+        threshold = private_threshold(1024, 102, smaller, adversary, STATED)
         assert threshold is None or not enough_stay(1024, smaller, threshold, STATED)
 
 
 def test_without_colluders_a_majority_of_neighbours_suffices() -> None:
-    trusting = replace(STATED, colluding=0.0)
-    assert private_threshold(1024, 40, Adversary.SEMI_HONEST, trusting) == 21
-    assert private_threshold(1024, 40, Adversary.ACTIVE, trusting) == 22
+    assert private_threshold(1024, 0, 40, Adversary.SEMI_HONEST, STATED) == 21
+    assert private_threshold(1024, 0, 40, Adversary.ACTIVE, STATED) == 22
 
 
 def test_the_degree_grows_with_the_logarithm_of_the_number_of_hospitals() -> None:
-    degrees = [degree(hospitals, Adversary.SEMI_HONEST, STATED) for hospitals in (256, 1024, 4096)]
+    degrees = [degree(hospitals, hospitals, Adversary.SEMI_HONEST, STATED) for hospitals in (256, 1024, 4096)]
     assert degrees == [Degree(40, 21), Degree(52, 28), Degree(56, 30)]
 
 
 @pytest.mark.parametrize("adversary", list(Adversary))
 @pytest.mark.parametrize("stricter", ["security_bits", "correctness_bits"])
 def test_more_security_never_needs_fewer_neighbours(adversary: Adversary, stricter: str) -> None:
-    more = degree(1024, adversary, replace(STATED, **{stricter: 50}))
-    less = degree(1024, adversary, STATED)
+    more = degree(1024, 1024, adversary, replace(STATED, **{stricter: 50}))
+    less = degree(1024, 1024, adversary, STATED)
     assert more is not None
     assert less is not None
     assert more.neighbours >= less.neighbours
+
+
+@pytest.mark.parametrize("adversary", list(Adversary))
+def test_a_round_of_part_of_the_roster_may_hold_all_of_its_colluders(adversary: Adversary) -> None:
+    whole, part = degree(300, 300, adversary, STATED), degree(300, 600, adversary, STATED)
+    assert whole is not None
+    assert part is not None
+    assert part.neighbours > whole.neighbours
+    assert degree(100, 2000, adversary, STATED) is None, "everyone could collude but for a few; nothing sparse will do"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ def sparse_round() -> tuple[KeyDirectory, Neighbourhoods]:
 
 def test_the_graph_is_regular_and_symmetric(sparse_round: tuple[KeyDirectory, Neighbourhoods]) -> None:
     _, graph = sparse_round
-    sparse = degree(40, Adversary.SEMI_HONEST, WEAK)
+    sparse = degree(40, 40, Adversary.SEMI_HONEST, WEAK)
     assert sparse is not None
     assert graph.share_threshold == sparse.share_threshold
     for hospital, near in graph.by_hospital.items():
@@ -124,7 +132,7 @@ def test_failures_are_no_more_frequent_than_stated(adversary: Adversary) -> None
     """Put colluders and dropped at random on the circle, often, and see how often the conditions break."""
     hospitals, trials = 60, 1000
     graph = replace(WEAK, colluding=0.15, dropping_out=0.15)
-    sparse = degree(hospitals, adversary, graph)
+    sparse = degree(hospitals, hospitals, adversary, graph)
     assert sparse is not None
     source = np.random.default_rng(1)
     colluders, dropped = graph.colluders(hospitals), graph.dropouts(hospitals)
@@ -143,7 +151,7 @@ def test_failures_are_no_more_frequent_than_stated(adversary: Adversary) -> None
 def test_an_active_server_that_chooses_the_dropped_opens_no_part() -> None:
     """Whatever arc of the circle it cuts out, the hospital at the end keeps its mask."""
     hospitals, graph = 128, STATED
-    sparse = degree(hospitals, Adversary.ACTIVE, graph)
+    sparse = degree(hospitals, hospitals, Adversary.ACTIVE, graph)
     assert sparse is not None
     k, t = sparse.neighbours, sparse.share_threshold
     source = random.Random(2)  # noqa: S311 - repeatable

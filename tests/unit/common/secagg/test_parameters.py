@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import SECURE_MINIMUM as CONFIGURED_MINIMUM
@@ -15,18 +15,36 @@ from tests.protocol.parties import Consortium
 RUN = Consortium(6).run
 
 
-@given(st.integers(3, 4096), st.integers(0, 4095))
-def test_the_active_threshold_withstands_every_minority_below_a_third(hospitals: int, colluders: int) -> None:
-    """Bonawitz et al. 2017, theorem 6.5: 2t > n + n_C."""
-    if 3 * colluders < hospitals:
-        assert 2 * RUN.threshold(hospitals) > hospitals + colluders
+def run_of(roster: int, **changes: Any) -> RunParameters:  # noqa: ANN401 - fields of RunParameters
+    return replace(RUN, roster={f"hospital-{number}": bytes(32) for number in range(roster)}, **changes)
 
 
-@given(st.integers(3, 4096))
-def test_the_active_threshold_is_the_smallest_above_two_thirds(hospitals: int) -> None:
-    threshold = replace(RUN, min_hospitals=3).threshold(hospitals)
+@given(st.integers(3, 300), st.data())
+@settings(deadline=None)
+def test_the_active_threshold_withstands_a_third_of_the_roster_whoever_is_left_out(
+    roster: int, data: st.DataObject
+) -> None:
+    """Bonawitz et al. 2017, theorem 6.5: 2t > n + n_C, also when the server leaves honest hospitals out."""
+    hospitals = data.draw(st.integers(3, roster))
+    colluders = data.draw(st.integers(0, (roster - 1) // 3))
+    assert 3 * colluders < roster
+    threshold = run_of(roster).threshold(hospitals)
+    assert 2 * threshold > hospitals + colluders
+    assert 3 * threshold > 2 * hospitals
+
+
+@given(st.integers(3, 300))
+@settings(deadline=None)
+def test_with_everyone_present_the_active_threshold_is_the_smallest_above_two_thirds(hospitals: int) -> None:
+    threshold = run_of(hospitals).threshold(hospitals)
     assert 3 * threshold > 2 * hospitals
     assert threshold == 3 or 3 * (threshold - 1) <= 2 * hospitals
+
+
+def test_a_server_that_leaves_honest_hospitals_out_meets_a_higher_threshold() -> None:
+    """Of 12, 3 colluders and 4 honest: t = 5 would be above two thirds, and still short of 2t > n + n_C."""
+    assert run_of(7).threshold(7) == 5
+    assert run_of(12).threshold(7) == 6
 
 
 @given(st.integers(3, 4096))
