@@ -11,11 +11,12 @@ DP-SGD. An empty batch is a step like any other.
 **Randomness.** Batches and noise come from AES-256-CTR under a key fresh from the operating system for each call
 (``common/keystream.py``), not from torch's Mersenne Twister, whose state can be computed from its output.
 
-**Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64 and each sample is
-half the sum of four, which defeats the known attack on the low digits (Mironov 2012; Holohan and Braghin 2021); what
-leaves the hospital is rounded at random to a grid far coarser than float32. That is the state of the art for DP-SGD,
-not a proof about a floating-point program; the clipping bound holds up to float32's rounding, some 1e-6 of it. Mode
-``distributed`` has neither caveat: its clipped sums and its noise are whole numbers.
+**Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
+is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
+each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
+which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. Not exact is the clipping
+bound: it holds up to float32's rounding, some 1e-6 of it. Mode ``distributed`` has no such caveat: its clipped sums and
+its noise are whole numbers.
 """
 
 import math
@@ -48,6 +49,9 @@ ROW_ELEMENTS = 1 << 27
 
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
 """As above without a backward pass, which keeps no activations."""
+
+GRID_BITS = 24
+"""The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
 
 TINY = 1e-6
 """Keeps the clipping factor finite for a gradient of norm 0; it only ever clips more."""
@@ -194,10 +198,10 @@ def train_locally(
     steps = 0
     for batch in batches:
         if private:
-            gradient = torch.from_numpy(stream.gaussian(len(weights)))
-            gradient *= noise_multiplier * privacy.max_grad_norm
-            gradient += _clipped_sum(model, data, batch, privacy)
-            gradient = (gradient / (plan.sample_rate * plan.units)).to(torch.float32)
+            noisy_sum = _with_noise(
+                _clipped_sum(model, data, batch, privacy), noise_multiplier * privacy.max_grad_norm, stream
+            )
+            gradient = noisy_sum.div_(plan.sample_rate * plan.units).to(torch.float32)
         else:
             gradient = _plain_gradient(model, data, batch)
         if training.proximal_mu:
@@ -250,18 +254,24 @@ def noisy_gradient_sum(
     return GradientSum(total=total, expected_units=sample_rate * plan.units, seconds=time.perf_counter() - began)
 
 
+def _with_noise(clipped_sum: Tensor, deviation: float, stream: Keystream) -> Tensor:
+    """Return the sum with Gaussian noise, (d,) float64, on the grid that the module's head tells of."""
+    grid = 2.0 ** (math.floor(math.log2(deviation)) - GRID_BITS)
+    noisy = torch.from_numpy(stream.gaussian(len(clipped_sum))).mul_(deviation).add_(clipped_sum)
+    return noisy.div_(grid).round_().mul_(grid)
+
+
 def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
     """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float32, without noise."""
     total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
-    units = data.units(privacy.unit)
-    by_patient = privacy.unit is PrivacyUnit.PATIENT
-    for piece in _pieces(batch, units, _physical_batch(data, len(total) if by_patient else 0)):
-        if by_patient:
-            rows = _unit_gradients(model, data, piece, units[piece])
+    if privacy.unit is PrivacyUnit.PATIENT:
+        for piece in _pieces(batch, data.patients, _physical_batch(data, len(total))):
+            rows = _unit_gradients(model, data, piece, data.patients[piece])
             total += _clipping(torch.linalg.vector_norm(rows, dim=1), privacy.max_grad_norm) @ rows
-        else:
-            gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
-            total += gradients.weighted_sum(_clipping(gradients.norms(), privacy.max_grad_norm))
+        return total
+    for piece in torch.split(batch, _physical_batch(data, 0)) if len(batch) else ():
+        gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
+        total += gradients.weighted_sum(_clipping(gradients.norms(), privacy.max_grad_norm))
     return total
 
 
