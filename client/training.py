@@ -53,6 +53,9 @@ EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
 GRID_BITS = 24
 """The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
 
+NOISE_AT_ONCE = 1 << 16
+"""Coordinates: 512 KiB of float64."""
+
 TINY = 1e-6
 """Keeps the clipping factor finite for a gradient of norm 0; it only ever clips more."""
 
@@ -198,10 +201,9 @@ def train_locally(
     steps = 0
     for batch in batches:
         if private:
-            noisy_sum = _with_noise(
-                _clipped_sum(model, data, batch, privacy), noise_multiplier * privacy.max_grad_norm, stream
-            )
-            gradient = noisy_sum.div_(plan.sample_rate * plan.units).to(torch.float32)
+            clipped_sum = _clipped_sum(model, data, batch, privacy)
+            deviation = noise_multiplier * privacy.max_grad_norm
+            gradient = _noisy_mean(clipped_sum, deviation, plan.sample_rate * plan.units, stream)
         else:
             gradient = _plain_gradient(model, data, batch)
         if training.proximal_mu:
@@ -254,11 +256,24 @@ def noisy_gradient_sum(
     return GradientSum(total=total, expected_units=sample_rate * plan.units, seconds=time.perf_counter() - began)
 
 
-def _with_noise(clipped_sum: Tensor, deviation: float, stream: Keystream) -> Tensor:
-    """Return the sum with Gaussian noise, (d,) float64, on the grid that the module's head tells of."""
+def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
+    """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
+
+    Args:
+        clipped_sum: (d,) float32.
+        deviation: of the noise in each coordinate, σC.
+        expected_units: in a batch.
+        stream: of the noise.
+
+    Returns:
+        (d,) float32; made a stretch at a time, so that the float64 stay in cache.
+    """
     grid = 2.0 ** (math.floor(math.log2(deviation)) - GRID_BITS)
-    noisy = torch.from_numpy(stream.gaussian(len(clipped_sum))).mul_(deviation).add_(clipped_sum)
-    return noisy.div_(grid).round_().mul_(grid)
+    mean = torch.empty_like(clipped_sum)
+    for some, some_sum in zip(torch.split(mean, NOISE_AT_ONCE), torch.split(clipped_sum, NOISE_AT_ONCE), strict=True):
+        noisy = torch.from_numpy(stream.gaussian(len(some))).mul_(deviation).add_(some_sum)
+        some.copy_(noisy.div_(grid).round_().mul_(grid / expected_units))
+    return mean
 
 
 def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
