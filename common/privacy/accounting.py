@@ -11,6 +11,7 @@ Differential Privacy of the Sampled Gaussian Mechanism"). Opacus imports torch, 
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -233,13 +234,15 @@ def _rdp_epsilon(history: History, delta: float) -> float:
 def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, float] | None:
     """Compose with Opacus's parts; only the grid is laid out here, with RDP curves that are computed once."""
     from opacus.accountants.analysis import prv as opacus_prv
+    from scipy.integrate import IntegrationWarning
 
     domain = _prv_domain(history, delta, error)
     if domain is None:
         return None
     try:
         # A sample rate of 1 takes the logarithm of 0 for the lower end of the support, which then is rightly -inf.
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", IntegrationWarning)
             discrete = [
                 opacus_prv.discretize(
                     opacus_prv.TruncatedPrivacyRandomVariable(
@@ -251,8 +254,9 @@ def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, fl
             ]
             composed = opacus_prv.compose_heterogeneous(discrete, [steps for _, _, steps in history])
             lower, _, upper = composed.compute_epsilon(delta, PRV_DELTA_ERROR * delta, error)
-    except (RuntimeError, ValueError):
-        # Opacus's own checks: the grid is too coarse for the mechanism, or rounding would be large beside δ.
+    except (RuntimeError, ValueError, IntegrationWarning):
+        # Opacus's own checks (the grid is too coarse for the mechanism, or rounding would be large beside δ), and an
+        # integral that scipy does not vouch for: a bound is claimed only where every part of it was computed.
         return None
     return (max(0.0, float(lower)), max(0.0, float(upper))) if math.isfinite(upper) else None
 
