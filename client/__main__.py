@@ -12,13 +12,8 @@ from common.errors import ConfideError
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
 from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, python_module, raise_on_signals
-from common.settings import HospitalSettings, check_port_free
+from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, SECRET_BYTES, HospitalSettings, check_port_free
 
-SETTINGS_FILE = "hospital.json"
-RELAY_FOLDER = "relay"
-"""What the SuperNode may read: its own key, the Runtime API's certificate and secret, nothing else."""
-
-_SECRET_BYTES = 32
 _LOOK_SECONDS = 0.2
 
 
@@ -49,10 +44,10 @@ def main() -> int:
 
 def _commands(state: Path) -> tuple[Command, Command]:
     """Return the agent's and the SuperNode's command lines, with a fresh secret between the two."""
-    settings = HospitalSettings.read(state / SETTINGS_FILE)
+    settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     load_config(settings.config)
     check_port_free("127.0.0.1", settings.runtime_port, "the SuperNode's Runtime API")
-    write_private(state / RELAY_FOLDER / "runtime.secret", secrets.token_bytes(_SECRET_BYTES))
+    write_private(state / RELAY_FOLDER / "runtime.secret", secrets.token_bytes(SECRET_BYTES))
     environment = {
         **FLOWER_ENVIRONMENT,
         "FLWR_HOME": str(state / RELAY_FOLDER / "flower"),

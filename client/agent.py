@@ -4,7 +4,6 @@ The agent knows neither Flower nor a network, so that experiments and tests run 
 """
 
 import datetime
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -42,10 +41,12 @@ from common.messages import (
     Unmask,
     Unmasked,
 )
+from common.models.flat import hash_model
+from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import Place, SecAggError
-from common.secagg.parameters import Adversary, RunParameters
+from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 
 _LOG = logging.getLogger("confide.hospital")
@@ -154,14 +155,10 @@ class HospitalAgent:
         if self._run is not None and self._run.description == description:
             return self._run
         check_agreement(self._policy, description, self._identity)
-        parameters = RunParameters(
-            run_id=description.run_id,
-            config_hash=description.hash(),
-            roster=verify_roster(description.roster, self._authority, self._here.now()),
-            min_hospitals=max(description.aggregation.min_hospitals, self._policy.min_hospitals),
-            modulus_bits=description.aggregation.modulus_bits,
-            vector_length=description.vector_length,
-            adversary=Adversary(description.aggregation.adversary.value),
+        parameters = protocol_parameters(
+            description,
+            verify_roster(description.roster, self._authority, self._here.now()),
+            max(description.aggregation.min_hospitals, self._policy.min_hospitals),
         )
         self._run = _Run(description, parameters, self._prepare(description))
         _LOG.info("joined run %s", description.run_id)
@@ -207,7 +204,7 @@ class HospitalAgent:
         place = Place(self._identity.name, round_number, Phase.MASKED_INPUT)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
         model = _checked_model(array)
-        model_hash = hashlib.sha256(model.data).digest()
+        model_hash = hash_model(model)
         masked_input.verify_cohort(shared, asked, model_hash, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, train=request.train)

@@ -13,12 +13,12 @@ from client.data.hospital_data import HospitalData, HospitalRecords
 from client.ledger import Ledger
 from client.training import TrainingData, evaluate, schedule, train_locally
 from common.config import PrivacyMode, RunDescription
-from common.errors import ConfigError, RunError
+from common.errors import RunError
 from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, rounded_up
 from common.privacy.calibration import noise_multiplier, require_meaningful
-from common.vector import VectorLayout
+from common.run_terms import layout_of
 
 
 @dataclass(frozen=True)
@@ -131,27 +131,6 @@ class Contributor:
         if self._ledger is None:
             return None
         return EpsilonReport(rounded_up(self._ledger.spent(self._run.privacy.delta, self._accountant)), self._budget)
-
-
-def layout_of(run: RunDescription) -> VectorLayout:
-    """Return the layout of a run's vectors, which server and hospitals derive alike.
-
-    Raises:
-        ConfigError: the description names another length.
-    """
-    parameters = registry.parameter_count(run.model.name, len(run.classes), run.channels, run.model.image_size)
-    layout = VectorLayout.for_run(
-        run.aggregation,
-        run.evaluation,
-        parameters=parameters,
-        classes=len(run.classes),
-        hospitals=len(run.roster),
-    )
-    if layout.length != run.vector_length:
-        raise ConfigError(
-            f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
-        )
-    return layout
 
 
 def _as_training_data(part: HospitalRecords) -> TrainingData:

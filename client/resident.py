@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from client.__main__ import RELAY_FOLDER, SETTINGS_FILE
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from client.flower import TaskRunner, read_runtime_api, shorten_waits
@@ -22,7 +21,7 @@ from common.config import load_config
 from common.errors import ConfideError
 from common.identity import load_certificate, load_identity
 from common.processes import EXIT_REFUSED
-from common.settings import HospitalSettings
+from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 
 def main() -> int:
@@ -40,7 +39,7 @@ def main() -> int:
 
 
 def _serve(state: Path) -> int:
-    settings = HospitalSettings.read(state / SETTINGS_FILE)
+    settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     config = load_config(settings.config)
     identity = load_identity(state)
     relay = state / RELAY_FOLDER

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from client.__main__ import RELAY_FOLDER, SETTINGS_FILE
 from client.flower import run_supernode
 from common.config import load_config
-from common.settings import HospitalSettings
+from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 
 def main() -> None:
@@ -14,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m client.supernode", description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     state = parser.parse_args().state
-    settings = HospitalSettings.read(state / SETTINGS_FILE)
+    settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     transport = load_config(settings.config).transport
     relay = state / RELAY_FOLDER
     arguments = (

@@ -17,6 +17,9 @@ from common.errors import RunError
 EVENTS_FILE = "events.jsonl"
 """The name of the file in a run's folder."""
 
+COMPLETED = "completed"
+"""The reason of a run that trained all its rounds."""
+
 
 def _undefined_as_nan(value: object) -> object:
     return math.nan if value is None else value

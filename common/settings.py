@@ -9,6 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.errors import ConfigError
 from common.identity import write_private
 
+SERVER_SETTINGS_FILE = "server.json"
+HOSPITAL_SETTINGS_FILE = "hospital.json"
+ROSTER_FILE = "roster.yaml"
+"""Hospital name to PEM identity certificate, in the server's state folder."""
+SUPERNODES_FOLDER = "supernodes"
+"""In the server's state folder: one OpenSSH public key a hospital, ``NAME.pub``."""
+READY_FILE = "ready"
+"""In the server's state folder while hospitals can connect."""
+RELAY_FOLDER = "relay"
+"""In a hospital's state folder, what its SuperNode may read: its own key, the Runtime API's certificate and secret."""
+CHECKPOINTS_FOLDER = "checkpoints"
+"""In a run's folder."""
+SECRET_BYTES = 32
+"""Of a secret that opens a Runtime API to the process beside it."""
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 OptionalPort = Annotated[int, Field(ge=0, le=65_535)]
 

@@ -24,7 +24,15 @@ from common.identity import (
     sign_hospital_certificate,
     write_private,
 )
-from common.settings import HospitalSettings, ServerSettings
+from common.settings import (
+    HOSPITAL_SETTINGS_FILE,
+    RELAY_FOLDER,
+    ROSTER_FILE,
+    SERVER_SETTINGS_FILE,
+    SUPERNODES_FOLDER,
+    HospitalSettings,
+    ServerSettings,
+)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -65,7 +73,7 @@ class ConsortiumOnThisMachine:
         roster: dict[str, str] = {}
         for member, runtime_port in zip(members, runtime_ports, strict=True):
             roster[member.name] = self._enrol(authority, settings, member, runtime_port)
-        write_private(self.server_state / "roster.yaml", yaml.safe_dump(roster).encode())
+        write_private(self.server_state / ROSTER_FILE, yaml.safe_dump(roster).encode())
 
     def _write_server(self, authority: CertificateAuthority, settings: ServerSettings) -> None:
         state = self.server_state
@@ -74,11 +82,11 @@ class ConsortiumOnThisMachine:
         write_private(state / "tls.pem", certificate_pem(certificate))
         write_private(state / "tls.key", private_key_pem(key))
         write_private(settings.config, config_yaml(self._config))
-        settings.write(state / "server.json")
+        settings.write(state / SERVER_SETTINGS_FILE)
 
     def _enrol(self, authority: CertificateAuthority, server: ServerSettings, member: Member, runtime_port: int) -> str:
         """Make a hospital's keys in its folder, and return its certificate as PEM."""
-        state, relay = member.state, member.state / "relay"
+        state, relay = member.state, member.state / RELAY_FOLDER
         identity = Ed25519PrivateKey.generate()
         request = request_hospital_certificate(member.name, identity)
         pem = certificate_pem(sign_hospital_certificate(authority, request, member.name, self._now))
@@ -88,7 +96,9 @@ class ConsortiumOnThisMachine:
         write_private(relay / "ca.pem", certificate_pem(authority.certificate))
         supernode = make_supernode_key()
         write_private(relay / "supernode.key", openssh_private(supernode))
-        write_private(self.server_state / "supernodes" / f"{member.name}.pub", openssh_public(supernode.public_key()))
+        write_private(
+            self.server_state / SUPERNODES_FOLDER / f"{member.name}.pub", openssh_public(supernode.public_key())
+        )
         certificate, key = make_local_tls(_LOOPBACK, self._now)
         write_private(relay / "runtime.pem", certificate_pem(certificate))
         write_private(relay / "runtime.key", private_key_pem(key))
@@ -100,7 +110,7 @@ class ConsortiumOnThisMachine:
             config=state / "config.yaml",
             runtime_port=runtime_port,
             metrics_port=0,
-        ).write(state / "hospital.json")
+        ).write(state / HOSPITAL_SETTINGS_FILE)
         return pem.decode()
 
 

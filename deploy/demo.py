@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from common.config import Config, PrivacyMode, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
-from common.events import EVENTS_FILE, EventFile, RunFinished
+from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.processes import Command, Stopping, Supervisor, last_line, python_module, raise_on_signals
-from common.settings import ServerSettings, free_port
+from common.run_terms import require_supported
+from common.settings import CHECKPOINTS_FOLDER, READY_FILE, ServerSettings, free_port
 from deploy.consortium import ConsortiumOnThisMachine, Member, new_run_id
 from deploy.datasets import DataSet, obtain, task_named
 from deploy.dealer import deal
 from deploy.live_table import LiveTable
 from deploy.outputs import RunOutputs, model_facts
-from server.__main__ import READY_FILE
 from server.checkpoints import Checkpoint, CheckpointStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +41,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv[1:])
     config = _config(arguments)
     task_named(config.experiment.task)
-    if config.privacy.mode is PrivacyMode.DISTRIBUTED:
-        raise ConfigError("privacy.mode must be local or none, got distributed, which runs cannot use yet")
+    require_supported(config.privacy)
     run_id = new_run_id()
     folder = _prepare_folder(arguments.out or ROOT / "runs" / run_id[:12])
     raise_on_signals()
@@ -123,7 +122,7 @@ class _Demo:
             self._await_server()
             self._start_hospitals(members)
             finished = self._follow(outputs)
-            return 0 if finished.reason == "completed" else 1
+            return 0 if finished.reason == COMPLETED else 1
         finally:
             self._table.starting("stopping every process")
             self._supervisor.stop()
@@ -234,7 +233,7 @@ class _Demo:
 
     def _checkpoint(self) -> Checkpoint | None:
         try:
-            return CheckpointStore(self._folder / "checkpoints").latest(self._run_id)
+            return CheckpointStore(self._folder / CHECKPOINTS_FOLDER).latest(self._run_id)
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
             return None

@@ -15,24 +15,23 @@ from pathlib import Path
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
-from common.events import EVENTS_FILE, EventFile, RunFinished
+from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
 from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, raise_on_signals
-from common.settings import ServerSettings, check_port_free
+from common.settings import (
+    READY_FILE,
+    SECRET_BYTES,
+    SERVER_SETTINGS_FILE,
+    SUPERNODES_FOLDER,
+    ServerSettings,
+    check_port_free,
+)
 from server.flower import BUNDLE, BUNDLE_FILE, Control
-
-SETTINGS_FILE = "server.json"
-SUPERNODES_FOLDER = "supernodes"
-"""One OpenSSH public key a hospital, ``NAME.pub``."""
-
-READY_FILE = "ready"
-"""In the state folder while hospitals can connect."""
 
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 """Tells the ServerApp, which Flower starts, where its state lies."""
 
-_SECRET_BYTES = 32
 _LOOK_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
 """Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
@@ -64,9 +63,10 @@ class _Server:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._settings = ServerSettings.read(state / SETTINGS_FILE)
+        self._settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
         self._config = load_config(self._settings.config)
         self._events = EventFile(self._settings.run / EVENTS_FILE)
+        self._last: RunFinished | None = None
         self._supervisor = Supervisor()
         self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
 
@@ -81,15 +81,15 @@ class _Server:
                     self._carry_run()
                 if (finished := self._finished()) is not None:
                     if once:
-                        return 0 if finished.reason == "completed" else EXIT_REFUSED
+                        return 0 if finished.reason == COMPLETED else EXIT_REFUSED
                     self._idle()
-            raise RunError(f"the run ended {_MOST_SUBMISSIONS} times before its last round; see {self._state / 'logs'}")
+            raise RunError(f"the run ended {_MOST_SUBMISSIONS} times before its last round; see {self._settings.logs}")
         finally:
             self._supervisor.stop()
 
     def _prepare(self) -> None:
         """Make what the server alone decides: the executor's secret and the bundle without code."""
-        write_private(self._state / "superexec.secret", secrets.token_bytes(_SECRET_BYTES))
+        write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
         bundle = self._state / "bundle"
         bundle.mkdir(mode=0o700, exist_ok=True)
         (bundle / BUNDLE_FILE).write_text(BUNDLE, encoding="utf-8")
@@ -120,8 +120,6 @@ class _Server:
             time.sleep(_LOOK_SECONDS)
 
     def _finished(self) -> RunFinished | None:
-        if not hasattr(self, "_last"):
-            self._last: RunFinished | None = None
         for event in self._events.read_new():
             if isinstance(event, RunFinished):
                 self._last = event
@@ -143,7 +141,7 @@ class _Server:
         give_up = time.monotonic() + _SUPERLINK_SECONDS
         while not control.is_up():
             if not self._supervisor.is_running("superlink") or time.monotonic() > give_up:
-                raise RunError(f"the SuperLink must start; see {self._state / 'logs' / 'superlink.log'}")
+                raise RunError(f"the SuperLink must start; see {self._settings.logs / 'superlink.log'}")
             time.sleep(_LOOK_SECONDS / 2)
 
     def _register_supernodes(self, control: Control) -> None:

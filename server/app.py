@@ -15,15 +15,13 @@ from common.config import load_config
 from common.errors import ConfideError, ConfigError
 from common.events import RunFinished
 from common.identity import load_certificate, verify_roster
-from common.settings import ServerSettings
-from server.__main__ import SETTINGS_FILE, STATE_VARIABLE
+from common.settings import CHECKPOINTS_FOLDER, ROSTER_FILE, SERVER_SETTINGS_FILE, ServerSettings
+from server.__main__ import STATE_VARIABLE
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
 from server.flower import GridTransport, shorten_waits
 from server.run import Run, RunPlan, describe
-
-CHECKPOINTS_FOLDER = "checkpoints"
 
 _LOG = logging.getLogger("confide.server")
 
@@ -34,7 +32,7 @@ app = ServerApp()
 def main(grid: Grid, _context: Context) -> None:
     """Train one run; a run that cannot go on says so in its last event."""
     state = Path(os.environ[STATE_VARIABLE])
-    settings = ServerSettings.read(state / SETTINGS_FILE)
+    settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     with EventLog(settings.run) as events:
         try:
             plan = _plan(state, settings)
@@ -50,7 +48,7 @@ def main(grid: Grid, _context: Context) -> None:
 
 def _plan(state: Path, settings: ServerSettings) -> RunPlan:
     config = load_config(settings.config)
-    roster = _read_roster(state / "roster.yaml")
+    roster = _read_roster(state / ROSTER_FILE)
     authority = load_certificate(state / "ca.pem")
     return RunPlan(
         config=config,

@@ -4,7 +4,6 @@
 ``PlainAggregation`` asks for the bare vectors and exists for baselines.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -29,6 +28,7 @@ from common.messages import (
     Unmask,
     Unmasked,
 )
+from common.models.flat import hash_model
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
@@ -410,8 +410,3 @@ class PlainAggregation:
             )
         result.survivors = tuple(sorted(summed))
         return result
-
-
-def hash_model(model: npt.NDArray[np.float32]) -> bytes:
-    """Return the SHA-256 of a model's bytes, 32 bytes: what hospitals compare to know that all train the same."""
-    return hashlib.sha256(np.ascontiguousarray(model).data).digest()

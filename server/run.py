@@ -9,23 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.config import AggregationMode, Config, PrivacyMode, RunDescription
-from common.errors import ConfigError
+from common.config import AggregationMode, Config, RunDescription
 from common.evaluation import Metrics, metrics
-from common.events import Event, RoundDone, RoundTime, RunFinished, RunStarted
+from common.events import COMPLETED, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.messages import EpsilonReport
 from common.models import registry
 from common.models.flat import flat_parameters
+from common.run_terms import layout_for, layout_of, protocol_parameters, require_supported
 from common.secagg.errors import SecAggError
-from common.secagg.parameters import Adversary, RunParameters
-from common.vector import DecodedSum, VectorLayout
+from common.vector import DecodedSum
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
 from server.strategies import Strategy, strategy_for
-
-COMPLETED = "completed"
-"""The reason of a run that trained all its rounds."""
 
 _RESERVED_ROUNDS = 64
 """Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
@@ -103,7 +99,7 @@ class Run:
         self._conversation = conversation
         self._store = store
         self._report = report
-        self._layout = _layout(plan.description)
+        self._layout = layout_of(plan.description)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
@@ -317,13 +313,13 @@ def describe(
         ConfigError: there is no such model, the ring is too small for so many hospitals, or the privacy mode is not
             one that runs can use yet.
     """
-    if config.privacy.mode is PrivacyMode.DISTRIBUTED:
-        raise ConfigError("privacy.mode must be local or none, got distributed, which runs cannot use yet")
-    layout = VectorLayout.for_run(
+    require_supported(config.privacy)
+    layout = layout_for(
+        config.model,
         config.aggregation,
         config.evaluation,
-        parameters=registry.parameter_count(config.model.name, len(classes), channels, config.model.image_size),
         classes=len(classes),
+        channels=channels,
         hospitals=len(roster),
     )
     return RunDescription(
@@ -341,29 +337,9 @@ def describe(
     )
 
 
-def _layout(description: RunDescription) -> VectorLayout:
-    return VectorLayout.for_run(
-        description.aggregation,
-        description.evaluation,
-        parameters=registry.parameter_count(
-            description.model.name, len(description.classes), description.channels, description.model.image_size
-        ),
-        classes=len(description.classes),
-        hospitals=len(description.roster),
-    )
-
-
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:
     description = plan.description
-    parameters = RunParameters(
-        run_id=description.run_id,
-        config_hash=description.hash(),
-        roster=plan.roster_keys,
-        min_hospitals=description.aggregation.min_hospitals,
-        modulus_bits=description.aggregation.modulus_bits,
-        vector_length=description.vector_length,
-        adversary=Adversary(description.aggregation.adversary.value),
-    )
+    parameters = protocol_parameters(description, plan.roster_keys, description.aggregation.min_hospitals)
     if description.aggregation.mode is AggregationMode.PLAIN:
         return PlainAggregation(description, parameters, conversation)
     return SecureAggregation(description, parameters, conversation, plan.threads)
