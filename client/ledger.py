@@ -89,6 +89,7 @@ class Ledger:
 
     def __init__(self, folder: Path, entries: list[Entry]) -> None:
         self._folder = folder
+        self._fingerprint = _bound_to(entries)
         self._head = entries[0].anchor
         self._account = _Account()
         self._take_in(entries)
@@ -115,7 +116,7 @@ class Ledger:
             if _bound_to(entries) != fingerprint.hex():
                 raise LedgerError(f"the ledger is bound to another data set (did the data change?); {chain.OPERATOR}")
             ledger = cls(folder, entries)
-            chain.write_anchor(folder, _anchor_file(ledger._head, ledger._account))
+            chain.write_anchor(folder, ledger._anchor_file())
             return ledger
 
     def record(
@@ -156,7 +157,7 @@ class Ledger:
                 total = self._judged(round_number, event, budget, delta, accountant)
                 entry = chain.append(connection, self._head, line)
             self._take_in([entry])
-            chain.write_anchor(self._folder, _anchor_file(self._head, self._account))
+            chain.write_anchor(self._folder, self._anchor_file())
         return total if delta == self._account.smallest_delta else self._epsilon(delta, accountant)
 
     def spent(self, delta: float, accountant: Accountant = Accountant.PRV) -> float:
@@ -187,10 +188,13 @@ class Ledger:
         if not total <= budget:
             before = self._epsilon(strictest, accountant)
             raise BudgetExceededError(
-                f"round {round_number} would bring this hospital to ε = {rounded_up(total):g} at δ = {strictest:g}, "
-                f"and its budget is {budget:g}; {rounded_up(before):g} is spent. It takes no further part"
+                f"round {round_number} would bring this hospital to ε = {rounded_up(total):.3f} at δ = {strictest:g}, "
+                f"and its budget is {budget:g}; {rounded_up(before):.3f} is spent. It takes no further part"
             )
         return total
+
+    def _anchor_file(self) -> AnchorFile:
+        return _anchor_file(self._fingerprint, self._head, self._account)
 
     def _take_in(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -249,29 +253,37 @@ def accept(folder: Path, reason: str, fingerprint: bytes | None = None) -> Ancho
         The anchor of the new first line.
 
     Raises:
-        LedgerError: nothing is wrong and the data set is the same; or neither file can be read any more, and then
-            only moving the folder away by hand goes on, which forgets what was spent.
+        LedgerError: nothing is wrong and the data set is the same; or only the fingerprint is lost, and must be given;
+            or neither file can be read any more, and then only moving the folder away by hand goes on, which forgets
+            what was spent.
     """
     with chain.exclusive(folder, make=False):
         fault = _fault(folder, fingerprint)
         lines, anchor = chain.salvaged(folder)
-        bound = fingerprint.hex() if fingerprint is not None else _last_bound(lines)
-        if bound is None or not (lines or anchor):
+        if not lines and anchor is None:
             raise LedgerError(
-                "neither the ledger nor its anchor tells what was spent and on which data set; give the data set's "
-                "fingerprint, or move the ledger's folder away by hand to begin anew, which forgets what was spent"
+                "neither the ledger nor its anchor tells what was spent; to begin anew, and forget it, move the "
+                "ledger's folder away by hand"
             )
         account = _Account.of(lines)
+        bound = _last_bound(lines)
         if anchor is not None:
             account.cover(anchor.events, anchor.smallest_delta)
+            bound = anchor.fingerprint
+        if fingerprint is not None:
+            bound = fingerprint.hex()
+        if bound is None:
+            raise LedgerError("nothing here tells which data set the ledger is of; give its fingerprint")
         line = _accepted_line(bound, fault, reason, chain.file_digest(folder), account)
         head = chain.begin(folder, line).anchor
-        chain.write_anchor(folder, _anchor_file(head, account))
+        chain.write_anchor(folder, _anchor_file(line.fingerprint, head, account))
         return head
 
 
 def _fault(folder: Path, fingerprint: bytes | None) -> str:
-    """Return what is wrong in words, or refuse to accept what is in order."""
+    """Return what is wrong in words, or refuse to accept what is in order or isn't there."""
+    if not chain.exists(folder):
+        raise LedgerError(chain.NONE_HERE)
     try:
         entries = chain.verified(folder, None)
     except LedgerError as error:
@@ -281,17 +293,23 @@ def _fault(folder: Path, fingerprint: bytes | None) -> str:
     return "the data set changed"
 
 
-def _bound_to(entries: list[Entry]) -> str | None:
-    return _last_bound([entries[0].line])
+def _bound_to(entries: list[Entry]) -> str:
+    """Return the fingerprint in the first of verified lines."""
+    first = entries[0].line
+    if isinstance(first, Spent):
+        raise LedgerError(f"the ledger's first line is missing; {chain.OPERATOR}")
+    return first.fingerprint
 
 
 def _last_bound(lines: list[Line]) -> str | None:
-    """Return the fingerprint of the last line that binds the ledger to a data set."""
-    return next((line.fingerprint for line in reversed(lines) if isinstance(line, Opened | Accepted)), None)
+    """Return the fingerprint of the last line that binds a ledger to a data set."""
+    return next((line.fingerprint for line in reversed(lines) if not isinstance(line, Spent)), None)
 
 
-def _anchor_file(head: Anchor, account: _Account) -> AnchorFile:
-    return AnchorFile(head=head, events=account.events(), smallest_delta=account.smallest_delta)
+def _anchor_file(fingerprint: str, head: Anchor, account: _Account) -> AnchorFile:
+    return AnchorFile(
+        fingerprint=fingerprint, head=head, events=account.events(), smallest_delta=account.smallest_delta
+    )
 
 
 def _spent_line(run_id: str, round_number: int, event: MechanismEvent, delta: float) -> Spent:

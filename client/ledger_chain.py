@@ -24,12 +24,17 @@ from common.privacy.accounting import MechanismEvent
 
 VERSION: Final = 1
 
+ANCHOR_VERSION: Final = 2
+"""The anchor of version 1 did not name the data set it belongs to."""
+
 LOCK_SECONDS = 30.0
 """Composing takes well under a second, so whoever holds the lock for longer hangs."""
 
 OPERATOR = "training is refused until the operator decides: `confide hospital ledger verify`, then `accept`"
 
-_LOCK_POLL_SECONDS = 0.01
+NONE_HERE = "there is no ledger here; it begins when the hospital first joins a run"
+
+_LOCK_POLL_SECONDS = 0.002
 _DATABASE, _ANCHOR, _LOCK, _NEW = "ledger.sqlite", "ledger.anchor", "ledger.lock", "ledger.new"
 _LONGEST_REASON = 1000
 
@@ -59,7 +64,7 @@ class Opened(_Line):
     """The first line of a new ledger."""
 
     kind: Literal["opened"] = "opened"
-    version: Literal[1] = VERSION
+    version: Literal[2] = ANCHOR_VERSION
     fingerprint: Hexadecimal
     nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
     """Random, so that no two ledgers share a digest."""
@@ -69,7 +74,7 @@ class Accepted(_Line):
     """The first line after an operator's decision: what was wrong, and what was spent at least."""
 
     kind: Literal["accepted"] = "accepted"
-    version: Literal[1] = VERSION
+    version: Literal[2] = ANCHOR_VERSION
     fingerprint: Hexadecimal
     nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
     fault: str
@@ -125,11 +130,12 @@ class Anchor(BaseModel):
 
 
 class AnchorFile(BaseModel):
-    """What stands beside the database: its head, and what it had spent there, should the database be lost."""
+    """What stands beside the database: its head, and what was spent on which data set, should the database be lost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = ANCHOR_VERSION
+    fingerprint: Hexadecimal
     head: Anchor
     events: tuple[MechanismEvent, ...]
     smallest_delta: Delta | None
@@ -166,7 +172,7 @@ def exclusive(folder: Path, *, make: bool = True) -> Iterator[None]:
         if make:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not folder.is_dir():
-            raise LedgerError("there is no ledger here; it begins when the hospital first joins a run")
+            raise LedgerError(NONE_HERE)
         folder.chmod(0o700)
         lock = _open_private(folder / _LOCK, os.O_RDWR)
     try:
@@ -264,7 +270,7 @@ def verified(folder: Path, held: Anchor | None) -> list[Entry]:
     """
     database, anchor_file = folder / _DATABASE, folder / _ANCHOR
     if not exists(folder):
-        raise LedgerError("there is no ledger here; it begins when the hospital first joins a run")
+        raise LedgerError(NONE_HERE)
     if not database.exists():
         raise LedgerError(f"the ledger's database is gone, its anchor is not; {OPERATOR}")
     with connected(folder) as connection:

@@ -42,7 +42,7 @@ def _as_text(ledger: dict[str, Any], delta: float | None, budget: float | None) 
     events = TypeAdapter(tuple[MechanismEvent, ...]).validate_python(ledger["events"])
     spent = {accountant: epsilon(events, judged_at, accountant) for accountant in Accountant}
     lines += [
-        f"spent: ε = {rounded_up(value):g} at δ = {judged_at:g} ({accountant.upper()})"
+        f"spent: ε = {rounded_up(value):.3f} at δ = {judged_at:g} ({accountant.upper()})"
         for accountant, value in spent.items()
     ]
     if budget is not None:

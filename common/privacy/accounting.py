@@ -138,7 +138,7 @@ class Epsilon:
         """Say the whole claim in one line, ε rounded up."""
         with_whom = f" ({self.colluders})" if self.adversary is Adversary.COLLUDING_SERVER else ""
         return (
-            f"ε = {rounded_up(self.value):g} at δ = {self.delta:g} for each {self.unit}, "
+            f"ε = {rounded_up(self.value):.3f} at δ = {self.delta:g} for each {self.unit}, "
             f"against the {self.adversary}{with_whom} ({self.accountant.upper()})"
         )
 

@@ -99,7 +99,7 @@ def noise_multiplier(
     before = epsilon(already, delta, accountant)
     if before > target_epsilon:
         raise PrivacyError(
-            f"what is spent already must be within the target of {target_epsilon:g}, got ε = {rounded_up(before):g}; "
+            f"what is spent already must be within the target of {target_epsilon:g}, got ε = {rounded_up(before):.3f}; "
             f"raise privacy.target_epsilon or stay out of this run"
         )
 
