@@ -31,6 +31,7 @@ FEW_CLASSES = 5
 LEARNING_FILE = "learning.png"
 PRIVACY_FILE = "privacy.png"
 CONFUSION_FILE = "confusion.png"
+ROC_FILE = "roc.png"
 TIME_FILE = "time.png"
 
 
@@ -47,10 +48,7 @@ def plot_run(history: RunHistory, folder: Path, class_names: Sequence[str] = ())
     """
     if not history.rounds:
         return ()
-    figures = {LEARNING_FILE: learning(history), PRIVACY_FILE: privacy(history)}
-    if history.rounds[-1].confusion:
-        figures[CONFUSION_FILE] = confusion(history, class_names)
-    figures[TIME_FILE] = time_by_part(history)
+    figures = figures_of_run(history, class_names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
@@ -58,6 +56,17 @@ def plot_run(history: RunHistory, folder: Path, class_names: Sequence[str] = ())
     except OSError as error:
         raise RunError(f"{folder} must be writable: {error.strerror}") from None
     return tuple(folder / name for name in figures)
+
+
+def figures_of_run(history: RunHistory, class_names: Sequence[str] = ()) -> dict[str, Figure]:
+    """Return the plots of a run with a finished round, by the name of their file."""
+    figures = {LEARNING_FILE: learning(history), PRIVACY_FILE: privacy(history)}
+    if history.rounds[-1].confusion:
+        figures[CONFUSION_FILE] = confusion(history, class_names)
+    if history.rounds[-1].roc:
+        figures[ROC_FILE] = roc(history)
+    figures[TIME_FILE] = time_by_part(history)
+    return figures
 
 
 @styled
@@ -118,6 +127,39 @@ def confusion(history: RunHistory, class_names: Sequence[str] = ()) -> Figure:
 
 
 @styled
+def roc(history: RunHistory) -> Figure:
+    """Draw how many of the sick the last model finds for how many false alarms, at every threshold."""
+    last = history.rounds[-1]
+    figure, axes = _figure(history.started, f"Receiver operating characteristic, after round {last.step}")
+    points = sorted({(0.0, 0.0), (1.0, 1.0), *(last.roc or ())})
+    axes.plot(*zip(*points, strict=True), color=BLUE, label=f"AUC {last.auc:.3f}")
+    axes.plot((0, 1), (0, 1), color=BLACK, linestyle=":", linewidth=1, label="chance")
+    axes.plot(1 - last.specificity, last.recall, "o", color=VERMILION, markersize=8, label="chosen threshold")
+    axes.set(xlabel="false alarms among the healthy", ylabel="found among the sick", aspect="equal")
+    axes.legend(loc="lower right")
+    return figure
+
+
+@styled
+def auc_of_runs(histories: Sequence[RunHistory]) -> Figure:
+    """Draw AUC by round of several runs in one picture; one colour for each task and data set."""
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("AUC by round, every run")
+    kinds = list(dict.fromkeys(_source(history.started) for history in histories))
+    for history in histories:
+        colour = SERIES[kinds.index(_source(history.started)) % len(SERIES)]
+        steps = [done.step for done in history.rounds]
+        axes.plot(steps, [done.auc for done in history.rounds], color=colour, marker="o", markersize=3, alpha=0.7)
+    for index, kind in enumerate(kinds):
+        axes.plot([], [], color=SERIES[index % len(SERIES)], label=kind)
+    axes.set(xlabel="round", ylabel="AUC on the hospitals' pooled test parts")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right")
+    return figure
+
+
+@styled
 def time_by_part(history: RunHistory) -> Figure:
     """Draw where the time of each round went."""
     figure, axes = _figure(history.started, "Where the time of a round went")
@@ -139,10 +181,17 @@ def _figure(started: RunStarted, title: str, note: str = "") -> tuple[Figure, Ax
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
-    source = f"{started.task} on {started.data_set}, {len(started.hospitals)} hospitals, run {started.run_id[:8]}"
-    below = [source, *([note] if note else []), *caveats(started.config, started.data_set)]
+    below = [
+        f"{_source(started)}, {len(started.hospitals)} hospitals, run {started.run_id[:8]}",
+        *([note] if note else []),
+        *caveats(started.config, started.data_set),
+    ]
     figure.supxlabel("\n".join(below), fontsize=7.5, color="#555555", x=0.01, ha="left")
     return figure, axes
+
+
+def _source(started: RunStarted) -> str:
+    return f"{started.task} on {started.data_set}"
 
 
 def _spent_lines(axes: Axes, rounds: Sequence[RoundDone], hospitals: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ def _texts(figure: Figure) -> str:
 
 def test_a_run_is_drawn_as_images_one_can_open(tmp_path: Path) -> None:
     files = plots.plot_run(HISTORY, tmp_path / "plots", ("malignant", "benign"))
-    assert [file.name for file in files] == ["learning.png", "privacy.png", "confusion.png", "time.png"]
+    assert [file.name for file in files] == ["learning.png", "privacy.png", "confusion.png", "roc.png", "time.png"]
     for file in files:
         with Image.open(file) as image:
             assert image.width > 1000
@@ -78,6 +78,19 @@ def test_every_plot_names_its_data_and_admits_what_weakens_the_run(draw: object)
     assert "on phantom" in shown
     assert "NO differential privacy" in shown
     assert "saw every hospital's update" in shown
+
+
+def test_the_chosen_threshold_is_marked_on_the_roc() -> None:
+    curve, chance, chosen = plots.roc(HISTORY).axes[0].get_lines()
+    last = HISTORY.rounds[-1]
+    assert np.allclose(chosen.get_xydata(), [[1 - last.specificity, last.recall]])
+    assert np.shape(curve.get_xydata())[0] >= len(last.roc or ())
+    assert np.array_equal(chance.get_xydata(), [[0, 0], [1, 1]])
+
+
+def test_runs_are_drawn_together_with_one_line_each() -> None:
+    axes = plots.auc_of_runs([HISTORY, HISTORY]).axes[0]
+    assert len([line for line in axes.get_lines() if np.size(line.get_xydata())]) == 2
 
 
 def test_with_many_hospitals_the_legend_stays_short() -> None:
