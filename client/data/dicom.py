@@ -49,7 +49,7 @@ PERSONAL_KEYWORDS = (
 )  # fmt: skip
 """Fields of PS3.15 table E.1-1 that name a person, an institution or a stay, in the modules of radiographs."""
 
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     InvalidDicomError, AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError,
     RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
@@ -95,7 +95,7 @@ def read_dicom(encoded: bytes, channels: int) -> Picture:
     try:
         stored = pixel_array(dataset)
         pixels = stored.astype(np.uint8) if channels != 1 else _as_displayed(dataset, stored)
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise UnusableImageError(_why_undecodable(dataset), type(error).__name__) from None
     return Picture(pixels, header)
 
@@ -104,7 +104,7 @@ def _parse(encoded: bytes) -> pydicom.Dataset:
     try:
         dataset = pydicom.dcmread(io.BytesIO(encoded))
         has_pixels = "PixelData" in dataset
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
     if not has_pixels:
         raise UnusableImageError(Mistake.NO_PIXELS)
@@ -122,7 +122,7 @@ def _header(dataset: pydicom.Dataset) -> Header:
             str(dataset.get("BurnedInAnnotation", "")).upper() == "YES",
             personal,
         )
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
 
 
@@ -130,7 +130,7 @@ def _number(dataset: pydicom.Dataset, keyword: str, default: int) -> int:
     try:
         value = dataset.get(keyword)
         return default if value in (None, "") else int(value)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, keyword) from None
 
 
@@ -167,7 +167,7 @@ def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
         return Mistake.IMAGE_DAMAGED
     try:
         get_decoder(syntax)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return Mistake.COMPRESSION_UNKNOWN
     return Mistake.IMAGE_DAMAGED
 
