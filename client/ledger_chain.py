@@ -64,7 +64,7 @@ class Opened(_Line):
     """The first line of a new ledger."""
 
     kind: Literal["opened"] = "opened"
-    version: Literal[2] = ANCHOR_VERSION
+    version: Literal[1] = VERSION
     fingerprint: Hexadecimal
     nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
     """Random, so that no two ledgers share a digest."""
@@ -74,7 +74,7 @@ class Accepted(_Line):
     """The first line after an operator's decision: what was wrong, and what was spent at least."""
 
     kind: Literal["accepted"] = "accepted"
-    version: Literal[2] = ANCHOR_VERSION
+    version: Literal[1] = VERSION
     fingerprint: Hexadecimal
     nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
     fault: str
