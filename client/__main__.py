@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from client.status import STATUS_FILE
 from common.config import load_config
 from common.errors import ConfideError
 from common.flower_waits import FLOWER_ENVIRONMENT
@@ -42,8 +43,8 @@ def main() -> int:
         supervisor.stop()
 
 
-def _commands(state: Path) -> tuple[Command, Command]:
-    """Return the agent's and the SuperNode's command lines, with a fresh secret between the two."""
+def _commands(state: Path) -> tuple[Command, ...]:
+    """Return the command lines of agent, SuperNode and exporter, with a fresh secret between the first two."""
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     load_config(settings.config)
     check_port_free("127.0.0.1", settings.runtime_port, "the SuperNode's Runtime API")
@@ -54,12 +55,20 @@ def _commands(state: Path) -> tuple[Command, Command]:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     arguments = ("--state", str(state))
-    return (
+    commands = (
         Command("agent", python_module("client.resident", *arguments), settings.logs / "agent.log", environment),
         Command(
             "supernode", python_module("client.supernode", *arguments), settings.logs / "supernode.log", environment
         ),
     )
+    return commands if settings.metrics_port == 0 else (*commands, _exporter(state, settings))
+
+
+def _exporter(state: Path, settings: HospitalSettings) -> Command:
+    check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
+    where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
+    command = python_module("client.metrics", "--status", str(state / STATUS_FILE), *where)
+    return Command("metrics", command, settings.logs / "metrics.log")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from client.data.hospital_data import HospitalData
 from client.ledger import LEDGER_FOLDER, Ledger
 from client.policy import check_agreement
 from client.round_state import AnsweredRoundsFile
+from client.status import STATUS_FILE, StatusKeeper
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
 from common.errors import ConfideError, PolicyError, RunError
 from common.identity import HospitalIdentity, verify_roster
@@ -111,6 +112,9 @@ class HospitalAgent:
         self._policy = policy
         self._here = surroundings
         self._answered = AnsweredRoundsFile(surroundings.state / "answered-rounds.json", identity.name)
+        self._status = StatusKeeper(
+            surroundings.state / STATUS_FILE, identity.name, policy.epsilon_budget, lambda: self._here.now().timestamp()
+        )
         self._data: tuple[DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
         self._run: _Run | None = None
@@ -126,6 +130,7 @@ class HospitalAgent:
             return self._answer(request, array)
         except ConfideError as error:
             _LOG.warning("refused: %s", error)
+            self._status.refused(error.code)
             is_attack = isinstance(error, SecAggError)
             reason = str(error)[:1000]
             return Refused(hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack), None
@@ -161,6 +166,7 @@ class HospitalAgent:
             max(description.aggregation.min_hospitals, self._policy.min_hospitals),
         )
         self._run = _Run(description, parameters, self._prepare(description))
+        self._status.joined(description)
         _LOG.info("joined run %s", description.run_id)
         return self._run
 
@@ -208,6 +214,7 @@ class HospitalAgent:
         masked_input.verify_cohort(shared, asked, model_hash, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, train=request.train)
+        self._status.contributed(round_number, contribution.epsilon, contribution.records_per_second)
         started = time.perf_counter()
         run.masked[round_number], message, vector = masked_input.mask(
             shared, asked, model_hash, contribution.vector, self._here.threads
@@ -257,6 +264,7 @@ class HospitalAgent:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(request.round_number, _checked_model(array), train=request.train)
+        self._status.contributed(request.round_number, contribution.epsilon, contribution.records_per_second)
         reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
         return reply, contribution.vector
 

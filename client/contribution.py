@@ -29,11 +29,13 @@ class Contribution:
         vector: (vector length,) of the ring, not yet masked; must not leave the hospital in mode ``secure``.
         epsilon: what the hospital's ledger says after this round; None in mode ``none``.
         training_seconds: of training and evaluation.
+        records_per_second: through the training steps, for the hospital's own operator; None without training.
     """
 
     vector: npt.NDArray[Any] = field(repr=False)
     epsilon: EpsilonReport | None
     training_seconds: float
+    records_per_second: float | None = field(default=None, repr=False)
 
 
 class Contributor:
@@ -110,9 +112,16 @@ class Contributor:
         epsilon = self._book(round_number) if train else self._report()
         started = time.perf_counter()
         counts = evaluate(self._model, model, self._validation, self._test, self.layout.evaluation)
+        training_from = time.perf_counter()
         delta = self._train_from(model) if train else np.zeros_like(model)
+        rate = self._records_of_a_round() / (time.perf_counter() - training_from) if train else None
         vector = self.layout.encode(delta, len(self._train), counts, self._random)
-        return Contribution(vector, epsilon, time.perf_counter() - started)
+        return Contribution(vector, epsilon, time.perf_counter() - started, rate)
+
+    def _records_of_a_round(self) -> float:
+        """Return how many records are expected to pass through the training steps of one round."""
+        plan = schedule(self._train, self._run.training, self._run.privacy)
+        return plan.steps * plan.sample_rate * len(self._train)
 
     def _train_from(self, model: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         sigma = 0.0 if self._event is None else self._event.noise_multiplier

@@ -11,63 +11,15 @@ import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from client.status import HospitalStatus
 from common import metric_names as names
-from common.errors import RunError
+from common.errors import BudgetExceededError
 from common.exporter import Exporter, Values, serve_until_stopped
-from common.identity import write_private
 from common.provenance import commit, confide_version
-
-STATUS_FILE = "status.json"
-
-
-class HospitalStatus(BaseModel):
-    """What a hospital's agent says about itself, to its own operator."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hospital: str
-    time: float
-    """Seconds since the Unix epoch."""
-    run_id: str | None = None
-    round: Annotated[int, Field(ge=0)] = 0
-    """The last round trained in."""
-    epsilon_spent: Annotated[float, Field(ge=0)] = 0.0
-    """In the hospital's own ledger, over all runs on its data."""
-    epsilon_budget: Annotated[float, Field(gt=0)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    unit: str
-    adversary: str
-    accountant: str
-    training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """None before the first round."""
-    refusals: dict[str, int] = Field(default_factory=dict)
-    """How often each code of a refusal was the answer."""
-
-    def write(self, path: Path) -> None:
-        """Replace the status in ``path``, whole or not at all, readable by the hospital's own user alone."""
-        write_private(path, self.model_dump_json().encode())
-
-    @classmethod
-    def read(cls, path: Path) -> "HospitalStatus | None":
-        """Return the status in ``path``, None while the agent has not written any.
-
-        Raises:
-            RunError: it cannot be read or is not a status.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise RunError(f"{path} must be readable: {error.strerror}") from None
-        except ValidationError as error:
-            raise RunError(f"{path} must be a hospital's status: {error.errors()[0]['msg']}") from None
 
 
 class HospitalMetrics(Collector):
@@ -97,11 +49,13 @@ def _show(values: Values, status: HospitalStatus) -> None:
     values.set(names.OWN_EPSILON_BUDGET, status.epsilon_budget, hospital)
     values.set(names.OWN_ROUND, status.round, hospital)
     values.set(names.OWN_LAST_CHANGE, status.time, hospital)
-    values.set_only(
-        names.OWN_PRIVACY_INFO, 1, hospital, f"{status.delta:g}", status.unit, status.adversary, status.accountant
-    )
+    if status.delta is not None:
+        values.set_only(
+            names.OWN_PRIVACY_INFO, 1, hospital, f"{status.delta:g}", status.unit, status.adversary, status.accountant
+        )
     if status.training_records_per_second is not None:
         values.set(names.OWN_THROUGHPUT, one_significant_digit(status.training_records_per_second), hospital)
+    values.add(names.OWN_REFUSALS, 0, hospital, BudgetExceededError.code)
     for code, count in status.refusals.items():
         values.add(names.OWN_REFUSALS, count, hospital, code)
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 
-from common.config import AdversaryModel, AggregationMode, Config, PrivacyMode
+from common.config import AdversaryModel, AggregationMode, Config, PrivacyConfig, PrivacyMode
 
 PHANTOM = "phantom"
 """The name of the procedural data set begins with this word."""
@@ -31,7 +31,7 @@ class Guarantee:
             epsilon_target=privacy.target_epsilon if private else None,
             delta=privacy.delta if private else None,
             unit=privacy.unit.value,
-            adversary=adversary_of_epsilon(config),
+            adversary=adversary_of_epsilon(privacy),
             accountant=privacy.accountant,
             aggregation=_aggregation(config),
         )
@@ -62,9 +62,8 @@ class Guarantee:
         return asdict(self)
 
 
-def adversary_of_epsilon(config: Config) -> str:
+def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
     """Say whom a run's ε holds against (DESIGN §3)."""
-    privacy = config.privacy
     if privacy.mode is PrivacyMode.NONE:
         return "nobody"
     if privacy.mode is PrivacyMode.LOCAL:

@@ -65,6 +65,8 @@ class ServerSettings(_Settings):
     fleet_port: Port = 9092
     runtime_port: Port = 8000
     metrics_port: OptionalPort = 9400
+    """0 serves no metrics."""
+    metrics_host: str = "127.0.0.1"
 
 
 class HospitalSettings(_Settings):
@@ -79,6 +81,8 @@ class HospitalSettings(_Settings):
     """The hospital's own ``config.yaml``; only its sections ``hospital``, ``transport`` and ``monitoring`` count."""
     runtime_port: Port = 9094
     metrics_port: OptionalPort = 9401
+    """0 serves no metrics."""
+    metrics_host: str = "127.0.0.1"
 
 
 def free_port() -> int:

@@ -32,6 +32,7 @@ from common.settings import (
     SUPERNODES_FOLDER,
     HospitalSettings,
     ServerSettings,
+    free_port,
 )
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -109,7 +110,7 @@ class ConsortiumOnThisMachine:
             data=member.data,
             config=state / "config.yaml",
             runtime_port=runtime_port,
-            metrics_port=0,
+            metrics_port=free_port(),
         ).write(state / HOSPITAL_SETTINGS_FILE)
         return pem.decode()
 

@@ -16,11 +16,19 @@ from common.errors import ConfideError, ConfigError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.processes import Command, Stopping, Supervisor, last_line, python_module, raise_on_signals
 from common.run_terms import require_supported
-from common.settings import CHECKPOINTS_FOLDER, READY_FILE, ServerSettings, free_port
+from common.settings import (
+    CHECKPOINTS_FOLDER,
+    HOSPITAL_SETTINGS_FILE,
+    READY_FILE,
+    HospitalSettings,
+    ServerSettings,
+    free_port,
+)
 from deploy.consortium import ConsortiumOnThisMachine, Member, new_run_id
 from deploy.datasets import DataSet, obtain, task_named
 from deploy.dealer import deal
 from deploy.live_table import LiveTable
+from deploy.monitoring import write_configuration
 from deploy.outputs import RunOutputs, model_facts
 from server.checkpoints import Checkpoint, CheckpointStore
 
@@ -150,10 +158,14 @@ class _Demo:
             fleet_host="127.0.0.1",
             fleet_port=free_port(),
             runtime_port=free_port(),
-            metrics_port=0,
+            metrics_port=free_port(),
         )
         consortium.set_up(settings, members, [free_port() for _ in members])
         self._server_state = consortium.server_state
+        own = [HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE) for member in members]
+        ports = {"server": (settings.metrics_port,), "hospital": tuple(hospital.metrics_port for hospital in own)}
+        configuration = write_configuration(self._folder, ports)
+        self._table.starting(f"metrics: prometheus --config.file={configuration}")
         return members
 
     def _deal(self, data: DataSet, members: Sequence[Member]) -> None:

@@ -18,7 +18,7 @@ from common.errors import ConfideError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
-from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, raise_on_signals
+from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, python_module, raise_on_signals
 from common.settings import (
     READY_FILE,
     SECRET_BYTES,
@@ -68,6 +68,7 @@ class _Server:
         self._events = EventFile(self._settings.run / EVENTS_FILE)
         self._last: RunFinished | None = None
         self._supervisor = Supervisor()
+        self._services = Supervisor()
         self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
 
     def run(self, *, once: bool) -> int:
@@ -75,6 +76,7 @@ class _Server:
         check_port_free("127.0.0.1", self._settings.runtime_port, "the Runtime API")
         self._prepare()
         try:
+            self._start_services()
             for submissions in range(_MOST_SUBMISSIONS):
                 if self._finished() is None:
                     time.sleep(min(submissions * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
@@ -86,6 +88,16 @@ class _Server:
             raise RunError(f"the run ended {_MOST_SUBMISSIONS} times before its last round; see {self._settings.logs}")
         finally:
             self._supervisor.stop()
+            self._services.stop()
+
+    def _start_services(self) -> None:
+        """Start what lives as long as the server, whatever becomes of a run: the exporter."""
+        settings = self._settings
+        if settings.metrics_port:
+            check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
+            where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
+            command = python_module("server.metrics", "--run", str(settings.run), *where)
+            self._services.start(Command("metrics", command, settings.logs / "metrics.log"))
 
     def _prepare(self) -> None:
         """Make what the server alone decides: the executor's secret and the bundle without code."""
@@ -117,6 +129,7 @@ class _Server:
                 if not control.is_up() or control.run_status(flower_run)[0] == "finished":
                     return
                 next_question = time.monotonic() + _STATUS_SECONDS
+            self._services.revive()
             time.sleep(_LOOK_SECONDS)
 
     def _finished(self) -> RunFinished | None:
@@ -127,6 +140,7 @@ class _Server:
 
     def _idle(self) -> None:
         while True:
+            self._services.revive()
             time.sleep(_LOOK_SECONDS)
 
     @contextmanager

@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from common import metric_names as names
+from common.errors import BudgetExceededError
 from common.events import (
     EVENTS_FILE,
     AttackRefused,
@@ -120,6 +121,7 @@ class RunMetrics(Collector):
         values.set(names.HOSPITALS_EXPECTED, len(started.hospitals))
         for counter in (names.DROPOUTS, names.UPLOAD_BYTES, names.DOWNLOAD_BYTES):
             values.add(counter, 0)
+        values.add(names.REFUSALS, 0, BudgetExceededError.code)
         for hospital in started.hospitals:
             self._online.setdefault(hospital, False)
             values.add(names.HOSPITAL_DROPOUTS, 0, hospital)

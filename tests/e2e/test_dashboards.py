@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from client.metrics import HospitalStatus
 from client.metrics import serve as serve_hospital
+from client.status import HospitalStatus
 from common.events import Event
 from common.settings import free_port
 from server.metrics import serve as serve_run

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.metrics import HospitalMetrics, HospitalStatus, one_significant_digit
+from client.metrics import HospitalMetrics, one_significant_digit
+from client.status import HospitalStatus
 from common.errors import RunError
 
 STATUS = HospitalStatus(

@@ -1,0 +1,121 @@
+"""What a hospital's agent says about itself: a small file for the exporter and ``confide hospital status``."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.config import PrivacyMode, RunDescription
+from common.errors import RunError
+from common.guarantee import adversary_of_epsilon
+from common.identity import write_private
+from common.messages import EpsilonReport
+
+STATUS_FILE = "status.json"
+"""In a hospital's state folder."""
+
+_LOG = logging.getLogger("confide.hospital")
+
+
+class HospitalStatus(BaseModel):
+    """What a hospital's agent says about itself, to its own operator; never a count of patients or records."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hospital: str
+    time: float
+    """Seconds since the Unix epoch."""
+    run_id: str | None = None
+    round: Annotated[int, Field(ge=0)] = 0
+    """The last round trained in."""
+    epsilon_spent: Annotated[float, Field(ge=0)] = 0.0
+    """In the hospital's own ledger, over all runs on its data."""
+    epsilon_budget: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """None before the first run, and where a run has no differential privacy."""
+    unit: str = ""
+    adversary: str = ""
+    accountant: str = ""
+    training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """None before the first round."""
+    refusals: dict[str, int] = Field(default_factory=dict)
+    """How often each code of a refusal was the answer."""
+
+    def write(self, path: Path) -> None:
+        """Replace the status in ``path``, whole or not at all, readable by the hospital's own user alone."""
+        write_private(path, self.model_dump_json().encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "HospitalStatus | None":
+        """Return the status in ``path``, None while the agent has not written any.
+
+        Raises:
+            RunError: it cannot be read or is not a status.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{path} must be readable: {error.strerror}") from None
+        except ValidationError as error:
+            raise RunError(f"{path} must be a hospital's status: {error.errors()[0]['msg']}") from None
+
+
+class StatusKeeper:
+    """Keeps the status file of a running agent up to date, from where the agent before it left off.
+
+    Only a hospital's operator reads it: a disk that refuses is logged, and no reason to break off a round.
+    """
+
+    def __init__(self, path: Path, hospital: str, budget: float, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        before = self._before()
+        if before is None or before.hospital != hospital:
+            before = HospitalStatus(hospital=hospital, time=clock(), epsilon_budget=budget)
+        self._status = before
+        self._refusals = Counter(before.refusals)
+        self._change(epsilon_budget=budget)
+
+    def joined(self, run: RunDescription) -> None:
+        """Note the run that the hospital takes part in, and what its ε means."""
+        private = run.privacy.mode is not PrivacyMode.NONE
+        self._change(
+            run_id=run.run_id,
+            delta=run.privacy.delta if private else None,
+            unit=run.privacy.unit.value,
+            adversary=adversary_of_epsilon(run.privacy),
+            accountant=run.privacy.accountant,
+        )
+
+    def contributed(self, round_number: int, epsilon: EpsilonReport | None, records_per_second: float | None) -> None:
+        """Note a round this hospital took part in; None for what the round had nothing of."""
+        changes: dict[str, Any] = {"round": round_number}
+        if epsilon is not None:
+            changes["epsilon_spent"] = epsilon.spent
+        if records_per_second is not None:
+            changes["training_records_per_second"] = records_per_second
+        self._change(**changes)
+
+    def refused(self, code: str) -> None:
+        """Count a refusal."""
+        self._refusals[code] += 1
+        self._change(refusals=dict(self._refusals))
+
+    def _before(self) -> HospitalStatus | None:
+        try:
+            return HospitalStatus.read(self._path)
+        except RunError as error:
+            _LOG.warning("the status begins anew: %s", error)
+            return None
+
+    def _change(self, **changes: object) -> None:
+        self._status = self._status.model_copy(update={"time": self._clock(), **changes})
+        try:
+            self._status.write(self._path)
+        except OSError as error:
+            _LOG.warning("%s must be writable: %s", self._path.name, error.strerror)

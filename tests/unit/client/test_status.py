@@ -1,0 +1,96 @@
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from client.status import HospitalStatus, StatusKeeper
+from common.config import Config, RunDescription, replace
+from common.messages import EpsilonReport
+
+BUDGET = 10.0
+
+
+def _keeper(path: Path) -> StatusKeeper:
+    ticks = count(1_750_000_000)
+    return StatusKeeper(path, "st-mary", BUDGET, lambda: float(next(ticks)))
+
+
+def _read(path: Path) -> HospitalStatus:
+    status = HospitalStatus.read(path)
+    assert status is not None
+    return status
+
+
+def _description(mode: str) -> RunDescription:
+    config = replace(Config(), privacy={"mode": mode})
+    return RunDescription(
+        run_id="ab" * 16,
+        classes=("normal", "pneumonia"),
+        channels=1,
+        vector_length=100,
+        roster={},
+        experiment=config.experiment,
+        model=config.model,
+        training=config.training,
+        aggregation=config.aggregation,
+        privacy=config.privacy,
+        evaluation=config.evaluation,
+    )
+
+
+def test_an_agent_tells_its_budget_before_its_first_run(tmp_path: Path) -> None:
+    _keeper(tmp_path / "status.json")
+    status = _read(tmp_path / "status.json")
+    assert (status.hospital, status.epsilon_budget, status.epsilon_spent) == ("st-mary", BUDGET, 0.0)
+    assert status.delta is None
+
+
+def test_a_round_leaves_its_number_epsilon_and_speed(tmp_path: Path) -> None:
+    keeper = _keeper(tmp_path / "status.json")
+    keeper.joined(_description("local"))
+    keeper.contributed(3, EpsilonReport(1.5, BUDGET), 2000.0)
+    keeper.contributed(4, EpsilonReport(1.5, BUDGET), None)
+    status = _read(tmp_path / "status.json")
+    assert (status.run_id, status.round, status.epsilon_spent) == ("ab" * 16, 4, 1.5)
+    assert status.training_records_per_second == 2000.0
+    assert (status.delta, status.accountant) == (Config().privacy.delta, "prv")
+    assert "everyone outside the hospital" in status.adversary
+
+
+def test_a_run_without_privacy_claims_no_delta(tmp_path: Path) -> None:
+    keeper = _keeper(tmp_path / "status.json")
+    keeper.joined(_description("none"))
+    assert _read(tmp_path / "status.json").delta is None
+
+
+def test_an_agent_that_starts_again_goes_on_counting(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    before = _keeper(path)
+    before.joined(_description("local"))
+    before.contributed(9, EpsilonReport(4.0, BUDGET), 500.0)
+    before.refused("budget_exceeded")
+    after = _keeper(path)
+    after.refused("budget_exceeded")
+    after.refused("policy")
+    status = _read(path)
+    assert status.refusals == {"budget_exceeded": 2, "policy": 1}
+    assert (status.round, status.epsilon_spent) == (9, 4.0)
+
+
+def test_a_damaged_status_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.write_text("{")
+    _keeper(path)
+    assert _read(path).refusals == {}
+
+
+def test_a_disk_that_refuses_breaks_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = _keeper(tmp_path / "status.json")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    keeper.refused("policy")
+    assert _read(tmp_path / "status.json").refusals == {}
