@@ -171,15 +171,15 @@ class HospitalAgent:
         return self._run
 
     def _prepare(self, description: RunDescription) -> Contributor:
-        contract = DataContract.of_run(description)
+        contract, cache = DataContract.of_run(description), self._here.state / "cache"
         if self._data is None or self._data[0] != contract:
-            self._data = (contract, open_data(self._here.data, contract, self._here.state / "cache"))
+            self._data = (contract, open_data(self._here.data, contract, cache))
         data = self._data[1]
         ledger = None
         if description.privacy.mode is not PrivacyMode.NONE:
             self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint)
             ledger = self._ledger
-        return Contributor(description, data, ledger, self._policy.epsilon_budget, self._here.random)
+        return Contributor(description, data, ledger, self._policy.epsilon_budget, self._here.random, cache)
 
     def _known_run(self, run_id: str) -> _Run:
         if self._run is None or self._run.description.run_id != run_id:

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from client.data.hospital_data import HospitalData, HospitalRecords
+from client.data.hospital_data import HospitalData
+from client.features import model_inputs
 from client.ledger import Ledger
 from client.training import TrainingData, evaluate, schedule, train_locally
 from common.config import PrivacyMode, RunDescription
@@ -47,6 +48,7 @@ class Contributor:
         ledger: of this hospital; None in mode ``none``.
         budget: ε that this hospital spends at most, over all runs.
         random: source of fresh bytes, ``os.urandom``.
+        cache: the hospital's own folder for what is computed once from its images.
 
     Raises:
         PrivacyError: the run's δ, batch or ε mean nothing on this hospital's data.
@@ -60,13 +62,15 @@ class Contributor:
         ledger: Ledger | None,
         budget: float,
         random: Callable[[int], bytes],
+        cache: Path,
     ) -> None:
         self._run = run
         self._ledger = ledger
         self._budget = budget
         self._random = random
         self._train, self._validation, self._test = (
-            _as_training_data(part) for part in (data.train, data.validation, data.test)
+            TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
+            for part in (data.train, data.validation, data.test)
         )
         self.layout = layout_of(run)
         self._model = registry.build(
@@ -140,10 +144,3 @@ class Contributor:
         if self._ledger is None:
             return None
         return EpsilonReport(rounded_up(self._ledger.spent(self._run.privacy.delta, self._accountant)), self._budget)
-
-
-def _as_training_data(part: HospitalRecords) -> TrainingData:
-    _, patients = np.unique(part.patients, return_inverse=True)
-    return TrainingData(
-        torch.from_numpy(part.images), torch.from_numpy(part.labels), torch.from_numpy(patients.astype(np.int64))
-    )

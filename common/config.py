@@ -128,7 +128,7 @@ class TransportConfig(_Section):
     exchange_deadline_seconds: Annotated[float, Field(ge=0.1, le=86_400.0)] = 60.0
     straggler_factor: Annotated[float, Field(ge=1.0, le=1000.0)] = 5.0
     straggler_seconds: Annotated[float, Field(ge=0.1, le=86_400.0)] = 5.0
-    start_deadline_seconds: Annotated[float, Field(ge=1.0, le=86_400.0)] = 180.0
+    start_deadline_seconds: Annotated[float, Field(ge=1.0, le=86_400.0)] = 300.0
     roster_stable_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 2.0
     poll_seconds: Annotated[float, Field(ge=0.001, le=60.0)] = 0.05
     first_backoff_seconds: Annotated[float, Field(ge=0.001, le=60.0)] = 0.02

@@ -73,6 +73,7 @@ class Conversation:
         enough: int,
         joining: Mapping[str, Outgoing] | None = None,
         reply_array_bytes: int = 0,
+        preparing: bool = False,
     ) -> Iterator[Answer]:
         """Send one request to each hospital and yield the answers as they arrive.
 
@@ -86,12 +87,14 @@ class Conversation:
             enough: so many answers end the patience for the others; see :class:`server.transport.Patience`.
             joining: requests to hospitals that want to join, of whatever kind.
             reply_array_bytes: of the array that one reply may carry.
+            preparing: some hear of the run for the first time and prepare their data before they answer; they get
+                as long as the start of a run may take.
         """
         everyone = {**requests, **(joining or {})}
         asked = {self._nodes[name]: (name, item) for name, item in everyone.items() if name in self._nodes}
         essential = frozenset(node for node, (name, _) in asked.items() if name in requests)
         patience = Patience(
-            self._config.exchange_deadline_seconds,
+            self._config.start_deadline_seconds if preparing else self._config.exchange_deadline_seconds,
             essential,
             enough,
             self._config.straggler_factor,

@@ -98,6 +98,7 @@ class SecureAggregation:
         self._threads = threads
         self._limits = secagg.Limits(hospitals=len(description.roster))
         self._prepared: share_keys.Routed | None = None
+        self._joined: set[str] = set()
 
     def aggregate(
         self,
@@ -135,15 +136,19 @@ class SecureAggregation:
         online = self._conversation.online().intersection(hospitals)
         request = Outgoing(AdvertiseKeys(run_description=self._encoded, round_number=round_number))
         keys: dict[str, secagg.AdvertisedKeys] = {}
-        for answer in self._ask(round_number, Phase.ADVERTISE_KEYS, dict.fromkeys(online, request), len(online)):
+        requests, newcomers = dict.fromkeys(online, request), online - self._joined
+        for answer in self._ask(round_number, Phase.ADVERTISE_KEYS, requests, len(online), preparing=bool(newcomers)):
+            self._joined.add(answer.hospital)
             if isinstance(answer.reply, KeysAdvertised):
                 self._take(answer, Phase.ADVERTISE_KEYS, round_number, answer.reply.advertised, keys.__setitem__,
                            secagg.AdvertisedKeys)  # fmt: skip
         collected = advertise_keys.collect(self._run, round_number, keys)
         self._conversation.refused_by_server(collected.refusals)
-        requests = {entry.hospital: self._share_request(collected.directory) for entry in collected.directory.keys}
+        share_requests = {
+            entry.hospital: self._share_request(collected.directory) for entry in collected.directory.keys
+        }
         shares: dict[str, secagg.EncryptedShares] = {}
-        for answer in self._ask(round_number, Phase.SHARE_KEYS, requests, len(requests)):
+        for answer in self._ask(round_number, Phase.SHARE_KEYS, share_requests, len(share_requests)):
             self._take_shares(answer, round_number, shares)
         routed = share_keys.route(self._run, collected.directory, shares)
         self._conversation.refused_by_server(routed.refusals)
@@ -340,9 +345,17 @@ class SecureAggregation:
         enough: int,
         joining: Mapping[str, Outgoing] | None = None,
         reply_array_bytes: int = 0,
+        *,
+        preparing: bool = False,
     ) -> Iterator[Answer]:
         return self._conversation.ask(
-            round_number, phase, requests, enough=enough, joining=joining, reply_array_bytes=reply_array_bytes
+            round_number,
+            phase,
+            requests,
+            enough=enough,
+            joining=joining,
+            reply_array_bytes=reply_array_bytes,
+            preparing=preparing,
         )
 
 
@@ -362,6 +375,7 @@ class PlainAggregation:
         self._encoded = description.canonical_json()
         self._run = parameters
         self._conversation = conversation
+        self._joined: set[str] = set()
 
     def aggregate(
         self,
@@ -390,9 +404,11 @@ class PlainAggregation:
             round_number,
             messages.phase_of(request.request),
             dict.fromkeys(online, request),
-            enough=self._run.min_hospitals,
+            enough=self._run.min_hospitals if online <= self._joined else len(online),
             reply_array_bytes=result.total.nbytes,
+            preparing=not online <= self._joined,
         ):
+            self._joined.add(answer.hospital)
             vector = answer.array
             if not isinstance(answer.reply, InputPlain) or vector is None:
                 continue

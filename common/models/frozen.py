@@ -4,6 +4,7 @@ It learns from no hospital's data and looks at one image at a time, so features 
 record changes one row. Only the small model on top is trained.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -33,12 +34,8 @@ class FrozenFeatures(Protocol):
         """Return (n, width) float32 features of L2 norm NORM of (n, channels, height, width) uint8 images."""
 
 
-def extract(features: FrozenFeatures, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the features of any number of images, (n, width) float32."""
-    n, channels = images.shape[:2]
-    extracted = np.empty((n, features.width(channels)), np.float32)
-    with torch.inference_mode():
-        for start in range(0, n, features.at_once):
-            some = torch.from_numpy(images[start : start + features.at_once])
-            extracted[start : start + len(some)] = features(some).numpy()
-    return extracted
+def extract(features: FrozenFeatures, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    """Yield the features of any number of images, (some, width) float32, a few images at a time and in their order."""
+    for start in range(0, len(images), features.at_once):
+        with torch.inference_mode():
+            yield features(torch.from_numpy(images[start : start + features.at_once])).numpy()

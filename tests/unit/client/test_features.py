@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_a_model_on_images_gets_the_images_themselves_and_nothing_is_kept(tmp_pa
 
 def test_features_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = model_inputs("scattering_linear", images(), tmp_path / "cache")
-    assert np.array_equal(first, extract(scattering(), images()))
+    assert np.array_equal(first, np.concatenate(list(extract(scattering(), images()))))
 
     def refuse(*_: object) -> None:
         raise AssertionError("extracted again")
@@ -51,7 +52,9 @@ def test_other_images_and_another_version_get_their_own_features(
 def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
     first = model_inputs("scattering_linear", images(), tmp_path)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    whole = path.read_bytes()
+    path.unlink()  # what is mapped still needs the old file
+    path.write_bytes(whole[:-100] if damage is None else damage)
     assert np.array_equal(model_inputs("scattering_linear", images(), tmp_path), first)
     assert np.load(path).shape == first.shape
 
@@ -59,6 +62,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes | None) -> 
 def test_an_object_array_in_the_cache_is_never_unpickled(tmp_path: Path) -> None:
     first = model_inputs("scattering_linear", images(), tmp_path)
     (path,) = tmp_path.iterdir()
+    path.unlink()
     with path.open("wb") as file:
         np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert np.array_equal(model_inputs("scattering_linear", images(), tmp_path), first)
@@ -79,3 +83,30 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_no_images_have_no_features(tmp_path: Path) -> None:
     assert model_inputs("scattering_linear", images(n=0), tmp_path).shape == (0, 3472)
+
+
+def test_the_least_recently_used_features_go_when_the_cache_is_full(tmp_path: Path) -> None:
+    one = model_inputs("scattering_linear", images(1), tmp_path).nbytes + 1024
+    for age, path in enumerate(tmp_path.iterdir()):
+        os.utime(path, (age, age))
+    model_inputs("scattering_linear", images(2), tmp_path, 2 * one)
+    assert len(list(tmp_path.iterdir())) == 2
+    (oldest,) = (path for path in tmp_path.iterdir() if path.stat().st_mtime < 1000)
+    model_inputs("scattering_linear", images(3), tmp_path, 2 * one)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not oldest.exists()
+    model_inputs("scattering_linear", images(4), tmp_path, 1)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".features-halfway").write_bytes(b"half")
+    model_inputs("scattering_linear", images(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("features-")
+
+
+def test_who_writes_into_a_batch_does_not_change_the_cache(tmp_path: Path) -> None:
+    first = model_inputs("scattering_linear", images(), tmp_path)
+    first[:] = 0
+    assert model_inputs("scattering_linear", images(), tmp_path).any()
