@@ -25,6 +25,7 @@ COMMANDS = (
     _Command(("demo",), "deploy.demo", "run the whole system on this machine: a server and N hospitals, no container"),
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),
     _Command(("check",), "deploy.checks", "run the static checks alone"),
+    _Command(("predict",), "deploy.predict", "classify images with a trained model, at its calibrated threshold"),
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )

@@ -20,6 +20,7 @@ from client.training import logits
 from common.errors import DataError
 from common.models import registry
 from common.models.flat import share_parameters
+from common.models.frozen import extract
 from common.shards import MAX_FILE_BYTES, fit
 from deploy.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 
@@ -67,7 +68,7 @@ def predict(flat: NDArray[np.float32], card: ModelCard, images: Sequence[Path]) 
     Raises:
         DataError: an image cannot be used; names the file, the reason and the remedy. Nothing is classified then.
     """
-    inputs = torch.from_numpy(np.stack([_read(image, card) for image in images]))
+    inputs = _inputs(np.stack([_read(image, card) for image in images]), card.architecture)
     network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
     share_parameters(network, torch.from_numpy(flat.copy()))
     rows = torch.softmax(logits(network, inputs).double(), dim=1).numpy()
@@ -88,6 +89,12 @@ def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
     if threshold is None:
         return int(probabilities.argmax())
     return int(probabilities[1] >= threshold)
+
+
+def _inputs(images: NDArray[np.uint8], architecture: str) -> torch.Tensor:
+    """Return what the model takes: the images themselves, or their frozen features."""
+    features = registry.frozen_features(architecture)
+    return torch.from_numpy(images if features is None else np.concatenate(list(extract(features, images))))
 
 
 def _read(path: Path, card: ModelCard) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from client.training import logits
 from common.errors import DataError, RunError
 from common.models import registry
-from common.models.flat import flat_parameters
+from common.models.flat import flat_parameters, share_parameters
 from deploy.model_file import ModelFacts, save_model
 from deploy.predict import main
 
@@ -66,6 +66,22 @@ def test_the_calibrated_threshold_decides(
     for threshold, expected in ((_probability(pixels) - 0.01, "pneumonia"), (_probability(pixels) + 0.01, "normal")):
         save_model(tmp_path, flat_parameters(NETWORK), _facts(threshold))
         assert _asked(capsys, tmp_path, tmp_path / "x.png")[0]["predicted"] == expected
+
+
+def test_a_model_on_frozen_features_is_given_those_of_the_image(
+    tmp_path: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "scattering_mlp"
+    network, features = registry.build(name, 2, 1, 28, seed=3), registry.frozen_features(name)
+    assert features is not None
+    flat = np.random.default_rng(2).normal(0, 0.1, flat_parameters(network).shape).astype(np.float32)
+    save_model(tmp_path, flat, _facts(0.5).model_copy(update={"architecture": name}))
+    share_parameters(network, torch.from_numpy(flat))
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    (answer,) = _asked(capsys, tmp_path, tmp_path / "x.png")
+    expected = torch.softmax(logits(network, features(torch.from_numpy(pixels[None, None]))).double(), 1)[0, 1]
+    assert answer["probabilities"]["pneumonia"] == pytest.approx(float(expected))  # type: ignore[index]
+    assert abs(float(expected) - 0.5) > 0.01
 
 
 def test_a_dicom_image_is_read_like_a_png(
