@@ -220,7 +220,7 @@ class Run:
             )
         )
         numbers = dict(self._checkpoint.numbers)
-        if measured is not None:
+        if measured is not None and not math.isnan(measured.threshold):  # with more than two classes there is none
             numbers["threshold"] = measured.threshold
         self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step, numbers=numbers)
 
