@@ -53,6 +53,7 @@ class Contributor:
     Raises:
         PrivacyError: the run's δ, batch or ε mean nothing on this hospital's data.
         ConfigError: the description contradicts itself.
+        WeightRangeError: this hospital has more records than the run lets one have; known before any ε is spent.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Contributor:
             for part in (data.train, data.validation, data.test)
         )
         self.layout = layout_of(run)
+        self.layout.check_weight(len(self._train))
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
         )

@@ -12,8 +12,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from client.flower import TaskRunner, read_runtime_api, shorten_waits
@@ -45,8 +43,7 @@ def _serve(state: Path) -> int:
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
     shorten_waits(config.transport.first_backoff_seconds)
-    threads = torch.get_num_threads()
-    surroundings = Surroundings(state=state, data=settings.data, random=os.urandom, threads=threads)
+    surroundings = Surroundings(state=state, data=settings.data, random=os.urandom)
     agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
     runner = TaskRunner(api, config.transport.poll_seconds)
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())

@@ -15,7 +15,8 @@ n hospitals, ``n = hospitals``:
 
 **Scale.** A change x in [-B, B] (B = ``update_bound``) of a hospital with weight w ≤ W (= ``max_weight``) becomes
 x w c / (B W), at most c in size; beyond B it saturates, that is, it is clipped to the bound. It is rounded up with the
-probability of its fraction, so the expectation of the decoded mean is the mean of the clipped changes.
+probability of its fraction, which is cut to multiples of 1/R; so the expectation of the decoded mean is the mean of the
+clipped changes, to 1/R of a unit.
 """
 
 from collections.abc import Callable
@@ -31,11 +32,15 @@ from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape
 from common.keystream import SEED_BYTES, Keystream
 
-_CHUNK = 1 << 15
-"""Elements encoded at a time: four float32 or uint32 temporaries of 128 KiB stay in the second-level cache."""
+_CHUNK = 1 << 16
+"""Elements encoded at a time: the two temporaries, of 256 or 512 KiB, stay in the second-level cache."""
 
 _FLOAT32_DIGITS = 24
-"""Integers up to 2^24 are exact in float32, the precision of the change itself."""
+"""Integers of so many significant bits are exact in float32, the precision of the change itself."""
+
+
+class WeightRangeError(RunError):
+    """A weight that no hospital may have, or a sum of weights that no hospitals of this run can have."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +186,15 @@ class VectorLayout:
             random: source of fresh bytes, ``os.urandom``; 32 are drawn and expanded by AES-256-CTR.
 
         Raises:
-            RunError: the shape is wrong, the weight is out of range, a count does not fit, or the change is not finite.
+            WeightRangeError: the weight is out of range.
+            RunError: the shape is wrong, a count does not fit, or the change is not finite.
         """
         self._check_shape(delta)
+        self.check_weight(weight)
         vector = np.empty(self.length, self.dtype)
-        self._write_delta(vector[: self.parameters], delta, weight, Keystream(random(SEED_BYTES)))
+        elements = vector[: self.parameters]
+        Keystream(random(SEED_BYTES)).fill(elements)
+        self._round_over_coins(elements, delta, weight)
         vector[self.parameters :] = self._limbs(weight, counts)
         return vector
 
@@ -195,9 +204,11 @@ class VectorLayout:
         The bound on their sum is that of the mechanism (``common/privacy/distributed.py``), not of this layout.
 
         Raises:
-            RunError: the shape is wrong, the weight is out of range or a count does not fit.
+            WeightRangeError: the weight is out of range.
+            RunError: the shape is wrong or a count does not fit.
         """
         self._check_shape(integers)
+        self.check_weight(weight)
         vector = np.empty(self.length, self.dtype)
         vector[: self.parameters] = integers.astype(self.dtype, copy=False)  # C cast: the residue modulo R
         vector[self.parameters :] = self._limbs(weight, counts)
@@ -209,6 +220,7 @@ class VectorLayout:
         The mean is the one new array that grows with d.
 
         Raises:
+            WeightRangeError: no honest hospitals have such a total weight; whose fault it is, nobody can say.
             RunError: the array is not one of this layout, more vectors were added than it is proven for, or the sums
                 contradict each other.
         """
@@ -222,33 +234,39 @@ class VectorLayout:
         residues, total_weight, counts = self._parts(summed, hospitals)
         return DecodedIntegers(residues.astype(np.int64), total_weight, counts)
 
-    def _write_delta(self, out: NDArray[Any], delta: NDArray[np.float32], weight: int, stream: Keystream) -> None:
-        """Scale, clip and round into ``out``, a chunk at a time."""
-        self._check_weight(weight)
-        factor = np.float32(weight / self.step)
-        # At most c, itself a float32. So whole ≤ c, and where whole is c no fraction is left to round up.
-        reach = np.float32(self.element_bound * (weight / self.max_weight))
-        scaled, whole = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
-        coins, chances = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.uint32)
+    def check_weight(self, weight: int) -> None:
+        """Raise :class:`WeightRangeError` unless ``weight`` is in [1, W]."""
+        if not 1 <= weight <= self.max_weight:
+            raise WeightRangeError(
+                f"a hospital's weight (its training records) must be 1 to {self.max_weight}, got {weight}; "
+                "raise aggregation.max_weight"
+            )
+
+    def _round_over_coins(self, coins: NDArray[Any], delta: NDArray[np.float32], weight: int) -> None:
+        """Scale, clip and round ``delta``; each element takes the place of the coin, uniform in [0, R), that rounds it.
+
+        With as many binary places as R has bits, floor(x + coin / R) is a sum and a shift of integers. It is at most c,
+        because x is; and the sum, below c R + R, fits the signed integer of twice the ring's width.
+        """
+        factor = np.float32(weight / self.step * 2.0**self.modulus_bits)
+        # The largest |x|, at most c, itself a float32; times R, a power of two, it still is one.
+        reach = np.float32(self.element_bound * (weight / self.max_weight)) * np.float32(2.0**self.modulus_bits)
+        scaled = np.empty(min(_CHUNK, self.parameters), np.float32)
+        fixed: NDArray[Any] = np.empty(len(scaled), np.int32 if self.dtype == np.uint16 else np.int64)
         for start in range(0, self.parameters, _CHUNK):
-            part = delta[start : start + _CHUNK]
-            x, floor = scaled[: len(part)], whole[: len(part)]
-            coin, chance = coins[: len(part)], chances[: len(part)]
-            if not np.isfinite(part, out=coin.view(np.bool_)[: len(part)]).all():
+            part, coin = delta[start : start + _CHUNK], coins[start : start + _CHUNK]
+            x, y = scaled[: len(part)], fixed[: len(part)]
+            if not np.isfinite(part, out=y.view(np.bool_)[: len(part)]).all():
                 raise RunError("the model's change must be finite; training diverged: lower training.learning_rate")
-            np.multiply(part, factor, out=x)
+            with np.errstate(over="ignore"):  # Beyond float32 is beyond B as well.
+                np.multiply(part, factor, out=x)
             np.clip(x, -reach, reach, out=x)
-            np.floor(x, out=floor)
-            x -= floor  # The fraction, exact in floating point.
-            x *= np.float32(1 << _FLOAT32_DIGITS)
-            np.copyto(chance, x, casting="unsafe")
-            stream.fill(coin)
-            coin >>= np.uint32(32 - _FLOAT32_DIGITS)
-            floor += coin < chance
-            out[start : start + len(part)] = floor.astype(np.int32)
+            np.copyto(y, x, casting="unsafe")
+            y += coin
+            y >>= self.modulus_bits
+            np.copyto(coin, y, casting="unsafe")  # The residue modulo R.
 
     def _limbs(self, weight: int, counts: EvaluationCounts) -> NDArray[Any]:
-        self._check_weight(weight)
         integers = np.concatenate([np.array([weight], np.int64), counts.flat()])
         if integers.shape != self._integer_bits.shape:
             raise RunError(f"the evaluation must have {self.evaluation.length} counts, got {len(integers) - 1}")
@@ -269,7 +287,7 @@ class VectorLayout:
         integers = np.add.reduceat(limbs, starts)
         total_weight = int(integers[0])
         if not hospitals <= total_weight <= hospitals * self.max_weight:
-            raise RunError(
+            raise WeightRangeError(
                 f"{hospitals} hospitals must have a total weight of {hospitals} to {hospitals * self.max_weight}, "
                 f"got {total_weight}"
             )
@@ -280,13 +298,6 @@ class VectorLayout:
     def _check_shape(self, elements: NDArray[Any]) -> None:
         if elements.shape != (self.parameters,):
             raise RunError(f"the model has {self.parameters} parameters, got an array of shape {elements.shape}")
-
-    def _check_weight(self, weight: int) -> None:
-        if not 1 <= weight <= self.max_weight:
-            raise RunError(
-                f"a hospital's weight (its training records) must be 1 to {self.max_weight}, got {weight}; "
-                "raise aggregation.max_weight"
-            )
 
     @cached_property
     def _integer_bits(self) -> NDArray[np.int64]:

@@ -64,9 +64,8 @@ FLOWER_CLIP, FLOWER_TARGET, FLOWER_MODULUS, FLOWER_MAX_WEIGHT = 8.0, 1 << 22, 1 
 """Defaults of Flower's ``SecAggPlusWorkflow``."""
 
 THREADS = 1
-"""The pinned ``cryptography`` holds Python's global lock while it encrypts, so a second thread can only add meanwhile.
-
-Handing the lock over cost more than that gained: 18 ms instead of 15 ms for four masks of 11.2 million elements."""
+"""The pinned ``cryptography`` holds Python's global lock while it encrypts: with two threads 18.7 ms instead of 14.4 ms
+for four masks of 11.2 million elements. OpenSSL called by itself, without the lock, took 10.4 ms."""
 
 MOST_HOSPITALS_IN_16_BITS = 16
 """As the upload target says; at 16 hospitals an element of 16 bits still carries 2,047 levels a side."""
@@ -113,9 +112,9 @@ class RoundCost:
     """The rest of a hospital's round: check everyone's keys and deal shares, sign the survivors, check and reveal."""
 
 
-def main(argv: list[str]) -> int:
-    """Measure, print, and write JSON and plots where asked; returns the exit code."""
-    arguments = _arguments(argv)
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, and write JSON and plots where asked; ``argv[0]`` is the command's last word."""
+    arguments = _arguments(argv[1:])
     if arguments.hospitals < SECURE_MINIMUM + 1:
         raise RunError(
             f"--hospitals must be at least {SECURE_MINIMUM + 1}, so that one can drop out, got {arguments.hospitals}"
@@ -143,7 +142,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="confide bench secagg", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--params", type=int, default=KEYSTREAM_ELEMENTS, help="elements of the model")
     parser.add_argument("--hospitals", type=int, default=4)

@@ -27,6 +27,7 @@ COMMANDS = (
     _Command(("check",), "deploy.checks", "run the static checks alone"),
     _Command(("predict",), "deploy.predict", "classify images with a trained model, at its calibrated threshold"),
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
+    _Command(("bench", "secagg"), "deploy.bench_secagg", "what masking costs, against Flower's own secure aggregation"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )
 

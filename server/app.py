@@ -6,7 +6,6 @@ import os
 import time
 from pathlib import Path
 
-import torch
 import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -55,7 +54,6 @@ def _plan(state: Path, settings: ServerSettings) -> RunPlan:
         description=describe(config, settings.run_id, settings.classes, settings.channels, roster),
         data_set=settings.data_set,
         roster_keys=verify_roster(roster, authority, datetime.datetime.now(datetime.UTC)),
-        threads=torch.get_num_threads(),
     )
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from common.config import AggregationMode, Config, RunDescription
+from common.errors import RunError
 from common.evaluation import Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.messages import EpsilonReport
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.run_terms import layout_for, layout_of, protocol_parameters, require_supported
-from common.secagg.errors import SecAggError
+from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
+from common.secagg.phases import Phase
 from common.vector import DecodedSum
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
@@ -30,7 +32,7 @@ never asks for a number that hospitals have answered."""
 _MOST_FAILURES = 5
 """In a row; then the run ends with the model it has."""
 
-_NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "identity"})
+_NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "identity", "weight_range"})
 """Refusals that a hospital will not take back in this run."""
 
 _SPENT = "budget_exceeded"
@@ -171,12 +173,21 @@ class Run:
             train=train,
             next_round=number + 1 if train else None,
         )
-        decoded = self._layout.decode(summed.total, len(summed.survivors))
+        decoded = self._decode(number, summed)
         seconds = time.monotonic() - started
         self._measure(metrics(decoded.counts))
         if train:
             self._take_step(number, summed, decoded, seconds)
         self._save()
+
+    def _decode(self, number: int, summed: RoundSum) -> DecodedSum:
+        """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
+        try:
+            return self._layout.decode(summed.total, len(summed.survivors))
+        except RunError as error:
+            refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
+            self._conversation.refused_by_server((refusal,))
+            raise refusal from None
 
     def _take_step(self, number: int, summed: RoundSum, decoded: DecodedSum, seconds: float) -> None:
         model = self._strategy.step(self._checkpoint.model, decoded.mean_delta)

@@ -79,7 +79,8 @@ class SecAggError(ConfideError):
         │   ├── VectorLengthError
         │   ├── VectorRingError             not integers modulo this run's R
         │   ├── DuplicateMaskedInputError   a second one of the same hospital
-        │   └── LateMaskedInputError        its owner was already declared dropped
+        │   ├── LateMaskedInputError        its owner was already declared dropped
+        │   └── ImplausibleSumError         a sum that honest vectors cannot have
         └── SurvivorsError                  lists of survivors that would let the server open one hospital
             ├── DroppedAndAliveError        one hospital listed as both
             ├── IncompleteSurvivorsError    a hospital of the cohort listed as neither
@@ -306,6 +307,10 @@ class DuplicateMaskedInputError(VectorError):
 
 class LateMaskedInputError(VectorError):
     """A masked vector that came after its owner was declared dropped, when its masks are about to be revealed."""
+
+
+class ImplausibleSumError(VectorError):
+    """A sum that no honest vectors can have, such as a weight out of range; whose fault it is, nobody can say."""
 
 
 class SurvivorsError(SecAggError):

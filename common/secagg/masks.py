@@ -38,7 +38,9 @@ def apply_masks(vector: Vector, masks: Sequence[Mask], threads: int = 1) -> None
     Args:
         vector: shape (d,), little-endian uint16 or uint32, changed in place.
         masks: any number.
-        threads: the vector is cut into that many ranges; each thread runs every stream over its own.
+        threads: the vector is cut into that many ranges; each thread runs every stream over its own. While
+            ``cryptography`` holds Python's global lock as it encrypts (until its pull request 15359), more than one
+            only makes this slower.
     """
     step = BUFFER_BYTES // vector.itemsize
     buffers = -(-len(vector) // step)

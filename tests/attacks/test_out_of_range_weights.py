@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from common.config import Config
-from common.errors import RunError
 from common.evaluation import EvaluationCounts
 from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Vector
-from common.vector import VectorLayout
+from common.vector import VectorLayout, WeightRangeError
 from tests.protocol.parties import MODEL_HASH, Consortium
 
 PARAMETERS = 20
@@ -30,7 +29,7 @@ def encoded(layout: VectorLayout, weight: int) -> Vector:
 
 @pytest.mark.parametrize("weight", [0, -1, 4097, 2**31])
 def test_a_hospital_asked_to_send_an_out_of_range_weight_refuses(layout: VectorLayout, weight: int) -> None:
-    with pytest.raises(RunError, match="weight"):
+    with pytest.raises(WeightRangeError, match="weight"):
         encoded(layout, weight)
 
 
@@ -43,7 +42,7 @@ def test_a_weight_that_no_honest_sum_can_have_is_refused_after_unmasking(layout:
     vectors[LIAR] = forged
     total = consortium.masked_sum(vectors=vectors)
     summed = consortium.unmask(total, consortium.unmasking_request(total)).total
-    with pytest.raises(RunError, match="total weight"):
+    with pytest.raises(WeightRangeError, match="total weight"):
         layout.decode(summed, 4)
 
 

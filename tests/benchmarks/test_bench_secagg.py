@@ -39,7 +39,7 @@ def test_the_result_has_every_name_and_is_written_as_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "bench.json"
-    assert bench_secagg.main(["--params", str(PARAMETERS), "--repeat", "1", "--json", str(target)]) == 0
+    assert bench_secagg.main(["secagg", "--params", str(PARAMETERS), "--repeat", "1", "--json", str(target)]) == 0
     result = json.loads(target.read_text())
     assert {field.name for field in fields(bench_secagg.Measurement)} == NAMED
     assert set(result) >= NAMED | {"machine", "versions", "commit"}
@@ -105,14 +105,14 @@ def test_scaling_plots_what_it_measured(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_arguments_out_of_range_are_refused_by_name(arguments: list[str], named: str) -> None:
     with pytest.raises(RunError, match=named):
-        bench_secagg.main(arguments)
+        bench_secagg.main(["secagg", *arguments])
 
 
 def test_a_file_or_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_secagg, "HOSPITALS_PLOTTED", (4,))
     monkeypatch.setattr(bench_secagg, "PARAMETERS_PLOTTED", (100,))
     with pytest.raises(RunError, match="--json"):
-        bench_secagg.main(["--params", "100", "--repeat", "1", "--json", str(tmp_path / "no" / "x.json")])
+        bench_secagg.main(["secagg", "--params", "100", "--repeat", "1", "--json", str(tmp_path / "no" / "x.json")])
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(RunError, match="--out"):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from common.config import AggregationConfig, EvaluationConfig
 from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape
-from common.vector import VectorLayout
+from common.keystream import Keystream
+from common.vector import VectorLayout, WeightRangeError
 
 SHAPE = EvaluationShape(classes=2, bins=16)
 
@@ -90,6 +91,40 @@ def test_saturation_clips_to_the_bound_and_never_wraps() -> None:
     assert np.allclose(decoded.mean_delta, [0.25, -0.25, 0.25, -0.25], rtol=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    hospitals=st.integers(1, 300),
+    bits=st.sampled_from([16, 32]),
+    weight=st.integers(1, 4096),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_an_element_is_the_scaled_change_rounded_up_with_the_probability_of_its_fraction(
+    hospitals: int, bits: int, weight: int, seed: int
+) -> None:
+    lay = layout(hospitals, bits, parameters=200)
+    delta = random_delta(np.random.default_rng(seed), 200, spread=0.2)
+    coins = np.empty(200, lay.dtype)
+    Keystream(seed.to_bytes(32)).fill(coins)
+    elements = lay.encode(delta, weight, no_counts(), lambda _: seed.to_bytes(32))[:200]
+    signed = elements.view(np.int16 if bits == 16 else np.int32)
+    clipped = np.clip(delta.astype(np.float64), -0.25, 0.25)
+    exact = clipped * weight / lay.step
+    # floor(x + u) for u = coin / R, but for the float32 of the product and the places beyond 1/R.
+    slack = np.abs(exact) * 2.0**-22 + 2.0**-bits
+    assert np.all(signed <= np.floor(exact + coins / 2.0**bits + slack))
+    assert np.all(signed >= np.floor(exact + coins / 2.0**bits - slack))
+    assert np.abs(signed.astype(np.int64)).max() <= lay.element_bound
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("coin", [0, 255])
+def test_no_coin_carries_a_change_beyond_the_bound(bits: int, coin: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keystream, "fill", lambda _, out: out.view(np.uint8).fill(coin))
+    lay = layout(hospitals=1, bits=bits, parameters=2)
+    elements = lay.encode(np.array([0.25, -0.25], np.float32), 4096, no_counts(), os.urandom)[:2]
+    assert elements.view(np.int16 if bits == 16 else np.int32).tolist() == [lay.element_bound, -lay.element_bound]
+
+
 def test_rounding_is_unbiased() -> None:
     lay = layout(hospitals=1000, parameters=20_000)
     value = np.float32(0.2 * lay.step / 4096 + 3 * lay.step / 4096)
@@ -126,8 +161,10 @@ def test_integers_travel_as_residues(bits: int) -> None:
 
 @pytest.mark.parametrize("weight", [0, -1, 4097])
 def test_a_weight_out_of_range_is_refused(weight: int) -> None:
-    with pytest.raises(RunError, match=rf"1 to 4096, got {weight}"):
+    with pytest.raises(WeightRangeError, match=rf"1 to 4096, got {weight}"):
         layout().encode(np.zeros(50, np.float32), weight, no_counts(), os.urandom)
+    with pytest.raises(WeightRangeError, match=rf"1 to 4096, got {weight}"):
+        layout().encode_integers(np.zeros(50, np.int64), weight, no_counts())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -178,7 +215,7 @@ def test_a_sum_of_wrong_length_or_ring_or_of_too_many_is_refused() -> None:
         lay.decode(vector.astype(np.uint32), 1)
     with pytest.raises(RunError, match="1 to 4 hospitals, got 5"):
         lay.decode(vector, 5)
-    with pytest.raises(RunError, match="total weight"):
+    with pytest.raises(WeightRangeError, match="total weight"):
         lay.decode(np.zeros_like(vector), 1)
 
 
