@@ -1,5 +1,6 @@
 """A hospital's part in a round before any mask: book the privacy, train, evaluate, encode."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,11 +16,15 @@ from client.ledger import Ledger
 from client.training import TrainingData, evaluate, schedule, train_locally
 from common.config import PrivacyMode, RunDescription
 from common.errors import RunError
+from common.keystream import Keystream
 from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, rounded_up
 from common.privacy.calibration import noise_multiplier, require_meaningful
 from common.run_terms import layout_of
+
+_SEED_LENGTH = 8
+"""Bytes of ``experiment.seed``."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Contributor:
         cache: Path,
     ) -> None:
         self._run = run
+        self._fingerprint = data.fingerprint
         self._ledger = ledger
         self._budget = budget
         self._random = random
@@ -116,12 +122,13 @@ class Contributor:
                 f"the model must be {self.layout.parameters} float32 numbers, got {model.shape} of {model.dtype}"
             )
         epsilon = self._book(round_number) if train else self._report()
+        random = self._source_for(model)
         started = time.perf_counter()
         counts = evaluate(self._model, model, self._validation, self._test, self.layout.evaluation)
         training_from = time.perf_counter()
-        delta = self._train_from(model) if train else np.zeros_like(model)
+        delta = self._train_from(model, random) if train else np.zeros_like(model)
         rate = self._records_of_a_round() / (time.perf_counter() - training_from) if train else None
-        vector = self.layout.encode(delta, len(self._train), counts, self._random)
+        vector = self.layout.encode(delta, len(self._train), counts, random)
         return Contribution(vector, epsilon, time.perf_counter() - started, rate)
 
     def _records_of_a_round(self) -> float:
@@ -129,10 +136,21 @@ class Contributor:
         plan = schedule(self._train, self._run.training, self._run.privacy)
         return plan.steps * plan.sample_rate * len(self._train)
 
-    def _train_from(self, model: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _source_for(self, model: npt.NDArray[np.float32]) -> Callable[[int], bytes]:
+        """Return the source of this round's sampling, noise and rounding.
+
+        In mode ``none`` there is nothing to keep secret, and a vector is a function of the run's seed, the data and the
+        model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        """
+        if self._run.privacy.mode is not PrivacyMode.NONE:
+            return self._random
+        seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
+        return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
+
+    def _train_from(self, model: npt.NDArray[np.float32], random: Callable[[int], bytes]) -> npt.NDArray[np.float32]:
         sigma = 0.0 if self._event is None else self._event.noise_multiplier
         return train_locally(
-            self._model, model, self._train, self._run.training, self._run.privacy, sigma, self._random
+            self._model, model, self._train, self._run.training, self._run.privacy, sigma, random
         ).delta
 
     def _book(self, round_number: int) -> EpsilonReport | None:

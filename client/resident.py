@@ -18,8 +18,11 @@ from client.flower import TaskRunner, read_runtime_api, shorten_waits
 from common.config import load_config
 from common.errors import ConfideError
 from common.identity import load_certificate, load_identity
-from common.processes import EXIT_REFUSED
+from common.processes import EXIT_REFUSED, alone
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
+
+_PREDECESSOR_SECONDS = 10.0
+"""An agent whose supervisor was killed is given so long to end: two must never answer from the same state."""
 
 
 def main() -> int:
@@ -37,6 +40,11 @@ def main() -> int:
 
 
 def _serve(state: Path) -> int:
+    with alone(state / "agent.lock", _PREDECESSOR_SECONDS):
+        return _serve_alone(state)
+
+
+def _serve_alone(state: Path) -> int:
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     config = load_config(settings.config)
     identity = load_identity(state)

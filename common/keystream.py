@@ -43,6 +43,12 @@ class Keystream:
             part = target[start : start + len(_BLOCK)]
             self._encryptor.update_into(_BLOCK[: len(part)], part)
 
+    def draw(self, count: int) -> bytes:
+        """Return the next ``count`` bytes: in the place of ``os.urandom`` where a run must be repeatable."""
+        out = np.empty(count, np.uint8)
+        self.fill(out)
+        return out.tobytes()
+
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Return ``count`` floats uniform on the 2^53 multiples of 2^-53 in [0, 1)."""
         words = np.empty(count, np.uint64)

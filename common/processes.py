@@ -2,13 +2,15 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from common.errors import RunError
@@ -24,6 +26,7 @@ _TERMINATE_SECONDS = 8.0
 """Between SIGTERM and SIGKILL."""
 _LAST_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class _Child:
 class Supervisor:
     """Keeps a set of processes running; each writes to a log file of its own.
 
-    A child gets SIGTERM from the kernel when its supervisor dies by whatever cause (Linux, ``PR_SET_PDEATHSIG``), and
-    runs in a session of its own so that Ctrl-C reaches the supervisor alone, which then ends them in order.
+    A child is killed by the kernel when its supervisor dies by whatever cause (Linux, ``PR_SET_PDEATHSIG``): nothing
+    that counts lives in a process alone, and one that lingers would hold the ports its successor needs. It runs in a
+    session of its own so that Ctrl-C reaches the supervisor alone, which then ends them in order.
     """
 
     def __init__(self) -> None:
@@ -114,13 +118,7 @@ class Supervisor:
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
     command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    parent = os.getpid()
-    libc = ctypes.CDLL(None)
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # The supervisor died before the line above took effect.
-            os._exit(1)
+    prepare = partial(_die_with, os.getpid(), ctypes.CDLL(None))
 
     with os.fdopen(descriptor, "ab") as log:
         return subprocess.Popen(
@@ -138,6 +136,17 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
         )
 
 
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it dies; for one that no supervisor started."""
+    _die_with(os.getppid(), ctypes.CDLL(None))
+
+
+def _die_with(parent: int, libc: ctypes.CDLL) -> None:
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before the line above took effect.
+        os._exit(1)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
@@ -149,6 +158,42 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     # Whatever the process itself had started shares its session's process group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def children_of(parent: int) -> dict[int, str]:
+    """Return the living processes that ``parent`` started, by number, each with its command line."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                # After the name in parentheses, which may hold anything: state, parent, …
+                state, started_by = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                if int(started_by) == parent and state != "Z":
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
+    return found
+
+
+@contextlib.contextmanager
+def alone(lock: Path, patience_seconds: float) -> Iterator[None]:
+    """Hold ``lock`` so that no second process does the same work; the kernel lets go of it when this one dies.
+
+    Raises:
+        RunError: another process still holds it after ``patience_seconds``.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + patience_seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunError(f"{lock.name} is held by another process that does this work; stop it") from None
+                time.sleep(_LOOK_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Stopping(BaseException):

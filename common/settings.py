@@ -1,6 +1,7 @@
 """What one role is started with: addresses, ports and folders, kept as JSON beside its keys."""
 
 import socket
+import time
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -23,6 +24,10 @@ CHECKPOINTS_FOLDER = "checkpoints"
 """In a run's folder."""
 SECRET_BYTES = 32
 """Of a secret that opens a Runtime API to the process beside it."""
+
+PORT_PATIENCE_SECONDS = 3.0
+"""When a supervisor was killed, the kernel needs a moment to end its processes and free their ports."""
+_LOOK_SECONDS = 0.1
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 OptionalPort = Annotated[int, Field(ge=0, le=65_535)]
@@ -92,15 +97,28 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_port_free(host: str, port: int, what: str) -> None:
-    """Raise :class:`ConfigError` if another process listens on ``port``; ``what`` says what it is for."""
+def check_port_free(host: str, port: int, what: str, patience_seconds: float = PORT_PATIENCE_SECONDS) -> None:
+    """Wait until nobody listens on ``port``; ``what`` says what it is for.
+
+    Raises:
+        ConfigError: another process still listens there after ``patience_seconds``.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while (fault := _taken(host, port)) is not None:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"port {port} on {host} must be free for {what}: {fault}; "
+                "stop what listens there or choose another port"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _taken(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(
-                f"port {port} on {host} must be free for {what}: {error.strerror}; "
-                "stop what listens there or choose another port"
-            ) from None
+            return error.strerror
+    return None

@@ -26,6 +26,7 @@ COMMANDS = (
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),
     _Command(("check",), "deploy.checks", "run the static checks alone"),
     _Command(("predict",), "deploy.predict", "classify images with a trained model, at its calibrated threshold"),
+    _Command(("chaos",), "deploy.chaos", "kill a deployment's processes at random, and see whether it survives"),
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
     _Command(("bench", "secagg"), "deploy.bench_secagg", "what masking costs, against Flower's own secure aggregation"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),

@@ -1,7 +1,6 @@
 """``confide demo``: the whole system on this machine, as the processes that run in production, on loopback."""
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -14,25 +13,18 @@ from rich.console import Console
 from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
-from common.processes import Command, Stopping, Supervisor, last_line, python_module, raise_on_signals
+from common.processes import Stopping, raise_on_signals
 from common.run_terms import require_supported
-from common.settings import (
-    CHECKPOINTS_FOLDER,
-    HOSPITAL_SETTINGS_FILE,
-    READY_FILE,
-    HospitalSettings,
-    ServerSettings,
-    free_port,
-)
-from deploy.consortium import ConsortiumOnThisMachine, Member, new_run_id
+from common.settings import CHECKPOINTS_FOLDER
+from deploy.consortium import new_run_id
 from deploy.datasets import DataSet, obtain, task_named
 from deploy.dealer import deal
 from deploy.live_table import LiveTable
+from deploy.loopback import ROOT, LoopbackDeployment
 from deploy.monitoring import write_configuration
 from deploy.outputs import RunOutputs, model_facts
 from server.checkpoints import Checkpoint, CheckpointStore
 
-ROOT = Path(__file__).resolve().parent.parent
 EXIT_INTERRUPTED = 130
 
 _FREE_BYTES_NEEDED = 64 * 2**20
@@ -113,10 +105,8 @@ class _Demo:
         self._run_id = run_id
         self._folder = folder
         self._table = table
-        self._supervisor = Supervisor()
-        self._names = tuple(f"hospital-{number}" for number in range(1, config.experiment.num_clients + 1))
+        self._deployment = LoopbackDeployment(config, folder, run_id)
         self._warned: set[str] = set()
-        self._server_state = folder
 
     def run(self) -> int:
         outputs = RunOutputs(self._folder)
@@ -124,16 +114,20 @@ class _Demo:
         data: DataSet | None = None
         try:
             data = self._obtain()
-            members = self._set_up(data)
-            self._start_server()
-            self._deal(data, members)
-            self._await_server()
-            self._start_hospitals(members)
+            ports = self._deployment.set_up(data)
+            self._table.starting(f"metrics: prometheus --config.file={write_configuration(self._folder, ports)}")
+            self._table.starting("starting the server")
+            self._deployment.start_server()
+            self._deal(data)
+            self._table.starting("waiting for the server")
+            self._deployment.await_server()
+            self._table.starting(f"starting {len(self._deployment.members)} hospitals")
+            self._deployment.start_hospitals()
             finished = self._follow(outputs)
             return 0 if finished.reason == COMPLETED else 1
         finally:
             self._table.starting("stopping every process")
-            self._supervisor.stop()
+            self._deployment.supervisor.stop()
             self._finish(outputs, data, finished)
 
     def _obtain(self) -> DataSet:
@@ -143,33 +137,8 @@ class _Demo:
             self._table.starting(data.banner)
         return data
 
-    def _set_up(self, data: DataSet) -> tuple[Member, ...]:
-        """Make every key and certificate, and choose free ports."""
-        consortium = ConsortiumOnThisMachine(self._folder / "consortium", self._config)
-        members = consortium.members(self._names, self._folder / "logs")
-        settings = ServerSettings(
-            config=consortium.server_state / "config.yaml",
-            run=self._folder,
-            logs=self._folder / "logs" / "server",
-            run_id=self._run_id,
-            data_set=data.name,
-            classes=data.classes,
-            channels=data.channels,
-            fleet_host="127.0.0.1",
-            fleet_port=free_port(),
-            runtime_port=free_port(),
-            metrics_port=free_port(),
-        )
-        consortium.set_up(settings, members, [free_port() for _ in members])
-        self._server_state = consortium.server_state
-        own = [HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE) for member in members]
-        ports = {"server": (settings.metrics_port,), "hospital": tuple(hospital.metrics_port for hospital in own)}
-        configuration = write_configuration(self._folder, ports)
-        self._table.starting(f"metrics: prometheus --config.file={configuration}")
-        return members
-
-    def _deal(self, data: DataSet, members: Sequence[Member]) -> None:
-        config = self._config
+    def _deal(self, data: DataSet) -> None:
+        config, members = self._config, self._deployment.members
         self._table.starting(f"dealing {data.name} to {len(members)} hospitals")
         needed = sum(map(len, data.parts.values())) * max(_BYTES_PER_RECORD, data.channels * data.image_size**2)
         free = shutil.disk_usage(self._folder).free
@@ -180,43 +149,17 @@ class _Demo:
             )
         deal(data, [member.data for member in members], config.data, config.experiment.seed, config.training.batch_size)
 
-    def _start_server(self) -> None:
-        self._table.starting("starting the server")
-        arguments = python_module("server", "--state", str(self._server_state), "--once")
-        log = self._folder / "logs" / "server.log"
-        self._supervisor.start(Command("server", arguments, log, {"PYTHONPATH": str(ROOT)}))
-
-    def _await_server(self) -> None:
-        """Wait until hospitals can connect: a SuperNode that comes before its key is registered is turned away."""
-        self._table.starting("waiting for the server")
-        while not (self._server_state / READY_FILE).exists():
-            self._check_server(self._supervisor.ended())
-            time.sleep(_LOOK_SECONDS)
-
-    def _check_server(self, ended: Sequence[str]) -> None:
-        if "server" in ended:
-            raise RunError(f"the server must run: {last_line(self._folder / 'logs' / 'server.log')}")
-
-    def _start_hospitals(self, members: Sequence[Member]) -> None:
-        self._table.starting(f"starting {len(members)} hospitals")
-        # The hospitals share this machine's cores; each would otherwise start as many threads as there are cores.
-        threads = str(max(1, (os.cpu_count() or 1) // len(members)))
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
-        for member in members:
-            command = python_module("client", "--state", str(member.state))
-            log = self._folder / "logs" / f"{member.name}.log"
-            self._supervisor.start(Command(member.name, command, log, environment))
-
     def _follow(self, outputs: RunOutputs) -> RunFinished:
         events = EventFile(self._folder / EVENTS_FILE)
         while True:
-            ended = self._supervisor.ended()  # looked at before the events, so that none of the last is missed
+            # Looked at before the events, so that none of the last is missed.
+            ended = self._deployment.supervisor.ended()
             for event in events.read_new():
                 outputs.add(event)
                 self._table.show(event)
                 if isinstance(event, RunFinished):
                     return event
-            self._check_server(ended)
+            self._deployment.check_server(ended)
             self._warn_about(ended)
             time.sleep(_LOOK_SECONDS)
 
@@ -225,9 +168,9 @@ class _Demo:
         for name in ended:
             if name not in self._warned:
                 self._warned.add(name)
-                self._table.starting(f"{name} has ended: {last_line(self._folder / 'logs' / f'{name}.log')}")
-        if len(self._warned) > len(self._names) - self._config.aggregation.min_hospitals:
-            raise RunError(f"too few hospitals are left: {last_line(self._folder / 'logs' / f'{ended[0]}.log')}")
+                self._table.starting(f"{name} has ended: {self._deployment.last_words(name)}")
+        if len(self._warned) > len(self._deployment.members) - self._config.aggregation.min_hospitals:
+            raise RunError(f"too few hospitals are left: {self._deployment.last_words(ended[0])}")
 
     def _finish(self, outputs: RunOutputs, data: DataSet | None, finished: RunFinished | None) -> None:
         checkpoint = self._checkpoint()

@@ -12,13 +12,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+import httpx
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
-from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, python_module, raise_on_signals
+from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, children_of, python_module, raise_on_signals
 from common.settings import (
     READY_FILE,
     SECRET_BYTES,
@@ -38,8 +41,8 @@ _STATUS_SECONDS = 1.0
 _SUPERLINK_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
-_MOST_SUBMISSIONS = 100
-"""After this many tries the run is given up rather than begun for ever."""
+_MOST_SUBMISSIONS = 20
+"""After this many in a row without a finished round the run is given up rather than begun for ever."""
 
 
 def main() -> int:
@@ -67,6 +70,7 @@ class _Server:
         self._config = load_config(self._settings.config)
         self._events = EventFile(self._settings.run / EVENTS_FILE)
         self._last: RunFinished | None = None
+        self._steps = 0
         self._supervisor = Supervisor()
         self._services = Supervisor()
         self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
@@ -77,15 +81,10 @@ class _Server:
         self._prepare()
         try:
             self._start_services()
-            for submissions in range(_MOST_SUBMISSIONS):
-                if self._finished() is None:
-                    time.sleep(min(submissions * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
-                    self._carry_run()
-                if (finished := self._finished()) is not None:
-                    if once:
-                        return 0 if finished.reason == COMPLETED else EXIT_REFUSED
-                    self._idle()
-            raise RunError(f"the run ended {_MOST_SUBMISSIONS} times before its last round; see {self._settings.logs}")
+            finished = self._carry_to_the_end()
+            if once:
+                return 0 if finished.reason == COMPLETED else EXIT_REFUSED
+            self._idle()
         finally:
             self._supervisor.stop()
             self._services.stop()
@@ -99,6 +98,19 @@ class _Server:
             command = python_module("server.metrics", "--run", str(settings.run), *where)
             self._services.start(Command("metrics", command, settings.logs / "metrics.log"))
 
+    def _carry_to_the_end(self) -> RunFinished:
+        fruitless = 0
+        while (finished := self._finished()) is None:
+            steps = self._steps
+            time.sleep(min(fruitless * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
+            self._carry_run()
+            fruitless = 0 if self._finished() or self._steps > steps else fruitless + 1
+            if fruitless == _MOST_SUBMISSIONS:
+                raise RunError(
+                    f"the run ended {_MOST_SUBMISSIONS} times without a finished round; see {self._settings.logs}"
+                )
+        return finished
+
     def _prepare(self) -> None:
         """Make what the server alone decides: the executor's secret and the bundle without code."""
         write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
@@ -108,6 +120,7 @@ class _Server:
 
     def _carry_run(self) -> None:
         """Start Flower's processes, submit the run and return when it has ended, for whatever reason."""
+        (self._state / READY_FILE).unlink(missing_ok=True)
         try:
             self._supervisor.start(self._superlink())
             with self._control() as control:
@@ -117,15 +130,22 @@ class _Server:
                 flower_run = control.start_run(self._state / "bundle")
                 (self._state / READY_FILE).touch(mode=0o600)
                 self._watch(control, flower_run)
+        except RunError as error:
+            print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
         finally:
             (self._state / READY_FILE).unlink(missing_ok=True)
             # A SuperLink does not resume a run, and an executor outlives its SuperLink: all of them begin anew.
             self._supervisor.stop(("superlink", "superexec"))
 
     def _watch(self, control: Control, flower_run: int) -> None:
-        next_question = 0.0
+        next_question, serverapp_seen = 0.0, False
         while self._finished() is None and not self._supervisor.ended():
             if time.monotonic() >= next_question:
+                # Flower misses a ServerApp that was killed only after a minute without its heartbeat.
+                serverapp_runs = bool(children_of(self._supervisor.pid("superexec") or 0))
+                if serverapp_seen and not serverapp_runs:
+                    return
+                serverapp_seen = serverapp_seen or serverapp_runs
                 if not control.is_up() or control.run_status(flower_run)[0] == "finished":
                     return
                 next_question = time.monotonic() + _STATUS_SECONDS
@@ -136,9 +156,11 @@ class _Server:
         for event in self._events.read_new():
             if isinstance(event, RunFinished):
                 self._last = event
+            elif isinstance(event, RoundDone):
+                self._steps = max(self._steps, event.step)
         return self._last
 
-    def _idle(self) -> None:
+    def _idle(self) -> NoReturn:
         while True:
             self._services.revive()
             time.sleep(_LOOK_SECONDS)
@@ -148,6 +170,8 @@ class _Server:
         control = Control(self._runtime, (self._state / "ca.pem").read_bytes())
         try:
             yield control
+        except httpx.HTTPError as error:
+            raise RunError(f"the SuperLink must answer, got {type(error).__name__}; see superlink.log") from None
         finally:
             control.close()
 
@@ -178,7 +202,6 @@ class _Server:
                 "--isolation", "process",
                 "--disable-runtime-dependency-installation",
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
-                "--database", str(self._state / "superlink.db"),
             ),
             self._settings.logs / "superlink.log",
             self._environment("superlink"),

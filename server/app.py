@@ -14,6 +14,7 @@ from common.config import load_config
 from common.errors import ConfideError, ConfigError
 from common.events import RunFinished
 from common.identity import load_certificate, verify_roster
+from common.processes import alone, die_with_parent
 from common.settings import CHECKPOINTS_FOLDER, ROSTER_FILE, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
 from server.checkpoints import CheckpointStore
@@ -24,15 +25,19 @@ from server.run import Run, RunPlan, describe
 
 _LOG = logging.getLogger("confide.server")
 
+_PREDECESSOR_SECONDS = 10.0
+"""A ServerApp whose executor was killed is given so long to end before another takes up its run."""
+
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, _context: Context) -> None:
     """Train one run; a run that cannot go on says so in its last event."""
+    die_with_parent()
     state = Path(os.environ[STATE_VARIABLE])
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
-    with EventLog(settings.run) as events:
+    with alone(state / "serverapp.lock", _PREDECESSOR_SECONDS), EventLog(settings.run) as events:
         try:
             plan = _plan(state, settings)
             shorten_waits(plan.config.transport.first_backoff_seconds)
