@@ -35,6 +35,12 @@ IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 _REQUIRED_COLUMNS = ("file", "label")
 
+_OTHER_SEPARATORS = (";", "\t")
+"""What spreadsheets write between columns where a comma is the decimal mark."""
+
+_DIRECTORY_NAME = "DICOMDIR"
+"""The table of contents of a DICOM medium (PS3.10, 8): DICOM, but no image."""
+
 
 class Layout(StrEnum):
     """How the data lies."""
@@ -247,7 +253,7 @@ def _walk(listing: _Listing) -> Iterator[str]:
             if Path(folder, name).is_symlink():
                 listing.find(Mistake.OUTSIDE_FOLDER, os.path.normpath(f"{inside}/{name}"))
         for name in sorted(files):
-            if not name.startswith(".") and _may_be_image(Path(folder, name)):
+            if not name.startswith(".") and name != _DIRECTORY_NAME and _may_be_image(Path(folder, name)):
                 yield os.path.normpath(f"{inside}/{name}")
 
 
@@ -288,6 +294,9 @@ def _rows(listing: _Listing, text: str, name: str, required: Sequence[str]) -> I
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
         missing = [column for column in required if column not in columns]
+        if missing and len(columns) == 1 and any(mark in columns[0] for mark in _OTHER_SEPARATORS):
+            listing.find(Mistake.MANIFEST_MALFORMED, name, "semicolons or tabs between the columns")
+            return
         if missing:
             listing.find(Mistake.MANIFEST_COLUMN_MISSING, name, f"missing: {', '.join(missing)}")
             return

@@ -24,7 +24,7 @@ from pydicom.uid import generate_uid
 
 from client.data.catalogue import Entry, Layout, read_catalogue
 from client.data.contract import DataContract
-from client.data.dicom import DECODER_ERRORS, quiet
+from client.data.dicom import DECODER_ERRORS, parse_dicom, quiet
 from client.data.hospital_data import Report
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError, is_dicom, read_raster
@@ -146,7 +146,7 @@ def _clean_raster(encoded: bytes, entry: Entry) -> _Copy:
 
 
 def _clean_dicom(encoded: bytes, entry: Entry, pseudonyms: _Pseudonyms) -> _Copy:
-    source = pydicom.dcmread(io.BytesIO(encoded))
+    source = parse_dicom(encoded)
     original = entry.patient or str(source.get("PatientID", "") or "").strip()
     clean = pydicom.Dataset()
     for keyword in KEPT_KEYWORDS:

@@ -19,6 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from client.data.mistakes import Mistake
 from client.data.pixels import Header, Picture, UnusableImageError
@@ -88,7 +89,7 @@ def read_dicom(encoded: bytes, channels: int) -> Picture:
     Raises:
         UnusableImageError: it holds no image, several frames, or one that is damaged or of a kind not read here.
     """
-    dataset = _parse(encoded)
+    dataset = parse_dicom(encoded)
     header = _header(dataset)
     _check_shape(dataset)
     _check_kind(dataset, channels)
@@ -100,7 +101,16 @@ def read_dicom(encoded: bytes, channels: int) -> Picture:
     return Picture(pixels, header)
 
 
-def _parse(encoded: bytes) -> pydicom.Dataset:
+def parse_dicom(encoded: bytes) -> pydicom.Dataset:
+    """Read the data set of a DICOM file that holds pixels, which stay encoded.
+
+    Raises:
+        UnusableImageError: it is damaged, holds no pixels, or is deflated.
+    """
+    if DeflatedExplicitVRLittleEndian.encode() in encoded:
+        # pydicom inflates the whole data set in memory, and a megabyte of it can stand for a gigabyte. Looking for the
+        # name anywhere leaves nothing to how a header is read.
+        raise UnusableImageError(Mistake.COMPRESSION_UNKNOWN, "deflated")
     try:
         dataset = pydicom.dcmread(io.BytesIO(encoded))
         has_pixels = "PixelData" in dataset

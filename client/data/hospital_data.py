@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCach
 from client.data.catalogue import Catalogue, Layout, read_catalogue
 from client.data.contract import DataContract
 from client.data.examine import examine_all
-from client.data.mistakes import Finding, Weight
+from client.data.mistakes import ADVICE, Finding, Weight
 from client.data.survey import Survey, check_counts
 from common.errors import DataError
 from common.shards import SPLITS, Split
+
+_LOG = logging.getLogger("confide.hospital")
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +183,10 @@ def _is_accepted(finding: Finding, catalogue: Catalogue) -> bool:
 
 
 def _refuse_if_unusable(findings: tuple[Finding, ...]) -> None:
-    kinds = sorted({finding.mistake.value for finding in findings if finding.blocks})
+    """Refuse data that breaks the contract, and tell the hospital's operator why and what to do, but never where."""
+    kinds = sorted({finding.mistake for finding in findings if finding.blocks})
+    for mistake in kinds:
+        _LOG.warning("the data: %s: %s: %s", mistake.value, ADVICE[mistake].reason, ADVICE[mistake].remedy)
     if kinds:
         raise DataError(
             f"the hospital's data breaks the run's contract ({', '.join(kinds)}); at the hospital, "

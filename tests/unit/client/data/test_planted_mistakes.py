@@ -1,0 +1,153 @@
+"""Every kind of mistake is caught with its place, reason and remedy, before the privacy ledger is touched."""
+
+import datetime
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.agent import HospitalAgent, Surroundings
+from client.data.catalogue import ACCEPTED_NAME
+from client.data.mistakes import ADVICE, Mistake, Weight
+from client.ledger import LEDGER_FOLDER
+from common.config import Config, HospitalConfig, RunDescription, replace
+from common.identity import (
+    CertificateAuthority,
+    HospitalIdentity,
+    certificate_pem,
+    make_authority,
+    request_hospital_certificate,
+    sign_hospital_certificate,
+)
+from common.messages import AdvertiseKeys, Refused, Reply
+from common.run_terms import layout_for
+from tests.unit.client.data.hospital_folder import Hospital, healthy
+from tests.unit.client.data.planted_mistakes import PLANTS, Plant
+
+NOBODY = 65_534
+NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)
+
+every_plant = pytest.mark.parametrize(("mistake", "plant"), PLANTS, ids=[plant.__name__ for _, plant in PLANTS])
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Give a folder that any user can reach, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="confide-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def bound_by_permissions(hospital: Hospital, place: Path) -> Iterator[None]:
+    """Become somebody whom permissions bind, if the hospital needs it and the test runs as root."""
+    before = os.geteuid()
+    if before != 0 or not hospital.needs_permissions:
+        yield
+        return
+    healthy(place / "warm").check(place / "warm-cache")  # imports what is imported late while it may be read
+    for path in (place, *place.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@every_plant
+def test_a_planted_mistake_is_found_where_it_is(place: Path, mistake: Mistake, plant: Plant) -> None:
+    hospital = healthy(place / "data")
+    where = plant(hospital)
+    with bound_by_permissions(hospital, place):
+        report = hospital.check(place / "cache")
+    found = [finding for finding in report.findings if finding.mistake is mistake]
+    assert where in [finding.where for finding in found]
+    advice = found[0].advice
+    assert advice.reason
+    assert advice.remedy
+    assert report.is_usable == (advice.weight is Weight.WARNING)
+
+
+def test_a_healthy_folder_has_no_finding(place: Path) -> None:
+    report = healthy(place / "data").check(place / "cache")
+    assert report.findings == ()
+    assert report.images == 60
+    assert report.patients == 30
+
+
+def test_every_kind_of_mistake_is_planted() -> None:
+    assert {mistake for mistake, _ in PLANTS} == set(Mistake) == set(ADVICE)
+
+
+@every_plant
+def test_the_agent_refuses_before_a_ledger_exists_and_tells_the_server_no_place(
+    place: Path, mistake: Mistake, plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital = healthy(place / "data")
+    where = plant(hospital)
+    with bound_by_permissions(hospital, place):
+        reply = _ask_to_join(hospital, place)
+    if ADVICE[mistake].weight is Weight.WARNING:
+        assert not isinstance(reply, Refused)
+        return
+    assert isinstance(reply, Refused)
+    assert reply.code == "data"
+    assert mistake.value in reply.reason
+    assert not (place / "state" / LEDGER_FOLDER).exists()
+    assert ADVICE[mistake].remedy in caplog.text
+    name = where.rpartition(": ")[2]
+    for told in (reply.reason, caplog.text):
+        assert not name or name.startswith((ACCEPTED_NAME, "manifest.csv")) or name not in told
+        assert "p-0" not in told
+        assert str(place) not in told
+
+
+def _ask_to_join(hospital: Hospital, place: Path) -> Reply:
+    """Return what the hospital's agent answers a server that begins a run."""
+    authority = make_authority("test", NOW)
+    identities = {name: _identity(authority, name) for name in ("north", "south", "west")}
+    surroundings = Surroundings(place / "state", hospital.folder, os.urandom, lambda: NOW)
+    agent = HospitalAgent(identities["north"], authority.certificate, HospitalConfig(), surroundings)
+    roster = {name: certificate_pem(one.certificate).decode() for name, one in identities.items()}
+    encoded = _description(hospital, roster).canonical_json()
+    return agent.answer(AdvertiseKeys(run_description=encoded, round_number=1), None)[0]
+
+
+def _identity(authority: CertificateAuthority, name: str) -> HospitalIdentity:
+    key = Ed25519PrivateKey.generate()
+    request = request_hospital_certificate(name, key)
+    return HospitalIdentity(name, sign_hospital_certificate(authority, request, name, NOW), key)
+
+
+def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
+    """Return a run that asks for what the hospital's contract says."""
+    contract = hospital.contract
+    config = replace(
+        Config(),
+        experiment={"task": contract.task, "min_records_per_class": contract.min_records_per_class},
+        training={"batch_size": contract.batch_size},
+        privacy={"delta": contract.delta, "unit": contract.unit},
+    )
+    layout = layout_for(
+        config.model, config.aggregation, config.evaluation, classes=2, channels=1, hospitals=len(roster)
+    )
+    return RunDescription(
+        run_id="ab" * 16,
+        classes=contract.classes,
+        channels=contract.channels,
+        vector_length=layout.length,
+        roster=roster,
+        experiment=config.experiment,
+        model=config.model,
+        training=config.training,
+        aggregation=config.aggregation,
+        privacy=config.privacy,
+        evaluation=config.evaluation,
+    )
