@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from client import training as module
-from client.per_record_gradients import record_gradients
+from client.per_record_gradients import RecordGradients, record_gradients
 from client.training import TrainingData, evaluate, noisy_gradient_sum, schedule, train_locally
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
@@ -123,10 +123,37 @@ def test_one_private_step_is_the_clipped_sum_over_the_expected_batch_plus_noise_
 
 def test_the_noisy_sum_lies_on_a_grid_that_does_not_depend_on_the_data() -> None:
     for deviation, step in ((1.0, 2.0**-24), (0.9, 2.0**-25), (3.0, 2.0**-23)):
-        for data in (torch.zeros(500), torch.full((500,), 0.25), torch.rand(500)):
-            noisy = module._noisy_mean(data, deviation, 1.0, Keystream(bytes(32))).double()
+        for data in (torch.zeros(500), torch.full((500,), 0.25), torch.rand(500), torch.full((500,), 1e3)):
+            noisy = module._noisy_sum(data, deviation, Keystream(bytes(32)))
+            assert noisy.dtype == torch.float64
             assert torch.equal((noisy / step).round() * step, noisy)
             assert not torch.equal((noisy / (4 * step)).round() * 4 * step, noisy)
+
+
+def test_what_is_applied_is_the_noisy_sum_over_the_expected_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NOISE_AT_ONCE", 7)
+    data = torch.linspace(0, 1e3, 40)
+    stream, same = Keystream(bytes(32)), Keystream(bytes(32))
+    mean = module._noisy_mean(data, 0.9, 12.5, stream)
+    stretches = [module._noisy_sum(stretch, 0.9, same) for stretch in torch.split(data, 7)]
+    assert torch.equal(mean, (torch.cat(stretches) / 12.5).float())
+
+
+def test_features_clipped_as_they_fit_in_cache_give_the_sum_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = linear()
+    data = features(40)
+    whole = module._clipped_sum(model, data, torch.arange(40), LOCAL)
+    sizes: list[int] = []
+    original = module.record_gradients
+
+    def spy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> RecordGradients:
+        sizes.append(len(labels))
+        return original(model, inputs, labels)
+
+    monkeypatch.setattr(module, "record_gradients", spy)
+    monkeypatch.setattr(module, "CACHED_FEATURES", 6 * 16)
+    assert torch.allclose(module._clipped_sum(model, data, torch.arange(40), LOCAL), whole, atol=1e-6)
+    assert sizes == [16, 16, 8]
 
 
 def test_no_record_moves_the_clipped_sum_by_more_than_the_clipping_bound() -> None:
