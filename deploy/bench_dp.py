@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock
 
 from client.training import TrainingData, train_locally
 from common.config import PrivacyConfig, PrivacyMode, TrainingConfig
@@ -156,11 +158,7 @@ def _our_steps(case: Case, data: TrainingData, mode: PrivacyMode) -> None:
 
 def _opacus_steps(case: Case, data: TrainingData, at_once: int) -> Callable[[], None]:
     """Return a function that takes ``steps`` steps as Opacus does, each batch in pieces of ``at_once`` records."""
-    bare = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
-    for layer in bare.modules():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # Opacus' hooks don't bear it.
-    model = GradSampleModule(bare)
+    model = GradSampleModule(_never_in_place(registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)))
     optimiser = DPOptimizer(
         torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
         noise_multiplier=NOISE_MULTIPLIER,
@@ -187,6 +185,22 @@ def _opacus_steps(case: Case, data: TrainingData, at_once: int) -> Callable[[], 
                 optimiser.zero_grad()
 
     return take_steps
+
+
+def _never_in_place(model: nn.Module) -> nn.Module:
+    """Replace what a ResNet changes in place, as Opacus' hooks forbid it."""
+
+    def forward(block: BasicBlock, x: torch.Tensor) -> torch.Tensor:
+        identity = x if block.downsample is None else block.downsample(x)
+        out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+        return torch.relu(out + identity)
+
+    for layer in model.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+        if isinstance(layer, BasicBlock):
+            layer.forward = partial(forward, layer)
+    return model
 
 
 def _write(path: Path, costs: list[StepCost], threads: int, provenance: dict[str, str]) -> None:

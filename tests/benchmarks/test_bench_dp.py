@@ -5,8 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.errors import RunError
+from common.models import registry
 from deploy import bench_dp
 from deploy.bench_dp import Case, StepCost
 
@@ -32,6 +34,13 @@ def test_the_result_has_every_name_and_is_written_as_printed(
         assert step["private_ratio"] == pytest.approx(step["private_seconds"] / step["plain_seconds"])
         assert step["opacus_ratio"] == pytest.approx(step["opacus_seconds"] / step["plain_seconds"])
         assert f"{step['private_ratio']:.2f}" in printed
+
+
+def test_the_resnet_that_opacus_is_measured_on_computes_what_the_deployed_one_does() -> None:
+    images = torch.randn(2, 1, 28, 28)
+    deployed = registry.build("resnet18", 2, 1, 28, seed=1)
+    expected = deployed(images)
+    assert torch.equal(bench_dp._never_in_place(deployed)(images), expected)
 
 
 def test_what_cannot_be_measured_or_written_is_refused(tmp_path: Path) -> None:

@@ -144,11 +144,10 @@ def test_features_clipped_as_they_fit_in_cache_give_the_sum_of_the_batch(monkeyp
     data = features(40)
     whole = module._clipped_sum(model, data, torch.arange(40), LOCAL)
     sizes: list[int] = []
-    original = module.record_gradients
 
     def spy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> RecordGradients:
         sizes.append(len(labels))
-        return original(model, inputs, labels)
+        return record_gradients(model, inputs, labels)
 
     monkeypatch.setattr(module, "record_gradients", spy)
     monkeypatch.setattr(module, "CACHED_FEATURES", 6 * 16)
