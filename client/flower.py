@@ -6,6 +6,7 @@ has received and hands each message to the resident agent. The bundle that a ser
 """
 
 import contextlib
+import hashlib
 import logging
 import sys
 import threading
@@ -30,7 +31,8 @@ from flwr.supercore.superexec import run_superexec
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from common.errors import RunError
-from common.flower_waits import CappedSleep, shorten_keyword_default
+from common.flower_bundle import bundle_without_code
+from common.flower_waits import CappedSleep, replace_in, shorten_backoff
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -45,24 +47,15 @@ _LONGEST_RETRY_SECONDS = 2
 Answer = Callable[[Message], Message]
 
 
-def shorten_waits(first_backoff_seconds: float) -> None:
-    """Shorten Flower's first back-off when a message is visible before its objects."""
-    shorten_keyword_default(
-        (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree),
-        "initial_backoff",
-        first_backoff_seconds,
-    )
-
-
 def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
     """Run Flower's SuperNode in this process with ``arguments`` as on its command line; returns when it stops."""
     import flwr.supernode.start_client_internal as supernode
     from flwr.supercore.retry import grpc_retry
     from flwr.supernode.cli import flower_supernode
 
-    shorten_waits(first_backoff_seconds)
-    setattr(supernode, "time", CappedSleep(poll_seconds))  # noqa: B010 - a module, not an object of ours
-    setattr(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)  # noqa: B010
+    shorten_backoff(inflatable_utils, first_backoff_seconds)
+    replace_in(supernode, "time", CappedSleep(poll_seconds))
+    replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
@@ -79,18 +72,19 @@ class RuntimeApi:
 class TaskRunner:
     """Claims a SuperNode's tasks one after the other and answers each in this process."""
 
-    def __init__(self, api: RuntimeApi, poll_seconds: float, accepted_bundles: frozenset[str] | None = None) -> None:
+    def __init__(self, api: RuntimeApi, poll_seconds: float, first_backoff_seconds: float, bundle: str) -> None:
         """Prepare to serve.
 
         Args:
             api: the SuperNode's Runtime API.
             poll_seconds: between two looks for a task.
-            accepted_bundles: SHA-256 hex digests of the bundles whose messages are answered; None answers all, for
-                nothing of a bundle is ever executed.
+            first_backoff_seconds: when a message is visible before its objects; doubles from there.
+            bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never unpacked.
         """
+        shorten_backoff(inflatable_utils, first_backoff_seconds)
         self._api = api
         self._poll_seconds = poll_seconds
-        self._accepted_bundles = accepted_bundles
+        self._bundle = bundle
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -124,7 +118,7 @@ class TaskRunner:
         with contextlib.closing(task), _beating(task):
             message, context, _, bundle = pull_task_input(task)
             status, details = SubStatus.COMPLETED, ""
-            if self._accepted_bundles is not None and bundle.hash_str not in self._accepted_bundles:
+            if bundle.hash_str != self._bundle:
                 reply = _error(message, "this hospital does not answer messages of this bundle")
             else:
                 reply = self._answer(message, answer)
@@ -191,6 +185,17 @@ def _beating(task: RuntimeHttpClient) -> Iterator[None]:
 def _error(message: Message, reason: str) -> Message:
     error = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
     return Message(error, reply_to=message)
+
+
+def bundle_digest(scratch: Path) -> str:
+    """Return the SHA-256 hex digest of the bundle without code, the only one answered.
+
+    Args:
+        scratch: a folder to lay the bundle's one file in.
+    """
+    from flwr.cli.build import build_fab_from_disk
+
+    return hashlib.sha256(bundle_without_code(scratch, build_fab_from_disk)).hexdigest()
 
 
 def read_runtime_api(address: str, root_certificate: Path, secret: Path) -> RuntimeApi:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
-from client.flower import TaskRunner, read_runtime_api, shorten_waits
+from client.flower import TaskRunner, bundle_digest, read_runtime_api
 from common.config import load_config
 from common.errors import ConfideError
 from common.identity import load_certificate, load_identity
@@ -50,10 +50,12 @@ def _serve_alone(state: Path) -> int:
     identity = load_identity(state)
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
-    shorten_waits(config.transport.first_backoff_seconds)
     surroundings = Surroundings(state=state, data=settings.data, random=os.urandom)
     agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
-    runner = TaskRunner(api, config.transport.poll_seconds)
+    transport = config.transport
+    runner = TaskRunner(
+        api, transport.poll_seconds, transport.first_backoff_seconds, bundle_digest(state / RELAY_FOLDER)
+    )
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
     signal.signal(signal.SIGINT, lambda *_: runner.stop())
     runner.serve(partial(answer, agent, identity.name))

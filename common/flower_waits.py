@@ -1,8 +1,8 @@
 """Flower's environment and waits, in one place for both sides; imports nothing of Flower itself."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -30,14 +30,30 @@ class CappedSleep:
         time.sleep(min(seconds, self._longest_seconds))
 
 
-def shorten_keyword_default(functions: Iterable[Callable[..., Any]], keyword: str, value: float) -> None:
-    """Replace the default of one keyword-only argument of some functions.
+def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
+    """Shorten Flower's first back-off when a message is visible before its objects.
+
+    Args:
+        inflatable: ``flwr.supercore.inflatable.inflatable_utils``; given, for this package knows no Flower.
+        first_seconds: instead of Flower's 1 s, doubling from there.
 
     Raises:
-        KeyError: a function has no such keyword-only default, so Flower is not the release this was written for.
+        AttributeError: Flower is not the release this was written for.
     """
-    for function in functions:
+    for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
+        function = getattr(inflatable, name)
         defaults = getattr(function, "__kwdefaults__", None) or {}
-        if keyword not in defaults:
-            raise KeyError(f"{function.__qualname__} has no keyword-only argument {keyword!r} with a default")
-        defaults[keyword] = value
+        if "initial_backoff" not in defaults:
+            raise AttributeError(f"{function.__qualname__} has no keyword-only argument 'initial_backoff'")
+        defaults["initial_backoff"] = first_seconds
+
+
+def replace_in(module: ModuleType, name: str, value: object) -> None:
+    """Replace what a module of Flower's knows under a name.
+
+    Raises:
+        AttributeError: it knows no such name, so Flower is not the release this was written for.
+    """
+    if not hasattr(module, name):
+        raise AttributeError(f"{module.__name__} has no {name!r}")
+    setattr(module, name, value)

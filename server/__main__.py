@@ -18,10 +18,19 @@ import httpx
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
+from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
-from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, children_of, python_module, raise_on_signals
+from common.processes import (
+    EXIT_REFUSED,
+    Command,
+    Stopping,
+    Supervisor,
+    children_of,
+    last_line,
+    python_module,
+    raise_on_signals,
+)
 from common.settings import (
     READY_FILE,
     SECRET_BYTES,
@@ -30,7 +39,7 @@ from common.settings import (
     ServerSettings,
     check_port_free,
 )
-from server.flower import BUNDLE, BUNDLE_FILE, Control
+from server.flower import Control
 
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 """Tells the ServerApp, which Flower starts, where its state lies."""
@@ -43,6 +52,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
 """After this many in a row without a finished round the run is given up rather than begun for ever."""
+_MOST_FAILED_STARTS = 4
+"""In a row: a ServerApp that never says that its run has started will not do so the next time either."""
+_SERVERAPP_LOG = "serverapp.log"
 
 
 def main() -> int:
@@ -71,6 +83,7 @@ class _Server:
         self._events = EventFile(self._settings.run / EVENTS_FILE)
         self._last: RunFinished | None = None
         self._steps = 0
+        self._failed_starts = 0
         self._supervisor = Supervisor()
         self._services = Supervisor()
         self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
@@ -78,7 +91,7 @@ class _Server:
     def run(self, *, once: bool) -> int:
         check_port_free(self._settings.fleet_host, self._settings.fleet_port, "the Fleet API")
         check_port_free("127.0.0.1", self._settings.runtime_port, "the Runtime API")
-        self._prepare()
+        write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
         try:
             self._start_services()
             finished = self._carry_to_the_end()
@@ -103,20 +116,16 @@ class _Server:
         while (finished := self._finished()) is None:
             steps = self._steps
             time.sleep(min(fruitless * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
+            self._failed_starts += 1
             self._carry_run()
             fruitless = 0 if self._finished() or self._steps > steps else fruitless + 1
+            if self._failed_starts == _MOST_FAILED_STARTS:
+                raise RunError(f"the ServerApp must start: {last_line(self._settings.logs / _SERVERAPP_LOG)}")
             if fruitless == _MOST_SUBMISSIONS:
                 raise RunError(
                     f"the run ended {_MOST_SUBMISSIONS} times without a finished round; see {self._settings.logs}"
                 )
         return finished
-
-    def _prepare(self) -> None:
-        """Make what the server alone decides: the executor's secret and the bundle without code."""
-        write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
-        bundle = self._state / "bundle"
-        bundle.mkdir(mode=0o700, exist_ok=True)
-        (bundle / BUNDLE_FILE).write_text(BUNDLE, encoding="utf-8")
 
     def _carry_run(self) -> None:
         """Start Flower's processes, submit the run and return when it has ended, for whatever reason."""
@@ -127,7 +136,7 @@ class _Server:
                 self._await_superlink(control)
                 self._register_supernodes(control)
                 self._supervisor.start(self._superexec())
-                flower_run = control.start_run(self._state / "bundle")
+                flower_run = control.start_run(self._state)
                 (self._state / READY_FILE).touch(mode=0o600)
                 self._watch(control, flower_run)
         except RunError as error:
@@ -156,6 +165,8 @@ class _Server:
         for event in self._events.read_new():
             if isinstance(event, RunFinished):
                 self._last = event
+            elif isinstance(event, RunStarted):
+                self._failed_starts = 0
             elif isinstance(event, RoundDone):
                 self._steps = max(self._steps, event.step)
         return self._last
@@ -187,6 +198,10 @@ class _Server:
             control.register(path.stem, path.read_bytes())
 
     def _superlink(self) -> Command:
+        """Return Flower's SuperLink, its state in memory: what must outlive it stands in our checkpoints.
+
+        Its database file cost 0.9 s an exchange (``docs/decisions/002-superlink-in-memory.md``).
+        """
         tls = self._state
         return Command(
             "superlink",
@@ -216,7 +231,7 @@ class _Server:
                 "--root-certificates", str(self._state / "ca.pem"),
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
             ),
-            self._settings.logs / "serverapp.log",
+            self._settings.logs / _SERVERAPP_LOG,
             self._environment("superexec"),
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from server.__main__ import STATE_VARIABLE
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
-from server.flower import GridTransport, shorten_waits
+from server.flower import GridTransport
 from server.run import Run, RunPlan, describe
 
 _LOG = logging.getLogger("confide.server")
@@ -40,9 +40,9 @@ def main(grid: Grid, _context: Context) -> None:
     with alone(state / "serverapp.lock", _PREDECESSOR_SECONDS), EventLog(settings.run) as events:
         try:
             plan = _plan(state, settings)
-            shorten_waits(plan.config.transport.first_backoff_seconds)
-            transport = GridTransport(grid, plan.config.transport.poll_seconds)
-            conversation = Conversation(transport, plan.config.transport, events.append)
+            waits = plan.config.transport
+            transport = GridTransport(grid, waits.poll_seconds, waits.first_backoff_seconds)
+            conversation = Conversation(transport, waits, events.append)
             store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
             Run(plan, conversation, store, events.append).train()
         except ConfideError as error:

@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable import inflatable_utils
 
 from common.errors import RunError
-from common.flower_waits import shorten_keyword_default
+from common.flower_bundle import bundle_without_code
+from common.flower_waits import shorten_backoff
 from common.messages import decode_reply, encode, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
@@ -28,19 +29,11 @@ _BATCH_BYTES = 64 * 2**20
 _KEY_IN_USE = "already in use"
 
 
-def shorten_waits(first_backoff_seconds: float) -> None:
-    """Shorten Flower's first back-off when a message is visible before its objects."""
-    shorten_keyword_default(
-        (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree),
-        "initial_backoff",
-        first_backoff_seconds,
-    )
-
-
 class GridTransport:
     """Carries requests to SuperNodes and replies back, without Flower's 3 s wait and 66 s patience."""
 
-    def __init__(self, grid: Grid, poll_seconds: float) -> None:
+    def __init__(self, grid: Grid, poll_seconds: float, first_backoff_seconds: float) -> None:
+        shorten_backoff(inflatable_utils, first_backoff_seconds)
         self._grid = grid
         self._poll_seconds = poll_seconds
 
@@ -168,14 +161,14 @@ class Control:
                 self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
         return bool(nodes)
 
-    def start_run(self, bundle: Path) -> int:
-        """Submit the code-free bundle in folder ``bundle``; returns Flower's number of the run."""
+    def start_run(self, scratch: Path) -> int:
+        """Submit the bundle without code, made in folder ``scratch``; returns Flower's number of the run."""
         from flwr.cli.build import build_fab_from_disk
         from flwr.common.serde import fab_to_proto
         from flwr.proto.control_pb2 import StartRunRequest
         from flwr.supercore.fab import Fab
 
-        content = build_fab_from_disk(bundle)
+        content = bundle_without_code(scratch, build_fab_from_disk)
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         response = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
         if not response.HasField("run_id"):
@@ -200,29 +193,3 @@ def _load_ssh_public_key(public_key: bytes) -> Any:  # noqa: ANN401 - Flower che
         return load_ssh_public_key(public_key)
     except ValueError:
         raise RunError("a SuperNode's key must be an OpenSSH public key") from None
-
-
-BUNDLE_FILE = "pyproject.toml"
-
-BUNDLE = """\
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-
-[project]
-name = "confide"
-version = "1.0.0"
-description = "A bundle without code: both components are installed where they run."
-license = "Apache-2.0"
-dependencies = ["flwr"]
-
-[tool.flwr.app]
-publisher = "confide"
-
-[tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
-
-[tool.flwr.app.config]
-"""
-"""The one file that a run ships: the names of components, no module, no configuration, no data."""

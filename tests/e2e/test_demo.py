@@ -1,5 +1,6 @@
 """The demo as a person runs it: real processes on loopback, real masks, real privacy."""
 
+import contextlib
 import csv
 import json
 import os
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.capture import Capture, is_tls_only
 
 ROOT = Path(__file__).parents[2]
 DEMO = (
@@ -25,6 +28,7 @@ DEMO = (
     "--set",
     "data.phantom_records=900",
 )
+PLAINTEXT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -70,7 +74,7 @@ def fleet_port(out: Path) -> int:
 def speaks_plaintext(port: int) -> bool:
     """Say whether a listener answers an HTTP/2 preface that is not inside TLS."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        connection.sendall(PLAINTEXT_PREFACE)
         try:
             answer = connection.recv(64)
         except ConnectionResetError:
@@ -83,10 +87,16 @@ def speaks_plaintext(port: int) -> bool:
 def test_a_demo_trains_and_leaves_its_files_and_no_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
     demo = start(out, "--rounds", "2")
-    assert wait_for((out / "consortium" / "server" / "ready").exists, 120)
-    assert not speaks_plaintext(fleet_port(out))
-    printed, _ = demo.communicate(timeout=240)
+    assert wait_for((out / "consortium" / "server" / "server.json").exists, 120)
+    with Capture(fleet_port(out)) if os.geteuid() == 0 else contextlib.nullcontext() as capture:
+        assert wait_for((out / "consortium" / "server" / "ready").exists, 120)
+        assert not speaks_plaintext(fleet_port(out))
+        printed, _ = demo.communicate(timeout=240)
     assert demo.returncode == 0, printed
+    if capture is not None:
+        sent = [stream for stream in capture.streams() if not stream.startswith(PLAINTEXT_PREFACE)]
+        assert sum(map(len, sent)) > 1_000_000
+        assert all(map(is_tls_only, sent))
     assert "phantom" in printed
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [row["round"] for row in rows] == ["1", "2"]

@@ -1,0 +1,90 @@
+"""Flower's private names that the hospital relies on, and what its task runner does with a message."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import flwr.supernode.start_client_internal as supernode
+import pytest
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.retry import grpc_retry
+from flwr.supercore.superexec import run_superexec
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.flower import RuntimeApi, TaskRunner, bundle_digest, read_runtime_api
+from common.errors import RunError
+from common.flower_bundle import bundle_without_code
+from common.flower_waits import CappedSleep, replace_in, shorten_backoff
+
+
+@pytest.fixture(autouse=True)
+def _task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages can be made within a task only, and the task runner of Flower's names it before it starts one."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def runner(monkeypatch: pytest.MonkeyPatch) -> TaskRunner:
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__ or {}))
+    return TaskRunner(RuntimeApi("127.0.0.1:1", b"", b""), 0.05, 0.02, "0" * 64)
+
+
+def message() -> Message:
+    return Message(RecordDict({"array": ArrayRecord()}), dst_node_id=1, message_type=MessageType.TRAIN)
+
+
+def test_the_supernodes_waits_are_where_they_are_shortened() -> None:
+    """A moved name would bring back exchanges of six seconds, silently."""
+    assert vars(supernode)["time"] is time
+    assert vars(grpc_retry)["MAX_RETRY_DELAY"] > 0
+    assert run_superexec._SUPEREXEC_AUTH_METHODS
+
+
+def test_the_first_backoff_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner(monkeypatch)
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        assert (function.__kwdefaults__ or {})["initial_backoff"] == 0.02
+
+
+def test_a_flower_without_the_backoff_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflatable_utils.pull_objects, "__kwdefaults__", {})
+    with pytest.raises(AttributeError, match="initial_backoff"):
+        shorten_backoff(inflatable_utils, 0.02)
+
+
+def test_a_name_that_moved_is_refused() -> None:
+    with pytest.raises(AttributeError, match="MOVED"):
+        replace_in(grpc_retry, "MOVED", 1)
+
+
+def test_no_sleep_is_longer_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    capped = CappedSleep(0.05)
+    capped.sleep(3)
+    capped.sleep(0.01)
+    assert slept == [0.05, 0.01]
+    assert capped.monotonic() > 0
+
+
+def test_a_fault_of_ours_is_answered_with_its_type_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Message) -> Message:
+        raise ValueError("patient 4711")
+
+    reply = runner(monkeypatch)._answer(message(), fails)
+    assert reply.has_error()
+    assert reply.error.reason == "internal error at the hospital: ValueError"
+
+
+def test_the_bundle_has_one_hash_and_no_module(tmp_path: Path) -> None:
+    bundle = bundle_without_code(tmp_path, build_fab_from_disk)
+    assert hashlib.sha256(bundle).hexdigest() == bundle_digest(tmp_path)
+    assert b".py" not in bundle.replace(b"pyproject", b"")
+
+
+def test_a_missing_secret_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"runtime\.pem must be readable"):
+        read_runtime_api("127.0.0.1:1", tmp_path / "runtime.pem", tmp_path / "runtime.secret")

@@ -1,0 +1,129 @@
+"""Flower's private names that the server relies on, and how requests and replies cross its grid."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.serverapp import Grid
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.task_identity import TaskIdentity
+
+from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
+from server.flower import GridTransport
+from server.transport import Outgoing, Patience
+
+REQUEST = AdvertiseKeys(run_description=b"a run", round_number=1)
+
+
+@pytest.fixture(autouse=True)
+def _task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages can be made within a task only, and the task runner of Flower's names it before it starts one."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+class FakeGrid:
+    """Answers each message that is pushed with what ``answers`` has for its node, at the second look."""
+
+    def __init__(self, answers: Mapping[int, RecordDict | str]) -> None:
+        self.answers = answers
+        self.pushed: list[Message] = []
+        self.looks = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self.pushed = list(messages)
+        return [f"id-{message.metadata.dst_node_id}" for message in self.pushed]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self.looks += 1
+        if self.looks == 1:
+            return []
+        wanted = set(message_ids)
+        replies = []
+        for message in self.pushed:
+            message_id = f"id-{message.metadata.dst_node_id}"
+            answer = self.answers.get(message.metadata.dst_node_id)
+            if message_id in wanted and answer is not None:
+                message.metadata.__dict__["_message_id"] = message_id
+                content = Error(1, answer) if isinstance(answer, str) else answer
+                replies.append(Message(content, reply_to=message))
+        return replies
+
+
+def transport(grid: FakeGrid, monkeypatch: pytest.MonkeyPatch) -> GridTransport:
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__ or {}))
+    return GridTransport(cast("Grid", grid), 0.001, 0.02)
+
+
+def patience(seconds: float, nodes: Iterable[int]) -> Patience:
+    return Patience(seconds, frozenset(nodes), 9, straggler_factor=5.0, straggler_seconds=5.0)
+
+
+def reply(message: KeysAdvertised | Refused, *arrays: np.ndarray[Any, Any]) -> RecordDict:
+    content = RecordDict({"body": ConfigRecord({"message": encode(message)})})
+    if arrays:
+        content["array"] = ArrayRecord(list(arrays))
+    return content
+
+
+KEYS = KeysAdvertised(hospital="north", advertised=b"keys")
+
+
+def test_the_private_names_of_the_control_api_are_there() -> None:
+    for method in ("ListNodes", "RegisterNode", "UnregisterNode", "StartRun", "ListRuns"):
+        assert callable(getattr(ControlHttpClient, method))
+    assert {"public_key", "name"} <= set(RegisterNodeRequest.DESCRIPTOR.fields_by_name)
+    assert "fab" in StartRunRequest.DESCRIPTOR.fields_by_name
+    assert "run_id" in ListRunsRequest.DESCRIPTOR.fields_by_name
+    assert ListNodesRequest.DESCRIPTOR is not None
+
+
+def test_every_reply_is_yielded_once_with_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = np.arange(5, dtype=np.uint16)
+    grid = FakeGrid({1: reply(KEYS), 2: reply(KEYS, vector)})
+    outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
+    incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(30, outgoing), 10))
+    assert [item.node for item in incoming] == [1, 2]
+    assert all(item.reply == KEYS and item.fault is None for item in incoming)
+    assert incoming[0].array is None
+    np.testing.assert_array_equal(incoming[1].array, vector)
+
+
+def test_an_array_for_everyone_is_serialised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = FakeGrid({1: reply(KEYS), 2: reply(KEYS)})
+    model = np.zeros(7, np.float32)
+    outgoing = {1: Outgoing(REQUEST, model), 2: Outgoing(REQUEST, model)}
+    list(transport(grid, monkeypatch).exchange(outgoing, patience(30, outgoing), 0))
+    first, second = (message.content["array"] for message in grid.pushed)
+    assert first is second
+
+
+def test_a_silent_node_ends_the_exchange_with_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = FakeGrid({1: reply(KEYS)})
+    outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
+    incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(0.05, outgoing), 0))
+    assert [item.node for item in incoming] == [1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("the hospital's disk is full", "the hospital's disk is full"),
+        (RecordDict({}), "the reply carries no message"),
+        (RecordDict({"body": ConfigRecord({"message": b"garbage"})}), "the reply cannot be read"),
+        (RecordDict({"body": ConfigRecord({"message": "text"})}), "the reply carries no message"),
+        (reply(KEYS, np.zeros(1), np.zeros(1)), "one array must come with a reply, got 2"),
+    ],
+)
+def test_what_is_no_reply_is_a_fault_in_words(
+    answer: RecordDict | str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = FakeGrid({1: answer})
+    (incoming,) = transport(grid, monkeypatch).exchange({1: Outgoing(REQUEST)}, patience(30, {1}), 0)
+    assert incoming.reply is None
+    assert fault in str(incoming.fault)
