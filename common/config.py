@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from common.errors import ConfigError
+from common.secagg.parameters import GraphParameters
 
 SECURE_MINIMUM = 3
 """Below three hospitals a sum tells each of two what the other sent, so no mask helps."""
@@ -42,7 +43,7 @@ class AggregationMode(StrEnum):
 
 
 class AdversaryModel(StrEnum):
-    """Which server secure aggregation withstands (Bonawitz et al. 2017, sections 6.2 and 6.3)."""
+    """Which server secure aggregation withstands (Bonawitz et al. 2017, sections 6.1 and 6.2)."""
 
     ACTIVE = "active"
     SEMI_HONEST = "semi-honest"
@@ -103,6 +104,27 @@ class AggregationConfig(_Section):
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
+_GRAPH = GraphParameters()
+
+
+class GraphConfig(_Section):
+    """What a round of many hospitals assumes and guarantees; the ranges are what any hospital insists on.
+
+    The fields are those of :class:`common.secagg.parameters.GraphParameters`.
+    """
+
+    complete_up_to: Annotated[int, Field(ge=64, le=4096)] = _GRAPH.complete_up_to
+    colluding: Annotated[float, Field(ge=0.05, lt=0.34)] = _GRAPH.colluding
+    dropping_out: Annotated[float, Field(ge=0.0, le=0.5)] = _GRAPH.dropping_out
+    security_bits: Annotated[int, Field(ge=40, le=256)] = _GRAPH.security_bits
+    grinding_bits: Annotated[int, Field(ge=64, le=256)] = _GRAPH.grinding_bits
+    correctness_bits: Annotated[int, Field(ge=1, le=256)] = _GRAPH.correctness_bits
+
+    def parameters(self) -> GraphParameters:
+        """Return them as the protocol takes them."""
+        return GraphParameters(**self.model_dump())
+
+
 class PrivacyConfig(_Section):
     """The (ε, δ) a run is calibrated for; every hospital checks it against its own budget."""
 
@@ -159,6 +181,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    graph: GraphConfig = GraphConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     transport: TransportConfig = TransportConfig()
@@ -189,6 +212,7 @@ class RunDescription(_Section):
     model: ModelConfig
     training: TrainingConfig
     aggregation: AggregationConfig
+    graph: GraphConfig
     privacy: PrivacyConfig
     evaluation: EvaluationConfig
 

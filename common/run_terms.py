@@ -75,4 +75,5 @@ def protocol_parameters(run: RunDescription, roster_keys: Mapping[str, bytes], m
         modulus_bits=run.aggregation.modulus_bits,
         vector_length=run.vector_length,
         adversary=Adversary(run.aggregation.adversary.value),
+        graph=run.graph.parameters(),
     )

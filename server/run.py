@@ -343,6 +343,7 @@ def describe(
         model=config.model,
         training=config.training,
         aggregation=config.aggregation,
+        graph=config.graph,
         privacy=config.privacy,
         evaluation=config.evaluation,
     )

@@ -34,6 +34,7 @@ def _description(mode: str) -> RunDescription:
         model=config.model,
         training=config.training,
         aggregation=config.aggregation,
+        graph=config.graph,
         privacy=config.privacy,
         evaluation=config.evaluation,
     )

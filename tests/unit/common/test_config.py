@@ -84,6 +84,7 @@ def description(**changes: object) -> RunDescription:
         "model": config.model,
         "training": config.training,
         "aggregation": config.aggregation,
+        "graph": config.graph,
         "privacy": config.privacy,
         "evaluation": config.evaluation,
     }
@@ -100,6 +101,14 @@ def test_every_change_of_a_run_description_changes_its_hash() -> None:
     changed = replace(Config(), privacy={"delta": 1e-5}).privacy
     assert description(privacy=changed).hash() != description().hash()
     assert description(vector_length=11).hash() != description().hash()
+    denser = replace(Config(), graph={"security_bits": 80}).graph
+    assert description(graph=denser).hash() != description().hash()
+
+
+def test_a_run_description_with_a_graph_weaker_than_any_hospital_accepts_is_refused() -> None:
+    encoded = description().canonical_json().replace(b'"security_bits":40', b'"security_bits":2')
+    with pytest.raises(ConfigError, match=r"graph\.security_bits .*≥ 40.*got 2"):
+        RunDescription.from_json(encoded)
 
 
 @pytest.mark.parametrize("encoded", [b"", b"{}", b"[]", b"\xff", description().canonical_json()[:-1]])

@@ -148,6 +148,7 @@ def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
         model=config.model,
         training=config.training,
         aggregation=config.aggregation,
+        graph=config.graph,
         privacy=config.privacy,
         evaluation=config.evaluation,
     )
