@@ -27,7 +27,6 @@ from common.processes import (
     Stopping,
     Supervisor,
     children_of,
-    last_line,
     python_module,
     raise_on_signals,
 )
@@ -54,7 +53,6 @@ _MOST_SUBMISSIONS = 20
 """After this many in a row without a finished round the run is given up rather than begun for ever."""
 _MOST_FAILED_STARTS = 4
 """In a row: a ServerApp that never says that its run has started will not do so the next time either."""
-_SERVERAPP_LOG = "serverapp.log"
 
 
 def main() -> int:
@@ -84,6 +82,7 @@ class _Server:
         self._last: RunFinished | None = None
         self._steps = 0
         self._failed_starts = 0
+        self._last_words = ""
         self._supervisor = Supervisor()
         self._services = Supervisor()
         self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
@@ -120,7 +119,7 @@ class _Server:
             self._carry_run()
             fruitless = 0 if self._finished() or self._steps > steps else fruitless + 1
             if self._failed_starts == _MOST_FAILED_STARTS:
-                raise RunError(f"the ServerApp must start: {last_line(self._settings.logs / _SERVERAPP_LOG)}")
+                raise RunError(f"the ServerApp must start: {self._last_words}")
             if fruitless == _MOST_SUBMISSIONS:
                 raise RunError(
                     f"the run ended {_MOST_SUBMISSIONS} times without a finished round; see {self._settings.logs}"
@@ -138,28 +137,30 @@ class _Server:
                 self._supervisor.start(self._superexec())
                 flower_run = control.start_run(self._state)
                 (self._state / READY_FILE).touch(mode=0o600)
-                self._watch(control, flower_run)
+                self._last_words = self._watch(control, flower_run)
         except RunError as error:
+            self._last_words = str(error)
             print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
         finally:
             (self._state / READY_FILE).unlink(missing_ok=True)
             # A SuperLink does not resume a run, and an executor outlives its SuperLink: all of them begin anew.
             self._supervisor.stop(("superlink", "superexec"))
 
-    def _watch(self, control: Control, flower_run: int) -> None:
+    def _watch(self, control: Control, flower_run: int) -> str:
+        """Return when the run has ended, with Flower's words about it."""
         next_question, serverapp_seen = 0.0, False
         while self._finished() is None and not self._supervisor.ended():
             if time.monotonic() >= next_question:
                 # Flower misses a ServerApp that was killed only after a minute without its heartbeat.
                 serverapp_runs = bool(children_of(self._supervisor.pid("superexec") or 0))
-                if serverapp_seen and not serverapp_runs:
-                    return
+                status, details = control.run_status(flower_run)
+                if status == "finished" or (serverapp_seen and not serverapp_runs):
+                    return details
                 serverapp_seen = serverapp_seen or serverapp_runs
-                if not control.is_up() or control.run_status(flower_run)[0] == "finished":
-                    return
                 next_question = time.monotonic() + _STATUS_SECONDS
             self._services.revive()
             time.sleep(_LOOK_SECONDS)
+        return f"ended: {', '.join(self._supervisor.ended())}"
 
     def _finished(self) -> RunFinished | None:
         for event in self._events.read_new():
@@ -231,7 +232,7 @@ class _Server:
                 "--root-certificates", str(self._state / "ca.pem"),
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
             ),
-            self._settings.logs / _SERVERAPP_LOG,
+            self._settings.logs / "serverapp.log",
             self._environment("superexec"),
         )  # fmt: skip
 
