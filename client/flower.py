@@ -32,7 +32,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import CappedSleep, replace_in, shorten_backoff
+from common.flower_waits import PollingTime, poll_pause, replace_in, shorten_backoff
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -54,7 +54,7 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     from flwr.supernode.cli import flower_supernode
 
     shorten_backoff(inflatable_utils, first_backoff_seconds)
-    replace_in(supernode, "time", CappedSleep(poll_seconds))
+    replace_in(supernode, "time", PollingTime(poll_seconds))
     replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
@@ -77,7 +77,7 @@ class TaskRunner:
 
         Args:
             api: the SuperNode's Runtime API.
-            poll_seconds: between two looks for a task.
+            poll_seconds: between two looks for a task, at first; see :func:`common.flower_waits.poll_pause`.
             first_backoff_seconds: when a message is visible before its objects; doubles from there.
             bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never unpacked.
         """
@@ -103,12 +103,16 @@ class TaskRunner:
 
     def _serve_connected(self, claims: RuntimeHttpClient, answer: Answer) -> None:
         request = AcquireTaskRequest(supported_task_types=["flwr-clientapp"], agentapp_fab_hashes=[])
+        waited = 0.0
         while not self._stopping.is_set():
             claim = claims.AcquireTask(request)
             if claim.HasField("task") and claim.token:
                 self._serve_task(claim.token, answer)
+                waited = 0.0
             else:
-                self._stopping.wait(self._poll_seconds)
+                pause = poll_pause(waited, self._poll_seconds)
+                self._stopping.wait(pause)
+                waited += pause
 
     def _serve_task(self, token: str, answer: Answer) -> None:
         task = self._connect(

@@ -11,23 +11,45 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 """For every Flower process: nothing leaves this machine that we did not send."""
 
 
-class CappedSleep:
-    """Stands in for the module :mod:`time` inside one of Flower's modules, with no sleep longer than the cap.
+_SHARE_OF_WAIT = 0.1
+_LONGEST_POLL_SECONDS = 0.5
+"""Looking more rarely the longer one waits adds at most these to a wait, and an idle hospital's cores stay free."""
 
-    Flower 1.39 hard-codes ``time.sleep(3)`` and ``time.sleep(0.5)`` in the SuperNode's loop; an exchange of the
-    protocol would spend most of its time there.
+
+def poll_pause(waited_seconds: float, shortest_seconds: float) -> float:
+    """Return how many seconds to sleep before the next look for a message, having waited for it so long already.
+
+    >>> poll_pause(0.0, 0.05), poll_pause(2.0, 0.05), poll_pause(60.0, 0.05)
+    (0.05, 0.2, 0.5)
+    """
+    return max(shortest_seconds, min(_SHARE_OF_WAIT * waited_seconds, _LONGEST_POLL_SECONDS))
+
+
+class PollingTime:
+    """Stands in for the module :mod:`time` inside Flower's SuperNode, with shorter sleeps.
+
+    Flower 1.39 hard-codes ``time.sleep(3)`` where the SuperNode waits for a message and ``time.sleep(0.5)`` where it
+    waits for the reply; an exchange of the protocol would spend most of its time there. A look for a message crosses
+    the network, so it pauses by :func:`poll_pause`; a look for the reply is one in memory. As the two take turns, a
+    change of the length asked for says that something has happened.
     """
 
-    def __init__(self, longest_seconds: float) -> None:
-        self._longest_seconds = longest_seconds
+    def __init__(self, shortest_seconds: float) -> None:
+        self._shortest_seconds = shortest_seconds
+        self._asked_seconds = 0.0
+        self._waited_seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the module time has
         """Return what the module :mod:`time` has under this name."""
         return getattr(time, name)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for ``seconds`` or the cap, whichever is shorter."""
-        time.sleep(min(seconds, self._longest_seconds))
+        """Sleep for ``seconds`` at most."""
+        if seconds != self._asked_seconds:
+            self._asked_seconds, self._waited_seconds = seconds, 0.0
+        pause = min(seconds, poll_pause(self._waited_seconds, self._shortest_seconds))
+        time.sleep(pause)
+        self._waited_seconds += pause
 
 
 def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:

@@ -46,6 +46,8 @@ STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 _LOOK_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
 """Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
+_EXECUTOR_POLL_SECONDS = 0.5
+"""Between two looks of Flower's executor for a ServerApp to start, which happens once a submission."""
 _SUPERLINK_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
@@ -240,7 +242,7 @@ class _Server:
         return {
             **FLOWER_ENVIRONMENT,
             "FLWR_HOME": str(self._state / "flower" / process),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(self._config.transport.poll_seconds),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(_EXECUTOR_POLL_SECONDS),
             STATE_VARIABLE: str(self._state),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

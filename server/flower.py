@@ -19,7 +19,7 @@ from flwr.supercore.inflatable import inflatable_utils
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import shorten_backoff
+from common.flower_waits import poll_pause, shorten_backoff
 from common.messages import decode_reply, encode, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
@@ -57,6 +57,7 @@ class GridTransport:
         sent = dict(zip(self._grid.push_messages(messages), outgoing, strict=True))
         waiting = [message_id for message_id in sent if message_id]
         at_once = max(1, _BATCH_BYTES // max(1, reply_array_bytes))
+        last_reply = time.monotonic()
         while waiting and not patience.is_over():
             batch, waiting = waiting[:at_once], waiting[at_once:]
             replies = list(self._grid.pull_messages(batch))
@@ -67,8 +68,11 @@ class GridTransport:
                 patience.answered(node)
                 yield _incoming(node, reply)
             waiting += [message_id for message_id in batch if message_id not in answered]
-            if waiting and not replies:
-                time.sleep(self._poll_seconds / max(1, -(-len(waiting) // at_once)))
+            if replies:
+                last_reply = time.monotonic()
+            elif waiting:
+                pause = poll_pause(time.monotonic() - last_reply, self._poll_seconds)
+                time.sleep(pause / max(1, -(-len(waiting) // at_once)))
 
 
 def _message(node: int, item: Outgoing, records: dict[int, ArrayRecord], lifetime_seconds: float) -> Message:

@@ -16,7 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.flower import RuntimeApi, TaskRunner, bundle_digest, read_runtime_api
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import CappedSleep, replace_in, shorten_backoff
+from common.flower_waits import PollingTime, replace_in, shorten_backoff
 
 
 @pytest.fixture(autouse=True)
@@ -60,14 +60,19 @@ def test_a_name_that_moved_is_refused() -> None:
         replace_in(grpc_retry, "MOVED", 1)
 
 
-def test_no_sleep_is_longer_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looks_for_a_message_grow_rarer_until_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
-    capped = CappedSleep(0.05)
-    capped.sleep(3)
-    capped.sleep(0.01)
-    assert slept == [0.05, 0.01]
-    assert capped.monotonic() > 0
+    clock = PollingTime(0.05)
+    for _ in range(60):
+        clock.sleep(3)
+    assert slept[0] == 0.05
+    assert slept == sorted(slept)
+    assert slept[-1] == 0.5
+    clock.sleep(0.5)  # the message has come: the SuperNode waits for its reply
+    clock.sleep(3)
+    assert slept[-2:] == [0.05, 0.05]
+    assert clock.monotonic() > 0
 
 
 def test_a_fault_of_ours_is_answered_with_its_type_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
