@@ -2,14 +2,16 @@
 
 import argparse
 import os
+import pwd
 import secrets
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from client.status import STATUS_FILE
-from common.config import load_config
-from common.errors import ConfideError
+from common.config import TransportConfig, load_config
+from common.errors import ConfideError, ConfigError
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
 from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, python_module, raise_on_signals
@@ -22,11 +24,12 @@ def main() -> int:
     """Run the hospital until it is told to stop, or refuses to work until a person corrects something."""
     parser = argparse.ArgumentParser(prog="python -m client", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with hospital.json, keys and ledger")
+    parser.add_argument("--relay-user", help="run the SuperNode as this user, who can read its own folder alone")
     arguments = parser.parse_args()
     raise_on_signals()
     supervisor = Supervisor()
     try:
-        for command in _commands(arguments.state):
+        for command in _commands(arguments.state, arguments.relay_user):
             supervisor.start(command)
         while True:
             if "agent" in supervisor.ended() and supervisor.is_running("supernode"):
@@ -43,25 +46,63 @@ def main() -> int:
         supervisor.stop()
 
 
-def _commands(state: Path) -> tuple[Command, ...]:
+def _commands(state: Path, relay_user: str | None) -> tuple[Command, ...]:
     """Return the command lines of agent, SuperNode and exporter, with a fresh secret between the first two."""
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
-    load_config(settings.config)
+    transport = load_config(settings.config).transport
     check_port_free("127.0.0.1", settings.runtime_port, "the SuperNode's Runtime API")
     write_private(state / RELAY_FOLDER / "runtime.secret", secrets.token_bytes(SECRET_BYTES))
-    environment = {
+    agent = python_module("client.resident", "--state", str(state))
+    commands = (
+        Command("agent", agent, settings.logs / "agent.log", _environment(state)),
+        _supernode(state, settings, transport, relay_user),
+    )
+    return commands if settings.metrics_port == 0 else (*commands, _exporter(state, settings))
+
+
+def _supernode(state: Path, settings: HospitalSettings, transport: TransportConfig, relay_user: str | None) -> Command:
+    relay = state / RELAY_FOLDER
+    arguments = python_module(
+        "client.supernode",
+        "--relay", str(relay),
+        "--superlink", settings.fleet_address,
+        "--port", str(settings.runtime_port),
+        "--poll-seconds", str(transport.poll_seconds),
+        "--first-backoff-seconds", str(transport.first_backoff_seconds),
+    )  # fmt: skip
+    command = Command("supernode", arguments, settings.logs / "supernode.log", _environment(state))
+    if relay_user is None:
+        return command
+    try:
+        user = pwd.getpwnam(relay_user)
+    except KeyError:
+        raise ConfigError(f"--relay-user must be a user of this machine, got {relay_user!r}") from None
+    _hand_over(relay, user.pw_gid)
+    return replace(command, user=user.pw_uid, group=user.pw_gid)
+
+
+def _hand_over(relay: Path, group: int) -> None:
+    """Let the relay's group read its folder, and write what Flower keeps there; this user must be in that group.
+
+    Raises:
+        ConfigError: the folder's owner is somebody else, or this user is not in the group.
+    """
+    written = relay / "flower"
+    written.mkdir(mode=0o770, exist_ok=True)
+    try:
+        for path in (relay, *relay.iterdir()):
+            os.chown(path, -1, group)
+            path.chmod(0o770 if path == written else 0o750 if path.is_dir() else 0o640)
+    except OSError as error:
+        raise ConfigError(f"{relay} must be handed over to the relay's group: {error.strerror}") from None
+
+
+def _environment(state: Path) -> dict[str, str]:
+    return {
         **FLOWER_ENVIRONMENT,
         "FLWR_HOME": str(state / RELAY_FOLDER / "flower"),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    arguments = ("--state", str(state))
-    commands = (
-        Command("agent", python_module("client.resident", *arguments), settings.logs / "agent.log", environment),
-        Command(
-            "supernode", python_module("client.supernode", *arguments), settings.logs / "supernode.log", environment
-        ),
-    )
-    return commands if settings.metrics_port == 0 else (*commands, _exporter(state, settings))
 
 
 def _exporter(state: Path, settings: HospitalSettings) -> Command:

@@ -27,6 +27,8 @@ _TERMINATE_SECONDS = 8.0
 _LAST_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.05
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Supervisor:
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
     command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    prepare = partial(_die_with, os.getpid(), ctypes.CDLL(None))
+    prepare = partial(_prepare, os.getpid(), ctypes.CDLL(None))
 
     with os.fdopen(descriptor, "ab") as log:
         return subprocess.Popen(
@@ -139,6 +141,12 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
 def die_with_parent() -> None:
     """Let the kernel kill this process when the one that started it dies; for one that no supervisor started."""
     _die_with(os.getppid(), ctypes.CDLL(None))
+
+
+def _prepare(parent: int, libc: ctypes.CDLL) -> None:
+    """Between fork and exec: a supervisor in a container may start processes as another user, what it starts may not."""
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    _die_with(parent, libc)
 
 
 def _die_with(parent: int, libc: ctypes.CDLL) -> None:

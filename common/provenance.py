@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+COMMIT_VARIABLE = "CONFIDE_COMMIT"
+
 LIBRARIES = ("flwr", "torch", "opacus", "numpy", "cryptography")
 """Those whose version can change a result or a guarantee."""
 
@@ -29,7 +31,12 @@ def confide_version() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the source tree, with ``+changes`` where files differ from it; ``unknown`` without git."""
+    """Return the commit of the source tree, with ``+changes`` where files differ from it; ``unknown`` without git.
+
+    A container image has no git; its build leaves the commit in the environment.
+    """
+    if built_from := os.environ.get(COMMIT_VARIABLE):
+        return built_from
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")

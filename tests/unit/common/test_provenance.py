@@ -32,3 +32,8 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_machine_is_named_with_its_cores() -> None:
     assert re.search(r", \d+ cores, \w+", provenance.machine())
+
+
+def test_an_image_tells_the_commit_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0123456789ab")
+    assert provenance.commit() == "0123456789ab"
