@@ -144,7 +144,7 @@ def die_with_parent() -> None:
 
 
 def _prepare(parent: int, libc: ctypes.CDLL) -> None:
-    """Between fork and exec: a supervisor in a container may start processes as another user, what it starts may not."""
+    """Between fork and exec: a supervisor may be allowed to start processes as another user, what it starts is not."""
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     _die_with(parent, libc)
 
