@@ -15,6 +15,7 @@ import shutil
 import socket
 import ssl
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -30,6 +31,7 @@ from common.errors import ConfideError, IdentityError
 from common.identity import (
     certificate_pem,
     check_hospital_name,
+    fingerprint,
     load_certificate,
     make_local_tls,
     private_key_pem,
@@ -40,11 +42,11 @@ from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
 from deploy.datasets import DataSet, obtain
 from deploy.dealer import deal
-from deploy.dealing import DEAL_FILE, Deal, Standing
+from deploy.dealing import Deal, Standing
 
 CERTIFICATE_FILE = "dealer.pem"
 DATA_SET_FILE = "data-set.json"
-"""What was dealt, in the volume that the dealer writes: the data set's name, task, classes and channels."""
+"""What was dealt, in the volume that the dealer writes: the data set's name, and the authority whose demo it is."""
 SHARD_PATH = "/shard"
 PORT = 9095
 
@@ -82,14 +84,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     authority = load_certificate(arguments.authority)
     _make_certificate(arguments.state, arguments.public, arguments.name)
-    if not (arguments.state / DEAL_FILE).exists():  # What lies there is of an earlier demo.
-        (arguments.public / DATA_SET_FILE).unlink(missing_ok=True)
     dealing = Deal(
         arguments.state,
         config.aggregation.min_hospitals,
         arguments.seats,
         _STABLE_SECONDS,
-        partial(_write_shards, config, arguments.state / "shards", arguments.public),
+        partial(_write_shards, config, arguments.state / "shards", arguments.public, authority),
     )
     with HandingOut(("", PORT), dealing, authority, arguments.state) as server:
         threading.Thread(target=server.serve_forever, name="handing-out", daemon=True).start()
@@ -126,27 +126,34 @@ def publish(path: Path, content: bytes) -> None:
     partial_path.replace(path)
 
 
-def _announce(public: Path, data: DataSet) -> None:
-    facts = {
-        "data_set": data.name,
-        "task": data.task,
-        "classes": list(data.classes),
-        "channels": data.channels,
-    }
-    publish(public / DATA_SET_FILE, json.dumps(facts, indent=1).encode())
+def _announce(public: Path, data: DataSet, authority: x509.Certificate) -> None:
+    facts = {"authority": fingerprint(authority), "data_set": data.name}
+    publish(public / DATA_SET_FILE, json.dumps(facts).encode())
     _LOG.info("dealt %s", data.name)
 
 
-def _write_shards(config: Config, folder: Path, public: Path, number: int) -> tuple[Path, ...]:
-    """Get the data, split it, pack the shards, and tell the server what was dealt."""
-    data = obtain(config.data, config.experiment.task, config.model.image_size)
+def dealt_data_set(public: Path, authority: x509.Certificate) -> str | None:
+    """Return the name of the data set that was dealt in this authority's demo; None before that."""
+    try:
+        facts = json.loads((public / DATA_SET_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return str(facts["data_set"]) if facts["authority"] == fingerprint(authority) else None
+
+
+def _write_shards(
+    config: Config, folder: Path, public: Path, authority: x509.Certificate, number: int
+) -> tuple[Path, ...]:
+    """Get the data, split it, pack the shards, and tell the server what was dealt; no copy of the data stays."""
+    with tempfile.TemporaryDirectory() as cache:
+        data = obtain(config.data, config.experiment.task, config.model.image_size, Path(cache))
     if data.banner:
         _LOG.warning(data.banner)
     shutil.rmtree(folder, ignore_errors=True)
     shards = [folder / str(position) for position in range(number)]
     deal(data, shards, config.data, config.experiment.seed, config.training.batch_size)
     archives = tuple(_pack(shard) for shard in shards)
-    _announce(public, data)
+    _announce(public, data, authority)
     return archives
 
 

@@ -32,7 +32,7 @@ RUN for user in hospital:10001 relay:10002 server:10003 dealer:10004; do \
     done \
     && usermod --append --groups relay hospital \
     # The volumes that two roles share belong to the one that writes them, whichever role's container is made first.
-    && install -d -o server -g server -m 0755 /invitation \
+    && install -d -o server -g server -m 0755 /invitation /grafana \
     && install -d -o dealer -g dealer -m 0755 /deal
 COPY --from=packages /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/confide PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -22,7 +22,7 @@ from common.identity import (
 )
 from common.shards import read_manifest
 from deploy import dealer_service
-from deploy.dealer_service import DATA_SET_FILE, HandingOut
+from deploy.dealer_service import HandingOut, dealt_data_set
 from deploy.dealing import Deal
 from deploy.dealt_shard import Dealer, fetch, has_shard
 
@@ -49,7 +49,9 @@ class _Table:
         self.public.mkdir()
         self.authority = make_authority("test", NOW)
         dealer_service._make_certificate(folder / "dealer", self.public, "localhost")
-        write = partial(dealer_service._write_shards, CONFIG, folder / "dealer" / "shards", self.public)
+        write = partial(
+            dealer_service._write_shards, CONFIG, folder / "dealer" / "shards", self.public, self.authority.certificate
+        )
         self.deal = Deal(folder / "dealer", len(NAMES), 0, 0.0, write)
         self.server = HandingOut(("127.0.0.1", 0), self.deal, self.authority.certificate, folder / "dealer")
         self.thread = threading.Thread(target=self.server.serve_forever)
@@ -94,7 +96,13 @@ def test_hospitals_get_disjoint_shards_over_tls_and_the_dealer_keeps_nothing(tab
         images += len(rows)
     assert images == len(seen) == CONFIG.data.phantom_records
     assert list((table.folder / "dealer" / "shards").iterdir()) == []
-    assert "phantom" in (table.public / DATA_SET_FILE).read_text()
+    assert dealt_data_set(table.public, table.authority.certificate) == "phantom-pneumonia"
+
+
+def test_what_an_earlier_demo_dealt_is_not_taken_for_this_ones(table: _Table) -> None:
+    assert dealt_data_set(table.public, table.authority.certificate) is None
+    table.start_deal(NAMES)
+    assert dealt_data_set(table.public, make_authority("later", NOW).certificate) is None
 
 
 def test_a_second_shard_is_refused(table: _Table) -> None:
