@@ -30,6 +30,9 @@ COMMANDS = (
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
     _Command(("bench", "secagg"), "deploy.bench_secagg", "what masking costs, against Flower's own secure aggregation"),
     _Command(("hospital", "check-data"), "deploy.check_data", "check a hospital's images before any privacy is spent"),
+    _Command(
+        ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
+    ),
     _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )
