@@ -47,16 +47,22 @@ def main() -> int:
 
 
 def _commands(state: Path, relay_user: str | None) -> tuple[Command, ...]:
-    """Return the command lines of agent, SuperNode and exporter, with a fresh secret between the first two."""
+    """Return the command lines of agent and SuperNode, with a fresh secret between the two, and of what goes with them.
+
+    A hospital that joined through an enrolment service has a process that keeps its membership.
+    """
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     transport = load_config(settings.config).transport
     check_port_free("127.0.0.1", settings.runtime_port, "the SuperNode's Runtime API")
     write_private(state / RELAY_FOLDER / "runtime.secret", secrets.token_bytes(SECRET_BYTES))
     agent = python_module("client.resident", "--state", str(state))
-    commands = (
+    commands: tuple[Command, ...] = (
         Command("agent", agent, settings.logs / "agent.log", _environment(state)),
         _supernode(state, settings, transport, relay_user),
     )
+    if settings.enrolment_address is not None:
+        standing = python_module("client.standing", "--state", str(state))
+        commands += (Command("standing", standing, settings.logs / "standing.log", _environment(state)),)
     return commands if settings.metrics_port == 0 else (*commands, _exporter(state, settings))
 
 

@@ -163,6 +163,17 @@ class MonitoringConfig(_Section):
     hospital_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9401
 
 
+class EnrolmentConfig(_Section):
+    """How hospitals join, and for how many hours what the authority signs holds."""
+
+    invitation_hours: Annotated[float, Field(gt=0, le=8760.0)] = 72.0
+    hospital_certificate_hours: Annotated[float, Field(gt=0, le=87_600.0)] = 720.0
+    server_certificate_hours: Annotated[float, Field(gt=0, le=87_600.0)] = 720.0
+    revocations_hours: Annotated[float, Field(gt=0, le=8760.0)] = 24.0
+    standing_seconds: Annotated[float, Field(ge=0.1, le=3600.0)] = 10.0
+    refusals_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 30
+
+
 class HospitalConfig(_Section):
     """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
 
@@ -186,7 +197,12 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     transport: TransportConfig = TransportConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    enrolment: EnrolmentConfig = EnrolmentConfig()
     hospital: HospitalConfig = HospitalConfig()
+
+    def as_yaml(self) -> bytes:
+        """Return the YAML that :func:`load_config` reads back to an equal configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

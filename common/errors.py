@@ -6,6 +6,8 @@
     ├── ConfigError                 config.yaml, --set or a run description breaks a rule
     ├── DataError                   a data set, shard or image breaks the contract
     ├── IdentityError               a certificate, key or signature is not what it must be
+    │   └── StandingError           a hospital's certificate is revoked, or nobody can say whether it is
+    ├── EnrolmentError              an invitation or a request to join is refused
     ├── PrivacyError                a privacy parameter has no meaning, or a guarantee could not be given
     │   ├── BudgetExceededError     the next mechanism invocation would pass the hospital's budget
     │   └── LedgerError             the ledger was edited, truncated, rolled back or is unreadable
@@ -42,6 +44,14 @@ class DataError(ConfideError):
 
 class IdentityError(ConfideError):
     """A certificate, key or signature is not what it must be."""
+
+
+class StandingError(IdentityError):
+    """A hospital's certificate is revoked, or the revocation list is too old to say so; another roster may do."""
+
+
+class EnrolmentError(ConfideError):
+    """An invitation, or a request to join or to renew, is refused."""
 
 
 class PrivacyError(ConfideError):

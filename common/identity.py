@@ -5,6 +5,7 @@ key when its certificate leads to the authority whose fingerprint came out of ba
 """
 
 import datetime
+import hashlib
 import ipaddress
 import os
 import re
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -24,13 +25,12 @@ from common.errors import IdentityError
 HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A hospital's name: a DNS label, so that it fits certificates, metrics and file names alike."""
 
-AUTHORITY_DAYS = 3650
-HOSPITAL_CERTIFICATE_DAYS = 30
-"""Short-lived: a revoked hospital whose revocation never arrives is out after this many days at most."""
-SERVER_CERTIFICATE_DAYS = 30
+_AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 _MAXIMUM_PEM_BYTES = 16_384
 _IDENTITY_URI = "confide:hospital:"
+_SERVER_NAME = "Confide server"
+"""A host's own name may be longer than a common name's 64 characters; TLS looks at the alternative names alone."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def make_authority(common_name: str, now: datetime.datetime) -> CertificateAutho
     key = Ed25519PrivateKey.generate()
     subject = _name(common_name)
     certificate = (
-        _builder(subject, subject, key.public_key(), now, AUTHORITY_DAYS)
+        _builder(subject, subject, key.public_key(), now, _AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -76,7 +76,7 @@ def request_hospital_certificate(name: str, key: Ed25519PrivateKey) -> bytes:
 
 
 def sign_hospital_certificate(
-    authority: CertificateAuthority, request_pem: bytes, name: str, now: datetime.datetime
+    authority: CertificateAuthority, request_pem: bytes, name: str, now: datetime.datetime, lifetime: datetime.timedelta
 ) -> x509.Certificate:
     """Sign a hospital's request as ``name``, whatever name the request itself asks for.
 
@@ -84,16 +84,9 @@ def sign_hospital_certificate(
         IdentityError: the request is not one, is not signed by its own key, or its key is not Ed25519.
     """
     check_hospital_name(name)
-    try:
-        request = x509.load_pem_x509_csr(_bounded(request_pem))
-        valid = request.is_signature_valid
-    except ValueError:
-        raise IdentityError("a signing request must be PEM (PKCS #10); send the file that `join` made") from None
-    public_key = request.public_key()
-    if not valid or not isinstance(public_key, Ed25519PublicKey):
-        raise IdentityError(f"the signing request of {name} must hold an Ed25519 key and be signed by it")
+    public_key = requested_hospital_key(request_pem)
     return (
-        _builder(_name(name), authority.certificate.subject, public_key, now, HOSPITAL_CERTIFICATE_DAYS)
+        _builder(_name(name), authority.certificate.subject, public_key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(
@@ -104,27 +97,99 @@ def sign_hospital_certificate(
     )
 
 
-def make_tls_certificate(
-    authority: CertificateAuthority, hosts: Sequence[str], now: datetime.datetime
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Make a P-256 TLS server certificate for ``hosts`` (DNS names and IP addresses), signed by ``authority``."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(_name(hosts[0]), authority.certificate.subject, key.public_key(), now, SERVER_CERTIFICATE_DAYS)
+def requested_hospital_key(request_pem: bytes) -> Ed25519PublicKey:
+    """Return the key that a hospital's signing request asks a certificate for and proves to hold.
+
+    Raises:
+        IdentityError: the request is not one, is not signed by its own key, or its key is not Ed25519.
+    """
+    public_key = _load_request(request_pem).public_key()
+    if not isinstance(public_key, Ed25519PublicKey):
+        raise IdentityError("a hospital's signing request must hold an Ed25519 key")
+    return public_key
+
+
+def request_server_certificate(hosts: Sequence[str], key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a PEM signing request for a TLS server certificate for ``hosts`` (DNS names and IP addresses)."""
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_name(_SERVER_NAME))
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def requested_hosts(request_pem: bytes) -> tuple[str, ...]:
+    """Return the hosts that a server's signing request asks a certificate for; none for a hospital's request."""
+    try:
+        names = _load_request(request_pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return (*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses))
+
+
+def sign_server_certificate(
+    authority: CertificateAuthority, request_pem: bytes, now: datetime.datetime, lifetime: datetime.timedelta
+) -> x509.Certificate:
+    """Sign a server's request, for the hosts it names.
+
+    Raises:
+        IdentityError: the request is not one, is not signed by its own key, names no host, or its key is not elliptic.
+    """
+    hosts = requested_hosts(request_pem)
+    public_key = _load_request(request_pem).public_key()
+    if not hosts or not isinstance(public_key, ec.EllipticCurvePublicKey):
+        raise IdentityError("a server's signing request must name its hosts and hold an elliptic-curve key")
+    return (
+        _builder(_name(_SERVER_NAME), authority.certificate.subject, public_key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(authority.key, None)
     )
-    return certificate, key
+
+
+def verify_server_certificate(
+    certificate: x509.Certificate, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]
+) -> bool:
+    """Say whether a certificate is the authority's, holds the public half of ``key``, and names exactly ``hosts``."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (InvalidSignature, TypeError, ValueError, x509.ExtensionNotFound):
+        return False
+    return certificate.public_key() == key.public_key() and set(names) == {_general_name(host) for host in hosts}
+
+
+def load_server_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read one PEM elliptic-curve private key, or raise :class:`IdentityError`."""
+    key = _load_key(path)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise IdentityError(f"{path.name} must be an elliptic-curve key")
+    return key
+
+
+def make_tls_certificate(
+    authority: CertificateAuthority, hosts: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Make a P-256 TLS server certificate for ``hosts`` (DNS names and IP addresses), signed by ``authority``."""
+    key = make_server_key()
+    return sign_server_certificate(authority, request_server_certificate(hosts, key), now, lifetime), key
+
+
+def make_server_key() -> ec.EllipticCurvePrivateKey:
+    """Make the P-256 key of a TLS server."""
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def make_local_tls(hosts: Sequence[str], now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Make a self-signed P-256 certificate for an interface that never leaves this machine."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = make_server_key()
     subject = _name(hosts[0])
     certificate = (
-        _builder(subject, subject, key.public_key(), now, AUTHORITY_DAYS)
+        _builder(subject, subject, key.public_key(), now, _AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         .sign(key, hashes.SHA256())
@@ -140,22 +205,34 @@ def verify_hospital_certificate(
     Raises:
         IdentityError: not a certificate, another name, not signed by the authority, expired, or not Ed25519.
     """
+    certificate = read_certificate(pem)
+    public_key = verify_issued_to_hospital(certificate, name, authority)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise IdentityError(
+            f"the certificate of {name} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
+            f"{certificate.not_valid_after_utc:%Y-%m-%d}, not now; renew it, and check this machine's clock"
+        )
+    return public_key
+
+
+def verify_issued_to_hospital(
+    certificate: x509.Certificate, name: str, authority: x509.Certificate
+) -> Ed25519PublicKey:
+    """Return the key of a certificate that ``authority`` issued to hospital ``name``, whether or not it has expired.
+
+    Raises:
+        IdentityError: another name, not signed by the authority, or not Ed25519.
+    """
     try:
-        certificate = x509.load_pem_x509_certificate(_bounded(pem))
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, TypeError):
         raise IdentityError(f"the certificate of {name} must be signed by the consortium's authority") from None
     except (ValueError, x509.ExtensionNotFound):
-        raise IdentityError(f"the identity of {name} must be a PEM certificate that names a hospital") from None
+        raise IdentityError(f"the identity of {name} must be a certificate that names a hospital") from None
     if uris != [_IDENTITY_URI + name]:
         raise IdentityError(f"the certificate presented for {name} was issued to another party")
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise IdentityError(
-            f"the certificate of {name} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
-            f"{certificate.not_valid_after_utc:%Y-%m-%d}, not now; renew it, and check this machine's clock"
-        )
     public_key = certificate.public_key()
     if not isinstance(public_key, Ed25519PublicKey):
         raise IdentityError(f"the certificate of {name} must hold an Ed25519 key")
@@ -203,6 +280,37 @@ def private_key_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> byte
     )
 
 
+def read_certificate(pem: bytes) -> x509.Certificate:
+    """Read one PEM certificate that came from elsewhere, or raise :class:`IdentityError`."""
+    try:
+        return x509.load_pem_x509_certificate(_bounded(pem))
+    except ValueError:
+        raise IdentityError("a certificate must be PEM") from None
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return the one hospital that a certificate names, or raise :class:`IdentityError`."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise IdentityError("a hospital's certificate must name exactly one hospital; enrol again")
+    return check_hospital_name(str(names[0].value))
+
+
+def key_fingerprint(key: Ed25519PublicKey) -> str:
+    """Return the SHA-256 of a raw public key, as 64 hex digits."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()
+
+
+def check_supernode_key(openssh: bytes) -> None:
+    """Raise :class:`IdentityError` unless ``openssh`` is an EC P-384 public key in OpenSSH's format."""
+    try:
+        key = serialization.load_ssh_public_key(openssh)
+    except (ValueError, UnsupportedAlgorithm):
+        raise IdentityError("a SuperNode's key must be an OpenSSH public key") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise IdentityError("a SuperNode's key must be on the curve P-384")
+
+
 def load_identity(folder: Path) -> HospitalIdentity:
     """Read ``identity.pem`` and ``identity.key`` of a hospital's state folder.
 
@@ -213,10 +321,7 @@ def load_identity(folder: Path) -> HospitalIdentity:
     key = load_signing_key(folder / "identity.key")
     if certificate.public_key() != key.public_key():
         raise IdentityError("identity.pem must hold the public half of identity.key; enrol again")
-    common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if len(common_names) != 1:
-        raise IdentityError("identity.pem must name exactly one hospital; enrol again")
-    return HospitalIdentity(check_hospital_name(str(common_names[0].value)), certificate, key)
+    return HospitalIdentity(common_name(certificate), certificate, key)
 
 
 def load_certificate(path: Path) -> x509.Certificate:
@@ -231,12 +336,7 @@ def load_certificate(path: Path) -> x509.Certificate:
 
 def load_signing_key(path: Path) -> Ed25519PrivateKey:
     """Read one PEM Ed25519 private key, or raise :class:`IdentityError`."""
-    try:
-        key = serialization.load_pem_private_key(_bounded(path.read_bytes()), None)
-    except OSError as error:
-        raise IdentityError(f"{path.name} must be readable: {error.strerror}") from None
-    except (ValueError, TypeError):
-        raise IdentityError(f"{path.name} must be an unencrypted PEM private key") from None
+    key = _load_key(path)
     if not isinstance(key, Ed25519PrivateKey):
         raise IdentityError(f"{path.name} must be an Ed25519 key")
     return key
@@ -270,6 +370,19 @@ def make_supernode_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP384R1())
 
 
+def load_supernode_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a SuperNode's private key in OpenSSH's format, or raise :class:`IdentityError`."""
+    try:
+        key = serialization.load_ssh_private_key(_bounded(path.read_bytes()), None)
+    except OSError as error:
+        raise IdentityError(f"{path.name} must be readable: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError(f"{path.name} must be an unencrypted OpenSSH private key") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise IdentityError(f"{path.name} must be an elliptic-curve key")
+    return key
+
+
 def openssh_private(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return the key in OpenSSH's private format, which ``flower-supernode`` reads."""
     return key.private_bytes(
@@ -280,6 +393,26 @@ def openssh_private(key: ec.EllipticCurvePrivateKey) -> bytes:
 def openssh_public(key: ec.EllipticCurvePublicKey) -> bytes:
     """Return the key in OpenSSH's public format."""
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def _load_key(path: Path) -> object:
+    try:
+        return serialization.load_pem_private_key(_bounded(path.read_bytes()), None)
+    except OSError as error:
+        raise IdentityError(f"{path.name} must be readable: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError(f"{path.name} must be an unencrypted PEM private key") from None
+
+
+def _load_request(request_pem: bytes) -> x509.CertificateSigningRequest:
+    try:
+        request = x509.load_pem_x509_csr(_bounded(request_pem))
+        valid = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError("a signing request must be PEM (PKCS #10); send the file that was made for it") from None
+    if not valid:
+        raise IdentityError("a signing request must be signed by the key it holds")
+    return request
 
 
 def _bounded(content: bytes) -> bytes:
@@ -299,7 +432,7 @@ def _builder(
     issuer: x509.Name,
     public_key: Ed25519PublicKey | ec.EllipticCurvePublicKey,
     now: datetime.datetime,
-    days: int,
+    lifetime: datetime.timedelta,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -308,7 +441,7 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + datetime.timedelta(days=days))
+        .not_valid_after(now + lifetime)
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import RunError
 
@@ -223,6 +224,11 @@ def raise_on_signals() -> None:
 def python_module(name: str, *arguments: str) -> tuple[str, ...]:
     """Return the command line that runs one of our modules with this Python."""
     return (sys.executable, "-m", name, *arguments)
+
+
+def become(command: tuple[str, ...], root: Path) -> NoReturn:
+    """Turn this process into ``command``, which finds our modules in ``root``; signals reach it directly."""
+    os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(root)})  # noqa: S606 - a Python of ours
 
 
 def last_line(log: Path) -> str:

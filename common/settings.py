@@ -72,6 +72,12 @@ class ServerSettings(_Settings):
     metrics_port: OptionalPort = 9400
     """0 serves no metrics."""
     metrics_host: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ("localhost",)
+    """What hospitals call the server, for its certificate; the first is what invitations name."""
+    enrolment_port: OptionalPort = 0
+    """Of the enrolment service, which listens on ``fleet_host``; 0 for none."""
+    authority: Path | None = None
+    """The authority's folder; None when that is kept elsewhere and signs files (``confide ca sign``)."""
 
 
 class HospitalSettings(_Settings):
@@ -79,6 +85,8 @@ class HospitalSettings(_Settings):
 
     fleet_address: str
     """Host and port of the server's Fleet API."""
+    enrolment_address: str | None = None
+    """Host and port of its enrolment service; None where hospitals were enrolled without one."""
     logs: Path
     data: Path
     """The shard: this hospital's own images."""

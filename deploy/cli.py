@@ -23,6 +23,10 @@ class _Command:
 
 COMMANDS = (
     _Command(("demo",), "deploy.demo", "run the whole system on this machine: a server and N hospitals, no container"),
+    _Command(("server",), "deploy.server", "run a consortium's server, which hospitals join by invitation"),
+    _Command(("invite",), "deploy.membership", "print an invitation for a hospital"),
+    _Command(("revoke",), "deploy.membership", "cut a hospital off"),
+    _Command(("hospital", "join"), "deploy.join", "join a consortium, and take part from then on"),
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),
     _Command(("check",), "deploy.checks", "run the static checks alone"),
     _Command(("predict",), "deploy.predict", "classify images with a trained model, at its calibrated threshold"),

@@ -78,11 +78,12 @@ class ConsortiumOnThisMachine:
 
     def _write_server(self, authority: CertificateAuthority, settings: ServerSettings) -> None:
         state = self.server_state
-        certificate, key = make_tls_certificate(authority, _LOOPBACK, self._now)
+        lifetime = datetime.timedelta(hours=self._config.enrolment.server_certificate_hours)
+        certificate, key = make_tls_certificate(authority, _LOOPBACK, self._now, lifetime)
         write_private(state / "ca.pem", certificate_pem(authority.certificate))
         write_private(state / "tls.pem", certificate_pem(certificate))
         write_private(state / "tls.key", private_key_pem(key))
-        write_private(settings.config, config_yaml(self._config))
+        write_private(settings.config, self._config.as_yaml())
         settings.write(state / SERVER_SETTINGS_FILE)
 
     def _enrol(self, authority: CertificateAuthority, server: ServerSettings, member: Member, runtime_port: int) -> str:
@@ -90,7 +91,8 @@ class ConsortiumOnThisMachine:
         state, relay = member.state, member.state / RELAY_FOLDER
         identity = Ed25519PrivateKey.generate()
         request = request_hospital_certificate(member.name, identity)
-        pem = certificate_pem(sign_hospital_certificate(authority, request, member.name, self._now))
+        lifetime = datetime.timedelta(hours=self._config.enrolment.hospital_certificate_hours)
+        pem = certificate_pem(sign_hospital_certificate(authority, request, member.name, self._now, lifetime))
         write_private(state / "identity.key", private_key_pem(identity))
         write_private(state / "identity.pem", pem)
         write_private(state / "ca.pem", certificate_pem(authority.certificate))
@@ -103,7 +105,7 @@ class ConsortiumOnThisMachine:
         certificate, key = make_local_tls(_LOOPBACK, self._now)
         write_private(relay / "runtime.pem", certificate_pem(certificate))
         write_private(relay / "runtime.key", private_key_pem(key))
-        write_private(state / "config.yaml", config_yaml(self._config))
+        write_private(state / "config.yaml", self._config.as_yaml())
         HospitalSettings(
             fleet_address=f"127.0.0.1:{server.fleet_port}",
             logs=member.logs,
@@ -113,11 +115,6 @@ class ConsortiumOnThisMachine:
             metrics_port=free_port(),
         ).write(state / HOSPITAL_SETTINGS_FILE)
         return pem.decode()
-
-
-def config_yaml(config: Config) -> bytes:
-    """Return a configuration as the YAML that :func:`common.config.load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
 
 
 def new_run_id() -> str:

@@ -5,6 +5,7 @@ them dies, the run is submitted again and goes on from its last checkpoint.
 """
 
 import argparse
+import logging
 import os
 import secrets
 import sys
@@ -34,11 +35,14 @@ from common.settings import (
     READY_FILE,
     SECRET_BYTES,
     SERVER_SETTINGS_FILE,
-    SUPERNODES_FOLDER,
     ServerSettings,
     check_port_free,
 )
+from server.admission import Admission
 from server.flower import Control
+from server.membership import Membership
+
+_LOG = logging.getLogger("confide.server")
 
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 """Tells the ServerApp, which Flower starts, where its state lies."""
@@ -63,6 +67,8 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder with server.json, keys and roster")
     parser.add_argument("--once", action="store_true", help="end when the run is finished")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look at the SuperLink.
     raise_on_signals()
     try:
         return _Server(arguments.state).run(once=arguments.once)
@@ -104,8 +110,12 @@ class _Server:
             self._services.stop()
 
     def _start_services(self) -> None:
-        """Start what lives as long as the server, whatever becomes of a run: the exporter."""
+        """Start what lives as long as the server, whatever becomes of a run: enrolment and the exporter."""
         settings = self._settings
+        if settings.enrolment_port:
+            check_port_free(settings.fleet_host, settings.enrolment_port, "enrolment")
+            command = python_module("server.enrolment", "--state", str(self._state))
+            self._services.start(Command("enrolment", command, settings.logs / "enrolment.log"))
         if settings.metrics_port:
             check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
             where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
@@ -135,11 +145,13 @@ class _Server:
             self._supervisor.start(self._superlink())
             with self._control() as control:
                 self._await_superlink(control)
-                self._register_supernodes(control)
+                admission = Admission(Membership(self._state), control)
+                admission.keep_in_step()
+                (self._state / READY_FILE).touch(mode=0o600)
+                self._gather(admission)
                 self._supervisor.start(self._superexec())
                 flower_run = control.start_run(self._state)
-                (self._state / READY_FILE).touch(mode=0o600)
-                self._last_words = self._watch(control, flower_run)
+                self._last_words = self._watch(control, admission, flower_run)
         except RunError as error:
             self._last_words = str(error)
             print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
@@ -148,7 +160,22 @@ class _Server:
             # A SuperLink does not resume a run, and an executor outlives its SuperLink: all of them begin anew.
             self._supervisor.stop(("superlink", "superexec"))
 
-    def _watch(self, control: Control, flower_run: int) -> str:
+    def _gather(self, admission: Admission) -> None:
+        """Wait until enough hospitals have joined and connected; where all are enrolled beforehand the run does."""
+        if not self._settings.enrolment_port:
+            return
+        least, expected = self._config.aggregation.min_hospitals, self._config.experiment.num_clients
+        said: frozenset[str] | None = None
+        for online in admission.gather(least, expected, self._config.transport):
+            if online != said:
+                said = online
+                names = ", ".join(sorted(online)) or "none"
+                _LOG.info("waiting for hospitals: %d must be online, %d are (%s)", least, len(online), names)
+            if not self._supervisor.is_running("superlink"):
+                raise RunError(f"the SuperLink must run; see {self._settings.logs / 'superlink.log'}")
+            self._services.revive()
+
+    def _watch(self, control: Control, admission: Admission, flower_run: int) -> str:
         """Return when the run has ended, with Flower's words about it."""
         next_question, serverapp_seen = 0.0, False
         while self._finished() is None and not self._supervisor.ended():
@@ -159,6 +186,7 @@ class _Server:
                 if status == "finished" or (serverapp_seen and not serverapp_runs):
                     return details
                 serverapp_seen = serverapp_seen or serverapp_runs
+                admission.keep_in_step()
                 next_question = time.monotonic() + _STATUS_SECONDS
             self._services.revive()
             time.sleep(_LOOK_SECONDS)
@@ -195,10 +223,6 @@ class _Server:
             if not self._supervisor.is_running("superlink") or time.monotonic() > give_up:
                 raise RunError(f"the SuperLink must start; see {self._settings.logs / 'superlink.log'}")
             time.sleep(_LOOK_SECONDS / 2)
-
-    def _register_supernodes(self, control: Control) -> None:
-        for path in sorted((self._state / SUPERNODES_FOLDER).glob("*.pub")):
-            control.register(path.stem, path.read_bytes())
 
     def _superlink(self) -> Command:
         """Return Flower's SuperLink, its state in memory: what must outlive it stands in our checkpoints.

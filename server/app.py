@@ -6,21 +6,21 @@ import os
 import time
 from pathlib import Path
 
-import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import load_config
-from common.errors import ConfideError, ConfigError
+from common.errors import ConfideError
 from common.events import RunFinished
 from common.identity import load_certificate, verify_roster
 from common.processes import alone, die_with_parent
-from common.settings import CHECKPOINTS_FOLDER, ROSTER_FILE, SERVER_SETTINGS_FILE, ServerSettings
+from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
 from server.flower import GridTransport
+from server.membership import Membership
 from server.run import Run, RunPlan, describe
 
 _LOG = logging.getLogger("confide.server")
@@ -52,7 +52,7 @@ def main(grid: Grid, _context: Context) -> None:
 
 def _plan(state: Path, settings: ServerSettings) -> RunPlan:
     config = load_config(settings.config)
-    roster = _read_roster(state / ROSTER_FILE)
+    roster = Membership(state).roster()
     authority = load_certificate(state / "ca.pem")
     return RunPlan(
         config=config,
@@ -60,13 +60,3 @@ def _plan(state: Path, settings: ServerSettings) -> RunPlan:
         data_set=settings.data_set,
         roster_keys=verify_roster(roster, authority, datetime.datetime.now(datetime.UTC)),
     )
-
-
-def _read_roster(path: Path) -> dict[str, str]:
-    try:
-        roster = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path.name} must be readable: {error}; enrol the hospitals first") from None
-    if not isinstance(roster, dict) or not all(isinstance(item, str) for pair in roster.items() for item in pair):
-        raise ConfigError(f"{path.name} must map each hospital's name to its certificate")
-    return roster

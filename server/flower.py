@@ -165,6 +165,14 @@ class Control:
                 self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
         return bool(nodes)
 
+    def online(self) -> frozenset[str]:
+        """Return the hospitals whose SuperNodes are connected now."""
+        from flwr.proto.control_pb2 import ListNodesRequest
+        from flwr.supercore.constant import NodeStatus
+
+        nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return frozenset(node.name for node in nodes if node.status == NodeStatus.ONLINE)
+
     def start_run(self, scratch: Path) -> int:
         """Submit the bundle without code, made in folder ``scratch``; returns Flower's number of the run."""
         from flwr.cli.build import build_fab_from_disk

@@ -11,13 +11,14 @@ from common import identity
 from common.errors import IdentityError
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+LIFETIME = dt.timedelta(days=30)
 AUTHORITY = identity.make_authority("consortium", NOW)
 
 
 def issue(name: str, authority: identity.CertificateAuthority = AUTHORITY) -> tuple[bytes, Ed25519PrivateKey]:
     key = Ed25519PrivateKey.generate()
     request = identity.request_hospital_certificate(name, key)
-    return identity.certificate_pem(identity.sign_hospital_certificate(authority, request, name, NOW)), key
+    return identity.certificate_pem(identity.sign_hospital_certificate(authority, request, name, NOW, LIFETIME)), key
 
 
 def test_a_certificate_of_the_authority_is_accepted_for_its_hospital() -> None:
@@ -38,7 +39,7 @@ def test_a_certificate_of_another_authority_with_the_same_name_is_refused() -> N
         identity.verify_hospital_certificate(pem, "st-mary", AUTHORITY.certificate, NOW)
 
 
-@pytest.mark.parametrize("days", [-1, identity.HOSPITAL_CERTIFICATE_DAYS + 1])
+@pytest.mark.parametrize("days", [-1, LIFETIME.days + 1])
 def test_a_certificate_is_refused_before_and_after_its_time(days: int) -> None:
     pem, _ = issue("st-mary")
     with pytest.raises(IdentityError, match="renew it"):
@@ -46,7 +47,7 @@ def test_a_certificate_is_refused_before_and_after_its_time(days: int) -> None:
 
 
 def test_a_server_certificate_is_no_hospital() -> None:
-    certificate, _ = identity.make_tls_certificate(AUTHORITY, ["st-mary"], NOW)
+    certificate, _ = identity.make_tls_certificate(AUTHORITY, ["st-mary"], NOW, LIFETIME)
     with pytest.raises(IdentityError):
         identity.verify_hospital_certificate(
             identity.certificate_pem(certificate), "st-mary", AUTHORITY.certificate, NOW
@@ -62,7 +63,7 @@ def test_bytes_that_are_no_certificate_are_refused(pem: bytes) -> None:
 def test_the_authority_signs_its_own_choice_of_name() -> None:
     key = Ed25519PrivateKey.generate()
     request = identity.request_hospital_certificate("impostor", key)
-    certificate = identity.sign_hospital_certificate(AUTHORITY, request, "st-mary", NOW)
+    certificate = identity.sign_hospital_certificate(AUTHORITY, request, "st-mary", NOW, LIFETIME)
     pem = identity.certificate_pem(certificate)
     assert identity.verify_hospital_certificate(pem, "st-mary", AUTHORITY.certificate, NOW) == key.public_key()
 
@@ -72,14 +73,16 @@ def test_a_request_whose_key_did_not_sign_it_is_refused() -> None:
     middle = request.index(b"\n") + 80
     request[middle] = ord("A") if request[middle] != ord("A") else ord("B")
     with pytest.raises(IdentityError):
-        identity.sign_hospital_certificate(AUTHORITY, bytes(request), "st-mary", NOW)
+        identity.sign_hospital_certificate(AUTHORITY, bytes(request), "st-mary", NOW, LIFETIME)
 
 
 def test_a_roster_in_which_two_hospitals_share_a_key_is_refused() -> None:
     key = Ed25519PrivateKey.generate()
     roster = {
         name: identity.certificate_pem(
-            identity.sign_hospital_certificate(AUTHORITY, identity.request_hospital_certificate(name, key), name, NOW)
+            identity.sign_hospital_certificate(
+                AUTHORITY, identity.request_hospital_certificate(name, key), name, NOW, LIFETIME
+            )
         ).decode()
         for name in ("st-mary", "st-john")
     }

@@ -1,0 +1,290 @@
+"""How a hospital joins a consortium, and how it keeps its membership: the hospital's half of ``common.enrolment``.
+
+A hospital makes its own keys. Before it sends anything it looks at the certificates the server presents, and goes on
+only if one of them is the authority whose fingerprint its invitation carries; from then on that authority is the only
+one it believes. All connections go outwards, through a proxy where gRPC's environment variables name one.
+"""
+
+import datetime
+import http.client
+import os
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common import enrolment
+from common.config import Config
+from common.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
+from common.errors import EnrolmentError
+from common.identity import (
+    HospitalIdentity,
+    certificate_pem,
+    common_name,
+    fingerprint,
+    load_signing_key,
+    load_supernode_key,
+    make_local_tls,
+    make_supernode_key,
+    openssh_private,
+    openssh_public,
+    private_key_pem,
+    read_certificate,
+    request_hospital_certificate,
+    verify_hospital_certificate,
+    write_private,
+)
+from common.invitation import Invitation, join_host_port
+from common.revocation import Revocations
+from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
+
+INVITATION_VARIABLE = "CONFIDE_INVITATION"
+"""Environment variable: an invitation, for a hospital in a container."""
+
+CALL_SECONDS = 20.0
+"""Of one call, with a slow line in mind."""
+
+_CONNECT_SECONDS = 10.0
+_RETRY_SECONDS = 2.0
+_PATIENCE_SECONDS = 300.0
+"""How long a hospital tries to reach a server that does not answer; the server may just be starting."""
+_WAITING_SECONDS = 10.0
+"""Between two looks whether an offline authority has signed."""
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_ANY_NAME = "hospital"
+"""In the signing request; the invitation decides on the name."""
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+_NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
+_PROXY_PORT = 80
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+_Result = TypeVar("_Result")
+
+
+class UnreachableError(EnrolmentError):
+    """The enrolment service did not answer, or was too busy; later it may."""
+
+
+@dataclass(frozen=True)
+class EnrolmentService:
+    """Where a consortium's enrolment service listens, and the authority its certificate must come from."""
+
+    address: str
+    authority: x509.Certificate = field(repr=False)
+
+    def join(self, message: Join) -> JoinReply:
+        """Ask to become a member; raises :class:`EnrolmentError` when that is refused."""
+        reply = self._call(enrolment.JOIN, message)
+        return enrolment.decode_join_reply(reply)
+
+    def standing(self, message: Standing) -> Stands:
+        """Ask how this hospital stands; raises :class:`EnrolmentError` when that is refused."""
+        return enrolment.decode(self._call(enrolment.STANDING, message), Stands, enrolment.MAXIMUM_REPLY_BYTES)
+
+    def _call(self, method: str, message: enrolment.Message) -> bytes:
+        credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))
+        options = [("grpc.max_receive_message_length", enrolment.MAXIMUM_REPLY_BYTES)]
+        with grpc.secure_channel(self.address, credentials, options) as channel:
+            try:
+                return bytes(
+                    channel.unary_unary(f"/{enrolment.SERVICE}/{method}")(
+                        enrolment.encode(message), timeout=CALL_SECONDS
+                    )
+                )
+            except grpc.RpcError as error:
+                if error.code() in _PASSING:
+                    raise UnreachableError(f"the server at {self.address} must answer: {error.details()}") from None
+                raise EnrolmentError(f"the server refused: {error.details()}") from None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a hospital that joins keeps what it has, and on which ports of its own it listens."""
+
+    state: Path
+    data: Path
+    logs: Path
+    runtime_port: int
+    metrics_port: int
+    metrics_host: str
+
+
+def is_enrolled(state: Path) -> bool:
+    """Say whether a hospital has joined and may simply start."""
+    return (state / HOSPITAL_SETTINGS_FILE).exists()
+
+
+def join(invitation: Invitation, place: Place, config: Config, say: Callable[[str], None]) -> str:
+    """Join a consortium, and return the name this hospital has there.
+
+    What an interrupted attempt has left is used again, so that trying again is always right.
+
+    Args:
+        invitation: from the consortium's operator.
+        place: this hospital's folders and ports.
+        config: the hospital's own, written beside its keys.
+        say: shows a person what is being waited for.
+
+    Raises:
+        EnrolmentError: the invitation has expired or been used, the server is another one than it names or cannot be
+            reached; nothing of the invitation was sent to a server of another authority.
+    """
+    invitation.check_time(datetime.datetime.now(datetime.UTC))
+    service = _patiently(lambda: _recognise(invitation), say)
+    key = _identity_key(place.state)
+    message = Join(
+        token=invitation.token,
+        request=request_hospital_certificate(_ANY_NAME, key),
+        supernode=_supernode_public_key(place.state),
+    )
+    joined = _patiently(lambda: service.join(message), say)
+    while isinstance(joined, Waiting):
+        say("the consortium's authority is offline and must sign first; waiting")
+        time.sleep(_WAITING_SECONDS)
+        joined = _patiently(lambda: service.join(message), say)
+    return _settle(joined, invitation, service, key, place, config)
+
+
+def ask_standing(
+    service: EnrolmentService, identity: HospitalIdentity, state: Path, revocations: Revocations
+) -> Stands:
+    """Ask how this hospital stands, and keep what comes: the newest revocation list, and a renewed certificate.
+
+    Raises:
+        EnrolmentError: the server cannot be reached or refuses.
+        IdentityError: what came is not the authority's, or older than what this hospital has seen.
+    """
+    request = request_hospital_certificate(identity.name, identity.key)
+    pem = certificate_pem(identity.certificate)
+    stands = service.standing(Standing(certificate=pem, request=request))
+    newest = revocations.accept(stands.revocations)
+    if stands.certificate != pem and identity.certificate.serial_number not in newest.revoked:
+        now = datetime.datetime.now(datetime.UTC)
+        key = verify_hospital_certificate(stands.certificate, identity.name, service.authority, now)
+        if key != identity.key.public_key():
+            raise EnrolmentError("a renewed certificate must hold this hospital's own key; the server sent another")
+        write_private(state / "identity.pem", stands.certificate)
+    return stands
+
+
+def _recognise(invitation: Invitation) -> EnrolmentService:
+    """Return the service once it has shown the certificate of the authority that the invitation names."""
+    for encoded in _presented_certificates(invitation.host, invitation.port, os.environ):
+        certificate = x509.load_der_x509_certificate(encoded)
+        if fingerprint(certificate) == invitation.fingerprint.hex():
+            return EnrolmentService(invitation.address, certificate)
+    raise EnrolmentError(
+        f"the server at {invitation.address} must belong to the consortium that invited; it shows no certificate of "
+        "the authority in the invitation; nothing was sent to it; ask the consortium's operator"
+    )
+
+
+def _presented_certificates(host: str, port: int, environment: Mapping[str, str]) -> list[bytes]:
+    """Return the certificates (DER) that a server shows in a TLS handshake, after which the connection is closed.
+
+    Nothing is sent but the handshake: whom these certificates belong to is what is to be found out.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    proxy = proxy_for(host, environment)
+    try:
+        if proxy is None:
+            connection = http.client.HTTPSConnection(host, port, timeout=_CONNECT_SECONDS, context=context)
+        else:
+            connection = http.client.HTTPSConnection(
+                proxy.hostname or "", proxy.port or _PROXY_PORT, timeout=_CONNECT_SECONDS, context=context
+            )
+            connection.set_tunnel(host, port)
+        connection.connect()
+        # The chain is public in the ssl module from Python 3.13 on, as SSLSocket.get_unverified_chain.
+        chain = connection.sock._sslobj.get_unverified_chain()  # type: ignore[union-attr]  # noqa: SLF001
+        connection.close()
+    except (OSError, http.client.HTTPException) as error:
+        way = "" if proxy is None else f" through the proxy {proxy.hostname}"
+        raise UnreachableError(f"the server at {join_host_port(host, port)}{way} must answer: {error}") from None
+    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain]
+
+
+def proxy_for(host: str, environment: Mapping[str, str]) -> urllib.parse.SplitResult | None:
+    """Return the HTTP proxy that gRPC will use for ``host``, by the same variables in the same order."""
+    chosen = next((environment[name] for name in _PROXY_VARIABLES if environment.get(name)), None)
+    excluded = next((environment[name] for name in _NO_PROXY_VARIABLES if environment.get(name)), "")
+    if chosen is None or urllib.request.proxy_bypass_environment(host, {"no": excluded}):  # type: ignore[attr-defined]
+        return None
+    return urllib.parse.urlsplit(chosen)
+
+
+def _identity_key(state: Path) -> Ed25519PrivateKey:
+    path = state / "identity.key"
+    if not path.exists():
+        write_private(path, private_key_pem(Ed25519PrivateKey.generate()))
+    return load_signing_key(path)
+
+
+def _supernode_public_key(state: Path) -> bytes:
+    path = state / RELAY_FOLDER / "supernode.key"
+    if not path.exists():
+        write_private(path, openssh_private(make_supernode_key()))
+    return openssh_public(load_supernode_key(path).public_key())
+
+
+def _settle(
+    joined: Joined,
+    invitation: Invitation,
+    service: EnrolmentService,
+    key: Ed25519PrivateKey,
+    place: Place,
+    config: Config,
+) -> str:
+    """Check what the server answered, and write everything a hospital starts with; its settings last."""
+    now = datetime.datetime.now(datetime.UTC)
+    name = common_name(read_certificate(joined.certificate))
+    if verify_hospital_certificate(joined.certificate, name, service.authority, now) != key.public_key():
+        raise EnrolmentError("the certificate must hold this hospital's own key; the server sent another")
+    state, relay, authority = place.state, place.state / RELAY_FOLDER, certificate_pem(service.authority)
+    Revocations(state, service.authority).accept(joined.revocations)
+    write_private(state / "ca.pem", authority)
+    write_private(relay / "ca.pem", authority)
+    write_private(state / "identity.pem", joined.certificate)
+    local, local_key = make_local_tls(_LOOPBACK, now)
+    write_private(relay / "runtime.pem", certificate_pem(local))
+    write_private(relay / "runtime.key", private_key_pem(local_key))
+    write_private(state / "config.yaml", config.as_yaml())
+    HospitalSettings(
+        fleet_address=join_host_port(invitation.host, joined.fleet_port),
+        enrolment_address=service.address,
+        logs=place.logs,
+        data=place.data,
+        config=state / "config.yaml",
+        runtime_port=place.runtime_port,
+        metrics_port=place.metrics_port,
+        metrics_host=place.metrics_host,
+    ).write(state / HOSPITAL_SETTINGS_FILE)
+    return name
+
+
+def _patiently(call: Callable[[], _Result], say: Callable[[str], None]) -> _Result:
+    """Repeat a call until the server can be reached, for minutes; says once what it is waiting for."""
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    said = False
+    while True:
+        try:
+            return call()
+        except UnreachableError as error:
+            if time.monotonic() > give_up:
+                raise
+            if not said:
+                say(f"{error}; trying again")
+                said = True
+            time.sleep(_RETRY_SECONDS)

@@ -1,0 +1,95 @@
+"""``python -m client.standing --state DIR``: keeps a hospital's membership: revocation list and certificate.
+
+A process of its own beside SuperNode and agent. It asks the enrolment service every few seconds; the agent reads the
+revocation list from the hospital's disk, so that a server which withholds it is noticed when the list grows old.
+"""
+
+import argparse
+import datetime
+import logging
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from client.enrolment import EnrolmentService, ask_standing
+from common.config import load_config
+from common.errors import ConfideError, EnrolmentError
+from common.identity import load_certificate, load_identity, write_private
+from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
+from common.revocation import Revocations
+from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+
+STANDING_FILE = "standing.json"
+_LOG = logging.getLogger("confide.standing")
+
+
+class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When the enrolment service last answered, and what went wrong since; for ``confide hospital status``."""
+
+    answered: float | None
+    """Seconds since 1970."""
+    problem: str | None
+
+
+def read_last_standing(state: Path) -> LastStanding:
+    """Return what :func:`main` wrote last; nothing known is an answer too."""
+    try:
+        return msgspec.json.decode((state / STANDING_FILE).read_bytes(), type=LastStanding)
+    except (OSError, msgspec.MsgspecError):
+        return LastStanding(None, None)
+
+
+def keep(state: Path) -> None:
+    """Ask until this hospital is revoked.
+
+    Raises:
+        EnrolmentError: the authority has revoked this hospital, by its signed list.
+    """
+    settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
+    if settings.enrolment_address is None:
+        raise EnrolmentError("this hospital must have joined through an enrolment service")
+    seconds = load_config(settings.config).enrolment.standing_seconds
+    authority = load_certificate(state / "ca.pem")
+    service = EnrolmentService(settings.enrolment_address, authority)
+    revocations = Revocations(state, authority)
+    last = read_last_standing(state)
+    while True:
+        identity = load_identity(state)
+        try:
+            ask_standing(service, identity, state, revocations)
+            last = LastStanding(datetime.datetime.now(datetime.UTC).timestamp(), None)
+        except ConfideError as error:
+            if last.problem != str(error):
+                _LOG.warning("%s", error)
+            last = LastStanding(last.answered, str(error))
+        write_private(state / STANDING_FILE, msgspec.json.encode(last))
+        newest = revocations.newest()
+        if newest is not None and identity.certificate.serial_number in newest.revoked:
+            raise EnrolmentError(
+                f"{identity.name} has been revoked by the consortium's authority; it takes part in nothing any more; "
+                "to join again, ask for a new invitation and use a new state folder"
+            )
+        time.sleep(seconds)
+
+
+def main() -> int:
+    """Keep asking until told to stop, or until the hospital is revoked."""
+    parser = argparse.ArgumentParser(prog="python -m client.standing", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True)
+    state = parser.parse_args().state
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    raise_on_signals()
+    try:
+        keep(state)
+    except Stopping:
+        return 0
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - read by the supervisor
+        return EXIT_REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
