@@ -123,7 +123,9 @@ def _ask_to_join(hospital: Hospital, place: Path) -> Reply:
 def _identity(authority: CertificateAuthority, name: str) -> HospitalIdentity:
     key = Ed25519PrivateKey.generate()
     request = request_hospital_certificate(name, key)
-    return HospitalIdentity(name, sign_hospital_certificate(authority, request, name, NOW), key)
+    return HospitalIdentity(
+        name, sign_hospital_certificate(authority, request, name, NOW, datetime.timedelta(days=30)), key
+    )
 
 
 def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
