@@ -37,7 +37,7 @@ def read_last_standing(state: Path) -> LastStanding:
     """Return what :func:`main` wrote last; nothing known is an answer too."""
     try:
         return msgspec.json.decode((state / STANDING_FILE).read_bytes(), type=LastStanding)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return LastStanding(None, None)
 
 

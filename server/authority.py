@@ -126,7 +126,7 @@ class Authority:
             return msgspec.json.decode(path.read_bytes(), type=_Register)
         except FileNotFoundError:
             return _Register()
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise IdentityError(f"the authority's {REGISTER_FILE} cannot be read: {error}; restore it") from None
 
     def _write(self, register: _Register) -> None:

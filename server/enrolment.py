@@ -43,6 +43,7 @@ _WORKERS = 4
 _CALLS_AT_ONCE = 256
 """More are refused by gRPC before a thread looks at them."""
 _STREAMS_A_CONNECTION = 8
+_METADATA_BYTES = 8192
 _ADDRESSES_KEPT = 4096
 _UPKEEP_SECONDS = 1.0
 _NOT_READY_SECONDS = 0.5
@@ -188,23 +189,10 @@ def serve(state: Path) -> None:
     """Serve until told to stop."""
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     config = load_config(settings.config).enrolment
-    certificates = Certificates(state, settings, config)
-    membership = Membership(state)
+    certificates, membership = Certificates(state, settings, config), Membership(state)
     _wait_until_ready(certificates)
-    server = grpc.server(
-        ThreadPoolExecutor(_WORKERS, thread_name_prefix="enrolment"),
-        handlers=[
-            _Service(
-                Enrolment(membership, certificates, settings.fleet_port), Allowance(config.refusals_per_minute)
-            ).handlers()
-        ],
-        options=[
-            ("grpc.max_receive_message_length", enrolment.MAXIMUM_REQUEST_BYTES),
-            ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
-            ("grpc.max_metadata_size", 8192),
-            ("grpc.so_reuseport", 0),
-        ],
-        maximum_concurrent_rpcs=_CALLS_AT_ONCE,
+    server = grpc_server(
+        Enrolment(membership, certificates, settings.fleet_port), Allowance(config.refusals_per_minute)
     )
     address = join_host_port(settings.fleet_host, settings.enrolment_port)
     server.add_secure_port(address, reloading_credentials(state))
@@ -216,6 +204,21 @@ def serve(state: Path) -> None:
             _keep_up(certificates, membership)
     finally:
         server.stop(grace=None)
+
+
+def grpc_server(decide: Enrolment, allowance: Allowance) -> grpc.Server:
+    """Return the service, with bounds on what one caller can make it hold; it listens nowhere yet."""
+    return grpc.server(
+        ThreadPoolExecutor(_WORKERS, thread_name_prefix="enrolment"),
+        handlers=[_Service(decide, allowance).handlers()],
+        options=[
+            ("grpc.max_receive_message_length", enrolment.MAXIMUM_REQUEST_BYTES),
+            ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=_CALLS_AT_ONCE,
+    )
 
 
 def _wait_until_ready(certificates: Certificates) -> None:

@@ -29,13 +29,15 @@ _KEPT_SECONDS = 7 * 24 * 3600
 
 
 class _Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an invitation allows, and who has used it: fingerprint of the identity key to name, None once revoked."""
+    """What an invitation allows, and who has used it: fingerprint of the identity key to name."""
 
     name: str
     expires: float
     group: Annotated[int, msgspec.Meta(ge=1, le=MOST_USES)] | None
     """How many hospitals may join with it, numbered; None for the one hospital that has the name itself."""
-    taken: dict[str, str | None] = {}
+    taken: dict[str, str] = {}
+    revoked: tuple[str, ...] = ()
+    """Of the names taken; none is given to another hospital."""
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
 
 
@@ -87,10 +89,10 @@ class Membership:
         with locked(self._invitations):
             invited = self._read(path)
             if key_fingerprint in invited.taken:
-                taken = invited.taken[key_fingerprint]
-                if taken is None:
-                    raise EnrolmentError("the hospital that used this invitation was revoked; ask for a new one")
-                return taken
+                name = invited.taken[key_fingerprint]
+                if name in invited.revoked:
+                    raise EnrolmentError(f"{name}, which used this invitation, was revoked; ask for a new one")
+                return name
             if now.timestamp() >= invited.expires:
                 raise EnrolmentError("the invitation has expired; ask the consortium for a new one")
             if len(invited.taken) >= (invited.group or 1):
@@ -157,8 +159,7 @@ class Membership:
                 if invited.group is None and invited.name == name and not invited.taken:
                     path.unlink()
                 elif name in invited.taken.values():
-                    taken = {key: None if other == name else other for key, other in invited.taken.items()}
-                    self._write(path, msgspec.structs.replace(invited, taken=taken))
+                    self._write(path, msgspec.structs.replace(invited, revoked=(*invited.revoked, name)))
 
     def _free_name(self, invited: _Invited) -> str:
         if invited.group is None:
@@ -179,7 +180,7 @@ class Membership:
     def _read(self, path: Path) -> _Invited:
         try:
             return msgspec.json.decode(path.read_bytes(), type=_Invited)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise EnrolmentError(f"an invitation's record cannot be read: {error}; make a new invitation") from None
 
     def _write(self, path: Path, invited: _Invited) -> None:
