@@ -10,12 +10,11 @@ from client.__main__ import _commands, _hand_over
 from common.config import Config
 from common.errors import ConfigError
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, free_port
-from deploy.consortium import config_yaml
 
 
 def _state(folder: Path) -> Path:
     (folder / "relay").mkdir(mode=0o700)
-    (folder / "config.yaml").write_bytes(config_yaml(Config()))
+    (folder / "config.yaml").write_bytes(Config().as_yaml())
     HospitalSettings(
         fleet_address="server:9092",
         logs=folder / "logs",

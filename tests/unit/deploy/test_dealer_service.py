@@ -34,7 +34,9 @@ DEADLINE_SECONDS = 30.0
 
 def _identity(authority: CertificateAuthority, name: str, state: Path) -> Path:
     key = Ed25519PrivateKey.generate()
-    certificate = sign_hospital_certificate(authority, request_hospital_certificate(name, key), name, NOW)
+    certificate = sign_hospital_certificate(
+        authority, request_hospital_certificate(name, key), name, NOW, datetime.timedelta(days=1)
+    )
     write_private(state / "identity.key", private_key_pem(key))
     write_private(state / "identity.pem", certificate_pem(certificate))
     return state

@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common import identity
@@ -42,7 +43,7 @@ def server(folder: Path, *, offline: bool, hosts: tuple[str, ...] = ("localhost"
 
 
 def names_of(path: Path) -> set[str]:
-    names = load_certificate(path).extensions.get_extension_for_class(identity.x509.SubjectAlternativeName)
+    names = load_certificate(path).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return {str(name.value) for name in names.value}
 
 
@@ -140,7 +141,8 @@ def test_an_authority_is_never_made_over_another(tmp_path: Path) -> None:
         Authority.make(tmp_path, "consortium", NOW)
 
 
-def test_an_authority_s_key_and_register_are_its_owner_s_alone(tmp_path: Path, open_umask: None) -> None:
+@pytest.mark.usefixtures("open_umask")
+def test_an_authority_s_key_and_register_are_its_owner_s_alone(tmp_path: Path) -> None:
     authority = Authority.make(tmp_path / "authority", "consortium", NOW)
     authority.sign_hospital(request_hospital_certificate("x", Ed25519PrivateKey.generate()), "st-mary", NOW, HOUR)
     for path in (tmp_path / "authority").iterdir():

@@ -35,7 +35,8 @@ def test_an_invented_token_is_refused(tmp_path: Path) -> None:
         members.take(b"x" * 32, "key", NOW)
 
 
-def test_nothing_on_disk_holds_a_token(tmp_path: Path, open_umask: None) -> None:
+@pytest.mark.usefixtures("open_umask")
+def test_nothing_on_disk_holds_a_token(tmp_path: Path) -> None:
     token = Membership(tmp_path).invite("st-mary", SOON)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len([path for path in files if path.suffix == ".json"]) == 1
