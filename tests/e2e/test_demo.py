@@ -9,10 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from common.config import load_config
+from common.settings import ServerSettings, free_port
+from deploy.consortium import ConsortiumOnThisMachine
 from tests.e2e.capture import Capture, is_tls_only
 
 ROOT = Path(__file__).parents[2]
@@ -139,30 +143,77 @@ def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
-    demo = start(tmp_path / "run", *arguments)
+    assert complaint in refusal(start(tmp_path / "run", *arguments))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ("mount", "-t", "tmpfs", "-o", "size=1m", "confide-test", str(folder)), check=False
+        ).returncode
+    ):
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(("umount", str(folder)), check=True)
+
+
+def refusal(demo: subprocess.Popen[str]) -> str:
+    """Return the one line a refused command ended with."""
     printed, _ = demo.communicate(timeout=120)
-    assert demo.returncode == 2
-    errors = [line for line in printed.splitlines() if line.startswith("confide: ")]
-    assert len(errors) == 1
-    assert complaint in errors[0]
+    assert demo.returncode == 2, printed
     assert "Traceback" not in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("confide: "))
+    return line
+
+
+def test_a_full_disk_is_refused_before_anything_starts(full_disk: Path) -> None:
+    assert "--out needs 64 MiB of disk, 1 MiB are free" in refusal(start(full_disk / "run"))
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    assert "--out must be a folder that can be written" in refusal(start(Path("/proc/run")))
+
+
+def test_a_server_whose_port_is_taken_names_the_port(tmp_path: Path) -> None:
+    config = load_config(ROOT / "config.yaml")
+    consortium = ConsortiumOnThisMachine(tmp_path / "consortium", config)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = ServerSettings(
+            config=consortium.server_state / "config.yaml",
+            run=tmp_path,
+            logs=tmp_path / "logs",
+            run_id="0" * 32,
+            data_set="none",
+            classes=("normal", "pneumonia"),
+            channels=1,
+            fleet_host="127.0.0.1",
+            fleet_port=port,
+            runtime_port=free_port(),
+            metrics_port=0,
+        )
+        consortium.set_up(settings, (), ())
+        command = (sys.executable, "-m", "server", "--state", str(consortium.server_state), "--once")
+        server = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert server.returncode == 2
+    assert server.stderr.startswith(f"confide: port {port} on 127.0.0.1 must be free for the Fleet API")
+    assert server.stderr.count("\n") == 1
 
 
 def test_a_corrupt_data_file_is_refused(tmp_path: Path) -> None:
     corrupt = tmp_path / "pneumoniamnist.npz"
     corrupt.write_bytes(b"PK\x03\x04 not an archive")
-    demo = start(tmp_path / "run", "--data", str(corrupt))
-    printed, _ = demo.communicate(timeout=120)
-    assert demo.returncode == 2
-    assert "Traceback" not in printed
+    assert "pneumoniamnist.npz" in refusal(start(tmp_path / "run", "--data", str(corrupt)))
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "run" / "precious.txt"
     precious.parent.mkdir()
     precious.write_text("do not touch")
-    demo = start(precious.parent)
-    printed, _ = demo.communicate(timeout=120)
-    assert demo.returncode == 2
-    assert "not empty" in printed
+    assert "not empty" in refusal(start(precious.parent))
     assert [path.name for path in precious.parent.iterdir()] == ["precious.txt"]
