@@ -1,0 +1,83 @@
+"""The cluster files: Kubernetes' own schemas, and what they promise about a hospital's pod."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from common.settings import HospitalSettings, ServerSettings
+
+FOLDER = Path(__file__).parents[3] / "deploy" / "k8s"
+KUBERNETES_VERSION = "1.31"
+
+
+def _objects(folder: str) -> list[dict[str, Any]]:
+    kustomization = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())
+    found: list[dict[str, Any]] = []
+    for file in kustomization["resources"]:
+        found += list(yaml.safe_load_all((FOLDER / folder / file).read_text()))
+    return found
+
+
+def _pods() -> list[dict[str, Any]]:
+    return [
+        item["spec"]["template"]["spec"]
+        for item in (*_objects("consortium"), *_objects("hospital"))
+        if "template" in item["spec"]
+    ]
+
+
+def _hospital(kind: str) -> dict[str, Any]:
+    return next(item for item in _objects("hospital") if item["kind"] == kind)
+
+
+@pytest.mark.parametrize("folder", ["consortium", "hospital"])
+def test_every_object_is_one_that_kubernetes_accepts(folder: str) -> None:
+    for item in _objects(folder):
+        kubernetes_validate.validate(item, KUBERNETES_VERSION, strict=True)
+
+
+def test_a_misspelt_field_would_be_noticed() -> None:
+    broken = _hospital("StatefulSet")
+    broken["spec"]["replica"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, KUBERNETES_VERSION, strict=True)
+
+
+def test_a_hospital_is_one_pod_that_nobody_can_reach() -> None:
+    assert {item["kind"] for item in _objects("hospital")} == {"StatefulSet", "NetworkPolicy"}
+    assert _hospital("StatefulSet")["spec"]["replicas"] == 1
+    policy = _hospital("NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == _hospital("StatefulSet")["spec"]["selector"]["matchLabels"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == []
+
+
+def test_a_hospital_reaches_names_and_the_servers_two_ports() -> None:
+    fleet = ServerSettings.model_fields["fleet_port"].default
+    ports = {entry["port"] for rule in _hospital("NetworkPolicy")["spec"]["egress"] for entry in rule["ports"]}
+    assert ports == {53, fleet, fleet + 1}
+
+
+def test_no_container_may_gain_privileges_or_write_to_its_image() -> None:
+    for pod in _pods():
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_only_a_hospitals_supervisor_starts_as_root_and_it_has_three_capabilities() -> None:
+    roots = [pod for pod in _pods() if not pod["securityContext"].get("runAsNonRoot")]
+    assert len(roots) == 1
+    assert roots[0]["containers"][0]["securityContext"]["capabilities"]["add"] == ["SETUID", "SETGID", "KILL"]
+
+
+def test_a_hospital_is_alive_while_its_supernode_and_exporter_are() -> None:
+    ports = {HospitalSettings.model_fields[name].default for name in ("runtime_port", "metrics_port")}
+    command = _hospital("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
+    assert {int(address.rpartition(":")[2]) for address in command[3:]} == ports
