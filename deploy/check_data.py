@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.deidentify is not None:
         copied = deidentify(arguments.path, contract, report, arguments.deidentify)
         console.print(f"{copied} clean copies with a manifest of pseudonyms are in {arguments.deidentify}")
+        if copied < report.images:
+            console.print(f"{report.images - copied} images were left out: text in the pixels, or not readable.")
     return 0 if report.is_usable else EXIT_UNUSABLE
 
 

@@ -72,8 +72,9 @@ class _Pseudonyms:
         return self.patients.setdefault(original, f"patient-{len(self.patients) + 1:06d}") if original else ""
 
     def uid(self, original: str) -> str:
-        """Return the new UID that stands for an original one."""
-        return self.uids.setdefault(original, generate_uid(prefix="2.25.", entropy_srcs=[secrets.token_hex(32)]))
+        """Return the new UID that stands for an original one; where there was none, one of its own."""
+        new = generate_uid(prefix=None)  # of a random UUID (PS3.5, B.2)
+        return self.uids.setdefault(original, new) if original else new
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def _clean_dicom(encoded: bytes, entry: Entry, pseudonyms: _Pseudonyms) -> _Copy
         setattr(clean, keyword, None if keyword.endswith("Number") else "")
     clean.PatientName = clean.PatientID = pseudonyms.patient(original) or "unknown"
     clean.PatientIdentityRemoved = "YES"
+    clean.LongitudinalTemporalInformationModified = "REMOVED"
     clean.DeidentificationMethod = "Confide: PS3.15 basic profile, by a list of kept fields"
     clean.DeidentificationMethodCodeSequence = Sequence([_method_code()])
     clean.file_meta = FileMetaDataset()

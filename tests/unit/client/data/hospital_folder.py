@@ -125,6 +125,7 @@ def encoded(dataset: pydicom.Dataset) -> bytes:
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     content = io.BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     return content.getvalue()
