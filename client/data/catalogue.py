@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,13 +173,14 @@ def _list_manifest(listing: _Listing) -> None:
     text = _read_text(listing, MANIFEST_NAME)
     if text is None:
         return
-    rows = list(_rows(listing, text, MANIFEST_NAME, _REQUIRED_COLUMNS))
+    unheard = _Listing(listing.root, listing.classes)
+    rows = _rows(unheard, text, MANIFEST_NAME, _REQUIRED_COLUMNS)
     times = Counter(str(PurePosixPath(cells["file"])) for _, cells in rows)
-    for number, cells in rows:
+    # Read twice rather than kept: a row with its cells takes as much memory as all that is remembered of an image.
+    for number, cells in _rows(listing, text, MANIFEST_NAME, _REQUIRED_COLUMNS):
         _list_row(listing, number, cells, times)
-    listed = set(times)
     for file in _walk(listing):
-        if file not in listed and file not in (MANIFEST_NAME, DESCRIPTION_NAME, ACCEPTED_NAME):
+        if file not in times and file not in (MANIFEST_NAME, DESCRIPTION_NAME, ACCEPTED_NAME):
             listing.find(Mistake.FILE_EXTRA, file)
 
 
@@ -198,7 +200,8 @@ def _list_row(listing: _Listing, number: int, cells: Mapping[str, str], times: M
     elif isinstance(status := _status_inside(listing.root, file), Mistake):
         listing.find(status, where)
     else:
-        listing.add(Entry(file, label, cells["label"], cells.get("patient_id", ""), split), status)
+        label_text = sys.intern(cells["label"])  # one object for all that have it
+        listing.add(Entry(file, label, label_text, cells.get("patient_id", ""), split), status)
 
 
 def _split_of(text: str) -> Split | Mistake | None:
