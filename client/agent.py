@@ -64,8 +64,9 @@ class Surroundings:
     """What an agent takes from the machine it runs on, so that tests can replace it.
 
     Attributes:
-        state: the hospital's own folder: ledger, answered rounds, cache.
+        state: the hospital's own folder: ledger, answered rounds.
         data: the folder of its images.
+        cache: a folder of its own for prepared images.
         random: source of fresh bytes.
         now: the current time.
         threads: for masks.
@@ -73,6 +74,7 @@ class Surroundings:
 
     state: Path
     data: Path
+    cache: Path
     random: Callable[[int], bytes] = field(repr=False)
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
     threads: int = 1
@@ -171,7 +173,7 @@ class HospitalAgent:
         return self._run
 
     def _prepare(self, description: RunDescription) -> Contributor:
-        contract, cache = DataContract.of_run(description), self._here.state / "cache"
+        contract, cache = DataContract.of_run(description), self._here.cache
         if self._data is None or self._data[0] != contract:
             self._data = (contract, open_data(self._here.data, contract, cache))
         data = self._data[1]
@@ -212,6 +214,8 @@ class HospitalAgent:
         model = _checked_model(array)
         model_hash = hash_model(model)
         masked_input.verify_cohort(shared, asked, model_hash, place)
+        # Also before training: a bad share must not cost ε.
+        masked_input.open_inbox(shared, asked, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, train=request.train)
         self._status.contributed(round_number, contribution.epsilon, contribution.records_per_second)

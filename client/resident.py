@@ -50,7 +50,7 @@ def _serve_alone(state: Path) -> int:
     identity = load_identity(state)
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
-    surroundings = Surroundings(state=state, data=settings.data, random=os.urandom)
+    surroundings = Surroundings(state=state, data=settings.data, cache=state / "cache", random=os.urandom)
     agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
     transport = config.transport
     runner = TaskRunner(
