@@ -1,7 +1,7 @@
 """A whole consortium in one process: the deployed agents, server and protocol, with function calls for a network.
 
-For experiments and tests. Flower, TLS and the separate machines are missing, and nothing else: hospitals have keys that
-an authority signed, shards, ledgers and state folders of their own, and each message is encoded and read as on the wire.
+For experiments and tests. Flower, TLS and the separate machines are missing, and nothing else: hospitals have keys
+that an authority signed, shards, ledgers and state folders of their own; messages are encoded and read as on the wire.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent, Surroundings
-from common.config import Config
+from common.config import Config, HospitalConfig
 from common.events import Event
 from common.identity import (
     HospitalIdentity,
@@ -106,25 +106,25 @@ class Site:
         data: the folder of its images.
         state: its ledger and its record of answered rounds; a hospital with a new one has spent nothing yet.
         cache: of prepared images; what one run has prepared serves the next.
+        policy: what the hospital agrees to.
     """
 
     data: Path
     state: Path
     cache: Path
+    policy: HospitalConfig
 
 
 class InProcessConsortium:
     """Hospitals, enrolled and ready to answer, and what a server needs to run with them.
 
     Args:
-        config: of the consortium; every hospital takes its own policy from the section ``hospital``.
+        config: of the consortium.
         sites: by the hospital's name.
         random: where hospitals take their secrets and noise from.
     """
 
-    def __init__(
-        self, config: Config, sites: Mapping[str, Site], random: Callable[[int], bytes] = os.urandom
-    ) -> None:
+    def __init__(self, config: Config, sites: Mapping[str, Site], random: Callable[[int], bytes] = os.urandom) -> None:
         self._config = config
         self._sites = sites
         self._random = random
@@ -153,9 +153,7 @@ class InProcessConsortium:
             cache=site.cache,
             random=self._random,
         )
-        self.agents[hospital] = HospitalAgent(
-            self._identities[hospital], self._authority, self._config.hospital, surroundings
-        )
+        self.agents[hospital] = HospitalAgent(self._identities[hospital], self._authority, site.policy, surroundings)
 
     def server(self, run_id: str, data: DataSet, checkpoints: Path, report: Callable[[Event], None]) -> Run:
         """Return a server's run with these hospitals, from the last checkpoint on if there is one.

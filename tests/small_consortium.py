@@ -1,0 +1,108 @@
+"""Four hospitals with a few phantom images each, in one process: the deployed code on data that trains in no time."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from client.ledger import LEDGER_FOLDER, export
+from common.config import Config, HospitalConfig, replace
+from common.events import Event, RoundDone
+from common.messages import Request, phase_of
+from deploy.datasets import DataSet, obtain
+from deploy.dealer import deal
+from deploy.in_process import InProcessConsortium, Loss, Site
+from server.run import Run
+
+HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
+RUN_ID = "c0" * 16
+
+CONFIG = replace(
+    Config(),
+    experiment={"rounds": 2},
+    data={"source": "phantom", "phantom_records": 200},
+    training={"batch_size": 32},
+    privacy={"accountant": "rdp", "delta": 1e-3, "target_epsilon": 4.0},
+    transport={"start_deadline_seconds": 1.0, "roster_stable_seconds": 0.0},
+    evaluation={"score_bins": 16},
+)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Shards that tests share, since nobody writes to them; ledgers and answered rounds are each test's own."""
+
+    data: DataSet
+    folder: Path
+
+    @classmethod
+    def into(cls, folder: Path) -> "Dealt":
+        """Deal the phantom to the hospitals."""
+        data = obtain(CONFIG.data, CONFIG.experiment.task, CONFIG.model.image_size)
+        batch = CONFIG.training.batch_size
+        deal(data, [folder / name / "shard" for name in HOSPITALS], CONFIG.data, CONFIG.experiment.seed, batch)
+        return cls(data, folder)
+
+    def sites(self, state: Path, **policies: HospitalConfig) -> dict[str, Site]:
+        """Return each hospital's folders; ``hospital_2=…`` is the policy of hospital-2."""
+        named = {name.replace("_", "-"): policy for name, policy in policies.items()}
+        return {
+            name: Site(
+                data=self.folder / name / "shard",
+                state=state / name,
+                cache=self.folder / name / "cache",
+                policy=named.get(name, HospitalConfig()),
+            )
+            for name in HOSPITALS
+        }
+
+
+@dataclass
+class Small:
+    """A consortium, and everything its server has reported."""
+
+    dealt: Dealt
+    folder: Path
+    config: Config
+    consortium: InProcessConsortium
+    events: list[Event] = field(default_factory=list)
+
+    def run(self) -> Run:
+        """Return the server's run, from its last checkpoint on."""
+        return self.consortium.server(RUN_ID, self.dealt.data, self.folder / "checkpoints", self.events.append)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def hospitals(self) -> list[int]:
+        """Return how many hospitals took part in each finished step."""
+        return [done.hospitals for done in self.of(RoundDone)]
+
+    def booked(self, hospital: str) -> list[dict[str, Any]]:
+        """Return the lines of the hospital's ledger that say what was spent."""
+        entries = export(self.folder / hospital / LEDGER_FOLDER)["entries"]
+        return [entry for entry in entries if entry["kind"] == "spent"]
+
+
+def small(
+    dealt: Dealt, folder: Path, *, policies: dict[str, HospitalConfig] | None = None, **changes: dict[str, Any]
+) -> Small:
+    """Return a consortium with state of its own; ``changes`` are keys of sections of the configuration."""
+    config = replace(CONFIG, **changes)
+    return Small(dealt, folder, config, InProcessConsortium(config, dealt.sites(folder, **(policies or {}))))
+
+
+@dataclass
+class Vanishing:
+    """A line on which one hospital's messages are lost in one exchange of one round."""
+
+    hospital: str
+    round_number: int
+    phase: str
+    loss: Loss
+
+    def __call__(self, hospital: str, request: Request) -> Loss | None:
+        """See :data:`deploy.in_process.Line`."""
+        here = (hospital, request.round_number, phase_of(request))
+        return self.loss if here == (self.hospital, self.round_number, self.phase) else None

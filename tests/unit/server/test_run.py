@@ -1,0 +1,113 @@
+"""Whole runs in memory: to the end, through refusals and dropouts, and on from a checkpoint."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from common.config import HospitalConfig
+from common.events import COMPLETED, Dropout, Event, Refusal, RoundDone, RunFinished, RunStarted
+from deploy.in_process import Loss
+from server.checkpoints import CheckpointStore
+from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Vanishing, small
+
+
+class KilledError(BaseException):
+    """What a test raises in place of the kill that ends a server."""
+
+
+def test_a_run_trains_every_round_and_measures_every_model(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path)
+    assert made.run().train() == COMPLETED
+    assert isinstance(made.events[0], RunStarted)
+    assert made.of(RunFinished)[0].rounds_done == 2
+    done = made.of(RoundDone)
+    assert [event.step for event in done] == [1, 2]
+    assert made.hospitals == [4, 4]
+    tested = sum(len(part) for name, part in dealt.data.parts.items() if name == "test")
+    assert all(sum(map(sum, event.confusion)) == tested for event in done)
+    assert 0 < done[0].epsilon < done[1].epsilon <= made.config.privacy.target_epsilon
+    assert made.config.privacy.target_epsilon - done[1].epsilon < 0.02
+
+
+def test_the_model_changes_and_is_kept(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path)
+    run = made.run()
+    before = run._checkpoint.model.copy()
+    run.train()
+    kept = CheckpointStore(tmp_path / "checkpoints").latest(RUN_ID)
+    assert kept is not None
+    assert kept.step == kept.measured_step == 2
+    assert not (kept.model == before).all()
+
+
+@pytest.mark.parametrize("phase", ["masked_input", "consistency_check", "unmasking"])
+def test_a_hospital_that_vanishes_does_not_stop_the_run(dealt: Dealt, tmp_path: Path, phase: str) -> None:
+    made = small(dealt, tmp_path, experiment={"rounds": 3})
+    made.consortium.transport.line = Vanishing("hospital-2", 1, phase, Loss.OF_REPLY)
+    assert made.run().train() == COMPLETED
+    assert made.of(Dropout)[0].hospital == "hospital-2"
+    assert made.hospitals[-1] == 4
+    assert len(made.booked("hospital-2")) == sum(
+        event.hospitals == 4 or (event.round == 1 and phase == "masked_input") for event in made.of(RoundDone)
+    )
+
+
+def test_a_hospital_whose_budget_is_spent_retires_and_the_run_goes_on(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path, policies={"hospital_3": HospitalConfig(epsilon_budget=3.0)}, experiment={"rounds": 3})
+    assert made.run().train() == COMPLETED
+    (refusal,) = made.of(Refusal)
+    assert (refusal.hospital, refusal.code) == ("hospital-3", "budget_exceeded")
+    assert "its budget is 3" in refusal.reason
+    assert made.hospitals[0] == 4
+    assert made.hospitals[-1] == 3
+    assert made.of(RoundDone)[-1].epsilon_spent.keys() == set(HOSPITALS) - {"hospital-3"}
+    spent = max(event.epsilon_spent.get("hospital-3", 0.0) for event in made.of(RoundDone))
+    assert 0 < spent <= 3.0
+
+
+def test_a_run_without_enough_willing_hospitals_ends_in_good_order(dealt: Dealt, tmp_path: Path) -> None:
+    unwilling = HospitalConfig(epsilon_budget=0.1)
+    made = small(dealt, tmp_path, policies={"hospital_1": unwilling, "hospital_2": unwilling})
+    reason = made.run().train()
+    assert reason.startswith("2 of at least 3 hospitals are left after refusals")
+    assert made.of(RunFinished) == [made.events[-1]]
+    assert made.of(RunFinished)[0].rounds_done == 0
+
+
+def test_a_run_waits_for_hospitals_no_longer_than_its_deadline(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path)
+    made.consortium.transport.offline.update(("hospital-1", "hospital-2"))
+    assert made.run().train() == "only 2 of at least 3 hospitals were online within the deadline"
+
+
+def test_a_killed_server_goes_on_from_its_last_step(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path, experiment={"rounds": 4})
+    kept: list[Event] = []
+
+    def killed_at_the_second_model(event: Event) -> None:
+        if isinstance(event, RoundDone) and event.step == 2:
+            raise KilledError
+        kept.append(event)
+
+    run = made.consortium.server(RUN_ID, dealt.data, tmp_path / "checkpoints", killed_at_the_second_model)
+    with pytest.raises(KilledError):
+        run.train()
+    assert made.run().train() == COMPLETED
+    started = made.of(RunStarted)[0]
+    assert started.resumed_from_round == 2
+    steps = [event.step for event in (*kept, *made.events) if isinstance(event, RoundDone)]
+    assert steps == [1, 2, 3, 4]
+    for hospital in HOSPITALS:
+        # The round in hand when the server was killed is booked and lost; none is done twice under one number.
+        booked = [entry["round_number"] for entry in made.booked(hospital)]
+        assert booked == sorted(set(booked))
+        assert len(booked) == 5
+
+
+def test_without_privacy_no_epsilon_is_claimed(dealt: Dealt, tmp_path: Path) -> None:
+    policies = {name.replace("-", "_"): HospitalConfig(allow_no_privacy=True) for name in HOSPITALS}
+    made = small(dealt, tmp_path, policies=policies, experiment={"rounds": 1}, privacy={"mode": "none"})
+    assert made.run().train() == COMPLETED
+    assert math.isnan(made.of(RoundDone)[0].epsilon)
+    assert not (tmp_path / "hospital-1" / "ledger").exists()
