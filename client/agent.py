@@ -23,7 +23,7 @@ from client.policy import check_agreement
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
-from common.errors import ConfideError, PolicyError, RunError
+from common.errors import ConfideError, MissingNoiseError, PolicyError, RunError
 from common.identity import HospitalIdentity, verify_roster
 from common.messages import (
     AdvertiseKeys,
@@ -217,7 +217,7 @@ class HospitalAgent:
         # Also before training: a bad share must not cost ε.
         masked_input.open_inbox(shared, asked, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
-        contribution = run.contributor.contribute(round_number, model, train=request.train)
+        contribution = run.contributor.contribute(round_number, model, cohort=len(asked.cohort), train=request.train)
         self._status.contributed(round_number, contribution.epsilon, contribution.records_per_second)
         started = time.perf_counter()
         run.masked[round_number], message, vector = masked_input.mask(
@@ -240,6 +240,7 @@ class HospitalAgent:
         self._answered.check(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         masked = _state(run.masked, round_number, self._identity.name)
         survivors = self._decode(run, round_number, Phase.CONSISTENCY_CHECK, request.survivors, secagg.SurvivorList)
+        _require_noise(run, masked, survivors)
         self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
         return ConsistencyChecked(signature=secagg.encode(signature), shares=self._share_next(run, request))
@@ -248,10 +249,11 @@ class HospitalAgent:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.UNMASKING)
         signed = run.signed.get(round_number)
-        state = signed or _state(run.masked, round_number, self._identity.name)
+        masked = signed.masked if signed else _state(run.masked, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
+        _require_noise(run, masked, asked)
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
-        revealed = unmasking.reveal(state, asked)
+        revealed = unmasking.reveal(signed or masked, asked)
         run.masked.pop(round_number, None)
         run.signed.pop(round_number, None)
         return Unmasked(revealed=secagg.encode(revealed), shares=self._share_next(run, request))
@@ -267,7 +269,8 @@ class HospitalAgent:
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
-        contribution = run.contributor.contribute(request.round_number, _checked_model(array), train=request.train)
+        model = _checked_model(array)
+        contribution = run.contributor.contribute(request.round_number, model, cohort=1, train=request.train)
         self._status.contributed(request.round_number, contribution.epsilon, contribution.records_per_second)
         reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
         return reply, contribution.vector
@@ -288,6 +291,22 @@ def _state(states: dict[int, Any], round_number: int, hospital: str) -> Any:  # 
             "it was restarted, or has answered it already; it takes part again from the next round"
         )
     return state
+
+
+def _require_noise(
+    run: _Run, masked: masked_input.MaskedState, listed: secagg.SurvivorList | secagg.UnmaskingRequest
+) -> None:
+    """Refuse to help unmask a sum that holds fewer shares of the noise than its ε is claimed for."""
+    mechanism = run.contributor.mechanism
+    if mechanism is None:
+        return
+    fewest = mechanism.fewest_survivors(len(masked.cohort))
+    if len(listed.survivors) < fewest:
+        raise MissingNoiseError(
+            f"round {listed.round_number}: the noise of at least {fewest} hospitals must be in the sum, got "
+            f"{len(listed.survivors)}; raise privacy.tolerated_dropouts where more than "
+            f"{mechanism.tolerated_dropouts} may drop out"
+        )
 
 
 def _checked_model(array: Array | None) -> npt.NDArray[np.float32]:

@@ -13,15 +13,16 @@ import numpy.typing as npt
 from client.data.hospital_data import HospitalData
 from client.features import model_inputs
 from client.ledger import Ledger
-from client.training import TrainingData, evaluate, schedule, train_locally
+from client.training import TrainingData, evaluate, noisy_gradient_sum, schedule, train_locally
 from common.config import PrivacyMode, RunDescription
-from common.errors import RunError
+from common.errors import PrivacyError, RunError
+from common.evaluation import EvaluationCounts
 from common.keystream import Keystream
 from common.messages import EpsilonReport
 from common.models import registry
-from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, rounded_up
-from common.privacy.calibration import noise_multiplier, require_meaningful
-from common.run_terms import layout_of
+from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
+from common.privacy.calibration import noise_multiplier, require_enough_units, require_meaningful
+from common.run_terms import layout_of, mechanism_of
 
 _SEED_LENGTH = 8
 """Bytes of ``experiment.seed``."""
@@ -80,19 +81,34 @@ class Contributor:
             for part in (data.train, data.validation, data.test)
         )
         self.layout = layout_of(run)
-        self.layout.check_weight(len(self._train))
+        self.mechanism = mechanism_of(run)
+        self._plan = schedule(self._train, run.training, run.privacy)
+        self._weight = self._weight_in_the_mean()
+        self.layout.check_weight(self._weight)
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
         )
         self._accountant = Accountant(run.privacy.accountant)
         self._event = self._calibrate()
 
+    def _weight_in_the_mean(self) -> int:
+        """Return by how much this hospital counts: its records, or in mode ``distributed`` the units in its batches.
+
+        The latter is the expected number, which follows from public terms and the number of units; the real one is
+        secret.
+        """
+        if self.mechanism is None:
+            return len(self._train)
+        return max(1, round(self._plan.sample_rate * self._plan.units))
+
     def _calibrate(self) -> MechanismEvent | None:
         """Return what one round costs, with the noise that makes all rounds together cost the target ε."""
-        training, privacy = self._run.training, self._run.privacy
+        training, privacy, plan = self._run.training, self._run.privacy, self._plan
         if privacy.mode is PrivacyMode.NONE:
             return None
-        plan = schedule(self._train, training, privacy)
+        if self.mechanism is not None:
+            require_enough_units(plan.units, privacy.delta, privacy.unit)
+            return self._as_described(self.mechanism.event(plan.sample_rate))
         require_meaningful(plan.units, training.batch_size, privacy.delta, privacy.unit)
         sigma = noise_multiplier(
             privacy.target_epsilon,
@@ -103,7 +119,20 @@ class Contributor:
         )
         return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, sigma, plan.sample_rate, plan.steps)
 
-    def contribute(self, round_number: int, model: npt.NDArray[np.float32], *, train: bool) -> Contribution:
+    def _as_described(self, event: MechanismEvent) -> MechanismEvent:
+        """Return the event, or refuse the noise that a server has put into the description if it misses the target."""
+        privacy, rounds = self._run.privacy, self._run.experiment.rounds
+        reached = epsilon([event] * rounds, privacy.delta, self._accountant)
+        if reached > privacy.target_epsilon:
+            raise PrivacyError(
+                f"the run's noise multiplier must keep its target ε = {privacy.target_epsilon:g} for {rounds} rounds, "
+                f"got {event.noise_multiplier:g}, which comes to {rounded_up(reached):g}"
+            )
+        return event
+
+    def contribute(
+        self, round_number: int, model: npt.NDArray[np.float32], *, cohort: int, train: bool
+    ) -> Contribution:
         """Return this hospital's vector for one round.
 
         The cost in privacy is in the ledger, durably, before the first gradient is computed.
@@ -111,6 +140,7 @@ class Contributor:
         Args:
             round_number: of the protocol.
             model: (d,) float32, the round's global model.
+            cohort: hospitals whose vectors are added, which together make the noise of mode ``distributed``.
             train: False asks for the evaluation alone: no gradient, no cost.
 
         Raises:
@@ -126,15 +156,32 @@ class Contributor:
         started = time.perf_counter()
         counts = evaluate(self._model, model, self._validation, self._test, self.layout.evaluation)
         training_from = time.perf_counter()
-        delta = self._train_from(model, random) if train else np.zeros_like(model)
+        vector = self._vector(model, counts, cohort, random, train=train)
         rate = self._records_of_a_round() / (time.perf_counter() - training_from) if train else None
-        vector = self.layout.encode(delta, len(self._train), counts, random)
         return Contribution(vector, epsilon, time.perf_counter() - started, rate)
+
+    def _vector(
+        self,
+        model: npt.NDArray[np.float32],
+        counts: EvaluationCounts,
+        cohort: int,
+        random: Callable[[int], bytes],
+        *,
+        train: bool,
+    ) -> npt.NDArray[Any]:
+        """Return this hospital's change of the model, or its part of a step in mode ``distributed``, and the counts."""
+        if self.mechanism is None:
+            change = self._train_from(model, random) if train else np.zeros_like(model)
+            return self.layout.encode(change, self._weight, counts, random)
+        if not train:
+            return self.layout.encode_integers(np.zeros(len(model), np.int64), self._weight, counts)
+        privacy, rate = self._run.privacy, self._plan.sample_rate
+        part = noisy_gradient_sum(self._model, model, self._train, privacy, self.mechanism, rate, cohort, random)
+        return self.layout.encode_integers(part.total, self._weight, counts)
 
     def _records_of_a_round(self) -> float:
         """Return how many records are expected to pass through the training steps of one round."""
-        plan = schedule(self._train, self._run.training, self._run.privacy)
-        return plan.steps * plan.sample_rate * len(self._train)
+        return self._plan.steps * self._plan.sample_rate * len(self._train)
 
     def _source_for(self, model: npt.NDArray[np.float32]) -> Callable[[int], bytes]:
         """Return the source of this round's sampling, noise and rounding.

@@ -26,8 +26,11 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             "this hospital trains with differential privacy only, the run asks for privacy.mode none; "
             "its operator can set hospital.allow_no_privacy"
         )
-    if run.privacy.mode is PrivacyMode.DISTRIBUTED:
-        raise PolicyError("this version trains with privacy.mode local only; mode distributed is not wired in yet")
+    if run.privacy.mode is not PrivacyMode.NONE and run.privacy.delta < policy.min_delta:
+        raise PolicyError(
+            f"this hospital books no δ below {policy.min_delta:g}, at which all its rounds would count for good, "
+            f"the run asks for {run.privacy.delta:g}; its operator can lower hospital.min_delta"
+        )
     if run.training.local_epochs > policy.max_local_epochs:
         raise PolicyError(
             f"this hospital trains at most {policy.max_local_epochs} epochs a round, "

@@ -152,12 +152,13 @@ class GradientSum:
 def schedule(data: TrainingData, training: TrainingConfig, privacy: PrivacyConfig) -> Schedule:
     """Return the sampling of one round: ``batch_size`` units expected in a step, steps for ``local_epochs`` passes.
 
-    In mode ``distributed`` a round is one step.
+    In mode ``distributed`` a round is one step, with the run's own sample rate.
     """
     units = int(data.units(privacy.unit).max()) + 1
+    if privacy.mode is PrivacyMode.DISTRIBUTED:
+        return Schedule(units=units, sample_rate=training.sample_rate, steps=1)
     sample_rate = min(1.0, training.batch_size / units)
-    steps = 1 if privacy.mode is PrivacyMode.DISTRIBUTED else training.local_epochs * math.ceil(1 / sample_rate)
-    return Schedule(units=units, sample_rate=sample_rate, steps=steps)
+    return Schedule(units=units, sample_rate=sample_rate, steps=training.local_epochs * math.ceil(1 / sample_rate))
 
 
 def train_locally(

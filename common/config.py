@@ -84,6 +84,7 @@ class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server."""
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -182,6 +183,7 @@ class HospitalConfig(_Section):
     allow_plain: bool = False
     allow_no_privacy: bool = False
     max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    min_delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-8
 
 
 class Config(_Section):
@@ -211,6 +213,7 @@ class Config(_Section):
                 f"aggregation.min_hospitals ({self.aggregation.min_hospitals}) must be at most "
                 f"experiment.num_clients ({self.experiment.num_clients})"
             )
+        _require_hidden_shares(self.privacy, self.aggregation)
         return self
 
 
@@ -231,6 +234,15 @@ class RunDescription(_Section):
     graph: GraphConfig
     privacy: PrivacyConfig
     evaluation: EvaluationConfig
+    noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Mode ``distributed``: z of ``common/privacy/distributed.py``, in a round's sum; None in the other modes."""
+
+    @model_validator(mode="after")
+    def _noise_is_agreed(self) -> Self:
+        if (self.noise_multiplier is not None) != (self.privacy.mode is PrivacyMode.DISTRIBUTED):
+            raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
+        _require_hidden_shares(self.privacy, self.aggregation)
+        return self
 
     def canonical_json(self) -> bytes:
         """Return the one encoding of this description that is hashed and sent: sorted keys, no spaces, UTF-8."""
@@ -251,6 +263,22 @@ class RunDescription(_Section):
             return cls.model_validate_json(encoded)
         except ValidationError as error:
             raise ConfigError(_first_complaint(error)) from None
+
+
+def _require_hidden_shares(privacy: PrivacyConfig, aggregation: AggregationConfig) -> None:
+    """Refuse mode ``distributed`` where a single share of the noise, or none, could be all that hides an update."""
+    if privacy.mode is not PrivacyMode.DISTRIBUTED:
+        return
+    if aggregation.mode is AggregationMode.PLAIN:
+        raise ValueError(
+            "aggregation.mode must be secure in privacy.mode distributed: its noise is enough in sums alone"
+        )
+    missing = privacy.tolerated_dropouts + privacy.colluders
+    if missing >= aggregation.min_hospitals:
+        raise ValueError(
+            f"aggregation.min_hospitals must be above privacy.tolerated_dropouts + privacy.colluders = {missing} in "
+            f"privacy.mode distributed, got {aggregation.min_hospitals}"
+        )
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:

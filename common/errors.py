@@ -10,6 +10,7 @@
     ├── EnrolmentError              an invitation or a request to join is refused
     ├── PrivacyError                a privacy parameter has no meaning, or a guarantee could not be given
     │   ├── BudgetExceededError     the next mechanism invocation would pass the hospital's budget
+    │   ├── MissingNoiseError       too few hospitals' noise is in a sum, which therefore stays masked
     │   └── LedgerError             the ledger was edited, truncated, rolled back or is unreadable
     ├── PolicyError                 a hospital does not agree to what the server asks
     ├── RunError                    a run cannot start or go on
@@ -60,6 +61,10 @@ class PrivacyError(ConfideError):
 
 class BudgetExceededError(PrivacyError):
     """The next mechanism invocation would pass the hospital's own budget; nothing was written or computed."""
+
+
+class MissingNoiseError(PrivacyError):
+    """More hospitals dropped out of a round than its noise was sized for; nothing of its sum was revealed."""
 
 
 class LedgerError(PrivacyError):

@@ -55,6 +55,8 @@ class RunStarted(_Event):
     hospitals: tuple[str, ...]
     config: Config
     config_hash: str
+    claims: tuple[str, ...] = ()
+    """What each adversary learns at most from all rounds together: a whole claim on each line."""
     resumed_from_round: int = 0
 
 

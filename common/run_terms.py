@@ -2,17 +2,23 @@
 
 from collections.abc import Mapping
 
-from common.config import AggregationConfig, EvaluationConfig, ModelConfig, PrivacyConfig, PrivacyMode, RunDescription
+from common.config import AggregationConfig, Config, EvaluationConfig, ModelConfig, PrivacyMode, RunDescription
 from common.errors import ConfigError
 from common.models import registry
+from common.privacy.accounting import Accountant, Epsilon, against_everyone
+from common.privacy.distributed import DistributedMechanism
 from common.secagg.parameters import Adversary, RunParameters
 from common.vector import VectorLayout
 
+DISTRIBUTED_BITS = 32
+"""The ring of mode ``distributed``: in 16 bits a sum of gradients leaves no digits for one unit's."""
 
-def require_supported(privacy: PrivacyConfig) -> None:
-    """Raise :class:`ConfigError` for a privacy mode that runs cannot use yet."""
-    if privacy.mode is PrivacyMode.DISTRIBUTED:
-        raise ConfigError("privacy.mode must be local or none, got distributed, which runs cannot use yet")
+
+def aggregation_of(config: Config) -> AggregationConfig:
+    """Return the section ``aggregation`` as a run describes it: in mode ``distributed`` its ring is the wide one."""
+    if config.privacy.mode is not PrivacyMode.DISTRIBUTED:
+        return config.aggregation
+    return config.aggregation.model_copy(update={"modulus_bits": DISTRIBUTED_BITS})
 
 
 def layout_for(
@@ -57,6 +63,43 @@ def layout_of(run: RunDescription) -> VectorLayout:
             f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
         )
     return layout
+
+
+def mechanism_of(run: RunDescription) -> DistributedMechanism | None:
+    """Return how the hospitals of a run in mode ``distributed`` clip and add noise, None in the other modes.
+
+    The ring is laid out for hospitals with the largest weight that the run allows, that is, with the largest batch.
+
+    Raises:
+        PrivacyError: the ring is too small, or a value is out of range.
+    """
+    if run.noise_multiplier is None:
+        return None
+    return DistributedMechanism.fit(
+        noise_multiplier=run.noise_multiplier,
+        max_grad_norm=run.privacy.max_grad_norm,
+        dimension=layout_of(run).parameters,
+        hospitals=len(run.roster),
+        expected_units=float(len(run.roster) * run.aggregation.max_weight),
+        colluders=run.privacy.colluders,
+        tolerated_dropouts=run.privacy.tolerated_dropouts,
+        modulus_bits=run.aggregation.modulus_bits,
+    )
+
+
+def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
+    """Return what each adversary learns at most from a run of all its rounds; none where it is without privacy.
+
+    In mode ``local`` each hospital's noise is sized for its own data, and the claim is the target that all keep.
+    """
+    privacy = run.privacy
+    if privacy.mode is PrivacyMode.NONE:
+        return ()
+    accountant, mechanism = Accountant(privacy.accountant), mechanism_of(run)
+    if mechanism is None:
+        return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
+    rate, rounds = run.training.sample_rate, run.experiment.rounds
+    return mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
 
 
 def protocol_parameters(run: RunDescription, roster_keys: Mapping[str, bytes], min_hospitals: int) -> RunParameters:

@@ -38,6 +38,7 @@ COMMANDS = (
         ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
     ),
     _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),
+    _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )
 

@@ -14,7 +14,6 @@ from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.processes import Stopping, raise_on_signals
-from common.run_terms import require_supported
 from common.settings import CHECKPOINTS_FOLDER
 from deploy.consortium import new_run_id
 from deploy.datasets import DataSet, obtain, task_named
@@ -41,7 +40,6 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv[1:])
     config = _config(arguments)
     task_named(config.experiment.task)
-    require_supported(config.privacy)
     run_id = new_run_id()
     folder = _prepare_folder(arguments.out or ROOT / "runs" / run_id[:12])
     raise_on_signals()

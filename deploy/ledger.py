@@ -14,6 +14,11 @@ from client.ledger_chain import Anchor
 from common.errors import LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 
+MEANING = (
+    "This holds for each record, and for each patient where all runs had that unit; against everyone outside the "
+    "hospital, or, for rounds of distributed noise, the server with the colluding hospitals that their run declared."
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Answer ``confide hospital ledger show|verify|export|accept``; argv begins with the command's last word."""
@@ -45,6 +50,7 @@ def _as_text(ledger: dict[str, Any], delta: float | None, budget: float | None) 
         f"spent: ε = {rounded_up(value):.3f} at δ = {judged_at:g} ({accountant.upper()})"
         for accountant, value in spent.items()
     ]
+    lines.append(MEANING)
     if budget is not None:
         left = max(0.0, budget - rounded_up(spent[Accountant.PRV]))
         lines.append(f"left of the budget of {budget:g}: {left:.3f}")

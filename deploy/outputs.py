@@ -146,7 +146,11 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "rounds": {"asked": started.rounds, "done": len(history.rounds), "resumed_from": list(history.resumed_from)},
         "metrics": {name: _number(getattr(last, name)) for name in FINAL_METRICS} if last else None,
         "confusion": [list(row) for row in last.confusion] if last else None,
-        "privacy": {**Guarantee.of(started.config).as_dict(), "hospitals": epsilon_by_hospital(history)},
+        "privacy": {
+            **Guarantee.of(started.config).as_dict(),
+            "claims": list(started.claims),
+            "hospitals": epsilon_by_hospital(history),
+        },
         "seconds": time_spent(history),
         "upload_bytes": sum(done.upload_bytes for done in history.rounds),
         "dropouts": len(history.dropouts),

@@ -130,7 +130,8 @@ target: ε ≤ {request.target_epsilon:g} at δ = {request.delta:g} for each {re
 
 mode local        noise multiplier {local.noise_multiplier:.4f} at each of {local.steps} steps, all in each hospital
 mode distributed  noise multiplier {distributed.noise_multiplier:.4f} at each of {distributed.steps} steps (one a \
-round), in the sum;
+round), in the sum,
+                  with training.sample_rate={answer.sample_rate:.4g};
                   one hospital adds {distributed.hospital_noise:.4f}, enough with {request.dropouts} dropped out and \
 {request.colluders} colluding
 

@@ -29,6 +29,7 @@ from common.messages import (
     Unmasked,
 )
 from common.models.flat import hash_model
+from common.run_terms import mechanism_of
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
@@ -97,6 +98,7 @@ class SecureAggregation:
         self._conversation = conversation
         self._threads = threads
         self._limits = secagg.Limits(hospitals=len(description.roster))
+        self._mechanism = mechanism_of(description)
         self._prepared: share_keys.Routed | None = None
         self._joined: set[str] = set()
 
@@ -113,6 +115,7 @@ class SecureAggregation:
         routed = self._take_prepared(round_number) or self._prepare(round_number, hospitals)
         riding = _Riding(next_round, frozenset(hospitals) - set(routed.cohort))
         masked, result = self._collect_vectors(routed, model, riding, train=train)
+        self._require_enough(masked)
         next_directory = self._open_directory(riding)
         shares: dict[str, secagg.EncryptedShares] = {}
         if consistency_check.needs_agreement(self._run):
@@ -176,13 +179,27 @@ class SecureAggregation:
         }
         joining = self._joining(riding)
         for answer in self._ask(
-            round_number, Phase.MASKED_INPUT, requests, routed.directory.threshold, joining, masked.total.nbytes
+            round_number, Phase.MASKED_INPUT, requests, self._fewest(routed), joining, masked.total.nbytes
         ):
             if isinstance(answer.reply, InputMasked):
                 self._add_vector(answer, answer.reply, masked, result, riding)
             elif isinstance(answer.reply, KeysAdvertised):
                 self._take_next_keys(answer, answer.reply.advertised, riding)
         return masked, result
+
+    def _fewest(self, routed: share_keys.Routed) -> int:
+        """Return how many vectors make a sum: the threshold, and in mode ``distributed`` enough for the noise."""
+        fewest = 0 if self._mechanism is None else self._mechanism.fewest_survivors(len(routed.cohort))
+        return max(routed.directory.threshold, fewest)
+
+    def _require_enough(self, masked: masked_input.MaskedSum) -> None:
+        """End a round that hospitals would refuse to unmask."""
+        fewest = self._fewest(masked.routed)
+        if len(masked.submitted) < fewest:
+            raise TooFewHospitalsError(
+                Place(SERVER, masked.routed.directory.round_number, Phase.MASKED_INPUT),
+                f"at least {fewest} hospitals must submit a vector, got {len(masked.submitted)}",
+            )
 
     def _add_vector(
         self, answer: Answer, reply: InputMasked, masked: masked_input.MaskedSum, result: RoundSum, riding: "_Riding"

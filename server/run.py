@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.config import AggregationMode, Config, RunDescription
+from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.messages import EpsilonReport
 from common.models import registry
 from common.models.flat import flat_parameters
-from common.run_terms import layout_for, layout_of, protocol_parameters, require_supported
+from common.privacy.accounting import Accountant
+from common.privacy.calibration import noise_multiplier
+from common.run_terms import aggregation_of, claims_of, layout_for, layout_of, mechanism_of, protocol_parameters
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.phases import Phase
 from common.vector import DecodedSum
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
-from server.strategies import Strategy, strategy_for
+from server.strategies import Strategy, mean_change, strategy_for
 
 _RESERVED_ROUNDS = 64
 """Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
@@ -102,6 +104,7 @@ class Run:
         self._store = store
         self._report = report
         self._layout = layout_of(plan.description)
+        self._mechanism = mechanism_of(plan.description)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
@@ -156,6 +159,7 @@ class Run:
             except SecAggError as error:
                 self._note_refusals()
                 problem = str(error)
+                self._round += 1  # Some have given keys for the number after this one, and give none a second time.
                 time.sleep(min(_LOOK_SECONDS * 2**failures, 2.0))
             else:
                 self._note_refusals()
@@ -182,12 +186,17 @@ class Run:
 
     def _decode(self, number: int, summed: RoundSum) -> DecodedSum:
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
+        hospitals = len(summed.survivors)
         try:
-            return self._layout.decode(summed.total, len(summed.survivors))
+            if self._mechanism is None:
+                return self._layout.decode(summed.total, hospitals)
+            integers = self._layout.decode_integers(summed.total, hospitals)
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
+        change = mean_change(self._mechanism.decode(integers.total), integers.total_weight)
+        return DecodedSum(change, integers.total_weight, integers.counts)
 
     def _take_step(self, number: int, summed: RoundSum, decoded: DecodedSum, seconds: float) -> None:
         model = self._strategy.step(self._checkpoint.model, decoded.mean_delta)
@@ -298,6 +307,7 @@ class Run:
                 hospitals=tuple(sorted(description.roster)),
                 config=self._plan.config,
                 config_hash=description.hash().hex(),
+                claims=tuple(str(claim) for claim in claims_of(description)),
                 resumed_from_round=self._checkpoint.step,
             )
         )
@@ -321,13 +331,13 @@ def describe(
     """Return the description of a run that a consortium's configuration asks for.
 
     Raises:
-        ConfigError: there is no such model, the ring is too small for so many hospitals, or the privacy mode is not
-            one that runs can use yet.
+        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+        PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
-    require_supported(config.privacy)
+    aggregation = aggregation_of(config)
     layout = layout_for(
         config.model,
-        config.aggregation,
+        aggregation,
         config.evaluation,
         classes=len(classes),
         channels=channels,
@@ -342,11 +352,21 @@ def describe(
         experiment=config.experiment,
         model=config.model,
         training=config.training,
-        aggregation=config.aggregation,
+        aggregation=aggregation,
         graph=config.graph,
         privacy=config.privacy,
         evaluation=config.evaluation,
+        noise_multiplier=_noise_multiplier(config),
     )
+
+
+def _noise_multiplier(config: Config) -> float | None:
+    """Return the noise of mode ``distributed`` that brings a run of all its rounds to its target ε."""
+    privacy = config.privacy
+    if privacy.mode is not PrivacyMode.DISTRIBUTED:
+        return None
+    rate, rounds = config.training.sample_rate, config.experiment.rounds
+    return noise_multiplier(privacy.target_epsilon, privacy.delta, rate, rounds, Accountant(privacy.accountant))
 
 
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:

@@ -19,7 +19,7 @@ RUN_ID = "c0" * 16
 CONFIG = replace(
     Config(),
     experiment={"rounds": 2},
-    data={"source": "phantom", "phantom_records": 200},
+    data={"source": "phantom", "phantom_records": 260},
     training={"batch_size": 32},
     privacy={"accountant": "rdp", "delta": 1e-3, "target_epsilon": 4.0},
     transport={"start_deadline_seconds": 1.0, "roster_stable_seconds": 0.0},

@@ -66,7 +66,8 @@ class DataContract:
         classes: names of the classes in the order of their indices.
         channels: 1 (grey) or 3 (colour).
         image_size: pixels on a side of what the model takes; smaller images are refused.
-        batch_size: expected records of a Poisson batch; fewer training records make no batch.
+        batch_size: expected records of a Poisson batch; fewer training records make no batch. 1 where the run has a
+            sample rate instead.
         delta: of (ε, δ); must stay below 1 / training records; 0 for a run without privacy.
         unit: what one unit of privacy is; ``patient`` needs every patient known.
         min_records_per_class: training records there must be of every class; with 0 a class may be missing.
@@ -89,7 +90,7 @@ class DataContract:
             run.classes,
             run.channels,
             run.model.image_size,
-            run.training.batch_size,
+            1 if run.privacy.mode is PrivacyMode.DISTRIBUTED else run.training.batch_size,
             0.0 if run.privacy.mode is PrivacyMode.NONE else run.privacy.delta,
             run.privacy.unit,
             run.experiment.min_records_per_class,

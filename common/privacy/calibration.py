@@ -50,21 +50,30 @@ def require_meaningful(units: int, batch_size: int, delta: float, unit: PrivacyU
     Raises:
         PrivacyError: too few units, a batch below one or above all units, or δ not below 1 / units; names the remedy.
     """
-    if units < FEWEST_UNITS:
-        raise PrivacyError(
-            f"a hospital needs at least {FEWEST_UNITS} training {unit}s, got {units}; add data or stay out of this run"
-        )
+    require_enough_units(units, delta, unit)
     if not 1 <= batch_size <= units:
         raise PrivacyError(
             f"the expected batch must be from 1 to the hospital's {units} {unit}s, got {batch_size}; "
             f"set training.batch_size to at most {units}"
+        )
+    return batch_size / units
+
+
+def require_enough_units(units: int, delta: float, unit: PrivacyUnit = PrivacyUnit.RECORD) -> None:
+    """Refuse data too small to hide a unit in, as :func:`require_meaningful` does, whatever the batch.
+
+    Raises:
+        PrivacyError: too few units, or δ not below 1 / units; names the remedy.
+    """
+    if units < FEWEST_UNITS:
+        raise PrivacyError(
+            f"a hospital needs at least {FEWEST_UNITS} training {unit}s, got {units}; add data or stay out of this run"
         )
     if not 0 < delta < 1 / units:
         raise PrivacyError(
             f"δ must be above 0 and below 1 / {units} {unit}s = {1 / units:.2g}, got {delta:g}; "
             f"set privacy.delta to {1 / (10 * units):.0e} or less"
         )
-    return batch_size / units
 
 
 def noise_multiplier(

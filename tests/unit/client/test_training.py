@@ -233,13 +233,13 @@ def test_an_empty_batch_is_a_step_of_noise(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_schedule_is_what_the_ledger_books() -> None:
     data = features(100, per_patient=4)
-    setting = TrainingConfig(batch_size=24, local_epochs=2)
+    setting = TrainingConfig(batch_size=24, sample_rate=0.07, local_epochs=2)
     by_record = schedule(data, setting, LOCAL)
     assert (by_record.units, by_record.sample_rate, by_record.steps) == (100, 0.24, 2 * 5)
     by_patient = schedule(data, setting, PrivacyConfig(unit=PrivacyUnit.PATIENT))
     assert (by_patient.units, by_patient.sample_rate, by_patient.steps) == (25, 0.96, 2 * 2)
     distributed = schedule(data, setting, PrivacyConfig(mode=PrivacyMode.DISTRIBUTED))
-    assert (distributed.sample_rate, distributed.steps) == (0.24, 1)
+    assert (distributed.sample_rate, distributed.steps) == (0.07, 1)
     model, start = linear()
     assert train_locally(model, start, data, setting, LOCAL, 1.0, os.urandom).steps == by_record.steps
 

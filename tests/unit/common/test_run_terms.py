@@ -1,8 +1,69 @@
 """What server and hospitals derive from a run description is what the description says."""
 
+import json
+from typing import Any
+
+import pytest
+
 from common.config import Config, RunDescription, replace
-from common.run_terms import protocol_parameters
+from common.errors import ConfigError
+from common.privacy.accounting import Adversary as Learner
+from common.run_terms import claims_of, mechanism_of, protocol_parameters
 from common.secagg.parameters import Adversary
+from server.run import describe
+
+ROSTER = {f"hospital-{number}": "a certificate" for number in range(1, 5)}
+
+
+def described(**changes: dict[str, Any]) -> RunDescription:
+    config = replace(Config(), privacy={"accountant": "rdp"}, experiment={"rounds": 20})
+    return describe(replace(config, **changes), "c0" * 16, ("normal", "pneumonia"), 1, ROSTER)
+
+
+def test_mode_distributed_describes_its_noise_and_the_wide_ring() -> None:
+    run = described(privacy={"mode": "distributed", "accountant": "rdp", "tolerated_dropouts": 1})
+    mechanism = mechanism_of(run)
+    assert run.aggregation.modulus_bits == 32
+    assert mechanism is not None
+    assert mechanism.noise_multiplier == run.noise_multiplier
+    assert mechanism.fewest_survivors(4) == 3
+
+
+def test_the_other_modes_have_no_noise_in_the_sum() -> None:
+    run = described()
+    assert run.aggregation.modulus_bits == 16
+    assert run.noise_multiplier is None
+    assert mechanism_of(run) is None
+
+
+def test_every_adversary_is_claimed_for_and_colluders_learn_most() -> None:
+    claims = claims_of(described(privacy={"mode": "distributed", "accountant": "rdp", "colluders": 1}))
+    assert [claim.adversary for claim in claims] == list(Learner)
+    outsider, server, colluding = (claim.value for claim in claims)
+    assert outsider == server < colluding
+    assert 7.9 < colluding <= 8.0
+    assert {claim.value for claim in claims_of(described())} == {8.0}
+    assert claims_of(described(privacy={"mode": "none"})) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aggregation": {"mode": "plain"}}, "aggregation.mode must be secure"),
+        ({"privacy": {"mode": "distributed", "colluders": 2}}, "aggregation.min_hospitals must be above"),
+    ],
+)
+def test_noise_that_would_not_hide_an_update_is_refused_before_a_run(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        replace(replace(Config(), privacy={"mode": "distributed"}), **changes)
+
+
+@pytest.mark.parametrize(("mode", "noise"), [("local", 1.0), ("distributed", None), ("distributed", float("inf"))])
+def test_a_description_has_noise_in_the_sum_exactly_in_mode_distributed(mode: str, noise: float | None) -> None:
+    tree = described(privacy={"mode": "distributed", "accountant": "rdp"}).model_dump(mode="json")
+    tree["privacy"]["mode"], tree["noise_multiplier"] = mode, noise
+    with pytest.raises(ValueError, match="noise_multiplier"):
+        RunDescription.model_validate_json(json.dumps(tree))
 
 
 def test_the_protocol_gets_ring_adversary_and_graph_from_the_description() -> None:

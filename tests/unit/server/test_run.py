@@ -3,10 +3,16 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
+from client.training import _as_input
 from common.config import HospitalConfig
 from common.events import COMPLETED, Dropout, Event, Refusal, RoundDone, RunFinished, RunStarted
+from common.models.flat import share_parameters
+from common.privacy.distributed import DistributedMechanism
 from deploy.in_process import Loss
 from server.checkpoints import CheckpointStore
 from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Vanishing, small
@@ -103,6 +109,65 @@ def test_a_killed_server_goes_on_from_its_last_step(dealt: Dealt, tmp_path: Path
         booked = [entry["round_number"] for entry in made.booked(hospital)]
         assert booked == sorted(set(booked))
         assert len(booked) == 5
+
+
+def test_mode_distributed_spends_its_target_and_no_more(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(
+        dealt,
+        tmp_path,
+        experiment={"rounds": 3},
+        training={"sample_rate": 0.5},
+        privacy={"mode": "distributed", "target_epsilon": 2.0},
+    )
+    assert made.run().train() == COMPLETED
+    assert made.hospitals == [4, 4, 4]
+    spent = [event.epsilon for event in made.of(RoundDone)]
+    assert spent == sorted(spent)
+    assert 1.98 < spent[-1] <= 2.0
+    booked = made.booked("hospital-1")
+    assert [entry["event"]["kind"] for entry in booked] == ["distributed_discrete_gaussian"] * 3
+    assert {(entry["event"]["sample_rate"], entry["event"]["steps"]) for entry in booked} == {(0.5, 1)}
+
+
+def test_a_step_of_mode_distributed_follows_the_mean_gradient_of_all_hospitals_records(
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DistributedMechanism, "noise_share", lambda self, *_: np.zeros(self.dimension, np.int64))
+    made = small(
+        dealt,
+        tmp_path,
+        experiment={"rounds": 1},
+        training={"sample_rate": 1.0, "learning_rate": 0.5},
+        privacy={"mode": "distributed", "max_grad_norm": 30.0},
+    )
+    run = made.run()
+    before = run._checkpoint.model.copy()
+    run.train()
+    contributors = [agent._run.contributor for agent in made.consortium.agents.values() if agent._run is not None]
+    model = contributors[0]._model
+    share_parameters(model, torch.from_numpy(before.copy()))
+    model.zero_grad()
+    for part in (contributor._train for contributor in contributors):
+        loss = functional.cross_entropy(model(_as_input(part.inputs)), part.labels, reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+    records = sum(len(contributor._train) for contributor in contributors)
+    gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None]) / records
+    kept = CheckpointStore(tmp_path / "checkpoints").latest(RUN_ID)
+    assert kept is not None
+    np.testing.assert_allclose(kept.model - before, -0.5 * gradient.numpy(), atol=0.01 * float(gradient.abs().max()))
+
+
+def test_patients_are_the_unit_in_both_modes(dealt: Dealt, tmp_path: Path) -> None:
+    for mode in ("local", "distributed"):
+        made = small(
+            dealt,
+            tmp_path / mode,
+            experiment={"rounds": 1},
+            training={"batch_size": 16, "sample_rate": 0.5},
+            privacy={"mode": mode, "unit": "patient", "delta": 1e-2},
+        )
+        assert made.run().train() == COMPLETED, mode
+        assert made.hospitals == [4]
 
 
 def test_without_privacy_no_epsilon_is_claimed(dealt: Dealt, tmp_path: Path) -> None:

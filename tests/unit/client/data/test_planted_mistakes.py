@@ -113,7 +113,7 @@ def _ask_to_join(hospital: Hospital, place: Path) -> Reply:
     """Return what the hospital's agent answers a server that begins a run."""
     authority = make_authority("test", NOW)
     identities = {name: _identity(authority, name) for name in ("north", "south", "west")}
-    surroundings = Surroundings(place / "state", hospital.folder, os.urandom, lambda: NOW)
+    surroundings = Surroundings(place / "state", hospital.folder, place / "state" / "cache", os.urandom, lambda: NOW)
     agent = HospitalAgent(identities["north"], authority.certificate, HospitalConfig(), surroundings)
     roster = {name: certificate_pem(one.certificate).decode() for name, one in identities.items()}
     encoded = _description(hospital, roster).canonical_json()

@@ -1,0 +1,146 @@
+"""``confide experiment privacy``: what privacy costs, by where the noise is added: local, distributed, central.
+
+Every trial of one ε takes the same number of steps at the same sample rate. So the modes differ in one thing: noise for
+ε in each hospital's own steps (``local``), in the hospitals' sum (``distributed``), or on the union of their data at a
+centre that all would have to trust (``central``).
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from common.config import Config, PrivacyMode, load_config, replace
+from common.errors import RunError
+from deploy.datasets import obtain
+from deploy.experiment.runner import Group, Labels, Trial, run_trials
+from deploy.experiment.training import Laboratory
+from deploy.plots import BLUE, GREEN, ORANGE, styled
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SETTING = (
+    "model.name=scattering_linear",
+    "experiment.rounds=48",
+    "training.sample_rate=0.25",
+    "training.learning_rate=1.0",
+    "privacy.delta=1e-4",
+)
+"""Of all trials unless ``--set`` says otherwise: a linear model on features that are fixed and public."""
+
+CENTRAL = "central"
+MODES = (CENTRAL, PrivacyMode.DISTRIBUTED.value, PrivacyMode.LOCAL.value)
+COLOURS = {CENTRAL: GREEN, PrivacyMode.DISTRIBUTED.value: BLUE, PrivacyMode.LOCAL.value: ORANGE}
+SHOWN = ("auc", "accuracy", "f1", "spent")
+PLOT_FILE = "auc-by-epsilon.png"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the experiment, or what is left of it, and show its table."""
+    arguments = _parser().parse_args(argv[1:])
+    config = load_config(arguments.config, (*SETTING, *arguments.overrides))
+    console = Console()
+    data = obtain(config.data, config.experiment.task, config.model.image_size)
+    if data.banner:
+        console.print(data.banner, style="bold")
+    laboratory = Laboratory(data, arguments.out.resolve())
+    trials = plan(config, laboratory, arguments.epsilons, arguments.seeds)
+    groups = run_trials(trials, laboratory.folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals"))
+    plotted = laboratory.folder / PLOT_FILE
+    try:
+        draw(groups, f"{data.name}, δ={config.privacy.delta:g} for each {config.privacy.unit}").savefig(plotted)
+    except OSError as error:
+        raise RunError(f"{plotted} must be writable: {error.strerror}") from None
+    console.print(f"results.csv, results.json and {PLOT_FILE} are in {laboratory.folder}", highlight=False)
+    return 0
+
+
+def plan(config: Config, laboratory: Laboratory, epsilons: Sequence[float], seeds: int) -> list[Trial]:
+    """Return the trials, all modes and ε of one seed before the next, so that an unfinished experiment compares too."""
+    return [
+        _trial(config, laboratory, mode, epsilon, seed)
+        for seed in range(1, seeds + 1)
+        for epsilon in epsilons
+        for mode in MODES
+    ]
+
+
+def _trial(config: Config, laboratory: Laboratory, mode: str, epsilon: float, seed: int) -> Trial:
+    seeded = replace(config, experiment={"seed": seed}, privacy={"target_epsilon": epsilon})
+    labels: Labels = {"mode": mode, "epsilon": epsilon}
+    if mode == CENTRAL:
+        return Trial(labels, replace(seeded, privacy={"mode": PrivacyMode.DISTRIBUTED}), laboratory.train_centrally)
+    moded = replace(seeded, privacy={"mode": PrivacyMode(mode)})
+    if mode == PrivacyMode.LOCAL:
+        moded = _in_passes(moded, len(laboratory.data.parts["train"]))
+    return Trial(labels, moded, laboratory.train_federated)
+
+
+def _in_passes(config: Config, records: int) -> Config:
+    """Return the steps of mode ``distributed`` as rounds of one pass over a hospital's data each."""
+    rate = config.training.sample_rate
+    batch = math.ceil(rate * math.ceil(records / config.experiment.num_clients))
+    rounds = max(1, round(config.experiment.rounds * rate))
+    return replace(config, experiment={"rounds": rounds}, training={"batch_size": batch, "local_epochs": 1})
+
+
+@styled
+def draw(groups: Sequence[Group], title: str) -> Figure:
+    """Draw AUC against ε, a line for each mode, with the intervals over the seeds."""
+    figure = Figure()
+    axes = figure.add_subplot()
+    for mode in MODES:
+        points = sorted(
+            (
+                (float(group.labels["epsilon"]), group.measures["auc"])
+                for group in groups
+                if group.labels["mode"] == mode
+            ),
+            key=lambda point: point[0],
+        )
+        values = [interval.value for _, interval in points]
+        reach = [
+            [max(0.0, interval.value - interval.low), max(0.0, interval.high - interval.value)]
+            for _, interval in points
+        ]
+        axes.errorbar(
+            [epsilon for epsilon, _ in points], values, yerr=list(zip(*reach, strict=True)),
+            marker="o", capsize=4, color=COLOURS[mode], label=mode,
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="ε", ylabel="AUC on the pooled test parts", title=title)
+    ticks = sorted({float(group.labels["epsilon"]) for group in groups})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(title="where the noise is added")
+    return figure
+
+
+def _table(groups: Sequence[Group], title: str) -> Table:
+    table = Table(title=f"{title}: mean and 95 % interval over {groups[0].trials} seeds")
+    for heading in ("mode", "ε", *SHOWN):
+        table.add_column(heading, justify="left" if heading == "mode" else "right")
+    for group in sorted(
+        groups, key=lambda group: (float(group.labels["epsilon"]), MODES.index(str(group.labels["mode"])))
+    ):
+        table.add_row(
+            str(group.labels["mode"]),
+            f"{group.labels['epsilon']:g}",
+            *(str(group.measures[name]) for name in SHOWN),
+        )
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="confide experiment privacy", description=__doc__)
+    add = parser.add_argument
+    add("--epsilons", type=float, nargs="+", default=[1.0, 3.0, 8.0], metavar="E")
+    add("--seeds", type=int, default=5, metavar="N", help="of the split, the sampling and the first model")
+    add("--out", type=Path, default=ROOT / "runs" / "experiment-privacy", metavar="DIR", help="resumed if begun")
+    add("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    return parser

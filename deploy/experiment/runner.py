@@ -1,0 +1,175 @@
+"""Runs the trials of an experiment one after the other; one that is killed goes on where it was."""
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.config import Config
+from common.errors import RunError
+from common.provenance import machine, versions
+from deploy.intervals import CONFIDENCE, Interval, over_runs
+from deploy.model_file import replace_file
+
+VERSION = 1
+"""Of a line in ``trials.jsonl``."""
+
+TRIALS_FILE = "trials.jsonl"
+TABLE_FILE = "results.csv"
+RESULTS_FILE = "results.json"
+
+Labels = Mapping[str, str | float]
+Measures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of an experiment.
+
+    Attributes:
+        labels: what tells it from the others beside its seed, such as ``{"mode": "local", "epsilon": 1.0}``.
+        config: what the training is determined by; ``experiment.seed`` is its seed.
+        train: does it and returns what it measured.
+    """
+
+    labels: Labels
+    config: Config
+    train: Callable[[Config], Measures] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Return a name that changes with anything the trial is determined by."""
+        described = json.dumps([dict(self.labels), self.config.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the trials with the same labels say together: each measure's mean with its interval over the seeds."""
+
+    labels: Labels
+    trials: int
+    measures: Mapping[str, Interval]
+
+
+def run_trials(trials: Sequence[Trial], folder: Path, say: Callable[[str], None]) -> tuple[Group, ...]:
+    """Run what has not been run yet and write the table, ``results.csv``, and everything else, ``results.json``.
+
+    Each finished trial is on the disk before the next begins. A trial whose settings have changed is run again.
+
+    Args:
+        trials: in the order they are run; those with the same labels differ in their seed.
+        folder: of the experiment; made if missing.
+        say: called with a line of progress after each trial.
+
+    Raises:
+        RunError: the folder cannot be written, or a trial does not reach its end.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        finished = _read(folder / TRIALS_FILE)
+        waiting = [trial for trial in trials if trial.key not in finished]
+        if len(waiting) < len(trials):
+            say(f"{len(trials) - len(waiting)} of {len(trials)} trials were finished before")
+        started = time.monotonic()
+        for number, trial in enumerate(waiting, start=1):
+            began = time.monotonic()
+            measures = dict(trial.train(trial.config))
+            finished[trial.key] = {**measures, "seconds": time.monotonic() - began}
+            _append(folder / TRIALS_FILE, trial, finished[trial.key])
+            left = (time.monotonic() - started) / number * (len(waiting) - number)
+            say(f"{_named(trial)}: {_shown(measures)}; {len(waiting) - number} to go, about {left / 60:.0f} min")
+        groups = _grouped(trials, finished)
+        _write(folder, trials, finished, groups)
+    except OSError as error:
+        raise RunError(f"{folder} must be writable: {error.strerror}") from None
+    return groups
+
+
+def _read(path: Path) -> dict[str, Measures]:
+    """Return what each finished trial measured, by its key; a torn last line is a trial that is run again."""
+    if not path.exists():
+        return {}
+    finished = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("version") == VERSION:
+            finished[record["key"]] = record["measures"]
+    return finished
+
+
+def _append(path: Path, trial: Trial, measures: Measures) -> None:
+    record = {
+        "version": VERSION,
+        "key": trial.key,
+        "labels": dict(trial.labels),
+        "seed": trial.config.experiment.seed,
+        "measures": measures,
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple[Group, ...]:
+    together: dict[tuple[tuple[str, str | float], ...], list[Measures]] = {}
+    for trial in trials:
+        together.setdefault(tuple(trial.labels.items()), []).append(finished[trial.key])
+    return tuple(
+        Group(
+            dict(labels),
+            len(measured),
+            {name: over_runs([measures[name] for measures in measured]) for name in measured[0]},
+        )
+        for labels, measured in together.items()
+    )
+
+
+def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measures], groups: Sequence[Group]) -> None:
+    rows = [_row(group) for group in groups]
+    with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    everything: dict[str, Any] = {
+        "confidence": CONFIDENCE,
+        "groups": rows,
+        "trials": [
+            {
+                "labels": dict(trial.labels),
+                "seed": trial.config.experiment.seed,
+                "measures": dict(finished[trial.key]),
+                "config": trial.config.model_dump(mode="json"),
+            }
+            for trial in trials
+        ],
+        "versions": versions(),
+        "machine": machine(),
+    }
+    replace_file(folder / RESULTS_FILE, (json.dumps(everything, indent=2) + "\n").encode())
+
+
+def _row(group: Group) -> dict[str, str | float]:
+    row: dict[str, str | float] = {**group.labels, "trials": group.trials}
+    for name, interval in group.measures.items():
+        row |= {name: round(interval.value, 5), f"{name}_low": round(interval.low, 5)}
+        row[f"{name}_high"] = round(interval.high, 5)
+    return row
+
+
+def _named(trial: Trial) -> str:
+    labels = " ".join(f"{name}={value}" for name, value in trial.labels.items())
+    return f"{labels} seed={trial.config.experiment.seed}"
+
+
+def _shown(measures: Measures) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in measures.items())

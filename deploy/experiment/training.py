@@ -1,0 +1,126 @@
+"""One training of an experiment: a whole federated run in this process, or DP-SGD on everybody's data in one place."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.features import model_inputs
+from client.training import TrainingData, evaluate, schedule, train_locally
+from common.config import Config, PrivacyMode, replace
+from common.errors import ConfigError, RunError
+from common.evaluation import EvaluationShape, metrics
+from common.events import COMPLETED, Event, RoundDone
+from common.models import registry
+from common.models.flat import flat_parameters
+from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
+from common.privacy.calibration import noise_multiplier, require_meaningful
+from common.shards import SPLITS, Split
+from deploy.consortium import new_run_id
+from deploy.datasets import DataSet
+from deploy.dealer import deal
+from deploy.experiment.runner import Measures
+from deploy.in_process import InProcessConsortium, Site
+
+MEASURES = ("auc", "accuracy", "f1", "precision", "recall", "specificity", "loss", "ece")
+"""What every training is measured by, on the official test part."""
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Where an experiment's hospitals live: their shards and prepared images, which trials with one seed share.
+
+    Attributes:
+        data: the whole data set.
+        folder: of the experiment.
+    """
+
+    data: DataSet
+    folder: Path
+
+    def train_federated(self, config: Config, report: Callable[[Event], None] = lambda _event: None) -> Measures:
+        """Train as a deployed consortium does, with hospitals that have spent nothing yet.
+
+        Args:
+            config: of the run; hospitals agree to what its section ``hospital`` says.
+            report: called with each event of the run.
+
+        Returns:
+            MEASURES of the last model, and the largest ε that a hospital has spent.
+
+        Raises:
+            RunError: the run did not reach its last round.
+        """
+        done: list[RoundDone] = []
+
+        def take(event: Event) -> None:
+            if isinstance(event, RoundDone):
+                done.append(event)
+            report(event)
+
+        with tempfile.TemporaryDirectory(dir=self.folder) as states:
+            consortium = InProcessConsortium(config, self._sites(config, Path(states)))
+            reason = consortium.server(new_run_id(), self.data, Path(states) / "checkpoints", take).train()
+        if reason != COMPLETED:
+            raise RunError(f"every round of a trial must be trained, got {len(done)}: {reason}")
+        return {name: float(getattr(done[-1], name)) for name in MEASURES} | {"spent": done[-1].epsilon}
+
+    def train_centrally(self, config: Config) -> Measures:
+        """Train where all data lies in one place: the bound that mode ``distributed`` is measured against.
+
+        The same DP-SGD that a hospital runs, over the union of their data, with the sample rate, the number of steps,
+        the learning rate and momentum that ``config`` gives to mode ``distributed``.
+
+        Raises:
+            ConfigError: the number of steps is not a whole number of passes over the data.
+        """
+        rate, steps = config.training.sample_rate, config.experiment.rounds
+        train, validation, test = (self._pooled(config, split) for split in SPLITS)
+        units = int(train.units(config.privacy.unit).max()) + 1
+        passes = steps * rate
+        if abs(passes - round(passes)) > 1e-9 or abs(1 / rate - round(1 / rate)) > 1e-9:  # noqa: PLR2004 - of floats
+            raise ConfigError(
+                f"1 / training.sample_rate and experiment.rounds · training.sample_rate must be whole to be compared "
+                f"with central training, got a rate of {rate:g} and {steps} rounds"
+            )
+        changed = {"batch_size": int(np.ceil(rate * units)), "local_epochs": round(passes)}
+        central = replace(config, training=changed, privacy={"mode": PrivacyMode.LOCAL})
+        privacy, training = central.privacy, central.training
+        require_meaningful(units, training.batch_size, privacy.delta, privacy.unit)
+        plan = schedule(train, training, privacy)
+        accountant = Accountant(privacy.accountant)
+        noise = noise_multiplier(privacy.target_epsilon, privacy.delta, plan.sample_rate, plan.steps, accountant)
+        classes, model_of = len(self.data.classes), config.model
+        model = registry.build(model_of.name, classes, self.data.channels, model_of.image_size, config.experiment.seed)
+        start = flat_parameters(model)
+        trained = start + train_locally(model, start, train, training, privacy, noise, os.urandom).delta
+        shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
+        measured = metrics(evaluate(model, trained, validation, test, shape))
+        event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, noise, plan.sample_rate, plan.steps)
+        spent = rounded_up(epsilon([event], privacy.delta, accountant))
+        return {name: float(getattr(measured, name)) for name in MEASURES} | {"spent": spent}
+
+    def _pooled(self, config: Config, split: Split) -> TrainingData:
+        records = self.data.parts[split]
+        inputs = model_inputs(config.model.name, records.images, self.folder / "everybody")
+        return TrainingData.of(inputs, records.labels, np.unique(records.patients, return_inverse=True)[1])
+
+    def _sites(self, config: Config, states: Path) -> dict[str, Site]:
+        """Deal the data as the seed says, once, and give each hospital a state of its own."""
+        seed, hospitals = config.experiment.seed, config.experiment.num_clients
+        how = f"{config.data.partition}-{config.data.dirichlet_alpha:g}-{hospitals}-hospitals-seed-{seed}"
+        dealt = self.folder / "shards" / how
+        names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
+        marker = dealt / "dealt"
+        if not marker.exists():
+            shutil.rmtree(dealt, ignore_errors=True)  # of an experiment that was killed while it dealt
+            shards = [dealt / name / "shard" for name in names]
+            deal(self.data, shards, config.data, seed, batch_size=1)  # A hospital too small for a trial says so itself.
+            marker.touch()
+        return {
+            name: Site(dealt / name / "shard", states / name, dealt / name / "cache", config.hospital) for name in names
+        }

@@ -1,0 +1,226 @@
+"""What a hospital answers, and what it refuses whatever the server says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from client.agent import HospitalAgent
+from common.config import HospitalConfig
+from common.messages import (
+    AdvertiseKeys,
+    CheckConsistency,
+    InputMasked,
+    KeysAdvertised,
+    MaskedInput,
+    PlainInput,
+    Refused,
+    Reply,
+    Request,
+    ShareKeys,
+    Unmask,
+)
+from common.models.flat import hash_model
+from common.secagg import messages as secagg
+from common.secagg.errors import Place
+from common.secagg.phases import Phase
+from deploy.in_process import Loss
+from server.run import Run, describe
+from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, small
+
+NAME = "hospital-1"
+
+
+class Overheard:
+    """A run of one step that hospital-1 vanished from at its masked input, with every request it was ever sent."""
+
+    def __init__(self, made: Small) -> None:
+        self.made = made
+        self.requests: list[Request] = []
+        made.consortium.transport.line = self._line
+        run: Run = made.run()
+        self.model: npt.NDArray[np.float32] = run._checkpoint.model
+        run.train()
+
+    def _line(self, hospital: str, request: Request) -> Loss | None:
+        if hospital != NAME:
+            return None
+        self.requests.append(request)
+        return Loss.OF_REQUEST if isinstance(request, MaskedInput) and request.round_number == 1 else None
+
+    @property
+    def agent(self) -> HospitalAgent:
+        return self.made.consortium.agents[NAME]
+
+    def first(self, kind: type[Any]) -> Any:  # noqa: ANN401 - of that kind
+        return next(request for request in self.requests if isinstance(request, kind))
+
+    def masked_input(self) -> MaskedInput:
+        request: MaskedInput = self.first(MaskedInput)
+        return request
+
+    def answer(self, request: Request, array: npt.NDArray[Any] | None = None) -> Reply:
+        return self.agent.answer(request, array)[0]
+
+
+@pytest.fixture
+def overheard(dealt: Dealt, tmp_path: Path) -> Overheard:
+    return Overheard(small(dealt, tmp_path, experiment={"rounds": 1}))
+
+
+def refused(reply: Reply) -> Refused:
+    assert isinstance(reply, Refused), reply
+    assert reply.hospital == NAME
+    return reply
+
+
+def changed(request: MaskedInput, change: Callable[[secagg.MaskedInputRequest], secagg.MaskedInputRequest]) -> Request:
+    """Return the request with what the server says of the cohort changed."""
+    place, limits = Place(NAME, request.round_number, Phase.MASKED_INPUT), secagg.Limits(hospitals=len(HOSPITALS))
+    inner = secagg.decode(request.request, secagg.MaskedInputRequest, limits, place)
+    return MaskedInput(
+        run_id=request.run_id,
+        round_number=request.round_number,
+        request=secagg.encode(change(inner)),
+        train=request.train,
+        next_round=request.next_round,
+    )
+
+
+def with_a_damaged_share(inner: secagg.MaskedInputRequest) -> secagg.MaskedInputRequest:
+    first, *rest = inner.inbox
+    ciphertext = bytes([first.ciphertext[0] ^ 1]) + first.ciphertext[1:]
+    return replace(inner, inbox=(replace(first, ciphertext=ciphertext), *rest))
+
+
+def test_a_vector_is_given_once(overheard: Overheard) -> None:
+    assert isinstance(overheard.answer(overheard.masked_input(), overheard.model), InputMasked)
+    again = refused(overheard.answer(overheard.masked_input(), overheard.model))
+    assert again.code == "second_masked_input"
+    assert again.is_attack
+    assert len(overheard.made.booked(NAME)) == 1
+
+
+def test_a_vector_is_given_once_also_by_an_agent_that_was_restarted(overheard: Overheard) -> None:
+    overheard.answer(overheard.masked_input(), overheard.model)
+    overheard.made.consortium.restart(NAME)
+    description = overheard.first(AdvertiseKeys).run_description
+    joined = overheard.answer(AdvertiseKeys(run_description=description, round_number=1000))
+    assert isinstance(joined, KeysAdvertised)
+    assert refused(overheard.answer(overheard.masked_input(), overheard.model)).code == "second_masked_input"
+
+
+def test_a_restarted_agent_has_no_secrets_and_says_so(overheard: Overheard) -> None:
+    overheard.made.consortium.restart(NAME)
+    request = overheard.masked_input()
+    assert "has not joined this run, or was restarted" in refused(overheard.answer(request, overheard.model)).reason
+
+
+def test_a_bad_share_costs_no_epsilon_and_the_good_one_is_still_answered(overheard: Overheard) -> None:
+    bad = refused(overheard.answer(changed(overheard.masked_input(), with_a_damaged_share), overheard.model))
+    assert bad.code == "share_decryption"
+    assert bad.is_attack
+    assert not (overheard.made.folder / NAME / "ledger" / "ledger.sqlite").exists() or not overheard.made.booked(NAME)
+    assert isinstance(overheard.answer(overheard.masked_input(), overheard.model), InputMasked)
+
+
+def test_a_cohort_below_the_threshold_costs_no_epsilon(overheard: Overheard) -> None:
+    few = changed(
+        overheard.masked_input(),
+        lambda inner: replace(inner, cohort=inner.cohort[:2], inbox=inner.inbox[:1]),
+    )
+    assert refused(overheard.answer(few, overheard.model)).code == "too_few_hospitals"
+    assert not overheard.made.booked(NAME)
+
+
+def test_another_model_than_the_one_named_costs_no_epsilon(overheard: Overheard) -> None:
+    reply = refused(overheard.answer(overheard.masked_input(), overheard.model + 1))
+    assert reply.code == "model_hash"
+    assert not overheard.made.booked(NAME)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [None, np.zeros(4), np.zeros((2, 2), np.float32), np.full(4, np.nan, np.float32)],
+    ids=["missing", "float64", "a matrix", "undefined"],
+)
+def test_what_is_no_model_is_refused(overheard: Overheard, model: npt.NDArray[Any] | None) -> None:
+    assert refused(overheard.answer(overheard.masked_input(), model)).code == "run"
+    assert not overheard.made.booked(NAME)
+
+
+def test_shares_are_given_once(overheard: Overheard) -> None:
+    assert refused(overheard.answer(overheard.first(ShareKeys))).code == "already_answered"
+
+
+def test_nothing_is_signed_or_revealed_for_a_round_without_a_vector(overheard: Overheard) -> None:
+    signing = CheckConsistency(run_id=RUN_ID, round_number=1, survivors=b"")
+    revealing = Unmask(run_id=RUN_ID, round_number=1, request=b"")
+    for request in (signing, revealing):
+        assert "holds no secrets for this step of round 1" in refused(overheard.answer(request)).reason
+
+
+def test_bytes_that_are_no_message_are_refused(overheard: Overheard) -> None:
+    request = overheard.masked_input()
+    garbage = MaskedInput(run_id=RUN_ID, round_number=1, request=request.request[:-1], train=True)
+    assert refused(overheard.answer(garbage, overheard.model)).is_attack
+    joining = AdvertiseKeys(run_description=b"{}", round_number=2000)
+    assert refused(overheard.answer(joining)).code == "config"
+
+
+def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) -> None:
+    bare = PlainInput(
+        run_id=RUN_ID,
+        run_description=overheard.first(AdvertiseKeys).run_description,
+        round_number=2000,
+        model_hash=hash_model(overheard.model),
+        train=True,
+    )
+    assert refused(overheard.answer(bare, overheard.model)).code == "policy"
+    assert not overheard.made.booked(NAME)
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "words"),
+    [
+        (HospitalConfig(), {"privacy": {"mode": "none"}}, "hospital.allow_no_privacy"),
+        (HospitalConfig(), {"aggregation": {"mode": "plain"}}, "hospital.allow_plain"),
+        (HospitalConfig(max_local_epochs=2), {"training": {"local_epochs": 3}}, "at most 2 epochs a round"),
+        (HospitalConfig(min_hospitals=5), {}, "at least 5 hospitals"),
+        (HospitalConfig(min_delta=1e-5), {"privacy": {"delta": 9e-6}}, "hospital.min_delta"),
+    ],
+)
+def test_a_run_outside_the_hospitals_policy_is_refused(
+    dealt: Dealt, tmp_path: Path, policy: HospitalConfig, changes: dict[str, dict[str, Any]], words: str
+) -> None:
+    made = small(dealt, tmp_path, policies={"hospital_1": policy}, **changes)
+    data = dealt.data
+    description = describe(made.config, RUN_ID, data.classes, data.channels, made.consortium.roster)
+    asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
+    reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
+    assert reply.code == "policy"
+    assert words in reply.reason
+    assert not (tmp_path / NAME / "ledger").exists()
+
+
+def test_noise_that_misses_the_runs_own_target_is_refused(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path, privacy={"mode": "distributed", "target_epsilon": 2.0})
+    data = dealt.data
+    honest = describe(made.config, RUN_ID, data.classes, data.channels, made.consortium.roster)
+    assert honest.noise_multiplier is not None
+    lower = honest.model_copy(update={"noise_multiplier": honest.noise_multiplier / 2})
+    asked = AdvertiseKeys(run_description=lower.canonical_json(), round_number=1)
+    reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
+    assert reply.code == "privacy"
+    assert "must keep its target ε = 2 for 2 rounds" in reply.reason
+
+
+def test_a_roster_without_this_hospitals_own_certificate_is_refused(dealt: Dealt, tmp_path: Path) -> None:
+    made, other = small(dealt, tmp_path / "one"), small(dealt, tmp_path / "other")
+    description = describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, other.consortium.roster)
+    asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
+    assert refused(made.consortium.agents[NAME].answer(asked, None)[0]).code == "policy"

@@ -1,0 +1,47 @@
+"""The privacy experiment on a few phantom images: every mode by the deployed code, in one process."""
+
+from pathlib import Path
+
+import pytest
+
+from common.config import Config, PrivacyMode
+from deploy.datasets import obtain
+from deploy.experiment.privacy import MODES, PLOT_FILE, draw, main, plan
+from deploy.experiment.runner import TABLE_FILE, Group
+from deploy.experiment.training import Laboratory
+from deploy.intervals import Interval
+from tests.small_consortium import CONFIG
+
+
+def test_the_modes_differ_in_where_the_noise_is_and_in_nothing_else(tmp_path: Path) -> None:
+    laboratory = Laboratory(obtain(CONFIG.data, "pneumonia", 28), tmp_path)
+    config = Config.model_validate(
+        {**CONFIG.model_dump(), "experiment": {"rounds": 8}, "training": {"sample_rate": 0.25}}
+    )
+    central, distributed, local = plan(config, laboratory, [1.0], 1)
+    assert [trial.labels["mode"] for trial in (central, distributed, local)] == list(MODES)
+    assert central.config == distributed.config
+    assert local.config.privacy.mode is PrivacyMode.LOCAL
+    records = len(laboratory.data.parts["train"]) // 4
+    steps_of_a_round = -(-records // local.config.training.batch_size)
+    assert local.config.experiment.rounds * steps_of_a_round == 8
+
+
+def test_the_experiment_runs_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--epsilons", "8", "--seeds", "2", "--out", str(tmp_path), "--set", "data.source=phantom"]
+    small = ["data.phantom_records=200", "experiment.rounds=4", "privacy.accountant=rdp", "privacy.delta=1e-3"]
+    assert main(["privacy", *asked, *(word for setting in small for word in ("--set", setting))]) == 0
+    table = (tmp_path / TABLE_FILE).read_text().splitlines()
+    assert [line.split(",")[:3] for line in table[1:]] == [[mode, "8.0", "2"] for mode in MODES]
+    assert (tmp_path / PLOT_FILE).stat().st_size > 0
+    assert "mean and 95 % interval over 2 seeds" in capsys.readouterr().out
+
+
+def test_the_plot_has_a_line_with_its_intervals_for_each_mode() -> None:
+    groups = [
+        Group({"mode": mode, "epsilon": epsilon}, 5, {"auc": Interval(0.9, 0.89, 0.91)})
+        for mode in MODES
+        for epsilon in (1.0, 8.0)
+    ]
+    (axes,) = draw(groups, "a title").axes
+    assert [line.get_label() for line in axes.containers] == list(MODES)
