@@ -131,10 +131,12 @@ class InProcessConsortium:
         now = datetime.datetime.now(datetime.UTC)
         authority = make_authority("in-process consortium", now)
         self._authority = authority.certificate
+        lifetime = datetime.timedelta(hours=config.enrolment.hospital_certificate_hours)
         self._identities: dict[str, HospitalIdentity] = {}
         for name in sites:
             key = Ed25519PrivateKey.generate()
-            certificate = sign_hospital_certificate(authority, request_hospital_certificate(name, key), name, now)
+            request = request_hospital_certificate(name, key)
+            certificate = sign_hospital_certificate(authority, request, name, now, lifetime)
             self._identities[name] = HospitalIdentity(name, certificate, key)
         self.roster = {name: certificate_pem(each.certificate).decode() for name, each in self._identities.items()}
         self.roster_keys = verify_roster(self.roster, self._authority, now)

@@ -16,7 +16,6 @@ from common.config import Config, load_config
 from common.errors import ConfigError
 from common.identity import certificate_pem, fingerprint, load_certificate, write_private
 from common.processes import become, python_module
-from common.run_terms import require_supported
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.consortium import new_run_id
 from deploy.datasets import task_named
@@ -36,7 +35,6 @@ def main(argv: Sequence[str]) -> int:
     """Prepare the state folder and become the server's supervisor."""
     arguments = _parser().parse_args(argv[1:])
     config = load_config(arguments.config, tuple(arguments.overrides))
-    require_supported(config.privacy)
     state = arguments.state.resolve()
     settings = _settings(arguments, state, config)
     root = _install_authority(state, settings, arguments.offline_authority)

@@ -27,10 +27,11 @@ SETTING = (
     "model.name=scattering_linear",
     "experiment.rounds=48",
     "training.sample_rate=0.25",
-    "training.learning_rate=1.0",
+    "training.learning_rate=4.0",
     "privacy.delta=1e-4",
 )
-"""Of all trials unless ``--set`` says otherwise: a linear model on features that are fixed and public."""
+"""Of all trials unless ``--set`` says otherwise: a linear model on features that are fixed and public. The learning
+rate is the best of 0.25, 0.5, 1, 2, 4, 8 and 16 on the phantom, so that no private data was spent on choosing it."""
 
 CENTRAL = "central"
 MODES = (CENTRAL, PrivacyMode.DISTRIBUTED.value, PrivacyMode.LOCAL.value)
