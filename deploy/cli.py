@@ -37,6 +37,7 @@ COMMANDS = (
     _Command(
         ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
     ),
+    _Command(("audit", "inversion"), "deploy.audit_inversion", "what pictures a server can make of what it sees"),
     _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),
     _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
