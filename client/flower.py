@@ -44,18 +44,26 @@ _RECONNECT_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 2
 """Between two tries of a SuperNode to reach its SuperLink; Flower's own back-off grows to minutes."""
 
+_NODE_HEARTBEAT_SECONDS = 10
+"""A SuperLink misses a SuperNode that was killed after two of these, and lets none in with its key before; the least it
+accepts. With Flower's own 30 s a hospital that has restarted waits for a minute."""
+
 Answer = Callable[[Message], Message]
 
 
 def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
     """Run Flower's SuperNode in this process with ``arguments`` as on its command line; returns when it stops."""
     import flwr.supernode.start_client_internal as supernode
+    from flwr.client.grpc_rere_client import connection
+    from flwr.supercore import heartbeat
     from flwr.supercore.retry import grpc_retry
     from flwr.supernode.cli import flower_supernode
 
     shorten_backoff(inflatable_utils, first_backoff_seconds)
     replace_in(supernode, "time", PollingTime(poll_seconds))
     replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
+    for module in (connection, heartbeat):
+        replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

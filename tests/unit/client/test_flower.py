@@ -8,12 +8,15 @@ import flwr.supernode.start_client_internal as supernode
 import pytest
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.cli.build import build_fab_from_disk
+from flwr.client.grpc_rere_client import connection
+from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+from flwr.supercore import heartbeat
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.retry import grpc_retry
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.flower import RuntimeApi, TaskRunner, bundle_digest, read_runtime_api
+from client.flower import _NODE_HEARTBEAT_SECONDS, RuntimeApi, TaskRunner, bundle_digest, read_runtime_api
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
 from common.flower_waits import PollingTime, replace_in, shorten_backoff
@@ -40,6 +43,8 @@ def test_the_supernodes_waits_are_where_they_are_shortened() -> None:
     """A moved name would bring back exchanges of six seconds, silently."""
     assert vars(supernode)["time"] is time
     assert vars(grpc_retry)["MAX_RETRY_DELAY"] > 0
+    assert vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] == vars(heartbeat)["HEARTBEAT_DEFAULT_INTERVAL"] == 30
+    assert HEARTBEAT_MIN_INTERVAL == _NODE_HEARTBEAT_SECONDS
     assert run_superexec._SUPEREXEC_AUTH_METHODS
 
 
