@@ -33,6 +33,7 @@ COMMANDS = (
     _Command(("chaos",), "deploy.chaos", "kill a deployment's processes at random, and see whether it survives"),
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
     _Command(("bench", "secagg"), "deploy.bench_secagg", "what masking costs, against Flower's own secure aggregation"),
+    _Command(("bench", "round"), "deploy.bench_round", "a deployed round with masks against one without"),
     _Command(("hospital", "check-data"), "deploy.check_data", "check a hospital's images before any privacy is spent"),
     _Command(
         ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"

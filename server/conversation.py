@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from common.config import TransportConfig
 from common.events import AttackRefused, Dropout, Event, Exchange, HospitalLost, HospitalOnline, Refusal
-from common.messages import Refused, Reply, encode
+from common.messages import Refused, Reply
 from common.secagg.errors import SecAggError
 from server.transport import Incoming, Outgoing, Patience, Transport
 
@@ -165,10 +165,6 @@ class Conversation:
                 answered=tuple(sorted(answered)),
                 missing=missing,
                 upload_bytes=uploaded,
-                download_bytes=sum(_size(item) for item in outgoing.values()),
+                download_bytes=sum(item.size_bytes for item in outgoing.values()),
             )
         )
-
-
-def _size(item: Outgoing) -> int:
-    return len(encode(item.request)) + (0 if item.array is None else item.array.nbytes)

@@ -20,7 +20,7 @@ from flwr.supercore.inflatable import inflatable_utils
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
 from common.flower_waits import poll_pause, shorten_backoff
-from common.messages import decode_reply, encode, phase_of
+from common.messages import decode_reply, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
 _BATCH_BYTES = 64 * 2**20
@@ -77,7 +77,7 @@ class GridTransport:
 
 def _message(node: int, item: Outgoing, records: dict[int, ArrayRecord], lifetime_seconds: float) -> Message:
     """Wrap a request; an array that goes to many nodes is serialised once, in ``records`` by its identity."""
-    content = RecordDict({"body": ConfigRecord({"message": encode(item.request)})})
+    content = RecordDict({"body": ConfigRecord({"message": item.encoded})})
     if item.array is not None:
         content["array"] = records.get(id(item.array)) or records.setdefault(id(item.array), ArrayRecord([item.array]))
     return Message(

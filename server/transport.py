@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from common.messages import Reply, Request
+from common.messages import Reply, Request, encode
 
 JOINING_SECONDS = 0.5
 JOINING_SHARE = 0.5
@@ -20,6 +21,16 @@ class Outgoing:
 
     request: Request
     array: npt.NDArray[Any] | None = None
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """Return the request's bytes, made once for all the hospitals it goes to."""
+        return encode(self.request)
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what goes over the network to one hospital."""
+        return len(self.encoded) + (0 if self.array is None else self.array.nbytes)
 
 
 @dataclass(frozen=True)
