@@ -9,10 +9,11 @@ alone, so its cost grows with k, which grows with the logarithm of the number of
 same. It demands the following of a round of n hospitals, of which C collude with the server. C counts the colluders on
 the whole roster, because the server chooses who of it is in the round; they are fixed before the order is known.
 
-Against a semi-honest server (Bell et al. 2020, section 3: a configuration is good when these hold):
+Against a semi-honest server (Bell et al. 2020, section 3, the good graphs), with half of the probability each:
 
 1. nobody has t colluding neighbours, who could open it by themselves (and t > k/2, as in a complete round);
-2. the honest survivors are connected: a gap in the circle needs k/2 colluding or dropped hospitals in a row.
+2. the honest survivors are connected: to cut the circle takes k/2 colluding or dropped hospitals in a row, at two
+   places; we do not allow even one.
 
 Against an active server, who chooses whom to declare dropped with the graph before its eyes, 2 can't be hoped for.
 Instead, let c be the most colluders in any k/2 places in a row, and t ≥ k/2 + c + 2. Where the honest survivors fall
@@ -130,11 +131,12 @@ def private_threshold(
         in_a_row = _fewest_exceeded_rarely(hospitals, colluders, reach, bits)
         threshold = reach + in_a_row + 2
         return threshold if threshold <= neighbours else None
+    bits = graph.security_bits + 1  # Two things can go wrong; together they do with probability 2^-security_bits.
     lost = min(hospitals, colluders + graph.dropouts(hospitals))
     gap = hospitals * comb(lost, reach)
-    if gap << graph.security_bits > comb(hospitals, reach):
+    if gap << bits > comb(hospitals, reach):
         return None
-    most = _fewest_exceeded_rarely(hospitals, colluders, neighbours, graph.security_bits)
+    most = _fewest_exceeded_rarely(hospitals, colluders, neighbours, bits)
     return max(most, reach) + 1
 
 

@@ -49,8 +49,35 @@ def test_the_degree_gives_the_stated_probabilities(hospitals: int, adversary: Ad
         assert hospitals * more_than(hospitals, colluders, k // 2, t - k // 2 - 2) <= Fraction(1, 2**bits)
     else:
         gap = more_than(hospitals, colluders + dropped, k // 2, k // 2 - 1)
-        assert hospitals * gap <= Fraction(1, 2**bits)
+        assert hospitals * (gap + more_than(hospitals, colluders, k, t - 1)) <= Fraction(1, 2**bits)
         assert t > k // 2
+
+
+@pytest.mark.parametrize(
+    ("hospitals", "colluding", "dropping_out", "adversary", "expected"),
+    [
+        (1000, 0.33, 0.33, Adversary.SEMI_HONEST, Degree(286, 150)),
+        (1000, 0.33, 0.05, Adversary.SEMI_HONEST, Degree(78, 60)),
+        (1000, 0.05, 0.33, Adversary.SEMI_HONEST, Degree(72, 24)),
+        (1000, 0.05, 0.33, Adversary.ACTIVE, Degree(398, 223)),
+        (1000, 0.33, 0.05, Adversary.ACTIVE, Degree(132, 109)),
+    ],
+)
+def test_the_degree_is_that_of_the_papers_authors_or_stricter(
+    hospitals: int, colluding: float, dropping_out: float, adversary: Adversary, expected: Degree
+) -> None:
+    """Expected values of ``graph_parameter_finder_test.cc`` in google/federated-compute: 40 and 20 bits.
+
+    They are equal where the threshold decides; we are stricter about gaps in the circle, and in the active setting,
+    where that code withstands a server that is honest until everyone has keys.
+    """
+    stated = GraphParameters(colluding=colluding, dropping_out=dropping_out, grinding_bits=0, correctness_bits=20)
+    found = degree(hospitals, hospitals, adversary, stated)
+    assert found is not None
+    assert found.neighbours >= expected.neighbours
+    assert found.share_threshold >= expected.share_threshold
+    if adversary is Adversary.SEMI_HONEST and colluding > 0.3:
+        assert found == expected
 
 
 @pytest.mark.parametrize("adversary", list(Adversary))
@@ -69,7 +96,7 @@ def test_without_colluders_a_majority_of_neighbours_suffices() -> None:
 
 def test_the_degree_grows_with_the_logarithm_of_the_number_of_hospitals() -> None:
     degrees = [degree(hospitals, hospitals, Adversary.SEMI_HONEST, STATED) for hospitals in (256, 1024, 4096)]
-    assert degrees == [Degree(40, 21), Degree(52, 28), Degree(56, 30)]
+    assert degrees == [Degree(40, 21), Degree(52, 28), Degree(58, 31)]
 
 
 @pytest.mark.parametrize("adversary", list(Adversary))
