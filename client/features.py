@@ -2,12 +2,17 @@
 
 The features are a fixed public function of each image, so keeping them costs no privacy; but they are as
 confidential as the images, so files are readable by their owner only and never leave.
+
+Each set of images has two files: ``features-<version>-<key>.npy``, one row an image, and beside it ``….images``, the
+SHA-256 of each image. So a set with a few new images takes the rows of the others from the sets that are there.
 """
 
 import contextlib
 import hashlib
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +24,9 @@ from common.shards import make_private_folder
 
 LIMIT_BYTES = 16 * 2**30
 """Of all files of features together; room for a million images. The least recently used go first."""
+
+_DIGEST_BYTES = 32
+"""Of SHA-256, which names an image in the cache."""
 
 _KEY_LETTERS = 32
 """Hexadecimal digits of SHA-256 in a file's name."""
@@ -49,72 +57,125 @@ def model_inputs(
     features = registry.frozen_features(name)
     if features is None:
         return images
-    shape = (len(images), features.width(images.shape[1]))
     if not len(images):
-        return np.empty(shape, np.float32)
-    path = folder / f"features-{_key(features, images)}.npy"
-    cached = _map(path, shape)
-    if cached is not None:
-        return cached
+        return np.empty((0, features.width(images.shape[1])), np.float32)
+    cache = _FeatureCache(folder, features, images.shape[1:], limit_bytes)
     try:
-        _write(path, features, images, shape)
-        _make_room(folder, path, limit_bytes)
+        return cache.rows(images)
     except OSError as error:
         raise DataError(f"the hospital's feature cache must be writable: {error.strerror}") from None
-    written = _map(path, shape)
-    if written is None:
-        raise DataError("the hospital's feature cache was changed by another process; let one agent use its folder")
-    return written
 
 
-def _key(features: FrozenFeatures, images: NDArray[np.uint8]) -> str:
-    digest = hashlib.sha256(f"{features.version} {images.shape}".encode())
-    digest.update(np.ascontiguousarray(images).data)
-    return digest.hexdigest()[:_KEY_LETTERS]
+class _FeatureCache:
+    """The files of one version of one transform, for images of one shape."""
+
+    def __init__(self, folder: Path, features: FrozenFeatures, image_shape: tuple[int, ...], limit_bytes: int) -> None:
+        self._folder = folder
+        self._features = features
+        self._prefix = f"features-{features.version}-{'x'.join(map(str, image_shape))}-"
+        self._width = features.width(image_shape[0])
+        self._limit_bytes = limit_bytes
+
+    def rows(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features of images, (n, width) float32.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
+        named = b"".join(digests)
+        path = self._folder / f"{self._prefix}{hashlib.sha256(named).hexdigest()[:_KEY_LETTERS]}.npy"
+        cached = self._map(path, named)
+        if cached is not None:
+            return cached
+        make_private_folder(self._folder)
+        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):
+            unfinished.unlink(missing_ok=True)
+        known = self._known(set(digests))
+        _write_whole(path.with_suffix(".images"), lambda file: file.write(named))
+        _write_whole(path, lambda file: self._write_rows(file, images, digests, known))
+        self._make_room(path)
+        written = self._map(path, named)
+        if written is None:
+            raise DataError("the hospital's feature cache was changed by another process; let one agent use its folder")
+        return written
+
+    def _map(self, path: Path, named: bytes) -> NDArray[np.float32] | None:
+        """Return a cached array, or None where there is none that is whole; a damaged one is made again."""
+        try:
+            if path.with_suffix(".images").read_bytes() != named:
+                return None
+            # Copy on write: whoever writes into a batch changes memory, never the cache.
+            cached = np.load(path, mmap_mode="c", allow_pickle=False)
+            path.touch()
+        except (OSError, ValueError, EOFError):
+            return None
+        is_whole = cached.shape == (len(named) // _DIGEST_BYTES, self._width) and cached.dtype == np.float32
+        return cached.view(np.ndarray) if is_whole else None
+
+    def _known(self, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return the rows that other sets of images have already, by the image's digest."""
+        known: dict[bytes, NDArray[np.float32]] = {}
+        for path in self._folder.glob(f"{self._prefix}*.npy"):
+            try:
+                named = path.with_suffix(".images").read_bytes()
+            except OSError:
+                continue
+            digests = [named[start : start + _DIGEST_BYTES] for start in range(0, len(named), _DIGEST_BYTES)]
+            if wanted.isdisjoint(digests):
+                continue
+            cached = self._map(path, named)
+            if cached is not None:
+                known.update((digest, row) for digest, row in zip(digests, cached, strict=True) if digest in wanted)
+        return known
+
+    def _write_rows(
+        self,
+        file: IO[bytes],
+        images: NDArray[np.uint8],
+        digests: list[bytes],
+        known: dict[bytes, NDArray[np.float32]],
+    ) -> None:
+        """Write straight to disk, so that memory holds a few images' features at most."""
+        shape = (len(images), self._width)
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        new = np.array([row for row, digest in enumerate(digests) if digest not in known], np.int64)
+        extracted = self._extracted(images, new)
+        for digest in digests:
+            row = known[digest] if digest in known else next(extracted)
+            file.write(row.astype("<f4").tobytes())
+
+    def _extracted(self, images: NDArray[np.uint8], rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(rows), self._features.at_once):
+            for some in extract(self._features, images[rows[start : start + self._features.at_once]]):
+                yield from some
+
+    def _make_room(self, kept: Path) -> None:
+        """Remove the least recently used sets until all together are within the limit, never the one just written."""
+        paths = sorted(self._folder.glob("features-*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+        size = kept.stat().st_size
+        for path in paths:
+            if path == kept:
+                continue
+            size += path.stat().st_size
+            if size > self._limit_bytes:
+                for file in (path, path.with_suffix(".images")):
+                    with contextlib.suppress(FileNotFoundError):
+                        file.unlink()
 
 
-def _map(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Return the cached array, or None where there is none that is whole; a damaged one is made again."""
-    try:
-        # Copy on write: whoever writes into a batch changes memory, never the cache.
-        cached = np.load(path, mmap_mode="c", allow_pickle=False)
-        path.touch()
-    except (OSError, ValueError, EOFError):
-        return None
-    is_whole = cached.shape == shape and cached.dtype == np.float32
-    return cached.view(np.ndarray) if is_whole else None
-
-
-def _write(path: Path, features: FrozenFeatures, images: NDArray[np.uint8], shape: tuple[int, int]) -> None:
-    """Extract straight to disk, so that a reader sees the whole file or none, and memory holds a few images' at most.
+def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file of mode 0600 so that a reader sees the whole of it or none.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    make_private_folder(path.parent)
-    for unfinished in path.parent.glob(f"{_UNFINISHED}*"):
-        unfinished.unlink(missing_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED, delete=False) as file:  # of mode 0600
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED, delete=False) as file:
         temporary = Path(file.name)
         try:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for some in extract(features, images):
-                file.write(some.astype("<f4").tobytes())
+            write(file)
             file.flush()
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-def _make_room(folder: Path, kept: Path, limit_bytes: int) -> None:
-    """Remove the least recently used files until all together are within the limit, never the one just written."""
-    files = sorted(folder.glob("features-*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
-    size = kept.stat().st_size
-    for file in files:
-        if file == kept:
-            continue
-        size += file.stat().st_size
-        if size > limit_bytes:
-            with contextlib.suppress(FileNotFoundError):
-                file.unlink()
