@@ -70,6 +70,7 @@ class Surroundings:
         random: source of fresh bytes.
         now: the current time.
         threads: for masks.
+        open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
     """
 
     state: Path
@@ -78,6 +79,7 @@ class Surroundings:
     random: Callable[[int], bytes] = field(repr=False)
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
     threads: int = 1
+    open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
 
 
 @dataclass
@@ -175,7 +177,7 @@ class HospitalAgent:
     def _prepare(self, description: RunDescription) -> Contributor:
         contract, cache = DataContract.of_run(description), self._here.cache
         if self._data is None or self._data[0] != contract:
-            self._data = (contract, open_data(self._here.data, contract, cache))
+            self._data = (contract, self._here.open_data(self._here.data, contract, cache))
         data = self._data[1]
         ledger = None
         if description.privacy.mode is not PrivacyMode.NONE:

@@ -40,6 +40,8 @@ COMMANDS = (
     ),
     _Command(("audit", "inversion"), "deploy.audit_inversion", "what pictures a server can make of what it sees"),
     _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),
+    _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),
+    _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),
     _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )

@@ -14,6 +14,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent, Surroundings
+from client.data import DataContract, open_data
+from client.data.hospital_data import HospitalData
 from common.config import Config, HospitalConfig
 from common.events import Event
 from common.identity import (
@@ -107,12 +109,14 @@ class Site:
         state: its ledger and its record of answered rounds; a hospital with a new one has spent nothing yet.
         cache: of prepared images; what one run has prepared serves the next.
         policy: what the hospital agrees to.
+        open_data: reads its data.
     """
 
     data: Path
     state: Path
     cache: Path
     policy: HospitalConfig
+    open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
 
 
 class InProcessConsortium:
@@ -154,6 +158,7 @@ class InProcessConsortium:
             data=site.data,
             cache=site.cache,
             random=self._random,
+            open_data=site.open_data,
         )
         self.agents[hospital] = HospitalAgent(self._identities[hospital], self._authority, site.policy, surroundings)
 

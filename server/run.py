@@ -229,7 +229,7 @@ class Run:
                 time=time.time(),
                 round=pending.round_number,
                 step=self._checkpoint.step,
-                **_measures(measured),
+                **measures(measured),
                 epsilon=max(spent.values(), default=math.nan),
                 epsilon_spent=spent,
                 epsilon_budget={name: report.budget for name, report in pending.epsilon.items()},
@@ -377,7 +377,8 @@ def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:
     return SecureAggregation(description, parameters, conversation, plan.threads)
 
 
-def _measures(measured: Metrics | None) -> dict[str, Any]:
+def measures(measured: Metrics | None) -> dict[str, Any]:
+    """Return the fields of an event that say how good a model is; undefined ones where nobody could measure it."""
     names = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
     if measured is None:
         return dict.fromkeys(names, math.nan)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +148,7 @@ def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measure
             {
                 "labels": dict(trial.labels),
                 "seed": trial.config.experiment.seed,
-                "measures": dict(finished[trial.key]),
+                "measures": {name: _rounded(value) for name, value in finished[trial.key].items()},
                 "config": trial.config.model_dump(mode="json"),
             }
             for trial in trials
@@ -158,12 +159,17 @@ def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measure
     replace_file(folder / RESULTS_FILE, (json.dumps(everything, indent=2) + "\n").encode())
 
 
-def _row(group: Group) -> dict[str, str | float]:
-    row: dict[str, str | float] = {**group.labels, "trials": group.trials}
+def _row(group: Group) -> dict[str, str | float | None]:
+    row: dict[str, str | float | None] = {**group.labels, "trials": group.trials}
     for name, interval in group.measures.items():
-        row |= {name: round(interval.value, 5), f"{name}_low": round(interval.low, 5)}
-        row[f"{name}_high"] = round(interval.high, 5)
+        row |= {name: _rounded(interval.value), f"{name}_low": _rounded(interval.low)}
+        row[f"{name}_high"] = _rounded(interval.high)
     return row
+
+
+def _rounded(value: float) -> float | None:
+    """Return five decimals; None, which is null in JSON and empty in CSV, where there is no such number."""
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def _named(trial: Trial) -> str:

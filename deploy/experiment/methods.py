@@ -1,0 +1,161 @@
+"""The ways to train that studies compare, each round by round.
+
+Every method goes through :class:`client.contribution.Contributor`: the hospitals' agents and the server's run where
+hospitals train together, the contributor alone where all records are in one place.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from client.contribution import Contributor
+from client.data.hospital_data import HospitalData
+from client.ledger import Ledger
+from common.config import Config, HospitalConfig, PrivacyMode, replace
+from common.errors import RunError
+from common.evaluation import Metrics, metrics
+from common.events import COMPLETED, Event, RoundDone, RunFinished
+from common.messages import EpsilonReport
+from deploy.consortium import new_run_id
+from deploy.datasets import DataSet
+from deploy.dealer import Hand, split
+from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
+from deploy.in_process import InProcessConsortium, Site
+from server.run import describe, initial_model, measures
+from server.strategies import strategy_for
+
+_PLACE = "one-place"
+
+_ROOM_FOR_ALL = 1 << 20
+"""Records that one place may have."""
+
+_SLACK = 1.01
+"""Of a trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
+
+
+class Method(StrEnum):
+    """Who trains with whom, and under which privacy."""
+
+    CENTRAL = "central"
+    CENTRAL_DP = "central DP"
+    ALONE = "alone"
+    FEDAVG = "FedAvg"
+    LOCAL_DP = "FedAvg, local DP"
+    DISTRIBUTED_DP = "distributed DP"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether an ε bounds what the model tells of a record."""
+        return MODES[self] is not PrivacyMode.NONE
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether all records are in one place, so that it does not matter how hospitals share them."""
+        return self in (Method.CENTRAL, Method.CENTRAL_DP)
+
+
+MODES = {
+    Method.CENTRAL: PrivacyMode.NONE,
+    Method.CENTRAL_DP: PrivacyMode.LOCAL,
+    Method.ALONE: PrivacyMode.NONE,
+    Method.FEDAVG: PrivacyMode.NONE,
+    Method.LOCAL_DP: PrivacyMode.LOCAL,
+    Method.DISTRIBUTED_DP: PrivacyMode.DISTRIBUTED,
+}
+"""Central DP is what a trusted centre would do: mode ``local`` in one place that has everybody's records."""
+
+
+def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: int = 0) -> tuple[RoundDone, ...]:
+    """Train once.
+
+    Args:
+        method: how.
+        config: all of it, also the seed, the split and the ε; the privacy mode is the method's.
+        data: the whole data set.
+        cache: for frozen features; every training of a study uses the same.
+        hospital: from 1, which one trains alone.
+
+    Returns:
+        Each round's model, measured on the whole official test part at the threshold of the validation records.
+
+    Raises:
+        RunError: the training ended before its last round.
+        DataError: the data can't be split so.
+    """
+    config = replace(config, privacy={"mode": MODES[method]})
+    if method.is_pooled:
+        return tuple(_in_one_place(_pooled(config, len(data.parts["train"])), pooled_data(data), data, cache))
+    hands = split(data, config.experiment.num_clients, config.data, config.experiment.seed, config.training.batch_size)
+    if method is Method.ALONE:
+        return tuple(_in_one_place(config, alone_data(data, hands[hospital - 1]), data, cache))
+    return _together(config, data, hands, cache)
+
+
+def _together(config: Config, data: DataSet, hands: Sequence[Hand], cache: Path) -> tuple[RoundDone, ...]:
+    """Train with all hospitals: their agents, the protocol, the server's run."""
+    policy = HospitalConfig(epsilon_budget=_budget(config), allow_no_privacy=True)
+    events: list[Event] = []
+    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+        sites = {
+            f"hospital-{number}": Site(
+                data=Path(scratch),
+                state=Path(scratch) / f"hospital-{number}",
+                cache=cache,
+                policy=policy,
+                open_data=InMemory(hospital_data(data, hand)),
+            )
+            for number, hand in enumerate(hands, start=1)
+        }
+        consortium = InProcessConsortium(config, sites)
+        consortium.server(new_run_id(), data, Path(scratch) / "checkpoints", events.append).train()
+    (finished,) = (event for event in events if isinstance(event, RunFinished))
+    if finished.reason != COMPLETED:
+        raise RunError(f"a training must reach its last round, this one ended after {finished.rounds_done}: "
+                       f"{finished.reason}")  # fmt: skip
+    return tuple(event for event in events if isinstance(event, RoundDone))
+
+
+def _in_one_place(config: Config, held: HospitalData, data: DataSet, cache: Path) -> Iterator[RoundDone]:
+    """Train on one place's records: a contributor without a server, without masks and without others."""
+    config = replace(config, aggregation={"max_weight": _ROOM_FOR_ALL, "modulus_bits": 32})
+    description = describe(config, new_run_id(), data.classes, data.channels, {_PLACE: ""})
+    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+        ledger = None if config.privacy.mode is PrivacyMode.NONE else Ledger.open(Path(scratch), held.fingerprint)
+        contributor = Contributor(description, held, ledger, _budget(config), os.urandom, cache)
+        layout = contributor.layout
+        strategy = strategy_for(config.aggregation, config.training, config.privacy, layout.parameters)
+        weights = initial_model(description)
+        spent: EpsilonReport | None = None
+        for number in range(1, config.experiment.rounds + 2):
+            is_training = number <= config.experiment.rounds
+            contribution = contributor.contribute(number, weights, cohort=1, train=is_training)
+            decoded = layout.decode(contribution.vector, 1)
+            if number > 1:
+                yield _done(number - 1, metrics(decoded.counts), spent)
+            if is_training:
+                weights, spent = strategy.step(weights, decoded.mean_delta), contribution.epsilon
+
+
+def _done(step: int, measured: Metrics, spent: EpsilonReport | None) -> RoundDone:
+    epsilon = float("nan") if spent is None else spent.spent
+    return RoundDone(
+        time=time.time(), round=step, step=step, **measures(measured), epsilon=epsilon, hospitals=1, seconds=0.0,
+        upload_bytes=0,
+    )  # fmt: skip
+
+
+def _pooled(config: Config, records: int) -> Config:
+    """Let the one place do as many steps, each on as many records, as all hospitals together do."""
+    training, experiment = config.training, config.experiment
+    if config.privacy.mode is PrivacyMode.NONE:
+        return replace(config, training={"batch_size": training.batch_size * experiment.num_clients})
+    batch = max(1, round(training.sample_rate * records))
+    rounds = max(1, round(experiment.rounds * training.sample_rate))  # of 1 / sample_rate steps
+    return replace(config, training={"batch_size": batch}, experiment={"rounds": rounds})
+
+
+def _budget(config: Config) -> float:
+    return config.privacy.target_epsilon * _SLACK
