@@ -11,6 +11,7 @@ import datetime
 import http.server
 import json
 import logging
+import os
 import shutil
 import socket
 import ssl
@@ -70,6 +71,7 @@ def main() -> int:
     parser.add_argument("--name", default="dealer", help="the dealer's own DNS name")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    os.umask(0o077)
     raise_on_signals()
     try:
         return _serve(arguments)

@@ -44,6 +44,7 @@ COPY pyproject.toml ./
 COPY common common
 # ---- the role ------------------------------------------------------------------------------------------------------------
 FROM runtime
+COPY client client
 COPY server server
 COPY deploy deploy
 RUN install -d -o server -g server -m 0700 /state /runs

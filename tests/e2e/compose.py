@@ -1,0 +1,101 @@
+"""The demo's consortium in containers, as a test drives it and looks into it."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.models.containers import Container
+
+from common.events import Event, parse_event
+from common.settings import free_port
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("server", "dealer", "hospital", "prometheus")
+"""Without Grafana, whose image cannot be had everywhere."""
+
+LIMIT_SECONDS = 600.0
+_LOOK_SECONDS = 1.0
+_PROGRAMS = r"\( -path /proc -o -path /sys -o -path /venv -o -path /usr -o -path /confide \)"
+_PORTS = ("CONFIDE_FLEET_PORT", "CONFIDE_ENROLMENT_PORT", "CONFIDE_PROMETHEUS_PORT", "CONFIDE_GRAFANA_PORT")
+
+
+class Consortium:
+    """One project of ``docker compose``, on ports of its own."""
+
+    def __init__(self, project: str, settings: Mapping[str, str]) -> None:
+        self.project = project
+        self.client = docker.from_env()
+        self.ports = {name: free_port() for name in _PORTS}
+        ports = {name: str(port) for name, port in self.ports.items()}
+        self._environment = {**os.environ, "COMPOSE_PROJECT_NAME": project, **ports, **settings}
+
+    def compose(self, *arguments: str, **settings: str) -> str:
+        """Run one command of ``docker compose`` and return what it printed."""
+        environment = {**self._environment, **settings}
+        done = subprocess.run(
+            ("docker", "compose", *arguments), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    def up(self, hospitals: int, **settings: str) -> None:
+        self.compose("up", "--detach", "--no-build", "--scale", f"hospital={hospitals}", *SERVICES, **settings)
+
+    def containers(self, service: str | None = None) -> list[Container]:
+        labels = [f"com.docker.compose.project={self.project}"]
+        if service is not None:
+            labels.append(f"com.docker.compose.service={service}")
+        found = self.client.containers.list(all=True, filters={"label": labels})
+        return sorted(found, key=lambda container: str(container.name))
+
+    def events(self) -> list[Event]:
+        """Return the events of the newest run, none while there is none."""
+        (server,) = self.containers("server")
+        newest = "ls -t /state/runs/*/events.jsonl 2>/dev/null | head -1 | xargs -r cat"
+        if server.status != "running":
+            return []
+        lines = shell(server, newest, user="server").splitlines()
+        return [event for line in lines if (event := parse_event(line)) is not None]
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        give_up = time.monotonic() + LIMIT_SECONDS
+        while not condition():
+            assert time.monotonic() < give_up, f"waited {LIMIT_SECONDS:g} s for {what}\n{self.last_words()}"
+            time.sleep(_LOOK_SECONDS)
+
+    def last_words(self) -> str:
+        return "\n".join(f"{item.name}: {item.logs(tail=8).decode(errors='replace')}" for item in self.containers())
+
+
+def hashes(container: Container, criteria: str) -> set[str]:
+    """Return the hash of every file outside a container's programs that fits ``find``'s criteria, wherever it lies."""
+    found = f"find / {_PROGRAMS} -prune -o -type f {criteria} -print0 | xargs -0 -r sha256sum"
+    return {line.split()[0] for line in shell(container, found).splitlines()}
+
+
+def shell(container: Container, command: str, user: str = "root") -> str:
+    """Return what a command prints in a container; as root it may read everything, whatever the container may."""
+    code, output = _run(container, ["sh", "-c", command], user)
+    assert code == 0, output
+    return output
+
+
+def is_denied(container: Container, user: str, *command: str) -> bool:
+    """Say whether a user of a container is not allowed what ``command`` does."""
+    code, output = _run(container, list(command), user)
+    return code != 0 and "Permission denied" in output
+
+
+def _run(container: Container, command: list[str], user: str) -> tuple[int, str]:
+    told: Any = container.exec_run(command, user=user, privileged=user == "root")
+    return told.exit_code, told.output.decode(errors="replace")
+
+
+def processes(container: Container) -> list[dict[str, str]]:
+    """Return every process of a container: its user's number and its command line, seen from outside."""
+    told: Any = container.top(ps_args="-eo pid,uid,args")
+    return [dict(zip(("pid", "uid", "command"), row, strict=True)) for row in told["Processes"]]

@@ -1,0 +1,276 @@
+"""``docker compose up --scale hospital=N`` for real: who has what, who may do what, and what survives.
+
+The tests of this file share one consortium and go on from each other, in the order they are written.
+"""
+
+import csv
+import io
+import json
+import urllib.parse
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import yaml
+from docker.errors import DockerException, NotFound
+from docker.models.containers import Container
+
+from common.events import COMPLETED, RoundDone, RunFinished, RunStarted
+from tests.e2e.compose import Consortium, hashes, is_denied, processes, shell
+
+HOSPITALS = 3
+SEATS = 4
+RECORDS = 1200
+ROUNDS = 3
+CONFIG = {
+    "experiment": {"rounds": ROUNDS},
+    "data": {"source": "phantom", "phantom_records": RECORDS},
+    "training": {"batch_size": 32},
+    "hospital": {"epsilon_budget": 100.0},
+    "transport": {"exchange_deadline_seconds": 180.0, "start_deadline_seconds": 600.0},
+}
+HOSPITAL_USER, RELAY_USER = "10001", "10002"
+
+
+def _engine_answers() -> bool:
+    try:
+        return bool(docker.from_env().ping())
+    except DockerException:
+        return False
+
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(not _engine_answers(), reason="no Docker engine answers"),
+]
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    config = tmp_path_factory.mktemp("compose") / "config.yaml"
+    config.write_text(yaml.safe_dump(CONFIG))
+    settings = {"CONFIDE_CONFIG": str(config), "CONFIDE_SEATS": str(SEATS)}
+    made = Consortium(f"confide-test-{uuid.uuid4().hex[:8]}", settings)
+    made.compose("build", "server", "hospital", "dealer")
+    try:
+        made.up(HOSPITALS)
+        made.wait_for(lambda: _finished(made), "the first run to finish")
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--timeout", "10")
+
+
+def _finished(consortium: Consortium) -> RunFinished | None:
+    return next((event for event in consortium.events() if isinstance(event, RunFinished)), None)
+
+
+def _rounds(consortium: Consortium) -> list[RoundDone]:
+    return [event for event in consortium.events() if isinstance(event, RoundDone)]
+
+
+def _starts(consortium: Consortium) -> list[RunStarted]:
+    return [event for event in consortium.events() if isinstance(event, RunStarted)]
+
+
+def _is_run_of(consortium: Consortium, hospitals: int) -> bool:
+    return any(len(started.hospitals) == hospitals for started in _starts(consortium))
+
+
+def _images(container: Container) -> set[str]:
+    return hashes(container, "-name '*.png' -not -path '*/plots/*'")
+
+
+def _private_keys(container: Container) -> set[str]:
+    return hashes(container, "-size -64k -exec grep -q -s 'PRIVATE KEY' {} ';'")
+
+
+def _identity(container: Container) -> str:
+    return shell(container, "sha256sum /state/identity.key /state/identity.pem", user="hospital")
+
+
+def _ask(consortium: Consortium, query: str) -> list[Any]:
+    port = consortium.ports["CONFIDE_PROMETHEUS_PORT"]
+    url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        results: list[Any] = json.load(answer)["data"]["result"]
+    return results
+
+
+def test_three_hospitals_train_and_the_server_keeps_the_results(consortium: Consortium) -> None:
+    finished = _finished(consortium)
+    assert finished is not None
+    assert finished.reason == COMPLETED
+    assert [done.hospitals for done in _rounds(consortium)] == [HOSPITALS] * ROUNDS
+    (server,) = consortium.containers("server")
+    consortium.wait_for(lambda: "model.safetensors" in shell(server, "ls /state/runs/*"), "the model to be written")
+    rows = list(csv.DictReader(io.StringIO(shell(server, "cat /state/runs/*/metrics.csv"))))
+    assert [row["round"] for row in rows] == ["1", "2", "3"]
+    assert _starts(consortium)[0].data_set == "phantom-pneumonia"
+
+
+def test_each_hospital_holds_its_own_records_and_nobody_else_holds_any(consortium: Consortium) -> None:
+    hospitals = [_images(container) for container in consortium.containers("hospital")]
+    assert all(hospitals)
+    assert sum(map(len, hospitals)) == len(set.union(*hospitals))
+    for service in ("server", "dealer", "prometheus"):
+        (container,) = consortium.containers(service)
+        assert _images(container) == set()
+    (dealer,) = consortium.containers("dealer")
+    assert shell(dealer, "ls /state/shards").split() == [f"{HOSPITALS}.zip"]  # nobody's yet: a free seat
+
+
+def test_no_container_holds_a_key_of_another(consortium: Consortium) -> None:
+    keys = {str(container.name): _private_keys(container) for container in consortium.containers()}
+    shared = [key for key, count in Counter(key for held in keys.values() for key in held).items() if count > 1]
+    assert shared == []
+    assert all(len(keys[str(container.name)]) == 3 for container in consortium.containers("hospital"))
+    assert keys[str(consortium.containers("prometheus")[0].name)] == set()
+
+
+def test_the_supernodes_user_can_read_neither_data_nor_ledger_nor_identity(consortium: Consortium) -> None:
+    for container in consortium.containers("hospital"):
+        for file in ("/shard/manifest.csv", "/state/identity.key", "/state/hospital.json", "/state/status.json"):
+            assert is_denied(container, "relay", "cat", file)
+        for folder in ("/shard", "/state", "/state/ledger", "/state/cache"):
+            assert is_denied(container, "relay", "ls", folder)
+        for folder in ("/state", "/state/relay"):
+            assert is_denied(container, "relay", "touch", f"{folder}/mine")
+        assert b"supernode.key" in container.exec_run(["ls", "/state/relay"], user="relay").output
+
+
+def test_the_supernode_runs_as_its_own_user_and_the_agent_as_another(consortium: Consortium) -> None:
+    for container in consortium.containers("hospital"):
+        users = {row["uid"]: row["command"] for row in processes(container) if "client." in row["command"]}
+        assert "client.supernode" in users[RELAY_USER]
+        owners = {row["uid"] for row in processes(container) if "client.supernode" not in row["command"]}
+        assert owners == {"0", HOSPITAL_USER}
+        agent = shell(container, "pgrep -f client.resident || true")
+        assert agent == "" or is_denied(container, "relay", "cat", f"/proc/{agent.split()[0]}/environ")
+
+
+def test_nothing_but_the_init_process_is_root(consortium: Consortium) -> None:
+    for container in consortium.containers():
+        roots = [row["command"] for row in processes(container) if row["uid"] == "0"]
+        assert all("docker-init" in command for command in roots), (container.name, roots)
+
+
+def test_every_container_is_confined_and_healthy(consortium: Consortium) -> None:
+    for container in consortium.containers():
+        consortium.wait_for(lambda container=container: _health(container) == "healthy", f"{container.name}'s health")  # type: ignore[misc]
+        host = container.attrs["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["Memory"] > 0
+        assert host["PidsLimit"] > 0
+        assert host["Init"]
+        assert host["RestartPolicy"]["Name"] == "unless-stopped"
+        assert not host["Privileged"]
+
+
+def _health(container: Container) -> str:
+    container.reload()
+    return str(container.attrs["State"]["Health"]["Status"])
+
+
+def test_only_the_servers_two_ports_and_prometheus_on_loopback_are_published(consortium: Consortium) -> None:
+    published = {
+        (str(container.labels["com.docker.compose.service"]), inside, binding["HostIp"])
+        for container in consortium.containers()
+        for inside, bindings in container.attrs["HostConfig"]["PortBindings"].items()
+        for binding in bindings
+    }
+    assert {(service, inside) for service, inside, _ in published} == {
+        ("server", "9092/tcp"), ("server", "9093/tcp"), ("prometheus", "9090/tcp"),
+    }  # fmt: skip
+    assert {address for service, _, address in published if service == "prometheus"} == {"127.0.0.1"}
+
+
+def test_prometheus_finds_the_server_and_every_hospital_by_name(consortium: Consortium) -> None:
+    consortium.wait_for(lambda: len(_ask(consortium, "up == 1")) == 1 + HOSPITALS, "Prometheus to find everybody")
+    names = {series["metric"]["hospital"] for series in _ask(consortium, "confide_hospital_epsilon_spent")}
+    assert names == {f"hospital-{number}" for number in range(1, HOSPITALS + 1)}
+    (step,) = _ask(consortium, "confide_round")
+    assert step["value"][1] == str(ROUNDS)
+
+
+def test_images_carry_no_data_no_keys_and_no_configuration(consortium: Consortium) -> None:
+    everything = "find / -type f -not -path '/proc/*' -not -path '/sys/*' -not -path '/venv/*' -not -path '/usr/*'"
+    for role in ("server", "hospital", "dealer"):
+        image = consortium.client.images.get(f"confide-{role}:0.1.0")
+        listed = consortium.client.containers.run(
+            image, ["-c", everything], entrypoint="sh", user="root", remove=True, network_disabled=True
+        )
+        files = [Path(line) for line in listed.decode().splitlines()]
+        assert Path("/confide/common/config.py") in files
+        private = {".key", ".npz", ".png", ".yaml", ".jsonl", ".db"}
+        assert [file for file in files if file.suffix in private or file.parts[1] in {"state", "shard", "deal"}] == []
+
+
+def test_a_run_of_a_larger_consortium_goes_on_where_stop_left_it(consortium: Consortium) -> None:
+    before = [_identity(container) for container in consortium.containers("hospital")]
+    spent = {name: value for done in _rounds(consortium) for name, value in done.epsilon_spent.items()}
+    consortium.up(SEATS, CONFIDE_RUN="second")
+    consortium.wait_for(
+        lambda: _starts(consortium) and len(_starts(consortium)[0].hospitals) == SEATS, "a new run of 4"
+    )
+    consortium.wait_for(lambda: len(_rounds(consortium)) == 1, "the new run's first round")
+    consortium.compose("stop", "--timeout", "20", CONFIDE_RUN="second")
+    assert {container.status for container in consortium.containers()} == {"exited"}
+    consortium.compose("start", *("server", "dealer", "hospital", "prometheus"), CONFIDE_RUN="second")
+    consortium.wait_for(lambda: _finished(consortium), "the run to go on and finish")
+    assert len(_starts(consortium)) > 1
+    assert _starts(consortium)[-1].resumed_from_round >= 1
+    assert [done.step for done in _rounds(consortium)][-1] == ROUNDS
+    assert {done.hospitals for done in _rounds(consortium)} == {SEATS}
+    after = [_identity(container) for container in consortium.containers("hospital")]
+    assert after[: len(before)] == before
+    last = _rounds(consortium)[-1].epsilon_spent
+    assert all(last[name] > value for name, value in spent.items())
+
+
+def test_the_newcomer_got_the_free_shard_and_the_dealer_keeps_nothing(consortium: Consortium) -> None:
+    hospitals = [_images(container) for container in consortium.containers("hospital")]
+    assert sum(map(len, hospitals)) == len(set.union(*hospitals)) == RECORDS
+    (dealer,) = consortium.containers("dealer")
+    assert shell(dealer, "ls /state/shards") == ""
+
+
+def test_fewer_hospitals_train_the_next_run(consortium: Consortium) -> None:
+    second = _starts(consortium)[0].run_id
+    consortium.up(HOSPITALS, CONFIDE_RUN="third")
+    consortium.wait_for(lambda: _starts(consortium) and _starts(consortium)[0].run_id != second, "a third run")
+    consortium.wait_for(lambda: _finished(consortium), "the third run to finish")
+    finished = _finished(consortium)
+    assert finished is not None
+    assert finished.reason == COMPLETED
+    assert {done.hospitals for done in _rounds(consortium)} == {HOSPITALS}
+
+
+def test_down_leaves_nothing(consortium: Consortium) -> None:
+    volumes = {
+        mount["Name"] for container in consortium.containers() for mount in container.attrs["Mounts"] if "Name" in mount
+    }
+    assert volumes
+    consortium.compose("down", "--volumes", "--timeout", "10")
+    assert consortium.containers() == []
+    for volume in volumes:
+        with pytest.raises(NotFound):
+            consortium.client.volumes.get(volume)
+    assert consortium.client.networks.list(filters={"label": f"com.docker.compose.project={consortium.project}"}) == []
+
+
+def test_a_permanent_hospital_is_confined_like_the_demos() -> None:
+    root = Path(__file__).parents[2]
+    demo = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]["hospital"]
+    own = yaml.safe_load((root / "deploy" / "hospital" / "docker-compose.yml").read_text())["services"]["hospital"]
+    for key in ("cap_drop", "cap_add", "read_only", "init", "security_opt", "restart", "pids_limit"):
+        assert own[key] == demo[key]
+    assert "mem_limit" in own
+    assert all(port.startswith("127.0.0.1:") for port in own["ports"])
