@@ -41,12 +41,13 @@ from common.messages import (
     ShareKeys,
     Unmask,
     Unmasked,
+    phase_of,
 )
 from common.models.flat import hash_model
 from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
-from common.secagg.errors import Place, SecAggError
+from common.secagg.errors import Place, SecAggError, UnusableModelError
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 
@@ -147,14 +148,14 @@ class HospitalAgent:
                     hospital=self._identity.name, advertised=self._advertise(run, request.round_number)
                 ), None
             case ShareKeys():
-                run = self._known_run(request.run_id)
+                run = self._known_run(request)
                 return KeysShared(shares=self._share(run, request.round_number, request.directory)), None
             case MaskedInput():
-                return self._mask(self._known_run(request.run_id), request, array)
+                return self._mask(self._known_run(request), request, array)
             case CheckConsistency():
-                return self._check_consistency(self._known_run(request.run_id), request), None
+                return self._check_consistency(self._known_run(request), request), None
             case Unmask():
-                return self._unmask(self._known_run(request.run_id), request), None
+                return self._unmask(self._known_run(request), request), None
             case PlainInput():
                 return self._plain(request, array)
 
@@ -185,9 +186,12 @@ class HospitalAgent:
             ledger = self._ledger
         return Contributor(description, data, ledger, self._policy.epsilon_budget, self._here.random, cache)
 
-    def _known_run(self, run_id: str) -> _Run:
-        if self._run is None or self._run.description.run_id != run_id:
-            raise RunError(f"{self._identity.name} has not joined this run, or was restarted since; it joins again")
+    def _known_run(self, request: ShareKeys | MaskedInput | CheckConsistency | Unmask) -> _Run:
+        if self._run is None or self._run.description.run_id != request.run_id:
+            raise RunError(
+                f"round {request.round_number}, {phase_of(request)}: {self._identity.name} has not joined this run, "
+                "or was restarted since; it joins again"
+            )
         return self._run
 
     def _advertise(self, run: _Run, round_number: int) -> bytes:
@@ -213,10 +217,10 @@ class HospitalAgent:
         shared = _state(run.shared, round_number, self._identity.name)
         place = Place(self._identity.name, round_number, Phase.MASKED_INPUT)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
-        model = _checked_model(array)
+        model = _checked_model(array, run, place)
         model_hash = hash_model(model)
         masked_input.verify_cohort(shared, asked, model_hash, place)
-        # Also before training: a bad share must not cost ε.
+        # A bad share is refused here, before training has cost any privacy.
         masked_input.open_inbox(shared, asked, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, cohort=len(asked.cohort), train=request.train)
@@ -270,8 +274,8 @@ class HospitalAgent:
         run = self._join(request.run_description)
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
+        model = _checked_model(array, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
-        model = _checked_model(array)
         contribution = run.contributor.contribute(request.round_number, model, cohort=1, train=request.train)
         self._status.contributed(request.round_number, contribution.epsilon, contribution.records_per_second)
         reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
@@ -311,10 +315,12 @@ def _require_noise(
         )
 
 
-def _checked_model(array: Array | None) -> npt.NDArray[np.float32]:
-    if array is None or array.dtype != np.float32 or array.ndim != 1:
-        raise RunError("the model must come beside its request as one flat float32 array")
+def _checked_model(array: Array | None, run: _Run, place: Place) -> npt.NDArray[np.float32]:
+    length = run.contributor.layout.parameters
+    if array is None or array.dtype != np.float32 or array.shape != (length,):
+        got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise UnusableModelError(place, f"a model of {length} float32 parameters must come with a request, got {got}")
     model = np.ascontiguousarray(array)
     if not np.isfinite(model).all():
-        raise RunError("the model must be finite; the server sent infinite or undefined parameters")
+        raise UnusableModelError(place, "a model must be finite, got infinite or undefined parameters")
     return model

@@ -1,6 +1,6 @@
 """What this hospital agrees to, whatever the server asks."""
 
-from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, RunDescription
 from common.errors import PolicyError
 from common.identity import HospitalIdentity, certificate_pem
 
@@ -20,6 +20,11 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
         raise PolicyError(
             "this hospital sends masked vectors only, the run asks for aggregation.mode plain; "
             "its operator can set hospital.allow_plain"
+        )
+    if run.aggregation.adversary is AdversaryModel.SEMI_HONEST and not policy.allow_semi_honest:
+        raise PolicyError(
+            "this hospital does not trust the server to follow the protocol, the run asks for aggregation.adversary "
+            "semi-honest; its operator can set hospital.allow_semi_honest"
         )
     if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:
         raise PolicyError(

@@ -181,6 +181,7 @@ class HospitalConfig(_Section):
     epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
     min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 3
     allow_plain: bool = False
+    allow_semi_honest: bool = False
     allow_no_privacy: bool = False
     max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     min_delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-8

@@ -75,12 +75,13 @@ class SecAggError(ConfideError):
         │   ├── ShareDecryptionError        does not decrypt: altered on the way or never right
         │   ├── CorruptedShareError         is not the one its dealer committed to
         │   └── InconsistentDealingError    a dealer's shares do not rebuild what the dealer committed to
-        ├── VectorError                     a vector that is not one of this run's
+        ├── VectorError                     a vector, or a model, that is not one of this run's
         │   ├── VectorLengthError
         │   ├── VectorRingError             not integers modulo this run's R
         │   ├── DuplicateMaskedInputError   a second one of the same hospital
         │   ├── LateMaskedInputError        its owner was already declared dropped
-        │   └── ImplausibleSumError         a sum that honest vectors cannot have
+        │   ├── ImplausibleSumError         a sum that honest vectors cannot have
+        │   └── UnusableModelError          a model of another length or type, or one that is not finite
         └── SurvivorsError                  lists of survivors that would let the server open one hospital
             ├── DroppedAndAliveError        one hospital listed as both
             ├── IncompleteSurvivorsError    a hospital of the cohort listed as neither
@@ -290,7 +291,7 @@ class InconsistentDealingError(ShareError):
 
 
 class VectorError(SecAggError):
-    """A vector that is not one of this run's."""
+    """A vector, or a model, that is not one of this run's."""
 
 
 class VectorLengthError(VectorError):
@@ -307,6 +308,10 @@ class DuplicateMaskedInputError(VectorError):
 
 class LateMaskedInputError(VectorError):
     """A masked vector that came after its owner was declared dropped, when its masks are about to be revealed."""
+
+
+class UnusableModelError(VectorError):
+    """A model to train that is not one flat array of this run's number of finite float32."""
 
 
 class ImplausibleSumError(VectorError):

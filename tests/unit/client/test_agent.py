@@ -149,7 +149,7 @@ def test_another_model_than_the_one_named_costs_no_epsilon(overheard: Overheard)
     ids=["missing", "float64", "a matrix", "undefined"],
 )
 def test_what_is_no_model_is_refused(overheard: Overheard, model: npt.NDArray[Any] | None) -> None:
-    assert refused(overheard.answer(overheard.masked_input(), model)).code == "run"
+    assert refused(overheard.answer(overheard.masked_input(), model)).code == "unusable_model"
     assert not overheard.made.booked(NAME)
 
 

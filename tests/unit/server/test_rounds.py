@@ -23,6 +23,8 @@ from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, s
 VANISHING = "hospital-2"
 OTHERS = tuple(name for name in HOSPITALS if name != VANISHING)
 
+TRUSTING = {f"hospital_{number}": HospitalConfig(allow_semi_honest=True) for number in range(1, 5)}
+
 EXCHANGES = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
 
 
@@ -89,7 +91,8 @@ def test_the_sum_is_bit_for_bit_that_of_the_vectors_and_the_next_rounds_keys_rid
 
 
 def test_a_semi_honest_round_has_two_exchanges(dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = Rounds(small(dealt, tmp_path, aggregation={"adversary": "semi-honest"}), monkeypatch)
+    trusting = small(dealt, tmp_path, policies=TRUSTING, aggregation={"adversary": "semi-honest"})
+    rounds = Rounds(trusting, monkeypatch)
     for number in (1, 2):
         summed = rounds.round(number)
         np.testing.assert_array_equal(summed.total, rounds.plain_sum(number, HOSPITALS))
@@ -200,6 +203,7 @@ def test_in_mode_distributed_hospitals_themselves_refuse_a_sum_with_too_little_n
     strict = small(
         dealt,
         tmp_path,
+        policies=TRUSTING,
         privacy={**DISTRIBUTED, "tolerated_dropouts": 0},
         training={"sample_rate": 0.5},
         aggregation={"adversary": adversary},

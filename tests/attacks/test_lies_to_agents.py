@@ -1,0 +1,275 @@
+"""A lying server against the deployed agents: every refusal is a reply that names the error, and costs nothing.
+
+The protocol's own catalogue (the other files here) tells of every lie; these tests tell that the agent applies it,
+remembers across a restart what it has answered, and books no privacy for what it refuses.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.config import RunDescription
+from common.config import replace as changed
+from common.messages import (
+    AdvertiseKeys,
+    CheckConsistency,
+    KeysAdvertised,
+    KeysShared,
+    MaskedInput,
+    PlainInput,
+    Refused,
+    Reply,
+    Request,
+    ShareKeys,
+    Unmask,
+)
+from common.models.flat import hash_model
+from common.run_terms import protocol_parameters
+from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
+from common.secagg import messages as secagg
+from common.secagg.errors import SERVER, Place
+from common.secagg.parameters import RunParameters
+from common.secagg.phases import Phase
+from server.run import describe, initial_model
+from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID, Dealt, Small, small
+
+VICTIM = "hospital-1"
+ROUND = 1
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass
+class LyingServer:
+    """Leads agents through a round by hand, so that a test can bend any message on its way."""
+
+    consortium: Small
+    description: RunDescription
+
+    @property
+    def model(self) -> Array:
+        return initial_model(self.description)
+
+    def ask(self, hospital: str, request: Request, array: Array | None = None) -> tuple[Reply, Array | None]:
+        return self.consortium.consortium.agents[hospital].answer(request, array)
+
+    def refusal(self, request: Request, array: Array | None = None) -> Refused:
+        """Return how the victim refuses; fails when it does not."""
+        reply, vector = self.ask(VICTIM, request, array)
+        assert isinstance(reply, Refused)
+        assert vector is None
+        return reply
+
+    def parameters(self) -> RunParameters:
+        return protocol_parameters(self.description, self.consortium.consortium.roster_keys, 3)
+
+    def decode(self, encoded: bytes, kind: type[secagg.M], phase: Phase) -> secagg.M:
+        return secagg.decode(encoded, kind, secagg.Limits(len(HOSPITALS)), Place(SERVER, ROUND, phase))
+
+    def advertised(self, hospital: str, round_number: int = ROUND) -> secagg.AdvertisedKeys:
+        request = AdvertiseKeys(run_description=self.description.canonical_json(), round_number=round_number)
+        reply, _ = self.ask(hospital, request)
+        assert isinstance(reply, KeysAdvertised)
+        return self.decode(reply.advertised, secagg.AdvertisedKeys, Phase.ADVERTISE_KEYS)
+
+    def directory(self) -> secagg.KeyDirectory:
+        keys = {hospital: self.advertised(hospital) for hospital in HOSPITALS}
+        return advertise_keys.collect(self.parameters(), ROUND, keys).directory
+
+    def share_request(self, directory: secagg.KeyDirectory) -> ShareKeys:
+        return ShareKeys(run_id=RUN_ID, round_number=ROUND, directory=secagg.encode(directory))
+
+    def routed(self) -> share_keys.Routed:
+        directory, shares = self.directory(), {}
+        for hospital in HOSPITALS:
+            reply, _ = self.ask(hospital, self.share_request(directory))
+            assert isinstance(reply, KeysShared)
+            shares[hospital] = self.decode(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS)
+        return share_keys.route(self.parameters(), directory, shares)
+
+    def mask_request(self, routed: share_keys.Routed, hospital: str = VICTIM) -> MaskedInput:
+        return self.mask_with(routed.request_for(hospital, hash_model(self.model)))
+
+    def mask_with(self, asked: secagg.MaskedInputRequest) -> MaskedInput:
+        return MaskedInput(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked), train=True)
+
+    def masked(self) -> masked_input.MaskedSum:
+        routed = self.routed()
+        total = masked_input.MaskedSum(routed, hash_model(self.model))
+        for hospital in HOSPITALS:
+            reply, vector = self.ask(hospital, self.mask_request(routed, hospital), self.model)
+            total.add(hospital, self.decode(reply.masked, secagg.MaskedInput, Phase.MASKED_INPUT), vector)  # type: ignore[union-attr,arg-type]
+        return total
+
+    def check_request(self, survivors: secagg.SurvivorList) -> CheckConsistency:
+        return CheckConsistency(run_id=RUN_ID, round_number=ROUND, survivors=secagg.encode(survivors))
+
+    def unmask_request(self) -> Unmask:
+        total, signatures = self.masked(), {}
+        survivors = total.close()
+        for hospital in HOSPITALS:
+            reply, _ = self.ask(hospital, self.check_request(survivors))
+            signature = reply.signature  # type: ignore[union-attr]
+            signatures[hospital] = self.decode(signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK)
+        asked = consistency_check.collect(total, signatures).request
+        return Unmask(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+
+
+def lying(dealt: Dealt, folder: Path, **changes: Mapping[str, Any]) -> LyingServer:
+    consortium = small(dealt, folder)
+    config = changed(CONFIG, **{section: dict(values) for section, values in changes.items()})
+    data = dealt.data
+    return LyingServer(consortium, describe(config, RUN_ID, data.classes, data.channels, consortium.consortium.roster))
+
+
+@pytest.fixture
+def server(dealt: Dealt, tmp_path: Path) -> LyingServer:
+    return lying(dealt, tmp_path)
+
+
+def assert_attack(refused: Refused, code: str, phase: Phase) -> None:
+    assert (refused.hospital, refused.code, refused.is_attack) == (VICTIM, code, True)
+    assert refused.reason.startswith(f"round {ROUND}, {phase}, {VICTIM} refuses")
+
+
+def test_a_second_masked_input_is_refused_also_after_the_agent_restarts(server: LyingServer) -> None:
+    routed = server.routed()
+    request = server.mask_request(routed)
+    assert server.ask(VICTIM, request, server.model)[1] is not None
+    assert_attack(server.refusal(request, server.model), "second_masked_input", Phase.MASKED_INPUT)
+    server.consortium.consortium.restart(VICTIM)
+    assert server.refusal(request, server.model).code == "run"  # It holds no secret of this run any more.
+    server.advertised(VICTIM, ROUND + 1)
+    assert_attack(server.refusal(request, server.model), "second_masked_input", Phase.MASKED_INPUT)
+    assert len(server.consortium.booked(VICTIM)) == 1
+
+
+def test_a_second_unmasking_is_refused_also_after_the_agent_restarts(server: LyingServer) -> None:
+    request = server.unmask_request()
+    assert not isinstance(server.ask(VICTIM, request)[0], Refused)
+    assert_attack(server.refusal(request), "second_unmasking", Phase.UNMASKING)
+    server.consortium.consortium.restart(VICTIM)
+    server.advertised(VICTIM, ROUND + 1)
+    assert_attack(server.refusal(request), "second_unmasking", Phase.UNMASKING)
+
+
+def test_keys_of_one_round_are_not_advertised_twice(server: LyingServer) -> None:
+    server.advertised(VICTIM)
+    again = AdvertiseKeys(run_description=server.description.canonical_json(), round_number=ROUND)
+    assert_attack(server.refusal(again), "already_answered", Phase.ADVERTISE_KEYS)
+
+
+def test_keys_made_under_another_configuration_are_refused(dealt: Dealt, tmp_path: Path) -> None:
+    server = lying(dealt, tmp_path)
+    stale = LyingServer(server.consortium, lying(dealt, tmp_path, privacy={"delta": 5e-4}).description)
+    stale.description = stale.description.model_copy(update={"roster": server.description.roster})
+    keys = [server.advertised(VICTIM), *(stale.advertised(hospital) for hospital in HOSPITALS[1:])]
+    directory = secagg.KeyDirectory(RUN_ID, ROUND, server.parameters().threshold(len(keys)), tuple(keys))
+    assert_attack(server.refusal(server.share_request(directory)), "config_hash", Phase.SHARE_KEYS)
+
+
+def test_a_lowered_threshold_is_refused(server: LyingServer) -> None:
+    lowered = replace(server.directory(), threshold=2)
+    assert_attack(server.refusal(server.share_request(lowered)), "threshold_lowered", Phase.SHARE_KEYS)
+
+
+def test_a_model_of_its_own_for_one_hospital_is_refused_before_anything_is_booked(server: LyingServer) -> None:
+    request = server.mask_request(server.routed())
+    assert_attack(server.refusal(request, server.model + 1), "model_hash", Phase.MASKED_INPUT)
+    assert server.consortium.booked(VICTIM) == []
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [
+        lambda _: None,
+        lambda model: model[:-1],
+        lambda model: model.astype(np.float64),
+        lambda model: np.full_like(model, np.nan),
+    ],
+)
+def test_a_model_that_is_none_is_refused_before_anything_is_booked(
+    server: LyingServer, bend: Callable[[Array], Array | None]
+) -> None:
+    request = server.mask_request(server.routed())
+    assert_attack(server.refusal(request, bend(server.model)), "unusable_model", Phase.MASKED_INPUT)
+    assert server.consortium.booked(VICTIM) == []
+
+
+def test_a_share_that_does_not_open_is_refused_before_anything_is_booked(server: LyingServer) -> None:
+    routed = server.routed()
+    inbox = list(routed.inboxes[VICTIM].values())
+    inbox[0] = replace(inbox[0], ciphertext=inbox[0].ciphertext[:-1] + bytes([inbox[0].ciphertext[-1] ^ 1]))
+    asked = routed.request_for(VICTIM, hash_model(server.model))
+    request = server.mask_with(replace(asked, inbox=tuple(inbox)))
+    assert_attack(server.refusal(request, server.model), "share_decryption", Phase.MASKED_INPUT)
+    assert server.consortium.booked(VICTIM) == []
+
+
+def test_a_cohort_below_the_threshold_is_refused_before_anything_is_booked(server: LyingServer) -> None:
+    routed = server.routed()
+    two = (VICTIM, "hospital-2")
+    inbox = tuple(share for share in routed.inboxes[VICTIM].values() if share.dealer in two)
+    asked = routed.request_for(VICTIM, hash_model(server.model))
+    request = server.mask_with(replace(asked, cohort=two, inbox=inbox))
+    assert_attack(server.refusal(request, server.model), "too_few_hospitals", Phase.MASKED_INPUT)
+    assert server.consortium.booked(VICTIM) == []
+
+
+def test_a_hospital_both_dropped_and_alive_is_refused(server: LyingServer) -> None:
+    survivors = server.masked().close()
+    both = replace(survivors, dropped=("hospital-4",))
+    assert_attack(server.refusal(server.check_request(both)), "dropped_and_alive", Phase.CONSISTENCY_CHECK)
+
+
+def test_shares_asked_for_without_the_consistency_check_are_refused(server: LyingServer) -> None:
+    survivors = server.masked().close()
+    asked = secagg.UnmaskingRequest(RUN_ID, ROUND, survivors.survivors, survivors.dropped, ())
+    request = Unmask(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+    assert_attack(server.refusal(request), "unsigned_survivors", Phase.UNMASKING)
+
+
+def test_bytes_that_are_no_message_are_refused(server: LyingServer) -> None:
+    directory = secagg.encode(server.directory())
+    request = ShareKeys(run_id=RUN_ID, round_number=ROUND, directory=directory[:-1])
+    assert_attack(server.refusal(request), "truncated_message", Phase.SHARE_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "setting"),
+    [
+        ("aggregation", {"adversary": "semi-honest"}, "allow_semi_honest"),
+        ("aggregation", {"mode": "plain"}, "allow_plain"),
+        ("privacy", {"mode": "none"}, "allow_no_privacy"),
+    ],
+)
+def test_a_run_that_protects_less_than_the_hospital_asks_for_is_refused(
+    dealt: Dealt, tmp_path: Path, section: str, values: dict[str, str], setting: str
+) -> None:
+    server = lying(dealt, tmp_path, **{section: values})
+    description = server.description.canonical_json()
+    refused = server.refusal(AdvertiseKeys(run_description=description, round_number=ROUND))
+    assert (refused.code, refused.is_attack) == ("policy", False)
+    assert setting in refused.reason
+
+
+def test_a_bare_vector_is_not_sent_in_a_run_of_masked_ones(server: LyingServer) -> None:
+    request = PlainInput(
+        run_id=RUN_ID,
+        run_description=server.description.canonical_json(),
+        round_number=ROUND,
+        model_hash=hash_model(server.model),
+        train=True,
+    )
+    assert server.refusal(request, server.model).code == "policy"
+    assert server.consortium.booked(VICTIM) == []
+
+
+def test_a_step_of_a_run_that_was_never_joined_names_round_and_phase(server: LyingServer) -> None:
+    request = ShareKeys(run_id="ff" * 16, round_number=7, directory=b"")
+    refused = server.refusal(request)
+    assert (refused.hospital, refused.code) == (VICTIM, "run")
+    assert refused.reason.startswith(f"round 7, share_keys: {VICTIM}")
