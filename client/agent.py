@@ -5,6 +5,7 @@ The agent knows neither Flower nor a network, so that experiments and tests run 
 
 import datetime
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from cryptography import x509
 
-from client.contribution import Contributor
+from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import HospitalData
 from client.ledger import LEDGER_FOLDER, Ledger
+from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
@@ -224,7 +226,7 @@ class HospitalAgent:
         masked_input.open_inbox(shared, asked, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, cohort=len(asked.cohort), train=request.train)
-        self._status.contributed(round_number, contribution.epsilon, contribution.records_per_second)
+        self._note(run, round_number, contribution)
         started = time.perf_counter()
         run.masked[round_number], message, vector = masked_input.mask(
             shared, asked, model_hash, contribution.vector, self._here.threads
@@ -240,6 +242,15 @@ class HospitalAgent:
             masking_seconds=masking_seconds,
         )
         return reply, vector
+
+    def _note(self, run: _Run, round_number: int, contribution: Contribution) -> None:
+        """Write down, for the hospital's own staff alone, what the round cost and how good its model is here."""
+        self._status.contributed(round_number, contribution.epsilon, contribution.records_per_second)
+        if contribution.own is not None:
+            spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
+            now = self._here.now().timestamp()
+            result = OwnResult.of(now, run.description.run_id, round_number, contribution.own, spent)
+            append(self._here.state / OWN_RESULTS_FILE, result)
 
     def _check_consistency(self, run: _Run, request: CheckConsistency) -> Reply:
         round_number = request.round_number
@@ -277,7 +288,7 @@ class HospitalAgent:
         model = _checked_model(array, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(request.round_number, model, cohort=1, train=request.train)
-        self._status.contributed(request.round_number, contribution.epsilon, contribution.records_per_second)
+        self._note(run, request.round_number, contribution)
         reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
         return reply, contribution.vector
 

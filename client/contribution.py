@@ -16,7 +16,7 @@ from client.ledger import Ledger
 from client.training import TrainingData, evaluate, noisy_gradient_sum, schedule, train_locally
 from common.config import PrivacyMode, RunDescription
 from common.errors import PrivacyError, RunError
-from common.evaluation import EvaluationCounts
+from common.evaluation import EvaluationCounts, Metrics, metrics
 from common.keystream import Keystream
 from common.messages import EpsilonReport
 from common.models import registry
@@ -37,12 +37,14 @@ class Contribution:
         epsilon: what the hospital's ledger says after this round; None in mode ``none``.
         training_seconds: of training and evaluation.
         records_per_second: through the training steps, for the hospital's own operator; None without training.
+        own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
     """
 
     vector: npt.NDArray[Any] = field(repr=False)
     epsilon: EpsilonReport | None
     training_seconds: float
     records_per_second: float | None = field(default=None, repr=False)
+    own: Metrics | None = field(default=None, repr=False)
 
 
 class Contributor:
@@ -158,7 +160,7 @@ class Contributor:
         training_from = time.perf_counter()
         vector = self._vector(model, counts, cohort, random, train=train)
         rate = self._records_of_a_round() / (time.perf_counter() - training_from) if train else None
-        return Contribution(vector, epsilon, time.perf_counter() - started, rate)
+        return Contribution(vector, epsilon, time.perf_counter() - started, rate, metrics(counts))
 
     def _vector(
         self,

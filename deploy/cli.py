@@ -31,6 +31,8 @@ COMMANDS = (
     _Command(("check",), "deploy.checks", "run the static checks alone"),
     _Command(("predict",), "deploy.predict", "classify images with a trained model, at its calibrated threshold"),
     _Command(("chaos",), "deploy.chaos", "kill a deployment's processes at random, and see whether it survives"),
+    _Command(("report",), "deploy.report", "write a run's report, one page with everything, and its model card"),
+    _Command(("dashboard",), "deploy.dashboard", "show a running or finished run in a browser"),
     _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
     _Command(("bench", "secagg"), "deploy.bench_secagg", "what masking costs, against Flower's own secure aggregation"),
     _Command(("bench", "round"), "deploy.bench_round", "a deployed round with masks against one without"),
@@ -39,6 +41,8 @@ COMMANDS = (
         ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
     ),
     _Command(("audit", "inversion"), "deploy.audit_inversion", "what pictures a server can make of what it sees"),
+    _Command(("hospital", "report"), "deploy.hospital_report", "how good the model is on this hospital's own records"),
+    _Command(("bench", "data"), "deploy.bench_data", "time and memory of checking a hospital's images"),
     _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),
     _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),
     _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),

@@ -182,6 +182,12 @@ class _Demo:
         facts = model_facts(history, data.classes, data.channels, threshold)
         model = checkpoint.model if checkpoint.step else None
         files = outputs.finish(np.asarray(model, np.float32) if model is not None else None, facts)
+        if history.rounds:
+            # Imported here, because matplotlib and jinja2 take a second that the start of a demo need not wait for.
+            from deploy.report import write_report
+            from deploy.report_facts import RunFacts
+
+            files = (*files, *write_report([RunFacts.read(self._folder)], self._folder))
         self._table.finish(files, state=finished.reason if finished else "stopped")
 
     def _checkpoint(self) -> Checkpoint | None:

@@ -1,0 +1,108 @@
+"""How well each round's model does on this hospital's own records; never a message, only a file in its state folder.
+
+The figures carry no differential privacy and tell what the secure sum hides: they are for the hospital's own staff.
+"""
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import RunError
+from common.evaluation import Metrics
+from common.events import Measure
+
+OWN_RESULTS_FILE = "own-results.jsonl"
+"""In a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
+
+_LOG = logging.getLogger("confide.hospital")
+
+
+class OwnResult(BaseModel):
+    """The global model of one round on this hospital's own test part, at the threshold its own validation part gives.
+
+    Attributes:
+        time: seconds since the Unix epoch.
+        run_id: of the run.
+        round: of the protocol; its model is the one that the rounds before made.
+        records: of the hospital's test part.
+        epsilon_spent: in the hospital's ledger after this round; NaN without differential privacy.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    time: float
+    run_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    round: int = Field(ge=0)
+    records: int = Field(ge=0, repr=False)
+    accuracy: Measure = Field(repr=False)
+    precision: Measure = Field(repr=False)
+    recall: Measure = Field(repr=False)
+    f1: Measure = Field(repr=False)
+    specificity: Measure = Field(repr=False)
+    auc: Measure = Field(repr=False)
+    loss: Measure = Field(repr=False)
+    ece: Measure = Field(repr=False)
+    epsilon_spent: Measure
+
+    @classmethod
+    def of(cls, time: float, run_id: str, round_number: int, own: Metrics, epsilon_spent: float) -> "OwnResult":
+        """Take the figures worth keeping from a hospital's own metrics."""
+        return cls(
+            time=time,
+            run_id=run_id,
+            round=round_number,
+            records=own.records,
+            accuracy=own.accuracy,
+            precision=own.precision,
+            recall=own.recall,
+            f1=own.f1,
+            specificity=own.specificity,
+            auc=own.auc,
+            loss=own.loss,
+            ece=own.ece,
+            epsilon_spent=epsilon_spent,
+        )
+
+
+def append(path: Path, result: OwnResult) -> None:
+    """Add one line; a disk that refuses is logged, and no reason to break off a round."""
+    fields = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in result.model_dump().items()
+    }
+    line = json.dumps(fields, allow_nan=False) + "\n"
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        _LOG.warning("%s must be writable: %s", path.name, error.strerror)
+
+
+def read(path: Path) -> tuple[OwnResult, ...]:
+    """Return the results in the order they were written, of a round that was done again the last; none without a file.
+
+    Raises:
+        RunError: the file cannot be read, or a whole line is not a result; a last line cut short is left out.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError):
+        raise RunError(f"{path} must be a readable file of results") from None
+    results: dict[tuple[str, int], OwnResult] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):  # its writer was killed in the middle of it
+            continue
+        try:
+            result = OwnResult.model_validate_json(line)
+        except ValidationError as error:
+            finding = error.errors(include_url=False, include_input=False)[0]
+            raise RunError(f"{path}, line {number}, must be a result: {finding['msg']}") from None
+        results.pop((result.run_id, result.round), None)
+        results[result.run_id, result.round] = result
+    return tuple(results.values())

@@ -1,0 +1,121 @@
+"""The page that ``confide dashboard`` serves; Streamlit runs this file anew at each look."""
+
+import math
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+from common.errors import RunError
+from common.events import RoundDone
+from common.guarantee import Guarantee, caveats, shown_epsilon
+from deploy.events import RunHistory
+
+LOOK_SECONDS = 2.0
+
+ROUND = "round"
+
+Table = dict[str, list[float | None]]
+
+_MEASURES = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1"}
+
+
+def history_of(run: Path) -> RunHistory | None:
+    """Return the run so far, None before its first event."""
+    try:
+        return RunHistory.read(run)
+    except RunError as error:
+        st.info(str(error))
+        return None
+
+
+def learning_table(history: RunHistory) -> Table:
+    """Return the measures after each finished round, a column each; None where a measure is undefined."""
+    columns: Table = {ROUND: [done.step for done in history.rounds]}
+    for name, label in _MEASURES.items():
+        columns[label] = [_or_none(getattr(done, name)) for done in history.rounds]
+    return columns
+
+
+def privacy_table(history: RunHistory) -> Table:
+    """Return each hospital's ε after each round, and the smallest budget of any hospital beside it."""
+    columns: Table = {ROUND: [done.step for done in history.rounds]}
+    for hospital in history.started.hospitals:
+        columns[hospital] = [_or_none(done.epsilon_spent.get(hospital, math.nan)) for done in history.rounds]
+    columns["smallest budget"] = [
+        _or_none(min(done.epsilon_budget.values(), default=math.nan)) for done in history.rounds
+    ]
+    return {label: column for label, column in columns.items() if any(value is not None for value in column)}
+
+
+def notes_of(history: RunHistory) -> list[str]:
+    """Return what went otherwise than planned, in the order of rounds."""
+    noted = [
+        *((item.round, f"{item.hospital} dropped out at {item.phase}") for item in history.dropouts),
+        *((item.round, f"{item.hospital} refuses: {item.reason}") for item in history.refusals),
+        *((item.round, f"{item.hospital} refused an attack: {item.code}") for item in history.attacks),
+    ]
+    return [f"round {number}: {text}" for number, text in sorted(noted)]
+
+
+def show_head(history: RunHistory) -> None:
+    """Say what runs on what, how far it is, and what must be admitted."""
+    started = history.started
+    st.title(f"{started.task} on {started.data_set}")
+    state = history.finished.reason if history.finished else "running"
+    st.caption(f"run {started.run_id[:12]} · {len(started.hospitals)} hospitals · {state}")
+    for caveat in caveats(started.config, started.data_set):
+        st.warning(caveat)
+    st.progress(min(1.0, len(history.rounds) / started.rounds), f"round {len(history.rounds)} of {started.rounds}")
+
+
+def show_figures(history: RunHistory, last: RoundDone) -> None:
+    """Show the newest model's measures and what it cost."""
+    columns = st.columns(len(_MEASURES) + 1)
+    for column, (name, label) in zip(columns, _MEASURES.items(), strict=False):
+        value = getattr(last, name)
+        column.metric(label, "–" if math.isnan(value) else f"{value:.3f}")
+    columns[-1].metric("ε spent", shown_epsilon(last.epsilon))
+    st.caption(Guarantee.of(history.started.config).of_epsilon())
+
+
+def show_curves(history: RunHistory) -> None:
+    """Draw what was learnt and what was spent, by round."""
+    left, right = st.columns(2)
+    left.subheader("How good the model is")
+    left.line_chart(learning_table(history), x=ROUND, y_label="on the pooled test parts")
+    right.subheader("Privacy spent")
+    privacy = privacy_table(history)
+    if len(privacy) > 1:
+        right.line_chart(privacy, x=ROUND, y_label="ε")
+    else:
+        right.text("nothing bounds ε in this run")
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@st.fragment(run_every=LOOK_SECONDS)
+def page(run: Path) -> None:
+    """Draw everything; called again every few seconds."""
+    history = history_of(run)
+    if history is None:
+        return
+    show_head(history)
+    if not history.rounds:
+        st.info("no round is finished yet")
+        return
+    show_figures(history, history.rounds[-1])
+    show_curves(history)
+    if notes := notes_of(history):
+        st.subheader("What went otherwise than planned")
+        for note in notes:
+            st.text(note)  # as it is: a hospital's words are no markup
+    st.subheader("Every round")
+    st.dataframe(learning_table(history), hide_index=True)
+
+
+if __name__ == "__main__":
+    st.set_page_config("Confide", layout="wide")
+    page(Path(sys.argv[1]))
