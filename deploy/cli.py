@@ -41,6 +41,7 @@ COMMANDS = (
         ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
     ),
     _Command(("audit", "inversion"), "deploy.audit_inversion", "what pictures a server can make of what it sees"),
+    _Command(("hospital", "list-images"), "deploy.list_images", "begin a manifest from a PACS export's DICOM headers"),
     _Command(("hospital", "report"), "deploy.hospital_report", "how good the model is on this hospital's own records"),
     _Command(("bench", "data"), "deploy.bench_data", "time and memory of checking a hospital's images"),
     _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),

@@ -142,6 +142,11 @@ def read_catalogue(data: Path, classes: Sequence[str]) -> Catalogue:
     return Catalogue(root, layout, tuple(listing.entries), tuple(listing.findings), accepted, listing.digest.digest())
 
 
+def image_files(root: Path) -> Iterator[str]:
+    """Yield the path from ``root`` of every file below it that could be an image, in a fixed order."""
+    return _walk(_Listing(Path(os.path.realpath(root)), ()))
+
+
 def _layout_of(root: Path) -> tuple[Layout, Path]:
     if root.is_file():
         return Layout.NPZ, root

@@ -1,0 +1,50 @@
+"""No file, event, reply or log line of a whole run in one process names a patient; a deployed one is an e2e test."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from common.events import Event, Refusal, RoundDone
+from common.shards import MANIFEST_NAME
+from deploy.datasets import obtain
+from deploy.in_process import InProcessConsortium, Site
+from tests import named_patients
+from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID
+
+DATA = "data"
+
+
+def test_the_planted_names_are_found_where_they_are(tmp_path: Path) -> None:
+    named_patients.write(tmp_path / DATA, seed=1)
+    named = named_patients.named_below(tmp_path, ())
+    assert len(named) == named_patients.RECORDS + 1
+    assert tmp_path / DATA / MANIFEST_NAME in named
+    assert named_patients.named_below(tmp_path, (tmp_path / DATA,)) == []
+    assert named_patients.is_named_in("ZEISIG".encode("utf-16-le"))
+
+
+def test_nothing_a_run_leaves_or_says_names_a_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = {name: tmp_path / name / DATA for name in HOSPITALS}
+    for seed, folder in enumerate(folders.values()):
+        named_patients.write(folder, seed)
+    named_patients.break_one(folders["hospital-4"])
+    sites = {
+        name: Site(
+            data=folder, state=tmp_path / name / "state", cache=tmp_path / name / "cache", policy=CONFIG.hospital
+        )
+        for name, folder in folders.items()
+    }
+    events: list[Event] = []
+    data = obtain(CONFIG.data, CONFIG.experiment.task, CONFIG.model.image_size)
+    with caplog.at_level(logging.DEBUG):
+        consortium = InProcessConsortium(CONFIG, sites)
+        consortium.server(RUN_ID, data, tmp_path / "checkpoints", events.append).train()
+    assert [event.hospitals for event in events if isinstance(event, RoundDone)] == [3, 3]
+    refusals = [event for event in events if isinstance(event, Refusal)]
+    assert {(event.hospital, event.code) for event in refusals} == {("hospital-4", "data")}
+    assert "image_damaged" in refusals[0].reason
+    (tmp_path / "events").write_text("".join(event.to_line() for event in events))
+    (tmp_path / "log").write_text(caplog.text)
+    assert "export or copy it again" in caplog.text
+    assert named_patients.named_below(tmp_path, tuple(folders.values())) == []
