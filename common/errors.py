@@ -13,6 +13,7 @@
     │   ├── MissingNoiseError       too few hospitals' noise is in a sum, which therefore stays masked
     │   └── LedgerError             the ledger was edited, truncated, rolled back or is unreadable
     ├── PolicyError                 a hospital does not agree to what the server asks
+    ├── AuditError                  an audit chain was changed, contradicts another, or cannot be written
     ├── RunError                    a run cannot start or go on
     └── secagg.errors.SecAggError   the protocol; drawn in ``common/secagg/errors.py``
 
@@ -77,3 +78,7 @@ class PolicyError(ConfideError):
 
 class RunError(ConfideError):
     """A run cannot start or cannot go on."""
+
+
+class AuditError(ConfideError):
+    """An audit chain was changed, contradicts another, or cannot be written; names the file and the line."""
