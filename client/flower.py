@@ -19,6 +19,7 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -47,6 +48,17 @@ _LONGEST_RETRY_SECONDS = 2
 _NODE_HEARTBEAT_SECONDS = 10
 """A SuperLink misses a SuperNode that was killed after two of these, and lets none in with its key before; the least it
 accepts. With Flower's own 30 s a hospital that has restarted waits for a minute."""
+
+_UNDELIVERABLE = (
+    inflatable_utils.ObjectPullError,
+    inflatable_utils.ObjectPushError,
+    inflatable_utils.ObjectUnavailableError,
+    UnexpectedObjectContentError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What Flower raises when a message or its reply has expired with its exchange, or cannot be read at all."""
 
 Answer = Callable[[Message], Message]
 
@@ -128,16 +140,23 @@ class TaskRunner:
             RuntimeTokenHttpInterceptor(token),
         )
         with contextlib.closing(task), _beating(task):
-            message, context, _, bundle = pull_task_input(task)
-            status, details = SubStatus.COMPLETED, ""
-            if bundle.hash_str != self._bundle:
-                reply = _error(message, "this hospital does not answer messages of this bundle")
-            else:
-                reply = self._answer(message, answer)
-            if reply.has_error():
-                status, details = SubStatus.FAILED, reply.error.reason or ""
-            push_message(task, reply, context)
-            push_task_output(client=task, context=context, sub_status=status, details=details)
+            try:
+                self._answer_task(task, answer)
+            except _UNDELIVERABLE as error:
+                _LOG.warning("a task is dropped, its exchange is over: %s", type(error).__name__)
+                push_task_output(client=task, context=None, sub_status=SubStatus.FAILED, details=type(error).__name__)
+
+    def _answer_task(self, task: RuntimeHttpClient, answer: Answer) -> None:
+        message, context, _, bundle = pull_task_input(task)
+        status, details = SubStatus.COMPLETED, ""
+        if bundle.hash_str != self._bundle:
+            reply = _error(message, "this hospital does not answer messages of this bundle")
+        else:
+            reply = self._answer(message, answer)
+        if reply.has_error():
+            status, details = SubStatus.FAILED, reply.error.reason or ""
+        push_message(task, reply, context)
+        push_task_output(client=task, context=context, sub_status=status, details=details)
 
     def _answer(self, message: Message, answer: Answer) -> Message:
         try:

@@ -108,12 +108,17 @@ class Supervisor:
         """End one process but keep it known, so that :meth:`revive` starts it again."""
         _end(self._children[name].process)
 
-    def stop(self, names: Sequence[str] | None = None) -> None:
-        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that does not go."""
+    def stop(self, names: Sequence[str] | None = None, *, at_once: bool = False) -> None:
+        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that does not go.
+
+        Args:
+            names: of the processes; unknown ones are passed over.
+            at_once: SIGKILL, for processes that have nothing to put in order.
+        """
         chosen = tuple(self._children) if names is None else names
         children = [self._children.pop(name) for name in reversed(chosen) if name in self._children]
         for child in children:
-            child.process.terminate()
+            child.process.kill() if at_once else child.process.terminate()
         for child in children:
             _end(child.process)
 

@@ -139,12 +139,14 @@ class _Server:
         return finished
 
     def _carry_run(self) -> None:
-        """Start Flower's processes, submit the run and return when it has ended, for whatever reason."""
+        """Start what is missing of Flower's processes, submit the run, and return when it has ended, however it did."""
         (self._state / READY_FILE).unlink(missing_ok=True)
+        is_sound = False
         try:
-            self._supervisor.start(self._superlink())
             with self._control() as control:
-                self._await_superlink(control)
+                if not self._supervisor.is_running("superlink"):
+                    self._supervisor.start(self._superlink())
+                    self._await_superlink(control)
                 admission = Admission(Membership(self._state), control)
                 admission.keep_in_step()
                 (self._state / READY_FILE).touch(mode=0o600)
@@ -152,13 +154,15 @@ class _Server:
                 self._supervisor.start(self._superexec())
                 flower_run = control.start_run(self._state)
                 self._last_words = self._watch(control, admission, flower_run)
+                is_sound = control.is_up() and not self._failed_starts
         except RunError as error:
             self._last_words = str(error)
             print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
         finally:
             (self._state / READY_FILE).unlink(missing_ok=True)
-            # A SuperLink does not resume a run, and an executor outlives its SuperLink: all of them begin anew.
-            self._supervisor.stop(("superlink", "superexec"))
+            # An executor outlives its ServerApp and its SuperLink, and has nothing to hand over. A sound SuperLink
+            # stays: the hospitals' nodes are connected to it, and take up the resubmitted run at once.
+            self._supervisor.stop(("superexec",) if is_sound else ("superlink", "superexec"), at_once=True)
 
     def _gather(self, admission: Admission) -> None:
         """Wait until enough hospitals have joined and connected; where all are enrolled beforehand the run does."""

@@ -157,6 +157,8 @@ class Run:
             try:
                 self._one_round(hospitals, train=train)
             except SecAggError as error:
+                # Hospitals may have sent keys for the next number already, and send none for it twice.
+                self._round += 1
                 self._note_refusals()
                 problem = str(error)
                 self._round += 1  # Some have given keys for the number after this one, and give none a second time.
