@@ -24,20 +24,23 @@ from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
+from common import messages
+from common.audit_chain import Record, discard
+from common.audit_entries import Contributed, Joined, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
-from common.errors import ConfideError, MissingNoiseError, PolicyError, RunError
+from common.errors import AuditError, ConfideError, MissingNoiseError, PolicyError, RunError
 from common.identity import HospitalIdentity, verify_roster
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
+    EpsilonReport,
     InputMasked,
     InputPlain,
     KeysAdvertised,
     KeysShared,
     MaskedInput,
     PlainInput,
-    Refused,
     Reply,
     Request,
     ShareKeys,
@@ -58,6 +61,8 @@ _LOG = logging.getLogger("confide.hospital")
 _ROUNDS_KEPT = 2
 """The round in hand and the next one, whose keys ride on it; the secrets of older ones are dropped."""
 
+_LONGEST_REASON = 1000
+
 Array = npt.NDArray[Any]
 Answer = tuple[Reply, Array | None]
 
@@ -72,6 +77,7 @@ class Surroundings:
         cache: a folder of its own for prepared images.
         random: source of fresh bytes.
         now: the current time.
+        record: writes the hospital's audit chain; what cannot be recorded does not happen.
         threads: for masks.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
     """
@@ -81,6 +87,7 @@ class Surroundings:
     cache: Path
     random: Callable[[int], bytes] = field(repr=False)
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
+    record: Record = discard
     threads: int = 1
     open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
 
@@ -125,6 +132,7 @@ class HospitalAgent:
         self._data: tuple[DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
         self._run: _Run | None = None
+        self._last_refusal: Refused | None = None
 
     def answer(self, request: Request, array: Array | None) -> Answer:
         """Do one step of the protocol.
@@ -138,9 +146,12 @@ class HospitalAgent:
         except ConfideError as error:
             _LOG.warning("refused: %s", error)
             self._status.refused(error.code)
+            self._record_refusal(request, error)
             is_attack = isinstance(error, SecAggError)
-            reason = str(error)[:1000]
-            return Refused(hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack), None
+            reason = str(error)[:_LONGEST_REASON]
+            return messages.Refused(
+                hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack
+            ), None
 
     def _answer(self, request: Request, array: Array | None) -> Answer:
         match request:
@@ -172,7 +183,9 @@ class HospitalAgent:
             verify_roster(description.roster, self._authority, self._here.now()),
             max(description.aggregation.min_hospitals, self._policy.min_hospitals),
         )
-        self._run = _Run(description, parameters, self._prepare(description))
+        run = _Run(description, parameters, self._prepare(description))
+        self._here.record(Joined(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
+        self._run = run
         self._status.joined(description)
         _LOG.info("joined run %s", description.run_id)
         return self._run
@@ -226,6 +239,7 @@ class HospitalAgent:
         masked_input.open_inbox(shared, asked, place)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, cohort=len(asked.cohort), train=request.train)
+        self._record_contribution(run, round_number, model_hash, contribution.epsilon, train=request.train)
         self._note(run, round_number, contribution)
         started = time.perf_counter()
         run.masked[round_number], message, vector = masked_input.mask(
@@ -260,7 +274,16 @@ class HospitalAgent:
         _require_noise(run, masked, survivors)
         self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
-        return ConsistencyChecked(signature=secagg.encode(signature), shares=self._share_next(run, request))
+        encoded = secagg.encode(signature)
+        self._here.record(
+            Signed(
+                run_id=run.parameters.run_id,
+                round_number=round_number,
+                survivors=survivors.survivors,
+                signature=encoded.hex(),
+            )
+        )
+        return ConsistencyChecked(signature=encoded, shares=self._share_next(run, request))
 
     def _unmask(self, run: _Run, request: Unmask) -> Reply:
         round_number = request.round_number
@@ -288,9 +311,45 @@ class HospitalAgent:
         model = _checked_model(array, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(request.round_number, model, cohort=1, train=request.train)
+        self._record_contribution(
+            run, request.round_number, hash_model(model), contribution.epsilon, train=request.train
+        )
         self._note(run, request.round_number, contribution)
         reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
         return reply, contribution.vector
+
+    def _record_contribution(
+        self, run: _Run, round_number: int, model_hash: bytes, epsilon: EpsilonReport | None, *, train: bool
+    ) -> None:
+        ledger = None if self._ledger is None or epsilon is None else str(self._ledger.head())
+        self._here.record(
+            Contributed(
+                run_id=run.parameters.run_id,
+                round_number=round_number,
+                train=train,
+                model_hash=model_hash.hex(),
+                epsilon=None if epsilon is None else epsilon.spent,
+                budget=None if epsilon is None else epsilon.budget,
+                ledger=ledger,
+            )
+        )
+
+    def _record_refusal(self, request: Request, error: ConfideError) -> None:
+        """Record a refusal, once in a row: a server must not be able to fill this hospital's disk by asking again."""
+        refusal = Refused(
+            run_id=getattr(request, "run_id", None),
+            round_number=request.round_number,
+            hospital=self._identity.name,
+            code=error.code,
+            reason=str(error)[:_LONGEST_REASON],
+        )
+        if refusal == self._last_refusal:
+            return
+        self._last_refusal = refusal
+        try:
+            self._here.record(refusal)
+        except AuditError as unwritten:
+            _LOG.error("%s", unwritten)  # Refusing is right also where it can't be recorded.
 
     def _decode(
         self, run: _Run, round_number: int, phase: Phase, encoded: bytes, message_type: type[secagg.M]

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.app import Error, Message
@@ -27,13 +28,14 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import PollingTime, poll_pause, replace_in, shorten_backoff
+from common.flower_waits import PollingTime, limit_pulls, poll_pause, replace_in, shorten_backoff
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -48,6 +50,9 @@ _LONGEST_RETRY_SECONDS = 2
 _NODE_HEARTBEAT_SECONDS = 10
 """A SuperLink misses a SuperNode that was killed after two of these, and lets none in with its key before; the least it
 accepts. With Flower's own 30 s a hospital that has restarted waits for a minute."""
+
+_LONGEST_PULL_SECONDS = 60.0
+"""For the objects of one message; an exchange waits no longer either, by default."""
 
 _UNDELIVERABLE = (
     inflatable_utils.ObjectPullError,
@@ -76,8 +81,21 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
     for module in (connection, heartbeat):
         replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS)
+    replace_in(supernode, "pull_objects", _pull_or_fail)
+    limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
+
+
+def _pull_or_fail(object_ids: list[str], **options: Any) -> dict[str, bytes]:  # noqa: ANN401 - as Flower's
+    """Pull a message's objects; failing when the run has ended meanwhile.
+
+    Flower's SuperNode ignores the end of a run here, and leaves the agent a task whose objects will never come.
+    """
+    try:
+        return inflatable_utils.pull_objects(object_ids, **options)
+    except RunNotRunningException:
+        raise inflatable_utils.ObjectPullError(object_ids[0] if object_ids else "", "the run has ended") from None
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,7 @@ class TaskRunner:
             bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never unpacked.
         """
         shorten_backoff(inflatable_utils, first_backoff_seconds)
+        limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
         self._api = api
         self._poll_seconds = poll_seconds
         self._bundle = bundle

@@ -15,6 +15,8 @@ from pathlib import Path
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from client.flower import TaskRunner, bundle_digest, read_runtime_api
+from common.audit_chain import AUDIT_FILE, AuditChain
+from common.audit_parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
 from common.identity import load_certificate, load_identity
@@ -50,7 +52,10 @@ def _serve_alone(state: Path) -> int:
     identity = load_identity(state)
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
-    surroundings = Surroundings(state=state, data=settings.data, cache=state / "cache", random=os.urandom)
+    chain = AuditChain(state / AUDIT_FILE, Writer(identity.certificate, identity.key))
+    surroundings = Surroundings(
+        state=state, data=settings.data, cache=state / "cache", random=os.urandom, record=chain.append
+    )
     agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
     transport = config.transport
     runner = TaskRunner(

@@ -1,8 +1,8 @@
 """A party's audit chain: an append-only file, each line hash-linked to the one before it and signed by its writer.
 
 One line is one JSON object in its canonical form (sorted keys, no spaces, UTF-8) with ``version``, ``sequence``,
-``previous`` (SHA-256 of the line before, newline included), ``time``, ``body`` and ``signature``: Ed25519 over all the
-rest. The first line, and the first after each start of the writer, carries the writer's certificate, so that a chain is
+``previous`` (SHA-256 of the line before, newline included), ``time``, ``body``, and ``signature`` over all the rest.
+The first line, and the first after each start of the writer, carries the writer's certificate, so that a chain is
 verified offline from the consortium authority's certificate alone.
 
 **What it shows.** A line edited, removed, reordered or added without the writer's key is found, with its number. **What
@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.audit_entries import Body, Hash, Hexadecimal, Identified
+from common.audit_parties import PublicKey, Writer, is_signed_by, verify_party
 from common.errors import AuditError, IdentityError
-from common.identity import HospitalIdentity, certificate_pem, verify_party_certificate
+from common.identity import certificate_pem
 
 VERSION: Final = 1
 AUDIT_FILE = "audit.jsonl"
@@ -72,8 +71,8 @@ class Chain:
     """A verified chain: who wrote it, with which keys, and its entries."""
 
     party: str
-    keys: tuple[bytes, ...]
-    """Raw Ed25519 public keys the party has signed with, the first first."""
+    keys: tuple[PublicKey, ...]
+    """Those the party has signed with, the first first."""
     entries: tuple[Entry, ...]
 
 
@@ -84,15 +83,15 @@ class AuditChain:
 
     Args:
         path: of the file; made, with mode 0600, if missing.
-        identity: who writes.
+        writer: whose chain it is.
 
     Raises:
         AuditError: the file cannot be read or written, or its last line is not one of a chain.
     """
 
-    def __init__(self, path: Path, identity: HospitalIdentity) -> None:
+    def __init__(self, path: Path, writer: Writer) -> None:
         self._path = path
-        self._identity = identity
+        self._writer = writer
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -100,7 +99,7 @@ class AuditChain:
         except OSError as error:
             raise AuditError(f"{path.name} must be readable and writable: {error.strerror}") from None
         self._sequence, self._previous = _head(path, last)
-        self.append(Identified(certificate=certificate_pem(identity.certificate).decode()))
+        self.append(Identified(certificate=certificate_pem(writer.certificate).decode()))
 
     def append(self, body: Body) -> None:
         """Write one entry, durably.
@@ -115,7 +114,7 @@ class AuditChain:
             "time": int(time.time()),
             "body": body.model_dump(mode="json"),
         }
-        signature = self._identity.key.sign(_DOMAIN + _canonical(unsigned)).hex()
+        signature = self._writer.sign(_DOMAIN + _canonical(unsigned)).hex()
         line = _canonical({**unsigned, "signature": signature}) + b"\n"
         end = os.fstat(self._descriptor).st_size
         try:
@@ -157,7 +156,7 @@ def read_chain(content: bytes, name: str, authority: x509.Certificate) -> Chain:
     """
     if not content.endswith(b"\n"):
         raise AuditError(f"{name}: the last line must end in a newline; the file was cut short or changed there")
-    party, keys, entries, previous = "", list[bytes](), list[Entry](), _NO_LINE
+    party, keys, entries, previous = "", list[PublicKey](), list[Entry](), _NO_LINE
     for number, encoded in enumerate(content[:-1].split(b"\n"), start=1):
         line = _parsed(encoded, f"{name}, line {number}")
         if line.sequence != number or line.previous != previous:
@@ -193,20 +192,18 @@ def _parsed(encoded: bytes, place: str) -> _Line:
     return line
 
 
-def _writer(body: Identified, authority: x509.Certificate, when: int, place: str) -> tuple[str, bytes]:
+def _writer(body: Identified, authority: x509.Certificate, when: int, place: str) -> tuple[str, PublicKey]:
     try:
         moment = datetime.datetime.fromtimestamp(when, datetime.UTC)
-        return verify_party_certificate(body.certificate.encode(), authority, moment)
+        return verify_party(body.certificate.encode(), authority, moment)
     except (IdentityError, ValueError, OverflowError, OSError) as error:
         raise AuditError(f"{place}: {error}") from None
 
 
-def _verify(line: _Line, key: bytes, place: str) -> None:
+def _verify(line: _Line, key: PublicKey, place: str) -> None:
     unsigned = line.model_dump(mode="json", exclude={"signature"})
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(bytes.fromhex(line.signature), _DOMAIN + _canonical(unsigned))
-    except InvalidSignature:
-        raise AuditError(f"{place}: must be signed by its writer's key; it was changed") from None
+    if not is_signed_by(key, bytes.fromhex(line.signature), _DOMAIN + _canonical(unsigned)):
+        raise AuditError(f"{place}: must be signed by its writer's key; it was changed")
 
 
 def _head(path: Path, last: bytes) -> tuple[int, str]:

@@ -70,6 +70,24 @@ def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
         defaults["initial_backoff"] = first_seconds
 
 
+def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:
+    """Limit how long Flower waits for the objects of a message: by itself two hours, while nothing else is answered.
+
+    Args:
+        inflatable: ``flwr.supercore.inflatable.inflatable_utils``.
+        longest_seconds: from the first look for an object to the last.
+
+    Raises:
+        AttributeError: Flower is not the release this was written for.
+    """
+    for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
+        function = getattr(inflatable, name)
+        defaults = getattr(function, "__kwdefaults__", None) or {}
+        if "max_time" not in defaults:
+            raise AttributeError(f"{function.__qualname__} has no keyword-only argument 'max_time'")
+        defaults["max_time"] = longest_seconds
+
+
 def replace_in(module: ModuleType, name: str, value: object) -> None:
     """Replace what a module of Flower's knows under a name.
 

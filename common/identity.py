@@ -31,10 +31,6 @@ _MAXIMUM_PEM_BYTES = 16_384
 _IDENTITY_URI = "confide:hospital:"
 _SERVER_NAME = "Confide server"
 """A host's own name may be longer than a common name's 64 characters; TLS looks at the alternative names alone."""
-_SERVER_URI = "confide:server"
-SERVER_PARTY = "the server"
-"""What the server is called beside the hospitals: no hospital's name, which is a DNS label."""
-_SIGNER_NAME = "server"
 
 
 @dataclass(frozen=True)
@@ -186,57 +182,6 @@ def make_tls_certificate(
 def make_server_key() -> ec.EllipticCurvePrivateKey:
     """Make the P-256 key of a TLS server."""
     return ec.generate_private_key(ec.SECP256R1())
-
-
-def make_server_identity(authority: CertificateAuthority, now: datetime.datetime) -> HospitalIdentity:
-    """Make the Ed25519 key that the server signs its audit chain with, certified by ``authority``.
-
-    It opens nothing and answers for nothing but the server's own record, so it lives as long as the authority.
-    """
-    key = Ed25519PrivateKey.generate()
-    certificate = (
-        _builder(_name(_SIGNER_NAME), authority.certificate.subject, key.public_key(), now, _AUTHORITY_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(_SERVER_URI)]), critical=False)
-        .sign(authority.key, None)
-    )
-    return HospitalIdentity(_SIGNER_NAME, certificate, key)
-
-
-def write_identity(folder: Path, identity: HospitalIdentity) -> None:
-    """Write what :func:`load_identity` reads."""
-    write_private(folder / "identity.key", private_key_pem(identity.key))
-    write_private(folder / "identity.pem", certificate_pem(identity.certificate))
-
-
-def verify_party_certificate(pem: bytes, authority: x509.Certificate, when: datetime.datetime) -> tuple[str, bytes]:
-    """Return whose certificate ``pem`` is, a hospital's name or :data:`SERVER_PARTY`, and its raw Ed25519 public key.
-
-    Raises:
-        IdentityError: not in canonical PEM, not issued by ``authority``, not valid ``when``, or of neither kind.
-    """
-    try:
-        certificate = x509.load_pem_x509_certificate(_bounded(pem))
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
-        raise IdentityError("must be a PEM certificate that names one party") from None
-    if certificate_pem(certificate) != pem:
-        raise IdentityError("must be a PEM certificate in its canonical form")
-    if uri != _SERVER_URI:
-        name = uri.removeprefix(_IDENTITY_URI)
-        return name, verify_hospital_certificate(pem, name, authority, when).public_bytes_raw()
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, TypeError, ValueError):
-        raise IdentityError("the server's certificate must be signed by the consortium's authority") from None
-    key = certificate.public_key()
-    if not isinstance(key, Ed25519PublicKey):
-        raise IdentityError("the server's certificate must hold an Ed25519 key")
-    if not certificate.not_valid_before_utc <= when <= certificate.not_valid_after_utc:
-        raise IdentityError("the server's certificate must be valid when it was used")
-    return SERVER_PARTY, key.public_bytes_raw()
 
 
 def make_local_tls(hosts: Sequence[str], now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -157,6 +157,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         # A hospital that was killed is waited for this long at most, before the round goes on or is begun again.
         "transport.exchange_deadline_seconds": 15.0,
         "transport.straggler_seconds": 2.0,
+        "transport.start_deadline_seconds": 60.0,
     }
     config = load_config(arguments.config, (*(f"{key}={value}" for key, value in short.items()), *arguments.overrides))
     if together:

@@ -101,6 +101,8 @@ class _Server:
         write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
         try:
             self._start_services()
+            if (last := self._finished()) is not None and last.reason != COMPLETED:
+                self._last = None  # Whoever starts the server again has put right what ended the run.
             finished = self._carry_to_the_end()
             if once:
                 return 0 if finished.reason == COMPLETED else EXIT_REFUSED

@@ -9,19 +9,23 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from common.audit_chain import AUDIT_FILE, AuditChain
+from common.audit_parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
 from common.events import RunFinished
-from common.identity import load_certificate, verify_roster
+from common.identity import load_certificate, load_server_key, verify_roster
 from common.processes import alone, die_with_parent
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
+from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
 from server.flower import GridTransport
 from server.membership import Membership
 from server.run import Run, RunPlan, describe
+from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 _LOG = logging.getLogger("confide.server")
 
@@ -42,12 +46,18 @@ def main(grid: Grid, _context: Context) -> None:
             plan = _plan(state, settings)
             waits = plan.config.transport
             transport = GridTransport(grid, waits.poll_seconds, waits.first_backoff_seconds)
-            conversation = Conversation(transport, waits, events.append)
+            chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
+            report = recording_refusals(events.append, chain.append, settings.run_id)
+            conversation = Conversation(transport, waits, report)
             store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
-            Run(plan, conversation, store, events.append).train()
+            Run(plan, conversation, store, report, chain.append).train()
         except ConfideError as error:
             _LOG.error("the run ends: %s", error)
             events.append(RunFinished(time=time.time(), reason=str(error), rounds_done=0))
+
+
+def _writer(state: Path) -> Writer:
+    return Writer(load_certificate(state / TLS_CERTIFICATE_FILE), load_server_key(state / TLS_KEY_FILE))
 
 
 def _plan(state: Path, settings: ServerSettings) -> RunPlan:

@@ -48,6 +48,7 @@ class RoundSum:
     Attributes:
         total: (vector length,) of the ring.
         survivors: whose vectors are in the sum, sorted.
+        signatures: the survivors' signatures over that list as they arrived; none in a semi-honest or plain round.
         epsilon: what each survivor's ledger says; none in mode ``none``.
         training_seconds: of the slowest hospital.
         masking_seconds: of the slowest hospital.
@@ -55,6 +56,7 @@ class RoundSum:
 
     total: npt.NDArray[Any]
     survivors: tuple[str, ...]
+    signatures: dict[str, bytes] = field(default_factory=dict)
     epsilon: dict[str, EpsilonReport] = field(default_factory=dict)
     training_seconds: float = 0.0
     masking_seconds: float = 0.0
@@ -127,6 +129,7 @@ class SecureAggregation:
         self._route(next_directory, shares)
         unmasked = unmasking.unmask(masked, revealed, self._threads)
         self._conversation.refused_by_server(unmasked.refusals)
+        result.signatures = {signature.hospital: secagg.encode(signature) for signature in request.signatures}
         result.total, result.survivors = unmasked.total, unmasked.survivors
         return result
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from common.audit_chain import Record, discard
+from common.audit_entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.messages import EpsilonReport
 from common.models import registry
-from common.models.flat import flat_parameters
+from common.models.flat import flat_parameters, hash_model
 from common.privacy.accounting import Accountant
 from common.privacy.calibration import noise_multiplier
 from common.run_terms import aggregation_of, claims_of, layout_for, layout_of, mechanism_of, protocol_parameters
@@ -98,11 +100,13 @@ class Run:
         conversation: Conversation,
         store: CheckpointStore,
         report: Callable[[Event], None],
+        record: Record = discard,
     ) -> None:
         self._plan = plan
         self._conversation = conversation
         self._store = store
         self._report = report
+        self._record = record
         self._layout = layout_of(plan.description)
         self._mechanism = mechanism_of(plan.description)
         self._aggregation = _aggregation(plan, conversation)
@@ -145,6 +149,15 @@ class Run:
             self._attempt(train=False)
         if self._checkpoint.measured_step < self._checkpoint.step:
             self._measure(None)
+        self._record(
+            Finished(
+                run_id=self._plan.description.run_id,
+                reason=reason,
+                steps=self._checkpoint.step,
+                model_hash=hash_model(self._checkpoint.model).hex(),
+                threshold=self._checkpoint.numbers.get("threshold"),
+            )
+        )
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=self._checkpoint.step))
         return reason
 
@@ -180,11 +193,25 @@ class Run:
             next_round=number + 1 if train else None,
         )
         decoded = self._decode(number, summed)
+        self._record_sum(number, summed, train=train)
         seconds = time.monotonic() - started
         self._measure(metrics(decoded.counts))
         if train:
             self._take_step(number, summed, decoded, seconds)
         self._save()
+
+    def _record_sum(self, number: int, summed: RoundSum, *, train: bool) -> None:
+        self._record(
+            Summed(
+                run_id=self._plan.description.run_id,
+                round_number=number,
+                train=train,
+                model_hash=hash_model(self._checkpoint.model).hex(),
+                survivors=summed.survivors,
+                signatures={name: encoded.hex() for name, encoded in summed.signatures.items()},
+                epsilon={name: told.spent for name, told in summed.epsilon.items()},
+            )
+        )
 
     def _decode(self, number: int, summed: RoundSum) -> DecodedSum:
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
@@ -219,6 +246,14 @@ class Run:
             epsilon=summed.epsilon,
         )
         self._checkpoint = replace(self._checkpoint, step=self._checkpoint.step + 1, model=model)
+        self._record(
+            Stepped(
+                run_id=self._plan.description.run_id,
+                round_number=number,
+                step=self._checkpoint.step,
+                model_hash=hash_model(model).hex(),
+            )
+        )
 
     def _measure(self, measured: Metrics | None) -> None:
         """Report the last step with the metrics of its model, undefined ones when nobody could measure it."""
@@ -299,6 +334,15 @@ class Run:
 
     def _say_started(self) -> None:
         description = self._plan.description
+        self._record(
+            Began(
+                run_id=description.run_id,
+                description=description.canonical_json().decode(),
+                data_set=self._plan.data_set,
+                step=self._checkpoint.step,
+                model_hash=hash_model(self._checkpoint.model).hex(),
+            )
+        )
         self._report(
             RunStarted(
                 time=time.time(),

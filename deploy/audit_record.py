@@ -1,0 +1,163 @@
+"""What the server's audit chain says a run did, each entry checked against the ones before it."""
+
+import datetime
+from dataclasses import dataclass, field
+
+from cryptography import x509
+
+from common.audit_chain import Chain, Entry
+from common.audit_entries import Began, Finished, Stepped, Summed
+from common.audit_parties import SERVER_PARTY
+from common.config import AggregationMode, PrivacyMode, RunDescription
+from common.errors import AuditError, ConfideError
+from common.identity import verify_roster
+from common.models.flat import hash_model
+from common.run_terms import protocol_parameters
+from common.secagg import messages as secagg
+from common.secagg.binding import survivors_hash
+from common.secagg.consistency_check import signed_part
+from common.secagg.errors import SERVER, Place, SecAggError
+from common.secagg.keys import is_signed
+from common.secagg.parameters import Adversary, RunParameters
+from common.secagg.phases import Phase
+from server.run import initial_model
+
+
+@dataclass
+class RunRecord:
+    """A run as its server's chain tells it.
+
+    Attributes:
+        description: what the hospitals agreed to.
+        parameters: the protocol's, with every hospital's verified key.
+        data_set: its name.
+        sums: round number to the round that gave a sum.
+        models: step to the model's hash; 0 is the initial model.
+        last_epsilon: what the survivors of the last training round had spent.
+        finished: the last entry of a run that ended; None otherwise.
+    """
+
+    description: RunDescription
+    parameters: RunParameters
+    data_set: str
+    sums: dict[int, Summed] = field(default_factory=dict)
+    models: dict[int, str] = field(default_factory=dict)
+    last_epsilon: dict[str, float] = field(default_factory=dict)
+    finished: Finished | None = None
+    _step: int = 0
+    _trained: Summed | None = None
+
+    def follow(self, entry: Entry, place: str) -> None:
+        """Take in one entry of the server's chain, or raise :class:`AuditError` where it can't follow the others."""
+        body = entry.body
+        match body:
+            case Began():
+                _require(body.run_id == self.description.run_id, place, "one run's chain holds another run")
+                _require(body.description == self.description.canonical_json().decode(), place, "the terms changed")
+                _require(self.models.get(body.step) == body.model_hash, place, "it goes on from a model no step made")
+                self._step, self._trained, self.finished = body.step, None, None
+            case Summed():
+                self._follow_sum(body, place)
+            case Stepped():
+                trained = self._trained
+                _require(trained is not None and trained.round_number == body.round_number, place, "no sum gave it")
+                _require(body.step == self._step + 1, place, f"step {self._step + 1} must follow, got {body.step}")
+                self._step, self._trained = body.step, None
+                self.models[body.step] = body.model_hash
+                self.last_epsilon = trained.epsilon if trained else {}
+            case Finished():
+                made = (body.steps, body.model_hash) == (self._step, self.models[self._step])
+                _require(made, place, "it ends with another model than the last step made")
+                self.finished = body
+            case _:
+                pass
+
+    def _follow_sum(self, body: Summed, place: str) -> None:
+        _require(body.model_hash == self.models[self._step], place, "the hospitals were given another model")
+        _require(body.round_number not in self.sums, place, "its round gave a sum before")
+        unknown = set(body.survivors) - set(self.description.roster)
+        _require(not unknown, place, f"not on the roster: {', '.join(sorted(unknown))}")
+        least = self.description.aggregation.min_hospitals
+        _require(len(body.survivors) >= least, place, f"a sum over fewer than {least} hospitals")
+        if self.is_signed:
+            signed = {name: bytes.fromhex(encoded) for name, encoded in body.signatures.items()}
+            for name, encoded in sorted(signed.items()):
+                self.verify_signature(name, encoded, body.round_number, body.survivors, body.model_hash, place)
+            needed = self.parameters.threshold(len(body.survivors))
+            _require(len(signed) >= needed, place, f"{needed} survivors must have signed, got {len(signed)}")
+        self.sums[body.round_number] = body
+        if body.train:
+            self._trained = body
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the survivors of each round sign that they are."""
+        secure = self.description.aggregation.mode is AggregationMode.SECURE
+        return secure and self.parameters.adversary is Adversary.ACTIVE
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the run has differential privacy."""
+        return self.description.privacy.mode is not PrivacyMode.NONE
+
+    def verify_signature(
+        self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], model_hash: str, place: str
+    ) -> None:
+        """Raise :class:`AuditError` unless ``encoded`` is the hospital's signature over this round as recorded."""
+        limits = secagg.Limits(hospitals=len(self.description.roster))
+        where = Place(SERVER, round_number, Phase.CONSISTENCY_CHECK)
+        try:
+            message = secagg.decode(encoded, secagg.SurvivorSignature, limits, where, hospital)
+        except SecAggError as error:
+            raise AuditError(f"{place}: {error}") from None
+        _require(hospital in survivors and message.hospital == hospital, place, f"{hospital} is no survivor")
+        _require(
+            (message.run_id, message.round_number, message.config_hash, message.model_hash.hex())
+            == (self.description.run_id, round_number, self.parameters.config_hash, model_hash)
+            and message.survivors_hash == survivors_hash(survivors),
+            place,
+            f"{hospital} signed another view of round {round_number}",
+        )
+        genuine = is_signed(self.parameters.roster[hospital], message.signature, signed_part(self.parameters, message))
+        _require(genuine, place, f"the signature must be that of {hospital}")
+
+
+def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunRecord:
+    """Follow the server's whole chain.
+
+    Args:
+        chain: verified.
+        name: of its file, for messages.
+        authority: the consortium's; every hospital on the roster must be certified by it when the run began.
+
+    Raises:
+        AuditError: an entry contradicts another or the terms; the message names its line.
+    """
+    if chain.party != SERVER_PARTY:
+        raise AuditError(f"{name}: must be the server's chain, got that of {chain.party}")
+    record: RunRecord | None = None
+    for entry in chain.entries:
+        place = f"{name}, line {entry.sequence}"
+        if record is None and isinstance(entry.body, Began):
+            record = _begin(entry.body, entry.time, authority, place)
+        if record is not None:
+            record.follow(entry, place)
+    if record is None:
+        raise AuditError(f"{name}: must tell of a run; it has not begun one")
+    return record
+
+
+def _begin(began: Began, when: int, authority: x509.Certificate, place: str) -> RunRecord:
+    try:
+        description = RunDescription.from_json(began.description.encode())
+        keys = verify_roster(description.roster, authority, datetime.datetime.fromtimestamp(when, datetime.UTC))
+        parameters = protocol_parameters(description, keys, description.aggregation.min_hospitals)
+        first = hash_model(initial_model(description)).hex()
+    except (ConfideError, ValueError) as error:
+        raise AuditError(f"{place}: {error}") from None
+    return RunRecord(description, parameters, began.data_set, models={0: first})
+
+
+def _require(holds: bool, place: str, otherwise: str) -> None:
+    if not holds:
+        raise AuditError(f"{place}: {otherwise}")

@@ -1,0 +1,160 @@
+"""A run of three hospitals and two steps as its audit chains tell it, with the model it made; nothing is trained."""
+
+import datetime
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common.audit_chain import AUDIT_FILE, AuditChain
+from common.audit_entries import Began, Contributed, Finished, Joined, Refused, Signed, Stepped, Summed
+from common.audit_parties import Writer
+from common.config import Config, RunDescription
+from common.config import replace as replaced
+from common.identity import (
+    CertificateAuthority,
+    HospitalIdentity,
+    certificate_pem,
+    make_authority,
+    make_tls_certificate,
+    request_hospital_certificate,
+    sign_hospital_certificate,
+    write_private,
+)
+from common.models.flat import hash_model
+from common.run_terms import protocol_parameters
+from common.secagg import messages as secagg
+from common.secagg.binding import survivors_hash
+from common.secagg.consistency_check import signed_part
+from common.secagg.messages import SurvivorSignature
+from deploy.audit_record import RunRecord
+from deploy.audit_verify import expected_facts
+from deploy.model_file import save_model
+from server.run import describe, initial_model
+
+NAMES = ("hospital-1", "hospital-2", "hospital-3")
+RUN_ID = "0123456789abcdef0123456789abcdef"
+EPSILON, BUDGET = 1.5, 10.0
+
+
+@dataclass(frozen=True)
+class AuditedRun:
+    """Where the files of a whole run lie, and the open chains, for tests that lie in one."""
+
+    folder: Path
+    authority: CertificateAuthority
+    server: AuditChain
+    hospitals: dict[str, AuditChain]
+    description: RunDescription
+    sign: dict[str, Ed25519PrivateKey]
+
+    @property
+    def authority_file(self) -> Path:
+        return self.folder / "consortium" / "server" / "ca.pem"
+
+    def chain_file(self, name: str) -> Path:
+        return self.folder / "consortium" / name / AUDIT_FILE
+
+    def files(self) -> list[Path]:
+        """Return every file that the verification covers."""
+        hospitals = [self.chain_file(name) for name in NAMES]
+        models = [self.folder / name for name in ("model.safetensors", "model.json")]
+        return [self.folder / AUDIT_FILE, *hospitals, self.authority_file, *models]
+
+    def signature(self, name: str, round_number: int, model_hash: bytes, survivors: tuple[str, ...]) -> bytes:
+        """Return a hospital's signature over a round, as it travels."""
+        keys = {hospital: key.public_key().public_bytes_raw() for hospital, key in self.sign.items()}
+        parameters = protocol_parameters(self.description, keys, 3)
+        unsigned = SurvivorSignature(
+            RUN_ID, round_number, name, parameters.config_hash, model_hash, bytes(32), survivors_hash(survivors), b""
+        )
+        return secagg.encode(replace(unsigned, signature=self.sign[name].sign(signed_part(parameters, unsigned))))
+
+    def sum_up(self, round_number: int, model: bytes, *, train: bool, record_it: bool = True) -> None:
+        """Write what one round leaves in everybody's chain."""
+        signatures = {}
+        for name, chain in self.hospitals.items():
+            chain.append(
+                Contributed(
+                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(), epsilon=EPSILON,
+                    budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
+                )
+            )  # fmt: skip
+            signatures[name] = self.signature(name, round_number, model, NAMES).hex()
+            chain.append(Signed(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name]))
+        if record_it:
+            self.server.append(
+                Summed(
+                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(), survivors=NAMES,
+                    signatures=signatures, epsilon=dict.fromkeys(NAMES, EPSILON),
+                )
+            )  # fmt: skip
+
+
+def server_writer(authority: CertificateAuthority, now: datetime.datetime) -> Writer:
+    """Return a server that writes with a TLS key certified by ``authority``."""
+    return Writer(*make_tls_certificate(authority, ("localhost",), now, datetime.timedelta(days=1)))
+
+
+def audited_run(folder: Path, config: Config | None = None) -> AuditedRun:
+    """Write the run into ``folder``."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority = make_authority("Test consortium", now)
+    identities = {name: _identity(authority, name, now) for name in NAMES}
+    roster = {name: certificate_pem(identity.certificate).decode() for name, identity in identities.items()}
+    config = replaced(config or Config(), experiment={"num_clients": 3, "rounds": 2})
+    description = describe(config, RUN_ID, ("normal", "pneumonia"), 1, roster)
+    run = AuditedRun(
+        folder,
+        authority,
+        AuditChain(folder / AUDIT_FILE, server_writer(authority, now)),
+        {
+            name: AuditChain(
+                folder / "consortium" / name / AUDIT_FILE, Writer(identities[name].certificate, identities[name].key)
+            )
+            for name in NAMES
+        },
+        description,
+        {name: identity.key for name, identity in identities.items()},
+    )
+    write_private(run.authority_file, certificate_pem(authority.certificate))
+    _tell(run)
+    return run
+
+
+def _tell(run: AuditedRun) -> None:
+    model = initial_model(run.description)
+    run.server.append(
+        Began(
+            run_id=RUN_ID, description=run.description.canonical_json().decode(), data_set="a test", step=0,
+            model_hash=hash_model(model).hex(),
+        )
+    )  # fmt: skip
+    for chain in run.hospitals.values():
+        chain.append(Joined(run_id=RUN_ID, config_hash=run.description.hash().hex()))
+    for step in (1, 2):
+        run.sum_up(step, hash_model(model), train=True)
+        model = model + np.float32(0.01)
+        run.server.append(Stepped(run_id=RUN_ID, round_number=step, step=step, model_hash=hash_model(model).hex()))
+    run.sum_up(3, hash_model(model), train=False)
+    run.hospitals[NAMES[0]].append(
+        Refused(run_id=RUN_ID, round_number=4, hospital=NAMES[0], code="budget_exceeded", reason="nothing is left")
+    )
+    run.server.append(
+        Finished(
+            run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5
+        )
+    )  # fmt: skip
+    keys = {name: key.public_key().public_bytes_raw() for name, key in run.sign.items()}
+    record = RunRecord(run.description, protocol_parameters(run.description, keys, 3), "a test")
+    record.last_epsilon = dict.fromkeys(NAMES, EPSILON)
+    save_model(run.folder, model, expected_facts(record, 0.5))
+
+
+def _identity(authority: CertificateAuthority, name: str, now: datetime.datetime) -> HospitalIdentity:
+    key = Ed25519PrivateKey.generate()
+    request = request_hospital_certificate(name, key)
+    return HospitalIdentity(
+        name, sign_hospital_certificate(authority, request, name, now, datetime.timedelta(days=1)), key
+    )
