@@ -24,13 +24,17 @@ from typing import Any
 import numpy as np
 
 from client.ledger import LEDGER_FOLDER, export
-from common.config import Config, load_config
+from common.audit_chain import AUDIT_FILE, Chain, read_chain
+from common.audit_entries import Contributed, Summed
+from common.config import Config, PrivacyMode, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
 from common.events import EVENTS_FILE, EventFile
+from common.identity import load_certificate
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
+from deploy.audit_verify import verify
 from deploy.chaos_plan import Kill, Role, plan_kills
 from deploy.chaos_progress import Progress
 from deploy.consortium import new_run_id
@@ -73,8 +77,9 @@ class Report:
         finished_rounds: rounds that gave a step.
         median_recovery_seconds: from a kill to the end of that later round.
         longest_recovery_seconds: likewise.
-        ledger_under_counts: rounds whose vector a hospital handed out without a line in its ledger.
-        ledger_over_counts: lines of rounds whose vector never arrived; the safe side.
+        ledger_under_counts: rounds that a hospital made a vector for, by its own audit chain or the server's, without
+            a line in its ledger.
+        ledger_over_counts: lines of rounds that it was killed in before there was a vector; the safe side.
         same_model: whether the model is, byte for byte, that of a run without kills; None when not asked.
     """
 
@@ -250,9 +255,13 @@ class Chaos:
         return checkpoint.model
 
     def report(self, strikes: Sequence[Strike]) -> Report:
-        """Sum up what the kills did, from the run's events and the hospitals' ledgers."""
+        """Sum up what the kills did, from the run's events, the audit chains and the hospitals' ledgers.
+
+        Raises:
+            AuditError: the audit chains do not verify, or contradict each other.
+        """
         recovered = [strike.recovered_seconds for strike in strikes if strike.recovered_seconds is not None]
-        under, over = self._ledger_miscounts()
+        under, over = self._ledger_miscounts(*self._chains())
         return Report(
             kills=len(strikes),
             resumed=len(recovered),
@@ -340,17 +349,39 @@ class Chaos:
         for event in self._events.read_new():
             self._progress.add(event)
 
-    def _ledger_miscounts(self) -> tuple[int, int]:
-        """Compare each hospital's ledger with the rounds that it sent a vector for."""
+    def _ledger_miscounts(self, chains: Sequence[Chain], server: Chain) -> tuple[int, int]:
+        """Compare each hospital's ledger with the rounds that it, or the server, recorded a vector of its for."""
         under = over = 0
-        if self._config.privacy.mode == "none":
+        if self._config.privacy.mode is PrivacyMode.NONE:
             return under, over
-        for member in self._deployment.members:
+        summed = [entry.body for entry in server.entries if isinstance(entry.body, Summed) and entry.body.train]
+        for member, chain in zip(self._deployment.members, chains, strict=True):
+            made = {
+                entry.body.round_number
+                for entry in chain.entries
+                if isinstance(entry.body, Contributed) and entry.body.train
+            }
+            made |= {body.round_number for body in summed if member.name in body.survivors}
             booked = _booked_rounds(member.state / LEDGER_FOLDER, self._deployment.run_id)
-            sent = self._progress.rounds_sent_by(member.name)
-            under += len(sent - booked)
-            over += len(booked - sent)
+            under += len(made - booked)
+            over += len(booked - made)
         return under, over
+
+    def _chains(self) -> tuple[list[Chain], Chain]:
+        """Return the verified audit chains of the hospitals, in order, and of the server, which agree with each other.
+
+        Raises:
+            AuditError: one does not verify, or they contradict each other.
+        """
+        folder, authority_file = self._deployment.folder, self._deployment.consortium.server_state / "ca.pem"
+        files = [member.state / AUDIT_FILE for member in self._deployment.members]
+        verify(folder, files, authority_file)
+        authority = load_certificate(authority_file)
+        hospitals, server = (
+            [read_chain(path.read_bytes(), path.parent.name, authority) for path in paths]
+            for paths in (files, [folder / AUDIT_FILE])
+        )
+        return hospitals, server[0]
 
     def _say(self, strikes: Sequence[Strike]) -> None:
         kill = strikes[-1].kill

@@ -93,7 +93,7 @@ class Progress:
         )
 
     def rounds_sent_by(self, hospital: str) -> set[int]:
-        """Return the rounds for which a hospital's vector arrived."""
+        """Return the rounds in which a hospital answered and refused nothing; in the first it may only have joined."""
         return {
             number
             for number, names in self._answered.items()

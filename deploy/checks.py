@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.supply_chain import SKIPPED
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -15,6 +17,8 @@ _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ruff format", ("-m", "ruff", "format", "--check", ".")),
     ("mypy --strict", ("-m", "mypy")),
     ("import rules", ("-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")),
+    ("secrets", ("-m", "deploy.supply_chain", "secrets")),
+    ("advisories", ("-m", "deploy.supply_chain", "advisories")),
 )
 
 _MARKERS = {"slow": "slow", "docker": "docker", "network": "network"}
@@ -45,7 +49,8 @@ def _run_static() -> int:
         finished = subprocess.run(
             (sys.executable, *arguments), cwd=ROOT, check=False, capture_output=True, text=True, env=_environment()
         )
-        verdict = "ok" if finished.returncode == 0 else "FAILED"
+        skipped = finished.stdout.startswith(SKIPPED)
+        verdict = "FAILED" if finished.returncode else finished.stdout.strip() if skipped else "ok"
         print(f"{name:<16} {verdict}  ({time.monotonic() - started:.1f} s)", flush=True)
         if finished.returncode != 0:
             failed += 1
