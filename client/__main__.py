@@ -14,7 +14,7 @@ from common.config import TransportConfig, load_config
 from common.errors import ConfideError, ConfigError
 from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
-from common.processes import EXIT_REFUSED, Command, Stopping, Supervisor, python_module, raise_on_signals
+from common.processes import EXIT_REFUSED, PRIVATE_UMASK, Command, Stopping, Supervisor, python_module, raise_on_signals
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, SECRET_BYTES, HospitalSettings, check_port_free
 
 _LOOK_SECONDS = 0.2
@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--relay-user", help="run the SuperNode as this user, who can read its own folder alone")
     arguments = parser.parse_args()
     raise_on_signals()
+    os.umask(PRIVATE_UMASK)
     supervisor = Supervisor()
     try:
         for command in _commands(arguments.state, arguments.relay_user):

@@ -245,6 +245,7 @@ class HospitalAgent:
         run.masked[round_number], message, vector = masked_input.mask(
             shared, asked, model_hash, contribution.vector, self._here.threads
         )
+        contribution.vector.fill(0)  # The plain update has no further use and must not linger in memory.
         del run.shared[round_number]
         masking_seconds = time.perf_counter() - started
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)

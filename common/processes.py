@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from common.errors import RunError
 
 EXIT_REFUSED = 2
 """A process that cannot work until a person corrects something ends with this; it is not started again."""
+
+PRIVATE_UMASK = 0o077
+"""What a role writes is its own alone, whatever umask it was started with; Flower takes the umask it finds."""
 
 _FIRST_RESTART_SECONDS = 0.2
 _LONGEST_RESTART_SECONDS = 10.0
@@ -136,7 +140,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env={**os.environ, **command.environment},
             start_new_session=True,
-            umask=0o077,  # Flower writes databases and caches with the umask it finds.
+            umask=PRIVATE_UMASK,
             preexec_fn=prepare,  # noqa: PLW1509 - it takes no lock: one system call of a library already loaded
             user=command.user,
             group=command.group,
@@ -157,6 +161,7 @@ def _prepare(parent: int, libc: ctypes.CDLL) -> None:
 
 def _die_with(parent: int, libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # A core dump would write keys and images to the disk.
     if os.getppid() != parent:  # It died before the line above took effect.
         os._exit(1)
 

@@ -24,6 +24,7 @@ from common.flower_waits import FLOWER_ENVIRONMENT
 from common.identity import write_private
 from common.processes import (
     EXIT_REFUSED,
+    PRIVATE_UMASK,
     Command,
     Stopping,
     Supervisor,
@@ -70,6 +71,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look at the SuperLink.
     raise_on_signals()
+    os.umask(PRIVATE_UMASK)
     try:
         return _Server(arguments.state).run(once=arguments.once)
     except Stopping:

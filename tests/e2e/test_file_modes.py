@@ -1,0 +1,52 @@
+"""Whatever umask a role is started with, what it writes is its own alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 200
+
+
+def written_by_roles(out: Path) -> list[Path]:
+    """Return every file and folder of the server's and the hospitals' states and logs."""
+    return [path for folder in ("consortium", "logs", "checkpoints") for path in (out / folder).rglob("*")]
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(LIMIT_SECONDS + 80)
+def test_every_role_started_with_umask_000_keeps_its_files_to_itself(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    demo = subprocess.Popen(
+        (
+            sys.executable, "-m", "deploy", "demo", "--data", "phantom", "--hospitals", "3", "--rounds", "50",
+            "--set", "data.phantom_records=600", "--out", str(out),
+        ),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        umask=0,
+    )  # fmt: skip
+    try:
+        give_up = time.monotonic() + LIMIT_SECONDS
+        while not list(out.glob("checkpoints/*.safetensors")):
+            assert demo.poll() is None
+            assert time.monotonic() < give_up, "no round was finished in time"
+            time.sleep(0.2)
+        written = written_by_roles(out)
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.wait(60)
+    names = {path.name for path in written}
+    assert {"identity.key", "tls.key", "supernode.key", "ledger.sqlite", "audit.jsonl", "agent.log"} <= names
+    open_to_others = [
+        f"{path.relative_to(out)} {path.stat().st_mode & 0o777:o}"
+        for path in written
+        if path.exists() and not path.is_symlink() and path.stat().st_mode & 0o077
+    ]
+    assert open_to_others == []
