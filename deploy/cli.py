@@ -49,6 +49,8 @@ COMMANDS = (
     _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),
     _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
     _Command(("audit", "verify"), "deploy.audit_verify", "check offline that all audit chains and the model agree"),
+    _Command(("load",), "deploy.load", "time and memory of one server against more and more hospitals"),
+    _Command(("soak",), "deploy.soak", "let a deployment run, and see whether anything grows"),
     _Command(("evidence",), "deploy.evidence", "pack report, chains, configuration and bill of materials of a run"),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )

@@ -16,18 +16,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.agent import HospitalAgent, Surroundings
 from client.data import DataContract, open_data
 from client.data.hospital_data import HospitalData
+from common.audit_chain import AUDIT_FILE, AuditChain, Record, discard
+from common.audit_parties import Writer
 from common.config import Config, HospitalConfig
 from common.events import Event
 from common.identity import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
+    make_tls_certificate,
     request_hospital_certificate,
     sign_hospital_certificate,
     verify_roster,
 )
 from common.messages import Request, decode_reply, decode_request, encode
 from deploy.datasets import DataSet
+from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.run import Run, RunPlan, describe
@@ -126,15 +130,25 @@ class InProcessConsortium:
         config: of the consortium.
         sites: by the hospital's name.
         random: where hospitals take their secrets and noise from.
+        audited: write audit chains, the hospitals' into their state folders, the server's beside its checkpoints.
     """
 
-    def __init__(self, config: Config, sites: Mapping[str, Site], random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self,
+        config: Config,
+        sites: Mapping[str, Site],
+        random: Callable[[int], bytes] = os.urandom,
+        *,
+        audited: bool = False,
+    ) -> None:
         self._config = config
         self._sites = sites
         self._random = random
         now = datetime.datetime.now(datetime.UTC)
         authority = make_authority("in-process consortium", now)
-        self._authority = authority.certificate
+        self.authority = authority.certificate
+        self._audited = audited
+        self._server = Writer(*make_tls_certificate(authority, ("localhost",), now, datetime.timedelta(days=1)))
         lifetime = datetime.timedelta(hours=config.enrolment.hospital_certificate_hours)
         self._identities: dict[str, HospitalIdentity] = {}
         for name in sites:
@@ -143,7 +157,7 @@ class InProcessConsortium:
             certificate = sign_hospital_certificate(authority, request, name, now, lifetime)
             self._identities[name] = HospitalIdentity(name, certificate, key)
         self.roster = {name: certificate_pem(each.certificate).decode() for name, each in self._identities.items()}
-        self.roster_keys = verify_roster(self.roster, self._authority, now)
+        self.roster_keys = verify_roster(self.roster, self.authority, now)
         self.agents: dict[str, HospitalAgent] = {}
         for name in sites:
             self.restart(name)
@@ -153,14 +167,16 @@ class InProcessConsortium:
         """Begin a hospital's agent anew: what was only in its memory is gone, what is on its disk is not."""
         site = self._sites[hospital]
         site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity = self._identities[hospital]
         surroundings = Surroundings(
+            record=self._chain(site.state, Writer(identity.certificate, identity.key)),
             state=site.state,
             data=site.data,
             cache=site.cache,
             random=self._random,
             open_data=site.open_data,
         )
-        self.agents[hospital] = HospitalAgent(self._identities[hospital], self._authority, site.policy, surroundings)
+        self.agents[hospital] = HospitalAgent(identity, self.authority, site.policy, surroundings)
 
     def server(self, run_id: str, data: DataSet, checkpoints: Path, report: Callable[[Event], None]) -> Run:
         """Return a server's run with these hospitals, from the last checkpoint on if there is one.
@@ -182,5 +198,10 @@ class InProcessConsortium:
             data_set=data.name,
             roster_keys=self.roster_keys,
         )
+        record = self._chain(checkpoints.parent, self._server)
+        report = recording_refusals(report, record, run_id)
         conversation = Conversation(self.transport, config.transport, report)
-        return Run(plan, conversation, CheckpointStore(checkpoints), report)
+        return Run(plan, conversation, CheckpointStore(checkpoints), report, record)
+
+    def _chain(self, folder: Path, writer: Writer) -> Record:
+        return AuditChain(folder / AUDIT_FILE, writer).append if self._audited else discard
