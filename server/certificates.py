@@ -36,6 +36,9 @@ REQUESTS_FOLDER = "requests"
 _SERVER_REQUEST = "server.tls"
 """The dot keeps it apart from a hospital of any name."""
 
+_LOOPBACK = "127.0.0.1"
+"""Where the server's own processes reach its SuperLink, by the same certificate."""
+
 _RENEWED_WITH_LEFT = 1 / 3
 """The share of its time that a certificate has left when it is renewed."""
 
@@ -47,7 +50,7 @@ class Certificates:
 
     def __init__(self, state: Path, settings: ServerSettings, config: EnrolmentConfig) -> None:
         self._state = state
-        self._hosts = settings.hosts
+        self._hosts = tuple(dict.fromkeys((*settings.hosts, _LOOPBACK)))
         self._config = config
         self._requests = state / REQUESTS_FOLDER
         self._authority = None if settings.authority is None else Authority(settings.authority)

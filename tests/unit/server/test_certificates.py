@@ -71,7 +71,14 @@ def test_the_server_s_certificate_is_renewed_when_a_third_is_left_and_keeps_its_
 def test_a_server_with_another_address_gets_another_certificate(tmp_path: Path) -> None:
     server(tmp_path, offline=False).keep_current(NOW)
     server(tmp_path, offline=False, hosts=("confide.example.org", "fd00::1")).keep_current(NOW)
-    assert names_of(tmp_path / "server" / "tls.pem") == {"confide.example.org", "fd00::1"}
+    assert names_of(tmp_path / "server" / "tls.pem") == {"confide.example.org", "fd00::1", "127.0.0.1"}
+
+
+def test_the_servers_own_processes_reach_its_superlink_by_its_certificate_whatever_hospitals_call_it(
+    tmp_path: Path,
+) -> None:
+    server(tmp_path, offline=False, hosts=("server",)).keep_current(NOW)
+    assert "127.0.0.1" in names_of(tmp_path / "server" / "tls.pem")
 
 
 def test_the_revocation_list_is_signed_anew_when_half_its_time_is_over(tmp_path: Path) -> None:
