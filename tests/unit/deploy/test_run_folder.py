@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.config import Config
 from common.events import RunFinished
+from common.models.registry import parameter_count
 from common.settings import CHECKPOINTS_FOLDER, ServerSettings
 from deploy.run_folder import RunFolder
 from server.checkpoints import Checkpoint, CheckpointStore
@@ -43,7 +45,8 @@ def test_metrics_grow_while_a_run_goes_on_and_a_restart_writes_them_again(tmp_pa
 
 
 def test_a_finished_run_leaves_its_model_beside_its_events(tmp_path: Path) -> None:
-    model = np.zeros(26_000, np.float32)
+    config = Config()
+    model = np.zeros(parameter_count(config.model.name, 2, 1, config.model.image_size), np.float32)
     CheckpointStore(tmp_path / "run" / CHECKPOINTS_FOLDER).save(
         Checkpoint(RUN_ID, 4, 4, model, {}, 4, {"threshold": 0.5})
     )
