@@ -266,6 +266,11 @@ class RunDescription(_Section):
             raise ConfigError(_first_complaint(error)) from None
 
 
+def fewest_records(training: TrainingConfig, privacy: PrivacyConfig) -> int:
+    """Return how many training records a hospital needs for a batch: any do where the run names a sample rate."""
+    return 1 if privacy.mode is PrivacyMode.DISTRIBUTED else training.batch_size
+
+
 def _require_hidden_shares(privacy: PrivacyConfig, aggregation: AggregationConfig) -> None:
     """Refuse mode ``distributed`` where a single share of the noise, or none, could be all that hides an update."""
     if privacy.mode is not PrivacyMode.DISTRIBUTED:

@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 
-from common.config import AggregationConfig, Config, EvaluationConfig, ModelConfig, PrivacyMode, RunDescription
+from common.config import (
+    AggregationConfig,
+    Config,
+    EvaluationConfig,
+    ModelConfig,
+    PrivacyMode,
+    RunDescription,
+)
 from common.errors import ConfigError
 from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, against_everyone

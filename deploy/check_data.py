@@ -16,7 +16,7 @@ from client.data.contract import DataContract
 from client.data.deidentify import deidentify
 from client.data.hospital_data import Report, check_data
 from client.data.mistakes import Finding, Mistake
-from common.config import Config, load_config
+from common.config import Config, fewest_records, load_config
 from common.errors import DataError
 from common.shards import SPLITS
 from deploy.datasets import task_named
@@ -67,7 +67,7 @@ def contract_of(config: Config) -> DataContract:
         task.classes,
         task.channels,
         config.model.image_size,
-        config.training.batch_size,
+        fewest_records(config.training, config.privacy),
         config.privacy.delta,
         config.privacy.unit,
         config.experiment.min_records_per_class,

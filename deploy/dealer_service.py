@@ -27,7 +27,7 @@ from typing import cast
 
 from cryptography import x509
 
-from common.config import Config, load_config
+from common.config import Config, fewest_records, load_config
 from common.errors import ConfideError, IdentityError
 from common.identity import (
     certificate_pem,
@@ -153,7 +153,7 @@ def _write_shards(
         _LOG.warning(data.banner)
     shutil.rmtree(folder, ignore_errors=True)
     shards = [folder / str(position) for position in range(number)]
-    deal(data, shards, config.data, config.experiment.seed, config.training.batch_size)
+    deal(data, shards, config.data, config.experiment.seed, fewest_records(config.training, config.privacy))
     archives = tuple(_pack(shard) for shard in shards)
     _announce(public, data, authority)
     return archives

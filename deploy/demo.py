@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from common.config import Config, load_config
+from common.config import Config, fewest_records, load_config
 from common.errors import ConfideError, ConfigError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.processes import Stopping, raise_on_signals
@@ -145,7 +145,8 @@ class _Demo:
                 f"--out needs {needed // 2**20} MiB of disk for the shards, {free // 2**20} MiB are free; "
                 "free space or choose another folder"
             )
-        deal(data, [member.data for member in members], config.data, config.experiment.seed, config.training.batch_size)
+        shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
+        deal(data, shards, config.data, config.experiment.seed, fewest)
 
     def _follow(self, outputs: RunOutputs) -> RunFinished:
         events = EventFile(self._folder / EVENTS_FILE)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from common.config import PrivacyMode, PrivacyUnit, RunDescription
+from common.config import PrivacyMode, PrivacyUnit, RunDescription, fewest_records
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DataContract:
         classes: names of the classes in the order of their indices.
         channels: 1 (grey) or 3 (colour).
         image_size: pixels on a side of what the model takes; smaller images are refused.
-        batch_size: expected records of a Poisson batch; fewer training records make no batch. 1 where the run has a
+        batch_size: expected records of a Poisson batch; fewer training records make no batch. 1 where the run names a
             sample rate instead.
         delta: of (ε, δ); must stay below 1 / training records; 0 for a run without privacy.
         unit: what one unit of privacy is; ``patient`` needs every patient known.
@@ -90,7 +90,7 @@ class DataContract:
             run.classes,
             run.channels,
             run.model.image_size,
-            1 if run.privacy.mode is PrivacyMode.DISTRIBUTED else run.training.batch_size,
+            fewest_records(run.training, run.privacy),
             0.0 if run.privacy.mode is PrivacyMode.NONE else run.privacy.delta,
             run.privacy.unit,
             run.experiment.min_records_per_class,

@@ -36,6 +36,10 @@ rate is the best of 0.25, 0.5, 1, 2, 4, 8 and 16 on the phantom, so that no priv
 CENTRAL = "central"
 MODES = (CENTRAL, PrivacyMode.DISTRIBUTED.value, PrivacyMode.LOCAL.value)
 COLOURS = {CENTRAL: GREEN, PrivacyMode.DISTRIBUTED.value: BLUE, PrivacyMode.LOCAL.value: ORANGE}
+AGAINST = (
+    "ε holds: central, against whoever gets the model, but the centre sees every record; distributed, against the "
+    "server too; local, against everyone outside the hospital."
+)
 SHOWN = ("auc", "accuracy", "f1", "spent")
 PLOT_FILE = "auc-by-epsilon.png"
 
@@ -51,14 +55,22 @@ def main(argv: Sequence[str]) -> int:
     laboratory = Laboratory(data, arguments.out.resolve())
     trials = plan(config, laboratory, arguments.epsilons, arguments.seeds)
     groups = run_trials(trials, laboratory.folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
-    console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals"))
+    meaning = epsilon_of(config)
+    console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals; {meaning}"))
+    console.print(AGAINST, soft_wrap=True)
     plotted = laboratory.folder / PLOT_FILE
     try:
-        draw(groups, f"{data.name}, δ={config.privacy.delta:g} for each {config.privacy.unit}").savefig(plotted)
+        draw(groups, data.name, meaning).savefig(plotted)
     except OSError as error:
         raise RunError(f"{plotted} must be writable: {error.strerror}") from None
     console.print(f"results.csv, results.json and {PLOT_FILE} are in {laboratory.folder}", highlight=False)
     return 0
+
+
+def epsilon_of(config: Config) -> str:
+    """Say what an ε of these trials is, but for the adversary, which depends on the mode."""
+    privacy = config.privacy
+    return f"ε for each {privacy.unit} at δ={privacy.delta:g} ({privacy.accountant.upper()})"
 
 
 def plan(config: Config, laboratory: Laboratory, epsilons: Sequence[float], seeds: int) -> list[Trial]:
@@ -91,8 +103,14 @@ def _in_passes(config: Config, records: int) -> Config:
 
 
 @styled
-def draw(groups: Sequence[Group], title: str) -> Figure:
-    """Draw AUC against ε, a line for each mode, with the intervals over the seeds."""
+def draw(groups: Sequence[Group], data_set: str, meaning: str) -> Figure:
+    """Draw AUC against ε, a line for each mode, with the intervals over the seeds.
+
+    Args:
+        groups: of all modes and ε.
+        data_set: its name.
+        meaning: what an ε is, for its axis.
+    """
     figure = Figure()
     axes = figure.add_subplot()
     for mode in MODES:
@@ -113,11 +131,12 @@ def draw(groups: Sequence[Group], title: str) -> Figure:
             [epsilon for epsilon, _ in points], values, yerr=list(zip(*reach, strict=True)),
             marker="o", capsize=4, color=COLOURS[mode], label=mode,
         )  # fmt: skip
-    axes.set(xscale="log", xlabel="ε", ylabel="AUC on the pooled test parts", title=title)
+    title = f"What privacy costs on {data_set}"
+    axes.set(xscale="log", xlabel=meaning, ylabel="AUC on the pooled test parts", title=title)
     ticks = sorted({float(group.labels["epsilon"]) for group in groups})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(title="where the noise is added")
+    axes.legend(title=f"noise; mean and 95 % interval of {groups[0].trials} seeds", loc="lower right")
     return figure
 
 

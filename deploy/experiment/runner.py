@@ -156,7 +156,7 @@ def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measure
         "versions": versions(),
         "machine": machine(),
     }
-    replace_file(folder / RESULTS_FILE, (json.dumps(everything, indent=2) + "\n").encode())
+    replace_file(folder / RESULTS_FILE, (json.dumps(everything, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _row(group: Group) -> dict[str, str | float | None]:

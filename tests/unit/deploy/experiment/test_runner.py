@@ -64,6 +64,12 @@ def test_the_table_and_the_results_hold_every_group_and_every_trial(tmp_path: Pa
     assert results["trials"][0]["config"]["privacy"]["target_epsilon"] == 1.0
 
 
+def test_one_trial_has_a_value_and_no_interval(tmp_path: Path) -> None:
+    run(Trainings().trials(epsilons=(1.0,), seeds=1), tmp_path)
+    (group,) = json.loads((tmp_path / RESULTS_FILE).read_text(), parse_constant=pytest.fail)["groups"]
+    assert (group["auc"], group["auc_low"], group["auc_high"]) == (0.91, None, None)
+
+
 def test_a_broken_off_experiment_goes_on_with_what_is_left(tmp_path: Path) -> None:
     trainings = Trainings()
     trainings.fails_at = 4
