@@ -36,6 +36,11 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             f"this hospital books no δ below {policy.min_delta:g}, at which all its rounds would count for good, "
             f"the run asks for {run.privacy.delta:g}; its operator can lower hospital.min_delta"
         )
+    if run.privacy.mode is PrivacyMode.DISTRIBUTED and run.privacy.colluders < policy.min_colluders:
+        raise PolicyError(
+            f"this hospital wants noise that withstands {policy.min_colluders} hospitals colluding with the server, "
+            f"the run asks for privacy.colluders {run.privacy.colluders}; its operator can lower hospital.min_colluders"
+        )
     if run.training.local_epochs > policy.max_local_epochs:
         raise PolicyError(
             f"this hospital trains at most {policy.max_local_epochs} epochs a round, "

@@ -185,6 +185,7 @@ class HospitalConfig(_Section):
     allow_no_privacy: bool = False
     max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     min_delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-8
+    min_colluders: Annotated[int, Field(ge=0, le=1023)] = 0
 
 
 class Config(_Section):

@@ -69,7 +69,8 @@ def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
     if privacy.mode is PrivacyMode.LOCAL:
         return "everyone outside the hospital, the server included"
     colluders = f" with up to {privacy.colluders} colluding hospitals" if privacy.colluders else ""
-    return f"the server{colluders} and whoever gets the model, with up to {privacy.tolerated_dropouts} dropouts a round"
+    dropouts = f"{privacy.tolerated_dropouts} dropout{'' if privacy.tolerated_dropouts == 1 else 's'}"
+    return f"the server{colluders} and whoever gets the model, with up to {dropouts} a round"
 
 
 def caveats(config: Config, data_set: str) -> tuple[str, ...]:

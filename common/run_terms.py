@@ -97,6 +97,7 @@ def mechanism_of(run: RunDescription) -> DistributedMechanism | None:
 def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
     """Return what each adversary learns at most from a run of all its rounds; none where it is without privacy.
 
+    A server that colludes with hospitals is among them where the run declares such.
     In mode ``local`` each hospital's noise is sized for its own data, and the claim is the target that all keep.
     """
     privacy = run.privacy
@@ -104,9 +105,11 @@ def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
         return ()
     accountant, mechanism = Accountant(privacy.accountant), mechanism_of(run)
     if mechanism is None:
-        return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
-    rate, rounds = run.training.sample_rate, run.experiment.rounds
-    return mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
+        claims = against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
+    else:
+        rate, rounds = run.training.sample_rate, run.experiment.rounds
+        claims = mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
+    return claims if privacy.colluders else claims[:2]
 
 
 def protocol_parameters(run: RunDescription, roster_keys: Mapping[str, bytes], min_hospitals: int) -> RunParameters:

@@ -191,6 +191,7 @@ def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) 
         (HospitalConfig(), {"aggregation": {"mode": "plain"}}, "hospital.allow_plain"),
         (HospitalConfig(max_local_epochs=2), {"training": {"local_epochs": 3}}, "at most 2 epochs a round"),
         (HospitalConfig(min_hospitals=5), {}, "at least 5 hospitals"),
+        (HospitalConfig(min_colluders=1), {"privacy": {"mode": "distributed"}}, "hospital.min_colluders"),
         (HospitalConfig(min_delta=1e-5), {"privacy": {"delta": 9e-6}}, "hospital.min_delta"),
     ],
 )
