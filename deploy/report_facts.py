@@ -191,7 +191,7 @@ def what_each_learns(config: Config, hospitals: int) -> tuple[Knowledge, ...]:
 def _curious_server(config: Config, hospitals: int) -> Knowledge:
     if config.aggregation.mode is AggregationMode.PLAIN:
         learns = "every hospital's own update, record count and evaluation counts: nothing was masked"
-        return Knowledge("a curious server", learns, _limit(config, sees_updates=True))
+        return Knowledge("a curious server", learns, _limit(config))
     fewest = _threshold(config, hospitals)
     learns = f"sums over at least {fewest} of {hospitals} hospitals: of updates, of record counts, of evaluation counts"
     return Knowledge("a curious server", learns, "see one hospital's update, metrics or size")
@@ -224,10 +224,10 @@ def _colluding_server(config: Config, hospitals: int) -> Knowledge:
     return Knowledge("the server with hospitals on its side", learns, cannot)
 
 
-def _limit(config: Config, *, sees_updates: bool = False) -> str:
+def _limit(config: Config) -> str:
     """Say what stays out of reach of somebody who sees the model, or single updates too."""
     privacy = config.privacy
-    if privacy.mode is PrivacyMode.NONE or (privacy.mode is PrivacyMode.DISTRIBUTED and sees_updates):
+    if privacy.mode is PrivacyMode.NONE:
         return (
             f"nothing is out of reach by proof: no differential privacy limits what is told of a {privacy.unit.value}"
         )

@@ -131,7 +131,7 @@ class DistributedMechanism:
             raise PrivacyError(
                 f"{self.dimension} parameters need an integer clipping norm of at least "
                 f"{math.ceil(self.rounding / _LARGEST_ROUNDING)}, got {self.norm_bound}; "
-                f"set aggregation.modulus_bits to 32, or lower training.batch_size or the number of hospitals"
+                f"set aggregation.modulus_bits to 32, or lower aggregation.max_weight or the number of hospitals"
             )
         if min(self.colluders, self.tolerated_dropouts) < 0:
             raise PrivacyError("privacy.colluders and privacy.tolerated_dropouts must be 0 or more")

@@ -15,7 +15,11 @@ def test_an_epsilon_is_shown_with_delta_unit_accountant_and_adversary() -> None:
 
 
 def test_distributed_noise_names_the_colluders_and_dropouts_it_was_made_for() -> None:
-    config = replace(Config(), privacy={"mode": "distributed", "colluders": 2, "tolerated_dropouts": 1})
+    config = replace(
+        Config(),
+        aggregation={"min_hospitals": 4},
+        privacy={"mode": "distributed", "colluders": 2, "tolerated_dropouts": 1},
+    )
     assert adversary_of_epsilon(config.privacy) == (
         "the server with up to 2 colluding hospitals and whoever gets the model, with up to 1 dropout a round"
     )

@@ -184,9 +184,3 @@ def test_without_noise_nobody_is_said_to_be_limited_by_epsilon() -> None:
     assert "nothing is out of reach by proof" in rows["whoever holds the model"]
     assert "nothing is out of reach by proof" in rows["a curious server"]
     assert not any("ε and δ" in row for row in rows.values())
-
-
-def test_distributed_noise_does_not_protect_a_single_update_without_masks() -> None:
-    rows = _server(replace(Config(), privacy={"mode": "distributed"}, aggregation={"mode": "plain"}))
-    assert "nothing is out of reach by proof" in rows["a curious server"]
-    assert "ε and δ=0.0001 allow" in rows["whoever holds the model"]
