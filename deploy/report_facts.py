@@ -225,7 +225,7 @@ def _colluding_server(config: Config, hospitals: int) -> Knowledge:
 
 
 def _limit(config: Config) -> str:
-    """Say what stays out of reach of somebody who sees the model, or single updates too."""
+    """Say what stays out of reach of somebody who sees the model."""
     privacy = config.privacy
     if privacy.mode is PrivacyMode.NONE:
         return (
