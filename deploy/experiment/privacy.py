@@ -6,6 +6,7 @@ centre that all would have to trust (``central``).
 """
 
 import argparse
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from rich.table import Table
 from common.config import Config, PrivacyMode, load_config, replace
 from common.errors import RunError
 from deploy.datasets import obtain
-from deploy.experiment.runner import Group, Labels, Trial, run_trials
+from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
+from deploy.intervals import Interval, over_runs
 from deploy.plots import BLUE, GREEN, ORANGE, styled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,7 @@ AGAINST = (
 )
 SHOWN = ("auc", "accuracy", "f1", "spent")
 PLOT_FILE = "auc-by-epsilon.png"
+GAINS_FILE = "gains.csv"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,12 +61,13 @@ def main(argv: Sequence[str]) -> int:
     meaning = epsilon_of(config)
     console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals; {meaning}"))
     console.print(AGAINST, soft_wrap=True)
-    plotted = laboratory.folder / PLOT_FILE
     try:
-        draw(groups, data.name, meaning).savefig(plotted)
+        draw(groups, data.name, meaning).savefig(laboratory.folder / PLOT_FILE)
+        _write_gains(groups, laboratory.folder / GAINS_FILE)
     except OSError as error:
-        raise RunError(f"{plotted} must be writable: {error.strerror}") from None
-    console.print(f"results.csv, results.json and {PLOT_FILE} are in {laboratory.folder}", highlight=False)
+        raise RunError(f"{laboratory.folder} must be writable: {error.strerror}") from None
+    files = f"{TABLE_FILE}, {RESULTS_FILE}, {GAINS_FILE} and {PLOT_FILE}"
+    console.print(f"{files} are in {laboratory.folder}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -100,6 +104,35 @@ def _in_passes(config: Config, records: int) -> Config:
     batch = math.ceil(rate * math.ceil(records / config.experiment.num_clients))
     rounds = max(1, round(config.experiment.rounds * rate))
     return replace(config, experiment={"rounds": rounds}, training={"batch_size": batch, "local_epochs": 1})
+
+
+def gain(groups: Sequence[Group], mode: str, epsilon: float) -> Interval:
+    """Return by how much mode ``distributed`` has a higher AUC than another mode at the same ε.
+
+    Seed by seed, since trials of one seed have the split of the data in common; so the interval is one of paired
+    differences, and narrower than the modes' own intervals suggest.
+    """
+    ours, theirs = (
+        next(group for group in groups if group.labels == {"mode": each, "epsilon": epsilon})
+        for each in (PrivacyMode.DISTRIBUTED.value, mode)
+    )
+    pairs = zip(ours.by_seed, theirs.by_seed, strict=True)
+    return over_runs([one["auc"] - other["auc"] for one, other in pairs])
+
+
+def _write_gains(groups: Sequence[Group], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["over", "epsilon", "auc_gain", "auc_gain_low", "auc_gain_high"])
+        for mode, epsilon in _others(groups):
+            found = gain(groups, mode, epsilon)
+            writer.writerow([mode, epsilon, *(f"{value:.5f}" for value in (found.value, found.low, found.high))])
+
+
+def _others(groups: Sequence[Group]) -> list[tuple[str, float]]:
+    """Return mode and ε of every group but those of mode ``distributed``."""
+    labels = [(str(group.labels["mode"]), float(group.labels["epsilon"])) for group in groups]
+    return sorted(each for each in labels if each[0] != PrivacyMode.DISTRIBUTED)
 
 
 @styled
@@ -142,7 +175,7 @@ def draw(groups: Sequence[Group], data_set: str, meaning: str) -> Figure:
 
 def _table(groups: Sequence[Group], title: str) -> Table:
     table = Table(title=f"{title}: mean and 95 % interval over {groups[0].trials} seeds")
-    for heading in ("mode", "ε", *SHOWN):
+    for heading in ("mode", "ε", *SHOWN, "distributed's AUC less this"):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
     for group in sorted(
         groups, key=lambda group: (float(group.labels["epsilon"]), MODES.index(str(group.labels["mode"])))
@@ -151,8 +184,13 @@ def _table(groups: Sequence[Group], title: str) -> Table:
             str(group.labels["mode"]),
             f"{group.labels['epsilon']:g}",
             *(str(group.measures[name]) for name in SHOWN),
+            _gain_shown(groups, str(group.labels["mode"]), float(group.labels["epsilon"])),
         )
     return table
+
+
+def _gain_shown(groups: Sequence[Group], mode: str, epsilon: float) -> str:
+    return "" if mode == PrivacyMode.DISTRIBUTED else str(gain(groups, mode, epsilon))
 
 
 def _parser() -> argparse.ArgumentParser:

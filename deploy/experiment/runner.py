@@ -51,11 +51,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Group:
-    """What the trials with the same labels say together: each measure's mean with its interval over the seeds."""
+    """What the trials with the same labels say together.
+
+    Attributes:
+        labels: theirs.
+        trials: how many they are.
+        measures: each measure's mean with its interval over the seeds.
+        by_seed: what each trial measured, in the order of the trials.
+    """
 
     labels: Labels
     trials: int
     measures: Mapping[str, Interval]
+    by_seed: tuple[Measures, ...] = field(default=(), repr=False)
 
 
 def run_trials(trials: Sequence[Trial], folder: Path, say: Callable[[str], None]) -> tuple[Group, ...]:
@@ -130,6 +138,7 @@ def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple
             dict(labels),
             len(measured),
             {name: over_runs([measures[name] for measures in measured]) for name in measured[0]},
+            tuple(measured),
         )
         for labels, measured in together.items()
     )

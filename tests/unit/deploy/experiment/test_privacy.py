@@ -6,10 +6,10 @@ import pytest
 
 from common.config import Config, PrivacyMode
 from deploy.datasets import obtain
-from deploy.experiment.privacy import MODES, PLOT_FILE, draw, main, plan
+from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, draw, gain, main, plan
 from deploy.experiment.runner import TABLE_FILE, Group
 from deploy.experiment.training import Laboratory
-from deploy.intervals import Interval
+from deploy.intervals import Interval, over_runs
 from tests.small_consortium import CONFIG
 
 
@@ -34,6 +34,8 @@ def test_the_experiment_runs_from_one_command(tmp_path: Path, capsys: pytest.Cap
     table = (tmp_path / TABLE_FILE).read_text().splitlines()
     assert [line.split(",")[:3] for line in table[1:]] == [[mode, "8.0", "1"] for mode in MODES]
     assert (tmp_path / PLOT_FILE).stat().st_size > 0
+    gains = (tmp_path / GAINS_FILE).read_text().splitlines()
+    assert [line.split(",")[:2] for line in gains[1:]] == [["central", "8.0"], ["local", "8.0"]]
     told = capsys.readouterr().out
     for words in (
         "ε for each record at δ=0.001 (RDP)",
@@ -41,6 +43,16 @@ def test_the_experiment_runs_from_one_command(tmp_path: Path, capsys: pytest.Cap
         "against the server too",
     ):
         assert words in " ".join(told.split())
+
+
+def test_a_gain_is_of_the_same_seeds() -> None:
+    aucs = {"central": (0.95, 0.90), "distributed": (0.96, 0.91)}
+    groups = [
+        Group({"mode": mode, "epsilon": 1.0}, 2, {"auc": over_runs(both)}, tuple({"auc": auc} for auc in both))
+        for mode, both in aucs.items()
+    ]
+    found = gain(groups, "central", 1.0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
 
 
 def test_the_plot_has_a_line_with_its_intervals_for_each_mode() -> None:
