@@ -21,6 +21,8 @@ from common.errors import DataError
 from common.shards import SPLITS
 from deploy.datasets import task_named
 
+ROOT = Path(__file__).resolve().parent.parent
+
 SHOWN_OF_A_KIND = 5
 """Places of one mistake in the table; all of them are in the file of ``--findings``."""
 
@@ -155,6 +157,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deidentify", type=Path, metavar="OUT", help="write clean copies into this new folder")
     parser.add_argument("--findings", type=Path, metavar="FILE", help="write every finding to this CSV file")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep the prepared images for the agent's start")
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="the consortium's config.yaml")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", help="the consortium's config.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="replace one setting")
     return parser
