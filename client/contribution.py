@@ -1,8 +1,10 @@
 """A hospital's part in a round before any mask: book the privacy, train, evaluate, encode."""
 
+import contextlib
 import hashlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,13 @@ from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.calibration import noise_multiplier, require_enough_units, require_meaningful
 from common.run_terms import layout_of, mechanism_of
+from common.vector import WeightRangeError
 
 _SEED_LENGTH = 8
 """Bytes of ``experiment.seed``."""
+
+
+_LOG = logging.getLogger("confide.hospital")
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Contributor:
         self.mechanism = mechanism_of(run)
         self._plan = schedule(self._train, run.training, run.privacy)
         self._weight = self._weight_in_the_mean()
-        self.layout.check_weight(self._weight)
+        with _telling_no_size("aggregation.max_weight"):
+            self.layout.check_weight(self._weight)
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
         )
@@ -109,9 +116,11 @@ class Contributor:
         if privacy.mode is PrivacyMode.NONE:
             return None
         if self.mechanism is not None:
-            require_enough_units(plan.units, privacy.delta, privacy.unit)
+            with _telling_no_size("privacy.delta"):
+                require_enough_units(plan.units, privacy.delta, privacy.unit)
             return self._as_described(self.mechanism.event(plan.sample_rate))
-        require_meaningful(plan.units, training.batch_size, privacy.delta, privacy.unit)
+        with _telling_no_size("training.batch_size and privacy.delta"):
+            require_meaningful(plan.units, training.batch_size, privacy.delta, privacy.unit)
         sigma = noise_multiplier(
             privacy.target_epsilon,
             privacy.delta,
@@ -213,3 +222,15 @@ class Contributor:
         if self._ledger is None:
             return None
         return EpsilonReport(rounded_up(self._ledger.spent(self._run.privacy.delta, self._accountant)), self._budget)
+
+
+@contextlib.contextmanager
+def _telling_no_size(settings: str) -> Iterator[None]:
+    """Log a refusal that says how much data is here, and raise one that does not: its reason goes to the server."""
+    try:
+        yield
+    except (PrivacyError, WeightRangeError) as error:
+        _LOG.warning("%s", error)
+        raise type(error)(
+            f"the run's {settings} must fit how much data this hospital has, which it tells nobody; its log says more"
+        ) from None

@@ -1,5 +1,6 @@
 """What a hospital answers, and what it refuses whatever the server says."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,30 @@ def test_noise_that_misses_the_runs_own_target_is_refused(dealt: Dealt, tmp_path
     reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
     assert reply.code == "privacy"
     assert "must keep its target ε = 2 for 2 rounds" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"aggregation": {"max_weight": 8}}, "aggregation.max_weight"),
+        ({"privacy": {"unit": "patient"}, "training": {"batch_size": 36}}, "training.batch_size"),
+    ],
+)
+def test_a_refusal_for_its_amount_of_data_tells_the_operator_how_much_and_the_server_nothing(
+    dealt: Dealt,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, dict[str, Any]],
+    setting: str,
+) -> None:
+    made = small(dealt, tmp_path, **changes)
+    data = dealt.data
+    description = describe(made.config, RUN_ID, data.classes, data.channels, made.consortium.roster)
+    asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
+    reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
+    assert setting in reply.reason
+    assert not any(letter.isdigit() for letter in reply.reason)
+    assert re.search(r"got \d+|\d+ patients", caplog.text)
 
 
 def test_a_roster_without_this_hospitals_own_certificate_is_refused(dealt: Dealt, tmp_path: Path) -> None:
