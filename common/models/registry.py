@@ -1,15 +1,17 @@
 """The models a run can name in ``model.name``.
 
-=====================  =========================================================  ==================================
+====================== ========================================================== ====================================
 name                   what is trained                                            on
-=====================  =========================================================  ==================================
+====================== ========================================================== ====================================
 cnn                    a small convolutional network (the default)                images
 resnet18               torchvision's ResNet-18 with GroupNorm                     images
 scattering_linear      a linear classifier                                        scattering features, no weights
 scattering_mlp         one hidden layer                                           scattering features, no weights
 efficientnet_linear    a linear classifier                                        frozen EfficientNet-Lite0 features
 efficientnet_mlp       one hidden layer                                           frozen EfficientNet-Lite0 features
-=====================  =========================================================  ==================================
+imagenet_resnet_linear a linear classifier                                        frozen ResNet-18 features, from a file
+imagenet_resnet_mlp    one hidden layer                                           frozen ResNet-18 features, from a file
+====================== ========================================================== ====================================
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
+from common.models.block_statistics import width_of
 from common.models.cnn import SmallCnn
 from common.models.frozen import FrozenFeatures
 from common.models.heads import linear_head, mlp_head
@@ -38,9 +41,13 @@ class _OnImages:
 
 @dataclass(frozen=True)
 class _OnFeatures:
-    """A model that is trained on frozen features: (features, classes) to the model."""
+    """A model that is trained on frozen features: (features, classes) to the model.
+
+    The width is known without the features' weights, which a server need not have.
+    """
 
     features: Callable[[], FrozenFeatures]
+    width: Callable[[int], int]
     make: Callable[[int, int], nn.Module]
 
 
@@ -57,18 +64,41 @@ def _scattering() -> FrozenFeatures:
 
 @cache
 def _efficientnet() -> FrozenFeatures:
-    from common.models.efficientnet import EfficientNetFeatures  # loads 13 MB of weights
+    from common.models.efficientnet import efficientnet_features  # loads 13 MB of weights
 
-    return EfficientNetFeatures()
+    return efficientnet_features()
+
+
+@cache
+def _imagenet_resnet() -> FrozenFeatures:
+    from common.models.imagenet_resnet import resnet_features  # loads 45 MB of weights
+
+    return resnet_features()
+
+
+def _scattering_width(channels: int) -> int:
+    return _scattering().width(channels)
+
+
+def _efficientnet_width(channels: int) -> int:
+    return _efficientnet().width(channels)
+
+
+def _imagenet_resnet_width(channels: int) -> int:
+    from common.models.imagenet_resnet import BLOCK_CHANNELS
+
+    return width_of(BLOCK_CHANNELS, channels)
 
 
 _MODELS: Mapping[str, _OnImages | _OnFeatures] = {
     "cnn": _OnImages(SmallCnn),
     "resnet18": _OnImages(_resnet18),
-    "scattering_linear": _OnFeatures(_scattering, linear_head),
-    "scattering_mlp": _OnFeatures(_scattering, mlp_head),
-    "efficientnet_linear": _OnFeatures(_efficientnet, linear_head),
-    "efficientnet_mlp": _OnFeatures(_efficientnet, mlp_head),
+    "scattering_linear": _OnFeatures(_scattering, _scattering_width, linear_head),
+    "scattering_mlp": _OnFeatures(_scattering, _scattering_width, mlp_head),
+    "efficientnet_linear": _OnFeatures(_efficientnet, _efficientnet_width, linear_head),
+    "efficientnet_mlp": _OnFeatures(_efficientnet, _efficientnet_width, mlp_head),
+    "imagenet_resnet_linear": _OnFeatures(_imagenet_resnet, _imagenet_resnet_width, linear_head),
+    "imagenet_resnet_mlp": _OnFeatures(_imagenet_resnet, _imagenet_resnet_width, mlp_head),
 }
 
 
@@ -93,7 +123,7 @@ def build(name: str, classes: int, channels: int, image_size: int, seed: int) ->
     entry = _entry(name)
     if image_size < SMALLEST_IMAGE:
         raise ConfigError(f"model.image_size must be at least {SMALLEST_IMAGE}, got {image_size}")
-    width = entry.features().width(channels) if isinstance(entry, _OnFeatures) else 0
+    width = entry.width(channels) if isinstance(entry, _OnFeatures) else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return entry.make(width, classes) if isinstance(entry, _OnFeatures) else entry.make(classes, channels)
@@ -115,9 +145,9 @@ def input_shape(name: str, records: int, channels: int, image_size: int) -> tupl
     Raises:
         ConfigError: there is no such model, or it cannot take such images.
     """
-    features = frozen_features(name)
-    if features is not None:
-        return (records, features.width(channels))
+    entry = _entry(name)
+    if isinstance(entry, _OnFeatures):
+        return (records, entry.width(channels))
     return (records, channels, image_size, image_size)
 
 
@@ -127,7 +157,7 @@ def parameter_count(name: str, classes: int, channels: int, image_size: int) -> 
     Raises:
         ConfigError: there is no such model, or it cannot take such images.
     """
-    frozen_features(name)  # Made outside of the next line, where a tensor has no numbers.
+    input_shape(name, 1, channels, image_size)  # Makes filters outside of the next line, where tensors have no numbers.
     with torch.device("meta"):
         model = build(name, classes, channels, image_size, seed=0)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,12 +1,15 @@
+import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models import resnet18
 
 from common.errors import ConfigError
-from common.models import efficientnet, frozen, registry, scattering
+from common.models import efficientnet, frozen, imagenet_resnet, registry, scattering
 from common.models.frozen import extract
 
 torch.set_num_threads(1)
@@ -138,7 +141,7 @@ def test_thinning_out_is_keeping_every_second_pixel() -> None:
 
 
 def test_the_networks_blocks_are_those_the_width_is_computed_from() -> None:
-    features = efficientnet.EfficientNetFeatures()
+    features = efficientnet.efficientnet_features()
     features(images())
     assert tuple(output.shape[1] for output in features._outputs) == efficientnet.BLOCK_CHANNELS
     assert not any(parameter.requires_grad for parameter in features._network.parameters())
@@ -152,3 +155,35 @@ def test_images_of_two_channels_are_refused_by_the_network() -> None:
 def test_images_too_small_for_a_model_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 28, got 27"):
         registry.build("cnn", 2, 1, 27, seed=1)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file as torchvision names its weights, with random ones in it."""
+    torch.manual_seed(3)
+    plain = tmp_path / "weights"
+    torch.save(resnet18().state_dict(), plain)
+    named = tmp_path / f"resnet18-{hashlib.sha256(plain.read_bytes()).hexdigest()[:8]}.pth"
+    plain.rename(named)
+    monkeypatch.setattr(imagenet_resnet, "WEIGHTS_FILE", named.name)
+    return named
+
+
+def test_torchvisions_network_takes_its_weights_from_a_file(weights: Path) -> None:
+    features = imagenet_resnet.resnet_features({imagenet_resnet.WEIGHTS_VARIABLE: str(weights.parent)})
+    made = features(images(channels=3))
+    assert made.shape == (3, features.width(3))
+    assert tuple(output.shape[1] for output in features._outputs) == imagenet_resnet.BLOCK_CHANNELS
+    assert torch.allclose(made.norm(dim=1), torch.full((3,), frozen.NORM), rtol=1e-4)
+    grey = images(channels=1)
+    assert torch.equal(features(grey), features(grey.expand(-1, 3, -1, -1)))
+
+
+def test_weights_that_are_missing_or_not_the_published_ones_are_refused(weights: Path) -> None:
+    environment = {imagenet_resnet.WEIGHTS_VARIABLE: str(weights.parent)}
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(ConfigError, match="SHA-256 that its name begins"):
+        imagenet_resnet.resnet_features(environment)
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"needs ImageNet weights.*put torchvision's resnet18-.*CONFIDE_WEIGHTS"):
+        imagenet_resnet.resnet_features(environment)
