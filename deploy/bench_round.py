@@ -116,10 +116,11 @@ def _compare(model: str, arguments: argparse.Namespace) -> Comparison:
     recorded: dict[AggregationMode, list[Sequence[Event]]] = {mode: [] for mode in MODES}
     for repetition in range(1, arguments.repeat + 1):
         for mode in MODES:
-            print(f"{model}, {mode}, run {repetition} of {arguments.repeat}", flush=True)
+            print(f"{model}, {mode}, run {repetition} of {arguments.repeat}: ", end="", flush=True)
             config = _config(model, mode, arguments)
             data = obtain(config.data, config.experiment.task, config.model.image_size)
             recorded[mode].append(_run(config, data))
+            print(f"{_rounds(recorded[mode][-1:]).seconds:.2f} s a round", flush=True)
     plain, secure = (_rounds(recorded[mode]) for mode in MODES)
     return Comparison(
         model=model,
