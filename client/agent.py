@@ -7,7 +7,7 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from common import messages
 from common.audit_chain import Record, discard
 from common.audit_entries import Contributed, Joined, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
-from common.errors import AuditError, ConfideError, MissingNoiseError, PolicyError, RunError
-from common.identity import HospitalIdentity, verify_roster
+from common.errors import AuditError, ConfideError, MissingNoiseError, PolicyError, RunError, StandingError
+from common.identity import HospitalIdentity, read_certificate, verify_roster
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -49,6 +49,7 @@ from common.messages import (
     phase_of,
 )
 from common.models.flat import hash_model
+from common.revocation import Revocations
 from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
@@ -99,6 +100,7 @@ class _Run:
     description: RunDescription
     parameters: RunParameters
     contributor: Contributor
+    certificates: Mapping[str, x509.Certificate]
     keys: dict[int, advertise_keys.RoundKeys] = field(default_factory=dict, repr=False)
     shared: dict[int, share_keys.SharedKeys] = field(default_factory=dict, repr=False)
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
@@ -131,6 +133,7 @@ class HospitalAgent:
         )
         self._data: tuple[DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
+        self._revocations = Revocations(surroundings.state, authority)
         self._run: _Run | None = None
         self._last_refusal: Refused | None = None
 
@@ -183,7 +186,8 @@ class HospitalAgent:
             verify_roster(description.roster, self._authority, self._here.now()),
             max(description.aggregation.min_hospitals, self._policy.min_hospitals),
         )
-        run = _Run(description, parameters, self._prepare(description))
+        certificates = {name: read_certificate(pem.encode()) for name, pem in description.roster.items()}
+        run = _Run(description, parameters, self._prepare(description), certificates)
         self._here.record(Joined(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self._run = run
         self._status.joined(description)
@@ -221,6 +225,7 @@ class HospitalAgent:
         self._answered.check(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
         keys = _state(run.keys, round_number, self._identity.name)
         directory = self._decode(run, round_number, Phase.SHARE_KEYS, encoded, secagg.KeyDirectory)
+        self._check_standing(run, [entry.hospital for entry in directory.keys])
         self._answered.advance(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
         run.shared[round_number], message = share_keys.share(keys, directory, self._here.random)
         del run.keys[round_number]
@@ -232,6 +237,7 @@ class HospitalAgent:
         shared = _state(run.shared, round_number, self._identity.name)
         place = Place(self._identity.name, round_number, Phase.MASKED_INPUT)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
+        self._check_standing(run, asked.cohort)
         model = _checked_model(array, run, place)
         model_hash = hash_model(model)
         masked_input.verify_cohort(shared, asked, model_hash, place)
@@ -303,12 +309,22 @@ class HospitalAgent:
         """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""
         if request.next_round is None or request.next_directory is None or request.next_round not in run.keys:
             return None
-        return self._share(run, request.next_round, request.next_directory)
+        try:
+            return self._share(run, request.next_round, request.next_directory)
+        except StandingError as error:
+            # The round in hand is finished with whoever was a member when it began; the next needs a new roster.
+            _LOG.warning("no shares for round %d: %s", request.next_round, error)
+            return None
+
+    def _check_standing(self, run: _Run, names: Collection[str]) -> None:
+        """Refuse whoever of ``names`` is revoked or out of date; names that the roster lacks are refused elsewhere."""
+        self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())
 
     def _plain(self, request: PlainInput, array: Array | None) -> Answer:
         run = self._join(request.run_description)
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
+        self._check_standing(run, [self._identity.name])
         model = _checked_model(array, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(request.round_number, model, cohort=1, train=request.train)

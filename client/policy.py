@@ -2,7 +2,7 @@
 
 from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, RunDescription
 from common.errors import PolicyError
-from common.identity import HospitalIdentity, certificate_pem
+from common.identity import HospitalIdentity, read_certificate
 
 
 def check_agreement(policy: HospitalConfig, run: RunDescription, identity: HospitalIdentity) -> None:
@@ -50,5 +50,6 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
         raise PolicyError(
             f"this hospital joins runs of at least {policy.min_hospitals} hospitals, the roster names {len(run.roster)}"
         )
-    if run.roster.get(identity.name) != certificate_pem(identity.certificate).decode():
-        raise PolicyError(f"the roster must name {identity.name} with its own certificate")
+    own = run.roster.get(identity.name)
+    if own is None or read_certificate(own.encode()).public_key() != identity.key.public_key():
+        raise PolicyError(f"the roster must name {identity.name} with a certificate for its own key")

@@ -56,7 +56,7 @@ _RECORDS = 900
 """Phantom images; enough for four hospitals, few enough that a round takes about a second."""
 
 _PROCESSES = {
-    Role.SUPERLINK: "flower-superlink",
+    Role.SUPERLINK: "server.superlink",
     Role.SUPEREXEC: "flower-superexec",
     Role.SUPERNODE: "client.supernode",
     Role.AGENT: "client.resident",

@@ -5,6 +5,7 @@ them dies, the run is submitted again and goes on from its last checkpoint.
 """
 
 import argparse
+import datetime
 import logging
 import os
 import secrets
@@ -21,7 +22,8 @@ from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
 from common.flower_waits import FLOWER_ENVIRONMENT
-from common.identity import write_private
+from common.identity import certificate_pem, make_local_tls, private_key_pem, write_private
+from common.invitation import join_host_port
 from common.processes import (
     EXIT_REFUSED,
     PRIVATE_UMASK,
@@ -48,6 +50,8 @@ _LOG = logging.getLogger("confide.server")
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 """Tells the ServerApp, which Flower starts, where its state lies."""
 
+_LOCAL_CERTIFICATE, _LOCAL_KEY = "runtime.pem", "runtime.key"
+"""Of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem`` instead."""
 _LOOK_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
 """Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
@@ -101,6 +105,9 @@ class _Server:
         check_port_free(self._settings.fleet_host, self._settings.fleet_port, "the Fleet API")
         check_port_free("127.0.0.1", self._settings.runtime_port, "the Runtime API")
         write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
+        certificate, key = make_local_tls(("127.0.0.1", "localhost"), datetime.datetime.now(datetime.UTC))
+        write_private(self._state / _LOCAL_CERTIFICATE, certificate_pem(certificate))
+        write_private(self._state / _LOCAL_KEY, private_key_pem(key))
         try:
             self._start_services()
             if (last := self._finished()) is not None and last.reason != COMPLETED:
@@ -217,7 +224,7 @@ class _Server:
 
     @contextmanager
     def _control(self) -> Iterator[Control]:
-        control = Control(self._runtime, (self._state / "ca.pem").read_bytes())
+        control = Control(self._runtime, (self._state / _LOCAL_CERTIFICATE).read_bytes())
         try:
             yield control
         except httpx.HTTPError as error:
@@ -237,17 +244,16 @@ class _Server:
 
         Its database file cost 0.9 s an exchange (``docs/decisions/002-superlink-in-memory.md``).
         """
-        tls = self._state
         return Command(
             "superlink",
             (
-                str(Path(sys.executable).with_name("flower-superlink")),
+                *python_module("server.superlink", str(self._state)),
                 "--host", "127.0.0.1",
                 "--port", str(self._settings.runtime_port),
-                "--fleet-api-address", f"{self._settings.fleet_host}:{self._settings.fleet_port}",
-                "--ssl-certfile", str(tls / "tls.pem"),
-                "--ssl-keyfile", str(tls / "tls.key"),
-                "--ssl-ca-certfile", str(tls / "ca.pem"),
+                "--fleet-api-address", join_host_port(self._settings.fleet_host, self._settings.fleet_port),
+                "--ssl-certfile", str(self._state / _LOCAL_CERTIFICATE),
+                "--ssl-keyfile", str(self._state / _LOCAL_KEY),
+                "--ssl-ca-certfile", str(self._state / _LOCAL_CERTIFICATE),
                 "--enable-supernode-auth",
                 "--isolation", "process",
                 "--disable-runtime-dependency-installation",
@@ -263,7 +269,7 @@ class _Server:
             (
                 str(Path(sys.executable).with_name("flower-superexec")),
                 "--runtime-api-address", self._runtime,
-                "--root-certificates", str(self._state / "ca.pem"),
+                "--root-certificates", str(self._state / _LOCAL_CERTIFICATE),
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
             ),
             self._settings.logs / "serverapp.log",

@@ -14,7 +14,7 @@ from common.audit_parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
 from common.events import RunFinished
-from common.identity import load_certificate, load_server_key, verify_roster
+from common.identity import load_certificate, load_server_key
 from common.processes import alone, die_with_parent
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
@@ -62,11 +62,17 @@ def _writer(state: Path) -> Writer:
 
 def _plan(state: Path, settings: ServerSettings) -> RunPlan:
     config = load_config(settings.config)
-    roster = Membership(state).roster()
     authority = load_certificate(state / "ca.pem")
-    return RunPlan(
-        config=config,
-        description=describe(config, settings.run_id, settings.classes, settings.channels, roster),
-        data_set=settings.data_set,
-        roster_keys=verify_roster(roster, authority, datetime.datetime.now(datetime.UTC)),
-    )
+    members = Membership(state)
+
+    def plan_for(roster: dict[str, str], keys: dict[str, bytes]) -> RunPlan:
+        description = describe(config, settings.run_id, settings.classes, settings.channels, roster)
+        return RunPlan(config, description, settings.data_set, keys, newest=newest)
+
+    def newest(plan: RunPlan) -> RunPlan:
+        roster, keys = members.valid_roster(authority, datetime.datetime.now(datetime.UTC))
+        if roster == plan.description.roster or len(roster) < config.aggregation.min_hospitals:
+            return plan  # With too few members left the run waits for others under the description it has.
+        return plan_for(roster, keys)
+
+    return plan_for(*members.valid_roster(authority, datetime.datetime.now(datetime.UTC)))

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import msgspec
 import yaml
+from cryptography import x509
 
 from common.errors import ConfigError, EnrolmentError
-from common.identity import check_hospital_name, write_private
+from common.identity import check_hospital_name, read_certificate, verify_roster, write_private
 from common.invitation import TOKEN_BYTES
 from common.locks import locked
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
@@ -141,6 +142,21 @@ class Membership:
         if not isinstance(roster, dict) or not all(isinstance(item, str) for pair in roster.items() for item in pair):
             raise ConfigError(f"{path.name} must map each hospital's name to its certificate; restore it from a backup")
         return roster
+
+    def valid_roster(
+        self, authority: x509.Certificate, now: datetime.datetime
+    ) -> tuple[dict[str, str], dict[str, bytes]]:
+        """Return the members whose certificates are valid now, and their raw Ed25519 public keys.
+
+        A member whose certificate has expired was away for long; it comes back when it has renewed it.
+
+        Raises:
+            IdentityError: a certificate is not the authority's, or two members share a key.
+        """
+        roster = {
+            name: pem for name, pem in self.roster().items() if read_certificate(pem.encode()).not_valid_after_utc > now
+        }
+        return roster, verify_roster(roster, authority, now)
 
     def supernode_keys(self) -> dict[str, bytes]:
         """Return the members' SuperNode keys, OpenSSH, by the hospitals' names."""

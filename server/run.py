@@ -55,6 +55,8 @@ class RunPlan:
         data_set: its name, for every output.
         roster_keys: hospital to raw Ed25519 public key, already verified against the authority.
         threads: for unmasking.
+        newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
+            before each round; by default the members stay the same.
     """
 
     config: Config
@@ -62,6 +64,7 @@ class RunPlan:
     data_set: str
     roster_keys: dict[str, bytes] = field(repr=False)
     threads: int = 1
+    newest: "Callable[[RunPlan], RunPlan]" = lambda plan: plan
 
 
 @dataclass
@@ -164,6 +167,7 @@ class Run:
     def _attempt(self, *, train: bool) -> str | None:
         """Try rounds until one succeeds; returns why none can any more, None after a success."""
         for failures in range(1, _MOST_FAILURES + 1):
+            self._follow_members()
             hospitals = self._await_hospitals(train=train)
             if isinstance(hospitals, str):
                 return hospitals
@@ -180,6 +184,16 @@ class Run:
                 self._note_refusals()
                 return None
         return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
+
+    def _follow_members(self) -> None:
+        """Go on under a new description when the members have changed; no key made under the old one is used again."""
+        plan = self._plan.newest(self._plan)
+        if plan.description == self._plan.description:
+            return
+        self._plan = plan
+        self._layout = layout_of(plan.description)
+        self._aggregation = _aggregation(plan, self._conversation)
+        self._say_started()
 
     def _one_round(self, hospitals: frozenset[str], *, train: bool) -> None:
         number = self._next_number()

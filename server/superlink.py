@@ -1,0 +1,26 @@
+"""``python -m server.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
+
+What follows the state folder are the arguments of ``flower-superlink``; the certificate they name is used for the
+Runtime and Control API on the loopback interface alone.
+"""
+
+import sys
+from pathlib import Path
+
+import grpc
+from flwr.superlink.cli.flower_superlink import flower_superlink
+
+from server.tls import reloading_credentials
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    state = Path(sys.argv[1])
+    # The only gRPC server in this process is the Fleet API; Flower gives it the certificate of the other interfaces.
+    grpc.ssl_server_credentials = lambda *_given, **_options: reloading_credentials(state)
+    sys.argv = ["flower-superlink", *sys.argv[2:]]
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
