@@ -26,7 +26,8 @@ HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A hospital's name: a DNS label, so that it fits certificates, metrics and file names alike."""
 
 _AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
-_CLOCK_SKEW = datetime.timedelta(minutes=5)
+CLOCK_SKEW = datetime.timedelta(minutes=5)
+"""Certificates and lists begin to hold this long before they are signed, for machines whose clocks are behind."""
 _MAXIMUM_PEM_BYTES = 16_384
 _IDENTITY_URI = "confide:hospital:"
 _SERVER_NAME = "Confide server"
@@ -440,7 +441,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(now + lifetime)
     )
 

@@ -16,15 +16,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.errors import IdentityError, StandingError
-from common.identity import CertificateAuthority, write_private
+from common.identity import CLOCK_SKEW, CertificateAuthority, write_private
 
 REVOCATIONS_FILE = "revoked.crl"
 """In the state folder of the server and of every hospital that enrolled."""
 
 MAXIMUM_LIST_BYTES = 2**20
 """Some 25,000 revoked certificates."""
-
-_CLOCK_SKEW = datetime.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def sign_revocations(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.certificate.subject)
-        .last_update(now - _CLOCK_SKEW)
+        .last_update(now - CLOCK_SKEW)
         .next_update(now + lifetime)
         .add_extension(x509.CRLNumber(number), critical=False)
     )
@@ -98,7 +96,7 @@ def verify_revocations(encoded: bytes, authority: x509.Certificate) -> Revocatio
         raise IdentityError("a revocation list must be signed by the consortium's authority")
     if next_update is None:
         raise IdentityError("a revocation list must say when the next one is due")
-    return RevocationList(number, listed.last_update_utc, next_update, revoked, encoded)
+    return RevocationList(number, listed.last_update_utc + CLOCK_SKEW, next_update, revoked, encoded)
 
 
 class Revocations:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from common.config import EnrolmentConfig
 from common.errors import IdentityError
 from common.identity import (
+    CLOCK_SKEW,
     certificate_pem,
     load_certificate,
     load_server_key,
@@ -80,8 +81,8 @@ class Certificates:
 
     def is_due(self, certificate: x509.Certificate, now: datetime.datetime) -> bool:
         """Say whether a certificate should be renewed."""
-        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        return ends - now < (ends - begins) * _RENEWED_WITH_LEFT
+        signed, ends = certificate.not_valid_before_utc + CLOCK_SKEW, certificate.not_valid_after_utc
+        return ends - now < (ends - signed) * _RENEWED_WITH_LEFT
 
     def revocations(self) -> bytes:
         """Return the newest revocation list as DER, or raise :class:`IdentityError` where there is none yet."""

@@ -1,0 +1,129 @@
+"""A consortium of processes for tests: a server, and hospitals that join it by invitation, on one host or several."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from common.config import DataConfig
+from common.events import EVENTS_FILE, Event, EventFile, RoundDone
+from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from deploy.datasets import obtain
+from deploy.dealer import deal
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SETTINGS = (
+    "experiment.rounds=100000",
+    "privacy.mode=none",
+    "hospital.allow_no_privacy=true",
+    "training.batch_size=64",
+    "enrolment.standing_seconds=1",
+    "monitoring.server_metrics_port=0",
+    "monitoring.hospital_metrics_port=0",
+)
+"""A run that never ends by itself, without noise: what is tested here is who takes part."""
+
+Prefix = Sequence[str]
+
+
+class Consortium:
+    """Starts processes, reads what the server reports, and ends what it started."""
+
+    def __init__(self, folder: Path, hospitals: int, settings: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.state = folder / "server"
+        self._settings = tuple(
+            word for setting in (*SETTINGS, f"experiment.num_clients={hospitals}", *settings)
+            for word in ("--set", setting)
+        )  # fmt: skip
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._events: EventFile | None = None
+        self._seen: list[Event] = []
+        source = DataConfig(source="phantom", phantom_records=900)
+        data = obtain(source, "pneumonia", 28)
+        self._shards = [folder / f"shard-{number}" for number in range(hospitals)]
+        deal(data, self._shards, source, 1, 64)
+
+    def start_server(self, addresses: Sequence[str], arguments: Sequence[str] = (), prefix: Prefix = ()) -> None:
+        named = [word for address in addresses for word in ("--address", address)]
+        self._start("server", ("server", "--state", str(self.state), *named, *self._settings, *arguments), prefix)
+        self.wait_for(lambda: (self.state / SERVER_SETTINGS_FILE).exists(), 60)
+        self._events = EventFile(ServerSettings.read(self.state / SERVER_SETTINGS_FILE).run / EVENTS_FILE)
+
+    def invite(self, name: str, *arguments: str) -> str:
+        command = (sys.executable, "-m", "deploy", "invite", name, "--state", str(self.state), *arguments)
+        return subprocess.run(
+            command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def revoke(self, name: str) -> None:
+        command = (sys.executable, "-m", "deploy", "revoke", name, "--state", str(self.state))
+        subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+
+    def hospital_state(self, name: str) -> Path:
+        return self.folder / name
+
+    def join(
+        self,
+        name: str,
+        invitation: str,
+        arguments: Sequence[str] = (),
+        prefix: Prefix = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        shard = self._shards[len(self._processes) - 1]
+        command = (
+            "hospital", "join", invitation, "--data", str(shard), "--state", str(self.hospital_state(name)),
+            *self._settings, *arguments,
+        )  # fmt: skip
+        self._start(name, command, prefix, environment)
+
+    def ended(self, name: str) -> int | None:
+        return self._processes[name].poll()
+
+    def events(self) -> list[Event]:
+        if self._events is not None:
+            self._seen.extend(self._events.read_new())
+        return self._seen
+
+    def rounds(self) -> list[RoundDone]:
+        return [event for event in self.events() if isinstance(event, RoundDone)]
+
+    def wait_for_rounds(self, more: int, hospitals: int, seconds: float) -> None:
+        """Wait until ``more`` further rounds, each of ``hospitals`` hospitals, are finished."""
+        before = len(self.rounds())
+        self.wait_for(lambda: sum(done.hospitals == hospitals for done in self.rounds()[before:]) >= more, seconds)
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
+        give_up = time.monotonic() + seconds
+        while not condition():
+            dead = [name for name, process in self._processes.items() if process.poll() not in (None, 2)]
+            assert time.monotonic() < give_up and not dead, f"ended: {dead}\n{self.last_words()}"
+            time.sleep(0.1)
+
+    def last_words(self) -> str:
+        """Return the end of every log, for a test that fails."""
+        logs = sorted([*self.folder.glob("*.out"), *self.folder.glob("*/logs/*.log")])
+        return "\n".join(f"== {path}\n{path.read_text(errors='replace')[-1500:]}" for path in logs)
+
+    def stop(self) -> None:
+        for process in reversed(self._processes.values()):
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            process.wait(60)
+
+    def _start(
+        self, name: str, command: Sequence[str], prefix: Prefix, environment: Mapping[str, str] | None = None
+    ) -> None:
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                (*prefix, sys.executable, "-m", "deploy", *command),
+                cwd=ROOT,
+                env={**ENVIRONMENT, **(environment or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )

@@ -1,0 +1,102 @@
+"""A consortium as its operator and its hospitals run it: invite, join, renew, revoke, on real processes."""
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.identity import load_certificate
+from common.settings import free_port
+from tests.e2e.consortium import Consortium
+
+pytestmark = pytest.mark.e2e
+
+LOOPBACK = "127.0.0.1"
+
+
+class ConnectProxy:
+    """An HTTP proxy that knows CONNECT alone, and counts where it was asked to go."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.port = self._listener.getsockname()[1]
+        self.targets: list[str] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        with near:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += near.recv(4096)
+            target = head.split(b" ", 2)[1].decode()
+            self.targets.append(target)
+            host, _, port = target.rpartition(":")
+            with socket.create_connection((host, int(port))) as far:
+                near.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                while True:
+                    for ready in select.select([near, far], [], [])[0]:
+                        try:
+                            content = ready.recv(65_536)
+                            (far if ready is near else near).sendall(content)
+                        except OSError:
+                            return
+                        if not content:
+                            return
+
+
+@pytest.fixture
+def proxy() -> Iterator[ConnectProxy]:
+    listening = ConnectProxy()
+    yield listening
+    listening.close()
+
+
+@pytest.mark.timeout(600)
+def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path, proxy: ConnectProxy) -> None:
+    # Certificates that live for half a minute expire several times during this run.
+    short = ("enrolment.hospital_certificate_hours=0.012", "enrolment.server_certificate_hours=0.012")
+    consortium = Consortium(tmp_path, 4, short)
+    fleet, enrolment = free_port(), free_port()
+    ports = ("--fleet-port", str(fleet), "--enrolment-port", str(enrolment), "--runtime-port", str(free_port()))
+    try:
+        consortium.start_server(["localhost"], (*ports, "--listen", LOOPBACK))
+        group = consortium.invite("hospital", "--group", "3")
+        for number in (1, 2, 3):
+            consortium.join(f"hospital-{number}", group, ("--runtime-port", str(free_port())))
+        through = {"https_proxy": f"http://{LOOPBACK}:{proxy.port}", "no_proxy": ""}
+        invitation = consortium.invite("st-mary")
+        consortium.join("st-mary", invitation, ("--runtime-port", str(free_port())), environment=through)
+        consortium.wait_for_rounds(2, 4, 240)
+        assert {f"localhost:{fleet}", f"localhost:{enrolment}"} <= set(proxy.targets)
+
+        first = load_certificate(consortium.hospital_state("st-mary") / "identity.pem")
+        server_first = load_certificate(consortium.state / "tls.pem")
+        consortium.wait_for(lambda: is_renewed(consortium, first.serial_number, server_first.serial_number), 120)
+        consortium.wait_for_rounds(2, 4, 120)
+
+        consortium.revoke("st-mary")
+        consortium.wait_for(lambda: consortium.ended("st-mary") == 2, 30)
+        consortium.wait_for_rounds(2, 3, 60)
+        assert "has been revoked" in (tmp_path / "st-mary.out").read_text()
+    finally:
+        consortium.stop()
+
+
+def is_renewed(consortium: Consortium, hospital_serial: int, server_serial: int) -> bool:
+    hospital = load_certificate(consortium.hospital_state("st-mary") / "identity.pem")
+    server = load_certificate(consortium.state / "tls.pem")
+    return hospital.serial_number != hospital_serial and server.serial_number != server_serial
