@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from common.config import load_config
 from common.errors import EnrolmentError
 from common.identity import check_hospital_name, load_certificate, write_private
-from common.invitation import Invitation
+from common.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.certificates import Certificates
 from server.membership import MOST_USES, Membership
@@ -36,17 +36,21 @@ def _invite(argv: Sequence[str]) -> int:
         metavar="N",
         help=f"let N hospitals join, as NAME-1, NAME-2, … (at most {MOST_USES})",
     )
+    parser.add_argument("--address", metavar="HOST", help="which of the server's addresses it names (the first)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of printing it")
     arguments = parser.parse_args(argv)
     settings = ServerSettings.read(arguments.state / SERVER_SETTINGS_FILE)
     if not settings.enrolment_port:
         raise EnrolmentError("the server must run an enrolment service, as `confide server` does; this one has none")
+    host = arguments.address or settings.hosts[0]
+    if host not in settings.hosts:
+        raise EnrolmentError(f"--address must be one of {', '.join(settings.hosts)}, which the server has, got {host}")
     hours = load_config(settings.config).enrolment.invitation_hours if arguments.hours is None else arguments.hours
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
     token = Membership(arguments.state).invite(arguments.name, expires, arguments.group)
     authority = load_certificate(arguments.state / "ca.pem").fingerprint(hashes.SHA256())
     line = Invitation(
-        settings.hosts[0], settings.enrolment_port, authority, token, int(expires.timestamp()), arguments.name
+        host, settings.enrolment_port, authority, token, int(expires.timestamp()), arguments.name
     ).encode()
     if arguments.out is None:
         print(line)
@@ -54,7 +58,7 @@ def _invite(argv: Sequence[str]) -> int:
         _write_secret(arguments.out, line + "\n")
     whom = arguments.name if arguments.group is None else f"{arguments.group} hospitals {arguments.name}-…"
     print(
-        f"for {whom}; server {settings.hosts[0]}:{settings.enrolment_port}; until {expires:%Y-%m-%d %H:%M} UTC; "
+        f"for {whom}; server {join_host_port(host, settings.enrolment_port)}; until {expires:%Y-%m-%d %H:%M} UTC; "
         f"authority {authority.hex()}",
         file=sys.stderr,
     )

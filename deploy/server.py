@@ -15,6 +15,7 @@ from cryptography import x509
 from common.config import Config, load_config
 from common.errors import ConfigError
 from common.identity import certificate_pem, fingerprint, load_certificate, write_private
+from common.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.consortium import new_run_id
@@ -42,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
     settings.write(state / SERVER_SETTINGS_FILE)
     print(f"consortium authority {fingerprint(root)}", file=sys.stderr)
     _await_certificate(state, settings, config)
-    print(f"hospitals join at {settings.hosts[0]}:{settings.enrolment_port}; logs in {settings.logs}", file=sys.stderr)
+    where = join_host_port(settings.hosts[0], settings.enrolment_port)
+    print(f"hospitals join at {where}; logs in {settings.logs}", file=sys.stderr)
     if not arguments.no_start:
         become(python_module("server", "--state", str(state), *(("--once",) if arguments.once else ())), ROOT)
     return 0

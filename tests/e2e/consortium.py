@@ -51,7 +51,7 @@ class Consortium:
     def start_server(self, addresses: Sequence[str], arguments: Sequence[str] = (), prefix: Prefix = ()) -> None:
         named = [word for address in addresses for word in ("--address", address)]
         self._start("server", ("server", "--state", str(self.state), *named, *self._settings, *arguments), prefix)
-        self.wait_for(lambda: (self.state / SERVER_SETTINGS_FILE).exists(), 60)
+        self.wait_for((self.state / SERVER_SETTINGS_FILE).exists, 60)
         self._events = EventFile(ServerSettings.read(self.state / SERVER_SETTINGS_FILE).run / EVENTS_FILE)
 
     def invite(self, name: str, *arguments: str) -> str:
@@ -102,7 +102,8 @@ class Consortium:
         give_up = time.monotonic() + seconds
         while not condition():
             dead = [name for name, process in self._processes.items() if process.poll() not in (None, 2)]
-            assert time.monotonic() < give_up and not dead, f"ended: {dead}\n{self.last_words()}"
+            assert not dead, f"ended: {dead}\n{self.last_words()}"
+            assert time.monotonic() < give_up, self.last_words()
             time.sleep(0.1)
 
     def last_words(self) -> str:
