@@ -28,6 +28,15 @@ HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 """Certificates and lists begin to hold this long before they are signed, for machines whose clocks are behind."""
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What ``cryptography`` raises for bytes from outside that are no certificate, request or list; found by fuzzing."""
 _MAXIMUM_PEM_BYTES = 16_384
 _IDENTITY_URI = "confide:hospital:"
 _SERVER_NAME = "Confide server"
@@ -127,6 +136,8 @@ def requested_hosts(request_pem: bytes) -> tuple[str, ...]:
         names = _load_request(request_pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
+    except UNREADABLE:
+        raise IdentityError("a signing request must be one that `confide server` or `join` made") from None
     addresses = names.get_values_for_type(x509.IPAddress)
     return (*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses))
 
@@ -159,7 +170,7 @@ def verify_server_certificate(
     try:
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (InvalidSignature, TypeError, ValueError, x509.ExtensionNotFound):
+    except (InvalidSignature, *UNREADABLE, x509.ExtensionNotFound):
         return False
     return certificate.public_key() == key.public_key() and set(names) == {_general_name(host) for host in hosts}
 
@@ -228,9 +239,9 @@ def verify_issued_to_hospital(
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, TypeError):
+    except InvalidSignature:
         raise IdentityError(f"the certificate of {name} must be signed by the consortium's authority") from None
-    except (ValueError, x509.ExtensionNotFound):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         raise IdentityError(f"the identity of {name} must be a certificate that names a hospital") from None
     if uris != [_IDENTITY_URI + name]:
         raise IdentityError(f"the certificate presented for {name} was issued to another party")
@@ -285,7 +296,7 @@ def read_certificate(pem: bytes) -> x509.Certificate:
     """Read one PEM certificate that came from elsewhere, or raise :class:`IdentityError`."""
     try:
         return x509.load_pem_x509_certificate(_bounded(pem))
-    except ValueError:
+    except UNREADABLE:
         raise IdentityError("a certificate must be PEM") from None
 
 
@@ -331,7 +342,7 @@ def load_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(_bounded(path.read_bytes()))
     except OSError as error:
         raise IdentityError(f"{path.name} must be readable: {error.strerror}") from None
-    except ValueError:
+    except UNREADABLE:
         raise IdentityError(f"{path.name} must be a PEM certificate") from None
 
 
@@ -409,7 +420,7 @@ def _load_request(request_pem: bytes) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_pem_x509_csr(_bounded(request_pem))
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise IdentityError("a signing request must be PEM (PKCS #10); send the file that was made for it") from None
     if not valid:
         raise IdentityError("a signing request must be signed by the key it holds")

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.errors import IdentityError, StandingError
-from common.identity import CLOCK_SKEW, CertificateAuthority, write_private
+from common.identity import CLOCK_SKEW, UNREADABLE, CertificateAuthority, write_private
 
 REVOCATIONS_FILE = "revoked.crl"
 """In the state folder of the server and of every hospital that enrolled."""
@@ -90,7 +89,7 @@ def verify_revocations(encoded: bytes, authority: x509.Certificate) -> Revocatio
         next_update = listed.next_update_utc
         revoked = frozenset(entry.serial_number for entry in listed)
         genuine = listed.issuer == authority.subject and listed.is_signature_valid(public_key)
-    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         raise IdentityError("a revocation list must be DER (RFC 5280) and carry its number") from None
     if not genuine:
         raise IdentityError("a revocation list must be signed by the consortium's authority")

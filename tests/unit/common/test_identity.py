@@ -1,11 +1,16 @@
 """A hospital is who the consortium's authority says it is, and nobody else."""
 
+import base64
 import datetime as dt
+import ssl
 import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common import identity
 from common.errors import IdentityError
@@ -116,3 +121,38 @@ def test_a_private_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -
 
 def test_a_key_never_shows_in_a_representation() -> None:
     assert "key" not in repr(AUTHORITY)
+
+
+FUZZED_KEY = Ed25519PrivateKey.generate()
+FUZZED_REQUEST = identity.request_hospital_certificate("st-mary", FUZZED_KEY)
+FUZZED_CERTIFICATE = identity.sign_hospital_certificate(AUTHORITY, FUZZED_REQUEST, "st-mary", NOW, LIFETIME)
+
+
+def pem(kind: str, der: bytes) -> bytes:
+    return f"-----BEGIN {kind}-----\n{base64.encodebytes(der).decode()}-----END {kind}-----\n".encode()
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_certificate_with_any_byte_changed_is_refused_with_the_one_typed_error(place: int, change: int) -> None:
+    der = bytearray(FUZZED_CERTIFICATE.public_bytes(serialization.Encoding.DER))
+    der[place % len(der)] ^= change
+    with pytest.raises(IdentityError):
+        identity.verify_hospital_certificate(pem("CERTIFICATE", bytes(der)), "st-mary", AUTHORITY.certificate, NOW)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_request_with_any_byte_changed_is_refused_with_the_one_typed_error(place: int, change: int) -> None:
+    der = bytearray(ssl.PEM_cert_to_DER_cert(FUZZED_REQUEST.decode().replace(" REQUEST", "")))
+    der[place % len(der)] ^= change
+    with pytest.raises(IdentityError):
+        identity.requested_hospital_key(pem("CERTIFICATE REQUEST", bytes(der)))
+
+
+@given(st.binary(max_size=300))
+def test_other_bytes_are_no_request_certificate_or_key(content: bytes) -> None:
+    with pytest.raises(IdentityError):
+        identity.requested_hosts(pem("CERTIFICATE REQUEST", content))
+    with pytest.raises(IdentityError):
+        identity.read_certificate(pem("CERTIFICATE", content))
+    with pytest.raises(IdentityError):
+        identity.check_supernode_key(b"ecdsa-sha2-nistp384 " + base64.b64encode(content))

@@ -1,0 +1,128 @@
+"""Hospitals on other machines: three network namespaces as three hosts, on a line that delays and loses packets."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from common.events import HospitalLost
+from tests.e2e.consortium import Consortium
+
+pytestmark = [pytest.mark.e2e, pytest.mark.network, pytest.mark.timeout(900)]
+
+DELAY, LOSS = "100ms", "1%"
+"""On every host's own way out, so that a packet and its answer take 200 ms."""
+FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
+CUT_SECONDS = 60.0
+REVOKED_WITHIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network namespace with one interface."""
+
+    name: str
+    address: str
+    address6: str
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.name)
+
+    def run(self, *command: str) -> None:
+        subprocess.run((*self.prefix, *command), check=True, capture_output=True)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    server: Host
+    east: Host
+    west: Host
+
+
+def ip(*words: str) -> None:
+    subprocess.run(("ip", *words), check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """Connect three hosts through a bridge that belongs to none of them."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    tag = f"c{os.getpid() % 100_000}"
+    made = Hosts(*(Host(f"{tag}-{name}", f"10.77.0.{number}", f"fd00:77::{number}")
+                   for number, name in enumerate(("server", "east", "west"), start=1)))  # fmt: skip
+    ip("netns", "add", tag)
+    try:
+        ip("-n", tag, "link", "add", "bridge", "type", "bridge")
+        ip("-n", tag, "link", "set", "bridge", "up")
+        for host in (made.server, made.east, made.west):
+            connect(host, tag)
+        yield made
+    finally:
+        for name in (tag, made.server.name, made.east.name, made.west.name):
+            subprocess.run(("ip", "netns", "delete", name), check=False, capture_output=True)
+
+
+def connect(host: Host, switch: str) -> None:
+    ip("netns", "add", host.name)
+    port = f"to-{host.name[-6:]}"
+    ip("-n", host.name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch)
+    ip("-n", switch, "link", "set", port, "master", "bridge", "up")
+    ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
+    ip("-n", host.name, "address", "add", f"{host.address6}/64", "dev", "eth0", "nodad")
+    ip("-n", host.name, "link", "set", "lo", "up")
+    ip("-n", host.name, "link", "set", "eth0", "up")
+    host.run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", DELAY, "loss", LOSS)
+
+
+def answers(host: Host, address: str, port: int) -> bool:
+    """Say whether a TCP connection from ``host`` is accepted."""
+    script = f"import socket; socket.create_connection(({address!r}, {port}), 10).close()"
+    return subprocess.run((*host.prefix, "python3", "-c", script), check=False, capture_output=True).returncode == 0
+
+
+def test_a_consortium_on_three_hosts_survives_a_cut_line_and_revokes_a_hospital(tmp_path: Path, hosts: Hosts) -> None:
+    consortium = Consortium(tmp_path, 4)
+    server, east, west = hosts.server, hosts.east, hosts.west
+    try:
+        consortium.start_server([server.address, server.address6], ("--listen", "::"), server.prefix)
+        for number, name in enumerate(("st-anne", "st-john", "st-luke")):
+            consortium.join(name, consortium.invite(name), ("--runtime-port", str(9094 + number)), east.prefix)
+        over6 = consortium.invite("st-mary", "--address", server.address6)
+        consortium.join("st-mary", over6, prefix=west.prefix)
+        consortium.wait_for_rounds(2, 4, 240)
+
+        for address in (server.address, server.address6):
+            assert answers(east, address, FLEET_PORT)
+            assert answers(east, address, ENROLMENT_PORT)
+            assert not answers(east, address, RUNTIME_PORT)
+        assert answers(server, "127.0.0.1", RUNTIME_PORT)
+
+        ip("-n", west.name, "link", "set", "eth0", "down")
+        cut = time.monotonic()
+        consortium.wait_for_rounds(3, 3, 180)
+        consortium.wait_for(lambda: time.monotonic() > cut + CUT_SECONDS, CUT_SECONDS + 1)
+        ip("-n", west.name, "link", "set", "eth0", "up")
+        consortium.wait_for_rounds(2, 4, 180)
+
+        revoked = time.monotonic()
+        consortium.revoke("st-mary")
+        consortium.wait_for(lambda: is_lost(consortium, "st-mary", revoked), REVOKED_WITHIN_SECONDS)
+        consortium.wait_for(lambda: consortium.ended("st-mary") == 2, REVOKED_WITHIN_SECONDS)
+        consortium.wait_for_rounds(2, 3, 120)
+    finally:
+        consortium.stop()
+
+
+def is_lost(consortium: Consortium, name: str, since: float) -> bool:
+    """Say whether the server has taken a hospital off its list since then."""
+    began = time.time() - (time.monotonic() - since)
+    return any(
+        isinstance(event, HospitalLost) and event.hospital == name and event.time >= began
+        for event in consortium.events()
+    )
