@@ -83,7 +83,8 @@ class Consortium:
 
     def agent(self, name: str) -> HospitalAgent:
         identity = HospitalIdentity(name, read_certificate(self.roster[name].encode()), self.keys[name])
-        here = Surroundings(self.folder / name, self.folder / name / "shard", os.urandom, lambda: self.now)
+        home = self.folder / name
+        here = Surroundings(home, home / "shard", home / "cache", os.urandom, lambda: self.now)
         return HospitalAgent(identity, self.authority.certificate, CONFIG.hospital, here)
 
     def publish(self, number: int, revoked: tuple[str, ...] = (), lifetime: dt.timedelta = DAY) -> None:
