@@ -31,6 +31,8 @@ CLOCK_SKEW = datetime.timedelta(minutes=5)
 UNREADABLE = (
     ValueError,
     TypeError,
+    KeyError,
+    OverflowError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -302,7 +304,10 @@ def read_certificate(pem: bytes) -> x509.Certificate:
 
 def common_name(certificate: x509.Certificate) -> str:
     """Return the one hospital that a certificate names, or raise :class:`IdentityError`."""
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except UNREADABLE:
+        raise IdentityError("a hospital's certificate must name it in text") from None
     if len(names) != 1:
         raise IdentityError("a hospital's certificate must name exactly one hospital; enrol again")
     return check_hospital_name(str(names[0].value))

@@ -85,10 +85,10 @@ def verify_revocations(encoded: bytes, authority: x509.Certificate) -> Revocatio
         raise IdentityError("the consortium's authority must have an Ed25519 key")
     try:
         listed = x509.load_der_x509_crl(encoded)
+        genuine = listed.is_signature_valid(public_key) and listed.issuer == authority.subject
         number = listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         next_update = listed.next_update_utc
         revoked = frozenset(entry.serial_number for entry in listed)
-        genuine = listed.issuer == authority.subject and listed.is_signature_valid(public_key)
     except (*UNREADABLE, x509.ExtensionNotFound):
         raise IdentityError("a revocation list must be DER (RFC 5280) and carry its number") from None
     if not genuine:
