@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
@@ -31,6 +32,19 @@ _FEWEST_BITS, _MOST_BITS = 8, 16
 
 _OUTERMOST = np.array([-(2**31), 2**31 - 1], np.int64)
 """Beyond every stored value, so that a window maps them to the ends of its output."""
+
+_JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_J2K_BOX_BYTES = 512
+"""A JPEG 2000 codestream may stand in boxes (JP2), and then begins within these."""
+
+_SIZ = struct.Struct(">4xIIII")
+"""After the marker SIZ: length and capabilities, width, height and the offsets of the image (ISO 15444-1, A.5.1)."""
+
+_SOF = struct.Struct(">HHxHH")
+"""A marker, its length, the bits of a sample, rows and columns (ISO 10918-1, B.2.2; ISO 14495-1, C.2.2)."""
+
+_SOF_MARKERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC} | {0xFFF7}
+_SCAN_START, _FILL, _MARKER_BYTE = 0xFFDA, 0xFFFF, 0xFF
 
 _SPREAD_PERCENTILES = (0.5, 99.5)
 """Without a window these become black and white: a few hot or dead pixels of a detector must not."""
@@ -93,6 +107,7 @@ def read_dicom(encoded: bytes, channels: int) -> Picture:
     header = _header(dataset)
     _check_shape(dataset)
     _check_kind(dataset, channels)
+    _check_codestream(dataset)
     try:
         stored = pixel_array(dataset)
         pixels = stored.astype(np.uint8) if channels != 1 else _as_displayed(dataset, stored)
@@ -168,6 +183,44 @@ def _check_kind(dataset: pydicom.Dataset, channels: int) -> None:
     widest = _MOST_BITS if channels == 1 else _FEWEST_BITS
     if allocated not in (_FEWEST_BITS, _MOST_BITS) or not _FEWEST_BITS <= stored <= min(allocated, widest):
         raise UnusableImageError(Mistake.WRONG_DEPTH, f"{stored} of {allocated} bits")
+
+
+def _check_codestream(dataset: pydicom.Dataset) -> None:
+    """Refuse a compressed image whose own header claims another size than the DICOM header.
+
+    The decoders take memory for what the codestream claims: a few bytes can claim billions of pixels.
+    """
+    try:
+        if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+            return
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    except DECODER_ERRORS as error:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
+    for rows, columns in _claimed_sizes(frame):
+        if rows * columns > MAX_PIXELS:
+            raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"{columns} x {rows} pixels")
+        if (rows, columns) != (dataset.Rows, dataset.Columns):
+            raise UnusableImageError(Mistake.IMAGE_DAMAGED, "its compressed part has another size")
+
+
+def _claimed_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (rows, columns) of each frame header in a JPEG, JPEG-LS or JPEG 2000 codestream; nothing for others."""
+    at = frame.find(_J2K_START) if _J2K_START in frame[:_J2K_BOX_BYTES] else -1
+    if at >= 0 and len(frame) >= at + len(_J2K_START) + _SIZ.size:
+        width, height, left, top = _SIZ.unpack_from(frame, at + len(_J2K_START))
+        yield height - top, width - left
+        return
+    place = 2  # after the mark that starts the image
+    while frame.startswith(_JPEG_START) and place + _SOF.size <= len(frame):
+        marker, length, rows, columns = _SOF.unpack_from(frame, place)
+        if marker in _SOF_MARKERS:
+            yield rows, columns
+        if marker == _FILL:
+            place += 1
+        elif marker == _SCAN_START or marker >> 8 != _MARKER_BYTE:
+            return
+        else:
+            place += 2 + length
 
 
 def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:

@@ -109,7 +109,8 @@ def test_a_demo_trains_and_leaves_its_files_and_no_process(tmp_path: Path) -> No
     assert summary["state"] == "completed"
     assert summary["data_set"].startswith("phantom")
     assert sorted(summary["privacy"]["hospitals"]) == ["hospital-1", "hospital-2", "hospital-3"]
-    for name in ("model.safetensors", "model.json", "plots/learning.png", "plots/privacy.png", "plots/confusion.png"):
+    files = ("model.safetensors", "model.json", "report.html", "report.md", "model_card.md")
+    for name in (*files, "plots/learning.png", "plots/privacy.png", "plots/confusion.png"):
         assert (out / name).stat().st_size > 0
     assert processes_of(out) == []
 

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from client.data.dicom import quiet, read_dicom
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError
-from tests.unit.client.data.hospital_folder import dicom, packaged
+from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
 
 GREY, COLOUR = 1, 3
 
@@ -118,7 +118,7 @@ def test_every_colour_space_and_compression_shows_the_same_colour_bars(name: str
         ("reportsi.dcm", GREY, Mistake.NO_PIXELS),
         ("rtplan.dcm", GREY, Mistake.NO_PIXELS),
         ("MR_truncated.dcm", GREY, Mistake.IMAGE_DAMAGED),
-        ("JPEG2000-embedded-sequence-delimiter.dcm", GREY, Mistake.IMAGE_DAMAGED),
+        ("JPEG2000-embedded-sequence-delimiter.dcm", GREY, Mistake.IMAGE_TOO_LARGE),
         ("badVR.dcm", GREY, Mistake.IMAGE_DAMAGED),
         ("image_dfl.dcm", GREY, Mistake.COMPRESSION_UNKNOWN),
     ],
@@ -214,6 +214,30 @@ def test_a_header_that_claims_more_than_there_is_costs_no_memory() -> None:
     content = dicom(RAMP_8, Rows=8000, Columns=8000)
     tracemalloc.start()
     assert refused(content) is Mistake.IMAGE_DAMAGED
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "places", "width"),
+    [
+        ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xf7", (5, 7), 2),
+        ("JPGExtended.dcm", b"\xff\xc1", (5, 7), 2),
+        ("MR_small_jp2klossless.dcm", b"\xff\x51", (6, 10), 4),
+    ],
+)
+@pytest.mark.parametrize(("claimed", "mistake"), [(40_000, Mistake.IMAGE_TOO_LARGE), (4_000, Mistake.IMAGE_DAMAGED)])
+def test_a_codestream_that_claims_more_pixels_than_its_header_is_refused_before_it_is_decoded(
+    name: str, marker: bytes, places: tuple[int, int], width: int, claimed: int, mistake: Mistake
+) -> None:
+    dataset = pydicom.dcmread(packaged(name))
+    pixels = bytearray(dataset.PixelData)
+    start = pixels.find(marker)
+    for place in places:
+        pixels[start + place : start + place + width] = claimed.to_bytes(width, "big")
+    dataset.PixelData = bytes(pixels)
+    tracemalloc.start()
+    assert refused(encoded(dataset)) is mistake
     assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     tracemalloc.stop()
 
