@@ -32,10 +32,10 @@ def baselines_table(study: Study, outcomes: Outcomes, splits: Sequence[str]) -> 
     lines = [
         f"# Baselines: {study.data.name}, {config.model.name} at {config.model.image_size} pixels",
         "",
-        f"{config.experiment.num_clients} hospitals, {seeds} seeds. {_CELLS}",
+        f"By `./confide experiment baselines --seeds {seeds}`: {config.experiment.num_clients} hospitals. {_CELLS}",
         "",
         f"δ = {config.privacy.delta:g} for each {config.privacy.unit}. {_ADVERSARIES}",
-        *(f"\n{note}." for note in study.data.notes),
+        *_notes(study),
         "",
         "| method | ε | " + " | ".join(splits) + " |",
         "|---|---|" + "---|" * len(splits),
@@ -56,7 +56,7 @@ def accuracy_table(study: Study, outcomes: Outcomes, aims: Mapping[Kind, tuple[f
         f"# Accuracy: {study.data.name}, {config.model.name} at {config.model.image_size} pixels",
         "",
         _terms(study, config, split, seeds),
-        *(f"\n{note}." for note in study.data.notes),
+        *_notes(study),
         "",
         "| method | ε | AUC over seeds | AUC over test records | accuracy over seeds | "
         + ("quadratic kappa | " if has_grades else "F1 | ")
@@ -73,11 +73,17 @@ def accuracy_table(study: Study, outcomes: Outcomes, aims: Mapping[Kind, tuple[f
 def _terms(study: Study, config: Config, split: str, seeds: int) -> str:
     privacy = config.privacy
     return (
-        f"{config.experiment.num_clients} hospitals ({split}), masks on, {seeds} seeds; official test part of "
+        f"By `./confide experiment accuracy --seeds {seeds}`: {config.experiment.num_clients} hospitals ({split}), "
+        f"masks on, settings chosen on the public validation part; official test part of "
         f"{len(study.data.parts['test'])} images, at the threshold of the pooled validation counts. ε for each "
         f"{privacy.unit}, δ = {privacy.delta:g}, {privacy.accountant.upper()} accountant, against the server and "
         f"whoever has the model, {privacy.colluders} hospitals colluding and {privacy.tolerated_dropouts} dropping out."
     )
+
+
+def _notes(study: Study) -> list[str]:
+    """Return what a reader must know of the data, each as a paragraph."""
+    return [f"\n{note.removesuffix('.')}." for note in study.data.notes]
 
 
 def _accuracy_row(
