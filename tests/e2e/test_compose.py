@@ -6,6 +6,7 @@ The tests of this file share one consortium and go on from each other, in the or
 import csv
 import io
 import json
+import re
 import urllib.parse
 import urllib.request
 import uuid
@@ -94,6 +95,18 @@ def _identity(container: Container) -> str:
     return shell(container, "sha256sum /state/identity.key /state/identity.pem", user="hospital")
 
 
+def _exported(container: Container) -> dict[str, set[str]]:
+    """Return every sample of an exporter by its metric's name; none while it does not answer."""
+    fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9400/metrics', timeout=5).read().decode())"
+    code, output = container.exec_run(["python", "-c", fetch])
+    samples: dict[str, set[str]] = {}
+    if code == 0:
+        for line in output.decode().splitlines():
+            if line and not line.startswith("#"):
+                samples.setdefault(re.split("[{ ]", line)[0], set()).add(line)
+    return samples
+
+
 def _ask(consortium: Consortium, query: str) -> list[Any]:
     port = consortium.ports["CONFIDE_PROMETHEUS_PORT"]
     url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
@@ -150,8 +163,8 @@ def test_the_supernode_runs_as_its_own_user_and_the_agent_as_another(consortium:
         assert "client.supernode" in users[RELAY_USER]
         owners = {row["uid"] for row in processes(container) if "client.supernode" not in row["command"]}
         assert owners == {"0", HOSPITAL_USER}
-        agent = shell(container, "pgrep -f client.resident || true")
-        assert agent == "" or is_denied(container, "relay", "cat", f"/proc/{agent.split()[0]}/environ")
+        agent = shell(container, "grep -l -s -a 'client[.]resident' /proc/[0-9]*/cmdline").split()[0]
+        assert is_denied(container, "relay", "cat", agent.replace("cmdline", "environ"))
 
 
 def test_nothing_but_the_init_process_is_root(consortium: Consortium) -> None:
@@ -198,6 +211,21 @@ def test_prometheus_finds_the_server_and_every_hospital_by_name(consortium: Cons
     assert names == {f"hospital-{number}" for number in range(1, HOSPITALS + 1)}
     (step,) = _ask(consortium, "confide_round")
     assert step["value"][1] == str(ROUNDS)
+
+
+def test_a_killed_exporter_comes_back_with_the_same_values(consortium: Consortium) -> None:
+    (server,) = consortium.containers("server")
+    before = _exported(server)
+    shell(
+        server,
+        r"grep -l -s -a 'server[.]metrics' /proc/[0-9]*/cmdline | tr -dc '0-9\n' | xargs kill -9",
+    )
+    consortium.wait_for(lambda: "confide_round" in _exported(server), "the exporter to come back")
+    assert _exported(server) == before
+    assert {"confide_accuracy", "confide_precision", "confide_recall", "confide_f1", "confide_auc", "confide_loss",
+            "confide_epsilon_spent", "confide_epsilon_budget", "confide_hospitals_online", "confide_dropouts_total",
+            "confide_refusals_total", "confide_exchange_seconds_bucket", "confide_upload_bytes_total",
+            "confide_build_info", "confide_round"} <= set(before)  # fmt: skip
 
 
 def test_images_carry_no_data_no_keys_and_no_configuration(consortium: Consortium) -> None:
