@@ -98,10 +98,10 @@ def _identity(container: Container) -> str:
 def _exported(container: Container) -> dict[str, set[str]]:
     """Return every sample of an exporter by its metric's name; none while it does not answer."""
     fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9400/metrics', timeout=5).read().decode())"
-    code, output = container.exec_run(["python", "-c", fetch])
+    told: Any = container.exec_run(["python", "-c", fetch])
     samples: dict[str, set[str]] = {}
-    if code == 0:
-        for line in output.decode().splitlines():
+    if told.exit_code == 0:
+        for line in told.output.decode().splitlines():
             if line and not line.startswith("#"):
                 samples.setdefault(re.split("[{ ]", line)[0], set()).add(line)
     return samples
@@ -216,10 +216,7 @@ def test_prometheus_finds_the_server_and_every_hospital_by_name(consortium: Cons
 def test_a_killed_exporter_comes_back_with_the_same_values(consortium: Consortium) -> None:
     (server,) = consortium.containers("server")
     before = _exported(server)
-    shell(
-        server,
-        r"grep -l -s -a 'server[.]metrics' /proc/[0-9]*/cmdline | tr -dc '0-9\n' | xargs kill -9",
-    )
+    shell(server, r"kill -9 $(grep -l -s -a 'server[.]metrics' /proc/[0-9]*/cmdline | tr -dc '0-9\n')")
     consortium.wait_for(lambda: "confide_round" in _exported(server), "the exporter to come back")
     assert _exported(server) == before
     assert {"confide_accuracy", "confide_precision", "confide_recall", "confide_f1", "confide_auc", "confide_loss",
