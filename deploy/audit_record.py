@@ -28,8 +28,9 @@ class RunRecord:
     """A run as its server's chain tells it.
 
     Attributes:
-        description: what the hospitals agreed to.
+        description: what the hospitals agreed to last; earlier ones differ in the roster alone.
         parameters: the protocol's, with every hospital's verified key.
+        terms: the parameters of every description, by its hash.
         data_set: its name.
         sums: round number to the round that gave a sum.
         models: step to the model's hash; 0 is the initial model.
@@ -40,6 +41,7 @@ class RunRecord:
     description: RunDescription
     parameters: RunParameters
     data_set: str
+    terms: dict[bytes, RunParameters] = field(default_factory=dict)
     sums: dict[int, Summed] = field(default_factory=dict)
     models: dict[int, str] = field(default_factory=dict)
     last_epsilon: dict[str, float] = field(default_factory=dict)
@@ -52,8 +54,6 @@ class RunRecord:
         body = entry.body
         match body:
             case Began():
-                _require(body.run_id == self.description.run_id, place, "one run's chain holds another run")
-                _require(body.description == self.description.canonical_json().decode(), place, "the terms changed")
                 _require(self.models.get(body.step) == body.model_hash, place, "it goes on from a model no step made")
                 self._step, self._trained, self.finished = body.step, None, None
             case Summed():
@@ -71,6 +71,14 @@ class RunRecord:
                 self.finished = body
             case _:
                 pass
+
+    def go_on_under(self, description: RunDescription, parameters: RunParameters, place: str) -> None:
+        """Take up the terms that the run goes on under: members may have changed, and nothing else."""
+        _require(description.run_id == self.description.run_id, place, "one run's chain holds another run")
+        members = {"roster": description.roster, "vector_length": description.vector_length}
+        _require(self.description.model_copy(update=members) == description, place, "the terms changed")
+        self.description, self.parameters = description, parameters
+        self.terms[parameters.config_hash] = parameters
 
     def _follow_sum(self, body: Summed, place: str) -> None:
         _require(body.model_hash == self.models[self._step], place, "the hospitals were given another model")
@@ -112,13 +120,16 @@ class RunRecord:
             raise AuditError(f"{place}: {error}") from None
         _require(hospital in survivors and message.hospital == hospital, place, f"{hospital} is no survivor")
         _require(
-            (message.run_id, message.round_number, message.config_hash, message.model_hash.hex())
-            == (self.description.run_id, round_number, self.parameters.config_hash, model_hash)
+            (message.run_id, message.round_number, message.model_hash.hex())
+            == (self.description.run_id, round_number, model_hash)
+            and message.config_hash in self.terms
             and message.survivors_hash == survivors_hash(survivors),
             place,
             f"{hospital} signed another view of round {round_number}",
         )
-        genuine = is_signed(self.parameters.roster[hospital], message.signature, signed_part(self.parameters, message))
+        parameters = self.terms[message.config_hash]
+        _require(hospital in parameters.roster, place, f"{hospital} signed terms whose roster lacks it")
+        genuine = is_signed(parameters.roster[hospital], message.signature, signed_part(parameters, message))
         _require(genuine, place, f"the signature must be that of {hospital}")
 
 
@@ -138,8 +149,12 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
     record: RunRecord | None = None
     for entry in chain.entries:
         place = f"{name}, line {entry.sequence}"
-        if record is None and isinstance(entry.body, Began):
-            record = _begin(entry.body, entry.time, authority, place)
+        if isinstance(entry.body, Began):
+            description, parameters = _terms(entry.body, entry.time, authority, place)
+            if record is None:
+                models = {0: _first_model(description, place)}
+                record = RunRecord(description, parameters, entry.body.data_set, models=models)
+            record.go_on_under(description, parameters, place)
         if record is not None:
             record.follow(entry, place)
     if record is None:
@@ -147,15 +162,20 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
     return record
 
 
-def _begin(began: Began, when: int, authority: x509.Certificate, place: str) -> RunRecord:
+def _terms(began: Began, when: int, authority: x509.Certificate, place: str) -> tuple[RunDescription, RunParameters]:
     try:
         description = RunDescription.from_json(began.description.encode())
         keys = verify_roster(description.roster, authority, datetime.datetime.fromtimestamp(when, datetime.UTC))
-        parameters = protocol_parameters(description, keys, description.aggregation.min_hospitals)
-        first = hash_model(initial_model(description)).hex()
+        return description, protocol_parameters(description, keys, description.aggregation.min_hospitals)
     except (ConfideError, ValueError) as error:
         raise AuditError(f"{place}: {error}") from None
-    return RunRecord(description, parameters, began.data_set, models={0: first})
+
+
+def _first_model(description: RunDescription, place: str) -> str:
+    try:
+        return hash_model(initial_model(description)).hex()
+    except (ConfideError, ValueError) as error:
+        raise AuditError(f"{place}: {error}") from None
 
 
 def _require(holds: bool, place: str, otherwise: str) -> None:

@@ -152,7 +152,7 @@ def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
     """Compare a hospital's chain with the server's record; returns the rounds it signed that gave no sum there."""
     hospital, run_id = chain.party, record.description.run_id
     keys = [key.public_bytes_raw() for key in chain.keys if isinstance(key, Ed25519PublicKey)]
-    if record.parameters.roster.get(hospital) not in keys:
+    if not any(terms.roster.get(hospital) in keys for terms in record.terms.values()):
         raise AuditError(f"{name}: must be of a hospital on the run's roster and signed by its key there")
     contributed: dict[int, Contributed] = {}
     signed: dict[int, Signed] = {}
@@ -160,7 +160,7 @@ def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
         body, place = entry.body, f"{name}, line {entry.sequence}"
         if getattr(body, "run_id", None) != run_id:
             continue
-        if isinstance(body, Joined) and bytes.fromhex(body.config_hash) != record.parameters.config_hash:
+        if isinstance(body, Joined) and bytes.fromhex(body.config_hash) not in record.terms:
             raise AuditError(f"{place}: {hospital} agreed to other terms than the server recorded")
         if isinstance(body, Contributed):
             _check_contribution(body, contributed, place, record)

@@ -193,6 +193,7 @@ class Run:
         self._plan = plan
         self._layout = layout_of(plan.description)
         self._aggregation = _aggregation(plan, self._conversation)
+        self._round += 1  # Keys for the next number rode on the last round, and nobody gives any for it again.
         self._say_started()
 
     def _one_round(self, hospitals: frozenset[str], *, train: bool) -> None:

@@ -10,7 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent, Surroundings
+from common.audit_chain import Chain, Entry
+from common.audit_entries import Began, Body
+from common.audit_parties import SERVER_PARTY
 from common.config import Config, DataConfig, replace
+from common.errors import AuditError
 from common.events import Event, Refusal, RoundDone, RunStarted
 from common.identity import (
     HospitalIdentity,
@@ -23,6 +27,7 @@ from common.identity import (
 )
 from common.messages import decode_reply, decode_request, encode
 from common.revocation import Revocations, sign_revocations
+from deploy.audit_record import read_record
 from deploy.datasets import obtain
 from deploy.dealer import deal
 from server.checkpoints import CheckpointStore
@@ -76,6 +81,7 @@ class Consortium:
         deal(obtain(source, "pneumonia", 28), [folder / name / "shard" for name in NAMES], source, 1, 16)
         self.line = DirectLine({name: self.agent(name) for name in NAMES})
         self.events: list[Event] = []
+        self.chain: list[Entry] = []
 
     def certificate(self, name: str, lifetime: dt.timedelta = 30 * DAY) -> str:
         request = request_hospital_certificate(name, self.keys[name])
@@ -103,7 +109,11 @@ class Consortium:
         if newest is not None:
             plan = replace_fields(plan, newest=newest)
         conversation = Conversation(self.line, CONFIG.transport, self.events.append)
-        return Run(plan, conversation, CheckpointStore(self.folder / "checkpoints"), self.events.append).train()
+        store = CheckpointStore(self.folder / "checkpoints")
+        return Run(plan, conversation, store, self.events.append, self.record).train()
+
+    def record(self, body: Body) -> None:
+        self.chain.append(Entry(len(self.chain), int(self.now.timestamp()), body))
 
     def hospitals_by_round(self) -> list[int]:
         return [event.hospitals for event in self.events if isinstance(event, RoundDone)]
@@ -148,6 +158,29 @@ def test_a_revoked_hospital_is_out_from_the_next_round_and_the_run_goes_on(conso
     assert consortium.train(Newest(consortium, 2, revoke_mary)) == "completed"
     assert consortium.hospitals_by_round() == [4, 3, 3]
     assert consortium.refusals() == set()
+
+
+def test_the_server_s_chain_tells_of_every_roster_and_still_verifies(consortium: Consortium) -> None:
+    consortium.publish(1)
+    consortium.train(Newest(consortium, 2, revoke_mary))
+    chain = Chain(SERVER_PARTY, (), tuple(consortium.chain))
+    record = read_record(chain, "server.jsonl", consortium.authority.certificate)
+    assert [set(terms.roster) for terms in record.terms.values()] == [set(NAMES), set(NAMES) - {"st-mary"}]
+    assert len(record.sums) == 4
+
+
+def test_terms_that_change_in_more_than_the_members_are_refused(consortium: Consortium) -> None:
+    consortium.publish(1)
+    consortium.train(Newest(consortium, 2, revoke_mary))
+    place = next(number for number, entry in enumerate(consortium.chain) if number and isinstance(entry.body, Began))
+    began = consortium.chain[place].body
+    assert isinstance(began, Began)
+    raised = began.description.replace('"update_bound":0.25', '"update_bound":0.5')
+    assert raised != began.description
+    changed = began.model_copy(update={"description": raised})
+    consortium.chain[place] = replace_fields(consortium.chain[place], body=changed)
+    with pytest.raises(AuditError, match="the terms changed"):
+        read_record(Chain(SERVER_PARTY, (), tuple(consortium.chain)), "server.jsonl", consortium.authority.certificate)
 
 
 def hide_the_revocation_of_mary(consortium: Consortium) -> None:
