@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
 from flwr.client.grpc_rere_client.connection import grpc_request_response
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -34,6 +35,7 @@ from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from common.config import load_config
 from common.errors import RunError
+from common.flower_waits import shorten_backoff
 from common.identity import load_certificate, load_identity
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
@@ -65,6 +67,7 @@ def _take_part(state: Path, turn: threading.Lock, stopping: threading.Event) -> 
     key = load_ssh_private_key((state / RELAY_FOLDER / "supernode.key").read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise RunError("a SuperNode's key must be an elliptic-curve key")
+    shorten_backoff(inflatable_utils, config.transport.first_backoff_seconds)
     with grpc_request_response(
         settings.fleet_address,
         insecure=False,
