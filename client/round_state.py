@@ -54,7 +54,7 @@ def _read(path: Path) -> AnsweredRounds:
         return AnsweredRounds({(str(run), str(Phase(name))): int(number) for run, name, number in record["answered"]})
     except FileNotFoundError:
         return AnsweredRounds()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise RunError(
             f"{path.name} must be this hospital's record of answered rounds and cannot be read; "
             "restore it, or remove it once no run of this consortium is under way"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import reprlib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +13,10 @@ from pydantic.fields import FieldInfo
 
 from common.errors import ConfigError
 from common.secagg.parameters import GraphParameters
+
+_SHOWN = reprlib.Repr()
+"""Shows a value in an error, in short: a few aliases in YAML can stand for gigabytes."""
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
 SECURE_MINIMUM = 3
 """Below three hospitals a sum tells each of two what the other sent, so no mask helps."""
@@ -303,6 +308,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the configuration must be a readable file; {path}: {error.strerror}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} must hold sections of plain values; it is nested too deeply to be read") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} must be YAML in UTF-8: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -391,7 +398,7 @@ def _first_complaint(error: ValidationError) -> str:
     message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not key:
         return message
-    return f"{key} {message}{_allowed_range(finding['loc'])}, got {finding['input']!r}"
+    return f"{key} {message}{_allowed_range(finding['loc'])}, got {_SHOWN.repr(finding['input'])}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:

@@ -198,7 +198,7 @@ def parse_event(line: str | bytes) -> Event | None:
     """
     try:
         fields: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or fields.get("kind") not in KINDS:
         return None

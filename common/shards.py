@@ -250,7 +250,7 @@ def read_description(folder: Path) -> ShardDescription | None:
             int(tree["channels"]),
             int(tree["image_size"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DataError(f"{DESCRIPTION_NAME} must be a readable shard description; remove it or deal again") from None
 
 

@@ -43,6 +43,7 @@ COMMANDS = (
     _Command(
         ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
     ),
+    _Command(("fuzz",), "deploy.fuzz", "feed every decoder of bytes from outside with bad ones"),
     _Command(("audit", "inversion"), "deploy.audit_inversion", "what pictures a server can make of what it sees"),
     _Command(("hospital", "list-images"), "deploy.list_images", "begin a manifest from a PACS export's DICOM headers"),
     _Command(("hospital", "report"), "deploy.hospital_report", "how good the model is on this hospital's own records"),

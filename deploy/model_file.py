@@ -57,7 +57,7 @@ class ModelCard(ModelFacts):
     format_version: Literal[1] = 1
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Of ``model.safetensors``."""
-    tensors: tuple[TensorShape, ...]
+    tensors: Annotated[tuple[TensorShape, ...], Field(min_length=1)]
 
 
 def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> ModelCard:

@@ -84,7 +84,7 @@ class CheckpointStore:
         for path in reversed(files):
             try:
                 checkpoint = _read(path)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError):
                 continue
             if checkpoint.run_id != run_id:
                 raise RunError(f"{self._folder} holds checkpoints of another run; choose another folder")
