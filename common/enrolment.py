@@ -103,5 +103,5 @@ def _decode(encoded: bytes, expected: Any, limit: int) -> Any:  # noqa: ANN401 -
         raise EnrolmentError(f"a message must be at most {limit} bytes, got {len(encoded)}")
     try:
         return msgspec.msgpack.decode(encoded, type=expected)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise EnrolmentError(f"a message must be one of enrolment version {VERSION}: {error}") from None

@@ -82,7 +82,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         try:
             packed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
             invitation = msgspec.msgpack.decode(packed, type=cls)
-        except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError):
+        except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise EnrolmentError("the invitation was cut or changed on its way; copy the whole line") from None
         if invitation.encode() != line:
             raise EnrolmentError("the invitation was cut or changed on its way; copy the whole line")

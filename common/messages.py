@@ -166,7 +166,7 @@ def decode_request(encoded: bytes) -> Request:
     """
     try:
         return _REQUEST.decode(_bounded(encoded))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"a request must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
 
 
@@ -174,7 +174,7 @@ def decode_reply(encoded: bytes) -> Reply:
     """Read what a hospital sent; errors as for :func:`decode_request`."""
     try:
         return _REPLY.decode(_bounded(encoded))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"a reply must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
 
 

@@ -250,7 +250,7 @@ def draw(result: Audit) -> Figure:
             psnr, ssim = attack.likeness.psnr[record], attack.likeness.ssim[record]
             cell.set_xlabel(f"{psnr:.1f} dB, SSIM {ssim:.2f}", fontsize=7.5)
     for cell in cells[1:].flat:
-        cell.set_title("")
+        cell.set_title("", loc="center")
     figure.supxlabel(
         f"{result.data_set}; Geiping et al. 2020 with known labels. A likeness at or below the mean image's is no "
         "reconstruction.",

@@ -110,10 +110,15 @@ def draw(verdict: Verdict) -> Figure:
     exposure, bound = verdict.exposure, verdict.bound
     figure = Figure(figsize=(9, 4), layout="constrained")
     scores, bars = figure.subplots(1, 2, width_ratios=(3, 2))
-    edges = np.histogram_bin_edges(exposure.scores, bins=40)
-    for which, label, colour in ((~exposure.included, "not trained on", BLUE), (exposure.included, "trained", ORANGE)):
-        scores.hist(exposure.scores[which], bins=edges, alpha=0.6, color=colour, label=label)
-    scores.set(title="What training gave away", xlabel="score of a canary", ylabel="canaries")
+    in_deviations = exposure.scores / exposure.scores[~exposure.included].std()
+    edges = np.histogram_bin_edges(in_deviations, bins=40)
+    for which, label, colour in (
+        (~exposure.included, "not trained on", BLUE),
+        (exposure.included, "trained on", ORANGE),
+    ):
+        scores.hist(in_deviations[which], bins=edges, alpha=0.6, color=colour, label=label)
+    scores.set(title="What training gave away", ylabel="canaries")
+    scores.set_xlabel("score of a canary, in standard deviations of those not trained on")
     scores.legend()
     claim = rounded_up(exposure.claim.value)
     bars.barh(["refuted", "claimed"], [bound.epsilon, claim], color=[VERMILION if verdict.refuted else ORANGE, BLUE])

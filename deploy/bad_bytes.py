@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -25,7 +25,7 @@ from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import enrolment, identity, messages, shards
 from common.config import RunDescription, load_config
-from common.errors import ConfideError, LedgerError
+from common.errors import ConfideError, IdentityError, LedgerError
 from common.events import EventFile
 from common.invitation import Invitation
 from common.secagg import messages as secagg
@@ -90,6 +90,16 @@ def _enrolment(content: bytes) -> object:
         return enrolment.decode_join_reply(content)
     except ConfideError:
         raise refusal or LookupError("there are no messages") from None
+
+
+def _certificate(content: bytes) -> object:
+    """Read as any certificate, then as a hospital's, with every extension that is looked at."""
+    certificate = identity.read_certificate(content)
+    with suppress(IdentityError):
+        identity.verify_issued_to_hospital(certificate, "st-mary", certificate)
+    with suppress(IdentityError):
+        identity.common_name(certificate)
+    return certificate
 
 
 def _config(content: bytes) -> object:
@@ -186,7 +196,7 @@ DECODERS = (
     Decoder("run-description", RunDescription.from_json),
     Decoder("enrolment", _enrolment),
     Decoder("invitation", lambda content: Invitation.decode(content.decode("utf-8", "replace"))),
-    Decoder("certificate", identity.read_certificate),
+    Decoder("certificate", _certificate),
     Decoder("hospital-request", identity.requested_hospital_key),
     Decoder("server-request", identity.requested_hosts),
     Decoder("supernode-key", identity.check_supernode_key),

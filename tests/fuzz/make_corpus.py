@@ -104,7 +104,12 @@ def _invitations() -> Iterator[bytes]:
 
 
 def _certificates() -> Iterator[bytes]:
-    yield identity.certificate_pem(identity.make_authority("Confide", NOW).certificate)
+    authority = identity.make_authority("Confide", NOW)
+    yield identity.certificate_pem(authority.certificate)
+    (request,) = _hospital_requests()
+    yield identity.certificate_pem(
+        identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
+    )
 
 
 def _hospital_requests() -> Iterator[bytes]:

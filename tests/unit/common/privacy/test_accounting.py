@@ -54,6 +54,13 @@ def test_epsilon_is_what_opacus_publishes(case: dict[str, Any]) -> None:
     assert got == pytest.approx(case["epsilon"], abs=10.0 ** -case["places"])
 
 
+@pytest.mark.parametrize("case", published("opacus", accountant="gdp"))
+def test_epsilon_is_above_the_central_limit_that_opacus_publishes_too(case: dict[str, Any]) -> None:
+    # Gaussian differential privacy by the central limit theorem is an approximation from below, and no accountant here.
+    event = gaussian(case["noise_multiplier"], case["sample_rate"], case["steps"])
+    assert case["epsilon_range"][1] < epsilon([event], case["delta"]) < 1.05 * case["epsilon_range"][1]
+
+
 @pytest.mark.parametrize("case", published("tensorflow_privacy", accountant="rdp"))
 def test_epsilon_by_rdp_is_what_tensorflow_privacy_publishes(case: dict[str, Any]) -> None:
     got = epsilon([gaussian(case["noise_multiplier"], *steps_of(case))], case["delta"], Accountant.RDP)
