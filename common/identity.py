@@ -322,7 +322,8 @@ def check_supernode_key(openssh: bytes) -> None:
     """Raise :class:`IdentityError` unless ``openssh`` is an EC P-384 public key in OpenSSH's format."""
     try:
         key = serialization.load_ssh_public_key(openssh)
-    except (ValueError, UnsupportedAlgorithm):
+    # IndexError where the point is empty, NotImplementedError where it is compressed.
+    except (ValueError, IndexError, NotImplementedError, UnsupportedAlgorithm):
         raise IdentityError("a SuperNode's key must be an OpenSSH public key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise IdentityError("a SuperNode's key must be on the curve P-384")

@@ -16,8 +16,7 @@ from typing import get_args
 import numpy as np
 import safetensors.numpy
 
-from client.data import npz
-from client.data.dicom import read_dicom
+from client.data import dicom, npz
 from client.data.pixels import UnusableImageError, read_raster
 from client.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
 from client.ledger_chain import Anchor
@@ -117,6 +116,11 @@ def _shard_description(content: bytes) -> object:
         return shards.read_description(path.parent)
 
 
+def _dicom(content: bytes) -> object:
+    with dicom.quiet():
+        return dicom.read_dicom(content, 1)
+
+
 def _npz(content: bytes) -> object:
     with _file("data.npz", content) as path:
         deque(npz.image_blocks(path, "train"), maxlen=1)
@@ -205,7 +209,7 @@ DECODERS = (
     Decoder("shard-description", _shard_description),
     Decoder("shard-image", lambda content: shards.decode_image(content, "image 1", 28, 1)),
     Decoder("raster", read_raster),
-    Decoder("dicom", lambda content: read_dicom(content, 1)),
+    Decoder("dicom", _dicom),
     Decoder("npz", _npz),
     Decoder("ledger", _ledger),
     Decoder("ledger-anchor", _ledger_anchor),

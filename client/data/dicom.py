@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
@@ -65,8 +65,8 @@ PERSONAL_KEYWORDS = (
 """Fields of PS3.15 table E.1-1 that name a person, an institution or a stay, in the modules of radiographs."""
 
 DECODER_ERRORS = (
-    InvalidDicomError, AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError,
-    RuntimeError, TypeError, ValueError, struct.error,
+    BytesLengthException, InvalidDicomError, AttributeError, EOFError, IndexError, KeyError, NotImplementedError,
+    OSError, OverflowError, RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
 """All that pydicom and its decoders were seen to raise on damaged files; a test feeds them many."""
 
