@@ -69,6 +69,7 @@ class ConsortiumOnThisMachine:
             members: hospitals, whose shards may be made later.
             runtime_ports: a free port on the loopback interface for each member's SuperNode.
         """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         authority = make_authority("Confide demo consortium", self._now)
         self._write_server(authority, settings)
         roster: dict[str, str] = {}

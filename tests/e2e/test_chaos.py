@@ -30,10 +30,10 @@ def chaos(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_run_survives_kills_without_an_under_count(tmp_path: Path) -> None:
-    report = chaos(tmp_path, "--kills", "4", "--seed", "7", "--hospitals", "3")
-    assert report["kills"] == report["resumed"] == 4
+    report = chaos(tmp_path, "--kills", "3", "--seed", "7", "--hospitals", "3")
+    assert report["kills"] == report["resumed"] == 3
     assert report["hung"] == report["undone_rounds"] == report["ledger_under_counts"] == 0
-    assert report["finished_rounds"] > 4
+    assert report["finished_rounds"] > 3
 
 
 @pytest.mark.slow

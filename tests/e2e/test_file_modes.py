@@ -15,7 +15,8 @@ LIMIT_SECONDS = 200
 
 def written_by_roles(out: Path) -> list[Path]:
     """Return every file and folder of the server's and the hospitals' states and logs."""
-    return [path for folder in ("consortium", "logs", "checkpoints") for path in (out / folder).rglob("*")]
+    folders = [out / name for name in ("consortium", "logs", "checkpoints")]
+    return [*folders, *(path for folder in folders for path in folder.rglob("*"))]
 
 
 @pytest.mark.e2e
