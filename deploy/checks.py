@@ -21,6 +21,7 @@ _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("advisories", ("-m", "deploy.supply_chain", "advisories")),
 )
 
+_WORKERS = max(2, min(4, os.cpu_count() or 1))
 _MARKERS = {"slow": "slow", "docker": "docker", "network": "network"}
 
 
@@ -60,11 +61,12 @@ def _run_static() -> int:
 
 def _run_pytest(arguments: argparse.Namespace) -> int:
     chosen = [marker for name, marker in _MARKERS.items() if getattr(arguments, name)]
-    marks = ("-m", " or ".join(chosen)) if chosen else ()
+    # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
+    how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadgroup")
     return subprocess.run(
-        (sys.executable, "-m", "pytest", *marks, *arguments.pytest), cwd=ROOT, check=False, env=_environment()
+        (sys.executable, "-m", "pytest", *how, *arguments.pytest), cwd=ROOT, check=False, env=_environment()
     ).returncode
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}

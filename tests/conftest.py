@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from tests.small_consortium import Dealt
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one of pytest-xdist's workers run all tests of deployed systems, one after the other."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("deployed"))
+
+
 @pytest.fixture
 def open_umask() -> Iterator[None]:
     """Run a test under umask 000, so that every mode it sees is one the code chose."""
