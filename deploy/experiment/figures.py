@@ -75,6 +75,8 @@ def draw_auc_by_epsilon(study: Study, outcomes: Outcomes, split: str, path: Path
     for method in (method for method in Method if method.is_private):
         points = [(epsilon, finals(outcomes, method, epsilon, split)) for epsilon in epsilons]
         intervals = [(epsilon, over_runs([done.auc for done in found])) for epsilon, found in points if found]
+        if not intervals:
+            continue
         reach = [[each.value - each.low for _, each in intervals], [each.high - each.value for _, each in intervals]]
         axes.errorbar(
             [epsilon for epsilon, _ in intervals], [each.value for _, each in intervals], np.nan_to_num(reach),
@@ -161,7 +163,7 @@ def _legend_below(figure: Figure, panel: Axes) -> None:
 def _title(figure: Figure, study: Study, outcomes: Outcomes, title: str) -> None:
     config = next(iter(outcomes)).config
     seeds = len({training.config.experiment.seed for training in outcomes})
-    source = f"{study.data.name}, {config.model.name}, {config.experiment.num_clients} hospitals, {seeds} seeds"
+    source = f"{study.data.name}, {config.model.name}, {config.experiment.num_clients} hospitals, {seeds} seed{'s'[: seeds > 1]}"
     figure.suptitle(f"{title}\n{source}", x=0.01, ha="left", fontsize=11)
 
 
