@@ -163,7 +163,7 @@ def _legend_below(figure: Figure, panel: Axes) -> None:
 def _title(figure: Figure, study: Study, outcomes: Outcomes, title: str) -> None:
     config = next(iter(outcomes)).config
     seeds = len({training.config.experiment.seed for training in outcomes})
-    source = f"{study.data.name}, {config.model.name}, {config.experiment.num_clients} hospitals, {seeds} seed{'s'[: seeds > 1]}"
+    source = f"{study.data.name}, {config.model.name}, {config.experiment.num_clients} hospitals, seeds: {seeds}"
     figure.suptitle(f"{title}\n{source}", x=0.01, ha="left", fontsize=11)
 
 
