@@ -22,8 +22,8 @@ _LONGEST_SECONDS = 45.0
 """For advisories, which come over the network."""
 _REQUEST_SECONDS = "5"
 
-_PUBLIC = r"requirements\.lock|tests/vectors/.*"
-"""Hashes of packages, and keys that standards print as examples."""
+_PUBLIC = r"requirements\.lock|tests/vectors/.*|tests/fuzz/corpus/.*"
+"""Hashes of packages, keys that standards print as examples, and bytes made to be refused."""
 
 
 def main(argv: Sequence[str]) -> int:
