@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 INVITATION_FILE = "invitation"
 AUTHORITY_FILE = "ca.pem"
-PASSWORD_FILE = "grafana_admin_password"  # noqa: S105 - the file's name; pragma: allowlist secret
+PASSWORD_FILE = "grafana_admin_password"  # pragma: allowlist secret  # noqa: S105 - the file's name
 """Made once, for people who want to change a dashboard."""
 
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; the metrics' port is not published
