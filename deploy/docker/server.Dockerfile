@@ -47,9 +47,9 @@ FROM runtime
 COPY client client
 COPY server server
 COPY deploy deploy
-RUN install -d -o server -g server -m 0700 /state /runs
+RUN install -d -o server -g server -m 0700 /state
 USER server
-VOLUME ["/state", "/runs"]
+VOLUME ["/state"]
 EXPOSE 9092 9093
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-m", "deploy.health", "127.0.0.1:9093"]

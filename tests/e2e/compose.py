@@ -46,7 +46,8 @@ class Consortium:
         self.compose("up", "--detach", "--no-build", "--scale", f"hospital={hospitals}", *SERVICES, **settings)
 
     def containers(self, service: str | None = None) -> list[Container]:
-        labels = [f"com.docker.compose.project={self.project}"]
+        # An image that compose built hands its project's label on to whatever is run from it, but not this one.
+        labels = [f"com.docker.compose.project={self.project}", "com.docker.compose.oneoff=False"]
         if service is not None:
             labels.append(f"com.docker.compose.service={service}")
         found = self.client.containers.list(all=True, filters={"label": labels})
