@@ -4,10 +4,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import docker
+from docker.errors import NotFound
 from docker.models.containers import Container
 
 from common.events import Event, parse_event
@@ -44,6 +46,19 @@ class Consortium:
 
     def up(self, hospitals: int, **settings: str) -> None:
         self.compose("up", "--detach", "--no-build", "--scale", f"hospital={hospitals}", *SERVICES, **settings)
+
+    def down(self) -> None:
+        """End the consortium, and remove what volumes compose leaves of containers that it had replaced."""
+        volumes = self.volumes()
+        self.compose("down", "--volumes", "--timeout", "10")
+        for name in volumes:
+            with suppress(NotFound):
+                self.client.volumes.get(name).remove()
+
+    def volumes(self) -> set[str]:
+        """Return the names of the volumes that the containers of now have."""
+        mounts = [mount for container in self.containers() for mount in container.attrs["Mounts"]]
+        return {str(mount["Name"]) for mount in mounts if mount["Type"] == "volume"}
 
     def containers(self, service: str | None = None) -> list[Container]:
         # An image that compose built hands its project's label on to whatever is run from it, but not this one.

@@ -64,7 +64,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
         made.wait_for(lambda: _finished(made), "the first run to finish")
         yield made
     finally:
-        made.compose("down", "--volumes", "--timeout", "10")
+        made.down()
 
 
 def _finished(consortium: Consortium) -> RunFinished | None:
@@ -279,22 +279,26 @@ def test_fewer_hospitals_train_the_next_run(consortium: Consortium) -> None:
     assert {done.hospitals for done in _rounds(consortium)} == {HOSPITALS}
 
 
-def test_down_leaves_nothing(consortium: Consortium) -> None:
-    """Compose keeps the volumes of a container that it replaced, so the server's, begun anew twice, is left out."""
-    volumes = {
-        mount["Name"]
-        for service in ("dealer", "hospital", "prometheus")
-        for container in consortium.containers(service)
-        for mount in container.attrs["Mounts"]
-        if "Name" in mount
-    }
-    assert len(volumes) > HOSPITALS
-    consortium.compose("down", "--volumes", "--timeout", "10")
+def test_down_leaves_no_container_network_or_named_volume(consortium: Consortium) -> None:
+    """Compose keeps unnamed volumes of containers it replaced, as it did for the second run: see the next test."""
+    consortium.down()
     assert consortium.containers() == []
+    label = {"label": f"com.docker.compose.project={consortium.project}"}
+    assert consortium.client.volumes.list(filters=label) == []
+    assert consortium.client.networks.list(filters=label) == []
+
+
+def test_down_removes_every_volume_of_containers_that_were_never_replaced() -> None:
+    server = Consortium(f"confide-test-{uuid.uuid4().hex[:8]}", {})
+    try:
+        server.compose("up", "--detach", "--no-build", "server")
+        volumes = server.volumes()
+        assert len(volumes) > 1
+    finally:
+        server.compose("down", "--volumes", "--timeout", "10")
     for volume in volumes:
         with pytest.raises(NotFound):
-            consortium.client.volumes.get(volume)
-    assert consortium.client.networks.list(filters={"label": f"com.docker.compose.project={consortium.project}"}) == []
+            server.client.volumes.get(volume)
 
 
 def test_a_permanent_hospital_is_confined_like_the_demos() -> None:
