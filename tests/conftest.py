@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tests.small_consortium import Dealt
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one of pytest-xdist's workers run all tests of deployed systems, one after the other."""
     for item in items:
