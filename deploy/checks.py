@@ -22,7 +22,7 @@ _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 _WORKERS = max(2, min(4, os.cpu_count() or 1))
-_MARKERS = {"slow": "slow", "docker": "docker", "network": "network"}
+_MARKERS = {"e2e": "e2e", "slow": "slow", "docker": "docker", "network": "network"}
 
 
 def main(argv: Sequence[str]) -> int:
