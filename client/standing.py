@@ -4,7 +4,6 @@ A process of its own beside SuperNode and agent. It asks the enrolment service e
 revocation list from the hospital's disk, so that a server which withholds it is noticed when the list grows old.
 """
 
-import argparse
 import datetime
 import logging
 import sys
@@ -17,7 +16,7 @@ from client.enrolment import EnrolmentService, ask_standing
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.identity import load_certificate, load_identity, write_private
-from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
+from common.processes import run_service
 from common.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 
@@ -76,19 +75,7 @@ def keep(state: Path) -> None:
 
 def main() -> int:
     """Keep asking until told to stop, or until the hospital is revoked."""
-    parser = argparse.ArgumentParser(prog="python -m client.standing", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True)
-    state = parser.parse_args().state
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    raise_on_signals()
-    try:
-        keep(state)
-    except Stopping:
-        return 0
-    except ConfideError as error:
-        print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - read by the supervisor
-        return EXIT_REFUSED
-    return 0
+    return run_service("client.standing", __doc__, keep)
 
 
 if __name__ == "__main__":

@@ -251,6 +251,35 @@ class RunDescription(_Section):
         _require_hidden_shares(self.privacy, self.aggregation)
         return self
 
+    @classmethod
+    def of(
+        cls,
+        config: "Config",
+        *,
+        run_id: str,
+        classes: tuple[str, ...],
+        channels: int,
+        vector_length: int,
+        roster: dict[str, str],
+        noise_multiplier: float | None = None,
+    ) -> Self:
+        """Return the description whose sections are those of a configuration."""
+        return cls(
+            run_id=run_id,
+            classes=classes,
+            channels=channels,
+            vector_length=vector_length,
+            roster=roster,
+            experiment=config.experiment,
+            model=config.model,
+            training=config.training,
+            aggregation=config.aggregation,
+            graph=config.graph,
+            privacy=config.privacy,
+            evaluation=config.evaluation,
+            noise_multiplier=noise_multiplier,
+        )
+
     def canonical_json(self) -> bytes:
         """Return the one encoding of this description that is hashed and sent: sorted keys, no spaces, UTF-8."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()

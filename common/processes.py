@@ -1,21 +1,23 @@
 """Starts the processes one role consists of, restarts one that dies, and ends them all in good order."""
 
+import argparse
 import contextlib
 import ctypes
 import fcntl
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from common.errors import RunError
+from common.errors import ConfideError, RunError
 
 EXIT_REFUSED = 2
 """A process that cannot work until a person corrects something ends with this; it is not started again."""
@@ -229,6 +231,30 @@ def raise_on_signals() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+
+
+def run_service(module: str, description: str | None, serve: Callable[[Path], None]) -> int:
+    """Run a role's long-lived service on the folder its command line names, and return the process's exit code.
+
+    Args:
+        module: as in ``python -m``.
+        description: for ``--help``.
+        serve: works on the state folder until :class:`Stopping` is raised; a ``ConfideError`` becomes one line that the
+            supervisor reads.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--state", type=Path, required=True)
+    state = parser.parse_args().state
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    raise_on_signals()
+    try:
+        serve(state)
+    except Stopping:
+        return 0
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - read by the supervisor
+        return EXIT_REFUSED
+    return 0
 
 
 def python_module(name: str, *arguments: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from common.errors import DataError
 from common.provenance import machine, versions
 from common.shards import COLUMNS, MANIFEST_NAME, SPLITS
 from deploy import phantom
+from deploy.json_report import write_json_report
 
 XRAYS = 5856
 """Of Kermany et al., the set that the aims speak of."""
@@ -65,16 +66,13 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         DataError: the folder given does not keep the contract, or a disk refuses.
+        RunError: the file of ``--json`` cannot be written.
     """
     arguments = _parser().parse_args(argv[1:])
     result = measure(arguments.data, arguments.records, arguments.times, arguments.image_size)
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if arguments.json is not None:
-        try:
-            arguments.json.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"--json must name a file that can be written: {error.strerror}") from None
+        write_json_report(arguments.json, result)
     return 0
 
 

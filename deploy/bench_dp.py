@@ -8,7 +8,6 @@ The three take turns, and seconds are the processor's, not the clock's: what els
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -33,6 +32,7 @@ from common.errors import RunError
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.provenance import machine, versions
+from deploy.json_report import write_json_report
 
 IMAGE_SIZE = 28
 CLASSES = 2
@@ -211,10 +211,7 @@ def _write(path: Path, costs: list[StepCost], threads: int, provenance: dict[str
         "versions": provenance,
         "commit": provenance["commit"],
     }
-    try:
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"--json must name a file that can be written; {path}: {error.strerror}") from None
+    write_json_report(path, result)
 
 
 def _arguments(argv: list[str]) -> Any:  # noqa: ANN401 - a namespace

@@ -5,7 +5,6 @@ vectors; everything else is the same. A round's seconds are the server's, from i
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from common.provenance import machine, versions
 from deploy.consortium import new_run_id
 from deploy.datasets import DataSet, obtain
 from deploy.dealer import deal
+from deploy.json_report import write_json_report
 from deploy.loopback import ROOT, LoopbackDeployment
 
 MODELS: Mapping[str, tuple[str, ...]] = {
@@ -94,10 +94,7 @@ def main(argv: Sequence[str]) -> int:
             "versions": versions(),
             "commit": versions()["commit"],
         }
-        try:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"--json must be a writable file; {arguments.json}: {error.strerror}") from None
+        write_json_report(arguments.json, result)
     return 0
 
 

@@ -7,7 +7,6 @@ call, in their order.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -50,6 +49,7 @@ from common.secagg.messages import encode
 from common.secagg.neighbours import degree
 from common.secagg.parameters import SECURE_MINIMUM, Adversary, GraphParameters, RunParameters, Vector
 from common.vector import VectorLayout
+from deploy.json_report import write_json_report
 from deploy.plots import BLUE, GREEN, ORANGE, styled
 
 MODEL_HASH = bytes(32)
@@ -135,10 +135,7 @@ def main(argv: Sequence[str]) -> int:
     for name, value in result.items():
         print(f"{name:26} {value:.4g}" if isinstance(value, float) else f"{name:26} {value}")
     if arguments.json is not None:
-        try:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"--json must be a writable file; {arguments.json}: {error.strerror}") from None
+        write_json_report(arguments.json, result)
     return 0
 
 

@@ -8,7 +8,6 @@ command here.
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -40,6 +39,7 @@ from deploy.chaos_progress import Progress
 from deploy.consortium import new_run_id
 from deploy.datasets import obtain
 from deploy.dealer import deal
+from deploy.json_report import write_json_report
 from deploy.loopback import ROOT, SERVER, LoopbackDeployment
 from server.checkpoints import CheckpointStore
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
             "machine": machine(),
             "versions": versions(),
         }
-        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json_report(arguments.json, facts)
     return 0 if report.holds() else 1
 
 

@@ -5,7 +5,6 @@ the deployed agent (``deploy/light_hospitals.py``). Training is small on purpose
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -26,6 +25,7 @@ from common.provenance import machine, versions
 from deploy.consortium import new_run_id
 from deploy.datasets import obtain
 from deploy.dealer import deal
+from deploy.json_report import write_json_report
 from deploy.loopback import ROOT, LoopbackDeployment
 from deploy.plots import BLUE, ORANGE, styled
 from deploy.resources import Sampler
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
             _say(measured[-1])
             if arguments.json:
                 facts = {"runs": [asdict(run) for run in measured], "machine": machine(), "versions": versions()}
-                arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+                write_json_report(arguments.json, facts)
     except Stopping:
         return 128 + signal.SIGTERM
     if arguments.plot:

@@ -1,7 +1,6 @@
 """``confide soak``: let a deployment run for a while, and see whether memory, files or threads of any process grow."""
 
 import argparse
-import json
 import os
 import signal
 import tempfile
@@ -21,6 +20,7 @@ from common.provenance import machine, versions
 from deploy.consortium import new_run_id
 from deploy.datasets import obtain
 from deploy.dealer import deal
+from deploy.json_report import write_json_report
 from deploy.loopback import ROOT, LoopbackDeployment
 from deploy.plots import SERIES, styled
 from deploy.resources import Sampler, Usage
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         facts = {"minutes": arguments.minutes, "rounds": rounds, "processes": [asdict(item) for item in growths],
                  "machine": machine(), "versions": versions()}  # fmt: skip
-        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json_report(arguments.json, facts)
     if arguments.plot:
         draw(samples).savefig(arguments.plot)
     return 1 if any(item.has_grown() for item in growths) else 0

@@ -4,7 +4,6 @@ One gRPC service over TLS, in a process of its own, so that a flood of callers c
 ``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's key (``common.enrolment``).
 """
 
-import argparse
 import datetime
 import logging
 import sys
@@ -31,7 +30,7 @@ from common.identity import (
     verify_issued_to_hospital,
 )
 from common.invitation import join_host_port
-from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
+from common.processes import run_service
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.certificates import Certificates
 from server.membership import Membership
@@ -241,19 +240,7 @@ def _keep_up(certificates: Certificates, membership: Membership) -> None:
 
 def main() -> int:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m server.enrolment", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True)
-    state = parser.parse_args().state
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    raise_on_signals()
-    try:
-        serve(state)
-    except Stopping:
-        return 0
-    except ConfideError as error:
-        print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - read by the supervisor
-        return EXIT_REFUSED
-    return 0
+    return run_service("server.enrolment", __doc__, serve)
 
 
 if __name__ == "__main__":

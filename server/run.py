@@ -395,28 +395,22 @@ def describe(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
-    aggregation = aggregation_of(config)
+    agreed = config.model_copy(update={"aggregation": aggregation_of(config)})
     layout = layout_for(
-        config.model,
-        aggregation,
+        agreed.model,
+        agreed.aggregation,
         config.evaluation,
         classes=len(classes),
         channels=channels,
         hospitals=len(roster),
     )
-    return RunDescription(
+    return RunDescription.of(
+        agreed,
         run_id=run_id,
         classes=classes,
         channels=channels,
         vector_length=layout.length,
         roster=roster,
-        experiment=config.experiment,
-        model=config.model,
-        training=config.training,
-        aggregation=aggregation,
-        graph=config.graph,
-        privacy=config.privacy,
-        evaluation=config.evaluation,
         noise_multiplier=_noise_multiplier(config),
     )
 

@@ -65,19 +65,13 @@ def _secagg() -> Iterator[bytes]:
 
 def _descriptions() -> Iterator[bytes]:
     config = Config()
-    yield RunDescription(
+    yield RunDescription.of(
+        config,
         run_id=RUN_ID,
         classes=("normal", "pneumonia"),
         channels=1,
         vector_length=100,
         roster={"hospital-1": "PEM"},
-        experiment=config.experiment,
-        model=config.model,
-        training=config.training,
-        aggregation=config.aggregation,
-        graph=config.graph,
-        privacy=config.privacy,
-        evaluation=config.evaluation,
     ).canonical_json()
 
 

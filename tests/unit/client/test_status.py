@@ -24,19 +24,13 @@ def _read(path: Path) -> HospitalStatus:
 
 def _description(mode: str) -> RunDescription:
     config = replace(Config(), privacy={"mode": mode})
-    return RunDescription(
+    return RunDescription.of(
+        config,
         run_id="ab" * 16,
         classes=("normal", "pneumonia"),
         channels=1,
         vector_length=100,
         roster={},
-        experiment=config.experiment,
-        model=config.model,
-        training=config.training,
-        aggregation=config.aggregation,
-        graph=config.graph,
-        privacy=config.privacy,
-        evaluation=config.evaluation,
     )
 
 

@@ -70,19 +70,13 @@ def test_the_protocol_gets_ring_adversary_and_graph_from_the_description() -> No
     config = replace(
         Config(), aggregation={"adversary": "semi-honest", "modulus_bits": 32}, graph={"dropping_out": 0.2}
     )
-    run = RunDescription(
+    run = RunDescription.of(
+        config,
         run_id="ab" * 16,
         classes=("normal", "pneumonia"),
         channels=1,
         vector_length=100,
         roster={},
-        experiment=config.experiment,
-        model=config.model,
-        training=config.training,
-        aggregation=config.aggregation,
-        graph=config.graph,
-        privacy=config.privacy,
-        evaluation=config.evaluation,
     )
     keys = {f"hospital-{number}": bytes([number]) * 32 for number in range(1, 5)}
     parameters = protocol_parameters(run, keys, 4)

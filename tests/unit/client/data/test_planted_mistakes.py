@@ -140,17 +140,11 @@ def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
     layout = layout_for(
         config.model, config.aggregation, config.evaluation, classes=2, channels=1, hospitals=len(roster)
     )
-    return RunDescription(
+    return RunDescription.of(
+        config,
         run_id="ab" * 16,
         classes=contract.classes,
         channels=contract.channels,
         vector_length=layout.length,
         roster=roster,
-        experiment=config.experiment,
-        model=config.model,
-        training=config.training,
-        aggregation=config.aggregation,
-        graph=config.graph,
-        privacy=config.privacy,
-        evaluation=config.evaluation,
     )

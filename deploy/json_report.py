@@ -1,0 +1,20 @@
+"""The file that ``--json`` names: what a command measured, for other programs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+
+
+def write_json_report(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write what a command measured.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"--json must name a file that can be written; {path}: {error.strerror}") from None
