@@ -4,6 +4,7 @@ Written for kernels without the ``netem`` queue. Every frame goes to the interfa
 all others, after the delay; the given share of frames is lost.
 """
 
+import contextlib
 import heapq
 import itertools
 import random
@@ -31,7 +32,10 @@ def carry(delay_seconds: float, loss: float, interfaces: list[str]) -> None:
     while True:
         wait = max(0.0, due[0][0] - time.monotonic()) if due else None
         for line in select.select(lines, [], [], wait)[0]:
-            frame, address = line.recvfrom(FRAME_BYTES)
+            try:
+                frame, address = line.recvfrom(FRAME_BYTES)
+            except OSError:  # The interface was taken down: the line is cut, and may be mended.
+                continue
             if address[2] != OUTGOING and random.random() >= loss:  # noqa: S311 - a line's losses are no secret
                 heard[frame[6:12]] = line
                 heapq.heappush(due, (time.monotonic() + delay_seconds, next(order), line, frame))
@@ -40,7 +44,8 @@ def carry(delay_seconds: float, loss: float, interfaces: list[str]) -> None:
             receiver = heard.get(frame[:6])
             for line in lines if receiver is None else [receiver]:
                 if line is not source:
-                    line.send(frame)
+                    with contextlib.suppress(OSError):
+                        line.send(frame)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,28 @@ class Host:
     def prefix(self) -> tuple[str, ...]:
         return ("ip", "netns", "exec", self.name)
 
+    @property
+    def port(self) -> str:
+        """The other end of its interface."""
+        return f"to-{self.name.rpartition('-')[2]}"
+
     def run(self, *command: str) -> None:
         subprocess.run((*self.prefix, *command), check=True, capture_output=True)
 
 
 @dataclass(frozen=True)
 class Hosts:
+    switch: str
     server: Host
     east: Host
     west: Host
+
+    def cut(self, host: Host) -> None:
+        """Take a host's line away at its far end: at the near one the host would lose its IPv6 address with it."""
+        ip("-n", self.switch, "link", "set", host.port, "down")
+
+    def mend(self, host: Host) -> None:
+        ip("-n", self.switch, "link", "set", host.port, "up")
 
 
 def ip(*words: str) -> None:
@@ -56,7 +69,7 @@ def hosts() -> Iterator[Hosts]:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     tag = f"c{os.getpid() % 100_000}"
-    made = Hosts(*(Host(f"{tag}-{name}", f"10.77.0.{number}", f"fd00:77::{number}")
+    made = Hosts(tag, *(Host(f"{tag}-{name}", f"10.77.0.{number}", f"fd00:77::{number}")
                    for number, name in enumerate(("server", "east", "west"), start=1)))  # fmt: skip
     everyone = (made.server, made.east, made.west)
     ip("netns", "add", tag)
@@ -74,16 +87,15 @@ def hosts() -> Iterator[Hosts]:
 def connect(host: Host, switch: str) -> str:
     """Make a host with one interface, and return the name of that interface's other end."""
     ip("netns", "add", host.name)
-    port = f"to-{host.name.rpartition('-')[2]}"
-    ip("-n", host.name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch)
-    ip("-n", switch, "link", "set", port, "up")
+    ip("-n", host.name, "link", "add", "eth0", "type", "veth", "peer", "name", host.port, "netns", switch)
+    ip("-n", switch, "link", "set", host.port, "up")
     ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
     ip("-n", host.name, "address", "add", f"{host.address6}/64", "dev", "eth0", "nodad")
     ip("-n", host.name, "link", "set", "lo", "up")
     ip("-n", host.name, "link", "set", "eth0", "up")
     # A virtual interface leaves checksums and cutting to hardware that is not there; the line carries what is sent.
     host.run(sys.executable, "-c", WITHOUT_OFFLOAD)
-    return port
+    return host.port
 
 
 WITHOUT_OFFLOAD = """
@@ -120,11 +132,11 @@ def test_a_consortium_on_three_hosts_survives_a_cut_line_and_revokes_a_hospital(
             assert not answers(east, address, RUNTIME_PORT)
         assert answers(server, "127.0.0.1", RUNTIME_PORT)
 
-        ip("-n", west.name, "link", "set", "eth0", "down")
+        hosts.cut(west)
         cut = time.monotonic()
         consortium.wait_for_rounds(3, 3, 180)
         consortium.wait_for(lambda: time.monotonic() > cut + CUT_SECONDS, CUT_SECONDS + 1)
-        ip("-n", west.name, "link", "set", "eth0", "up")
+        hosts.mend(west)
         consortium.wait_for_rounds(2, 4, 180)
 
         revoked = time.monotonic()
