@@ -162,7 +162,9 @@ class _Recorder(TorchFunctionMode):
         rows = rows.flatten(1)
         squared_norms = torch.linalg.vector_norm(rows, dim=1).square_()
         arrange = as_parameter or (lambda row: row)
-        kept = torch.stack([arrange(row).reshape(-1) for row in rows]) if self.as_rows else None
+        kept = None
+        if self.as_rows:
+            kept = rows if as_parameter is None else torch.stack([as_parameter(row).reshape(-1) for row in rows])
         self.blocks.append(_Block(parameter, squared_norms, lambda weights: arrange(weights @ rows), kept))
 
     def keep_linear(self, x: Tensor, grad: Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> None:

@@ -45,11 +45,12 @@ PHYSICAL_PIXELS = 16 * 224 * 224
 """Values forwarded at once: about 2 GB of activations in a ResNet-18; a larger batch is summed in pieces."""
 
 CACHED_FEATURES = 1 << 19
-"""Numbers of cached features taken at once by a private step, 2 MiB: gathered, multiplied, measured and summed while a
-core still has them at hand, which takes three quarters of the time of going over a whole batch four times."""
+"""Numbers of cached features, or of their gradients as rows, taken at once by a private step, 2 MiB: gathered,
+multiplied, measured and summed while a core still has them at hand, which takes three quarters of the time of going
+over a whole batch four times."""
 
 ROW_ELEMENTS = 1 << 27
-"""Numbers held as explicit per-record gradients, 512 MiB of float32."""
+"""Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
 
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
 """As above without a backward pass, which keeps no activations."""
@@ -256,7 +257,7 @@ def noisy_gradient_sum(
     plan = Schedule(units=int(units.max()) + 1, sample_rate=sample_rate, steps=1)
     (batch,) = _poisson_batches(units, plan, Keystream(random(SEED_BYTES)))
     total = mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))
-    for piece in _pieces(batch, units, _physical_batch(data, len(start))):
+    for piece in _pieces(batch, units, _rows_at_once(data, len(start))):
         total += mechanism.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
     return GradientSum(total=total, expected_units=sample_rate * plan.units, seconds=time.perf_counter() - began)
 
@@ -290,7 +291,7 @@ def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: P
     """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float32, without noise."""
     total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
     if privacy.unit is PrivacyUnit.PATIENT:
-        for piece in _pieces(batch, data.patients, _physical_batch(data, len(total))):
+        for piece in _pieces(batch, data.patients, _rows_at_once(data, len(total))):
             rows = _unit_gradients(model, data, piece, data.patients[piece])
             total += _clipping(torch.linalg.vector_norm(rows, dim=1), privacy.max_grad_norm) @ rows
         return total
@@ -337,7 +338,7 @@ def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> Part
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
     """Return the mean gradient of the batch's cross-entropy, (d,) float32."""
     model.zero_grad(set_to_none=True)
-    for piece in torch.split(batch, _physical_batch(data, 0)):
+    for piece in torch.split(batch, _physical_batch(data)):
         loss = functional.cross_entropy(model(_as_input(data.inputs[piece])), data.labels[piece], reduction="sum")
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
     return torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None])
@@ -370,16 +371,20 @@ def _pieces(batch: Tensor, units: Tensor, size: int) -> Iterator[Tensor]:
         yield ordered[start:end]
 
 
-def _physical_batch(data: TrainingData, row_length: int) -> int:
-    """Return how many records to take at once: what keeps activations, and rows if any are held, within memory."""
-    by_pixels = PHYSICAL_PIXELS // data.inputs[0].numel()
-    by_rows = ROW_ELEMENTS // row_length if row_length else by_pixels
-    return max(1, min(by_pixels, by_rows))
+def _physical_batch(data: TrainingData) -> int:
+    """Return how many records to take at once: what keeps activations within memory."""
+    return max(1, PHYSICAL_PIXELS // data.inputs[0].numel())
+
+
+def _rows_at_once(data: TrainingData, row_length: int) -> int:
+    """Return how many records' gradients to hold as rows: within memory, and of features as fit in a core's cache."""
+    elements = ROW_ELEMENTS if data.inputs.dtype == torch.uint8 else CACHED_FEATURES
+    return max(1, min(_physical_batch(data), elements // row_length))
 
 
 def _clipped_at_once(data: TrainingData) -> int:
     """Return how many records to clip at once: images as memory allows, features as fit in a core's cache."""
-    at_once = _physical_batch(data, 0)
+    at_once = _physical_batch(data)
     if data.inputs.dtype == torch.uint8:
         return at_once
     return max(1, min(at_once, CACHED_FEATURES // data.inputs[0].numel()))

@@ -85,10 +85,21 @@ def test_the_bound_is_checked_in_integers_whatever_floating_point_proposed(
     proposal = np.array([4095, 90, 9, 3, 1] + 7 * [0], np.int64)
     proposal[5] = beyond
     assert int(proposal @ proposal) == 4096**2 + beyond
-    monkeypatch.setattr(DistributedMechanism, "_whole_numbers", lambda *_: proposal)
+    monkeypatch.setattr(DistributedMechanism, "_whole_numbers", lambda *_: proposal[None])
     clipped = mechanism().clip(np.zeros((1, DIMENSION), np.float32))
     assert clipped.refused == refused
     assert np.array_equal(clipped.total, (1 - refused) * proposal)
+
+
+def test_gradients_clipped_a_few_at_a_time_add_up_as_if_clipped_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = np.random.default_rng(2).normal(size=(11, DIMENSION)).astype(np.float32)
+    gradients[4, 3] = np.nan
+    gradients[6] = 0
+    one_by_one = [mechanism().clip(gradients[row : row + 1]) for row in range(len(gradients))]
+    monkeypatch.setattr(distributed, "_ELEMENTS_AT_ONCE", 3 * DIMENSION)
+    together = mechanism().clip(gradients)
+    assert np.array_equal(together.total, sum(each.total for each in one_by_one))
+    assert (together.units, together.refused) == (11, 1)
 
 
 def test_decoding_gives_the_sum_of_clipped_gradients() -> None:
