@@ -62,7 +62,7 @@ def _run_static() -> int:
 def _run_pytest(arguments: argparse.Namespace) -> int:
     chosen = [marker for name, marker in _MARKERS.items() if getattr(arguments, name)]
     # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
-    how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadgroup")
+    how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")
     return subprocess.run(
         (sys.executable, "-m", "pytest", *how, *arguments.pytest), cwd=ROOT, check=False, env=_environment()
     ).returncode

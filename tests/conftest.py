@@ -5,17 +5,29 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from tests.small_consortium import Dealt
 
+_DEPLOYED = "tests/e2e/"
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one of pytest-xdist's workers run all tests of deployed systems, one after the other."""
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group("deployed"))
+
+class _DeployedSystemsOneByOne(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """One worker runs all tests of deployed systems, one after the other; the others share out the rest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _DEPLOYED if nodeid.startswith(_DEPLOYED) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Share out the tests among pytest-xdist's workers.
+
+    The mark ``xdist_group``, which would say the same, has no effect: pytest-xdist 3.8 writes a group into
+    ``Item._nodeid``, and pytest 9.2 no longer reads that.
+    """
+    return _DeployedSystemsOneByOne(config, log)
 
 
 @pytest.fixture
