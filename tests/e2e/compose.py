@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import NotFound
+from docker.errors import DockerException, NotFound
 from docker.models.containers import Container
 
 from common.events import Event, parse_event
@@ -23,6 +23,14 @@ LIMIT_SECONDS = 600.0
 _LOOK_SECONDS = 1.0
 _PROGRAMS = r"\( -path /proc -o -path /sys -o -path /venv -o -path /usr -o -path /confide \)"
 _PORTS = ("CONFIDE_FLEET_PORT", "CONFIDE_ENROLMENT_PORT", "CONFIDE_PROMETHEUS_PORT", "CONFIDE_GRAFANA_PORT")
+
+
+def engine_answers() -> bool:
+    """Say whether there is a Docker engine to test with."""
+    try:
+        return bool(docker.from_env().ping())
+    except DockerException:
+        return False
 
 
 class Consortium:

@@ -45,8 +45,8 @@ class Consortium:
         self._seen: list[Event] = []
         source = DataConfig(source="phantom", phantom_records=900)
         data = obtain(source, "pneumonia", 28)
-        self._shards = [folder / f"shard-{number}" for number in range(hospitals)]
-        deal(data, self._shards, source, 1, 64)
+        self.shards = [folder / f"shard-{number}" for number in range(hospitals)]
+        deal(data, self.shards, source, 1, 64)
 
     def start_server(self, addresses: Sequence[str], arguments: Sequence[str] = (), prefix: Prefix = ()) -> None:
         named = [word for address in addresses for word in ("--address", address)]
@@ -75,7 +75,7 @@ class Consortium:
         prefix: Prefix = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        shard = self._shards[len(self._processes) - 1]
+        shard = self.shards[len(self._processes) - 1]
         command = (
             "hospital", "join", invitation, "--data", str(shard), "--state", str(self.hospital_state(name)),
             *self._settings, *arguments,

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 import yaml
-from docker.errors import DockerException, NotFound
+from docker.errors import NotFound
 from docker.models.containers import Container
 
 from common.events import COMPLETED, RoundDone, RunFinished, RunStarted
-from tests.e2e.compose import Consortium, hashes, is_denied, processes, shell
+from tests.e2e.compose import Consortium, engine_answers, hashes, is_denied, processes, shell
 
 HOSPITALS = 3
 SEATS = 4
@@ -38,17 +37,10 @@ CONFIG = {
 HOSPITAL_USER, RELAY_USER = "10001", "10002"
 
 
-def _engine_answers() -> bool:
-    try:
-        return bool(docker.from_env().ping())
-    except DockerException:
-        return False
-
-
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.timeout(2400),
-    pytest.mark.skipif(not _engine_answers(), reason="no Docker engine answers"),
+    pytest.mark.skipif(not engine_answers(), reason="no Docker engine answers"),
 ]
 
 
