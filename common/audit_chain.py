@@ -7,7 +7,7 @@ verified offline from the consortium authority's certificate alone.
 
 **What it shows.** A line edited, removed, reordered or added without the writer's key is found, with its number. **What
 it does not.** A writer can cut its own chain short or begin another; that shows only against the other parties' chains
-(``deploy/audit_verify.py``). The clock in it is the writer's word.
+(``deploy/audit/verify.py``). The clock in it is the writer's word.
 """
 
 import datetime

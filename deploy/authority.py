@@ -21,9 +21,9 @@ from common.identity import (
     write_private,
 )
 from common.revocation import REVOCATIONS_FILE
+from deploy.source_tree import ROOT
 from server.authority import Authority
 
-ROOT = Path(__file__).resolve().parent.parent
 CERTS_FOLDER = ROOT / "certs"
 
 

@@ -6,11 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
+from deploy.source_tree import ROOT
 from deploy.supply_chain import SKIPPED
-
-ROOT = Path(__file__).resolve().parent.parent
 
 _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ruff check", ("-m", "ruff", "check", ".")),

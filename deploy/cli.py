@@ -32,30 +32,50 @@ COMMANDS = (
     _Command(("hospital", "join"), "deploy.join", "join a consortium, and take part from then on"),
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),
     _Command(("check",), "deploy.checks", "run the static checks alone"),
-    _Command(("predict",), "deploy.predict", "classify images with a trained model, at its calibrated threshold"),
-    _Command(("chaos",), "deploy.chaos", "kill a deployment's processes at random, and see whether it survives"),
-    _Command(("report",), "deploy.report", "write a run's report, one page with everything, and its model card"),
-    _Command(("dashboard",), "deploy.dashboard", "show a running or finished run in a browser"),
-    _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
-    _Command(("bench", "secagg"), "deploy.bench_secagg", "what masking costs, against Flower's own secure aggregation"),
-    _Command(("bench", "round"), "deploy.bench_round", "a deployed round with masks against one without"),
-    _Command(("hospital", "check-data"), "deploy.check_data", "check a hospital's images before any privacy is spent"),
     _Command(
-        ("audit", "privacy"), "deploy.audit_privacy", "train once with canaries: is more given away than claimed?"
+        ("predict",), "deploy.results.predict", "classify images with a trained model, at its calibrated threshold"
     ),
-    _Command(("fuzz",), "deploy.fuzz", "feed every decoder of bytes from outside with bad ones"),
-    _Command(("audit", "inversion"), "deploy.audit_inversion", "what pictures a server can make of what it sees"),
-    _Command(("hospital", "list-images"), "deploy.list_images", "begin a manifest from a PACS export's DICOM headers"),
-    _Command(("hospital", "report"), "deploy.hospital_report", "how good the model is on this hospital's own records"),
-    _Command(("bench", "data"), "deploy.bench_data", "time and memory of checking a hospital's images"),
-    _Command(("bench", "dp"), "deploy.bench_dp", "a private training step against a plain one, and against Opacus"),
+    _Command(
+        ("chaos",), "deploy.resilience.chaos", "kill a deployment's processes at random, and see whether it survives"
+    ),
+    _Command(
+        ("report",), "deploy.results.report", "write a run's report, one page with everything, and its model card"
+    ),
+    _Command(("dashboard",), "deploy.results.dashboard", "show a running or finished run in a browser"),
+    _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
+    _Command(
+        ("bench", "secagg"),
+        "tests.benchmarks.bench_secagg",
+        "what masking costs, against Flower's own secure aggregation",
+    ),
+    _Command(("bench", "round"), "tests.benchmarks.bench_round", "a deployed round with masks against one without"),
+    _Command(
+        ("hospital", "check-data"), "deploy.data.check_data", "check a hospital's images before any privacy is spent"
+    ),
+    _Command(
+        ("audit", "privacy"), "deploy.audit.privacy", "train once with canaries: is more given away than claimed?"
+    ),
+    _Command(("fuzz",), "deploy.resilience.fuzz", "feed every decoder of bytes from outside with bad ones"),
+    _Command(("audit", "inversion"), "deploy.audit.inversion", "what pictures a server can make of what it sees"),
+    _Command(
+        ("hospital", "list-images"), "deploy.data.list_images", "begin a manifest from a PACS export's DICOM headers"
+    ),
+    _Command(
+        ("hospital", "report"), "deploy.results.hospital_report", "how good the model is on this hospital's own records"
+    ),
+    _Command(("bench", "data"), "tests.benchmarks.bench_data", "time and memory of checking a hospital's images"),
+    _Command(
+        ("bench", "dp"), "tests.benchmarks.bench_dp", "a private training step against a plain one, and against Opacus"
+    ),
     _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),
     _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),
     _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
-    _Command(("audit", "verify"), "deploy.audit_verify", "check offline that all audit chains and the model agree"),
-    _Command(("load",), "deploy.load", "time and memory of one server against more and more hospitals"),
-    _Command(("soak",), "deploy.soak", "let a deployment run, and see whether anything grows"),
-    _Command(("evidence",), "deploy.evidence", "pack report, chains, configuration and bill of materials of a run"),
+    _Command(("audit", "verify"), "deploy.audit.verify", "check offline that all audit chains and the model agree"),
+    _Command(("load",), "deploy.resilience.load", "time and memory of one server against more and more hospitals"),
+    _Command(("soak",), "deploy.resilience.soak", "let a deployment run, and see whether anything grows"),
+    _Command(
+        ("evidence",), "deploy.results.evidence", "pack report, chains, configuration and bill of materials of a run"
+    ),
     _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
 )
 

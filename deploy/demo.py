@@ -16,12 +16,13 @@ from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER
 from deploy.consortium import new_run_id
-from deploy.datasets import DataSet, obtain, task_named
-from deploy.dealer import deal
-from deploy.live_table import LiveTable
-from deploy.loopback import ROOT, LoopbackDeployment
+from deploy.data.datasets import DataSet, obtain, task_named
+from deploy.data.dealer import deal
+from deploy.loopback import LoopbackDeployment
 from deploy.monitoring import write_configuration
-from deploy.outputs import RunOutputs, model_facts
+from deploy.results.live_table import LiveTable
+from deploy.results.outputs import RunOutputs, model_facts
+from deploy.source_tree import ROOT
 from server.checkpoints import Checkpoint, CheckpointStore
 
 EXIT_INTERRUPTED = 130
@@ -185,8 +186,8 @@ class _Demo:
         files = outputs.finish(np.asarray(model, np.float32) if model is not None else None, facts)
         if history.rounds:
             # Imported here, because matplotlib and jinja2 take a second that the start of a demo need not wait for.
-            from deploy.report import write_report
-            from deploy.report_facts import RunFacts
+            from deploy.results.report import write_report
+            from deploy.results.report_facts import RunFacts
 
             files = (*files, *write_report([RunFacts.read(self._folder)], self._folder))
         self._table.finish(files, state=finished.reason if finished else "stopped")

@@ -17,10 +17,9 @@ from client.enrolment import is_enrolled
 from common.errors import ConfideError
 from common.processes import EXIT_REFUSED, become, python_module
 from deploy import join
-from deploy.dealer_service import CERTIFICATE_FILE, PORT
-from deploy.dealt_shard import Dealer, fetch, has_shard
-
-ROOT = Path(__file__).resolve().parent.parent
+from deploy.data.dealer_service import CERTIFICATE_FILE, PORT
+from deploy.data.dealt_shard import Dealer, fetch, has_shard
+from deploy.source_tree import ROOT
 
 _RELAY_USER = "relay"
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; nothing is published

@@ -30,7 +30,7 @@ from common.identity import (
     verify_roster,
 )
 from common.messages import Request, decode_reply, decode_request, encode
-from deploy.datasets import DataSet
+from deploy.data.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation

@@ -17,8 +17,7 @@ from common.errors import EnrolmentError
 from common.invitation import Invitation
 from common.processes import become, python_module
 from common.settings import HospitalSettings
-
-ROOT = Path(__file__).resolve().parent.parent
+from deploy.source_tree import ROOT
 
 
 def main(argv: Sequence[str]) -> int:

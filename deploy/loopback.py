@@ -10,9 +10,8 @@ from common.errors import RunError
 from common.processes import Command, Supervisor, last_line, python_module
 from common.settings import HOSPITAL_SETTINGS_FILE, READY_FILE, HospitalSettings, ServerSettings, free_port
 from deploy.consortium import ConsortiumOnThisMachine, Member
-from deploy.datasets import DataSet
-
-ROOT = Path(__file__).resolve().parent.parent
+from deploy.data.datasets import DataSet
+from deploy.source_tree import ROOT
 
 SERVER = "server"
 """The supervisor's name for the server; a hospital has its own."""

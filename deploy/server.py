@@ -19,12 +19,11 @@ from common.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.consortium import new_run_id
-from deploy.datasets import task_named
+from deploy.data.datasets import task_named
+from deploy.source_tree import ROOT
 from server import authority
 from server.authority import Authority
 from server.certificates import REQUESTS_FOLDER, Certificates
-
-ROOT = Path(__file__).resolve().parent.parent
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 """The first two are what hospitals connect to; the third stays on the loopback interface."""

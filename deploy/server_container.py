@@ -21,11 +21,10 @@ from common.identity import load_certificate
 from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy import membership, server
-from deploy.dealer_service import count_addresses, dealt_data_set, publish
-from deploy.run_folder import RunFolder
+from deploy.data.dealer_service import count_addresses, dealt_data_set, publish
+from deploy.results.run_folder import RunFolder
+from deploy.source_tree import ROOT
 from server.membership import MOST_USES
-
-ROOT = Path(__file__).resolve().parent.parent
 
 INVITATION_FILE = "invitation"
 AUTHORITY_FILE = "ca.pem"

@@ -9,10 +9,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from deploy.source_tree import ROOT
+
 LOCK = "requirements.lock"
 
 SKIPPED = "skipped"

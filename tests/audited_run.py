@@ -28,9 +28,9 @@ from common.secagg import messages as secagg
 from common.secagg.binding import survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.messages import SurvivorSignature
-from deploy.audit_record import RunRecord
-from deploy.audit_verify import expected_facts
-from deploy.model_file import save_model
+from deploy.audit.record import RunRecord
+from deploy.audit.verify import expected_facts
+from deploy.results.model_file import save_model
 from server.run import describe, initial_model
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3")

@@ -8,8 +8,8 @@ from client.ledger import LEDGER_FOLDER, export
 from common.config import Config, HospitalConfig, replace
 from common.events import Event, RoundDone
 from common.messages import Request, phase_of
-from deploy.datasets import DataSet, obtain
-from deploy.dealer import deal
+from deploy.data.datasets import DataSet, obtain
+from deploy.data.dealer import deal
 from deploy.in_process import InProcessConsortium, Loss, Site
 from server.run import Run
 

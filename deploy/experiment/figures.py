@@ -13,9 +13,9 @@ from common.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study
 from deploy.experiment.tables import SCORES, finals, is_of
-from deploy.intervals import over_runs
-from deploy.model_file import replace_file
-from deploy.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
+from deploy.results.intervals import over_runs
+from deploy.results.model_file import replace_file
+from deploy.results.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
 
 COLOURS = {
     Method.CENTRAL: BLACK,

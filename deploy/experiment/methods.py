@@ -20,8 +20,8 @@ from common.evaluation import Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RunFinished
 from common.messages import EpsilonReport
 from deploy.consortium import new_run_id
-from deploy.datasets import DataSet
-from deploy.dealer import Hand, split
+from deploy.data.datasets import DataSet
+from deploy.data.dealer import Hand, split
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from deploy.in_process import InProcessConsortium, Site
 from server.run import describe, initial_model, measures

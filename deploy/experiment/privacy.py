@@ -17,13 +17,12 @@ from rich.table import Table
 
 from common.config import Config, PrivacyMode, load_config, replace
 from common.errors import RunError
-from deploy.datasets import obtain
+from deploy.data.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
-from deploy.intervals import Interval, over_runs
-from deploy.plots import BLUE, GREEN, ORANGE, styled
-
-ROOT = Path(__file__).resolve().parents[2]
+from deploy.results.intervals import Interval, over_runs
+from deploy.results.plots import BLUE, GREEN, ORANGE, styled
+from deploy.source_tree import ROOT
 
 SETTING = (
     "model.name=scattering_linear",

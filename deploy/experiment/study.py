@@ -10,10 +10,10 @@ from pathlib import Path
 from common.config import Config
 from common.errors import RunError
 from common.events import RoundDone
-from deploy.datasets import DataSet
+from deploy.data.datasets import DataSet
 from deploy.experiment.methods import Method, train
 from deploy.experiment.runner import Measures, Trial, run_trials
-from deploy.model_file import replace_file
+from deploy.results.model_file import replace_file
 
 ROUNDS_FOLDER = "rounds"
 CACHE_FOLDER = "cache"

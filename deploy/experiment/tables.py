@@ -6,7 +6,7 @@ from common.config import Config
 from common.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study, Training
-from deploy.intervals import TWO_CLASSES, over_runs, over_test_records
+from deploy.results.intervals import TWO_CLASSES, over_runs, over_test_records
 
 SCORES = ("auc", "accuracy", "f1")
 

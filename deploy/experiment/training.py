@@ -21,8 +21,8 @@ from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind,
 from common.privacy.calibration import noise_multiplier, require_meaningful
 from common.shards import SPLITS, Split
 from deploy.consortium import new_run_id
-from deploy.datasets import DataSet
-from deploy.dealer import deal
+from deploy.data.datasets import DataSet
+from deploy.data.dealer import deal
 from deploy.experiment.runner import Measures
 from deploy.in_process import InProcessConsortium, Site
 

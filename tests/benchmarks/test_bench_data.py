@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import DataError
-from deploy.bench_data import main, measure
+from tests.benchmarks.bench_data import main, measure
 
 
 @pytest.mark.slow

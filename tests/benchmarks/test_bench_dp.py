@@ -9,8 +9,8 @@ import torch
 
 from common.errors import RunError
 from common.models import registry
-from deploy import bench_dp
-from deploy.bench_dp import Case, StepCost
+from tests.benchmarks import bench_dp
+from tests.benchmarks.bench_dp import Case, StepCost
 
 
 @pytest.fixture(autouse=True)

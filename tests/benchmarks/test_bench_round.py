@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import RunError
 from common.events import Event, Exchange, RoundDone, RoundTime
-from deploy import bench_round
+from tests.benchmarks import bench_round
 
 
 def exchange(number: int, phase: str, seconds: float) -> Exchange:

@@ -13,7 +13,7 @@ from common.secagg.parameters import Adversary
 with warnings.catch_warnings():
     # Flower's command line, which its packages import, uses a name that click deprecates.
     warnings.filterwarnings("ignore", "'click.utils", DeprecationWarning)
-    from deploy import bench_secagg
+    from tests.benchmarks import bench_secagg
 
 NAMED = {
     "keystream_gb_per_second",

@@ -11,8 +11,8 @@ from pathlib import Path
 from common.config import DataConfig
 from common.events import EVENTS_FILE, Event, EventFile, RoundDone
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from deploy.datasets import obtain
-from deploy.dealer import deal
+from deploy.data.datasets import obtain
+from deploy.data.dealer import deal
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -22,8 +22,8 @@ from common.events import EVENTS_FILE, AttackRefused, Dropout, Event, EventFile,
 from common.processes import children_of
 from common.secagg.phases import Phase
 from deploy.consortium import Member, new_run_id
-from deploy.datasets import obtain
-from deploy.dealer import deal
+from deploy.data.datasets import obtain
+from deploy.data.dealer import deal
 from deploy.loopback import LoopbackDeployment
 
 CONFIG = replace(

@@ -10,11 +10,11 @@ import pytest
 
 from common.config import replace
 from common.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
-from deploy.datasets import obtain
+from deploy.data.datasets import obtain
 from deploy.loopback import LoopbackDeployment
-from deploy.outputs import RunOutputs
-from deploy.report import write_report
-from deploy.report_facts import RunFacts
+from deploy.results.outputs import RunOutputs
+from deploy.results.report import write_report
+from deploy.results.report_facts import RunFacts
 from tests import named_patients
 from tests.small_consortium import CONFIG, RUN_ID
 

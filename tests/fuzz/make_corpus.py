@@ -24,8 +24,8 @@ from common.config import Config, RunDescription
 from common.invitation import TOKEN_BYTES, Invitation
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.secagg.phases import Phase
-from deploy.bad_bytes import DECODERS, RUN_ID, feed
-from deploy.model_file import ModelCard, ModelFacts, TensorShape
+from deploy.resilience.bad_bytes import DECODERS, RUN_ID, feed
+from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from server.checkpoints import Checkpoint, CheckpointStore
 from tests.example_run import example_run
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from deploy.bad_bytes import DECODERS, Decoder, feed
+from deploy.resilience.bad_bytes import DECODERS, Decoder, feed
 
 CORPUS = Path(__file__).with_name("corpus")
 

@@ -27,9 +27,9 @@ from common.identity import (
 )
 from common.messages import decode_reply, decode_request, encode
 from common.revocation import Revocations, sign_revocations
-from deploy.audit_record import read_record
-from deploy.datasets import obtain
-from deploy.dealer import deal
+from deploy.audit.record import read_record
+from deploy.data.datasets import obtain
+from deploy.data.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.run import Run, RunPlan, describe

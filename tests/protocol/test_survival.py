@@ -14,7 +14,7 @@ from common.errors import RunError
 from common.events import COMPLETED, Refusal
 from common.identity import certificate_pem, write_private
 from common.messages import Request, phase_of
-from deploy.audit_verify import verify
+from deploy.audit.verify import verify
 from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import CheckpointStore
 from server.transport import Incoming, Outgoing

@@ -7,7 +7,7 @@ import pytest
 
 from common.events import Event, Refusal, RoundDone
 from common.shards import MANIFEST_NAME
-from deploy.datasets import obtain
+from deploy.data.datasets import obtain
 from deploy.in_process import InProcessConsortium, Site
 from tests import named_patients
 from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID

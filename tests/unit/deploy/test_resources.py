@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from deploy.load import Measured, draw
+from deploy.resilience.load import Measured, draw
+from deploy.resilience.soak import growth
 from deploy.resources import Sampler, Usage, processes_under, usage_of
-from deploy.soak import growth
 
 MIB = 2**20
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from common.config import Config, PrivacyMode
-from deploy.datasets import obtain
+from deploy.data.datasets import obtain
 from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, draw, gain, main, plan
 from deploy.experiment.runner import TABLE_FILE, Group
 from deploy.experiment.training import Laboratory
-from deploy.intervals import Interval, over_runs
+from deploy.results.intervals import Interval, over_runs
 from tests.small_consortium import CONFIG
 
 

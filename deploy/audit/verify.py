@@ -1,0 +1,255 @@
+"""``confide audit verify RUN``: check offline that the audit chains agree, and that the model is the one they made.
+
+Trusted is one file, the consortium authority's certificate. From it follow the writers' keys, from those the chains,
+and from the chains the model: each step begins where the one before it ended, each sum names its survivors with at
+least t of their signatures, and each survivor's own chain tells of the same round with the same model.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from common.audit_chain import AUDIT_FILE, Chain, read_chain
+from common.audit_entries import Contributed, Joined, Refused, Signed, Summed
+from common.config import Config
+from common.errors import AuditError, IdentityError, RunError
+from common.guarantee import Guarantee, caveats
+from common.identity import certificate_pem, fingerprint, load_certificate
+from common.models.flat import hash_model
+from deploy.audit.record import RunRecord, read_record
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
+
+AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
+"""Inside a demo's folder."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found to hold.
+
+    Attributes:
+        authority: fingerprint of the certificate that all trust comes from.
+        hospitals: whose chains were there and agree.
+        without_chain: hospitals on the roster whose chain was not given.
+        steps: that the chains account for.
+        sums: rounds that gave one.
+        refusals: entries of either side.
+        unfinished: rounds whose survivors a hospital signed and the server has no sum for.
+        has_model: whether a model was there to check.
+        is_complete: whether the run ended.
+    """
+
+    authority: str
+    hospitals: tuple[str, ...]
+    without_chain: tuple[str, ...]
+    steps: int
+    sums: int
+    refusals: int
+    unfinished: tuple[int, ...]
+    has_model: bool
+    is_complete: bool
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the verdict for a person."""
+        told = [
+            f"authority         {self.authority}",
+            f"server            {self.sums} sums, {self.steps} steps, {'ended' if self.is_complete else 'NOT ENDED'}",
+            f"hospitals         {', '.join(self.hospitals) or 'none'}: each chain agrees with the server's",
+            f"refusals          {self.refusals}",
+            f"model             {'the one the rounds produced' if self.has_model else 'none here to check'}",
+        ]
+        if self.without_chain:
+            told.append(f"not checked       {', '.join(self.without_chain)}: no chain given (--chain FILE)")
+        if self.unfinished:
+            rounds = ", ".join(map(str, self.unfinished))
+            told.append(f"without a sum     rounds {rounds}: signed by hospitals, and the server recorded none")
+        return (*told, "verified")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Verify; returns 0 when everything agrees."""
+    parser = argparse.ArgumentParser(prog="confide audit verify", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, with the server's chain and the model")
+    parser.add_argument(
+        "--chain", type=Path, action="append", default=[], metavar="FILE",
+        help=f"a hospital's {AUDIT_FILE}; left out, those of all hospitals of a demo",
+    )  # fmt: skip
+    parser.add_argument("--authority", type=Path, metavar="FILE", help="the consortium's certificate, ca.pem")
+    arguments = parser.parse_args(argv[1:])
+    chains = arguments.chain or find_chains(arguments.run)
+    for line in verify(arguments.run, chains, arguments.authority or arguments.run / AUTHORITY_FILE).lines():
+        print(line)
+    return 0
+
+
+def find_chains(run: Path) -> list[Path]:
+    """Return the chains of a demo's hospitals."""
+    return sorted((run / "consortium").glob(f"*/{AUDIT_FILE}"))
+
+
+def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
+    """Check the server's chain, the hospitals' and the model against each other.
+
+    Args:
+        run: folder with the server's chain and, if the run made one, the model.
+        chains: of hospitals.
+        authority_file: the one file that is trusted.
+
+    Raises:
+        AuditError: something does not hold; the message names the file and the line.
+    """
+    authority = _authority(authority_file)
+    record = read_record(_chain(run / AUDIT_FILE, authority), AUDIT_FILE, authority)
+    hospitals, unfinished, refusals = [], set[int](), 0
+    for path in chains:
+        chain, name = _chain(path, authority), f"{path.parent.name}/{path.name}"
+        if chain.party in hospitals:
+            raise AuditError(f"{name}: must be another hospital's chain, got that of {chain.party} twice")
+        unfinished |= _agree(chain, name, record)
+        refusals += sum(isinstance(entry.body, Refused) for entry in chain.entries)
+        hospitals.append(chain.party)
+    has_model = (run / CARD_FILE).exists() or (run / TENSORS_FILE).exists()
+    if has_model:
+        _check_model(run, record)
+    return Verdict(
+        authority=fingerprint(authority),
+        hospitals=tuple(hospitals),
+        without_chain=tuple(sorted(set(record.description.roster) - set(hospitals))),
+        steps=max(record.models),
+        sums=len(record.sums),
+        refusals=refusals,
+        unfinished=tuple(sorted(unfinished)),
+        has_model=has_model,
+        is_complete=record.finished is not None,
+    )
+
+
+def _authority(path: Path) -> x509.Certificate:
+    try:
+        certificate = load_certificate(path)
+        certificate.verify_directly_issued_by(certificate)
+    except (IdentityError, InvalidSignature, TypeError, ValueError) as error:
+        raise AuditError(f"{path.name}: must be the consortium authority's own certificate; {error}") from None
+    if certificate_pem(certificate) != path.read_bytes():
+        raise AuditError(f"{path.name}: must be a certificate in canonical PEM and nothing else")
+    return certificate
+
+
+def _chain(path: Path, authority: x509.Certificate) -> Chain:
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        return read_chain(path.read_bytes(), name, authority)
+    except OSError as error:
+        raise AuditError(f"{name}: must be readable: {error.strerror}") from None
+
+
+def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
+    """Compare a hospital's chain with the server's record; returns the rounds it signed that gave no sum there."""
+    hospital, run_id = chain.party, record.description.run_id
+    keys = [key.public_bytes_raw() for key in chain.keys if isinstance(key, Ed25519PublicKey)]
+    if not any(terms.roster.get(hospital) in keys for terms in record.terms.values()):
+        raise AuditError(f"{name}: must be of a hospital on the run's roster and signed by its key there")
+    contributed: dict[int, Contributed] = {}
+    signed: dict[int, Signed] = {}
+    for entry in chain.entries:
+        body, place = entry.body, f"{name}, line {entry.sequence}"
+        if getattr(body, "run_id", None) != run_id:
+            continue
+        if isinstance(body, Joined) and bytes.fromhex(body.config_hash) not in record.terms:
+            raise AuditError(f"{place}: {hospital} agreed to other terms than the server recorded")
+        if isinstance(body, Contributed):
+            _check_contribution(body, contributed, place, record)
+        if isinstance(body, Signed):
+            _check_signed(body, contributed, place, record, hospital)
+            signed[body.round_number] = body
+    for number, summed in record.sums.items():
+        if hospital in summed.survivors:
+            _check_survivor(hospital, summed, contributed.get(number), signed.get(number), name)
+    return signed.keys() - record.sums.keys()
+
+
+def _check_contribution(body: Contributed, contributed: dict[int, Contributed], place: str, record: RunRecord) -> None:
+    if body.round_number in contributed:
+        raise AuditError(f"{place}: a second vector for round {body.round_number}")
+    if record.is_private:
+        if body.epsilon is None or body.budget is None or body.ledger is None:
+            raise AuditError(f"{place}: a private run's vector must come with ε, budget and ledger line")
+        if body.train and body.epsilon > body.budget:
+            raise AuditError(f"{place}: ε {body.epsilon:g} is above the budget {body.budget:g}")
+    contributed[body.round_number] = body
+
+
+def _check_signed(
+    body: Signed, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
+) -> None:
+    own = contributed.get(body.round_number)
+    if own is None:
+        raise AuditError(f"{place}: {hospital} signed round {body.round_number} without having sent a vector")
+    encoded = bytes.fromhex(body.signature)
+    record.verify_signature(hospital, encoded, body.round_number, body.survivors, own.model_hash, place)
+    summed = record.sums.get(body.round_number)
+    if summed is not None and summed.survivors != body.survivors:
+        raise AuditError(f"{place}: {hospital} signed other survivors than the server recorded")
+
+
+def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, signed: Signed | None, name: str) -> None:
+    number = summed.round_number
+    if own is None:
+        raise AuditError(f"{name}: must tell of round {number}, whose sum holds its vector; it was cut short")
+    if (own.model_hash, own.train) != (summed.model_hash, summed.train):
+        raise AuditError(f"{name}: round {number} began from another model than the server recorded")
+    if own.epsilon != summed.epsilon.get(hospital):
+        raise AuditError(f"{name}: round {number}: ε differs from what the server recorded")
+    sent = summed.signatures.get(hospital)  # None of one that vanished after its vector, which the sum holds.
+    if sent is not None and (signed is None or signed.signature != sent):
+        raise AuditError(f"{name}: round {number}: the server holds a signature that is not in this chain")
+
+
+def _check_model(run: Path, record: RunRecord) -> None:
+    try:
+        model, card = load_model(run)
+    except RunError as error:
+        raise AuditError(str(error)) from None
+    if (card.model_dump_json(indent=2) + "\n").encode() != (run / CARD_FILE).read_bytes():
+        raise AuditError(f"{CARD_FILE}: must be in canonical form; it was changed")
+    if hash_model(model).hex() != record.models[max(record.models)]:
+        raise AuditError(f"{TENSORS_FILE}: must hold the model that the last step made, got another")
+    expected = expected_facts(record, card.threshold).model_dump()
+    for key, value in expected.items():
+        if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
+            raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
+
+
+def expected_facts(record: RunRecord, threshold: float | None) -> ModelFacts:
+    """Return what ``model.json`` must say of the record's last model.
+
+    Args:
+        record: of the run.
+        threshold: that of the card, for a run that has not ended: only the end is recorded with one.
+    """
+    description = record.description
+    config = Config(
+        experiment=description.experiment,
+        model=description.model,
+        training=description.training,
+        aggregation=description.aggregation,
+        privacy=description.privacy,
+        evaluation=description.evaluation,
+    )
+    return ModelFacts(
+        architecture=description.model.name,
+        classes=description.classes,
+        channels=description.channels,
+        image_size=description.model.image_size,
+        threshold=threshold if record.finished is None else record.finished.threshold,
+        run_id=description.run_id,
+        task=description.experiment.task,
+        data_set=record.data_set,
+        privacy={**Guarantee.of(config).as_dict(), "epsilon": max(record.last_epsilon.values(), default=None)},
+        caveats=caveats(config, record.data_set),
+    )

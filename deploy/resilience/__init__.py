@@ -1,0 +1,1 @@
+"""Kills, load, soak and bad bytes: whether a deployment survives them."""

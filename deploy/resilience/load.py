@@ -1,0 +1,198 @@
+"""``confide load``: one real server against more and more hospitals; time of a round and memory of the server.
+
+The hospitals are light: all of them in one process, each with its own identity, shard and connection, answering with
+the deployed agent (``light_hospitals.py``). Training is small on purpose; what is measured is the server.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from common.config import Config, load_config
+from common.errors import RunError
+from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
+from common.models import registry
+from common.processes import Command, Stopping, python_module, raise_on_signals
+from common.provenance import machine, versions
+from deploy.consortium import new_run_id
+from deploy.data.datasets import obtain
+from deploy.data.dealer import deal
+from deploy.json_report import write_json_report
+from deploy.loopback import LoopbackDeployment
+from deploy.resources import Sampler
+from deploy.results.plots import BLUE, ORANGE, styled
+from deploy.source_tree import ROOT
+
+_RECORDS_EACH = 40
+_LEAST_RECORDS = 400
+_BATCH = 4
+_SAMPLE_SECONDS = 0.2
+_LOOK_SECONDS = 0.1
+_DEADLINE_SECONDS = 1800.0
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        hospitals: that took part.
+        parameters: of the model.
+        rounds: that were finished.
+        survivors: the fewest hospitals in a round's sum.
+        seconds_per_round: median.
+        serverapp_peak_bytes: of the process that aggregates.
+        superlink_peak_bytes: of Flower's, which holds messages until they are fetched.
+        vector_bytes: of one hospital's masked vector.
+    """
+
+    hospitals: int
+    parameters: int
+    rounds: int
+    survivors: int
+    seconds_per_round: float
+    serverapp_peak_bytes: int
+    superlink_peak_bytes: int
+    vector_bytes: int
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print a line a run, and write JSON and a plot."""
+    parser = argparse.ArgumentParser(prog="confide load", description=__doc__)
+    parser.add_argument("--hospitals", default="4,8,16,32,64", metavar="N,…", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=20, metavar="R")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory and time against N")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args(argv[1:])
+    counts = [int(count) for count in arguments.hospitals.split(",")]
+    raise_on_signals()
+    measured: list[Measured] = []
+    try:
+        for count in counts:
+            config = _config(arguments, count)
+            with tempfile.TemporaryDirectory(prefix="confide-load-") as folder:
+                measured.append(measure(config, Path(folder) / "run"))
+            _say(measured[-1])
+            if arguments.json:
+                facts = {"runs": [asdict(run) for run in measured], "machine": machine(), "versions": versions()}
+                write_json_report(arguments.json, facts)
+    except Stopping:
+        return 128 + signal.SIGTERM
+    if arguments.plot:
+        draw(measured).savefig(arguments.plot)
+    return 0
+
+
+def _config(arguments: argparse.Namespace, hospitals: int) -> Config:
+    settings = {
+        "experiment.num_clients": hospitals,
+        "experiment.rounds": arguments.rounds,
+        "data.source": "phantom",
+        "data.phantom_records": max(_LEAST_RECORDS, _RECORDS_EACH * hospitals),
+        "training.batch_size": _BATCH,
+        "training.learning_rate": 0.01,
+        "privacy.mode": "none",
+        "hospital.allow_no_privacy": "true",
+    }
+    return load_config(arguments.config, (*(f"{key}={value}" for key, value in settings.items()), *arguments.overrides))
+
+
+def measure(config: Config, folder: Path) -> Measured:
+    """Carry out one run.
+
+    Raises:
+        RunError: it does not end well.
+    """
+    folder.mkdir(mode=0o700, parents=True)
+    deployment = LoopbackDeployment(config, folder, new_run_id())
+    events = EventFile(folder / EVENTS_FILE)
+    rounds: list[RoundDone] = []
+    try:
+        data = obtain(config.data, config.experiment.task, config.model.image_size)
+        deployment.set_up(data)
+        folders = [member.data for member in deployment.members]
+        deal(data, folders, config.data, config.experiment.seed, config.training.batch_size)
+        deployment.start_server()
+        deployment.await_server()
+        states = (str(member.state) for member in deployment.members)
+        command = python_module("deploy.resilience.light_hospitals", "--states", *states)
+        log = folder / "logs" / "hospitals.log"
+        deployment.supervisor.start(Command("hospitals", command, log, {"PYTHONPATH": str(ROOT)}))
+        with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
+            _follow(deployment, events, rounds)
+    finally:
+        deployment.supervisor.stop()
+    parameters = registry.parameter_count(config.model.name, len(data.classes), data.channels, config.model.image_size)
+    return Measured(
+        hospitals=config.experiment.num_clients,
+        parameters=parameters,
+        rounds=len(rounds),
+        survivors=min(done.hospitals for done in rounds),
+        seconds_per_round=round(statistics.median(done.seconds for done in rounds), 3),
+        serverapp_peak_bytes=sampler.peak_bytes("ServerApp"),
+        superlink_peak_bytes=sampler.peak_bytes("SuperLink"),
+        vector_bytes=parameters * config.aggregation.modulus_bits // 8,
+    )
+
+
+def _follow(deployment: LoopbackDeployment, events: EventFile, rounds: list[RoundDone]) -> None:
+    give_up = time.monotonic() + _DEADLINE_SECONDS
+    while time.monotonic() < give_up:
+        ended = deployment.supervisor.ended()
+        for event in events.read_new():
+            if isinstance(event, RoundDone):
+                rounds.append(event)
+            if isinstance(event, RunFinished):
+                if event.reason != COMPLETED:
+                    raise RunError(f"the run must end well, got: {event.reason}")
+                return
+        deployment.check_server(ended)
+        if "hospitals" in ended:
+            raise RunError(f"the hospitals must run: {deployment.last_words('hospitals')}")
+        time.sleep(_LOOK_SECONDS)
+    raise RunError(f"the run must end within {_DEADLINE_SECONDS:g} s; {len(rounds)} rounds were finished")
+
+
+@styled
+def draw(measured: Sequence[Measured]) -> Figure:
+    """Draw time of a round and memory of the server against the number of hospitals."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    counts = [run.hospitals for run in measured]
+    time_axes.plot(counts, [run.seconds_per_round for run in measured], "o-", color=BLUE)
+    time_axes.set(title="Time of a round", xlabel="hospitals", ylabel="seconds (median)", ylim=(0, None))
+    for label, color, peaks in (
+        ("ServerApp (ours)", BLUE, [run.serverapp_peak_bytes for run in measured]),
+        ("SuperLink (Flower's)", ORANGE, [run.superlink_peak_bytes for run in measured]),
+    ):
+        memory_axes.plot(counts, [peak / _MIB for peak in peaks], "o-", color=color, label=label)
+    memory_axes.set(title="Peak memory of the server", xlabel="hospitals", ylabel="MiB", ylim=(0, None))
+    memory_axes.legend()
+    for axes in (time_axes, memory_axes):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(counts, [str(count) for count in counts])
+    parameters = measured[0].parameters
+    figure.suptitle(
+        f"{parameters:,} parameters, {measured[0].rounds} rounds, light hospitals on one machine", fontsize=9
+    )
+    return figure
+
+
+def _say(run: Measured) -> None:
+    print(
+        f"{run.hospitals} hospitals ({run.survivors} at least in a sum), {run.parameters:,} parameters, "
+        f"{run.rounds} rounds: {run.seconds_per_round:.2f} s a round; ServerApp {run.serverapp_peak_bytes // _MIB} "
+        f"and SuperLink {run.superlink_peak_bytes // _MIB} MiB at most; a vector is {run.vector_bytes / _MIB:.1f} MiB",
+        flush=True,
+    )

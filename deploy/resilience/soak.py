@@ -1,0 +1,176 @@
+"""``confide soak``: let a deployment run for a while, and see whether memory, files or threads of any process grow."""
+
+import argparse
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.config import load_config
+from common.errors import RunError
+from common.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
+from common.processes import Stopping, raise_on_signals
+from common.provenance import machine, versions
+from deploy.consortium import new_run_id
+from deploy.data.datasets import obtain
+from deploy.data.dealer import deal
+from deploy.json_report import write_json_report
+from deploy.loopback import LoopbackDeployment
+from deploy.resources import Sampler, Usage
+from deploy.results.plots import SERIES, styled
+from deploy.source_tree import ROOT
+
+_SAMPLE_SECONDS = 2.0
+_LOOK_SECONDS = 0.2
+_START_SECONDS = 300.0
+_ROUNDS = 100_000
+_MIB = 2**20
+_SETTLED = 1 / 3
+"""The first third of the samples is left out: caches fill, and allocators find their size."""
+_GROWTH_MIB_PER_HOUR = 60.0
+"""A process that holds this much more an hour, as a line through its samples says, has grown."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How one process changed once it had settled.
+
+    Attributes:
+        process: what it is called.
+        memory_mib: at the end.
+        memory_mib_per_hour: slope of the least-squares line.
+        files: first and last number of open files.
+        threads: first and last number of threads.
+    """
+
+    process: str
+    memory_mib: float
+    memory_mib_per_hour: float
+    files: tuple[int, int]
+    threads: tuple[int, int]
+
+    def has_grown(self) -> bool:
+        """Say whether anything is growing."""
+        more_files = self.files[1] > self.files[0] + 2
+        more_threads = self.threads[1] > self.threads[0] + 2
+        return self.memory_mib_per_hour > _GROWTH_MIB_PER_HOUR or more_files or more_threads
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run; returns 0 when nothing has grown."""
+    parser = argparse.ArgumentParser(prog="confide soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, metavar="M")
+    parser.add_argument("--hospitals", type=int, default=3, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory against time")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args(argv[1:])
+    raise_on_signals()
+    try:
+        with tempfile.TemporaryDirectory(prefix="confide-soak-") as folder:
+            rounds, samples = soak(arguments, Path(folder) / "run")
+    except Stopping:
+        return 128 + signal.SIGTERM
+    growths = [growth(name, usages) for (name, _), usages in sorted(samples.items())]
+    print(f"{arguments.minutes:g} minutes, {rounds} rounds")
+    for item in growths:
+        print(
+            f"{item.process:<20} {item.memory_mib:6.0f} MiB {item.memory_mib_per_hour:+7.1f} MiB/h"
+            f"  files {item.files[0]} → {item.files[1]}  threads {item.threads[0]} → {item.threads[1]}"
+            + ("  GROWS" if item.has_grown() else "")
+        )
+    if arguments.json:
+        facts = {"minutes": arguments.minutes, "rounds": rounds, "processes": [asdict(item) for item in growths],
+                 "machine": machine(), "versions": versions()}  # fmt: skip
+        write_json_report(arguments.json, facts)
+    if arguments.plot:
+        draw(samples).savefig(arguments.plot)
+    return 1 if any(item.has_grown() for item in growths) else 0
+
+
+def soak(arguments: argparse.Namespace, folder: Path) -> tuple[int, dict[tuple[str, int], list[Usage]]]:
+    """Let a deployment run; returns the finished rounds and every sample.
+
+    Raises:
+        RunError: the run does not start, or ends before its time.
+    """
+    settings = (
+        f"experiment.num_clients={arguments.hospitals}", f"experiment.rounds={_ROUNDS}", "data.source=phantom",
+        "data.phantom_records=600", "training.batch_size=32", "privacy.mode=none", "hospital.allow_no_privacy=true",
+    )  # fmt: skip
+    config = load_config(arguments.config, (*settings, *arguments.overrides))
+    folder.mkdir(mode=0o700, parents=True)
+    deployment = LoopbackDeployment(config, folder, new_run_id())
+    events, rounds = EventFile(folder / EVENTS_FILE), 0
+    try:
+        data = obtain(config.data, config.experiment.task, config.model.image_size)
+        deployment.set_up(data)
+        deployment.start_server()
+        folders = [member.data for member in deployment.members]
+        deal(data, folders, config.data, config.experiment.seed, config.training.batch_size)
+        deployment.await_server()
+        deployment.start_hospitals()
+        ends = time.monotonic() + _START_SECONDS
+        while not any(isinstance(event, RoundDone) for event in events.read_new()):
+            deployment.check_server(deployment.supervisor.ended())
+            if time.monotonic() > ends:
+                raise RunError(f"a round must be finished within {_START_SECONDS:g} s")
+            time.sleep(_LOOK_SECONDS)
+        with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
+            ends = time.monotonic() + 60 * arguments.minutes
+            while time.monotonic() < ends:
+                for event in events.read_new():
+                    rounds += isinstance(event, RoundDone)
+                    if isinstance(event, RunFinished):
+                        raise RunError(f"the run must last, it ended: {event.reason}")
+                deployment.check_server(deployment.supervisor.ended())
+                time.sleep(_LOOK_SECONDS)
+    finally:
+        deployment.supervisor.stop()
+    return rounds, sampler.samples
+
+
+def growth(name: str, usages: Sequence[Usage]) -> Growth:
+    """Return how a process changed after it had settled.
+
+    >>> steady = [Usage(100 * 2**20, 100 * 2**20, 9, 4)] * 30
+    >>> growth("agent", steady).has_grown()
+    False
+    """
+    settled = usages[int(len(usages) * _SETTLED) :]
+    hours = np.arange(len(settled)) * _SAMPLE_SECONDS / 3600
+    memory = np.array([used.memory_bytes / _MIB for used in settled])
+    slope = float(np.polyfit(hours, memory, 1)[0]) if len(settled) > 1 else 0.0
+    first, last = settled[0], settled[-1]
+    return Growth(
+        process=name,
+        memory_mib=round(last.memory_bytes / _MIB, 1),
+        memory_mib_per_hour=round(slope, 1),
+        files=(first.files, last.files),
+        threads=(first.threads, last.threads),
+    )
+
+
+@styled
+def draw(samples: Mapping[tuple[str, int], Sequence[Usage]]) -> Figure:
+    """Draw each process's memory against time."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    names = sorted({name for name, _ in samples})
+    for (name, _), usages in sorted(samples.items()):
+        minutes = np.arange(len(usages)) * _SAMPLE_SECONDS / 60
+        color = SERIES[names.index(name) % len(SERIES)]
+        style = "-" if names.index(name) < len(SERIES) else "--"
+        axes.plot(minutes, [used.memory_bytes / _MIB for used in usages], style, color=color, label=name)
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes.legend(unique.values(), unique.keys(), fontsize=8, ncols=2)
+    axes.set(title="Memory of each process", xlabel="minutes", ylabel="MiB", ylim=(0, None))
+    return figure

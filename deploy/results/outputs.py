@@ -1,0 +1,226 @@
+"""What a run leaves in its folder: ``metrics.csv``, ``summary.json``, the model and the plots."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RunError
+from common.events import Event, RoundDone, RunStarted
+from common.guarantee import Guarantee, caveats
+from common.provenance import machine, versions
+from deploy.events import RunHistory
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
+
+METRICS_FILE = "metrics.csv"
+SUMMARY_FILE = "summary.json"
+
+COLUMNS = (
+    "round", "accuracy", "precision", "recall", "f1", "auc", "loss", "epsilon", "hospitals", "seconds", "upload_bytes",
+)  # fmt: skip
+
+FINAL_METRICS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
+
+
+class RunOutputs:
+    """Writes a run's files while its events arrive; every file admits what :func:`common.guarantee.caveats` says.
+
+    ``metrics.csv`` grows by a flushed row a finished step. Its columns leave no room for words, so ``summary.json``
+    stands beside it from the run's first event on.
+
+    Args:
+        folder: made when it does not exist; files of an earlier run in it are replaced.
+
+    Raises:
+        RunError: (any method) the folder cannot be written, or the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._events: list[Event] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder} must be a folder that can be written: {error.strerror}") from None
+        self._metrics = MetricsFile(folder / METRICS_FILE)
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        self._events.append(event)
+        if isinstance(event, RunStarted):
+            self._write_summary(self.history())
+        elif isinstance(event, RoundDone):
+            self._metrics.add(event)
+
+    def history(self) -> RunHistory:
+        """Return what the events so far say.
+
+        Raises:
+            RunError: the run has not started.
+        """
+        return RunHistory.of(self._events)
+
+    def finish(self, model: NDArray[np.float32] | None, facts: ModelFacts | None) -> tuple[Path, ...]:
+        """Write the model, the summary and the plots.
+
+        Args:
+            model: float32, shape (d,); None when no round was finished.
+            facts: what goes with the model, from :func:`model_facts`.
+
+        Returns:
+            The files written, in the order a person wants to see them.
+        """
+        from deploy.results.plots import plot_run  # matplotlib takes half a second to import
+
+        history = self.history()
+        written = [self.folder / METRICS_FILE, self._write_summary(history)]
+        if model is not None and facts is not None:
+            save_model(self.folder, model, facts)
+            written += [self.folder / TENSORS_FILE, self.folder / CARD_FILE]
+        class_names = facts.classes if facts is not None else ()
+        return (*written, *plot_run(history, self.folder / "plots", class_names))
+
+    def _write_summary(self, history: RunHistory) -> Path:
+        path = self.folder / SUMMARY_FILE
+        replace_file(path, (json.dumps(summary(history), indent=2, allow_nan=False) + "\n").encode())
+        return path
+
+
+class MetricsFile:
+    """``metrics.csv``: one row for each finished training step, on the disk before :meth:`add` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[int, RoundDone] = {}
+        self._write("w", [COLUMNS])
+
+    def add(self, done: RoundDone) -> None:
+        """Append a step; one that was measured before (the run was resumed) has its row replaced.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        repeated = done.step in self._rows
+        self._rows[done.step] = done
+        if repeated:
+            self._write("w", [COLUMNS, *(metrics_row(row) for row in self._rows.values())])
+        else:
+            self._write("a", [metrics_row(done)])
+
+    def _write(self, mode: str, rows: Iterable[Sequence[str | int]]) -> None:
+        try:
+            with self._path.open(mode, newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(rows)
+        except OSError as error:
+            raise RunError(f"{self._path} must be writable: {error.strerror}") from None
+
+
+def metrics_row(done: RoundDone) -> list[str | int]:
+    """Return one row of ``metrics.csv``; an undefined measure is an empty cell, an ε that nothing bounds is ``inf``."""
+    measures = (done.accuracy, done.precision, done.recall, done.f1, done.auc, done.loss)
+    return [
+        done.step,
+        *("" if math.isnan(value) else f"{value:.6f}" for value in measures),
+        f"{done.epsilon:.6f}" if math.isfinite(done.epsilon) else "inf",
+        done.hospitals,
+        f"{done.seconds:.3f}",
+        done.upload_bytes,
+    ]
+
+
+def summary(history: RunHistory) -> dict[str, Any]:
+    """Return the content of ``summary.json``: what ran, on what, how it ended and what it cost; strict JSON."""
+    started, last = history.started, history.rounds[-1] if history.rounds else None
+    return {
+        "run_id": started.run_id,
+        "state": history.finished.reason if history.finished else "running",
+        "data_set": started.data_set,
+        "task": started.task,
+        "caveats": list(caveats(started.config, started.data_set)),
+        "hospitals": list(started.hospitals),
+        "rounds": {"asked": started.rounds, "done": len(history.rounds), "resumed_from": list(history.resumed_from)},
+        "metrics": {name: _number(getattr(last, name)) for name in FINAL_METRICS} if last else None,
+        "confusion": [list(row) for row in last.confusion] if last else None,
+        "privacy": {
+            **Guarantee.of(started.config).as_dict(),
+            "claims": list(started.claims),
+            "hospitals": epsilon_by_hospital(history),
+        },
+        "seconds": time_spent(history),
+        "upload_bytes": sum(done.upload_bytes for done in history.rounds),
+        "dropouts": len(history.dropouts),
+        "refusals": [
+            {"hospital": item.hospital, "round": item.round, "reason": item.reason} for item in history.refusals
+        ],
+        "attacks_refused": len(history.attacks),
+        "config": started.config.model_dump(mode="json"),
+        "config_hash": started.config_hash,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def epsilon_by_hospital(history: RunHistory) -> dict[str, dict[str, str | float | None]]:
+    """Return what each hospital has spent over all runs on its data, with everything an ε must be shown with."""
+    guarantee = Guarantee.of(history.started.config)
+    spent: dict[str, float] = {}
+    budget: dict[str, float] = {}
+    for done in history.rounds:  # a hospital that left keeps the last figure it gave
+        spent.update(done.epsilon_spent)
+        budget.update(done.epsilon_budget)
+    return {
+        hospital: {
+            "epsilon": _number(spent[hospital]),
+            "budget": _number(budget.get(hospital, math.nan)),
+            "delta": guarantee.delta,
+            "unit": guarantee.unit,
+            "adversary": guarantee.adversary,
+            "accountant": guarantee.accountant,
+        }
+        for hospital in sorted(spent)
+    }
+
+
+def time_spent(history: RunHistory) -> dict[str, Any]:
+    """Return the seconds of all rounds and where they went: training, masking, moving, waiting."""
+    parts = ("training", "masking", "moving", "waiting")
+    return {
+        "rounds": round(sum(done.seconds for done in history.rounds), 3),
+        "by_part": {
+            part: round(sum(getattr(done.seconds_by_part, part) for done in history.rounds), 3) for part in parts
+        },
+    }
+
+
+def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, threshold: float | None) -> ModelFacts:
+    """Return what ``model.json`` says about the run's last model.
+
+    Args:
+        history: the run that made the model.
+        classes: their names, in the order of the labels.
+        channels: of an image.
+        threshold: chosen on the pooled validation parts; None where the most probable class is predicted.
+    """
+    started = history.started
+    spent = history.rounds[-1].epsilon if history.rounds else math.nan
+    return ModelFacts(
+        architecture=started.config.model.name,
+        classes=classes,
+        channels=channels,
+        image_size=started.config.model.image_size,
+        threshold=threshold,
+        run_id=started.run_id,
+        task=started.task,
+        data_set=started.data_set,
+        privacy={**Guarantee.of(started.config).as_dict(), "epsilon": _number(spent)},
+        caveats=caveats(started.config, started.data_set),
+    )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

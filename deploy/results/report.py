@@ -1,0 +1,142 @@
+"""``confide report``: what was trained on what, how good it is, what it cost in privacy, and how to do it again."""
+
+import argparse
+import base64
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from common.errors import RunError
+from common.guarantee import shown_epsilon
+from deploy.results import plots
+from deploy.results.model_file import replace_file
+from deploy.results.report_facts import RunFacts, compare
+
+REPORT_HTML = "report.html"
+REPORT_MARKDOWN = "report.md"
+MODEL_CARD = "model_card.md"
+PLOTS_FOLDER = "report_plots"
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
+_BYTES_A_STEP = 1000
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the report; argv begins with the command's last word."""
+    parser = argparse.ArgumentParser(prog="confide report", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder; several are compared")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first run's folder)")
+    arguments = parser.parse_args(argv[1:])
+    runs = [RunFacts.read(folder) for folder in arguments.runs]
+    for file in write_report(runs, arguments.out or arguments.runs[0]):
+        print(file)
+    return 0
+
+
+def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
+    """Write ``report.html`` (self-contained), ``report.md`` with its plots, and a model card for each run.
+
+    Args:
+        runs: one, or several to compare.
+        folder: made when it does not exist.
+
+    Returns:
+        The files a person opens.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    images = {name: _png(figure) for name, figure in _figures(runs).items()}
+    environment = _markdown_environment()
+    title = f"Confide report: {runs[0].started.task} on {runs[0].started.data_set}"
+    template = environment.get_template("report.md.j2")
+    markdown = _tidy(template.render(title=_text(title), runs=runs, comparison=compare(runs), plots=PLOTS_FOLDER))
+    try:
+        (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} must be a folder that can be written: {error.strerror}") from None
+    for name, image in images.items():
+        replace_file(folder / PLOTS_FOLDER / name, image)
+    files = {
+        folder / REPORT_HTML: _as_html(title, markdown, images),
+        folder / REPORT_MARKDOWN: markdown,
+        **_model_cards(runs, folder, environment),
+    }
+    for path, content in files.items():
+        replace_file(path, content.encode())
+    return tuple(files)
+
+
+def _model_cards(runs: Sequence[RunFacts], folder: Path, environment: jinja2.Environment) -> dict[Path, str]:
+    template = environment.get_template("model_card.md.j2")
+    cards = {}
+    for run in runs:
+        name = MODEL_CARD if len(runs) == 1 else f"{run.started.run_id[:8]}-{MODEL_CARD}"
+        cards[folder / name] = _tidy(template.render(run=run))
+    return cards
+
+
+def _figures(runs: Sequence[RunFacts]) -> dict[str, Figure]:
+    figures = {} if len(runs) == 1 else {"auc_of_runs.png": plots.auc_of_runs([run.history for run in runs])}
+    for run in runs:
+        for name, figure in plots.figures_of_run(run.history, run.classes).items():
+            figures[f"{run.started.run_id[:8]}-{name}"] = figure
+    return figures
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:
+    """Return the report as one page with the images inside it."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    for name, image in images.items():
+        data = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        body = body.replace(f'src="{PLOTS_FOLDER}/{name}"', f'src="{data}"')
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+    # The body is safe: whatever HTML stood in the Markdown has been escaped by its renderer.
+    return environment.get_template("report.html.j2").render(title=title, body=Markup(body))  # noqa: S704 - see above
+
+
+def _markdown_environment() -> jinja2.Environment:
+    environment = jinja2.Environment(  # noqa: S701 - for Markdown; see _text and _as_html
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(text=_text, epsilon=_epsilon, bytes=_bytes)
+    return environment
+
+
+def _tidy(markdown: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
+
+
+def _text(value: object) -> str:
+    """Return a foreign text (a hospital's reason, a data set's name) as Markdown that shows it letter for letter."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _epsilon(value: float | None) -> str:
+    return "∞" if value is None else shown_epsilon(value)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < _BYTES_A_STEP:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= _BYTES_A_STEP
+    return f"{size:.1f} TB"

@@ -1,0 +1,6 @@
+"""Where this copy of Confide lies."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""With ``config.yaml``, ``confide`` and the packages."""

@@ -1,0 +1,205 @@
+"""``confide bench round``: a round with masks against one without, on the deployed processes.
+
+For each model a server and its hospitals are started on loopback several times, in turn with bare and with masked
+vectors; everything else is the same. A round's seconds are the server's, from its first question to the decoded sum.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.config import AggregationMode, Config, load_config
+from common.errors import RunError
+from common.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
+from common.models import registry
+from common.processes import Stopping, raise_on_signals
+from common.provenance import machine, versions
+from deploy.consortium import new_run_id
+from deploy.data.datasets import DataSet, obtain
+from deploy.data.dealer import deal
+from deploy.json_report import write_json_report
+from deploy.loopback import LoopbackDeployment
+from deploy.source_tree import ROOT
+
+MODELS: Mapping[str, tuple[str, ...]] = {
+    "cnn": (),
+    # Per-record gradients of so large a model take minutes a round, beside which no exchange would be seen.
+    "resnet18": ("privacy.mode=none", "data.source=phantom", "data.phantom_records=800", "training.batch_size=64"),
+}
+"""What is measured, and what differs from ``config.yaml`` for it."""
+
+MODES = (AggregationMode.PLAIN, AggregationMode.SECURE)
+
+_AGREED = ("hospital.allow_plain=true", "hospital.allow_no_privacy=true", "hospital.epsilon_budget=1000")
+"""What the hospitals of this benchmark agree to beyond ``config.yaml``."""
+
+_LOOK_SECONDS = 0.1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of one model and mode, over all its runs; seconds are medians.
+
+    Attributes:
+        rounds: measured; the first of each run, in which everyone prepares, is not.
+        seconds: of a round.
+        exchanges: of each exchange, by phase.
+        training: of the slowest hospital.
+        masking: of the slowest hospital.
+        moving: of all exchanges of a round, beyond training and masking.
+    """
+
+    rounds: int
+    seconds: float
+    exchanges: dict[str, float]
+    training: float
+    masking: float
+    moving: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model's rounds in both modes."""
+
+    model: str
+    parameters: int
+    hospitals: int
+    data_set: str
+    plain: Rounds
+    secure: Rounds
+    secure_to_plain_ratio: float
+    """Of the medians of a round's seconds."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, and write JSON where asked; ``argv[0]`` is the command's last word."""
+    arguments = _arguments(argv[1:])
+    if arguments.rounds < 1 or arguments.repeat < 1:
+        raise RunError("--rounds and --repeat must be at least 1")
+    raise_on_signals()
+    try:
+        compared = [_compare(model, arguments) for model in arguments.models]
+    except Stopping:
+        return EXIT_INTERRUPTED
+    for comparison in compared:
+        _show(comparison)
+    if arguments.json is not None:
+        result = {
+            "models": {comparison.model: asdict(comparison) for comparison in compared},
+            "machine": machine(),
+            "versions": versions(),
+            "commit": versions()["commit"],
+        }
+        write_json_report(arguments.json, result)
+    return 0
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="confide bench round", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each run")
+    parser.add_argument("--repeat", type=int, default=2, help="runs of each mode, in turn")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    return parser.parse_args(argv)
+
+
+def _compare(model: str, arguments: argparse.Namespace) -> Comparison:
+    recorded: dict[AggregationMode, list[Sequence[Event]]] = {mode: [] for mode in MODES}
+    for repetition in range(1, arguments.repeat + 1):
+        for mode in MODES:
+            print(f"{model}, {mode}, run {repetition} of {arguments.repeat}: ", end="", flush=True)
+            config = _config(model, mode, arguments)
+            data = obtain(config.data, config.experiment.task, config.model.image_size)
+            recorded[mode].append(_run(config, data))
+            print(f"{_rounds(recorded[mode][-1:]).seconds:.2f} s a round", flush=True)
+    plain, secure = (_rounds(recorded[mode]) for mode in MODES)
+    return Comparison(
+        model=model,
+        parameters=registry.parameter_count(model, len(data.classes), data.channels, config.model.image_size),
+        hospitals=config.experiment.num_clients,
+        data_set=data.name,
+        plain=plain,
+        secure=secure,
+        secure_to_plain_ratio=secure.seconds / plain.seconds,
+    )
+
+
+def _config(model: str, mode: AggregationMode, arguments: argparse.Namespace) -> Config:
+    measured = (f"model.name={model}", f"aggregation.mode={mode}", f"experiment.rounds={arguments.rounds + 1}")
+    return load_config(arguments.config, (*_AGREED, *MODELS[model], *arguments.overrides, *measured))
+
+
+def _run(config: Config, data: DataSet) -> Sequence[Event]:
+    """Carry out one run and return what its server had to tell.
+
+    Raises:
+        RunError: the run ended before its last round.
+    """
+    with tempfile.TemporaryDirectory(prefix="confide-bench-") as scratch:
+        folder = Path(scratch) / "run"
+        deployment = LoopbackDeployment(config, folder, new_run_id())
+        deployment.set_up(data)
+        shards = [member.data for member in deployment.members]
+        deal(data, shards, config.data, config.experiment.seed, config.training.batch_size)
+        try:
+            deployment.start_server()
+            deployment.await_server()
+            deployment.start_hospitals()
+            return _follow(deployment)
+        finally:
+            deployment.supervisor.stop()
+
+
+def _follow(deployment: LoopbackDeployment) -> Sequence[Event]:
+    log, events = EventFile(deployment.folder / EVENTS_FILE), list[Event]()
+    while True:
+        ended = deployment.supervisor.ended()
+        events += log.read_new()
+        for event in events:
+            if isinstance(event, RunFinished):
+                if event.reason != COMPLETED:
+                    raise RunError(f"every round must be trained, got: {event.reason}")
+                return events
+        deployment.check_server(ended)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _rounds(runs: Sequence[Sequence[Event]]) -> Rounds:
+    done: list[RoundDone] = []
+    exchanges: dict[str, list[float]] = {}
+    for run in runs:
+        measured = [event for event in run if isinstance(event, RoundDone) and event.step > 1]
+        numbers = {event.round for event in measured}
+        done += measured
+        for event in run:
+            if isinstance(event, Exchange) and event.round in numbers:
+                exchanges.setdefault(event.phase, []).append(event.seconds)
+    return Rounds(
+        rounds=len(done),
+        seconds=statistics.median(event.seconds for event in done),
+        exchanges={phase: statistics.median(seconds) for phase, seconds in exchanges.items()},
+        training=statistics.median(event.seconds_by_part.training for event in done),
+        masking=statistics.median(event.seconds_by_part.masking for event in done),
+        moving=statistics.median(event.seconds_by_part.moving for event in done),
+    )
+
+
+def _show(comparison: Comparison) -> None:
+    print(
+        f"{comparison.model}: {comparison.parameters:,} parameters, {comparison.hospitals} hospitals, "
+        f"{comparison.data_set}, {comparison.plain.rounds} rounds each"
+    )
+    for name, rounds in (("plain", comparison.plain), ("secure", comparison.secure)):
+        exchanges = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in rounds.exchanges.items())
+        print(
+            f"  {name:7} {rounds.seconds:7.2f} s a round: training {rounds.training:.2f}, "
+            f"masking {rounds.masking:.3f}, moving {rounds.moving:.2f}; exchanges: {exchanges}"
+        )
+    print(f"  secure to plain: {comparison.secure_to_plain_ratio:.2f}", flush=True)

@@ -1,0 +1,167 @@
+"""Audit chains that agree are verified; whatever is changed, cut, added or hidden is found, with its place."""
+
+import datetime
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.audit_chain import AUDIT_FILE, AuditChain, read_chain
+from common.audit_entries import Refused, Stepped, Summed
+from common.errors import AuditError
+from common.identity import make_authority
+from common.models.flat import hash_model
+from deploy.audit import verify as audit_verify
+from deploy.audit.verify import Verdict, find_chains, verify
+from server.run import initial_model
+from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> AuditedRun:
+    return audited_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> AuditedRun:
+    return audited_run(tmp_path_factory.mktemp("whole") / "run")
+
+
+def verdict_of(run: AuditedRun) -> Verdict:
+    return verify(run.folder, find_chains(run.folder), run.authority_file)
+
+
+def test_a_whole_run_is_verified(run: AuditedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = verdict_of(run)
+    assert verdict.hospitals == NAMES
+    assert (verdict.steps, verdict.sums, verdict.refusals, verdict.unfinished) == (2, 3, 1, ())
+    assert verdict.has_model
+    assert verdict.is_complete
+    assert audit_verify.main(["verify", str(run.folder)]) == 0
+    assert capsys.readouterr().out.endswith("verified\n")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_found_with_its_file(whole_run: AuditedRun, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(whole_run.files()))
+    content = path.read_bytes()
+    index = data.draw(st.integers(0, len(content) - 1))
+    flipped = bytearray(content)
+    flipped[index] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(bytes(flipped))
+    try:
+        with pytest.raises(AuditError, match=r"\.(jsonl|pem|json|safetensors)"):
+            verdict_of(whole_run)
+    finally:
+        path.write_bytes(content)
+
+
+def test_the_line_that_was_changed_is_named(run: AuditedRun) -> None:
+    path = run.chain_file("hospital-2")
+    path.write_bytes(path.read_bytes().replace(b'"epsilon":1.5', b'"epsilon":1.4', 1))
+    with pytest.raises(AuditError, match=r"hospital-2/audit.jsonl, line 3: must be signed"):
+        verdict_of(run)
+
+
+@pytest.mark.parametrize("gone", [1, 3, 5])
+def test_a_removed_line_is_found(run: AuditedRun, gone: int) -> None:
+    path = run.chain_file("hospital-1")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
+    with pytest.raises(AuditError, match=f"hospital-1/audit.jsonl, line {gone + 1}"):
+        verdict_of(run)
+
+
+def test_a_hospital_that_cuts_its_chain_short_is_found_by_the_servers(run: AuditedRun) -> None:
+    path = run.chain_file("hospital-3")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    with pytest.raises(AuditError, match=r"hospital-3/audit.jsonl: must tell of round 3"):
+        verdict_of(run)
+
+
+def test_a_server_that_cuts_its_chain_short_is_found_by_the_model(run: AuditedRun) -> None:
+    path = run.folder / AUDIT_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))
+    with pytest.raises(AuditError, match=r"model.safetensors"):
+        verdict_of(run)
+
+
+def test_a_sum_that_the_server_hides_is_told(run: AuditedRun) -> None:
+    run.sum_up(7, bytes(32), train=True, record_it=False)
+    assert verdict_of(run).unfinished == (7,)
+
+
+def test_a_step_that_no_sum_gave_is_found(run: AuditedRun) -> None:
+    run.server.append(Stepped(run_id=RUN_ID, round_number=9, step=3, model_hash="ab" * 32))
+    with pytest.raises(AuditError, match=r"audit.jsonl, line \d+: no sum gave it"):
+        verdict_of(run)
+
+
+def test_survivors_that_did_not_sign_are_found(run: AuditedRun) -> None:
+    model = hash_model(initial_model(run.description))
+    signatures = {name: run.signature(name, 4, model, NAMES[:2]).hex() for name in NAMES[:2]}
+    run.server.append(
+        Summed(
+            run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), survivors=NAMES,
+            signatures=signatures, epsilon={},
+        )
+    )  # fmt: skip
+    with pytest.raises(AuditError, match="hospital-1 signed another view of round 4"):
+        verdict_of(run)
+
+
+def test_too_few_signatures_are_found(run: AuditedRun) -> None:
+    model = _last_model(run)
+    signatures = {name: run.signature(name, 4, bytes.fromhex(model), NAMES).hex() for name in NAMES[:2]}
+    run.server.append(
+        Summed(
+            run_id=RUN_ID, round_number=4, train=True, model_hash=model, survivors=NAMES, signatures=signatures,
+            epsilon={},
+        )
+    )  # fmt: skip
+    with pytest.raises(AuditError, match="3 survivors must have signed, got 2"):
+        verdict_of(run)
+
+
+def test_the_model_of_another_run_is_refused(run: AuditedRun, tmp_path: Path) -> None:
+    other = audited_run(tmp_path / "other")
+    for name in ("model.safetensors", "model.json"):
+        shutil.copy(other.folder / name, run.folder / name)
+    verdict_of(run)  # The same seed and steps make the same model.
+    card = run.folder / "model.json"
+    card.write_text(card.read_text().replace('"image_size": 28', '"image_size": 32'))
+    with pytest.raises(AuditError, match=r"model\.json"):
+        verdict_of(run)
+
+
+def test_a_chain_of_another_consortium_is_refused(run: AuditedRun) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    stranger = server_writer(make_authority("Stranger", now), now)
+    AuditChain(run.folder / AUDIT_FILE, stranger)
+    with pytest.raises(AuditError, match="signed by the consortium's authority"):
+        verdict_of(run)
+
+
+def test_hospitals_whose_chain_is_not_there_are_named(run: AuditedRun) -> None:
+    verdict = verify(run.folder, [run.chain_file("hospital-2")], run.authority_file)
+    assert verdict.without_chain == ("hospital-1", "hospital-3")
+    assert "no chain given" in "\n".join(verdict.lines())
+
+
+def _last_model(run: AuditedRun) -> str:
+    chain = read_chain((run.folder / AUDIT_FILE).read_bytes(), AUDIT_FILE, run.authority.certificate)
+    return next(entry.body.model_hash for entry in reversed(chain.entries) if isinstance(entry.body, Stepped))
+
+
+def test_a_refusal_that_was_added_by_hand_is_found(run: AuditedRun) -> None:
+    path = run.chain_file("hospital-1")
+    forged = Refused(run_id=RUN_ID, round_number=5, hospital="hospital-1", code="policy", reason="never said")
+    impostor = server_writer(run.authority, datetime.datetime.now(datetime.UTC))
+    chain = AuditChain(path, impostor)
+    chain.append(forged)
+    with pytest.raises(AuditError, match="must be of hospital-1, got a certificate of the server"):
+        verdict_of(run)

@@ -1,0 +1,72 @@
+"""What the page says, through Streamlit's own test driver; how it looks is tested in a browser (e2e)."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from common.config import Config, replace
+from common.errors import ConfigError, RunError
+from common.events import Event
+from deploy.events import RunHistory
+from deploy.results import dashboard
+from deploy.results.dashboard_page import learning_table, notes_of, privacy_table
+from tests.example_run import HOSPITALS, example_run
+
+
+def history(events: list[Event]) -> RunHistory:
+    return RunHistory.of(events)
+
+
+def test_the_tables_have_a_row_a_round_and_a_hospital_each() -> None:
+    learned, spent = learning_table(history(example_run(6))), privacy_table(history(example_run(6)))
+    assert learned["round"] == spent["round"] == [1, 2, 3, 4, 5, 6]
+    assert set(spent) == {"round", "smallest budget", *HOSPITALS}
+    assert spent["smallest budget"] == [10.0] * 6
+    assert all(value is None or 0 <= value <= 1 for name in ("AUC", "accuracy", "F1") for value in learned[name])
+
+
+def test_what_went_wrong_is_told_in_the_order_of_rounds() -> None:
+    assert notes_of(history(example_run(6))) == [
+        "round 3: hospital-3 dropped out at masked_input",
+        "round 5: hospital-4 refuses: the round would bring ε to 10.02, above this hospital's budget of 10",
+    ]
+
+
+def shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setattr("sys.argv", ["dashboard_page.py", str(run)])
+    return AppTest.from_file(str(dashboard.PAGE), default_timeout=60).run()
+
+
+def test_the_page_admits_a_runs_caveats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
+    events = example_run(2, "phantom", config)
+    (tmp_path / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
+    page = shown(tmp_path, monkeypatch)
+    assert not page.exception
+    warned = " ".join(warning.value for warning in page.warning)
+    assert "NO differential privacy" in warned
+    assert "procedural images" in warned
+
+
+def test_a_run_without_a_finished_round_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "events.jsonl").write_text(example_run(2)[0].to_line(), encoding="utf-8")
+    page = shown(tmp_path, monkeypatch)
+    assert not page.exception
+    assert [info.value for info in page.info] == ["no round is finished yet"]
+
+
+def test_the_command_listens_on_this_machine_alone_and_tells_streamlit_to_report_nothing() -> None:
+    command = dashboard._command(Path("/run"), "127.0.0.1", 8501)
+    assert "--server.address=127.0.0.1" in command
+    assert "--browser.gatherUsageStats=false" in command
+    assert command[-2:] == ("--", "/run")
+
+
+def test_a_folder_without_a_run_or_a_taken_port_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="must be the folder of a run"):
+        dashboard.main(["dashboard", str(tmp_path)])
+    (tmp_path / "events.jsonl").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="must be free"):
+        dashboard.main(["dashboard", str(tmp_path), "--port", str(taken.getsockname()[1])])

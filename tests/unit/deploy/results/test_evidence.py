@@ -1,0 +1,64 @@
+"""The evidence of a run is complete, repeatable by whoever gets it, and refused for a run that does not verify."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from common.audit_chain import AUDIT_FILE
+from common.errors import AuditError, ConfigError
+from common.events import EVENTS_FILE
+from deploy.audit.verify import verify
+from deploy.results import evidence
+from tests.audited_run import NAMES, AuditedRun, audited_run
+from tests.example_run import example_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> AuditedRun:
+    told = audited_run(tmp_path / "run")
+    (told.folder / EVENTS_FILE).write_text("".join(event.to_line() for event in example_run()))
+    return told
+
+
+def test_the_archive_holds_everything_an_outsider_needs(run: AuditedRun, tmp_path: Path) -> None:
+    assert evidence.main(["evidence", str(run.folder)]) == 0
+    with zipfile.ZipFile(run.folder / "evidence.zip") as archive:
+        archive.extractall(tmp_path / "out")
+    out = tmp_path / "out"
+    manifest = json.loads((out / "manifest.json").read_text())["sha256"]
+    assert {"verdict.txt", "claims.md", "config.yaml", "sbom.cdx.json", "model.json", AUDIT_FILE} <= manifest.keys()
+    assert any(name.startswith("report/") and name.endswith(".html") for name in manifest)
+    for name, digest in manifest.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert json.loads((out / "sbom.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+    assert (out / "verdict.txt").read_text().endswith("verified\n")
+    assert not list(out.rglob("*.key"))
+    chains = [out / "chains" / f"{name}.jsonl" for name in NAMES]
+    (out / "model.json").unlink()  # Its tensors stay with the consortium; the chains are checked without them.
+    assert verify(out, chains, out / "chains" / "ca.pem").hospitals == NAMES
+
+
+def test_a_run_that_does_not_verify_gets_no_evidence(run: AuditedRun) -> None:
+    path = run.chain_file("hospital-1")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AuditError):
+        evidence.main(["evidence", str(run.folder)])
+    assert not (run.folder / "evidence.zip").exists()
+
+
+def test_every_claim_names_tests_that_exist() -> None:
+    claims = evidence.read_claims()
+    assert len(claims) > 10
+    assert all(claims.values())
+    assert evidence.claims_table(claims).count("\n") == len(claims) + 2
+
+
+def test_a_claim_without_its_test_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = tmp_path / "claims.yaml"
+    stale.write_text("It flies:\n  - tests/unit/deploy/results/test_evidence.py::test_it_flies\n")
+    monkeypatch.setattr(evidence, "CLAIMS_FILE", stale)
+    with pytest.raises(ConfigError, match="must name a test that exists"):
+        evidence.read_claims()

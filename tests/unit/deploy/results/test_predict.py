@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from client.training import logits
+from common.errors import DataError, RunError
+from common.models import registry
+from common.models.flat import flat_parameters, share_parameters
+from deploy.results.model_file import ModelFacts, save_model
+from deploy.results.predict import main
+
+NETWORK = registry.build("cnn", 2, 1, 28, seed=3)
+
+
+def _facts(threshold: float | None) -> ModelFacts:
+    return ModelFacts(
+        architecture="cnn", classes=("normal", "pneumonia"), channels=1, image_size=28, threshold=threshold,
+        run_id="0" * 32, task="pneumonia", data_set="phantom", privacy={"mode": "none"},
+        caveats=("Data set phantom: procedural images.",),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pixels() -> NDArray[np.uint8]:
+    torch.set_num_threads(1)
+    return np.random.default_rng(5).integers(0, 256, (28, 28), np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_model(tmp_path, flat_parameters(NETWORK), _facts(0.5))
+    return tmp_path
+
+
+def _probability(pixels: NDArray[np.uint8]) -> float:
+    return float(torch.softmax(logits(NETWORK, torch.from_numpy(pixels[None, None])).double(), 1)[0, 1])
+
+
+def _asked(capsys: pytest.CaptureFixture[str], *arguments: Path | str) -> list[dict[str, object]]:
+    assert main(["predict", *map(str, arguments), "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_an_image_gets_the_probabilities_the_network_gives_it_in_training(
+    model: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(model / "x.png")
+    (answer,) = _asked(capsys, model, model / "x.png")
+    assert answer["probabilities"] == {
+        "normal": pytest.approx(1 - _probability(pixels)), "pneumonia": pytest.approx(_probability(pixels)),
+    }  # fmt: skip
+
+
+def test_the_calibrated_threshold_decides(
+    tmp_path: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    for threshold, expected in ((_probability(pixels) - 0.01, "pneumonia"), (_probability(pixels) + 0.01, "normal")):
+        save_model(tmp_path, flat_parameters(NETWORK), _facts(threshold))
+        assert _asked(capsys, tmp_path, tmp_path / "x.png")[0]["predicted"] == expected
+
+
+def test_a_model_on_frozen_features_is_given_those_of_the_image(
+    tmp_path: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "scattering_mlp"
+    network, features = registry.build(name, 2, 1, 28, seed=3), registry.frozen_features(name)
+    assert features is not None
+    flat = np.random.default_rng(2).normal(0, 0.1, flat_parameters(network).shape).astype(np.float32)
+    save_model(tmp_path, flat, _facts(0.5).model_copy(update={"architecture": name}))
+    share_parameters(network, torch.from_numpy(flat))
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    (answer,) = _asked(capsys, tmp_path, tmp_path / "x.png")
+    expected = torch.softmax(logits(network, features(torch.from_numpy(pixels[None, None]))).double(), 1)[0, 1]
+    assert answer["probabilities"]["pneumonia"] == pytest.approx(float(expected))  # type: ignore[index]
+    assert abs(float(expected) - 0.5) > 0.01
+
+
+def test_a_dicom_image_is_read_like_a_png(
+    model: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(model / "x.png")
+    _write_dicom(model / "x.dcm", pixels)
+    raster, dicom = _asked(capsys, model, model / "x.png", model / "x.dcm")
+    assert dicom["probabilities"] == raster["probabilities"]
+
+
+def test_a_model_can_be_named_by_its_folder_or_either_of_its_files(
+    model: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(model / "x.png")
+    answers = [
+        _asked(capsys, named, model / "x.png") for named in (model, model / "model.json", model / "model.safetensors")
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_the_table_says_what_the_model_was_trained_on_and_that_it_is_no_medical_device(
+    model: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(model / "x.png")
+    assert main(["predict", str(model), str(model / "x.png")]) == 0
+    shown = capsys.readouterr().out
+    assert "trained on phantom" in shown
+    assert "procedural images" in shown
+    assert "not a medical device" in shown
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_refused_by_name_with_a_remedy(model: Path, content: bytes) -> None:
+    (model / "bad.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.png cannot be used: .+; .+"):
+        main(["predict", str(model), str(model / "bad.png")])
+
+
+def test_an_image_that_does_not_exist_is_refused_by_name(model: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png must be a readable image"):
+        main(["predict", str(model), str(model / "gone.png")])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="a model is a folder with"):
+        main(["predict", str(tmp_path), "x.png"])
+
+
+def _write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 8, 8, 7
+    dataset.PixelRepresentation, dataset.PhotometricInterpretation = 0, "MONOCHROME2"
+    dataset.WindowCenter, dataset.WindowWidth = 128, 256
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path)

@@ -1,0 +1,186 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from common.config import Config, replace
+from common.errors import RunError
+from common.events import Event, Refusal, RoundDone
+from common.models import registry
+from common.models.flat import flat_parameters
+from deploy.results.model_file import save_model
+from deploy.results.outputs import RunOutputs, model_facts
+from deploy.results.report import main
+from deploy.results.report_facts import RunFacts, changed_keys, compare, what_each_learns
+from tests.example_run import HOSPITALS, example_run
+
+
+def _run(folder: Path, events: list[Event], with_model: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
+    outputs = RunOutputs(folder)
+    for event in events:
+        outputs.add(event)
+    if with_model:
+        facts = model_facts(outputs.history(), ("malignant", "benign"), 1, 0.37)
+        save_model(folder, flat_parameters(registry.build("cnn", 2, 1, 28, seed=1)), facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = _run(tmp_path_factory.mktemp("run"), example_run(6))
+    assert main(["report", str(folder)]) == 0
+    return folder
+
+
+class _Page(HTMLParser):
+    """What a page would fetch, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_one_file_that_fetches_nothing(reported: Path) -> None:
+    page = _Page((reported / "report.html").read_text())
+    assert len(page.sources) >= 5
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert not page.tags & {"script", "link", "iframe"}
+
+
+def test_every_image_of_the_markdown_exists(reported: Path) -> None:
+    images = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (reported / "report.md").read_text())
+    assert len(images) >= 5
+    assert all((reported / image).stat().st_size > 0 for image in images)
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_a_report_answers_what_it_must(reported: Path, name: str) -> None:
+    text = (reported / name).read_text()
+    shown = _Page(text).text if name.endswith("html") else text.replace("\\", "")
+    last = next(event for event in reversed(example_run(6)) if isinstance(event, RoundDone))
+    for expected in (
+        "breast cancer (scikit-learn)",
+        "isn't a medical device",
+        f"{last.auc:.3f} (",
+        "95 % interval",
+        "δ=0.0001",
+        "RDP accountant",
+        *HOSPITALS,
+        "a curious server",
+        "whoever holds the model",
+        "dropped out at masked_input",
+        "above this hospital's budget of 10",
+        "./confide demo",
+        "1.39.0",
+        "0.370",
+    ):
+        assert expected in shown, expected
+
+
+def test_a_model_card_comes_with_it(reported: Path) -> None:
+    card = (reported / "model_card.md").read_text()
+    for heading in ("Model details", "Intended use", "Factors", "Metrics", "Training and evaluation data", "Privacy",
+                    "Ethical considerations", "Caveats and recommendations"):  # fmt: skip
+        assert f"## {heading}" in card
+    assert "malignant, benign" in card
+    assert re.search(r"SHA-256 `[0-9a-f]{64}`", card)
+
+
+def test_a_foreign_text_is_shown_letter_for_letter_and_never_becomes_markup(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script> [x](javascript:alert(2)) | ![y](http://evil/z.png) `code` &amp;"
+    events = example_run(2)
+    events.insert(-1, Refusal(time=1.0, round=2, hospital="hospital-1", reason=hostile, code="policy"))
+    main(["report", str(_run(tmp_path, events, with_model=False))])
+    page = _Page((tmp_path / "report.html").read_text())
+    assert hostile in page.text
+    assert "script" not in page.tags
+    assert all(source.startswith("data:") for source in page.sources)
+
+
+def test_a_run_without_masks_noise_or_real_data_says_so_at_the_top(tmp_path: Path) -> None:
+    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
+    main(["report", str(_run(tmp_path, example_run(2, "phantom", config)))])
+    for name in ("report.md", "model_card.md"):
+        top = (tmp_path / name).read_text()[:900]
+        assert "NO differential privacy" in top
+        assert "saw every hospital's update" in top
+        assert "procedural images" in top
+
+
+def test_several_runs_are_compared_with_intervals_over_seeds(tmp_path: Path) -> None:
+    folders = []
+    for seed, rounds, epsilon in ((1, 3, 8.0), (2, 3, 8.0), (3, 3, 1.0)):
+        config = replace(Config(), experiment={"seed": seed}, privacy={"target_epsilon": epsilon})
+        events = example_run(rounds, config=config)
+        named = [event.model_copy(update={"run_id": f"{seed:032x}"}) if event.kind == "run_started" else event
+                 for event in events]  # fmt: skip
+        folders.append(_run(tmp_path / str(seed), named, with_model=False))
+    assert main(["report", *map(str, folders), "--out", str(tmp_path / "all")]) == 0
+    assert "## All runs together" in (tmp_path / "all" / "report.md").read_text()
+    assert (tmp_path / "all" / "report_plots" / "auc_of_runs.png").exists()
+    runs = [RunFacts.read(folder) for folder in folders]
+    first, second = compare(runs)
+    assert (first[1], second[1]) == (2, 1)
+    assert first[2]["auc"].value == pytest.approx(runs[0].last.auc)
+    assert "privacy.target_epsilon=1.0" in second[0]
+
+
+def test_the_command_to_do_it_again_sets_what_differs_from_the_defaults() -> None:
+    config = replace(Config(), privacy={"target_epsilon": 3.0}, hospital={"allow_plain": True})
+    assert changed_keys(config) == {"privacy.target_epsilon": "3.0", "hospital.allow_plain": "true"}
+    assert changed_keys(Config()) == {}
+
+
+def test_a_run_without_a_finished_round_is_refused(tmp_path: Path) -> None:
+    folder = _run(tmp_path, example_run(2)[:1], with_model=False)
+    with pytest.raises(RunError, match="must hold a finished round to report on"):
+        main(["report", str(folder)])
+
+
+def test_a_run_that_left_no_summary_is_reported_without_versions(tmp_path: Path) -> None:
+    folder = _run(tmp_path, example_run(2), with_model=False)
+    (folder / "summary.json").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert "not recorded" in (folder / "report.md").read_text()
+
+
+def test_a_broken_summary_is_refused_by_name(tmp_path: Path) -> None:
+    folder = _run(tmp_path, example_run(2), with_model=False)
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json must be readable JSON"):
+        main(["report", str(folder)])
+
+
+def _server(config: Config) -> dict[str, str]:
+    return {row.adversary: f"{row.learns} / {row.cannot}" for row in what_each_learns(config, 4)}
+
+
+def test_the_statement_for_each_adversary_follows_the_configuration() -> None:
+    active = _server(Config())
+    assert "sums over at least 3 of 4 hospitals" in active["a curious server"]
+    assert any("get two sums that differ in one hospital" in row for row in active.values())
+    semi = _server(replace(Config(), aggregation={"adversary": "semi-honest"}))
+    assert any("possibly a single hospital's update" in row for row in semi.values())
+    plain = _server(replace(Config(), aggregation={"mode": "plain"}))
+    assert "nothing was masked" in plain["a curious server"]
+    assert "ε and δ=0.0001 allow" in plain["a curious server"]
+
+
+def test_without_noise_nobody_is_said_to_be_limited_by_epsilon() -> None:
+    rows = _server(replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}))
+    assert "nothing is out of reach by proof" in rows["whoever holds the model"]
+    assert "nothing is out of reach by proof" in rows["a curious server"]
+    assert not any("ε and δ" in row for row in rows.values())
