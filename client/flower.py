@@ -12,8 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from flwr.app import Error, Message
@@ -67,6 +68,8 @@ _UNDELIVERABLE = (
 
 Answer = Callable[[Message], Message]
 
+T = TypeVar("T")
+
 
 def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
     """Run Flower's SuperNode in this process with ``arguments`` as on its command line; returns when it stops."""
@@ -81,21 +84,41 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
     for module in (connection, heartbeat):
         replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS)
-    replace_in(supernode, "pull_objects", _pull_or_fail)
+    pull_and_store = supernode._pull_and_store_message  # noqa: SLF001 - see the module's docstring
+    replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store))
     limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
 
-def _pull_or_fail(object_ids: list[str], **options: Any) -> dict[str, bytes]:  # noqa: ANN401 - as Flower's
-    """Pull a message's objects; failing when the run has ended meanwhile.
+def _receive_whole_or_not(
+    pull_and_store: Callable[..., int | None],
+    /,
+    *,
+    pull_object: Callable[[int, str], bytes],
+    confirm_message_received: Callable[[int, str], None],
+    **arguments: Any,  # noqa: ANN401 - as Flower's
+) -> int | None:
+    """Receive a message; one whose run ends meanwhile leaves nothing behind.
 
-    Flower's SuperNode ignores the end of a run here, and leaves the agent a task whose objects will never come.
+    Flower's SuperNode ignores the end of a run here and leaves the agent a task: one whose objects will never come, or,
+    where they have come, one whose reply the SuperNode would take for the reply to the next message.
     """
-    try:
-        return inflatable_utils.pull_objects(object_ids, **options)
-    except RunNotRunningException:
-        raise inflatable_utils.ObjectPullError(object_ids[0] if object_ids else "", "the run has ended") from None
+    return pull_and_store(
+        pull_object=_failing_with_its_run(pull_object),
+        confirm_message_received=_failing_with_its_run(confirm_message_received),
+        **arguments,
+    )
+
+
+def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], T]:
+    def ask_or_fail(run: int, object_id: str) -> T:
+        try:
+            return ask(run, object_id)
+        except RunNotRunningException:
+            raise inflatable_utils.ObjectPullError(object_id, "the run has ended") from None
+
+    return ask_or_fail
 
 
 @dataclass(frozen=True)

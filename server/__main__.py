@@ -166,6 +166,8 @@ class _Server:
                 flower_run = control.start_run(self._state)
                 self._last_words = self._watch(control, admission, flower_run)
                 is_sound = control.is_up() and not self._failed_starts
+                if is_sound:
+                    control.end_run(flower_run)
         except RunError as error:
             self._last_words = str(error)
             print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log

@@ -2,24 +2,28 @@
 
 ``GridTransport`` carries the protocol's messages from within a ServerApp; ``Control`` registers SuperNodes and submits
 the run. Flower 1.39's Control API has no authentication, so it listens on the loopback interface alone.
+``let_restarted_nodes_in`` changes the SuperLink in whose process it is called.
 """
 
 import contextlib
 import hashlib
+import importlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable import inflatable_utils
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import poll_pause, shorten_backoff
+from common.flower_waits import poll_pause, replace_in, shorten_backoff
 from common.messages import decode_reply, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
@@ -27,6 +31,9 @@ _BATCH_BYTES = 64 * 2**20
 """Replies pulled in one call stay below this, so that the server's memory does not grow with the hospitals."""
 
 _KEY_IN_USE = "already in use"
+
+_LOST = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
+"""What a SuperLink answers in the place of a node that is gone, and with it the message it had fetched."""
 
 
 class GridTransport:
@@ -65,6 +72,9 @@ class GridTransport:
             for reply in replies:
                 answered.add(reply.metadata.reply_to_message_id)
                 node = sent[reply.metadata.reply_to_message_id]
+                if reply.has_error() and reply.error.code in _LOST:
+                    patience.gone(node)
+                    continue
                 patience.answered(node)
                 yield _incoming(node, reply)
             waiting += [message_id for message_id in batch if message_id not in answered]
@@ -187,6 +197,17 @@ class Control:
             raise RunError("the SuperLink did not start the run; see superlink.log")
         return int(response.run_id)
 
+    def end_run(self, run: int) -> None:
+        """End a run whose ServerApp is gone, so that nobody waits any longer for what it would have sent.
+
+        Flower by itself finds out after a minute, and until then the SuperNodes hold on to messages whose arrays were
+        still under way. A run that has ended is no error.
+        """
+        from flwr.proto.control_pb2 import StopRunRequest
+
+        with contextlib.suppress(httpx.HTTPStatusError):
+            self._client.StopRun(StopRunRequest(run_id=run))
+
     def run_status(self, run: int) -> tuple[str, str]:
         """Return Flower's status of a run (``pending``, ``starting``, ``running``, ``finished``) and its details."""
         from flwr.proto.control_pb2 import ListRunsRequest
@@ -196,6 +217,45 @@ class Control:
             return "finished", "unknown to the SuperLink"
         status = runs[run].status
         return str(status.status), f"{status.sub_status} {status.details}".strip()
+
+
+def let_restarted_nodes_in() -> None:
+    """Let a SuperNode connect to this process's SuperLink although the SuperLink holds it to be connected already.
+
+    Flower 1.39 refuses a node's key until its last heartbeat has lapsed, 20 s at the least, so a hospital that was
+    killed and has started again would miss all rounds until then. Whoever asks has proved by a signature that it
+    holds the key: the one that was connected before is gone, and so is what it had fetched and not answered. Those
+    messages are deleted, so that the exchange need not wait for their replies.
+    """
+    from flwr.common.constant import PUBLIC_KEY_HEADER
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
+    from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
+
+    class Servicer(FleetServicer):
+        def ActivateNode(  # noqa: N802 - as Flower's
+            self, request: ActivateNodeRequest, context: grpc.ServicerContext
+        ) -> ActivateNodeResponse:
+            # Flower checks the signature of the key in the metadata, which need not be the one in the request.
+            if dict(context.invocation_metadata()).get(PUBLIC_KEY_HEADER) == request.public_key:
+                state = self.state_factory.state()
+                node = state.get_node_id_by_public_key(request.public_key)
+                if node is not None and state.deactivate_node(node):
+                    state.delete_messages(_unanswered(state, node))
+            return super().ActivateNode(request, context)
+
+    replace_in(importlib.import_module("flwr.superlink.cli.flower_superlink"), "FleetServicer", Servicer)
+
+
+def _unanswered(state: Any, node: int) -> set[str]:  # noqa: ANN401 - Flower's InMemoryLinkState
+    """Return the messages that a node has fetched and not replied to."""
+    with state.lock:
+        return {
+            message_id
+            for message_id, message in state.message_ins_store.items()
+            if message.metadata.dst_node_id == node
+            and message.metadata.delivered_at
+            and message_id not in state.message_ins_id_to_message_res_id
+        }
 
 
 def _load_ssh_public_key(public_key: bytes) -> Any:  # noqa: ANN401 - Flower checks the curve

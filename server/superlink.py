@@ -1,7 +1,7 @@
 """``python -m server.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
 
-What follows the state folder are the arguments of ``flower-superlink``; the certificate they name is used for the
-Runtime and Control API on the loopback interface alone.
+It lets a hospital's SuperNode in at once when that has restarted. What follows the state folder are the arguments of
+``flower-superlink``; the certificate they name is used for the Runtime and Control API on the loopback interface alone.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 from flwr.superlink.cli.flower_superlink import flower_superlink
 
+from server.flower import let_restarted_nodes_in
 from server.tls import reloading_credentials
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     state = Path(sys.argv[1])
     # The only gRPC server in this process is the Fleet API; Flower gives it the certificate of the other interfaces.
     grpc.ssl_server_credentials = lambda *_given, **_options: reloading_credentials(state)
+    let_restarted_nodes_in()
     sys.argv = ["flower-superlink", *sys.argv[2:]]
     flower_superlink()
 

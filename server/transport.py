@@ -84,6 +84,14 @@ class Patience:
         if not self._waiting_for:
             self._end_in(max(JOINING_SECONDS, JOINING_SHARE * elapsed))
 
+    def gone(self, node: int) -> None:
+        """Note that a node will not answer, so that nobody waits for it."""
+        if node not in self._waiting_for:
+            return
+        self._waiting_for.remove(node)
+        if not self._waiting_for:
+            self._end_in(JOINING_SECONDS)
+
     def is_over(self) -> bool:
         """Say whether the exchange ends without those who have not answered."""
         return self._clock() >= self._ends

@@ -1,7 +1,10 @@
 """Flower's private names that the hospital relies on, and what its task runner does with a message."""
 
 import hashlib
+import inspect
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import flwr.supernode.start_client_internal as supernode
@@ -13,10 +16,18 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.supercore import heartbeat
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.retry import grpc_retry
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.flower import _NODE_HEARTBEAT_SECONDS, RuntimeApi, TaskRunner, bundle_digest, read_runtime_api
+from client.flower import (
+    _NODE_HEARTBEAT_SECONDS,
+    RuntimeApi,
+    TaskRunner,
+    _receive_whole_or_not,
+    bundle_digest,
+    read_runtime_api,
+)
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
 from common.flower_waits import PollingTime, replace_in, shorten_backoff
@@ -98,3 +109,30 @@ def test_the_bundle_has_one_hash_and_no_module(tmp_path: Path) -> None:
 def test_a_missing_secret_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"runtime\.pem must be readable"):
         read_runtime_api("127.0.0.1:1", tmp_path / "runtime.pem", tmp_path / "runtime.secret")
+
+
+def test_a_message_whose_run_has_ended_meanwhile_is_given_up_and_not_kept() -> None:
+    """Left to Flower, its task would stay with the agent, and the answer be sent in the next message's place."""
+
+    def ended(_run: int, _object_id: str) -> None:
+        raise RunNotRunningException
+
+    def vanished(_run: int, _object_id: str) -> bytes:
+        raise RunNotRunningException
+
+    def receive(
+        pull_object: Callable[[int, str], bytes], confirm_message_received: Callable[[int, str], None], state: str
+    ) -> int:
+        assert (pull_object(1, "object"), state) == (b"content", "state")
+        confirm_message_received(1, "message")
+        return 1
+
+    def pull(_run: int, _object_id: str) -> bytes:
+        return b"content"
+
+    with pytest.raises(inflatable_utils.ObjectPullError, match="the run has ended"):
+        _receive_whole_or_not(receive, pull_object=pull, confirm_message_received=ended, state="state")
+    with pytest.raises(inflatable_utils.ObjectPullError, match="the run has ended"):
+        _receive_whole_or_not(receive, pull_object=vanished, confirm_message_received=ended, state="state")
+    arguments = dict.fromkeys(inspect.signature(supernode._pull_and_store_message).parameters)
+    inspect.signature(partial(_receive_whole_or_not, receive)).bind(**arguments)

@@ -1,20 +1,33 @@
 """Flower's private names that the server relies on, and how requests and replies cross its grid."""
 
+import importlib
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, PUBLIC_KEY_HEADER, ErrorCode
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
+from flwr.server.superlink.linkstate import InMemoryLinkState, LinkStateFactory
 from flwr.serverapp import Grid
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
 
 from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
-from server.flower import GridTransport
+from server.flower import GridTransport, let_restarted_nodes_in
 from server.transport import Outgoing, Patience
+
+superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 
 REQUEST = AdvertiseKeys(run_description=b"a run", round_number=1)
 
@@ -29,7 +42,7 @@ def _task(monkeypatch: pytest.MonkeyPatch) -> None:
 class FakeGrid:
     """Answers each message that is pushed with what ``answers`` has for its node, at the second look."""
 
-    def __init__(self, answers: Mapping[int, RecordDict | str]) -> None:
+    def __init__(self, answers: Mapping[int, RecordDict | Error | str]) -> None:
         self.answers = answers
         self.pushed: list[Message] = []
         self.looks = 0
@@ -75,7 +88,7 @@ KEYS = KeysAdvertised(hospital="north", advertised=b"keys")
 
 
 def test_the_private_names_of_the_control_api_are_there() -> None:
-    for method in ("ListNodes", "RegisterNode", "UnregisterNode", "StartRun", "ListRuns"):
+    for method in ("ListNodes", "RegisterNode", "UnregisterNode", "StartRun", "StopRun", "ListRuns"):
         assert callable(getattr(ControlHttpClient, method))
     assert {"public_key", "name"} <= set(RegisterNodeRequest.DESCRIPTOR.fields_by_name)
     assert "fab" in StartRunRequest.DESCRIPTOR.fields_by_name
@@ -127,3 +140,64 @@ def test_what_is_no_reply_is_a_fault_in_words(
     (incoming,) = transport(grid, monkeypatch).exchange({1: Outgoing(REQUEST)}, patience(30, {1}), 0)
     assert incoming.reply is None
     assert fault in str(incoming.fault)
+
+
+def test_a_node_that_is_gone_ends_the_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Error(ErrorCode.MESSAGE_UNAVAILABLE, "expired, or the node has restarted")
+    grid = FakeGrid({1: reply(KEYS), 2: gone})
+    outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
+    incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(30, outgoing), 0))
+    assert [item.node for item in incoming] == [1]
+
+
+def superlink_with_node(monkeypatch: pytest.MonkeyPatch, key: bytes) -> FleetServicer:
+    """Return the Fleet API of a SuperLink in memory to which the node with ``key`` is connected."""
+    monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
+    let_restarted_nodes_in()
+    objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
+    states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
+    servicer: FleetServicer = vars(superlink)["FleetServicer"](states, objects, enable_supernode_auth=True)
+    states.state().create_node("account", "account", key, HEARTBEAT_MIN_INTERVAL)
+    servicer.ActivateNode(activation(key), caller(key))
+    return servicer
+
+
+def activation(key: bytes) -> ActivateNodeRequest:
+    return ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
+
+
+def caller(key: bytes) -> grpc.ServicerContext:
+    return cast("grpc.ServicerContext", SimpleNamespace(invocation_metadata=lambda: [(PUBLIC_KEY_HEADER, key)]))
+
+
+def test_a_node_that_restarts_is_let_in_before_its_last_heartbeat_has_lapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    servicer = superlink_with_node(monkeypatch, b"north")
+    first = servicer.state_factory.state().get_node_id_by_public_key(b"north")
+    assert servicer.ActivateNode(activation(b"north"), caller(b"north")).node_id == first
+
+
+def test_what_a_node_had_fetched_before_it_restarted_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    servicer = superlink_with_node(monkeypatch, b"north")
+    state = cast("InMemoryLinkState", servicer.state_factory.state())
+    node = state.get_node_id_by_public_key(b"north")
+    for name, fetched in (("fetched", "now"), ("waiting", "")):
+        metadata = SimpleNamespace(dst_node_id=node, delivered_at=fetched)
+        state.message_ins_store[name] = cast("Message", SimpleNamespace(metadata=metadata))
+    servicer.ActivateNode(activation(b"north"), caller(b"north"))
+    assert list(state.message_ins_store) == ["waiting"]
+
+
+def test_nobody_else_can_take_a_connected_nodes_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    servicer = superlink_with_node(monkeypatch, b"north")
+    with pytest.raises(FlowerError):
+        servicer.ActivateNode(activation(b"north"), caller(b"a stranger"))
+
+
+def test_a_revoked_node_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    servicer = superlink_with_node(monkeypatch, b"north")
+    state = servicer.state_factory.state()
+    node = state.get_node_id_by_public_key(b"north")
+    assert node is not None
+    state.delete_node("account", node)
+    with pytest.raises(FlowerError):
+        servicer.ActivateNode(activation(b"north"), caller(b"north"))

@@ -66,6 +66,27 @@ def test_one_nodes_repeated_answers_count_once() -> None:
     assert not waiting.is_over()
 
 
+def test_nobody_waits_for_a_node_that_is_gone() -> None:
+    clock = Clock()
+    waiting = patience(clock, enough=4)
+    for node in range(3):
+        waiting.answered(node)
+    clock.now += 4.0
+    assert not waiting.is_over()
+    waiting.gone(3)
+    clock.now += 0.5
+    assert waiting.is_over()
+
+
+def test_a_node_that_is_gone_is_no_answer() -> None:
+    clock = Clock()
+    waiting = patience(clock, enough=2)
+    waiting.answered(0)
+    waiting.gone(1)
+    clock.now += 30.0
+    assert not waiting.is_over()
+
+
 def test_a_node_that_is_not_essential_holds_the_round_up_for_a_moment_only() -> None:
     clock = Clock()
     waiting = patience(clock, enough=4)
