@@ -180,10 +180,11 @@ def _run(config: Config, folder: Path, arguments: argparse.Namespace) -> tuple[R
     undisturbed = None
     if arguments.same_model:
         run = Chaos(config, folder / "undisturbed")
-        run.carry_out(())
+        run.carry_out((), to_the_end=True)
         undisturbed = run.model()
     chaos = Chaos(config, folder / "killed")
-    strikes = chaos.carry_out(plan_kills(arguments.kills, config.experiment.num_clients, arguments.seed))
+    plan = plan_kills(arguments.kills, config.experiment.num_clients, arguments.seed)
+    strikes = chaos.carry_out(plan, to_the_end=arguments.same_model)
     report = chaos.report(strikes)
     if undisturbed is not None:
         report = replace(report, same_model=chaos.model().tobytes() == undisturbed.tobytes())
@@ -224,8 +225,12 @@ class Chaos:
         self._events = EventFile(folder / EVENTS_FILE)
         self._progress = Progress()
 
-    def carry_out(self, kills: Sequence[Kill]) -> list[Strike]:
-        """Start the deployment, kill, and stop it; a run that is as short as the kills is followed to its end.
+    def carry_out(self, kills: Sequence[Kill], *, to_the_end: bool) -> list[Strike]:
+        """Start the deployment, kill, and stop it.
+
+        Args:
+            kills: in their order, each when the run has recovered from the one before unless it says otherwise.
+            to_the_end: wait until every round is trained, also when nobody is left to kill.
 
         Raises:
             RunError: the deployment does not start, or a process refuses to work.
@@ -241,7 +246,7 @@ class Chaos:
                 strikes.append(self._strike(kill))
                 self._say(strikes)
             self._await_recovery(strikes)
-            if not kills or self._config.aggregation.min_hospitals == self._config.experiment.num_clients:
+            if to_the_end:
                 self._wait(lambda: self._progress.finished, HUNG_SECONDS + _START_SECONDS)
         finally:
             self._deployment.supervisor.stop()
