@@ -24,7 +24,7 @@ class Usage:
 
 
 NAMES = {
-    "flower-superlink": "SuperLink",
+    "server.superlink": "SuperLink",
     "flower-superexec": "executor",
     "flwr-serverapp": "ServerApp",
     "server.metrics": "server exporter",
