@@ -159,6 +159,13 @@ def _number(dataset: pydicom.Dataset, keyword: str, default: int) -> int:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, keyword) from None
 
 
+def _text(dataset: pydicom.Dataset, keyword: str) -> str:
+    try:
+        return str(dataset.get(keyword, "") or "").strip()
+    except DECODER_ERRORS:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, keyword) from None
+
+
 def _check_shape(dataset: pydicom.Dataset) -> None:
     """Look at what the header claims before any memory is taken for it."""
     frames, rows, columns = (_number(dataset, *field) for field in (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
@@ -171,7 +178,7 @@ def _check_shape(dataset: pydicom.Dataset) -> None:
 
 
 def _check_kind(dataset: pydicom.Dataset, channels: int) -> None:
-    photometric = str(dataset.get("PhotometricInterpretation", "") or "missing").strip()
+    photometric = _text(dataset, "PhotometricInterpretation") or "missing"
     samples = _number(dataset, "SamplesPerPixel", 1)
     if photometric not in (_GREY if channels == 1 else _COLOUR):
         is_other = photometric in (*_GREY, *_COLOUR)
