@@ -43,7 +43,8 @@ class BlockStatistics:
         deviation: likewise.
     """
 
-    at_once = 32
+    at_once = 4
+    """With 32 images of 224 pixels a side, channels first, one took four times as long: outputs then leave the cache."""
 
     def __init__(
         self,
@@ -55,7 +56,8 @@ class BlockStatistics:
         deviation: Sequence[float],
     ) -> None:
         self.version = version
-        self._network = network.eval().requires_grad_(requires_grad=False)
+        network = network.eval().requires_grad_(requires_grad=False)
+        self._network = network.to(memory_format=torch.channels_last)
         self._block_channels = tuple(block_channels)
         self._mean = torch.tensor(mean).reshape(1, RGB, 1, 1)
         self._deviation = torch.tensor(deviation).reshape(1, RGB, 1, 1)
@@ -74,7 +76,7 @@ class BlockStatistics:
             size = [SMALLEST_SIDE, SMALLEST_SIDE]
             x = functional.interpolate(x, size=size, mode="bicubic", align_corners=False)
         self._outputs.clear()
-        self._network(x)
+        self._network(x.contiguous(memory_format=torch.channels_last))
         summaries = [torch.std_mean(output, dim=(2, 3)) for output in self._outputs]
         # Each summary is centred and scaled by itself, or the blocks with the largest activations would drown the rest.
         parts = [_standardised(summary) for both in summaries for summary in both]
