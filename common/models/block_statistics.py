@@ -44,7 +44,7 @@ class BlockStatistics:
     """
 
     at_once = 4
-    """With 32 images of 224 pixels a side, channels first, one took four times as long: outputs then leave the cache."""
+    """Of 224 pixels a side, 32 at once and channels first took four times as long, as outputs then leave the cache."""
 
     def __init__(
         self,
