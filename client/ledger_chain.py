@@ -202,6 +202,8 @@ def usable() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise LedgerError(f"the ledger cannot be read or written ({error}); nothing goes on without it") from None
+    except UnicodeDecodeError:  # SQLite quotes what it cannot read, and Python cannot read the quotation.
+        raise LedgerError("the ledger cannot be read (it is damaged); nothing goes on without it") from None
     except OSError as error:
         raise LedgerError(
             f"the ledger cannot be read or written ({error.strerror}); nothing goes on without it"

@@ -499,6 +499,17 @@ def test_any_flipped_byte_of_either_file_is_an_error_or_changes_nothing(
     assert spent >= of(*[EVENT] * 3)
 
 
+def test_a_schema_that_is_no_text_is_an_error_of_the_ledger(folder: Path) -> None:
+    """SQLite quotes what it cannot read in its error, and Python fails on the quotation."""
+    book(Ledger.open(folder, FINGERPRINT), 3)
+    content = (folder / "ledger.sqlite").read_bytes()
+    start = content.index(b"CREATE TABLE")
+    for place in range(start, start + len(b"CREATE TABLE")):
+        (folder / "ledger.sqlite").write_bytes(content[:place] + bytes((content[place] ^ 0x80,)) + content[place + 1 :])
+        with pytest.raises(LedgerError):
+            Ledger.open(folder, FINGERPRINT)
+
+
 @pytest.mark.parametrize("text", ["", "7", ":", "7:abc", "-1:" + "0" * 64, "7:" + "G" * 64, "7:" + "0" * 64 + "\n"])
 def test_what_is_no_anchor_is_refused(text: str) -> None:
     with pytest.raises(LedgerError, match="an anchor must read"):
