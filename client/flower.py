@@ -28,7 +28,7 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
@@ -220,15 +220,25 @@ class TaskRunner:
         )
 
     def _connect(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
-        retry = make_simple_http_retry_invoker()
-        retry.max_tries = 1  # Flower would retry for minutes without looking whether we are to stop.
         return RuntimeHttpClient.from_server_address(
             server_address=self._api.address,
             insecure=False,
             root_certificates=self._api.root_certificate,
             interceptors=list(interceptors),
-            retry_invoker=retry,
+            retry_invoker=_tried_once(),
         )
+
+
+def _tried_once() -> RetryInvoker:
+    """Return Flower's invoker of a call, made to raise at the first failure whatever it is.
+
+    Flower by itself would retry for minutes without looking whether the agent is to stop, and would end this process
+    with a signal when the SuperNode refuses a call with 401: it does so when it has given up the task in hand.
+    """
+    invoker = make_simple_http_retry_invoker()
+    invoker.max_tries = 1
+    invoker.should_giveup = None
+    return invoker
 
 
 @contextlib.contextmanager

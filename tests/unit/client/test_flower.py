@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import flwr.supernode.start_client_internal as supernode
+import httpx
 import pytest
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.cli.build import build_fab_from_disk
@@ -15,7 +16,7 @@ from flwr.client.grpc_rere_client import connection
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.supercore import heartbeat
 from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.retry import grpc_retry
+from flwr.supercore.retry import grpc_retry, http_retry
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
@@ -25,6 +26,7 @@ from client.flower import (
     RuntimeApi,
     TaskRunner,
     _receive_whole_or_not,
+    _tried_once,
     bundle_digest,
     read_runtime_api,
 )
@@ -136,3 +138,19 @@ def test_a_message_whose_run_has_ended_meanwhile_is_given_up_and_not_kept() -> N
         _receive_whole_or_not(receive, pull_object=vanished, confirm_message_received=ended, state="state")
     arguments = dict.fromkeys(inspect.signature(supernode._pull_and_store_message).parameters)
     inspect.signature(partial(_receive_whole_or_not, receive)).bind(**arguments)
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_a_task_that_the_supernode_has_given_up_does_not_end_the_agent(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left to Flower, 401 ends the process with SIGINT, and 403 with an exception that nothing catches."""
+    monkeypatch.setattr(http_retry.os, "kill", lambda *_: pytest.fail("the agent was sent a signal"))
+    monkeypatch.setattr(http_retry.time, "sleep", lambda _: None)
+
+    def refused() -> None:
+        request = httpx.Request("POST", "https://127.0.0.1/v1/runtime/pull-object")
+        httpx.Response(status, request=request).raise_for_status()
+
+    with pytest.raises(httpx.HTTPStatusError):
+        _tried_once().invoke(refused)
