@@ -81,6 +81,7 @@ class Report:
         ledger_under_counts: rounds that a hospital made a vector for, by its own audit chain or the server's, without
             a line in its ledger.
         ledger_over_counts: lines of rounds that it was killed in before there was a vector; the safe side.
+        gave_up: why the run ended before its last round, whatever the kills; None where it did not.
         same_model: whether the model is, byte for byte, that of a run without kills; None when not asked.
     """
 
@@ -94,11 +95,15 @@ class Report:
     longest_recovery_seconds: float | None
     ledger_under_counts: int
     ledger_over_counts: int
+    gave_up: str | None = None
     same_model: bool | None = None
 
     def holds(self) -> bool:
         """Say whether everything that must be so is so."""
-        return not (self.hung or self.undone_rounds or self.ledger_under_counts) and self.same_model is not False
+        return (
+            not (self.hung or self.undone_rounds or self.ledger_under_counts or self.gave_up)
+            and self.same_model is not False
+        )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -117,6 +122,7 @@ def main(argv: Sequence[str]) -> int:
         f"{report.lost_rounds} rounds begun again, {report.undone_rounds} finished rounds lost, "
         f"median recovery {report.median_recovery_seconds or 0:.1f} s; "
         f"ledgers: {report.ledger_under_counts} under-counts, {report.ledger_over_counts} over-counts"
+        + ("" if report.gave_up is None else f"; THE RUN GAVE UP: {report.gave_up}")
         + ("" if report.same_model is None else f"; same model: {'yes' if report.same_model else 'NO'}")
     )
     if arguments.json:
@@ -279,6 +285,7 @@ class Chaos:
             longest_recovery_seconds=round(max(recovered), 2) if recovered else None,
             ledger_under_counts=under,
             ledger_over_counts=over,
+            gave_up=self._progress.gave_up,
         )
 
     def _start(self) -> None:
@@ -332,12 +339,13 @@ class Chaos:
                 strike.hung = strike.recovered_seconds is None
 
     def _recovered(self, strike: Strike, hospital: str | None) -> bool:
+        """Note when the run had gone on after a kill; says whether that, or the end of the run, has come."""
         ended = self._progress.first_finished_after(strike.round_number, hospital)
-        if ended is None and self._progress.finished:
+        if ended is None and self._progress.finished and self._progress.gave_up is None:
             ended = time.time()  # Nothing was left to go on with.
         if ended is not None:
             strike.recovered_seconds = max(0.0, ended - strike.time)
-        return ended is not None
+        return ended is not None or self._progress.finished
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Keep everything going until ``condition`` or for ``seconds``; says whether it came true."""

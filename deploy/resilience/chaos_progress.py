@@ -3,7 +3,7 @@
 import statistics
 from collections import Counter, defaultdict
 
-from common.events import AttackRefused, Event, Exchange, Refusal, RoundDone, RunFinished, RunStarted
+from common.events import COMPLETED, AttackRefused, Event, Exchange, Refusal, RoundDone, RunFinished, RunStarted
 from common.secagg.phases import Phase
 from deploy.resilience.chaos_plan import Point
 
@@ -26,7 +26,8 @@ class Progress:
     """What the events of one run say so far."""
 
     def __init__(self) -> None:
-        self.finished = False
+        self.reason: str | None = None
+        """Why the run has ended; None while it goes on."""
         self.finished_rounds: dict[int, float] = {}
         """Rounds that gave a sum, with the time they did."""
         self.undone_rounds = 0
@@ -36,6 +37,16 @@ class Progress:
         self._refused: set[tuple[int, str]] = set()
         self._reached: Counter[Point] = Counter()
         self._seconds: dict[str, list[float]] = defaultdict(list)
+
+    @property
+    def finished(self) -> bool:
+        """Say whether the run has ended."""
+        return self.reason is not None
+
+    @property
+    def gave_up(self) -> str | None:
+        """Return why the run ended before its last round, None where it goes on or was completed."""
+        return None if self.reason == COMPLETED else self.reason
 
     def add(self, event: Event) -> None:
         """Take in one event."""
@@ -51,7 +62,7 @@ class Progress:
                 if self._steps.setdefault(event.step, event.round) != event.round:
                     self.undone_rounds += 1
             case RunFinished():
-                self.finished = True
+                self.reason = event.reason
             case _:
                 pass
 

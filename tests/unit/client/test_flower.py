@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from flwr.client.grpc_rere_client import connection
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.supercore import heartbeat
 from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.retry import grpc_retry, http_retry
+from flwr.supercore.retry import grpc_retry
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
@@ -145,8 +146,8 @@ def test_a_task_that_the_supernode_has_given_up_does_not_end_the_agent(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Left to Flower, 401 ends the process with SIGINT, and 403 with an exception that nothing catches."""
-    monkeypatch.setattr(http_retry.os, "kill", lambda *_: pytest.fail("the agent was sent a signal"))
-    monkeypatch.setattr(http_retry.time, "sleep", lambda _: None)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("the agent was sent a signal"))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
 
     def refused() -> None:
         request = httpx.Request("POST", "https://127.0.0.1/v1/runtime/pull-object")

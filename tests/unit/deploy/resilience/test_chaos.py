@@ -1,11 +1,13 @@
 """What chaos plans and how it reads a run's progress."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from common.events import Exchange, Refusal, RoundDone, RunFinished
 from common.secagg.phases import Phase
+from deploy.resilience.chaos import Report
 from deploy.resilience.chaos_plan import SERVER_ROLES, STARTING_POINTS, Point, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress
 
@@ -92,4 +94,27 @@ def test_the_end_of_a_run_is_seen() -> None:
     progress = Progress()
     assert not progress.finished
     progress.add(RunFinished(time=0, reason="completed", rounds_done=3))
+    assert progress.gave_up is None
     assert progress.finished
+
+
+UNHARMED = Report(
+    kills=9,
+    resumed=9,
+    hung=0,
+    lost_rounds=2,
+    undone_rounds=0,
+    finished_rounds=20,
+    median_recovery_seconds=8.0,
+    longest_recovery_seconds=20.0,
+    ledger_under_counts=0,
+    ledger_over_counts=1,
+)
+
+
+def test_a_run_that_ends_before_its_last_round_has_not_survived() -> None:
+    progress = Progress()
+    progress.add(RunFinished(time=0, reason="too few hospitals", rounds_done=3))
+    assert progress.gave_up == "too few hospitals"
+    assert UNHARMED.holds()
+    assert not replace(UNHARMED, gave_up="too few hospitals").holds()
