@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ class Usage:
     """The most it ever was."""
     files: int
     threads: int
+    time: float
+    """Seconds on the monotonic clock."""
 
 
 NAMES = {
@@ -44,7 +47,7 @@ def usage_of(pid: int) -> Usage | None:
             line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
         )
         files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        return Usage(_kib(status["VmRSS"]), _kib(status["VmHWM"]), files, int(status["Threads"]))
+        return Usage(_kib(status["VmRSS"]), _kib(status["VmHWM"]), files, int(status["Threads"]), time.monotonic())
     except (OSError, KeyError):
         return None
 

@@ -140,12 +140,12 @@ def soak(arguments: argparse.Namespace, folder: Path) -> tuple[int, dict[tuple[s
 def growth(name: str, usages: Sequence[Usage]) -> Growth:
     """Return how a process changed after it had settled.
 
-    >>> steady = [Usage(100 * 2**20, 100 * 2**20, 9, 4)] * 30
+    >>> steady = [Usage(100 * 2**20, 100 * 2**20, 9, 4, time=second) for second in range(30)]
     >>> growth("agent", steady).has_grown()
     False
     """
     settled = usages[int(len(usages) * _SETTLED) :]
-    hours = np.arange(len(settled)) * _SAMPLE_SECONDS / 3600
+    hours = np.array([used.time - settled[0].time for used in settled]) / 3600
     memory = np.array([used.memory_bytes / _MIB for used in settled])
     slope = float(np.polyfit(hours, memory, 1)[0]) if len(settled) > 1 else 0.0
     first, last = settled[0], settled[-1]
@@ -164,8 +164,9 @@ def draw(samples: Mapping[tuple[str, int], Sequence[Usage]]) -> Figure:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     names = sorted({name for name, _ in samples})
+    began = min(usages[0].time for usages in samples.values())
     for (name, _), usages in sorted(samples.items()):
-        minutes = np.arange(len(usages)) * _SAMPLE_SECONDS / 60
+        minutes = [(used.time - began) / 60 for used in usages]
         color = SERIES[names.index(name) % len(SERIES)]
         style = "-" if names.index(name) < len(SERIES) else "--"
         axes.plot(minutes, [used.memory_bytes / _MIB for used in usages], style, color=color, label=name)

@@ -44,24 +44,29 @@ def test_descendants_are_found_by_what_they_run_and_sampled_until_they_end() -> 
 @pytest.mark.parametrize(
     ("last", "grows"),
     [
-        (Usage(100 * MIB, 100 * MIB, 9, 4), False),
-        (Usage(130 * MIB, 130 * MIB, 9, 4), True),
-        (Usage(100 * MIB, 100 * MIB, 40, 4), True),
-        (Usage(100 * MIB, 100 * MIB, 9, 12), True),
+        (Usage(100 * MIB, 100 * MIB, 9, 4, time=120.0), False),
+        (Usage(130 * MIB, 130 * MIB, 9, 4, time=120.0), True),
+        (Usage(100 * MIB, 100 * MIB, 40, 4, time=120.0), True),
+        (Usage(100 * MIB, 100 * MIB, 9, 12, time=120.0), True),
     ],
 )
 def test_growth_is_told_from_rest(last: Usage, grows: bool) -> None:
-    first = Usage(100 * MIB, 100 * MIB, 9, 4)
     between = [
-        Usage(int(first.memory_bytes + share / 60 * (last.memory_bytes - first.memory_bytes)), 0, 9, 4)
+        Usage(int(100 * MIB + share / 60 * (last.memory_bytes - 100 * MIB)), 0, 9, 4, time=2.0 * share)
         for share in range(60)
     ]
     assert growth("agent", [*between, last]).has_grown() is grows
 
 
 def test_filling_caches_at_the_start_is_no_growth() -> None:
-    filling = [Usage(size * MIB, 0, 9, 4) for size in range(100, 120)]
-    assert not growth("agent", [*filling, *[Usage(120 * MIB, 0, 9, 4)] * 60]).has_grown()
+    sizes = [*range(100, 120), *[120] * 60]
+    usages = [Usage(size * MIB, 0, 9, 4, time=2.0 * number) for number, size in enumerate(sizes)]
+    assert not growth("agent", usages).has_grown()
+
+
+def test_growth_is_counted_by_the_clock_and_not_by_the_samples() -> None:
+    sparse = [Usage((100 + number) * MIB, 0, 9, 4, time=360.0 * number) for number in range(30)]
+    assert growth("agent", sparse).memory_mib_per_hour == pytest.approx(10.0)
 
 
 def test_the_plot_has_a_point_for_each_run() -> None:
