@@ -41,6 +41,7 @@ class Consortium:
         self.client = docker.from_env()
         self.ports = {name: free_port() for name in _PORTS}
         ports = {name: str(port) for name, port in self.ports.items()}
+        self._had_volumes: set[str] = set()
         self._environment = {**os.environ, "COMPOSE_PROJECT_NAME": project, **ports, **settings}
 
     def compose(self, *arguments: str, **settings: str) -> str:
@@ -54,12 +55,12 @@ class Consortium:
 
     def up(self, hospitals: int, **settings: str) -> None:
         self.compose("up", "--detach", "--no-build", "--scale", f"hospital={hospitals}", *SERVICES, **settings)
+        self._had_volumes |= self.volumes()
 
     def down(self) -> None:
-        """End the consortium, and remove what volumes compose leaves of containers that it had replaced."""
-        volumes = self.volumes()
+        """End the consortium, and remove the volumes that compose leaves: of containers it replaced or scaled away."""
         self.compose("down", "--volumes", "--timeout", "10")
-        for name in volumes:
+        for name in self._had_volumes:
             with suppress(NotFound):
                 self.client.volumes.get(name).remove()
 
