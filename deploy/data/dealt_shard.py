@@ -52,14 +52,11 @@ def fetch(dealer: Dealer, state: Path, folder: Path, deadline_seconds: float) ->
         DataError: all records were dealt before, or this hospital has had its shard.
         RunError: the dealer did not answer, or nothing was dealt, by the deadline.
     """
-    context = ssl.create_default_context(cafile=str(dealer.certificate))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(state / "identity.pem", state / "identity.key")
     give_up = time.monotonic() + deadline_seconds
     problem = "nothing was dealt"
     while time.monotonic() < give_up:
         try:
-            if _fetched(dealer, context, folder):
+            if _fetched(dealer, state, folder):
                 return
         except (OSError, http.client.HTTPException, zipfile.BadZipFile) as error:
             problem = f"the last try ended with {type(error).__name__}"
@@ -67,8 +64,11 @@ def fetch(dealer: Dealer, state: Path, folder: Path, deadline_seconds: float) ->
     raise RunError(f"the dealer must deal within {deadline_seconds:g} s; {problem}; see its log")
 
 
-def _fetched(dealer: Dealer, context: ssl.SSLContext, folder: Path) -> bool:
-    """Ask once; False when there is nothing yet."""
+def _fetched(dealer: Dealer, state: Path, folder: Path) -> bool:
+    """Ask once; False when there is nothing yet. The dealer may only just be making its certificate."""
+    context = ssl.create_default_context(cafile=str(dealer.certificate))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(state / "identity.pem", state / "identity.key")
     connection = http.client.HTTPSConnection(dealer.host, dealer.port, context=context, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", SHARD_PATH)

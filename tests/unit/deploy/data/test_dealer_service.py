@@ -144,3 +144,15 @@ def test_before_the_deal_a_hospital_waits(table: _Table) -> None:
     with pytest.raises(RunError, match="nothing was dealt"):
         fetch(table.dealer(), state, table.shard(NAMES[0]), 0.5)
     assert table.deal.hospitals == ()
+
+
+def test_a_hospital_that_starts_before_the_dealer_has_its_certificate_waits_for_it(table: _Table) -> None:
+    certificate = table.dealer().certificate
+    away = certificate.rename(certificate.with_suffix(".away"))
+    state = _identity(table.authority, NAMES[0], table.folder / NAMES[0])
+    with pytest.raises(RunError, match="FileNotFoundError"):
+        fetch(table.dealer(), state, table.shard(NAMES[0]), 0.5)
+    away.rename(certificate)
+    table.start_deal(NAMES)
+    fetch(table.dealer(), state, table.shard(NAMES[0]), DEADLINE_SECONDS)
+    assert has_shard(table.shard(NAMES[0]))
