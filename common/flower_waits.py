@@ -53,11 +53,11 @@ class PollingTime:
 
 
 def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
-    """Shorten Flower's first back-off when a message is visible before its objects.
+    """Shorten Flower's back-off when a message is visible before its objects: by itself up to ten seconds.
 
     Args:
         inflatable: ``flwr.supercore.inflatable.inflatable_utils``; given, for this package knows no Flower.
-        first_seconds: instead of Flower's 1 s, doubling from there.
+        first_seconds: instead of Flower's 1 s, doubling from there to half a second.
 
     Raises:
         AttributeError: Flower is not the release this was written for.
@@ -65,9 +65,10 @@ def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
     for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
         function = getattr(inflatable, name)
         defaults = getattr(function, "__kwdefaults__", None) or {}
-        if "initial_backoff" not in defaults:
-            raise AttributeError(f"{function.__qualname__} has no keyword-only argument 'initial_backoff'")
-        defaults["initial_backoff"] = first_seconds
+        for argument, seconds in (("initial_backoff", first_seconds), ("backoff_cap", _LONGEST_POLL_SECONDS)):
+            if argument not in defaults:
+                raise AttributeError(f"{function.__qualname__} has no keyword-only argument {argument!r}")
+            defaults[argument] = seconds
 
 
 def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:

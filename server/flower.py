@@ -23,7 +23,7 @@ from flwr.supercore.inflatable import inflatable_utils
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import poll_pause, replace_in, shorten_backoff
+from common.flower_waits import limit_pulls, poll_pause, replace_in, shorten_backoff
 from common.messages import decode_reply, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
@@ -67,6 +67,8 @@ class GridTransport:
         last_reply = time.monotonic()
         while waiting and not patience.is_over():
             batch, waiting = waiting[:at_once], waiting[at_once:]
+            # A node that was killed between its reply and the reply's array leaves one that never becomes whole.
+            limit_pulls(inflatable_utils, patience.seconds_left())
             replies = list(self._grid.pull_messages(batch))
             answered = set()
             for reply in replies:

@@ -92,6 +92,10 @@ class Patience:
         if not self._waiting_for:
             self._end_in(JOINING_SECONDS)
 
+    def seconds_left(self) -> float:
+        """Return how long the exchange still waits for whoever has not answered, as things stand."""
+        return max(0.0, self._ends - self._clock())
+
     def is_over(self) -> bool:
         """Say whether the exchange ends without those who have not answered."""
         return self._clock() >= self._ends

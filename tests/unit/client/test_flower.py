@@ -62,10 +62,11 @@ def test_the_supernodes_waits_are_where_they_are_shortened() -> None:
     assert run_superexec._SUPEREXEC_AUTH_METHODS
 
 
-def test_the_first_backoff_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backoff_is_shortened_from_its_first_to_its_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     runner(monkeypatch)
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
         assert (function.__kwdefaults__ or {})["initial_backoff"] == 0.02
+        assert (function.__kwdefaults__ or {})["backoff_cap"] == 0.5
 
 
 def test_a_flower_without_the_backoff_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,34 @@ def test_a_silent_node_ends_the_exchange_with_its_patience(monkeypatch: pytest.M
     assert [item.node for item in incoming] == [1]
 
 
+class GridOfHalfAReply(FakeGrid):
+    """Node 2 was killed after its reply and before what belongs to it."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        wanted = set(message_ids)
+        replies = super().pull_messages(wanted)
+        if self.looks == 1:
+            return replies
+        with pytest.raises(inflatable_utils.ObjectPullError):
+            inflatable_utils.pull_objects(["array"], self.never)
+        (message,) = (message for message in self.pushed if message.metadata.dst_node_id == 2)
+        message.metadata.__dict__["_message_id"] = "id-2"
+        return [*replies, Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "incomplete"), reply_to=message)]
+
+    @staticmethod
+    def never(object_id: str) -> bytes:
+        raise inflatable_utils.ObjectUnavailableError(object_id)
+
+
+def test_a_reply_that_never_becomes_whole_is_waited_for_no_longer_than_the_exchange(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
+    carrier = transport(GridOfHalfAReply({1: reply(KEYS)}), monkeypatch)
+    incoming = list(carrier.exchange(outgoing, patience(0.2, outgoing), 0))
+    assert [item.node for item in incoming] == [1]
+
+
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [

@@ -57,6 +57,19 @@ def test_fewer_than_enough_answers_keep_the_deadline() -> None:
     assert not waiting.is_over()
 
 
+def test_the_seconds_left_shrink_with_the_clock_and_the_answers() -> None:
+    clock = Clock()
+    waiting = patience(clock)
+    before = waiting.seconds_left()
+    clock.now += 4.0
+    assert waiting.seconds_left() == before - 4.0
+    for node in range(3):
+        waiting.answered(node)
+    assert waiting.seconds_left() < before - 4.0
+    clock.now += before
+    assert waiting.seconds_left() == 0.0
+
+
 def test_one_nodes_repeated_answers_count_once() -> None:
     clock = Clock()
     waiting = patience(clock)
