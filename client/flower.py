@@ -8,8 +8,10 @@ has received and hands each message to the resident agent. The bundle that a ser
 import contextlib
 import hashlib
 import logging
+import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,7 +74,7 @@ T = TypeVar("T")
 
 
 def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
-    """Run Flower's SuperNode in this process with ``arguments`` as on its command line; returns when it stops."""
+    """Run Flower's SuperNode in this process with ``arguments`` as on its command line, and end the process with it."""
     import flwr.supernode.start_client_internal as supernode
     from flwr.client.grpc_rere_client import connection
     from flwr.supercore import heartbeat
@@ -88,7 +90,13 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store))
     limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    try:
+        flower_supernode()
+    finally:
+        # Threads of Flower's can outlive its main loop; the supervisor would take what is left for a SuperNode.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(os.EX_TEMPFAIL)
 
 
 def _receive_whole_or_not(

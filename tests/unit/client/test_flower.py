@@ -3,6 +3,8 @@
 import hashlib
 import inspect
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -156,3 +158,22 @@ def test_a_task_that_the_supernode_has_given_up_does_not_end_the_agent(
 
     with pytest.raises(httpx.HTTPStatusError):
         _tried_once().invoke(refused)
+
+
+def test_a_supernode_whose_main_loop_has_failed_leaves_no_process_behind() -> None:
+    """The hospital's supervisor starts a SuperNode again when its process has ended, and not before."""
+    failing = """
+import threading, time
+import flwr.supernode.cli as cli
+from client.flower import run_supernode
+def fail():
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    raise RuntimeError("the SuperLink does not know this node")
+cli.flower_supernode = fail
+run_supernode((), 0.05, 0.02)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", failing], check=False, capture_output=True, text=True, timeout=60, env=os.environ
+    )
+    assert ended.returncode == os.EX_TEMPFAIL
+    assert "does not know this node" in ended.stderr
