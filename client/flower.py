@@ -94,7 +94,8 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
         flower_supernode()
     finally:
         # Threads of Flower's can outlive its main loop; the supervisor would take what is left for a SuperNode.
-        traceback.print_exc()
+        if not isinstance(sys.exc_info()[1], SystemExit | None):
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(os.EX_TEMPFAIL)
 
