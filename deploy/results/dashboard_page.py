@@ -38,13 +38,11 @@ def learning_table(history: RunHistory) -> Table:
 
 
 def privacy_table(history: RunHistory) -> Table:
-    """Return each hospital's ε after each round, and the smallest budget of any hospital beside it."""
+    """Return each hospital's ε after each round, and the smallest budget of any hospital beside it, as "budget"."""
     columns: Table = {ROUND: [done.step for done in history.rounds]}
     for hospital in history.started.hospitals:
         columns[hospital] = [_or_none(done.epsilon_spent.get(hospital, math.nan)) for done in history.rounds]
-    columns["smallest budget"] = [
-        _or_none(min(done.epsilon_budget.values(), default=math.nan)) for done in history.rounds
-    ]
+    columns["budget"] = [_or_none(min(done.epsilon_budget.values(), default=math.nan)) for done in history.rounds]
     return {label: column for label, column in columns.items() if any(value is not None for value in column)}
 
 

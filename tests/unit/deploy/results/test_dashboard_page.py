@@ -22,8 +22,8 @@ def history(events: list[Event]) -> RunHistory:
 def test_the_tables_have_a_row_a_round_and_a_hospital_each() -> None:
     learned, spent = learning_table(history(example_run(6))), privacy_table(history(example_run(6)))
     assert learned["round"] == spent["round"] == [1, 2, 3, 4, 5, 6]
-    assert set(spent) == {"round", "smallest budget", *HOSPITALS}
-    assert spent["smallest budget"] == [10.0] * 6
+    assert set(spent) == {"round", "budget", *HOSPITALS}
+    assert spent["budget"] == [10.0] * 6
     assert all(value is None or 0 <= value <= 1 for name in ("AUC", "accuracy", "F1") for value in learned[name])
 
 
