@@ -20,7 +20,7 @@ _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 _WORKERS = max(2, min(4, os.cpu_count() or 1))
-_MARKERS = {"e2e": "e2e", "slow": "slow", "docker": "docker", "network": "network"}
+_MARKERS = ("e2e", "slow", "docker", "network")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> int:
     command, *rest = argv
     parser = argparse.ArgumentParser(prog=f"confide {command}", description=__doc__)
     if command == "test":
-        for name, marker in _MARKERS.items():
-            parser.add_argument(f"--{name}", action="store_true", help=f"run the tests marked {marker} instead")
+        for marker in _MARKERS:
+            parser.add_argument(f"--{marker}", action="store_true", help=f"run the tests marked {marker} instead")
         parser.add_argument("pytest", nargs="*", help="further arguments for pytest, after --")
     arguments = parser.parse_args(rest)
     failed = _run_static()
@@ -58,7 +58,7 @@ def _run_static() -> int:
 
 
 def _run_pytest(arguments: argparse.Namespace) -> int:
-    chosen = [marker for name, marker in _MARKERS.items() if getattr(arguments, name)]
+    chosen = [marker for marker in _MARKERS if getattr(arguments, marker)]
     # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
     how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")
     return subprocess.run(

@@ -6,7 +6,6 @@ masked, the sum over the fewest hospitals a sum is ever over, and the update of 
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
 from common.vector import VectorLayout
 from deploy.audit.gradient_inversion import Likeness, invert, likeness, matched
+from deploy.audit.outcome import write_outcome
 from deploy.data.datasets import DataSet, obtain
 from deploy.results.plots import styled
 
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
         print(data_set.banner)
     result = audit(data_set, config, arguments.iterations)
     print(as_text(result))
-    _write(arguments.out, result)
+    write_outcome(arguments.out, "inversion_audit", draw(result), as_json(result))
     print(f"\nwritten: {arguments.out}/inversion_audit.png, inversion_audit.json")
     return 0
 
@@ -292,15 +292,6 @@ def as_json(result: Audit) -> dict[str, Any]:
         "cannot_show": LIMITS,
         "versions": versions(),
     }
-
-
-def _write(folder: Path, result: Audit) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draw(result).savefig(folder / "inversion_audit.png")
-        (folder / "inversion_audit.json").write_text(json.dumps(as_json(result), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"--out must be a folder that can be written; {folder}: {error.strerror}") from None
 
 
 def _arguments(argv: list[str]) -> Any:  # noqa: ANN401 - a namespace

@@ -5,7 +5,6 @@ coins from what the training released, and computes the ε that so many right gu
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from common.privacy.accounting import rounded_up
 from common.provenance import versions
 from deploy.audit.canary_training import Exposure, Setting, train_with_canaries
 from deploy.audit.one_run_bound import LowerBound, best_bound
+from deploy.audit.outcome import write_outcome
 from deploy.data import phantom
 from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     setting = Setting(arguments.canaries, arguments.rounds, arguments.batch, arguments.hospitals, privacy)
     verdict = audit(_phantom_features(arguments.records), setting, arguments.confidence)
     print(as_text(verdict))
-    _write(arguments.out, verdict)
+    write_outcome(arguments.out, "privacy_audit", draw(verdict), as_json(verdict))
     print(f"\nwritten: {arguments.out}/privacy_audit.png, privacy_audit.json")
     return REFUTED if verdict.refuted else 0
 
@@ -158,15 +158,6 @@ def _phantom_features(records: int) -> TrainingData:
         raise RunError(f"{MODEL} must be a model on frozen features")
     inputs = np.concatenate(list(extract(features, images.images)))
     return TrainingData.of(inputs, images.labels, np.arange(records))
-
-
-def _write(folder: Path, verdict: Verdict) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draw(verdict).savefig(folder / "privacy_audit.png")
-        (folder / "privacy_audit.json").write_text(json.dumps(as_json(verdict), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"--out must be a folder that can be written; {folder}: {error.strerror}") from None
 
 
 def _parser(config: Config) -> argparse.ArgumentParser:
