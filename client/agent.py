@@ -54,6 +54,7 @@ from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import Place, SecAggError, UnusableModelError
+from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 
@@ -79,7 +80,7 @@ class Surroundings:
         random: source of fresh bytes.
         now: the current time.
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
-        threads: for masks.
+        apply_masks: puts the masks on.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
     """
 
@@ -89,7 +90,7 @@ class Surroundings:
     random: Callable[[int], bytes] = field(repr=False)
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
     record: Record = discard
-    threads: int = 1
+    apply_masks: MaskApplier = apply_masks
     open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
 
 
@@ -249,9 +250,8 @@ class HospitalAgent:
         self._note(run, round_number, contribution)
         started = time.perf_counter()
         run.masked[round_number], message, vector = masked_input.mask(
-            shared, asked, model_hash, contribution.vector, self._here.threads
+            shared, asked, model_hash, contribution.vector, self._here.apply_masks
         )
-        contribution.vector.fill(0)  # The plain update has no further use and must not linger in memory.
         del run.shared[round_number]
         masking_seconds = time.perf_counter() - started
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)

@@ -20,6 +20,7 @@ from common.audit_parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
 from common.identity import load_certificate, load_identity
+from common.mask_workers import MaskWorkers, cores
 from common.processes import EXIT_REFUSED, alone
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
@@ -53,17 +54,23 @@ def _serve_alone(state: Path) -> int:
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
     chain = AuditChain(state / AUDIT_FILE, Writer(identity.certificate, identity.key))
-    surroundings = Surroundings(
-        state=state, data=settings.data, cache=state / "cache", random=os.urandom, record=chain.append
-    )
-    agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
     transport = config.transport
     runner = TaskRunner(
         api, transport.poll_seconds, transport.first_backoff_seconds, bundle_digest(state / RELAY_FOLDER)
     )
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
     signal.signal(signal.SIGINT, lambda *_: runner.stop())
-    runner.serve(partial(answer, agent, identity.name))
+    with MaskWorkers(cores() - 1) as apply_masks:
+        surroundings = Surroundings(
+            state=state,
+            data=settings.data,
+            cache=state / "cache",
+            random=os.urandom,
+            record=chain.append,
+            apply_masks=apply_masks,
+        )
+        agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
+        runner.serve(partial(answer, agent, identity.name))
     return 0
 
 

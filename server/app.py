@@ -15,7 +15,9 @@ from common.config import load_config
 from common.errors import ConfideError
 from common.events import RunFinished
 from common.identity import load_certificate, load_server_key
+from common.mask_workers import MaskWorkers, cores
 from common.processes import alone, die_with_parent
+from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
 from server.audit import recording_refusals
@@ -41,9 +43,13 @@ def main(grid: Grid, _context: Context) -> None:
     die_with_parent()
     state = Path(os.environ[STATE_VARIABLE])
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
-    with alone(state / "serverapp.lock", _PREDECESSOR_SECONDS), EventLog(settings.run) as events:
+    with (
+        alone(state / "serverapp.lock", _PREDECESSOR_SECONDS),
+        EventLog(settings.run) as events,
+        MaskWorkers(cores() - 1) as apply_masks,
+    ):
         try:
-            plan = _plan(state, settings)
+            plan = _plan(state, settings, apply_masks)
             waits = plan.config.transport
             transport = GridTransport(grid, waits.poll_seconds, waits.first_backoff_seconds)
             chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
@@ -60,14 +66,14 @@ def _writer(state: Path) -> Writer:
     return Writer(load_certificate(state / TLS_CERTIFICATE_FILE), load_server_key(state / TLS_KEY_FILE))
 
 
-def _plan(state: Path, settings: ServerSettings) -> RunPlan:
+def _plan(state: Path, settings: ServerSettings, apply_masks: MaskApplier) -> RunPlan:
     config = load_config(settings.config)
     authority = load_certificate(state / "ca.pem")
     members = Membership(state)
 
     def plan_for(roster: dict[str, str], keys: dict[str, bytes]) -> RunPlan:
         description = describe(config, settings.run_id, settings.classes, settings.channels, roster)
-        return RunPlan(config, description, settings.data_set, keys, newest=newest)
+        return RunPlan(config, description, settings.data_set, keys, apply_masks, newest)
 
     def newest(plan: RunPlan) -> RunPlan:
         roster, keys = members.valid_roster(authority, datetime.datetime.now(datetime.UTC))

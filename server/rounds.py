@@ -33,6 +33,7 @@ from common.run_terms import mechanism_of
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
+from common.secagg.masks import MaskApplier
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from server.conversation import Answer, Conversation
@@ -92,13 +93,13 @@ class SecureAggregation:
     """The masked sum; remembers between two rounds only who has shared keys for the next."""
 
     def __init__(
-        self, description: RunDescription, parameters: RunParameters, conversation: Conversation, threads: int
+        self, description: RunDescription, parameters: RunParameters, conversation: Conversation, apply: MaskApplier
     ) -> None:
         self._description = description
         self._encoded = description.canonical_json()
         self._run = parameters
         self._conversation = conversation
-        self._threads = threads
+        self._apply = apply
         self._limits = secagg.Limits(hospitals=len(description.roster))
         self._mechanism = mechanism_of(description)
         self._prepared: share_keys.Routed | None = None
@@ -127,7 +128,7 @@ class SecureAggregation:
             request = consistency_check.unmasking_request(masked)
             revealed = self._collect_revealed(masked, request, next_directory, shares)
         self._route(next_directory, shares)
-        unmasked = unmasking.unmask(masked, revealed, self._threads)
+        unmasked = unmasking.unmask(masked, revealed, self._apply)
         self._conversation.refused_by_server(unmasked.refusals)
         result.signatures = {signature.hospital: secagg.encode(signature) for signature in request.signatures}
         result.total, result.survivors = unmasked.total, unmasked.survivors

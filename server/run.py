@@ -22,6 +22,7 @@ from common.privacy.accounting import Accountant
 from common.privacy.calibration import noise_multiplier
 from common.run_terms import aggregation_of, claims_of, layout_for, layout_of, mechanism_of, protocol_parameters
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
+from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
 from common.vector import DecodedSum
 from server.checkpoints import Checkpoint, CheckpointStore
@@ -54,7 +55,7 @@ class RunPlan:
         description: what hospitals agree to.
         data_set: its name, for every output.
         roster_keys: hospital to raw Ed25519 public key, already verified against the authority.
-        threads: for unmasking.
+        apply_masks: takes the masks off a sum.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
             before each round; by default the members stay the same.
     """
@@ -63,7 +64,7 @@ class RunPlan:
     description: RunDescription
     data_set: str
     roster_keys: dict[str, bytes] = field(repr=False)
-    threads: int = 1
+    apply_masks: MaskApplier = apply_masks
     newest: "Callable[[RunPlan], RunPlan]" = lambda plan: plan
 
 
@@ -429,7 +430,7 @@ def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:
     parameters = protocol_parameters(description, plan.roster_keys, description.aggregation.min_hospitals)
     if description.aggregation.mode is AggregationMode.PLAIN:
         return PlainAggregation(description, parameters, conversation)
-    return SecureAggregation(description, parameters, conversation, plan.threads)
+    return SecureAggregation(description, parameters, conversation, plan.apply_masks)
 
 
 def measures(measured: Metrics | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from common.secagg.keys import (
     self_mask_info,
     share_encryption_info,
 )
-from common.secagg.masks import Mask, apply_masks
+from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList
 from common.secagg.parameters import RunParameters, Vector
 from common.secagg.phases import Phase
@@ -57,7 +57,11 @@ class MaskedState:
 
 
 def mask(
-    state: SharedKeys, request: MaskedInputRequest, model_hash: bytes, vector: Vector, threads: int = 1
+    state: SharedKeys,
+    request: MaskedInputRequest,
+    model_hash: bytes,
+    vector: Vector,
+    apply: MaskApplier = apply_masks,
 ) -> tuple[MaskedState, MaskedInput, Vector]:
     """Hide ``vector`` under one mask per neighbour in the cohort and one of its own (figure 4, round 2, user).
 
@@ -68,11 +72,12 @@ def mask(
         state: the state of :func:`common.secagg.share_keys.share`.
         request: what the server says is the cohort, with the shares dealt to this hospital.
         model_hash: SHA-256, 32 bytes, of the model this hospital has received and trained.
-        vector: shape (vector_length,), of the run's ring; left as it is.
-        threads: for the masks.
+        vector: shape (vector_length,), of the run's ring; masked in place, so that no second one takes memory and the
+            plain one does not outlive its use. Left as it is when the request is refused.
+        apply: puts the masks on.
 
     Returns:
-        The state to keep, the message and the masked vector for the server. The masked vector alone is uniform.
+        The state to keep, the message and ``vector``, now masked, for the server. The masked vector alone is uniform.
 
     Raises:
         SecAggError: of the kinds named in :func:`verify_cohort`, :func:`open_inbox` and :func:`verify_vector`.
@@ -89,8 +94,7 @@ def mask(
     for peer in shares:
         info = pairwise_seed_info(context, together, model_hash, (keys.hospital, peer))
         masks.append(Mask(agree(keys.masking_key, public[peer], info), subtract=keys.hospital > peer))
-    masked = vector.copy()
-    apply_masks(masked, masks, threads)
+    apply(vector, masks)
     masked_state = MaskedState(
         run=run,
         round_number=keys.round_number,
@@ -110,7 +114,7 @@ def mask(
         modulus_bits=run.modulus_bits,
         vector_length=run.vector_length,
     )
-    return masked_state, message, masked
+    return masked_state, message, vector
 
 
 def verify_cohort(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes, place: Place) -> None:

@@ -26,7 +26,7 @@ from common.secagg.errors import (
 )
 from common.secagg.keys import Committed, agree, commit, derive, pairwise_seed_info, public_key, self_mask_info
 from common.secagg.masked_input import MaskedState, MaskedSum
-from common.secagg.masks import Mask, apply_masks
+from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import RevealedShare, UnmaskingRequest, UnmaskingShares
 from common.secagg.parameters import Vector
 from common.secagg.phases import Phase
@@ -85,13 +85,15 @@ def shares_for(masked: MaskedState, request: UnmaskingRequest) -> UnmaskingShare
     )
 
 
-def unmask(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares], threads: int = 1) -> Unmasked:
+def unmask(
+    masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares], apply: MaskApplier = apply_masks
+) -> Unmasked:
     """Rebuild the survivors' b_u and the dropped hospitals' s_u, and take their masks off (figure 4, round 4, server).
 
     Args:
         masked_sum: closed; its total is unmasked in place.
         messages: authenticated sender to message, from survivors.
-        threads: for the masks.
+        apply: takes the masks off.
 
     Returns:
         The sum, bit-identical to the sum modulo R of the survivors' vectors, and an error for each refused message.
@@ -110,7 +112,7 @@ def unmask(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares], threa
         else:
             accepted[sender] = message
     secrets = _rebuild_all(masked_sum, accepted, place)
-    apply_masks(masked_sum.total, _leftover_masks(masked_sum, secrets), threads)
+    apply(masked_sum.total, _leftover_masks(masked_sum, secrets))
     return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals))
 
 

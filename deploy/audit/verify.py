@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.audit_chain import AUDIT_FILE, Chain, read_chain
 from common.audit_entries import Contributed, Joined, Refused, Signed, Summed
@@ -137,6 +138,9 @@ def _authority(path: Path) -> x509.Certificate:
         raise AuditError(f"{path.name}: must be the consortium authority's own certificate; {error}") from None
     if certificate_pem(certificate) != path.read_bytes():
         raise AuditError(f"{path.name}: must be a certificate in canonical PEM and nothing else")
+    # The signature does not cover how many bits of itself are unused, and one that ends in zeros reads the same.
+    if not certificate.public_bytes(Encoding.DER).endswith(b"\x00" + certificate.signature):
+        raise AuditError(f"{path.name}: must be a certificate in canonical DER; it was changed")
     return certificate
 
 

@@ -42,9 +42,10 @@ from numpy.typing import NDArray
 from common.config import Config
 from common.errors import RunError
 from common.evaluation import EvaluationCounts
+from common.mask_workers import SLOT_BYTES, SLOTS, MaskWorkers, cores
 from common.provenance import machine, versions
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
-from common.secagg.masks import Mask, apply_masks
+from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import encode
 from common.secagg.neighbours import degree
 from common.secagg.parameters import SECURE_MINIMUM, Adversary, GraphParameters, RunParameters, Vector
@@ -63,9 +64,7 @@ KEYSTREAM_ELEMENTS = 11_200_000
 FLOWER_CLIP, FLOWER_TARGET, FLOWER_MODULUS, FLOWER_MAX_WEIGHT = 8.0, 1 << 22, 1 << 32, 1000.0
 """Defaults of Flower's ``SecAggPlusWorkflow``."""
 
-THREADS = 1
-"""The pinned ``cryptography`` holds Python's global lock while it encrypts: with two threads 18.7 ms instead of 14.4 ms
-for four masks of 11.2 million elements. OpenSSL called by itself, without the lock, took 10.4 ms."""
+WORKERS_START_SECONDS = 30.0
 
 MOST_HOSPITALS_IN_16_BITS = 16
 """As the upload target says; at 16 hospitals an element of 16 bits still carries 2,047 levels a side."""
@@ -78,7 +77,7 @@ MOST_PARAMETERS_OF_FLOWER = 10_000_000
 
 SCALING_FILE = "bench_secagg_scaling.png"
 BYTES_PER_PARAMETER = 12
-"""Of memory while a round is measured: the change (4), its encoding, masked copy, sum and plain sum (2 each)."""
+"""Of memory while a round is measured: the change (4), its encoding, the masked vector, sum and plain sum (2 each)."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,8 @@ class Measurement:
     server_seconds: float
     """Add all vectors, check and combine the shares, unmask, decode."""
     client_peak_bytes: int
-    """The most that was allocated at once beyond the model's change: the encoded vector and its masked copy."""
+    """The most that was allocated at once beyond the model's change: the encoded vector, masked in place, and what is
+    shared with the processes that make masks."""
     upload_bytes: int
     upload_ratio_to_float32: float
     flower_client_seconds: float
@@ -126,6 +126,7 @@ def main(argv: Sequence[str]) -> int:
         **asdict(measured),
         "parameters": arguments.params,
         "hospitals": arguments.hospitals,
+        "cores": cores(),
         "machine": machine(),
         "versions": versions(),
         "commit": versions()["commit"],
@@ -153,7 +154,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def measure(parameters: int, hospitals: int, repeat: int) -> Measurement:
     """Return all figures for one model size and number of hospitals, ours and Flower's from this one process."""
     change = _change(parameters)
-    ours = [_Round(change, hospitals).play() for _ in range(repeat)]
+    with MaskWorkers(cores() - 1) as apply:
+        apply.await_all(WORKERS_START_SECONDS)
+        ours = [_Round(change, hospitals, apply=apply).play() for _ in range(repeat)]
     flowers = [_flower(change, hospitals) for _ in range(repeat)]
     client, server = _medians(ours)
     flower_client, flower_server = _medians(flowers)
@@ -185,16 +188,22 @@ def keystream_gb_per_second(elements: int, repeat: int) -> float:
 
 
 class _Round:
-    """One round of our protocol in this process; the hospital that is measured is the first."""
+    """One round of our protocol, as one hospital and the server see it; the hospital that is measured is the first."""
 
-    def __init__(self, change: NDArray[np.float32], hospitals: int, adversary: Adversary = Adversary.ACTIVE) -> None:
+    def __init__(
+        self,
+        change: NDArray[np.float32],
+        hospitals: int,
+        adversary: Adversary = Adversary.ACTIVE,
+        apply: MaskApplier = apply_masks,
+    ) -> None:
         config = Config()
         bits = 16 if hospitals <= MOST_HOSPITALS_IN_16_BITS else 32
         aggregation = config.aggregation.model_copy(update={"modulus_bits": bits})
         self.layout = VectorLayout.for_run(
             aggregation, config.evaluation, parameters=len(change), classes=CLASSES, hospitals=hospitals
         )
-        self.change = change
+        self.change, self.apply = change, apply
         self.identities = {f"hospital-{number}": Ed25519PrivateKey.generate() for number in range(hospitals)}
         self.run = RunParameters(
             run_id="0" * 32,
@@ -217,18 +226,17 @@ class _Round:
         masked = {}
         plain: Vector = np.zeros_like(total.total)
         for name in self.names[:-1]:
-            masked[name], message, vector, bare = self.mask(routed, shared[name])
+            masked[name], message, vector = self.mask(routed, shared[name], plain)
             started = time.perf_counter()
             total.add(name, message, vector)
             self.server_seconds += time.perf_counter() - started
-            np.add(plain, bare, out=plain)
         request, signed = self._agree(total, masked)
         revealed = {name: unmasking.shares_for(state, request) for name, state in masked.items()}
         started = time.perf_counter()
         revealed[self.measured] = unmasking.reveal(signed[self.measured], request)
         self.checks_seconds += time.perf_counter() - started
         started = time.perf_counter()
-        unmasked = unmasking.unmask(total, revealed, THREADS)
+        unmasked = unmasking.unmask(total, revealed, self.apply)
         self.server_seconds += time.perf_counter() - started
         if not np.array_equal(unmasked.total, plain):
             raise RunError("the unmasked sum must be the plain sum; the protocol is broken and no time means anything")
@@ -254,18 +262,22 @@ class _Round:
         return share_keys.route(self.run, directory, dealt), shared
 
     def mask(
-        self, routed: share_keys.Routed, state: share_keys.SharedKeys
-    ) -> tuple[masked_input.MaskedState, Any, Vector, Vector]:
-        """Encode and mask one hospital's vector; returns its state, message, masked vector and bare vector."""
+        self, routed: share_keys.Routed, state: share_keys.SharedKeys, plain: Vector
+    ) -> tuple[masked_input.MaskedState, Any, Vector]:
+        """Encode and mask one hospital's vector, and add it bare to ``plain``; returns state, message and vector."""
         request = routed.request_for(state.keys.hospital, MODEL_HASH)
         counts = EvaluationCounts.zero(self.layout.evaluation)
         started = time.perf_counter()
         vector = self.layout.encode(self.change, WEIGHT, counts, os.urandom)
-        masked_state, message, masked = masked_input.mask(state, request, MODEL_HASH, vector, THREADS)
+        seconds = time.perf_counter() - started
+        np.add(plain, vector, out=plain)
+        started = time.perf_counter()
+        masked_state, message, masked = masked_input.mask(state, request, MODEL_HASH, vector, self.apply)
+        seconds += time.perf_counter() - started
         if state.keys.hospital == self.measured:
-            self.hospital_seconds += time.perf_counter() - started
+            self.hospital_seconds += seconds
             self.message_bytes = len(encode(message))
-        return masked_state, message, masked, vector
+        return masked_state, message, masked
 
     def _agree(
         self, total: masked_input.MaskedSum, masked: Mapping[str, masked_input.MaskedState]
@@ -281,14 +293,17 @@ class _Round:
 
 def _sizes(change: NDArray[np.float32], hospitals: int) -> tuple[int, int]:
     """Return what one hospital uploads, and the most it allocates at once while it encodes and masks."""
-    played = _Round(change, hospitals)
-    routed, shared = played.keys()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    _, _, masked, _ = played.mask(routed, shared[played.measured])
-    peak = tracemalloc.get_traced_memory()[1] - before
-    tracemalloc.stop()
-    return masked.nbytes + played.message_bytes, peak
+    with MaskWorkers(cores() - 1) as apply:
+        played = _Round(change, hospitals, apply=apply)
+        routed, shared = played.keys()
+        plain: Vector = np.zeros(played.run.vector_length, played.run.dtype)
+        workers = apply.await_all(WORKERS_START_SECONDS)
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        _, _, masked = played.mask(routed, shared[played.measured], plain)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+    return masked.nbytes + played.message_bytes, peak + workers * SLOTS * SLOT_BYTES
 
 
 def _flower(change: NDArray[np.float32], hospitals: int) -> RoundCost:

@@ -72,7 +72,9 @@ class Hospital:
         self, request: MaskedInputRequest, vector: Vector, model_hash: bytes = MODEL_HASH
     ) -> tuple[MaskedInput, Vector]:
         shared = self.shared[request.round_number]
-        self.masked[request.round_number], message, masked = masked_input.mask(shared, request, model_hash, vector)
+        self.masked[request.round_number], message, masked = masked_input.mask(
+            shared, request, model_hash, vector.copy()
+        )
         return message, masked
 
     def sign(self, survivors: SurvivorList) -> SurvivorSignature:

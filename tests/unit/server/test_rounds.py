@@ -14,6 +14,7 @@ from common.events import Dropout, Exchange, Refusal
 from common.messages import Request
 from common.run_terms import protocol_parameters
 from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFewSignaturesError
+from common.secagg.masks import apply_masks
 from deploy.in_process import Loss
 from server.conversation import Conversation
 from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
@@ -43,7 +44,7 @@ class Rounds:
         self.aggregation: Aggregation = (
             PlainAggregation(self.description, parameters, self.conversation)
             if config.aggregation.mode == "plain"
-            else SecureAggregation(self.description, parameters, self.conversation, threads=1)
+            else SecureAggregation(self.description, parameters, self.conversation, apply_masks)
         )
         self.model = initial_model(self.description)
         self.vectors: dict[tuple[int, str], npt.NDArray[Any]] = {}

@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.audit_chain import AUDIT_FILE, AuditChain, read_chain
 from common.audit_entries import Refused, Stepped, Summed
 from common.errors import AuditError
-from common.identity import make_authority
+from common.identity import certificate_pem, make_authority
 from common.models.flat import hash_model
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
@@ -43,6 +45,8 @@ def test_a_whole_run_is_verified(run: AuditedRun, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.endswith("verified\n")
 
 
+# A bit of a serial number makes it negative, which is read with a warning before the signature is found wrong.
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_is_found_with_its_file(whole_run: AuditedRun, data: st.DataObject) -> None:
@@ -57,6 +61,19 @@ def test_a_flipped_bit_anywhere_is_found_with_its_file(whole_run: AuditedRun, da
             verdict_of(whole_run)
     finally:
         path.write_bytes(content)
+
+
+def test_the_authoritys_signature_cannot_be_said_to_be_shorter(run: AuditedRun) -> None:
+    authority = make_authority("consortium", datetime.datetime.now(datetime.UTC))
+    while authority.certificate.signature[-1] & 1:  # Half of all signatures end in a zero bit.
+        authority = make_authority("consortium", datetime.datetime.now(datetime.UTC))
+    encoded = bytearray(authority.certificate.public_bytes(Encoding.DER))
+    encoded[-65] = 1  # One of the last octet's bits is unused, it says.
+    changed = x509.load_der_x509_certificate(bytes(encoded))
+    changed.verify_directly_issued_by(changed)
+    run.authority_file.write_bytes(certificate_pem(changed))
+    with pytest.raises(AuditError, match=r"ca\.pem: must be a certificate in canonical DER"):
+        verdict_of(run)
 
 
 def test_the_line_that_was_changed_is_named(run: AuditedRun) -> None:
