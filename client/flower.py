@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import httpx
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.interceptors import (
@@ -38,7 +38,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import PollingTime, limit_pulls, poll_pause, replace_in, shorten_backoff
+from common.flower_waits import PollingTime, limit_pulls, replace_in, shorten_backoff
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -53,6 +53,9 @@ _LONGEST_RETRY_SECONDS = 2
 _NODE_HEARTBEAT_SECONDS = 10
 """A SuperLink misses a SuperNode that was killed after two of these, and lets none in with its key before; the least it
 accepts. With Flower's own 30 s a hospital that has restarted waits for a minute."""
+
+_LONGEST_LOOK_SECONDS = 0.5
+"""Of an agent's look for a task. An agent that is killed while it looks may still be given one, so it must be short."""
 
 _LONGEST_PULL_SECONDS = 60.0
 """For the objects of one message; an exchange waits no longer either, by default."""
@@ -80,6 +83,7 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     from flwr.supercore import heartbeat
     from flwr.supercore.retry import grpc_retry
     from flwr.supernode.cli import flower_supernode
+    from flwr.supernode.servicer.runtime import runtime_handlers
 
     shorten_backoff(inflatable_utils, first_backoff_seconds)
     replace_in(supernode, "time", PollingTime(poll_seconds))
@@ -87,7 +91,9 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     for module in (connection, heartbeat):
         replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS)
     pull_and_store = supernode._pull_and_store_message  # noqa: SLF001 - see the module's docstring
-    replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store))
+    whole = threading.Event()
+    replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store, whole))
+    replace_in(runtime_handlers, "acquire_task", partial(_acquire_when_whole, runtime_handlers.acquire_task, whole))
     limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     try:
@@ -102,22 +108,39 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
 
 def _receive_whole_or_not(
     pull_and_store: Callable[..., int | None],
+    whole: threading.Event,
     /,
     *,
     pull_object: Callable[[int, str], bytes],
     confirm_message_received: Callable[[int, str], None],
     **arguments: Any,  # noqa: ANN401 - as Flower's
 ) -> int | None:
-    """Receive a message; one whose run ends meanwhile leaves nothing behind.
+    """Receive a message and say so in ``whole``; one whose run ends meanwhile leaves nothing behind.
 
     Flower's SuperNode ignores the end of a run here and leaves the agent a task: one whose objects will never come, or,
     where they have come, one whose reply the SuperNode would take for the reply to the next message.
     """
-    return pull_and_store(
+    run = pull_and_store(
         pull_object=_failing_with_its_run(pull_object),
         confirm_message_received=_failing_with_its_run(confirm_message_received),
         **arguments,
     )
+    if run is not None:
+        whole.set()
+    return run
+
+
+def _acquire_when_whole(
+    acquire_task: Callable[[AcquireTaskRequest, T], AcquireTaskResponse],
+    whole: threading.Event,
+    request: AcquireTaskRequest,
+    state: T,
+) -> AcquireTaskResponse:
+    """Give the agent its task when the task's message is here, so that it need not look 20 times a second."""
+    if not whole.wait(_LONGEST_LOOK_SECONDS):
+        return AcquireTaskResponse()
+    whole.clear()
+    return acquire_task(request, state)
 
 
 def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], T]:
@@ -147,7 +170,7 @@ class TaskRunner:
 
         Args:
             api: the SuperNode's Runtime API.
-            poll_seconds: between two looks for a task, at first; see :func:`common.flower_waits.poll_pause`.
+            poll_seconds: between two looks for a task, each of which waits a while for one.
             first_backoff_seconds: when a message is visible before its objects; doubles from there.
             bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never unpacked.
         """
@@ -174,16 +197,12 @@ class TaskRunner:
 
     def _serve_connected(self, claims: RuntimeHttpClient, answer: Answer) -> None:
         request = AcquireTaskRequest(supported_task_types=["flwr-clientapp"], agentapp_fab_hashes=[])
-        waited = 0.0
         while not self._stopping.is_set():
             claim = claims.AcquireTask(request)
             if claim.HasField("task") and claim.token:
                 self._serve_task(claim.token, answer)
-                waited = 0.0
             else:
-                pause = poll_pause(waited, self._poll_seconds)
-                self._stopping.wait(pause)
-                waited += pause
+                self._stopping.wait(self._poll_seconds)
 
     def _serve_task(self, token: str, answer: Answer) -> None:
         task = self._connect(

@@ -30,9 +30,13 @@ class PollingTime:
 
     Flower 1.39 hard-codes ``time.sleep(3)`` where the SuperNode waits for a message and ``time.sleep(0.5)`` where it
     waits for the reply; an exchange of the protocol would spend most of its time there. A look for a message crosses
-    the network, so it pauses by :func:`poll_pause`; a look for the reply is one in memory. As the two take turns, a
+    the network; a look for the reply is one in memory, and may begin with shorter pauses. As the two take turns, a
     change of the length asked for says that something has happened.
     """
+
+    _REPLY_SECONDS = 0.5
+    """What Flower asks for between two looks for the reply."""
+    _IN_MEMORY_SECONDS = 0.01
 
     def __init__(self, shortest_seconds: float) -> None:
         self._shortest_seconds = shortest_seconds
@@ -47,7 +51,8 @@ class PollingTime:
         """Sleep for ``seconds`` at most."""
         if seconds != self._asked_seconds:
             self._asked_seconds, self._waited_seconds = seconds, 0.0
-        pause = min(seconds, poll_pause(self._waited_seconds, self._shortest_seconds))
+        shortest = self._shortest_seconds if seconds != self._REPLY_SECONDS else self._IN_MEMORY_SECONDS
+        pause = min(seconds, poll_pause(self._waited_seconds, shortest))
         time.sleep(pause)
         self._waited_seconds += pause
 

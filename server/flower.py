@@ -1,19 +1,16 @@
-"""The server's contacts with Flower, and the only user of Flower's private names on this side.
+"""The server's contacts with Flower; with ``server/fleet.py`` the only user of Flower's private names on this side.
 
 ``GridTransport`` carries the protocol's messages from within a ServerApp; ``Control`` registers SuperNodes and submits
 the run. Flower 1.39's Control API has no authentication, so it listens on the loopback interface alone.
-``let_restarted_nodes_in`` changes the SuperLink in whose process it is called.
 """
 
 import contextlib
 import hashlib
-import importlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -23,7 +20,7 @@ from flwr.supercore.inflatable import inflatable_utils
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import limit_pulls, poll_pause, replace_in, shorten_backoff
+from common.flower_waits import limit_pulls, poll_pause, shorten_backoff
 from common.messages import decode_reply, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
@@ -219,45 +216,6 @@ class Control:
             return "finished", "unknown to the SuperLink"
         status = runs[run].status
         return str(status.status), f"{status.sub_status} {status.details}".strip()
-
-
-def let_restarted_nodes_in() -> None:
-    """Let a SuperNode connect to this process's SuperLink although the SuperLink holds it to be connected already.
-
-    Flower 1.39 refuses a node's key until its last heartbeat has lapsed, 20 s at the least, so a hospital that was
-    killed and has started again would miss all rounds until then. Whoever asks has proved by a signature that it
-    holds the key: the one that was connected before is gone, and so is what it had fetched and not answered. Those
-    messages are deleted, so that the exchange need not wait for their replies.
-    """
-    from flwr.common.constant import PUBLIC_KEY_HEADER
-    from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
-    from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
-
-    class Servicer(FleetServicer):
-        def ActivateNode(  # noqa: N802 - as Flower's
-            self, request: ActivateNodeRequest, context: grpc.ServicerContext
-        ) -> ActivateNodeResponse:
-            # Flower checks the signature of the key in the metadata, which need not be the one in the request.
-            if dict(context.invocation_metadata()).get(PUBLIC_KEY_HEADER) == request.public_key:
-                state = self.state_factory.state()
-                node = state.get_node_id_by_public_key(request.public_key)
-                if node is not None and state.deactivate_node(node):
-                    state.delete_messages(_unanswered(state, node))
-            return super().ActivateNode(request, context)
-
-    replace_in(importlib.import_module("flwr.superlink.cli.flower_superlink"), "FleetServicer", Servicer)
-
-
-def _unanswered(state: Any, node: int) -> set[str]:  # noqa: ANN401 - Flower's InMemoryLinkState
-    """Return the messages that a node has fetched and not replied to."""
-    with state.lock:
-        return {
-            message_id
-            for message_id, message in state.message_ins_store.items()
-            if message.metadata.dst_node_id == node
-            and message.metadata.delivered_at
-            and message_id not in state.message_ins_id_to_message_res_id
-        }
 
 
 def _load_ssh_public_key(public_key: bytes) -> Any:  # noqa: ANN401 - Flower checks the curve

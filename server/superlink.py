@@ -1,6 +1,6 @@
 """``python -m server.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
 
-It lets a hospital's SuperNode in at once when that has restarted. What follows the state folder are the arguments of
+``server/fleet.py`` says how else it differs from Flower's. What follows the state folder are the arguments of
 ``flower-superlink``; the certificate they name is used for the Runtime and Control API on the loopback interface alone.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 from flwr.superlink.cli.flower_superlink import flower_superlink
 
-from server.flower import let_restarted_nodes_in
+from server.fleet import change_superlink
 from server.tls import reloading_credentials
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     state = Path(sys.argv[1])
     # The only gRPC server in this process is the Fleet API; Flower gives it the certificate of the other interfaces.
     grpc.ssl_server_credentials = lambda *_given, **_options: reloading_credentials(state)
-    let_restarted_nodes_in()
+    change_superlink()
     sys.argv = ["flower-superlink", *sys.argv[2:]]
     flower_superlink()
 

@@ -1,33 +1,21 @@
 """Flower's private names that the server relies on, and how requests and replies cross its grid."""
 
-import importlib
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
 from typing import Any, cast
 
-import grpc
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, PUBLIC_KEY_HEADER, ErrorCode
+from flwr.common.constant import ErrorCode
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
-from flwr.proto.fleet_pb2 import ActivateNodeRequest
-from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
-from flwr.server.superlink.linkstate import InMemoryLinkState, LinkStateFactory
 from flwr.serverapp import Grid
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.federation import NoOpFederationManager
 
 from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
-from server.flower import GridTransport, let_restarted_nodes_in
+from server.flower import GridTransport
 from server.transport import Outgoing, Patience
-
-superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 
 REQUEST = AdvertiseKeys(run_description=b"a run", round_number=1)
 
@@ -176,56 +164,3 @@ def test_a_node_that_is_gone_ends_the_wait_for_it(monkeypatch: pytest.MonkeyPatc
     outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
     incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(30, outgoing), 0))
     assert [item.node for item in incoming] == [1]
-
-
-def superlink_with_node(monkeypatch: pytest.MonkeyPatch, key: bytes) -> FleetServicer:
-    """Return the Fleet API of a SuperLink in memory to which the node with ``key`` is connected."""
-    monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
-    let_restarted_nodes_in()
-    objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
-    states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
-    servicer: FleetServicer = vars(superlink)["FleetServicer"](states, objects, enable_supernode_auth=True)
-    states.state().create_node("account", "account", key, HEARTBEAT_MIN_INTERVAL)
-    servicer.ActivateNode(activation(key), caller(key))
-    return servicer
-
-
-def activation(key: bytes) -> ActivateNodeRequest:
-    return ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
-
-
-def caller(key: bytes) -> grpc.ServicerContext:
-    return cast("grpc.ServicerContext", SimpleNamespace(invocation_metadata=lambda: [(PUBLIC_KEY_HEADER, key)]))
-
-
-def test_a_node_that_restarts_is_let_in_before_its_last_heartbeat_has_lapsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    servicer = superlink_with_node(monkeypatch, b"north")
-    first = servicer.state_factory.state().get_node_id_by_public_key(b"north")
-    assert servicer.ActivateNode(activation(b"north"), caller(b"north")).node_id == first
-
-
-def test_what_a_node_had_fetched_before_it_restarted_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    servicer = superlink_with_node(monkeypatch, b"north")
-    state = cast("InMemoryLinkState", servicer.state_factory.state())
-    node = state.get_node_id_by_public_key(b"north")
-    for name, fetched in (("fetched", "now"), ("waiting", "")):
-        metadata = SimpleNamespace(dst_node_id=node, delivered_at=fetched)
-        state.message_ins_store[name] = cast("Message", SimpleNamespace(metadata=metadata))
-    servicer.ActivateNode(activation(b"north"), caller(b"north"))
-    assert list(state.message_ins_store) == ["waiting"]
-
-
-def test_nobody_else_can_take_a_connected_nodes_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    servicer = superlink_with_node(monkeypatch, b"north")
-    with pytest.raises(FlowerError):
-        servicer.ActivateNode(activation(b"north"), caller(b"a stranger"))
-
-
-def test_a_revoked_node_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    servicer = superlink_with_node(monkeypatch, b"north")
-    state = servicer.state_factory.state()
-    node = state.get_node_id_by_public_key(b"north")
-    assert node is not None
-    state.delete_node("account", node)
-    with pytest.raises(FlowerError):
-        servicer.ActivateNode(activation(b"north"), caller(b"north"))
