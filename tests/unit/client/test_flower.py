@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import flwr.supernode.main as supernode_main
 import flwr.supernode.start_client_internal as supernode
@@ -160,7 +160,7 @@ def test_the_agent_gets_its_task_when_the_message_is_whole(monkeypatch: pytest.M
     def acquire(_request: AcquireTaskRequest, _state: str) -> AcquireTaskResponse:
         return task
 
-    def nothing(_run: int, _object_id: str) -> Any:
+    def nothing(_run: int, _object_id: str) -> NoReturn:
         raise AssertionError
 
     def receive(run: int | None, **_: object) -> int | None:
