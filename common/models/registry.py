@@ -4,6 +4,7 @@
 name                   what is trained                                            on
 ====================== ========================================================== ====================================
 cnn                    a small convolutional network (the default)                images
+cnn_wide               the same, half as wide again, with twice the parameters    images
 resnet18               torchvision's ResNet-18 with GroupNorm                     images
 scattering_linear      a linear classifier                                        scattering features, no weights
 scattering_mlp         one hidden layer                                           scattering features, no weights
@@ -16,14 +17,14 @@ imagenet_resnet_mlp    one hidden layer                                         
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
 
 from common.errors import ConfigError
 from common.models.block_statistics import width_of
-from common.models.cnn import SmallCnn
+from common.models.cnn import WIDE, SmallCnn
 from common.models.frozen import FrozenFeatures
 from common.models.heads import linear_head, mlp_head
 from common.models.scattering import Scattering
@@ -92,6 +93,7 @@ def _imagenet_resnet_width(channels: int) -> int:
 
 _MODELS: Mapping[str, _OnImages | _OnFeatures] = {
     "cnn": _OnImages(SmallCnn),
+    "cnn_wide": _OnImages(partial(SmallCnn, widths=WIDE)),
     "resnet18": _OnImages(_resnet18),
     "scattering_linear": _OnFeatures(_scattering, _scattering_width, linear_head),
     "scattering_mlp": _OnFeatures(_scattering, _scattering_width, mlp_head),

@@ -98,6 +98,7 @@ def _config(arguments: argparse.Namespace, hospitals: int) -> Config:
     settings = {
         "experiment.num_clients": hospitals,
         "experiment.rounds": arguments.rounds,
+        "model.name": "cnn_wide",
         "data.source": "phantom",
         "data.phantom_records": max(_LEAST_RECORDS, _RECORDS_EACH * hospitals),
         "training.batch_size": _BATCH,

@@ -26,7 +26,7 @@ from deploy.loopback import LoopbackDeployment
 from deploy.source_tree import ROOT
 
 MODELS: Mapping[str, tuple[str, ...]] = {
-    "cnn": (),
+    "cnn_wide": (),
     # Per-record gradients of so large a model take minutes a round, beside which no exchange would be seen.
     "resnet18": ("privacy.mode=none", "data.source=phantom", "data.phantom_records=800", "training.batch_size=64"),
 }

@@ -35,6 +35,7 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
 
 def test_the_default_model_is_small() -> None:
     assert registry.parameter_count("cnn", classes=2, channels=1, image_size=28) == 25_842
+    assert registry.parameter_count("cnn_wide", classes=2, channels=1, image_size=28) == 57_194
 
 
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:
