@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from common.errors import IdentityError
-from common.identity import certificate_pem, check_hospital_name, verify_hospital_certificate
+from common.identity import UNREADABLE, certificate_pem, check_hospital_name, verify_hospital_certificate
 
 SERVER_PARTY = "the server"
 """What the server is called beside the hospitals: no hospital's name, which is a DNS label."""
@@ -65,7 +65,7 @@ def verify_party(pem: bytes, authority: x509.Certificate, when: datetime.datetim
         certificate = x509.load_pem_x509_certificate(pem[:_MAXIMUM_PEM_BYTES])
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         raise IdentityError("must be a PEM certificate that names a party") from None
     if certificate_pem(certificate) != pem:
         raise IdentityError("must be a PEM certificate in its canonical form")

@@ -1,5 +1,6 @@
 """An audit chain survives kills, full disks and restarts, and shows whatever was done to it by hand."""
 
+import base64
 import datetime
 import errno
 import os
@@ -10,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.audit_chain import AuditChain, read_chain
 from common.audit_entries import Identified, Joined
-from common.errors import AuditError
+from common.audit_parties import verify_party
+from common.errors import AuditError, IdentityError
 from common.identity import CertificateAuthority, make_authority
 from tests.audited_run import server_writer
 
@@ -92,3 +94,12 @@ def test_a_certificate_that_was_not_valid_when_it_signed_is_refused(path: Path) 
 def test_what_is_no_chain_is_refused(content: bytes, authority: CertificateAuthority) -> None:
     with pytest.raises(AuditError, match=r"audit\.jsonl"):
         read_chain(content, "audit.jsonl", authority.certificate)
+
+
+def test_a_certificate_of_a_version_that_there_is_not_is_refused_by_name(authority: CertificateAuthority) -> None:
+    encoded = bytearray(authority.certificate.public_bytes(Encoding.DER))
+    version = encoded.index(b"\xa0\x03\x02\x01\x02") + 4
+    encoded[version] = 10
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(encoded)) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(IdentityError, match="PEM certificate"):
+        verify_party(pem, authority.certificate, NOW)
