@@ -1,8 +1,8 @@
-"""The hospital's two contacts with Flower, and the only user of Flower's private names on this side.
+"""The hospital's two contacts with Flower; with ``relay_waits`` the only user of Flower's private names on this side.
 
 ``run_supernode`` is Flower's own SuperNode, which relays messages and holds neither data nor keys of ours, with its
-hard-coded waits shortened. ``TaskRunner`` takes the place of Flower's executor: it claims the tasks a SuperNode
-has received and hands each message to the resident agent. The bundle that a server ships is never unpacked.
+hard-coded waits shortened or replaced. ``TaskRunner`` takes the place of Flower's executor: it claims the tasks a
+SuperNode has received and hands each message to the resident agent. The bundle that a server ships is never unpacked.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import httpx
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.interceptors import (
@@ -29,13 +29,14 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from client.relay_waits import Bell, TaskDoor, ringing_state
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
 from common.flower_waits import PollingTime, limit_pulls, replace_in, shorten_backoff
@@ -53,9 +54,6 @@ _LONGEST_RETRY_SECONDS = 2
 _NODE_HEARTBEAT_SECONDS = 10
 """A SuperLink misses a SuperNode that was killed after two of these, and lets none in with its key before; the least it
 accepts. With Flower's own 30 s a hospital that has restarted waits for a minute."""
-
-_LONGEST_LOOK_SECONDS = 0.5
-"""Of an agent's look for a task. An agent that is killed while it looks may still be given one, so it must be short."""
 
 _LONGEST_PULL_SECONDS = 60.0
 """For the objects of one message; an exchange waits no longer either, by default."""
@@ -78,22 +76,25 @@ T = TypeVar("T")
 
 def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_seconds: float) -> None:
     """Run Flower's SuperNode in this process with ``arguments`` as on its command line, and end the process with it."""
+    import flwr.supernode.main as runtime
     import flwr.supernode.start_client_internal as supernode
     from flwr.client.grpc_rere_client import connection
     from flwr.supercore import heartbeat
     from flwr.supercore.retry import grpc_retry
     from flwr.supernode.cli import flower_supernode
-    from flwr.supernode.servicer.runtime import runtime_handlers
+    from flwr.supernode.nodestate import nodestate_factory
 
+    bell, door = Bell(), TaskDoor()
+    create_app = runtime.create_app
+    replace_in(runtime, "create_app", lambda **arguments: door.around(create_app(**arguments)))
+    replace_in(nodestate_factory, "InMemoryNodeState", ringing_state(bell))
     shorten_backoff(inflatable_utils, first_backoff_seconds)
-    replace_in(supernode, "time", PollingTime(poll_seconds))
+    replace_in(supernode, "time", PollingTime(poll_seconds, bell.wait))
     replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
     for module in (connection, heartbeat):
         replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS)
     pull_and_store = supernode._pull_and_store_message  # noqa: SLF001 - see the module's docstring
-    whole = threading.Event()
-    replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store, whole))
-    replace_in(runtime_handlers, "acquire_task", partial(_acquire_when_whole, runtime_handlers.acquire_task, whole))
+    replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store, door.open))
     limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
     sys.argv = ["flower-supernode", *arguments]
     try:
@@ -108,14 +109,14 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
 
 def _receive_whole_or_not(
     pull_and_store: Callable[..., int | None],
-    whole: threading.Event,
+    announce: Callable[[], None],
     /,
     *,
     pull_object: Callable[[int, str], bytes],
     confirm_message_received: Callable[[int, str], None],
     **arguments: Any,  # noqa: ANN401 - as Flower's
 ) -> int | None:
-    """Receive a message and say so in ``whole``; one whose run ends meanwhile leaves nothing behind.
+    """Receive a message and announce it; one whose run ends meanwhile leaves nothing behind.
 
     Flower's SuperNode ignores the end of a run here and leaves the agent a task: one whose objects will never come, or,
     where they have come, one whose reply the SuperNode would take for the reply to the next message.
@@ -126,21 +127,8 @@ def _receive_whole_or_not(
         **arguments,
     )
     if run is not None:
-        whole.set()
+        announce()
     return run
-
-
-def _acquire_when_whole(
-    acquire_task: Callable[[AcquireTaskRequest, T], AcquireTaskResponse],
-    whole: threading.Event,
-    request: AcquireTaskRequest,
-    state: T,
-) -> AcquireTaskResponse:
-    """Give the agent its task when the task's message is here, so that it need not look 20 times a second."""
-    if not whole.wait(_LONGEST_LOOK_SECONDS):
-        return AcquireTaskResponse()
-    whole.clear()
-    return acquire_task(request, state)
 
 
 def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], T]:
@@ -189,27 +177,27 @@ class TaskRunner:
         """Answer tasks until :meth:`stop`; survives a SuperNode that restarts."""
         while not self._stopping.is_set():
             try:
-                with contextlib.closing(self._claims()) as claims:
-                    self._serve_connected(claims, answer)
+                token = _TokenInHand()
+                with contextlib.closing(self._claims()) as claims, contextlib.closing(self._tasks(token)) as task:
+                    self._serve_connected(claims, task, token, answer)
             except (httpx.HTTPError, OSError) as error:
                 _LOG.info("waiting for the SuperNode: %s", type(error).__name__)
                 self._stopping.wait(_RECONNECT_SECONDS)
 
-    def _serve_connected(self, claims: RuntimeHttpClient, answer: Answer) -> None:
+    def _serve_connected(
+        self, claims: RuntimeHttpClient, task: RuntimeHttpClient, token: "_TokenInHand", answer: Answer
+    ) -> None:
         request = AcquireTaskRequest(supported_task_types=["flwr-clientapp"], agentapp_fab_hashes=[])
         while not self._stopping.is_set():
             claim = claims.AcquireTask(request)
             if claim.HasField("task") and claim.token:
-                self._serve_task(claim.token, answer)
+                token.take(claim.token)
+                self._serve_task(task, answer)
             else:
                 self._stopping.wait(self._poll_seconds)
 
-    def _serve_task(self, token: str, answer: Answer) -> None:
-        task = self._connect(
-            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-            RuntimeTokenHttpInterceptor(token),
-        )
-        with contextlib.closing(task), _beating(task):
+    def _serve_task(self, task: RuntimeHttpClient, answer: Answer) -> None:
+        with _beating(task):
             try:
                 self._answer_task(task, answer)
             except _UNDELIVERABLE as error:
@@ -247,6 +235,10 @@ class TaskRunner:
             ),
         )
 
+    def _tasks(self, token: "_TokenInHand") -> RuntimeHttpClient:
+        """Return what speaks for the task in hand: one for all tasks, for each would begin with several handshakes."""
+        return self._connect(RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), token)
+
     def _connect(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
             server_address=self._api.address,
@@ -255,6 +247,24 @@ class TaskRunner:
             interceptors=list(interceptors),
             retry_invoker=_tried_once(),
         )
+
+
+class _TokenInHand:
+    """Adds the token of the task in hand to each request."""
+
+    def __init__(self) -> None:
+        self._interceptor: RuntimeTokenHttpInterceptor | None = None
+
+    def take(self, token: str) -> None:
+        """Speak for another task from now on."""
+        self._interceptor = RuntimeTokenHttpInterceptor(token)
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Send the request for the task in hand."""
+        if self._interceptor is None:
+            raise RuntimeError("a task must be in hand")
+        response: httpx.Response = self._interceptor.intercept(context, call_next)
+        return response
 
 
 def _tried_once() -> RetryInvoker:

@@ -1,7 +1,7 @@
 """Flower's environment and waits, in one place for both sides; imports nothing of Flower itself."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -30,16 +30,17 @@ class PollingTime:
 
     Flower 1.39 hard-codes ``time.sleep(3)`` where the SuperNode waits for a message and ``time.sleep(0.5)`` where it
     waits for the reply; an exchange of the protocol would spend most of its time there. A look for a message crosses
-    the network; a look for the reply is one in memory, and may begin with shorter pauses. As the two take turns, a
-    change of the length asked for says that something has happened.
+    the network; a look for the reply is one in memory. As the two take turns, a change of the length asked for says
+    that something has happened.
+
+    Args:
+        shortest_seconds: between two looks.
+        wait: sleeps for so many seconds, or until there may be something to find.
     """
 
-    _REPLY_SECONDS = 0.5
-    """What Flower asks for between two looks for the reply."""
-    _IN_MEMORY_SECONDS = 0.01
-
-    def __init__(self, shortest_seconds: float) -> None:
+    def __init__(self, shortest_seconds: float, wait: Callable[[float], None] = time.sleep) -> None:
         self._shortest_seconds = shortest_seconds
+        self._wait = wait
         self._asked_seconds = 0.0
         self._waited_seconds = 0.0
 
@@ -51,9 +52,8 @@ class PollingTime:
         """Sleep for ``seconds`` at most."""
         if seconds != self._asked_seconds:
             self._asked_seconds, self._waited_seconds = seconds, 0.0
-        shortest = self._shortest_seconds if seconds != self._REPLY_SECONDS else self._IN_MEMORY_SECONDS
-        pause = min(seconds, poll_pause(self._waited_seconds, shortest))
-        time.sleep(pause)
+        pause = min(seconds, poll_pause(self._waited_seconds, self._shortest_seconds))
+        self._wait(pause)
         self._waited_seconds += pause
 
 

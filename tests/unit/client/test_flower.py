@@ -5,14 +5,11 @@ import inspect
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
-import flwr.supernode.main as supernode_main
 import flwr.supernode.start_client_internal as supernode
 import httpx
 import pytest
@@ -20,20 +17,17 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.client.grpc_rere_client import connection
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore import heartbeat
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.retry import grpc_retry
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode.servicer.runtime import runtime_handlers
 
 from client.flower import (
     _NODE_HEARTBEAT_SECONDS,
     RuntimeApi,
     TaskRunner,
-    _acquire_when_whole,
     _receive_whole_or_not,
     _tried_once,
     bundle_digest,
@@ -88,10 +82,9 @@ def test_a_name_that_moved_is_refused() -> None:
         replace_in(grpc_retry, "MOVED", 1)
 
 
-def test_looks_for_a_message_grow_rarer_until_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looks_for_a_message_grow_rarer_until_one_comes() -> None:
     slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    clock = PollingTime(0.05)
+    clock = PollingTime(0.05, slept.append)
     for _ in range(60):
         clock.sleep(3)
     assert slept[0] == 0.05
@@ -99,7 +92,7 @@ def test_looks_for_a_message_grow_rarer_until_one_comes(monkeypatch: pytest.Monk
     assert slept[-1] == 0.5
     clock.sleep(0.5)  # the message has come: the SuperNode waits for its reply
     clock.sleep(3)
-    assert slept[-2:] == [0.01, 0.05]
+    assert slept[-2:] == [0.05, 0.05]
     assert clock.monotonic() > 0
 
 
@@ -142,37 +135,19 @@ def test_a_message_whose_run_has_ended_meanwhile_is_given_up_and_not_kept() -> N
     def pull(_run: int, _object_id: str) -> bytes:
         return b"content"
 
-    whole = threading.Event()
+    announced: list[bool] = []
+    announce = partial(announced.append, True)
     with pytest.raises(inflatable_utils.ObjectPullError, match="the run has ended"):
-        _receive_whole_or_not(receive, whole, pull_object=pull, confirm_message_received=ended, state="state")
+        _receive_whole_or_not(receive, announce, pull_object=pull, confirm_message_received=ended, state="state")
     with pytest.raises(inflatable_utils.ObjectPullError, match="the run has ended"):
-        _receive_whole_or_not(receive, whole, pull_object=vanished, confirm_message_received=ended, state="state")
+        _receive_whole_or_not(receive, announce, pull_object=vanished, confirm_message_received=ended, state="state")
     arguments = dict.fromkeys(inspect.signature(supernode._pull_and_store_message).parameters)
-    inspect.signature(partial(_receive_whole_or_not, receive, whole)).bind(**arguments)
-    assert not whole.is_set()
-
-
-def test_the_agent_gets_its_task_when_the_message_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a message the look is answered all the same: an agent that is to stop must not wait for one."""
-    monkeypatch.setattr("client.flower._LONGEST_LOOK_SECONDS", 0.01)
-    whole, request, task = threading.Event(), AcquireTaskRequest(), AcquireTaskResponse(token="task")
-
-    def acquire(_request: AcquireTaskRequest, _state: str) -> AcquireTaskResponse:
-        return task
-
-    def nothing(_run: int, _object_id: str) -> NoReturn:
-        raise AssertionError
-
-    def receive(run: int | None, **_: object) -> int | None:
-        return run
-
-    assert _acquire_when_whole(acquire, whole, request, "state") == AcquireTaskResponse()
-    _receive_whole_or_not(receive, whole, pull_object=nothing, confirm_message_received=nothing, run=None)
-    assert _acquire_when_whole(acquire, whole, request, "state") == AcquireTaskResponse()
-    _receive_whole_or_not(receive, whole, pull_object=nothing, confirm_message_received=nothing, run=1)
-    assert _acquire_when_whole(acquire, whole, request, "state") == task
-    assert _acquire_when_whole(acquire, whole, request, "state") == AcquireTaskResponse()
-    assert supernode_main._RUNTIME_HANDLERS is runtime_handlers
+    inspect.signature(partial(_receive_whole_or_not, receive, announce)).bind(**arguments)
+    assert announced == []
+    _receive_whole_or_not(
+        receive, announce, pull_object=pull, confirm_message_received=lambda _run, _message: None, state="state"
+    )
+    assert announced == [True]
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
