@@ -236,21 +236,19 @@ class HospitalAgent:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         shared = _state(run.shared, round_number, self._identity.name)
-        place = Place(self._identity.name, round_number, Phase.MASKED_INPUT)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
         self._check_standing(run, asked.cohort)
-        model = _checked_model(array, run, place)
+        model = _checked_model(array, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
         model_hash = hash_model(model)
-        masked_input.verify_cohort(shared, asked, model_hash, place)
         # A bad share is refused here, before training has cost any privacy.
-        masked_input.open_inbox(shared, asked, place)
+        accepted = masked_input.accept(shared, asked, model_hash)
         self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         contribution = run.contributor.contribute(round_number, model, cohort=len(asked.cohort), train=request.train)
         self._record_contribution(run, round_number, model_hash, contribution.epsilon, train=request.train)
         self._note(run, round_number, contribution)
         started = time.perf_counter()
-        run.masked[round_number], message, vector = masked_input.mask(
-            shared, asked, model_hash, contribution.vector, self._here.apply_masks
+        run.masked[round_number], message, vector = masked_input.mask_accepted(
+            accepted, contribution.vector, self._here.apply_masks
         )
         del run.shared[round_number]
         masking_seconds = time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -48,6 +49,11 @@ class View:
     model_hash: bytes
     cohort_hash: bytes
     survivors: tuple[str, ...]
+
+    @cached_property
+    def survivors_hash(self) -> bytes:
+        """Return the hash that everyone's signature must be over, made once for all of them."""
+        return survivors_hash(self.survivors)
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ def verify_signature(view: View, message: SurvivorSignature, place: Place, sende
         raise ModelHashError(place, "everyone must have the same model", sender)
     if message.cohort_hash != view.cohort_hash:
         raise CohortMismatchError(place, "everyone must have masked for the same cohort", sender)
-    if message.survivors_hash != survivors_hash(view.survivors):
+    if message.survivors_hash != view.survivors_hash:
         raise DifferentSurvivorsError(place, "everyone must have signed the same survivors", sender)
 
 

@@ -48,16 +48,28 @@ def is_canonical(public: bytes) -> bool:
     return int.from_bytes(public, "little") < _FIELD_PRIME
 
 
-def agree(private_key: bytes, peer: bytes, info: bytes) -> bytes:
-    """Return the 32-byte key that two hospitals share for exactly the purpose ``info`` (KA.agree).
+class Agreements:
+    """Agrees on keys with one hospital's private key, 32 bytes, which is read once for all its peers (KA.agree).
 
-    Args:
-        private_key: this hospital's, 32 bytes.
-        peer: the other's public key, checked before with :func:`is_canonical` and :func:`is_low_order`.
-        info: made by :func:`common.secagg.binding.bind`.
+    To read it takes as long as to agree: its public half is computed.
     """
-    shared = X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(peer))
-    return derive(shared, info)
+
+    def __init__(self, private_key: bytes) -> None:
+        self._private_key = X25519PrivateKey.from_private_bytes(private_key)
+
+    def agree(self, peer: bytes, info: bytes) -> bytes:
+        """Return the 32-byte key that two hospitals share for exactly the purpose ``info``.
+
+        Args:
+            peer: the other's public key, checked before with :func:`is_canonical` and :func:`is_low_order`.
+            info: made by :func:`common.secagg.binding.bind`.
+        """
+        return derive(self._private_key.exchange(X25519PublicKey.from_public_bytes(peer)), info)
+
+
+def agree(private_key: bytes, peer: bytes, info: bytes) -> bytes:
+    """Do as :meth:`Agreements.agree` for a single peer."""
+    return Agreements(private_key).agree(peer, info)
 
 
 def derive(secret: bytes, info: bytes) -> bytes:

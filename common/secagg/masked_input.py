@@ -27,7 +27,7 @@ from common.secagg.errors import (
     VectorRingError,
 )
 from common.secagg.keys import (
-    agree,
+    Agreements,
     decrypt,
     derive,
     pairwise_seed_info,
@@ -56,6 +56,17 @@ class MaskedState:
     """By owner: those of this hospital's neighbours in the cohort, and its own."""
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """What a hospital has checked of a request before it trains and masks for it."""
+
+    state: SharedKeys
+    cohort: tuple[str, ...]
+    model_hash: bytes
+    shares: Mapping[str, SharePair] = field(repr=False)
+    """By dealer: those of this hospital's neighbours in the cohort, sorted."""
+
+
 def mask(
     state: SharedKeys,
     request: MaskedInputRequest,
@@ -82,25 +93,38 @@ def mask(
     Raises:
         SecAggError: of the kinds named in :func:`verify_cohort`, :func:`open_inbox` and :func:`verify_vector`.
     """
-    keys, run = state.keys, state.keys.run
-    place = Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT)
+    return mask_accepted(accept(state, request, model_hash), vector, apply)
+
+
+def accept(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes) -> Accepted:
+    """Check the cohort and open the inbox, which a hospital does before it trains: the first half of :func:`mask`."""
+    place = Place(state.keys.hospital, state.keys.round_number, Phase.MASKED_INPUT)
     verify_cohort(state, request, model_hash, place)
-    verify_vector(run, vector, place, keys.hospital)
-    shares = open_inbox(state, request, place)
-    together = cohort_hash(state.directory_hash, request.cohort)
+    return Accepted(state, request.cohort, model_hash, open_inbox(state, request, place))
+
+
+def mask_accepted(
+    accepted: Accepted, vector: Vector, apply: MaskApplier = apply_masks
+) -> tuple[MaskedState, MaskedInput, Vector]:
+    """Mask a vector for the cohort that was accepted: the second half of :func:`mask`."""
+    state, model_hash, shares = accepted.state, accepted.model_hash, accepted.shares
+    keys, run = state.keys, state.keys.run
+    verify_vector(run, vector, Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT), keys.hospital)
+    together = cohort_hash(state.directory_hash, accepted.cohort)
     context = round_context(run, keys.round_number)
     public = {advertised.hospital: advertised.masking_key for advertised in state.directory.keys}
+    agreements = Agreements(keys.masking_key)
     masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital)))]
     for peer in shares:
         info = pairwise_seed_info(context, together, model_hash, (keys.hospital, peer))
-        masks.append(Mask(agree(keys.masking_key, public[peer], info), subtract=keys.hospital > peer))
+        masks.append(Mask(agreements.agree(public[peer], info), subtract=keys.hospital > peer))
     apply(vector, masks)
     masked_state = MaskedState(
         run=run,
         round_number=keys.round_number,
         hospital=keys.hospital,
         threshold=state.directory.threshold,
-        cohort=request.cohort,
+        cohort=accepted.cohort,
         cohort_hash=together,
         model_hash=model_hash,
         shares={**shares, keys.hospital: state.own_shares},
@@ -155,24 +179,26 @@ def open_inbox(state: SharedKeys, request: MaskedInputRequest, place: Place) -> 
         ShareError: one of its kinds.
     """
     expected = set(state.graph.by_hospital[state.keys.hospital]).intersection(request.cohort)
-    opened = {}
+    public = {advertised.hospital: advertised.encryption_key for advertised in state.directory.keys}
+    agreements, opened = Agreements(state.keys.encryption_key), {}
     for delivered in request.inbox:
         if delivered.recipient != state.keys.hospital:
             raise MisdirectedShareError(place, "a share must be for this hospital", delivered.dealer)
         if delivered.dealer not in expected:
             raise UnexpectedShareError(place, "a share must be from a neighbour in the cohort", delivered.dealer)
-        opened[delivered.dealer] = _open(state, delivered, place)
+        opened[delivered.dealer] = _open(state, delivered, agreements, public[delivered.dealer], place)
     for missing in sorted(expected - set(opened)):
         raise MissingShareError(place, "there must be a share from every neighbour in the cohort", missing)
     return opened
 
 
-def _open(state: SharedKeys, delivered: EncryptedShare, place: Place) -> SharePair:
+def _open(
+    state: SharedKeys, delivered: EncryptedShare, agreements: Agreements, dealers_key: bytes, place: Place
+) -> SharePair:
     keys, dealer = state.keys, delivered.dealer
     context = round_context(keys.run, keys.round_number)
-    public = {advertised.hospital: advertised.encryption_key for advertised in state.directory.keys}
     info = share_encryption_info(context, state.directory_hash, dealer, keys.hospital)
-    plaintext = decrypt(agree(keys.encryption_key, public[dealer], info), delivered.ciphertext)
+    plaintext = decrypt(agreements.agree(dealers_key, info), delivered.ciphertext)
     if plaintext is None:
         raise ShareDecryptionError(place, "a share must be encrypted for this hospital and this directory", dealer)
     pair = SharePair(plaintext[-SHARE_BYTES:], plaintext[-2 * SHARE_BYTES : -SHARE_BYTES])

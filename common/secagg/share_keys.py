@@ -21,7 +21,7 @@ from common.secagg.errors import (
     UnexpectedShareError,
     UnknownHospitalError,
 )
-from common.secagg.keys import KEY_BYTES, Committed, agree, commit, encrypt, share_encryption_info
+from common.secagg.keys import KEY_BYTES, Agreements, Committed, commit, encrypt, share_encryption_info
 from common.secagg.messages import (
     AdvertisedKeys,
     EncryptedShare,
@@ -108,11 +108,11 @@ def deal(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[Shar
     self_mask_seed = random(KEY_BYTES)
     pairs = _split_secrets(keys, self_mask_seed, graph, random)
     public = {advertised.hospital: advertised.encryption_key for advertised in directory.keys}
-    shares = []
+    agreements, shares = Agreements(keys.encryption_key), []
     for neighbour in graph.by_hospital[hospital]:
         pair = pairs[neighbour]
         info = share_encryption_info(context, everyone, hospital, neighbour)
-        key = agree(keys.encryption_key, public[neighbour], info)
+        key = agreements.agree(public[neighbour], info)
         ciphertext = encrypt(key, pack_shares(hospital, neighbour, pair), random)
         commitments = commit_to_pair(context, hospital, neighbour, pair)
         shares.append(EncryptedShare(hospital, neighbour, ciphertext, *commitments))

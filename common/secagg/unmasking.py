@@ -24,7 +24,7 @@ from common.secagg.errors import (
     UnexpectedShareError,
     UnsignedSurvivorsError,
 )
-from common.secagg.keys import Committed, agree, commit, derive, pairwise_seed_info, public_key, self_mask_info
+from common.secagg.keys import Agreements, Committed, commit, derive, pairwise_seed_info, public_key, self_mask_info
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import RevealedShare, UnmaskingRequest, UnmaskingShares
@@ -204,8 +204,9 @@ def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes]) -> Sequ
         if owner in survivors:
             masks.append(Mask(derive(secret, self_mask_info(context, owner)), subtract=True))
             continue
+        agreements = Agreements(secret)
         for peer in survivors.intersection(routed.graph.by_hospital[owner]):
             info = pairwise_seed_info(context, masked_sum.cohort_hash, masked_sum.model_hash, (owner, peer))
             # The peer added this mask when its name comes first; take away what it added.
-            masks.append(Mask(agree(secret, public[peer], info), subtract=peer < owner))
+            masks.append(Mask(agreements.agree(public[peer], info), subtract=peer < owner))
     return masks
