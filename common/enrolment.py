@@ -38,7 +38,7 @@ class Join(Message, frozen=True, tag="join"):
     request: _Pem
     """PKCS #10 in PEM; the name in it is not looked at, the invitation's counts."""
     supernode: Annotated[bytes, msgspec.Meta(max_length=1024)]
-    """OpenSSH, EC P-384."""
+    """OpenSSH, EC P-256 or P-384."""
 
     def __repr__(self) -> str:
         """Show nothing: the token is a secret."""

@@ -150,7 +150,7 @@ class Control:
         return True
 
     def register(self, name: str, public_key: bytes) -> None:
-        """Let the SuperNode that holds the private half of ``public_key`` (OpenSSH, EC P-384) connect.
+        """Let the SuperNode that holds the private half of ``public_key`` (OpenSSH, EC) connect.
 
         Registering a key again is no error.
         """

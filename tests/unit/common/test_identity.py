@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,4 +167,14 @@ def test_other_bytes_are_no_request_certificate_or_key(content: bytes) -> None:
     with pytest.raises(IdentityError):
         identity.read_certificate(pem("CERTIFICATE", content))
     with pytest.raises(IdentityError):
-        identity.check_supernode_key(b"ecdsa-sha2-nistp384 " + base64.b64encode(content))
+        identity.check_supernode_key(b"ecdsa-sha2-nistp256 " + base64.b64encode(content))
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
+def test_supernodes_that_joined_with_a_key_on_either_curve_may_connect(curve: ec.EllipticCurve) -> None:
+    identity.check_supernode_key(identity.openssh_public(ec.generate_private_key(curve).public_key()))
+
+
+def test_a_supernode_key_on_another_curve_is_refused() -> None:
+    with pytest.raises(IdentityError, match="P-256 or P-384"):
+        identity.check_supernode_key(identity.openssh_public(ec.generate_private_key(ec.SECP521R1()).public_key()))
