@@ -1,7 +1,8 @@
-"""``python slow_line.py SECONDS LOSS INTERFACE…``: connects Ethernet interfaces by a line that delays and loses frames.
+"""``python slow_line.py SECONDS INTERFACE…``: connects Ethernet interfaces by a line that ill-treats what it carries.
 
 Written for kernels without the ``netem`` queue. Every frame goes to the interface its receiver was last heard on, or to
-all others, after the delay; the given share of frames is lost.
+all others, after the delay. Of all frames some are lost, some overtake those before them, some arrive twice, and some
+with a bit flipped.
 """
 
 import contextlib
@@ -13,13 +14,41 @@ import socket
 import sys
 import time
 
+LOST, OVERTAKING, DOUBLED, CORRUPTED = 0.01, 0.25, 0.01, 0.01
+"""Share of the frames; one that overtakes is sent at once."""
 ALL_PROTOCOLS = 3
 OUTGOING = 4
 """The kernel also shows a raw socket what it sends itself (``linux/if_packet.h``)."""
 FRAME_BYTES = 65_536
+LONGEST_WITHOUT_CHECKSUM_BYTES = 60
+"""Shorter frames look for addresses (ARP), and nothing but Ethernet's own check would notice a flipped bit in them."""
+HEADERS_BYTES = 34
+"""Ethernet and IPv4; what follows is covered by TCP's checksum, as is all of IPv6 that matters here."""
 
 
-def carry(delay_seconds: float, loss: float, interfaces: list[str]) -> None:
+def happens(share: float) -> bool:
+    """Say whether something befalls a frame that befalls this share of them."""
+    return random.random() < share  # noqa: S311 - a line's mishaps are no secret
+
+
+def with_flipped_bit(frame: bytes) -> bytes:
+    """Return the frame as noise on the line leaves it."""
+    if len(frame) <= LONGEST_WITHOUT_CHECKSUM_BYTES:
+        return frame
+    noisy = bytearray(frame)
+    noisy[random.randrange(HEADERS_BYTES, len(frame))] ^= 1 << random.randrange(8)  # noqa: S311
+    return bytes(noisy)
+
+
+def copies(frame: bytes, delay_seconds: float) -> list[tuple[float, bytes]]:
+    """Return what arrives of a frame, and how many seconds later."""
+    if happens(LOST):
+        return []
+    arriving = with_flipped_bit(frame) if happens(CORRUPTED) else frame
+    return [(0.0 if happens(OVERTAKING) else delay_seconds, arriving) for _ in range(2 if happens(DOUBLED) else 1)]
+
+
+def carry(delay_seconds: float, interfaces: list[str]) -> None:
     """Carry frames until the process is ended."""
     lines = []
     for interface in interfaces:
@@ -36,9 +65,10 @@ def carry(delay_seconds: float, loss: float, interfaces: list[str]) -> None:
                 frame, address = line.recvfrom(FRAME_BYTES)
             except OSError:  # The interface was taken down: the line is cut, and may be mended.
                 continue
-            if address[2] != OUTGOING and random.random() >= loss:  # noqa: S311 - a line's losses are no secret
+            if address[2] != OUTGOING:
                 heard[frame[6:12]] = line
-                heapq.heappush(due, (time.monotonic() + delay_seconds, next(order), line, frame))
+                for later, arriving in copies(frame, delay_seconds):
+                    heapq.heappush(due, (time.monotonic() + later, next(order), line, arriving))
         while due and due[0][0] <= time.monotonic():
             _, _, source, frame = heapq.heappop(due)
             receiver = heard.get(frame[:6])
@@ -49,4 +79,4 @@ def carry(delay_seconds: float, loss: float, interfaces: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    carry(float(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    carry(float(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,60 @@
+"""A hospital sends garbage for its vector in a deployment: it is named with the round, and the others' sum goes on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from common.events import AttackRefused, Dropout, Event, Refusal
+from tests.e2e.deployed import Deployed, deployed_in
+from tests.e2e.garbling_agent import ORDER, Garble
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+GARBLER = "hospital-2"
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    folder = tmp_path_factory.mktemp("garbage") / "run"
+    with deployed_in(folder, modules={GARBLER: "tests.e2e.garbling_hospital"}) as running:
+        yield running
+
+
+def verdict(deployed: Deployed, garble: Garble) -> Event:
+    """Let the hospital garble until the server has said what it makes of it, then be honest again."""
+    deployed.everyone_takes_part()
+    seen = len(deployed.events)
+    order = deployed.members[GARBLER].state / ORDER
+    order.write_text(garble)
+
+    def about_it() -> list[Event]:
+        return [event for event in deployed.events[seen:] if isinstance(event, AttackRefused | Refusal | Dropout)]
+
+    deployed.wait(about_it, f"the server must say something about {garble}")
+    order.unlink()
+    return about_it()[0]
+
+
+@pytest.mark.parametrize(
+    ("garble", "said"),
+    [
+        (Garble.NOISE_FOR_MESSAGE, "Fault"),
+        (Garble.NO_MESSAGE, "Fault"),
+        (Garble.NO_VECTOR, "vector_length"),
+        (Garble.TWO_VECTORS, "Fault"),
+        (Garble.ONE_SHORT, "vector_length"),
+        (Garble.OTHER_RING, "vector_ring"),
+        (Garble.NOISE_FOR_FILE, "Fault"),
+        (Garble.ARCHIVE, "Fault"),
+        (Garble.HUGE_CLAIM, "Fault"),
+        (Garble.NOISE_FOR_OBJECT, "Fault"),
+        (Garble.NO_REPLY, "Fault"),
+    ],
+)
+def test_garbage_is_refused_by_name_and_the_others_sum_goes_on(deployed: Deployed, garble: Garble, said: str) -> None:
+    told = verdict(deployed, garble)
+    assert isinstance(told, AttackRefused | Refusal), told
+    assert (told.hospital, told.code) == (GARBLER, said)
+    deployed.wait(lambda: told.round in deployed.sums(), "the round must have a sum")
+    assert deployed.sums()[told.round] == set(deployed.sizes) - {GARBLER}
+    deployed.everyone_takes_part()
