@@ -96,6 +96,7 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     pull_and_store = supernode._pull_and_store_message  # noqa: SLF001 - see the module's docstring
     replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store, door.open))
     limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
+    reply_for_dropped_tasks()
     sys.argv = ["flower-supernode", *arguments]
     try:
         flower_supernode()
@@ -139,6 +140,25 @@ def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], 
             raise inflatable_utils.ObjectPullError(object_id, "the run has ended") from None
 
     return ask_or_fail
+
+
+def reply_for_dropped_tasks() -> None:
+    """Let this process's SuperNode send an error for a message whose task its agent reports as failed without a reply.
+
+    Flower 1.39 looks for the next message only when the one in hand has a reply. It makes one for an agent whose
+    heartbeat has stopped, and none for an agent that gives the task up: it would wait for that reply for ever.
+    """
+    from flwr.supernode.nodestate import nodestate_factory
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    class State(InMemoryNodeState):
+        def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
+            finished: bool = super().finish_task(task_id, sub_status, details)
+            if finished and sub_status == SubStatus.FAILED:
+                self._on_task_tokens_expired(list(self.get_tasks(task_ids=[task_id])))
+            return finished
+
+    replace_in(nodestate_factory, "InMemoryNodeState", State)
 
 
 @dataclass(frozen=True)
@@ -213,6 +233,8 @@ class TaskRunner:
             reply = self._answer(message, answer)
         if reply.has_error():
             status, details = SubStatus.FAILED, reply.error.reason or ""
+        # Flower dates a reply by this machine's clock, and drops one from a clock that is ahead by its lifetime.
+        reply.metadata.created_at, reply.metadata.ttl = message.metadata.created_at, message.metadata.ttl
         push_message(task, reply, context)
         push_task_output(client=task, context=context, sub_status=status, details=details)
 

@@ -5,15 +5,23 @@ unknown, missing or mistyped field, or longer than its limit is refused whole. T
 ``common.secagg`` in that package's own canonical encoding, or the canonical JSON of a run description.
 """
 
-from typing import Annotated
+import io
+import math
+import tokenize
+from typing import Annotated, Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from common.config import PROTOCOL_VERSION
 from common.errors import RunError
 
 MAXIMUM_MESSAGE_BYTES = 64 * 2**20
 """Of one message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
+
+_LONGEST_COMPLAINT = 200
+"""Of what NumPy says about bytes that it cannot read, which may hold them."""
 
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -176,6 +184,29 @@ def decode_reply(encoded: bytes) -> Reply:
         return _REPLY.decode(_bounded(encoded))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"a reply must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+
+
+def read_array(encoded: bytes) -> npt.NDArray[Any]:
+    """Read the NumPy file (NEP 1) of one array that travels beside a message, as a view that cannot be written to.
+
+    Raises:
+        RunError: it is none, holds objects or an archive, or is not as long as its head claims.
+    """
+    try:
+        return _whole_array(encoded)
+    except (ValueError, TypeError, OverflowError, RecursionError, tokenize.TokenError) as error:
+        raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
+
+
+def _whole_array(encoded: bytes) -> npt.NDArray[Any]:
+    file = io.BytesIO(encoded)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    claimed, there = math.prod(shape) * dtype.itemsize, len(encoded) - file.tell()
+    if claimed != there:
+        raise ValueError(f"{claimed} bytes claimed, {there} there")
+    return np.frombuffer(encoded, dtype, offset=file.tell()).reshape(shape, order="F" if by_columns else "C")
 
 
 def phase_of(message: Request) -> str:

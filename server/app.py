@@ -24,7 +24,7 @@ from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
-from server.flower import GridTransport
+from server.flower import GridTransport, tell_unreadable_replies
 from server.membership import Membership
 from server.run import Run, RunPlan, describe
 from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
@@ -41,6 +41,7 @@ app = ServerApp()
 def main(grid: Grid, _context: Context) -> None:
     """Train one run; a run that cannot go on says so in its last event."""
     die_with_parent()
+    tell_unreadable_replies()
     state = Path(os.environ[STATE_VARIABLE])
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     with (

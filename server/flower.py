@@ -2,26 +2,29 @@
 
 ``GridTransport`` carries the protocol's messages from within a ServerApp; ``Control`` registers SuperNodes and submits
 the run. Flower 1.39's Control API has no authentication, so it listens on the loopback interface alone.
+``tell_unreadable_replies`` changes the grid of the ServerApp in whose process it is called.
 """
 
 import contextlib
 import hashlib
+import importlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy.typing as npt
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable import inflatable_utils
+from google.protobuf.message import DecodeError
 
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
-from common.flower_waits import limit_pulls, poll_pause, shorten_backoff
-from common.messages import decode_reply, phase_of
+from common.flower_waits import limit_pulls, poll_pause, replace_in, shorten_backoff
+from common.messages import decode_reply, phase_of, read_array
 from server.transport import Incoming, Outgoing, Patience
 
 _BATCH_BYTES = 64 * 2**20
@@ -31,6 +34,35 @@ _KEY_IN_USE = "already in use"
 
 _LOST = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
 """What a SuperLink answers in the place of a node that is gone, and with it the message it had fetched."""
+
+
+_UNREADABLE = "the reply cannot be read"
+
+
+def tell_unreadable_replies() -> None:
+    """Let a reply of this process's grid that Flower cannot read be an error of the hospital that sent it.
+
+    Flower 1.39 by itself ends the ServerApp, and with it the round of all hospitals; so would the next round's. What
+    was read is kept for the moment until Flower asks for it, so that no vector is built twice.
+    """
+    http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
+    pull, inflate = http_grid.pull_objects, http_grid.inflate_object_from_contents
+    read: dict[str, Message] = {}
+
+    def pull_readable(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+        contents: dict[str, bytes] = pull(object_ids=object_ids, pull_object_fn=pull_object_fn)
+        message_id = object_ids[-1]
+        try:
+            message = inflate(message_id, contents)
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, DecodeError) as error:
+            raise inflatable_utils.ObjectPullError(message_id, f"{_UNREADABLE}: {type(error).__name__}") from None
+        if not isinstance(message, Message):
+            raise inflatable_utils.ObjectPullError(message_id, f"{_UNREADABLE}: it is no message")
+        read[message_id] = message
+        return contents
+
+    replace_in(http_grid, "pull_objects", pull_readable)
+    replace_in(http_grid, "inflate_object_from_contents", lambda message_id, _contents: read.pop(message_id))
 
 
 class GridTransport:
@@ -71,7 +103,7 @@ class GridTransport:
             for reply in replies:
                 answered.add(reply.metadata.reply_to_message_id)
                 node = sent[reply.metadata.reply_to_message_id]
-                if reply.has_error() and reply.error.code in _LOST:
+                if reply.has_error() and _is_lost(reply.error):
                     patience.gone(node)
                     continue
                 patience.answered(node)
@@ -98,6 +130,10 @@ def _message(node: int, item: Outgoing, records: dict[int, ArrayRecord], lifetim
     )
 
 
+def _is_lost(error: Error) -> bool:
+    return error.code in _LOST and _UNREADABLE not in (error.reason or "")
+
+
 def _incoming(node: int, reply: Message) -> Incoming:
     if reply.has_error():
         return Incoming(node, None, None, reply.error.reason or "no reason given", 0)
@@ -108,16 +144,16 @@ def _incoming(node: int, reply: Message) -> Incoming:
     try:
         message = decode_reply(encoded)
         array = _only_array(arrays) if isinstance(arrays, ArrayRecord) else None
-    except (RunError, ValueError, TypeError) as error:
-        return Incoming(node, None, None, f"the reply cannot be read: {error}", 0)
+    except RunError as error:
+        return Incoming(node, None, None, f"{_UNREADABLE}: {error}", 0)
     return Incoming(node, message, array, None, len(encoded) + (0 if array is None else array.nbytes))
 
 
 def _only_array(record: ArrayRecord) -> npt.NDArray[Any]:
     arrays = list(record.values())
     if len(arrays) != 1:
-        raise ValueError(f"one array must come with a reply, got {len(arrays)}")
-    return arrays[0].numpy()
+        raise RunError(f"one array must come with a reply, got {len(arrays)}")
+    return read_array(arrays[0].data)
 
 
 class Control:

@@ -196,6 +196,7 @@ def _status(content: bytes) -> object:
 DECODERS = (
     Decoder("request", messages.decode_request),
     Decoder("reply", messages.decode_reply),
+    Decoder("array", messages.read_array),
     Decoder("secagg", _secagg),
     Decoder("run-description", RunDescription.from_json),
     Decoder("enrolment", _enrolment),

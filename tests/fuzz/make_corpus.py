@@ -55,6 +55,13 @@ def _replies() -> Iterator[bytes]:
     yield messages.encode(messages.Refused(hospital="hospital-1", code="budget", reason="spent", is_attack=False))
 
 
+def _arrays() -> Iterator[bytes]:
+    for array in (np.arange(6, dtype=np.uint16), np.zeros((2, 3), np.float32, order="F")):
+        file = io.BytesIO()
+        np.save(file, array)
+        yield file.getvalue()
+
+
 def _secagg() -> Iterator[bytes]:
     vectors = json.loads((Path(__file__).parents[1] / "vectors" / "secagg_round.json").read_text())
     for name, value in sorted(vectors["round"].items()):
@@ -216,6 +223,7 @@ def _statuses() -> Iterator[bytes]:
 _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "request": _requests,
     "reply": _replies,
+    "array": _arrays,
     "secagg": _secagg,
     "run-description": _descriptions,
     "enrolment": _enrolments,

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import flwr.supernode.start_client_internal as supernode
 import httpx
@@ -16,13 +18,18 @@ import pytest
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.client.grpc_rere_client import connection
-from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, SubStatus
 from flwr.supercore import heartbeat
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, TaskType
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.retry import grpc_retry
 from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.nodestate import nodestate_factory
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from client.flower import (
     _NODE_HEARTBEAT_SECONDS,
@@ -32,6 +39,7 @@ from client.flower import (
     _tried_once,
     bundle_digest,
     read_runtime_api,
+    reply_for_dropped_tasks,
 )
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
@@ -183,3 +191,57 @@ run_supernode((), 0.05, 0.02)
     )
     assert ended.returncode == os.EX_TEMPFAIL
     assert "does not know this node" in ended.stderr
+
+
+def test_a_message_that_the_agent_drops_is_answered_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own SuperNode waits for that reply for ever, and fetches no other message."""
+    monkeypatch.setattr(nodestate_factory, "InMemoryNodeState", InMemoryNodeState)
+    reply_for_dropped_tasks()
+    objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
+    state = nodestate_factory.NodeStateFactory(objects).state()
+    state.set_node_id(1)
+    task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=1, fab_hash="bundle")
+    assert task is not None
+    supernode._insert_message(message(), state, objects.store())
+    assert state.claim_task(task)
+    assert state.activate_task(task)
+    assert len(state.get_messages(is_reply=False)) == 1
+    assert not state.get_messages(is_reply=True)
+
+    assert state.finish_task(task, SubStatus.FAILED, "ValueError")
+    sent: list[Message] = []
+
+    def send(reply: Message, *_: object) -> tuple[set[str], str]:
+        sent.append(reply)
+        return set(), "session"
+
+    supernode._push_messages(state, objects.store(), send, lambda *_: None)
+    (reply,) = sent
+    assert reply.has_error()
+    assert not state.get_messages()
+
+
+class Task:
+    """What a SuperNode says and takes about one task of the bundle ``0``."""
+
+    def __init__(self, asked: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.replies: list[Message] = []
+        bundle = SimpleNamespace(hash_str="0" * 64)
+        monkeypatch.setattr("client.flower.pull_task_input", lambda _: (asked, None, None, bundle))
+        monkeypatch.setattr("client.flower.push_message", lambda _, reply, __: self.replies.append(reply))
+        monkeypatch.setattr("client.flower.push_task_output", lambda **_: None)
+
+
+@pytest.mark.parametrize("ahead_seconds", [-100_000.0, 100_000.0])
+def test_a_reply_lives_as_long_as_its_request_whatever_this_machines_clock_says(
+    ahead_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SuperLink drops a reply that seems to be made after its request has expired."""
+    asked = message()
+    asked.metadata.created_at -= ahead_seconds
+    task = Task(asked, monkeypatch)
+    runner(monkeypatch)._answer_task(
+        cast("RuntimeHttpClient", task), lambda asked: Message(RecordDict(), reply_to=asked)
+    )
+    (reply,) = task.replies
+    assert (reply.metadata.created_at, reply.metadata.ttl) == (asked.metadata.created_at, asked.metadata.ttl)

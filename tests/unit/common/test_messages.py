@@ -1,7 +1,11 @@
 """What travels is read whole or refused whole."""
 
 import contextlib
+import io
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +83,45 @@ def test_arbitrary_bytes_raise_nothing_but_the_typed_error(encoded: bytes) -> No
     for decode in (messages.decode_request, messages.decode_reply):
         with contextlib.suppress(RunError):
             decode(encoded)
+
+
+def array_file(array: npt.NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def claiming(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def test_an_array_reads_back() -> None:
+    for array in (np.arange(5, dtype=np.uint16), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros(0)):
+        np.testing.assert_array_equal(messages.read_array(array_file(array)), array, strict=True)
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, vector=np.zeros(3))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        b"noise",
+        archive(),
+        array_file(np.zeros(3))[:-1],
+        array_file(np.zeros(3)) + b"!",
+        claiming((2**46,)),
+        claiming((2**63, 2)),
+        array_file(np.array([{"an": "object"}], dtype=object)),
+    ],
+    ids=["nothing", "noise", "archive", "short", "long", "huge", "overflowing", "objects"],
+)
+def test_what_is_not_one_whole_array_of_numbers_is_refused(encoded: bytes) -> None:
+    with pytest.raises(RunError, match="an array must be one NumPy file"):
+        messages.read_array(encoded)

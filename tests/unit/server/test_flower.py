@@ -1,21 +1,29 @@
 """Flower's private names that the server relies on, and how requests and replies cross its grid."""
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
 from flwr.serverapp import Grid
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
-from server.flower import GridTransport
+from server.flower import GridTransport, _incoming, tell_unreadable_replies
 from server.transport import Outgoing, Patience
+
+http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
 
 REQUEST = AdvertiseKeys(run_description=b"a run", round_number=1)
 
@@ -156,6 +164,41 @@ def test_what_is_no_reply_is_a_fault_in_words(
     (incoming,) = transport(grid, monkeypatch).exchange({1: Outgoing(REQUEST)}, patience(30, {1}), 0)
     assert incoming.reply is None
     assert fault in str(incoming.fault)
+
+
+class Noisy(ConfigRecord):
+    """A record whose bytes have a head that fits them, and noise behind it."""
+
+    def deflate(self) -> bytes:
+        return b"ConfigRecord  4\x00" + b"\xff" * 4
+
+
+def pulled(content: RecordDict, monkeypatch: pytest.MonkeyPatch) -> Message:
+    """Let Flower's grid read the objects of a reply, as it does between pulling a message and handing it on."""
+    for name in ("pull_objects", "inflate_object_from_contents"):
+        monkeypatch.setattr(http_grid, name, getattr(inflatable_utils, name))
+    tell_unreadable_replies()
+    message = Message(content, dst_node_id=1, message_type=MessageType.TRAIN)
+    objects = {name: one.deflate() for name, one in get_all_nested_objects(message).items()}
+    names = [tree.object_id for tree in iterate_object_tree(get_object_tree(message))]
+    contents = vars(http_grid)["pull_objects"](object_ids=names, pull_object_fn=objects.__getitem__)
+    return cast("Message", vars(http_grid)["inflate_object_from_contents"](message.object_id, contents))
+
+
+def test_a_readable_reply_is_read_by_flowers_grid_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _incoming(1, pulled(reply(KEYS), monkeypatch)).reply == KEYS
+
+
+def test_a_reply_that_flower_cannot_read_costs_its_sender_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own grid raises what ends the ServerApp."""
+    with pytest.raises(inflatable_utils.ObjectPullError, match="the reply cannot be read: DecodeError") as refused:
+        pulled(RecordDict({"body": Noisy({})}), monkeypatch)
+    grid = FakeGrid({1: reply(KEYS), 2: Error(ErrorCode.MESSAGE_UNAVAILABLE, f"unavailable. {refused.value}")})
+    outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
+    first, second = transport(grid, monkeypatch).exchange(outgoing, patience(30, outgoing), 0)
+    assert first.reply == KEYS
+    assert second.reply is None
+    assert "the reply cannot be read" in str(second.fault)
 
 
 def test_a_node_that_is_gone_ends_the_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
