@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import httpx
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
@@ -97,6 +98,8 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store, door.open))
     limit_pulls(inflatable_utils, _LONGEST_PULL_SECONDS)
     reply_for_dropped_tasks()
+    make_invoker = vars(supernode)["make_simple_grpc_retry_invoker"]
+    replace_in(supernode, "make_simple_grpc_retry_invoker", lambda: _naming_refusals(make_invoker()))
     sys.argv = ["flower-supernode", *arguments]
     try:
         flower_supernode()
@@ -130,6 +133,21 @@ def _receive_whole_or_not(
     if run is not None:
         announce()
     return run
+
+
+def _naming_refusals(invoker: RetryInvoker) -> RetryInvoker:
+    """Let the invoker of a SuperNode's calls say why the SuperLink turns it away; Flower's ends without a word."""
+    gives_up = invoker.should_giveup
+
+    def name_and_give_up(error: grpc.RpcError) -> bool:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            reason = error.details() or ""
+            todo = "; set this machine's clock, or the server's" if "timestamp" in reason else ""
+            _LOG.error("the server must let this hospital's node in, and refuses it: %s%s", reason, todo)
+        return bool(gives_up and gives_up(error))
+
+    invoker.should_giveup = name_and_give_up
+    return invoker
 
 
 def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], T]:

@@ -218,16 +218,24 @@ def alone(lock: Path, patience_seconds: float) -> Iterator[None]:
 
 
 class Stopping(BaseException):
-    """SIGTERM or SIGINT arrived; raised in the main thread so that every ``finally`` runs once."""
+    """SIGTERM or SIGINT arrived; raised in the main thread so that every ``finally`` runs once.
+
+    Attributes:
+        exit_code: of a command that this ended before it was done, as a shell reports one that a signal has ended.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
 
 
 def raise_on_signals() -> None:
     """Turn SIGTERM and SIGINT into :class:`Stopping`, once; a second signal changes nothing while things end."""
 
-    def stop(_number: int, _frame: object) -> None:
+    def stop(number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise Stopping
+        raise Stopping(number)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -1,5 +1,7 @@
 """What a SuperLink does otherwise than Flower's: it lets restarted SuperNodes in, and need not be polled by them.
 
+A hospital's clock may be off by minutes: Flower turns a SuperNode away whose clock is 5 s ahead of the SuperLink's.
+
 A SuperNode of Flower's looks for a message again and again, and each look costs the SuperLink the check of a signature:
 with 32 hospitals it did little else. Here a look is answered when a message is there, whole, or after seconds.
 ``change_superlink`` changes the SuperLink in whose process it is called.
@@ -22,6 +24,7 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesResponse,
 )
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import InMemoryLinkState
 
@@ -29,6 +32,11 @@ from common.flower_waits import replace_in
 
 _LONGEST_LOOK_SECONDS = 5.0
 """Of a look that finds no message: shorter than what anything on the way may cut off as idle."""
+
+_CLOCKS_APART_SECONDS = 300
+"""A SuperNode signs the time with each call, and the signature is good for so long; Flower allows a clock to be that
+much behind and 5 s ahead, so that all hospitals would be turned away when the server's clock is set back by more. The
+signature travels inside TLS, where nobody sees it to replay it."""
 
 _MOST_WAITING = 500
 """Looks that wait at once, half of the calls that Flower serves at once; further ones are answered right away."""
@@ -171,6 +179,8 @@ def change_superlink() -> None:
     factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
     replace_in(factory, "InMemoryLinkState", State)
     replace_in(importlib.import_module("flwr.superlink.cli.flower_superlink"), "FleetServicer", Servicer)
+    replace_in(node_auth_server_interceptor, "MIN_TIMESTAMP_DIFF", -_CLOCKS_APART_SECONDS)
+    replace_in(node_auth_server_interceptor, "MAX_TIMESTAMP_DIFF", _CLOCKS_APART_SECONDS)
 
 
 def _let_in(state: Any, key: bytes, deliveries: Deliveries) -> None:  # noqa: ANN401 - Flower's InMemoryLinkState

@@ -70,7 +70,8 @@ class Report:
     """What the kills did.
 
     Attributes:
-        kills: processes killed.
+        asked_for: kills.
+        kills: processes killed; fewer than asked for when the run or the command was ended before.
         resumed: kills after which a later round was finished, with the killed hospital in it where it was one.
         hung: kills after which none was within :data:`HUNG_SECONDS`.
         lost_rounds: rounds begun that gave no step; their work was done again in a later one.
@@ -83,8 +84,10 @@ class Report:
         ledger_over_counts: lines of rounds that it was killed in before there was a vector; the safe side.
         gave_up: why the run ended before its last round, whatever the kills; None where it did not.
         same_model: whether the model is, byte for byte, that of a run without kills; None when not asked.
+        ended_early: by a signal; the last kill may not have been recovered from yet.
     """
 
+    asked_for: int
     kills: int
     resumed: int
     hung: int
@@ -97,6 +100,7 @@ class Report:
     ledger_over_counts: int
     gave_up: str | None = None
     same_model: bool | None = None
+    ended_early: bool = False
 
     def holds(self) -> bool:
         """Say whether everything that must be so is so."""
@@ -111,14 +115,11 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv[1:])
     config = _config(arguments)
     raise_on_signals()
-    try:
-        with tempfile.TemporaryDirectory(prefix="confide-chaos-") as scratch:
-            folder = arguments.out or Path(scratch)
-            report, strikes = _run(config, folder, arguments)
-    except Stopping:
-        return 128 + signal.SIGTERM
+    with tempfile.TemporaryDirectory(prefix="confide-chaos-") as scratch:
+        report, strikes, stopped = _run(config, arguments.out or Path(scratch), arguments)
     print(
-        f"{report.kills} kills, {report.resumed} resumed, {report.hung} hung, "
+        ("" if stopped is None else f"ended by a signal after {report.kills} of {report.asked_for} kills: ")
+        + f"{report.kills} kills, {report.resumed} resumed, {report.hung} hung, "
         f"{report.lost_rounds} rounds begun again, {report.undone_rounds} finished rounds lost, "
         f"median recovery {report.median_recovery_seconds or 0:.1f} s; "
         f"ledgers: {report.ledger_under_counts} under-counts, {report.ledger_over_counts} over-counts"
@@ -135,6 +136,8 @@ def main(argv: Sequence[str]) -> int:
             "versions": versions(),
         }
         write_json_report(arguments.json, facts)
+    if stopped is not None:
+        return stopped.exit_code
     return 0 if report.holds() else 1
 
 
@@ -182,19 +185,27 @@ def _config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def _run(config: Config, folder: Path, arguments: argparse.Namespace) -> tuple[Report, list["Strike"]]:
-    undisturbed = None
-    if arguments.same_model:
-        run = Chaos(config, folder / "undisturbed")
-        run.carry_out((), to_the_end=True)
-        undisturbed = run.model()
-    chaos = Chaos(config, folder / "killed")
+def _run(config: Config, folder: Path, arguments: argparse.Namespace) -> tuple[Report, list["Strike"], Stopping | None]:
+    """Carry out the kills; returns also what ended them before the last, if anything did."""
     plan = plan_kills(arguments.kills, config.experiment.num_clients, arguments.seed)
-    strikes = chaos.carry_out(plan, to_the_end=arguments.same_model)
-    report = chaos.report(strikes)
-    if undisturbed is not None:
-        report = replace(report, same_model=chaos.model().tobytes() == undisturbed.tobytes())
-    return report, strikes
+    chaos = Chaos(config, folder / "killed")
+    same_model = None
+    try:
+        undisturbed = _undisturbed_model(config, folder / "undisturbed") if arguments.same_model else None
+        chaos.carry_out(plan, to_the_end=arguments.same_model)
+        if undisturbed is not None:
+            same_model = chaos.model().tobytes() == undisturbed.tobytes()
+        stopped = None
+    except Stopping as stopping:
+        stopped = stopping
+    report = replace(chaos.report(len(plan)), same_model=same_model, ended_early=stopped is not None)
+    return report, chaos.strikes, stopped
+
+
+def _undisturbed_model(config: Config, folder: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    run = Chaos(config, folder)
+    run.carry_out((), to_the_end=True)
+    return run.model()
 
 
 @dataclass
@@ -217,7 +228,7 @@ class Strike:
 
 
 class Chaos:
-    """One deployment under fire.
+    """One deployment under fire; ``strikes`` are the kills so far.
 
     Args:
         config: of the run.
@@ -230,8 +241,9 @@ class Chaos:
         self._deployment = LoopbackDeployment(config, folder, new_run_id())
         self._events = EventFile(folder / EVENTS_FILE)
         self._progress = Progress()
+        self.strikes: list[Strike] = []
 
-    def carry_out(self, kills: Sequence[Kill], *, to_the_end: bool) -> list[Strike]:
+    def carry_out(self, kills: Sequence[Kill], *, to_the_end: bool) -> None:
         """Start the deployment, kill, and stop it.
 
         Args:
@@ -241,23 +253,21 @@ class Chaos:
         Raises:
             RunError: the deployment does not start, or a process refuses to work.
         """
-        strikes: list[Strike] = []
         try:
             self._start()
             for kill in kills:
                 if not kill.while_recovering:
-                    self._await_recovery(strikes)
+                    self._await_recovery()
                 if self._progress.finished:
                     break
-                strikes.append(self._strike(kill))
-                self._say(strikes)
-            self._await_recovery(strikes)
+                self.strikes.append(self._strike(kill))
+                self._say()
+            self._await_recovery()
             if to_the_end:
                 self._wait(lambda: self._progress.finished, HUNG_SECONDS + _START_SECONDS)
         finally:
             self._deployment.supervisor.stop()
-        self._look()
-        return strikes
+            self._look()
 
     def model(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return the run's last model, (d,) float32."""
@@ -266,18 +276,22 @@ class Chaos:
             raise RunError("the run must end with every round trained; look into its logs with --out")
         return checkpoint.model
 
-    def report(self, strikes: Sequence[Strike]) -> Report:
+    def report(self, asked_for: int) -> Report:
         """Sum up what the kills did, from the run's events, the audit chains and the hospitals' ledgers.
+
+        Args:
+            asked_for: kills.
 
         Raises:
             AuditError: the audit chains do not verify, or contradict each other.
         """
-        recovered = [strike.recovered_seconds for strike in strikes if strike.recovered_seconds is not None]
-        under, over = self._ledger_miscounts(*self._chains())
+        recovered = [strike.recovered_seconds for strike in self.strikes if strike.recovered_seconds is not None]
+        under, over = self._ledger_miscounts(*self._chains()) if self.strikes else (0, 0)
         return Report(
-            kills=len(strikes),
+            asked_for=asked_for,
+            kills=len(self.strikes),
             resumed=len(recovered),
-            hung=sum(strike.hung for strike in strikes),
+            hung=sum(strike.hung for strike in self.strikes),
             lost_rounds=len(self._progress.lost_rounds()),
             undone_rounds=self._progress.undone_rounds,
             finished_rounds=len(self._progress.finished_rounds),
@@ -330,9 +344,9 @@ class Chaos:
             return None if executor is None else next(iter(children_of(executor)), None)
         return _child(supervisor, _PROCESSES[kill.role])
 
-    def _await_recovery(self, strikes: Sequence[Strike]) -> None:
+    def _await_recovery(self) -> None:
         """Wait until the run has gone on after each kill so far, and note how long it took."""
-        for strike in strikes:
+        for strike in self.strikes:
             if strike.recovered_seconds is None and not strike.hung:
                 hospital = None if strike.kill.hospital is None else self._deployment.members[strike.kill.hospital].name
                 self._wait(partial(self._recovered, strike, hospital), HUNG_SECONDS)
@@ -397,10 +411,10 @@ class Chaos:
         )
         return hospitals, server[0]
 
-    def _say(self, strikes: Sequence[Strike]) -> None:
-        kill = strikes[-1].kill
+    def _say(self) -> None:
+        kill = self.strikes[-1].kill
         whose = "" if kill.hospital is None else f" of {self._deployment.members[kill.hospital].name}"
-        print(f"{len(strikes)}: {kill.role}{whose}, {kill.point}", file=sys.stderr, flush=True)
+        print(f"{len(self.strikes)}: {kill.role}{whose}, {kill.point}", file=sys.stderr, flush=True)
 
 
 def _child(parent: int, named: str) -> int | None:

@@ -6,7 +6,6 @@ the deployed agent (``light_hospitals.py``). Training is small on purpose; what 
 
 import argparse
 import os
-import signal
 import statistics
 import tempfile
 import time
@@ -78,20 +77,28 @@ def main(argv: Sequence[str]) -> int:
     counts = [int(count) for count in arguments.hospitals.split(",")]
     raise_on_signals()
     measured: list[Measured] = []
+    exit_code = 0
     try:
         for count in counts:
             config = _config(arguments, count)
             with tempfile.TemporaryDirectory(prefix="confide-load-") as folder:
                 measured.append(measure(config, Path(folder) / "run"))
             _say(measured[-1])
-            if arguments.json:
-                facts = {"runs": [asdict(run) for run in measured], "machine": machine(), "versions": versions()}
-                write_json_report(arguments.json, facts)
-    except Stopping:
-        return 128 + signal.SIGTERM
-    if arguments.plot:
+            _write(arguments.json, measured, counts)
+    except Stopping as stopping:
+        exit_code = stopping.exit_code
+        print(f"ended by a signal after {len(measured)} of {len(counts)} runs")
+    if arguments.plot and measured:
         draw(measured).savefig(arguments.plot)
-    return 0
+    return exit_code
+
+
+def _write(path: Path | None, measured: Sequence[Measured], asked_for: Sequence[int]) -> None:
+    """Write what was measured so far, so that nothing of it is lost when the next run is ended."""
+    if path is not None:
+        runs = [asdict(run) for run in measured]
+        facts = {"runs": runs, "hospitals_asked_for": list(asked_for), "machine": machine(), "versions": versions()}
+        write_json_report(path, facts)
 
 
 def _config(arguments: argparse.Namespace, hospitals: int) -> Config:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -75,11 +74,14 @@ def main(argv: Sequence[str]) -> int:
     raise_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="confide-soak-") as folder:
-            rounds, samples = soak(arguments, Path(folder) / "run")
-    except Stopping:
-        return 128 + signal.SIGTERM
+            soaked = soak(arguments, Path(folder) / "run")
+    except Stopping as stopping:
+        print("ended by a signal before the first sample")
+        return stopping.exit_code
+    samples, stopped = soaked.samples, soaked.stopped
     growths = [growth(name, usages) for (name, _), usages in sorted(samples.items())]
-    print(f"{arguments.minutes:g} minutes, {rounds} rounds")
+    early = "" if stopped is None else f", ended by a signal; {arguments.minutes:g} were asked for"
+    print(f"{soaked.minutes:.3g} minutes, {soaked.rounds} rounds{early}")
     for item in growths:
         print(
             f"{item.process:<20} {item.memory_mib:6.0f} MiB {item.memory_mib_per_hour:+7.1f} MiB/h"
@@ -87,16 +89,36 @@ def main(argv: Sequence[str]) -> int:
             + ("  GROWS" if item.has_grown() else "")
         )
     if arguments.json:
-        facts = {"minutes": arguments.minutes, "rounds": rounds, "processes": [asdict(item) for item in growths],
-                 "machine": machine(), "versions": versions()}  # fmt: skip
+        facts = {"minutes": round(soaked.minutes, 2), "minutes_asked_for": arguments.minutes, "rounds": soaked.rounds,
+                 "processes": [asdict(item) for item in growths], "machine": machine(),
+                 "versions": versions()}  # fmt: skip
         write_json_report(arguments.json, facts)
     if arguments.plot:
         draw(samples).savefig(arguments.plot)
+    if stopped is not None:
+        return stopped.exit_code
     return 1 if any(item.has_grown() for item in growths) else 0
 
 
-def soak(arguments: argparse.Namespace, folder: Path) -> tuple[int, dict[tuple[str, int], list[Usage]]]:
-    """Let a deployment run; returns the finished rounds and every sample.
+@dataclass(frozen=True)
+class Soaked:
+    """What was seen of a deployment.
+
+    Attributes:
+        minutes: that it was watched for.
+        rounds: finished meanwhile.
+        samples: of each process, by its name and number.
+        stopped: what ended it before its time, if anything did.
+    """
+
+    minutes: float
+    rounds: int
+    samples: dict[tuple[str, int], list[Usage]]
+    stopped: Stopping | None
+
+
+def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
+    """Let a deployment run, and look at its processes meanwhile.
 
     Raises:
         RunError: the run does not start, or ends before its time.
@@ -108,7 +130,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> tuple[int, dict[tuple[s
     config = load_config(arguments.config, (*settings, *arguments.overrides))
     folder.mkdir(mode=0o700, parents=True)
     deployment = LoopbackDeployment(config, folder, new_run_id())
-    events, rounds = EventFile(folder / EVENTS_FILE), 0
+    events, rounds, stopped = EventFile(folder / EVENTS_FILE), 0, None
     try:
         data = obtain(config.data, config.experiment.task, config.model.image_size)
         deployment.set_up(data)
@@ -123,18 +145,22 @@ def soak(arguments: argparse.Namespace, folder: Path) -> tuple[int, dict[tuple[s
             if time.monotonic() > ends:
                 raise RunError(f"a round must be finished within {_START_SECONDS:g} s")
             time.sleep(_LOOK_SECONDS)
+        began = time.monotonic()
         with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
-            ends = time.monotonic() + 60 * arguments.minutes
-            while time.monotonic() < ends:
-                for event in events.read_new():
-                    rounds += isinstance(event, RoundDone)
-                    if isinstance(event, RunFinished):
-                        raise RunError(f"the run must last, it ended: {event.reason}")
-                deployment.check_server(deployment.supervisor.ended())
-                time.sleep(_LOOK_SECONDS)
+            try:
+                while time.monotonic() < began + 60 * arguments.minutes:
+                    for event in events.read_new():
+                        rounds += isinstance(event, RoundDone)
+                        if isinstance(event, RunFinished):
+                            raise RunError(f"the run must last, it ended: {event.reason}")
+                    deployment.check_server(deployment.supervisor.ended())
+                    time.sleep(_LOOK_SECONDS)
+            except Stopping as stopping:
+                stopped = stopping
+        minutes = (time.monotonic() - began) / 60
     finally:
         deployment.supervisor.stop()
-    return rounds, sampler.samples
+    return Soaked(minutes, rounds, sampler.samples, stopped)
 
 
 def growth(name: str, usages: Sequence[Usage]) -> Growth:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import flwr.supernode.start_client_internal as supernode
+import grpc
 import httpx
 import pytest
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
@@ -35,6 +36,7 @@ from client.flower import (
     _NODE_HEARTBEAT_SECONDS,
     RuntimeApi,
     TaskRunner,
+    _naming_refusals,
     _receive_whole_or_not,
     _tried_once,
     bundle_digest,
@@ -245,3 +247,24 @@ def test_a_reply_lives_as_long_as_its_request_whatever_this_machines_clock_says(
     )
     (reply,) = task.replies
     assert (reply.metadata.created_at, reply.metadata.ttl) == (asked.metadata.created_at, asked.metadata.ttl)
+
+
+class Refusal(grpc.RpcError):  # type: ignore[misc] # gRPC tells no types
+    """A SuperLink's, of a call of a SuperNode's."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAUTHENTICATED
+
+    def details(self) -> str:
+        return "Invalid timestamp"
+
+
+def test_a_node_that_is_turned_away_for_its_clock_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Flower's own ends without a word; what it decides is left to it."""
+    invoker = grpc_retry.make_simple_grpc_retry_invoker()
+    invoker.should_giveup = lambda _: True
+    named = _naming_refusals(invoker)
+    assert named.should_giveup is not None
+    assert named.should_giveup(Refusal())
+    assert "refuses it: Invalid timestamp; set this machine's clock, or the server's" in caplog.text
+    assert callable(vars(supernode)["make_simple_grpc_retry_invoker"])

@@ -1,5 +1,6 @@
 """What our SuperLink does otherwise than Flower's: whom it lets in, and when it hands out a message."""
 
+import datetime
 import importlib
 import threading
 from collections.abc import Callable, Iterator
@@ -10,15 +11,18 @@ from typing import cast
 import grpc
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, PUBLIC_KEY_HEADER
+from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
 from flwr.proto.node_pb2 import Node
+from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import InMemoryLinkState, LinkStateFactory
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.date import now
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
@@ -229,3 +233,38 @@ def test_a_revoked_node_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
     state.delete_node("account", node)
     with pytest.raises(FlowerError):
         servicer.ActivateNode(activation(b"north"), caller(b"north"))
+
+
+def signed_at(seconds_ahead: float) -> grpc.HandlerCallDetails:
+    """Return a SuperNode's call as the SuperLink sees it, signed by a clock that is ahead of its own."""
+    private, public = generate_key_pairs()
+    time = (now() + datetime.timedelta(seconds=seconds_ahead)).isoformat()
+    metadata = [
+        (PUBLIC_KEY_HEADER, public_key_to_bytes(public)),
+        (TIMESTAMP_HEADER, time),
+        (SIGNATURE_HEADER, sign_message(private, time.encode())),
+    ]
+    return cast(
+        "grpc.HandlerCallDetails",
+        SimpleNamespace(method="/flwr.proto.Fleet/PullMessages", invocation_metadata=metadata),
+    )
+
+
+@pytest.mark.parametrize(("ahead", "let_in"), [(0, True), (290, True), (-290, True), (310, False), (-310, False)])
+def test_a_hospitals_clock_may_be_off_by_five_minutes_either_way(
+    ahead: float, let_in: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's own SuperLink turns all hospitals away when its clock is set back by six seconds."""
+    for name in ("MIN_TIMESTAMP_DIFF", "MAX_TIMESTAMP_DIFF"):
+        monkeypatch.setattr(node_auth_server_interceptor, name, getattr(node_auth_server_interceptor, name))
+    servicer = superlink_with_node(monkeypatch, b"north")
+    interceptor = node_auth_server_interceptor.NodeAuthServerInterceptor(servicer.state_factory)
+    handler = grpc.unary_unary_rpc_method_handler(lambda _request, _context: None)
+    passed_on: list[object] = []
+
+    def pass_on(call: object) -> grpc.RpcMethodHandler:
+        passed_on.append(call)
+        return handler
+
+    interceptor.intercept_service(pass_on, signed_at(ahead))
+    assert bool(passed_on) is let_in

@@ -99,6 +99,7 @@ def test_the_end_of_a_run_is_seen() -> None:
 
 
 UNHARMED = Report(
+    asked_for=9,
     kills=9,
     resumed=9,
     hung=0,
