@@ -29,6 +29,7 @@ from common.audit_chain import Record, discard
 from common.audit_entries import Contributed, Joined, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError, MissingNoiseError, PolicyError, RunError, StandingError
+from common.flat_model import hash_model
 from common.identity import HospitalIdentity, read_certificate, verify_roster
 from common.messages import (
     AdvertiseKeys,
@@ -48,7 +49,6 @@ from common.messages import (
     Unmasked,
     phase_of,
 )
-from common.models.flat import hash_model
 from common.revocation import Revocations
 from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking

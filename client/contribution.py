@@ -24,7 +24,7 @@ from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.calibration import noise_multiplier, require_enough_units, require_meaningful
-from common.run_terms import layout_of, mechanism_of
+from common.run_terms import mechanism_of, verified_layout_of
 from common.vector import WeightRangeError
 
 _SEED_LENGTH = 8
@@ -88,7 +88,7 @@ class Contributor:
             TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
             for part in (data.train, data.validation, data.test)
         )
-        self.layout = layout_of(run)
+        self.layout = verified_layout_of(run)
         self.mechanism = mechanism_of(run)
         self._plan = schedule(self._train, run.training, run.privacy)
         self._weight = self._weight_in_the_mean()

@@ -8,6 +8,7 @@ unknown, missing or mistyped field, or longer than its limit is refused whole. T
 import io
 import math
 import tokenize
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -22,6 +23,9 @@ MAXIMUM_MESSAGE_BYTES = 64 * 2**20
 
 _LONGEST_COMPLAINT = 200
 """Of what NumPy says about bytes that it cannot read, which may hold them."""
+
+_NO_ARRAY = (ValueError, TypeError, OverflowError, RecursionError, tokenize.TokenError)
+"""What NumPy raises for bytes that are no file of one array."""
 
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -194,15 +198,60 @@ def read_array(encoded: bytes) -> npt.NDArray[Any]:
     """
     try:
         return _whole_array(encoded)
-    except (ValueError, TypeError, OverflowError, RecursionError, tokenize.TokenError) as error:
+    except _NO_ARRAY as error:
         raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
+
+
+def join_array(pieces: Iterable[bytes | memoryview], longest_bytes: int) -> npt.NDArray[Any]:
+    """Read a flat array as :func:`read_array` does, from a file in pieces; each is let go before the next one is taken.
+
+    Args:
+        pieces: in order; the head is in the first.
+        longest_bytes: of the array; it is made before all pieces have been seen, so it must be no longer, whatever its
+            head claims.
+
+    Raises:
+        RunError: as :func:`read_array`.
+    """
+    try:
+        return _joined(iter(pieces), longest_bytes)
+    except _NO_ARRAY as error:
+        raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
+
+
+def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDArray[Any]:
+    piece: bytes | memoryview | None = next(pieces, b"")
+    file = io.BytesIO(piece)
+    shape, _, dtype = _head(file)
+    if len(shape) != 1 or dtype.kind not in "iuf":
+        raise ValueError(f"{len(shape)} axes of {dtype}")
+    if shape[0] * dtype.itemsize > longest_bytes:
+        raise ValueError(f"{shape[0] * dtype.itemsize} bytes claimed, {longest_bytes} at most")
+    array: npt.NDArray[Any] = np.empty(shape, dtype)
+    room, filled, skipped = array.data.cast("B"), 0, file.tell()
+    file.close()
+    while piece is not None:
+        body = memoryview(piece)[skipped:]
+        room[filled : filled + len(body)] = body
+        filled, skipped = filled + len(body), 0
+        del body
+        piece = None  # What it was is let go before the next one is made.
+        piece = next(pieces, None)
+    if filled != array.nbytes:
+        raise ValueError(f"{array.nbytes} bytes claimed, {filled} there")
+    return array
+
+
+def _head(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, by_columns, dtype
 
 
 def _whole_array(encoded: bytes) -> npt.NDArray[Any]:
     file = io.BytesIO(encoded)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("another version")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    shape, by_columns, dtype = _head(file)
     claimed, there = math.prod(shape) * dtype.itemsize, len(encoded) - file.tell()
     if claimed != there:
         raise ValueError(f"{claimed} bytes claimed, {there} there")

@@ -11,7 +11,6 @@ from common.config import (
     RunDescription,
 )
 from common.errors import ConfigError
-from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, against_everyone
 from common.privacy.distributed import DistributedMechanism
 from common.secagg.parameters import Adversary, RunParameters
@@ -36,23 +35,49 @@ def layout_for(
     classes: int,
     channels: int,
     hospitals: int,
+    parameters: int | None = None,
 ) -> VectorLayout:
     """Return the layout of the vectors of a run that is still to be described.
+
+    ``parameters`` are the model's; by default it is made to count them, which takes PyTorch.
 
     Raises:
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
     """
+    if parameters is None:
+        from common.models import registry  # Imported here, for a server does without.
+
+        parameters = registry.parameter_count(model.name, classes, channels, model.image_size)
     return VectorLayout.for_run(
         aggregation,
         evaluation,
-        parameters=registry.parameter_count(model.name, classes, channels, model.image_size),
+        parameters=parameters,
         classes=classes,
         hospitals=hospitals,
     )
 
 
 def layout_of(run: RunDescription) -> VectorLayout:
-    """Return the layout of a run's vectors.
+    """Return the layout of a run's vectors, of whose model the description's own length tells the parameters.
+
+    Raises:
+        ConfigError: the length has no room for a model, or the ring is too small for so many hospitals.
+    """
+
+    def laid_out(parameters: int) -> VectorLayout:
+        return VectorLayout.for_run(
+            run.aggregation,
+            run.evaluation,
+            parameters=parameters,
+            classes=len(run.classes),
+            hospitals=len(run.roster),
+        )
+
+    return laid_out(run.vector_length - laid_out(1).length + 1)
+
+
+def verified_layout_of(run: RunDescription) -> VectorLayout:
+    """As :func:`layout_of` for a hospital, which counts the parameters of the model that the description names.
 
     Raises:
         ConfigError: the description names another length, or contradicts itself.

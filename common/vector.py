@@ -45,17 +45,30 @@ class WeightRangeError(RunError):
 
 @dataclass(frozen=True)
 class DecodedSum:
-    """What the sum over the surviving hospitals says.
+    """What the sum over the surviving hospitals says; a view of the sum, so that nothing of its size is made anew.
 
     Attributes:
-        mean_delta: (d,) float32, mean of the hospitals' changes weighted by their weights.
+        residues: (d,) of the ring, read as signed.
+        unit: the mean change that 1 stands for.
         total_weight: sum of the weights.
         counts: evaluation counts of the pooled validation and test parts.
     """
 
-    mean_delta: NDArray[np.float32]
+    residues: NDArray[Any]
+    unit: np.float32
     total_weight: int
     counts: EvaluationCounts
+
+    def mean_of(self, stretch: slice) -> NDArray[np.float32]:
+        """Return a stretch of the mean of the hospitals' changes weighted by their weights."""
+        mean: NDArray[np.float32] = self.residues[stretch].astype(np.float32)
+        mean *= self.unit
+        return mean
+
+    @property
+    def mean_delta(self) -> NDArray[np.float32]:
+        """Return the whole mean, (d,) float32."""
+        return self.mean_of(slice(None))
 
 
 @dataclass(frozen=True)
@@ -63,14 +76,19 @@ class DecodedIntegers:
     """As :class:`DecodedSum` for mode ``distributed``: the integers themselves, noise included.
 
     Attributes:
-        total: (d,) int64, the sum as residues in [-R/2, R/2).
+        residues: (d,) of the ring, read as signed: the sum as residues in [-R/2, R/2).
         total_weight: sum of the weights.
         counts: evaluation counts of the pooled validation and test parts.
     """
 
-    total: NDArray[np.int64]
+    residues: NDArray[Any]
     total_weight: int
     counts: EvaluationCounts
+
+    def total_of(self, stretch: slice) -> NDArray[np.int64]:
+        """Return a stretch of the sum, int64."""
+        total: NDArray[np.int64] = self.residues[stretch].astype(np.int64)
+        return total
 
 
 @dataclass(frozen=True)
@@ -217,7 +235,7 @@ class VectorLayout:
     def decode(self, summed: NDArray[Any], hospitals: int) -> DecodedSum:
         """Read the sum of the vectors of ``hospitals`` hospitals.
 
-        The mean is the one new array that grows with d.
+        No new array grows with d.
 
         Raises:
             WeightRangeError: no honest hospitals have such a total weight; whose fault it is, nobody can say.
@@ -225,14 +243,12 @@ class VectorLayout:
                 contradict each other.
         """
         residues, total_weight, counts = self._parts(summed, hospitals)
-        mean = residues.astype(np.float32)
-        mean *= np.float32(self.step / total_weight)
-        return DecodedSum(mean, total_weight, counts)
+        return DecodedSum(residues, np.float32(self.step / total_weight), total_weight, counts)
 
     def decode_integers(self, summed: NDArray[Any], hospitals: int) -> DecodedIntegers:
         """As :meth:`decode`, for vectors of :meth:`encode_integers`."""
         residues, total_weight, counts = self._parts(summed, hospitals)
-        return DecodedIntegers(residues.astype(np.int64), total_weight, counts)
+        return DecodedIntegers(residues, total_weight, counts)
 
     def check_weight(self, weight: int) -> None:
         """Raise :class:`WeightRangeError` unless ``weight`` is in [1, W]."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from common.config import Config, fewest_records, load_config
@@ -183,7 +182,7 @@ class _Demo:
         threshold = checkpoint.numbers.get("threshold")
         facts = model_facts(history, data.classes, data.channels, threshold)
         model = checkpoint.model if checkpoint.step else None
-        files = outputs.finish(np.asarray(model, np.float32) if model is not None else None, facts)
+        files = outputs.finish(None if model is None else model[:], facts)
         if history.rounds:
             # Imported here, because matplotlib and jinja2 take a second that the start of a demo need not wait for.
             from deploy.results.report import write_report

@@ -95,7 +95,7 @@ class InProcessTransport:
         lost = Loss.OF_REQUEST if name in self.offline else self.line(name, item.request)
         if lost is Loss.OF_REQUEST:
             return None
-        array = None if item.array is None else item.array.copy()
+        array = None if item.model is None else item.model[:].copy()
         reply, vector = self._agents[name].answer(decode_request(encode(item.request)), array)
         encoded = encode(reply)
         if lost is Loss.OF_REPLY:

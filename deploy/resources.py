@@ -31,6 +31,7 @@ NAMES = {
     "flower-superexec": "executor",
     "flwr-serverapp": "ServerApp",
     "server.metrics": "server exporter",
+    "server.initial_model": "model maker",
     "client.supernode": "SuperNode",
     "client.resident": "agent",
     "client.metrics": "hospital exporter",

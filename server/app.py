@@ -1,8 +1,12 @@
-"""The ServerApp that Flower's executor starts: the run, on Flower's grid."""
+"""The ServerApp that Flower's executor starts: the run, on Flower's grid.
+
+It imports no PyTorch: models are made by ``server/initial_model.py``, in a process of its own.
+"""
 
 import datetime
 import logging
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,18 +16,19 @@ from flwr.serverapp import Grid, ServerApp
 from common.audit_chain import AUDIT_FILE, AuditChain
 from common.audit_parties import Writer
 from common.config import load_config
-from common.errors import ConfideError
+from common.errors import ConfideError, RunError
 from common.events import RunFinished
 from common.identity import load_certificate, load_server_key
 from common.mask_workers import MaskWorkers, cores
-from common.processes import alone, die_with_parent
+from common.processes import alone, die_with_parent, python_module
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
 from server.audit import recording_refusals
-from server.checkpoints import CheckpointStore
+from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
+from server.flower_arrays import carry_by_the_piece
 from server.flower import GridTransport, tell_unreadable_replies
 from server.membership import Membership
 from server.run import Run, RunPlan, describe
@@ -41,6 +46,7 @@ app = ServerApp()
 def main(grid: Grid, _context: Context) -> None:
     """Train one run; a run that cannot go on says so in its last event."""
     die_with_parent()
+    carry_by_the_piece()
     tell_unreadable_replies()
     state = Path(os.environ[STATE_VARIABLE])
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
@@ -50,13 +56,13 @@ def main(grid: Grid, _context: Context) -> None:
         MaskWorkers(cores() - 1) as apply_masks,
     ):
         try:
-            plan = _plan(state, settings, apply_masks)
+            store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
+            plan = _plan(state, settings, len(_begun(store, state, settings.run_id).model), apply_masks)
             waits = plan.config.transport
             transport = GridTransport(grid, waits.poll_seconds, waits.first_backoff_seconds)
             chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
             report = recording_refusals(events.append, chain.append, settings.run_id)
             conversation = Conversation(transport, waits, report)
-            store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
             Run(plan, conversation, store, report, chain.append).train()
         except ConfideError as error:
             _LOG.error("the run ends: %s", error)
@@ -67,13 +73,29 @@ def _writer(state: Path) -> Writer:
     return Writer(load_certificate(state / TLS_CERTIFICATE_FILE), load_server_key(state / TLS_KEY_FILE))
 
 
-def _plan(state: Path, settings: ServerSettings, apply_masks: MaskApplier) -> RunPlan:
+def _begun(store: CheckpointStore, state: Path, run_id: str) -> Checkpoint:
+    """Return where the run stands, having its first model made if it has none."""
+    found = store.latest(run_id)
+    if found is not None:
+        return found
+    making = subprocess.run(
+        python_module("server.initial_model", "--state", str(state)), stderr=subprocess.PIPE, check=False
+    )
+    made = store.latest(run_id)
+    if making.returncode or made is None:
+        words = making.stderr.decode(errors="replace").strip().splitlines()
+        _LOG.error("making the first model: %s", "\n".join(words))
+        raise RunError(words[-1].removeprefix("confide: ") if words else "the first model could not be made")
+    return made
+
+
+def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: MaskApplier) -> RunPlan:
     config = load_config(settings.config)
     authority = load_certificate(state / "ca.pem")
     members = Membership(state)
 
     def plan_for(roster: dict[str, str], keys: dict[str, bytes]) -> RunPlan:
-        description = describe(config, settings.run_id, settings.classes, settings.channels, roster)
+        description = describe(config, settings.run_id, settings.classes, settings.channels, roster, parameters)
         return RunPlan(config, description, settings.data_set, keys, apply_masks, newest)
 
     def newest(plan: RunPlan) -> RunPlan:

@@ -78,7 +78,8 @@ class Conversation:
         """Send one request to each hospital and yield the answers as they arrive.
 
         Refusals and faults are reported and not yielded. A hospital of ``requests`` without an answer is reported
-        as dropped; one of ``joining`` is not: nobody counts on it yet.
+        as dropped; one of ``joining`` is not: nobody counts on it yet. An answer with an array must be let go
+        before the next one is asked for, or two arrays are in memory.
 
         Args:
             round_number: of the protocol.
@@ -109,8 +110,10 @@ class Conversation:
             answered.add(name)
             uploaded += incoming.size_bytes
             answer = self._sort(round_number, name, incoming)
+            del incoming  # Whoever takes the answer alone holds its array, and the next one comes when it is gone.
             if answer is not None:
                 yield answer
+            del answer
         seconds = time.monotonic() - started
         self.tally.seconds += seconds
         self.tally.upload_bytes += uploaded

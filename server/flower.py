@@ -1,4 +1,4 @@
-"""The server's contacts with Flower; with ``server/fleet.py`` the only user of Flower's private names on this side.
+"""The server's contacts with Flower; with ``fleet.py`` and ``flower_arrays.py`` all that uses its private names here.
 
 ``GridTransport`` carries the protocol's messages from within a ServerApp; ``Control`` registers SuperNodes and submits
 the run. Flower 1.39's Control API has no authentication, so it listens on the loopback interface alone.
@@ -24,11 +24,12 @@ from google.protobuf.message import DecodeError
 from common.errors import RunError
 from common.flower_bundle import bundle_without_code
 from common.flower_waits import limit_pulls, poll_pause, replace_in, shorten_backoff
-from common.messages import decode_reply, phase_of, read_array
+from common.messages import decode_reply, phase_of
+from server.flower_arrays import ArrivedArray, record_of
 from server.transport import Incoming, Outgoing, Patience
 
-_BATCH_BYTES = 64 * 2**20
-"""Replies pulled in one call stay below this, so that the server's memory does not grow with the hospitals."""
+_BATCH_BYTES = 2**20
+"""Replies pulled in one call stay below this, or are one: the server's memory does not grow with the hospitals."""
 
 _KEY_IN_USE = "already in use"
 
@@ -85,12 +86,11 @@ class GridTransport:
         Args:
             outgoing: node to request.
             patience: says when to stop waiting.
-            reply_array_bytes: of the array one reply may carry; bounds how many are pulled at once.
+            reply_array_bytes: of the array one reply may carry; bounds how many are pulled at once. Each must be let
+                go before the next one is asked for, or two are in memory.
         """
         lifetime = patience.longest_seconds
-        records: dict[int, ArrayRecord] = {}
-        messages = [_message(node, item, records, lifetime) for node, item in outgoing.items()]
-        sent = dict(zip(self._grid.push_messages(messages), outgoing, strict=True))
+        sent = dict(zip(self._grid.push_messages(_messages(outgoing, lifetime)), outgoing, strict=True))
         waiting = [message_id for message_id in sent if message_id]
         at_once = max(1, _BATCH_BYTES // max(1, reply_array_bytes))
         last_reply = time.monotonic()
@@ -107,7 +107,7 @@ class GridTransport:
                     patience.gone(node)
                     continue
                 patience.answered(node)
-                yield _incoming(node, reply)
+                yield _incoming(node, reply, reply_array_bytes)
             waiting += [message_id for message_id in batch if message_id not in answered]
             if replies:
                 last_reply = time.monotonic()
@@ -116,11 +116,19 @@ class GridTransport:
                 time.sleep(pause / max(1, -(-len(waiting) // at_once)))
 
 
-def _message(node: int, item: Outgoing, records: dict[int, ArrayRecord], lifetime_seconds: float) -> Message:
-    """Wrap a request; an array that goes to many nodes is serialised once, in ``records`` by its identity."""
+def _messages(outgoing: Mapping[int, Outgoing], lifetime_seconds: float) -> list[Message]:
+    """Wrap requests; a model that goes to many nodes is read once to name its pieces, and once to send them."""
+    records: dict[int, ArrayRecord] = {}
+    for item in outgoing.values():
+        if item.model is not None and id(item.model) not in records:
+            records[id(item.model)] = record_of(item.model)
+    return [_message(node, item, records.get(id(item.model)), lifetime_seconds) for node, item in outgoing.items()]
+
+
+def _message(node: int, item: Outgoing, record: ArrayRecord | None, lifetime_seconds: float) -> Message:
     content = RecordDict({"body": ConfigRecord({"message": item.encoded})})
-    if item.array is not None:
-        content["array"] = records.get(id(item.array)) or records.setdefault(id(item.array), ArrayRecord([item.array]))
+    if record is not None:
+        content["array"] = record
     return Message(
         content,
         dst_node_id=node,
@@ -134,7 +142,7 @@ def _is_lost(error: Error) -> bool:
     return error.code in _LOST and _UNREADABLE not in (error.reason or "")
 
 
-def _incoming(node: int, reply: Message) -> Incoming:
+def _incoming(node: int, reply: Message, longest_bytes: int) -> Incoming:
     if reply.has_error():
         return Incoming(node, None, None, reply.error.reason or "no reason given", 0)
     body, arrays = reply.content.get("body"), reply.content.get("array")
@@ -143,17 +151,17 @@ def _incoming(node: int, reply: Message) -> Incoming:
         return Incoming(node, None, None, "the reply carries no message", 0)
     try:
         message = decode_reply(encoded)
-        array = _only_array(arrays) if isinstance(arrays, ArrayRecord) else None
+        array = _only_array(arrays, longest_bytes) if isinstance(arrays, ArrayRecord) else None
     except RunError as error:
         return Incoming(node, None, None, f"{_UNREADABLE}: {error}", 0)
     return Incoming(node, message, array, None, len(encoded) + (0 if array is None else array.nbytes))
 
 
-def _only_array(record: ArrayRecord) -> npt.NDArray[Any]:
+def _only_array(record: ArrayRecord, longest_bytes: int) -> npt.NDArray[Any]:
     arrays = list(record.values())
-    if len(arrays) != 1:
+    if len(arrays) != 1 or not isinstance(arrays[0], ArrivedArray):
         raise RunError(f"one array must come with a reply, got {len(arrays)}")
-    return read_array(arrays[0].data)
+    return arrays[0].taken(longest_bytes)
 
 
 class Control:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from common import messages
 from common.config import RunDescription
+from common.flat_model import FlatModel, hash_model
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -28,7 +29,6 @@ from common.messages import (
     Unmask,
     Unmasked,
 )
-from common.models.flat import hash_model
 from common.run_terms import mechanism_of
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
@@ -70,7 +70,7 @@ class Aggregation(Protocol):
         self,
         round_number: int,
         hospitals: Collection[str],
-        model: npt.NDArray[np.float32],
+        model: FlatModel,
         *,
         train: bool,
         next_round: int | None,
@@ -80,7 +80,7 @@ class Aggregation(Protocol):
         Args:
             round_number: higher than any before in this run.
             hospitals: those that may take part, if they are online.
-            model: (d,) float32.
+            model: d parameters.
             train: False asks for the evaluation counts alone.
             next_round: the number of the round that will follow, for which keys may ride along.
 
@@ -109,7 +109,7 @@ class SecureAggregation:
         self,
         round_number: int,
         hospitals: Collection[str],
-        model: npt.NDArray[np.float32],
+        model: FlatModel,
         *,
         train: bool,
         next_round: int | None,
@@ -162,7 +162,7 @@ class SecureAggregation:
         return routed
 
     def _collect_vectors(
-        self, routed: share_keys.Routed, model: npt.NDArray[np.float32], riding: "_Riding", *, train: bool
+        self, routed: share_keys.Routed, model: FlatModel, riding: "_Riding", *, train: bool
     ) -> tuple[masked_input.MaskedSum, RoundSum]:
         round_number = routed.directory.round_number
         model_hash = hash_model(model)
@@ -189,6 +189,7 @@ class SecureAggregation:
                 self._add_vector(answer, answer.reply, masked, result, riding)
             elif isinstance(answer.reply, KeysAdvertised):
                 self._take_next_keys(answer, answer.reply.advertised, riding)
+            del answer  # And its vector with it, before the next one comes.
         return masked, result
 
     def _fewest(self, routed: share_keys.Routed) -> int:
@@ -402,7 +403,7 @@ class PlainAggregation:
         self,
         round_number: int,
         hospitals: Collection[str],
-        model: npt.NDArray[np.float32],
+        model: FlatModel,
         *,
         train: bool,
         next_round: int | None,  # noqa: ARG002 - nothing rides along
@@ -430,16 +431,9 @@ class PlainAggregation:
             preparing=not online <= self._joined,
         ):
             self._joined.add(answer.hospital)
-            vector = answer.array
-            if not isinstance(answer.reply, InputPlain) or vector is None:
-                continue
-            if vector.dtype != self._run.dtype or vector.shape != result.total.shape:
-                continue
-            np.add(result.total, vector, out=result.total)
-            summed.append(answer.hospital)
-            result.training_seconds = max(result.training_seconds, answer.reply.training_seconds)
-            if answer.reply.epsilon is not None:
-                result.epsilon[answer.hospital] = answer.reply.epsilon
+            if self._add_vector(answer, result):
+                summed.append(answer.hospital)
+            del answer  # And its vector with it, before the next one comes.
         if len(summed) < self._run.min_hospitals:
             raise TooFewHospitalsError(
                 Place(SERVER, round_number, Phase.MASKED_INPUT),
@@ -447,3 +441,16 @@ class PlainAggregation:
             )
         result.survivors = tuple(sorted(summed))
         return result
+
+    def _add_vector(self, answer: Answer, result: RoundSum) -> bool:
+        """Add what a hospital sent, if that is a vector of this run; says whether it is."""
+        vector = answer.array
+        if not isinstance(answer.reply, InputPlain) or vector is None:
+            return False
+        if vector.dtype != self._run.dtype or vector.shape != result.total.shape:
+            return False
+        np.add(result.total, vector, out=result.total)
+        result.training_seconds = max(result.training_seconds, answer.reply.training_seconds)
+        if answer.reply.epsilon is not None:
+            result.epsilon[answer.hospital] = answer.reply.epsilon
+        return True

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,18 +13,16 @@ from common.audit_chain import Record, discard
 from common.audit_entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import RunError
-from common.evaluation import Metrics, metrics
+from common.evaluation import EvaluationCounts, Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RoundTime, RunFinished, RunStarted
+from common.flat_model import hash_model, stretches
 from common.messages import EpsilonReport
-from common.models import registry
-from common.models.flat import flat_parameters, hash_model
 from common.privacy.accounting import Accountant
 from common.privacy.calibration import noise_multiplier
 from common.run_terms import aggregation_of, claims_of, layout_for, layout_of, mechanism_of, protocol_parameters
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
-from common.vector import DecodedSum
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
@@ -95,6 +93,14 @@ class _Step:
         return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """What a round's sum says: the mean change of the model, a stretch at a time, and how good the model is."""
+
+    change: Callable[[slice], npt.NDArray[np.float32]]
+    counts: EvaluationCounts
+
+
 class Run:
     """Trains a model with the hospitals that are there, from the last checkpoint on."""
 
@@ -129,7 +135,9 @@ class Run:
     def _first_checkpoint(self) -> Checkpoint:
         found = self._store.latest(self._plan.description.run_id)
         if found is None:
-            return Checkpoint(self._plan.description.run_id, 0, 0, initial_model(self._plan.description), {}, 0, {})
+            from server.initial_model import first_checkpoint  # It brings PyTorch, which a ServerApp does without.
+
+            return self._store.save(first_checkpoint(self._plan.description))
         self._strategy.restore(dict(found.strategy))
         if "pending" in found.numbers:
             self._pending = _Step.from_numbers(found.numbers["pending"])
@@ -214,7 +222,8 @@ class Run:
         self._measure(metrics(decoded.counts))
         if train:
             self._take_step(number, summed, decoded, seconds)
-        self._save()
+        else:
+            self._save()
 
     def _record_sum(self, number: int, summed: RoundSum, *, train: bool) -> None:
         self._record(
@@ -229,22 +238,25 @@ class Run:
             )
         )
 
-    def _decode(self, number: int, summed: RoundSum) -> DecodedSum:
+    def _decode(self, number: int, summed: RoundSum) -> "_Decoded":
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
-        hospitals = len(summed.survivors)
+        hospitals, mechanism = len(summed.survivors), self._mechanism
         try:
-            if self._mechanism is None:
-                return self._layout.decode(summed.total, hospitals)
+            if mechanism is None:
+                mean = self._layout.decode(summed.total, hospitals)
+                return _Decoded(mean.mean_of, mean.counts)
             integers = self._layout.decode_integers(summed.total, hospitals)
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
-        change = mean_change(self._mechanism.decode(integers.total), integers.total_weight)
-        return DecodedSum(change, integers.total_weight, integers.counts)
+        return _Decoded(
+            lambda stretch: mean_change(mechanism.decode(integers.total_of(stretch)), integers.total_weight),
+            integers.counts,
+        )
 
-    def _take_step(self, number: int, summed: RoundSum, decoded: DecodedSum, seconds: float) -> None:
-        model = self._strategy.step(self._checkpoint.model, decoded.mean_delta)
+    def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
+        """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""
         tally = self._conversation.tally
         busy = summed.training_seconds + summed.masking_seconds
         moving = max(0.0, tally.seconds - busy)
@@ -261,15 +273,22 @@ class Run:
             ),
             epsilon=summed.epsilon,
         )
-        self._checkpoint = replace(self._checkpoint, step=self._checkpoint.step + 1, model=model)
+        self._checkpoint = replace(self._checkpoint, step=self._checkpoint.step + 1)
+        draft = self._store.draft(self._to_save(), self._stepped(decoded))
         self._record(
             Stepped(
                 run_id=self._plan.description.run_id,
                 round_number=number,
                 step=self._checkpoint.step,
-                model_hash=hash_model(model).hex(),
+                model_hash=hash_model(draft.checkpoint.model).hex(),
             )
         )
+        self._checkpoint = self._store.publish(draft)
+
+    def _stepped(self, decoded: "_Decoded") -> Iterator[npt.NDArray[np.float32]]:
+        model = self._checkpoint.model
+        for stretch in stretches(len(model)):
+            yield self._strategy.step(model[stretch], decoded.change(stretch), stretch.start)
 
     def _measure(self, measured: Metrics | None) -> None:
         """Report the last step with the metrics of its model, undefined ones when nobody could measure it."""
@@ -340,13 +359,13 @@ class Run:
         return self._round
 
     def _save(self) -> None:
+        self._checkpoint = self._store.save(self._to_save())
+
+    def _to_save(self) -> Checkpoint:
         numbers = {key: value for key, value in self._checkpoint.numbers.items() if key != "pending"}
         if self._pending is not None:
             numbers["pending"] = self._pending.as_numbers()
-        self._checkpoint = replace(
-            self._checkpoint, round_number=self._reserved, strategy=self._strategy.state(), numbers=numbers
-        )
-        self._store.save(self._checkpoint)
+        return replace(self._checkpoint, round_number=self._reserved, strategy=self._strategy.state(), numbers=numbers)
 
     def _say_started(self) -> None:
         description = self._plan.description
@@ -375,22 +394,23 @@ class Run:
         )
 
 
-def initial_model(description: RunDescription) -> npt.NDArray[np.float32]:
-    """Return the model of round 0, (d,) float32, the same wherever it is made: it depends on the seed alone."""
-    model = registry.build(
-        description.model.name,
-        len(description.classes),
-        description.channels,
-        description.model.image_size,
-        description.experiment.seed,
-    )
-    return flat_parameters(model)
-
-
 def describe(
-    config: Config, run_id: str, classes: tuple[str, ...], channels: int, roster: dict[str, str]
+    config: Config,
+    run_id: str,
+    classes: tuple[str, ...],
+    channels: int,
+    roster: dict[str, str],
+    parameters: int | None = None,
 ) -> RunDescription:
     """Return the description of a run that a consortium's configuration asks for.
+
+    Args:
+        config: the consortium's.
+        run_id: 32 hexadecimal digits.
+        classes: of the task.
+        channels: of an image.
+        roster: hospital name to PEM identity certificate.
+        parameters: of the model; by default it is made to count them, which takes PyTorch.
 
     Raises:
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
@@ -404,6 +424,7 @@ def describe(
         classes=len(classes),
         channels=channels,
         hospitals=len(roster),
+        parameters=parameters,
     )
     return RunDescription.of(
         agreed,

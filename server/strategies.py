@@ -5,7 +5,9 @@ arXiv:2003.00295, algorithm 2) treat it as a gradient of the server's own optimi
 (``client/training.py``). In mode ``distributed`` the mean change is the negative mean gradient, and the learning rate
 and momentum of ``training`` act here, since a hospital takes no step.
 
-A step looks at the decoded sum alone, so it costs no privacy. All state is in named arrays, which a checkpoint stores.
+A step looks at the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
+of the model at a time. All state is in named arrays, which a checkpoint stores: none for FedAvg, one of the model's
+size for FedAvgM, two for FedAdam.
 """
 
 from abc import ABC, abstractmethod
@@ -37,27 +39,29 @@ class Strategy(ABC):
     def _state_names(self) -> tuple[str, ...]: ...
 
     @abstractmethod
-    def _direction(self, mean_delta: Array) -> Array: ...
+    def _direction(self, mean_delta: Array, state: Mapping[str, Array]) -> Array: ...
 
-    def step(self, weights: Array, mean_delta: Array) -> Array:
-        """Return the next model, a new array; the state advances.
+    def step(self, weights: Array, mean_delta: Array, start: int = 0) -> Array:
+        """Return the next model, or a stretch of it, as a new array; the state of that stretch advances.
 
         Args:
-            weights: (d,) float32, the round's model.
-            mean_delta: (d,) float32, weighted mean change of the surviving hospitals.
+            weights: float32, the round's model from ``start`` on.
+            mean_delta: as long, float32, weighted mean change of the surviving hospitals.
+            start: where in the model the stretch begins.
 
         Raises:
             RunError: the next model is not finite.
         """
+        state = {name: array[start : start + len(weights)] for name, array in self._state.items()}
         with np.errstate(over="ignore", invalid="ignore"):  # Named below, by what it means.
-            stepped: Array = weights + self.learning_rate * self._direction(mean_delta)
+            stepped: Array = weights + self.learning_rate * self._direction(mean_delta, state)
         if not np.isfinite(stepped).all():
             raise RunError("the model must stay finite; lower aggregation.server_learning_rate")
         return stepped
 
     def state(self) -> dict[str, Array]:
-        """Return copies of the state's arrays, by name."""
-        return {name: array.copy() for name, array in self._state.items()}
+        """Return the state's own arrays, by name, which the next step changes."""
+        return dict(self._state)
 
     def restore(self, state: Mapping[str, Array]) -> None:
         """Continue from what :meth:`state` returned.
@@ -78,7 +82,7 @@ class FedAvg(Strategy):
     def _state_names(self) -> tuple[str, ...]:
         return ()
 
-    def _direction(self, mean_delta: Array) -> Array:
+    def _direction(self, mean_delta: Array, state: Mapping[str, Array]) -> Array:  # noqa: ARG002 - it has none
         return mean_delta
 
 
@@ -98,8 +102,8 @@ class FedAvgM(Strategy):
     def _state_names(self) -> tuple[str, ...]:
         return ("velocity",)
 
-    def _direction(self, mean_delta: Array) -> Array:
-        velocity = self._state["velocity"]
+    def _direction(self, mean_delta: Array, state: Mapping[str, Array]) -> Array:
+        velocity = state["velocity"]
         velocity *= self.momentum
         velocity += mean_delta
         return velocity
@@ -121,8 +125,8 @@ class FedAdam(Strategy):
     def _state_names(self) -> tuple[str, ...]:
         return ("first_moment", "second_moment")
 
-    def _direction(self, mean_delta: Array) -> Array:
-        first, second = self._state["first_moment"], self._state["second_moment"]
+    def _direction(self, mean_delta: Array, state: Mapping[str, Array]) -> Array:
+        first, second = state["first_moment"], state["second_moment"]
         first *= self.momentum
         first += (1 - self.momentum) * mean_delta
         second *= np.float32(SECOND_MOMENT_DECAY)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
+from common.flat_model import FlatModel
 from common.messages import Reply, Request, encode
 
 JOINING_SECONDS = 0.5
@@ -17,10 +19,10 @@ JOINING_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A request and the array that goes with it."""
+    """A request and the model that goes with it."""
 
     request: Request
-    array: npt.NDArray[Any] | None = None
+    model: FlatModel | None = None
 
     @cached_property
     def encoded(self) -> bytes:
@@ -30,7 +32,7 @@ class Outgoing:
     @property
     def size_bytes(self) -> int:
         """Return what goes over the network to one hospital."""
-        return len(self.encoded) + (0 if self.array is None else self.array.nbytes)
+        return len(self.encoded) + (0 if self.model is None else len(self.model) * np.dtype(np.float32).itemsize)
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,7 @@ class Transport(Protocol):
     def exchange(
         self, outgoing: Mapping[int, Outgoing], patience: Patience, reply_array_bytes: int
     ) -> Iterator[Incoming]:
-        """Send one request to each node and yield the replies as they arrive, until all did or patience ends."""
+        """Send one request to each node and yield the replies as they arrive, until all did or patience ends.
+
+        Whoever lets go of a reply before asking for the next one has one array in memory, however many answer.
+        """

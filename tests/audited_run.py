@@ -12,6 +12,7 @@ from common.audit_entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit_parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
+from common.flat_model import hash_model
 from common.identity import (
     CertificateAuthority,
     HospitalIdentity,
@@ -22,7 +23,6 @@ from common.identity import (
     sign_hospital_certificate,
     write_private,
 )
-from common.models.flat import hash_model
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import survivors_hash
@@ -31,7 +31,8 @@ from common.secagg.messages import SurvivorSignature
 from deploy.audit.record import RunRecord
 from deploy.audit.verify import expected_facts
 from deploy.results.model_file import save_model
-from server.run import describe, initial_model
+from server.initial_model import initial_model
+from server.run import describe
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 RUN_ID = "0123456789abcdef0123456789abcdef"

@@ -1,7 +1,5 @@
 """A model as one flat array, the form in which it travels and is stored."""
 
-import hashlib
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,8 +34,3 @@ def share_parameters(model: nn.Module, flat: torch.Tensor) -> None:
     for parameter in parameters:
         parameter.data = flat[start : start + parameter.numel()].view_as(parameter)
         start += parameter.numel()
-
-
-def hash_model(flat: NDArray[np.float32]) -> bytes:
-    """Return the SHA-256 of a model's bytes, 32 bytes: what hospitals compare to know that all train the same."""
-    return hashlib.sha256(np.ascontiguousarray(flat).data).digest()

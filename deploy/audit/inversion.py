@@ -23,8 +23,9 @@ from client.training import TrainingData, train_locally
 from common.config import SECURE_MINIMUM, Config, PrivacyMode, load_config, replace
 from common.errors import RunError
 from common.evaluation import EvaluationCounts
+from common.flat_model import hash_model
 from common.models import registry
-from common.models.flat import flat_parameters, hash_model, share_parameters
+from common.models.flat import flat_parameters, share_parameters
 from common.privacy.accounting import Accountant
 from common.privacy.calibration import noise_multiplier, require_meaningful
 from common.provenance import versions

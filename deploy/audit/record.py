@@ -10,8 +10,8 @@ from common.audit_entries import Began, Finished, Stepped, Summed
 from common.audit_parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError
+from common.flat_model import hash_model
 from common.identity import verify_roster
-from common.models.flat import hash_model
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import survivors_hash
@@ -20,7 +20,7 @@ from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.keys import is_signed
 from common.secagg.parameters import Adversary, RunParameters
 from common.secagg.phases import Phase
-from server.run import initial_model
+from server.initial_model import initial_model
 
 
 @dataclass

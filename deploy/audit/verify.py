@@ -19,9 +19,9 @@ from common.audit_chain import AUDIT_FILE, Chain, read_chain
 from common.audit_entries import Contributed, Joined, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
+from common.flat_model import hash_model
 from common.guarantee import Guarantee, caveats
 from common.identity import certificate_pem, fingerprint, load_certificate
-from common.models.flat import hash_model
 from deploy.audit.record import RunRecord, read_record
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 

@@ -24,7 +24,8 @@ from deploy.data.datasets import DataSet
 from deploy.data.dealer import Hand, split
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from deploy.in_process import InProcessConsortium, Site
-from server.run import describe, initial_model, measures
+from server.initial_model import initial_model
+from server.run import describe, measures
 from server.strategies import strategy_for
 
 _PLACE = "one-place"

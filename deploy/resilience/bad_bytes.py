@@ -154,7 +154,8 @@ def _answered_rounds(content: bytes) -> object:
 
 def _checkpoint(content: bytes) -> object:
     with _file("step-00000001-round-000000000001.safetensors", content) as path:
-        return CheckpointStore(path.parent).latest(RUN_ID)
+        found = CheckpointStore(path.parent).latest(RUN_ID)
+        return None if found is None else found.model[:]
 
 
 def _model(content: bytes) -> object:

@@ -274,7 +274,7 @@ class Chaos:
         checkpoint = CheckpointStore(self._deployment.folder / CHECKPOINTS_FOLDER).latest(self._deployment.run_id)
         if checkpoint is None or checkpoint.step < self._config.experiment.rounds:
             raise RunError("the run must end with every round trained; look into its logs with --out")
-        return checkpoint.model
+        return checkpoint.model[:]
 
     def report(self, asked_for: int) -> Report:
         """Sum up what the kills did, from the run's events, the audit chains and the hospitals' ledgers.

@@ -1,7 +1,5 @@
 """Keeps the results of a server's run beside its events, as the demo does: metrics, summary, model and plots."""
 
-import numpy as np
-
 from common.errors import RunError
 from common.events import EVENTS_FILE, EventFile, RunFinished
 from common.settings import CHECKPOINTS_FOLDER, ServerSettings
@@ -42,4 +40,4 @@ class RunFolder:
             self._outputs.finish(None, None)
             return
         facts = model_facts(history, settings.classes, settings.channels, checkpoint.numbers.get("threshold"))
-        self._outputs.finish(np.asarray(checkpoint.model, np.float32), facts)
+        self._outputs.finish(checkpoint.model[:], facts)

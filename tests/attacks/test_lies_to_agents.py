@@ -14,6 +14,7 @@ import pytest
 
 from common.config import RunDescription
 from common.config import replace as changed
+from common.flat_model import hash_model
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -27,14 +28,14 @@ from common.messages import (
     ShareKeys,
     Unmask,
 )
-from common.models.flat import hash_model
 from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from server.run import describe, initial_model
+from server.initial_model import initial_model
+from server.run import describe
 from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID, Dealt, Small, small
 
 VICTIM = "hospital-1"

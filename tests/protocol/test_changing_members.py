@@ -63,7 +63,9 @@ class DirectLine:
         self, outgoing: Mapping[int, Outgoing], patience: Patience, reply_array_bytes: int
     ) -> Iterator[Incoming]:
         for node, item in outgoing.items():
-            reply, array = self._agents[node].answer(decode_request(encode(item.request)), item.array)
+            reply, array = self._agents[node].answer(
+                decode_request(encode(item.request)), None if item.model is None else item.model[:]
+            )
             patience.answered(node)
             yield Incoming(node, decode_reply(encode(reply)), array, None, 0)
 

@@ -3,11 +3,13 @@
 import datetime
 import errno
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from common.config import HospitalConfig
 from common.errors import RunError
@@ -16,7 +18,7 @@ from common.identity import certificate_pem, write_private
 from common.messages import Request, phase_of
 from deploy.audit.verify import verify
 from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
-from server.checkpoints import CheckpointStore
+from server.checkpoints import Checkpoint, CheckpointStore, Draft
 from server.transport import Incoming, Outgoing
 from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, small
 
@@ -37,7 +39,7 @@ def model_of(made: Small) -> bytes:
     checkpoint = CheckpointStore(made.folder / "checkpoints").latest(RUN_ID)
     assert checkpoint is not None
     assert checkpoint.step == ROUNDS
-    return checkpoint.model.tobytes()
+    return checkpoint.model[:].tobytes()
 
 
 def audited(made: Small) -> Small:
@@ -102,16 +104,16 @@ def test_a_full_disk_on_the_server_stops_the_run_and_space_lets_it_go_on(
     dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = small(dealt, tmp_path, experiment={"rounds": ROUNDS})
-    save, saved = CheckpointStore.save, []
+    draft, drafted = CheckpointStore.draft, []
 
-    def fill_up(store: CheckpointStore, checkpoint: object) -> None:
-        saved.append(checkpoint)
-        if len(saved) > 2:
+    def fill_up(store: CheckpointStore, checkpoint: Checkpoint, model: Iterable[NDArray[np.float32]]) -> Draft:
+        drafted.append(checkpoint)
+        if len(drafted) > 2:
             raise RunError("a checkpoint could not be written: No space left on device")
-        save(store, checkpoint)  # type: ignore[arg-type]
+        return draft(store, checkpoint, model)
 
     with monkeypatch.context() as patched:
-        patched.setattr(CheckpointStore, "save", fill_up)
+        patched.setattr(CheckpointStore, "draft", fill_up)
         with pytest.raises(RunError, match="No space left"):
             made.run().train()
     assert made.run().train() == COMPLETED

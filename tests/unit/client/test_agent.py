@@ -12,6 +12,7 @@ import pytest
 
 from client.agent import HospitalAgent
 from common.config import HospitalConfig
+from common.flat_model import hash_model
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -25,7 +26,6 @@ from common.messages import (
     ShareKeys,
     Unmask,
 )
-from common.models.flat import hash_model
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
@@ -44,7 +44,7 @@ class Overheard:
         self.requests: list[Request] = []
         made.consortium.transport.line = self._line
         run: Run = made.run()
-        self.model: npt.NDArray[np.float32] = run._checkpoint.model
+        self.model: npt.NDArray[np.float32] = run._checkpoint.model[:]
         run.train()
 
     def _line(self, hospital: str, request: Request) -> Loss | None:

@@ -17,8 +17,9 @@ from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFew
 from common.secagg.masks import apply_masks
 from deploy.in_process import Loss
 from server.conversation import Conversation
+from server.initial_model import initial_model
 from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
-from server.run import describe, initial_model
+from server.run import describe
 from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, small
 
 VANISHING = "hospital-2"

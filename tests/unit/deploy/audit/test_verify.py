@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from common.audit_chain import AUDIT_FILE, AuditChain, read_chain
 from common.audit_entries import Refused, Stepped, Summed
 from common.errors import AuditError
+from common.flat_model import hash_model
 from common.identity import certificate_pem, make_authority
-from common.models.flat import hash_model
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
-from server.run import initial_model
+from server.initial_model import initial_model
 from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
 
 
