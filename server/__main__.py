@@ -11,9 +11,10 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 import httpx
@@ -58,6 +59,9 @@ _STATUS_SECONDS = 1.0
 _EXECUTOR_POLL_SECONDS = 0.5
 """Between two looks of Flower's executor for a ServerApp to start, which happens once a submission."""
 _SUPERLINK_SECONDS = 60.0
+_ALLOCATION: Mapping[str, str] = MappingProxyType({"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)})
+"""For Flower's processes: what was a message goes back to the system at once. By itself glibc stops to give back what
+is below the largest message yet, and keeps a heap for each thread."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
@@ -281,6 +285,7 @@ class _Server:
     def _environment(self, process: str) -> dict[str, str]:
         return {
             **FLOWER_ENVIRONMENT,
+            **_ALLOCATION,
             "FLWR_HOME": str(self._state / "flower" / process),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(_EXECUTOR_POLL_SECONDS),
             STATE_VARIABLE: str(self._state),

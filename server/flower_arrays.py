@@ -8,9 +8,10 @@ import importlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, partial, partialmethod
 from typing import Any, Self, cast
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord
@@ -25,6 +26,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_children_ids_from_object_content,
     get_object_id,
 )
+from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContext
 
 from common.errors import RunError
 from common.flat_model import FlatModel, stretches
@@ -37,11 +39,30 @@ def carry_by_the_piece() -> None:
     grid = importlib.import_module("flwr.superlink.grid.http_grid")
     replace_in(grid, "push_objects", _push_in_turn)
     replace_in(grid, "pull_objects", partial(inflatable_utils.pull_objects, max_concurrent_pulls=1))
+    replace_in(ProtobufClient, "_send", partialmethod(_send_and_let_go, ProtobufClient._send))  # noqa: SLF001
     registry = inflatable_utils.inflatable_class_registry
     for name, arrived in (("Array", ArrivedArray), ("ArrayRecord", _ArrivedRecord)):
         if name not in registry:
             raise AttributeError(f"Flower's registry of classes has no {name!r}")
         registry[name] = arrived
+
+
+def _send_and_let_go(
+    client: ProtobufClient,
+    send: Callable[..., httpx.Response],
+    context: ProtobufRequestContext,
+    *,
+    stream: bool = False,
+) -> httpx.Response:
+    """Send a request; the response is one that goes with its last user.
+
+    httpx's responses refer to themselves through their stream, which has been read by then, and keep a piece in memory
+    until the garbage collector comes by.
+    """
+    response = send(client, context, stream=stream)
+    if not stream:
+        response.stream = httpx.ByteStream(b"")
+    return response
 
 
 def _push_in_turn(

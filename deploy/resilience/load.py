@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from common.config import Config, load_config
 from common.errors import RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
+from common.flower_waits import FLOWER_ENVIRONMENT
 from common.models import registry
 from common.processes import Command, Stopping, python_module, raise_on_signals
 from common.provenance import machine, versions
@@ -136,7 +137,7 @@ def measure(config: Config, folder: Path) -> Measured:
         states = (str(member.state) for member in deployment.members)
         command = python_module("deploy.resilience.light_hospitals", "--states", *states)
         log = folder / "logs" / "hospitals.log"
-        deployment.supervisor.start(Command("hospitals", command, log, {"PYTHONPATH": str(ROOT)}))
+        deployment.supervisor.start(Command("hospitals", command, log, {**FLOWER_ENVIRONMENT, "PYTHONPATH": str(ROOT)}))
         with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
             _follow(deployment, events, rounds)
     finally:

@@ -17,6 +17,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     iterate_object_tree,
 )
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
@@ -72,7 +73,8 @@ def crossed(message: Message) -> Message:
 def transport(grid: FakeGrid, monkeypatch: pytest.MonkeyPatch) -> GridTransport:
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
         monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__ or {}))
-    monkeypatch.setattr(http_grid, "push_objects", http_grid.push_objects)
+    for place, name in ((http_grid, "push_objects"), (http_grid, "pull_objects"), (ProtobufClient, "_send")):
+        monkeypatch.setattr(place, name, getattr(place, name))
     registry = inflatable_utils.inflatable_class_registry
     for name in ("Array", "ArrayRecord"):
         monkeypatch.setitem(registry, name, registry[name])
