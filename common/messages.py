@@ -220,8 +220,8 @@ def join_array(pieces: Iterable[bytes | memoryview], longest_bytes: int) -> npt.
 
 
 def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDArray[Any]:
-    piece: bytes | memoryview | None = next(pieces, b"")
-    file = io.BytesIO(piece)
+    first = next(pieces, b"")
+    file = io.BytesIO(first)
     shape, _, dtype = _head(file)
     if len(shape) != 1 or dtype.kind not in "iuf":
         raise ValueError(f"{len(shape)} axes of {dtype}")
@@ -230,6 +230,8 @@ def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDA
     array: npt.NDArray[Any] = np.empty(shape, dtype)
     room, filled, skipped = array.data.cast("B"), 0, file.tell()
     file.close()
+    piece: bytes | memoryview | None = first
+    del first
     while piece is not None:
         body = memoryview(piece)[skipped:]
         room[filled : filled + len(body)] = body

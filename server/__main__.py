@@ -59,9 +59,15 @@ _STATUS_SECONDS = 1.0
 _EXECUTOR_POLL_SECONDS = 0.5
 """Between two looks of Flower's executor for a ServerApp to start, which happens once a submission."""
 _SUPERLINK_SECONDS = 60.0
-_ALLOCATION: Mapping[str, str] = MappingProxyType({"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)})
-"""For Flower's processes: what was a message goes back to the system at once. By itself glibc stops to give back what
-is below the largest message yet, and keeps a heap for each thread."""
+_SPARING: Mapping[str, str] = MappingProxyType(
+    {
+        "FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PULLS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
+    }
+)
+"""For the ServerApp: one piece of an array is under way, and its memory goes back to the system at once. glibc by itself
+keeps what is smaller than the largest piece yet, for each thread. A SuperLink, which is busier, would lose time."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
@@ -279,13 +285,12 @@ class _Server:
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),
             ),
             self._settings.logs / "serverapp.log",
-            self._environment("superexec"),
+            {**self._environment("superexec"), **_SPARING},
         )  # fmt: skip
 
     def _environment(self, process: str) -> dict[str, str]:
         return {
             **FLOWER_ENVIRONMENT,
-            **_ALLOCATION,
             "FLWR_HOME": str(self._state / "flower" / process),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(_EXECUTOR_POLL_SECONDS),
             STATE_VARIABLE: str(self._state),

@@ -35,10 +35,9 @@ from common.messages import join_array
 
 
 def carry_by_the_piece() -> None:
-    """Make Flower's grid in this process push and pull one piece of an array after the other."""
+    """Make Flower's grid in this process push a piece of an array at a time, and keep apart those that arrive."""
     grid = importlib.import_module("flwr.superlink.grid.http_grid")
     replace_in(grid, "push_objects", _push_in_turn)
-    replace_in(grid, "pull_objects", partial(inflatable_utils.pull_objects, max_concurrent_pulls=1))
     replace_in(ProtobufClient, "_send", partialmethod(_send_and_let_go, ProtobufClient._send))  # noqa: SLF001
     registry = inflatable_utils.inflatable_class_registry
     for name, arrived in (("Array", ArrivedArray), ("ArrayRecord", _ArrivedRecord)):

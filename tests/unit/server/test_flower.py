@@ -22,6 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
 from server.flower import GridTransport, _incoming, tell_unreadable_replies
+from server.flower_arrays import carry_by_the_piece
 from server.transport import Outgoing, Patience
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
@@ -70,14 +71,20 @@ def crossed(message: Message) -> Message:
     return cast("Message", inflatable_utils.inflate_object_from_contents(message.object_id, contents))
 
 
-def transport(grid: FakeGrid, monkeypatch: pytest.MonkeyPatch) -> GridTransport:
-    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
-        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__ or {}))
-    for place, name in ((http_grid, "push_objects"), (http_grid, "pull_objects"), (ProtobufClient, "_send")):
+def by_the_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change Flower as a ServerApp does, for as long as the test lasts."""
+    for place, name in ((http_grid, "push_objects"), (ProtobufClient, "_send")):
         monkeypatch.setattr(place, name, getattr(place, name))
     registry = inflatable_utils.inflatable_class_registry
     for name in ("Array", "ArrayRecord"):
         monkeypatch.setitem(registry, name, registry[name])
+    carry_by_the_piece()
+
+
+def transport(grid: FakeGrid, monkeypatch: pytest.MonkeyPatch) -> GridTransport:
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__ or {}))
+    by_the_piece(monkeypatch)
     return GridTransport(cast("Grid", grid), 0.001, 0.02)
 
 
@@ -198,7 +205,7 @@ def pulled(content: RecordDict, monkeypatch: pytest.MonkeyPatch) -> Message:
 
 
 def test_a_readable_reply_is_read_by_flowers_grid_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _incoming(1, pulled(reply(KEYS), monkeypatch)).reply == KEYS
+    assert _incoming(1, pulled(reply(KEYS), monkeypatch), 0).reply == KEYS
 
 
 def test_a_reply_that_flower_cannot_read_costs_its_sender_alone(monkeypatch: pytest.MonkeyPatch) -> None:
