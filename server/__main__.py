@@ -66,8 +66,8 @@ _SPARING: Mapping[str, str] = MappingProxyType(
         "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
     }
 )
-"""For the ServerApp: one piece of an array is under way, and its memory goes back to the system at once. glibc by itself
-keeps what is smaller than the largest piece yet, for each thread. A SuperLink, which is busier, would lose time."""
+"""For the ServerApp: one piece of an array is under way, and its memory goes back to the system at once. By itself
+glibc keeps what is smaller than the largest piece yet, for each thread. A SuperLink is busier and would lose time."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
