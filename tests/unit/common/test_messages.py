@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -125,3 +127,36 @@ def archive() -> bytes:
 def test_what_is_not_one_whole_array_of_numbers_is_refused(encoded: bytes) -> None:
     with pytest.raises(RunError, match="an array must be one NumPy file"):
         messages.read_array(encoded)
+    head, body = encoded[:96], encoded[96:]
+    with pytest.raises(RunError, match="an array must be one NumPy file"):
+        messages.join_array([head, body], longest_bytes=1000)
+
+
+def test_an_array_in_pieces_is_the_array() -> None:
+    array = np.arange(1000, dtype=np.uint16)
+    encoded = array_file(array)
+    pieces = [encoded[start : start + 300] for start in range(0, len(encoded), 300)]
+    np.testing.assert_array_equal(messages.join_array(pieces, array.nbytes), array, strict=True)
+    with pytest.raises(RunError, match="2000 bytes claimed, 1999 at most"):
+        messages.join_array(pieces, array.nbytes - 1)
+
+
+def test_each_piece_of_an_array_is_let_go_before_the_next_is_taken() -> None:
+    class Piece(bytearray):
+        """Bytes of whose end somebody hears."""
+
+    encoded = array_file(np.arange(1000, dtype=np.uint16))
+    alive: list[weakref.ref[Piece]] = []
+
+    def pieces() -> Iterator[memoryview]:
+        for start in range(0, len(encoded), 300):
+            assert not any(piece() for piece in alive)
+            piece = Piece(encoded[start : start + 300])
+            alive.append(weakref.ref(piece))
+            view = memoryview(piece)
+            del piece
+            yield view
+            del view
+
+    messages.join_array(pieces(), len(encoded))
+    assert len(alive) > 5

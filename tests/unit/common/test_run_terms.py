@@ -7,8 +7,9 @@ import pytest
 
 from common.config import Config, RunDescription, replace
 from common.errors import ConfigError
+from common.models import registry
 from common.privacy.accounting import Adversary as Learner
-from common.run_terms import claims_of, mechanism_of, protocol_parameters
+from common.run_terms import claims_of, layout_of, mechanism_of, protocol_parameters, verified_layout_of
 from common.secagg.parameters import Adversary
 from server.run import describe
 
@@ -84,3 +85,22 @@ def test_the_protocol_gets_ring_adversary_and_graph_from_the_description() -> No
     assert parameters.graph.dropping_out == 0.2
     assert parameters.config_hash == run.hash()
     assert (dict(parameters.roster), parameters.min_hospitals) == (keys, 4)
+
+
+def test_a_descriptions_length_tells_how_many_parameters_its_model_has() -> None:
+    run = described()
+    assert layout_of(run) == verified_layout_of(run)
+    assert layout_of(run).parameters == registry.parameter_count("cnn", 2, 1, 28)
+
+
+def test_a_hospital_refuses_a_description_whose_length_is_another_models() -> None:
+    run = described()
+    longer = run.model_copy(update={"vector_length": run.vector_length + 1})
+    assert layout_of(longer).parameters == layout_of(run).parameters + 1
+    with pytest.raises(ConfigError, match="the run's vector must have"):
+        verified_layout_of(longer)
+
+
+def test_a_length_without_room_for_a_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1 parameter"):
+        layout_of(described().model_copy(update={"vector_length": 3}))
