@@ -1,4 +1,4 @@
-"""The server's contacts with Flower; with ``fleet``, ``flower_arrays``, ``runtime_api`` all that uses its private names.
+"""The server's contacts with Flower; ``fleet``, ``flower_arrays`` and ``runtime_api`` alone use its private names too.
 
 ``GridTransport`` carries the protocol's messages from within a ServerApp; ``Control`` registers SuperNodes and submits
 the run. Flower 1.39's Control API has no authentication, so it listens on the loopback interface alone.
