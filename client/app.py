@@ -7,14 +7,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client.agent import HospitalAgent
 from common.errors import RunError
-from common.messages import Refused, decode_request, encode, read_array
+from common.messages import Refused, Request, decode_request, encode, read_array
 
 
 def answer(agent: HospitalAgent, hospital: str, message: Message) -> Message:
     """Return the reply to one message; a message that cannot be read is refused, not answered with an error."""
     try:
-        request = decode_request(_body(message.content))
-        array = _only_array(message.content)
+        request, array = read(message.content)
     except RunError as error:
         refused = Refused(hospital=hospital, code=error.code, reason=str(error)[:1000], is_attack=False)
         return Message(RecordDict({"body": ConfigRecord({"message": encode(refused)})}), reply_to=message)
@@ -23,6 +22,11 @@ def answer(agent: HospitalAgent, hospital: str, message: Message) -> Message:
     if vector is not None:
         content["array"] = ArrayRecord([vector])
     return Message(content, reply_to=message)
+
+
+def read(content: RecordDict) -> tuple[Request, npt.NDArray[Any] | None]:
+    """Return a server's request and the array that came with it, or raise :class:`RunError`."""
+    return decode_request(_body(content)), _only_array(content)
 
 
 def _body(content: RecordDict) -> bytes:

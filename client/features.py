@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
+from common.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.models import registry
 from common.models.frozen import FrozenFeatures, extract
 from common.shards import make_private_folder
@@ -106,9 +107,9 @@ class _FeatureCache:
             if path.with_suffix(".images").read_bytes() != named:
                 return None
             # Copy on write: whoever writes into a batch changes memory, never the cache.
-            cached = np.load(path, mmap_mode="c", allow_pickle=False)
+            cached = np.load(path, mmap_mode="c", allow_pickle=False, max_header_size=LONGEST_HEAD_BYTES)
             path.touch()
-        except (OSError, ValueError, EOFError):
+        except (OSError, *NO_ARRAY, EOFError):
             return None
         is_whole = cached.shape == (len(named) // _DIGEST_BYTES, self._width) and cached.dtype == np.float32
         return cached.view(np.ndarray) if is_whole else None

@@ -36,6 +36,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from google.protobuf.message import DecodeError
 
 from client.relay_waits import Bell, TaskDoor, ringing_state
 from common.errors import RunError
@@ -59,14 +60,19 @@ accepts. With Flower's own 30 s a hospital that has restarted waits for a minute
 _LONGEST_PULL_SECONDS = 60.0
 """For the objects of one message; an exchange waits no longer either, by default."""
 
-_UNDELIVERABLE = (
+UNDELIVERABLE = (
     inflatable_utils.ObjectPullError,
     inflatable_utils.ObjectPushError,
     inflatable_utils.ObjectUnavailableError,
     UnexpectedObjectContentError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
+    DecodeError,
 )
 """What Flower raises when a message or its reply has expired with its exchange, or cannot be read at all."""
 
@@ -238,7 +244,7 @@ class TaskRunner:
         with _beating(task):
             try:
                 self._answer_task(task, answer)
-            except _UNDELIVERABLE as error:
+            except UNDELIVERABLE as error:
                 _LOG.warning("a task is dropped, its exchange is over: %s", type(error).__name__)
                 push_task_output(client=task, context=None, sub_status=SubStatus.FAILED, details=type(error).__name__)
 

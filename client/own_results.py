@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import RunError
 from common.evaluation import Metrics
-from common.events import Measure
+from common.events import Count, Measure, RunId, Time
 
 OWN_RESULTS_FILE = "own-results.jsonl"
 """In a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
@@ -34,10 +34,10 @@ class OwnResult(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    time: float
-    run_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    round: int = Field(ge=0)
-    records: int = Field(ge=0, repr=False)
+    time: Time
+    run_id: RunId
+    round: Count
+    records: Count = Field(repr=False)
     accuracy: Measure = Field(repr=False)
     precision: Measure = Field(repr=False)
     recall: Measure = Field(repr=False)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import PrivacyMode, RunDescription
 from common.errors import RunError
+from common.events import Count, Time
 from common.guarantee import adversary_of_epsilon
 from common.identity import write_private
 from common.messages import EpsilonReport
@@ -26,10 +27,9 @@ class HospitalStatus(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     hospital: str
-    time: float
-    """Seconds since the Unix epoch."""
+    time: Time
     run_id: str | None = None
-    round: Annotated[int, Field(ge=0)] = 0
+    round: Count = 0
     """The last round trained in."""
     epsilon_spent: Annotated[float, Field(ge=0)] = 0.0
     """In the hospital's own ledger, over all runs on its data."""
@@ -41,7 +41,7 @@ class HospitalStatus(BaseModel):
     accountant: str = ""
     training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """None before the first round."""
-    refusals: dict[str, int] = Field(default_factory=dict)
+    refusals: dict[str, Count] = Field(default_factory=dict)
     """How often each code of a refusal was the answer."""
 
     def write(self, path: Path) -> None:

@@ -18,11 +18,20 @@ _SHOWN = reprlib.Repr()
 """Shows a value in an error, in short: a few aliases in YAML can stand for gigabytes."""
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
+NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises for text that is not YAML, is nested too deeply, or holds a date or number that is none."""
+
 SECURE_MINIMUM = 3
 """Below three hospitals a sum tells each of two what the other sent, so no mask helps."""
 
 PROTOCOL_VERSION = 1
 """Of everything that travels between server and hospital; the two refuse each other's messages when it differs."""
+
+
+MOST_CLASSES = 256
+"""Of a task: a model and an evaluation grow with them, and whoever names millions asks for more than there is."""
+
+MOST_HOSPITALS = 1024
 
 
 class PrivacyMode(StrEnum):
@@ -63,7 +72,7 @@ class ExperimentConfig(_Section):
 
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "pneumonia"
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
-    num_clients: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 4
+    num_clients: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 4
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     min_records_per_class: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
@@ -101,7 +110,7 @@ class AggregationConfig(_Section):
 
     mode: Annotated[AggregationMode, Field(strict=False)] = AggregationMode.SECURE
     adversary: Annotated[AdversaryModel, Field(strict=False)] = AdversaryModel.ACTIVE
-    min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 3
+    min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 3
     modulus_bits: Literal[16, 32] = 16
     update_bound: Annotated[float, Field(gt=0, le=1000.0)] = 0.25
     max_weight: Annotated[int, Field(ge=1, le=2**24)] = 4096
@@ -184,7 +193,7 @@ class HospitalConfig(_Section):
     """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
 
     epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
-    min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=1024)] = 3
+    min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 3
     allow_plain: bool = False
     allow_semi_honest: bool = False
     allow_no_privacy: bool = False
@@ -229,10 +238,10 @@ class RunDescription(_Section):
 
     protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(max_length=MOST_CLASSES)]
     channels: Annotated[int, Field(ge=1, le=4)]
     vector_length: Annotated[int, Field(ge=1, le=2**31)]
-    roster: dict[str, str]
+    roster: Annotated[dict[str, str], Field(max_length=MOST_HOSPITALS)]
     """Hospital name to its PEM identity certificate."""
     experiment: ExperimentConfig
     model: ModelConfig
@@ -339,7 +348,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         raise ConfigError(f"the configuration must be a readable file; {path}: {error.strerror}") from None
     except RecursionError:
         raise ConfigError(f"{path} must hold sections of plain values; it is nested too deeply to be read") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NO_YAML as error:
         raise ConfigError(f"{path} must be YAML in UTF-8: {' '.join(str(error).split())}") from None
     if tree is None:
         tree = {}
@@ -377,7 +386,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"unknown key {section!r}; the sections are {', '.join(Config.model_fields)}")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except NO_YAML:
         value = text
     values = tree.get(section)
     tree[section] = {**(values if isinstance(values, dict) else {}), name: value}

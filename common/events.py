@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from common.config import Config
+from common.config import MOST_CLASSES, Config
 from common.errors import RunError
 
 EVENTS_FILE = "events.jsonl"
@@ -22,22 +22,44 @@ COMPLETED = "completed"
 
 
 def _undefined_as_nan(value: object) -> object:
-    return math.nan if value is None else value
+    return math.nan if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+def _printable(words: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in words)
+
+
+def _square(rows: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    if any(len(row) != len(rows) for row in rows):
+        raise ValueError("must have as many columns as rows")
+    return rows
 
 
 Measure = Annotated[float, BeforeValidator(_undefined_as_nan)]
 """A number that may be undefined (an AUC over one class, an ε where nothing bounds it): null in JSON, NaN here."""
 
-Seconds = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+Time = Annotated[float, Field(allow_inf_nan=False)]
+"""Seconds since the Unix epoch, by the clock of whoever writes."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+MOST_COUNTED = 2**53
+"""Of anything: beyond it a float, which Prometheus and JSON's other readers take a number for, is not exact."""
+
+Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+Share = Annotated[float, Field(ge=0, le=1)]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""Names files as well."""
+
+Confusion = Annotated[tuple[tuple[Count, ...], ...], AfterValidator(_square), Field(max_length=MOST_CLASSES)]
+"""Row: the true class, column: the predicted one."""
 
 
 class _Event(BaseModel):
     # A field of a newer server is no reason to stop showing what this version knows.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    time: float
-    """Seconds since the Unix epoch, by the server's clock."""
+    time: Time
 
     def to_line(self) -> str:
         r"""Return the event as strict JSON (NaN and infinity become null) on one line that ends in ``\n``."""
@@ -48,16 +70,16 @@ class RunStarted(_Event):
     """A run begins, or goes on after an interruption when ``resumed_from_round`` is above 0."""
 
     kind: Literal["run_started"] = "run_started"
-    run_id: str
+    run_id: RunId
     data_set: str
     task: str
-    rounds: int
+    rounds: Annotated[int, Field(ge=1, le=MOST_COUNTED)]
     hospitals: tuple[str, ...]
     config: Config
     config_hash: str
     claims: tuple[str, ...] = ()
     """What each adversary learns at most from all rounds together: a whole claim on each line."""
-    resumed_from_round: int = 0
+    resumed_from_round: Count = 0
 
 
 class HospitalOnline(_Event):
@@ -94,8 +116,8 @@ class Refusal(_Event):
     kind: Literal["refusal"] = "refusal"
     round: Count
     hospital: str
-    reason: str
-    """A sentence for a person."""
+    reason: Annotated[str, AfterValidator(_printable)]
+    """A sentence for a person, in the hospital's words: a terminal takes other characters for commands."""
     code: str
     """A word from a short fixed list, fit for a Prometheus label."""
 
@@ -134,7 +156,7 @@ class RoundDone(_Event):
 
     kind: Literal["round"] = "round"
     round: Count
-    step: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=1, le=MOST_COUNTED)]
     """Numbers the finished training steps of a run from 1 without gaps; ``round`` also counts the failed ones."""
     accuracy: Measure
     precision: Measure
@@ -153,9 +175,8 @@ class RoundDone(_Event):
     seconds: Seconds
     upload_bytes: Count
     seconds_by_part: RoundTime = RoundTime()
-    confusion: tuple[tuple[int, ...], ...] = ()
-    """Row: the true class, column: the predicted one."""
-    roc: tuple[tuple[float, float], ...] | None = None
+    confusion: Confusion = ()
+    roc: tuple[tuple[Share, Share], ...] | None = None
     """Points (false positive rate, true positive rate), where the task has two classes."""
 
 

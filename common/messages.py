@@ -24,8 +24,11 @@ MAXIMUM_MESSAGE_BYTES = 64 * 2**20
 _LONGEST_COMPLAINT = 200
 """Of what NumPy says about bytes that it cannot read, which may hold them."""
 
-_NO_ARRAY = (ValueError, TypeError, OverflowError, RecursionError, tokenize.TokenError)
-"""What NumPy raises for bytes that are no file of one array."""
+NO_ARRAY = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, tokenize.TokenError)
+"""What NumPy raises for bytes that are no file of one array; its parser of heads runs out of stack with MemoryError."""
+
+LONGEST_HEAD_BYTES = 512
+"""Of an array's file: NumPy reads the head with Python's parser, and writes 118 bytes for shape and type."""
 
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -198,7 +201,7 @@ def read_array(encoded: bytes) -> npt.NDArray[Any]:
     """
     try:
         return _whole_array(encoded)
-    except _NO_ARRAY as error:
+    except NO_ARRAY as error:
         raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
 
 
@@ -215,7 +218,7 @@ def join_array(pieces: Iterable[bytes | memoryview], longest_bytes: int) -> npt.
     """
     try:
         return _joined(iter(pieces), longest_bytes)
-    except _NO_ARRAY as error:
+    except NO_ARRAY as error:
         raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
 
 
@@ -247,7 +250,7 @@ def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDA
 def _head(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another version")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LONGEST_HEAD_BYTES)
     return shape, by_columns, dtype
 
 

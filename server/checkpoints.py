@@ -200,6 +200,8 @@ def _read(path: Path) -> Checkpoint:
     if metadata["version"] != VERSION:
         raise ValueError("another version")
     facts = json.loads(metadata["facts"])
+    if not isinstance(facts["numbers"], dict):
+        raise TypeError("numbers by name")
     with safe_open(path, framework="np") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             described = file.get_slice(name)

@@ -47,23 +47,36 @@ def tell_unreadable_replies() -> None:
     was read is kept for the moment until Flower asks for it, so that no vector is built twice.
     """
     http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
-    pull, inflate = http_grid.pull_objects, http_grid.inflate_object_from_contents
+    pull = http_grid.pull_objects
     read: dict[str, Message] = {}
 
     def pull_readable(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
         contents: dict[str, bytes] = pull(object_ids=object_ids, pull_object_fn=pull_object_fn)
         message_id = object_ids[-1]
         try:
-            message = inflate(message_id, contents)
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, DecodeError) as error:
-            raise inflatable_utils.ObjectPullError(message_id, f"{_UNREADABLE}: {type(error).__name__}") from None
-        if not isinstance(message, Message):
-            raise inflatable_utils.ObjectPullError(message_id, f"{_UNREADABLE}: it is no message")
-        read[message_id] = message
+            read[message_id] = read_reply(message_id, contents)
+        except RunError as error:
+            raise inflatable_utils.ObjectPullError(message_id, str(error)) from None
         return contents
 
     replace_in(http_grid, "pull_objects", pull_readable)
     replace_in(http_grid, "inflate_object_from_contents", lambda message_id, _contents: read.pop(message_id))
+
+
+def read_reply(message_id: str, contents: dict[str, bytes]) -> Message:
+    """Return a hospital's reply from its objects, by their names; they are used up.
+
+    Raises:
+        RunError: Flower cannot read it, whatever that raises.
+    """
+    try:
+        message = inflatable_utils.inflate_object_from_contents(message_id, contents)
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+            DecodeError) as error:  # fmt: skip
+        raise RunError(f"{_UNREADABLE}: {type(error).__name__}") from None
+    if not isinstance(message, Message):
+        raise RunError(f"{_UNREADABLE}: it is no message")
+    return message
 
 
 class GridTransport:
@@ -107,7 +120,7 @@ class GridTransport:
                     patience.gone(node)
                     continue
                 patience.answered(node)
-                yield _incoming(node, reply, reply_array_bytes)
+                yield incoming_of(node, reply, reply_array_bytes)
             waiting += [message_id for message_id in batch if message_id not in answered]
             if replies:
                 last_reply = time.monotonic()
@@ -142,7 +155,8 @@ def _is_lost(error: Error) -> bool:
     return error.code in _LOST and _UNREADABLE not in (error.reason or "")
 
 
-def _incoming(node: int, reply: Message, longest_bytes: int) -> Incoming:
+def incoming_of(node: int, reply: Message, longest_bytes: int) -> Incoming:
+    """Return what a hospital sent, or in words why it is no reply; its array has ``longest_bytes`` at most."""
     if reply.has_error():
         return Incoming(node, None, None, reply.error.reason or "no reason given", 0)
     body, arrays = reply.content.get("body"), reply.content.get("array")

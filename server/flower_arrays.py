@@ -4,6 +4,7 @@ Flower 1.39 by itself serialises an array, keeps all its pieces until the last o
 three times over. ``carry_by_the_piece`` changes the grid of the ServerApp in whose process it is called.
 """
 
+import contextlib
 import importlib
 import io
 import json
@@ -39,6 +40,22 @@ def carry_by_the_piece() -> None:
     grid = importlib.import_module("flwr.superlink.grid.http_grid")
     replace_in(grid, "push_objects", _push_in_turn)
     replace_in(ProtobufClient, "_send", partialmethod(_send_and_let_go, ProtobufClient._send))  # noqa: SLF001
+    _keep_apart()
+
+
+@contextlib.contextmanager
+def arrays_kept_apart() -> Iterator[None]:
+    """Read arrays as a ServerApp does for as long as this lasts."""
+    registry = inflatable_utils.inflatable_class_registry
+    before = dict(registry)
+    _keep_apart()
+    try:
+        yield
+    finally:
+        registry.update(before)
+
+
+def _keep_apart() -> None:
     registry = inflatable_utils.inflatable_class_registry
     for name, arrived in (("Array", ArrivedArray), ("ArrayRecord", _ArrivedRecord)):
         if name not in registry:

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from cryptography import x509
 
+from common.config import NO_YAML
 from common.errors import ConfigError, EnrolmentError
 from common.identity import check_hospital_name, read_certificate, verify_roster, write_private
 from common.invitation import TOKEN_BYTES
@@ -137,7 +138,7 @@ class Membership:
             roster = yaml.safe_load(path.read_bytes())
         except FileNotFoundError:
             return {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, *NO_YAML) as error:
             raise ConfigError(f"{path.name} must be readable: {error}; restore it from a backup") from None
         if not isinstance(roster, dict) or not all(isinstance(item, str) for pair in roster.items() for item in pair):
             raise ConfigError(f"{path.name} must map each hospital's name to its certificate; restore it from a backup")

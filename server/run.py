@@ -88,9 +88,14 @@ class _Step:
         }
 
     @classmethod
-    def from_numbers(cls, numbers: dict[str, Any]) -> "_Step":
-        epsilon = {name: EpsilonReport(spent, budget) for name, (spent, budget) in numbers["epsilon"].items()}
-        return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
+    def from_numbers(cls, numbers: Any) -> "_Step":  # noqa: ANN401 - whatever stands in a file
+        try:
+            epsilon = {name: EpsilonReport(spent, budget) for name, (spent, budget) in numbers["epsilon"].items()}
+            return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise RunError(
+                "the last checkpoint must tell of its step; remove it, and the run goes on from the one before"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class PreparedCache:
             parts = {split: _map_part(folder, split, int(index["records"][split]), shape) for split in SPLITS}
             folder.touch()  # the least recently used goes first when room is needed
             return Prepared(parts, bytes.fromhex(index["fingerprint"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, OverflowError, TypeError, RecursionError):
             return None
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import DataError
+from common.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.shards import MAX_PIXELS, Split
 
 BLOCK_BYTES = 32 * 2**20
@@ -86,10 +87,10 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran_order, dtype = read(file)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError):
+        if np.lib.format.read_magic(file) != (1, 0):  # Later ones are for longer heads, and read up to 4 GiB of one.
+            raise ValueError("another version")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LONGEST_HEAD_BYTES)
+    except (*NO_ARRAY, OSError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError):
         raise DataError(f"{path.name}: {name} must be a numpy array; the file is damaged") from None
     if fortran_order or dtype.hasobject:
         raise DataError(f"{path.name}: {name} must be a plain array of numbers in C order")

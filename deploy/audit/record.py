@@ -167,7 +167,7 @@ def _terms(began: Began, when: int, authority: x509.Certificate, place: str) -> 
         description = RunDescription.from_json(began.description.encode())
         keys = verify_roster(description.roster, authority, datetime.datetime.fromtimestamp(when, datetime.UTC))
         return description, protocol_parameters(description, keys, description.aggregation.min_hospitals)
-    except (ConfideError, ValueError) as error:
+    except (ConfideError, ValueError, OverflowError, OSError) as error:  # The last three: of a time that is none.
         raise AuditError(f"{place}: {error}") from None
 
 

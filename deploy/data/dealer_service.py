@@ -28,7 +28,7 @@ from typing import cast
 from cryptography import x509
 
 from common.config import Config, fewest_records, load_config
-from common.errors import ConfideError, IdentityError
+from common.errors import ConfideError, DataError, IdentityError
 from common.identity import (
     certificate_pem,
     check_hospital_name,
@@ -138,9 +138,11 @@ def dealt_data_set(public: Path, authority: x509.Certificate) -> str | None:
     """Return the name of the data set that was dealt in this authority's demo; None before that."""
     try:
         facts = json.loads((public / DATA_SET_FILE).read_bytes())
+        return str(facts["data_set"]) if facts["authority"] == fingerprint(authority) else None
     except FileNotFoundError:
         return None
-    return str(facts["data_set"]) if facts["authority"] == fingerprint(authority) else None
+    except (OSError, LookupError, RecursionError, TypeError, ValueError):
+        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo anew") from None
 
 
 def _write_shards(

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import DataError
 from common.identity import write_private
@@ -141,5 +141,5 @@ class Deal:
             return _Dealt.model_validate(json.loads(self._path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, ValidationError):
+        except (OSError, RecursionError, ValueError):
             raise DataError(f"{self._path} must be readable and whole; start the demo anew") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from shutil import copyfileobj
+from typing import IO
 
 from common.errors import DataError, RunError
 from common.shards import MANIFEST_NAME
@@ -17,6 +18,9 @@ from deploy.data.dealer_service import SHARD_PATH
 
 _ASK_AGAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0
+
+_NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError)
+"""What ``zipfile`` raises for bytes that are none, or are one of a kind it does not read."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,29 @@ def fetch(dealer: Dealer, state: Path, folder: Path, deadline_seconds: float) ->
         try:
             if _fetched(dealer, state, folder):
                 return
-        except (OSError, http.client.HTTPException, zipfile.BadZipFile) as error:
+        except (OSError, http.client.HTTPException, RunError) as error:
             problem = f"the last try ended with {type(error).__name__}"
         time.sleep(_ASK_AGAIN_SECONDS)
     raise RunError(f"the dealer must deal within {deadline_seconds:g} s; {problem}; see its log")
+
+
+def unpack(archive: IO[bytes], folder: Path) -> None:
+    """Lay a shard out, all of it below ``folder``; a file of it is never longer than what came for it.
+
+    Raises:
+        RunError: the archive is damaged, or not one of files as they are.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            files = packed.infolist()
+            there = archive.seek(0, os.SEEK_END)
+            if any(file.compress_type != zipfile.ZIP_STORED for file in files) or there < sum(
+                file.file_size for file in files
+            ):
+                raise RunError("a shard's archive must hold files as they are")
+            packed.extractall(folder)
+    except (*_NO_ARCHIVE, OSError):
+        raise RunError("a shard's archive must be whole") from None
 
 
 def _fetched(dealer: Dealer, state: Path, folder: Path) -> bool:
@@ -79,8 +102,7 @@ def _fetched(dealer: Dealer, state: Path, folder: Path) -> bool:
             raise DataError(f"the dealer must have a shard for this hospital: {answer.reason}; start the demo anew")
         with tempfile.TemporaryFile(dir=folder) as archive:
             copyfileobj(answer, archive)
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(folder)
+            unpack(archive, folder)
         os.sync()
         connection.request("DELETE", SHARD_PATH)
         connection.getresponse().read()

@@ -1,6 +1,7 @@
 """Reads a public data set that comes as ``train|val|test/CLASS/image``, from a folder or straight from a tar of it."""
 
 import itertools
+import lzma
 import os
 import tarfile
 import zlib
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,11 @@ _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 _DECODED_TOGETHER = 512
 """Files held at once, so that memory is bounded by the images wanted and not by the files they come from."""
+
+_HELD_BYTES = 64 * 2**20
+"""Of files held at once, or one: a small archive can unpack to hundreds of large ones."""
+
+_PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,27 @@ def read_tree(path: Path, classes: Sequence[str], image_size: int, channels: int
         return Picture(file.split, file.label, file.name, pixels)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        while batch := list(itertools.islice(files, _DECODED_TOGETHER)):
+        while batch := _some(files):
             yield from threads.map(decode, batch)
+
+
+def _some(files: Iterator[_File]) -> list[_File]:
+    batch, held = list[_File](), 0
+    for file in itertools.islice(files, _DECODED_TOGETHER):
+        batch.append(file)
+        held += len(file.encoded)
+        if held >= _HELD_BYTES:
+            break
+    return batch
+
+
+def _content(opened: IO[bytes]) -> bytes:
+    """Read a file up to the longest allowed; room is taken for what is there, whatever an archive claims."""
+    pieces, there = list[bytes](), 0
+    while there < MAX_FILE_BYTES and (piece := opened.read(_PIECE_BYTES)):
+        pieces.append(piece)
+        there += len(piece)
+    return b"".join(pieces)
 
 
 def _from_folder(path: Path, classes: Sequence[str]) -> Iterator[_File]:
@@ -74,7 +100,7 @@ def _from_folder(path: Path, classes: Sequence[str]) -> Iterator[_File]:
         if place is not None and file.is_file():
             try:
                 with file.open("rb") as opened:
-                    yield _File(*place, file.name, opened.read(MAX_FILE_BYTES))
+                    yield _File(*place, file.name, _content(opened))
             except OSError as error:
                 raise DataError(f"{path.name}: {file.name} must be readable: {error.strerror}") from None
 
@@ -87,8 +113,8 @@ def _from_tar(path: Path, classes: Sequence[str]) -> Iterator[_File]:
                 place = _place(name, classes, path.name)
                 opened = archive.extractfile(member) if place is not None and member.isreg() else None
                 if place is not None and opened is not None:
-                    yield _File(*place, name.name, opened.read(MAX_FILE_BYTES))
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+                    yield _File(*place, name.name, _content(opened))
+    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error):
         raise DataError(
             f"{path.name} must be an npz file, or a folder or tar of train|val|test/CLASS/image; "
             "it is damaged or something else"

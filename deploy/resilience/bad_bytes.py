@@ -4,7 +4,9 @@ A decoder takes the bytes, or refuses them with its typed error; anything else i
 tests (``tests/fuzz``, with Hypothesis) and, guided by coverage, by ``confide fuzz``.
 """
 
+import datetime
 import hashlib
+import io
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,23 +17,56 @@ from typing import get_args
 
 import numpy as np
 import safetensors.numpy
+from cryptography import x509
+from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
 
+from client import app, own_results
 from client.data import dicom, npz
+from client.data.cache import PreparedCache
+from client.data.catalogue import ACCEPTED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError, read_raster
+from client.flower import UNDELIVERABLE
 from client.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
 from client.ledger_chain import Anchor
+from client.metrics import HospitalMetrics
+from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
-from client.status import HospitalStatus
+from client.standing import STANDING_FILE, read_last_standing
 from common import enrolment, identity, messages, shards
-from common.config import RunDescription, load_config
-from common.errors import ConfideError, IdentityError, LedgerError
-from common.events import EventFile
-from common.invitation import Invitation
+from common.audit_chain import Chain, Entry, read_chain
+from common.audit_parties import SERVER_PARTY
+from common.config import Config, RunDescription, load_config
+from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
+from common.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
+from common.invitation import TOKEN_BYTES, Invitation
+from common.revocation import verify_revocations
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
+from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from deploy.audit.record import read_record
+from deploy.data.dealer_service import DATA_SET_FILE, dealt_data_set
+from deploy.data.dealt_shard import unpack
+from deploy.data.image_tree import read_tree
+from deploy.data.list_images import Key, read_labels
+from deploy.events import RunHistory
+from deploy.results.hospital_report import table_of
+from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
+from deploy.results.outputs import SUMMARY_FILE, summary
+from deploy.results.report import REPORT_MARKDOWN, pages
+from deploy.results.report_facts import RunFacts
+from server.authority import REGISTER_FILE, Authority
 from server.checkpoints import CheckpointStore
+from server.flower import incoming_of, read_reply
+from server.flower_arrays import arrays_kept_apart
+from server.membership import INVITATIONS_FOLDER, Membership
+from server.metrics import RunMetrics
 
 REFUSALS = (ConfideError, UnusableImageError)
 """How a decoder refuses; the second is how a reader of images tells the examination of a hospital's data."""
@@ -41,6 +76,23 @@ RUN_ID = "0123456789abcdef0123456789abcdef"
 
 _TENSORS = safetensors.numpy.save({"weight": np.arange(6, dtype=np.float32).reshape(2, 3)})
 """A model file, for cards."""
+
+_NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+_STARTED = RunStarted(
+    time=1.0, run_id=RUN_ID, data_set="phantom", task="pneumonia", rounds=1, hospitals=("a", "b", "c"),
+    config=Config(), config_hash="ab" * 32,
+)  # fmt: skip
+_DONE = RoundDone(
+    time=2.0, round=1, step=1, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, auc=0.9, loss=0.1, epsilon=1.0,
+    hospitals=3, seconds=1.0, upload_bytes=1, confusion=((1, 0), (0, 1)),
+)  # fmt: skip
+"""A run of one round, for summaries."""
+
+NAME_BYTES, LENGTH_BYTES = 64, 4
+"""Of what stands before each object of a message in the corpus."""
+
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 _PLACE = Place(SERVER, 1, Phase.MASKED_INPUT)
 
@@ -185,8 +237,39 @@ def _model_card(content: bytes) -> object:
 
 
 def _events(content: bytes) -> object:
-    with _file("events.jsonl", content) as path:
-        return EventFile(path).read_new()
+    """Read and tell as each of those does that read them: exporter, table, summary and report, without its plots."""
+    with _file(EVENTS_FILE, content) as path:
+        _exposed(RunMetrics(path.parent))
+        events = EventFile(path).read_new()
+        table = LiveTable(Console(file=io.StringIO()))
+        for event in events:
+            table.show(event)
+        history = RunHistory.of(events)
+        table.finish(())
+        return summary(history), _told(RunFacts(path.parent, history, {}, None))
+
+
+def _summary(content: bytes) -> object:
+    """Read as the summary beside a run's events."""
+    with _file(SUMMARY_FILE, content) as path:
+        path.with_name(EVENTS_FILE).write_text("".join(event.to_line() for event in (_STARTED, _DONE)))
+        return _told(RunFacts.read(path.parent))
+
+
+def _told(facts: RunFacts) -> str:
+    return pages([facts], {})[REPORT_MARKDOWN] if facts.history.rounds else ""
+
+
+def _exposed(collector: Collector) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+def _own_results(content: bytes) -> object:
+    with _file(OWN_RESULTS_FILE, content) as path:
+        results = own_results.read(path)
+        return table_of(results) if results else results
 
 
 def _array(content: bytes) -> object:
@@ -196,12 +279,145 @@ def _array(content: bytes) -> object:
     return messages.read_array(content)
 
 
+def _objects(content: bytes) -> tuple[str, dict[str, bytes]]:
+    """Read as the objects of a message, each with its name and length before it, the message itself last."""
+    objects, place, name = dict[str, bytes](), 0, ""
+    while place < len(content):
+        name = content[place : place + NAME_BYTES].decode("ascii", "replace")
+        start = place + NAME_BYTES + LENGTH_BYTES
+        place = start + int.from_bytes(content[start - LENGTH_BYTES : start])
+        objects[name] = content[start:place]
+    return name, objects
+
+
+def _flower_reply(content: bytes) -> object:
+    with arrays_kept_apart():
+        incoming = incoming_of(1, read_reply(*_objects(content)), 100)
+    if incoming.fault is not None:
+        raise RunError(incoming.fault)
+    return incoming
+
+
+def _flower_request(content: bytes) -> object:
+    try:
+        message = inflate_object_from_contents(*_objects(content))
+    except UNDELIVERABLE as error:
+        raise RunError("the task is dropped") from error
+    if not isinstance(message, Message) or not message.has_content():
+        raise RunError("an agent is given messages alone")
+    return app.read(message.content)
+
+
 def _status(content: bytes) -> object:
+    """Read as the exporter does."""
     with _file("status.json", content) as path:
-        return HospitalStatus.read(path)
+        return _exposed(HospitalMetrics(path))
+
+
+def _settings(content: bytes) -> object:
+    with _file("role.json", content) as path, suppress(ConfigError):
+        return ServerSettings.read(path)
+    with _file("role.json", content) as path:
+        return HospitalSettings.read(path)
+
+
+def _with_authority(content: bytes) -> tuple[x509.Certificate, bytes]:
+    """Read as an authority's certificate with something behind it that it must have signed."""
+    pem, end, rest = content.partition(b"-----END CERTIFICATE-----\n")
+    return identity.read_certificate(pem + end), rest
+
+
+def _revocations(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    return verify_revocations(encoded, authority)
+
+
+def _audit_chain(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    chain = read_chain(encoded, "audit.jsonl", authority)
+    return read_record(chain, "audit.jsonl", authority) if chain.party == SERVER_PARTY else chain
+
+
+def _audit_entries(content: bytes) -> object:
+    """Read as what a server that lies has signed: its entries alone, without the signatures."""
+    authority, encoded = _with_authority(content)
+    try:
+        entries = tuple(_ENTRY.validate_json(line) for line in encoded.splitlines())
+    except ValidationError:
+        raise AuditError("there are no entries") from None
+    return read_record(Chain(SERVER_PARTY, (), entries), "audit.jsonl", authority)
+
+
+def _roster(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    with _file(ROSTER_FILE, encoded) as path:
+        return Membership(path.parent).valid_roster(authority, _NOW)
+
+
+def _invited(content: bytes) -> object:
+    token = bytes(TOKEN_BYTES)
+    with _file(f"{INVITATIONS_FOLDER}/{hashlib.sha256(token).hexdigest()}.json", content) as path:
+        return Membership(path.parents[1]).take(token, "ab" * 32, _NOW)
+
+
+def _register(content: bytes) -> object:
+    with _file(REGISTER_FILE, content) as path:
+        return Authority.make(path.parent, "Confide", _NOW).sign_revocations(_NOW, datetime.timedelta(days=1))
+
+
+def _private_keys(content: bytes) -> object:
+    for load in (identity.load_signing_key, identity.load_server_key):
+        with _file("a.key", content) as path, suppress(IdentityError):
+            return load(path)
+    with _file("a.key", content) as path:
+        return identity.load_supernode_key(path)
+
+
+def _standing(content: bytes) -> object:
+    with _file(STANDING_FILE, content) as path:
+        return read_last_standing(path.parent)
+
+
+def _prepared(content: bytes) -> object:
+    """Read as what a cache without an image says of itself."""
+    with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
+        cache = PreparedCache(Path(folder))
+        with cache.build("key", 0) as writer:
+            writer.commit(b"")
+        (Path(folder) / "prepared-key" / "index.json").write_bytes(content)
+        return cache.find("key")
+
+
+def _catalogue(content: bytes) -> object:
+    """Read as the list of a hospital's images, with those it has accepted beside it."""
+    with _file(shards.MANIFEST_NAME, content) as path:
+        path.with_name(ACCEPTED_NAME).write_bytes(content)
+        return read_catalogue(path.parent, ("normal", "pneumonia"))
+
+
+def _labels(content: bytes) -> object:
+    with _file("labels.csv", content) as path:
+        return read_labels(path, Key.ACCESSION_NUMBER)
+
+
+def _image_tree(content: bytes) -> object:
+    with _file("images.tar", content) as path:
+        return deque(read_tree(path, ("normal", "pneumonia"), 28, 1), maxlen=1)
+
+
+def _dealt_shard(content: bytes) -> None:
+    with _file("shard.zip", content) as path, path.open("rb") as archive:
+        unpack(archive, path.parent / "shard")
+
+
+def _dealt_data_set(content: bytes) -> object:
+    with _file(DATA_SET_FILE, content) as path:
+        return dealt_data_set(path.parent, identity.make_authority("Confide", _NOW).certificate)
 
 
 DECODERS = (
+    Decoder("flower-request", _flower_request),
+    Decoder("flower-reply", _flower_reply),
     Decoder("request", messages.decode_request),
     Decoder("reply", messages.decode_reply),
     Decoder("array", _array),
@@ -228,7 +444,24 @@ DECODERS = (
     Decoder("model", _model),
     Decoder("model-card", _model_card),
     Decoder("events", _events),
+    Decoder("summary", _summary),
     Decoder("status", _status),
+    Decoder("own-results", _own_results),
+    Decoder("settings", _settings),
+    Decoder("revocations", _revocations),
+    Decoder("audit-chain", _audit_chain),
+    Decoder("audit-entries", _audit_entries),
+    Decoder("roster", _roster),
+    Decoder("invited", _invited),
+    Decoder("register", _register),
+    Decoder("private-keys", _private_keys),
+    Decoder("standing", _standing),
+    Decoder("prepared", _prepared),
+    Decoder("catalogue", _catalogue),
+    Decoder("labels", _labels),
+    Decoder("image-tree", _image_tree),
+    Decoder("dealt-shard", _dealt_shard),
+    Decoder("dealt-data-set", _dealt_data_set),
 )
 
 

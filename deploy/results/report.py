@@ -54,32 +54,37 @@ def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
         RunError: the folder cannot be written.
     """
     images = {name: _png(figure) for name, figure in _figures(runs).items()}
-    environment = _markdown_environment()
-    title = f"Confide report: {runs[0].started.task} on {runs[0].started.data_set}"
-    template = environment.get_template("report.md.j2")
-    markdown = _tidy(template.render(title=_text(title), runs=runs, comparison=compare(runs), plots=PLOTS_FOLDER))
+    files = {folder / name: content for name, content in pages(runs, images).items()}
     try:
         (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} must be a folder that can be written: {error.strerror}") from None
     for name, image in images.items():
         replace_file(folder / PLOTS_FOLDER / name, image)
-    files = {
-        folder / REPORT_HTML: _as_html(title, markdown, images),
-        folder / REPORT_MARKDOWN: markdown,
-        **_model_cards(runs, folder, environment),
-    }
     for path, content in files.items():
         replace_file(path, content.encode())
     return tuple(files)
 
 
-def _model_cards(runs: Sequence[RunFacts], folder: Path, environment: jinja2.Environment) -> dict[Path, str]:
+def pages(runs: Sequence[RunFacts], images: dict[str, bytes]) -> dict[str, str]:
+    """Return the report's files of text by name; ``images`` are PNG files by name, which the HTML one holds."""
+    environment = _markdown_environment()
+    title = f"Confide report: {runs[0].started.task} on {runs[0].started.data_set}"
+    template = environment.get_template("report.md.j2")
+    markdown = _tidy(template.render(title=_text(title), runs=runs, comparison=compare(runs), plots=PLOTS_FOLDER))
+    return {
+        REPORT_HTML: _as_html(title, markdown, images),
+        REPORT_MARKDOWN: markdown,
+        **_model_cards(runs, environment),
+    }
+
+
+def _model_cards(runs: Sequence[RunFacts], environment: jinja2.Environment) -> dict[str, str]:
     template = environment.get_template("model_card.md.j2")
     cards = {}
     for run in runs:
         name = MODEL_CARD if len(runs) == 1 else f"{run.started.run_id[:8]}-{MODEL_CARD}"
-        cards[folder / name] = _tidy(template.render(run=run))
+        cards[name] = _tidy(template.render(run=run))
     return cards
 
 

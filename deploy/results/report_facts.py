@@ -256,6 +256,6 @@ def _read_summary(folder: Path) -> dict[str, Any]:
         tree = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise RunError(f"{folder / SUMMARY_FILE} must be readable JSON: {error}") from None
     return tree if isinstance(tree, dict) else {}

@@ -4,7 +4,9 @@ import datetime
 import hashlib
 import io
 import json
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,34 @@ from typing import Any
 import numpy as np
 import pydicom
 import safetensors.numpy
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, Metadata, RecordDict
+from flwr.app.message.message import make_message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from PIL import Image
+from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
 
+from client.data.cache import PreparedCache
 from client.ledger import Ledger
+from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import enrolment, identity, messages, shards
+from common.audit_chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, RunDescription
 from common.invitation import TOKEN_BYTES, Invitation
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
+from common.revocation import sign_revocations
 from common.secagg.phases import Phase
-from deploy.resilience.bad_bytes import DECODERS, RUN_ID, feed
+from common.settings import HospitalSettings, ServerSettings
+from deploy.events import RunHistory
+from deploy.resilience.bad_bytes import DECODERS, LENGTH_BYTES, RUN_ID, feed
 from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
+from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
+from tests.audited_run import audited_run
 from tests.example_run import example_run
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -220,6 +235,147 @@ def _statuses() -> Iterator[bytes]:
     yield HospitalStatus(hospital="st-mary", time=1.0, epsilon_budget=10.0).model_dump_json().encode()
 
 
+def _objects(content: RecordDict) -> bytes:
+    """Return a message's objects as they lie in the corpus, those it is made of before it."""
+    about = Metadata(
+        run_id=1, message_id="", src_node_id=1, dst_node_id=2, reply_to_message_id="", group_id="", created_at=1.0,
+        ttl=1.0, message_type=MessageType.TRAIN,
+    )  # fmt: skip
+    message = make_message(about, content)
+    objects = {name: one.deflate() for name, one in get_all_nested_objects(message).items()}
+    return b"".join(name.encode() + len(one).to_bytes(LENGTH_BYTES) + one for name, one in objects.items())
+
+
+def _flower_requests() -> Iterator[bytes]:
+    for encoded in _requests():
+        yield _objects(RecordDict({"body": ConfigRecord({"message": encoded})}))
+    model = ArrayRecord([np.arange(6, dtype=np.float32)])
+    yield _objects(RecordDict({"body": ConfigRecord({"message": encoded}), "array": model}))
+
+
+def _flower_replies() -> Iterator[bytes]:
+    for encoded in _replies():
+        yield _objects(RecordDict({"body": ConfigRecord({"message": encoded})}))
+    vector = ArrayRecord([np.arange(6, dtype=np.uint16)])
+    yield _objects(RecordDict({"body": ConfigRecord({"message": encoded}), "array": vector}))
+
+
+def _summaries() -> Iterator[bytes]:
+    yield (json.dumps(summary(RunHistory.of(example_run(rounds=1)))) + "\n").encode()
+
+
+def _own_results() -> Iterator[bytes]:
+    result = OwnResult(
+        time=1.0, run_id=RUN_ID, round=1, records=10, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, specificity=0.9,
+        auc=0.9, loss=0.1, ece=0.1, epsilon_spent=1.0,
+    )  # fmt: skip
+    yield (result.model_dump_json() + "\n").encode() * 2
+
+
+def _settings() -> Iterator[bytes]:
+    here = Path("/srv/confide")
+    yield (
+        ServerSettings(
+            config=here, run=here, logs=here, run_id=RUN_ID, data_set="phantom", classes=("a", "b"), channels=1
+        )
+        .model_dump_json()
+        .encode()
+    )
+    settings = HospitalSettings(fleet_address="confide.example.org:9092", logs=here, data=here, config=here)
+    yield settings.model_dump_json().encode()
+
+
+def _authority() -> tuple[identity.CertificateAuthority, bytes]:
+    authority = identity.make_authority("Confide", NOW - datetime.timedelta(days=1))
+    return authority, identity.certificate_pem(authority.certificate)
+
+
+def _revocations() -> Iterator[bytes]:
+    authority, pem = _authority()
+    yield pem + sign_revocations(authority, {7: NOW}, 3, NOW, datetime.timedelta(days=30))
+
+
+def _audit_chains() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = audited_run(Path(folder) / "run")
+        for path in (run.folder / AUDIT_FILE, run.chain_file("hospital-1")):
+            yield run.authority_file.read_bytes() + path.read_bytes()
+
+
+def _audit_entries() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = audited_run(Path(folder) / "run")
+        chain = read_chain((run.folder / AUDIT_FILE).read_bytes(), AUDIT_FILE, run.authority.certificate)
+        lines = [TypeAdapter(Entry).dump_json(entry) for entry in chain.entries]
+        yield run.authority_file.read_bytes() + b"\n".join(lines) + b"\n"
+
+
+def _rosters() -> Iterator[bytes]:
+    authority, pem = _authority()
+    (request,) = _hospital_requests()
+    issued = identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
+    yield pem + yaml.safe_dump({"st-mary": identity.certificate_pem(issued).decode()}).encode()
+
+
+def _invited() -> Iterator[bytes]:
+    yield json.dumps({"name": "st-mary", "expires": 2e9, "group": None}).encode()
+    yield json.dumps({"name": "st-mary", "expires": 2e9, "group": 3, "taken": {"ab" * 32: "st-mary-1"}}).encode()
+
+
+def _registers() -> Iterator[bytes]:
+    issued = [{"name": "st-mary", "serial": "7b", "expires": 2e9, "revoked": 1.7e9}]
+    yield json.dumps({"version": 1, "list_number": 3, "issued": issued}).encode()
+
+
+def _private_keys() -> Iterator[bytes]:
+    yield identity.private_key_pem(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    yield identity.private_key_pem(identity.make_server_key())
+    yield identity.openssh_private(identity.make_supernode_key())
+
+
+def _standings() -> Iterator[bytes]:
+    yield json.dumps({"answered": 1.0, "problem": None}).encode()
+
+
+def _prepared() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        cache = PreparedCache(Path(folder))
+        with cache.build("key", 100) as writer:
+            writer.commit(bytes(32))
+        yield (Path(folder) / "prepared-key" / "index.json").read_bytes()
+
+
+def _catalogues() -> Iterator[bytes]:
+    yield b"file,label,patient_id,split,mistake\na.png,normal,p1,train,image_damaged\nb.png,1,p2,,file_missing\n"
+
+
+def _labels() -> Iterator[bytes]:
+    yield b"accession_number,label\n7,normal\n8,pneumonia\n"
+
+
+def _image_trees() -> Iterator[bytes]:
+    (picture, _) = _images()
+    for mode in ("w", "w:xz", "w:gz"):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode=mode) as archive:
+            member = tarfile.TarInfo("xrays/train/NORMAL/a.png")
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
+        yield out.getvalue()
+
+
+def _dealt_shards() -> Iterator[bytes]:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("train/000000.png", b"picture")
+        archive.writestr("manifest.csv", b"file,label\n")
+    yield out.getvalue()
+
+
+def _dealt_data_sets() -> Iterator[bytes]:
+    yield json.dumps({"authority": "ab" * 32, "data_set": "phantom"}).encode()
+
+
 _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "request": _requests,
     "reply": _replies,
@@ -248,6 +404,25 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "model-card": _cards,
     "events": _events,
     "status": _statuses,
+    "flower-request": _flower_requests,
+    "flower-reply": _flower_replies,
+    "summary": _summaries,
+    "own-results": _own_results,
+    "settings": _settings,
+    "revocations": _revocations,
+    "audit-chain": _audit_chains,
+    "audit-entries": _audit_entries,
+    "roster": _rosters,
+    "invited": _invited,
+    "register": _registers,
+    "private-keys": _private_keys,
+    "standing": _standings,
+    "prepared": _prepared,
+    "catalogue": _catalogues,
+    "labels": _labels,
+    "image-tree": _image_trees,
+    "dealt-shard": _dealt_shards,
+    "dealt-data-set": _dealt_data_sets,
 }
 
 if __name__ == "__main__":

@@ -94,6 +94,14 @@ def test_a_hospital_that_joined_has_all_it_starts_with_and_the_server_none_of_it
         assert path.stat().st_mode & 0o077 == 0, path.name
 
 
+def test_a_server_that_shows_garbage_for_a_certificate_is_sent_nothing(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "_presented_certificates", lambda *_: [b"no certificate"])
+    with pytest.raises(EnrolmentError, match="nothing was sent to it"):
+        join(consortium.invitation(), place(tmp_path), Config(), say_nothing)
+
+
 def test_an_interrupted_join_is_finished_with_the_same_keys(consortium: Consortium, tmp_path: Path) -> None:
     here, invitation = place(tmp_path), consortium.invitation()
     join(invitation, here, Config(), say_nothing)

@@ -67,6 +67,22 @@ def test_a_file_that_is_not_a_configuration_is_one_clear_error(tmp_path: Path, t
         load_config(path)
 
 
+@pytest.mark.parametrize("text", ["a: 2001-99-99", "a: 0b_", "a: !!bool x", "a: !!timestamp x", "a: " + "9" * 5000])
+def test_yaml_that_holds_a_date_or_number_that_is_none_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="must be YAML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("value", ["2001-99-99", "!!bool x", "[" * 5000])
+def test_an_override_that_is_no_yaml_is_refused_by_its_key(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.touch()
+    with pytest.raises(ConfigError, match=r"privacy\.target_epsilon should be a valid number"):
+        load_config(path, (f"privacy.target_epsilon={value}",))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
         load_config(tmp_path / "none.yaml")

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from common.errors import RunError
-from common.events import Event, EventFile, HospitalLost, RoundDone, RunFinished, parse_event
+from common.events import Event, EventFile, HospitalLost, Refusal, RoundDone, RunFinished, RunStarted, parse_event
 from tests.example_run import example_run
 
 EVENTS = example_run(3)
@@ -84,3 +85,27 @@ def test_a_known_kind_that_breaks_the_format_is_refused_with_file_line_and_key(t
     for _ in range(2):  # looking again does not make it right
         with pytest.raises(RunError, match=r"events\.jsonl, line 2: .*rounds_done"):
             file.read_new()
+
+
+def test_a_hospitals_words_command_no_terminal() -> None:
+    refusal = Refusal(time=1.0, round=1, hospital="hospital-1", reason="\x1b[2Jspent\n", code="budget")
+    assert refusal.reason == " [2Jspent "
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run_id": "../../etc"}, {"rounds": 0}, {"rounds": 10**400}, {"time": math.inf}, {"resumed_from_round": -1},
+    ],
+)  # fmt: skip
+def test_what_no_run_can_have_is_refused(change: dict[str, object]) -> None:
+    started = next(event for event in example_run(rounds=1) if isinstance(event, RunStarted))
+    with pytest.raises(ValidationError):
+        RunStarted.model_validate({**started.model_dump(), **change})
+
+
+@pytest.mark.parametrize("confusion", [((1,), (2, 3)), ((1, 2),), ((-1,),), ((10**400,),)])
+def test_a_confusion_that_is_no_square_of_counts_is_refused(confusion: tuple[tuple[int, ...], ...]) -> None:
+    done = next(event for event in example_run(rounds=1) if isinstance(event, RoundDone))
+    with pytest.raises(ValidationError):
+        RoundDone.model_validate({**done.model_dump(), "confusion": confusion})

@@ -110,6 +110,10 @@ def archive() -> bytes:
     return file.getvalue()
 
 
+def with_head(head: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(head) + 1).to_bytes(2, "little") + head + b"\n"
+
+
 @pytest.mark.parametrize(
     "encoded",
     [
@@ -121,8 +125,10 @@ def archive() -> bytes:
         claiming((2**46,)),
         claiming((2**63, 2)),
         array_file(np.array([{"an": "object"}], dtype=object)),
+        with_head(b"-" * 6500 + b"1"),
+        with_head(b"{'descr': ("),
     ],
-    ids=["nothing", "noise", "archive", "short", "long", "huge", "overflowing", "objects"],
+    ids=["nothing", "noise", "archive", "short", "long", "huge", "overflowing", "objects", "deep", "open"],
 )
 def test_what_is_not_one_whole_array_of_numbers_is_refused(encoded: bytes) -> None:
     with pytest.raises(RunError, match="an array must be one NumPy file"):

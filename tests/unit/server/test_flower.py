@@ -7,7 +7,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app.message import Array
+from flwr.common.constant import ErrorCode, SType
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
 from flwr.serverapp import Grid
 from flwr.supercore.control import ControlHttpClient
@@ -21,7 +22,7 @@ from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
-from server.flower import GridTransport, _incoming, tell_unreadable_replies
+from server.flower import GridTransport, incoming_of, tell_unreadable_replies
 from server.flower_arrays import carry_by_the_piece
 from server.transport import Outgoing, Patience
 
@@ -205,7 +206,7 @@ def pulled(content: RecordDict, monkeypatch: pytest.MonkeyPatch) -> Message:
 
 
 def test_a_readable_reply_is_read_by_flowers_grid_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _incoming(1, pulled(reply(KEYS), monkeypatch), 0).reply == KEYS
+    assert incoming_of(1, pulled(reply(KEYS), monkeypatch), 0).reply == KEYS
 
 
 def test_a_reply_that_flower_cannot_read_costs_its_sender_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,3 +227,28 @@ def test_a_node_that_is_gone_ends_the_wait_for_it(monkeypatch: pytest.MonkeyPatc
     outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
     incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(30, outgoing), 0))
     assert [item.node for item in incoming] == [1]
+
+
+class Deep(ConfigRecord):
+    """A record whose bytes are those of a dictionary that is nested beyond what Python's parser follows."""
+
+    def deflate(self) -> bytes:
+        body = b"[" * 20_000
+        return b"RecordDict  %d\x00" % len(body) + body
+
+
+def test_a_reply_nested_too_deeply_costs_its_sender_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(inflatable_utils.ObjectPullError, match="the reply cannot be read: RecursionError"):
+        pulled(RecordDict({"body": Deep({})}), monkeypatch)
+
+
+def test_an_array_whose_head_exhausts_a_parser_is_a_fault_of_its_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"-" * 6500 + b"1\n"
+    noise = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+    content = reply(KEYS)
+    content["array"] = ArrayRecord({"0": Array("uint16", (1,), SType.NUMPY, noise)})
+    (incoming,) = transport(FakeGrid({1: content}), monkeypatch).exchange(
+        {1: Outgoing(REQUEST)}, patience(30, {1}), 100
+    )
+    assert incoming.reply is None
+    assert "one NumPy file of numbers" in str(incoming.fault)

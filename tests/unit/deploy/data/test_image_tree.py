@@ -1,5 +1,6 @@
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,19 @@ def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
         content.seek(0)
         archive.addfile(real, content)
     assert [picture.name for picture in read_tree(tmp_path / "links.tar", CLASSES, 28, 1)] == ["real.png"]
+
+
+def test_a_small_archive_of_large_files_is_never_in_memory_whole(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(4):
+            member = tarfile.TarInfo(f"train/normal/{number}.png")
+            member.size = 64 * 2**20
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="PNG or JPEG"):
+            list(read_tree(path, CLASSES, 28, 1))
+        assert tracemalloc.get_traced_memory()[1] < 3 * 64 * 2**20
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,113 @@
+"""Whatever reads bytes is fuzzed, or says here why nobody else's bytes come to it; nothing reads what can run code."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.resilience.bad_bytes import DECODERS
+
+ROOT = Path(__file__).parents[2]
+
+READS = re.compile(
+    r"json\.loads?\(|model_validate_json\(|validate_json\(|msgpack\.Decoder\(|(msgpack|json)\.decode\(|yaml\.safe_load\("
+    r"|tomllib\.loads\(|np\.(load|fromfile)\(|read_array_header|zipfile\.ZipFile\(|tarfile\.open\(|csv\.(Dict)?[rR]eader\("
+    r"|load_(pem|der|ssh)_\w+\(|safe_open\(|safetensors\.load\(|sqlite3\.connect\(|Image\.open\(|dcmread\(|torch\.load\("
+    r"|FromString\(|ParseFromString\("
+)
+
+RUNS_CODE = re.compile(
+    r"\b(c?[pP]ickle|_pickle|joblib|dill|shelve|marshal)\.(load|loads|Unpickler|open)\(|yaml\.(load|full_load|unsafe_load)"
+    r"(_all)?\(|allow_pickle=True|weights_only=False|np\.load\((?!.*allow_pickle=False)|torch\.load\((?!.*weights_only=True)"
+    r"|(?<![.\w])(eval|exec)\("
+)
+
+OF_OUR_OWN = "bytes of this repository or of a locked package"
+OWN_RESULTS = "results of a measurement, which it has written itself"
+OF_A_CHILD = "the words of a process that it has started itself"
+
+FUZZED: dict[str, tuple[str, ...] | str] = {
+    "client/data/cache.py": ("prepared",),
+    "client/data/catalogue.py": ("catalogue",),
+    "client/data/dicom.py": ("dicom",),
+    "client/data/npz.py": ("npz",),
+    "client/data/pixels.py": ("raster",),
+    "client/enrolment.py": "a certificate whose SHA-256 is the one in the invitation, and nothing else",
+    "client/features.py": "what this hospital's agent has cached; NumPy's heads are fuzzed as array",
+    "client/ledger_chain.py": ("ledger", "ledger-anchor", "anchor"),
+    "client/own_results.py": ("own-results",),
+    "client/round_state.py": ("answered-rounds",),
+    "client/standing.py": ("standing",),
+    "client/status.py": ("status",),
+    "common/audit_chain.py": ("audit-chain", "audit-entries"),
+    "common/audit_parties.py": ("audit-chain",),
+    "common/config.py": ("config", "run-description"),
+    "common/enrolment.py": ("enrolment",),
+    "common/events.py": ("events",),
+    "common/flower_bundle.py": "the bundle that it has built itself a moment before",
+    "common/identity.py": ("certificate", "hospital-request", "server-request", "supernode-key", "private-keys"),
+    "common/invitation.py": ("invitation",),
+    "common/messages.py": ("request", "reply", "array", "flower-request", "flower-reply"),
+    "common/models/efficientnet.py": OF_OUR_OWN,
+    "common/models/imagenet_resnet.py": "the file whose SHA-256 torchvision has published, and nothing else",
+    "common/provenance.py": OF_OUR_OWN,
+    "common/revocation.py": ("revocations",),
+    "common/settings.py": ("settings",),
+    "common/shards.py": ("manifest", "shard-description", "shard-image"),
+    "deploy/data/dealer_service.py": ("dealt-data-set",),
+    "deploy/data/dealing.py": "what the demo's dealer itself has noted",
+    "deploy/data/dealt_shard.py": ("dealt-shard",),
+    "deploy/data/image_tree.py": ("image-tree",),
+    "deploy/data/list_images.py": ("labels",),
+    "deploy/experiment/runner.py": OWN_RESULTS,
+    "deploy/experiment/study.py": OWN_RESULTS,
+    "deploy/image_packages.py": OF_OUR_OWN,
+    "deploy/resilience/bad_bytes.py": "the table of decoders itself",
+    "deploy/resilience/light_hospitals.py": "keys that it has made itself",
+    "deploy/results/evidence.py": OF_OUR_OWN,
+    "deploy/results/model_file.py": ("model", "model-card"),
+    "deploy/results/report_facts.py": ("summary",),
+    "deploy/supply_chain.py": OF_A_CHILD,
+    "server/authority.py": ("register",),
+    "server/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
+    "server/checkpoints.py": ("checkpoint",),
+    "server/flower.py": ("supernode-key", "flower-reply"),
+    "server/flower_arrays.py": ("flower-reply",),
+    "server/membership.py": ("roster", "invited"),
+}
+"""What reads bytes, with its decoders in ``confide fuzz``, or why it has none."""
+
+
+def sources() -> list[Path]:
+    listed = subprocess.run(
+        ("git", "ls-files", "-z", "--", "client/*.py", "common/*.py", "deploy/*.py", "server/*.py"),
+        cwd=ROOT, capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def test_each_module_that_reads_bytes_is_fuzzed_or_says_why_not() -> None:
+    reading = {str(path.relative_to(ROOT)) for path in sources() if READS.search(path.read_text(encoding="utf-8"))}
+    assert reading == FUZZED.keys()
+
+
+def test_each_decoder_that_is_named_is_fuzzed() -> None:
+    named = {name for decoders in FUZZED.values() if isinstance(decoders, tuple) for name in decoders}
+    assert named <= {decoder.name for decoder in DECODERS}
+
+
+def test_nothing_is_read_that_can_run_code() -> None:
+    found = [str(path.relative_to(ROOT)) for path in sources() if RUNS_CODE.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pickle.load(file)", "yaml.load(text)", "np.load(path)", "torch.load(path)", "np.load(path, allow_pickle=True)",
+        "torch.load(path, weights_only=False)", "joblib.load(path)", "eval(text)",
+    ],
+)  # fmt: skip
+def test_what_can_run_code_is_told_by_its_line(line: str) -> None:
+    assert RUNS_CODE.search(line)
