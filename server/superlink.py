@@ -1,8 +1,8 @@
 """``python -m server.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
 
-``server/fleet.py`` and ``server/runtime_api.py`` say how else it differs from Flower's. What follows the state folder
-are the arguments of ``flower-superlink``; the certificate they name is used for the Runtime and Control API on the
-loopback interface alone.
+``server/fleet.py``, ``server/object_files.py`` and ``server/runtime_api.py`` say how else it differs from Flower's.
+What follows the state folder are the arguments of ``flower-superlink``; the certificate they name is used for the
+Runtime and Control API on the loopback interface alone.
 """
 
 import sys
@@ -12,6 +12,7 @@ import grpc
 from flwr.superlink.cli.flower_superlink import flower_superlink
 
 from server.fleet import change_superlink
+from server.object_files import keep_objects_in_files
 from server.runtime_api import spare_runtime_calls
 from server.tls import reloading_credentials
 
@@ -23,6 +24,7 @@ def main() -> None:
     grpc.ssl_server_credentials = lambda *_given, **_options: reloading_credentials(state)
     change_superlink()
     spare_runtime_calls()
+    keep_objects_in_files(state)
     sys.argv = ["flower-superlink", *sys.argv[2:]]
     flower_superlink()
 
