@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -53,6 +53,9 @@ class Measured:
         serverapp_peak_bytes: of the process that aggregates.
         superlink_peak_bytes: of Flower's, which holds messages until they are fetched.
         vector_bytes: of one hospital's masked vector.
+        serverapp_vectors: by how many vectors the ServerApp's peak lies above its peak with the small model of
+            ``--constant``, and as many hospitals; None without that option.
+        superlink_vectors: likewise.
     """
 
     hospitals: int
@@ -63,6 +66,8 @@ class Measured:
     serverapp_peak_bytes: int
     superlink_peak_bytes: int
     vector_bytes: int
+    serverapp_vectors: float | None = None
+    superlink_vectors: float | None = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,6 +75,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="confide load", description=__doc__)
     parser.add_argument("--hospitals", default="4,8,16,32,64", metavar="N,…", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=20, metavar="R")
+    parser.add_argument(
+        "--constant", metavar="MODEL", help="also with this small model, to tell memory beyond it in vectors"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory and time against N")
     parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
@@ -81,10 +89,11 @@ def main(argv: Sequence[str]) -> int:
     exit_code = 0
     try:
         for count in counts:
-            config = _config(arguments, count)
-            with tempfile.TemporaryDirectory(prefix="confide-load-") as folder:
-                measured.append(measure(config, Path(folder) / "run"))
-            _say(measured[-1])
+            run = _measure_apart(_config(arguments, count))
+            if arguments.constant:
+                run = beyond(_measure_apart(_config(arguments, count, f"model.name={arguments.constant}")), run)
+            measured.append(run)
+            _say(run)
             _write(arguments.json, measured, counts)
     except Stopping as stopping:
         exit_code = stopping.exit_code
@@ -102,7 +111,21 @@ def _write(path: Path | None, measured: Sequence[Measured], asked_for: Sequence[
         write_json_report(path, facts)
 
 
-def _config(arguments: argparse.Namespace, hospitals: int) -> Config:
+def _measure_apart(config: Config) -> Measured:
+    with tempfile.TemporaryDirectory(prefix="confide-load-") as folder:
+        return measure(config, Path(folder) / "run")
+
+
+def beyond(constant: Measured, run: Measured) -> Measured:
+    """Return ``run`` with its memory beyond that of a run with a small model, in vectors of ``run``'s size."""
+    return replace(
+        run,
+        serverapp_vectors=round((run.serverapp_peak_bytes - constant.serverapp_peak_bytes) / run.vector_bytes, 2),
+        superlink_vectors=round((run.superlink_peak_bytes - constant.superlink_peak_bytes) / run.vector_bytes, 2),
+    )
+
+
+def _config(arguments: argparse.Namespace, hospitals: int, *further: str) -> Config:
     settings = {
         "experiment.num_clients": hospitals,
         "experiment.rounds": arguments.rounds,
@@ -114,7 +137,8 @@ def _config(arguments: argparse.Namespace, hospitals: int) -> Config:
         "privacy.mode": "none",
         "hospital.allow_no_privacy": "true",
     }
-    return load_config(arguments.config, (*(f"{key}={value}" for key, value in settings.items()), *arguments.overrides))
+    given = (*(f"{key}={value}" for key, value in settings.items()), *arguments.overrides, *further)
+    return load_config(arguments.config, given)
 
 
 def measure(config: Config, folder: Path) -> Measured:
@@ -205,3 +229,9 @@ def _say(run: Measured) -> None:
         f"and SuperLink {run.superlink_peak_bytes // _MIB} MiB at most; a vector is {run.vector_bytes / _MIB:.1f} MiB",
         flush=True,
     )
+    if run.serverapp_vectors is not None:
+        print(
+            f"  beyond the small model's: ServerApp {run.serverapp_vectors:.1f} and SuperLink "
+            f"{run.superlink_vectors:.1f} vectors",
+            flush=True,
+        )
