@@ -3,6 +3,7 @@
 The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
 """
 
+import contextlib
 import datetime
 import logging
 import math
@@ -61,7 +62,7 @@ from common.secagg.phases import Phase
 _LOG = logging.getLogger("confide.hospital")
 
 _ROUNDS_KEPT = 2
-"""The round in hand and the next one, whose keys ride on it; the secrets of older ones are dropped."""
+"""The round in hand and the next one, whose keys ride on it; the secrets of older ones are erased."""
 
 _LONGEST_REASON = 1000
 
@@ -107,11 +108,16 @@ class _Run:
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
     signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
 
-    def forget_before(self, round_number: int) -> None:
-        """Drop the secrets of all rounds before ``round_number``."""
+    def forget(self, round_number: int) -> None:
+        """Erase the secrets of one round."""
         for states in (self.keys, self.shared, self.masked, self.signed):
-            for old in [number for number in states if number < round_number]:
-                del states[old]
+            state = states.pop(round_number, None)
+            if state is not None:
+                state.erase()
+
+    def rounds(self) -> set[int]:
+        """Return the rounds that there are secrets of."""
+        return {*self.keys, *self.shared, *self.masked, *self.signed}
 
 
 class HospitalAgent:
@@ -137,6 +143,13 @@ class HospitalAgent:
         self._revocations = Revocations(surroundings.state, authority)
         self._run: _Run | None = None
         self._last_refusal: Refused | None = None
+
+    def close(self) -> None:
+        """Erase the secrets of the rounds in hand; the hospital takes part again when it has joined again."""
+        if self._run is not None:
+            for round_number in self._run.rounds():
+                self._run.forget(round_number)
+        self._run = None
 
     def answer(self, request: Request, array: Array | None) -> Answer:
         """Do one step of the protocol.
@@ -190,10 +203,11 @@ class HospitalAgent:
         certificates = {name: read_certificate(pem.encode()) for name, pem in description.roster.items()}
         run = _Run(description, parameters, self._prepare(description), certificates)
         self._here.record(Joined(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
+        self.close()
         self._run = run
         self._status.joined(description)
         _LOG.info("joined run %s", description.run_id)
-        return self._run
+        return run
 
     def _prepare(self, description: RunDescription) -> Contributor:
         contract, cache = DataContract.of_run(description), self._here.cache
@@ -216,7 +230,9 @@ class HospitalAgent:
 
     def _advertise(self, run: _Run, round_number: int) -> bytes:
         self._answered.advance(run.parameters.run_id, round_number, Phase.ADVERTISE_KEYS)
-        run.forget_before(round_number - _ROUNDS_KEPT + 1)
+        for old in run.rounds():
+            if old <= round_number - _ROUNDS_KEPT:
+                run.forget(old)
         run.keys[round_number], message = advertise_keys.advertise(
             run.parameters, round_number, self._identity.name, self._identity.key, self._here.random
         )
@@ -228,8 +244,12 @@ class HospitalAgent:
         directory = self._decode(run, round_number, Phase.SHARE_KEYS, encoded, secagg.KeyDirectory)
         self._check_standing(run, [entry.hospital for entry in directory.keys])
         self._answered.advance(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
-        run.shared[round_number], message = share_keys.share(keys, directory, self._here.random)
-        del run.keys[round_number]
+        try:
+            run.shared[round_number], message = share_keys.share(keys, directory, self._here.random)
+        except SecAggError:
+            run.forget(round_number)
+            raise
+        del run.keys[round_number]  # They are part of what is shared now, and are erased with it.
         return secagg.encode(message)
 
     def _mask(self, run: _Run, request: MaskedInput, array: Array | None) -> Answer:
@@ -240,18 +260,23 @@ class HospitalAgent:
         self._check_standing(run, asked.cohort)
         model = _checked_model(array, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
         model_hash = hash_model(model)
-        # A bad share is refused here, before training has cost any privacy.
-        accepted = masked_input.accept(shared, asked, model_hash)
-        self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
-        contribution = run.contributor.contribute(round_number, model, cohort=len(asked.cohort), train=request.train)
-        self._record_contribution(run, round_number, model_hash, contribution.epsilon, train=request.train)
-        self._note(run, round_number, contribution)
-        started = time.perf_counter()
-        run.masked[round_number], message, vector = masked_input.mask_accepted(
-            accepted, contribution.vector, self._here.apply_masks
-        )
-        del run.shared[round_number]
-        masking_seconds = time.perf_counter() - started
+        with contextlib.ExitStack() as at_the_end:
+            # A bad share is refused here, before training has cost any privacy.
+            accepted = masked_input.accept(shared, asked, model_hash)
+            at_the_end.callback(accepted.erase)
+            self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
+            # Whatever happens from here on, nobody masks with these keys again.
+            at_the_end.callback(run.shared.pop(round_number).erase)
+            contribution = run.contributor.contribute(
+                round_number, model, cohort=len(asked.cohort), train=request.train
+            )
+            self._record_contribution(run, round_number, model_hash, contribution.epsilon, train=request.train)
+            self._note(run, round_number, contribution)
+            started = time.perf_counter()
+            run.masked[round_number], message, vector = masked_input.mask_accepted(
+                accepted, contribution.vector, self._here.apply_masks
+            )
+            masking_seconds = time.perf_counter() - started
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
         reply = InputMasked(
             masked=secagg.encode(message),
@@ -298,10 +323,11 @@ class HospitalAgent:
         asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
         _require_noise(run, masked, asked)
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
-        revealed = unmasking.reveal(signed or masked, asked)
-        run.masked.pop(round_number, None)
-        run.signed.pop(round_number, None)
-        return Unmasked(revealed=secagg.encode(revealed), shares=self._share_next(run, request))
+        try:
+            revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
+        finally:
+            run.forget(round_number)
+        return Unmasked(revealed=revealed, shares=self._share_next(run, request))
 
     def _share_next(self, run: _Run, request: CheckConsistency | Unmask) -> bytes | None:
         """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""

@@ -5,6 +5,7 @@ reaches it are messages, never code.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -70,7 +71,8 @@ def _serve_alone(state: Path) -> int:
             apply_masks=apply_masks,
         )
         agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
-        runner.serve(partial(answer, agent, identity.name))
+        with contextlib.closing(agent):
+            runner.serve(partial(answer, agent, identity.name))
     return 0
 
 

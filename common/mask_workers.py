@@ -2,7 +2,8 @@
 
 The pinned ``cryptography`` holds Python's lock while it encrypts, so threads would only wait for each other (decision
 005). A worker is ``python -m common.mask_workers``: it gets seeds through a socket that only it and its parent hold,
-sums the masks of one stretch in a small piece of memory that both share, and ends when its parent does.
+sums the masks of one stretch in a small piece of memory that both share, and ends when its parent does. Seeds go
+into the socket and out of it without a copy in between, and each side erases its own when it has used them.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from typing import Self
 import numpy as np
 
 from common.processes import python_module
+from common.secagg.erasing import erase
 from common.secagg.masks import BUFFER_BYTES, Mask, apply_masks
 from common.secagg.parameters import Vector
 
@@ -37,10 +39,11 @@ LEAST_BYTES = 4 * SLOT_BYTES
 ANSWER_SECONDS = 60.0
 """A worker that has not made a stretch of a megabyte by then never will."""
 
-_REQUEST = struct.Struct("<BBQI")
-"""Slot, bytes of an element, first element, elements; then the masks: 1 for subtract or 0, and the seed."""
+_REQUEST = struct.Struct("<BBQII")
+"""Slot, bytes of an element, first element, elements, masks; the masks come after the message, outside of it, because
+``multiprocessing`` would copy them: of each 1 for subtract or 0, and the seed."""
 _READY = b"ready"
-_SEED_BYTES = 32
+_MASK_BYTES = 1 + 32
 
 _LOG = logging.getLogger("confide.masks")
 
@@ -88,7 +91,13 @@ class MaskWorkers:
             apply_masks(vector, masks)
             return
         self._start()
-        encoded = b"".join(bytes([mask.subtract]) + mask.seed for mask in masks)
+        encoded = _encoded(masks)
+        try:
+            self._share_out(vector, masks, encoded)
+        finally:
+            erase(encoded)
+
+    def _share_out(self, vector: Vector, masks: Sequence[Mask], encoded: bytes) -> None:
         own, theirs = BUFFER_BYTES // vector.itemsize, SLOT_BYTES // vector.itemsize
         front, back = 0, len(vector)
         while front < back:
@@ -160,7 +169,11 @@ class _Worker:
         slot = self._free.pop()
         self._asked.append((slot, stretch))
         with contextlib.suppress(OSError):  # A dead worker is found out when its answer is due.
-            self._connection.send_bytes(_REQUEST.pack(slot, itemsize, stretch.start, len(stretch)) + masks)
+            count = len(masks) // _MASK_BYTES
+            self._connection.send_bytes(_REQUEST.pack(slot, itemsize, stretch.start, len(stretch), count))
+            unsent = memoryview(masks)
+            while unsent:
+                unsent = unsent[os.write(self._connection.fileno(), unsent) :]
 
     def add_to(self, vector: Vector, *, wait: bool) -> None:
         """Add the stretches that are done to the vector, or with ``wait`` all that were asked for.
@@ -200,17 +213,35 @@ def serve(connection: Connection, shared: mmap.mmap) -> None:
     connection.send_bytes(_READY)
     while True:
         try:
-            request = connection.recv_bytes()
+            slot, itemsize, first_element, elements, count = _REQUEST.unpack(connection.recv_bytes())
+            masks = _receive_masks(connection, count)
         except (EOFError, ConnectionError):
             return
-        slot, itemsize, first_element, elements = _REQUEST.unpack_from(request)
-        masks = [
-            Mask(request[start + 1 : start + 1 + _SEED_BYTES], subtract=bool(request[start]))
-            for start in range(_REQUEST.size, len(request), 1 + _SEED_BYTES)
-        ]
         made = _in_slot(shared, slot, elements, np.dtype(f"<u{itemsize}"))
         apply_masks(made, masks, first_element)
+        erase(*(mask.seed for mask in masks))
         connection.send_bytes(bytes([slot]))
+
+
+def _encoded(masks: Sequence[Mask]) -> bytes:
+    return b"".join(part for mask in masks for part in (bytes([mask.subtract]), mask.seed))
+
+
+def _receive_masks(connection: Connection, count: int) -> list[Mask]:
+    """Read ``count`` masks, or raise :class:`EOFError` when the parent has ended in between."""
+    encoded = bytearray(count * _MASK_BYTES)
+    missing = memoryview(encoded)
+    while missing:
+        received = os.readv(connection.fileno(), [missing])
+        if received == 0:
+            raise EOFError
+        missing = missing[received:]
+    masks = [
+        Mask(memoryview(encoded)[start + 1 : start + _MASK_BYTES].tobytes(), subtract=bool(encoded[start]))
+        for start in range(0, len(encoded), _MASK_BYTES)
+    ]
+    encoded[:] = bytes(len(encoded))
+    return masks
 
 
 def main() -> int:

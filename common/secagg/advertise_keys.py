@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.secagg.binding import bind, require_place, round_context
+from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
     ConfigHashError,
@@ -37,6 +38,10 @@ class RoundKeys:
     masking_key: bytes = field(repr=False)
     """s_u^SK"""
     advertised: AdvertisedKeys
+
+    def erase(self) -> None:
+        """Overwrite both private keys."""
+        erase(self.encryption_key, self.masking_key)
 
 
 @dataclass(frozen=True)

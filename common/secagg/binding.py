@@ -5,7 +5,7 @@ in another. Bonawitz et al. 2017 leave this to the implementation.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from common.secagg.errors import (
     ImpersonationError,
@@ -27,13 +27,22 @@ def bind(purpose: str, *parts: bytes) -> bytes:
     >>> bind("mask", b"ab", b"c") != bind("mask", b"a", b"bc")
     True
     """
-    everything = (_PROTOCOL, bytes([VERSION]), purpose.encode(), *parts)
-    return b"".join(len(part).to_bytes(4, "big") + part for part in everything)
+    return b"".join(_pieces(purpose, parts))
 
 
 def bound_hash(purpose: str, *parts: bytes) -> bytes:
-    """Return the SHA-256 of :func:`bind`, 32 bytes."""
-    return hashlib.sha256(bind(purpose, *parts)).digest()
+    """Return the SHA-256 of :func:`bind`, 32 bytes, without a copy of a secret among ``parts``."""
+    digest = hashlib.sha256()
+    for piece in _pieces(purpose, parts):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _pieces(purpose: str, parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield each part after its length."""
+    for part in (_PROTOCOL, bytes([VERSION]), purpose.encode(), *parts):
+        yield len(part).to_bytes(4, "big")
+        yield part
 
 
 def round_context(run: RunParameters, round_number: int) -> bytes:

@@ -39,6 +39,10 @@ class SignedState:
     survivors: tuple[str, ...]
     dropped: tuple[str, ...]
 
+    def erase(self) -> None:
+        """Overwrite all shares."""
+        self.masked.erase()
+
 
 @dataclass(frozen=True)
 class View:

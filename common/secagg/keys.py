@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.secagg.binding import bind, bound_hash
+from common.secagg.erasing import erase
 from common.secagg.shamir import Random
 
 KEY_BYTES = 32
@@ -51,7 +52,7 @@ def is_canonical(public: bytes) -> bool:
 class Agreements:
     """Agrees on keys with one hospital's private key, 32 bytes, which is read once for all its peers (KA.agree).
 
-    To read it takes as long as to agree: its public half is computed.
+    To read it takes as long as to agree: its public half is computed. OpenSSL cleanses its copy when this object goes.
     """
 
     def __init__(self, private_key: bytes) -> None:
@@ -64,7 +65,10 @@ class Agreements:
             peer: the other's public key, checked before with :func:`is_canonical` and :func:`is_low_order`.
             info: made by :func:`common.secagg.binding.bind`.
         """
-        return derive(self._private_key.exchange(X25519PublicKey.from_public_bytes(peer)), info)
+        shared = self._private_key.exchange(X25519PublicKey.from_public_bytes(peer))
+        key = derive(shared, info)
+        erase(shared)
+        return key
 
 
 def agree(private_key: bytes, peer: bytes, info: bytes) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.secagg.binding import cohort_hash, require_place, round_context
+from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
     CohortMismatchError,
@@ -18,6 +19,7 @@ from common.secagg.errors import (
     NotInCohortError,
     OmittedHospitalError,
     Place,
+    SecAggError,
     ShareDecryptionError,
     TooFewHospitalsError,
     TooFewNeighboursError,
@@ -55,6 +57,10 @@ class MaskedState:
     shares: Mapping[str, SharePair] = field(repr=False)
     """By owner: those of this hospital's neighbours in the cohort, and its own."""
 
+    def erase(self) -> None:
+        """Overwrite all shares."""
+        _erase_shares(self.shares)
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -65,6 +71,10 @@ class Accepted:
     model_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
     """By dealer: those of this hospital's neighbours in the cohort, sorted."""
+
+    def erase(self) -> None:
+        """Overwrite the shares that were opened; ``state`` stays as it is, for it may have to answer again."""
+        _erase_shares(self.shares)
 
 
 def mask(
@@ -93,7 +103,11 @@ def mask(
     Raises:
         SecAggError: of the kinds named in :func:`verify_cohort`, :func:`open_inbox` and :func:`verify_vector`.
     """
-    return mask_accepted(accept(state, request, model_hash), vector, apply)
+    accepted = accept(state, request, model_hash)
+    try:
+        return mask_accepted(accepted, vector, apply)
+    finally:
+        accepted.erase()
 
 
 def accept(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes) -> Accepted:
@@ -106,7 +120,10 @@ def accept(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes) ->
 def mask_accepted(
     accepted: Accepted, vector: Vector, apply: MaskApplier = apply_masks
 ) -> tuple[MaskedState, MaskedInput, Vector]:
-    """Mask a vector for the cohort that was accepted: the second half of :func:`mask`."""
+    """Mask a vector for the cohort that was accepted: the second half of :func:`mask`.
+
+    The state it returns has memory of its own: ``accepted`` and the state in it are then to be erased.
+    """
     state, model_hash, shares = accepted.state, accepted.model_hash, accepted.shares
     keys, run = state.keys, state.keys.run
     verify_vector(run, vector, Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT), keys.hospital)
@@ -118,7 +135,10 @@ def mask_accepted(
     for peer in shares:
         info = pairwise_seed_info(context, together, model_hash, (keys.hospital, peer))
         masks.append(Mask(agreements.agree(public[peer], info), subtract=keys.hospital > peer))
-    apply(vector, masks)
+    try:
+        apply(vector, masks)
+    finally:
+        erase(*(mask.seed for mask in masks))
     masked_state = MaskedState(
         run=run,
         round_number=keys.round_number,
@@ -127,7 +147,7 @@ def mask_accepted(
         cohort=accepted.cohort,
         cohort_hash=together,
         model_hash=model_hash,
-        shares={**shares, keys.hospital: state.own_shares},
+        shares={owner: pair.copy() for owner, pair in (*shares.items(), (keys.hospital, state.own_shares))},
     )
     message = MaskedInput(
         run_id=run.run_id,
@@ -180,15 +200,20 @@ def open_inbox(state: SharedKeys, request: MaskedInputRequest, place: Place) -> 
     """
     expected = set(state.graph.by_hospital[state.keys.hospital]).intersection(request.cohort)
     public = {advertised.hospital: advertised.encryption_key for advertised in state.directory.keys}
-    agreements, opened = Agreements(state.keys.encryption_key), {}
-    for delivered in request.inbox:
-        if delivered.recipient != state.keys.hospital:
-            raise MisdirectedShareError(place, "a share must be for this hospital", delivered.dealer)
-        if delivered.dealer not in expected:
-            raise UnexpectedShareError(place, "a share must be from a neighbour in the cohort", delivered.dealer)
-        opened[delivered.dealer] = _open(state, delivered, agreements, public[delivered.dealer], place)
-    for missing in sorted(expected - set(opened)):
-        raise MissingShareError(place, "there must be a share from every neighbour in the cohort", missing)
+    agreements = Agreements(state.keys.encryption_key)
+    opened: dict[str, SharePair] = {}
+    try:
+        for delivered in request.inbox:
+            if delivered.recipient != state.keys.hospital:
+                raise MisdirectedShareError(place, "a share must be for this hospital", delivered.dealer)
+            if delivered.dealer not in expected:
+                raise UnexpectedShareError(place, "a share must be from a neighbour in the cohort", delivered.dealer)
+            opened[delivered.dealer] = _open(state, delivered, agreements, public[delivered.dealer], place)
+        for missing in sorted(expected - set(opened)):
+            raise MissingShareError(place, "there must be a share from every neighbour in the cohort", missing)
+    except SecAggError:
+        _erase_shares(opened)
+        raise
     return opened
 
 
@@ -198,16 +223,28 @@ def _open(
     keys, dealer = state.keys, delivered.dealer
     context = round_context(keys.run, keys.round_number)
     info = share_encryption_info(context, state.directory_hash, dealer, keys.hospital)
-    plaintext = decrypt(agreements.agree(dealers_key, info), delivered.ciphertext)
+    key = agreements.agree(dealers_key, info)
+    plaintext = decrypt(key, delivered.ciphertext)
+    erase(key)
     if plaintext is None:
         raise ShareDecryptionError(place, "a share must be encrypted for this hospital and this directory", dealer)
     pair = SharePair(plaintext[-SHARE_BYTES:], plaintext[-2 * SHARE_BYTES : -SHARE_BYTES])
-    if plaintext != pack_shares(dealer, keys.hospital, pair):
-        raise MisdirectedShareError(place, "an encrypted share must name its dealer and this hospital", dealer)
+    packed = pack_shares(dealer, keys.hospital, pair)
     promised = (delivered.self_mask_commitment, delivered.masking_key_commitment)
-    if commit_to_pair(context, dealer, keys.hospital, pair) != promised:
+    is_directed = plaintext == packed
+    is_promised = commit_to_pair(context, dealer, keys.hospital, pair) == promised
+    erase(plaintext, packed)
+    if is_directed and is_promised:
+        return pair
+    pair.erase()
+    if is_directed:
         raise CorruptedShareError(place, "a share must be the one its dealer committed to", dealer)
-    return pair
+    raise MisdirectedShareError(place, "an encrypted share must name its dealer and this hospital", dealer)
+
+
+def _erase_shares(shares: Mapping[str, SharePair]) -> None:
+    for pair in shares.values():
+        pair.erase()
 
 
 def verify_vector(run: RunParameters, vector: Vector, place: Place, hospital: str) -> None:

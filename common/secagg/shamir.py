@@ -16,7 +16,9 @@ PRIME = 2**257 - 93
 SECRET_BYTES = 32
 
 Random = Callable[[int], bytes]
-"""Returns that many bytes from a cryptographic source; ``os.urandom`` in production."""
+"""Returns that many bytes from a cryptographic source; ``os.urandom`` in production.
+
+A new object each time, which the source does not keep: whoever drew a secret erases it in place."""
 
 
 def share(secret: bytes, threshold: int, points: Sequence[int], random: Random) -> dict[int, bytes]:

@@ -12,6 +12,7 @@ from common.secagg.consistency_check import (
     verify_agreement,
     verify_survivors,
 )
+from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
     CorruptedShareError,
@@ -112,7 +113,12 @@ def unmask(
         else:
             accepted[sender] = message
     secrets = _rebuild_all(masked_sum, accepted, place)
-    apply(masked_sum.total, _leftover_masks(masked_sum, secrets))
+    masks = _leftover_masks(masked_sum, secrets)
+    erase(*secrets.values())
+    try:
+        apply(masked_sum.total, masks)
+    finally:
+        erase(*(mask.seed for mask in masks))
     return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals))
 
 
@@ -175,11 +181,12 @@ def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares],
             )
     public = {advertised.hospital: advertised.masking_key for advertised in routed.directory.keys}
     context = round_context(routed.run, routed.directory.round_number)
-    secrets = {}
+    secrets: dict[str, bytes] = {}
     for owner, shares in revealed.items():
         points = sorted(shares)[: routed.graph.share_threshold]
         secret = shamir.rebuild({point: shares[point] for point in points})
         if secret is None or not _is_what_was_promised(masked_sum, owner, secret, public[owner], context):
+            erase(*secrets.values(), secret or b"")
             raise InconsistentDealingError(
                 place, "the shares a hospital dealt must rebuild the secret it committed to", owner
             )

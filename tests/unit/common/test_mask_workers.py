@@ -13,8 +13,10 @@ import pytest
 
 from common import mask_workers
 from common.mask_workers import LEAST_BYTES, SLOT_BYTES, MaskWorkers, cores
+from common.secagg.erasing import erase
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import Vector
+from tests.memory_scan import PIECES, Remembered
 
 ROOT = Path(__file__).parents[3]
 MASKS = [Mask(bytes([number]) * 32, subtract=number % 2 == 1) for number in range(4)]
@@ -75,6 +77,19 @@ def test_the_workers_do_their_share(workers: MaskWorkers, monkeypatch: pytest.Mo
 def test_what_is_shared_is_zero_between_two_calls(workers: MaskWorkers) -> None:
     workers(original(), MASKS)
     assert not any(any(worker._shared[:]) for worker in workers._workers)
+
+
+def test_no_seed_is_left_in_any_process_once_the_caller_has_erased_its_own(workers: MaskWorkers) -> None:
+    remembered = Remembered()
+    masks = [Mask(os.urandom(32)) for _ in range(20)]
+    for mask in masks:
+        remembered.remember("seeds", mask.seed)
+    workers(original(), masks)
+    assert remembered.find()["seeds"] >= 20 * PIECES, "the caller's own"
+    erase(*(mask.seed for mask in masks))
+    assert not remembered.find()
+    for worker in workers._workers:
+        assert not remembered.find(worker._process.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -1,0 +1,76 @@
+"""A process that trains with real agents and then looks through its own memory for the secrets of the rounds.
+
+``python -m tests.protocol.erased_round FOLDER`` prints as JSON how many secrets there were and what it found of them.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from common.config import HospitalConfig, replace
+from common.messages import Request, Unmask
+from deploy.in_process import InProcessConsortium, Loss
+from tests.memory_scan import SECRET_BYTES, Remembered
+from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing
+
+DROPPED = HOSPITALS[-1]
+
+DRAWN_BY = {"advertise": "private keys", "deal": "self-mask seeds"}
+"""The functions that draw secrets of the protocol; others draw seeds for rounding, and sampling in training."""
+
+
+class RememberingSource:
+    """Draws from the operating system and remembers the protocol's secrets."""
+
+    def __init__(self, remembered: Remembered) -> None:
+        self._remembered = remembered
+
+    def __call__(self, count: int) -> bytes:
+        fresh = os.urandom(count)
+        kind = DRAWN_BY.get(sys._getframe(1).f_code.co_name)
+        if kind is not None and count == SECRET_BYTES:
+            self._remembered.remember(kind, fresh)
+        return fresh
+
+
+class Watching(Vanishing):
+    """A line on which a hospital vanishes; remembers the shares that an answer to ``Unmask`` leaves unrevealed."""
+
+    def __init__(self, consortium: InProcessConsortium, remembered: Remembered) -> None:
+        super().__init__(DROPPED, 1, "masked_input", Loss.OF_REPLY)
+        self._agents, self._remembered = consortium.agents, remembered
+
+    def __call__(self, hospital: str, request: Request) -> Loss | None:
+        run = self._agents[hospital]._run
+        if isinstance(request, Unmask) and run is not None:
+            for owner, pair in run.masked[request.round_number].shares.items():
+                unrevealed = pair.self_mask if owner == DROPPED else pair.masking_key
+                self._remembered.remember("unrevealed shares", unrevealed)
+        return super().__call__(hospital, request)
+
+
+def main() -> int:
+    """Train, end all agents in good order, and look."""
+    folder, remembered = Path(sys.argv[1]), Remembered()
+    config = replace(CONFIG, privacy={"mode": "none"})
+    dealt = Dealt.into(folder)
+    policies = {name.replace("-", "_"): HospitalConfig(allow_no_privacy=True) for name in HOSPITALS}
+    consortium = InProcessConsortium(config, dealt.sites(folder, **policies), RememberingSource(remembered))
+    consortium.transport.line = Watching(consortium, remembered)
+    made = Small(dealt, folder, config, consortium)
+    made.run().train()
+    for agent in consortium.agents.values():
+        agent.close()
+    # What is kept must be found, or finding nothing of the others would mean nothing.
+    kept = os.urandom(SECRET_BYTES)
+    kept_as_integer = int.from_bytes(kept, "big")
+    remembered.remember("kept", kept)
+    found = remembered.find()
+    result = {"hospitals": made.hospitals, "secrets": remembered.counts(), "found": found}
+    sys.stdout.write(json.dumps(result))
+    return 0 if kept_as_integer else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

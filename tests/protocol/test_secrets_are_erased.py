@@ -1,0 +1,46 @@
+"""After its rounds a process that was hospitals and server at once holds no secret of theirs anywhere in its memory.
+
+Looked for: every private key (c_u, s_u), every self-mask seed (b_u), and of every hospital that masked the shares it
+never revealed, in pieces of eight bytes, as bytes and as integers of Python's, in all memory the process can write to:
+objects, what the allocators have taken back, stacks, OpenSSL's own memory. All copies that a round makes of them can be
+reached. Not looked for: the shares that were revealed, which the server is meant to have, and what Shamir's arithmetic
+leaves of the polynomials' other coefficients.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.memory_scan import PIECES
+from tests.protocol.erased_round import DRAWN_BY
+
+ROOT = Path(__file__).parents[2]
+ROUND_SECONDS = 300.0
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("erased")
+    command = [sys.executable, "-m", "tests.protocol.erased_round", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ROUND_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_rounds_were_played_with_one_hospital_that_dropped_out(scanned: dict[str, Any]) -> None:
+    assert scanned["hospitals"] == [3, 3]
+    assert set(scanned["secrets"]) == {*DRAWN_BY.values(), "unrevealed shares", "kept"}
+    assert min(scanned["secrets"]["private keys"] / 2, scanned["secrets"]["self-mask seeds"]) >= 4 + 3
+
+
+def test_what_is_kept_is_found(scanned: dict[str, Any]) -> None:
+    assert min(scanned["found"]["kept"], scanned["found"]["kept as integers"]) >= PIECES
+
+
+def test_no_secret_of_the_rounds_is_left(scanned: dict[str, Any]) -> None:
+    assert set(scanned["found"]) == {"kept", "kept as integers"}
