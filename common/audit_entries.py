@@ -97,6 +97,15 @@ class Stepped(_Body):
     model_hash: Hash
 
 
+class Told(_Body):
+    """Server: what a run's ``events.jsonl`` holds with the line that is about to be written, a step's or the last."""
+
+    kind: Literal["told"] = "told"
+    run_id: RunId
+    length_bytes: Count
+    events_hash: Hash
+
+
 class Refused(_Body):
     """Either: a hospital, or the server, did not do what was asked."""
 
@@ -119,4 +128,4 @@ class Finished(_Body):
     threshold: float | None
 
 
-Body = Identified | Joined | Contributed | Signed | Began | Summed | Stepped | Refused | Finished
+Body = Identified | Joined | Contributed | Signed | Began | Summed | Stepped | Told | Refused | Finished

@@ -1,6 +1,7 @@
 """A run of three hospitals and two steps as its audit chains tell it, with the model it made; nothing is trained."""
 
 import datetime
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from common.audit_entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit_parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
+from common.events import EVENTS_FILE, RoundDone, RunFinished, RunStarted
 from common.flat_model import hash_model
 from common.identity import (
     CertificateAuthority,
@@ -30,7 +32,11 @@ from common.secagg.consistency_check import signed_part
 from common.secagg.messages import SurvivorSignature
 from deploy.audit.record import RunRecord
 from deploy.audit.verify import expected_facts
+from deploy.events import RunHistory
 from deploy.results.model_file import save_model
+from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, RunOutputs, summary
+from server.audit import recording
+from server.events import EventLog
 from server.initial_model import initial_model
 from server.run import describe
 
@@ -60,8 +66,8 @@ class AuditedRun:
     def files(self) -> list[Path]:
         """Return every file that the verification covers."""
         hospitals = [self.chain_file(name) for name in NAMES]
-        models = [self.folder / name for name in ("model.safetensors", "model.json")]
-        return [self.folder / AUDIT_FILE, *hospitals, self.authority_file, *models]
+        others = ("model.safetensors", "model.json", EVENTS_FILE, METRICS_FILE, SUMMARY_FILE)
+        return [self.folder / AUDIT_FILE, *hospitals, self.authority_file, *(self.folder / name for name in others)]
 
     def signature(self, name: str, round_number: int, model_hash: bytes, survivors: tuple[str, ...]) -> bytes:
         """Return a hospital's signature over a round, as it travels."""
@@ -142,15 +148,46 @@ def _tell(run: AuditedRun) -> None:
     run.hospitals[NAMES[0]].append(
         Refused(run_id=RUN_ID, round_number=4, hospital=NAMES[0], code="budget_exceeded", reason="nothing is left")
     )
-    run.server.append(
-        Finished(
-            run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5
-        )
-    )  # fmt: skip
+    _tell_figures(
+        run, Finished(run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5)
+    )
     keys = {name: key.public_key().public_bytes_raw() for name, key in run.sign.items()}
     record = RunRecord(run.description, protocol_parameters(run.description, keys, 3), "a test")
     record.last_epsilon = dict.fromkeys(NAMES, EPSILON)
     save_model(run.folder, model, expected_facts(record, 0.5))
+
+
+def _tell_figures(run: AuditedRun, finished: Finished) -> None:
+    """Write the run's events as the server does, and what the command makes of them."""
+    terms = run.description
+    config = Config(
+        experiment=terms.experiment, model=terms.model, training=terms.training, aggregation=terms.aggregation,
+        privacy=terms.privacy, evaluation=terms.evaluation,
+    )  # fmt: skip
+    started = RunStarted(
+        time=1.0, run_id=RUN_ID, data_set="a test", task=terms.experiment.task, rounds=2, hospitals=NAMES,
+        config=config, config_hash=terms.hash().hex(),
+    )  # fmt: skip
+    steps = [
+        RoundDone(
+            time=1.0 + step, round=step, step=step, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
+            loss=0.5, epsilon=EPSILON, epsilon_spent=dict.fromkeys(NAMES, EPSILON),
+            epsilon_budget=dict.fromkeys(NAMES, BUDGET), hospitals=3, seconds=1.0, upload_bytes=300,
+            confusion=((3, 1), (1, 3)),
+        )
+        for step in (1, 2)
+    ]  # fmt: skip
+    events = [started, *steps, RunFinished(time=4.0, reason="completed", rounds_done=2)]
+    outputs = RunOutputs(run.folder)
+    with EventLog(run.folder) as log:
+        tell = recording(log, run.server.append, RUN_ID)
+        for event in events:
+            if isinstance(event, RunFinished):
+                run.server.append(finished)
+            tell(event)
+            outputs.add(event)
+    content = json.dumps(summary(RunHistory.of(events)), indent=2, allow_nan=False) + "\n"
+    (run.folder / SUMMARY_FILE).write_text(content, encoding="utf-8")
 
 
 def _identity(authority: CertificateAuthority, name: str, now: datetime.datetime) -> HospitalIdentity:

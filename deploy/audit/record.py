@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Finished, Stepped, Summed
+from common.audit_entries import Began, Finished, Stepped, Summed, Told
 from common.audit_parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError
@@ -36,6 +36,8 @@ class RunRecord:
         models: step to the model's hash; 0 is the initial model.
         last_epsilon: what the survivors of the last training round had spent.
         finished: the last entry of a run that ended; None otherwise.
+        told: what its events were, step by step.
+        is_told_to_its_end: whether the last of these has the run's last event.
     """
 
     description: RunDescription
@@ -46,6 +48,8 @@ class RunRecord:
     models: dict[int, str] = field(default_factory=dict)
     last_epsilon: dict[str, float] = field(default_factory=dict)
     finished: Finished | None = None
+    told: list[Told] = field(default_factory=list)
+    is_told_to_its_end: bool = False
     _step: int = 0
     _trained: Summed | None = None
 
@@ -56,6 +60,7 @@ class RunRecord:
             case Began():
                 _require(self.models.get(body.step) == body.model_hash, place, "it goes on from a model no step made")
                 self._step, self._trained, self.finished = body.step, None, None
+                self.is_told_to_its_end = False
             case Summed():
                 self._follow_sum(body, place)
             case Stepped():
@@ -69,6 +74,9 @@ class RunRecord:
                 made = (body.steps, body.model_hash) == (self._step, self.models[self._step])
                 _require(made, place, "it ends with another model than the last step made")
                 self.finished = body
+            case Told():
+                self.told.append(body)
+                self.is_told_to_its_end = self.finished is not None
             case _:
                 pass
 

@@ -2,7 +2,8 @@
 
 Trusted is one file, the consortium authority's certificate. From it follow the writers' keys, from those the chains,
 and from the chains the model: each step begins where the one before it ended, each sum names its survivors with at
-least t of their signatures, and each survivor's own chain tells of the same round with the same model.
+least t of their signatures, and each survivor's own chain tells of the same round with the same model. The run's
+events are those that the server's chain has the hash of, and its figures what they say.
 """
 
 import argparse
@@ -19,11 +20,14 @@ from common.audit_chain import AUDIT_FILE, Chain, read_chain
 from common.audit_entries import Contributed, Joined, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
+from common.events import EVENTS_FILE
 from common.flat_model import hash_model
 from common.guarantee import Guarantee, caveats
 from common.identity import certificate_pem, fingerprint, load_certificate
+from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, read_record
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
+from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
 """Inside a demo's folder."""
@@ -42,6 +46,7 @@ class Verdict:
         refusals: entries of either side.
         unfinished: rounds whose survivors a hospital signed and the server has no sum for.
         has_model: whether a model was there to check.
+        has_figures: whether the run's events were there to check, with the files that are made of them.
         is_complete: whether the run ended.
     """
 
@@ -53,6 +58,7 @@ class Verdict:
     refusals: int
     unfinished: tuple[int, ...]
     has_model: bool
+    has_figures: bool
     is_complete: bool
 
     def lines(self) -> tuple[str, ...]:
@@ -64,12 +70,18 @@ class Verdict:
             f"refusals          {self.refusals}",
             f"model             {'the one the rounds produced' if self.has_model else 'none here to check'}",
         ]
+        if self.has_figures:
+            told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} say what the server told")
+        else:
+            told.append("figures           not checked: no events here, or the server's chain does not cover them")
         if self.without_chain:
             told.append(f"not checked       {', '.join(self.without_chain)}: no chain given (--chain FILE)")
         if self.unfinished:
             rounds = ", ".join(map(str, self.unfinished))
             told.append(f"without a sum     rounds {rounds}: signed by hospitals, and the server recorded none")
-        return (*told, "verified")
+        whole = self.is_complete and self.has_model and self.has_figures
+        whole = whole and not self.without_chain and not self.unfinished
+        return (*told, "verified" if whole else "verified as far as it goes: see above")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -109,6 +121,8 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
     hospitals, unfinished, refusals = [], set[int](), 0
     for path in chains:
         chain, name = _chain(path, authority), f"{path.parent.name}/{path.name}"
+        if path.parent.name in record.description.roster and path.parent.name != chain.party:
+            raise AuditError(f"{name}: must be the chain of {path.parent.name}, got that of {chain.party}")
         if chain.party in hospitals:
             raise AuditError(f"{name}: must be another hospital's chain, got that of {chain.party} twice")
         unfinished |= _agree(chain, name, record)
@@ -117,6 +131,9 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
     has_model = (run / CARD_FILE).exists() or (run / TENSORS_FILE).exists()
     if has_model:
         _check_model(run, record)
+    has_figures = (run / EVENTS_FILE).exists() and bool(record.told)
+    if has_figures:
+        check_figures(run, record)
     return Verdict(
         authority=fingerprint(authority),
         hospitals=tuple(hospitals),
@@ -126,6 +143,7 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         refusals=refusals,
         unfinished=tuple(sorted(unfinished)),
         has_model=has_model,
+        has_figures=has_figures,
         is_complete=record.finished is not None,
     )
 

@@ -20,6 +20,7 @@ import yaml
 
 from common.audit_chain import AUDIT_FILE
 from common.errors import ConfigError, RunError
+from common.events import EVENTS_FILE
 from common.provenance import versions
 from deploy.audit.verify import AUTHORITY_FILE, find_chains, verify
 from deploy.results.report import write_report
@@ -29,7 +30,7 @@ from deploy.source_tree import ROOT
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 LOCK = ROOT / "requirements.lock"
 
-_COPIED = ("summary.json", "metrics.csv", "model.json", AUDIT_FILE)
+_COPIED = (EVENTS_FILE, "summary.json", "metrics.csv", "model.json", AUDIT_FILE)
 """Of a run's folder, where they exist."""
 
 

@@ -1,6 +1,7 @@
 """What a run leaves in its folder: ``metrics.csv``, ``summary.json``, the model and the plots."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -118,6 +119,13 @@ class MetricsFile:
                 csv.writer(file, lineterminator="\n").writerows(rows)
         except OSError as error:
             raise RunError(f"{self._path} must be writable: {error.strerror}") from None
+
+
+def metrics_table(rounds: Iterable[RoundDone]) -> str:
+    """Return ``metrics.csv`` as it is when these steps are finished."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *(metrics_row(done) for done in rounds)])
+    return table.getvalue()
 
 
 def metrics_row(done: RoundDone) -> list[str | int]:

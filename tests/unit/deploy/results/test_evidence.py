@@ -9,18 +9,14 @@ import pytest
 
 from common.audit_chain import AUDIT_FILE
 from common.errors import AuditError, ConfigError
-from common.events import EVENTS_FILE
 from deploy.audit.verify import verify
 from deploy.results import evidence
 from tests.audited_run import NAMES, AuditedRun, audited_run
-from tests.example_run import example_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> AuditedRun:
-    told = audited_run(tmp_path / "run")
-    (told.folder / EVENTS_FILE).write_text("".join(event.to_line() for event in example_run()))
-    return told
+    return audited_run(tmp_path / "run")
 
 
 def test_the_archive_holds_everything_an_outsider_needs(run: AuditedRun, tmp_path: Path) -> None:
