@@ -8,11 +8,13 @@ test that shows it. No model, no image, no key and no log is in it.
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,25 +76,72 @@ def gather(run: Path, chains: Sequence[Path], authority: Path, folder: Path) -> 
     write_bill_of_materials(folder / "sbom.cdx.json")
 
 
-def read_claims() -> dict[str, list[str]]:
-    """Return each claim with the tests that show it, ``FILE::TEST``.
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, the words of the README that do, and the tests that show it, ``FILE::TEST``."""
+
+    claim: str
+    readme: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+def read_claims() -> tuple[Claim, ...]:
+    """Return every claim.
 
     Raises:
-        ConfigError: a test that is named does not exist.
+        ConfigError: a test that is named does not exist, or there is none.
     """
-    claims: dict[str, list[str]] = yaml.safe_load(CLAIMS_FILE.read_text(encoding="utf-8"))
-    for claim, tests in claims.items():
-        for test in tests:
+    tree: dict[str, dict[str, list[str]]] = yaml.safe_load(CLAIMS_FILE.read_text(encoding="utf-8"))
+    claims = tuple(Claim(claim, tuple(told["readme"]), tuple(told["tests"])) for claim, told in tree.items())
+    for claim in claims:
+        for test in claim.tests or ("none",):
             path, _, name = test.partition("::")
             file = ROOT / path
-            if not file.exists() or f"def {name}(" not in file.read_text(encoding="utf-8"):
-                raise ConfigError(f"{CLAIMS_FILE.name}: {claim!r} must name a test that exists, got {test}")
+            if not file.is_file() or f"def {name}(" not in file.read_text(encoding="utf-8"):
+                raise ConfigError(f"{CLAIMS_FILE.name}: {claim.claim!r} must name a test that exists, got {test}")
     return claims
 
 
-def claims_table(claims: dict[str, list[str]]) -> str:
+def check_readme(readme: str, claims: Sequence[Claim]) -> None:
+    """Hold the README and the claims together.
+
+    Raises:
+        ConfigError: the README claims what has no row, or no longer has the words of one.
+    """
+    words = " ".join(readme.split())
+    quoted = [quote for claim in claims for quote in claim.readme]
+    for quote in quoted:
+        if quote not in words:
+            raise ConfigError(f"{CLAIMS_FILE.name}: the README must have the words {quote!r}")
+    for told in _claimed(readme):
+        if not any(quote in told for quote in quoted):
+            raise ConfigError(f"{CLAIMS_FILE.name} must have a row for what the README claims: {told!r}")
+
+
+def _claimed(readme: str) -> list[str]:
+    """Return what the README claims: sentences and rows of what is guaranteed, points of how good, private and fast."""
+    opening, guaranteed, figures = (_section(readme, title) for title in ("# ", "## What is guaranteed", "## How good"))
+    sentences = list[str]()
+    for paragraph in (opening, *guaranteed.split("\n\n")):
+        if paragraph.lstrip().startswith("|"):
+            sentences += paragraph.strip().splitlines()[2:]
+        elif not paragraph.lstrip().startswith("**Not defended"):
+            sentences += re.split(r"(?<=\.)(?<!al\.) ", " ".join(paragraph.split()))
+    points = [" ".join(point.split()) for point in re.split(r"^- ", figures, flags=re.MULTILINE)[1:]]
+    return [told for told in (*sentences[1:], *points) if told]  # The first sentence says what it is.
+
+
+def _section(readme: str, title: str) -> str:
+    """Return what stands below the first heading that begins with ``title``, up to the next heading."""
+    found = re.search(rf"^{title}.*?\n(.*?)(?=^#|\Z)", readme, flags=re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ConfigError(f"the README must have a heading that begins with {title!r}")
+    return found[1]
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
     """Return the claims as a Markdown table."""
-    rows = [f"| {claim} | {'<br>'.join(f'`{test}`' for test in tests)} |" for claim, tests in claims.items()]
+    rows = [f"| {claim.claim} | {'<br>'.join(f'`{test}`' for test in claim.tests)} |" for claim in claims]
     return "\n".join(("| claim | shown by |", "|---|---|", *rows)) + "\n"
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from common.events import EVENTS_FILE
+from tests.example_run import example_run
+
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 200
 
 
 def written_by_roles(out: Path) -> list[Path]:
-    """Return every file and folder of the server's and the hospitals' states and logs."""
-    folders = [out / name for name in ("consortium", "logs", "checkpoints")]
-    return [*folders, *(path for folder in folders for path in folder.rglob("*"))]
+    """Return a run's folder and everything in it: states, logs, checkpoints, figures."""
+    return [out, *out.rglob("*")]
 
 
 @pytest.mark.e2e
@@ -45,9 +47,24 @@ def test_every_role_started_with_umask_000_keeps_its_files_to_itself(tmp_path: P
         demo.wait(60)
     names = {path.name for path in written}
     assert {"identity.key", "tls.key", "supernode.key", "ledger.sqlite", "audit.jsonl", "agent.log"} <= names
+    assert {"metrics.csv", "summary.json", "events.jsonl"} <= names
     open_to_others = [
         f"{path.relative_to(out)} {path.stat().st_mode & 0o777:o}"
         for path in written
         if path.exists() and not path.is_symlink() and path.stat().st_mode & 0o077
     ]
     assert open_to_others == []
+
+
+def test_what_a_command_makes_of_a_run_is_its_owners_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir(mode=0o700)
+    (run / EVENTS_FILE).write_text("".join(event.to_line() for event in example_run()), encoding="utf-8")
+    out = tmp_path / "out"
+    subprocess.run(
+        (sys.executable, "-m", "deploy", "report", str(run), "--out", str(out)),
+        cwd=ROOT, check=True, capture_output=True, umask=0,
+    )  # fmt: skip
+    written = [out, *out.rglob("*")]
+    assert {"report.html", "report.md", "model_card.md"} <= {path.name for path in written}
+    assert [path.name for path in written if path.stat().st_mode & 0o077] == []
