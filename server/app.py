@@ -24,7 +24,7 @@ from common.processes import alone, die_with_parent, python_module
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.__main__ import STATE_VARIABLE
-from server.audit import recording
+from server.audit import recording_events, recording_refusals
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
@@ -61,7 +61,8 @@ def main(grid: Grid, _context: Context) -> None:
             waits = plan.config.transport
             transport = GridTransport(grid, waits.poll_seconds, waits.first_backoff_seconds)
             chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
-            report = recording(events, chain.append, settings.run_id)
+            tell = recording_events(events, chain.append, settings.run_id)
+            report = recording_refusals(tell, chain.append, settings.run_id)
             conversation = Conversation(transport, waits, report)
             Run(plan, conversation, store, report, chain.append).train()
         except ConfideError as error:

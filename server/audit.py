@@ -8,11 +8,8 @@ from common.events import AttackRefused, Event, Refusal, RoundDone, RunFinished
 from server.events import EventLog
 
 
-def recording(events: EventLog, record: Record, run_id: str) -> Callable[[Event], None]:
-    """Return a ``report`` that appends to ``events`` what the audit chain has before.
-
-    That is each refusal, and with each step's figures and the run's end the hash of all that has been told.
-    """
+def recording_refusals(report: Callable[[Event], None], record: Record, run_id: str) -> Callable[[Event], None]:
+    """Return a ``report`` that also records refusals in the audit chain, before it passes them on."""
 
     def tell(event: Event) -> None:
         if isinstance(event, Refusal | AttackRefused):
@@ -22,6 +19,18 @@ def recording(events: EventLog, record: Record, run_id: str) -> Callable[[Event]
                     run_id=run_id, round_number=event.round, hospital=event.hospital, code=event.code, reason=reason
                 )
             )
+        report(event)
+
+    return tell
+
+
+def recording_events(events: EventLog, record: Record, run_id: str) -> Callable[[Event], None]:
+    """Return a ``report`` that appends to ``events``.
+
+    With each step's figures, and with the run's end, the audit chain has the hash of all that is told, before it is.
+    """
+
+    def tell(event: Event) -> None:
         if isinstance(event, RoundDone | RunFinished):
             length_bytes, digest = events.with_line(event)
             record(Told(run_id=run_id, length_bytes=length_bytes, events_hash=digest))

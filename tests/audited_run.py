@@ -13,7 +13,7 @@ from common.audit_entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit_parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
-from common.events import EVENTS_FILE, RoundDone, RunFinished, RunStarted
+from common.events import EVENTS_FILE, Event, RoundDone, RunFinished, RunStarted
 from common.flat_model import hash_model
 from common.identity import (
     CertificateAuthority,
@@ -35,7 +35,7 @@ from deploy.audit.verify import expected_facts
 from deploy.events import RunHistory
 from deploy.results.model_file import save_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, RunOutputs, summary
-from server.audit import recording
+from server.audit import recording_events
 from server.events import EventLog
 from server.initial_model import initial_model
 from server.run import describe
@@ -177,10 +177,10 @@ def _tell_figures(run: AuditedRun, finished: Finished) -> None:
         )
         for step in (1, 2)
     ]  # fmt: skip
-    events = [started, *steps, RunFinished(time=4.0, reason="completed", rounds_done=2)]
+    events: list[Event] = [started, *steps, RunFinished(time=4.0, reason="completed", rounds_done=2)]
     outputs = RunOutputs(run.folder)
     with EventLog(run.folder) as log:
-        tell = recording(log, run.server.append, RUN_ID)
+        tell = recording_events(log, run.server.append, RUN_ID)
         for event in events:
             if isinstance(event, RunFinished):
                 run.server.append(finished)

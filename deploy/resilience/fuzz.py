@@ -23,7 +23,7 @@ MEMORY_MIB = 2048
 
 ONE_INPUT_SECONDS = 20
 
-GRACE_SECONDS = 120
+GRACE_SECONDS = 300
 """To import and instrument what is fuzzed, and to stop."""
 
 

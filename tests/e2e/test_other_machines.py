@@ -19,6 +19,8 @@ DELAY_SECONDS = 0.1
 """Of a frame between two hosts, so that a packet and its answer take 200 ms."""
 SLOW_LINE = Path(__file__).with_name("slow_line.py")
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
+SUPERNODE_PORT = 9094
+"""Of a hospital's own Runtime API, unless it is told another."""
 CUT_SECONDS = 60.0
 REVOKED_WITHIN_SECONDS = 30.0
 
@@ -147,6 +149,8 @@ def test_a_consortium_on_three_hosts_survives_a_cut_line_and_revokes_a_hospital(
             assert answers(east, address, ENROLMENT_PORT)
             assert not answers(east, address, RUNTIME_PORT)
         assert answers(server, "127.0.0.1", RUNTIME_PORT)
+        assert not answers(server, west.address, SUPERNODE_PORT)
+        assert answers(west, "127.0.0.1", SUPERNODE_PORT)
 
         hosts.cut(west)
         cut = time.monotonic()
