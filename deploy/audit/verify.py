@@ -144,7 +144,7 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         unfinished=tuple(sorted(unfinished)),
         has_model=has_model,
         has_figures=has_figures,
-        is_complete=record.finished is not None,
+        is_complete=record.finished is not None and (record.is_told_to_its_end or not record.told),
     )
 
 

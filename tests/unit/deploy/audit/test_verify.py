@@ -194,8 +194,9 @@ def _cut(path: Path, lines: int) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-lines]))
 
 
-def test_a_chain_without_the_runs_end_is_no_whole_verdict(run: AuditedRun) -> None:
-    _cut(run.folder / AUDIT_FILE, 2)
+@pytest.mark.parametrize("lines", [1, 2])
+def test_a_chain_without_the_runs_end_is_no_whole_verdict(run: AuditedRun, lines: int) -> None:
+    _cut(run.folder / AUDIT_FILE, lines)
     verdict = verdict_of(run)
     assert not verdict.is_complete
     assert verdict.lines()[-1].startswith("verified as far as it goes")
