@@ -11,6 +11,7 @@ from common.audit_chain import AUDIT_FILE
 from common.errors import AuditError, ConfigError
 from deploy.audit.verify import verify
 from deploy.results import evidence
+from deploy.source_tree import ROOT
 from tests.audited_run import NAMES, AuditedRun, audited_run
 
 
@@ -52,7 +53,7 @@ def test_every_claim_names_tests_that_exist() -> None:
 
 
 def test_everything_that_the_readme_claims_has_a_row_with_its_tests() -> None:
-    evidence.check_readme((evidence.ROOT / "README.md").read_text(encoding="utf-8"), evidence.read_claims())
+    evidence.check_readme((ROOT / "README.md").read_text(encoding="utf-8"), evidence.read_claims())
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_everything_that_the_readme_claims_has_a_row_with_its_tests() -> None:
     ],
 )
 def test_a_claim_that_is_new_or_gone_is_refused(words: str, others: str) -> None:
-    readme = (evidence.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert words in readme
     with pytest.raises(ConfigError, match=r"claims\.yaml"):
         evidence.check_readme(readme.replace(words, others), evidence.read_claims())
