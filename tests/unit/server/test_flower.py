@@ -135,7 +135,7 @@ def test_an_array_for_everyone_is_serialised_once(monkeypatch: pytest.MonkeyPatc
 def test_a_silent_node_ends_the_exchange_with_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = FakeGrid({1: reply(KEYS)})
     outgoing = {1: Outgoing(REQUEST), 2: Outgoing(REQUEST)}
-    incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(0.05, outgoing), 0))
+    incoming = list(transport(grid, monkeypatch).exchange(outgoing, patience(1.0, outgoing), 0))
     assert [item.node for item in incoming] == [1]
 
 
