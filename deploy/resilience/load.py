@@ -215,6 +215,7 @@ def draw(measured: Sequence[Measured]) -> Figure:
     for axes in (time_axes, memory_axes):
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts])
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # A point at the top would be cut in half.
     parameters = measured[0].parameters
     figure.suptitle(
         f"{parameters:,} parameters, {measured[0].rounds} rounds, light hospitals on one machine", fontsize=9
