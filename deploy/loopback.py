@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.config import Config
@@ -56,10 +56,11 @@ class LoopbackDeployment:
         own = [HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE) for member in self.members]
         return {"server": (settings.metrics_port,), "hospital": tuple(hospital.metrics_port for hospital in own)}
 
-    def start_server(self) -> None:
+    def start_server(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the server's supervisor; it ends when the run is finished."""
         arguments = python_module("server", "--state", str(self.consortium.server_state), "--once")
-        self.supervisor.start(Command(SERVER, arguments, self._log(SERVER), {"PYTHONPATH": str(ROOT)}))
+        environment = environment or {"PYTHONPATH": str(ROOT)}
+        self.supervisor.start(Command(SERVER, arguments, self._log(SERVER), environment))
 
     def await_server(self) -> None:
         """Wait until hospitals can connect: a SuperNode that comes before its key is registered is turned away.

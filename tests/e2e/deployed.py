@@ -157,16 +157,18 @@ def deployed_in(folder: Path, config: Config = CONFIG, modules: Mapping[str, str
         deployment.await_server()
         deployment.start_hospitals()
         for name, module in (modules or {}).items():
-            _replace(deployment, name, module)
+            start_anew(deployment, name, module)
         yield Deployed(deployment, sizes, EventFile(folder / EVENTS_FILE))
     finally:
         deployment.supervisor.stop()
 
 
-def _replace(deployment: LoopbackDeployment, hospital: str, module: str) -> None:
-    """Start a hospital anew with another module than ``client``."""
+def start_anew(
+    deployment: LoopbackDeployment, hospital: str, module: str = "client", environment: Mapping[str, str] | None = None
+) -> None:
+    """Start a hospital anew, with another module than ``client`` or in another environment."""
     (state,) = (member.state for member in deployment.members if member.name == hospital)
     deployment.supervisor.stop([hospital])
     command = python_module(module, "--state", str(state))
     log = deployment.folder / "logs" / f"{hospital}.log"
-    deployment.supervisor.start(Command(hospital, command, log, {"PYTHONPATH": str(ROOT)}))
+    deployment.supervisor.start(Command(hospital, command, log, environment or {"PYTHONPATH": str(ROOT)}))
