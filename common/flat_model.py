@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-STRETCH = 1 << 19
-"""Parameters at a time, 2 MiB of float32: long enough to be sent as one piece, short enough to be no memory at all."""
+STRETCH = 1 << 18
+"""Parameters at a time, 1 MiB of float32: long enough to be sent as one piece, short enough to be no memory at all."""
 
 
 class FlatModel(Protocol):
@@ -30,7 +30,7 @@ def stretches(length: int) -> Iterator[slice]:
     """Return the stretches of a model of ``length`` parameters, in order.
 
     >>> [stretch.stop - stretch.start for stretch in stretches(STRETCH + 1)]
-    [524288, 1]
+    [262144, 1]
     """
     return (slice(start, min(start + STRETCH, length)) for start in range(0, length, STRETCH))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-PIECE_BYTES = 2 * 2**20
+PIECE_BYTES = 2**20
 """Of an array in one object of Flower's. Who sends or receives one holds it some five times over (decrypted, joined,
 parsed, copied), which with Flower's own 5 MiB is more than a whole masked vector of ResNet-18."""
 
