@@ -7,7 +7,8 @@ from typing import Any
 
 PIECE_BYTES = 2**20
 """Of an array in one object of Flower's. Who sends or receives one holds it some five times over (decrypted, joined,
-parsed, copied), which with Flower's own 5 MiB is more than a whole masked vector of ResNet-18."""
+parsed, copied), and a SuperLink does so for each hospital that it serves at the same time; with Flower's own 5 MiB that
+is more than a whole masked vector of ResNet-18 for one hospital alone."""
 
 FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {

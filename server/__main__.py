@@ -69,8 +69,7 @@ _SPARING: Mapping[str, str] = MappingProxyType(
 """For the ServerApp: one piece of an array is under way, and its memory goes back to the system at once. By itself
 glibc keeps what is smaller than the largest piece yet, for each thread."""
 _SPARING_PIECES: Mapping[str, str] = MappingProxyType({"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)})
-"""For the SuperLink: the pieces of arrays likewise. What is smaller, nearly all it handles, costs no more than before;
-with four hospitals and a model of 11 million parameters it held 66 MiB at most beyond its constant instead of 135."""
+"""For the SuperLink: the pieces of arrays likewise. What is smaller, nearly all it handles, costs no more."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
