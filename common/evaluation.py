@@ -102,6 +102,11 @@ class PartCounts:
         """Return how many records were counted."""
         return int(self.confusion.sum())
 
+    def is_of_one_set(self) -> bool:
+        """Say whether all counts can be of the same records; then so can sums of such counts."""
+        totals = (self.confident.sum(), *self.histograms.sum(axis=(1, 2)))
+        return all(int(total) == self.records for total in totals) and bool((self.correct <= self.confident).all())
+
     def flat(self) -> Integers:
         """Return all integers in the order of :meth:`EvaluationShape.bits`."""
         arrays = (self.confusion, self.histograms, self.confident, self.correct, self.confidence)
@@ -144,6 +149,12 @@ class EvaluationCounts:
             raise RunError(f"evaluation counts must have {shape.length} integers, got shape {flat.shape}")
         validation, test = np.split(flat, 2)
         return cls(PartCounts.from_flat(validation, shape), PartCounts.from_flat(test, shape))
+
+    def check(self) -> None:
+        """Raise :class:`RunError` where the counts of a part contradict each other, as noise does and no record can."""
+        for name, part in (("validation", self.validation), ("test", self.test)):
+            if not part.is_of_one_set():
+                raise RunError(f"all counts of the {name} part must be of the same records; they contradict each other")
 
     @classmethod
     def zero(cls, shape: EvaluationShape) -> Self:

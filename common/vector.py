@@ -239,8 +239,7 @@ class VectorLayout:
 
         Raises:
             WeightRangeError: no honest hospitals have such a total weight; whose fault it is, nobody can say.
-            RunError: the array is not one of this layout, more vectors were added than it is proven for, or the sums
-                contradict each other.
+            RunError: the array is not one of this layout, or more vectors were added than it is proven for.
         """
         residues, total_weight, counts = self._parts(summed, hospitals)
         return DecodedSum(residues, np.float32(self.step / total_weight), total_weight, counts)

@@ -249,8 +249,10 @@ class Run:
         try:
             if mechanism is None:
                 mean = self._layout.decode(summed.total, hospitals)
+                mean.counts.check()
                 return _Decoded(mean.mean_of, mean.counts)
             integers = self._layout.decode_integers(summed.total, hospitals)
+            integers.counts.check()
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))

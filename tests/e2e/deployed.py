@@ -48,8 +48,6 @@ class Deployed:
     """Hospital to the records of its test part."""
     log: EventFile
     events: list[Event] = field(default_factory=list)
-    has_noise: bool = False
-    """A hospital sends noise: by chance its counts can look like records, and such a sum is nobody's."""
 
     @property
     def members(self) -> dict[str, Member]:
@@ -88,9 +86,7 @@ class Deployed:
             # The counts of a round's sum measure the model of the step before, and are reported with it.
             if isinstance(event, RoundDone):
                 assert isinstance(before, Exchange)
-                records = sum(map(sum, event.confusion))
-                if records in subsets or not self.has_noise:
-                    found[before.round] = subsets[records]
+                found[before.round] = subsets[sum(map(sum, event.confusion))]
         return found
 
     def latest_sum(self) -> int:

@@ -66,7 +66,6 @@ def test_garbage_is_refused_by_name_and_the_others_sum_goes_on(deployed: Deploye
 
 def test_noise_of_the_right_shape_costs_a_round_and_the_sum_is_called_implausible(deployed: Deployed) -> None:
     """Under masks nobody can say whose vector it was; see what is not defended, in the README."""
-    deployed.has_noise = True
     told = verdict(deployed, Garble.NOISE_FOR_VECTOR)
     assert isinstance(told, AttackRefused), told
     assert told.code == "implausible_sum"

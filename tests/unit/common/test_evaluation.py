@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import warnings
 
@@ -231,3 +232,31 @@ def test_a_part_knows_how_many_records_it_counted() -> None:
     assert part.records == 37
     assert part.histograms.sum() == 5 * 37
     assert part.confident.sum() == 37
+
+
+@pytest.mark.parametrize("shape", [BINARY, FIVE])
+def test_sums_of_counts_of_records_agree_and_one_count_more_is_found(shape: EvaluationShape) -> None:
+    summed = counted(shape, 1).flat() + counted(shape, 2, records=50).flat()
+    EvaluationCounts.from_flat(summed, shape).check()
+    EvaluationCounts.zero(shape).check()
+    half = len(summed) // 2
+    for place, part in ((0, "validation"), (shape.classes**2, "validation"), (half, "test")):
+        wrong = summed.copy()
+        wrong[place] += 1
+        with pytest.raises(RunError, match=f"all counts of the {part} part must be of the same records"):
+            EvaluationCounts.from_flat(wrong, shape).check()
+
+
+def test_more_right_decisions_than_decisions_are_found() -> None:
+    part = counted(BINARY, 1).test
+    wrong = dataclasses.replace(part, correct=part.confident + 1)
+    with pytest.raises(RunError, match="they contradict each other"):
+        EvaluationCounts(part, wrong).check()
+
+
+def test_noise_is_no_count_of_records() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        noise = rng.integers(0, 1 << BINARY.bits())
+        with pytest.raises(RunError, match="they contradict each other"):
+            EvaluationCounts.from_flat(noise, BINARY).check()
