@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from common.config import RunId
 from common.errors import LedgerError, PrivacyError
 from common.privacy.accounting import MechanismEvent
 
@@ -49,7 +50,6 @@ CREATE TRIGGER append_only_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(AB
 
 
 Hexadecimal = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Delta = Annotated[float, Field(gt=0, lt=1)]
 
 

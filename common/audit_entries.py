@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.config import RunId
+
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hexadecimal = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=65_536)]
 Count = Annotated[int, Field(ge=0)]
 

@@ -33,6 +33,9 @@ MOST_CLASSES = 256
 
 MOST_HOSPITALS = 1024
 
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""Of a run; names files as well."""
+
 
 class PrivacyMode(StrEnum):
     """Where the noise is added (DESIGN §3)."""
@@ -237,7 +240,7 @@ class RunDescription(_Section):
     """Everything server and hospitals must agree on before a run; its hash is bound into every key and signature."""
 
     protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
-    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    run_id: RunId
     classes: Annotated[tuple[str, ...], Field(max_length=MOST_CLASSES)]
     channels: Annotated[int, Field(ge=1, le=4)]
     vector_length: Annotated[int, Field(ge=1, le=2**31)]

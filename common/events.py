@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from common.config import MOST_CLASSES, Config
+from common.config import MOST_CLASSES, Config, RunId
 from common.errors import RunError
 
 EVENTS_FILE = "events.jsonl"
@@ -48,8 +48,6 @@ MOST_COUNTED = 2**53
 
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Share = Annotated[float, Field(ge=0, le=1)]
-RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-"""Names files as well."""
 
 Confusion = Annotated[tuple[tuple[Count, ...], ...], AfterValidator(_square), Field(max_length=MOST_CLASSES)]
 """Row: the true class, column: the predicted one."""

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.config import RunId
 from common.errors import ConfigError
 from common.identity import write_private
 
@@ -61,7 +62,7 @@ class ServerSettings(_Settings):
     run: Path
     """Where the run's events, checkpoints and results go."""
     logs: Path
-    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    run_id: RunId
     data_set: str
     """The data set's name, for every output."""
     classes: tuple[str, ...]

@@ -18,9 +18,9 @@ class EventLog:
         self._path = run_folder / EVENTS_FILE
         torn = self._path.exists() and not _ends_with_newline(self._path)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._file = os.fdopen(descriptor, "a", encoding="utf-8")
+        self._file = os.fdopen(descriptor, "ab")
         if torn:  # A writer was killed in the middle of a line: close it, so that readers can skip it.
-            self._file.write("\n")
+            self._file.write(b"\n")
             self._file.flush()
         before = self._path.read_bytes()
         self._length_bytes, self._digest = len(before), hashlib.sha256(before)
@@ -31,15 +31,15 @@ class EventLog:
         Raises:
             RunError: the disk is full or the file cannot be written.
         """
-        line = event.to_line()
+        line = event.to_line().encode()
         try:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise RunError(f"{EVENTS_FILE} must be writable: {error.strerror}; free space and start again") from None
 
-        self._length_bytes += len(line.encode())
-        self._digest.update(line.encode())
+        self._length_bytes += len(line)
+        self._digest.update(line)
 
     def with_line(self, event: Event) -> tuple[int, str]:
         """Return the length and the SHA-256 of the file as it is with ``event`` at its end."""
