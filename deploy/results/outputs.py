@@ -98,7 +98,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: dict[int, RoundDone] = {}
-        self._write("w", [COLUMNS])
+        self._write("w", metrics_table(()))
 
     def add(self, done: RoundDone) -> None:
         """Append a step; one that was measured before (the run was resumed) has its row replaced.
@@ -109,22 +109,26 @@ class MetricsFile:
         repeated = done.step in self._rows
         self._rows[done.step] = done
         if repeated:
-            self._write("w", [COLUMNS, *(metrics_row(row) for row in self._rows.values())])
+            self._write("w", metrics_table(self._rows.values()))
         else:
-            self._write("a", [metrics_row(done)])
+            self._write("a", _as_csv([metrics_row(done)]))
 
-    def _write(self, mode: str, rows: Iterable[Sequence[str | int]]) -> None:
+    def _write(self, mode: str, text: str) -> None:
         try:
             with self._path.open(mode, newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
+                file.write(text)
         except OSError as error:
             raise RunError(f"{self._path} must be writable: {error.strerror}") from None
 
 
 def metrics_table(rounds: Iterable[RoundDone]) -> str:
     """Return ``metrics.csv`` as it is when these steps are finished."""
+    return _as_csv([COLUMNS, *(metrics_row(done) for done in rounds)])
+
+
+def _as_csv(rows: Iterable[Sequence[str | int]]) -> str:
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *(metrics_row(done) for done in rounds)])
+    csv.writer(table, lineterminator="\n").writerows(rows)
     return table.getvalue()
 
 
