@@ -24,7 +24,7 @@ NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Recursi
 SECURE_MINIMUM = 3
 """Below three hospitals a sum tells each of two what the other sent, so no mask helps."""
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Of everything that travels between server and hospital; the two refuse each other's messages when it differs."""
 
 
@@ -98,7 +98,11 @@ class ModelConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server."""
+    """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
+
+    ``sample_rate`` is public and the same at every hospital, so neither noise nor ε tells how much data one has.
+    ``batch_size`` counts in mode ``none`` alone.
+    """
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -157,8 +161,16 @@ class PrivacyConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """How the global model is measured through secure sums."""
+    """How the global model is measured through secure sums.
 
+    Counts carry discrete Gaussian noise that is complete in the secure sum alone, and have an ε of their own, for each
+    validation and each test record. ``exact`` counts carry none; a hospital refuses them unless it agrees.
+    """
+
+    target_epsilon: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
+    interim_releases: Annotated[int, Field(ge=1, le=1000)] = 9
+    repeats: Annotated[int, Field(ge=0, le=100)] = 1
+    exact: bool = False
     score_bins: Annotated[int, Field(ge=16, le=65_536)] = 256
 
 
@@ -196,13 +208,22 @@ class HospitalConfig(_Section):
     """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
 
     epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
+    evaluation_epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 4.0
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4
+    unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
+    stated_training_units: Annotated[int, Field(ge=20, le=2**24)] = 512
+    stated_validation_units: Annotated[int, Field(ge=1, le=2**24)] = 64
+    stated_test_units: Annotated[int, Field(ge=1, le=2**24)] = 64
+    stated_units_per_class: Annotated[int, Field(ge=0, le=2**24)] = 0
     min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 3
+    min_colluders: Annotated[int, Field(ge=0, le=1023)] = 0
+    max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    answer_seconds: Annotated[float, Field(ge=0, le=3600.0)] = 0.0
+    allow_partial_roster: bool = False
     allow_plain: bool = False
     allow_semi_honest: bool = False
     allow_no_privacy: bool = False
-    max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
-    min_delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-8
-    min_colluders: Annotated[int, Field(ge=0, le=1023)] = 0
+    allow_exact_evaluation: bool = False
 
 
 class Config(_Section):

@@ -77,6 +77,10 @@ class RunStarted(_Event):
     config_hash: str
     claims: tuple[str, ...] = ()
     """What each adversary learns at most from all rounds together: a whole claim on each line."""
+    evaluation_plan: tuple[str, ...] = ()
+    """How the ε of evaluation is shared among the run's measurements: a sentence on each line."""
+    authority_on_server: bool = False
+    """The server holds the authority's key, so it could sign hospitals of its own invention."""
     resumed_from_round: Count = 0
 
 
@@ -139,14 +143,20 @@ class AttackRefused(_Event):
 
 
 class RoundTime(BaseModel):
-    """Where the seconds of a round went, from the server's view of its slowest hospital."""
+    """Where the seconds of a round went, by the server's clock; hospitals tell no times of their own."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     training: Seconds = 0.0
-    masking: Seconds = 0.0
+    """The exchange in which hospitals train and mask, and vectors travel."""
     moving: Seconds = 0.0
+    """The other exchanges."""
     waiting: Seconds = 0.0
+    """The rest."""
+
+
+Interval = tuple[Measure, Measure]
+"""Lower and upper end."""
 
 
 class RoundDone(_Event):
@@ -176,6 +186,42 @@ class RoundDone(_Event):
     confusion: Confusion = ()
     roc: tuple[tuple[Share, Share], ...] | None = None
     """Points (false positive rate, true positive rate), where the task has two classes."""
+    part: Literal["test", "validation", "none"] = "test"
+    """Whose records the model was measured on: the test part's where counts are exact; none where the plan of
+    evaluations leaves this round out, and all measures are then undefined."""
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    """Of measures by name, at 95 %: sampling of the records and privacy noise together."""
+    evaluation_epsilon: Measure = math.nan
+    """What evaluations of this run have cost each record of ``part`` so far."""
+
+
+class Evaluated(_Event):
+    """The run's last model, measured on the pooled test parts at the threshold that validation fixed."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    step: Count
+    exact: bool
+    records: Count
+    """Records, or patients, that hospitals state; where counts are exact, as counted."""
+    accuracy: Measure
+    precision: Measure
+    recall: Measure
+    f1: Measure
+    specificity: Measure = math.nan
+    auc: Measure
+    loss: Measure
+    kappa: Measure = math.nan
+    ece: Measure = math.nan
+    threshold: Measure = math.nan
+    confusion: Confusion = ()
+    roc: tuple[tuple[Share, Share], ...] | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    noise: dict[str, Measure] = Field(default_factory=dict)
+    """Standard deviation that privacy noise alone gives a measure, by name."""
+    epsilon: Measure = math.nan
+    """What evaluations of this run have cost each test record; undefined where counts are exact."""
+    claim: str = ""
+    """That ε with its δ, unit, relation and adversary, in one sentence."""
 
 
 class RunFinished(_Event):
@@ -187,13 +233,14 @@ class RunFinished(_Event):
 
 
 Event = (
-    RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | RunFinished
-)
+    RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | Evaluated
+    | RunFinished
+)  # fmt: skip
 
 KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
-        RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, RunFinished,
+        RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated, RunFinished,
     )
 )  # fmt: skip
 
