@@ -3,9 +3,9 @@
 The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
 
 **What a reply depends on.** The masked vector depends on the data. Everything else that leaves this hospital, refusals
-and their words included, is a function of the run description, the hospital's policy, its disk's bookkeeping of what was
-asked before, and fresh randomness. Before a run's data is open, one bit about it is told for each task: whether it could
-be opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
+and their words included, is a function of the run description, the hospital's policy, its bookkeeping of what was asked
+before, and fresh randomness. Before a run's data is open, one bit about it is told for each task: whether it could be
+opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
 ``hospital.answer_seconds``.
 """
 
@@ -310,7 +310,7 @@ class HospitalAgent:
         return reply, vector
 
     def _keep_time(self, started: float) -> None:
-        """Let no vector out before the time that the operator has stated, so that it tells less of how much data is here."""
+        """Let no vector out before the time that the operator has stated, which tells nothing about the data."""
         stated = self._policy.answer_seconds
         if not stated:
             return

@@ -2,13 +2,12 @@
 
 **Rule.** What leaves here is the vector and one :class:`~common.messages.EpsilonReport`. The report, and every refusal,
 is a function of the run description, the hospital's policy and what its ledger was asked to book before: never of the
-data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall short
-of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
+data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall
+short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
 """
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from common.evaluation.plan import Part, Release
+from common.evaluation.tree import answer
+from common.privacy.schedule import schedule_of
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
@@ -25,14 +27,11 @@ from client.training import TrainingData, noisy_gradient_sum, scores, train_loca
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
-from common.evaluation.plan import Part, Release
-from common.evaluation.tree import answer
 from common.keystream import SEED_BYTES, Keystream
 from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Account, Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
 from common.round_terms import RoundTerms
 from common.run_terms import (
     evaluation_plan_of,
@@ -255,12 +254,12 @@ class Contributor:
             )
         report = self._book_training(round_number) if terms.trains else self._report()
         answered = release is not None and self._book_release(round_number, release)
-        random = self._source_for(model)
+        random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         validation, test, own = self._measured(model)
         started = time.perf_counter()
         change = self._change(model, cohort, random) if terms.trains else self._no_change()
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
-        tail = self._tail(terms, release, validation, test, cohort, answered=answered)
+        tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
         vector = (
             self.layout.encode_integers(change, tail) if self._mechanism else self.layout.encode(change, tail, random)
         )
@@ -276,8 +275,8 @@ class Contributor:
         """
         try:
             return self._trained(self._train, model, cohort, random)
-        except Exception:  # Whatever it is: to stop would tell the server that it happened.
-            _LOG.exception("training failed on this hospital's records; it takes part without them in this round")
+        except Exception as error:  # noqa: BLE001 - whatever it is, to stop would tell the server that it happened
+            _LOG.error("training failed on this hospital's records (%s); this round goes on without them", _kind(error))
             return self._trained(self._train.emptied(), model, cohort, random)
 
     def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
@@ -296,8 +295,8 @@ class Contributor:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
         try:
             validation, test = scores(self._model, model, self._validation, self._test)
-        except Exception:  # As in _change.
-            _LOG.exception("the model could not be measured on this hospital's records; they count as none")
+        except Exception as error:  # noqa: BLE001 - as in _change
+            _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
             return none, none, None
@@ -314,7 +313,15 @@ class Contributor:
         )
 
     def _tail(
-        self, terms: RoundTerms, release: Release | None, validation: Array, test: Array, cohort: int, *, answered: bool
+        self,
+        terms: RoundTerms,
+        release: Release | None,
+        validation: Array,
+        test: Array,
+        cohort: int,
+        noise: Keystream,
+        *,
+        answered: bool,
     ) -> Tail:
         """Return what stands before the change: what the policy states, and the evaluation with its noise."""
         policy = self._policy
@@ -339,7 +346,7 @@ class Contributor:
                     self._choice,
                 )
             # A hospital that has no budget left for this adds its share of the noise, and states no units.
-            entries += mechanism.noise_share(cohort, Keystream(self._random(SEED_BYTES)))
+            entries += mechanism.noise_share(cohort, noise)
         return Tail(policy.stated_training_units, units[Part.VALIDATION], units[Part.TEST], entries)
 
     def _records_of_a_round(self) -> float:
@@ -349,12 +356,13 @@ class Contributor:
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
 
+        Always of one seed, so that how much is drawn, which depends on the data, moves nothing that is drawn later.
         In mode ``none`` training has nothing to keep secret, and a change is a function of the run's seed, the data and
         the model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
         Evaluation's noise never comes from here.
         """
         if self._run.privacy.mode is not PrivacyMode.NONE:
-            return self._random
+            return Keystream(self._random(SEED_BYTES)).draw
         seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
         return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
 
@@ -400,3 +408,8 @@ class Contributor:
             part.value: rounded_up(self._ledger.spent(account, self._budget(account), self._accountant))
             for part, account in _ACCOUNTS.items()
         }
+
+
+def _kind(error: Exception) -> str:
+    """Return what kind of error it is; its words may hold the name of a file, which may be a patient's."""
+    return type(error).__name__

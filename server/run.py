@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from common.evaluation.plan import Part
 
 from common.audit_chain import Record, discard
 from common.audit_entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
-from common.evaluation.plan import Part
 from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.flat_model import hash_model, stretches
 from common.messages import EpsilonReport

@@ -86,8 +86,8 @@ class DataContract:
     def of_run(cls, run: RunDescription) -> Self:
         """Read the terms out of a run description, without those about how much data there is.
 
-        These are judged against what the hospital's policy states (``client/policy.py``): a refusal that depended on the
-        data would let a server find out by trying.
+        These are judged against what the hospital's policy states (``client/policy.py``): a refusal that depended on
+        the data would let a server find out by trying.
         """
         return cls(
             run.experiment.task,

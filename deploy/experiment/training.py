@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common.privacy.schedule import schedule_of
 
 from client.features import model_inputs
 from client.training import TrainingData, evaluate, train_locally
@@ -19,7 +20,6 @@ from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.calibration import noise_multiplier, require_enough_units
-from common.privacy.schedule import schedule_of
 from common.shards import SPLITS, Split, read_manifest
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet
@@ -102,9 +102,12 @@ class Laboratory:
         classes, model_of = len(self.data.classes), config.model
         model = registry.build(model_of.name, classes, self.data.channels, model_of.image_size, config.experiment.seed)
         start = flat_parameters(model)
-        trained = start + train_locally(
-            model, start, train, training, privacy, noise, os.urandom, expected_units=rate * units
-        ).delta
+        trained = (
+            start
+            + train_locally(
+                model, start, train, training, privacy, noise, os.urandom, expected_units=rate * units
+            ).delta
+        )
         shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
         measured = metrics(evaluate(model, trained, validation, test, shape))
         event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, noise, plan.sample_rate, plan.steps)
