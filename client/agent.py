@@ -14,6 +14,7 @@ import datetime
 import logging
 import math
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,9 @@ _ROUNDS_KEPT = 2
 """The round in hand and the next one, whose keys ride on it; the secrets of older ones are erased."""
 
 _LONGEST_REASON = 1000
+
+_FAULT = "fault"
+"""The code of a refusal for which this program has no name."""
 
 Array = npt.NDArray[Any]
 Answer = tuple[Reply, Array | None]
@@ -192,6 +196,13 @@ class HospitalAgent:
             return messages.Refused(
                 hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack
             ), None
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not become words that leave this hospital
+            # Its own words may hold the name of a file, which may be a patient's; where it happened does not.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _LOG.error("a fault of this program, please report it: %s\n%s", type(error).__name__, where)
+            self._status.refused(_FAULT)
+            reason = "this hospital could not answer; its operator knows why"
+            return messages.Refused(hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False), None
 
     def _answer(self, request: Request, array: Array | None) -> Answer:
         match request:
@@ -424,7 +435,7 @@ class HospitalAgent:
             round_number=request.round_number,
             hospital=self._identity.name,
             code=error.code,
-            reason=str(error)[:_LONGEST_REASON],
+            reason=_outward(error)[:_LONGEST_REASON],  # Others read this chain when a run is verified.
         )
         if refusal == self._last_refusal:
             return
