@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from common.evaluation.plan import Part, Release
-from common.evaluation.tree import answer
+from common.evaluation.tree import answer, asked
 from common.privacy.schedule import schedule_of
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
-from client.ledger import Booking, BudgetPolicy, Ledger
+from client.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
@@ -30,7 +30,8 @@ from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count,
 from common.keystream import SEED_BYTES, Keystream
 from common.messages import EpsilonReport
 from common.models import registry
-from common.privacy.accounting import Account, Accountant, MechanismEvent, epsilon, rounded_up
+from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
+from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
 from common.round_terms import RoundTerms
 from common.run_terms import (
@@ -209,7 +210,8 @@ class Contributor:
             return None
         if self.plan is None:
             raise RunError("a run with exact counts has no evaluation plan to ask from")
-        release = self.plan.checked(terms.question)
+        asked(self.plan, terms.question)
+        release = self.plan.release(terms.question.release)
         release_mechanism(self._run, self.plan, release).share_variance(cohort)
         self._check_repeats(release)
         return release
@@ -390,9 +392,7 @@ class Contributor:
         return True
 
     def _budget(self, account: Account) -> BudgetPolicy:
-        policy = self._policy
-        budget = policy.epsilon_budget if account is Account.TRAINING else policy.evaluation_epsilon_budget
-        return BudgetPolicy(budget, policy.delta, policy.unit, policy.min_colluders)
+        return BudgetPolicy.of(self._policy, account)
 
     def _report(self) -> EpsilonReport | None:
         if self._ledger is None or self._event is None:

@@ -160,14 +160,8 @@ def release_mechanism(run: RunDescription, plan: EvaluationPlan, release: Releas
     Raises:
         PrivacyError: a value is out of range.
     """
-    return DistributedMechanism(
-        noise_multiplier=plan.noise_multiplier(release),
-        max_grad_norm=1.0,
-        norm_bound=plan.norm_bound,
-        dimension=plan.length,
-        colluders=run.privacy.colluders,
-        tolerated_dropouts=run.privacy.tolerated_dropouts,
-    )
+    privacy = run.privacy
+    return plan.mechanism(release, colluders=privacy.colluders, tolerated_dropouts=privacy.tolerated_dropouts)
 
 
 def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures: bool) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from common.evaluation.decode import EvaluationState, decode, next_question
-from common.evaluation.plan import EvaluationPlan, Part, Release
+from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 
 from common.config import RunDescription
 from common.errors import RunError
@@ -164,7 +164,7 @@ class PlannedMeasurements:
         """See :class:`Measurements`."""
         if question is None:
             return Reading()
-        release = self._plan.checked(question)
+        release = self._plan.release(question.release)
         mechanism = release_mechanism(self._description, self._plan, release)
         variance = survivors * mechanism.share_variance(cohort)
         units = tail.validation_units if release.part is Part.VALIDATION else tail.test_units
@@ -173,7 +173,7 @@ class PlannedMeasurements:
             return Reading()
         measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
         epsilon = self._spent_on(release.part)
-        if measured is None:  # The class count measures no model.
+        if release.kind is ReleaseKind.CLASSES:  # It measures no model.
             return Reading(epsilon=epsilon)
         return Reading(
             "validation" if release.part is Part.VALIDATION else "test",
