@@ -280,9 +280,7 @@ class DistributedMechanism:
             MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate, rounds, self.approximation
         )
 
-    def event_against(
-        self, colluders: int, cohort: int, sample_rate: float, rounds: int = 1
-    ) -> MechanismEvent | None:
+    def event_against(self, colluders: int, cohort: int, sample_rate: float, rounds: int = 1) -> MechanismEvent | None:
         """Return what a round costs against the server and ``colluders`` hospitals, however many k it was made for.
 
         Args:
