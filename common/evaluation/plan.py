@@ -229,7 +229,9 @@ class EvaluationPlan:
             noise = self.noise_multiplier(self.releases[1])
             after = "after round" if len(interim) == 1 else "after each of rounds"
             lines.append(f"  validation: {after} {', '.join(interim)} (noise multiplier {noise:.2f})")
-        lines.append(f"  validation: the last model (noise multiplier {self.noise_multiplier(self.final_validation):.2f})")
+        lines.append(
+            f"  validation: the last model (noise multiplier {self.noise_multiplier(self.final_validation):.2f})"
+        )
         lines.append(f"  test: the last model, once (noise multiplier {self.noise_multiplier(self.test):.2f})")
         if self.repeats:
             lines.append(
