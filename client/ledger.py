@@ -269,6 +269,8 @@ def verify(folder: Path, held: Anchor | None = None) -> Anchor:
     Raises:
         LedgerError: there is no ledger, or something is wrong; the message says what, and with which line.
     """
+    if held is not None and not chain.exists(folder):
+        raise LedgerError(chain.gone(held))
     with chain.exclusive(folder, make=False):
         return chain.verified(folder, held)[-1].anchor
 

@@ -586,7 +586,7 @@ def test_a_ledger_that_was_removed_is_missed(folder: Path, whole_folder: bool) -
         for path in folder.glob("ledger.*"):
             path.unlink()
     for use in (lambda: Ledger.open(folder, FINGERPRINT, held), lambda: verify(folder, held)):
-        with pytest.raises(LedgerError, match=r"not here, but the hospital's audit chain knows line 4|no ledger here"):
+        with pytest.raises(LedgerError, match="not here, but the hospital's audit chain knows line 4"):
             use()
     with pytest.raises(LedgerError, match="knows line 4 of the ledger, and nothing here says what it spent"):
         accept(folder, "the disk is new", FINGERPRINT, held)
