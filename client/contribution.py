@@ -296,7 +296,7 @@ class Contributor:
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
         try:
-            validation, test = scores(self._model, model, self._validation, self._test)
+            validation, test = scores(self._model, model, self._validation, self._test, len(self._run.classes))
         except Exception as error:  # noqa: BLE001 - as in _change
             _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
