@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common.evaluation.plan import Part, Release
-from common.evaluation.tree import answer, asked
-from common.privacy.schedule import schedule_of
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
@@ -27,12 +24,15 @@ from client.training import TrainingData, noisy_gradient_sum, scores, train_loca
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.plan import Part, Release
+from common.evaluation.tree import answer, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
+from common.privacy.schedule import schedule_of
 from common.round_terms import RoundTerms
 from common.run_terms import (
     evaluation_plan_of,
