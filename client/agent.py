@@ -27,7 +27,8 @@ from cryptography import x509
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import HospitalData
-from client.ledger import LEDGER_FOLDER, Ledger, newest_anchor
+from client.ledger import LEDGER_FOLDER, Ledger
+from client.ledger_held import newest_anchor
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.round_state import AnsweredRoundsFile
