@@ -7,6 +7,7 @@ left it (``confide hospital ledger verify --anchor``).
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,13 @@ def newest_entry(chain_file: Path) -> Held | None:
         raise AuditError(f"{chain_file.name} must be readable: {error.strerror}") from None
     found = None
     previous = 64 * "0"
-    for number, encoded in enumerate(content[: content.rfind(b"\n") + 1].splitlines(keepends=True), start=1):
+    for number, encoded in enumerate(content.split(b"\n")[:-1], start=1):
         line = _parsed(encoded, f"{chain_file.name}, line {number}")
         if line.get("previous") != previous:
             raise AuditError(
                 f"{chain_file.name}, line {number}: must follow the line before it; one was changed, removed or added"
             )
-        previous = hashlib.sha256(encoded).hexdigest()
+        previous = hashlib.sha256(encoded + b"\n").hexdigest()
         body = line.get("body")
         if isinstance(body, dict) and isinstance(body.get("ledger"), str):
             found = Held(Anchor.from_text(body["ledger"]), _number(body.get("epsilon")), _number(body.get("budget")))
@@ -78,4 +79,4 @@ def _parsed(encoded: bytes, place: str) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if isinstance(value, float) and math.isfinite(value) else None

@@ -101,6 +101,7 @@ class Adversary(StrEnum):
     """Against whom an ε holds (DESIGN §3)."""
 
     OUTSIDER = "outsider with the model"
+    HOSPITAL = "another hospital of the run"
     SERVER = "server"
     COLLUDING_SERVER = "server with colluding hospitals"
 
@@ -206,16 +207,17 @@ def for_a_group(event: MechanismEvent, units: int) -> MechanismEvent:
 
 def against_everyone(
     value: float, delta: float, unit: PrivacyUnit, accountant: Accountant, colluders: int
-) -> tuple[Epsilon, Epsilon, Epsilon]:
+) -> tuple[Epsilon, ...]:
     """Return the claims of mode ``local``: noise is added inside the hospital, so ε is the same against everyone.
 
-    (Averaging over hospitals hides more from whoever sees only the average; that is not claimed.)
+    (Averaging over hospitals hides more from whoever sees only the average; that is not claimed.) The server with
+    colluding hospitals is among them where ``colluders`` is above 0.
     """
-    return (
-        Epsilon(value, delta, unit, Adversary.OUTSIDER, accountant),
-        Epsilon(value, delta, unit, Adversary.SERVER, accountant),
-        Epsilon(value, delta, unit, Adversary.COLLUDING_SERVER, accountant, colluders),
-    )
+    alone = (Adversary.OUTSIDER, Adversary.HOSPITAL, Adversary.SERVER)
+    claims = tuple(Epsilon(value, delta, unit, adversary, accountant) for adversary in alone)
+    if not colluders:
+        return claims
+    return (*claims, Epsilon(value, delta, unit, Adversary.COLLUDING_SERVER, accountant, colluders))
 
 
 def epsilon(events: Iterable[MechanismEvent], delta: float, accountant: Accountant = Accountant.PRV) -> float:
