@@ -123,7 +123,9 @@ def _edges(depth: int, reference: Reference | None) -> tuple[float, ...]:
     threshold = reference.threshold
     centre = float(np.clip(mixture_share(np.array([threshold]), *normals)[0], 0.05, 0.95))
     levels = np.array(LEVELS[depth])
-    edges = mixture_quantiles(np.where(levels <= 0.5, 2 * levels * centre, centre + (1 - centre) * (2 * levels - 1)), *normals)
+    edges = mixture_quantiles(
+        np.where(levels <= 0.5, 2 * levels * centre, centre + (1 - centre) * (2 * levels - 1)), *normals
+    )
     middle = len(edges) // 2
     # Where the centre was cut, its quantile is not the threshold; and no two edges may be one.
     spread = _CLOSEST * (reference.others.deviation + reference.own.deviation)

@@ -185,17 +185,15 @@ def _fit(halves: Floats, noise: Floats, units: Floats, edges: Floats, prior: Pri
         right_log = (weight * by_log * missing).sum(axis=1) - logs * log_weight
         determinant = a * c - b**2
         means = means + np.clip((c * right_mean - b * right_log) / determinant, -prior.deviation, prior.deviation)
-        logs = np.clip(logs + np.clip((a * right_log - b * right_mean) / determinant, -0.3, 0.3), -WIDEST_LOG, WIDEST_LOG)
+        logs = np.clip(
+            logs + np.clip((a * right_log - b * right_mean) / determinant, -0.3, 0.3), -WIDEST_LOG, WIDEST_LOG
+        )
     return means, prior.deviation * np.exp(logs)
 
 
-def _leaves(
-    halves: Floats, noise: Floats, units: Floats, edges: Floats, means: Floats, deviations: Floats
-) -> Floats:
+def _leaves(halves: Floats, noise: Floats, units: Floats, edges: Floats, means: Floats, deviations: Floats) -> Floats:
     """Walk the tree down and return units in each leaf, (B, L)."""
-    low, middle, high = (
-        _normal((ends[None] - means[:, None]) / deviations[:, None]) for ends in _nodes(edges)
-    )
+    low, middle, high = (_normal((ends[None] - means[:, None]) / deviations[:, None]) for ends in _nodes(edges))
     share = np.clip((high - middle) / np.maximum(high - low, _FLOOR), _LEAST_SHARE, 1 - _LEAST_SHARE)
     counts = units[:, None]
     depth = (len(edges) + 1).bit_length() - 1

@@ -27,7 +27,7 @@ def of_rate(rate: float, units: float, noise_variance: float) -> tuple[float, fl
     tail = Z**2 / max(units, 1.0)
     a, b, c = 1 + tail, rate + tail / 2, rate**2 - Z**2 * noise_variance
     root = math.sqrt(max(b**2 - a * c, 0.0))
-    low, high = (min(max((b + sign * root) / a, 0.0), 1.0) for sign in (-1, 1))
+    low, high = (min(max(float(b + sign * root) / a, 0.0), 1.0) for sign in (-1, 1))
     return low, high
 
 

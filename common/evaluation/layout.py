@@ -179,7 +179,9 @@ def layout_of(kind: TaskKind, classes: int, *, classes_only: bool, final: bool, 
     fewest = {TaskKind.BINARY: 2, TaskKind.MULTILABEL: 1}.get(kind, 3)
     most = TWO_CLASSES if kind is TaskKind.BINARY else MOST_SCORES
     if not fewest <= classes <= most:
-        raise PrivacyError(f"a {kind} task must have {fewest} to {most} classes, got {classes}; correct the data's kind")
+        raise PrivacyError(
+            f"a {kind} task must have {fewest} to {most} classes, got {classes}; correct the data's kind"
+        )
     trees = 1 if kind is TaskKind.BINARY else classes
     if classes_only:
         weight = NORM_BOUND if kind is not TaskKind.MULTILABEL else int(NORM_BOUND / math.sqrt(classes))

@@ -37,9 +37,7 @@ class _Draws:
     confusion: Floats | None
 
 
-def class_shares(
-    layout: Layout, entries: Floats, units: int, deviation: float
-) -> tuple[tuple[float, ...], float]:
+def class_shares(layout: Layout, entries: Floats, units: int, deviation: float) -> tuple[tuple[float, ...], float]:
     """Return the share of each class (or label, or of class 1) that a release counted, and its noise."""
     block = entries[layout.classes_start : layout.classes_start + layout.class_entries]
     if layout.kind in (TaskKind.BINARY, TaskKind.MULTILABEL):
@@ -305,7 +303,9 @@ def _macro_auc(
 def _whole(confusion: Floats, counts: Floats, units: int) -> tuple[tuple[int, ...], ...]:
     """Return whole numbers near a matrix that add up to ``units``, row by row near ``counts``."""
     rows = _apportion(counts, units)
-    return tuple(tuple(int(cell) for cell in _apportion(row, total)) for row, total in zip(confusion, rows, strict=True))
+    return tuple(
+        tuple(int(cell) for cell in _apportion(row, total)) for row, total in zip(confusion, rows, strict=True)
+    )
 
 
 def _apportion(parts: Floats, total: int) -> NDArray[np.int64]:

@@ -66,10 +66,12 @@ class ClassCount:
 def tree_halves(layout: Layout, entries: Floats) -> tuple[Floats, Floats]:
     """Return halves (2, K) of one tree from its entries: other classes' units, then the class's own."""
     return tuple(  # type: ignore[return-value]
-        np.concatenate([
-            entries[entry_of(level, 0, own=own) : entry_of(level, 0, own=own) + 2**level] / (2 * weights[level])
-            for level in range(layout.depth)
-        ])
+        np.concatenate(
+            [
+                entries[entry_of(level, 0, own=own) : entry_of(level, 0, own=own) + 2**level] / (2 * weights[level])
+                for level in range(layout.depth)
+            ]
+        )
         for own, weights in ((False, layout.others), (True, layout.own))
     )
 

@@ -17,17 +17,14 @@ from typing import Self
 
 from common.errors import PrivacyError
 from common.evaluation.layout import NORM_BOUND, Layout, TaskKind, layout_of
-from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
-from common.privacy.calibration import noise_multiplier
+from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.gaussian import accounted_epsilon, accounted_mu
 
 CLASSES_SHARE = 0.05
 INTERIM_SHARE = 0.50
 """Of the validation part's budget: how many of each class there are, and how models do during the run; the last model
 has the rest, for the test part is asked once and at the edges and the threshold that this release gives."""
-
-_WIDEN = 1.001
-"""Where a part's releases together pass ε, which one release of their costs did not, noise grows by this factor."""
 
 
 class Part(StrEnum):
@@ -139,7 +136,7 @@ class EvaluationPlan:
             accountant=accountant,
             releases=releases,
             repeats=repeats,
-            full_noise=_full_noise(epsilon, delta, accountant, tuple(r.share for r in releases[:-1])),
+            full_noise=_full_noise(epsilon, delta, accountant),
         )
 
     @property
@@ -208,7 +205,8 @@ class EvaluationPlan:
     def spent(self, part: Part, repeated: tuple[Release, ...] = ()) -> float:
         """Return the ε of all planned releases of a part, and of repeated ones, for each unit at the plan's δ."""
         asked = [release for release in (*self.releases, *repeated) if release.part is part]
-        return epsilon([_event(self.noise_multiplier(release)) for release in asked], self.delta, self.accountant)
+        mu = math.sqrt(sum(self.noise_multiplier(release) ** -2 for release in asked))
+        return accounted_epsilon(mu, self.delta, self.accountant)
 
     def most_spent(self, part: Part) -> float:
         """Return the ε of a part if its costliest release is repeated as often as the plan allows."""
@@ -229,7 +227,9 @@ class EvaluationPlan:
             noise = self.noise_multiplier(self.releases[1])
             after = "after round" if len(interim) == 1 else "after each of rounds"
             lines.append(f"  validation: {after} {', '.join(interim)} (noise multiplier {noise:.2f})")
-        lines.append(f"  validation: the last model (noise multiplier {self.noise_multiplier(self.final_validation):.2f})")
+        lines.append(
+            f"  validation: the last model (noise multiplier {self.noise_multiplier(self.final_validation):.2f})"
+        )
         lines.append(f"  test: the last model, once (noise multiplier {self.noise_multiplier(self.test):.2f})")
         if self.repeats:
             lines.append(
@@ -253,13 +253,15 @@ def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
 
 
 @lru_cache(maxsize=256)
-def _full_noise(target: float, delta: float, accountant: Accountant, shares: tuple[float, ...]) -> float:
-    """Return z_1, with which the accountant bounds one release, and all of ``shares`` together, by ``target``."""
-    full = noise_multiplier(target, delta, 1.0, 1, accountant)
-    while epsilon([_event(full / math.sqrt(share)) for share in shares], delta, accountant) > target:
-        full *= _WIDEN
-    return full
+def _full_noise(target: float, delta: float, accountant: Accountant) -> float:
+    """Return z_1, with which the accountant bounds all releases of a part together by ``target``.
 
-
-def _event(multiplier: float) -> MechanismEvent:
-    return MechanismEvent(MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, multiplier, 1.0, 1)
+    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant itself.
+    """
+    mu = accounted_mu(target, delta, accountant)
+    if mu == 0:
+        raise PrivacyError(
+            f"no noise keeps an evaluation within ε = {target:g} at δ = {delta:g} by the {accountant.upper()} accountant; "
+            f"raise evaluation.target_epsilon"
+        )
+    return 1 / mu

@@ -66,7 +66,9 @@ def answer(
     for first in range(0, len(chosen), at_once):
         last = min(first + at_once, len(chosen))
         sizes = ends[first:last] - starts[first:last]
-        rows = np.concatenate([order[start:end] for start, end in zip(starts[first:last], ends[first:last], strict=True)])
+        rows = np.concatenate(
+            [order[start:end] for start, end in zip(starts[first:last], ends[first:last], strict=True)]
+        )
         vectors = _vectors(layout, question, logits[rows] if layout.depth or layout.numbers else logits, labels[rows])
         total[: layout.length] += _within_norm(_means(vectors, sizes), plan.norm_bound).sum(axis=0)
     return total

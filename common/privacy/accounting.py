@@ -158,7 +158,7 @@ class Epsilon:
         colluders: how many hospitals share what they know with the server; for ``COLLUDING_SERVER``.
 
     >>> print(Epsilon(2.00001, 1e-4, PrivacyUnit.RECORD, Adversary.SERVER, Accountant.PRV))
-    ε = 2.001 at δ = 0.0001 for each record, against the server (PRV)
+    ε = 2.001 at δ = 0.0001 for each record (zero-out), against the server (PRV)
     """
 
     value: float
@@ -171,9 +171,10 @@ class Epsilon:
     def __str__(self) -> str:
         """Say the whole claim in one line, ε rounded up."""
         with_whom = f" ({self.colluders})" if self.adversary is Adversary.COLLUDING_SERVER else ""
+        article = "" if self.adversary is Adversary.HOSPITAL else "the "
         return (
-            f"ε = {rounded_up(self.value):.3f} at δ = {self.delta:g} for each {self.unit}, "
-            f"against the {self.adversary}{with_whom} ({self.accountant.upper()})"
+            f"ε = {rounded_up(self.value):.3f} at δ = {self.delta:g} for each {self.unit} (zero-out), "
+            f"against {article}{self.adversary}{with_whom} ({self.accountant.upper()})"
         )
 
 
@@ -200,9 +201,10 @@ def for_a_group(event: MechanismEvent, units: int) -> MechanismEvent:
     >>> for_a_group(replace(once, sample_rate=1.0), 10).noise_multiplier
     0.2
     """
-    if event.sample_rate == 1:
-        return replace(event, noise_multiplier=event.noise_multiplier / (event.group * units), group=1)
-    return replace(event, group=event.group * units)
+    grouped = replace(event, group=event.group * units)
+    if event.sample_rate < 1:
+        return grouped
+    return replace(grouped, noise_multiplier=event.noise_multiplier / grouped.group, group=1)
 
 
 def against_everyone(

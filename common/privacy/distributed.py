@@ -29,8 +29,8 @@ of a sum v + N(0, s² I). (3) That holds for each batch, so also for the mixture
 here exactly as for the Gaussian, with the same accountant and no further argument. (4) Rounds compose adaptively.
 
 Covered are the units of one hospital: those it trains on, and those it measures a model on where a release of the
-evaluation plan asks for them (:mod:`common.evaluation.plan`), each with noise of its own. The relation is zero-out: a unit
-against an empty one, with the number of units public. A patient with records in two hospitals is two patients.
+evaluation plan asks for them (:mod:`common.evaluation.plan`), each with noise of its own. The relation is zero-out: a
+unit against an empty one, with the number of units public. A patient with records in two hospitals is two patients.
 
 **Modular arithmetic costs no privacy.** The sum modulo R is a function of the sum over the integers, so clipping
 to the ring is post-processing. It can cost accuracy: Kairouz et al. bound that error and rotate the vector to reduce
@@ -280,9 +280,7 @@ class DistributedMechanism:
             MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate, rounds, self.approximation
         )
 
-    def event_against(
-        self, colluders: int, cohort: int, sample_rate: float, rounds: int = 1
-    ) -> MechanismEvent | None:
+    def event_against(self, colluders: int, cohort: int, sample_rate: float, rounds: int = 1) -> MechanismEvent | None:
         """Return what a round costs against the server and ``colluders`` hospitals, however many k it was made for.
 
         Args:
@@ -308,10 +306,10 @@ class DistributedMechanism:
     ) -> tuple[Epsilon, ...]:
         """Return what an outsider with every model, another hospital of the run and the server learn at most.
 
-        An outsider and the server see sums with the noise of n - X hospitals. A hospital of the run sees the models, too,
-        and knows its own noise: it learns what a server with one colluding hospital learns, and more than the target ε
-        where k is 0. The server with k hospitals is among the claims where k is above 0. A claim is infinite where
-        nothing is promised.
+        An outsider and the server see sums with the noise of n - X hospitals. A hospital of the run sees the models,
+        too, and knows its own noise: it learns what a server with one colluding hospital learns, which is more than the
+        target ε where k is 0. The server with k hospitals is among the claims where k is above 0. A claim is infinite
+        where nothing is promised.
         """
 
         def claim(adversary: Adversary, event: MechanismEvent | None, colluders: int = 0) -> Epsilon:

@@ -7,8 +7,18 @@ cost without PyTorch, which the accountants of Opacus bring.
 
 import math
 
+import numpy as np
+
+from common.privacy.accounting import PRV_DELTA_ERROR, PRV_EPSILON_ERROR, RDP_ORDERS, Accountant
+
+_PRV_SLACK = 1.05
+"""Of PRV's stated error: how far its bound of a composition of Gaussian releases lies above the exact ε, at most."""
+
 _LARGEST_EPSILON = 2000.0
 _HALVINGS = 80
+_SMALLEST_MU = 1e-6
+_ROUNDING = 1 + 1e-9
+"""Covers that the accountant sums the releases in another order."""
 
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
@@ -55,6 +65,38 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if gaussian_delta(middle, epsilon) <= delta:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def accounted_epsilon(mu: float, delta: float, accountant: Accountant) -> float:
+    """Return at most what an accountant's bound is of releases of ``mu`` together, without asking it.
+
+    Args:
+        mu: the root of the sum of 1 / z² over the releases.
+        delta: in (0, 1).
+        accountant: PRV adds its error to the exact value; RDP converts the Rényi divergence α μ² / 2.
+    """
+    if accountant is Accountant.PRV:
+        return gaussian_epsilon(mu, delta * (1 - PRV_DELTA_ERROR)) + _PRV_SLACK * PRV_EPSILON_ERROR
+    alphas = np.asarray(RDP_ORDERS)
+    # Canonne, Kamath and Steinke 2020, proposition 12, as in ``accounting``.
+    bounds = alphas * mu**2 / 2 - (math.log(delta) + np.log(alphas)) / (alphas - 1) + np.log1p(-1 / alphas)
+    return max(0.0, float(bounds.min())) * _ROUNDING
+
+
+def accounted_mu(epsilon: float, delta: float, accountant: Accountant) -> float:
+    """Return the largest μ, from below, that an accountant bounds by ``epsilon``; 0 where it bounds none so low."""
+    if accounted_epsilon(_SMALLEST_MU, delta, accountant) > epsilon:
+        return 0.0
+    low, high = _SMALLEST_MU, 1.0
+    while accounted_epsilon(high, delta, accountant) <= epsilon:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if accounted_epsilon(middle, delta, accountant) <= epsilon:
             low = middle
         else:
             high = middle
