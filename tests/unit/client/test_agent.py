@@ -38,7 +38,7 @@ NAME = "hospital-1"
 
 
 class Overheard:
-    """A run of one step that hospital-1 vanished from at its masked input, with every request it was ever sent."""
+    """A run of one step that hospital-1 left at its first masked input, with every request it was ever sent."""
 
     def __init__(self, made: Small) -> None:
         self.made = made
@@ -52,7 +52,8 @@ class Overheard:
         if hospital != NAME:
             return None
         self.requests.append(request)
-        return Loss.OF_REQUEST if isinstance(request, MaskedInput) and request.round_number == 1 else None
+        is_gone = any(isinstance(earlier, MaskedInput) for earlier in self.requests)
+        return Loss.OF_REQUEST if is_gone else None
 
     @property
     def agent(self) -> HospitalAgent:
