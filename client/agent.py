@@ -296,12 +296,12 @@ class HospitalAgent:
         self._check_standing(run, asked.cohort)
         terms = RoundTerms.decode(asked.terms)
         model = _checked_model(array, terms, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
-        run.contributor.check(terms, len(asked.cohort))
         started = self._here.clock()
         with contextlib.ExitStack() as at_the_end:
             # A bad share is refused here, before training has cost any privacy.
             accepted = masked_input.accept(shared, asked)
             at_the_end.callback(accepted.erase)
+            run.contributor.check(terms, len(asked.cohort))
             self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
             # Whatever happens from here on, nobody masks with these keys again.
             at_the_end.callback(run.shared.pop(round_number).erase)

@@ -180,8 +180,8 @@ def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures
 def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
     """Return what each adversary learns at most from a run of all its rounds; none where it is without privacy.
 
-    A server that colludes with hospitals is among them where the run declares such.
-    In mode ``local`` each hospital's noise is sized for its own data, and the claim is the target that all keep.
+    A server that colludes with hospitals is among them where the run declares such. In mode ``local`` the noise, which
+    follows from the run's public sample rate, keeps the target.
     """
     privacy = run.privacy
     if privacy.mode is PrivacyMode.NONE:
@@ -192,7 +192,7 @@ def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
     else:
         rate, rounds = run.training.sample_rate, run.experiment.rounds
         claims = mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
-    return claims if privacy.colluders else claims[:2]
+    return claims
 
 
 def evaluation_claim(run: RunDescription, spent: float) -> str:
