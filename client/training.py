@@ -342,8 +342,8 @@ def evaluate(
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the model's scores, (n, classes) float32, at least one record, in pieces that fit in memory.
 
-    Scores beyond ±LARGEST_LOGIT are cut to it, and one that is undefined is 0: a model that a server made to overflow on
-    a single record must not show it.
+    Scores beyond ±LARGEST_LOGIT are cut to it, and one that is undefined is 0: a model that a server made to overflow
+    on a single record must not show it.
     """
     model.eval()
     size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))

@@ -188,17 +188,9 @@ def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
         return ()
     accountant, mechanism = Accountant(privacy.accountant), mechanism_of(run)
     if mechanism is None:
-<<<<<<< HEAD
-        claims = against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
-    else:
-        rate, rounds = run.training.sample_rate, run.experiment.rounds
-        claims = mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
-    return claims
-=======
         return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
     rate, rounds = run.training.sample_rate, run.experiment.rounds
     return mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
->>>>>>> ledger
 
 
 def evaluation_claim(run: RunDescription, spent: float) -> str:
