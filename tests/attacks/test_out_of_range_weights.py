@@ -10,7 +10,7 @@ from common.evaluation import EvaluationCounts
 from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Vector
 from common.vector import VectorLayout, WeightRangeError
-from tests.protocol.parties import MODEL_HASH, Consortium
+from tests.protocol.parties import TERMS, Consortium
 
 PARAMETERS = 20
 LIAR = "hospital-2"
@@ -50,9 +50,9 @@ def test_honest_weights_up_to_the_largest_come_through(layout: VectorLayout) -> 
     consortium = Consortium(4, vector_length=layout.length)
     vectors = {name: encoded(layout, layout.max_weight) for name in consortium.names}
     routed = consortium.routed()
-    total = MaskedSum(routed, MODEL_HASH)
+    total = MaskedSum(routed, TERMS)
     for name in consortium.names:
-        total.add(name, *consortium[name].mask(routed.request_for(name, MODEL_HASH), vectors[name]))
+        total.add(name, *consortium[name].mask(routed.request_for(name, TERMS), vectors[name]))
     decoded = layout.decode(consortium.unmask(total, consortium.unmasking_request(total)).total, 4)
     assert decoded.total_weight == 4 * layout.max_weight
     assert np.allclose(decoded.mean_delta, 0.01, atol=layout.step / layout.max_weight)
