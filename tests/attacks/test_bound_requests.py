@@ -12,11 +12,7 @@ def test_a_contribution_is_made_from_bound_things_alone() -> None:
     contributor = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Contributor")
     made = next(n for n in contributor.body if isinstance(n, ast.FunctionDef) and n.name == "contribute")
     taken = made.args
-    assert [arg.arg for arg in (*taken.posonlyargs, *taken.args)] == [
-        "self",
-        "round_number",
-        "terms",
-        "model",
-        "cohort",
-    ]
-    assert (taken.vararg, taken.kwarg, taken.kwonlyargs) == (None, None, [])
+    positional = [arg.arg for arg in (*taken.posonlyargs, *taken.args)]
+    assert positional == ["self", "round_number", "terms", "model"]
+    assert [arg.arg for arg in taken.kwonlyargs] == ["cohort"]
+    assert (taken.vararg, taken.kwarg) == (None, None)
