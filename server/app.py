@@ -97,7 +97,7 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
 
     def plan_for(roster: dict[str, str], keys: dict[str, bytes]) -> RunPlan:
         description = describe(config, settings.run_id, settings.classes, settings.channels, roster, parameters)
-        return RunPlan(config, description, settings.data_set, keys, apply_masks, newest)
+        return RunPlan(config, description, settings.data_set, keys, apply_masks, newest=newest)
 
     def newest(plan: RunPlan) -> RunPlan:
         roster, keys = members.valid_roster(authority, datetime.datetime.now(datetime.UTC))
