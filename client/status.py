@@ -41,6 +41,11 @@ class HospitalStatus(BaseModel):
     accountant: str = ""
     training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """None before the first round."""
+    evaluation_epsilon_spent: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """On each part, over all runs."""
+    evaluation_epsilon_budget: Annotated[float, Field(ge=0)] = 0.0
+    notes: tuple[str, ...] = ()
+    """What the operator should know about the data of the run at hand, such as fewer records than the policy states."""
     refusals: dict[str, Count] = Field(default_factory=dict)
     """How often each code of a refusal was the answer."""
 

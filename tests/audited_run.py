@@ -13,7 +13,7 @@ from common.audit_entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit_parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
-from common.events import EVENTS_FILE, Event, RoundDone, RunFinished, RunStarted
+from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from common.flat_model import hash_model
 from common.identity import (
     CertificateAuthority,
@@ -173,11 +173,16 @@ def _tell_figures(run: AuditedRun, finished: Finished) -> None:
             time=1.0 + step, round=step, step=step, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
             loss=0.5, epsilon=EPSILON, epsilon_spent=dict.fromkeys(NAMES, EPSILON),
             epsilon_budget=dict.fromkeys(NAMES, BUDGET), hospitals=3, seconds=1.0, upload_bytes=300,
-            confusion=((3, 1), (1, 3)),
+            part="validation", intervals={"accuracy": (0.5, 0.9), "auc": (0.6, 0.95)}, evaluation_epsilon=0.5 * step,
         )
         for step in (1, 2)
     ]  # fmt: skip
-    events: list[Event] = [started, *steps, RunFinished(time=4.0, reason="completed", rounds_done=2)]
+    tested = Evaluated(
+        time=3.5, step=2, exact=False, records=8, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8, loss=0.5,
+        threshold=0.5, confusion=((3, 1), (1, 3)), intervals={"accuracy": (0.5, 0.9)}, noise={"accuracy": 0.01},
+        epsilon=1.0, claim="ε = 1.000 for each test record",
+    )  # fmt: skip
+    events: list[Event] = [started, *steps, tested, RunFinished(time=4.0, reason="completed", rounds_done=2)]
     outputs = RunOutputs(run.folder)
     with EventLog(run.folder) as log:
         tell = recording_events(log, run.server.append, RUN_ID)
