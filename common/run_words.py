@@ -32,7 +32,7 @@ def admitted_of(config: Config, data_set: str, authority_on_server: bool) -> tup
 
 
 def evaluation_cost(started: RunStarted, done: RoundDone) -> str:
-    """Say what measuring has cost so far, with everything that an ε of evaluation must be shown with.
+    """Say what measuring validation records has cost by a round, with everything that an ε of evaluation must be shown with.
 
     Returns:
         One line; of exact counts, that they have no ε.
@@ -40,9 +40,9 @@ def evaluation_cost(started: RunStarted, done: RoundDone) -> str:
     if started.config.evaluation.exact:
         return f"evaluation: {EXACT_COUNTS}"
     if math.isnan(done.evaluation_epsilon):
-        return "evaluation: nothing was asked of the validation parts in this round"
+        return "evaluation: this round asked nothing of the validation parts"
     privacy = started.config.privacy
     return (
-        f"evaluation: ε = {done.evaluation_epsilon:.2f} so far for each validation {privacy.unit.value}, "
-        f"δ={privacy.delta:g} ({RELATION})"
+        f"evaluation: ε = {done.evaluation_epsilon:.2f} after round {done.step} for each validation "
+        f"{privacy.unit.value}, δ={privacy.delta:g} ({RELATION})"
     )

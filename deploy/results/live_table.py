@@ -42,13 +42,16 @@ LABELS = {"accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivi
 """Of the measures told at the end."""
 
 _WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)
-"""Of the columns on a pipe, where nobody knows the rows to come; and of a terminal's table, their least."""
+"""Of the columns on a pipe, where nobody knows the rows to come."""
 
 _DROPPED = ("precision", "hospitals", "seconds", "recall", "loss", "F1", "accuracy")
 """Columns that a narrow terminal leaves out, the first one first; AUC and ε stay."""
 
 _FRAME = 3
-"""Columns of characters that a table takes beside each of its cells."""
+"""Characters that a table takes beside each of its cells."""
+
+_SURE = len("0.89 ±0.03")
+"""Characters kept for a figure that is told with how far it may be off."""
 
 
 class LiveTable:
@@ -189,7 +192,8 @@ class LiveTable:
             title_justify="left",
             caption_justify="left",
         )
-        shown = _headings_shown(self._console.width)
+        rows = [_cells(done) for done in self._rounds.values()]
+        shown = _headings_shown(self._console.width, rows, exact=started.config.evaluation.exact)
         for heading in shown:
             table.add_column(heading, justify="right", no_wrap=True)
         steps = sorted(self._rounds)
@@ -232,7 +236,8 @@ def _final_figures(history: RunHistory) -> list[str]:
     if tested is None:
         return [f"On the hospitals' pooled test parts: not measured: {history.why_not_tested}"]
     unit = history.started.config.privacy.unit.value
-    how = EXACT_COUNTS if tested.exact else "asked once, at the threshold that validation fixed"
+    at = "" if math.isnan(tested.threshold) else ", at the threshold that validation records fixed before"
+    how = EXACT_COUNTS if tested.exact else f"asked once{at}"
     lines = [f"On the hospitals' pooled test parts, {tested.records} {unit}s, {how}:"]
     lines += [f"  {label:<12} {_final(sure)}" for name, label in LABELS.items() if (sure := of_test(tested)[name]).is_told]
     if tested.exact:
@@ -269,12 +274,15 @@ def _measured_on(started: RunStarted) -> str:
     return "each row: the pooled validation parts after that round, ± 95 %; last row: the test parts"
 
 
-def _headings_shown(width: int) -> tuple[str, ...]:
-    """Return the columns that fit into so many characters."""
+def _headings_shown(width: int, rows: Sequence[Sequence[str]], *, exact: bool) -> tuple[str, ...]:
+    """Return the columns that fit into so many characters, with the rows there are and those to come."""
+    needed = {
+        heading: max(len(heading), _SURE if heading in ("accuracy", "AUC") and not exact else 0, *map(len, column))
+        for heading, *column in zip(HEADINGS, *rows, strict=True)
+    }
     shown = list(HEADINGS)
-    least = dict(zip(HEADINGS, _WIDTHS, strict=True))
     for heading in _DROPPED:
-        if sum(max(least[name], len(name)) + _FRAME for name in shown) < width:
+        if sum(needed[name] + _FRAME for name in shown) < width:
             break
         shown.remove(heading)
     return tuple(shown)

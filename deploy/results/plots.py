@@ -101,7 +101,7 @@ def learning(history: RunHistory) -> Figure:
     if not exact and history.tested is not None:
         _draw_test(axes, history.tested, steps[-1] + 0.5)
     axes.set(xlabel="round", ylabel=_measured_on(history.started), ylim=(_floor(rounds), 1.01))
-    _by_round(axes, steps, room=0.0 if exact or history.tested is None else 0.5)
+    _by_round(axes, steps, room=0.0 if exact or history.tested is None else 0.45)
     if rounds:
         title = f"after round {rounds[-1].step}"
         axes.legend(loc="lower right", title=title, title_fontproperties={"weight": "bold"})
@@ -258,7 +258,7 @@ def _part(started: RunStarted) -> str:
 
 
 def _measured_on(started: RunStarted) -> str:
-    return f"{_part(started)}, after round r: the hospitals' pooled parts"
+    return f"{_part(started)}, after round r"
 
 
 def _about_figures(started: RunStarted) -> str:

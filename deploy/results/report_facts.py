@@ -135,8 +135,8 @@ class RunFacts:
             claim = self.tested.claim if self.tested else EXACT_COUNTS
             return (claim,)
         curve = self.history.measured
-        validation = (evaluation_cost(self.started, curve[-1]).removeprefix("evaluation: "),) if curve else ()
-        return validation + ((self.tested.claim,) if self.tested else ())
+        told = [evaluation_cost(self.started, curve[-1]).removeprefix("evaluation: ")] if curve else []
+        return (*told, *([f"test parts: {self.tested.claim}"] if self.tested else []))
 
     @property
     def hospitals(self) -> dict[str, dict[str, str | float | None]]:
@@ -268,7 +268,7 @@ def _active_server(config: Config, hospitals: int, authority_on_server: bool) ->
     learns = f"a sum over at least {fewest} hospitals, less those that work with it"
     if authority_on_server:
         learns += "; it holds the authority's key, so hospitals that it invents count among them"
-    return Knowledge(who, learns, "get two sums that differ in one hospital; run code at a hospital; exceed its ε")
+    return Knowledge(who, learns, "get two sums of one round that differ in one hospital; run code at a hospital; exceed its ε")
 
 
 def _colluding_server(config: Config, hospitals: int) -> Knowledge:
