@@ -69,8 +69,8 @@ EPSILON_LAST_ROUND = Metric(
 )
 EVALUATION_EPSILON = Metric(
     "confide_evaluation_epsilon",
-    "Epsilon that this run's measurements have cost each record of a part so far (zero-out relation); none where counts "
-    "are exact.",
+    "Epsilon that this run's measurements have cost each record of a part so far (zero-out relation); none where "
+    "counts are exact.",
     ("part",),
 )
 PRIVACY_INFO = Metric(

@@ -17,7 +17,11 @@ RELATION = "zero-out: against an empty one; how many there are is public"
 
 
 def admitted(started: RunStarted) -> tuple[str, ...]:
-    """Return what every output of a run must admit, a sentence each; none for a real, private, masked and noisy run."""
+    """Return what every output of a run must admit, a sentence each.
+
+    Returns:
+        Nothing for a run on real data, private, masked, measured under noise, with the authority's key elsewhere.
+    """
     return admitted_of(started.config, started.data_set, started.authority_on_server)
 
 
@@ -32,7 +36,7 @@ def admitted_of(config: Config, data_set: str, authority_on_server: bool) -> tup
 
 
 def evaluation_cost(started: RunStarted, done: RoundDone) -> str:
-    """Say what measuring validation records has cost by a round, with everything that an ε of evaluation must be shown with.
+    """Say what measuring validation records has cost by a round, with all that such an ε must be shown with.
 
     Returns:
         One line; of exact counts, that they have no ε.

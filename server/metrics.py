@@ -156,7 +156,6 @@ class RunMetrics(Collector):
         for part, seconds in done.seconds_by_part.model_dump().items():
             values.add(names.ROUND_PART_SECONDS, seconds, part)
 
-
     def _take_figures(self, done: RoundDone) -> None:
         values, exact = self._values, done.part == "test"
         for metric, name in _MODEL_METRICS:

@@ -182,9 +182,12 @@ def _test(now: float, step: int, task: _Task, config: Config) -> Evaluated:
 
 def _plan(rounds: int, config: Config) -> tuple[str, ...]:
     interim = ", ".join(map(str, _interim_steps(rounds, config.evaluation.interim_releases)))
-    return (
+    cost = (
         "evaluation: ε = 1.001 for each validation unit and 1.001 for each test unit at δ = 0.0001 (zero-out: a unit "
-        "against an empty one; the number of units is public)",
+        "against an empty one; the number of units is public)"
+    )
+    return (
+        cost,
         f"  validation: after each of rounds {interim} (noise multiplier 13.51)",
         "  test: the last model, once (noise multiplier 3.19)",
     )
@@ -206,9 +209,7 @@ def gaussian_epsilon(mu: float) -> float:
     return float(brentq(excess, 0.0, 50.0))
 
 
-def _measures(
-    task: _Task, step: int, part: str, share: float | None
-) -> tuple[dict[str, Any], dict[str, float]]:
+def _measures(task: _Task, step: int, part: str, share: float | None) -> tuple[dict[str, Any], dict[str, float]]:
     """Return a model's measures with their intervals, and the noise in them; with exact counts neither."""
     truth, chance = task.labels[part], task.probabilities[step - 1][part]
     binary = task.classes == TWO_CLASSES
@@ -222,9 +223,7 @@ def _measures(
         # A record counts ± one half at the decision's node, which has 70 of 100 of the norm.
         deviation = math.sqrt(4 / 3) / (MU * math.sqrt(share)) * 100 / (2 * 70)
         random = np.random.default_rng([step, len(part)])
-        for row in matrix:
-            row += _around(random, deviation, len(row))
-        matrix = np.clip(matrix, 0, None)
+        matrix = np.clip(matrix + [_around(random, deviation, task.classes) for _ in matrix], 0, None)
         loss += random.normal(0, 0.02)
         if task.has_auc:
             auc = min(0.999, auc + random.normal(0, 0.4 * deviation / len(truth)))

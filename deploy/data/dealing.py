@@ -66,8 +66,8 @@ def stated(dealt: DealtCounts, most: int) -> dict[str, int]:
         dealt: what it got; rounded down to two digits, so that what is stated is there.
         most: training units that a run lets one hospital state, ``aggregation.max_weight``.
 
-    >>> stated(DealtCounts(1177, 131, 156, 303), 4096)
-    {'stated_training_units': 1100, 'stated_validation_units': 130, 'stated_test_units': 150, 'stated_units_per_class': 300}
+    >>> list(stated(DealtCounts(1177, 131, 156, 303), 4096).values())
+    [1100, 130, 150, 300]
     """
     return {
         "stated_training_units": max(FEWEST_STATED, min(most, _rounded_down(dealt.training))),

@@ -1,5 +1,8 @@
-"""How sure a figure is: intervals that the server gives with noisy counts, bootstrap intervals over exact counts of
-test records, and intervals over repeated runs."""
+"""How sure a figure is.
+
+Noisy counts come with the server's own intervals; over exact counts of test records they are bootstrapped here, and
+over repeated runs they are t intervals.
+"""
 
 import math
 from collections.abc import Sequence
@@ -99,7 +102,7 @@ def _told(measured: RoundDone | Evaluated, name: str, deviation: float) -> Inter
 
 
 def over_test_records(done: RoundDone | Evaluated) -> dict[str, Interval]:
-    """Return each metric of exact counts with its percentile bootstrap interval (Efron 1979) over the pooled test records.
+    """Return each metric of exact counts with its percentile bootstrap interval (Efron 1979) over the test records.
 
     The records themselves never leave the hospitals. Resampling them and counting is the same as drawing the counts
     from a multinomial distribution, so the securely summed counts suffice: the confusion matrix, and for AUC the score

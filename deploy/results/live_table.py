@@ -239,7 +239,9 @@ def _final_figures(history: RunHistory) -> list[str]:
     at = "" if math.isnan(tested.threshold) else ", at the threshold that validation records fixed before"
     how = EXACT_COUNTS if tested.exact else f"asked once{at}"
     lines = [f"On the hospitals' pooled test parts, {tested.records} {unit}s, {how}:"]
-    lines += [f"  {label:<12} {_final(sure)}" for name, label in LABELS.items() if (sure := of_test(tested)[name]).is_told]
+    lines += [
+        f"  {label:<12} {_final(sure)}" for name, label in LABELS.items() if (sure := of_test(tested)[name]).is_told
+    ]
     if tested.exact:
         return [*lines, "  in brackets: 95 %, sampling of the records"]
     return [

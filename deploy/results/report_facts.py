@@ -113,7 +113,7 @@ class RunFacts:
 
     @property
     def metrics(self) -> dict[str, Interval]:
-        """Each metric of the last model on the test parts with its interval, where it has one; undefined without any."""
+        """Each metric of the last model on the test parts with its interval, where it has one."""
         if self.tested is None:
             return dict.fromkeys(MEASURES, Interval(math.nan))
         return of_test(self.tested)
@@ -268,7 +268,9 @@ def _active_server(config: Config, hospitals: int, authority_on_server: bool) ->
     learns = f"a sum over at least {fewest} hospitals, less those that work with it"
     if authority_on_server:
         learns += "; it holds the authority's key, so hospitals that it invents count among them"
-    return Knowledge(who, learns, "get two sums of one round that differ in one hospital; run code at a hospital; exceed its ε")
+    return Knowledge(
+        who, learns, "get two sums of one round that differ in one hospital; run code at a hospital; exceed its ε"
+    )
 
 
 def _colluding_server(config: Config, hospitals: int) -> Knowledge:
