@@ -64,7 +64,7 @@ class Case:
 
 CASES = (
     Case("cnn", batch=128, steps=8, aim=1.5),
-    Case("resnet18", batch=128, steps=1, aim=2.0),
+    Case("resnet18", batch=128, steps=1, aim=1.6),
     Case("scattering_linear", batch=512, steps=20, aim=1.2),
 )
 
@@ -151,9 +151,10 @@ def _random_records(case: Case) -> TrainingData:
 
 def _our_steps(case: Case, data: TrainingData, mode: PrivacyMode) -> None:
     model = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
-    training = TrainingConfig(batch_size=case.batch, learning_rate=LEARNING_RATE)
+    training = TrainingConfig(batch_size=case.batch, sample_rate=1 / case.steps, learning_rate=LEARNING_RATE)
     privacy = PrivacyConfig(mode=mode, max_grad_norm=MAX_GRAD_NORM)
-    train_locally(model, flat_parameters(model), data, training, privacy, NOISE_MULTIPLIER, os.urandom)
+    start = flat_parameters(model)
+    train_locally(model, start, data, training, privacy, NOISE_MULTIPLIER, os.urandom, expected_units=case.batch)
 
 
 def _opacus_steps(case: Case, data: TrainingData, at_once: int) -> Callable[[], None]:
