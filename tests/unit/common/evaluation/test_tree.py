@@ -94,9 +94,7 @@ def test_answers_of_hospitals_add_up_to_that_of_their_pooled_records(kind: TaskK
     logits, labels, units = some_logits(kind, 60), some_labels(kind, 60), np.arange(60)
     for question in questions(plan):
         pooled = answer(plan, question, logits, labels, units, 60, SEED)
-        parts = [
-            answer(plan, question, logits[i::3], labels[i::3], units[i::3], 20, SEED) for i in range(3)
-        ]
+        parts = [answer(plan, question, logits[i::3], labels[i::3], units[i::3], 20, SEED) for i in range(3)]
         assert np.array_equal(np.sum(parts, axis=0), pooled)
 
 
@@ -153,9 +151,7 @@ def test_the_binary_tree_is_laid_out_as_documented() -> None:
     plan = PLANS[TaskKind.BINARY]
     question = Question(plan.test.number, ((-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0),))
     # Log-odds 3 passes five edges: right of 0, left of 4, right of 2.
-    vector = answer(
-        plan, question, np.array([[0, 3]], np.float32), np.array([1]), np.zeros(1, np.int64), 1, SEED
-    )
+    vector = answer(plan, question, np.array([[0, 3]], np.float32), np.array([1]), np.zeros(1, np.int64), 1, SEED)
     expected = np.zeros(15, np.int64)
     expected[[1, 5, 12, 14]] = 700, -500, 400, 300
     assert np.array_equal(vector, expected)
