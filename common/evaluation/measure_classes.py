@@ -137,7 +137,7 @@ def _numbers(layout: Layout, entries: Floats, units: int) -> dict[Numbers, Float
 
 
 def _confusion(layout: Layout, entries: Floats, counts: Floats, right: Floats, units: int) -> Floats | None:
-    """Return confusion matrices (B, C, C) of counts not below 0 whose rows and diagonals add up as counted elsewhere."""
+    """Return confusion matrices (B, C, C) of counts from 0 whose rows and diagonals add up as counted elsewhere."""
     if not layout.confusion:
         return None
     block = entries[:, layout.confusion_start : layout.confusion_start + layout.classes**2]

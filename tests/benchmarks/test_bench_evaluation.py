@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_the_result_has_every_name_and_every_kind_of_task(tmp_path: Path, capsys
 def test_heads_are_trained_on_the_files_of_a_folder(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for name, channels, classes in (("pneumoniamnist", (), 2), ("retinamnist", (3,), 5)):
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for part, size in (("train", 40), ("val", 24), ("test", 24)):
             arrays[f"{part}_images"] = generator.integers(0, 256, (size, 28, 28, *channels), dtype=np.uint8)
             arrays[f"{part}_labels"] = (np.arange(size) % classes)[:, None].astype(np.uint8)

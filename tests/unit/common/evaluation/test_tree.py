@@ -73,7 +73,8 @@ def test_no_question_score_or_label_lets_a_unit_count_for_more_than_the_bound(
     count = math.prod(shape)
     labels = np.array(data.draw(st.lists(label, min_size=count, max_size=count)), np.int64).reshape(shape)
     patient = answer(plan, Question(release.number, edges), logits, labels, np.zeros(records, np.int64), 1, SEED)
-    assert (patient.dtype, patient.shape) == (np.int64, (plan.length,))
+    assert patient.dtype == np.int64
+    assert patient.shape == (plan.length,)
     assert int((patient * patient).sum()) <= plan.norm_bound**2
     assert not patient[plan.layout(release).length :].any()
 
