@@ -253,12 +253,12 @@ def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
 def _full_noise(target: float, delta: float, accountant: Accountant) -> float:
     """Return z_1, with which the accountant bounds all releases of a part together by ``target``.
 
-    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant itself.
+    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant.
     """
     mu = accounted_mu(target, delta, accountant)
     if mu == 0:
         raise PrivacyError(
-            f"no noise keeps an evaluation within ε = {target:g} at δ = {delta:g} by the {accountant.upper()} accountant; "
-            f"raise evaluation.target_epsilon"
+            f"no noise keeps an evaluation within ε = {target:g} at δ = {delta:g} by the {accountant.upper()} "
+            f"accountant; raise evaluation.target_epsilon"
         )
     return 1 / mu

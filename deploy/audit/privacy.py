@@ -92,7 +92,8 @@ def as_text(verdict: Verdict) -> str:
         else "not refuted: what was seen is within the claim"
     )
     return f"""\
-one training in mode {setting.privacy.mode}: {setting.rounds} rounds, each record in a batch with rate {setting.sample_rate:g}
+one training in mode {setting.privacy.mode}: {setting.rounds} rounds; a record is in a batch with rate \
+{setting.sample_rate:g}
 a linear head of {exposure.parameters:,} parameters; {exposure.records:,} phantom records, {bound.canaries:,} canaries
 
 claimed   {exposure.claim}
