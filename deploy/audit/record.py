@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Finished, Stepped, Summed, Told
+from common.audit_entries import Began, Contributed, Finished, Stepped, Summed, Told
 from common.audit_parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
-from common.errors import AuditError, ConfideError
+from common.errors import AuditError, ConfideError, RunError
 from common.flat_model import hash_model
 from common.identity import verify_roster
+from common.round_terms import RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
-from common.secagg.binding import survivors_hash
+from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.keys import is_signed
@@ -90,6 +91,7 @@ class RunRecord:
 
     def _follow_sum(self, body: Summed, place: str) -> None:
         _require(body.model_hash == self.models[self._step], place, "the hospitals were given another model")
+        check_terms(body, place)
         _require(body.round_number not in self.sums, place, "its round gave a sum before")
         unknown = set(body.survivors) - set(self.description.roster)
         _require(not unknown, place, f"not on the roster: {', '.join(sorted(unknown))}")
@@ -98,7 +100,7 @@ class RunRecord:
         if self.is_signed:
             signed = {name: bytes.fromhex(encoded) for name, encoded in body.signatures.items()}
             for name, encoded in sorted(signed.items()):
-                self.verify_signature(name, encoded, body.round_number, body.survivors, body.model_hash, place)
+                self.verify_signature(name, encoded, body.round_number, body.survivors, body.terms, place)
             needed = self.parameters.threshold(len(body.survivors))
             _require(len(signed) >= needed, place, f"{needed} survivors must have signed, got {len(signed)}")
         self.sums[body.round_number] = body
@@ -117,7 +119,7 @@ class RunRecord:
         return self.description.privacy.mode is not PrivacyMode.NONE
 
     def verify_signature(
-        self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], model_hash: str, place: str
+        self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], terms: str, place: str
     ) -> None:
         """Raise :class:`AuditError` unless ``encoded`` is the hospital's signature over this round as recorded."""
         limits = secagg.Limits(hospitals=len(self.description.roster))
@@ -128,8 +130,8 @@ class RunRecord:
             raise AuditError(f"{place}: {error}") from None
         _require(hospital in survivors and message.hospital == hospital, place, f"{hospital} is no survivor")
         _require(
-            (message.run_id, message.round_number, message.model_hash.hex())
-            == (self.description.run_id, round_number, model_hash)
+            (message.run_id, message.round_number, message.request_hash)
+            == (self.description.run_id, round_number, request_hash(bytes.fromhex(terms)))
             and message.config_hash in self.terms
             and message.survivors_hash == survivors_hash(survivors),
             place,
@@ -177,6 +179,16 @@ def _terms(began: Began, when: int, authority: x509.Certificate, place: str) -> 
         return description, protocol_parameters(description, keys, description.aggregation.min_hospitals)
     except (ConfideError, ValueError, OverflowError, OSError) as error:  # The last three: of a time that is none.
         raise AuditError(f"{place}: {error}") from None
+
+
+def check_terms(body: Summed | Contributed, place: str) -> None:
+    """Raise :class:`AuditError` unless an entry says of its round what the round's own terms say."""
+    try:
+        terms = RoundTerms.decode(bytes.fromhex(body.terms))
+    except RunError as error:
+        raise AuditError(f"{place}: {error}") from None
+    said = (body.train, body.model_hash)
+    _require(said == (terms.trains, terms.model_hash.hex()), place, "it contradicts the terms of its round")
 
 
 def _first_model(description: RunDescription, place: str) -> str:

@@ -25,7 +25,7 @@ from common.flat_model import hash_model
 from common.guarantee import Guarantee, caveats
 from common.identity import certificate_pem, fingerprint, load_certificate
 from deploy.audit.figures import check_figures
-from deploy.audit.record import RunRecord, read_record
+from deploy.audit.record import RunRecord, check_terms, read_record
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
@@ -198,6 +198,7 @@ def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
 def _check_contribution(body: Contributed, contributed: dict[int, Contributed], place: str, record: RunRecord) -> None:
     if body.round_number in contributed:
         raise AuditError(f"{place}: a second vector for round {body.round_number}")
+    check_terms(body, place)
     if record.is_private:
         if body.epsilon is None or body.budget is None or body.ledger is None:
             raise AuditError(f"{place}: a private run's vector must come with ε, budget and ledger line")
@@ -213,7 +214,7 @@ def _check_signed(
     if own is None:
         raise AuditError(f"{place}: {hospital} signed round {body.round_number} without having sent a vector")
     encoded = bytes.fromhex(body.signature)
-    record.verify_signature(hospital, encoded, body.round_number, body.survivors, own.model_hash, place)
+    record.verify_signature(hospital, encoded, body.round_number, body.survivors, own.terms, place)
     summed = record.sums.get(body.round_number)
     if summed is not None and summed.survivors != body.survivors:
         raise AuditError(f"{place}: {hospital} signed other survivors than the server recorded")
@@ -223,8 +224,8 @@ def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, sign
     number = summed.round_number
     if own is None:
         raise AuditError(f"{name}: must tell of round {number}, whose sum holds its vector; it was cut short")
-    if (own.model_hash, own.train) != (summed.model_hash, summed.train):
-        raise AuditError(f"{name}: round {number} began from another model than the server recorded")
+    if own.terms != summed.terms:
+        raise AuditError(f"{name}: round {number} asked for something else than the server recorded")
     if own.epsilon != summed.epsilon.get(hospital):
         raise AuditError(f"{name}: round {number}: ε differs from what the server recorded")
     sent = summed.signatures.get(hospital)  # None of one that vanished after its vector, which the sum holds.

@@ -33,12 +33,13 @@ from client.data.pixels import UnusableImageError, read_raster
 from client.flower import UNDELIVERABLE
 from client.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
 from client.ledger_chain import Anchor
+from client.ledger_held import newest_entry
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
 from common import enrolment, identity, messages, shards
-from common.audit_chain import Chain, Entry, read_chain
+from common.audit_chain import AUDIT_FILE, Chain, Entry, read_chain
 from common.audit_parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
@@ -186,6 +187,12 @@ def _ledger(content: bytes) -> object:
             return verify(path.parent)
         except LedgerError:
             return accept(path.parent, "what is known to be spent stays spent", bytes(FINGERPRINT_BYTES))
+
+
+def _ledger_held(content: bytes) -> object:
+    """Read as the hospital's own audit chain, for the newest line of the ledger that it knows."""
+    with _file(AUDIT_FILE, content) as path:
+        return newest_entry(path)
 
 
 def _ledger_anchor(content: bytes) -> object:
@@ -438,6 +445,7 @@ DECODERS = (
     Decoder("npz", _npz),
     Decoder("ledger", _ledger),
     Decoder("ledger-anchor", _ledger_anchor),
+    Decoder("ledger-held", _ledger_held),
     Decoder("anchor", _anchor),
     Decoder("answered-rounds", _answered_rounds),
     Decoder("checkpoint", _checkpoint),

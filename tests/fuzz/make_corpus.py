@@ -30,9 +30,10 @@ from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import enrolment, identity, messages, shards
 from common.audit_chain import AUDIT_FILE, Entry, read_chain
-from common.config import Config, RunDescription
+from common.config import Config, PrivacyUnit, RunDescription
 from common.invitation import TOKEN_BYTES, Invitation
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
+from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.revocation import sign_revocations
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -43,6 +44,7 @@ from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
 from tests.audited_run import audited_run
 from tests.example_run import example_run
+from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -180,18 +182,33 @@ def _npz() -> Iterator[bytes]:
 
 def _ledgers() -> Iterator[bytes]:
     yield _ledger_file("ledger.sqlite")
+    yield _ledger_of_version_1("ledger.sqlite")
 
 
 def _ledger_anchors() -> Iterator[bytes]:
     yield _ledger_file("ledger.anchor")
+    yield _ledger_of_version_1("ledger.anchor")
 
 
 def _ledger_file(name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger.open(Path(folder) / "ledger", bytes(range(32)))
         event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 2.0, 0.1, 3)
-        ledger.record(RUN_ID, 1, event, 10.0, 1e-5, Accountant.RDP)
+        booking = Booking(Account.TRAINING, event, PrivacyUnit.RECORD, 1, 1e-5)
+        ledger.record(RUN_ID, 1, booking, BudgetPolicy(10.0, 1e-5), Accountant.RDP)
         return (Path(folder) / "ledger" / name).read_bytes()
+
+
+def _ledger_of_version_1(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_ledger(Path(folder) / "ledger")
+        return (Path(folder) / "ledger" / name).read_bytes()
+
+
+def _held() -> Iterator[bytes]:
+    first = json.dumps({"previous": 64 * "0", "body": {"ledger": f"3:{'ab' * 32}", "epsilon": 0.5, "budget": 10.0}})
+    previous = hashlib.sha256(f"{first}\n".encode()).hexdigest()
+    yield f"{first}\n{json.dumps({'previous': previous, 'body': {'kind': 'signed'}})}\n".encode()
 
 
 def _anchors() -> Iterator[bytes]:
@@ -397,6 +414,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "npz": _npz,
     "ledger": _ledgers,
     "ledger-anchor": _ledger_anchors,
+    "ledger-held": _held,
     "anchor": _anchors,
     "answered-rounds": _answered,
     "checkpoint": _checkpoints,

@@ -36,6 +36,8 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "client/enrolment.py": "a certificate whose SHA-256 is the one in the invitation, and nothing else",
     "client/features.py": "what this hospital's agent has cached; NumPy's heads are fuzzed as array",
     "client/ledger_chain.py": ("ledger", "ledger-anchor", "anchor"),
+    "client/ledger_held.py": ("ledger-held",),
+    "client/ledger_salvage.py": ("ledger", "ledger-anchor"),
     "client/own_results.py": ("own-results",),
     "client/round_state.py": ("answered-rounds",),
     "client/standing.py": ("standing",),
