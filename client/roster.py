@@ -35,14 +35,14 @@ class RosterKeys:
     Attributes:
         keys: hospital to raw Ed25519 identity key, 32 bytes, for everyone on the roster.
         certificates: of the same hospitals.
-        consortium_size: how many members the consortium has, on the roster or not: what a threshold against an active
+        consortium: how many members the consortium has, on the roster or not: what a threshold against an active
             server counts its colluders on.
         number: of the member list.
     """
 
     keys: Mapping[str, bytes] = field(repr=False)
     certificates: Mapping[str, x509.Certificate] = field(repr=False)
-    consortium_size: int
+    consortium: int
     number: int
 
 

@@ -27,7 +27,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
-from common.config import MOST_HOSPITALS
+from common.config import LONGEST_MEMBER_LIST_BYTES, MOST_HOSPITALS
 from common.errors import IdentityError, StandingError
 from common.identity import HOSPITAL_NAME, CertificateAuthority, check_hospital_name, write_private
 from common.identity_keys import check_identity_key, checked_identity_key
@@ -39,8 +39,7 @@ MEMBERS_FILE = "members.json"
 CONTRADICTION_FILE = "members-contradiction.json"
 """In a hospital's state folder: a list that the authority signed although it had signed another of that number."""
 
-MAXIMUM_MEMBERS_BYTES = 2**18
-"""1,024 members with names of 63 characters take 140 KiB."""
+MAXIMUM_MEMBERS_BYTES = LONGEST_MEMBER_LIST_BYTES
 
 LARGEST_NUMBER = 2**53 - 1
 
