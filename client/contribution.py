@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common.evaluation.plan import Part, Release
-from common.evaluation.tree import answer, asked
-from common.privacy.schedule import schedule_of
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
@@ -27,12 +24,15 @@ from client.training import TrainingData, noisy_gradient_sum, scores, train_loca
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.plan import Part, Release
+from common.evaluation.tree import answer, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
+from common.privacy.schedule import schedule_of
 from common.round_terms import RoundTerms
 from common.run_terms import (
     evaluation_plan_of,
@@ -296,7 +296,7 @@ class Contributor:
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
         try:
-            validation, test = scores(self._model, model, self._validation, self._test)
+            validation, test = scores(self._model, model, self._validation, self._test, len(self._run.classes))
         except Exception as error:  # noqa: BLE001 - as in _change
             _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
             self._validation, self._test = self._validation.emptied(), self._test.emptied()

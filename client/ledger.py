@@ -269,6 +269,8 @@ def verify(folder: Path, held: Anchor | None = None) -> Anchor:
     Raises:
         LedgerError: there is no ledger, or something is wrong; the message says what, and with which line.
     """
+    if held is not None and not chain.exists(folder):
+        raise LedgerError(chain.gone(held))
     with chain.exclusive(folder, make=False):
         return chain.verified(folder, held)[-1].anchor
 
@@ -314,8 +316,8 @@ def accept(
         fingerprint: of the data set from now on; without it, that of the refused ledger.
         held: the newest line that the hospital's audit chain knows, if any. The new ledger stands for it from now on.
         forget: go on although ``held`` is a line that neither file has, or neither can be read any more. The audit
-            chain tells an ε for it, but no events, so the new ledger counts it for nothing and says so in its first
-            line; by :func:`verify` and ``show`` everyone sees it.
+            chain tells an ε for it, but no events, so the new ledger counts it for nothing, and its first line says
+            so, as does that of each ledger which follows it.
 
     Returns:
         The anchor of the new first line.
@@ -342,7 +344,7 @@ def accept(
             refused=chain.file_digest(folder),
             bookings=totals.bookings(),
             superseded=held,
-            forgotten=lost,
+            forgotten=lost or salvaged.forgotten(),
         )
         head = chain.begin(folder, line).anchor
         chain.write_anchor(folder, _anchor_file(line.fingerprint, head, totals))

@@ -39,8 +39,6 @@ OLDER = (
     "`confide hospital ledger accept`, which carries all that is spent over as training's, for each record"
 )
 
-GONE = "the ledger is not here, but the hospital's audit chain knows line {sequence} of it: it was moved or removed"
-
 NONE_HERE = "there is no ledger here; it begins when the hospital first joins a run"
 
 _LOCK_POLL_SECONDS = 0.002
@@ -223,6 +221,14 @@ def exists(folder: Path) -> bool:
     return (folder / _DATABASE).exists() or (folder / _ANCHOR).exists()
 
 
+def gone(held: Anchor) -> str:
+    """Say that a ledger is missing of which a line is known."""
+    return (
+        f"the ledger is not here, but the hospital's audit chain knows line {held.sequence} of it: it was moved or "
+        f"removed; {OPERATOR}"
+    )
+
+
 def begin(folder: Path, line: Opened | Accepted) -> Entry:
     """Put a new database with one line in place, at once or not at all; a refused one that it replaces is kept.
 
@@ -280,7 +286,7 @@ def verified(folder: Path, held: Anchor | None) -> list[Entry]:
     """
     database, anchor_file = folder / _DATABASE, folder / _ANCHOR
     if not exists(folder):
-        raise LedgerError(NONE_HERE if held is None else f"{GONE.format(sequence=held.sequence)}; {OPERATOR}")
+        raise LedgerError(NONE_HERE if held is None else gone(held))
     if not database.exists():
         raise LedgerError(f"the ledger's database is gone, its anchor is not; {OPERATOR}")
     with connected(folder) as connection:

@@ -63,6 +63,10 @@ class Salvaged:
         """Return whether neither file says what was spent."""
         return not self.lines and self.beside is None
 
+    def forgotten(self) -> bool:
+        """Return whether an operator decided before to go on without what was lost."""
+        return any(line.forgotten for line in self.lines if isinstance(line, Accepted))
+
     def knows(self, held: Anchor) -> bool:
         """Return whether a line that is known from elsewhere is here, or was decided about before."""
         superseded = (line.superseded for line in self.lines if isinstance(line, Accepted))

@@ -19,6 +19,7 @@ bound: it holds up to float32's rounding, some 1e-6 of it. Mode ``distributed`` 
 its noise are whole numbers.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, cou
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import share_parameters
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.schedule import Schedule, schedule_of
 
 Random = Callable[[int], bytes]
 
@@ -51,6 +53,9 @@ over a whole batch four times."""
 
 ROW_ELEMENTS = 1 << 27
 """Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
+
+LARGEST_LOGIT = 1e4
+"""Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
 
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
 """As above without a backward pass, which keeps no activations."""
@@ -101,23 +106,28 @@ class TrainingData:
         return len(self.labels)
 
     def units(self, unit: PrivacyUnit) -> Tensor:
-        """Return for each record the number of its unit of privacy, (n,) int64."""
+        """Return for each record the number of its unit of privacy, from 0 without gaps, (n,) int64."""
         return self.patients if unit is PrivacyUnit.PATIENT else torch.arange(len(self))
 
+    def count(self, unit: PrivacyUnit) -> int:
+        """Return how many units of privacy there are; 0 where there is no record."""
+        return int(self.units(unit).max()) + 1 if len(self) else 0
 
-@dataclass(frozen=True)
-class Schedule:
-    """How often and with what probability a unit is looked at in one round; what the ledger records.
+    def limited(self, most: int, unit: PrivacyUnit, seed: bytes) -> Self:
+        """Return at most so many units, all with their records: all that are there, or a subset that ``seed`` fixes."""
+        units, there = self.units(unit), self.count(unit)
+        if there <= most:
+            return self
+        kept = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(there), kind="stable")[:most]
+        return self._of_records(torch.isin(units, torch.from_numpy(kept)))
 
-    Attributes:
-        units: records or patients.
-        sample_rate: probability that a unit is in a step's batch.
-        steps: in one round.
-    """
+    def emptied(self) -> Self:
+        """Return a part of the same kind without any record."""
+        return self._of_records(torch.zeros(len(self), dtype=torch.bool))
 
-    units: int
-    sample_rate: float
-    steps: int
+    def _of_records(self, chosen: Tensor) -> Self:
+        _, numbers = torch.unique(self.patients[chosen], return_inverse=True)
+        return type(self)(self.inputs[chosen], self.labels[chosen], numbers)
 
 
 @dataclass(frozen=True)
@@ -141,25 +151,11 @@ class GradientSum:
 
     Attributes:
         total: (d,) int64, clipped gradients of the batch and a share of the noise.
-        expected_units: in the batch; the server divides by the sum of these over the hospitals.
         seconds: it took.
     """
 
     total: NDArray[np.int64] = field(repr=False)
-    expected_units: float
     seconds: float
-
-
-def schedule(data: TrainingData, training: TrainingConfig, privacy: PrivacyConfig) -> Schedule:
-    """Return the sampling of one round: ``batch_size`` units expected in a step, steps for ``local_epochs`` passes.
-
-    In mode ``distributed`` a round is one step, with the run's own sample rate.
-    """
-    units = int(data.units(privacy.unit).max()) + 1
-    if privacy.mode is PrivacyMode.DISTRIBUTED:
-        return Schedule(units=units, sample_rate=training.sample_rate, steps=1)
-    sample_rate = min(1.0, training.batch_size / units)
-    return Schedule(units=units, sample_rate=sample_rate, steps=training.local_epochs * math.ceil(1 / sample_rate))
 
 
 def train_locally(
@@ -170,6 +166,8 @@ def train_locally(
     privacy: PrivacyConfig,
     noise_multiplier: float,
     random: Random,
+    *,
+    expected_units: float,
 ) -> LocalUpdate:
     """Train from the round's model on this hospital's records.
 
@@ -182,46 +180,55 @@ def train_locally(
         noise_multiplier: σ, from the accountant; not read in mode ``none``.
         random: source of fresh bytes, ``os.urandom``; 32 are drawn. In mode ``none`` a seeded one makes the round
             repeatable bit for bit.
+        expected_units: of a step's batch in mode ``local``, by what the hospital states: the noisy sum is divided by
+            this public number, never by how many units there are.
 
     Returns:
-        The change. In mode ``local`` it is (ε, δ)-private for the unit against everyone who sees it, the server
-        included, with the ε the accountant gives for :func:`schedule`'s rate and steps and this σ.
+        The change, finite whatever the model and the data are. In mode ``local`` it is (ε, δ)-private for the unit
+        against everyone who sees it, the server included, with the ε that the accountant gives for the rate and steps
+        of :func:`common.privacy.schedule.schedule_of` and this σ.
 
     Raises:
-        RunError: the mode is ``distributed``, σ is not positive in mode ``local``, or the change is not finite.
+        RunError: the mode is ``distributed``, or σ or ``expected_units`` is not positive in mode ``local``.
     """
     began = time.perf_counter()
     if privacy.mode is PrivacyMode.DISTRIBUTED:
         raise RunError("mode distributed sends a gradient sum, not a locally trained model")
     private = privacy.mode is PrivacyMode.LOCAL
-    if private and not noise_multiplier > 0:
-        raise RunError(f"the noise multiplier of mode local must be above 0, got {noise_multiplier}")
+    if private and not (noise_multiplier > 0 and expected_units > 0):
+        raise RunError(
+            f"the noise multiplier and the expected units of mode local must be above 0, got {noise_multiplier} and "
+            f"{expected_units}"
+        )
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
     weights = anchor.clone()
     share_parameters(model, weights)
     model.train()
-    plan = schedule(data, training, privacy)
-    batches = _poisson_batches(data.units(privacy.unit), plan, stream) if private else _epochs(data, training, stream)
-    velocity = torch.zeros_like(weights)
+    batches = (
+        _poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)
+        if private
+        else _epochs(data, training, stream)
+    )
+    # The change is kept apart from the weights, which may be too large for it to show in their difference, or infinite.
+    change, velocity = torch.zeros_like(weights), torch.zeros_like(weights)
     steps = 0
     for batch in batches:
         if private:
             clipped_sum = _clipped_sum(model, data, batch, privacy)
             deviation = noise_multiplier * privacy.max_grad_norm
-            gradient = _noisy_mean(clipped_sum, deviation, plan.sample_rate * plan.units, stream)
+            gradient = _noisy_mean(clipped_sum, deviation, expected_units, stream)
         else:
             gradient = _plain_gradient(model, data, batch)
         if training.proximal_mu:
-            gradient += training.proximal_mu * (weights - anchor)
+            gradient += training.proximal_mu * change
         velocity *= training.momentum
         velocity += gradient
-        weights -= training.learning_rate * velocity
+        change -= training.learning_rate * velocity
+        torch.add(anchor, change, out=weights)
         steps += 1
-    delta = (weights - anchor).numpy()
-    if not np.isfinite(delta).all():
-        raise RunError("the change of the model must be finite; training diverged: lower training.learning_rate")
-    return LocalUpdate(delta=delta, steps=steps, seconds=time.perf_counter() - began)
+    torch.nan_to_num(change, nan=0.0, out=change)  # A proximal term may run away; what leaves is a number all the same.
+    return LocalUpdate(delta=change.numpy(), steps=steps, seconds=time.perf_counter() - began)
 
 
 def noisy_gradient_sum(
@@ -254,12 +261,11 @@ def noisy_gradient_sum(
     share_parameters(model, torch.from_numpy(start.copy()))
     model.train()
     units = data.units(privacy.unit)
-    plan = Schedule(units=int(units.max()) + 1, sample_rate=sample_rate, steps=1)
-    (batch,) = _poisson_batches(units, plan, Keystream(random(SEED_BYTES)))
+    (batch,) = _poisson_batches(data, privacy.unit, Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))
     total = mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))
     for piece in _pieces(batch, units, _rows_at_once(data, len(start))):
         total += mechanism.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
-    return GradientSum(total=total, expected_units=sample_rate * plan.units, seconds=time.perf_counter() - began)
+    return GradientSum(total=total, seconds=time.perf_counter() - began)
 
 
 def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
@@ -310,6 +316,17 @@ def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units
     return torch.zeros(len(sizes), rows.shape[1]).index_add_(0, members, rows).div_(sizes[:, None])
 
 
+def scores(
+    model: nn.Module, flat: NDArray[np.float32], validation: TrainingData, test: TrainingData, classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a model's scores on a hospital's validation and test part, (records, classes) each.
+
+    They are finite whatever the model is; its parameters are overwritten.
+    """
+    share_parameters(model, torch.from_numpy(flat.copy()))
+    return _scores(model, validation, classes), _scores(model, test, classes)
+
+
 def evaluate(
     model: nn.Module,
     flat: NDArray[np.float32],
@@ -323,31 +340,44 @@ def evaluate(
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's scores, (n, classes) float32, in pieces that fit in memory."""
+    """Return the model's scores, (n, classes) float32, at least one record, in pieces that fit in memory.
+
+    Scores beyond ±LARGEST_LOGIT are cut to it, and one that is undefined is 0: a model that a server made to overflow
+    on a single record must not show it.
+    """
     model.eval()
     size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))
     with torch.inference_mode():
-        return torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+        found = torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+        return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+def _scores(model: nn.Module, part: TrainingData, classes: int) -> NDArray[np.float32]:
+    if not len(part):
+        return np.zeros((0, classes), np.float32)
+    found: NDArray[np.float32] = logits(model, part.inputs).numpy()
+    return found
 
 
 def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> PartCounts:
-    scores = logits(model, part.inputs).numpy() if len(part) else np.zeros((0, shape.classes), np.float32)
-    return count(scores, part.labels.numpy(), shape)
+    return count(_scores(model, part, shape.classes), part.labels.numpy(), shape)
 
 
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
-    """Return the mean gradient of the batch's cross-entropy, (d,) float32."""
+    """Return the mean gradient of the batch's cross-entropy, (d,) float32; zeros where that is not finite."""
     model.zero_grad(set_to_none=True)
     for piece in torch.split(batch, _physical_batch(data)):
         loss = functional.cross_entropy(model(_as_input(data.inputs[piece])), data.labels[piece], reduction="sum")
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-    return torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None])
+    gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None])
+    return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)
 
 
-def _poisson_batches(units: Tensor, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
+def _poisson_batches(data: TrainingData, unit: PrivacyUnit, schedule: Schedule, stream: Keystream) -> Iterator[Tensor]:
     """Yield the record numbers of each step's batch: every unit in or out by its own secret coin."""
-    for _ in range(plan.steps):
-        chosen = torch.from_numpy(stream.uniform(plan.units) < plan.sample_rate)
+    units, count = data.units(unit), data.count(unit)
+    for _ in range(schedule.steps):
+        chosen = torch.from_numpy(stream.uniform(count) < schedule.sample_rate)
         yield chosen[units].nonzero()[:, 0]
 
 
@@ -373,7 +403,7 @@ def _pieces(batch: Tensor, units: Tensor, size: int) -> Iterator[Tensor]:
 
 def _physical_batch(data: TrainingData) -> int:
     """Return how many records to take at once: what keeps activations within memory."""
-    return max(1, PHYSICAL_PIXELS // data.inputs[0].numel())
+    return max(1, PHYSICAL_PIXELS // math.prod(data.inputs.shape[1:]))
 
 
 def _rows_at_once(data: TrainingData, row_length: int) -> int:
@@ -387,7 +417,7 @@ def _clipped_at_once(data: TrainingData) -> int:
     at_once = _physical_batch(data)
     if data.inputs.dtype == torch.uint8:
         return at_once
-    return max(1, min(at_once, CACHED_FEATURES // data.inputs[0].numel()))
+    return max(1, min(at_once, CACHED_FEATURES // math.prod(data.inputs.shape[1:])))
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:

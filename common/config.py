@@ -214,6 +214,7 @@ class HospitalConfig(_Section):
     evaluation_epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 4.0
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4
     unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
+    most_records_per_patient: Annotated[int, Field(ge=0, le=1000)] = 0
     stated_training_units: Annotated[int, Field(ge=20, le=2**24)] = 512
     stated_validation_units: Annotated[int, Field(ge=1, le=2**24)] = 64
     stated_test_units: Annotated[int, Field(ge=1, le=2**24)] = 64

@@ -180,19 +180,17 @@ def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures
 def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
     """Return what each adversary learns at most from a run of all its rounds; none where it is without privacy.
 
-    A server that colludes with hospitals is among them where the run declares such. In mode ``local`` the noise, which
-    follows from the run's public sample rate, keeps the target.
+    Another hospital of the run is among them, and a server that colludes with hospitals where the run declares such. In
+    mode ``local`` the noise, which follows from the run's public sample rate, keeps the target.
     """
     privacy = run.privacy
     if privacy.mode is PrivacyMode.NONE:
         return ()
     accountant, mechanism = Accountant(privacy.accountant), mechanism_of(run)
     if mechanism is None:
-        claims = against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
-    else:
-        rate, rounds = run.training.sample_rate, run.experiment.rounds
-        claims = mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
-    return claims
+        return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
+    rate, rounds = run.training.sample_rate, run.experiment.rounds
+    return mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
 
 
 def evaluation_claim(run: RunDescription, spent: float) -> str:

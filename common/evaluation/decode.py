@@ -22,7 +22,7 @@ from common.evaluation.measure_classes import class_shares, of_classes
 from common.evaluation.measure_scores import DRAWS, ClassCount, ScoreFigures, of_score
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
 from common.evaluation.question import Question
-from common.evaluation.state import FIRST, EvaluationState, Measured, Reference
+from common.evaluation.state import EvaluationState, Measured, Reference
 from common.evaluation.tree import asked
 
 Floats = NDArray[np.float64]

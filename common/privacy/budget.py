@@ -128,6 +128,7 @@ class BudgetPolicy:
             delta=hospital.delta,
             unit=hospital.unit,
             min_colluders=hospital.min_colluders,
+            most_records_per_patient=hospital.most_records_per_patient or None,
         )
 
     def event_of(self, booking: Booking) -> MechanismEvent:

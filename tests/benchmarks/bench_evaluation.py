@@ -8,9 +8,8 @@ heads on scattering features, trained here with and without noise, or made up wh
 
 import argparse
 import math
-import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,7 +104,7 @@ class Finding:
 def main(argv: Sequence[str]) -> int:
     """Measure, print, and write JSON where asked; returns the exit code."""
     arguments = _arguments(argv)
-    if arguments.draws < 2:  # noqa: PLR2004 - a deviation needs two
+    if arguments.draws < 2:
         raise RunError(f"--draws must be at least 2, got {arguments.draws}")
     provenance = versions()
     print(f"{machine()}; commit {provenance['commit']}; seed {arguments.seed}; {arguments.draws} draws")
@@ -358,7 +357,7 @@ def _features(path: Path) -> tuple[list[Floats], list[Integers]]:
     features, labels = [], []
     for part in ("train", "val", "test"):
         images = arrays[f"{part}_images"]
-        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)  # noqa: PLR2004 - grey or colour
+        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         rows = [
             scattering(torch.from_numpy(np.ascontiguousarray(images[first : first + 64]))).numpy()
             for first in range(0, len(images), 64)

@@ -563,7 +563,12 @@ def test_when_nothing_tells_what_was_spent_only_the_operator_can_forget(folder: 
         with pytest.raises(LedgerError, match="or, where there is none, accept with --forget"):
             accept(folder, "no idea", fingerprint)
     accept(folder, "there is no copy", FINGERPRINT, forget=True)
-    assert spent(Ledger.open(folder, FINGERPRINT)) == 0.0
+    ledger = Ledger.open(folder, FINGERPRINT)
+    assert spent(ledger) == 0.0
+    assert export(folder)["entries"][0]["forgotten"] is True
+    # Nor is that itself forgotten.
+    book(ledger, 1)
+    accept(folder, "new images were added", ANOTHER)
     assert export(folder)["entries"][0]["forgotten"] is True
 
 
@@ -581,7 +586,7 @@ def test_a_ledger_that_was_removed_is_missed(folder: Path, whole_folder: bool) -
         for path in folder.glob("ledger.*"):
             path.unlink()
     for use in (lambda: Ledger.open(folder, FINGERPRINT, held), lambda: verify(folder, held)):
-        with pytest.raises(LedgerError, match=r"not here, but the hospital's audit chain knows line 4|no ledger here"):
+        with pytest.raises(LedgerError, match="not here, but the hospital's audit chain knows line 4"):
             use()
     with pytest.raises(LedgerError, match="knows line 4 of the ledger, and nothing here says what it spent"):
         accept(folder, "the disk is new", FINGERPRINT, held)

@@ -41,6 +41,8 @@ def test_a_policy_is_what_the_hospital_configures_for_the_account() -> None:
     training, validation, test = (BudgetPolicy.of(hospital, account) for account in Account)
     assert training == BudgetPolicy(7.0, 1e-6, PrivacyUnit.PATIENT, 2)
     assert validation == test == BudgetPolicy(2.0, 1e-6, PrivacyUnit.PATIENT, 2)
+    stated = HospitalConfig(most_records_per_patient=7)
+    assert BudgetPolicy.of(stated, Account.TEST).most_records_per_patient == 7
 
 
 @pytest.mark.parametrize(
