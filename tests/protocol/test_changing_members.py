@@ -175,7 +175,7 @@ def test_the_server_s_chain_tells_of_every_roster_and_still_verifies(consortium:
     chain = Chain(SERVER_PARTY, (), tuple(consortium.chain))
     record = read_record(chain, "server.jsonl", consortium.authority.certificate)
     assert [set(terms.roster) for terms in record.terms.values()] == [set(NAMES), set(NAMES) - {"st-mary"}]
-    assert len(record.sums) == 4
+    assert len(record.sums) == 5
 
 
 def test_terms_that_change_in_more_than_the_members_are_refused(consortium: Consortium) -> None:
