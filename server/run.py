@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common.evaluation.plan import Part
 
 from common.audit_chain import Record, discard
 from common.audit_entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
+from common.evaluation.plan import Part
 from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.flat_model import hash_model, stretches
 from common.messages import EpsilonReport
-from common.privacy.accounting import Accountant
-from common.privacy.calibration import noise_multiplier
+from common.privacy.calibration import run_noise_multiplier
 from common.round_terms import Purpose
 from common.run_terms import (
     aggregation_of,
@@ -217,10 +216,9 @@ class Run:
             self._attempt(lambda: self._to_evaluate(Part.VALIDATION))
         if self._checkpoint.measured_step < self._checkpoint.step:
             self._measure(Reading())
-        if not self._measurements.exact and self._tested is None:
+        if not self._measurements.exact:
             self._attempt(lambda: self._to_evaluate(Part.TEST))
-        if self._tested is not None:
-            self._say_tested(self._tested)
+        self._say_tested()
 
     def _to_evaluate(self, part: Part) -> Asked | None:
         question = self._measurements.of_last_model(part)
@@ -383,9 +381,11 @@ class Run:
         )
         self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step)
 
-    def _say_tested(self, tested: Reading) -> None:
-        """Report how good the run's last model is on the test part."""
-        description = self._plan.description
+    def _say_tested(self) -> None:
+        """Report how good the run's last model is on the test part, if that could be measured."""
+        description, tested = self._plan.description, self._tested
+        if tested is None:
+            return
         measured = tested.measured
         self._report(
             Evaluated(
@@ -538,8 +538,7 @@ def _noise_multiplier(config: Config) -> float | None:
     privacy = config.privacy
     if privacy.mode is not PrivacyMode.DISTRIBUTED:
         return None
-    rate, rounds = config.training.sample_rate, config.experiment.rounds
-    return noise_multiplier(privacy.target_epsilon, privacy.delta, rate, rounds, Accountant(privacy.accountant))
+    return run_noise_multiplier(config.training, privacy, config.experiment.rounds)
 
 
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:

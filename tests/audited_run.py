@@ -13,7 +13,7 @@ from common.audit_entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit_parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
-from common.events import EVENTS_FILE, Event, RoundDone, RunFinished, RunStarted
+from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from common.flat_model import hash_model
 from common.identity import (
     CertificateAuthority,
@@ -104,7 +104,7 @@ def server_writer(authority: CertificateAuthority, now: datetime.datetime) -> Wr
     return Writer(*make_tls_certificate(authority, ("localhost",), now, datetime.timedelta(days=1)))
 
 
-def audited_run(folder: Path, config: Config | None = None) -> AuditedRun:
+def audited_run(folder: Path, config: Config | None = None, *, authority_on_server: bool = False) -> AuditedRun:
     """Write the run into ``folder``."""
     now = datetime.datetime.now(datetime.UTC)
     authority = make_authority("Test consortium", now)
@@ -126,11 +126,11 @@ def audited_run(folder: Path, config: Config | None = None) -> AuditedRun:
         {name: identity.key for name, identity in identities.items()},
     )
     write_private(run.authority_file, certificate_pem(authority.certificate))
-    _tell(run)
+    _tell(run, authority_on_server)
     return run
 
 
-def _tell(run: AuditedRun) -> None:
+def _tell(run: AuditedRun, authority_on_server: bool) -> None:
     model = initial_model(run.description)
     run.server.append(
         Began(
@@ -149,15 +149,17 @@ def _tell(run: AuditedRun) -> None:
         Refused(run_id=RUN_ID, round_number=4, hospital=NAMES[0], code="budget_exceeded", reason="nothing is left")
     )
     _tell_figures(
-        run, Finished(run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5)
+        run,
+        Finished(run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5),
+        authority_on_server,
     )
     keys = {name: key.public_key().public_bytes_raw() for name, key in run.sign.items()}
     record = RunRecord(run.description, protocol_parameters(run.description, keys, 3), "a test")
     record.last_epsilon = dict.fromkeys(NAMES, EPSILON)
-    save_model(run.folder, model, expected_facts(record, 0.5))
+    save_model(run.folder, model, expected_facts(record, 0.5, authority_on_server=authority_on_server))
 
 
-def _tell_figures(run: AuditedRun, finished: Finished) -> None:
+def _tell_figures(run: AuditedRun, finished: Finished, authority_on_server: bool) -> None:
     """Write the run's events as the server does, and what the command makes of them."""
     terms = run.description
     config = Config(
@@ -166,18 +168,24 @@ def _tell_figures(run: AuditedRun, finished: Finished) -> None:
     )  # fmt: skip
     started = RunStarted(
         time=1.0, run_id=RUN_ID, data_set="a test", task=terms.experiment.task, rounds=2, hospitals=NAMES,
-        config=config, config_hash=terms.hash().hex(),
+        config=config, config_hash=terms.hash().hex(), authority_on_server=authority_on_server,
     )  # fmt: skip
     steps = [
         RoundDone(
             time=1.0 + step, round=step, step=step, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
             loss=0.5, epsilon=EPSILON, epsilon_spent=dict.fromkeys(NAMES, EPSILON),
             epsilon_budget=dict.fromkeys(NAMES, BUDGET), hospitals=3, seconds=1.0, upload_bytes=300,
-            confusion=((3, 1), (1, 3)),
+            part="validation", intervals={"accuracy": (0.5, 0.9), "auc": (0.6, 0.95)}, evaluation_epsilon=0.5 * step,
         )
         for step in (1, 2)
     ]  # fmt: skip
-    events: list[Event] = [started, *steps, RunFinished(time=4.0, reason="completed", rounds_done=2)]
+    tested = Evaluated(
+        time=3.5, step=2, exact=False, records=8, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
+        loss=0.5, threshold=0.5, confusion=((3, 1), (1, 3)),
+        intervals={"accuracy": (0.5, 0.9)}, noise={"accuracy": 0.01},
+        epsilon=1.0, claim="ε = 1.000 for each test record",
+    )  # fmt: skip
+    events: list[Event] = [started, *steps, tested, RunFinished(time=4.0, reason="completed", rounds_done=2)]
     outputs = RunOutputs(run.folder)
     with EventLog(run.folder) as log:
         tell = recording_events(log, run.server.append, RUN_ID)

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         raise RunError("--canaries, --records and --rounds must be at least 1")
     torch.set_num_threads(1)
     privacy = PrivacyConfig(mode=PrivacyMode(arguments.mode), target_epsilon=arguments.epsilon, delta=arguments.delta)
-    setting = Setting(arguments.canaries, arguments.rounds, arguments.batch, arguments.hospitals, privacy)
+    setting = Setting(arguments.canaries, arguments.rounds, arguments.sample_rate, arguments.hospitals, privacy)
     verdict = audit(_phantom_features(arguments.records), setting, arguments.confidence)
     print(as_text(verdict))
     write_outcome(arguments.out, "privacy_audit", draw(verdict), as_json(verdict))
@@ -92,7 +92,8 @@ def as_text(verdict: Verdict) -> str:
         else "not refuted: what was seen is within the claim"
     )
     return f"""\
-one training in mode {setting.privacy.mode}: {setting.rounds} rounds, {setting.batch_size} records expected in a batch
+one training in mode {setting.privacy.mode}: {setting.rounds} rounds; a record is in a batch with rate \
+{setting.sample_rate:g}
 a linear head of {exposure.parameters:,} parameters; {exposure.records:,} phantom records, {bound.canaries:,} canaries
 
 claimed   {exposure.claim}
@@ -143,7 +144,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "refuted": verdict.refuted,
         "mode": verdict.setting.privacy.mode,
         "rounds": verdict.setting.rounds,
-        "batch_size": verdict.setting.batch_size,
+        "sample_rate": verdict.setting.sample_rate,
         "records": verdict.exposure.records,
         "parameters": verdict.exposure.parameters,
         "cannot_show": LIMITS,
@@ -171,7 +172,7 @@ def _parser(config: Config) -> argparse.ArgumentParser:
     add("--epsilon", type=float, default=config.privacy.target_epsilon, metavar="E", help="target of the run")
     add("--delta", type=float, default=1e-5, metavar="D", help="below 1 / (records + canaries)")
     add("--rounds", type=int, default=30, metavar="R", help="of training")
-    add("--batch", type=int, default=512, metavar="B", help="records expected in a batch; larger ones audit better")
+    add("--sample-rate", type=float, default=0.25, metavar="Q", help="of each record; larger ones audit better")
     add("--canaries", type=int, default=3000, metavar="M", help="fair coins; more of them refute more")
     add("--records", type=int, default=500, metavar="N", help="phantom records trained on beside the canaries")
     add("--hospitals", type=int, default=config.experiment.num_clients, metavar="H", help="in mode distributed")

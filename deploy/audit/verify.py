@@ -22,10 +22,12 @@ from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.events import EVENTS_FILE
 from common.flat_model import hash_model
-from common.guarantee import Guarantee, caveats
+from common.guarantee import Guarantee
 from common.identity import certificate_pem, fingerprint, load_certificate
+from common.run_words import AUTHORITY_ON_SERVER, admitted_of
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
+from deploy.events import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
@@ -128,12 +130,12 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         unfinished |= _agree(chain, name, record)
         refusals += sum(isinstance(entry.body, Refused) for entry in chain.entries)
         hospitals.append(chain.party)
-    has_model = (run / CARD_FILE).exists() or (run / TENSORS_FILE).exists()
-    if has_model:
-        _check_model(run, record)
     has_figures = (run / EVENTS_FILE).exists() and bool(record.told)
     if has_figures:
         check_figures(run, record)
+    has_model = (run / CARD_FILE).exists() or (run / TENSORS_FILE).exists()
+    if has_model:
+        _check_model(run, record)
     return Verdict(
         authority=fingerprint(authority),
         hospitals=tuple(hospitals),
@@ -242,18 +244,22 @@ def _check_model(run: Path, record: RunRecord) -> None:
         raise AuditError(f"{CARD_FILE}: must be in canonical form; it was changed")
     if hash_model(model).hex() != record.models[max(record.models)]:
         raise AuditError(f"{TENSORS_FILE}: must hold the model that the last step made, got another")
-    expected = expected_facts(record, card.threshold).model_dump()
+    # Where the authority's key lies is told by the events alone, which were compared with the chain before this.
+    told = (run / EVENTS_FILE).exists() and bool(record.told)
+    on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
+    expected = expected_facts(record, card.threshold, authority_on_server=on_server).model_dump()
     for key, value in expected.items():
         if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
             raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
 
 
-def expected_facts(record: RunRecord, threshold: float | None) -> ModelFacts:
+def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_server: bool = False) -> ModelFacts:
     """Return what ``model.json`` must say of the record's last model.
 
     Args:
         record: of the run.
         threshold: that of the card, for a run that has not ended: only the end is recorded with one.
+        authority_on_server: as the run's events say.
     """
     description = record.description
     config = Config(
@@ -274,5 +280,5 @@ def expected_facts(record: RunRecord, threshold: float | None) -> ModelFacts:
         task=description.experiment.task,
         data_set=record.data_set,
         privacy={**Guarantee.of(config).as_dict(), "epsilon": max(record.last_epsilon.values(), default=None)},
-        caveats=caveats(config, record.data_set),
+        caveats=admitted_of(config, record.data_set, authority_on_server),
     )

@@ -53,7 +53,7 @@ from common.vector import VectorLayout
 from deploy.json_report import write_json_report
 from deploy.results.plots import BLUE, GREEN, ORANGE, styled
 
-MODEL_HASH = bytes(32)
+TERMS = bytes(100)
 ROUND = 1
 CLASSES = 2
 WEIGHT = 1000
@@ -222,7 +222,7 @@ class _Round:
     def play(self) -> RoundCost:
         """Run every phase; only one hospital makes every check, because all of them would cost it the same."""
         routed, shared = self.keys()
-        total = masked_input.MaskedSum(routed, MODEL_HASH)
+        total = masked_input.MaskedSum(routed, TERMS)
         masked = {}
         plain: Vector = np.zeros_like(total.total)
         for name in self.names[:-1]:
@@ -265,14 +265,14 @@ class _Round:
         self, routed: share_keys.Routed, state: share_keys.SharedKeys, plain: Vector
     ) -> tuple[masked_input.MaskedState, Any, Vector]:
         """Encode and mask one hospital's vector, and add it bare to ``plain``; returns state, message and vector."""
-        request = routed.request_for(state.keys.hospital, MODEL_HASH)
+        request = routed.request_for(state.keys.hospital, TERMS)
         counts = EvaluationCounts.zero(self.layout.evaluation)
         started = time.perf_counter()
         vector = self.layout.encode(self.change, WEIGHT, counts, os.urandom)
         seconds = time.perf_counter() - started
         np.add(plain, vector, out=plain)
         started = time.perf_counter()
-        masked_state, message, masked = masked_input.mask(state, request, MODEL_HASH, vector, self.apply)
+        masked_state, message, masked = masked_input.mask(state, request, vector, self.apply)
         seconds += time.perf_counter() - started
         if state.keys.hospital == self.measured:
             self.hospital_seconds += seconds

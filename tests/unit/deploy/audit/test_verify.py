@@ -1,6 +1,7 @@
 """Audit chains that agree are verified; whatever is changed, cut, added or hidden is found, with its place."""
 
 import datetime
+import json
 import shutil
 from pathlib import Path
 
@@ -227,4 +228,26 @@ def test_a_refusal_that_was_added_by_hand_is_found(run: AuditedRun) -> None:
     chain = AuditChain(path, impostor)
     chain.append(forged)
     with pytest.raises(AuditError, match="must be of hospital-1, got a certificate of the server"):
+        verdict_of(run)
+
+
+def test_a_card_that_hides_where_the_authoritys_key_lies_is_found(tmp_path: Path) -> None:
+    run = audited_run(tmp_path / "run", authority_on_server=True)
+    assert verdict_of(run).has_model
+    card = run.folder / "model.json"
+    told = json.loads(card.read_text())
+    assert told["caveats"][-1].startswith("The server holds the authority's key")
+    told["caveats"].pop()
+    card.write_text(json.dumps(told, indent=2) + "\n")
+    with pytest.raises(AuditError, match=r"model\.json: caveats must be"):
+        verdict_of(run)
+
+
+@pytest.mark.parametrize("figure", ['"records": 8', '"noise_sd": {\n      "accuracy": 0.01', '"round": 2'])
+def test_an_edited_figure_of_the_final_test_or_the_curve_is_found(run: AuditedRun, figure: str) -> None:
+    path = run.folder / "summary.json"
+    text = path.read_text()
+    assert figure in text
+    path.write_text(text.replace(figure, figure[:-1] + "9", 1))
+    with pytest.raises(AuditError, match=r"summary\.json: must say what events\.jsonl says"):
         verdict_of(run)
