@@ -116,6 +116,11 @@ class Certificates:
             raise IdentityError(f"the authority must have signed {MEMBERS_FILE}; `confide ca sign` writes it")
         return newest
 
+    def names(self, name: str) -> bool:
+        """Say whether the newest member list names this hospital."""
+        newest = self._members.newest()
+        return newest is not None and name in newest.members
+
     def lists(self, name: str, certificate: bytes) -> bool:
         """Say whether the newest member list names this hospital with the key of its certificate (PEM)."""
         newest = self._members.newest()
