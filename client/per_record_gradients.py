@@ -319,7 +319,8 @@ def _ghost_sum(x: Tensor, grad: Tensor, weights: Tensor, weight: Tensor, geometr
 def row_norms(rows: Tensor) -> Tensor:
     """Return the L2 norm of each row, (records,) float64, at most a factor 1 - 2^-12 too small; see the module."""
     parts = [torch.linalg.vector_norm(part, dim=1).double() for part in torch.split(rows, NORM_ELEMENTS, dim=1)]
-    return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts, dim=1), dim=1)
+    norms: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts, dim=1), dim=1)
+    return norms
 
 
 def _silenced(values: Tensor, weights: Tensor) -> Tensor:

@@ -265,14 +265,14 @@ def test_sampling_and_noise_come_from_the_bytes_that_are_drawn() -> None:
         train_locally(model, start, features(0), TrainingConfig(sample_rate=1.0), LOCAL, 1.0, os.urandom).delta
         for _ in range(2)
     ]
-    assert not np.allclose(*updates)
+    assert not np.allclose(updates[0], updates[1])
     mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
     distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
     sums = [
         noisy_gradient_sum(model, start, features(0), distributed, mechanism, 1.0, 4, os.urandom).total
         for _ in range(2)
     ]
-    assert not np.array_equal(*sums)
+    assert not np.array_equal(sums[0], sums[1])
     batches = [
         torch.cat(list(module._poisson_batches(features(90), PrivacyUnit.RECORD, Schedule(0.5, 3), Keystream(key))))
         for key in (os.urandom(32), os.urandom(32))

@@ -240,7 +240,7 @@ def test_a_ring_too_small_for_the_roster_is_refused() -> None:
 @pytest.mark.parametrize(("field", "value"), [("modulus_bits", 8), ("hospitals", 0), ("parameters", 0)])
 def test_a_layout_without_meaning_is_refused(field: str, value: int) -> None:
     with pytest.raises(ConfigError):
-        replace(layout(), **{field: value})  # type: ignore[arg-type]
+        replace(layout(), **{field: value})
 
 
 def test_a_sum_of_wrong_length_or_ring_or_of_too_many_is_refused() -> None:
