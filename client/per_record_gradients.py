@@ -21,7 +21,7 @@ saw) and g (its output's gradient). However wrongly a row, x or g was computed, 
 vector's norm has to be bounded.
 
 **The norms are upper bounds.** Write u = 2^-24 and v = 2^-53. No bound relies on an order of summation or on fused
-multiply-adds (Higham 2002, chapter 3: a sum of k products is off by at most k·u/(1 - k·u) times the sum of their sizes).
+multiply-adds: a sum of k products is off by at most k·u/(1 - k·u) times the sum of their sizes (Higham 2002, chapter 3).
 
 - *Rows, and x and g of linear layers*: squares are summed in float32 over at most NORM_BLOCK = 256 numbers, and these
   sums in float64. The rounding is below 2^-15 of the result, and what underflows is below 2^-126 for each number; both
@@ -40,10 +40,10 @@ to zero. Then what :meth:`RecordGradients.weighted_sum` returns moves by at most
 - Rows and linear layers are multiplied and summed in float32 over CHUNK = 64 records, and these sums in float64. Only
   the record's own chunk moves. Per coordinate it is off by (64 + 3)u(1 + 2^-10) Σ w_i|G_i|, as w_i, its product with g
   and with x or a row are rounded once each; so in norm by 67·64·u(1 + 2^-10)·C < 2.57e-4 C.
-- A ghost convolution's m·P products are summed in float64: off by 2(mP + 2)·v·Σ w_i A_i, below 6e-5 C for P ≤ 2^12.
-  A layer becomes a ghost only where P is below a quarter of its filters.
+- A ghost convolution's m·P products are summed in float64: off by 2(mP + 2)·v·Σ w_i A_i, below 6e-5 C for
+  P ≤ MOST_POSITIONS = 2^12.
 - Rounding to float32, and sums of chunks in float64, add at most m·u·C < 1.6e-5 C.
-- What underflows is below 1e-10 C for C ≥ SMALLEST_CLIPPING_NORM, since no x, g, row or 1/w is beyond 10^21.
+- What underflows is below 1e-10 C for C ≥ SMALLEST_CLIPPING_NORM, since no x, g, row or 1/w is beyond LARGEST_NORM.
 
 Together less than SUM_ERROR = 3.5e-4 of C. A record with weight zero is *replaced* by zeros, so that no infinity of it
 meets a zero.
@@ -79,8 +79,11 @@ CHUNK = 64
 NORM_BLOCK = 256
 """Squares that are summed in float32."""
 
+MOST_POSITIONS = 1 << 12
+"""Of a ghost layer's output."""
+
 GRAM_MARGIN = 1e-6
-"""Of A_i², added to a squared norm from Gram matrices; an honest gradient's norm grows by less than a ten-thousandth."""
+"""Of A_i², added to a squared norm from Gram matrices; an honest norm grows by less than a ten-thousandth."""
 
 LARGEST_NORM = 1e15
 """A record beyond it counts as zero: training that meets such a gradient is lost anyway."""
@@ -217,9 +220,10 @@ def _squared_norms(rows: Tensor) -> Tensor:
     whole = length - length % NORM_BLOCK
     total = torch.linalg.vector_norm(rows[:, whole:], dim=1).double().square_()  # 0 for no number
     if whole:
-        blocks = rows[:, :whole].unflatten(1, (-1, NORM_BLOCK))
+        blocks = rows[:, :whole].view(len(rows), -1, NORM_BLOCK)
         total += torch.linalg.vector_norm(blocks, dim=2).double().square_().sum(dim=1)
-    return total.mul_(1 + _FLOAT32_MARGIN).add_(length * _SMALLEST_NORMAL)
+    bounds: Tensor = total.mul_(1 + _FLOAT32_MARGIN).add_(length * _SMALLEST_NORMAL)
+    return bounds
 
 
 def _in_chunks(product: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
@@ -359,7 +363,7 @@ class _Convolution(torch.autograd.Function):
         weight, geometry, recorder = ctx.weight, ctx.geometry, ctx.recorder
         positions, patch, filters = grad[0, 0].numel(), weight[0].numel(), len(weight)
         ghost_is_cheaper = GHOST_ADVANTAGE * positions * (patch + filters) < patch * filters
-        if ghost_is_cheaper and not recorder.as_rows:
+        if ghost_is_cheaper and positions <= MOST_POSITIONS and not recorder.as_rows:
             _ghost_convolution(recorder, x, grad, weight, geometry)
         else:
             rows = _convolution_rows(x, grad, weight, geometry)

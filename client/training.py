@@ -5,8 +5,9 @@ Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with al
 independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C = ``max_grad_norm``; the sum
 over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each coordinate. Everything after
 that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point rounding of the change) does not
-look at the data again. Adjacency is adding or removing one unit; the number of units is taken as public, as in every
-DP-SGD. An empty batch is a step like any other.
+look at the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
+any other and counts as zero. So the number of units is public, and of a patient the number of records. An empty batch
+is a step like any other.
 
 **Randomness.** Batches and noise come from AES-256-CTR under a key fresh from the operating system for each call
 (``common/keystream.py``), not from torch's Mersenne Twister, whose state can be computed from its output.
@@ -14,9 +15,9 @@ DP-SGD. An empty batch is a step like any other.
 **Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
 is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
 each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
-which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. Not exact is the clipping
-bound: it holds up to float32's rounding, some 1e-6 of it. Mode ``distributed`` has no such caveat: its clipped sums and
-its noise are whole numbers.
+which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
+for any weights, also crafted ones, rounding included (:func:`_clipped_sum`). Mode ``distributed`` clips and adds noise
+in whole numbers.
 """
 
 import hashlib
@@ -200,7 +201,8 @@ def train_locally(
         of :func:`common.privacy.schedule.schedule_of` and this σ.
 
     Raises:
-        RunError: the mode is ``distributed``, or σ or ``expected_units`` is not positive in mode ``local``.
+        RunError: the mode is ``distributed``; or in mode ``local`` σ or ``expected_units`` is not positive, or the
+            clipping bound is below SMALLEST_CLIPPING_NORM.
     """
     began = time.perf_counter()
     if privacy.mode is PrivacyMode.DISTRIBUTED:
@@ -210,6 +212,11 @@ def train_locally(
         raise RunError(
             f"the noise multiplier and the expected units of mode local must be above 0, got {noise_multiplier} and "
             f"{expected_units}"
+        )
+    if private and privacy.max_grad_norm < SMALLEST_CLIPPING_NORM:
+        raise RunError(
+            f"privacy.max_grad_norm must be at least {SMALLEST_CLIPPING_NORM:g} in mode local, got "
+            f"{privacy.max_grad_norm:g}"
         )
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
@@ -283,7 +290,7 @@ def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, st
     """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
 
     Args:
-        clipped_sum: (d,) float32.
+        clipped_sum: (d,) float64.
         deviation: of the noise in each coordinate, σC.
         expected_units: in a batch.
         stream: of the noise.
@@ -291,7 +298,7 @@ def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, st
     Returns:
         (d,) float32; made a stretch at a time, so that the float64 stay in cache.
     """
-    mean = torch.empty_like(clipped_sum)
+    mean = torch.empty(len(clipped_sum), dtype=torch.float32)
     for some, some_sum in zip(torch.split(mean, NOISE_AT_ONCE), torch.split(clipped_sum, NOISE_AT_ONCE), strict=True):
         some.copy_(_noisy_sum(some_sum, deviation, stream).div_(expected_units))
     return mean
@@ -455,7 +462,7 @@ def _clipped_at_once(data: TrainingData) -> int:
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
-    """Return by what each gradient is multiplied, (units,) float64; 0 where the norm is too large to be certain of it."""
+    """Return by what each gradient is multiplied, (units,) float64; 0 where the norm is too large to be certain."""
     factors = (max_grad_norm * (1 - SLACK) / norms).clamp_(max=1.0)
     return torch.where(norms <= LARGEST_NORM * min(1.0, max_grad_norm), factors, 0.0)
 

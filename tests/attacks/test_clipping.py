@@ -148,9 +148,10 @@ def assert_bounded(model: nn.Module, data: TrainingData, privacy: PrivacyConfig)
 def cancelling_resnet18(large: float, scale: float) -> nn.Module:
     """Return a ResNet-18 whose gradients in the last 1 x 1 convolution are large, of opposite sign, and all but cancel.
 
-    That layer's inputs are ``large`` and nearly equal at all positions. A difference filter in the block behind it makes
-    the gradients of its output add up to zero over the positions, and a group norm multiplies them. All else is small,
-    so that the record's norm is this layer's, and in float32 its Gram matrix cancels to zero or below.
+    That layer's inputs are ``large`` and nearly equal at all positions. A difference filter in the block behind it
+    makes the gradients of its output add up to zero over the positions, and a group norm multiplies them. All else is
+    small, so that the record's norm is this layer's, and in float32 its Gram matrices cancel to zero or below. At
+    30890c7 single records moved the sum by up to 1.7e13 and 1.9e8 times the bound with the two settings below.
     """
     model = registry.build("resnet18", 2, 1, 64, seed=1)
     named = dict(model.named_parameters())
@@ -175,9 +176,7 @@ def cancelling_resnet18(large: float, scale: float) -> nn.Module:
 def test_a_resnet_whose_ghost_norms_cancel_moves_no_sum_beyond_the_bound(large: float, scale: float) -> None:
     model = cancelling_resnet18(large, scale)
     rng = np.random.default_rng(0)
-    data = TrainingData.of(
-        rng.integers(0, 256, (4, 1, 64, 64), dtype=np.uint8), rng.integers(0, 2, 4), np.arange(4)
-    )
+    data = TrainingData.of(rng.integers(0, 256, (4, 1, 64, 64), dtype=np.uint8), rng.integers(0, 2, 4), np.arange(4))
     privacy = PrivacyConfig(mode=PrivacyMode.LOCAL)
     gradients = record_gradients(model, module._as_input(data.inputs), data.labels, as_rows=True).rows().double()
     assert float(gradients.norm(dim=1).min()) > 1e6

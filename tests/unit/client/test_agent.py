@@ -11,6 +11,7 @@ import pytest
 
 from client.agent import HospitalAgent
 from common.config import HospitalConfig
+from common.events import COMPLETED, Evaluated, Refusal, RoundDone
 from common.flat_model import hash_model
 from common.messages import (
     AdvertiseKeys,
@@ -29,7 +30,6 @@ from common.round_terms import Purpose, RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
-from common.events import COMPLETED, Evaluated, Refusal, RoundDone
 from deploy.in_process import Loss
 from server.run import Run, describe
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
