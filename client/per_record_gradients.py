@@ -21,7 +21,7 @@ saw) and g (its output's gradient). However wrongly a row, x or g was computed, 
 vector's norm has to be bounded.
 
 **The norms are upper bounds.** Write u = 2^-24 and v = 2^-53. No bound relies on an order of summation or on fused
-multiply-adds: a sum of k products is off by at most k·u/(1 - k·u) times the sum of their sizes (Higham 2002, chapter 3).
+multiply-adds: a sum of k products is off by at most k·u/(1 - k·u) times the sum of their sizes (Higham 2002, §3.1).
 
 - *Rows, and x and g of linear layers*: squares are summed in float32 over at most NORM_BLOCK = 256 numbers, and these
   sums in float64. The rounding is below 2^-15 of the result, and what underflows is below 2^-126 for each number; both
