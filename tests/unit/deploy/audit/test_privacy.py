@@ -12,11 +12,13 @@ from torch import Tensor
 
 from client import training
 from client.ledger import Ledger
-from client.training import Schedule, TrainingData
-from common.config import PrivacyConfig, PrivacyMode
+from client.training import TrainingData
+from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit
 from common.errors import PrivacyError, RunError
 from common.keystream import Keystream
+from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.schedule import Schedule
 from deploy.audit import privacy as audit_privacy
 from deploy.audit.canary_training import Setting, train_with_canaries
 from deploy.audit.one_run_bound import best_bound
@@ -35,7 +37,7 @@ def records() -> TrainingData:
 
 def audited(folder: Path, mode: PrivacyMode = PrivacyMode.LOCAL, seed: int = 1) -> Verdict:
     privacy = PrivacyConfig(mode=mode, target_epsilon=TARGET, delta=DELTA)
-    setting = Setting(canaries=1000, rounds=30, batch_size=120, hospitals=3, privacy=privacy)
+    setting = Setting(canaries=1000, rounds=30, sample_rate=0.24, hospitals=3, privacy=privacy)
     exposure = train_with_canaries(records(), setting, folder / "ledger", np.random.default_rng(seed).bytes)
     return Verdict(setting, exposure, best_bound(exposure.scores, exposure.included, DELTA, 0.95))
 
@@ -59,10 +61,10 @@ def without_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_batches_larger_than_booked(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest: Callable[[Tensor, Schedule, Keystream], Iterator[Tensor]] = training._poisson_batches
+    honest = training._poisson_batches
 
-    def larger(units: Tensor, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
-        return honest(units, Schedule(plan.units, min(1.0, 10 * plan.sample_rate), plan.steps), stream)
+    def larger(data: TrainingData, unit: PrivacyUnit, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
+        return honest(data, unit, Schedule(min(1.0, 10 * plan.sample_rate), plan.steps), stream)
 
     monkeypatch.setattr(training, "_poisson_batches", larger)
 
@@ -101,13 +103,13 @@ def test_a_sum_without_its_noise_shares_gives_away_more_than_is_claimed(
 
 
 def test_the_claim_is_what_the_ledger_holds(tmp_path: Path) -> None:
-    claim = audited(tmp_path).exposure.claim
+    claim, policy = audited(tmp_path).exposure.claim, BudgetPolicy(TARGET, DELTA)
     bound_to = json.loads((tmp_path / "ledger" / "ledger.anchor").read_text())["fingerprint"]
-    assert Ledger.open(tmp_path / "ledger", bytes.fromhex(bound_to)).spent(DELTA) == claim.value
+    assert Ledger.open(tmp_path / "ledger", bytes.fromhex(bound_to)).spent(Account.TRAINING, policy) == claim.value
 
 
 def test_canaries_that_make_the_data_too_large_for_delta_are_refused(tmp_path: Path) -> None:
-    setting = Setting(200, 1, 10, 1, PrivacyConfig(delta=0.05))
+    setting = Setting(200, 1, 0.1, 1, PrivacyConfig(delta=0.05))
     with pytest.raises(PrivacyError, match="δ must be"):
         train_with_canaries(records(), setting, tmp_path / "ledger")
 
