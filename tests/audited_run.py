@@ -104,7 +104,8 @@ class AuditedRun:
             self.server.append(
                 Summed(
                     run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
-                    terms=terms.encode().hex(), survivors=NAMES, signatures=signatures, epsilon=dict.fromkeys(NAMES, EPSILON),
+                    terms=terms.encode().hex(), survivors=NAMES, signatures=signatures,
+                    epsilon=dict.fromkeys(NAMES, EPSILON),
                 )
             )  # fmt: skip
 

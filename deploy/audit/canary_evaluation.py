@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from client.ledger import Ledger
 from common.config import PrivacyConfig
-from common.evaluation.plan import EvaluationPlan
 from common.evaluation.layout import TaskKind
+from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.evaluation.tree import answer
 from common.keystream import SEED_BYTES, Keystream

@@ -125,7 +125,7 @@ def test_in_mode_distributed_a_unit_that_overflows_is_zero_and_the_others_are_wh
 
 
 def test_the_bound_costs_ordinary_models_next_to_nothing() -> None:
-    """Clipped a little more than the exact norm asks for: by the margin, and under a tenth beyond it in ghost layers."""
+    """Clipped a little more than the exact norm asks for: by the margin, and less than a tenth in ghost layers."""
     for name in ("cnn", "resnet18"):
         model = build(name, 2, 1, 28, 1)
         share_parameters(model, torch.from_numpy(flat_parameters(model)))
