@@ -232,6 +232,16 @@ def test_a_unit_moves_a_batch_of_many_pieces_by_no_more_than_the_bound(monkeypat
         assert 0.99e-3 < float(moved) <= 1e-3
 
 
+@pytest.mark.parametrize("bound", [1e-3, 0.7, 30.0])
+def test_sums_lie_on_a_grid_so_that_pieces_add_up_exactly_in_any_order(bound: float) -> None:
+    data = records("cached features", np.random.default_rng(4), number=MOST_RECORDS + 40)
+    privacy = PrivacyConfig(max_grad_norm=bound)
+    total = module._clipped_sum(nn.Linear(12, CLASSES), data, torch.arange(len(data)), privacy)
+    steps = total / 2.0 ** (math.floor(math.log2(bound)) - module.SUM_BITS)
+    assert total.dtype == torch.float64
+    assert torch.equal(steps.round(), steps)
+
+
 def hostile_models(kind: str, seed: int) -> Iterator[nn.Module]:
     for weights in WEIGHTS:
         yield hostile(kind, weights, np.random.default_rng((seed, len(weights))))
