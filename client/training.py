@@ -35,7 +35,6 @@ from torch.nn import functional
 
 from client.per_record_gradients import (
     CHUNK,
-    LARGEST_NORM,
     MOST_RECORDS,
     SMALLEST_CLIPPING_NORM,
     norm_bounds,
@@ -462,9 +461,8 @@ def _clipped_at_once(data: TrainingData) -> int:
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
-    """Return by what each gradient is multiplied, (units,) float64; 0 where the norm is too large to be certain."""
-    factors = (max_grad_norm * (1 - SLACK) / norms).clamp_(max=1.0)
-    return torch.where(norms <= LARGEST_NORM * min(1.0, max_grad_norm), factors, 0.0)
+    """Return by what each gradient is multiplied, (units,) float64; 0 where the norm is infinite."""
+    return (max_grad_norm * (1 - SLACK) / norms).clamp_(max=1.0)
 
 
 def _as_input(inputs: Tensor) -> Tensor:

@@ -162,6 +162,40 @@ def test_the_norm_of_a_layer_whose_inputs_underflow_when_squared_is_bounded(firs
     assert bool((rows.norm(dim=1) <= ghosts.norms()).all())
 
 
+def opposed(pull: float) -> nn.Module:
+    """Two positions of a ghost layer whose output gradients are opposite in sign."""
+    model = nn.Sequential(nn.Conv2d(64, 64, 1, bias=False), nn.Flatten(), nn.Linear(128, 3, bias=False))
+    convolution, head = model.parameters()
+    with torch.no_grad():
+        convolution.mul_(1e-3)
+        pulls = torch.linspace(1, 2, 64)[:, None] * torch.tensor([pull, -pull])
+        head.copy_(torch.outer(torch.tensor([1.0, -1.0, 0.0]), pulls.reshape(-1)))
+    return model
+
+
+@pytest.mark.parametrize(("size", "pull"), [(1e-25, 1e30), (1e-40, 1e37), (1e-3, 1e3), (1e12, 1e-12)])
+def test_ghost_norms_are_exact_for_numbers_whose_products_are_beyond_float32(size: float, pull: float) -> None:
+    torch.manual_seed(3)
+    model = opposed(pull)
+    inputs, labels = torch.randn(4, 64, 1, 2) * size, torch.tensor([0, 1, 2, 0])
+    norms = record_gradients(model, inputs, labels).norms()
+    exact = record_gradients(model, inputs, labels, as_rows=True).rows().double().norm(dim=1)
+    assert torch.allclose(norms, exact, rtol=1e-3)
+
+
+def test_a_ghost_norm_is_never_below_a_thousandth_of_the_sizes_that_cancel() -> None:
+    """The weighted sum is exact enough because of this, even where float64 would cancel, too."""
+    model = opposed(1e6)
+    inputs, labels = torch.ones(1, 64, 1, 2), torch.tensor([1])
+    with torch.no_grad():
+        list(model.parameters())[0].zero_()
+    residual = torch.tensor([1.0, -2.0, 1.0]) / 3
+    head = list(model.parameters())[1]
+    of_output = (residual @ head).view(64, 2).detach()
+    sizes = float(of_output.double().norm(dim=0).sum()) * 8
+    assert float(record_gradients(model, inputs, labels).norms()) >= 1e-3 * sizes
+
+
 def test_a_record_of_weight_zero_adds_nothing_even_where_it_is_not_finite() -> None:
     model = strided()
     inputs, labels = batch((5, 2, 18, 20))

@@ -10,7 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 from client import training as module
-from client.per_record_gradients import RecordGradients, record_gradients
+from client.per_record_gradients import (
+    CHUNK,
+    GRAM_MARGIN,
+    MOST_POSITIONS,
+    MOST_RECORDS,
+    SUM_ERROR,
+    RecordGradients,
+    record_gradients,
+)
 from client.training import LocalUpdate, TrainingData, evaluate, noisy_gradient_sum, scores
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
@@ -18,7 +26,7 @@ from common.evaluation import EvaluationShape, count
 from common.keystream import Keystream
 from common.models.cnn import SmallCnn
 from common.models.flat import flat_parameters, share_parameters
-from common.privacy.distributed import DistributedMechanism
+from common.privacy.distributed import LARGEST_DIMENSION, DistributedMechanism
 from common.privacy.schedule import Schedule, schedule_of
 
 torch.set_num_threads(1)
@@ -368,6 +376,20 @@ def test_training_in_mode_distributed_or_without_noise_is_refused() -> None:
     for sigma in (0.0, -1.0, math.nan):
         with pytest.raises(RunError, match="noise multiplier"):
             train_locally(model, start, features(), TrainingConfig(), LOCAL, sigma, os.urandom)
+
+
+def test_what_clipping_keeps_back_pays_for_all_that_float32_can_lose() -> None:
+    """The sums of the proofs in ``_clipped_sum`` and in ``client/per_record_gradients.py``, with the constants used."""
+    in_float32 = (CHUNK + 3) * CHUNK * 2.0**-24 * (1 + 2.0**-10)
+    in_float64 = 2 * (MOST_RECORDS * MOST_POSITIONS + 2) * 2.0**-53 * MOST_RECORDS / math.sqrt(GRAM_MARGIN)
+    to_float32 = MOST_RECORDS * 2.0**-24
+    assert in_float32 + in_float64 + to_float32 < SUM_ERROR
+    of_the_grid = math.sqrt(LARGEST_DIMENSION) * 2.0 ** -(module.SUM_BITS + 1)
+    for bound, norm in ((1.0, 7.0), (1e-6, 1e15), (1e6, 1e6), (0.3, 0.3)):
+        share = norm * float(module._clipping(torch.tensor([norm], dtype=torch.float64), bound))
+        assert 0.999 * bound <= share <= bound * (1 - 2 * (SUM_ERROR + of_the_grid))
+    nothing, everything = module._clipping(torch.tensor([math.inf, 0.0], dtype=torch.float64), 1.0).tolist()
+    assert (nothing, everything) == (0.0, 1.0)
 
 
 def test_a_clipping_bound_too_small_for_float32_is_refused() -> None:
