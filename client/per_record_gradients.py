@@ -43,7 +43,8 @@ to zero. Then what :meth:`RecordGradients.weighted_sum` returns moves by at most
 - A ghost convolution's m·P products are summed in float64: off by 2(mP + 2)·v·Σ w_i A_i, below 6e-5 C for
   P ≤ MOST_POSITIONS = 2^12.
 - Rounding to float32, and sums of chunks in float64, add at most m·u·C < 1.6e-5 C.
-- What underflows is below 1e-10 C for C ≥ SMALLEST_CLIPPING_NORM, since no x, g or row is beyond LARGEST_NORM, and no 1/w beyond 10^21.
+- What underflows is below 1e-10 C for C ≥ SMALLEST_CLIPPING_NORM, since no x, g or row is beyond LARGEST_NORM, and
+  no 1/w beyond 10^21.
 
 Together less than SUM_ERROR = 3.5e-4 of C. A record with weight zero is *replaced* by zeros, so that no infinity of it
 meets a zero.
