@@ -322,6 +322,20 @@ _PRIVACY_MUTATIONS = (
         (f"{_PRIVACY}/test_calibration.py",),
     ),
     Mutation(
+        "mode local is booked at half of its sample rate",
+        "common/privacy/calibration.py",
+        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate, schedule.steps)",
+        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate / 2, schedule.steps)",
+        (f"{_PRIVACY}/test_calibration.py::test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps",),
+    ),
+    Mutation(
+        "mode distributed is booked at half of its sample rate",
+        "common/privacy/distributed.py",
+        "MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate, rounds",
+        "MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate / 2, rounds",
+        (f"{_PRIVACY}/test_distributed.py::test_a_round_is_booked_as_the_gaussian_it_is_bounded_by",),
+    ),
+    Mutation(
         "a δ at which publishing one record would do is accepted",
         "common/privacy/calibration.py",
         "if not 0 < delta < 1 / units:",
@@ -482,6 +496,18 @@ _SPENT = f"{_CONTRIBUTION}::test_a_part_whose_budget_is_spent_adds_noise_alone_a
 _FEWEST = f"{_CONTRIBUTION}::test_terms_that_allow_a_sum_with_too_little_noise_are_refused"
 _FRESH = f"{_CONTRIBUTION}::test_two_rounds_of_one_model_share_no_randomness_under_privacy"
 
+_BOOKS = "        report = self._book_training(round_number) if terms.trains else self._report()\n"
+_BOOKED_BEFORE = (
+    _BOOKS
+    + """\
+        answered = release is not None and self._book_release(round_number, release)
+        random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
+        validation, test, own = self._measured(model)
+        started = time.perf_counter()
+        change = self._change(model, cohort, random) if terms.trains else self._no_change()
+"""
+)
+
 _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "training is booked at half of its sample rate",
@@ -494,9 +520,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "training is booked after it is done",
         "client/contribution.py",
-        "        change = self._change(model, cohort, random) if terms.trains else self._no_change()\n",
-        "        change = self._change(model, cohort, random) if terms.trains else self._no_change()\n"
-        "        report = self._book_training(round_number) if terms.trains else self._report()\n",
+        _BOOKED_BEFORE,
+        _BOOKED_BEFORE.replace(_BOOKS, "") + _BOOKS,
         (_BOOKING_FIRST,),
     ),
     Mutation(
