@@ -21,6 +21,11 @@ def main(words: Sequence[str]) -> int:
         return 2
     bad = 0
     with Workshop.opened() as workshop:
+        print("running the tests on the source as it is", flush=True)
+        try:
+            workshop.require_sound(chosen)  # All at once takes less time than for each mutation.
+        except BrokenError as error:
+            print(error, flush=True)
         for number, mutation in enumerate(chosen, start=1):
             started = time.monotonic()
             try:
@@ -30,7 +35,9 @@ def main(words: Sequence[str]) -> int:
                 killer, said = None, f"NOT TRIED: {error}"
             bad += killer is None
             took = time.monotonic() - started
-            print(f"{number:>3}/{len(chosen)} {mutation.file}: {mutation.name}\n        {said} ({took:.0f} s)", flush=True)
+            print(
+                f"{number:>3}/{len(chosen)} {mutation.file}: {mutation.name}\n        {said} ({took:.0f} s)", flush=True
+            )
     print(f"{len(chosen) - bad} of {len(chosen)} mutations killed")
     return 1 if bad else 0
 

@@ -219,8 +219,10 @@ _PRIVACY_MUTATIONS = (
         "common/privacy/accounting.py",
         "opacus_prv.PoissonSubsampledGaussianPRV(rate, noise)",
         "opacus_prv.PoissonSubsampledGaussianPRV(rate / 2, noise)",
-        (f"{_PRIVACY}/test_accounting.py::test_epsilon_is_what_opacus_publishes",
-         f"{_PRIVACY}/test_accounting.py::test_full_batches_are_the_gaussian_mechanism"),
+        (
+            f"{_PRIVACY}/test_accounting.py::test_epsilon_is_what_opacus_publishes",
+            f"{_PRIVACY}/test_accounting.py::test_full_batches_are_the_gaussian_mechanism",
+        ),
     ),
     Mutation(
         "the accountant of Rényi divergences takes half of the sample rate",
@@ -392,8 +394,10 @@ _EVALUATION_MUTATIONS = (
         "common/evaluation/tree.py",
         "generator = np.random.default_rng(np.frombuffer(hashlib.sha256(seed).digest(), np.uint32))",
         "generator = np.random.default_rng()",
-        (f"{_TREE}::test_the_same_units_count_in_every_release_of_a_run",
-         f"{_TREE}::test_more_units_than_stated_are_a_fixed_subset_and_no_data_is_zero"),
+        (
+            f"{_TREE}::test_the_same_units_count_in_every_release_of_a_run",
+            f"{_TREE}::test_more_units_than_stated_are_a_fixed_subset_and_no_data_is_zero",
+        ),
     ),
 )
 
@@ -420,8 +424,7 @@ _TRAINING_MUTATIONS = (
         "client/training.py",
         "    stream = Keystream(random(SEED_BYTES))\n",
         "    stream = Keystream(bytes(SEED_BYTES))\n",
-        (f"{_TRAINING}::{_BYTES}",
-         f"{_TRAINING}::test_the_same_random_bytes_give_the_same_update_and_others_another"),
+        (f"{_TRAINING}::{_BYTES}", f"{_TRAINING}::test_the_same_random_bytes_give_the_same_update_and_others_another"),
     ),
     Mutation(
         "the mean is over the real batch instead of the expected one",
@@ -468,7 +471,7 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "a gradient that is not finite stops a round",
         "client/training.py",
-        "return torch.where(torch.isfinite(norms), weights, 0.0).float()",
+        "return torch.where(norms < LARGEST_NORM, weights, 0.0).float()",
         "return weights.float()",
         (f"{_ATTACKS}/test_clipping_bound.py::test_a_unit_whose_gradient_overflows_adds_nothing_and_spoils_no_other",),
     ),
@@ -699,11 +702,126 @@ _AGENT_MUTATIONS = (
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
     Mutation(
+        "a revoked hospital is masked with",
+        "client/agent.py",
+        "self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())",
+        "self._revocations.check(run.certificates, (), self._here.now())",
+        ("tests/protocol/test_changing_members.py::test_a_server_that_keeps_a_revoked_hospital_gets_no_further_round",),
+    ),
+    Mutation(
         "an agent that was restarted gives a second vector",
         "client/agent.py",
         "            self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)\n            # Whatever",
         "            # Whatever",
         (f"{_AGENT}::test_a_vector_is_given_once_also_by_an_agent_that_was_restarted",),
+    ),
+)
+
+_PINNED = f"{_ATTACKS}/test_pinned_roster.py"
+_TOO_MANY_LOST = (
+    f"{_ROUNDS}::test_in_mode_distributed_more_dropouts_than_tolerated_end_the_round_before_anything_is_revealed"
+)
+
+_ROSTER_MUTATIONS = (
+    Mutation(
+        "a roster may leave out members of the consortium",
+        "client/roster.py",
+        "if missing and not policy.allow_partial_roster:",
+        "if missing and policy.allow_partial_roster:",
+        (f"{_PINNED}::test_a_roster_that_leaves_one_member_out_is_refused",),
+    ),
+    Mutation(
+        "a certificate on the roster may hold another key than the member list",
+        "client/roster.py",
+        ".public_bytes_raw() != key:",
+        ".public_bytes_raw() == b'':",
+        (
+            f"{_PINNED}::test_a_certificate_of_another_key_for_a_members_name_is_refused",
+            f"{_PINNED}::test_two_members_certificates_in_each_others_place_are_refused",
+        ),
+    ),
+    Mutation(
+        "a revoked certificate on the roster is accepted",
+        "client/roster.py",
+        "if revoked is not None and certificate.serial_number in revoked.revoked:",
+        "if revoked is not None and certificate.serial_number in ():",
+        (f"{_PINNED}::test_a_certificate_that_was_revoked_is_refused_although_its_member_has_a_new_one",),
+    ),
+    Mutation(
+        "colluders are counted on the part of the consortium that the roster names",
+        "client/roster.py",
+        "return RosterKeys(keys, certificates, len(listed.members), listed.number)",
+        "return RosterKeys(keys, certificates, len(keys), listed.number)",
+        (f"{_PINNED}::test_an_operator_who_allows_a_part_still_counts_colluders_on_the_whole",),
+    ),
+    Mutation(
+        "a member list is believed without the authority's newest number",
+        "client/roster.py",
+        "    _check_newest(listed, revoked)\n",
+        "",
+        (_PINNED,),
+    ),
+)
+
+_POLICY_MUTATIONS = (
+    Mutation(
+        "a run without privacy is joined",
+        "client/policy.py",
+        "if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:",
+        "if run.privacy.mode is PrivacyMode.NONE and policy.allow_no_privacy:",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "exact counts leave a hospital that has not agreed to them",
+        "client/policy.py",
+        "and run.privacy.mode is not PrivacyMode.NONE and not policy.allow_exact_evaluation:",
+        "and run.privacy.mode is PrivacyMode.DISTRIBUTED and not policy.allow_exact_evaluation:",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "δ is not judged against the stated number of units",
+        "client/policy.py",
+        "delta * stated >= 1:",
+        "delta >= 1:",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "noise that withstands fewer colluders than agreed is accepted in mode local",
+        "client/policy.py",
+        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED or not run.evaluation.exact",
+        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+)
+
+_SERVER_MUTATIONS = (
+    Mutation(
+        "the server goes on with fewer vectors than the noise needs",
+        "server/rounds.py",
+        "return max(routed.directory.threshold, terms.fewest_survivors)",
+        "return routed.directory.threshold",
+        (_TOO_MANY_LOST,),
+    ),
+    Mutation(
+        "the server does not stop a round with too few vectors",
+        "server/rounds.py",
+        "        if len(masked.submitted) < fewest:\n",
+        "        if len(masked.submitted) < 0:\n",
+        (_TOO_MANY_LOST,),
+    ),
+    Mutation(
+        "a plain sum may be over any number of hospitals",
+        "server/rounds.py",
+        "if len(summed) < self._run.min_hospitals:",
+        "if not summed:",
+        (f"{_ROUNDS}::test_plain_mode_also_refuses_a_sum_of_too_few",),
+    ),
+    Mutation(
+        "the consistency check is left out of an active round",
+        "server/rounds.py",
+        "if consistency_check.needs_agreement(self._run):",
+        "if not consistency_check.needs_agreement(self._run):",
+        (f"{_ROUNDS}::test_the_sum_is_bit_for_bit_that_of_the_vectors_and_the_next_rounds_keys_ride_along",),
     ),
 )
 
@@ -715,5 +833,8 @@ MUTATIONS = (
     *_CONTRIBUTION_MUTATIONS,
     *_LEDGER_MUTATIONS,
     *_AGENT_MUTATIONS,
+    *_ROSTER_MUTATIONS,
+    *_POLICY_MUTATIONS,
+    *_SERVER_MUTATIONS,
 )
 """All of them; each name is its own."""

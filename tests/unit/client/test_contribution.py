@@ -183,9 +183,7 @@ def test_terms_that_allow_a_sum_with_too_little_noise_are_refused(description: R
 
 def test_two_rounds_of_one_model_share_no_randomness_under_privacy(description: RunDescription, tmp_path: Path) -> None:
     hospital = Hospital(description, tmp_path)
-    first, second = (
-        hospital.contributor.layout.decode(hospital.contribute().vector, 1).mean_delta for _ in range(2)
-    )
+    first, second = (hospital.contributor.layout.decode(hospital.contribute().vector, 1).mean_delta for _ in range(2))
     assert (first != second).mean() > 0.5
 
 
