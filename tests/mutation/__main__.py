@@ -4,6 +4,8 @@ Each is reported as killed, with the test that failed, or as SURVIVED. The exit 
 fits the source. Takes some minutes.
 """
 
+# ruff: noqa: T201 - a command, which prints what it finds
+
 import signal
 import sys
 import time

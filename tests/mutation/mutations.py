@@ -711,8 +711,9 @@ _AGENT_MUTATIONS = (
     Mutation(
         "an agent that was restarted gives a second vector",
         "client/agent.py",
-        "            self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)\n            # Whatever",
-        "            # Whatever",
+        "            self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)\n"
+        "            # Whatever happens",
+        "            # Whatever happens",
         (f"{_AGENT}::test_a_vector_is_given_once_also_by_an_agent_that_was_restarted",),
     ),
 )

@@ -31,7 +31,7 @@ def test_a_mutation_fits_the_source_and_its_tests_are_there(mutation: Mutation) 
 def test_an_entry_that_the_code_has_outgrown_is_refused() -> None:
     stale = Mutation("stale", "a.py", "old", "new", ())
     for source in ("nothing of it", "old and old"):
-        with pytest.raises(ValueError, match="must occur once in a.py"):
+        with pytest.raises(ValueError, match="must occur once in"):
             stale.applied(source)
 
 

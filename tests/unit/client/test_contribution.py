@@ -12,7 +12,7 @@ import client.contribution as module
 from client.contribution import Contribution, Contributor
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.ledger import Ledger, export
-from client.training import LocalUpdate, TrainingData
+from client.training import LocalUpdate, TrainingData, train_locally
 from common.config import HospitalConfig, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
@@ -88,11 +88,10 @@ Heard = list[tuple[dict[str, Any], LocalUpdate]]
 def listen(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> Heard:
     """Return every later call of the training, with what it was given and what came of it."""
     heard: Heard = []
-    train = module.train_locally
 
     def listened(*given: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401 - passed on
         before()
-        update = train(*given, expected_units=expected_units)
+        update = train_locally(*given, expected_units=expected_units)
         heard.append(({"sigma": given[5], "expected": expected_units}, update))
         return update
 
@@ -201,12 +200,11 @@ def test_training_that_fails_gives_a_valid_vector(
     description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hospital = Hospital(description, tmp_path)
-    train = module.train_locally
 
     def failing(model: Any, start: Any, data: TrainingData, *rest: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401
         if len(data):
             raise RuntimeError("one record of this hospital's cannot be trained on")
-        return train(model, start, data, *rest, expected_units=expected_units)
+        return train_locally(model, start, data, *rest, expected_units=expected_units)
 
     monkeypatch.setattr(module, "train_locally", failing)
     made = hospital.contribute()
