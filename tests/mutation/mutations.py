@@ -402,6 +402,7 @@ _EVALUATION_MUTATIONS = (
 )
 
 _ONE_STEP = "test_one_private_step_is_the_clipped_sum_over_the_expected_batch_plus_noise_of_the_stated_size"
+_WHO = "test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn"
 _BYTES = "test_sampling_and_noise_come_from_the_bytes_that_are_drawn"
 
 _TRAINING_MUTATIONS = (
@@ -410,7 +411,14 @@ _TRAINING_MUTATIONS = (
         "client/training.py",
         "Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))",
         "Schedule(sample_rate, 1), Keystream(bytes(SEED_BYTES)))",
-        (f"{_TRAINING}::{_BYTES}",),
+        (f"{_TRAINING}::{_WHO}",),
+    ),
+    Mutation(
+        "sampling of mode local comes from a constant key, its noise does not",
+        "client/training.py",
+        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)",
+        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), Keystream(bytes(SEED_BYTES)))",
+        (f"{_TRAINING}::{_WHO}",),
     ),
     Mutation(
         "noise of mode distributed comes from a constant key",

@@ -59,6 +59,11 @@ def seeded(seed: int) -> Callable[[int], bytes]:
     return np.random.default_rng(seed).bytes
 
 
+def one_after_the_other(*draws: bytes) -> Callable[[int], bytes]:
+    left = iter(draws)
+    return lambda _: next(left)
+
+
 def loss(model: nn.Module, flat: NDArray[np.float32], data: TrainingData) -> float:
     share_parameters(model, torch.from_numpy(flat.copy()))
     with torch.inference_mode():
@@ -278,6 +283,32 @@ def test_sampling_and_noise_come_from_the_bytes_that_are_drawn() -> None:
         for key in (os.urandom(32), os.urandom(32))
     ]
     assert batches[0].tolist() != batches[1].tolist()
+
+
+def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling hides who took part, and every ε counts on that: noise that is fresh does not make up for it."""
+    model, start = linear()
+    data = features(90)
+    mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
+    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
+    sums = []
+    for sampling in (bytes([1]) * 32, bytes([2]) * 32):
+        # The noise is the same, so what differs is who was taken.
+        random = one_after_the_other(sampling, bytes([3]) * 32)
+        sums.append(noisy_gradient_sum(model, start, data, distributed, mechanism, 0.5, 4, random).total)
+    assert not np.array_equal(sums[0], sums[1])
+
+    batches: list[list[int]] = []
+    clipped = module._clipped_sum
+
+    def seen(model: nn.Module, data: TrainingData, batch: torch.Tensor, privacy: PrivacyConfig) -> torch.Tensor:
+        batches.append(batch.tolist())
+        return clipped(model, data, batch, privacy)
+
+    monkeypatch.setattr(module, "_clipped_sum", seen)
+    for seed in (1, 2):
+        train_locally(model, start, data, TrainingConfig(sample_rate=0.5), LOCAL, 1.0, seeded(seed))
+    assert batches[: len(batches) // 2] != batches[len(batches) // 2 :]
 
 
 def test_momentum_and_the_proximal_term_act_as_written() -> None:
