@@ -59,11 +59,6 @@ def seeded(seed: int) -> Callable[[int], bytes]:
     return np.random.default_rng(seed).bytes
 
 
-def one_after_the_other(*draws: bytes) -> Callable[[int], bytes]:
-    left = iter(draws)
-    return lambda _: next(left)
-
-
 def loss(model: nn.Module, flat: NDArray[np.float32], data: TrainingData) -> float:
     share_parameters(model, torch.from_numpy(flat.copy()))
     with torch.inference_mode():
@@ -285,30 +280,33 @@ def test_sampling_and_noise_come_from_the_bytes_that_are_drawn() -> None:
     assert batches[0].tolist() != batches[1].tolist()
 
 
-def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])
+def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, mode: PrivacyMode
+) -> None:
     """Sampling hides who took part, and every ε counts on that: noise that is fresh does not make up for it."""
     model, start = linear()
     data = features(90)
+    privacy = PrivacyConfig(mode=mode, max_grad_norm=0.5)
+    taken: list[list[int]] = []
+    gradients = module.record_gradients
+
+    def seen(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, as_rows: bool = False) -> RecordGradients:
+        taken.append(inputs.flatten().tolist())
+        return gradients(model, inputs, labels, as_rows=as_rows)
+
+    monkeypatch.setattr(module, "record_gradients", seen)
     mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
-    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
-    sums = []
-    for sampling in (bytes([1]) * 32, bytes([2]) * 32):
-        # The noise is the same, so what differs is who was taken.
-        random = one_after_the_other(sampling, bytes([3]) * 32)
-        sums.append(noisy_gradient_sum(model, start, data, distributed, mechanism, 0.5, 4, random).total)
-    assert not np.array_equal(sums[0], sums[1])
-
-    batches: list[list[int]] = []
-    clipped = module._clipped_sum
-
-    def seen(model: nn.Module, data: TrainingData, batch: torch.Tensor, privacy: PrivacyConfig) -> torch.Tensor:
-        batches.append(batch.tolist())
-        return clipped(model, data, batch, privacy)
-
-    monkeypatch.setattr(module, "_clipped_sum", seen)
+    batches = []
     for seed in (1, 2):
-        train_locally(model, start, data, TrainingConfig(sample_rate=0.5), LOCAL, 1.0, seeded(seed))
-    assert batches[: len(batches) // 2] != batches[len(batches) // 2 :]
+        taken.clear()
+        if mode is PrivacyMode.LOCAL:
+            train_locally(model, start, data, TrainingConfig(sample_rate=0.5), privacy, 1.0, seeded(seed))
+        else:
+            noisy_gradient_sum(model, start, data, privacy, mechanism, 0.5, 4, seeded(seed))
+        assert taken
+        batches.append([*taken])
+    assert batches[0] != batches[1]
 
 
 def test_momentum_and_the_proximal_term_act_as_written() -> None:
