@@ -289,11 +289,10 @@ def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(
     data = features(90)
     privacy = PrivacyConfig(mode=mode, max_grad_norm=0.5)
     taken: list[list[int]] = []
-    gradients = module.record_gradients
 
     def seen(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, as_rows: bool = False) -> RecordGradients:
         taken.append(inputs.flatten().tolist())
-        return gradients(model, inputs, labels, as_rows=as_rows)
+        return record_gradients(model, inputs, labels, as_rows=as_rows)
 
     monkeypatch.setattr(module, "record_gradients", seen)
     mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
