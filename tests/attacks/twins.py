@@ -13,6 +13,7 @@ decoded: whatever the twins' data are, their vectors are valid and state what th
 import datetime
 import hashlib
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from opacus.accountants.analysis import rdp
 
 import client.contribution
 import client.ledger
@@ -94,6 +96,8 @@ SIDE = 28
 CLASSES = ("normal", "pneumonia")
 LARGEST_FLOAT = 3.4e38
 
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -108,6 +112,10 @@ class Difference(StrEnum):
     EMPTY_PART = "the only record of a part"
     CLASS_GONE = "the only record of a class"
     PATIENT = "another patient"
+
+
+KINDS = tuple(Difference)
+"""The conversation of seed s is with twins of the kind s modulo their number."""
 
 
 class TwinsDifferError(AssertionError):
@@ -229,6 +237,8 @@ def quick_accounting() -> Iterator[None]:
         patch.setattr(common.privacy.calibration, "noise_multiplier", _calibrated)
         patch.setattr(client.contribution, "epsilon", of_any)
         patch.setattr(client.ledger, "epsilon", of_any)
+        patch.setattr(rdp, "_compute_rdp", lru_cache(maxsize=None)(rdp._compute_rdp))
+        patch.setattr(os, "fsync", lambda _descriptor: None)  # No power fails here.
         yield
     torch.set_num_threads(before)
 
@@ -379,14 +389,16 @@ class Twins:
 BASE = changed(
     Config(),
     experiment={"rounds": 2},
-    training={"sample_rate": 0.5},
+    training={"sample_rate": 1.0},
     privacy={"accountant": "rdp", "delta": 1e-3, "target_epsilon": 4.0},
     evaluation={"score_bins": 16},
 )
 
 RUNS: tuple[dict[str, dict[str, Any]], ...] = (
     {},
-    {"training": {"sample_rate": 0.5, "momentum": 0.9, "proximal_mu": 0.5}},
+    {"training": {"momentum": 0.9, "proximal_mu": 0.5, "local_epochs": 3}},
+    {"training": {"sample_rate": 0.5}},
+    {"training": {"sample_rate": 0.5}, "privacy": {"mode": "distributed"}},
     {"privacy": {"unit": "patient"}},
     {"experiment": {"rounds": 1}, "training": {"local_epochs": 2}},
     {"privacy": {"mode": "distributed"}},
@@ -422,6 +434,8 @@ BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
 )
 """Terms that a server may bend to learn something by who refuses."""
 
+_OF_NOISE = {("privacy", "delta"), ("experiment", "rounds"), ("training", "local_epochs")}
+
 
 @cache
 def _described(number: int, hospitals: int) -> RunDescription:
@@ -433,14 +447,25 @@ def _described(number: int, hospitals: int) -> RunDescription:
     return describe(config, 32 * "0", CLASSES, 1, roster)
 
 
-def random_run(source: random.Random) -> RunDescription | bytes:
-    """Return a run's description; mostly one that a hospital may take part in."""
+def random_run(source: random.Random, near: tuple[int, ...]) -> RunDescription | bytes:
+    """Return a run's description; mostly one that a hospital may take part in.
+
+    Args:
+        source: of what is random.
+        near: numbers of records that a server tries to tell apart.
+    """
     description = _described(source.randrange(len(RUNS)), source.randint(3, MOST_HOSPITALS))
     tree = json.loads(description.canonical_json())
     tree["run_id"] = f"{source.getrandbits(128):032x}"
     if source.random() < 0.35:  # noqa: PLR2004 - often enough
         for section, key, values in source.sample(BENT, source.randint(1, 2)):
-            tree[section][key] = source.choice(values)
+            # What is sampled at a rate below one keeps its terms: each others of its noise take seconds to search for.
+            if tree["training"]["sample_rate"] == 1 or (section, key) not in _OF_NOISE:
+                tree[section][key] = source.choice(values)
+        if source.random() < 0.5:  # noqa: PLR2004
+            tree["aggregation"]["max_weight"] = source.choice(near)
+        elif tree["training"]["sample_rate"] == 1:
+            tree["privacy"]["delta"] = 1 / (source.choice(near) + 0.5)
     if source.random() < 0.05:  # noqa: PLR2004
         tree["vector_length"] += source.choice((-1, 1, 1000))
     if source.random() < 0.05:  # noqa: PLR2004
@@ -566,7 +591,7 @@ class Talk:
 
     def begin(self) -> None:
         """Describe another run."""
-        described = random_run(self.source)
+        described = random_run(self.source, tuple(len(twin.data.train) for twin in self.twins.pair))
         self.riding = None
         if isinstance(described, bytes):
             self.description, self.encoded = None, described
@@ -874,7 +899,7 @@ def random_policy(source: random.Random, data: tuple[HospitalData, HospitalData]
         delta=1e-3,
         epsilon_budget=source.choice((4.0, 10.0, 1000.0)),
         evaluation_epsilon_budget=source.choice((1.0, 4.0)),
-        stated_training_units=max(20, source.choice((20, 30, *there, there[0] + 1, there[0] - 1))),
+        stated_training_units=max(20, source.choice((20, 20, 30, *there, there[0] + 1))),
         stated_validation_units=source.choice((1, 4, 6, 9)),
         stated_test_units=source.choice((1, 4, 6, 9)),
         stated_units_per_class=source.choice((0, 1, 5)),
@@ -925,12 +950,11 @@ def converse(seed: int, tally: Tally | None = None, policy: Callable[[HospitalCo
         TwinsDifferError: something that left the hospital depends on one record.
     """
     source = random.Random(seed)  # noqa: S311 - repeatable
-    kinds = list(Difference)
-    data = twin_data(kinds[seed % len(kinds)], seed)
+    data = twin_data(KINDS[seed % len(KINDS)], seed)
     if source.random() < 0.5:  # noqa: PLR2004 - either may be the first
         data = data[1], data[0]
     agreed = random_policy(source, data)
-    folder = Path(tempfile.mkdtemp(prefix="twins-"))
+    folder = Path(tempfile.mkdtemp(prefix="twins-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None))
     try:
         twins = Twins(folder, seed, agreed if policy is None else policy(agreed), data)
         talk = Talk(twins, source)
