@@ -126,8 +126,9 @@ class TwinsDifferError(AssertionError):
 # Data
 
 
-def _plain_images(source: np.random.Generator, count: int) -> Array:
+def quiet_images(seed: int, count: int) -> Array:
     """Return images of little contrast, so that one of much contrast is the first to overflow."""
+    source = np.random.default_rng(seed)
     shade = source.integers(115, 140, (count, 1, 1, 1))
     return (shade + source.integers(-12, 13, (count, 1, SIDE, SIDE))).astype(np.uint8)
 
@@ -175,7 +176,7 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
     total = len(parts)
     labels = source.integers(0, 2, total)
     patients = np.where(source.random(total) < 0.5, np.arange(total), np.arange(total) // 3 * 3) + 1000 * parts
-    table = _Table(_plain_images(source, total), labels, patients, parts)
+    table = _Table(quiet_images(seed, total), labels, patients, parts)
     row = int(source.integers(0, total))
     match difference:
         case Difference.ADDED:
@@ -364,6 +365,11 @@ class Twins:
         self.vectors += vectors[0] is not None
         return replies[0], vectors[0], vectors[1]
 
+    def refusal(self, request: Request, array: Array | None = None) -> Refused | None:
+        """Return how both refuse, None if they do not."""
+        reply, _, _ = self.ask(request, array)
+        return reply if isinstance(reply, Refused) else None
+
     def restart(self) -> None:
         """Restart both."""
         for twin in self.pair:
@@ -479,7 +485,7 @@ def random_run(source: random.Random, near: tuple[int, ...]) -> RunDescription |
         return encoded
 
 
-def _overflows(flat: Array, images: Array) -> Array:
+def overflows(flat: Array, images: Array) -> Array:
     """Say for each image whether the model's scores or its gradient are not finite on it alone."""
     model = registry.build("cnn", len(CLASSES), 1, SIDE, 1)
     share_parameters(model, torch.from_numpy(flat.copy()))
@@ -489,22 +495,30 @@ def _overflows(flat: Array, images: Array) -> Array:
     return (~torch.isfinite(scores).all(dim=1)).numpy()
 
 
+def loud_images() -> Array:
+    """Return five images of much contrast, all different: the one that twins may differ in first."""
+    source = np.random.default_rng(7)
+    others = source.permuted(np.tile([0, 255], (4, 8)), axis=1).reshape(4, 1, 4, 4).astype(np.uint8)
+    return np.concatenate([_loud_image(), others.repeat(7, axis=2).repeat(7, axis=3)])
+
+
 @cache
-def overflowing_model() -> Array:
-    """Return a finite model that is not defined on the one loud image, and is on all others."""
+def overflowing_model(which: int = 0) -> Array:
+    """Return a finite model that is not defined on one of five loud images, and is on quiet ones."""
     flat = first_model().copy()
-    quiet, loud = _plain_images(np.random.default_rng(5), 200), _loud_image()
+    quiet, loud = quiet_images(5, 200), loud_images()[which : which + 1]
     # Of the first convolution, 16 filters of 8 x 8: the first looks for a piece of the image, the others for nothing.
-    piece = loud[0, 0, 1:9, 1:9] / 127.5 - 1
+    pieces = [loud[0, 0, y : y + 8, x : x + 8] / 127.5 - 1 for y in range(1, 20, 2) for x in range(1, 20, 2)]
+    piece = max(pieces, key=lambda each: float(each.std()))
     matched = (piece - piece.mean()).reshape(-1)
     flat[: 16 * 64] = 0
     for exponent in np.linspace(15, 22, 141):
         grown = flat.copy()
         grown[:64] = matched * 10.0**exponent
-        if _overflows(grown, loud).all() and not _overflows(grown, quiet).any():
+        if overflows(grown, loud).all() and not overflows(grown, quiet).any():
             grown[:64] *= 1.5  # Well beyond where it begins.
-            assert _overflows(grown, loud).all()
-            assert not _overflows(grown, quiet).any()
+            assert overflows(grown, loud).all()
+            assert not overflows(grown, quiet).any()
             return grown
     raise AssertionError("no model overflows on the loud image alone")
 
@@ -963,3 +977,80 @@ def converse(seed: int, tally: Tally | None = None, policy: Callable[[HospitalCo
             tally.add(twins, talk)
     finally:
         shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# An attacker who knows what to ask
+
+
+class Led(Talk):
+    """A server that asks for what a test tells it to, and is otherwise honest."""
+
+    def __init__(self, twins: Twins, description: RunDescription) -> None:
+        super().__init__(twins, random.Random(1))  # noqa: S311 - repeatable
+        self.last: Reply | None = None
+        self._sent = first_model()
+        self._release: int | None = None
+        self.run(description)
+
+    def run(self, description: RunDescription) -> None:
+        """Begin a run."""
+        self.description, self.encoded, self.riding = description, description.canonical_json(), None
+        self.round_number = 0
+
+    def lead(self, purpose: Purpose, model: Array | None = None, release: int | None = None) -> Refused | None:
+        """Lead a round; return the refusal in which it ended, if it did."""
+        self._sent = first_model() if model is None else model
+        self._release = release
+        self.round(purpose)
+        return self.last if isinstance(self.last, Refused) else None
+
+    def bare(self) -> Array:
+        """Return the first twin's last vector, which the sum less what everybody else gave is."""
+        assert self.description is not None
+        tail, change = self.twins.pair[0].bare
+        return np.concatenate([tail.view(change.dtype), change])
+
+    def maybe(self, _probability: float) -> bool:
+        """Leave nothing to chance."""
+        return False
+
+    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+        """Ask both, and keep the reply."""
+        self.last, first, second = self.twins.ask(request, array)
+        if isinstance(self.last, Refused):
+            raise _Ended
+        return self.last, first, second
+
+    def model(self) -> Array:
+        """Return the model that the test sends."""
+        return self._sent
+
+    def terms(self, model: Array, cohort: int, purpose: Purpose | None) -> RoundTerms:
+        """Return honest terms for it."""
+        assert self.description is not None
+        assert purpose is not None
+        plan, question = evaluation_plan_of(self.description), None
+        if plan is not None and self._release is not None:
+            edges = plan.layout(plan.release(self._release)).edges
+            question = Question(self._release, tuple(tuple(np.linspace(-4, 4, count).tolist()) for count in edges))
+        fewest = fewest_survivors(self.description, cohort, trains=purpose is Purpose.TRAIN, measures=bool(question))
+        return RoundTerms(purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question)
+
+
+def described(run_id: int = 0, hospitals: int = 3, **changes: dict[str, Any]) -> RunDescription:
+    """Return the description of an honest run; ``changes`` are of sections of :data:`BASE`."""
+    _, known = identities()
+    roster = {name: certificate_pem(each.certificate).decode() for name, each in list(known.items())[:hospitals]}
+    return describe(changed(BASE, **changes), f"{run_id:032x}", CLASSES, 1, roster)
+
+
+def hospital_data(train: int, validation: int = 6, test: int = 6, seed: int = 0) -> HospitalData:
+    """Return so many records in each part; the first ones of more are those of fewer."""
+    images, labels = [], []
+    for number, count in enumerate((train, validation, test)):
+        images.append(quiet_images(1000 * seed + number, count))
+        labels.append(np.random.default_rng(1000 * seed + number).integers(0, 2, count))
+    parts = np.repeat([0, 1, 2], (train, validation, test))
+    everything = len(parts)
+    return _Table(np.concatenate(images), np.concatenate(labels), np.arange(everything), parts).data()
