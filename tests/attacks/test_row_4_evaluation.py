@@ -4,6 +4,7 @@ At 30890c7 (modes local and distributed, the unmodified agent): @@ROW4@@
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ POLICY = HospitalConfig(
 )
 QUERIES = 260
 TRIALS = 10_000
+AT_ONCE = 2000
 STATED_TEST_UNITS = 600
 MOST_BALANCED_ACCURACY = 0.61
 
@@ -81,12 +83,13 @@ def _sums(plan: EvaluationPlan, run: Any, cohort: int, present: bool, source: Ke
     scores = np.array([[-1e30, 1e30]], np.float32)[: int(present)]
     labels, units = np.ones(int(present), np.int64), np.zeros(int(present), np.int64)
     counted = answer(plan, question, scores, labels, units, STATED_TEST_UNITS, b"choice")
-    mechanism = release_mechanism(run, plan, plan.test)
+    # The noise of many trials at once: an entry's does not depend on how many there are.
+    mechanism = replace(release_mechanism(run, plan, plan.test), dimension=plan.length * AT_ONCE)
     sums = np.zeros((TRIALS, plan.length))
-    for trial in range(TRIALS):
+    for first in range(0, TRIALS, AT_ONCE):
         # As few shares of noise as a sum may hold.
         for _ in range(cohort - run.privacy.tolerated_dropouts):
-            sums[trial] += mechanism.noise_share(cohort, source)
+            sums[first : first + AT_ONCE] += mechanism.noise_share(cohort, source).reshape(AT_ONCE, plan.length)
     return sums + counted, counted
 
 

@@ -497,9 +497,9 @@ def overflows(flat: Array, images: Array) -> Array:
 
 def loud_images() -> Array:
     """Return five images of much contrast, all different: the one that twins may differ in first."""
-    source = np.random.default_rng(7)
-    others = source.permuted(np.tile([0, 255], (4, 8)), axis=1).reshape(4, 1, 4, 4).astype(np.uint8)
-    return np.concatenate([_loud_image(), others.repeat(7, axis=2).repeat(7, axis=3)])
+    blocks = [np.random.default_rng(seed).permuted(np.tile([0, 255], 8)).reshape(4, 4) for seed in (8, 9, 10, 12)]
+    others = np.array(blocks, np.uint8)[:, None].repeat(7, axis=2).repeat(7, axis=3)
+    return np.concatenate([_loud_image(), others])
 
 
 @cache
