@@ -1,6 +1,7 @@
 """Whoever can write a hospital's disk puts its ledger back, or removes it, so that its budget is spent twice.
 
-At 30890c7 (the agent's own audit chain beside it): @@ROW10@@
+At 30890c7 with the agent's own audit chain beside it, a ledger put back was taken for the real one (3.994 was
+reported again after a third round), and so was none at all (2.823 after the fourth).
 """
 
 import shutil

@@ -1,6 +1,8 @@
 """A server finds out whether a chosen image is a hospital's by a model that overflows on that image alone.
 
-At 30890c7 (mode local, five victims in the training part, and five in the test part): @@ROW2@@
+At 30890c7 (mode local at ε = .5, records of 70): 4 of 5 victims among training records were found with their
+hospital in one round each (the fifth was in no batch), 5 of 5 among test records, without a false alarm: the refusal
+"training diverged" came from the hospital that had the image.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """A server takes the difference of two sums, with a hospital and without it: a round each that differ in nothing else.
 
-At 30890c7: @@ROW5@@
+At 30890c7, mode none: of hospitals with 60 and 61 records the difference said 60 and 61, and 12 validation records
+each; the rest of it was the hospital's exact update.
 
 The masks cannot hide a difference of two sums. What a hospital gives to it is therefore public (what it states), or
 carries its own noise (the change in mode local), or carries what noise the sums had (evaluation, and the change in mode

@@ -1,6 +1,7 @@
 """A server computes how many records a hospital has from two values of ε that it reports.
 
-At 30890c7 (mode local, hospitals of 60, 61, 65 and 100 records): @@ROW7@@
+At 30890c7 (mode local), hospitals of 60, 61, 65 and 100 records reported (2.823, 3.994), (2.829, 3.995),
+(2.818, 3.991) and (2.926, 3.997) after two rounds: a pair each of its own.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Whatever a server sends: nothing but the masked vector depends on a hospital's data.
 
-The harness is ``tests/attacks/twins.py``. That it would find what it looks for is tested too: each defect below, put into
-the agent, is found within a few conversations.
+The harness is ``tests/attacks/twins.py``. That it would find what it looks for is tested too: each defect below, put
+into the agent, is found within a few conversations.
 """
 
 import logging
@@ -18,12 +18,18 @@ import client.contribution
 import client.policy
 from client.agent import HospitalAgent
 from client.contribution import Contributor
-from common import messages
-from common.config import HospitalConfig
 from common.errors import ConfigError, DataError, RunError
 from common.messages import EpsilonReport, InputMasked
 from common.models.flat import share_parameters
-from tests.attacks.twins import KINDS, Difference, Tally, TwinsDifferError, converse, overflowing_model, quick_accounting
+from tests.attacks.twins import (
+    KINDS,
+    Difference,
+    Tally,
+    TwinsDifferError,
+    converse,
+    overflowing_model,
+    quick_accounting,
+)
 
 CONVERSATIONS = 300
 MOST_CONVERSATIONS = 10_000
@@ -52,7 +58,7 @@ def hold(first: int, count: int) -> Tally:
 
 def test_twins_cannot_be_told_apart_by_anything_but_their_vectors() -> None:
     tally = hold(0, CONVERSATIONS)
-    print(tally.table())
+    print(tally.table())  # noqa: T201 - times are reported, not asserted
     # The conversations went somewhere: vectors were sent, sums were unmasked, and much was refused in many ways.
     assert tally.vectors > CONVERSATIONS
     assert tally.sums > CONVERSATIONS // 2
@@ -63,7 +69,7 @@ def test_twins_cannot_be_told_apart_by_anything_but_their_vectors() -> None:
 @pytest.mark.timeout(6 * 3600)
 def test_ten_thousand_conversations_with_twins_find_no_difference() -> None:
     tally = hold(CONVERSATIONS, MOST_CONVERSATIONS)
-    print(f"{tally.conversations} conversations, {tally.requests} requests, {tally.sums} sums")
+    print(f"{tally.conversations} conversations, {tally.requests} requests, {tally.sums} sums")  # noqa: T201 - times are reported, not asserted
     print(tally.table())
     assert tally.conversations == MOST_CONVERSATIONS
 

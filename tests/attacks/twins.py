@@ -168,7 +168,7 @@ class _Table:
         return HospitalData(part(0), part(1), part(2), digest.digest())
 
 
-def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, HospitalData]:
+def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, HospitalData]:  # noqa: PLR0911 - one each
     """Return a hospital's data, and the same with one record that differs."""
     source = np.random.default_rng(seed)
     counts = (int(source.integers(18, 42)), int(source.integers(3, 9)), int(source.integers(3, 9)))
@@ -269,6 +269,7 @@ class Twin:
     """The segments of the last vectors, before their masks."""
 
     def __post_init__(self) -> None:
+        """Make the folders, and begin."""
         self.random = Keystream(self.seed).draw
         self.state = self.folder / "state"
         self.state.mkdir(mode=0o700, parents=True)
@@ -326,7 +327,9 @@ Times = dict[str, list[tuple[float, float]]]
 class Twins:
     """Both agents; whatever is asked of one is asked of the other, and compared."""
 
-    def __init__(self, folder: Path, seed: int, policy: HospitalConfig, data: tuple[HospitalData, HospitalData]) -> None:
+    def __init__(
+        self, folder: Path, seed: int, policy: HospitalConfig, data: tuple[HospitalData, HospitalData]
+    ) -> None:
         stream = hashlib.sha256(b"twins" + seed.to_bytes(8, "big")).digest()
         self.pair = tuple(Twin(folder / str(number), each, policy, stream) for number, each in enumerate(data))
         self.policy = policy
@@ -357,7 +360,9 @@ class Twins:
         self.asked += 1
         self.times[phase_of(request)].append((seconds[0], seconds[1]))
         if left[0] != left[1]:
-            raise TwinsDifferError(f"{phase_of(request)}: {replies[0]} {left[0].shape} against {replies[1]} {left[1].shape}")
+            raise TwinsDifferError(
+                f"{phase_of(request)}: {replies[0]} {left[0].shape} against {replies[1]} {left[1].shape}"
+            )
         if isinstance(replies[0], Refused):
             self.refusals[replies[0].code] += 1
             if replies[0].code == "fault":
@@ -447,9 +452,7 @@ _OF_NOISE = {("privacy", "delta"), ("experiment", "rounds"), ("training", "local
 def _described(number: int, hospitals: int) -> RunDescription:
     config = changed(BASE, **{section: dict(values) for section, values in RUNS[number].items()})
     _, known = identities()
-    roster = {
-        name: certificate_pem(each.certificate).decode() for name, each in list(known.items())[:hospitals]
-    }
+    roster = {name: certificate_pem(each.certificate).decode() for name, each in list(known.items())[:hospitals]}
     return describe(config, 32 * "0", CLASSES, 1, roster)
 
 
@@ -463,20 +466,20 @@ def random_run(source: random.Random, near: tuple[int, ...]) -> RunDescription |
     description = _described(source.randrange(len(RUNS)), source.randint(3, MOST_HOSPITALS))
     tree = json.loads(description.canonical_json())
     tree["run_id"] = f"{source.getrandbits(128):032x}"
-    if source.random() < 0.35:  # noqa: PLR2004 - often enough
+    if source.random() < 0.35:
         for section, key, values in source.sample(BENT, source.randint(1, 2)):
             # What is sampled at a rate below one keeps its terms: each others of its noise take seconds to search for.
             if tree["training"]["sample_rate"] == 1 or (section, key) not in _OF_NOISE:
                 tree[section][key] = source.choice(values)
-        if source.random() < 0.5:  # noqa: PLR2004
+        if source.random() < 0.5:
             tree["aggregation"]["max_weight"] = source.choice(near)
         elif tree["training"]["sample_rate"] == 1:
             tree["privacy"]["delta"] = 1 / (source.choice(near) + 0.5)
-    if source.random() < 0.05:  # noqa: PLR2004
+    if source.random() < 0.05:
         tree["vector_length"] += source.choice((-1, 1, 1000))
-    if source.random() < 0.05:  # noqa: PLR2004
+    if source.random() < 0.05:
         tree["classes"] = ["normal", "pneumonia", "other"]
-    if source.random() < 0.05 and tree["noise_multiplier"]:  # noqa: PLR2004
+    if source.random() < 0.05 and tree["noise_multiplier"]:
         tree["noise_multiplier"] *= 0.5
     encoded = json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()
     try:
@@ -537,13 +540,13 @@ def random_model(source: random.Random, length: int) -> Array:
     if kind <= 1:
         return overflowing_model().copy()
     generator = np.random.default_rng(source.getrandbits(32))
-    if kind == 2:  # noqa: PLR2004
+    if kind == 2:
         return first_model().copy()
     size = 10.0 ** source.uniform(-3, 38.5)
     with np.errstate(over="ignore"):
         found = generator.standard_normal(length) * min(size, LARGEST_FLOAT)
-    if kind == 3:  # noqa: PLR2004
-        found = np.where(generator.random(length) < 0.01, found, first_model())  # noqa: PLR2004
+    if kind == 3:
+        found = np.where(generator.random(length) < 0.01, found, first_model())
     return np.clip(found, -LARGEST_FLOAT, LARGEST_FLOAT).astype(np.float32)
 
 
@@ -594,11 +597,11 @@ class Talk:
     def step(self) -> None:
         """Lead a round, or do something that no honest server does."""
         what = self.source.random()
-        if what < 0.72:  # noqa: PLR2004 - a mixture
+        if what < 0.72:
             self.round()
-        elif what < 0.84:  # noqa: PLR2004
+        elif what < 0.84:
             self.mischief()
-        elif what < 0.92:  # noqa: PLR2004
+        elif what < 0.92:
             self.twins.restart()
         else:
             self.evaluation_only()
@@ -645,11 +648,13 @@ class Talk:
                 request = msgspec.structs.replace(request, **{name: bytes(content)})
             elif kind == 1:
                 request = msgspec.structs.replace(request, round_number=self.source.randint(1, 9))
-            elif kind == 2 and array is not None:  # noqa: PLR2004
+            elif kind == 2 and array is not None:
                 array = self.source.choice((None, array[:-1], array.astype(np.float64), np.full_like(array, np.nan)))
             elif names:
                 name = self.source.choice(names)
-                request = msgspec.structs.replace(request, **{name: getattr(request, name)[: self.source.randrange(40)]})
+                request = msgspec.structs.replace(
+                    request, **{name: getattr(request, name)[: self.source.randrange(40)]}
+                )
         self.twins.ask(request, array)
 
     # A round
@@ -761,9 +766,7 @@ class Talk:
         else:
             directory = riding.directory
         if riding is None or riding.shares is None:
-            reply, _, _ = self.ask(
-                ShareKeys(run_id=run_id, round_number=number, directory=secagg.encode(directory))
-            )
+            reply, _, _ = self.ask(ShareKeys(run_id=run_id, round_number=number, directory=secagg.encode(directory)))
             assert isinstance(reply, KeysShared)
             mine = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS)
         else:
@@ -792,7 +795,7 @@ class Talk:
             self.check(vector, terms)
         self._finish(parameters, peers, routed, terms, reply, first, plain[0], follows)
 
-    def _finish(
+    def _finish(  # noqa: C901, PLR0915 - a round from the sum on, read from top to bottom
         self,
         parameters: RunParameters,
         peers: dict[str, Hospital],
@@ -866,7 +869,7 @@ class Talk:
         self, parameters: RunParameters, own: secagg.AdvertisedKeys, peers: dict[str, Hospital], number: int
     ) -> secagg.KeyDirectory:
         keys = {name: peer.advertise(number) for name, peer in peers.items()}
-        if len(keys) > 2 and self.maybe(0.2):  # noqa: PLR2004 - three are the least
+        if len(keys) > 2 and self.maybe(0.2):
             keys.pop(self.source.choice(sorted(keys)))
         return advertise_keys.collect(parameters, number, {VICTIM: own, **keys}).directory
 
@@ -917,10 +920,10 @@ def random_policy(source: random.Random, data: tuple[HospitalData, HospitalData]
         stated_validation_units=source.choice((1, 4, 6, 9)),
         stated_test_units=source.choice((1, 4, 6, 9)),
         stated_units_per_class=source.choice((0, 1, 5)),
-        allow_plain=source.random() < 0.7,  # noqa: PLR2004
-        allow_semi_honest=source.random() < 0.8,  # noqa: PLR2004
-        allow_no_privacy=source.random() < 0.8,  # noqa: PLR2004
-        allow_exact_evaluation=source.random() < 0.8,  # noqa: PLR2004
+        allow_plain=source.random() < 0.7,
+        allow_semi_honest=source.random() < 0.8,
+        allow_no_privacy=source.random() < 0.8,
+        allow_exact_evaluation=source.random() < 0.8,
     )
 
 
@@ -957,7 +960,9 @@ class Tally:
         return "\n".join(lines)
 
 
-def converse(seed: int, tally: Tally | None = None, policy: Callable[[HospitalConfig], HospitalConfig] | None = None) -> None:
+def converse(
+    seed: int, tally: Tally | None = None, policy: Callable[[HospitalConfig], HospitalConfig] | None = None
+) -> None:
     """Hold the conversation of a seed.
 
     Raises:
@@ -965,7 +970,7 @@ def converse(seed: int, tally: Tally | None = None, policy: Callable[[HospitalCo
     """
     source = random.Random(seed)  # noqa: S311 - repeatable
     data = twin_data(KINDS[seed % len(KINDS)], seed)
-    if source.random() < 0.5:  # noqa: PLR2004 - either may be the first
+    if source.random() < 0.5:
         data = data[1], data[0]
     agreed = random_policy(source, data)
     folder = Path(tempfile.mkdtemp(prefix="twins-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None))
