@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-import client.agent
-import client.contribution
-import client.policy
 from client.agent import HospitalAgent
 from client.contribution import Contributor
 from common.errors import ConfigError, DataError, RunError
 from common.messages import EpsilonReport, InputMasked
 from common.models.flat import share_parameters
+from common.vector import Tail
 from tests.attacks.twins import (
     KINDS,
     Difference,
@@ -69,8 +67,8 @@ def test_twins_cannot_be_told_apart_by_anything_but_their_vectors() -> None:
 @pytest.mark.timeout(6 * 3600)
 def test_ten_thousand_conversations_with_twins_find_no_difference() -> None:
     tally = hold(CONVERSATIONS, MOST_CONVERSATIONS)
-    print(f"{tally.conversations} conversations, {tally.requests} requests, {tally.sums} sums")  # noqa: T201 - times are reported, not asserted
-    print(tally.table())
+    print(f"{tally.conversations} conversations, {tally.requests} requests, {tally.sums} sums")  # noqa: T201 - reported
+    print(tally.table())  # noqa: T201
     assert tally.conversations == MOST_CONVERSATIONS
 
 
@@ -200,9 +198,7 @@ def weighs_by_its_records(patch: pytest.MonkeyPatch) -> None:
 
     def tail(self: Contributor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         found = real(self, *arguments, **named)
-        return client.contribution.Tail(
-            max(1, len(self._train)), found.validation_units, found.test_units, found.entries
-        )
+        return Tail(max(1, len(self._train)), found.validation_units, found.test_units, found.entries)
 
     patch.setattr(Contributor, "_tail", tail)
 
@@ -213,7 +209,7 @@ def counts_the_units_that_are_there(patch: pytest.MonkeyPatch) -> None:
     def tail(self: Contributor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         found = real(self, *arguments, **named)
         if found.validation_units:
-            return client.contribution.Tail(found.weight, len(self._validation), found.test_units, found.entries)
+            return Tail(found.weight, len(self._validation), found.test_units, found.entries)
         return found
 
     patch.setattr(Contributor, "_tail", tail)
@@ -244,12 +240,13 @@ def sends_a_vector_that_shows_its_size(patch: pytest.MonkeyPatch) -> None:
 
     def mask(self: HospitalAgent, run: Any, *rest: Any) -> Any:  # noqa: ANN401
         reply, vector = real(self, run, *rest)
+        assert vector is not None
         return reply, np.resize(vector, len(vector) + len(run.contributor._train))
 
     patch.setattr(HospitalAgent, "_mask", mask)
 
 
-DEFECTS = {
+DEFECTS: dict[Callable[[pytest.MonkeyPatch], None], Difference] = {
     refuses_by_number_of_records: Difference.ADDED,
     tells_training_seconds: Difference.LABEL,
     refuses_scores_that_are_not_finite: Difference.OVERFLOWS,

@@ -529,7 +529,8 @@ def overflowing_model(which: int = 0) -> Array:
 @cache
 def first_model() -> Array:
     """Return the run's first model."""
-    return flat_parameters(registry.build("cnn", len(CLASSES), 1, SIDE, 1))
+    flat: Array = flat_parameters(registry.build("cnn", len(CLASSES), 1, SIDE, 1))
+    return flat
 
 
 def random_model(source: random.Random, length: int) -> Array:
@@ -547,7 +548,8 @@ def random_model(source: random.Random, length: int) -> Array:
         found = generator.standard_normal(length) * min(size, LARGEST_FLOAT)
     if kind == 3:
         found = np.where(generator.random(length) < 0.01, found, first_model())
-    return np.clip(found, -LARGEST_FLOAT, LARGEST_FLOAT).astype(np.float32)
+    bounded: Array = np.clip(found, -LARGEST_FLOAT, LARGEST_FLOAT).astype(np.float32)
+    return bounded
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1043,7 +1045,7 @@ class Led(Talk):
         return RoundTerms(purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question)
 
 
-def described(run_id: int = 0, hospitals: int = 3, **changes: dict[str, Any]) -> RunDescription:
+def described(run_id: int = 0, hospitals: int = 3, /, **changes: dict[str, Any]) -> RunDescription:
     """Return the description of an honest run; ``changes`` are of sections of :data:`BASE`."""
     _, known = identities()
     roster = {name: certificate_pem(each.certificate).decode() for name, each in list(known.items())[:hospitals]}
