@@ -31,6 +31,7 @@ from client.ledger import LEDGER_FOLDER, Ledger
 from client.ledger_held import newest_anchor
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
+from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common import messages
@@ -48,7 +49,8 @@ from common.errors import (
     StandingError,
 )
 from common.flat_model import hash_model
-from common.identity import HospitalIdentity, read_certificate, verify_roster
+from common.identity import HospitalIdentity
+from common.members import KeptMembers
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -159,7 +161,6 @@ class HospitalAgent:
         surroundings: Surroundings,
     ) -> None:
         self._identity = identity
-        self._authority = authority
         self._policy = policy
         self._here = surroundings
         self._answered = AnsweredRoundsFile(surroundings.state / "answered-rounds.json", identity.name)
@@ -169,6 +170,7 @@ class HospitalAgent:
         self._data: tuple[DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
         self._revocations = Revocations(surroundings.state, authority)
+        self._members = KeptMembers(surroundings.state, authority)
         self._run: _Run | None = None
         self._last_refusal: Refused | None = None
 
@@ -230,13 +232,17 @@ class HospitalAgent:
         if self._run is not None and self._run.description == description:
             return self._run
         check_agreement(self._policy, description, self._identity)
-        parameters = protocol_parameters(
-            description,
-            verify_roster(description.roster, self._authority, self._here.now()),
-            max(description.aggregation.min_hospitals, self._policy.min_hospitals),
+        checked = check_roster(
+            description.roster,
+            description.member_list.encode(),
+            self._members,
+            self._revocations,
+            self._policy,
+            self._here.now(),
         )
-        certificates = {name: read_certificate(pem.encode()) for name, pem in description.roster.items()}
-        run = _Run(description, parameters, self._prepare(description), certificates)
+        least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
+        parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
+        run = _Run(description, parameters, self._prepare(description), checked.certificates)
         self._here.record(Joined(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
         self._run = run

@@ -14,9 +14,9 @@ DP-SGD. An empty batch is a step like any other.
 **Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
 is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
 each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
-which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. Not exact is the clipping
-bound: it holds up to float32's rounding, some 1e-6 of it. Mode ``distributed`` has no such caveat: its clipped sums and
-its noise are whole numbers.
+which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
+for any finite weights, also crafted ones, by the argument of ``client/per_record_gradients.py``. Mode ``distributed``
+has no caveat at all: its clipped sums and its noise are whole numbers.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.per_record_gradients import record_gradients
+from client.per_record_gradients import record_gradients, row_norms
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
@@ -65,6 +65,15 @@ GRID_BITS = 24
 
 NOISE_AT_ONCE = 1 << 16
 """Coordinates: 512 KiB of float64."""
+
+CLIPPING_MARGIN = 1 / 64
+"""Gradients are clipped at so much less than the bound, which pays for everything that float32 rounds."""
+
+LARGEST_NORM = 1e30
+"""Of a gradient that is clipped and not left out: below its inverse float32 has no full digits any more."""
+
+CLIPPED_AT_ONCE = 256
+"""Units added in float32 at most, before they are added to the others in float64."""
 
 TINY = 1e-6
 """Keeps the clipping factor finite for a gradient of norm 0; it only ever clips more."""
@@ -272,7 +281,7 @@ def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, st
     """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
 
     Args:
-        clipped_sum: (d,) float32.
+        clipped_sum: (d,) float64.
         deviation: of the noise in each coordinate, σC.
         expected_units: in a batch.
         stream: of the noise.
@@ -280,7 +289,7 @@ def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, st
     Returns:
         (d,) float32; made a stretch at a time, so that the float64 stay in cache.
     """
-    mean = torch.empty_like(clipped_sum)
+    mean = torch.empty(len(clipped_sum), dtype=torch.float32)
     for some, some_sum in zip(torch.split(mean, NOISE_AT_ONCE), torch.split(clipped_sum, NOISE_AT_ONCE), strict=True):
         some.copy_(_noisy_sum(some_sum, deviation, stream).div_(expected_units))
     return mean
@@ -294,12 +303,18 @@ def _noisy_sum(clipped_sum: Tensor, deviation: float, stream: Keystream) -> Tens
 
 
 def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
-    """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float32, without noise."""
-    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
+    """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float64, without noise.
+
+    Whatever the model, one unit adds at most ``max_grad_norm`` (``client/per_record_gradients.py`` has the argument),
+    and a unit whose gradient is not finite adds nothing.
+    """
+    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
     if privacy.unit is PrivacyUnit.PATIENT:
         for piece in _pieces(batch, data.patients, _rows_at_once(data, len(total))):
             rows = _unit_gradients(model, data, piece, data.patients[piece])
-            total += _clipping(torch.linalg.vector_norm(rows, dim=1), privacy.max_grad_norm) @ rows
+            weights = _clipping(row_norms(rows), privacy.max_grad_norm)
+            rows[weights == 0] = 0.0
+            total += weights @ rows
         return total
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():
         gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
@@ -409,19 +424,21 @@ def _physical_batch(data: TrainingData) -> int:
 def _rows_at_once(data: TrainingData, row_length: int) -> int:
     """Return how many records' gradients to hold as rows: within memory, and of features as fit in a core's cache."""
     elements = ROW_ELEMENTS if data.inputs.dtype == torch.uint8 else CACHED_FEATURES
-    return max(1, min(_physical_batch(data), elements // row_length))
+    return max(1, min(CLIPPED_AT_ONCE, _physical_batch(data), elements // row_length))
 
 
 def _clipped_at_once(data: TrainingData) -> int:
     """Return how many records to clip at once: images as memory allows, features as fit in a core's cache."""
-    at_once = _physical_batch(data)
+    at_once = min(CLIPPED_AT_ONCE, _physical_batch(data))
     if data.inputs.dtype == torch.uint8:
         return at_once
     return max(1, min(at_once, CACHED_FEATURES // math.prod(data.inputs.shape[1:])))
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
-    return (max_grad_norm / (norms + TINY)).clamp_(max=1.0)
+    """Return each unit's weight, (units,) float32; 0 for one whose norm is not finite, or beyond ``LARGEST_NORM``."""
+    weights = (max_grad_norm * (1 - CLIPPING_MARGIN) / (norms + TINY)).clamp_(max=1.0)
+    return torch.where(norms < LARGEST_NORM, weights, 0.0).float()  # Not of one that is undefined, either.
 
 
 def _as_input(inputs: Tensor) -> Tensor:

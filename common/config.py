@@ -33,6 +33,9 @@ MOST_CLASSES = 256
 
 MOST_HOSPITALS = 1024
 
+LONGEST_MEMBER_LIST_BYTES = 2**18
+"""1,024 members with names of 63 characters take 140 KiB."""
+
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """Of a run; names files as well."""
 
@@ -268,6 +271,9 @@ class RunDescription(_Section):
     vector_length: Annotated[int, Field(ge=1, le=2**31)]
     roster: Annotated[dict[str, str], Field(max_length=MOST_HOSPITALS)]
     """Hospital name to its PEM identity certificate."""
+    member_list: Annotated[str, Field(max_length=LONGEST_MEMBER_LIST_BYTES)]
+    """Who the members of the consortium are, signed by its authority (``common.members``); hospitals refuse a run
+    whose roster is not all of them. Empty where no hospital takes part, as in a central baseline."""
     experiment: ExperimentConfig
     model: ModelConfig
     training: TrainingConfig
@@ -295,6 +301,7 @@ class RunDescription(_Section):
         channels: int,
         vector_length: int,
         roster: dict[str, str],
+        member_list: str = "",
         noise_multiplier: float | None = None,
     ) -> Self:
         """Return the description whose sections are those of a configuration."""
@@ -304,6 +311,7 @@ class RunDescription(_Section):
             channels=channels,
             vector_length=vector_length,
             roster=roster,
+            member_list=member_list,
             experiment=config.experiment,
             model=config.model,
             training=config.training,

@@ -14,7 +14,8 @@ from common.config import (
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
-from common.evaluation.plan import EvaluationPlan, Release, TaskKind
+from common.evaluation.layout import TaskKind
+from common.evaluation.plan import EvaluationPlan, Release
 from common.privacy.accounting import Accountant, Epsilon, against_everyone, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.secagg.parameters import Adversary, RunParameters

@@ -9,7 +9,8 @@ from client.standing import read_last_standing
 from client.status import STATUS_FILE, HospitalStatus
 from common.config import HospitalConfig, load_config
 from common.guarantee import shown_epsilon
-from common.identity import HospitalIdentity, fingerprint, load_certificate, load_identity
+from common.identity import HospitalIdentity, fingerprint, load_certificate, load_identity, who_holds_the_key
+from common.members import CONTRADICTION_FILE, KeptMembers
 from common.revocation import Revocations
 from common.run_words import RELATION
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
@@ -30,6 +31,10 @@ def main(argv: Sequence[str]) -> int:
     print(f"hospital        {identity.name}")
     print(f"server          {settings.fleet_address}")
     print(f"authority       {fingerprint(authority)}")
+    print(f"                {who_holds_the_key(authority)}")
+    members = KeptMembers(state, authority).newest()
+    if members is not None:
+        print(f"members         list {members.number}: {len(members.members)} hospitals")
     print(f"certificate     until {_time(identity.certificate.not_valid_after_utc)}, renewed by itself")
     newest = Revocations(state, authority).newest()
     if newest is not None:
@@ -66,6 +71,8 @@ def _problems(state: Path, identity: HospitalIdentity, now: datetime.datetime) -
     newest = Revocations(state, load_certificate(state / "ca.pem")).newest()
     if newest is not None and identity.certificate.serial_number in newest.revoked:
         yield "the consortium's authority has revoked this hospital"
+    if (state / CONTRADICTION_FILE).exists():
+        yield f"the consortium's authority has signed two member lists of one number, see {CONTRADICTION_FILE}"
     if newest is not None and now > newest.next_update:
         yield "the revocation list is too old to train by; is the server reachable, and this machine's clock right?"
     if now > identity.certificate.not_valid_after_utc:

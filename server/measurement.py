@@ -12,9 +12,10 @@ from typing import Any, Literal, Protocol
 from common.config import RunDescription
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
-from common.evaluation.decode import EvaluationState, decode, next_question
+from common.evaluation.decode import decode, next_question
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
+from common.evaluation.state import EvaluationState
 from common.privacy.gaussian import gaussian_epsilon
 from common.run_terms import evaluation_plan_of, release_mechanism
 from common.vector import Tail, VectorLayout

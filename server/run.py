@@ -70,6 +70,7 @@ class RunPlan:
         data_set: its name, for every output.
         roster_keys: hospital to raw Ed25519 public key, already verified against the authority.
         apply_masks: takes the masks off a sum.
+        absent: who of the roster cannot take part now: its certificate has expired, or the server has cut it off.
         consortium: how many members the authority's list names; None where the roster names them all.
         authority_on_server: the server holds the authority's key, which every output tells.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
@@ -81,6 +82,7 @@ class RunPlan:
     data_set: str
     roster_keys: dict[str, bytes] = field(repr=False)
     apply_masks: MaskApplier = apply_masks
+    absent: frozenset[str] = frozenset()
     consortium: int | None = None
     authority_on_server: bool = False
     newest: "Callable[[RunPlan], RunPlan]" = lambda plan: plan
@@ -252,9 +254,10 @@ class Run:
     def _follow_members(self) -> None:
         """Go on under a new description when the members have changed; no key made under the old one is used again."""
         plan = self._plan.newest(self._plan)
-        if plan.description == self._plan.description:
-            return
+        is_same = plan.description == self._plan.description
         self._plan = plan
+        if is_same:
+            return
         self._layout = layout_of(plan.description)
         kept = replace(self._checkpoint, numbers={_EVALUATION: self._measurements.to_numbers()})
         self._measurements = self._measurements_from(kept)
@@ -423,7 +426,7 @@ class Run:
 
     def _allowed(self, *, train: bool) -> frozenset[str]:
         gone = {name for name, code in self._retired.items() if train or code != _SPENT}
-        return frozenset(self._plan.description.roster) - gone
+        return frozenset(self._plan.description.roster) - gone - self._plan.absent
 
     def _too_few(self, allowed: frozenset[str], least: int) -> str:
         reasons = "; ".join(f"{name}: {code}" for name, code in sorted(self._retired.items()))
@@ -490,6 +493,7 @@ def describe(
     channels: int,
     roster: dict[str, str],
     parameters: int | None = None,
+    member_list: str = "",
 ) -> RunDescription:
     """Return the description of a run that a consortium's configuration asks for.
 
@@ -500,6 +504,7 @@ def describe(
         channels: of an image.
         roster: hospital name to PEM identity certificate.
         parameters: of the model; by default it is made to count them, which takes PyTorch.
+        member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
 
     Raises:
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
@@ -523,6 +528,7 @@ def describe(
         channels=channels,
         vector_length=layout.length,
         roster=roster,
+        member_list=member_list,
         noise_multiplier=_noise_multiplier(config),
     )
 

@@ -23,11 +23,14 @@ from common.identity import (
     make_tls_certificate,
     request_hospital_certificate,
     sign_hospital_certificate,
+    verify_roster,
     write_private,
 )
+from common.members import sign_members
+from common.round_terms import Purpose, RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
-from common.secagg.binding import survivors_hash
+from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.messages import SurvivorSignature
 from deploy.audit.record import RunRecord
@@ -69,34 +72,48 @@ class AuditedRun:
         others = ("model.safetensors", "model.json", EVENTS_FILE, METRICS_FILE, SUMMARY_FILE)
         return [self.folder / AUDIT_FILE, *hospitals, self.authority_file, *(self.folder / name for name in others)]
 
-    def signature(self, name: str, round_number: int, model_hash: bytes, survivors: tuple[str, ...]) -> bytes:
+    def signature(self, name: str, round_number: int, terms: RoundTerms, survivors: tuple[str, ...]) -> bytes:
         """Return a hospital's signature over a round, as it travels."""
         keys = {hospital: key.public_key().public_bytes_raw() for hospital, key in self.sign.items()}
         parameters = protocol_parameters(self.description, keys, 3)
         unsigned = SurvivorSignature(
-            RUN_ID, round_number, name, parameters.config_hash, model_hash, bytes(32), survivors_hash(survivors), b""
+            RUN_ID,
+            round_number,
+            name,
+            parameters.config_hash,
+            request_hash(terms.encode()),
+            bytes(32),
+            survivors_hash(survivors),
+            b"",
         )
         return secagg.encode(replace(unsigned, signature=self.sign[name].sign(signed_part(parameters, unsigned))))
 
     def sum_up(self, round_number: int, model: bytes, *, train: bool, record_it: bool = True) -> None:
         """Write what one round leaves in everybody's chain."""
-        signatures = {}
+        signatures, terms = {}, terms_of(model, train=train)
         for name, chain in self.hospitals.items():
             chain.append(
                 Contributed(
-                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(), epsilon=EPSILON,
-                    budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
+                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
+                    terms=terms.encode().hex(), epsilon=EPSILON, budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
                 )
             )  # fmt: skip
-            signatures[name] = self.signature(name, round_number, model, NAMES).hex()
+            signatures[name] = self.signature(name, round_number, terms, NAMES).hex()
             chain.append(Signed(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name]))
         if record_it:
             self.server.append(
                 Summed(
-                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(), survivors=NAMES,
-                    signatures=signatures, epsilon=dict.fromkeys(NAMES, EPSILON),
+                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
+                    terms=terms.encode().hex(), survivors=NAMES, signatures=signatures,
+                    epsilon=dict.fromkeys(NAMES, EPSILON),
                 )
             )  # fmt: skip
+
+
+def terms_of(model: bytes, *, train: bool = True) -> RoundTerms:
+    """Return the terms of a round that begins from a model with this hash."""
+    purpose = Purpose.TRAIN if train else Purpose.EVALUATE
+    return RoundTerms(purpose=purpose, model_hash=model, fewest_survivors=0)
 
 
 def server_writer(authority: CertificateAuthority, now: datetime.datetime) -> Writer:
@@ -110,8 +127,9 @@ def audited_run(folder: Path, config: Config | None = None, *, authority_on_serv
     authority = make_authority("Test consortium", now)
     identities = {name: _identity(authority, name, now) for name in NAMES}
     roster = {name: certificate_pem(identity.certificate).decode() for name, identity in identities.items()}
+    members = sign_members(authority, verify_roster(roster, authority.certificate), 1, now)
     config = replaced(config or Config(), experiment={"num_clients": 3, "rounds": 2})
-    description = describe(config, RUN_ID, ("normal", "pneumonia"), 1, roster)
+    description = describe(config, RUN_ID, ("normal", "pneumonia"), 1, roster, member_list=members.decode())
     run = AuditedRun(
         folder,
         authority,

@@ -1,6 +1,6 @@
 """How the global model is measured without anyone seeing one hospital's results, or learning of one record."""
 
-from common.evaluation.decode import EvaluationState, Measured, decode, next_question
+from common.evaluation.decode import decode, next_question
 from common.evaluation.exact import (
     FIXED_POINT,
     EvaluationCounts,
@@ -14,6 +14,7 @@ from common.evaluation.exact import (
 from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
+from common.evaluation.state import EvaluationState, Measured
 from common.evaluation.tree import answer
 
 __all__ = [

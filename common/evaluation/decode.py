@@ -8,7 +8,7 @@ and the edges that the next release asks about: where the two fitted normals err
 
 import hashlib
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ LEVELS = {1: (0.5,), 2: (0.35, 0.5, 0.65), 3: (0.2, 0.35, 0.43, 0.5, 0.57, 0.65,
 FIRST_EDGES = {2: (-4.0, 0.0, 4.0), 3: (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)}
 """Before any score was counted."""
 
+MIDDLE = 0.5
 LARGEST_EDGE = 1e6
 _CLOSEST = 1e-6
 
@@ -95,7 +96,15 @@ def decode(
     generator = _generator(release, summed)
     if layout.kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL):
         measured, references = of_classes(
-            layout, entries, units, deviation, question.edges, shares, share_noise, state.references, generator
+            layout,
+            entries,
+            units,
+            deviation,
+            question.edges,
+            shares,
+            share_noise,
+            state.references,
+            generator=generator,
         )
         return measured, EvaluationState(state.shares, state.share_noise, references or state.references)
     figures = [
@@ -124,7 +133,7 @@ def _edges(depth: int, reference: Reference | None) -> tuple[float, ...]:
     centre = float(np.clip(mixture_share(np.array([threshold]), *normals)[0], 0.05, 0.95))
     levels = np.array(LEVELS[depth])
     edges = mixture_quantiles(
-        np.where(levels <= 0.5, 2 * levels * centre, centre + (1 - centre) * (2 * levels - 1)), *normals
+        np.where(levels <= MIDDLE, 2 * levels * centre, centre + (1 - centre) * (2 * levels - 1)), *normals
     )
     middle = len(edges) // 2
     # Where the centre was cut, its quantile is not the threshold; and no two edges may be one.
@@ -148,8 +157,23 @@ def _generator(release: Release, summed: NDArray[np.int64]) -> np.random.Generat
 
 
 def _unknown(units: int) -> Metrics:
-    values = {field.name: math.nan for field in fields(Metrics) if field.name not in ("records", "confusion", "roc")}
-    return Metrics(records=units, confusion=(), roc=(), **values)
+    unknown = math.nan
+    return Metrics(
+        records=units,
+        accuracy=unknown,
+        precision=unknown,
+        recall=unknown,
+        f1=unknown,
+        specificity=unknown,
+        auc=unknown,
+        auc_error_bound=unknown,
+        loss=unknown,
+        kappa=unknown,
+        ece=unknown,
+        threshold=unknown,
+        confusion=(),
+        roc=(),
+    )
 
 
 def _alone(figure: ScoreFigures) -> Measured:
@@ -164,9 +188,11 @@ def _together(figures: list[ScoreFigures]) -> Measured:
     means: dict[str, float] = {}
     ends: dict[str, tuple[float, float]] = {}
     noise: dict[str, float] = {}
-    for name in figures[0].intervals:
+    for name in ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece"):
         draws = np.stack([figure.draws[name] for figure in figures])
         value = means[name] = float(draws[:, 0].mean())
+        if math.isnan(value):
+            continue
         full, alone = draws[:, 1 : 1 + DRAWS], draws[:, 1 + DRAWS :]
         private = alone.var(axis=1, ddof=1)
         sampling = float(np.sqrt(np.maximum(full.var(axis=1, ddof=1) - private, 0)).mean())
@@ -177,7 +203,19 @@ def _together(figures: list[ScoreFigures]) -> Measured:
             value + reach if name == "loss" else min(1.0, value + reach),
         )
     each = tuple(figure.metrics for figure in figures)
-    overall = replace(_unknown(each[0].records), auc_error_bound=0.0, **means)
+    overall = replace(
+        _unknown(each[0].records),
+        accuracy=means["accuracy"],
+        precision=means["precision"],
+        recall=means["recall"],
+        f1=means["f1"],
+        specificity=means["specificity"],
+        auc=means["auc"],
+        auc_error_bound=0.0,
+        loss=means["loss"],
+        kappa=means["kappa"],
+        ece=means["ece"],
+    )
     return Measured(overall, ends, noise, each, _bound_warning(figures))
 
 
@@ -185,7 +223,8 @@ def _bound_warning(figures: list[ScoreFigures]) -> tuple[str, ...]:
     at_bound = [str(number) for number, figure in enumerate(figures) if figure.at_bound]
     if not at_bound:
         return ()
-    return (
+    warning = (
         f"scores {', '.join(at_bound)} spread far from what the release before saw, so AUC, loss and calibration are "
-        f"uncertain; accuracy, sensitivity and specificity are not affected",
+        f"uncertain; accuracy, sensitivity and specificity are not affected"
     )
+    return (warning,)

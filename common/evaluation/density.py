@@ -1,9 +1,9 @@
 """A smooth density of scores for each of two groups, from the few noisy counts of a tree.
 
-A normal is fitted to the halves of all nodes; it decides nothing, but is worth ``PRIOR_UNITS`` units at every node, and
+A normal is fitted to the halves of all nodes; it decides nothing, but is worth ``PRIOR_UNITS`` units at every node and
 shapes the density within a leaf. Then the tree is walked down, and each node's units are split by the mean of what its
-noisy half and the fit leave probable (a beta prior with a Gaussian likelihood). So counts are never negative, leaves add
-up to their nodes, and the ROC curve is monotone, without any step that makes them so.
+noisy half and the fit leave probable (a beta prior with a Gaussian likelihood). So counts are never negative, leaves
+add up to their nodes, and the ROC curve is monotone, without any step that makes them so.
 
 All functions work on many draws at once, for a parametric bootstrap repeats them. Shapes: B draws, K = 2^D - 1 nodes
 level by level from the root, L = 2^D leaves.
@@ -130,7 +130,8 @@ def mixture_quantiles(levels: Floats, others: tuple[float, float], own: tuple[fl
         middle = (low + high) / 2
         beyond = mixture_share(middle, others, own) > levels
         low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
-    return (low + high) / 2
+    quantiles: Floats = (low + high) / 2
+    return quantiles
 
 
 def mixture_share(x: Floats, others: tuple[float, float], own: tuple[float, float]) -> Floats:
@@ -143,11 +144,11 @@ def _nodes(edges: Floats) -> tuple[Floats, Floats, Floats]:
     """Return for each node the lower end of its range, its edge and the upper end, each (K,)."""
     depth = (len(edges) + 1).bit_length() - 1
     padded = np.concatenate([[-np.inf], edges, [np.inf]])
-    rows = []
-    for level in range(depth):
-        span = 2 ** (depth - level)
-        for place in range(2**level):
-            rows.append((padded[place * span], edges[edge_of(depth, level, place)], padded[(place + 1) * span]))
+    rows = [
+        (padded[place << (depth - level)], edges[edge_of(depth, level, place)], padded[(place + 1) << (depth - level)])
+        for level in range(depth)
+        for place in range(2**level)
+    ]
     low, middle, high = np.array(rows).T
     return low, middle, high
 

@@ -96,12 +96,12 @@ class Layout:
     @property
     def edges(self) -> tuple[int, ...]:
         """Return how many edges a question must give for each score."""
-        return (2**self.depth - 1,) * self.trees if self.depth else ()
+        return ((1 << self.depth) - 1,) * self.trees if self.depth else ()
 
     @property
     def tree_length(self) -> int:
         """Return the entries of one tree."""
-        return 2 * (2**self.depth - 1)
+        return 2 * ((1 << self.depth) - 1)
 
     @property
     def numbers_start(self) -> int:
@@ -197,6 +197,7 @@ def layout_of(kind: TaskKind, classes: int, *, classes_only: bool, final: bool, 
 def _of_several_classes(kind: TaskKind, classes: int, final: bool, with_classes: bool) -> Layout:
     """Spend the norm on what several classes are judged by; squares add up to at most S²."""
     graded = kind is TaskKind.ORDINAL
+    numbers: tuple[tuple[Numbers, int], ...]
     if not final:
         numbers = (
             ((Numbers.RIGHT, 700), (Numbers.AGREEMENT, 650), (Numbers.GRADE, 200), (Numbers.GRADE_SQUARED, 200))

@@ -23,7 +23,8 @@ from common.evaluation.tree import LARGEST_LOSS
 
 Floats = NDArray[np.float64]
 
-LARGEST_AUC_NOISE = 0.05
+LARGEST_AUC_NOISE = 0.015
+"""Above it intervals were too narrow: on RetinaMNIST they held in 77 to 83 of 100 cases."""
 
 _PROJECTIONS = 30
 
@@ -57,6 +58,7 @@ def of_classes(
     shares: tuple[float, ...],
     share_noise: float,
     references: tuple[Reference, ...],
+    *,
     generator: np.random.Generator,
 ) -> tuple[Measured, tuple[Reference, ...]]:
     """Decode a release of several classes; returns its figures, and what its trees say of each score.
@@ -89,7 +91,6 @@ def of_classes(
     }
     if noise.get("auc", 0.0) > LARGEST_AUC_NOISE:
         drawn["auc"] = np.full(1 + 2 * DRAWS, math.nan)
-    values = {name: float(figures[0]) for name, figures in drawn.items()}
     metrics = Metrics(
         records=units,
         auc_error_bound=0.0,
@@ -97,7 +98,14 @@ def of_classes(
         threshold=math.nan,
         confusion=() if confusion is None else _whole(confusion[0], counts, units),
         roc=(),
-        **values,
+        accuracy=float(drawn["accuracy"][0]),
+        precision=float(drawn["precision"][0]),
+        recall=float(drawn["recall"][0]),
+        f1=float(drawn["f1"][0]),
+        specificity=float(drawn["specificity"][0]),
+        auc=float(drawn["auc"][0]),
+        loss=float(drawn["loss"][0]),
+        kappa=float(drawn["kappa"][0]),
     )
     return Measured(metrics, _intervals(layout, drawn, units, deviation), noise), found
 
@@ -130,7 +138,7 @@ def _numbers(layout: Layout, entries: Floats, units: int) -> dict[Numbers, Float
 
 
 def _confusion(layout: Layout, entries: Floats, counts: Floats, right: Floats, units: int) -> Floats | None:
-    """Return confusion matrices (B, C, C) of counts not below 0 whose rows and diagonals add up as counted elsewhere."""
+    """Return confusion matrices (B, C, C) of counts from 0 whose rows and diagonals add up as counted elsewhere."""
     if not layout.confusion:
         return None
     block = entries[:, layout.confusion_start : layout.confusion_start + layout.classes**2]
@@ -165,12 +173,12 @@ def _bootstrap(
     """Return DRAWS releases of drawn units with fresh noise, then DRAWS of the same units with fresh noise alone."""
     classes, both = layout.classes, 2 * DRAWS
     if first.confusion is None:
-        truth = np.tile(first.counts, (both, 1))
-        cells = None
+        truth, cells, measured = np.tile(first.counts, (both, 1)), None, np.zeros(0)
     else:
-        matrix = first.confusion[0] / max(first.confusion[0].sum(), 1.0)
+        measured = first.confusion[0]
+        matrix = measured / max(measured.sum(), 1.0)
         drawn = generator.multinomial(units, matrix.ravel() / matrix.sum(), DRAWS).reshape(DRAWS, classes, classes)
-        cells = np.concatenate([drawn.astype(np.float64), np.tile(first.confusion[0], (DRAWS, 1, 1))])
+        cells = np.concatenate([drawn.astype(np.float64), np.tile(measured, (DRAWS, 1, 1))])
         truth = cells.sum(axis=2)
     counts = _onto_simplex(
         truth + generator.normal(size=truth.shape) * share_noise * units, np.full(both, float(units))
@@ -181,7 +189,7 @@ def _bootstrap(
         value = np.full(both, first.numbers[number][0])
         if cells is not None and number is not Numbers.LOSS:
             # Of drawn matrices, around what was measured: the measured numbers are better than the matrix's own.
-            value = value + (cells - first.confusion[0]).reshape(both, -1) @ _values(number, classes).ravel() / units  # type: ignore[index]
+            value = value + (cells - measured).reshape(both, -1) @ _values(number, classes).ravel() / units
         else:
             value[:DRAWS] += generator.normal(size=DRAWS) * spread
         numbers[number] = value + generator.normal(size=both) * deviation / (weight * units)
@@ -312,7 +320,7 @@ def _apportion(parts: Floats, total: int) -> NDArray[np.int64]:
     """Return whole numbers proportional to ``parts`` that add up to ``total``, by largest remainders."""
     scale = parts.sum()
     exact = parts * (total / scale) if scale > 0 else np.full(len(parts), total / len(parts))
-    whole = np.floor(exact).astype(np.int64)
+    whole: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     order = np.argsort(whole - exact, kind="stable")
     whole[order[: int(total - whole.sum())]] += 1
     return whole

@@ -38,6 +38,10 @@ LEAST_SHARE = 0.02
 """Units of a class are taken to be at least so many of all."""
 
 
+MOST_TOGETHER = 0.5
+"""Of pairs in one leaf. With more, the edges missed the scores and what is smooth would be made up, so AUC, loss and
+ECE are NaN; the release after it asks where the scores are."""
+
 LARGEST_MEAN = 1e5
 DEVIATIONS = 1e-3, 1e4
 """Of a fitted normal; models may give scores that no fit follows."""
@@ -64,16 +68,14 @@ class ClassCount:
 
 
 def tree_halves(layout: Layout, entries: Floats) -> tuple[Floats, Floats]:
-    """Return halves (2, K) of one tree from its entries: other classes' units, then the class's own."""
-    return tuple(  # type: ignore[return-value]
-        np.concatenate(
-            [
-                entries[entry_of(level, 0, own=own) : entry_of(level, 0, own=own) + 2**level] / (2 * weights[level])
-                for level in range(layout.depth)
-            ]
-        )
-        for own, weights in ((False, layout.others), (True, layout.own))
-    )
+    """Return halves, each (K,), of one tree from its entries: other classes' units, then the class's own."""
+
+    def side(weights: tuple[int, ...], own: bool) -> Floats:
+        starts = [entry_of(level, 0, own=own) for level in range(layout.depth)]
+        levels = zip(starts, weights, range(layout.depth), strict=True)
+        return np.concatenate([entries[start : start + 2**level] / (2 * weight) for start, weight, level in levels])
+
+    return side(layout.others, own=False), side(layout.own, own=True)
 
 
 def tree_noise(weights: tuple[int, ...], deviation: float) -> Floats:
@@ -83,16 +85,14 @@ def tree_noise(weights: tuple[int, ...], deviation: float) -> Floats:
 
 def priors_of(reference: Reference | None) -> tuple[Prior, Prior]:
     """Return where the two fits start."""
+
+    def prior(normal: Normal) -> Prior:
+        if reference is None:
+            return Prior(normal.mean, normal.deviation, FIRST_MEAN, FIRST_LOG)
+        return Prior(normal.mean, normal.deviation, FITTED_MEAN * normal.deviation, FITTED_LOG)
+
     known = reference or FIRST
-    return tuple(  # type: ignore[return-value]
-        Prior(
-            normal.mean,
-            normal.deviation,
-            FIRST_MEAN if reference is None else FITTED_MEAN * normal.deviation,
-            FIRST_LOG if reference is None else FITTED_LOG,
-        )
-        for normal in (known.others, known.own)
-    )
+    return prior(known.others), prior(known.own)
 
 
 def of_score(
@@ -124,18 +124,25 @@ def of_score(
     positive = float(np.clip(classes.share, LEAST_SHARE, 1 - LEAST_SHARE)) * units
     central = _groups((observed[0][None], observed[1][None]), noise, np.array([positive]), units, cuts, priors)
     halves, positives = _bootstrap(central, units, noise, classes.noise * units, generator)
-    halves = tuple(np.concatenate([own[None], drawn]) for own, drawn in zip(observed, halves, strict=True))  # type: ignore[assignment]
+    halves = np.concatenate([observed[0][None], halves[0]]), np.concatenate([observed[1][None], halves[1]])
     positives = np.concatenate([[positive], positives])
     groups = _groups(halves, noise, positives, units, cuts, priors)
     ends = boundaries(cuts, *groups)
     cells = cells_of(groups[0], cuts, ends), cells_of(groups[1], cuts, ends)
     draws = {**_rates(halves, positives, units), **_smooth(cells, ends, units)}
+    unseen = _pairs_together(groups) > MOST_TOGETHER
+    if unseen:
+        draws.update({name: np.full(1 + 2 * DRAWS, math.nan) for name in ("auc", "loss", "ece")})
     reached = tuple(fitted_normal(group) for group in groups)
     return ScoreFigures(
         draws=draws,
         metrics=_metrics(draws, units, cuts, cells),
         intervals=_intervals(draws, observed, noise, positive, units, classes.noise * units),
-        noise={name: float(np.nanstd(values[1 + DRAWS :], ddof=1)) for name, values in draws.items() if name[0] != "_"},
+        noise={
+            name: float(np.std(values[1 + DRAWS :], ddof=1))
+            for name, values in draws.items()
+            if name[0] != "_" and math.isfinite(values[0])
+        },
         reference=Reference(others=reached[0], own=reached[1]),
         at_bound=any(
             abs(math.log(normal.deviation / prior.deviation)) > WIDEST_LOG - 1e-6
@@ -164,6 +171,12 @@ def _groups(
     )
 
 
+def _pairs_together(groups: tuple[Group, Group]) -> float:
+    """Return the share of pairs, one unit of each group, that lie in one leaf: their order is the fit's guess."""
+    shares = [group.leaves[0] / group.leaves[0].sum() for group in groups]
+    return float(shares[0] @ shares[1])
+
+
 def _bootstrap(
     central: tuple[Group, Group],
     units: int,
@@ -176,12 +189,14 @@ def _bootstrap(
     drawn = generator.multinomial(units, decoded / decoded.sum(), DRAWS).astype(np.float64)
     leaves = np.concatenate([drawn, np.tile(decoded, (DRAWS, 1))])
     others, own = np.split(leaves, 2, axis=1)
-    halves = tuple(
-        halves_of(side) + generator.normal(size=(2 * DRAWS, len(spread))) * spread
-        for side, spread in zip((others, own), noise, strict=True)
-    )
+    halves = _noisy(halves_of(others), noise[0], generator), _noisy(halves_of(own), noise[1], generator)
     positives = own.sum(axis=1) + generator.normal(size=2 * DRAWS) * class_noise
-    return halves, np.clip(positives, LEAST_SHARE * units, (1 - LEAST_SHARE) * units)  # type: ignore[return-value]
+    return halves, np.clip(positives, LEAST_SHARE * units, (1 - LEAST_SHARE) * units)
+
+
+def _noisy(halves: Floats, noise: Floats, generator: np.random.Generator) -> Floats:
+    noisy: Floats = halves + generator.normal(size=halves.shape) * noise
+    return noisy
 
 
 def _rates(halves: tuple[Floats, Floats], positives: Floats, units: int) -> dict[str, Floats]:
@@ -216,8 +231,7 @@ def _smooth(cells: tuple[Floats, Floats], ends: Floats, units: int) -> dict[str,
     confidence = 1 / (1 + np.exp(-np.minimum(np.abs(x), 700)))
     right = np.where(x >= 0, own, others)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    gap = np.zeros((len(own), CALIBRATION_BINS))
-    np.add.at(gap, (slice(None), bins), right - (own + others) * confidence)
+    gap = (right - (own + others) * confidence) @ (bins[:, None] == np.arange(CALIBRATION_BINS))
     return {
         "auc": auc_of(others, own),
         "loss": (own @ positive_loss + others @ negative_loss) / units,
@@ -230,7 +244,6 @@ def _metrics(draws: dict[str, Floats], units: int, cuts: Floats, cells: tuple[Fl
     caught = min(round(float(draws["_caught"][0])), positives)
     spared = min(round(float(draws["_spared"][0])), units - positives)
     threshold = float(cuts[len(cuts) // 2])
-    values = {name: float(draws[name][0]) for name in draws if name[0] != "_"}
     alarms = np.concatenate([[0.0], np.cumsum(cells[0][0, ::-1]) / cells[0][0].sum()])
     hits = np.concatenate([[0.0], np.cumsum(cells[1][0, ::-1]) / cells[1][0].sum()])
     return Metrics(
@@ -239,7 +252,15 @@ def _metrics(draws: dict[str, Floats], units: int, cuts: Floats, cells: tuple[Fl
         threshold=1 / (1 + math.exp(-threshold)) if threshold > -700 else 0.0,  # noqa: PLR2004 - exp's own range
         confusion=((spared, units - positives - spared), (positives - caught, caught)),
         roc=tuple((min(float(x), 1.0), min(float(y), 1.0)) for x, y in zip(alarms, hits, strict=True)),
-        **values,
+        accuracy=float(draws["accuracy"][0]),
+        precision=float(draws["precision"][0]),
+        recall=float(draws["recall"][0]),
+        f1=float(draws["f1"][0]),
+        specificity=float(draws["specificity"][0]),
+        auc=float(draws["auc"][0]),
+        loss=float(draws["loss"][0]),
+        kappa=float(draws["kappa"][0]),
+        ece=float(draws["ece"][0]),
     )
 
 

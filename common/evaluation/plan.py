@@ -1,12 +1,11 @@
 """What a run asks about its models, and at what cost: every release with its part, its step and its noise.
 
-Validation and test patients are apart, so each part has the run's whole ε for evaluation. A part's releases are Gaussian
-mechanisms, whose costs add up as 1/z²; a release with share s of its part's budget has noise multiplier z_1/√s, where
-z_1 is that of one release which spends everything. The relation is *zero-out*, as for training: a unit (a record, or
-all records of a patient) against an empty one, with the number of units public.
+Validation and test patients are apart, so each part has the run's whole ε for evaluation. A part's releases are
+Gaussian mechanisms, whose costs add up as 1/z²: a release with share s of its part's budget has noise multiplier
+z_1/√s, where z_1 is that of one release which spends everything. The relation is *zero-out*, as for training: a unit
+(a record, or all records of a patient) against an empty one, with the number of units public.
 
-Measured (docs/results/evaluation.md): what a release's accuracy costs is its share alone, so a long run asks less
-often instead of asking in vain.
+What a release's accuracy costs is its share alone (docs/results/evaluation.md), so a long run asks less often.
 """
 
 import math
@@ -216,21 +215,19 @@ class EvaluationPlan:
     def describe(self) -> tuple[str, ...]:
         """Return the plan as lines that a person reads."""
         interim = [str(release.after_step) for release in self.releases if release.kind is ReleaseKind.INTERIM]
+        validation, test = (rounded_up(self.spent(part)) for part in Part)
+        noise = {release.number: f"noise multiplier {self.noise_multiplier(release):.2f}" for release in self.releases}
+        relation = "zero-out: a unit against an empty one; the number of units is public"
+        spent = f"ε = {validation:.3f} for each validation unit and {test:.3f} for each test unit at δ = {self.delta:g}"
         lines = [
-            f"evaluation: ε = {rounded_up(self.spent(Part.VALIDATION)):.3f} for each validation unit and "
-            f"{rounded_up(self.spent(Part.TEST)):.3f} for each test unit at δ = {self.delta:g} (zero-out: a unit "
-            f"against an empty one; the number of units is public)",
-            f"  validation: the class count before round 1 (noise multiplier "
-            f"{self.noise_multiplier(self.releases[0]):.2f})",
+            f"evaluation: {spent} ({relation})",
+            f"  validation: the class count before round 1 ({noise[0]})",
         ]
         if interim:
-            noise = self.noise_multiplier(self.releases[1])
             after = "after round" if len(interim) == 1 else "after each of rounds"
-            lines.append(f"  validation: {after} {', '.join(interim)} (noise multiplier {noise:.2f})")
-        lines.append(
-            f"  validation: the last model (noise multiplier {self.noise_multiplier(self.final_validation):.2f})"
-        )
-        lines.append(f"  test: the last model, once (noise multiplier {self.noise_multiplier(self.test):.2f})")
+            lines.append(f"  validation: {after} {', '.join(interim)} ({noise[1]})")
+        lines.append(f"  validation: the last model ({noise[self.final_validation.number]})")
+        lines.append(f"  test: the last model, once ({noise[self.test.number]})")
         if self.repeats:
             lines.append(
                 f"  up to {self.repeats} releases of each part may be repeated after a failed round; ε is then at most "
@@ -256,12 +253,12 @@ def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
 def _full_noise(target: float, delta: float, accountant: Accountant) -> float:
     """Return z_1, with which the accountant bounds all releases of a part together by ``target``.
 
-    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant itself.
+    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant.
     """
     mu = accounted_mu(target, delta, accountant)
     if mu == 0:
         raise PrivacyError(
-            f"no noise keeps an evaluation within ε = {target:g} at δ = {delta:g} by the {accountant.upper()} accountant; "
-            f"raise evaluation.target_epsilon"
+            f"no noise keeps an evaluation within ε = {target:g} at δ = {delta:g} by the {accountant.upper()} "
+            f"accountant; raise evaluation.target_epsilon"
         )
     return 1 / mu

@@ -66,9 +66,8 @@ def answer(
     for first in range(0, len(chosen), at_once):
         last = min(first + at_once, len(chosen))
         sizes = ends[first:last] - starts[first:last]
-        rows = np.concatenate(
-            [order[start:end] for start, end in zip(starts[first:last], ends[first:last], strict=True)]
-        )
+        spans = zip(starts[first:last], ends[first:last], strict=True)
+        rows = np.concatenate([order[start:end] for start, end in spans])
         vectors = _vectors(layout, question, logits[rows] if layout.depth or layout.numbers else logits, labels[rows])
         total[: layout.length] += _within_norm(_means(vectors, sizes), plan.norm_bound).sum(axis=0)
     return total
@@ -146,8 +145,10 @@ def _vectors(layout: Layout, question: Question, logits: NDArray[np.float32], la
 
 def _is_own(layout: Layout, labels: Integers, tree: int) -> NDArray[np.bool_]:
     if layout.kind is TaskKind.MULTILABEL:
-        return labels[:, tree] == 1
-    return labels == (1 if layout.kind is TaskKind.BINARY else tree)
+        own: NDArray[np.bool_] = labels[:, tree] == 1
+    else:
+        own = labels == (1 if layout.kind is TaskKind.BINARY else tree)
+    return own
 
 
 def _add_numbers(vectors: Integers, layout: Layout, logits: NDArray[np.float32], labels: Integers) -> None:
@@ -172,16 +173,19 @@ def _add_numbers(vectors: Integers, layout: Layout, logits: NDArray[np.float32],
 
 def _decided(logits: NDArray[np.float32]) -> Integers:
     """Return the most probable class; a score that is undefined is never it, unless all are."""
-    return np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
+    decided: Integers = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
+    return decided
 
 
 def _class_block(layout: Layout, labels: Integers) -> Integers:
+    signs: Integers = 2 * (labels == 1).astype(np.int64) - 1
     if layout.kind is TaskKind.BINARY:
-        return ((2 * (labels == 1) - 1) * layout.class_weight)[:, None].astype(np.int64)
+        return signs[:, None] * layout.class_weight
     if layout.kind is TaskKind.MULTILABEL:
-        return ((2 * (labels == 1) - 1) * layout.class_weight).astype(np.int64)
+        return signs * layout.class_weight
     known = (labels >= 0) & (labels < layout.classes)
-    return _centred(layout.classes, layout.class_weight)[np.clip(labels, 0, layout.classes - 1)] * known[:, None]
+    block: Integers = _centred(layout.classes, layout.class_weight)[np.clip(labels, 0, layout.classes - 1)]
+    return block * known[:, None]
 
 
 def _centred(classes: int, weight: int) -> Integers:
@@ -202,7 +206,8 @@ def _means(vectors: Integers, sizes: Integers) -> Integers:
 def _within_norm(vectors: Integers, bound: int) -> Integers:
     """Return the vectors with every one whose norm passes ``bound`` made zero: the guarantee rests on this alone."""
     within = (np.abs(vectors).max(axis=1) <= bound) & ((vectors * vectors).sum(axis=1) <= bound**2)
-    return vectors * within[:, None]
+    kept: Integers = vectors * within[:, None]
+    return kept
 
 
 def _log_sum_exp(exact: Floats) -> Floats:

@@ -1,6 +1,5 @@
 """What the server's audit chain says a run did, each entry checked against the ones before it."""
 
-import datetime
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -9,9 +8,10 @@ from common.audit_chain import Chain, Entry
 from common.audit_entries import Began, Contributed, Finished, Stepped, Summed, Told
 from common.audit_parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
-from common.errors import AuditError, ConfideError, RunError
+from common.errors import AuditError, ConfideError, IdentityError, RunError
 from common.flat_model import hash_model
 from common.identity import verify_roster
+from common.members import verify_members
 from common.round_terms import RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
@@ -84,7 +84,7 @@ class RunRecord:
     def go_on_under(self, description: RunDescription, parameters: RunParameters, place: str) -> None:
         """Take up the terms that the run goes on under: members may have changed, and nothing else."""
         _require(description.run_id == self.description.run_id, place, "one run's chain holds another run")
-        members = {"roster": description.roster, "vector_length": description.vector_length}
+        members = {key: getattr(description, key) for key in ("roster", "member_list", "vector_length")}
         _require(self.description.model_copy(update=members) == description, place, "the terms changed")
         self.description, self.parameters = description, parameters
         self.terms[parameters.config_hash] = parameters
@@ -160,7 +160,7 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
     for entry in chain.entries:
         place = f"{name}, line {entry.sequence}"
         if isinstance(entry.body, Began):
-            description, parameters = _terms(entry.body, entry.time, authority, place)
+            description, parameters = _terms(entry.body, authority, place)
             if record is None:
                 models = {0: _first_model(description, place)}
                 record = RunRecord(description, parameters, entry.body.data_set, models=models)
@@ -172,12 +172,16 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
     return record
 
 
-def _terms(began: Began, when: int, authority: x509.Certificate, place: str) -> tuple[RunDescription, RunParameters]:
+def _terms(began: Began, authority: x509.Certificate, place: str) -> tuple[RunDescription, RunParameters]:
     try:
         description = RunDescription.from_json(began.description.encode())
-        keys = verify_roster(description.roster, authority, datetime.datetime.fromtimestamp(when, datetime.UTC))
-        return description, protocol_parameters(description, keys, description.aggregation.min_hospitals)
-    except (ConfideError, ValueError, OverflowError, OSError) as error:  # The last three: of a time that is none.
+        keys = verify_roster(description.roster, authority)
+        listed = verify_members(description.member_list.encode(), authority)
+        if any(listed.members.get(name) != key for name, key in keys.items()):
+            raise IdentityError("every hospital on the roster must be on the authority's member list with its key")
+        least = description.aggregation.min_hospitals
+        return description, protocol_parameters(description, keys, least, len(listed.members))
+    except ConfideError as error:
         raise AuditError(f"{place}: {error}") from None
 
 

@@ -45,6 +45,7 @@ from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
 from common.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from common.invitation import TOKEN_BYTES, Invitation
+from common.members import verify_members
 from common.revocation import verify_revocations
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
@@ -339,6 +340,11 @@ def _revocations(content: bytes) -> object:
     return verify_revocations(encoded, authority)
 
 
+def _members(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    return verify_members(encoded, authority)
+
+
 def _audit_chain(content: bytes) -> object:
     authority, encoded = _with_authority(content)
     chain = read_chain(encoded, "audit.jsonl", authority)
@@ -358,7 +364,7 @@ def _audit_entries(content: bytes) -> object:
 def _roster(content: bytes) -> object:
     authority, encoded = _with_authority(content)
     with _file(ROSTER_FILE, encoded) as path:
-        return Membership(path.parent).valid_roster(authority, _NOW)
+        return identity.verify_roster(Membership(path.parent).roster(), authority)
 
 
 def _invited(content: bytes) -> object:
@@ -369,7 +375,7 @@ def _invited(content: bytes) -> object:
 
 def _register(content: bytes) -> object:
     with _file(REGISTER_FILE, content) as path:
-        return Authority.make(path.parent, "Confide", _NOW).sign_revocations(_NOW, datetime.timedelta(days=1))
+        return Authority.make(path.parent, "Confide", _NOW).sign_lists(_NOW, datetime.timedelta(days=1))
 
 
 def _private_keys(content: bytes) -> object:
@@ -457,6 +463,7 @@ DECODERS = (
     Decoder("own-results", _own_results),
     Decoder("settings", _settings),
     Decoder("revocations", _revocations),
+    Decoder("members", _members),
     Decoder("audit-chain", _audit_chain),
     Decoder("audit-entries", _audit_entries),
     Decoder("roster", _roster),

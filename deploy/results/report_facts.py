@@ -302,7 +302,7 @@ def _threshold(config: Config, hospitals: int) -> int:
     adversary = Adversary.ACTIVE if active else Adversary.SEMI_HONEST
     roster = {f"hospital-{number}": bytes(32) for number in range(hospitals)}
     parameters = RunParameters(
-        "0" * 32, bytes(32), roster, aggregation.min_hospitals, aggregation.modulus_bits, 1, adversary
+        "0" * 32, bytes(32), roster, aggregation.min_hospitals, aggregation.modulus_bits, 1, adversary=adversary
     )
     return parameters.threshold(hospitals)
 

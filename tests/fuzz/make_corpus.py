@@ -32,6 +32,7 @@ from common import enrolment, identity, messages, shards
 from common.audit_chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
 from common.invitation import TOKEN_BYTES, Invitation
+from common.members import sign_members
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.revocation import sign_revocations
@@ -312,6 +313,14 @@ def _revocations() -> Iterator[bytes]:
     yield pem + sign_revocations(authority, {7: NOW}, 3, NOW, datetime.timedelta(days=30))
 
 
+def _members() -> Iterator[bytes]:
+    authority, pem = _authority()
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)).public_key() for number in (1, 2, 3)]
+    members = {f"hospital-{number}": key.public_bytes_raw() for number, key in enumerate(keys, start=1)}
+    yield pem + sign_members(authority, members, 7, NOW)
+    yield pem + sign_members(authority, {}, 1, NOW)
+
+
 def _audit_chains() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         run = audited_run(Path(folder) / "run")
@@ -341,7 +350,8 @@ def _invited() -> Iterator[bytes]:
 
 def _registers() -> Iterator[bytes]:
     issued = [{"name": "st-mary", "serial": "7b", "expires": 2e9, "revoked": 1.7e9}]
-    yield json.dumps({"version": 1, "list_number": 3, "issued": issued}).encode()
+    members = {"members": {"st-mary": "ab" * 32}, "members_number": 2, "members_issued": 1_700_000_000}
+    yield json.dumps({"version": 2, "list_number": 3, "issued": issued, **members}).encode()
 
 
 def _private_keys() -> Iterator[bytes]:
@@ -428,6 +438,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "own-results": _own_results,
     "settings": _settings,
     "revocations": _revocations,
+    "members": _members,
     "audit-chain": _audit_chains,
     "audit-entries": _audit_entries,
     "roster": _rosters,

@@ -50,6 +50,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/flower_bundle.py": "the bundle that it has built itself a moment before",
     "common/identity.py": ("certificate", "hospital-request", "server-request", "supernode-key", "private-keys"),
     "common/invitation.py": ("invitation",),
+    "common/members.py": ("members",),
     "common/messages.py": ("request", "reply", "array", "flower-request", "flower-reply"),
     "common/models/efficientnet.py": OF_OUR_OWN,
     "common/models/imagenet_resnet.py": "the file whose SHA-256 torchvision has published, and nothing else",

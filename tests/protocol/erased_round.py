@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from common.config import HospitalConfig, replace
+from common.config import replace
 from common.messages import Request, Unmask
 from deploy.in_process import InProcessConsortium, Loss
 from tests.memory_scan import SECRET_BYTES, Remembered
-from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing
+from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
 
 DROPPED = HOSPITALS[-1]
 
@@ -55,8 +55,9 @@ def main() -> int:
     folder, remembered = Path(sys.argv[1]), Remembered()
     config = replace(CONFIG, privacy={"mode": "none"})
     dealt = Dealt.into(folder)
-    policies = {name.replace("-", "_"): HospitalConfig(allow_no_privacy=True) for name in HOSPITALS}
-    consortium = InProcessConsortium(config, dealt.sites(folder, **policies), RememberingSource(remembered))
+    consortium = InProcessConsortium(
+        config, dealt.sites(folder, **everybody(allow_no_privacy=True)), RememberingSource(remembered)
+    )
     consortium.transport.line = Watching(consortium, remembered)
     made = Small(dealt, folder, config, consortium)
     made.run().train()

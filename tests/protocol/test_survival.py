@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from common.config import HospitalConfig
 from common.errors import RunError
 from common.events import COMPLETED, Refusal
 from common.identity import certificate_pem, write_private
@@ -20,17 +19,15 @@ from deploy.audit.verify import verify
 from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import Checkpoint, CheckpointStore, Draft
 from server.transport import Incoming, Outgoing
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, small
+from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, everybody, small
 
 ROUNDS = 3
-OPEN = HospitalConfig(allow_no_privacy=True)
 
 
 def together(dealt: Dealt, folder: Path) -> Small:
     """Return a consortium without privacy in which every sum is one over everybody."""
-    policies = {name.replace("-", "_"): OPEN for name in HOSPITALS}
     return small(
-        dealt, folder, policies=policies, privacy={"mode": "none"}, experiment={"rounds": ROUNDS},
+        dealt, folder, policies=everybody(allow_no_privacy=True), privacy={"mode": "none"}, experiment={"rounds": ROUNDS},
         aggregation={"min_hospitals": len(HOSPITALS)},
     )  # fmt: skip
 

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config import HospitalConfig
 from common.events import COMPLETED, RoundDone
 from server.checkpoints import Checkpoint, CheckpointStore
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, small
+from tests.small_consortium import RUN_ID, Dealt, everybody, small
 
 OPTIMISERS: dict[str, dict[str, dict[str, Any]]] = {
     "FedAvg": {},
@@ -18,7 +17,7 @@ OPTIMISERS: dict[str, dict[str, dict[str, Any]]] = {
     "FedAdam": {"aggregation": {"strategy": "fedadam", "server_learning_rate": 0.01}},
 }
 
-WILLING = HospitalConfig(allow_no_privacy=True, allow_plain=True)
+WILLING = everybody(allow_no_privacy=True, allow_plain=True, allow_exact_evaluation=True)
 
 
 def _trained(dealt: Dealt, folder: Path, name: str, mode: str, masks: str = "secure") -> tuple[Checkpoint, RoundDone]:
@@ -28,9 +27,9 @@ def _trained(dealt: Dealt, folder: Path, name: str, mode: str, masks: str = "sec
         "training": {"learning_rate": 0.1, "sample_rate": 0.5, **chosen.get("training", {})},
         "aggregation": {"mode": masks, **chosen.get("aggregation", {})},
         "privacy": {"mode": mode},
+        "evaluation": {"exact": masks == "plain"},
     }
-    policies = {hospital.replace("-", "_"): WILLING for hospital in HOSPITALS}
-    made = small(dealt, folder, policies=policies, **changes)
+    made = small(dealt, folder, policies=WILLING, **changes)
     assert made.run().train() == COMPLETED
     last = CheckpointStore(folder / "checkpoints").latest(RUN_ID)
     assert last is not None

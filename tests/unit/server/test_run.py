@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +196,11 @@ def test_patients_are_the_unit_in_both_modes(dealt: Dealt, tmp_path: Path) -> No
 
 
 def test_without_privacy_no_epsilon_is_claimed(dealt: Dealt, tmp_path: Path) -> None:
-    exact = {"experiment": {"rounds": 1}, "privacy": {"mode": "none"}, "evaluation": {"exact": True}}
+    exact: dict[str, dict[str, Any]] = {
+        "experiment": {"rounds": 1},
+        "privacy": {"mode": "none"},
+        "evaluation": {"exact": True},
+    }
     made = small(dealt, tmp_path, policies=everybody(allow_no_privacy=True), **exact)
     assert made.run().train() == COMPLETED
     assert math.isnan(made.of(RoundDone)[0].epsilon)

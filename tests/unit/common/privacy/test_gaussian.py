@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.evaluation.plan import EvaluationPlan, Part, TaskKind
+from common.evaluation import EvaluationPlan, Part, TaskKind
 from common.privacy.accounting import Accountant, epsilon
 from common.privacy.gaussian import accounted_mu, gaussian_delta, gaussian_epsilon, gaussian_mu
 

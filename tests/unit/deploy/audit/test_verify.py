@@ -19,7 +19,7 @@ from common.identity import certificate_pem, make_authority
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
 from server.initial_model import initial_model
-from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
+from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer, terms_of
 
 
 @pytest.fixture
@@ -122,11 +122,12 @@ def test_a_step_that_no_sum_gave_is_found(run: AuditedRun) -> None:
 
 def test_survivors_that_did_not_sign_are_found(run: AuditedRun) -> None:
     model = hash_model(initial_model(run.description))
-    signatures = {name: run.signature(name, 4, model, NAMES[:2]).hex() for name in NAMES[:2]}
+    terms = terms_of(bytes.fromhex(_last_model(run)))
+    signatures = {name: run.signature(name, 4, terms_of(model), NAMES[:2]).hex() for name in NAMES[:2]}
     run.server.append(
         Summed(
-            run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), survivors=NAMES,
-            signatures=signatures, epsilon={},
+            run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), terms=terms.encode().hex(),
+            survivors=NAMES, signatures=signatures, epsilon={},
         )
     )  # fmt: skip
     with pytest.raises(AuditError, match="hospital-1 signed another view of round 4"):
@@ -135,11 +136,12 @@ def test_survivors_that_did_not_sign_are_found(run: AuditedRun) -> None:
 
 def test_too_few_signatures_are_found(run: AuditedRun) -> None:
     model = _last_model(run)
-    signatures = {name: run.signature(name, 4, bytes.fromhex(model), NAMES).hex() for name in NAMES[:2]}
+    terms = terms_of(bytes.fromhex(model))
+    signatures = {name: run.signature(name, 4, terms, NAMES).hex() for name in NAMES[:2]}
     run.server.append(
         Summed(
-            run_id=RUN_ID, round_number=4, train=True, model_hash=model, survivors=NAMES, signatures=signatures,
-            epsilon={},
+            run_id=RUN_ID, round_number=4, train=True, model_hash=model, terms=terms.encode().hex(), survivors=NAMES,
+            signatures=signatures, epsilon={},
         )
     )  # fmt: skip
     with pytest.raises(AuditError, match="3 survivors must have signed, got 2"):

@@ -42,7 +42,7 @@ def shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
 
 
 def test_the_page_admits_a_runs_caveats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
+    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}, evaluation={"exact": True})
     events = example_run(2, "phantom", config)
     (tmp_path / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
     page = shown(tmp_path, monkeypatch)

@@ -76,7 +76,7 @@ def test_the_end_names_the_files_written() -> None:
 
 
 def test_a_run_without_masks_noise_or_real_data_says_so_at_its_start_and_end() -> None:
-    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
+    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}, evaluation={"exact": True})
     for terminal in (True, False):
         shown = _shown(example_run(2, "phantom", config), terminal)
         start, end = shown[: shown.index("Run ended")], shown[shown.index("Run ended") :]

@@ -90,7 +90,7 @@ def test_the_summary_stands_beside_the_metrics_from_the_first_event_on(tmp_path:
 
 
 def test_a_run_without_masks_noise_or_real_data_says_so() -> None:
-    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
+    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}, evaluation={"exact": True})
     told = summary(RunHistory.of(example_run(2, "phantom", config)))
     assert [word for word in ("phantom", "none", "plain") if any(word in caveat for caveat in told["caveats"])] == [
         "phantom",

@@ -120,7 +120,7 @@ def test_a_foreign_text_is_shown_letter_for_letter_and_never_becomes_markup(tmp_
 
 
 def test_a_run_without_masks_noise_or_real_data_says_so_at_the_top(tmp_path: Path) -> None:
-    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
+    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}, evaluation={"exact": True})
     main(["report", str(_run(tmp_path, example_run(2, "phantom", config)))])
     for name in ("report.md", "model_card.md"):
         top = (tmp_path / name).read_text()[:900]
@@ -187,13 +187,15 @@ def test_the_statement_for_each_adversary_follows_the_configuration() -> None:
     assert "what differs between two rounds' sums, nothing covers" in exact["a curious server"]
     semi = _server(replace(Config(), aggregation={"adversary": "semi-honest"}))
     assert any("possibly a single hospital's update" in row for row in semi.values())
-    plain = _server(replace(Config(), aggregation={"mode": "plain"}))
+    plain = _server(replace(Config(), aggregation={"mode": "plain"}, evaluation={"exact": True}))
     assert "nothing was masked" in plain["a curious server"]
     assert "ε and δ=0.0001 allow" in plain["a curious server"]
 
 
 def test_without_noise_nobody_is_said_to_be_limited_by_epsilon() -> None:
-    rows = _server(replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}))
+    rows = _server(
+        replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}, evaluation={"exact": True})
+    )
     assert "nothing is out of reach by proof" in rows["whoever holds the model"]
     assert "nothing is out of reach by proof" in rows["a curious server"]
     assert not any("ε and δ" in row for row in rows.values())
