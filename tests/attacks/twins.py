@@ -56,6 +56,7 @@ from common.identity import (
     sign_hospital_certificate,
 )
 from common.keystream import Keystream
+from common.members import sign_members
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -211,7 +212,7 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
 
 @cache
 def identities() -> tuple[Any, dict[str, HospitalIdentity]]:
-    """Return an authority's certificate and five hospitals that it signed."""
+    """Return an authority and five hospitals that it signed."""
     now = datetime.datetime.now(datetime.UTC)
     authority = make_authority("twins", now)
     found = {}
@@ -221,7 +222,17 @@ def identities() -> tuple[Any, dict[str, HospitalIdentity]]:
         request = request_hospital_certificate(name, key)
         certificate = sign_hospital_certificate(authority, request, name, now, datetime.timedelta(days=2))
         found[name] = HospitalIdentity(name, certificate, key)
-    return authority.certificate, found
+    return authority, found
+
+
+@cache
+def _members(hospitals: int) -> tuple[dict[str, str], str]:
+    """Return the roster of the first so many hospitals, and the list that names them as all members."""
+    authority, known = identities()
+    some = dict(list(known.items())[:hospitals])
+    roster = {name: certificate_pem(each.certificate).decode() for name, each in some.items()}
+    keys = {name: each.key.public_key().public_bytes_raw() for name, each in some.items()}
+    return roster, sign_members(authority, keys, 1, datetime.datetime.now(datetime.UTC)).decode()
 
 
 @contextmanager
@@ -299,7 +310,7 @@ class Twin:
             open_data=self._open,
         )
         self.chain = chain
-        return HospitalAgent(me, authority, self.policy, surroundings)
+        return HospitalAgent(me, authority.certificate, self.policy, surroundings)
 
     def _open(self, _folder: Path, contract: DataContract, _cache: Path) -> HospitalData:
         """Open what is in memory; whether it is fit for the task is the one bit that a hospital tells, and public."""
@@ -451,19 +462,21 @@ _OF_NOISE = {("privacy", "delta"), ("experiment", "rounds"), ("training", "local
 @cache
 def _described(number: int, hospitals: int) -> RunDescription:
     config = changed(BASE, **{section: dict(values) for section, values in RUNS[number].items()})
-    _, known = identities()
-    roster = {name: certificate_pem(each.certificate).decode() for name, each in list(known.items())[:hospitals]}
-    return describe(config, 32 * "0", CLASSES, 1, roster)
+    roster, member_list = _members(hospitals)
+    return describe(config, 32 * "0", CLASSES, 1, roster, member_list=member_list)
 
 
-def random_run(source: random.Random, near: tuple[int, ...]) -> RunDescription | bytes:
+def random_run(source: random.Random, near: tuple[int, ...], hospitals: int) -> RunDescription | bytes:
     """Return a run's description; mostly one that a hospital may take part in.
 
     Args:
         source: of what is random.
         near: numbers of records that a server tries to tell apart.
+        hospitals: of the consortium; now and then a run names others.
     """
-    description = _described(source.randrange(len(RUNS)), source.randint(3, MOST_HOSPITALS))
+    description = _described(
+        source.randrange(len(RUNS)), hospitals if source.random() < 0.95 else source.randint(3, MOST_HOSPITALS)
+    )
     tree = json.loads(description.canonical_json())
     tree["run_id"] = f"{source.getrandbits(128):032x}"
     if source.random() < 0.35:
@@ -581,6 +594,7 @@ class Talk:
     def __init__(self, twins: Twins, source: random.Random) -> None:
         self.twins = twins
         self.source = source
+        self.hospitals = source.randint(3, MOST_HOSPITALS)
         self.history: list[tuple[Request, Array | None]] = []
         self.finished = 0
         self.description: RunDescription | None = None
@@ -610,7 +624,7 @@ class Talk:
 
     def begin(self) -> None:
         """Describe another run."""
-        described = random_run(self.source, tuple(len(twin.data.train) for twin in self.twins.pair))
+        described = random_run(self.source, tuple(len(twin.data.train) for twin in self.twins.pair), self.hospitals)
         self.riding = None
         if isinstance(described, bytes):
             self.description, self.encoded = None, described
@@ -1047,9 +1061,8 @@ class Led(Talk):
 
 def described(run_id: int = 0, hospitals: int = 3, /, **changes: dict[str, Any]) -> RunDescription:
     """Return the description of an honest run; ``changes`` are of sections of :data:`BASE`."""
-    _, known = identities()
-    roster = {name: certificate_pem(each.certificate).decode() for name, each in list(known.items())[:hospitals]}
-    return describe(changed(BASE, **changes), f"{run_id:032x}", CLASSES, 1, roster)
+    roster, member_list = _members(hospitals)
+    return describe(changed(BASE, **changes), f"{run_id:032x}", CLASSES, 1, roster, member_list=member_list)
 
 
 def hospital_data(train: int, validation: int = 6, test: int = 6, seed: int = 0) -> HospitalData:
