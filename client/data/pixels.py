@@ -42,13 +42,22 @@ class Header:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image: uint8 of shape (h, w) or (h, w, 3), and what its header says."""
+    """A decoded image: uint8 of shape (h, w) or (h, w, 3), and what its header says.
+
+    ``passed_over`` names the fields of the header that made no sense, with what was done instead.
+    """
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
     header: Header
+    passed_over: tuple[str, ...] = ()
 
 
+DICOM_MARK = b"DICM"
 _DICOM_PREAMBLE_BYTES, DICOM_MARK_END = 128, 132
+_VALUE_REPRESENTATIONS = frozenset({b"AE", b"CS", b"DA", b"LO", b"OB", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"})
+_FIRST_GROUPS = (2, 8)
+_LAST_ELEMENT, _LONGEST_FIRST_VALUE = 0x0100, 64
+"""What a file without preamble begins with: the file meta information, or a short field that identifies the image."""
 
 _PERSONAL_EXIF = (
     ExifTags.Base.Artist,
@@ -62,9 +71,30 @@ _PERSONAL_EXIF = (
 )
 
 
-def is_dicom(encoded: bytes) -> bool:
-    """Tell a DICOM file by the mark that follows its preamble (PS3.10, 7.1)."""
-    return encoded[_DICOM_PREAMBLE_BYTES:DICOM_MARK_END] == b"DICM"
+def is_dicom(head: bytes) -> bool:
+    """Tell a DICOM file by its first ``DICOM_MARK_END`` bytes: by the mark, or where that is missing by its first field.
+
+    Older archives and some modalities write the data set alone (PS3.10, 7.1 asks for more).
+    """
+    return has_dicom_preamble(head) or head.startswith(DICOM_MARK) or _begins_with_field(head)
+
+
+def has_dicom_preamble(encoded: bytes) -> bool:
+    """Tell whether the mark follows a preamble (PS3.10, 7.1)."""
+    return encoded[_DICOM_PREAMBLE_BYTES:DICOM_MARK_END] == DICOM_MARK
+
+
+def _begins_with_field(head: bytes) -> bool:
+    """Tell whether a file begins with a field of group 2 or 8, of any of the three uncompressed encodings (PS3.5, 7)."""
+    if len(head) < DICOM_MARK_END:
+        return False
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in _FIRST_GROUPS and element <= _LAST_ELEMENT:
+            length = int.from_bytes(head[4:8], "little")
+            is_implicit = order == "little" and length % 2 == 0 and 0 < length <= _LONGEST_FIRST_VALUE
+            return head[4:6] in _VALUE_REPRESENTATIONS or is_implicit
+    return False
 
 
 def read_raster(encoded: bytes) -> Picture:
