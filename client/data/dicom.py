@@ -31,6 +31,7 @@ from client.data.display import as_displayed
 from client.data.mistakes import Mistake
 from client.data.picture_checks import is_coloured
 from client.data.pixels import DICOM_MARK, Header, Picture, UnusableImageError, has_dicom_preamble
+from client.data.views import view_of
 from common.shards import MAX_PIXELS
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -206,6 +207,10 @@ def _header(dataset: pydicom.Dataset) -> Header:
             str(dataset.get("StudyDate", "") or ""),
             str(dataset.get("BurnedInAnnotation", "")).upper() == "YES",
             personal,
+            str(dataset.get("BodyPartExamined", "") or "").strip(),
+            view_of(dataset),
+            str(dataset.get("ViewPosition", "") or "").strip().upper(),
+            f"DICOM {dataset.get('Modality', '') or ''}".strip(),
         )
     except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None

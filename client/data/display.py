@@ -125,14 +125,15 @@ def _modality(dataset: pydicom.Dataset, values: _Values, notes: list[str]) -> _V
             notes.append(f"{error}: shown without it")
     try:
         slope, intercept = (_first_number(dataset, f"Rescale{name}") for name in ("Slope", "Intercept"))
-        if slope == 0:
-            raise _UnusableFieldError("RescaleSlope is 0")
     except _UnusableFieldError as error:
         notes.append(f"{error}: taken as 1 and 0")
         return values
     if slope is None or intercept is None:
         if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
             notes.append("RescaleSlope or RescaleIntercept is empty or missing: taken as 1 and 0")
+        return values
+    if slope == 0:
+        notes.append("RescaleSlope is 0: taken as 1 and 0")
         return values
     return values * slope + intercept
 
@@ -145,7 +146,7 @@ def _voi_table(dataset: pydicom.Dataset, values: _Values, notes: list[str]) -> _
     except _UnusableFieldError as error:
         notes.append(f"{error}: shown without it")
         return None
-    return table.of(values) * (255.0 / (2**table.bits - 1))
+    return np.asarray(table.of(values) * (255.0 / (2**table.bits - 1)))
 
 
 def _table(dataset: pydicom.Dataset, keyword: str, values: _Values) -> _Table:

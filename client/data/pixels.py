@@ -31,6 +31,10 @@ class Header:
         study_date: DICOM Study Date as YYYYMMDD, '' if unknown.
         burned_in: whether DICOM Burned In Annotation says YES.
         personal: names of the header's fields that hold personal data.
+        body_part: DICOM Body Part Examined, '' if unknown.
+        view: what DICOM says of the view: 'frontal', or a word for what it is instead; '' if unknown.
+        position: DICOM View Position as written, such as PA or AP; '' if unknown.
+        source: what made the image, such as 'DICOM CR' or 'PNG'; images of one hospital may differ in it.
     """
 
     modality: str = ""
@@ -38,6 +42,10 @@ class Header:
     study_date: str = field(default="", repr=False)
     burned_in: bool = False
     personal: tuple[str, ...] = ()
+    body_part: str = ""
+    view: str = ""
+    position: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,16 @@ _PERSONAL_EXIF = (
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell a DICOM file by its first ``DICOM_MARK_END`` bytes: by the mark, or where that is missing by its first field.
+    """Tell a DICOM file by its first ``DICOM_MARK_END`` bytes: by the mark, or where that is missing by a first field.
 
     Older archives and some modalities write the data set alone (PS3.10, 7.1 asks for more).
     """
     return has_dicom_preamble(head) or head.startswith(DICOM_MARK) or _begins_with_field(head)
+
+
+def is_raster(head: bytes) -> bool:
+    """Tell a PNG or JPEG by its first bytes."""
+    return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
 def has_dicom_preamble(encoded: bytes) -> bool:
@@ -85,7 +98,7 @@ def has_dicom_preamble(encoded: bytes) -> bool:
 
 
 def _begins_with_field(head: bytes) -> bool:
-    """Tell whether a file begins with a field of group 2 or 8, of any of the three uncompressed encodings (PS3.5, 7)."""
+    """Tell whether a file begins with a field of group 2 or 8, in any of the three encodings (PS3.5, 7)."""
     if len(head) < DICOM_MARK_END:
         return False
     for order in ("little", "big"):
@@ -110,7 +123,7 @@ def read_raster(encoded: bytes) -> Picture:
             if image.mode not in EIGHT_BIT_MODES:
                 raise UnusableImageError(Mistake.WRONG_DEPTH, f"mode {image.mode}")
             image.load()
-            header = Header(personal=_personal_text(image))
+            header = Header(personal=_personal_text(image), source=str(image.format))
             grey = image.mode in ("1", "L", "LA")
             return Picture(np.asarray(image.convert("L" if grey else "RGB"), np.uint8), header)
     except UnidentifiedImageError:
