@@ -80,7 +80,7 @@ def as_displayed(dataset: pydicom.Dataset, stored: npt.NDArray[np.integer]) -> S
     if str(dataset.PhotometricInterpretation).strip() == "MONOCHROME1":
         grey = 255.0 - grey
     table = np.where(is_padding, 0, np.rint(grey)).astype(np.uint8)
-    return Shown(table[stored.astype(np.int64) - least], tuple(notes))
+    return Shown(table[stored.astype(np.int64) - least], tuple(dict.fromkeys(notes)))
 
 
 def _range(dataset: pydicom.Dataset, stored: npt.NDArray[np.integer]) -> tuple[int, int]:

@@ -121,7 +121,7 @@ def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> Hospital
     try:
         return _open(folder, contract, cache_dir)
     except DataError as error:
-        _LOG.error("the data: %s", error)  # noqa: TRY400 - a traceback would name files
+        _LOG.error("the data: %s", error)
         raise DataError(UNUSABLE_DATA) from None
 
 

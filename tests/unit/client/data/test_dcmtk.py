@@ -235,7 +235,7 @@ def test_packaged_jpeg_ls_files_show_what_dcmtk_shows(name: str, tmp_path: Path)
 def test_a_file_shows_the_same_in_every_transfer_syntax(
     syntax: pydicom.uid.UID, pixels: npt.NDArray[np.generic], tmp_path: Path
 ) -> None:
-    """dcmtk reads no JPEG 2000; there the picture must be that of the uncompressed file."""
+    """Dcmtk reads no JPEG 2000; there the picture must be that of the uncompressed file."""
     bits = 8 if pixels.dtype == np.uint8 else 12
     plain = grey(pixels, bits, WindowCenter=int(pixels.mean()), WindowWidth=int(np.ptp(pixels)) // 2)
     dataset = pydicom.dcmread(io.BytesIO(plain))
