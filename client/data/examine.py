@@ -97,6 +97,27 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
             break
 
 
+def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
+    """Read one file that no hospital listed, and say what a check would find of it alone: for whoever uses a model.
+
+    Enter :func:`client.data.dicom.quiet` around it. Personal data in the header is no finding here: nothing is kept.
+
+    Args:
+        content: the whole file.
+        contract: what the model was trained for; counts and privacy do not matter.
+        file: what to call it in the findings.
+
+    Raises:
+        UnusableImageError: it cannot be read.
+    """
+    picture = read_picture(content, contract.channels)
+    entry = Entry(file, 0, "", "", None)
+    latest = (datetime.datetime.now(datetime.UTC).date() + _CLOCK_TOLERANCE).strftime("%Y%m%d")
+    header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
+    examined = _examine_picture(entry, picture, b"", header, contract)
+    return picture, tuple(finding for finding in examined.findings if finding.mistake is not Mistake.PERSONAL_DATA)
+
+
 def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
     """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of who takes the results."""
     waiting: deque[Future[_Out]] = deque()

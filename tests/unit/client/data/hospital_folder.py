@@ -133,7 +133,7 @@ def encoded(dataset: pydicom.Dataset) -> bytes:
 
 
 def workbook(sheets: Mapping[str, Sequence[Sequence[object]]], formats: Mapping[str, str] | None = None) -> bytes:
-    """Return an Excel workbook with these sheets; ``formats`` are number formats of the first one's cells, such as A2."""
+    """Return an Excel workbook with these sheets; ``formats`` gives cells of the first one a number format."""
     book = openpyxl.Workbook()
     book.remove(book.worksheets[0])
     for title, rows in sheets.items():

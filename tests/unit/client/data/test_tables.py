@@ -112,7 +112,7 @@ def test_a_row_with_cells_too_few_or_too_many_is_no_row(row: str) -> None:
 
 
 def test_numbers_of_a_workbook_are_read_as_they_are_shown() -> None:
-    sheet = [("file", "label", "patient_id"), (7, 1.0, 12.0), (8, 0, 1.5), (True, 1, datetime.datetime(2026, 1, 2))]
+    sheet = [("file", "label", "patient_id"), (7, 1.0, 12.0), (8, 0, 1.5), (True, 1, datetime.date(2026, 1, 2))]
     content = workbook({"A": sheet}, {"A2": "0000000"})
     assert [cells and tuple(cells.values()) for _, cells in rows(content)] == [
         ("0000007", "1", "12"),
@@ -157,6 +157,8 @@ def test_a_damaged_workbook_is_read_or_refused(change: bytes, place: int, cut: i
         return
 
 
-@pytest.mark.parametrize(("text", "plain"), [("1.0", "1"), ("1,00", "1"), ("007.0", "007"), ("1.5", "1.5"), ("A.0", "A.0")])
+@pytest.mark.parametrize(
+    ("text", "plain"), [("1.0", "1"), ("1,00", "1"), ("007.0", "007"), ("1.5", "1.5"), ("A.0", "A.0")]
+)
 def test_the_point_and_zero_of_a_whole_number_go(text: str, plain: str) -> None:
     assert without_point_zero(text) == plain
