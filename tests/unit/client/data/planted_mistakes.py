@@ -4,7 +4,7 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,7 +130,10 @@ def two_manifests(hospital: Hospital) -> str:
 @_found_as(Mistake.TABLE_REMARK)
 def a_manifest_in_a_workbook_of_two_sheets(hospital: Hospital) -> str:
     (hospital.folder / MANIFEST_NAME).unlink()
-    sheets = {"Sheet": [hospital.columns, *hospital.rows], "Notes": [("look", "here"), ("a", "b")]}
+    sheets: dict[str, Sequence[Sequence[object]]] = {
+        "Sheet": [hospital.columns, *hospital.rows],
+        "Notes": [("look", "here"), ("a", "b")],
+    }
     (hospital.folder / "manifest.xlsx").write_bytes(workbook(sheets))
     return "manifest.xlsx"
 

@@ -17,7 +17,7 @@ from tests.unit.client.data.hospital_folder import CLASSES, Hospital, chest_imag
 TRIALS = 2000
 
 
-def traces(numbers: npt.NDArray[np.floating], sources: list[str] | None = None) -> list[Traces]:
+def traces(numbers: npt.NDArray[np.generic], sources: list[str] | None = None) -> list[Traces]:
     rows = np.asarray(numbers, np.float32)
     return [Traces(row, source, "") for row, source in zip(rows, sources or ["PNG"] * len(rows), strict=True)]
 

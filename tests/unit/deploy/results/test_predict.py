@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -149,7 +150,7 @@ def _write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def _chest(**fields: object) -> bytes:
-    usual: dict[str, object] = {"BodyPartExamined": "CHEST", "ViewPosition": "PA"}
+    usual: dict[str, Any] = {"BodyPartExamined": "CHEST", "ViewPosition": "PA"}
     return dicom(phantom.chest(1, 64, 3).images[0, 0], **{**usual, **fields})
 
 
