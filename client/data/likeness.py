@@ -19,6 +19,10 @@ TURNED_NEARER = 0.8
 
 _QUARTER_TURNS = (1, 2, 3)
 _SIDE = 8
+_TURNS = np.stack(
+    [np.rot90(np.arange(_SIDE**2).reshape(_SIDE, _SIDE), quarter).ravel() for quarter in (0, *_QUARTER_TURNS)]
+)
+"""Places in a thumbnail: upright, then turned by each number of quarters."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ class Reference:
         Args:
             thumbnail: of one image, float32 of shape (64,).
         """
-        square = thumbnail.reshape(_SIDE, _SIDE)
-        turned = np.stack([np.rot90(square, quarter).ravel() for quarter in (0, *_QUARTER_TURNS)])
-        upright, *others = self.distances(turned).tolist()
+        upright, *others = self.distances(thumbnail[_TURNS]).tolist()
         best = min(others)
         if best < TURNED_NEARER * upright:
             return f"it fits better when turned by {90 * _QUARTER_TURNS[others.index(best)]} degrees"

@@ -67,7 +67,7 @@ def traces_of(picture: Picture) -> Traces:
         np.log(width / height),
         np.log(width * height),
         _border(grey),
-        float(np.mean([part.mean() for part in frame])),
+        sum(int(part.sum(dtype=np.int64)) for part in frame) / sum(part.size for part in frame),
         _marks(grey),
     )
     return Traces(np.array(numbers, np.float32), picture.header.source, picture.header.position)
@@ -90,7 +90,7 @@ def _marks(grey: npt.NDArray[np.uint8]) -> float:
     corners = [
         rows[:, part] for rows in (grey[:height], grey[-height:]) for part in (slice(width), slice(-width, None))
     ]
-    return float(np.mean([(corner >= _MARK_LEVEL).mean() for corner in corners]))
+    return float(np.mean([np.count_nonzero(corner >= _MARK_LEVEL) / corner.size for corner in corners]))
 
 
 @dataclass(frozen=True)

@@ -171,11 +171,9 @@ def read_labels(path: Path, key: Key, renamed: Mapping[str, str] | None = None) 
     wanted = (key.value, "label")
     new_names = {old.casefold(): new for old, new in (renamed or {}).items()}
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_MANIFEST_BYTES + 1)
-        if len(content) > MAX_MANIFEST_BYTES:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise DataError(f"--labels must have at most {MAX_MANIFEST_BYTES} bytes")
-        table = read_table(content, wanted, wanted)
+        table = read_table(path.read_bytes(), wanted, wanted)
         for line, cells in table.rows():
             if cells is None:
                 raise DataError(f"--labels, line {line}: it must have as many cells as the first line has columns")
