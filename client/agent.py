@@ -1,6 +1,12 @@
 """The hospital's side of every exchange: one request in, one reply out, and nothing the rules of DESIGN §2 forbid.
 
 The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
+
+**What a reply depends on.** The masked vector depends on the data. Everything else that leaves this hospital, refusals
+and their words included, is a function of the run description, the hospital's policy, its bookkeeping of what was asked
+before, and fresh randomness. Before a run's data is open, one bit about it is told for each task: whether it could be
+opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
+``hospital.answer_seconds``.
 """
 
 import contextlib
@@ -8,6 +14,7 @@ import datetime
 import logging
 import math
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,17 +28,29 @@ from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import HospitalData
 from client.ledger import LEDGER_FOLDER, Ledger
+from client.ledger_held import newest_anchor
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
+from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common import messages
-from common.audit_chain import Record, discard
+from common.audit_chain import AUDIT_FILE, Record, discard
 from common.audit_entries import Contributed, Joined, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
-from common.errors import AuditError, ConfideError, MissingNoiseError, PolicyError, RunError, StandingError
+from common.errors import (
+    AuditError,
+    ConfideError,
+    DataError,
+    LedgerError,
+    MissingNoiseError,
+    PolicyError,
+    RunError,
+    StandingError,
+)
 from common.flat_model import hash_model
-from common.identity import HospitalIdentity, read_certificate, verify_roster
+from common.identity import HospitalIdentity
+from common.members import KeptMembers
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -51,10 +70,11 @@ from common.messages import (
     phase_of,
 )
 from common.revocation import Revocations
+from common.round_terms import RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
-from common.secagg.errors import Place, SecAggError, UnusableModelError
+from common.secagg.errors import ModelHashError, Place, SecAggError, UnusableModelError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
@@ -65,6 +85,9 @@ _ROUNDS_KEPT = 2
 """The round in hand and the next one, whose keys ride on it; the secrets of older ones are erased."""
 
 _LONGEST_REASON = 1000
+
+_FAULT = "fault"
+"""The code of a refusal for which this program has no name."""
 
 Array = npt.NDArray[Any]
 Answer = tuple[Reply, Array | None]
@@ -80,6 +103,8 @@ class Surroundings:
         cache: a folder of its own for prepared images.
         random: source of fresh bytes.
         now: the current time.
+        clock: seconds that only ever go up, for how long a reply takes.
+        pause: waits so many seconds.
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
         apply_masks: puts the masks on.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
@@ -90,6 +115,8 @@ class Surroundings:
     cache: Path
     random: Callable[[int], bytes] = field(repr=False)
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
     record: Record = discard
     apply_masks: MaskApplier = apply_masks
     open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
@@ -107,9 +134,12 @@ class _Run:
     shared: dict[int, share_keys.SharedKeys] = field(default_factory=dict, repr=False)
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
     signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
+    fewest: dict[int, int] = field(default_factory=dict)
+    """By round, how many vectors its sum must hold for its noise to be enough."""
 
     def forget(self, round_number: int) -> None:
         """Erase the secrets of one round."""
+        self.fewest.pop(round_number, None)
         for states in (self.keys, self.shared, self.masked, self.signed):
             state = states.pop(round_number, None)
             if state is not None:
@@ -131,16 +161,16 @@ class HospitalAgent:
         surroundings: Surroundings,
     ) -> None:
         self._identity = identity
-        self._authority = authority
         self._policy = policy
         self._here = surroundings
         self._answered = AnsweredRoundsFile(surroundings.state / "answered-rounds.json", identity.name)
         self._status = StatusKeeper(
-            surroundings.state / STATUS_FILE, identity.name, policy.epsilon_budget, lambda: self._here.now().timestamp()
+            surroundings.state / STATUS_FILE, identity.name, policy, lambda: self._here.now().timestamp()
         )
         self._data: tuple[DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
         self._revocations = Revocations(surroundings.state, authority)
+        self._members = KeptMembers(surroundings.state, authority)
         self._run: _Run | None = None
         self._last_refusal: Refused | None = None
 
@@ -165,10 +195,17 @@ class HospitalAgent:
             self._status.refused(error.code)
             self._record_refusal(request, error)
             is_attack = isinstance(error, SecAggError)
-            reason = str(error)[:_LONGEST_REASON]
+            reason = _outward(error)[:_LONGEST_REASON]
             return messages.Refused(
                 hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack
             ), None
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not become words that leave this hospital
+            # Its own words may hold the name of a file, which may be a patient's; where it happened does not.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _LOG.error("a fault of this program, please report it: %s\n%s", type(error).__name__, where)
+            self._status.refused(_FAULT)
+            reason = "this hospital could not answer; its operator knows why"
+            return messages.Refused(hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False), None
 
     def _answer(self, request: Request, array: Array | None) -> Answer:
         match request:
@@ -195,13 +232,17 @@ class HospitalAgent:
         if self._run is not None and self._run.description == description:
             return self._run
         check_agreement(self._policy, description, self._identity)
-        parameters = protocol_parameters(
-            description,
-            verify_roster(description.roster, self._authority, self._here.now()),
-            max(description.aggregation.min_hospitals, self._policy.min_hospitals),
+        checked = check_roster(
+            description.roster,
+            description.member_list.encode(),
+            self._members,
+            self._revocations,
+            self._policy,
+            self._here.now(),
         )
-        certificates = {name: read_certificate(pem.encode()) for name, pem in description.roster.items()}
-        run = _Run(description, parameters, self._prepare(description), certificates)
+        least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
+        parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
+        run = _Run(description, parameters, self._prepare(description), checked.certificates)
         self._here.record(Joined(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
         self._run = run
@@ -215,10 +256,11 @@ class HospitalAgent:
             self._data = (contract, self._here.open_data(self._here.data, contract, cache))
         data = self._data[1]
         ledger = None
-        if description.privacy.mode is not PrivacyMode.NONE:
-            self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint)
+        if description.privacy.mode is not PrivacyMode.NONE or not description.evaluation.exact:
+            held = newest_anchor(self._here.state / AUDIT_FILE)
+            self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint, held)
             ledger = self._ledger
-        return Contributor(description, data, ledger, self._policy.epsilon_budget, self._here.random, cache)
+        return Contributor(description, data, ledger, self._policy, self._here.random, cache)
 
     def _known_run(self, request: ShareKeys | MaskedInput | CheckConsistency | Unmask) -> _Run:
         if self._run is None or self._run.description.run_id != request.run_id:
@@ -258,38 +300,53 @@ class HospitalAgent:
         shared = _state(run.shared, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
         self._check_standing(run, asked.cohort)
-        model = _checked_model(array, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
-        model_hash = hash_model(model)
+        terms = RoundTerms.decode(asked.terms)
+        model = _checked_model(array, terms, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
+        started = self._here.clock()
         with contextlib.ExitStack() as at_the_end:
             # A bad share is refused here, before training has cost any privacy.
-            accepted = masked_input.accept(shared, asked, model_hash)
+            accepted = masked_input.accept(shared, asked)
             at_the_end.callback(accepted.erase)
+            run.contributor.check(terms, len(asked.cohort))
             self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
             # Whatever happens from here on, nobody masks with these keys again.
             at_the_end.callback(run.shared.pop(round_number).erase)
-            contribution = run.contributor.contribute(
-                round_number, model, cohort=len(asked.cohort), train=request.train
-            )
-            self._record_contribution(run, round_number, model_hash, contribution.epsilon, train=request.train)
+            contribution = run.contributor.contribute(round_number, terms, model, cohort=len(asked.cohort))
+            self._record_contribution(run, round_number, terms, contribution.epsilon)
             self._note(run, round_number, contribution)
-            started = time.perf_counter()
             run.masked[round_number], message, vector = masked_input.mask_accepted(
                 accepted, contribution.vector, self._here.apply_masks
             )
-            masking_seconds = time.perf_counter() - started
+            run.fewest[round_number] = terms.fewest_survivors
+        self._keep_time(started)
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
         reply = InputMasked(
             masked=secagg.encode(message),
             advertised=advertised,
             epsilon=contribution.epsilon,
-            training_seconds=contribution.training_seconds,
-            masking_seconds=masking_seconds,
         )
         return reply, vector
 
+    def _keep_time(self, started: float) -> None:
+        """Let no vector out before the time that the operator has stated, which tells nothing about the data."""
+        stated = self._policy.answer_seconds
+        if not stated:
+            return
+        left = started + stated - self._here.clock()
+        if left < 0:
+            _LOG.warning("a vector took %.1f s longer than hospital.answer_seconds = %g states", -left, stated)
+        else:
+            self._here.pause(left)
+
     def _note(self, run: _Run, round_number: int, contribution: Contribution) -> None:
         """Write down, for the hospital's own staff alone, what the round cost and how good its model is here."""
-        self._status.contributed(round_number, contribution.epsilon, contribution.records_per_second)
+        self._status.contributed(
+            round_number,
+            spent=None if contribution.epsilon is None else contribution.epsilon.spent,
+            evaluation_spent=contribution.evaluation_epsilon,
+            records_per_second=contribution.records_per_second,
+            notes=contribution.notes,
+        )
         if contribution.own is not None:
             spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
             now = self._here.now().timestamp()
@@ -301,7 +358,7 @@ class HospitalAgent:
         self._answered.check(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         masked = _state(run.masked, round_number, self._identity.name)
         survivors = self._decode(run, round_number, Phase.CONSISTENCY_CHECK, request.survivors, secagg.SurvivorList)
-        _require_noise(run, masked, survivors)
+        _require_noise(run, survivors)
         self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
         encoded = secagg.encode(signature)
@@ -321,7 +378,7 @@ class HospitalAgent:
         signed = run.signed.get(round_number)
         masked = signed.masked if signed else _state(run.masked, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
-        _require_noise(run, masked, asked)
+        _require_noise(run, asked)
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
         try:
             revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
@@ -349,26 +406,29 @@ class HospitalAgent:
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
         self._check_standing(run, [self._identity.name])
-        model = _checked_model(array, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
+        terms = RoundTerms.decode(request.terms)
+        model = _checked_model(array, terms, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
+        cohort = len(run.description.roster)
+        run.contributor.check(terms, cohort)
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
-        contribution = run.contributor.contribute(request.round_number, model, cohort=1, train=request.train)
-        self._record_contribution(
-            run, request.round_number, hash_model(model), contribution.epsilon, train=request.train
-        )
+        started = self._here.clock()
+        contribution = run.contributor.contribute(request.round_number, terms, model, cohort=cohort)
+        self._record_contribution(run, request.round_number, terms, contribution.epsilon)
         self._note(run, request.round_number, contribution)
-        reply = InputPlain(epsilon=contribution.epsilon, training_seconds=contribution.training_seconds)
-        return reply, contribution.vector
+        self._keep_time(started)
+        return InputPlain(epsilon=contribution.epsilon), contribution.vector
 
     def _record_contribution(
-        self, run: _Run, round_number: int, model_hash: bytes, epsilon: EpsilonReport | None, *, train: bool
+        self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None
     ) -> None:
-        ledger = None if self._ledger is None or epsilon is None else str(self._ledger.head())
+        ledger = None if self._ledger is None else str(self._ledger.head())
         self._here.record(
             Contributed(
                 run_id=run.parameters.run_id,
                 round_number=round_number,
-                train=train,
-                model_hash=model_hash.hex(),
+                train=terms.trains,
+                model_hash=terms.model_hash.hex(),
+                terms=terms.encode().hex(),
                 epsilon=None if epsilon is None else epsilon.spent,
                 budget=None if epsilon is None else epsilon.budget,
                 ledger=ledger,
@@ -382,7 +442,7 @@ class HospitalAgent:
             round_number=request.round_number,
             hospital=self._identity.name,
             code=error.code,
-            reason=str(error)[:_LONGEST_REASON],
+            reason=_outward(error)[:_LONGEST_REASON],  # Others read this chain when a run is verified.
         )
         if refusal == self._last_refusal:
             return
@@ -410,23 +470,31 @@ def _state(states: dict[int, Any], round_number: int, hospital: str) -> Any:  # 
     return state
 
 
-def _require_noise(
-    run: _Run, masked: masked_input.MaskedState, listed: secagg.SurvivorList | secagg.UnmaskingRequest
-) -> None:
+def _outward(error: ConfideError) -> str:
+    """Return the words of a refusal that leave this hospital.
+
+    What is wrong with its data, its ledger or its chain is for its own operator, who finds it in the log.
+    """
+    if isinstance(error, DataError):
+        return "this hospital's data is not ready for the run's task; its operator knows why"
+    if isinstance(error, LedgerError | AuditError):
+        return "this hospital's records do not let it take part; its operator knows why"
+    return str(error)
+
+
+def _require_noise(run: _Run, listed: secagg.SurvivorList | secagg.UnmaskingRequest) -> None:
     """Refuse to help unmask a sum that holds fewer shares of the noise than its ε is claimed for."""
-    mechanism = run.contributor.mechanism
-    if mechanism is None:
-        return
-    fewest = mechanism.fewest_survivors(len(masked.cohort))
+    fewest = run.fewest.get(listed.round_number, 0)
     if len(listed.survivors) < fewest:
         raise MissingNoiseError(
             f"round {listed.round_number}: the noise of at least {fewest} hospitals must be in the sum, got "
             f"{len(listed.survivors)}; raise privacy.tolerated_dropouts where more than "
-            f"{mechanism.tolerated_dropouts} may drop out"
+            f"{run.description.privacy.tolerated_dropouts} may drop out"
         )
 
 
-def _checked_model(array: Array | None, run: _Run, place: Place) -> npt.NDArray[np.float32]:
+def _checked_model(array: Array | None, terms: RoundTerms, run: _Run, place: Place) -> npt.NDArray[np.float32]:
+    """Return the model that came with a request, which must be the one that its terms name."""
     length = run.contributor.layout.parameters
     if array is None or array.dtype != np.float32 or array.shape != (length,):
         got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
@@ -434,4 +502,6 @@ def _checked_model(array: Array | None, run: _Run, place: Place) -> npt.NDArray[
     model = np.ascontiguousarray(array)
     if not np.isfinite(model).all():
         raise UnusableModelError(place, "a model must be finite, got infinite or undefined parameters")
+    if hash_model(model) != terms.model_hash:
+        raise ModelHashError(place, "the model must be the one that the round's terms name, got another")
     return model

@@ -1,10 +1,15 @@
-"""A hospital's part in a round before any mask: book the privacy, train, evaluate, encode."""
+"""A hospital's part in a round before any mask: book the privacy, train, evaluate, encode.
 
-import contextlib
+**Rule.** What leaves here is the vector and one :class:`~common.messages.EpsilonReport`. The report, and every refusal,
+is a function of the run description, the hospital's policy and what its ledger was asked to book before: never of the
+data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall
+short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
+"""
+
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,26 +17,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from client.data.hospital_data import HospitalData
+from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
 from client.ledger import Ledger
-from client.training import TrainingData, evaluate, noisy_gradient_sum, schedule, train_locally
-from common.config import PrivacyMode, RunDescription
-from common.errors import PrivacyError, RunError
-from common.evaluation import EvaluationCounts, Metrics, metrics
-from common.keystream import Keystream
+from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
+from common.config import HospitalConfig, PrivacyMode, RunDescription
+from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
+from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.plan import Part, Release
+from common.evaluation.tree import answer, asked
+from common.keystream import SEED_BYTES, Keystream
 from common.messages import EpsilonReport
 from common.models import registry
-from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
-from common.privacy.calibration import noise_multiplier, require_enough_units, require_meaningful
-from common.run_terms import mechanism_of, verified_layout_of
-from common.vector import WeightRangeError
+from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
+from common.privacy.budget import Account, Booking, BudgetPolicy
+from common.privacy.calibration import local_event
+from common.privacy.schedule import schedule_of
+from common.round_terms import RoundTerms
+from common.run_terms import (
+    evaluation_plan_of,
+    fewest_survivors,
+    mechanism_of,
+    release_mechanism,
+    verified_layout_of,
+)
+from common.vector import Tail
 
 _SEED_LENGTH = 8
 """Bytes of ``experiment.seed``."""
 
+_OWN_BINS = 256
+"""Of the score histogram behind a hospital's own figures, which stay at home."""
+
+_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}
 
 _LOG = logging.getLogger("confide.hospital")
+
+Array = npt.NDArray[Any]
+Random = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
@@ -40,17 +63,19 @@ class Contribution:
 
     Attributes:
         vector: (vector length,) of the ring, not yet masked; must not leave the hospital in mode ``secure``.
-        epsilon: what the hospital's ledger says after this round; None in mode ``none``.
-        training_seconds: of training and evaluation.
+        epsilon: what the hospital has spent on training after this round; None in mode ``none``.
+        evaluation_epsilon: spent on each part so far, for the hospital's own operator.
         records_per_second: through the training steps, for the hospital's own operator; None without training.
         own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
+        notes: what the hospital's operator should know; must not leave the hospital.
     """
 
-    vector: npt.NDArray[Any] = field(repr=False)
+    vector: Array = field(repr=False)
     epsilon: EpsilonReport | None
-    training_seconds: float
+    evaluation_epsilon: dict[str, float] = field(default_factory=dict)
     records_per_second: float | None = field(default=None, repr=False)
     own: Metrics | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
 
 class Contributor:
@@ -59,15 +84,14 @@ class Contributor:
     Args:
         run: the agreed description.
         data: of this hospital.
-        ledger: of this hospital; None in mode ``none``.
-        budget: ε that this hospital spends at most, over all runs.
+        ledger: of this hospital; None where nothing in the run is private.
+        policy: what the hospital states, and its budgets.
         random: source of fresh bytes, ``os.urandom``.
         cache: the hospital's own folder for what is computed once from its images.
 
     Raises:
-        PrivacyError: the run's δ, batch or ε mean nothing on this hospital's data.
+        PrivacyError: the run's noise does not keep the ε that it names.
         ConfigError: the description contradicts itself.
-        WeightRangeError: this hospital has more records than the run lets one have; known before any ε is spent.
     """
 
     def __init__(
@@ -75,74 +99,141 @@ class Contributor:
         run: RunDescription,
         data: HospitalData,
         ledger: Ledger | None,
-        budget: float,
-        random: Callable[[int], bytes],
+        policy: HospitalConfig,
+        random: Random,
         cache: Path,
     ) -> None:
         self._run = run
-        self._fingerprint = data.fingerprint
+        self._policy = policy
         self._ledger = ledger
-        self._budget = budget
         self._random = random
-        self._train, self._validation, self._test = (
-            TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
-            for part in (data.train, data.validation, data.test)
-        )
+        self._fingerprint = data.fingerprint
         self.layout = verified_layout_of(run)
-        self.mechanism = mechanism_of(run)
-        self._plan = schedule(self._train, run.training, run.privacy)
-        self._weight = self._weight_in_the_mean()
-        with _telling_no_size("aggregation.max_weight"):
-            self.layout.check_weight(self._weight)
+        self.plan = evaluation_plan_of(run)
+        self._mechanism = mechanism_of(run)
+        self._accountant = Accountant(run.privacy.accountant)
+        self._schedule = schedule_of(run.training, run.privacy)
+        self._event = self._calibrate()
+        self._check_evaluation_noise()
+        # Which units count where there are too many: a function of the run alone, so that it tells nothing of them.
+        self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
         )
-        self._accountant = Accountant(run.privacy.accountant)
-        self._event = self._calibrate()
 
-    def _weight_in_the_mean(self) -> int:
-        """Return by how much this hospital counts: its records, or in mode ``distributed`` the units in its batches.
+        def prepared(part: HospitalRecords) -> TrainingData:
+            return TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
 
-        The latter is the expected number, which follows from public terms and the number of units; the real one is
-        secret.
-        """
-        if self.mechanism is None:
-            return len(self._train)
-        return max(1, round(self._plan.sample_rate * self._plan.units))
+        everything = prepared(data.train)
+        self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
+        self._validation, self._test = prepared(data.validation), prepared(data.test)
+        self.notes = self._shortfalls(everything)
 
     def _calibrate(self) -> MechanismEvent | None:
-        """Return what one round costs, with the noise that makes all rounds together cost the target ε."""
-        training, privacy, plan = self._run.training, self._run.privacy, self._plan
-        if privacy.mode is PrivacyMode.NONE:
+        """Return what the training of one round costs; all rounds together cost at most the target ε."""
+        run, rounds = self._run, self._run.experiment.rounds
+        if run.privacy.mode is PrivacyMode.NONE:
             return None
-        if self.mechanism is not None:
-            with _telling_no_size("privacy.delta"):
-                require_enough_units(plan.units, privacy.delta, privacy.unit)
-            return self._as_described(self.mechanism.event(plan.sample_rate))
-        with _telling_no_size("training.batch_size and privacy.delta"):
-            require_meaningful(plan.units, training.batch_size, privacy.delta, privacy.unit)
-        sigma = noise_multiplier(
-            privacy.target_epsilon,
-            privacy.delta,
-            plan.sample_rate,
-            plan.steps * self._run.experiment.rounds,
-            self._accountant,
-        )
-        return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, sigma, plan.sample_rate, plan.steps)
-
-    def _as_described(self, event: MechanismEvent) -> MechanismEvent:
-        """Return the event, or refuse the noise that a server has put into the description if it misses the target."""
-        privacy, rounds = self._run.privacy, self._run.experiment.rounds
-        reached = epsilon([event] * rounds, privacy.delta, self._accountant)
-        if reached > privacy.target_epsilon:
+        if self._mechanism is None:
+            return local_event(run.training, run.privacy, rounds)
+        event = self._mechanism.event(self._schedule.sample_rate)
+        reached = epsilon([event] * rounds, run.privacy.delta, self._accountant)
+        if reached > run.privacy.target_epsilon:
             raise PrivacyError(
-                f"the run's noise multiplier must keep its target ε = {privacy.target_epsilon:g} for {rounds} rounds, "
-                f"got {event.noise_multiplier:g}, which comes to {rounded_up(reached):g}"
+                f"the run's noise multiplier must keep its target ε = {run.privacy.target_epsilon:g} for {rounds} "
+                f"rounds, got {event.noise_multiplier:g}, which reaches {rounded_up(reached):g}"
             )
         return event
 
+    def _check_evaluation_noise(self) -> None:
+        """Refuse a plan whose releases together cost more than the ε that the run names for evaluation."""
+        if self.plan is None:
+            return
+        target, delta = self._run.evaluation.target_epsilon, self._run.privacy.delta
+        for part in Part:
+            events = [self._release_event(release) for release in self.plan.releases if release.part is part]
+            reached = epsilon(events, delta, self._accountant)
+            if reached > target:
+                raise PrivacyError(
+                    f"the evaluation plan must keep its target ε = {target:g} for each {part} record, "
+                    f"got {rounded_up(reached):g}"
+                )
+
+    def _release_event(self, release: Release) -> MechanismEvent:
+        assert self.plan is not None  # noqa: S101 - a release has a plan
+        return release_mechanism(self._run, self.plan, release).event(1.0)
+
+    def _shortfalls(self, everything: TrainingData) -> tuple[str, ...]:
+        """Return what the operator should know about the data against what the policy states; it stays here."""
+        policy, unit, found = self._policy, self._run.privacy.unit, []
+        stated = {
+            "training": (everything, policy.stated_training_units),
+            "validation": (self._validation, policy.stated_validation_units),
+            "test": (self._test, policy.stated_test_units),
+        }
+        for name, (part, units) in stated.items():
+            there = part.count(unit)
+            if there < units:
+                found.append(f"hospital.stated_{name}_units states {units} {unit}s, {there} are there")
+        most = self._run.aggregation.max_weight
+        if everything.count(unit) > most:
+            found.append(f"the run takes {most} training {unit}s of a hospital, {everything.count(unit)} are there")
+        if policy.stated_units_per_class:
+            labels = everything.labels.numpy()
+            fewest = int(np.bincount(labels, minlength=len(self._run.classes)).min()) if len(labels) else 0
+            if fewest < policy.stated_units_per_class:
+                found.append(
+                    f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
+                )
+        for note in found:
+            _LOG.warning("%s; nothing of this is told to the server", note)
+        return tuple(found)
+
+    def check(self, terms: RoundTerms, cohort: int) -> Release | None:
+        """Return the release that a round's terms ask for, or refuse terms that the run does not allow.
+
+        Raises:
+            RunError: the terms ask for nothing, for a release that the plan does not have, or for a sum whose noise
+                would be too little.
+            EvaluationSpentError: the release was asked for as often as the run allows.
+        """
+        fewest = fewest_survivors(self._run, cohort, trains=terms.trains, measures=terms.question is not None)
+        if terms.fewest_survivors != fewest:
+            raise RunError(
+                f"this round's sum must be over at least {fewest} hospitals, its terms say {terms.fewest_survivors}"
+            )
+        if self._mechanism is not None and terms.trains:
+            self._mechanism.share_variance(cohort)  # Refuses a cohort without enough honest noise.
+        if terms.question is None:
+            if not terms.trains and self.plan is not None:
+                raise RunError("a round without training must ask for a release of the evaluation plan")
+            return None
+        if self.plan is None:
+            raise RunError("a run with exact counts has no evaluation plan to ask from")
+        asked(self.plan, terms.question)
+        release = self.plan.release(terms.question.release)
+        release_mechanism(self._run, self.plan, release).share_variance(cohort)
+        self._check_repeats(release)
+        return release
+
+    def _check_repeats(self, release: Release) -> None:
+        if self._ledger is None or self.plan is None:
+            return
+        alike = [
+            each
+            for each in self.plan.releases
+            if each.part is release.part and self._release_event(each) == self._release_event(release)
+        ]
+        allowed = len(alike) + self._run.evaluation.repeats
+        booked = self._ledger.lines(self._run.run_id, _ACCOUNTS[release.part], self._release_event(release))
+        if booked >= allowed:
+            raise EvaluationSpentError(
+                f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
+                f"{allowed}; the run goes on without it"
+            )
+
     def contribute(
-        self, round_number: int, model: npt.NDArray[np.float32], *, cohort: int, train: bool
+        self, round_number: int, terms: RoundTerms, model: npt.NDArray[np.float32], *, cohort: int
     ) -> Contribution:
         """Return this hospital's vector for one round.
 
@@ -150,87 +241,175 @@ class Contributor:
 
         Args:
             round_number: of the protocol.
-            model: (d,) float32, the round's global model.
-            cohort: hospitals whose vectors are added, which together make the noise of mode ``distributed``.
-            train: False asks for the evaluation alone: no gradient, no cost.
+            terms: what the round asks for, as bound into its masks.
+            model: (d,) float32, the round's global model, of any finite values.
+            cohort: hospitals whose vectors are added, which together make the noise.
 
         Raises:
-            BudgetExceededError: the round would pass this hospital's budget; nothing was computed.
-            RunError: the model has another shape, or training diverged.
+            BudgetExceededError: the round would pass this hospital's budget for training; nothing was computed.
+            RunError, EvaluationSpentError: as :meth:`check`; or the model has another shape.
         """
+        release = self.check(terms, cohort)
         if model.shape != (self.layout.parameters,) or model.dtype != np.float32:
             raise RunError(
                 f"the model must be {self.layout.parameters} float32 numbers, got {model.shape} of {model.dtype}"
             )
-        epsilon = self._book(round_number) if train else self._report()
-        random = self._source_for(model)
+        report = self._book_training(round_number) if terms.trains else self._report()
+        answered = release is not None and self._book_release(round_number, release)
+        random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
+        validation, test, own = self._measured(model)
         started = time.perf_counter()
-        counts = evaluate(self._model, model, self._validation, self._test, self.layout.evaluation)
-        training_from = time.perf_counter()
-        vector = self._vector(model, counts, cohort, random, train=train)
-        rate = self._records_of_a_round() / (time.perf_counter() - training_from) if train else None
-        return Contribution(vector, epsilon, time.perf_counter() - started, rate, metrics(counts))
+        change = self._change(model, cohort, random) if terms.trains else self._no_change()
+        rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
+        tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
+        vector = (
+            self.layout.encode_integers(change, tail) if self._mechanism else self.layout.encode(change, tail, random)
+        )
+        return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes)
 
-    def _vector(
+    def _no_change(self) -> Array:
+        return np.zeros(self.layout.parameters, np.int64 if self._mechanism else np.float32)
+
+    def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
+        """Return this hospital's change of the model, or its part of a step in mode ``distributed``.
+
+        Whatever goes wrong with the data, the change of a hospital without any is returned, with all its noise.
+        """
+        try:
+            return self._trained(self._train, model, cohort, random)
+        except Exception as error:  # noqa: BLE001 - whatever it is, to stop would tell the server that it happened
+            _LOG.error("training failed on this hospital's records (%s); this round goes on without them", _kind(error))
+            return self._trained(self._train.emptied(), model, cohort, random)
+
+    def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
+        run, stated = self._run, self._policy.stated_training_units
+        if self._mechanism is not None:
+            return noisy_gradient_sum(
+                self._model, model, data, run.privacy, self._mechanism, self._schedule.sample_rate, cohort, random
+            ).total
+        sigma = 0.0 if self._event is None else self._event.noise_multiplier
+        expected = self._schedule.sample_rate * stated
+        return train_locally(
+            self._model, model, data, run.training, run.privacy, sigma, random, expected_units=expected
+        ).delta
+
+    def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
+        """Return the model's scores on both parts, and what they say to this hospital's own staff."""
+        try:
+            validation, test = scores(self._model, model, self._validation, self._test, len(self._run.classes))
+        except Exception as error:  # noqa: BLE001 - as in _change
+            _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
+            self._validation, self._test = self._validation.emptied(), self._test.emptied()
+            none = np.zeros((0, len(self._run.classes)), np.float32)
+            return none, none, None
+        return (
+            validation,
+            test,
+            metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS))),
+        )
+
+    def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
+        return EvaluationCounts(
+            validation=count(validation, self._validation.labels.numpy(), shape),
+            test=count(test, self._test.labels.numpy(), shape),
+        )
+
+    def _tail(
         self,
-        model: npt.NDArray[np.float32],
-        counts: EvaluationCounts,
+        terms: RoundTerms,
+        release: Release | None,
+        validation: Array,
+        test: Array,
         cohort: int,
-        random: Callable[[int], bytes],
+        noise: Keystream,
         *,
-        train: bool,
-    ) -> npt.NDArray[Any]:
-        """Return this hospital's change of the model, or its part of a step in mode ``distributed``, and the counts."""
-        if self.mechanism is None:
-            change = self._train_from(model, random) if train else np.zeros_like(model)
-            return self.layout.encode(change, self._weight, counts, random)
-        if not train:
-            return self.layout.encode_integers(np.zeros(len(model), np.int64), self._weight, counts)
-        privacy, rate = self._run.privacy, self._plan.sample_rate
-        part = noisy_gradient_sum(self._model, model, self._train, privacy, self.mechanism, rate, cohort, random)
-        return self.layout.encode_integers(part.total, self._weight, counts)
+        answered: bool,
+    ) -> Tail:
+        """Return what stands before the change: what the policy states, and the evaluation with its noise."""
+        policy = self._policy
+        if isinstance(self.layout.evaluation, EvaluationShape):
+            counts = self._counts(validation, test, self.layout.evaluation)
+            return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts.flat())
+        entries = np.zeros(self.layout.evaluation, np.int64)
+        units = {Part.VALIDATION: 0, Part.TEST: 0}
+        if release is not None and self.plan is not None and terms.question is not None:
+            mechanism = release_mechanism(self._run, self.plan, release)
+            if answered:
+                is_validation = release.part is Part.VALIDATION
+                part, logits = (self._validation, validation) if is_validation else (self._test, test)
+                units[release.part] = policy.stated_validation_units if is_validation else policy.stated_test_units
+                entries += answer(
+                    self.plan,
+                    terms.question,
+                    logits,
+                    part.labels.numpy(),
+                    part.units(self._run.privacy.unit).numpy(),
+                    units[release.part],
+                    self._choice,
+                )
+            # A hospital that has no budget left for this adds its share of the noise, and states no units.
+            entries += mechanism.noise_share(cohort, noise)
+        return Tail(policy.stated_training_units, units[Part.VALIDATION], units[Part.TEST], entries)
 
     def _records_of_a_round(self) -> float:
         """Return how many records are expected to pass through the training steps of one round."""
-        return self._plan.steps * self._plan.sample_rate * len(self._train)
+        return self._schedule.steps * self._schedule.sample_rate * len(self._train)
 
-    def _source_for(self, model: npt.NDArray[np.float32]) -> Callable[[int], bytes]:
-        """Return the source of this round's sampling, noise and rounding.
+    def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
+        """Return the source of this round's sampling, training noise and rounding.
 
-        In mode ``none`` there is nothing to keep secret, and a vector is a function of the run's seed, the data and the
-        model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        Always of one seed, so that how much is drawn, which depends on the data, moves nothing that is drawn later.
+        In mode ``none`` training has nothing to keep secret, and a change is a function of the run's seed, the data and
+        the model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        Evaluation's noise never comes from here.
         """
         if self._run.privacy.mode is not PrivacyMode.NONE:
-            return self._random
+            return Keystream(self._random(SEED_BYTES)).draw
         seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
         return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
 
-    def _train_from(self, model: npt.NDArray[np.float32], random: Callable[[int], bytes]) -> npt.NDArray[np.float32]:
-        sigma = 0.0 if self._event is None else self._event.noise_multiplier
-        return train_locally(
-            self._model, model, self._train, self._run.training, self._run.privacy, sigma, random
-        ).delta
-
-    def _book(self, round_number: int) -> EpsilonReport | None:
+    def _book_training(self, round_number: int) -> EpsilonReport | None:
         if self._ledger is None or self._event is None:
             return None
-        delta = self._run.privacy.delta
-        spent = self._ledger.record(self._run.run_id, round_number, self._event, self._budget, delta, self._accountant)
-        return EpsilonReport(rounded_up(spent), self._budget)
+        privacy = self._run.privacy
+        colluders = None if self._mechanism is None else privacy.colluders
+        booking = Booking(Account.TRAINING, self._event, privacy.unit, colluders, privacy.delta)
+        policy = self._budget(Account.TRAINING)
+        spent = self._ledger.record(self._run.run_id, round_number, booking, policy, self._accountant)
+        return EpsilonReport(rounded_up(spent), policy.budget)
+
+    def _book_release(self, round_number: int, release: Release) -> bool:
+        """Book a release, if this hospital's budget for it allows; says whether it does."""
+        if self._ledger is None:
+            return False
+        privacy, account = self._run.privacy, _ACCOUNTS[release.part]
+        booking = Booking(account, self._release_event(release), privacy.unit, privacy.colluders, privacy.delta)
+        try:
+            self._ledger.record(self._run.run_id, round_number, booking, self._budget(account), self._accountant)
+        except BudgetExceededError as error:
+            _LOG.warning("the model is not measured on this hospital's %s records: %s", release.part, error)
+            return False
+        return True
+
+    def _budget(self, account: Account) -> BudgetPolicy:
+        return BudgetPolicy.of(self._policy, account)
 
     def _report(self) -> EpsilonReport | None:
-        if self._ledger is None:
+        if self._ledger is None or self._event is None:
             return None
-        return EpsilonReport(rounded_up(self._ledger.spent(self._run.privacy.delta, self._accountant)), self._budget)
+        policy = self._budget(Account.TRAINING)
+        return EpsilonReport(rounded_up(self._ledger.spent(Account.TRAINING, policy, self._accountant)), policy.budget)
+
+    def evaluation_spent(self) -> dict[str, float]:
+        """Return what evaluations have cost each record of a part so far, for the hospital's own operator."""
+        if self._ledger is None:
+            return {}
+        return {
+            part.value: rounded_up(self._ledger.spent(account, self._budget(account), self._accountant))
+            for part, account in _ACCOUNTS.items()
+        }
 
 
-@contextlib.contextmanager
-def _telling_no_size(settings: str) -> Iterator[None]:
-    """Log a refusal that says how much data is here, and raise one that does not: its reason goes to the server."""
-    try:
-        yield
-    except (PrivacyError, WeightRangeError) as error:
-        _LOG.warning("%s", error)
-        raise type(error)(
-            f"the run's {settings} must fit how much data this hospital has, which it tells nobody; its log says more"
-        ) from None
+def _kind(error: Exception) -> str:
+    """Return what kind of error it is; its words may hold the name of a file, which may be a patient's."""
+    return type(error).__name__

@@ -43,6 +43,7 @@ from common.identity import (
     write_private,
 )
 from common.invitation import Invitation, join_host_port
+from common.members import KeptMembers
 from common.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
@@ -155,9 +156,9 @@ def join(invitation: Invitation, place: Place, config: Config, say: Callable[[st
 
 
 def ask_standing(
-    service: EnrolmentService, identity: HospitalIdentity, state: Path, revocations: Revocations
+    service: EnrolmentService, identity: HospitalIdentity, state: Path, revocations: Revocations, members: KeptMembers
 ) -> Stands:
-    """Ask how this hospital stands, and keep what comes: the newest revocation list, and a renewed certificate.
+    """Ask how this hospital stands, and keep what comes: the newest lists, and a renewed certificate.
 
     Raises:
         EnrolmentError: the server cannot be reached or refuses.
@@ -166,7 +167,11 @@ def ask_standing(
     request = request_hospital_certificate(identity.name, identity.key)
     pem = certificate_pem(identity.certificate)
     stands = service.standing(Standing(certificate=pem, request=request))
-    newest = revocations.accept(stands.revocations)
+    try:
+        # The member list goes first: the revocation list knows its number, and runs must be described with that one.
+        members.accept(stands.members)
+    finally:
+        newest = revocations.accept(stands.revocations)
     if stands.certificate != pem and identity.certificate.serial_number not in newest.revoked:
         now = datetime.datetime.now(datetime.UTC)
         key = verify_hospital_certificate(stands.certificate, identity.name, service.authority, now)
@@ -252,6 +257,12 @@ def _settle(
     if verify_hospital_certificate(joined.certificate, name, service.authority, now) != key.public_key():
         raise EnrolmentError("the certificate must hold this hospital's own key; the server sent another")
     state, relay, authority = place.state, place.state / RELAY_FOLDER, certificate_pem(service.authority)
+    members = KeptMembers(state, service.authority).accept(joined.members)
+    if members.members.get(name) != key.public_key().public_bytes_raw():
+        raise EnrolmentError(
+            f"the authority's member list must name {name} with this hospital's own key; the server sent list number "
+            f"{members.number}, which does not; ask the consortium's operator"
+        )
     Revocations(state, service.authority).accept(joined.revocations)
     write_private(state / "ca.pem", authority)
     write_private(relay / "ca.pem", authority)

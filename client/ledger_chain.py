@@ -21,17 +21,23 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.config import RunId
 from common.errors import LedgerError, PrivacyError
-from common.privacy.accounting import MechanismEvent
+from common.privacy.budget import Booking
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Lines of version 1 knew neither account, nor unit, nor adversary."""
 
-ANCHOR_VERSION: Final = 2
-"""The anchor of version 1 did not name the data set it belongs to."""
+ANCHOR_VERSION: Final = 3
+"""The anchor of version 1 did not name the data set it belongs to, that of version 2 was of ledgers of version 1."""
 
 LOCK_SECONDS = 30.0
 """Composing takes well under a second, so whoever holds the lock for longer hangs."""
 
 OPERATOR = "training is refused until the operator decides: `confide hospital ledger verify`, then `accept`"
+
+OLDER = (
+    "the ledger is of an earlier version of Confide, whose lines name no account, unit or adversary; its operator runs "
+    "`confide hospital ledger accept`, which carries all that is spent over as training's, for each record"
+)
 
 NONE_HERE = "there is no ledger here; it begins when the hospital first joins a run"
 
@@ -50,54 +56,6 @@ CREATE TRIGGER append_only_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(AB
 
 
 Hexadecimal = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Delta = Annotated[float, Field(gt=0, lt=1)]
-
-
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    time: int = Field(default_factory=lambda: int(time.time()))
-    """Unix seconds on the hospital's clock; for people, nothing is decided by it."""
-
-
-class Opened(_Line):
-    """The first line of a new ledger."""
-
-    kind: Literal["opened"] = "opened"
-    version: Literal[1] = VERSION
-    fingerprint: Hexadecimal
-    nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
-    """Random, so that no two ledgers share a digest."""
-
-
-class Accepted(_Line):
-    """The first line after an operator's decision: what was wrong, and what was spent at least."""
-
-    kind: Literal["accepted"] = "accepted"
-    version: Literal[1] = VERSION
-    fingerprint: Hexadecimal
-    nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
-    fault: str
-    reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)]
-    refused: Hexadecimal
-    """SHA-256 of the refused file, which is kept; of nothing, when there was none."""
-    events: tuple[MechanismEvent, ...]
-    """For each mechanism the larger of what the refused file and the anchor say."""
-    smallest_delta: Delta | None
-
-
-class Spent(_Line):
-    """One mechanism invocation, written before it happens."""
-
-    kind: Literal["spent"] = "spent"
-    run_id: RunId
-    round_number: Annotated[int, Field(ge=0)]
-    event: MechanismEvent
-    delta: Delta
-
-
-Line = Opened | Accepted | Spent
-_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
 
 class Anchor(BaseModel):
@@ -129,16 +87,64 @@ class Anchor(BaseModel):
         return cls(sequence=int(sequence), digest=digest)
 
 
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    time: int = Field(default_factory=lambda: int(time.time()))
+    """Unix seconds on the hospital's clock; for people, nothing is decided by it."""
+
+
+class Opened(_Line):
+    """The first line of a new ledger."""
+
+    kind: Literal["opened"] = "opened"
+    version: Literal[2] = VERSION
+    fingerprint: Hexadecimal
+    nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
+    """Random, so that no two ledgers share a digest."""
+
+
+class Accepted(_Line):
+    """The first line after an operator's decision: what was wrong, and what was spent at least."""
+
+    kind: Literal["accepted"] = "accepted"
+    version: Literal[2] = VERSION
+    fingerprint: Hexadecimal
+    nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
+    fault: str
+    reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)]
+    refused: Hexadecimal
+    """SHA-256 of the refused file, which is kept; of nothing, when there was none."""
+    bookings: tuple[Booking, ...]
+    """For each kind of booking the larger of what the refused file and the anchor say, as steps of its event."""
+    superseded: Anchor | None = None
+    """The newest line that the hospital's audit chain knew of, of the ledger that this one follows."""
+    forgotten: bool = False
+    """Whether that line was in neither file, so that what it and others spent is not in ``bookings``."""
+
+
+class Spent(_Line):
+    """One mechanism invocation, written before it happens."""
+
+    kind: Literal["spent"] = "spent"
+    run_id: RunId
+    round_number: Annotated[int, Field(ge=0)]
+    booking: Booking
+
+
+Line = Opened | Accepted | Spent
+_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+
+
 class AnchorFile(BaseModel):
     """What stands beside the database: its head, and what was spent on which data set, should the database be lost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    version: Literal[2] = ANCHOR_VERSION
+    version: Literal[3] = ANCHOR_VERSION
     fingerprint: Hexadecimal
     head: Anchor
-    events: tuple[MechanismEvent, ...]
-    smallest_delta: Delta | None
+    bookings: tuple[Booking, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +221,14 @@ def exists(folder: Path) -> bool:
     return (folder / _DATABASE).exists() or (folder / _ANCHOR).exists()
 
 
+def gone(held: Anchor) -> str:
+    """Say that a ledger is missing of which a line is known."""
+    return (
+        f"the ledger is not here, but the hospital's audit chain knows line {held.sequence} of it: it was moved or "
+        f"removed; {OPERATOR}"
+    )
+
+
 def begin(folder: Path, line: Opened | Accepted) -> Entry:
     """Put a new database with one line in place, at once or not at all; a refused one that it replaces is kept.
 
@@ -272,10 +286,12 @@ def verified(folder: Path, held: Anchor | None) -> list[Entry]:
     """
     database, anchor_file = folder / _DATABASE, folder / _ANCHOR
     if not exists(folder):
-        raise LedgerError(NONE_HERE)
+        raise LedgerError(NONE_HERE if held is None else gone(held))
     if not database.exists():
         raise LedgerError(f"the ledger's database is gone, its anchor is not; {OPERATOR}")
     with connected(folder) as connection:
+        if is_older(connection):
+            raise LedgerError(OLDER)
         entries = chained(_BEFORE_THE_FIRST, rows(connection, 1))
     if not entries or not isinstance(entries[0].line, Opened | Accepted):
         raise LedgerError(f"the ledger's first line is missing; {OPERATOR}")
@@ -283,9 +299,17 @@ def verified(folder: Path, held: Anchor | None) -> list[Entry]:
         _require_line(entries, read_anchor(folder).head, "the anchor beside it")
     elif len(entries) > 1:
         raise LedgerError(f"the anchor beside the ledger is gone; {OPERATOR}")
-    if held is not None:
+    first = entries[0].line
+    # What an operator accepted stands for the line that was known then.
+    if held is not None and not (isinstance(first, Accepted) and first.superseded == held):
         _require_line(entries, held, "the anchor that was kept elsewhere")
     return entries
+
+
+def is_older(connection: sqlite3.Connection) -> bool:
+    """Return whether the database says that its lines are of an earlier version."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return isinstance(version, int) and 0 < version < VERSION
 
 
 def rows(connection: sqlite3.Connection, first: int) -> list[Row]:
@@ -346,6 +370,15 @@ def read_anchor(folder: Path) -> AnchorFile:
     """
     with usable():
         text = (folder / _ANCHOR).read_bytes()
+    return parsed_anchor(text)
+
+
+def parsed_anchor(text: bytes) -> AnchorFile:
+    """Read the content of an anchor file.
+
+    Raises:
+        LedgerError: it is not an anchor of this version.
+    """
     try:
         return AnchorFile.model_validate_json(text)
     except (ValidationError, PrivacyError):
@@ -364,17 +397,20 @@ def write_anchor(folder: Path, anchor: AnchorFile) -> None:
         _sync_folder(folder)
 
 
-def salvaged(folder: Path) -> tuple[list[Line], AnchorFile | None]:
-    """Return every line that can still be read, digests or not, and the anchor file if it can be."""
-    lines: list[Line] = []
-    if (folder / _DATABASE).exists():
-        with suppress(LedgerError), connected(folder) as connection:
-            for row in rows(connection, 0):
-                with suppress(LedgerError):
-                    lines.append(parsed(row[2], len(lines) + 1))
-    with suppress(LedgerError):
-        return lines, read_anchor(folder)
-    return lines, None
+def present_rows(folder: Path) -> list[Row]:
+    """Return the raw rows that can still be read, none where the database can't be."""
+    if not (folder / _DATABASE).exists():
+        return []
+    with suppress(LedgerError), connected(folder) as connection:
+        return rows(connection, 0)
+    return []
+
+
+def present_anchor(folder: Path) -> bytes:
+    """Return what is in the anchor file, nothing where it can't be read."""
+    with suppress(LedgerError), usable():
+        return (folder / _ANCHOR).read_bytes()
+    return b""
 
 
 def file_digest(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A hospital's Prometheus exporter: its own ε, budget and speed, never a count of patients or records.
+"""A hospital's Prometheus exporter: its own ε, budgets and speed, never a count of patients or records.
 
     python -m client.metrics --status FILE --port 9401
 
@@ -47,6 +47,12 @@ def _show(values: Values, status: HospitalStatus) -> None:
     hospital = status.hospital
     values.set(names.OWN_EPSILON_SPENT, status.epsilon_spent, hospital)
     values.set(names.OWN_EPSILON_BUDGET, status.epsilon_budget, hospital)
+    for part, spent in status.evaluation_epsilon_spent.items():
+        values.set(names.OWN_EVALUATION_EPSILON_SPENT, spent, hospital, part)
+    if status.evaluation_epsilon_budget:
+        values.set(names.OWN_EVALUATION_EPSILON_BUDGET, status.evaluation_epsilon_budget, hospital)
+    # How many, never what they say: a note may tell of numbers of records.
+    values.set(names.OWN_NOTES, len(status.notes), hospital)
     values.set(names.OWN_ROUND, status.round, hospital)
     values.set(names.OWN_LAST_CHANGE, status.time, hospital)
     if status.delta is not None:

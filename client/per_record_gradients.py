@@ -12,6 +12,27 @@ ways:
   2022, arXiv:2210.00038: no second backward pass). For wide layers with few positions this is far cheaper, and it
   never holds records x parameters numbers.
 
+**No record hides behind rounding.** Whoever chooses the model can choose one whose Gram matrices cancel: in float32 the
+computed norm of a gradient of 10^5 can be 0. So a norm that is used for clipping is an upper bound, for any finite
+weights. Write u = 2^-24 and γ_n = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, 2002, §3.1).
+
+1. *Rows.* The numbers whose norm is taken are the very numbers that are added. The norm is summed in float32 over at
+   most 2^16 numbers at a time and in float64 over these, so it is at most a factor 1 - γ_(2^13)/2 > 1 - 2^-12 too
+   small (at least 8 partial sums run side by side).
+2. *Outer products.* A linear layer's gradient is g xᵀ, its norm exactly |g| |x|: nothing can cancel.
+3. *Ghost.* With patches p_i and output gradients g_i at the positions i of one record, the squared norm is the sum over
+   i, j of (p_i·p_j)(g_i·g_j), and M = Σ |p_i| |g_i| is at least the norm, by the triangle inequality, and a sum of
+   positive terms. The two products are made in float32 and their sum in float64, so what is computed is off by at most
+   γ_n M² with n = patch + filters + 2. The bound is the computed value plus 2 γ_n M²: it is at least the squared norm,
+   and at least γ_n M². The weighted sum of a ghost layer is then made in float64. Its rounding is below
+   2^-53 · 2^20 · Σ w M ≤ 2^-33 · records · C / √γ_n: nothing.
+
+A gradient whose bound is not finite counts as zero, its numbers are taken out before anything is added. Records do not
+mix before the sum: each layer treats every record by itself, so no record's numbers reach another's gradient. What is
+left is how float32 adds up at most R = 256 rows of norm at most C: a sum with one row replaced by zero differs from the
+same sum without it by at most 2 γ_R R C < C / 128. ``client/training.py`` clips at C (1 - 1/64), which pays for all of
+this, and adds such sums in float64.
+
 Supported are the layers of ``common/models``: Conv2d, Linear and GroupNorm; a model with a parameter elsewhere is
 refused. ``tests/unit/client/test_per_record_gradients.py`` holds them to Opacus' gradients.
 """
@@ -35,6 +56,12 @@ GHOST_ADVANTAGE = 4
 CACHED_ELEMENTS = 1 << 18
 """Patches made at a time, 1 MiB of float32: they are used while still in cache, and their memory is used again."""
 
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32: the largest relative error of one operation that neither overflows nor underflows."""
+
+NORM_ELEMENTS = 1 << 16
+"""Of a row whose squares are added in float32; see the module."""
+
 _Context: TypeAlias = Any
 """Of autograd: takes any attribute."""
 
@@ -55,7 +82,9 @@ class _Block:
 
     parameter: nn.Parameter
     squared_norms: Tensor
+    """(records,) float64: at least those of the records' gradients; see the module."""
     weighted_sum: Callable[[Tensor], Tensor]
+    """Takes (records,) float32 weights; a record of weight 0 is left out, whatever its numbers are."""
     rows: Tensor | None = field(default=None, repr=False)
 
 
@@ -74,17 +103,19 @@ class RecordGradients:
         self._records = records
 
     def norms(self) -> Tensor:
-        """Return the L2 norm of each record's whole gradient, shape (records,)."""
-        total = torch.zeros(self._records)
+        """Return for each record at least the L2 norm of its whole gradient, (records,) float64; see the module.
+
+        It is infinite or undefined where a gradient is, or where its square is beyond float32.
+        """
+        total = torch.zeros(self._records, dtype=torch.float64)
         for block in self._blocks:
             total += block.squared_norms
-        # A ghost norm is a sum of products and may round to just below zero.
-        return total.clamp_(min=0.0).sqrt_()
+        return total.sqrt_()
 
     @torch.no_grad()
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return the sum over records of weight times gradient, shape (d,)."""
-        return torch.cat([block.weighted_sum(weights).reshape(-1) for block in self._blocks])
+        """Return the sum over records of weight times gradient, (d,) float64; a record of weight 0 adds nothing."""
+        return torch.cat([block.weighted_sum(weights).reshape(-1).double() for block in self._blocks])
 
     def rows(self) -> Tensor:
         """Return every record's gradient, (records, d).
@@ -160,20 +191,26 @@ class _Recorder(TorchFunctionMode):
     ) -> None:
         """Record explicit gradients, (records, …); ``as_parameter`` brings a row into the parameter's order."""
         rows = rows.flatten(1)
-        squared_norms = torch.linalg.vector_norm(rows, dim=1).square_()
+        squared_norms = row_norms(rows).square_()
         arrange = as_parameter or (lambda row: row)
         kept = None
         if self.as_rows:
             kept = rows if as_parameter is None else torch.stack([as_parameter(row).reshape(-1) for row in rows])
-        self.blocks.append(_Block(parameter, squared_norms, lambda weights: arrange(weights @ rows), kept))
+        self.blocks.append(
+            _Block(parameter, squared_norms, lambda weights: arrange(weights @ _silenced(rows, weights)), kept)
+        )
 
     def keep_linear(self, x: Tensor, grad: Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         """Record a linear layer's: each is the outer product of grad and x, so its norm is the product of theirs."""
         if self.as_rows:
             self.keep_rows(weight, grad[:, :, None] * x[:, None, :])
         else:
-            norms = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(grad, dim=1)
-            self.keep_ghost(weight, norms.square_(), lambda weights: (grad * weights[:, None]).t() @ x)
+            norms = row_norms(x) * row_norms(grad)
+            self.keep_ghost(
+                weight,
+                norms.square_(),
+                lambda weights: (_silenced(grad, weights) * weights[:, None]).t() @ _silenced(x, weights),
+            )
         if bias is not None:
             self.keep_rows(bias, grad)
 
@@ -254,11 +291,46 @@ def _ghost_convolution(recorder: _Recorder, x: Tensor, grad: Tensor, weight: nn.
     flat = grad.flatten(2)
     gram = torch.bmm(patches, patches.transpose(1, 2))
     gram *= torch.bmm(flat.transpose(1, 2), flat)
+    # Taken in float64, where the squares of what is finite in float32 are finite, too.
+    sizes = torch.linalg.vector_norm(patches, dim=2).double() * torch.linalg.vector_norm(flat, dim=1).double()
+    terms = (patches.shape[2] + flat.shape[1] + 2) * UNIT_ROUNDOFF
+    slack = 2 * terms / (1 - terms)
+    squared_norms = gram.sum(dim=(1, 2), dtype=torch.float64).clamp_(min=0.0) + slack * sizes.sum(dim=1).square_()
 
     def weighted_sum(weights: Tensor) -> Tensor:
-        return _convolution_backward(grad * weights[:, None, None, None], x, weight, geometry, of_input=False)
+        return _ghost_sum(_silenced(x, weights), _silenced(grad, weights), weights, weight, geometry)
 
-    recorder.keep_ghost(weight, gram.sum(dim=(1, 2)), weighted_sum)
+    recorder.keep_ghost(weight, squared_norms, weighted_sum)
+
+
+def _ghost_sum(x: Tensor, grad: Tensor, weights: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    """Return the weighted sum of a convolution's gradients, made in float64 some records at a time."""
+    filters, channels, height, width = weight.shape
+    total = torch.zeros(filters, weight[0].numel(), dtype=torch.float64)
+    at_once = max(1, 8 * CACHED_ELEMENTS // (grad[0, 0].numel() * weight[0].numel()))
+    for first in range(0, len(x), at_once):
+        some = slice(first, first + at_once)
+        patches = _patches(x[some], weight, geometry, grad.shape[2:]).double().flatten(0, 1)
+        scaled = grad[some].flatten(2).double() * weights[some, None, None]
+        total.addmm_(scaled.transpose(0, 1).flatten(1), patches)
+    return total.view(filters, height, width, channels).permute(0, 3, 1, 2)
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Return the L2 norm of each row, (records,) float64, at most a factor 1 - 2^-12 too small; see the module."""
+    parts = [torch.linalg.vector_norm(part, dim=1).double() for part in torch.split(rows, NORM_ELEMENTS, dim=1)]
+    norms: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts, dim=1), dim=1)
+    return norms
+
+
+def _silenced(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the records' values with those of weight 0 made zero, for zero times what is not finite is not zero."""
+    kept = weights > 0
+    if bool(kept.all()):
+        return values
+    silent: Tensor = values.clone()
+    silent[~kept] = 0.0
+    return silent
 
 
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, *, of_input: bool) -> Tensor:

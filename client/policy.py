@@ -1,6 +1,6 @@
 """What this hospital agrees to, whatever the server asks."""
 
-from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
 from common.errors import PolicyError
 from common.identity import HospitalIdentity, read_certificate
 
@@ -31,15 +31,22 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             "this hospital trains with differential privacy only, the run asks for privacy.mode none; "
             "its operator can set hospital.allow_no_privacy"
         )
-    if run.privacy.mode is not PrivacyMode.NONE and run.privacy.delta < policy.min_delta:
-        raise PolicyError(
-            f"this hospital books no δ below {policy.min_delta:g}, at which all its rounds would count for good, "
-            f"the run asks for {run.privacy.delta:g}; its operator can lower hospital.min_delta"
-        )
-    if run.privacy.mode is PrivacyMode.DISTRIBUTED and run.privacy.colluders < policy.min_colluders:
+    _check_statement(policy, run)
+    noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED or not run.evaluation.exact
+    if noise_in_sums and run.privacy.colluders < policy.min_colluders:
         raise PolicyError(
             f"this hospital wants noise that withstands {policy.min_colluders} hospitals colluding with the server, "
             f"the run asks for privacy.colluders {run.privacy.colluders}; its operator can lower hospital.min_colluders"
+        )
+    if run.evaluation.exact and run.privacy.mode is not PrivacyMode.NONE and not policy.allow_exact_evaluation:
+        raise PolicyError(
+            "this hospital measures models under differential privacy only, the run asks for evaluation.exact; "
+            "its operator can set hospital.allow_exact_evaluation"
+        )
+    if policy.unit is PrivacyUnit.PATIENT and run.privacy.unit is PrivacyUnit.RECORD:
+        raise PolicyError(
+            "this hospital's budget is for each patient, the run's ε is for each record; "
+            "its operator can set hospital.unit to record"
         )
     if run.training.local_epochs > policy.max_local_epochs:
         raise PolicyError(
@@ -53,3 +60,28 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
     own = run.roster.get(identity.name)
     if own is None or read_certificate(own.encode()).public_key() != identity.key.public_key():
         raise PolicyError(f"the roster must name {identity.name} with a certificate for its own key")
+
+
+def _check_statement(policy: HospitalConfig, run: RunDescription) -> None:
+    """Refuse terms that do not fit what this hospital states about its data; the data itself is not looked at.
+
+    Raises:
+        PolicyError: names the term and the statement.
+    """
+    stated, unit = policy.stated_training_units, run.privacy.unit
+    if stated > run.aggregation.max_weight:
+        raise PolicyError(
+            f"this hospital states {stated} training {unit}s, the run lets one state aggregation.max_weight = "
+            f"{run.aggregation.max_weight} at most"
+        )
+    if run.experiment.min_records_per_class > policy.stated_units_per_class:
+        raise PolicyError(
+            f"this hospital states {policy.stated_units_per_class} training {unit}s of every class, the run asks for "
+            f"experiment.min_records_per_class = {run.experiment.min_records_per_class}"
+        )
+    for whose, delta in (("the run's privacy.delta", run.privacy.delta), ("its own hospital.delta", policy.delta)):
+        if run.privacy.mode is not PrivacyMode.NONE and delta * stated >= 1:
+            raise PolicyError(
+                f"δ must be below 1 / {stated} training {unit}s that this hospital states = {1 / stated:.2g}, got "
+                f"{whose} = {delta:g}: at 1 / n or more, to publish one of n outright would meet it"
+            )

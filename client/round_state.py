@@ -40,9 +40,7 @@ class AnsweredRoundsFile:
         try:
             write_private(self._path, json.dumps({"version": VERSION, "answered": rows}).encode())
         except OSError as error:
-            raise RunError(
-                f"{self._hospital} could not note its answer on disk: {error.strerror}; it does not answer"
-            ) from None
+            raise RunError(f"{self._hospital} could not note its answer on disk; it does not answer") from error
         self._answered = answered
 
 

@@ -1,7 +1,7 @@
-"""``python -m client.standing --state DIR``: keeps a hospital's membership: revocation list and certificate.
+"""``python -m client.standing --state DIR``: keeps a hospital's membership: its certificate and the two lists.
 
 A process of its own beside SuperNode and agent. It asks the enrolment service every few seconds; the agent reads the
-revocation list from the hospital's disk, so that a server which withholds it is noticed when the list grows old.
+lists from the hospital's disk, so that a server which withholds them is noticed when the revocation list grows old.
 """
 
 import datetime
@@ -16,6 +16,7 @@ from client.enrolment import EnrolmentService, ask_standing
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.identity import load_certificate, load_identity, write_private
+from common.members import KeptMembers
 from common.processes import run_service
 from common.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
@@ -52,12 +53,12 @@ def keep(state: Path) -> None:
     seconds = load_config(settings.config).enrolment.standing_seconds
     authority = load_certificate(state / "ca.pem")
     service = EnrolmentService(settings.enrolment_address, authority)
-    revocations = Revocations(state, authority)
+    revocations, members = Revocations(state, authority), KeptMembers(state, authority)
     last = read_last_standing(state)
     while True:
         identity = load_identity(state)
         try:
-            ask_standing(service, identity, state, revocations)
+            ask_standing(service, identity, state, revocations, members)
             last = LastStanding(datetime.datetime.now(datetime.UTC).timestamp(), None)
         except ConfideError as error:
             if last.problem != str(error):

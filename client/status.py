@@ -2,18 +2,17 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.config import PrivacyMode, RunDescription
+from common.config import HospitalConfig, RunDescription
 from common.errors import RunError
 from common.events import Count, Time
 from common.guarantee import adversary_of_epsilon
 from common.identity import write_private
-from common.messages import EpsilonReport
 
 STATUS_FILE = "status.json"
 """In a hospital's state folder."""
@@ -35,12 +34,17 @@ class HospitalStatus(BaseModel):
     """In the hospital's own ledger, over all runs on its data."""
     epsilon_budget: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """None before the first run, and where a run has no differential privacy."""
+    """At which both budgets are judged: the hospital's own."""
     unit: str = ""
     adversary: str = ""
     accountant: str = ""
     training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """None before the first round."""
+    evaluation_epsilon_spent: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """On each part, over all runs."""
+    evaluation_epsilon_budget: Annotated[float, Field(ge=0)] = 0.0
+    notes: tuple[str, ...] = ()
+    """What the operator should know about the data of the run at hand, such as fewer records than the policy states."""
     refusals: dict[str, Count] = Field(default_factory=dict)
     """How often each code of a refusal was the answer."""
 
@@ -71,32 +75,44 @@ class StatusKeeper:
     Only a hospital's operator reads it: a disk that refuses is logged, and no reason to break off a round.
     """
 
-    def __init__(self, path: Path, hospital: str, budget: float, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, hospital: str, policy: HospitalConfig, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
         before = self._before()
         if before is None or before.hospital != hospital:
-            before = HospitalStatus(hospital=hospital, time=clock(), epsilon_budget=budget)
+            before = HospitalStatus(hospital=hospital, time=clock(), epsilon_budget=policy.epsilon_budget)
         self._status = before
         self._refusals = Counter(before.refusals)
-        self._change(epsilon_budget=budget)
+        self._change(
+            epsilon_budget=policy.epsilon_budget,
+            evaluation_epsilon_budget=policy.evaluation_epsilon_budget,
+            delta=policy.delta,
+        )
 
     def joined(self, run: RunDescription) -> None:
         """Note the run that the hospital takes part in, and what its ε means."""
-        private = run.privacy.mode is not PrivacyMode.NONE
         self._change(
             run_id=run.run_id,
-            delta=run.privacy.delta if private else None,
             unit=run.privacy.unit.value,
             adversary=adversary_of_epsilon(run.privacy),
             accountant=run.privacy.accountant,
         )
 
-    def contributed(self, round_number: int, epsilon: EpsilonReport | None, records_per_second: float | None) -> None:
+    def contributed(
+        self,
+        round_number: int,
+        *,
+        spent: float | None,
+        evaluation_spent: Mapping[str, float],
+        records_per_second: float | None,
+        notes: tuple[str, ...],
+    ) -> None:
         """Note a round this hospital took part in; None for what the round had nothing of."""
-        changes: dict[str, Any] = {"round": round_number}
-        if epsilon is not None:
-            changes["epsilon_spent"] = epsilon.spent
+        changes: dict[str, Any] = {"round": round_number, "notes": notes}
+        if spent is not None:
+            changes["epsilon_spent"] = spent
+        if evaluation_spent:
+            changes["evaluation_epsilon_spent"] = dict(evaluation_spent)
         if records_per_second is not None:
             changes["training_records_per_second"] = records_per_second
         self._change(**changes)

@@ -14,11 +14,12 @@ DP-SGD. An empty batch is a step like any other.
 **Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
 is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
 each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
-which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. Not exact is the clipping
-bound: it holds up to float32's rounding, some 1e-6 of it. Mode ``distributed`` has no such caveat: its clipped sums and
-its noise are whole numbers.
+which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
+for any finite weights, also crafted ones, by the argument of ``client/per_record_gradients.py``. Mode ``distributed``
+has no caveat at all: its clipped sums and its noise are whole numbers.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -31,13 +32,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.per_record_gradients import record_gradients
+from client.per_record_gradients import record_gradients, row_norms
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import share_parameters
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.schedule import Schedule, schedule_of
 
 Random = Callable[[int], bytes]
 
@@ -52,6 +54,9 @@ over a whole batch four times."""
 ROW_ELEMENTS = 1 << 27
 """Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
 
+LARGEST_LOGIT = 1e4
+"""Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
+
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
 """As above without a backward pass, which keeps no activations."""
 
@@ -60,6 +65,12 @@ GRID_BITS = 24
 
 NOISE_AT_ONCE = 1 << 16
 """Coordinates: 512 KiB of float64."""
+
+CLIPPING_MARGIN = 1 / 64
+"""Gradients are clipped at so much less than the bound, which pays for everything that float32 rounds."""
+
+CLIPPED_AT_ONCE = 256
+"""Units added in float32 at most, before they are added to the others in float64."""
 
 TINY = 1e-6
 """Keeps the clipping factor finite for a gradient of norm 0; it only ever clips more."""
@@ -101,23 +112,28 @@ class TrainingData:
         return len(self.labels)
 
     def units(self, unit: PrivacyUnit) -> Tensor:
-        """Return for each record the number of its unit of privacy, (n,) int64."""
+        """Return for each record the number of its unit of privacy, from 0 without gaps, (n,) int64."""
         return self.patients if unit is PrivacyUnit.PATIENT else torch.arange(len(self))
 
+    def count(self, unit: PrivacyUnit) -> int:
+        """Return how many units of privacy there are; 0 where there is no record."""
+        return int(self.units(unit).max()) + 1 if len(self) else 0
 
-@dataclass(frozen=True)
-class Schedule:
-    """How often and with what probability a unit is looked at in one round; what the ledger records.
+    def limited(self, most: int, unit: PrivacyUnit, seed: bytes) -> Self:
+        """Return at most so many units, all with their records: all that are there, or a subset that ``seed`` fixes."""
+        units, there = self.units(unit), self.count(unit)
+        if there <= most:
+            return self
+        kept = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(there), kind="stable")[:most]
+        return self._of_records(torch.isin(units, torch.from_numpy(kept)))
 
-    Attributes:
-        units: records or patients.
-        sample_rate: probability that a unit is in a step's batch.
-        steps: in one round.
-    """
+    def emptied(self) -> Self:
+        """Return a part of the same kind without any record."""
+        return self._of_records(torch.zeros(len(self), dtype=torch.bool))
 
-    units: int
-    sample_rate: float
-    steps: int
+    def _of_records(self, chosen: Tensor) -> Self:
+        _, numbers = torch.unique(self.patients[chosen], return_inverse=True)
+        return type(self)(self.inputs[chosen], self.labels[chosen], numbers)
 
 
 @dataclass(frozen=True)
@@ -141,25 +157,11 @@ class GradientSum:
 
     Attributes:
         total: (d,) int64, clipped gradients of the batch and a share of the noise.
-        expected_units: in the batch; the server divides by the sum of these over the hospitals.
         seconds: it took.
     """
 
     total: NDArray[np.int64] = field(repr=False)
-    expected_units: float
     seconds: float
-
-
-def schedule(data: TrainingData, training: TrainingConfig, privacy: PrivacyConfig) -> Schedule:
-    """Return the sampling of one round: ``batch_size`` units expected in a step, steps for ``local_epochs`` passes.
-
-    In mode ``distributed`` a round is one step, with the run's own sample rate.
-    """
-    units = int(data.units(privacy.unit).max()) + 1
-    if privacy.mode is PrivacyMode.DISTRIBUTED:
-        return Schedule(units=units, sample_rate=training.sample_rate, steps=1)
-    sample_rate = min(1.0, training.batch_size / units)
-    return Schedule(units=units, sample_rate=sample_rate, steps=training.local_epochs * math.ceil(1 / sample_rate))
 
 
 def train_locally(
@@ -170,6 +172,8 @@ def train_locally(
     privacy: PrivacyConfig,
     noise_multiplier: float,
     random: Random,
+    *,
+    expected_units: float,
 ) -> LocalUpdate:
     """Train from the round's model on this hospital's records.
 
@@ -182,46 +186,55 @@ def train_locally(
         noise_multiplier: σ, from the accountant; not read in mode ``none``.
         random: source of fresh bytes, ``os.urandom``; 32 are drawn. In mode ``none`` a seeded one makes the round
             repeatable bit for bit.
+        expected_units: of a step's batch in mode ``local``, by what the hospital states: the noisy sum is divided by
+            this public number, never by how many units there are.
 
     Returns:
-        The change. In mode ``local`` it is (ε, δ)-private for the unit against everyone who sees it, the server
-        included, with the ε the accountant gives for :func:`schedule`'s rate and steps and this σ.
+        The change, finite whatever the model and the data are. In mode ``local`` it is (ε, δ)-private for the unit
+        against everyone who sees it, the server included, with the ε that the accountant gives for the rate and steps
+        of :func:`common.privacy.schedule.schedule_of` and this σ.
 
     Raises:
-        RunError: the mode is ``distributed``, σ is not positive in mode ``local``, or the change is not finite.
+        RunError: the mode is ``distributed``, or σ or ``expected_units`` is not positive in mode ``local``.
     """
     began = time.perf_counter()
     if privacy.mode is PrivacyMode.DISTRIBUTED:
         raise RunError("mode distributed sends a gradient sum, not a locally trained model")
     private = privacy.mode is PrivacyMode.LOCAL
-    if private and not noise_multiplier > 0:
-        raise RunError(f"the noise multiplier of mode local must be above 0, got {noise_multiplier}")
+    if private and not (noise_multiplier > 0 and expected_units > 0):
+        raise RunError(
+            f"the noise multiplier and the expected units of mode local must be above 0, got {noise_multiplier} and "
+            f"{expected_units}"
+        )
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
     weights = anchor.clone()
     share_parameters(model, weights)
     model.train()
-    plan = schedule(data, training, privacy)
-    batches = _poisson_batches(data.units(privacy.unit), plan, stream) if private else _epochs(data, training, stream)
-    velocity = torch.zeros_like(weights)
+    batches = (
+        _poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)
+        if private
+        else _epochs(data, training, stream)
+    )
+    # The change is kept apart from the weights, which may be too large for it to show in their difference, or infinite.
+    change, velocity = torch.zeros_like(weights), torch.zeros_like(weights)
     steps = 0
     for batch in batches:
         if private:
             clipped_sum = _clipped_sum(model, data, batch, privacy)
             deviation = noise_multiplier * privacy.max_grad_norm
-            gradient = _noisy_mean(clipped_sum, deviation, plan.sample_rate * plan.units, stream)
+            gradient = _noisy_mean(clipped_sum, deviation, expected_units, stream)
         else:
             gradient = _plain_gradient(model, data, batch)
         if training.proximal_mu:
-            gradient += training.proximal_mu * (weights - anchor)
+            gradient += training.proximal_mu * change
         velocity *= training.momentum
         velocity += gradient
-        weights -= training.learning_rate * velocity
+        change -= training.learning_rate * velocity
+        torch.add(anchor, change, out=weights)
         steps += 1
-    delta = (weights - anchor).numpy()
-    if not np.isfinite(delta).all():
-        raise RunError("the change of the model must be finite; training diverged: lower training.learning_rate")
-    return LocalUpdate(delta=delta, steps=steps, seconds=time.perf_counter() - began)
+    torch.nan_to_num(change, nan=0.0, out=change)  # A proximal term may run away; what leaves is a number all the same.
+    return LocalUpdate(delta=change.numpy(), steps=steps, seconds=time.perf_counter() - began)
 
 
 def noisy_gradient_sum(
@@ -254,19 +267,18 @@ def noisy_gradient_sum(
     share_parameters(model, torch.from_numpy(start.copy()))
     model.train()
     units = data.units(privacy.unit)
-    plan = Schedule(units=int(units.max()) + 1, sample_rate=sample_rate, steps=1)
-    (batch,) = _poisson_batches(units, plan, Keystream(random(SEED_BYTES)))
+    (batch,) = _poisson_batches(data, privacy.unit, Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))
     total = mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))
     for piece in _pieces(batch, units, _rows_at_once(data, len(start))):
         total += mechanism.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
-    return GradientSum(total=total, expected_units=sample_rate * plan.units, seconds=time.perf_counter() - began)
+    return GradientSum(total=total, seconds=time.perf_counter() - began)
 
 
 def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
     """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
 
     Args:
-        clipped_sum: (d,) float32.
+        clipped_sum: (d,) float64.
         deviation: of the noise in each coordinate, σC.
         expected_units: in a batch.
         stream: of the noise.
@@ -274,7 +286,7 @@ def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, st
     Returns:
         (d,) float32; made a stretch at a time, so that the float64 stay in cache.
     """
-    mean = torch.empty_like(clipped_sum)
+    mean = torch.empty(len(clipped_sum), dtype=torch.float32)
     for some, some_sum in zip(torch.split(mean, NOISE_AT_ONCE), torch.split(clipped_sum, NOISE_AT_ONCE), strict=True):
         some.copy_(_noisy_sum(some_sum, deviation, stream).div_(expected_units))
     return mean
@@ -288,12 +300,18 @@ def _noisy_sum(clipped_sum: Tensor, deviation: float, stream: Keystream) -> Tens
 
 
 def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
-    """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float32, without noise."""
-    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
+    """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float64, without noise.
+
+    Whatever the model, one unit adds at most ``max_grad_norm`` (``client/per_record_gradients.py`` has the argument),
+    and a unit whose gradient is not finite adds nothing.
+    """
+    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
     if privacy.unit is PrivacyUnit.PATIENT:
         for piece in _pieces(batch, data.patients, _rows_at_once(data, len(total))):
             rows = _unit_gradients(model, data, piece, data.patients[piece])
-            total += _clipping(torch.linalg.vector_norm(rows, dim=1), privacy.max_grad_norm) @ rows
+            weights = _clipping(row_norms(rows), privacy.max_grad_norm)
+            rows[weights == 0] = 0.0
+            total += weights @ rows
         return total
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():
         gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
@@ -310,6 +328,17 @@ def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units
     return torch.zeros(len(sizes), rows.shape[1]).index_add_(0, members, rows).div_(sizes[:, None])
 
 
+def scores(
+    model: nn.Module, flat: NDArray[np.float32], validation: TrainingData, test: TrainingData, classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a model's scores on a hospital's validation and test part, (records, classes) each.
+
+    They are finite whatever the model is; its parameters are overwritten.
+    """
+    share_parameters(model, torch.from_numpy(flat.copy()))
+    return _scores(model, validation, classes), _scores(model, test, classes)
+
+
 def evaluate(
     model: nn.Module,
     flat: NDArray[np.float32],
@@ -323,31 +352,44 @@ def evaluate(
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's scores, (n, classes) float32, in pieces that fit in memory."""
+    """Return the model's scores, (n, classes) float32, at least one record, in pieces that fit in memory.
+
+    Scores beyond ±LARGEST_LOGIT are cut to it, and one that is undefined is 0: a model that a server made to overflow
+    on a single record must not show it.
+    """
     model.eval()
     size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))
     with torch.inference_mode():
-        return torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+        found = torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+        return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+def _scores(model: nn.Module, part: TrainingData, classes: int) -> NDArray[np.float32]:
+    if not len(part):
+        return np.zeros((0, classes), np.float32)
+    found: NDArray[np.float32] = logits(model, part.inputs).numpy()
+    return found
 
 
 def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> PartCounts:
-    scores = logits(model, part.inputs).numpy() if len(part) else np.zeros((0, shape.classes), np.float32)
-    return count(scores, part.labels.numpy(), shape)
+    return count(_scores(model, part, shape.classes), part.labels.numpy(), shape)
 
 
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
-    """Return the mean gradient of the batch's cross-entropy, (d,) float32."""
+    """Return the mean gradient of the batch's cross-entropy, (d,) float32; zeros where that is not finite."""
     model.zero_grad(set_to_none=True)
     for piece in torch.split(batch, _physical_batch(data)):
         loss = functional.cross_entropy(model(_as_input(data.inputs[piece])), data.labels[piece], reduction="sum")
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-    return torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None])
+    gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None])
+    return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)
 
 
-def _poisson_batches(units: Tensor, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
+def _poisson_batches(data: TrainingData, unit: PrivacyUnit, schedule: Schedule, stream: Keystream) -> Iterator[Tensor]:
     """Yield the record numbers of each step's batch: every unit in or out by its own secret coin."""
-    for _ in range(plan.steps):
-        chosen = torch.from_numpy(stream.uniform(plan.units) < plan.sample_rate)
+    units, count = data.units(unit), data.count(unit)
+    for _ in range(schedule.steps):
+        chosen = torch.from_numpy(stream.uniform(count) < schedule.sample_rate)
         yield chosen[units].nonzero()[:, 0]
 
 
@@ -373,25 +415,27 @@ def _pieces(batch: Tensor, units: Tensor, size: int) -> Iterator[Tensor]:
 
 def _physical_batch(data: TrainingData) -> int:
     """Return how many records to take at once: what keeps activations within memory."""
-    return max(1, PHYSICAL_PIXELS // data.inputs[0].numel())
+    return max(1, PHYSICAL_PIXELS // math.prod(data.inputs.shape[1:]))
 
 
 def _rows_at_once(data: TrainingData, row_length: int) -> int:
     """Return how many records' gradients to hold as rows: within memory, and of features as fit in a core's cache."""
     elements = ROW_ELEMENTS if data.inputs.dtype == torch.uint8 else CACHED_FEATURES
-    return max(1, min(_physical_batch(data), elements // row_length))
+    return max(1, min(CLIPPED_AT_ONCE, _physical_batch(data), elements // row_length))
 
 
 def _clipped_at_once(data: TrainingData) -> int:
     """Return how many records to clip at once: images as memory allows, features as fit in a core's cache."""
-    at_once = _physical_batch(data)
+    at_once = min(CLIPPED_AT_ONCE, _physical_batch(data))
     if data.inputs.dtype == torch.uint8:
         return at_once
-    return max(1, min(at_once, CACHED_FEATURES // data.inputs[0].numel()))
+    return max(1, min(at_once, CACHED_FEATURES // math.prod(data.inputs.shape[1:])))
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
-    return (max_grad_norm / (norms + TINY)).clamp_(max=1.0)
+    """Return each unit's weight, (units,) float32; 0 for one whose norm is not finite."""
+    weights = (max_grad_norm * (1 - CLIPPING_MARGIN) / (norms + TINY)).clamp_(max=1.0)
+    return torch.where(torch.isfinite(norms), weights, 0.0).float()
 
 
 def _as_input(inputs: Tensor) -> Tensor:

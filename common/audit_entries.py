@@ -42,8 +42,10 @@ class Contributed(_Body):
     round_number: Count
     train: bool
     model_hash: Hash
+    terms: Hexadecimal
+    """The round's terms as they were bound into its masks, ``common/round_terms.py``."""
     epsilon: float | None
-    """Spent over all runs, at the run's δ, rounded up; None in mode ``none``."""
+    """Spent on training over all runs, at the hospital's own δ, rounded up; None in mode ``none``."""
     budget: float | None
     ledger: Annotated[str, Field(pattern=r"^[0-9]{1,15}:[0-9a-f]{64}$")] | None
     """The ledger's last line, ``SEQUENCE:DIGEST``: a ledger that was put back can be told by it."""
@@ -81,6 +83,8 @@ class Summed(_Body):
     train: bool
     model_hash: Hash
     """Of the model that the hospitals started from."""
+    terms: Hexadecimal
+    """The round's terms, whose hash every signature is over."""
     survivors: tuple[str, ...]
     signatures: dict[str, Hexadecimal]
     """Hospital to its SurvivorSignature as it arrived; at least t of them against an active adversary."""

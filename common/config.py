@@ -33,6 +33,9 @@ MOST_CLASSES = 256
 
 MOST_HOSPITALS = 1024
 
+LONGEST_MEMBER_LIST_BYTES = 2**18
+"""1,024 members with names of 63 characters take 140 KiB."""
+
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """Of a run; names files as well."""
 
@@ -136,7 +139,7 @@ class GraphConfig(_Section):
     """
 
     complete_up_to: Annotated[int, Field(ge=64, le=4096)] = _GRAPH.complete_up_to
-    colluding: Annotated[float, Field(ge=0.05, lt=0.34)] = _GRAPH.colluding
+    colluding: Annotated[float, Field(ge=0.1, lt=0.34)] = _GRAPH.colluding
     dropping_out: Annotated[float, Field(ge=0.0, le=0.5)] = _GRAPH.dropping_out
     security_bits: Annotated[int, Field(ge=40, le=256)] = _GRAPH.security_bits
     grinding_bits: Annotated[int, Field(ge=64, le=256)] = _GRAPH.grinding_bits
@@ -211,6 +214,7 @@ class HospitalConfig(_Section):
     evaluation_epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 4.0
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4
     unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
+    most_records_per_patient: Annotated[int, Field(ge=0, le=1000)] = 0
     stated_training_units: Annotated[int, Field(ge=20, le=2**24)] = 512
     stated_validation_units: Annotated[int, Field(ge=1, le=2**24)] = 64
     stated_test_units: Annotated[int, Field(ge=1, le=2**24)] = 64
@@ -253,7 +257,7 @@ class Config(_Section):
                 f"aggregation.min_hospitals ({self.aggregation.min_hospitals}) must be at most "
                 f"experiment.num_clients ({self.experiment.num_clients})"
             )
-        _require_hidden_shares(self.privacy, self.aggregation)
+        _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
 
@@ -267,6 +271,9 @@ class RunDescription(_Section):
     vector_length: Annotated[int, Field(ge=1, le=2**31)]
     roster: Annotated[dict[str, str], Field(max_length=MOST_HOSPITALS)]
     """Hospital name to its PEM identity certificate."""
+    member_list: Annotated[str, Field(max_length=LONGEST_MEMBER_LIST_BYTES)]
+    """Who the members of the consortium are, signed by its authority (``common.members``); hospitals refuse a run
+    whose roster is not all of them. Empty where no hospital takes part, as in a central baseline."""
     experiment: ExperimentConfig
     model: ModelConfig
     training: TrainingConfig
@@ -281,7 +288,7 @@ class RunDescription(_Section):
     def _noise_is_agreed(self) -> Self:
         if (self.noise_multiplier is not None) != (self.privacy.mode is PrivacyMode.DISTRIBUTED):
             raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
-        _require_hidden_shares(self.privacy, self.aggregation)
+        _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
     @classmethod
@@ -294,6 +301,7 @@ class RunDescription(_Section):
         channels: int,
         vector_length: int,
         roster: dict[str, str],
+        member_list: str = "",
         noise_multiplier: float | None = None,
     ) -> Self:
         """Return the description whose sections are those of a configuration."""
@@ -303,6 +311,7 @@ class RunDescription(_Section):
             channels=channels,
             vector_length=vector_length,
             roster=roster,
+            member_list=member_list,
             experiment=config.experiment,
             model=config.model,
             training=config.training,
@@ -336,22 +345,27 @@ class RunDescription(_Section):
 
 def fewest_records(training: TrainingConfig, privacy: PrivacyConfig) -> int:
     """Return how many training records a hospital needs for a batch: any do where the run names a sample rate."""
-    return 1 if privacy.mode is PrivacyMode.DISTRIBUTED else training.batch_size
+    return training.batch_size if privacy.mode is PrivacyMode.NONE else 1
 
 
-def _require_hidden_shares(privacy: PrivacyConfig, aggregation: AggregationConfig) -> None:
-    """Refuse mode ``distributed`` where a single share of the noise, or none, could be all that hides an update."""
-    if privacy.mode is not PrivacyMode.DISTRIBUTED:
+def _require_hidden_shares(
+    privacy: PrivacyConfig, aggregation: AggregationConfig, evaluation: EvaluationConfig
+) -> None:
+    """Refuse noise that is complete in sums alone where there are none, or where too few shares of it would remain."""
+    distributed = privacy.mode is PrivacyMode.DISTRIBUTED
+    if evaluation.exact and not distributed:
         return
     if aggregation.mode is AggregationMode.PLAIN:
         raise ValueError(
             "aggregation.mode must be secure in privacy.mode distributed: its noise is enough in sums alone"
+            if distributed
+            else "evaluation.exact must be true in aggregation.mode plain: evaluation's noise is enough in sums alone"
         )
     missing = privacy.tolerated_dropouts + privacy.colluders
     if missing >= aggregation.min_hospitals:
         raise ValueError(
-            f"aggregation.min_hospitals must be above privacy.tolerated_dropouts + privacy.colluders = {missing} in "
-            f"privacy.mode distributed, got {aggregation.min_hospitals}"
+            f"aggregation.min_hospitals must be above privacy.tolerated_dropouts + privacy.colluders = {missing}, for "
+            f"noise must remain in every sum, got {aggregation.min_hospitals}"
         )
 
 

@@ -1,8 +1,8 @@
 """What a hospital and the enrolment service say to each other, over gRPC and TLS.
 
-Two calls: *join*, once, with an invitation's token; and *standing*, every few seconds, which brings the revocation list
-and, when the certificate grows old, a new one. MessagePack with the version in every message; a message that is too
-long, of another version, or with a field that is unknown, missing or out of range is refused whole.
+Two calls: *join*, once, with an invitation's token; and *standing*, every few seconds, which brings the lists of
+revocations and members and, when the certificate grows old, a new one. MessagePack with the version in every message; a
+message that is too long, of another version, or with a field that is unknown, missing or out of range is refused whole.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -11,17 +11,20 @@ import msgspec
 
 from common.errors import EnrolmentError
 from common.invitation import TOKEN_BYTES
+from common.members import MAXIMUM_MEMBERS_BYTES
 from common.revocation import MAXIMUM_LIST_BYTES
 
-VERSION = 1
+VERSION = 2
 SERVICE = "confide.Enrolment"
 JOIN = "Join"
 STANDING = "Standing"
 
 MAXIMUM_REQUEST_BYTES = 16_384
 """A signing request, a certificate and a key take about 2 KiB."""
-MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + 65_536
+MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + MAXIMUM_MEMBERS_BYTES + 65_536
 
+_Revocations = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
+_Members = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_MEMBERS_BYTES)]
 _Pem = Annotated[bytes, msgspec.Meta(max_length=8192)]
 
 
@@ -46,10 +49,11 @@ class Join(Message, frozen=True, tag="join"):
 
 
 class Joined(Message, frozen=True, tag="joined"):
-    """Server: the hospital's certificate, the newest revocation list, and where the Fleet API listens."""
+    """Server: the hospital's certificate, the newest revocation and member lists, and where the Fleet API listens."""
 
     certificate: _Pem
-    revocations: Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
+    revocations: _Revocations
+    members: _Members
     fleet_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
@@ -65,10 +69,11 @@ class Standing(Message, frozen=True, tag="standing"):
 
 
 class Stands(Message, frozen=True, tag="stands"):
-    """Server: the newest revocation list, and the certificate to use from now on, which may be the same."""
+    """Server: the newest revocation and member lists, and the certificate to use from now on, which may be the same."""
 
     certificate: _Pem
-    revocations: Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
+    revocations: _Revocations
+    members: _Members
     revoked: bool
 
 

@@ -13,6 +13,7 @@
     │   ├── MissingNoiseError       too few hospitals' noise is in a sum, which therefore stays masked
     │   └── LedgerError             the ledger was edited, truncated, rolled back or is unreadable
     ├── PolicyError                 a hospital does not agree to what the server asks
+    │   └── EvaluationSpentError        it has measured models as often as the run agreed
     ├── AuditError                  an audit chain was changed, contradicts another, or cannot be written
     ├── RunError                    a run cannot start or go on
     └── secagg.errors.SecAggError   the protocol; drawn in ``common/secagg/errors.py``
@@ -74,6 +75,10 @@ class LedgerError(PrivacyError):
 
 class PolicyError(ConfideError):
     """A hospital does not agree to what the server asks."""
+
+
+class EvaluationSpentError(PolicyError):
+    """A release of the evaluation plan was asked for more often than the run description allows."""
 
 
 class RunError(ConfideError):

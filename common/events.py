@@ -240,7 +240,8 @@ Event = (
 KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
-        RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated, RunFinished,
+        RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
+        RunFinished,
     )
 )  # fmt: skip
 

@@ -1,4 +1,9 @@
-"""What the ε of a run means, in words, and what every output of a run must admit."""
+"""What the ε of a run means, in words, and what every output of a run must admit.
+
+Whoever is covered is named, and whoever is not: a hospital that takes part knows its own share of distributed noise, so
+unless the noise is made for colluding hospitals, ε against another hospital of the run is larger than against an
+outsider (:meth:`common.privacy.distributed.DistributedMechanism.epsilons` says by how much).
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -41,7 +46,8 @@ class Guarantee:
         if self.delta is None:
             return "no differential privacy: ε is not bounded"
         return (
-            f"ε for each {self.unit}, δ={self.delta:g}, {self.accountant.upper()} accountant, against {self.adversary}"
+            f"ε for each {self.unit} ({relation(self.unit)}), δ={self.delta:g}, {self.accountant.upper()} accountant, "
+            f"against {self.adversary}"
         )
 
     def as_labels(self) -> tuple[str, ...]:
@@ -62,19 +68,50 @@ class Guarantee:
         return asdict(self)
 
 
+def relation(unit: str) -> str:
+    """Say which data sets an ε compares, to be named wherever an ε is.
+
+    >>> relation("patient")
+    'zero-out: a patient against an empty one, the number of patients is public'
+    """
+    return f"zero-out: a {unit} against an empty one, the number of {unit}s is public"
+
+
 def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
-    """Say whom a run's ε holds against (DESIGN §3)."""
+    """Say whom a run's ε holds against (DESIGN §3), and whom not where one might think so."""
     if privacy.mode is PrivacyMode.NONE:
         return "nobody"
     if privacy.mode is PrivacyMode.LOCAL:
-        return "everyone outside the hospital, the server included"
-    colluders = f" with up to {privacy.colluders} colluding hospitals" if privacy.colluders else ""
+        return "everyone outside the hospital, the server and the other hospitals included"
+    return _adversary_in_sums(privacy)
+
+
+def adversary_of_evaluation(privacy: PrivacyConfig) -> str:
+    """Say whom the ε of a run's evaluation holds against, in every mode: its noise is complete in the sum alone."""
+    return _adversary_in_sums(privacy)
+
+
+def _adversary_in_sums(privacy: PrivacyConfig) -> str:
     dropouts = f"{privacy.tolerated_dropouts} dropout{'' if privacy.tolerated_dropouts == 1 else 's'}"
-    return f"the server{colluders} and whoever gets the model, with up to {dropouts} a round"
+    if not privacy.colluders:
+        return (
+            f"the server and whoever outside the run's hospitals gets the model, with up to {dropouts} a round; "
+            "not at this ε against the run's other hospitals, who know their own noise"
+        )
+    hospitals = "hospital" if privacy.colluders == 1 else "hospitals"
+    return (
+        f"the server with up to {privacy.colluders} colluding {hospitals}, each of the run's other hospitals and "
+        f"whoever gets the model, with up to {dropouts} a round"
+    )
 
 
-def caveats(config: Config, data_set: str) -> tuple[str, ...]:
+def caveats(config: Config, data_set: str, *, authority_on_server: bool = False) -> tuple[str, ...]:
     """Return what every output of a run must admit, each as one sentence; none for a real, private, masked run.
+
+    Args:
+        config: the run's.
+        data_set: its name.
+        authority_on_server: the server holds the key that admits hospitals.
 
     >>> caveats(Config(), "PneumoniaMNIST")
     ()
@@ -86,6 +123,16 @@ def caveats(config: Config, data_set: str) -> tuple[str, ...]:
         admitted.append("privacy.mode is none: this run has NO differential privacy; a baseline only.")
     if config.aggregation.mode is AggregationMode.PLAIN:
         admitted.append("aggregation.mode is plain: the server saw every hospital's update; a baseline only.")
+    if config.evaluation.exact:
+        admitted.append(
+            "evaluation.exact is true: validation and test counts carry no noise, so validation and test records have "
+            "NO differential privacy."
+        )
+    if authority_on_server:
+        admitted.append(
+            "The server holds the authority's key: it can admit hospitals of its own and so learn a single hospital's "
+            "update."
+        )
     return tuple(admitted)
 
 

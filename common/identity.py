@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import IdentityError
+from common.identity_keys import checked_identity_key
 
 HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A hospital's name: a DNS label, so that it fits certificates, metrics and file names alike."""
@@ -41,6 +42,9 @@ UNREADABLE = (
 """What ``cryptography`` raises for bytes from outside that are no certificate, request or list; found by fuzzing."""
 _MAXIMUM_PEM_BYTES = 16_384
 _IDENTITY_URI = "confide:hospital:"
+_HELD_BY_SERVER = "key held by the server"
+"""The organisational unit of an authority that a server made for itself. It stands in the certificate whose fingerprint
+every invitation carries, so that nobody can pin such an authority and take it for one that is kept elsewhere."""
 _SERVER_NAME = "Confide server"
 """A host's own name may be longer than a common name's 64 characters; TLS looks at the alternative names alone."""
 
@@ -62,10 +66,17 @@ class HospitalIdentity:
     key: Ed25519PrivateKey = field(repr=False)
 
 
-def make_authority(common_name: str, now: datetime.datetime) -> CertificateAuthority:
-    """Make a new Ed25519 certificate authority, valid from ``now`` for ten years."""
+def make_authority(common_name: str, now: datetime.datetime, *, held_by_server: bool = False) -> CertificateAuthority:
+    """Make a new Ed25519 certificate authority, valid from ``now`` for ten years.
+
+    Args:
+        common_name: of the consortium.
+        now: the current time.
+        held_by_server: the server keeps the key; the certificate says so for good (:func:`held_by_server`).
+    """
     key = Ed25519PrivateKey.generate()
-    subject = _name(common_name)
+    unit = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, _HELD_BY_SERVER)] if held_by_server else []
+    subject = x509.Name([*_name(common_name), *unit])
     certificate = (
         _builder(subject, subject, key.public_key(), now, _AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -74,6 +85,22 @@ def make_authority(common_name: str, now: datetime.datetime) -> CertificateAutho
         .sign(key, None)
     )
     return CertificateAuthority(certificate, key)
+
+
+def held_by_server(authority: x509.Certificate) -> bool:
+    """Say whether the server holds this authority's key: such a server can make hospitals up, and needs no colluder."""
+    units = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return any(unit.value == _HELD_BY_SERVER for unit in units)
+
+
+def who_holds_the_key(authority: x509.Certificate) -> str:
+    """Return the sentence by which every output says who can admit and invent members of this consortium."""
+    if held_by_server(authority):
+        return (
+            "the server holds the authority's key: it can make up hospitals and so learn a single hospital's update; "
+            "trust it as you trust the consortium itself"
+        )
+    return "the authority's key is not on the server: nobody becomes a member without the organiser's signature"
 
 
 def request_hospital_certificate(name: str, key: Ed25519PrivateKey) -> bytes:
@@ -113,12 +140,10 @@ def requested_hospital_key(request_pem: bytes) -> Ed25519PublicKey:
     """Return the key that a hospital's signing request asks a certificate for and proves to hold.
 
     Raises:
-        IdentityError: the request is not one, is not signed by its own key, or its key is not Ed25519.
+        IdentityError: the request is not one, is not signed by its own key, or its key is not an Ed25519 key for which
+            its owner alone can sign.
     """
-    public_key = _load_request(request_pem).public_key()
-    if not isinstance(public_key, Ed25519PublicKey):
-        raise IdentityError("a hospital's signing request must hold an Ed25519 key")
-    return public_key
+    return checked_identity_key(_load_request(request_pem).public_key(), "a hospital's signing request")
 
 
 def request_server_certificate(hosts: Sequence[str], key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -235,8 +260,9 @@ def verify_issued_to_hospital(
     """Return the key of a certificate that ``authority`` issued to hospital ``name``, whether or not it has expired.
 
     Raises:
-        IdentityError: another name, not signed by the authority, or not Ed25519.
+        IdentityError: another name, not signed by the authority, not Ed25519, or a key for which anybody can sign.
     """
+    checked_identity_key(authority.public_key(), "the consortium's authority")
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -247,14 +273,14 @@ def verify_issued_to_hospital(
         raise IdentityError(f"the identity of {name} must be a certificate that names a hospital") from None
     if uris != [_IDENTITY_URI + name]:
         raise IdentityError(f"the certificate presented for {name} was issued to another party")
-    public_key = certificate.public_key()
-    if not isinstance(public_key, Ed25519PublicKey):
-        raise IdentityError(f"the certificate of {name} must hold an Ed25519 key")
-    return public_key
+    return checked_identity_key(certificate.public_key(), f"the certificate of {name}")
 
 
-def verify_roster(roster: Mapping[str, str], authority: x509.Certificate, now: datetime.datetime) -> dict[str, bytes]:
+def verify_roster(roster: Mapping[str, str], authority: x509.Certificate) -> dict[str, bytes]:
     """Return every hospital's raw Ed25519 public key (32 bytes), each checked against ``authority``.
+
+    A member whose certificate has expired stays on the roster, for the threshold counts on all members; no directory
+    and no cohort accepts it (:meth:`common.revocation.Revocations.check`).
 
     Raises:
         IdentityError: any entry fails; the message names the hospital.
@@ -262,7 +288,8 @@ def verify_roster(roster: Mapping[str, str], authority: x509.Certificate, now: d
     keys: dict[str, bytes] = {}
     for name in sorted(roster):
         check_hospital_name(name)
-        keys[name] = verify_hospital_certificate(roster[name].encode(), name, authority, now).public_bytes_raw()
+        certificate = read_certificate(roster[name].encode())
+        keys[name] = verify_issued_to_hospital(certificate, name, authority).public_bytes_raw()
     if len(set(keys.values())) != len(keys):
         raise IdentityError("every hospital on the roster must have a key of its own; two share one")
     return keys

@@ -33,7 +33,6 @@ LONGEST_HEAD_BYTES = 512
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 Hospital = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
@@ -69,22 +68,24 @@ class KeysShared(_Message, frozen=True, tag="keys_shared"):
 
 
 class MaskedInput(_Message, frozen=True, tag="masked_input"):
-    """Server: train from the model that travels beside this, and send the masked vector.
+    """Server: send the masked vector that the round's terms ask for; the model travels beside this.
 
-    ``train`` false asks for the evaluation counts alone, without a gradient and without a cost in privacy.
-    ``next_round`` asks for the keys of the round after, so that they need no exchange of their own.
+    What decides a vector stands in ``request`` and is bound there: nothing may be added beside it that a vector
+    depends on. ``next_round`` asks for the keys of the round after, so that they need no exchange of their own.
     """
 
     run_id: RunId
     round_number: RoundNumber
     request: bytes
-    """A ``secagg`` MaskedInputRequest: the model's hash, the cohort, and the shares dealt to this hospital."""
-    train: bool
+    """A ``secagg`` MaskedInputRequest: the round's terms, the cohort, and the shares dealt to this hospital."""
     next_round: RoundNumber | None = None
 
 
 class EpsilonReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a hospital's ledger says, rounded up; δ, unit and accountant stand in the run description."""
+    """What a hospital has spent on training, rounded up, at its own δ, and its budget.
+
+    Both follow from its policy and from the descriptions of the runs it took part in; neither from its data.
+    """
 
     spent: Annotated[float, msgspec.Meta(ge=0)]
     budget: Annotated[float, msgspec.Meta(gt=0)]
@@ -96,8 +97,6 @@ class InputMasked(_Message, frozen=True, tag="input_masked"):
     masked: bytes
     advertised: bytes | None
     epsilon: EpsilonReport | None
-    training_seconds: Seconds
-    masking_seconds: Seconds
 
 
 class CheckConsistency(_Message, frozen=True, tag="consistency_check"):
@@ -140,19 +139,21 @@ class PlainInput(_Message, frozen=True, tag="plain_input"):
     run_id: RunId
     run_description: bytes
     round_number: RoundNumber
-    model_hash: bytes
-    train: bool
+    terms: bytes
+    """A :class:`~common.round_terms.RoundTerms`."""
 
 
 class InputPlain(_Message, frozen=True, tag="input_plain"):
     """Hospital: what belongs to its plain vector, which travels beside this."""
 
     epsilon: EpsilonReport | None
-    training_seconds: Seconds
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label."""
+    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label.
+
+    Code and reason are functions of the run description, the hospital's policy and what was asked before.
+    """
 
     hospital: Hospital
     code: Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,64}$")]

@@ -26,7 +26,9 @@ BUILD_INFO = Metric("confide_build_info", "Versions of the software.", ("version
 ROUND = Metric("confide_round", "Training steps finished in the run shown.")
 ROUNDS_PLANNED = Metric("confide_rounds_planned", "Training steps the run is to make.")
 ACCURACY = Metric(
-    "confide_accuracy", "Share of records classified correctly, on the hospitals' pooled test parts, 0 to 1."
+    "confide_accuracy",
+    "Share of records classified correctly by the last model that was measured, 0 to 1; of the records that "
+    "confide_measured_info names.",
 )
 PRECISION = Metric("confide_precision", "Share of positive predictions that are right, 0 to 1.")
 RECALL = Metric("confide_recall", "Share of positive records that are found (sensitivity), 0 to 1.")
@@ -34,6 +36,25 @@ SPECIFICITY = Metric("confide_specificity", "Share of negative records that are 
 F1 = Metric("confide_f1", "Harmonic mean of precision and recall, 0 to 1.")
 AUC = Metric("confide_auc", "Area under the receiver operating characteristic, 0.5 (chance) to 1.")
 LOSS = Metric("confide_loss", "Mean cross-entropy of the global model, in nats.")
+
+MEASURED_INFO = Metric(
+    "confide_measured_info",
+    "Whose records the figures are of: the hospitals' pooled validation or test parts, exact counts or noisy ones.",
+    ("part", "exact"),
+)
+MEASURED_ROUND = Metric("confide_measured_round", "The training step whose model the figures are of.")
+INTERVAL_LOW = Metric(
+    "confide_interval_low", "Lower end of a measure's 95 % interval, for sampling and privacy noise.", ("measure",)
+)
+INTERVAL_HIGH = Metric("confide_interval_high", "Upper end of a measure's 95 % interval.", ("measure",))
+TEST = Metric(
+    "confide_test",
+    "A measure of the run's last model on the hospitals' pooled test parts, asked once at the end.",
+    ("measure",),
+)
+TEST_LOW = Metric("confide_test_low", "Lower end of its 95 % interval.", ("measure",))
+TEST_HIGH = Metric("confide_test_high", "Upper end of its 95 % interval.", ("measure",))
+TEST_NOISE = Metric("confide_test_noise", "Standard deviation that privacy noise alone gives it.", ("measure",))
 
 # The server: privacy --------------------------------------------------------------------------------------------------
 
@@ -45,6 +66,12 @@ EPSILON_SPENT = Metric(
 EPSILON_BUDGET = Metric("confide_epsilon_budget", "Epsilon beyond which a hospital refuses to train.", ("hospital",))
 EPSILON_LAST_ROUND = Metric(
     "confide_epsilon_last_round", "What the last round a hospital took part in added to its epsilon.", ("hospital",)
+)
+EVALUATION_EPSILON = Metric(
+    "confide_evaluation_epsilon",
+    "Epsilon that this run's measurements have cost each record of a part so far (zero-out relation); none where "
+    "counts are exact.",
+    ("part",),
 )
 PRIVACY_INFO = Metric(
     "confide_privacy_info",
@@ -72,7 +99,7 @@ ATTACKS_REFUSED = Metric(
 EXCHANGE_SECONDS = Metric("confide_exchange_seconds", "Duration of an exchange with the whole cohort.", ("phase",))
 ROUND_PART_SECONDS = Metric(
     "confide_round_part_seconds_total",
-    "Where the time of finished rounds went: training, masking, moving, waiting.",
+    "Where the time of finished rounds went: training, moving, waiting.",
     ("part",),
 )
 ROUND_SECONDS = Metric("confide_round_seconds", "Duration of the last finished round.")
@@ -86,6 +113,21 @@ OWN_EPSILON_SPENT = Metric(
 )
 OWN_EPSILON_BUDGET = Metric(
     "confide_hospital_epsilon_budget", "Epsilon beyond which this hospital refuses to train.", ("hospital",)
+)
+OWN_EVALUATION_EPSILON_SPENT = Metric(
+    "confide_hospital_evaluation_epsilon_spent",
+    "Epsilon of evaluation in this hospital's own ledger, for each record of a part, over all runs on its data.",
+    ("hospital", "part"),
+)
+OWN_EVALUATION_EPSILON_BUDGET = Metric(
+    "confide_hospital_evaluation_epsilon_budget",
+    "Epsilon of evaluation beyond which this hospital counts no more, for each part.",
+    ("hospital",),
+)
+OWN_NOTES = Metric(
+    "confide_hospital_notes",
+    "Notes that this hospital's operator should read in `confide hospital status`, such as fewer records than stated.",
+    ("hospital",),
 )
 OWN_PRIVACY_INFO = Metric(
     "confide_hospital_privacy_info",

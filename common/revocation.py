@@ -2,7 +2,8 @@
 
 The list travels through the server, which could keep it back. So it carries a number, and a hospital never goes back
 to a lower one; and it carries the time of the next list, after which a hospital takes part in nothing until it has one.
-A lying server can hide a revocation for that long at most.
+A lying server can hide a revocation for that long at most. The list also carries the number of the newest member list
+(``common.members``), so that the server can hide an admission for no longer either.
 """
 
 import datetime
@@ -12,16 +13,21 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.errors import IdentityError, StandingError
 from common.identity import CLOCK_SKEW, UNREADABLE, CertificateAuthority, write_private
+from common.identity_keys import checked_identity_key
 
 REVOCATIONS_FILE = "revoked.crl"
 """In the state folder of the server and of every hospital that enrolled."""
 
 MAXIMUM_LIST_BYTES = 2**20
 """Some 25,000 revoked certificates."""
+
+_MEMBERS_NUMBER = x509.ObjectIdentifier("2.25.19952096505202213937657809465443792450")
+"""Extension: the number of the newest member list when this list was signed, a DER integer. The arc 2.25 is made of
+random UUIDs and needs no registration (ITU-T X.667)."""
+_INTEGER = 0x02
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class RevocationList:
         issued: when it was signed.
         next_update: after this time it says nothing any more.
         revoked: serial numbers.
+        members_number: of the newest member list when this list was signed; 0 where there was none.
         encoded: DER.
     """
 
@@ -40,6 +47,7 @@ class RevocationList:
     issued: datetime.datetime
     next_update: datetime.datetime
     revoked: frozenset[int]
+    members_number: int
     encoded: bytes = field(repr=False)
 
 
@@ -49,6 +57,7 @@ def sign_revocations(
     number: int,
     now: datetime.datetime,
     lifetime: datetime.timedelta,
+    members_number: int = 0,
 ) -> bytes:
     """Return the DER of a list that holds from ``now`` for ``lifetime``.
 
@@ -58,6 +67,7 @@ def sign_revocations(
         number: higher than that of any list before.
         now: the current time.
         lifetime: until the next list must be there.
+        members_number: of the newest member list; 0 where there is none.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -65,6 +75,7 @@ def sign_revocations(
         .last_update(now - CLOCK_SKEW)
         .next_update(now + lifetime)
         .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(x509.UnrecognizedExtension(_MEMBERS_NUMBER, _der_integer(members_number)), critical=False)
     )
     for serial, when in sorted(revoked.items()):
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
@@ -80,22 +91,37 @@ def verify_revocations(encoded: bytes, authority: x509.Certificate) -> Revocatio
     """
     if len(encoded) > MAXIMUM_LIST_BYTES:
         raise IdentityError(f"a revocation list must be at most {MAXIMUM_LIST_BYTES} bytes, got {len(encoded)}")
-    public_key = authority.public_key()
-    if not isinstance(public_key, Ed25519PublicKey):
-        raise IdentityError("the consortium's authority must have an Ed25519 key")
+    public_key = checked_identity_key(authority.public_key(), "the consortium's authority")
     try:
         listed = x509.load_der_x509_crl(encoded)
         genuine = listed.is_signature_valid(public_key) and listed.issuer == authority.subject
         number = listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        members = listed.extensions.get_extension_for_oid(_MEMBERS_NUMBER).value
         next_update = listed.next_update_utc
         revoked = frozenset(entry.serial_number for entry in listed)
     except (*UNREADABLE, x509.ExtensionNotFound):
-        raise IdentityError("a revocation list must be DER (RFC 5280) and carry its number") from None
+        raise IdentityError(
+            "a revocation list must be DER (RFC 5280) and carry its number, and that of the member list"
+        ) from None
     if not genuine:
         raise IdentityError("a revocation list must be signed by the consortium's authority")
     if next_update is None:
         raise IdentityError("a revocation list must say when the next one is due")
-    return RevocationList(number, listed.last_update_utc + CLOCK_SKEW, next_update, revoked, encoded)
+    issued = listed.last_update_utc + CLOCK_SKEW
+    return RevocationList(number, issued, next_update, revoked, _read_integer(members), encoded)
+
+
+def _der_integer(value: int) -> bytes:
+    content = value.to_bytes(value.bit_length() // 8 + 1, "big")
+    return bytes((_INTEGER, len(content))) + content
+
+
+def _read_integer(extension: x509.ExtensionType) -> int:
+    encoded = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
+    value = int.from_bytes(encoded[2:10], "big")
+    if _der_integer(value) != encoded:
+        raise IdentityError("a revocation list must name the number of the newest member list as a DER integer")
+    return value
 
 
 class Revocations:
@@ -142,6 +168,20 @@ class Revocations:
             write_private(self._path, encoded)
         return self.newest() or offered
 
+    def current(self, now: datetime.datetime) -> RevocationList | None:
+        """Return the newest list, which is not too old at ``now``; None where none has ever been there.
+
+        Raises:
+            StandingError: the next list is overdue.
+        """
+        newest = self.newest()
+        if newest is not None and now > newest.next_update:
+            raise StandingError(
+                f"a revocation list newer than {newest.next_update:%Y-%m-%d %H:%M} UTC must have arrived; none has, so "
+                "nobody can say who is still a member; ask the consortium's operator, and check this machine's clock"
+            )
+        return newest
+
     def check(
         self, certificates: Mapping[str, x509.Certificate], names: Collection[str], now: datetime.datetime
     ) -> None:
@@ -153,12 +193,7 @@ class Revocations:
         Raises:
             StandingError: a certificate is revoked or not valid now, or the list is too old to tell.
         """
-        newest = self.newest()
-        if newest is not None and now > newest.next_update:
-            raise StandingError(
-                f"a revocation list newer than {newest.next_update:%Y-%m-%d %H:%M} UTC must have arrived; none has, so "
-                "nobody can say who is still a member; ask the consortium's operator, and check this machine's clock"
-            )
+        newest = self.current(now)
         for name in sorted(names):
             certificate = certificates[name]
             if newest is not None and certificate.serial_number in newest.revoked:

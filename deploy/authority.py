@@ -20,6 +20,7 @@ from common.identity import (
     requested_hosts,
     write_private,
 )
+from common.members import MEMBERS_FILE, verify_members
 from common.revocation import REVOCATIONS_FILE
 from deploy.source_tree import ROOT
 from server.authority import Authority
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     lifetimes = load_config(arguments.config).enrolment
     if arguments.action == "make":
         made = Authority.make(arguments.ca, arguments.name, now)
-        print(f"authority {fingerprint(made.certificate)} made in {arguments.ca}; guard ca.key")
+        print(f"authority {fingerprint(made.certificate)} made in {arguments.ca}; guard ca.key, and bring ca.pem alone")
         return 0
     authority = Authority(arguments.ca)
     if arguments.action == "sign":
@@ -47,11 +48,19 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name}: {count} certificate{'' if count == 1 else 's'} revoked")
         folders = [arguments.out]
     hours = lifetimes.revocations_hours if arguments.hours is None else arguments.hours
-    listed = authority.sign_revocations(now, datetime.timedelta(hours=hours))
+    lists = authority.sign_lists(now, datetime.timedelta(hours=hours))
     for folder in folders:
-        write_private(folder / REVOCATIONS_FILE, listed)
+        write_private(folder / REVOCATIONS_FILE, lists.revocations)
         print(f"{folder / REVOCATIONS_FILE}: revocation list, good for {hours:g} hours")
+        if lists.members is not None:
+            write_private(folder / MEMBERS_FILE, lists.members)
+            print(f"{folder / MEMBERS_FILE}: {_members(lists.members, authority)}")
     return 0
+
+
+def _members(encoded: bytes, authority: Authority) -> str:
+    listed = verify_members(encoded, authority.certificate)
+    return f"member list {listed.number}: {', '.join(listed.members) or 'nobody'}"
 
 
 def _sign(authority: Authority, path: Path, now: datetime.datetime, lifetimes: EnrolmentConfig) -> str:
@@ -82,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, metavar="make|sign|revoke")
     make = actions.add_parser("make", help="make a new authority")
     make.add_argument("--name", default="Confide consortium", help="default: %(default)s")
-    sign = actions.add_parser("sign", help="sign requests; NAME.csr becomes NAME.pem, with a revocation list beside it")
+    sign = actions.add_parser("sign", help="sign requests; NAME.csr becomes NAME.pem, with both lists beside it")
     sign.add_argument("requests", nargs="+", type=Path, metavar="FILE.csr")
-    revoke = actions.add_parser("revoke", help="revoke all certificates of hospitals, and write the revocation list")
-    revoke.add_argument("hospitals", nargs="*", metavar="NAME", help="none only signs the list anew")
-    revoke.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where revoked.crl goes; default: here")
+    revoke = actions.add_parser("revoke", help="end the membership of hospitals, and write both lists")
+    revoke.add_argument("hospitals", nargs="*", metavar="NAME", help="none only signs the lists anew")
+    revoke.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where both lists go; default: here")
     for action in (sign, revoke):
-        action.add_argument("--hours", type=float, metavar="H", help="how long the list is good")
+        action.add_argument("--hours", type=float, metavar="H", help="how long the revocation list is good")
     return parser

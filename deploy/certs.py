@@ -9,6 +9,7 @@ from cryptography import x509
 
 from common.errors import ConfideError
 from common.identity import fingerprint, load_certificate, requested_hosts
+from common.members import MEMBERS_FILE, verify_members
 from common.revocation import verify_revocations
 from deploy.authority import CERTS_FOLDER
 from server import authority
@@ -42,14 +43,21 @@ def _describe(path: Path, folder: Path) -> str:
                 hosts = requested_hosts(path.read_bytes())
                 return f"signing request for {', '.join(hosts) or f'hospital {path.stem}'}"
             case ".crl":
-                listed = verify_revocations(path.read_bytes(), load_certificate(folder / authority.CERTIFICATE_FILE))
-                return (
-                    f"revocation list {listed.number}: {len(listed.revoked)} revoked, "
-                    f"good until {listed.next_update:%Y-%m-%d %H:%M} UTC"
-                )
+                return _revocations(path.read_bytes(), folder)
+            case _ if path.name == MEMBERS_FILE:
+                listed = verify_members(path.read_bytes(), load_certificate(folder / authority.CERTIFICATE_FILE))
+                return f"member list {listed.number}: {', '.join(listed.members) or 'nobody'}"
+            case _ if path.name == authority.REGISTER_FILE:
+                return "register of members and of what was signed"
     except (ConfideError, OSError) as error:
         return f"cannot be read: {error}"
-    return "register of all that was signed" if path.name == authority.REGISTER_FILE else ""
+    return ""
+
+
+def _revocations(encoded: bytes, folder: Path) -> str:
+    listed = verify_revocations(encoded, load_certificate(folder / authority.CERTIFICATE_FILE))
+    until = f"good until {listed.next_update:%Y-%m-%d %H:%M} UTC"
+    return f"revocation list {listed.number}: {len(listed.revoked)} revoked, {until}"
 
 
 def _certificate(certificate: x509.Certificate) -> str:

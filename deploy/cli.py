@@ -81,6 +81,7 @@ COMMANDS = (
         ("bench", "dp"), "tests.benchmarks.bench_dp", "a private training step against a plain one, and against Opacus"
     ),
     _Command(("bench", "data"), "tests.benchmarks.bench_data", "time and memory of checking a hospital's images"),
+    _Command(("bench", "evaluation"), "tests.benchmarks.bench_evaluation", "noisy measurements against exact ones"),
     # the code itself
     _Command(("check",), "deploy.checks", "run the static checks alone"),
     _Command(("test",), "deploy.checks", "run the static checks and the tests"),

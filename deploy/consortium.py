@@ -22,8 +22,10 @@ from common.identity import (
     private_key_pem,
     request_hospital_certificate,
     sign_hospital_certificate,
+    verify_roster,
     write_private,
 )
+from common.members import MEMBERS_FILE, sign_members
 from common.settings import (
     HOSPITAL_SETTINGS_FILE,
     RELAY_FOLDER,
@@ -70,12 +72,16 @@ class ConsortiumOnThisMachine:
             runtime_ports: a free port on the loopback interface for each member's SuperNode.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        authority = make_authority("Confide demo consortium", self._now)
+        # Server and authority are one machine here, and the certificate says so.
+        authority = make_authority("Confide demo consortium", self._now, held_by_server=True)
         self._write_server(authority, settings)
         roster: dict[str, str] = {}
         for member, runtime_port in zip(members, runtime_ports, strict=True):
             roster[member.name] = self._enrol(authority, settings, member, runtime_port)
         write_private(self.server_state / ROSTER_FILE, yaml.safe_dump(roster).encode())
+        listed = sign_members(authority, verify_roster(roster, authority.certificate), 1, self._now)
+        for state in (self.server_state, *(member.state for member in members)):
+            write_private(state / MEMBERS_FILE, listed)
 
     def _write_server(self, authority: CertificateAuthority, settings: ServerSettings) -> None:
         state = self.server_state

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import Config, fewest_records, load_config
+from common.config import Config, fewest_records, load_config, replace
 from common.errors import ConfideError, ConfigError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from common.identity import write_private
 from common.processes import Stopping, raise_on_signals
-from common.settings import CHECKPOINTS_FOLDER
+from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet, obtain, task_named
 from deploy.data.dealer import deal
+from deploy.data.dealing import count_dealt, stated
 from deploy.loopback import LoopbackDeployment
 from deploy.monitoring import write_configuration
 from deploy.results.live_table import LiveTable
@@ -147,6 +149,15 @@ class _Demo:
             )
         shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
         deal(data, shards, config.data, config.experiment.seed, fewest)
+        self._state()
+
+    def _state(self) -> None:
+        """Be the operator of each hospital: state in its own configuration how much data it has, coarsely."""
+        config = self._config
+        for member in self._deployment.members:
+            dealt = count_dealt(member.data, config.privacy.unit)
+            own = replace(config, hospital=stated(dealt, config.aggregation.max_weight))
+            write_private(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, own.as_yaml())
 
     def _follow(self, outputs: RunOutputs) -> RunFinished:
         events = EventFile(self._folder / EVENTS_FILE)

@@ -1,5 +1,6 @@
 """Following a run by its events, live or afterwards."""
 
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from common.events import (
     EVENTS_FILE,
     AttackRefused,
     Dropout,
+    Evaluated,
     Event,
     EventFile,
     Exchange,
@@ -63,6 +65,8 @@ class RunHistory:
     attacks: tuple[AttackRefused, ...]
     finished: RunFinished | None
     """None while the run goes on, or when its server was stopped for good."""
+    evaluated: Evaluated | None = None
+    """The last measurement of the test parts, whatever came of it; see :attr:`tested`."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "RunHistory":
@@ -85,6 +89,7 @@ class RunHistory:
             refusals=tuple(event for event in told if isinstance(event, Refusal)),
             attacks=tuple(event for event in told if isinstance(event, AttackRefused)),
             finished=next((event for event in reversed(told) if isinstance(event, RunFinished)), None),
+            evaluated=next((event for event in reversed(told) if isinstance(event, Evaluated)), None),
         )
 
     @classmethod
@@ -97,3 +102,28 @@ class RunHistory:
         if not (run / EVENTS_FILE).is_file():
             raise RunError(f"{run} must be the folder of a run, with its {EVENTS_FILE}; there is none")
         return cls.of(EventFile(run / EVENTS_FILE).read_new())
+
+    @property
+    def measured(self) -> tuple[RoundDone, ...]:
+        """The rounds whose model was measured: in a long run not every one is."""
+        return tuple(done for done in self.rounds if done.part != "none")
+
+    @property
+    def tested(self) -> Evaluated | None:
+        """How good the run's last model is on the pooled test parts; None where that was not measured."""
+        told = self.evaluated
+        is_of_last = told is not None and bool(self.rounds) and told.step == self.rounds[-1].step
+        return told if told is not None and is_of_last and not math.isnan(told.accuracy) else None
+
+    @property
+    def why_not_tested(self) -> str:
+        """Why there is no figure of the test parts; empty where there is."""
+        if self.tested is not None:
+            return ""
+        if not self.rounds:
+            return "no round was finished"
+        if self.finished is None:
+            return "the run has not ended"
+        refused = [item for item in self.refusals if item.round > self.rounds[-1].round]
+        why = f": {refused[-1].hospital} refused, because {refused[-1].reason}" if refused else ""
+        return f"no round that asks the test parts gave a result{why}"

@@ -29,6 +29,7 @@ from common.identity import (
     sign_hospital_certificate,
     verify_roster,
 )
+from common.members import sign_members
 from common.messages import Request, decode_reply, decode_request, encode
 from deploy.data.datasets import DataSet
 from server.audit import recording_refusals
@@ -157,7 +158,8 @@ class InProcessConsortium:
             certificate = sign_hospital_certificate(authority, request, name, now, lifetime)
             self._identities[name] = HospitalIdentity(name, certificate, key)
         self.roster = {name: certificate_pem(each.certificate).decode() for name, each in self._identities.items()}
-        self.roster_keys = verify_roster(self.roster, self.authority, now)
+        self.roster_keys = verify_roster(self.roster, self.authority)
+        self.member_list = sign_members(authority, self.roster_keys, 1, now).decode()
         self.agents: dict[str, HospitalAgent] = {}
         for name in sites:
             self.restart(name)
@@ -194,7 +196,9 @@ class InProcessConsortium:
         config = self._config
         plan = RunPlan(
             config=config,
-            description=describe(config, run_id, data.classes, data.channels, self.roster),
+            description=describe(
+                config, run_id, data.classes, data.channels, self.roster, member_list=self.member_list
+            ),
             data_set=data.name,
             roster_keys=self.roster_keys,
         )

@@ -1,8 +1,8 @@
 """``confide hospital join INVITATION --data DIR``: become a member of a consortium, and take part from then on.
 
 The hospital makes its keys itself and connects outwards only, to two ports of the server. A hospital that has joined
-needs no invitation to start again. In a container the invitation may stand in the variable CONFIDE_INVITATION, or in
-a file.
+needs no invitation to start again. Whoever can list this machine's processes reads an invitation on the command line;
+a file, ``-`` for the standard input, or the variable CONFIDE_INVITATION keep it to this user.
 """
 
 import argparse
@@ -14,10 +14,13 @@ from pathlib import Path
 from client.enrolment import INVITATION_VARIABLE, Place, is_enrolled, join
 from common.config import load_config
 from common.errors import EnrolmentError
+from common.identity import load_certificate, who_holds_the_key
 from common.invitation import Invitation
 from common.processes import become, python_module
 from common.settings import HospitalSettings
 from deploy.source_tree import ROOT
+
+_STANDARD_INPUT = "-"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
         )
         name = join(_invitation(arguments), place, config, _say)
         _say(f"joined as {name}; keys and ledger are in {state}; back it up, and show it to nobody")
+        _say(who_holds_the_key(load_certificate(state / "ca.pem")))
+    os.environ.pop(INVITATION_VARIABLE, None)  # The SuperNode and others that are started from here have no use for it.
     if not arguments.no_start:
         become(python_module("client", "--state", str(state)), ROOT)
     return 0
@@ -43,7 +48,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="confide hospital join", description=__doc__)
-    parser.add_argument("invitation", nargs="?", metavar="INVITATION", help="the line, or a file that holds it")
+    parser.add_argument(
+        "invitation",
+        nargs="?",
+        metavar="INVITATION",
+        help="the line, a file that holds it, or - to read it from the standard input",
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="this hospital's images")
     parser.add_argument(
         "--state", type=Path, default=Path("hospital-state"), metavar="DIR", help="default: %(default)s"
@@ -73,7 +83,9 @@ def _invitation(arguments: argparse.Namespace) -> Invitation:
             f"an invitation must be given, as an argument or in {INVITATION_VARIABLE}; the consortium's operator makes "
             "one with `confide invite`"
         )
-    if "/" in given or Path(given).is_file():
+    if given == _STANDARD_INPUT:
+        given = sys.stdin.readline()
+    elif "/" in given or Path(given).is_file():
         try:
             given = Path(given).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:

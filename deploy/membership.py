@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from common.config import load_config
 from common.errors import EnrolmentError
 from common.hosts import check_host
-from common.identity import check_hospital_name, load_certificate, write_private
+from common.identity import check_hospital_name, load_certificate, who_holds_the_key, write_private
 from common.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.certificates import Certificates
@@ -49,7 +49,8 @@ def _invite(argv: Sequence[str]) -> int:
     hours = load_config(settings.config).enrolment.invitation_hours if arguments.hours is None else arguments.hours
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
     token = Membership(arguments.state).invite(arguments.name, expires, arguments.group)
-    authority = load_certificate(arguments.state / "ca.pem").fingerprint(hashes.SHA256())
+    certificate = load_certificate(arguments.state / "ca.pem")
+    authority = certificate.fingerprint(hashes.SHA256())
     line = Invitation(
         host, settings.enrolment_port, authority, token, int(expires.timestamp()), arguments.name
     ).encode()
@@ -60,7 +61,7 @@ def _invite(argv: Sequence[str]) -> int:
     whom = arguments.name if arguments.group is None else f"{arguments.group} hospitals {arguments.name}-…"
     print(
         f"for {whom}; server {join_host_port(host, settings.enrolment_port)}; until {expires:%Y-%m-%d %H:%M} UTC; "
-        f"authority {authority.hex()}",
+        f"authority {authority.hex()}; {who_holds_the_key(certificate)}",
         file=sys.stderr,
     )
     return 0
@@ -77,7 +78,8 @@ def _revoke(argv: Sequence[str]) -> int:
     name = check_hospital_name(arguments.name)
     settings = ServerSettings.read(arguments.state / SERVER_SETTINGS_FILE)
     certificates = Certificates(arguments.state, settings, load_config(settings.config).enrolment)
-    was_member = Membership(arguments.state).remove(name)
+    still_listed = certificates.is_offline and certificates.names(name)
+    was_member = Membership(arguments.state).remove(name, still_listed=still_listed)
     published = certificates.revoke(name, datetime.datetime.now(datetime.UTC))
     if not was_member:
         print(f"{name} was not a member; an invitation for it, and a certificate it may have, work no more")
@@ -87,8 +89,9 @@ def _revoke(argv: Sequence[str]) -> int:
         print("the revocation is signed; hospitals get it within seconds, before their next round")
     else:
         print(
-            f"the authority is offline: `confide ca revoke {name}` where its key is, and put revoked.crl into "
-            f"{arguments.state / 'requests'}; until then other hospitals learn of it from the roster alone"
+            f"the authority is not on this server: `confide ca revoke {name}` where its key is, and put revoked.crl "
+            f"and members.json into {arguments.state / 'requests'}; until then {name} stays on the roster, takes "
+            "part in nothing, and counts among those who may collude with the server"
         )
     return 0
 

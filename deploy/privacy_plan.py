@@ -1,47 +1,36 @@
-"""``confide privacy plan``: before a run, how much noise an ε needs, and what each adversary gets in both modes."""
+"""``confide privacy plan``: before a run, how much noise an ε needs, and what each adversary gets in both modes.
+
+The plan describes the run as the server would and asks the very functions that hospitals book by, so it says what a
+deployed run costs.
+"""
 
 import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.config import Config, PrivacyUnit, load_config
+from common.config import Config, PrivacyMode, PrivacyUnit, RunDescription, load_config
+from common.config import replace as replaced
+from common.errors import PrivacyError
+from common.evaluation.plan import Part
+from common.guarantee import relation
 from common.privacy.accounting import (
     Accountant,
+    Adversary,
     Epsilon,
     MechanismEvent,
-    MechanismKind,
     against_everyone,
     epsilon,
     rounded_up,
 )
-from common.privacy.calibration import noise_multiplier, require_meaningful
-from common.privacy.distributed import DistributedMechanism
-
-RING_BITS = 32
-"""Of mode ``distributed``; 16 bits are too few for its sums."""
+from common.privacy.calibration import local_event, require_enough_units
+from common.run_terms import evaluation_plan_of, mechanism_of, release_mechanism
+from server.run import describe
 
 _CONFIG = Path("config.yaml")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is planned. The hospitals are taken to be alike."""
-
-    units: int
-    rounds: int
-    batch_size: int
-    local_epochs: int
-    target_epsilon: float
-    delta: float
-    unit: PrivacyUnit
-    accountant: Accountant
-    hospitals: int
-    colluders: int
-    dropouts: int
-    parameters: int
+_RUN_ID = 32 * "0"
 
 
 @dataclass(frozen=True)
@@ -49,130 +38,207 @@ class ModePlan:
     """One mode's answer.
 
     Attributes:
-        steps: optimiser steps of the whole run.
-        noise_multiplier: over the clipping norm, in each hospital's gradient sum (local) or in the secure sum.
-        hospital_noise: what one hospital adds, over the clipping norm.
+        event: what a hospital books for one round.
+        steps: of the mechanism in the whole run.
+        hospital_noise: what one hospital adds to a step, over the clipping norm.
         claims: for each adversary, once for each accountant.
     """
 
+    event: MechanismEvent
     steps: int
-    noise_multiplier: float
     hospital_noise: float
     claims: tuple[Epsilon, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Both modes' answers."""
+class EvaluationCost:
+    """What measuring the run's models costs.
 
-    request: Request
-    sample_rate: float
+    Attributes:
+        lines: the plan of releases.
+        claims: for each part of the data, for each adversary.
+    """
+
+    lines: tuple[str, ...]
+    claims: dict[str, tuple[Epsilon, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both modes' answers, and what evaluation costs, which is the same in both."""
+
+    run: RunDescription
+    stated_units: int
     local: ModePlan
     distributed: ModePlan
+    evaluation: EvaluationCost | None
 
 
-def plan(request: Request) -> Plan:
+def plan(config: Config, stated_units: int, parameters: int, classes: int = 2) -> Plan:
     """Calibrate both modes to the same target.
+
+    Args:
+        config: of the run; ``experiment.num_clients`` hospitals take part in each round.
+        stated_units: what a hospital states that it trains on.
+        parameters: of the model; they set the rounding of mode ``distributed``.
+        classes: of the task.
 
     Raises:
         PrivacyError: the request means nothing, or no noise reaches its target; names the remedy.
+        ConfigError: a value is out of range.
     """
-    rate = require_meaningful(request.units, request.batch_size, request.delta, request.unit)
-    return Plan(request, rate, _local(request, rate), _distributed(request, rate))
+    require_enough_units(stated_units, config.privacy.delta, config.privacy.unit)
+    local, distributed = (
+        _described(config, mode, parameters, classes) for mode in (PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED)
+    )
+    return Plan(local, stated_units, _local(local), _distributed(distributed), _evaluation(local))
 
 
-def _local(request: Request, rate: float) -> ModePlan:
-    steps = request.rounds * max(1, round(request.local_epochs / rate))
-    multiplier = noise_multiplier(request.target_epsilon, request.delta, rate, steps, request.accountant)
-    event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, rate, steps)
+def _described(config: Config, mode: PrivacyMode, parameters: int, classes: int) -> RunDescription:
+    hospitals = [f"hospital-{number + 1}" for number in range(config.experiment.num_clients)]
+    asked = replaced(config, privacy={"mode": mode}, aggregation={"min_hospitals": len(hospitals)})
+    names = tuple(str(number) for number in range(classes))
+    return describe(asked, _RUN_ID, names, 1, dict.fromkeys(hospitals, ""), parameters)
+
+
+def _local(run: RunDescription) -> ModePlan:
+    privacy, rounds = run.privacy, run.experiment.rounds
+    event = local_event(run.training, privacy, rounds)
+    whole = replace(event, steps=event.steps * rounds)
     claims = tuple(
         claim
         for accountant in Accountant
         for claim in against_everyone(
-            epsilon([event], request.delta, accountant), request.delta, request.unit, accountant, request.colluders
+            epsilon([whole], privacy.delta, accountant), privacy.delta, privacy.unit, accountant, privacy.colluders
         )
     )
-    return ModePlan(steps, multiplier, multiplier, claims)
+    return ModePlan(event, whole.steps, event.noise_multiplier, claims)
 
 
-def _distributed(request: Request, rate: float) -> ModePlan:
-    multiplier = noise_multiplier(request.target_epsilon, request.delta, rate, request.rounds, request.accountant)
-    mechanism = DistributedMechanism.fit(
-        noise_multiplier=multiplier,
-        max_grad_norm=1.0,
-        dimension=request.parameters,
-        hospitals=request.hospitals,
-        expected_units=request.hospitals * request.batch_size,
-        colluders=request.colluders,
-        tolerated_dropouts=request.dropouts,
-        modulus_bits=RING_BITS,
-    )
+def _distributed(run: RunDescription) -> ModePlan:
+    privacy, rounds, hospitals = run.privacy, run.experiment.rounds, len(run.roster)
+    mechanism = mechanism_of(run)
+    if mechanism is None:
+        raise PrivacyError("a run of mode distributed must have a mechanism")
     claims = tuple(
         claim
         for accountant in Accountant
         for claim in mechanism.epsilons(
-            rate, request.rounds, request.hospitals, request.delta, request.unit, accountant
+            run.training.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant
         )
     )
-    share = math.sqrt(mechanism.share_variance(request.hospitals)) / mechanism.norm_bound
-    return ModePlan(request.rounds, multiplier, share, claims)
+    share = math.sqrt(mechanism.share_variance(hospitals)) / mechanism.norm_bound
+    return ModePlan(mechanism.event(run.training.sample_rate), rounds, share, claims)
+
+
+def _evaluation(run: RunDescription) -> EvaluationCost | None:
+    """Return what evaluation costs against each adversary; None where the counts are exact and have no ε."""
+    releases = evaluation_plan_of(run)
+    if releases is None:
+        return None
+    privacy, cohort, accountant = run.privacy, len(run.roster), Accountant(run.privacy.accountant)
+
+    def claim(part: Part, adversary: Adversary, colluders: int) -> Epsilon:
+        events = [
+            release_mechanism(run, releases, release).event_against(colluders, cohort, 1.0)
+            for release in releases.releases
+            if release.part is part
+        ]
+        known = [event for event in events if event is not None]
+        value = epsilon(known, privacy.delta, accountant) if len(known) == len(events) else math.inf
+        told = colluders if adversary is Adversary.COLLUDING_SERVER else 0
+        return Epsilon(value, privacy.delta, privacy.unit, adversary, accountant, told)
+
+    adversaries = [(Adversary.OUTSIDER, 0), (Adversary.HOSPITAL, 1), (Adversary.SERVER, 0)]
+    if privacy.colluders:
+        adversaries.append((Adversary.COLLUDING_SERVER, privacy.colluders))
+    claims = {part.value: tuple(claim(part, *adversary) for adversary in adversaries) for part in Part}
+    return EvaluationCost(releases.describe(), claims)
 
 
 def as_text(answer: Plan) -> str:
     """Return the plan as a person reads it."""
-    request, local, distributed = answer.request, answer.local, answer.distributed
-    units = f"{request.unit}s"
+    run, local, distributed = answer.run, answer.local, answer.distributed
+    privacy = run.privacy
+    exact = ("evaluation: exact counts (evaluation.exact); validation and test records have NO differential privacy",)
+    evaluation = exact if answer.evaluation is None else answer.evaluation.lines
     return f"""\
-{request.hospitals} hospitals of {request.units} training {units}, {request.rounds} rounds, {request.batch_size} \
-{units} expected in a batch (sample rate {answer.sample_rate:.4g})
-target: ε ≤ {request.target_epsilon:g} at δ = {request.delta:g} for each {request.unit}, by the \
-{request.accountant.upper()} accountant
+{len(run.roster)} hospitals that state at least {answer.stated_units} training {privacy.unit}s each, \
+{run.experiment.rounds} rounds, training.sample_rate {run.training.sample_rate:g}
+target: ε ≤ {privacy.target_epsilon:g} at δ = {privacy.delta:g} for each {privacy.unit}, by the \
+{privacy.accountant.upper()} accountant
+        {relation(privacy.unit.value)}
 
-mode local        noise multiplier {local.noise_multiplier:.4f} at each of {local.steps} steps, all in each hospital
-mode distributed  noise multiplier {distributed.noise_multiplier:.4f} at each of {distributed.steps} steps (one a \
-round), in the sum,
-                  with training.sample_rate={answer.sample_rate:.4g};
-                  one hospital adds {distributed.hospital_noise:.4f}, enough with {request.dropouts} dropped out and \
-{request.colluders} colluding
+mode local        noise multiplier {local.event.noise_multiplier:.4f} at each of {local.steps} steps, all in each \
+hospital
+mode distributed  noise multiplier {distributed.event.noise_multiplier:.4f} at each of {distributed.steps} steps (one \
+a round), in the sum;
+                  one hospital adds {distributed.hospital_noise:.4f}, enough with {privacy.tolerated_dropouts} dropped \
+out and {privacy.colluders} colluding
 
-{_table(local, distributed)}
+{_table(answer)}
 
-These hold for what a hospital trains on. Evaluation counts leave it inside the secure sum alone, without noise.
-A single curious hospital learns what a server with one colluder learns."""
+{chr(10).join(evaluation)}
+
+Another hospital of the run knows its own noise, and learns what a server with one colluder learns."""
 
 
-def _table(local: ModePlan, distributed: ModePlan) -> str:
-    heads = [f"{mode} {accountant.upper()}" for mode in ("local", "distributed") for accountant in Accountant]
-    lines = [f"{'ε against':<38}" + "".join(f"{head:>17}" for head in heads)]
-    adversaries = len(local.claims) // len(Accountant)
+def _table(answer: Plan) -> str:
+    """Return ε against each adversary: of training in both modes by both accountants, of evaluation by the run's."""
+    modes = (("local", answer.local), ("distributed", answer.distributed))
+    heads = [f"{mode} {accountant.upper()}" for mode, _ in modes for accountant in Accountant]
+    parts = {} if answer.evaluation is None else answer.evaluation.claims
+    lines = [f"{'ε against':<38}" + "".join(f"{head:>17}" for head in (*heads, *parts))]
+    adversaries = len(answer.local.claims) // len(Accountant)
     for row in range(adversaries):
-        first = local.claims[row]
+        first = answer.local.claims[row]
         who = f"{first.adversary} ({first.colluders})" if first.colluders else str(first.adversary)
-        cells = [plan.claims[row + adversaries * column] for plan in (local, distributed) for column in range(2)]
+        cells = [each.claims[row + adversaries * column] for _, each in modes for column in range(len(Accountant))]
+        cells += [claims[row] for claims in parts.values()]
         lines.append(f"{who:<38}" + "".join(f"{rounded_up(cell.value):>17.3f}" for cell in cells))
     return "\n".join(lines)
 
 
+def _as_json(answer: Plan) -> str:
+    facts = {
+        "run": answer.run.model_dump(mode="json"),
+        "stated_units": answer.stated_units,
+        "local": asdict(answer.local),
+        "distributed": asdict(answer.distributed),
+        "evaluation": None if answer.evaluation is None else asdict(answer.evaluation),
+    }
+    return json.dumps(_without_infinity(facts), indent=2, allow_nan=False)
+
+
+def _without_infinity(value: object) -> object:
+    """Return the same with null for an ε that is not bounded, for which JSON has no number."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main(argv: Sequence[str]) -> int:
     """Answer ``confide privacy plan``; argv begins with the command's last word."""
-    arguments = _parser(load_config(_CONFIG) if _CONFIG.exists() else Config()).parse_args(argv[1:])
-    answer = plan(
-        Request(
-            units=arguments.records,
-            rounds=arguments.rounds,
-            batch_size=arguments.batch,
-            local_epochs=arguments.epochs,
-            target_epsilon=arguments.epsilon,
-            delta=arguments.delta,
-            unit=PrivacyUnit(arguments.unit),
-            accountant=Accountant(arguments.accountant),
-            hospitals=arguments.hospitals,
-            colluders=arguments.colluders,
-            dropouts=arguments.dropouts,
-            parameters=arguments.parameters,
-        )
+    config = load_config(_CONFIG) if _CONFIG.exists() else Config()
+    arguments = _parser(config).parse_args(argv[1:])
+    asked = replaced(
+        config,
+        experiment={"rounds": arguments.rounds, "num_clients": arguments.hospitals},
+        training={"sample_rate": arguments.sample_rate, "local_epochs": arguments.epochs},
+        aggregation={"min_hospitals": arguments.hospitals},
+        privacy={
+            "target_epsilon": arguments.epsilon,
+            "delta": arguments.delta,
+            "unit": PrivacyUnit(arguments.unit),
+            "accountant": arguments.accountant,
+            "colluders": arguments.colluders,
+            "tolerated_dropouts": arguments.dropouts,
+        },
     )
-    print(json.dumps(asdict(answer), indent=2) if arguments.json else as_text(answer))
+    answer = plan(asked, arguments.records, arguments.parameters, arguments.classes)
+    print(_as_json(answer) if arguments.json else as_text(answer))
     return 0
 
 
@@ -184,10 +250,11 @@ def _parser(config: Config) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     privacy, training, experiment = config.privacy, config.training, config.experiment
+    stated = config.hospital.stated_training_units
     add = parser.add_argument
-    add("--records", type=int, required=True, metavar="N", help="training records (or patients) of one hospital")
+    add("--records", type=int, default=stated, metavar="N", help="training records (or patients) a hospital states")
     add("--rounds", type=int, default=experiment.rounds, metavar="R", help="rounds of the run")
-    add("--batch", type=int, default=training.batch_size, metavar="B", help="expected in a Poisson batch")
+    add("--sample-rate", type=float, default=training.sample_rate, metavar="Q", help="of each record in a step's batch")
     add("--epochs", type=int, default=training.local_epochs, help="local epochs a round, in mode local")
     add("--epsilon", type=float, default=privacy.target_epsilon, metavar="E", help="at the last round")
     add("--delta", type=float, default=privacy.delta, metavar="D", help="below 1/N")
@@ -196,6 +263,7 @@ def _parser(config: Config) -> argparse.ArgumentParser:
     add("--hospitals", type=int, default=experiment.num_clients, metavar="H", help="in a round")
     add("--colluders", type=int, default=privacy.colluders, metavar="K", help="may collude with the server")
     add("--dropouts", type=int, default=privacy.tolerated_dropouts, metavar="X", help="may vanish in a round")
+    add("--classes", type=int, default=2, metavar="C", help="of the task; set what an evaluation counts")
     add("--parameters", type=int, default=26_000, metavar="P", help="of the model; sets the rounding alone")
     add("--json", action="store_true", help="print JSON")
     return parser

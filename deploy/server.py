@@ -1,6 +1,8 @@
 """``confide server``: run a consortium's server, which hospitals on other machines join by invitation.
 
 The first start makes everything in the state folder; later ones go on from there, and so does an unfinished run.
+Who is a member is for the consortium's authority to sign. Its key belongs on the organiser's machine (``confide ca
+make``); its certificate comes here with ``--authority ca.pem``. ``--hold-authority-key`` keeps a key of its own here.
 """
 
 import argparse
@@ -15,7 +17,14 @@ from cryptography import x509
 from common.config import Config, load_config
 from common.errors import ConfigError
 from common.hosts import check_host
-from common.identity import certificate_pem, fingerprint, load_certificate, write_private
+from common.identity import (
+    certificate_pem,
+    fingerprint,
+    held_by_server,
+    load_certificate,
+    who_holds_the_key,
+    write_private,
+)
 from common.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
@@ -38,10 +47,10 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(arguments.config, tuple(arguments.overrides))
     state = arguments.state.resolve()
     settings = _settings(arguments, state, config)
-    root = _install_authority(state, settings, arguments.offline_authority)
+    root = _install_authority(state, settings, arguments.authority)
     write_private(settings.config, config.as_yaml())
     settings.write(state / SERVER_SETTINGS_FILE)
-    print(f"consortium authority {fingerprint(root)}", file=sys.stderr)
+    print(f"consortium authority {fingerprint(root)}; {who_holds_the_key(root)}", file=sys.stderr)
     _await_certificate(state, settings, config)
     where = join_host_port(settings.hosts[0], settings.enrolment_port)
     print(f"hospitals join at {where}; logs in {settings.logs}", file=sys.stderr)
@@ -58,9 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    parser.add_argument("--authority", type=Path, metavar="DIR", help="the authority's folder (default: in --state)")
-    parser.add_argument(
-        "--offline-authority", type=Path, metavar="FILE", help="certificate of an authority that signs elsewhere"
+    holder = parser.add_mutually_exclusive_group()
+    holder.add_argument(
+        "--authority", type=Path, metavar="FILE", help="ca.pem of the authority that `confide ca make` made elsewhere"
+    )
+    holder.add_argument(
+        "--hold-authority-key",
+        action="store_true",
+        help="make an authority here and keep its key: the server then can invent hospitals, and every output says so",
     )
     parser.add_argument("--data-set", metavar="NAME", help="what outputs call the hospitals' data")
     parser.add_argument("--new-run", action="store_true", help="begin a new run, the last one has finished")
@@ -97,19 +111,40 @@ def _settings(arguments: argparse.Namespace, state: Path, config: Config) -> Ser
         metrics_host=arguments.metrics_host,
         hosts=hosts,
         enrolment_port=arguments.enrolment_port,
-        authority=None if arguments.offline_authority else (arguments.authority or state / "authority").resolve(),
+        authority=_folder_of_key(arguments, state, before),
     )
 
 
-def _install_authority(state: Path, settings: ServerSettings, offline: Path | None) -> x509.Certificate:
+def _folder_of_key(arguments: argparse.Namespace, state: Path, before: ServerSettings | None) -> Path | None:
+    """Return where this server keeps the authority's key, None where it has none; as before unless told otherwise."""
+    if arguments.authority is not None:
+        return None
+    if arguments.hold_authority_key:
+        return state / "authority"
+    if before is None:
+        raise ConfigError(
+            "--authority must name ca.pem of the consortium's authority; `confide ca make` makes one, on a machine "
+            "that is not the server. To try things out, --hold-authority-key keeps a key on the server, which can then "
+            "invent hospitals"
+        )
+    return before.authority
+
+
+def _install_authority(state: Path, settings: ServerSettings, brought: Path | None) -> x509.Certificate:
     """Put the authority's certificate where every part of the server looks for it; the same one for ever."""
-    if offline is not None:
-        root = load_certificate(offline)
-    elif settings.authority is None or authority.exists(settings.authority):
-        root = Authority(settings.authority or state).certificate
-    else:
-        root = Authority.make(settings.authority, "Confide consortium", datetime.datetime.now(datetime.UTC)).certificate
     path = state / authority.CERTIFICATE_FILE
+    if settings.authority is None:
+        root = load_certificate(brought or path)
+    elif authority.exists(settings.authority):
+        root = Authority(settings.authority).certificate
+    else:
+        now = datetime.datetime.now(datetime.UTC)
+        root = Authority.make(settings.authority, "Confide consortium", now, held_by_server=True).certificate
+    if settings.authority is not None and not held_by_server(root):
+        raise ConfigError(
+            f"an authority whose key is on the server must say so in its certificate; the one in {settings.authority} "
+            "was made to be kept elsewhere; move its folder there and start with --authority ca.pem"
+        )
     if path.exists() and load_certificate(path) != root:
         raise ConfigError(
             f"{state} belongs to the authority {fingerprint(load_certificate(path))}, got {fingerprint(root)}; "
@@ -131,7 +166,7 @@ def _await_certificate(state: Path, settings: ServerSettings, config: Config) ->
             said = True
             print(
                 f"waiting for the authority: `confide ca sign {state / REQUESTS_FOLDER}/*.csr` where its key is, and "
-                "put the .pem files and revoked.crl into that folder",
+                "put the .pem files, revoked.crl and members.json into that folder",
                 file=sys.stderr,
             )
         time.sleep(_LOOK_SECONDS)

@@ -1,6 +1,7 @@
 """``python -m deploy.server_container``: the server of the demo's consortium in its container.
 
-It does by itself what people do in a real consortium: makes the authority, hands out an invitation in a volume that the
+It does by itself what people do in a real consortium: makes the authority and keeps its key here, which every output
+tells, hands out an invitation in a volume that the
 hospitals read, good for minutes and renewed while the demo is up, and starts a run once the number of hospitals holds
 still. A run that was interrupted goes on; a finished one is followed by another only when CONFIDE_RUN has a new value.
 """
@@ -94,6 +95,7 @@ class _ServerContainer:
                 "--state", str(self._state),
                 "--address", given.address,
                 "--config", str(given.config),
+                "--hold-authority-key",
                 "--metrics-host", _EVERY_ADDRESS,
                 "--no-start",
                 *(("--new-run",) if is_new else ()),

@@ -281,7 +281,7 @@ class _Server:
         return Command(
             "superexec",
             (
-                str(Path(sys.executable).with_name("flower-superexec")),
+                *python_module("server.superexec"),
                 "--runtime-api-address", self._runtime,
                 "--root-certificates", str(self._state / _LOCAL_CERTIFICATE),
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),

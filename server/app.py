@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -16,9 +17,9 @@ from flwr.serverapp import Grid, ServerApp
 from common.audit_chain import AUDIT_FILE, AuditChain
 from common.audit_parties import Writer
 from common.config import load_config
-from common.errors import ConfideError, RunError
+from common.errors import ConfideError, IdentityError, RunError
 from common.events import RunFinished
-from common.identity import load_certificate, load_server_key
+from common.identity import held_by_server, load_certificate, load_server_key
 from common.mask_workers import MaskWorkers, cores
 from common.processes import alone, die_with_parent, python_module
 from common.secagg.masks import MaskApplier
@@ -30,7 +31,7 @@ from server.conversation import Conversation
 from server.events import EventLog
 from server.flower import GridTransport, tell_unreadable_replies
 from server.flower_arrays import carry_by_the_piece
-from server.membership import Membership
+from server.membership import Members, Membership
 from server.run import Run, RunPlan, describe
 from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
@@ -93,16 +94,39 @@ def _begun(store: CheckpointStore, state: Path, run_id: str) -> Checkpoint:
 def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: MaskApplier) -> RunPlan:
     config = load_config(settings.config)
     authority = load_certificate(state / "ca.pem")
-    members = Membership(state)
+    membership = Membership(state)
 
-    def plan_for(roster: dict[str, str], keys: dict[str, bytes]) -> RunPlan:
-        description = describe(config, settings.run_id, settings.classes, settings.channels, roster, parameters)
-        return RunPlan(config, description, settings.data_set, keys, apply_masks, newest)
+    def plan_for(members: Members) -> RunPlan:
+        description = describe(
+            config,
+            settings.run_id,
+            settings.classes,
+            settings.channels,
+            members.roster,
+            parameters,
+            members.member_list,
+        )
+        return RunPlan(
+            config,
+            description,
+            settings.data_set,
+            members.keys,
+            apply_masks,
+            absent=members.absent,
+            consortium=len(members.keys),
+            authority_on_server=held_by_server(authority),
+            newest=newest,
+        )
 
     def newest(plan: RunPlan) -> RunPlan:
-        roster, keys = members.valid_roster(authority, datetime.datetime.now(datetime.UTC))
-        if roster == plan.description.roster or len(roster) < config.aggregation.min_hospitals:
+        try:
+            members = membership.all_members(authority, datetime.datetime.now(datetime.UTC))
+        except IdentityError as error:
+            _LOG.warning("the run goes on with the members it has: %s", error)
+            return plan
+        if len(members.roster) - len(members.absent) < config.aggregation.min_hospitals:
             return plan  # With too few members left the run waits for others under the description it has.
-        return plan_for(roster, keys)
+        same = (members.roster, members.member_list) == (plan.description.roster, plan.description.member_list)
+        return replace(plan, absent=members.absent) if same else plan_for(members)
 
-    return plan_for(*members.valid_roster(authority, datetime.datetime.now(datetime.UTC)))
+    return plan_for(membership.all_members(authority, datetime.datetime.now(datetime.UTC)))

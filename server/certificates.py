@@ -1,11 +1,13 @@
-"""What the authority signs for a running server: hospitals' certificates, the server's own, and the revocation list.
+"""What the authority signs for a running server: certificates, the revocation list, and the list of members.
 
 Where the authority's key is at hand it signs at once. Where it is kept offline, requests wait as files for
-``confide ca sign``, and what comes back is taken up from the same folder.
+``confide ca sign``, and what comes back is taken up from the same folder. A member list is taken up when the server has
+the certificate of everyone on it, for a run is described with all of them.
 """
 
 import datetime
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -20,15 +22,19 @@ from common.identity import (
     load_server_key,
     make_server_key,
     private_key_pem,
+    read_certificate,
     request_server_certificate,
     requested_hospital_key,
     verify_hospital_certificate,
+    verify_issued_to_hospital,
     verify_server_certificate,
     write_private,
 )
+from common.members import MEMBERS_FILE, KeptMembers, MemberList, verify_members
 from common.revocation import REVOCATIONS_FILE, Revocations
 from common.settings import ServerSettings
-from server.authority import Authority
+from server.authority import Authority, Lists
+from server.membership import Membership
 from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 REQUESTS_FOLDER = "requests"
@@ -57,6 +63,14 @@ class Certificates:
         self._authority = None if settings.authority is None else Authority(settings.authority)
         self.root = load_certificate(state / "ca.pem")
         self._revocations = Revocations(state, self.root)
+        self._members = KeptMembers(state, self.root)
+        self._membership = Membership(state)
+        self._awaited: tuple[str, ...] = ()
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the authority signs elsewhere, so that nobody is admitted or revoked without a person there."""
+        return self._authority is None
 
     def hospital(self, name: str, request_pem: bytes, now: datetime.datetime) -> bytes | None:
         """Return the certificate for a hospital's request as PEM, None while an offline authority has not signed it.
@@ -91,44 +105,115 @@ class Certificates:
             raise IdentityError("the authority must have signed a revocation list; `confide ca sign` makes one")
         return newest.encoded
 
+    def members(self) -> MemberList:
+        """Return the newest member list that this server can describe a run with.
+
+        Raises:
+            IdentityError: there is none yet.
+        """
+        newest = self._members.newest()
+        if newest is None:
+            raise IdentityError(f"the authority must have signed {MEMBERS_FILE}; `confide ca sign` writes it")
+        return newest
+
+    def names(self, name: str) -> bool:
+        """Say whether the newest member list names this hospital."""
+        newest = self._members.newest()
+        return newest is not None and name in newest.members
+
+    def lists(self, name: str, certificate: bytes) -> bool:
+        """Say whether the newest member list names this hospital with the key of its certificate (PEM)."""
+        newest = self._members.newest()
+        key = verify_issued_to_hospital(read_certificate(certificate), name, self.root).public_bytes_raw()
+        return newest is not None and newest.members.get(name) == key
+
     def is_revoked(self, certificate: x509.Certificate) -> bool:
         """Say whether the newest list names this certificate."""
         newest = self._revocations.newest()
         return newest is not None and certificate.serial_number in newest.revoked
 
     def keep_current(self, now: datetime.datetime) -> None:
-        """Renew the server's certificate and the revocation list where their time has come."""
-        self._keep_list_current(now)
+        """Renew the server's certificate and the lists where their time has come, or an offline authority has."""
+        self._keep_lists_current(now)
         self._keep_server_current(now)
 
     def is_ready(self) -> bool:
         """Say whether the server has a certificate and a revocation list, so that hospitals can come."""
         return (self._state / TLS_CERTIFICATE_FILE).exists() and self._revocations.newest() is not None
 
-    def publish_revocations(self, now: datetime.datetime) -> bool:
-        """Have a new list signed at once; says whether that was possible, which it is not with an offline authority."""
+    def publish_lists(self, now: datetime.datetime) -> bool:
+        """Have new lists signed at once; says whether that was possible, which it is not with an offline authority."""
         if self._authority is None:
             return False
-        lifetime = datetime.timedelta(hours=self._config.revocations_hours)
-        self._revocations.accept(self._authority.sign_revocations(now, lifetime))
+        self._publish(self._authority.sign_lists(now, datetime.timedelta(hours=self._config.revocations_hours)), now)
         return True
 
     def revoke(self, name: str, now: datetime.datetime) -> bool:
         """Revoke a hospital's certificates and publish that; False with an offline authority, which must do both."""
         if self._authority is not None:
             self._authority.revoke(name, now)
-        return self.publish_revocations(now)
+        return self.publish_lists(now)
 
-    def _keep_list_current(self, now: datetime.datetime) -> None:
+    def _publish(self, lists: Lists, now: datetime.datetime) -> None:
+        # The member list goes first: a revocation list knows its number, and hospitals ask for that one from then on.
+        if lists.members is not None:
+            self._take_up_members(lists.members, now)
+        self._revocations.accept(lists.revocations)
+
+    def _keep_lists_current(self, now: datetime.datetime) -> None:
         if self._authority is None:
-            brought = self._requests / REVOCATIONS_FILE
-            if brought.exists():
-                self._revocations.accept(brought.read_bytes())
-                brought.unlink()
+            members, revocations = self._requests / MEMBERS_FILE, self._requests / REVOCATIONS_FILE
+            if members.exists() and self._take_up_members(members.read_bytes(), now):
+                members.unlink()
+            if revocations.exists():
+                self._revocations.accept(revocations.read_bytes())
+                revocations.unlink()
             return
         newest = self._revocations.newest()
         if newest is None or newest.next_update - now < (newest.next_update - newest.issued) / 2:
-            self.publish_revocations(now)
+            self.publish_lists(now)
+
+    def _take_up_members(self, encoded: bytes, now: datetime.datetime) -> bool:
+        """Go over to a member list once this server has everyone's certificate; returns whether it has."""
+        offered, before = verify_members(encoded, self.root), self._members.newest()
+        roster = self._membership.roster()
+        awaited = tuple(name for name, key in offered.members.items() if not self._has(roster, name, key, now))
+        if awaited and (before is None or offered.number > before.number):
+            if awaited != self._awaited:
+                self._awaited = awaited
+                _LOG.warning(
+                    "member list %d waits for the certificates of %s: put NAME.pem of each into %s",
+                    offered.number, ", ".join(awaited), self._requests,
+                )  # fmt: skip
+            return False
+        self._members.accept(encoded)
+        self._cut_off(offered, before)
+        return True
+
+    def _has(self, roster: dict[str, str], name: str, key: bytes, now: datetime.datetime) -> bool:
+        """Say whether a member's certificate is here; one that waits for its hospital to ask again is taken up."""
+        if name in roster:
+            certificate = read_certificate(roster[name].encode())
+            return verify_issued_to_hospital(certificate, name, self.root).public_bytes_raw() == key
+        try:
+            signed = (self._requests / f"{name}.pem").read_bytes()
+            if verify_hospital_certificate(signed, name, self.root, now).public_bytes_raw() != key:
+                return False
+        except FileNotFoundError:
+            return False
+        except IdentityError as error:
+            _LOG.warning("what was signed for %s cannot be used: %s", name, error)
+            return False
+        self._membership.admit(name, signed)
+        self._take_up(name)
+        return True
+
+    def _cut_off(self, newest: MemberList, before: MemberList | None) -> None:
+        """Cut off whom the authority has taken from the list."""
+        gone: Sequence[str] = sorted(() if before is None else before.members.keys() - newest.members.keys())
+        for name in gone:
+            self._membership.remove(name)
+            _LOG.info("%s is no member any more, by the authority's list %d", name, newest.number)
 
     def _keep_server_current(self, now: datetime.datetime) -> None:
         path = self._state / TLS_CERTIFICATE_FILE

@@ -71,12 +71,17 @@ class Enrolment:
         with self._one_at_a_time:
             name = self._membership.take(asked.token, key_fingerprint(key), now)
             known = self._membership.roster().get(name)
-            if known is not None and read_certificate(known.encode()).public_key() == key:
-                return self._joined(known.encode())
-            certificate = self._certificates.hospital(name, asked.request, now)
-            if certificate is None:
+            certificate = None if known is None else known.encode()
+            if certificate is None or read_certificate(certificate).public_key() != key:
+                certificate = self._certificates.hospital(name, asked.request, now)
+                if certificate is None:
+                    return Waiting()
+                self._membership.admit(name, certificate, asked.supernode)
+                self._certificates.publish_lists(now)
+            elif self._membership.is_cut_off(name):  # Its certificate came before it asked again.
+                self._membership.admit(name, certificate, asked.supernode)
+            if not self._certificates.lists(name, certificate):
                 return Waiting()
-            self._membership.admit(name, certificate, asked.supernode)
         _LOG.info("%s has joined", name)
         return self._joined(certificate)
 
@@ -96,10 +101,11 @@ class Enrolment:
         if key != certificate.public_key():
             raise EnrolmentError("the signing request must hold the key of the certificate")
         if self._certificates.is_revoked(certificate):
-            return Stands(certificate=asked.certificate, revocations=self._certificates.revocations(), revoked=True)
+            return self._stands(asked.certificate, revoked=True)
         with self._one_at_a_time:
             known = self._membership.roster().get(name)
-            if known is None or read_certificate(known.encode()).public_key() != key:
+            cut_off = self._membership.is_cut_off(name)
+            if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
                 raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
             newest = known.encode()
             if self._certificates.is_due(read_certificate(newest), now):
@@ -108,12 +114,18 @@ class Enrolment:
                     self._membership.admit(name, renewed)
                     newest = renewed
                     _LOG.info("%s has a new certificate", name)
-        return Stands(certificate=newest, revocations=self._certificates.revocations(), revoked=False)
+        return self._stands(newest, revoked=False)
+
+    def _stands(self, certificate: bytes, *, revoked: bool) -> Stands:
+        revocations, members = self._lists()
+        return Stands(certificate=certificate, revocations=revocations, members=members, revoked=revoked)
 
     def _joined(self, certificate: bytes) -> Joined:
-        return Joined(
-            certificate=certificate, revocations=self._certificates.revocations(), fleet_port=self._fleet_port
-        )
+        revocations, members = self._lists()
+        return Joined(certificate=certificate, revocations=revocations, members=members, fleet_port=self._fleet_port)
+
+    def _lists(self) -> tuple[bytes, bytes]:
+        return self._certificates.revocations(), self._certificates.members().encoded
 
 
 class Allowance:

@@ -7,6 +7,7 @@ look at them. Of an invitation's token only the hash is on disk.
 import datetime
 import hashlib
 import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,11 @@ import yaml
 from cryptography import x509
 
 from common.config import NO_YAML
-from common.errors import ConfigError, EnrolmentError
+from common.errors import ConfigError, EnrolmentError, IdentityError
 from common.identity import check_hospital_name, read_certificate, verify_roster, write_private
 from common.invitation import TOKEN_BYTES
 from common.locks import locked
+from common.members import KeptMembers
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
 
 INVITATIONS_FOLDER = "invitations"
@@ -41,6 +43,23 @@ class _Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoked: tuple[str, ...] = ()
     """Of the names taken; none is given to another hospital."""
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
+
+
+@dataclass(frozen=True)
+class Members:
+    """All members of a consortium, as a run is described with them.
+
+    Attributes:
+        roster: name to PEM identity certificate, which may have expired, for everyone on the list.
+        keys: of the same hospitals, raw Ed25519, 32 bytes, each checked against the authority and the list.
+        member_list: as the authority signed it.
+        absent: who of them cannot take part now: its certificate has expired, or its SuperNode was cut off.
+    """
+
+    roster: dict[str, str] = field(repr=False)
+    keys: dict[str, bytes] = field(repr=False)
+    member_list: str = field(repr=False)
+    absent: frozenset[str]
 
 
 class Membership:
@@ -117,10 +136,15 @@ class Membership:
                 write_private(self._supernode(name), supernode)
             self._write_roster({**self.roster(), name: certificate.decode()})
 
-    def remove(self, name: str) -> bool:
-        """Take a hospital off the roster and its SuperNode's key away; says whether it was there.
+    def remove(self, name: str, *, still_listed: bool = False) -> bool:
+        """Take a hospital's SuperNode's key away, and the hospital off the roster; says whether it was there.
 
         Its invitation opens nothing any more, used or not.
+
+        Args:
+            name: the hospital's.
+            still_listed: the authority's list names it until the authority signs another; so long its certificate
+                stays, for every run is described with all who are on the list.
         """
         self._void_invitations(name)
         with locked(self._state):
@@ -128,8 +152,13 @@ class Membership:
             self._supernode(name).unlink(missing_ok=True)
             if name not in roster:
                 return False
-            self._write_roster({other: pem for other, pem in roster.items() if other != name})
+            if not still_listed:
+                self._write_roster({other: pem for other, pem in roster.items() if other != name})
         return True
+
+    def is_cut_off(self, name: str) -> bool:
+        """Say whether the server lets no SuperNode of this hospital in."""
+        return not self._supernode(name).exists()
 
     def roster(self) -> dict[str, str]:
         """Return each member's name and certificate as PEM; empty before the first has joined."""
@@ -144,20 +173,29 @@ class Membership:
             raise ConfigError(f"{path.name} must map each hospital's name to its certificate; restore it from a backup")
         return roster
 
-    def valid_roster(
-        self, authority: x509.Certificate, now: datetime.datetime
-    ) -> tuple[dict[str, str], dict[str, bytes]]:
-        """Return the members whose certificates are valid now, and their raw Ed25519 public keys.
-
-        A member whose certificate has expired was away for long; it comes back when it has renewed it.
+    def all_members(self, authority: x509.Certificate, now: datetime.datetime) -> Members:
+        """Return the consortium as the authority's newest list that is here names it.
 
         Raises:
-            IdentityError: a certificate is not the authority's, or two members share a key.
+            IdentityError: there is no list, a certificate of somebody on it is missing or not the authority's, or has
+                another key than the list.
         """
-        roster = {
-            name: pem for name, pem in self.roster().items() if read_certificate(pem.encode()).not_valid_after_utc > now
-        }
-        return roster, verify_roster(roster, authority, now)
+        newest = KeptMembers(self._state, authority).newest()
+        if newest is None:
+            raise IdentityError("the authority must have signed a member list; nobody has joined yet")
+        known = self.roster()
+        missing = sorted(newest.members.keys() - known.keys())
+        if missing:
+            raise IdentityError(
+                f"the server must have the certificate of every member; {', '.join(missing)[:200]} must join again"
+            )
+        roster = {name: known[name] for name in newest.members}
+        keys = verify_roster(roster, authority)
+        if keys != newest.members:
+            raise IdentityError("the certificates of the roster must hold the keys of the authority's member list")
+        expired = {name for name, pem in roster.items() if read_certificate(pem.encode()).not_valid_after_utc <= now}
+        cut_off = {name for name in roster if self.is_cut_off(name)}
+        return Members(roster, keys, newest.text(), frozenset(expired | cut_off))
 
     def supernode_keys(self) -> dict[str, bytes]:
         """Return the members' SuperNode keys, OpenSSH, by the hospitals' names."""
@@ -175,7 +213,7 @@ class Membership:
                 invited = self._read(path)
                 if invited.group is None and invited.name == name and not invited.taken:
                     path.unlink()
-                elif name in invited.taken.values():
+                elif name in invited.taken.values() and name not in invited.revoked:
                     self._write(path, msgspec.structs.replace(invited, revoked=(*invited.revoked, name)))
 
     def _free_name(self, invited: _Invited) -> str:

@@ -6,6 +6,7 @@ It keeps nothing of its own. Started again, it reads the events from the first o
 """
 
 import argparse
+import math
 import platform
 import sys
 import threading
@@ -21,6 +22,7 @@ from common.events import (
     EVENTS_FILE,
     AttackRefused,
     Dropout,
+    Evaluated,
     Event,
     EventFile,
     Exchange,
@@ -32,8 +34,9 @@ from common.events import (
     RunStarted,
 )
 from common.exporter import Exporter, Values, serve_until_stopped
-from common.guarantee import Guarantee, caveats
+from common.guarantee import Guarantee
 from common.provenance import commit, confide_version
+from common.run_words import admitted
 
 EXCHANGE_BOUNDS = (
     0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
@@ -103,6 +106,8 @@ class RunMetrics(Collector):
                 self._values.add(names.ATTACKS_REFUSED, 1, event.code)
             case RoundDone():
                 self._take_round(event)
+            case Evaluated():
+                self._take_test(event)
             case RunFinished():
                 self._values.set(names.RUN_ACTIVE, 0)
 
@@ -112,7 +117,7 @@ class RunMetrics(Collector):
         values, guarantee = self._values, Guarantee.of(started.config)
         values.set_only(
             names.RUN_INFO, 1, started.run_id, started.data_set, started.task,
-            " ".join(caveats(started.config, started.data_set)),
+            " ".join(admitted(started)),
         )  # fmt: skip
         values.set_only(names.PRIVACY_INFO, 1, *guarantee.as_labels())
         values.set(names.RUN_ACTIVE, 1)
@@ -138,8 +143,8 @@ class RunMetrics(Collector):
         values.set(names.ROUND, done.step)
         values.set(names.LAST_PROGRESS, done.time)
         values.set(names.ROUND_SECONDS, done.seconds)
-        for metric, name in _MODEL_METRICS:
-            values.set(metric, getattr(done, name))
+        if done.part != "none":  # Or the figures stay those of the last round that was measured.
+            self._take_figures(done)
         for hospital, spent in done.epsilon_spent.items():
             values.set(names.EPSILON_SPENT, spent, hospital)
             before = self._spent.get(hospital)
@@ -150,6 +155,33 @@ class RunMetrics(Collector):
             values.set(names.EPSILON_BUDGET, budget, hospital)
         for part, seconds in done.seconds_by_part.model_dump().items():
             values.add(names.ROUND_PART_SECONDS, seconds, part)
+
+    def _take_figures(self, done: RoundDone) -> None:
+        values, exact = self._values, done.part == "test"
+        for metric, name in _MODEL_METRICS:
+            values.set(metric, getattr(done, name))
+        values.set_only(names.MEASURED_INFO, 1, done.part, "yes" if exact else "no")
+        values.set(names.MEASURED_ROUND, done.step)
+        for name, (low, high) in done.intervals.items():
+            values.set(names.INTERVAL_LOW, low, name)
+            values.set(names.INTERVAL_HIGH, high, name)
+        if not exact and not math.isnan(done.evaluation_epsilon):
+            values.set(names.EVALUATION_EPSILON, done.evaluation_epsilon, done.part)
+
+    def _take_test(self, tested: Evaluated) -> None:
+        values = self._values
+        values.set(names.LAST_PROGRESS, tested.time)
+        if math.isnan(tested.accuracy):
+            return
+        for _, name in _MODEL_METRICS:
+            values.set(names.TEST, getattr(tested, name), name)
+        for name, (low, high) in tested.intervals.items():
+            values.set(names.TEST_LOW, low, name)
+            values.set(names.TEST_HIGH, high, name)
+        for name, deviation in tested.noise.items():
+            values.set(names.TEST_NOISE, deviation, name)
+        if not tested.exact:
+            values.set(names.EVALUATION_EPSILON, tested.epsilon, "test")
 
 
 def serve(run: Path, port: int, host: str = "127.0.0.1") -> Exporter:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from common import messages
 from common.config import RunDescription
+from common.evaluation.question import Question
 from common.flat_model import FlatModel, hash_model
 from common.messages import (
     AdvertiseKeys,
@@ -29,7 +30,8 @@ from common.messages import (
     Unmask,
     Unmasked,
 )
-from common.run_terms import mechanism_of
+from common.round_terms import Purpose, RoundTerms
+from common.run_terms import fewest_survivors
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
@@ -42,25 +44,49 @@ from server.transport import Outgoing
 M = TypeVar("M", bound=secagg.Message)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a round is for; the cohort, once it is known, makes :class:`~common.round_terms.RoundTerms` of it.
+
+    Attributes:
+        purpose: train, or evaluate alone.
+        question: the release of the evaluation plan that is asked for, if any.
+    """
+
+    purpose: Purpose
+    question: Question | None = None
+
+    def terms(self, description: RunDescription, model: FlatModel, cohort: int) -> RoundTerms:
+        """Return the round's terms for a cohort of so many hospitals."""
+        fewest = fewest_survivors(
+            description, cohort, trains=self.purpose is Purpose.TRAIN, measures=self.question is not None
+        )
+        return RoundTerms(
+            purpose=self.purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=self.question
+        )
+
+
 @dataclass
 class RoundSum:
     """The sum over a round's survivors, and what they said about themselves beside it.
 
     Attributes:
         total: (vector length,) of the ring.
+        terms: what the round asked for.
+        cohort: how many hospitals were asked.
         survivors: whose vectors are in the sum, sorted.
         signatures: the survivors' signatures over that list as they arrived; none in a semi-honest or plain round.
         epsilon: what each survivor's ledger says; none in mode ``none``.
-        training_seconds: of the slowest hospital.
-        masking_seconds: of the slowest hospital.
+        training_seconds: until the last vector had arrived, by the server's clock.
     """
 
     total: npt.NDArray[Any]
-    survivors: tuple[str, ...]
+    terms: RoundTerms
+    cohort: int
+    survivors: tuple[str, ...] = ()
     signatures: dict[str, bytes] = field(default_factory=dict)
     epsilon: dict[str, EpsilonReport] = field(default_factory=dict)
     training_seconds: float = 0.0
-    masking_seconds: float = 0.0
 
 
 class Aggregation(Protocol):
@@ -71,8 +97,8 @@ class Aggregation(Protocol):
         round_number: int,
         hospitals: Collection[str],
         model: FlatModel,
+        asked: Asked,
         *,
-        train: bool,
         next_round: int | None,
     ) -> RoundSum:
         """Run one round.
@@ -81,7 +107,7 @@ class Aggregation(Protocol):
             round_number: higher than any before in this run.
             hospitals: those that may take part, if they are online.
             model: d parameters.
-            train: False asks for the evaluation counts alone.
+            asked: what the round is for.
             next_round: the number of the round that will follow, for which keys may ride along.
 
         Raises:
@@ -101,7 +127,6 @@ class SecureAggregation:
         self._conversation = conversation
         self._apply = apply
         self._limits = secagg.Limits(hospitals=len(description.roster))
-        self._mechanism = mechanism_of(description)
         self._prepared: share_keys.Routed | None = None
         self._joined: set[str] = set()
 
@@ -110,15 +135,15 @@ class SecureAggregation:
         round_number: int,
         hospitals: Collection[str],
         model: FlatModel,
+        asked: Asked,
         *,
-        train: bool,
         next_round: int | None,
     ) -> RoundSum:
         """See :meth:`Aggregation.aggregate`."""
         routed = self._take_prepared(round_number) or self._prepare(round_number, hospitals)
         riding = _Riding(next_round, frozenset(hospitals) - set(routed.cohort))
-        masked, result = self._collect_vectors(routed, model, riding, train=train)
-        self._require_enough(masked)
+        masked, result = self._collect_vectors(routed, model, riding, asked)
+        self._require_enough(masked, result.terms)
         next_directory = self._open_directory(riding)
         shares: dict[str, secagg.EncryptedShares] = {}
         if consistency_check.needs_agreement(self._run):
@@ -162,19 +187,20 @@ class SecureAggregation:
         return routed
 
     def _collect_vectors(
-        self, routed: share_keys.Routed, model: FlatModel, riding: "_Riding", *, train: bool
+        self, routed: share_keys.Routed, model: FlatModel, riding: "_Riding", asked: Asked
     ) -> tuple[masked_input.MaskedSum, RoundSum]:
         round_number = routed.directory.round_number
-        model_hash = hash_model(model)
-        masked = masked_input.MaskedSum(routed, model_hash)
-        result = RoundSum(masked.total, ())
+        terms = asked.terms(self._description, model, len(routed.cohort))
+        encoded = terms.encode()
+        masked = masked_input.MaskedSum(routed, encoded)
+        result = RoundSum(masked.total, terms, len(routed.cohort))
+        started = self._conversation.tally.seconds
         requests = {
             hospital: Outgoing(
                 MaskedInput(
                     run_id=self._run.run_id,
                     round_number=round_number,
-                    request=secagg.encode(routed.request_for(hospital, model_hash)),
-                    train=train,
+                    request=secagg.encode(routed.request_for(hospital, encoded)),
                     next_round=riding.round_number,
                 ),
                 model,
@@ -183,23 +209,19 @@ class SecureAggregation:
         }
         joining = self._joining(riding)
         for answer in self._ask(
-            round_number, Phase.MASKED_INPUT, requests, self._fewest(routed), joining, masked.total.nbytes
+            round_number, Phase.MASKED_INPUT, requests, _fewest(routed, terms), joining, masked.total.nbytes
         ):
             if isinstance(answer.reply, InputMasked):
                 self._add_vector(answer, answer.reply, masked, result, riding)
             elif isinstance(answer.reply, KeysAdvertised):
                 self._take_next_keys(answer, answer.reply.advertised, riding)
             del answer  # And its vector with it, before the next one comes.
+        result.training_seconds = self._conversation.tally.seconds - started
         return masked, result
 
-    def _fewest(self, routed: share_keys.Routed) -> int:
-        """Return how many vectors make a sum: the threshold, and in mode ``distributed`` enough for the noise."""
-        fewest = 0 if self._mechanism is None else self._mechanism.fewest_survivors(len(routed.cohort))
-        return max(routed.directory.threshold, fewest)
-
-    def _require_enough(self, masked: masked_input.MaskedSum) -> None:
+    def _require_enough(self, masked: masked_input.MaskedSum, terms: RoundTerms) -> None:
         """End a round that hospitals would refuse to unmask."""
-        fewest = self._fewest(masked.routed)
+        fewest = _fewest(masked.routed, terms)
         if len(masked.submitted) < fewest:
             raise TooFewHospitalsError(
                 Place(SERVER, masked.routed.directory.round_number, Phase.MASKED_INPUT),
@@ -219,8 +241,6 @@ class SecureAggregation:
             return
         if reply.epsilon is not None:
             result.epsilon[answer.hospital] = reply.epsilon
-        result.training_seconds = max(result.training_seconds, reply.training_seconds)
-        result.masking_seconds = max(result.masking_seconds, reply.masking_seconds)
         if reply.advertised is not None:
             self._take_next_keys(answer, reply.advertised, riding)
 
@@ -381,6 +401,11 @@ class SecureAggregation:
         )
 
 
+def _fewest(routed: share_keys.Routed, terms: RoundTerms) -> int:
+    """Return how many vectors make a sum: the threshold, and enough for the noise."""
+    return max(routed.directory.threshold, terms.fewest_survivors)
+
+
 @dataclass
 class _Riding:
     """The keys for the next round that arrive during this one."""
@@ -394,6 +419,7 @@ class PlainAggregation:
     """The sum of bare vectors: no masks, no secrecy; a baseline that every output names as such."""
 
     def __init__(self, description: RunDescription, parameters: RunParameters, conversation: Conversation) -> None:
+        self._description = description
         self._encoded = description.canonical_json()
         self._run = parameters
         self._conversation = conversation
@@ -404,22 +430,23 @@ class PlainAggregation:
         round_number: int,
         hospitals: Collection[str],
         model: FlatModel,
+        asked: Asked,
         *,
-        train: bool,
         next_round: int | None,  # noqa: ARG002 - nothing rides along
     ) -> RoundSum:
         """See :meth:`Aggregation.aggregate`."""
+        terms = asked.terms(self._description, model, len(self._description.roster))
         request = Outgoing(
             PlainInput(
                 run_id=self._run.run_id,
                 run_description=self._encoded,
                 round_number=round_number,
-                model_hash=hash_model(model),
-                train=train,
+                terms=terms.encode(),
             ),
             model,
         )
-        result = RoundSum(np.zeros(self._run.vector_length, self._run.dtype), ())
+        result = RoundSum(np.zeros(self._run.vector_length, self._run.dtype), terms, len(self._description.roster))
+        started = self._conversation.tally.seconds
         online = self._conversation.online().intersection(hospitals)
         summed: list[str] = []
         for answer in self._conversation.ask(
@@ -434,6 +461,7 @@ class PlainAggregation:
             if self._add_vector(answer, result):
                 summed.append(answer.hospital)
             del answer  # And its vector with it, before the next one comes.
+        result.training_seconds = self._conversation.tally.seconds - started
         if len(summed) < self._run.min_hospitals:
             raise TooFewHospitalsError(
                 Place(SERVER, round_number, Phase.MASKED_INPUT),
@@ -449,8 +477,7 @@ class PlainAggregation:
             return False
         if vector.dtype != self._run.dtype or vector.shape != result.total.shape:
             return False
-        np.add(result.total, vector, out=result.total)
-        result.training_seconds = max(result.training_seconds, answer.reply.training_seconds)
+        self._run.add(result.total, vector)
         if answer.reply.epsilon is not None:
             result.epsilon[answer.hospital] = answer.reply.epsilon
         return True

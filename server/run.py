@@ -12,20 +12,33 @@ import numpy.typing as npt
 from common.audit_chain import Record, discard
 from common.audit_entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
-from common.errors import RunError
-from common.evaluation import EvaluationCounts, Metrics, metrics
-from common.events import COMPLETED, Event, RoundDone, RoundTime, RunFinished, RunStarted
+from common.errors import EvaluationSpentError, RunError
+from common.evaluation import Metrics
+from common.evaluation.plan import Part
+from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.flat_model import hash_model, stretches
 from common.messages import EpsilonReport
-from common.privacy.accounting import Accountant
-from common.privacy.calibration import noise_multiplier
-from common.run_terms import aggregation_of, claims_of, layout_for, layout_of, mechanism_of, protocol_parameters
+from common.privacy.calibration import run_noise_multiplier
+from common.round_terms import Purpose
+from common.run_terms import (
+    aggregation_of,
+    claims_of,
+    evaluation_claim,
+    evaluation_plan_for,
+    evaluation_plan_of,
+    evaluation_shape,
+    layout_for,
+    layout_of,
+    mechanism_of,
+    protocol_parameters,
+)
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
-from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
+from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
+from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
 from server.strategies import Strategy, mean_change, strategy_for
 
 _RESERVED_ROUNDS = 64
@@ -41,6 +54,9 @@ _NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "iden
 _SPENT = "budget_exceeded"
 """The refusal of a hospital that still evaluates, but trains no more."""
 
+_EVALUATION = "evaluation"
+"""What a checkpoint calls the record of evaluations."""
+
 _LOOK_SECONDS = 0.1
 
 
@@ -54,6 +70,9 @@ class RunPlan:
         data_set: its name, for every output.
         roster_keys: hospital to raw Ed25519 public key, already verified against the authority.
         apply_masks: takes the masks off a sum.
+        absent: who of the roster cannot take part now: its certificate has expired, or the server has cut it off.
+        consortium: how many members the authority's list names; None where the roster names them all.
+        authority_on_server: the server holds the authority's key, which every output tells.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
             before each round; by default the members stay the same.
     """
@@ -63,6 +82,9 @@ class RunPlan:
     data_set: str
     roster_keys: dict[str, bytes] = field(repr=False)
     apply_masks: MaskApplier = apply_masks
+    absent: frozenset[str] = frozenset()
+    consortium: int | None = None
+    authority_on_server: bool = False
     newest: "Callable[[RunPlan], RunPlan]" = lambda plan: plan
 
 
@@ -103,7 +125,7 @@ class _Decoded:
     """What a round's sum says: the mean change of the model, a stretch at a time, and how good the model is."""
 
     change: Callable[[slice], npt.NDArray[np.float32]]
-    counts: EvaluationCounts
+    reading: Reading
 
 
 class Run:
@@ -133,7 +155,9 @@ class Run:
         )
         self._retired: dict[str, str] = {}
         self._pending: _Step | None = None
+        self._tested: Reading | None = None
         self._checkpoint = self._first_checkpoint()
+        self._measurements = self._measurements_from(self._checkpoint)
         self._round = self._checkpoint.round_number
         self._reserved = self._checkpoint.round_number
 
@@ -148,6 +172,9 @@ class Run:
             self._pending = _Step.from_numbers(found.numbers["pending"])
         return found
 
+    def _measurements_from(self, checkpoint: Checkpoint) -> ExactMeasurements | PlannedMeasurements:
+        return measurements_of(self._plan.description, self._layout, checkpoint.numbers.get(_EVALUATION, {}))
+
     def train(self) -> str:
         """Run to the end; returns why it ended, which is :data:`COMPLETED` when every round was trained.
 
@@ -158,14 +185,12 @@ class Run:
         rounds = self._plan.description.experiment.rounds
         reason = COMPLETED
         while self._checkpoint.step < rounds:
-            ended = self._attempt(train=True)
+            ended = self._attempt(self._to_train)
             if ended is not None:
                 reason = ended
                 break
-        if self._checkpoint.measured_step < self._checkpoint.step:
-            self._attempt(train=False)
-        if self._checkpoint.measured_step < self._checkpoint.step:
-            self._measure(None)
+        if self._checkpoint.step:
+            self._measure_last_model()
         self._record(
             Finished(
                 run_id=self._plan.description.run_id,
@@ -178,21 +203,48 @@ class Run:
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=self._checkpoint.step))
         return reason
 
-    def _attempt(self, *, train: bool) -> str | None:
-        """Try rounds until one succeeds; returns why none can any more, None after a success."""
+    def _to_train(self) -> Asked:
+        return Asked(Purpose.TRAIN, self._measurements.while_training(self._checkpoint.step))
+
+    def _measure_last_model(self) -> None:
+        """Measure the model that training ended with: on validation records, and then once on test records.
+
+        Exact counts come with any round, and are of both parts at once.
+        """
+        self._tested = None
+        if self._checkpoint.measured_step < self._checkpoint.step:
+            self._attempt(lambda: self._to_evaluate(Part.VALIDATION))
+        if self._checkpoint.measured_step < self._checkpoint.step:
+            self._measure(Reading())
+        if not self._measurements.exact:
+            self._attempt(lambda: self._to_evaluate(Part.TEST))
+        self._say_tested()
+
+    def _to_evaluate(self, part: Part) -> Asked | None:
+        question = self._measurements.of_last_model(part)
+        return None if question is None and not self._measurements.exact else Asked(Purpose.EVALUATE, question)
+
+    def _attempt(self, to_ask: Callable[[], Asked | None]) -> str | None:
+        """Try rounds until one succeeds; returns why none can any more, None after a success.
+
+        Args:
+            to_ask: returns what the next round is for; None when nothing can be asked any more.
+        """
         for failures in range(1, _MOST_FAILURES + 1):
             self._follow_members()
-            hospitals = self._await_hospitals(train=train)
+            asked = to_ask()
+            if asked is None:
+                return "the evaluation plan allows no further release"
+            hospitals = self._await_hospitals(train=asked.purpose is Purpose.TRAIN)
             if isinstance(hospitals, str):
                 return hospitals
             try:
-                self._one_round(hospitals, train=train)
+                self._one_round(hospitals, asked)
             except SecAggError as error:
-                # Hospitals may have sent keys for the next number already, and send none for it twice.
-                self._round += 1
                 self._note_refusals()
                 problem = str(error)
-                self._round += 1  # Some have given keys for the number after this one, and give none a second time.
+                # Hospitals may have sent keys for the next number already, and send none for it twice.
+                self._round += 1
                 time.sleep(min(_LOOK_SECONDS * 2**failures, 2.0))
             else:
                 self._note_refusals()
@@ -202,41 +254,45 @@ class Run:
     def _follow_members(self) -> None:
         """Go on under a new description when the members have changed; no key made under the old one is used again."""
         plan = self._plan.newest(self._plan)
-        if plan.description == self._plan.description:
-            return
+        is_same = plan.description == self._plan.description
         self._plan = plan
+        if is_same:
+            return
         self._layout = layout_of(plan.description)
+        kept = replace(self._checkpoint, numbers={_EVALUATION: self._measurements.to_numbers()})
+        self._measurements = self._measurements_from(kept)
         self._aggregation = _aggregation(plan, self._conversation)
         self._round += 1  # Keys for the next number rode on the last round, and nobody gives any for it again.
         self._say_started()
 
-    def _one_round(self, hospitals: frozenset[str], *, train: bool) -> None:
-        number = self._next_number()
+    def _one_round(self, hospitals: frozenset[str], asked: Asked) -> None:
+        number, trains = self._next_number(), asked.purpose is Purpose.TRAIN
         self._conversation.begin_round()
         started = time.monotonic()
         summed = self._aggregation.aggregate(
             number,
             hospitals,
             self._checkpoint.model,
-            train=train,
-            next_round=number + 1 if train else None,
+            asked,
+            next_round=number + 1 if trains else None,
         )
         decoded = self._decode(number, summed)
-        self._record_sum(number, summed, train=train)
+        self._record_sum(number, summed)
         seconds = time.monotonic() - started
-        self._measure(metrics(decoded.counts))
-        if train:
+        self._measure(decoded.reading)
+        if trains:
             self._take_step(number, summed, decoded, seconds)
         else:
             self._save()
 
-    def _record_sum(self, number: int, summed: RoundSum, *, train: bool) -> None:
+    def _record_sum(self, number: int, summed: RoundSum) -> None:
         self._record(
             Summed(
                 run_id=self._plan.description.run_id,
                 round_number=number,
-                train=train,
-                model_hash=hash_model(self._checkpoint.model).hex(),
+                train=summed.terms.trains,
+                model_hash=summed.terms.model_hash.hex(),
+                terms=summed.terms.encode().hex(),
                 survivors=summed.survivors,
                 signatures={name: encoded.hex() for name, encoded in summed.signatures.items()},
                 epsilon={name: told.spent for name, told in summed.epsilon.items()},
@@ -247,26 +303,23 @@ class Run:
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
         hospitals, mechanism = len(summed.survivors), self._mechanism
         try:
-            if mechanism is None:
-                mean = self._layout.decode(summed.total, hospitals)
-                mean.counts.check()
-                return _Decoded(mean.mean_of, mean.counts)
-            integers = self._layout.decode_integers(summed.total, hospitals)
-            integers.counts.check()
+            decoded = self._layout.decode(summed.total, hospitals)
+            reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
+        if mechanism is None:
+            return _Decoded(decoded.mean_of, reading)
+        expected = decoded.tail.weight * self._plan.description.training.sample_rate
         return _Decoded(
-            lambda stretch: mean_change(mechanism.decode(integers.total_of(stretch)), integers.total_weight),
-            integers.counts,
+            lambda stretch: mean_change(mechanism.decode(decoded.total_of(stretch)), expected),
+            reading,
         )
 
     def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
         """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""
         tally = self._conversation.tally
-        busy = summed.training_seconds + summed.masking_seconds
-        moving = max(0.0, tally.seconds - busy)
         self._pending = _Step(
             round_number=number,
             hospitals=len(summed.survivors),
@@ -274,8 +327,7 @@ class Run:
             upload_bytes=tally.upload_bytes,
             parts=RoundTime(
                 training=summed.training_seconds,
-                masking=summed.masking_seconds,
-                moving=moving,
+                moving=max(0.0, tally.seconds - summed.training_seconds),
                 waiting=max(0.0, seconds - tally.seconds),
             ),
             epsilon=summed.epsilon,
@@ -297,9 +349,15 @@ class Run:
         for stretch in stretches(len(model)):
             yield self._strategy.step(model[stretch], decoded.change(stretch), stretch.start)
 
-    def _measure(self, measured: Metrics | None) -> None:
-        """Report the last step with the metrics of its model, undefined ones when nobody could measure it."""
-        if self._pending is None:  # The initial model is nobody's step.
+    def _measure(self, reading: Reading) -> None:
+        """Report the last step with the measures of its model, undefined ones when nobody measured it."""
+        if reading.part == "test":
+            self._tested = reading
+        if reading.measured is not None and not math.isnan(reading.measured.threshold):
+            # With more than two classes there is none.
+            numbers = {**self._checkpoint.numbers, "threshold": reading.measured.threshold}
+            self._checkpoint = replace(self._checkpoint, numbers=numbers)
+        if self._pending is None:  # The initial model is nobody's step; nor is a second look at the last one.
             return
         pending, self._pending = self._pending, None
         spent = {name: report.spent for name, report in pending.epsilon.items()}
@@ -308,7 +366,10 @@ class Run:
                 time=time.time(),
                 round=pending.round_number,
                 step=self._checkpoint.step,
-                **measures(measured),
+                **measures(reading.measured),
+                part=reading.part,
+                intervals=dict(reading.intervals),
+                evaluation_epsilon=reading.epsilon,
                 epsilon=max(spent.values(), default=math.nan),
                 epsilon_spent=spent,
                 epsilon_budget={name: report.budget for name, report in pending.epsilon.items()},
@@ -318,10 +379,28 @@ class Run:
                 seconds_by_part=pending.parts,
             )
         )
-        numbers = dict(self._checkpoint.numbers)
-        if measured is not None and not math.isnan(measured.threshold):  # with more than two classes there is none
-            numbers["threshold"] = measured.threshold
-        self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step, numbers=numbers)
+        self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step)
+
+    def _say_tested(self) -> None:
+        """Report how good the run's last model is on the test part, if that could be measured."""
+        description, tested = self._plan.description, self._tested
+        if tested is None:
+            return
+        measured = tested.measured
+        self._report(
+            Evaluated(
+                time=time.time(),
+                step=self._checkpoint.step,
+                exact=self._measurements.exact,
+                records=0 if measured is None else measured.records,
+                **measures(measured),
+                threshold=math.nan if measured is None else measured.threshold,
+                intervals=dict(tested.intervals),
+                noise=dict(tested.noise),
+                epsilon=tested.epsilon,
+                claim=evaluation_claim(description, tested.epsilon),
+            )
+        )
 
     def _await_hospitals(self, *, train: bool) -> frozenset[str] | str:
         """Return who may take part once there are enough and their number holds still; a reason when that is over."""
@@ -347,7 +426,7 @@ class Run:
 
     def _allowed(self, *, train: bool) -> frozenset[str]:
         gone = {name for name, code in self._retired.items() if train or code != _SPENT}
-        return frozenset(self._plan.description.roster) - gone
+        return frozenset(self._plan.description.roster) - gone - self._plan.absent
 
     def _too_few(self, allowed: frozenset[str], least: int) -> str:
         reasons = "; ".join(f"{name}: {code}" for name, code in sorted(self._retired.items()))
@@ -357,6 +436,8 @@ class Run:
         for name, refused in self._conversation.tally.refused.items():
             if refused.code in _NEVER_AGAIN or refused.code == _SPENT:
                 self._retired[name] = refused.code
+            if refused.code == EvaluationSpentError.code:
+                self._measurements.spent()
 
     def _next_number(self) -> int:
         self._round += 1
@@ -372,10 +453,12 @@ class Run:
         numbers = {key: value for key, value in self._checkpoint.numbers.items() if key != "pending"}
         if self._pending is not None:
             numbers["pending"] = self._pending.as_numbers()
+        numbers[_EVALUATION] = self._measurements.to_numbers()
         return replace(self._checkpoint, round_number=self._reserved, strategy=self._strategy.state(), numbers=numbers)
 
     def _say_started(self) -> None:
         description = self._plan.description
+        plan = evaluation_plan_of(description)
         self._record(
             Began(
                 run_id=description.run_id,
@@ -396,6 +479,8 @@ class Run:
                 config=self._plan.config,
                 config_hash=description.hash().hex(),
                 claims=tuple(str(claim) for claim in claims_of(description)),
+                evaluation_plan=() if plan is None else plan.describe(),
+                authority_on_server=self._plan.authority_on_server,
                 resumed_from_round=self._checkpoint.step,
             )
         )
@@ -408,6 +493,7 @@ def describe(
     channels: int,
     roster: dict[str, str],
     parameters: int | None = None,
+    member_list: str = "",
 ) -> RunDescription:
     """Return the description of a run that a consortium's configuration asks for.
 
@@ -418,16 +504,18 @@ def describe(
         channels: of an image.
         roster: hospital name to PEM identity certificate.
         parameters: of the model; by default it is made to count them, which takes PyTorch.
+        member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
 
     Raises:
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
     agreed = config.model_copy(update={"aggregation": aggregation_of(config)})
+    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
     layout = layout_for(
         agreed.model,
         agreed.aggregation,
-        config.evaluation,
+        evaluation_shape(config.evaluation, plan, len(classes)),
         classes=len(classes),
         channels=channels,
         hospitals=len(roster),
@@ -440,6 +528,7 @@ def describe(
         channels=channels,
         vector_length=layout.length,
         roster=roster,
+        member_list=member_list,
         noise_multiplier=_noise_multiplier(config),
     )
 
@@ -449,13 +538,13 @@ def _noise_multiplier(config: Config) -> float | None:
     privacy = config.privacy
     if privacy.mode is not PrivacyMode.DISTRIBUTED:
         return None
-    rate, rounds = config.training.sample_rate, config.experiment.rounds
-    return noise_multiplier(privacy.target_epsilon, privacy.delta, rate, rounds, Accountant(privacy.accountant))
+    return run_noise_multiplier(config.training, privacy, config.experiment.rounds)
 
 
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:
     description = plan.description
-    parameters = protocol_parameters(description, plan.roster_keys, description.aggregation.min_hospitals)
+    least = description.aggregation.min_hospitals
+    parameters = protocol_parameters(description, plan.roster_keys, least, plan.consortium)
     if description.aggregation.mode is AggregationMode.PLAIN:
         return PlainAggregation(description, parameters, conversation)
     return SecureAggregation(description, parameters, conversation, plan.apply_masks)

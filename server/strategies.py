@@ -153,11 +153,11 @@ def strategy_for(
     return FedAvg(parameters, rate)
 
 
-def mean_change(gradient_sum: NDArray[np.float64], total_weight: int) -> Array:
+def mean_change(gradient_sum: NDArray[np.float64], expected_units: float) -> Array:
     """Return the change that one step of mode ``distributed`` asks for: the negative mean gradient, (d,) float32.
 
     Args:
         gradient_sum: (d,) float64, the noisy sum of clipped gradients over all hospitals.
-        total_weight: units expected in all their batches together; not how many there were, which is secret.
+        expected_units: in all their batches together, by what they state; not how many there were, which is secret.
     """
-    return np.divide(gradient_sum, -float(total_weight), dtype=np.float64).astype(np.float32)
+    return np.divide(gradient_sum, -expected_units, dtype=np.float64).astype(np.float32)

@@ -13,7 +13,7 @@ from common.audit_entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit_parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
-from common.events import EVENTS_FILE, Event, RoundDone, RunFinished, RunStarted
+from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from common.flat_model import hash_model
 from common.identity import (
     CertificateAuthority,
@@ -25,9 +25,10 @@ from common.identity import (
     sign_hospital_certificate,
     write_private,
 )
+from common.round_terms import Purpose, RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
-from common.secagg.binding import survivors_hash
+from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.messages import SurvivorSignature
 from deploy.audit.record import RunRecord
@@ -69,34 +70,48 @@ class AuditedRun:
         others = ("model.safetensors", "model.json", EVENTS_FILE, METRICS_FILE, SUMMARY_FILE)
         return [self.folder / AUDIT_FILE, *hospitals, self.authority_file, *(self.folder / name for name in others)]
 
-    def signature(self, name: str, round_number: int, model_hash: bytes, survivors: tuple[str, ...]) -> bytes:
+    def signature(self, name: str, round_number: int, terms: RoundTerms, survivors: tuple[str, ...]) -> bytes:
         """Return a hospital's signature over a round, as it travels."""
         keys = {hospital: key.public_key().public_bytes_raw() for hospital, key in self.sign.items()}
         parameters = protocol_parameters(self.description, keys, 3)
         unsigned = SurvivorSignature(
-            RUN_ID, round_number, name, parameters.config_hash, model_hash, bytes(32), survivors_hash(survivors), b""
+            RUN_ID,
+            round_number,
+            name,
+            parameters.config_hash,
+            request_hash(terms.encode()),
+            bytes(32),
+            survivors_hash(survivors),
+            b"",
         )
         return secagg.encode(replace(unsigned, signature=self.sign[name].sign(signed_part(parameters, unsigned))))
 
     def sum_up(self, round_number: int, model: bytes, *, train: bool, record_it: bool = True) -> None:
         """Write what one round leaves in everybody's chain."""
-        signatures = {}
+        signatures, terms = {}, terms_of(model, train=train)
         for name, chain in self.hospitals.items():
             chain.append(
                 Contributed(
-                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(), epsilon=EPSILON,
-                    budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
+                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
+                    terms=terms.encode().hex(), epsilon=EPSILON, budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
                 )
             )  # fmt: skip
-            signatures[name] = self.signature(name, round_number, model, NAMES).hex()
+            signatures[name] = self.signature(name, round_number, terms, NAMES).hex()
             chain.append(Signed(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name]))
         if record_it:
             self.server.append(
                 Summed(
-                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(), survivors=NAMES,
-                    signatures=signatures, epsilon=dict.fromkeys(NAMES, EPSILON),
+                    run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
+                    terms=terms.encode().hex(), survivors=NAMES, signatures=signatures,
+                    epsilon=dict.fromkeys(NAMES, EPSILON),
                 )
             )  # fmt: skip
+
+
+def terms_of(model: bytes, *, train: bool = True) -> RoundTerms:
+    """Return the terms of a round that begins from a model with this hash."""
+    purpose = Purpose.TRAIN if train else Purpose.EVALUATE
+    return RoundTerms(purpose=purpose, model_hash=model, fewest_survivors=0)
 
 
 def server_writer(authority: CertificateAuthority, now: datetime.datetime) -> Writer:
@@ -104,7 +119,7 @@ def server_writer(authority: CertificateAuthority, now: datetime.datetime) -> Wr
     return Writer(*make_tls_certificate(authority, ("localhost",), now, datetime.timedelta(days=1)))
 
 
-def audited_run(folder: Path, config: Config | None = None) -> AuditedRun:
+def audited_run(folder: Path, config: Config | None = None, *, authority_on_server: bool = False) -> AuditedRun:
     """Write the run into ``folder``."""
     now = datetime.datetime.now(datetime.UTC)
     authority = make_authority("Test consortium", now)
@@ -126,11 +141,11 @@ def audited_run(folder: Path, config: Config | None = None) -> AuditedRun:
         {name: identity.key for name, identity in identities.items()},
     )
     write_private(run.authority_file, certificate_pem(authority.certificate))
-    _tell(run)
+    _tell(run, authority_on_server)
     return run
 
 
-def _tell(run: AuditedRun) -> None:
+def _tell(run: AuditedRun, authority_on_server: bool) -> None:
     model = initial_model(run.description)
     run.server.append(
         Began(
@@ -149,15 +164,17 @@ def _tell(run: AuditedRun) -> None:
         Refused(run_id=RUN_ID, round_number=4, hospital=NAMES[0], code="budget_exceeded", reason="nothing is left")
     )
     _tell_figures(
-        run, Finished(run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5)
+        run,
+        Finished(run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5),
+        authority_on_server,
     )
     keys = {name: key.public_key().public_bytes_raw() for name, key in run.sign.items()}
     record = RunRecord(run.description, protocol_parameters(run.description, keys, 3), "a test")
     record.last_epsilon = dict.fromkeys(NAMES, EPSILON)
-    save_model(run.folder, model, expected_facts(record, 0.5))
+    save_model(run.folder, model, expected_facts(record, 0.5, authority_on_server=authority_on_server))
 
 
-def _tell_figures(run: AuditedRun, finished: Finished) -> None:
+def _tell_figures(run: AuditedRun, finished: Finished, authority_on_server: bool) -> None:
     """Write the run's events as the server does, and what the command makes of them."""
     terms = run.description
     config = Config(
@@ -166,18 +183,24 @@ def _tell_figures(run: AuditedRun, finished: Finished) -> None:
     )  # fmt: skip
     started = RunStarted(
         time=1.0, run_id=RUN_ID, data_set="a test", task=terms.experiment.task, rounds=2, hospitals=NAMES,
-        config=config, config_hash=terms.hash().hex(),
+        config=config, config_hash=terms.hash().hex(), authority_on_server=authority_on_server,
     )  # fmt: skip
     steps = [
         RoundDone(
             time=1.0 + step, round=step, step=step, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
             loss=0.5, epsilon=EPSILON, epsilon_spent=dict.fromkeys(NAMES, EPSILON),
             epsilon_budget=dict.fromkeys(NAMES, BUDGET), hospitals=3, seconds=1.0, upload_bytes=300,
-            confusion=((3, 1), (1, 3)),
+            part="validation", intervals={"accuracy": (0.5, 0.9), "auc": (0.6, 0.95)}, evaluation_epsilon=0.5 * step,
         )
         for step in (1, 2)
     ]  # fmt: skip
-    events: list[Event] = [started, *steps, RunFinished(time=4.0, reason="completed", rounds_done=2)]
+    tested = Evaluated(
+        time=3.5, step=2, exact=False, records=8, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
+        loss=0.5, threshold=0.5, confusion=((3, 1), (1, 3)),
+        intervals={"accuracy": (0.5, 0.9)}, noise={"accuracy": 0.01},
+        epsilon=1.0, claim="ε = 1.000 for each test record",
+    )  # fmt: skip
+    events: list[Event] = [started, *steps, tested, RunFinished(time=4.0, reason="completed", rounds_done=2)]
     outputs = RunOutputs(run.folder)
     with EventLog(run.folder) as log:
         tell = recording_events(log, run.server.append, RUN_ID)

@@ -20,11 +20,25 @@ CONFIG = replace(
     Config(),
     experiment={"rounds": 2},
     data={"source": "phantom", "phantom_records": 260},
-    training={"batch_size": 32},
+    training={"sample_rate": 0.5},
     privacy={"accountant": "rdp", "delta": 1e-3, "target_epsilon": 4.0},
     transport={"start_deadline_seconds": 1.0, "roster_stable_seconds": 0.0},
     evaluation={"score_bins": 16},
 )
+
+
+POLICY = HospitalConfig(delta=1e-3, stated_training_units=40, stated_validation_units=5, stated_test_units=9)
+"""What each hospital agrees to and states; every shard of :class:`Dealt` holds as much."""
+
+
+def willing(**changes: Any) -> HospitalConfig:  # noqa: ANN401 - fields of HospitalConfig
+    """Return the policy of a hospital that agrees to more, or to less, than the others."""
+    return HospitalConfig.model_validate({**POLICY.model_dump(), **changes})
+
+
+def everybody(**changes: Any) -> dict[str, HospitalConfig]:  # noqa: ANN401 - fields of HospitalConfig
+    """Return such a policy for each hospital."""
+    return {name.replace("-", "_"): willing(**changes) for name in HOSPITALS}
 
 
 @dataclass(frozen=True)
@@ -38,8 +52,7 @@ class Dealt:
     def into(cls, folder: Path) -> "Dealt":
         """Deal the phantom to the hospitals."""
         data = obtain(CONFIG.data, CONFIG.experiment.task, CONFIG.model.image_size)
-        batch = CONFIG.training.batch_size
-        deal(data, [folder / name / "shard" for name in HOSPITALS], CONFIG.data, CONFIG.experiment.seed, batch)
+        deal(data, [folder / name / "shard" for name in HOSPITALS], CONFIG.data, CONFIG.experiment.seed, 1)
         return cls(data, folder)
 
     def sites(self, state: Path, **policies: HospitalConfig) -> dict[str, Site]:
@@ -50,7 +63,7 @@ class Dealt:
                 data=self.folder / name / "shard",
                 state=state / name,
                 cache=self.folder / name / "cache",
-                policy=named.get(name, HospitalConfig()),
+                policy=named.get(name, POLICY),
             )
             for name in HOSPITALS
         }
@@ -80,7 +93,13 @@ class Small:
         return [done.hospitals for done in self.of(RoundDone)]
 
     def booked(self, hospital: str) -> list[dict[str, Any]]:
-        """Return the lines of the hospital's ledger that say what was spent."""
+        """Return what the hospital's ledger says was spent on training, a round on each line."""
+        return [entry for entry in self.spent(hospital) if entry["booking"]["account"] == "training"]
+
+    def spent(self, hospital: str) -> list[dict[str, Any]]:
+        """Return the lines of the hospital's ledger that say what was spent, on whatever account."""
+        if not (self.folder / hospital / LEDGER_FOLDER).exists():
+            return []
         entries = export(self.folder / hospital / LEDGER_FOLDER)["entries"]
         return [entry for entry in entries if entry["kind"] == "spent"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from client.data.likeness import CHEST, Reference
-from common.config import PrivacyMode, PrivacyUnit, RunDescription, fewest_records
+from common.config import PrivacyUnit, RunDescription
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,20 @@ class DataContract:
 
     @classmethod
     def of_run(cls, run: RunDescription) -> Self:
-        """Read the terms out of a run description."""
+        """Read the terms out of a run description, without those about how much data there is.
+
+        These are judged against what the hospital's policy states (``client/policy.py``): a refusal that depended on
+        the data would let a server find out by trying.
+        """
         return cls(
             run.experiment.task,
             run.classes,
             run.channels,
             run.model.image_size,
-            fewest_records(run.training, run.privacy),
-            0.0 if run.privacy.mode is PrivacyMode.NONE else run.privacy.delta,
+            1,
+            0.0,
             run.privacy.unit,
-            run.experiment.min_records_per_class,
+            0,
         )
 
     @property

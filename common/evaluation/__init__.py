@@ -1,6 +1,8 @@
 """How the global model is measured without anyone seeing one hospital's results, or learning of one record."""
 
+from common.evaluation.decode import decode, next_question
 from common.evaluation.exact import (
+    FIXED_POINT,
     EvaluationCounts,
     EvaluationShape,
     Metrics,
@@ -9,15 +11,30 @@ from common.evaluation.exact import (
     metrics,
     threshold_edge,
 )
+from common.evaluation.layout import TaskKind
+from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
+from common.evaluation.state import EvaluationState, Measured
+from common.evaluation.tree import answer
 
 __all__ = [
+    "FIXED_POINT",
     "EvaluationCounts",
+    "EvaluationPlan",
     "EvaluationShape",
+    "EvaluationState",
+    "Measured",
     "Metrics",
+    "Part",
     "PartCounts",
     "Question",
+    "Release",
+    "ReleaseKind",
+    "TaskKind",
+    "answer",
     "count",
+    "decode",
     "metrics",
+    "next_question",
     "threshold_edge",
 ]

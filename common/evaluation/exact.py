@@ -1,8 +1,11 @@
 """How the global model is measured without anyone seeing one hospital's results: integer counts, summed securely.
 
 A hospital turns the model's logits on its validation and test records into :class:`EvaluationCounts`; counts of many
-hospitals add up to the counts of their pooled records; metrics are a function of the pooled counts alone. The counts
-carry no differential privacy: what protects them is that only their sum over the hospitals is ever seen.
+hospitals add up to the counts of their pooled records; metrics are a function of the pooled counts alone.
+
+**These counts carry no differential privacy**, and a server that asks often, or of models of its own making, learns
+single records from their sums. So they are counted in privacy mode none, and where each hospital agrees; otherwise
+:mod:`common.evaluation.plan` says what is asked instead.
 
 **The score histogram.** AUC depends on the order of the scores only, so the bins may lie on any increasing scale of
 the probability p. Equal bins of p itself lose everything as a model grows confident and its scores crowd at 0 and 1;
@@ -29,6 +32,11 @@ SUM_BITS = 48
 
 FIXED_POINT = 1 << 16
 """Steps per unit (nat or probability) of the fixed-point sums."""
+
+LARGEST_LOGIT = 1e30
+"""Scores are clamped here; any softmax of such scores is 0 or 1."""
+
+_LOGITS = -LARGEST_LOGIT, LARGEST_LOGIT
 
 MAX_LOSS = 64.0
 """Nats; one record's cross-entropy is clipped here, where p is 1e-28, so that one outlier cannot overflow the sum."""
@@ -204,19 +212,19 @@ class Metrics:
 def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape) -> PartCounts:
     """Count what a model did on some records.
 
+    Nothing that scores hold raises an error, for the refusal would tell of the record: they are clamped, and a score
+    that is undefined lies in the first bin.
+
     Args:
-        logits: (records, classes) float32, finite.
+        logits: (records, classes) float32, of any values.
         labels: (records,) int64 in [0, classes).
         shape: of the evaluation.
 
-    Raises:
-        RunError: there are 2^COUNT_BITS records or more, or a logit is not finite.
+    Returns:
+        The counts; of a part with 2^COUNT_BITS records or more those of the first 2^COUNT_BITS - 1.
     """
-    if len(labels) >= 1 << COUNT_BITS:
-        raise RunError(f"a part must have fewer than {1 << COUNT_BITS} records, got {len(labels)}")
-    if not np.isfinite(logits).all():
-        raise RunError("the model's scores must be finite; training diverged: lower training.learning_rate")
-    exact = logits.astype(np.float64)
+    labels = labels[: (1 << COUNT_BITS) - 1]
+    exact = np.clip(np.nan_to_num(logits[: len(labels)].astype(np.float64), nan=-LARGEST_LOGIT), *_LOGITS)
     log_p = exact - _log_sum_exp(exact)
     decided = log_p.argmax(axis=1)
     confusion = np.zeros((shape.classes, shape.classes), np.int64)
@@ -226,7 +234,7 @@ def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape)
     losses = np.minimum(-log_p[np.arange(len(labels)), labels], MAX_LOSS)
     return PartCounts(
         confusion=confusion,
-        histograms=_histograms(exact, labels, shape),
+        histograms=_histograms(exact, np.isnan(logits[: len(labels)]), labels, shape),
         confident=np.bincount(cells, minlength=CALIBRATION_BINS),
         correct=np.bincount(cells[decided == labels], minlength=CALIBRATION_BINS),
         confidence=_fixed_point_sums(cells, confidence),
@@ -237,14 +245,14 @@ def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape)
 def metrics(counts: EvaluationCounts) -> Metrics:
     """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
 
-    Raises:
-        RunError: the test part is empty.
+    Of an empty test part all but the threshold are NaN.
     """
     test = counts.test
-    if not test.records:
-        raise RunError("the pooled test part must not be empty; no hospital counted a test record")
     binary = len(test.confusion) == TWO_CLASSES
     edge = threshold_edge(counts.validation) if binary else 0
+    threshold = _edge_probability(edge, test.histograms.shape[2]) if binary else float("nan")
+    if not test.records:
+        return _of_no_records(len(test.confusion), threshold)
     confusion = _confusion_at(test.histograms[0], edge) if binary else test.confusion
     auc, bound = _auc(test.histograms)
     precision, recall, f1, specificity = _rates(confusion)
@@ -260,7 +268,7 @@ def metrics(counts: EvaluationCounts) -> Metrics:
         loss=test.loss / FIXED_POINT / test.records,
         kappa=_quadratic_kappa(confusion),
         ece=_calibration_error(test),
-        threshold=_edge_probability(edge, test.histograms.shape[2]) if binary else float("nan"),
+        threshold=threshold,
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         roc=_roc(test.histograms[0]) if binary else (),
     )
@@ -286,6 +294,26 @@ def threshold_edge(validation: PartCounts) -> int:
     return int(best[len(best) // 2])
 
 
+def _of_no_records(classes: int, threshold: float) -> Metrics:
+    unknown = float("nan")
+    return Metrics(
+        records=0,
+        accuracy=unknown,
+        precision=unknown,
+        recall=unknown,
+        f1=unknown,
+        specificity=unknown,
+        auc=unknown,
+        auc_error_bound=unknown,
+        loss=unknown,
+        kappa=unknown,
+        ece=unknown,
+        threshold=threshold,
+        confusion=((0,) * classes,) * classes,
+        roc=(),
+    )
+
+
 def _log_sum_exp(exact: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = exact.max(axis=1, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0.0)
@@ -293,8 +321,11 @@ def _log_sum_exp(exact: NDArray[np.float64]) -> NDArray[np.float64]:
     return summed
 
 
-def _histograms(exact: NDArray[np.float64], labels: Integers, shape: EvaluationShape) -> Integers:
+def _histograms(
+    exact: NDArray[np.float64], undefined: NDArray[np.bool_], labels: Integers, shape: EvaluationShape
+) -> Integers:
     """Bin each score's log-odds; see the module's head for the scale."""
+    unknown = undefined.any(axis=1)
     histograms = np.zeros((shape.scores, 2, shape.bins), np.int64)
     first = 1 if shape.scores == 1 else 0
     for score in range(shape.scores):
@@ -303,7 +334,7 @@ def _histograms(exact: NDArray[np.float64], labels: Integers, shape: EvaluationS
         # is lost.
         log_odds = exact[:, own] - _log_sum_exp(np.delete(exact, own, axis=1))[:, 0]
         place = 0.5 + 0.5 * np.tanh(log_odds / (2 * SCORE_TEMPER))
-        cells = np.minimum((place * shape.bins).astype(np.int64), shape.bins - 1)
+        cells = np.where(unknown, 0, np.minimum((place * shape.bins).astype(np.int64), shape.bins - 1))
         np.add.at(histograms[score], ((labels == own).astype(np.int64), cells), 1)
     return histograms
 

@@ -3,18 +3,37 @@
 The guarantee is (ε, δ)-differential privacy in the *zero-out* relation of Kairouz et al. 2021 ("Practical and Private
 (Deep) Learning Without Sampling or Shuffling", definition 1.1): two data sets are neighbours when one unit (a record,
 or all records of a patient) of one is replaced by an empty one whose gradient is zero. Its arithmetic is that of
-add-or-remove with the number of units public, which the sample rate and the weight in the average need.
+add-or-remove with the number of units public, which the sample rate and the weight in the average need. Who compares a
+unit with another one in its place, instead of with an empty one, can learn up to twice as much.
 
 Events are composed with the accountants of Opacus: PRV (Gopi, Lee and Wutschitz 2021, "Numerical Composition of
 Differential Privacy"), always its upper bound and never its estimate, or RDP (Mironov, Talwar and Zhang 2019, "Rényi
 Differential Privacy of the Sampled Gaussian Mechanism"). Opacus imports torch, so it is imported on first use.
+
+**Groups.** A patient with k records in a run that protects each record loses more. Let P and Q be a step's output with
+and without the patient's records, the coins and gradients of everyone else fixed. In units of the clipping norm Q is
+N(0, z²I), and P the mixture over the subsets T of the k records of N(v_T, z²I), with weights q^|T| (1-q)^(k-|T|) and
+‖v_T‖ ≤ |T|. *Claim:* every f-divergence between them, in either direction, is at most that between the mixture P* of
+N(j, z²) over j from Binomial(k, q) and Q* = N(0, z²), numbers on a line.
+
+*Proof.* Under Q the ratio P/Q is the sum of p_T X_T with X_T = exp(s_T g_T - s_T²/2), s_T = ‖v_T‖/z, g_T standard
+normal. An f-divergence, in either direction, is the expectation of a convex function of that ratio. (1) Of all joint
+laws with these marginals the one where every g_T is one g makes it largest: a sum of comonotone variables is the
+largest in convex order (Müller 1997, "Stop-loss order for portfolios of dependent risks"). (2) It grows with each s_T:
+for s' ≥ s, X_T is the conditional expectation given g of exp(s'g' - s'²/2) where s'g' = sg + √(s'² - s²)·h, with h a
+standard normal of its own. So by Jensen s' for s makes it no smaller, and (1) puts one g for all g' again. (3) With
+s_T = |T|/z the subsets of one size are alike, which is P*. ∎
+
+What was fixed is the same on both sides, and f-divergences are jointly convex, so the claim holds for the mixture over
+it, too; a discrete mechanism's approximation is about every shift alike. So a step of such an event has at most the
+Rényi divergences between P* and Q*, which add up over adaptive steps. PRV has no part in it.
 """
 
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -52,6 +71,15 @@ RDP_ORDERS = (
 GRID_ORDERS = (1.25, 1.5, 1.75, *(float(order) for order in range(2, 64)))
 """For the reach of PRV's grid, where an upper bound will do: whole orders take a tenth of the time of others."""
 
+LARGEST_GROUP = 1000
+"""Units that are protected together; a patient with more records has no budget that would last."""
+
+_GRID_CELLS = 2**23
+"""Of an integral for a group: what takes more is left out, which only makes the bound larger; 64 MiB of float64."""
+
+_GRID_REACH = 40.0
+"""Standard deviations beyond which a Gaussian's tail is below what a double can tell from 0."""
+
 _SHOWN_DECIMALS = 3
 
 
@@ -73,6 +101,7 @@ class Adversary(StrEnum):
     """Against whom an ε holds (DESIGN §3)."""
 
     OUTSIDER = "outsider with the model"
+    HOSPITAL = "another hospital of the run"
     SERVER = "server"
     COLLUDING_SERVER = "server with colluding hospitals"
 
@@ -88,6 +117,8 @@ class MechanismEvent:
         steps: how many times; an empty batch is a step like any other. At least 1.
         approximation: how far, at most and per step, the logarithm of an output's probability lies from that of the
             equivalent Gaussian mechanism (:mod:`common.privacy.distributed`); 0 when it is that mechanism.
+        group: how many units, each with its own coin and its own bounded vector, are protected together; 1 for what a
+            mechanism is made for, see :func:`for_a_group`.
 
     Raises:
         PrivacyError: a value is outside its range; an event that cannot be composed is never made.
@@ -98,6 +129,7 @@ class MechanismEvent:
     sample_rate: float
     steps: int
     approximation: float = 0.0
+    group: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what no accountant could bound."""
@@ -109,6 +141,8 @@ class MechanismEvent:
             raise PrivacyError(f"steps must be a whole number from 1, got {self.steps!r}")
         if not 0 <= self.approximation < 1:
             raise PrivacyError(f"the approximation must be from 0 to below 1, got {self.approximation!r}")
+        if isinstance(self.group, bool) or not isinstance(self.group, int) or not 1 <= self.group <= LARGEST_GROUP:
+            raise PrivacyError(f"a group must be from 1 to {LARGEST_GROUP} units, got {self.group!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +158,7 @@ class Epsilon:
         colluders: how many hospitals share what they know with the server; for ``COLLUDING_SERVER``.
 
     >>> print(Epsilon(2.00001, 1e-4, PrivacyUnit.RECORD, Adversary.SERVER, Accountant.PRV))
-    ε = 2.001 at δ = 0.0001 for each record, against the server (PRV)
+    ε = 2.001 at δ = 0.0001 for each record (zero-out), against the server (PRV)
     """
 
     value: float
@@ -137,9 +171,10 @@ class Epsilon:
     def __str__(self) -> str:
         """Say the whole claim in one line, ε rounded up."""
         with_whom = f" ({self.colluders})" if self.adversary is Adversary.COLLUDING_SERVER else ""
+        article = "" if self.adversary is Adversary.HOSPITAL else "the "
         return (
-            f"ε = {rounded_up(self.value):.3f} at δ = {self.delta:g} for each {self.unit}, "
-            f"against the {self.adversary}{with_whom} ({self.accountant.upper()})"
+            f"ε = {rounded_up(self.value):.3f} at δ = {self.delta:g} for each {self.unit} (zero-out), "
+            f"against {article}{self.adversary}{with_whom} ({self.accountant.upper()})"
         )
 
 
@@ -155,18 +190,36 @@ def rounded_up(value: float, decimals: int = _SHOWN_DECIMALS) -> float:
     return shown if shown >= value else round(shown + 10.0**-decimals, decimals)
 
 
+def for_a_group(event: MechanismEvent, units: int) -> MechanismEvent:
+    """Return what an event that bounds each unit by itself costs a group of so many; the module has the proof.
+
+    Where every unit is in every batch, the group is one unit of that many times the norm.
+
+    >>> once = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 2.0, 0.5, 3)
+    >>> for_a_group(once, 10).group
+    10
+    >>> for_a_group(replace(once, sample_rate=1.0), 10).noise_multiplier
+    0.2
+    """
+    grouped = replace(event, group=event.group * units)
+    if event.sample_rate < 1:
+        return grouped
+    return replace(grouped, noise_multiplier=event.noise_multiplier / grouped.group, group=1)
+
+
 def against_everyone(
     value: float, delta: float, unit: PrivacyUnit, accountant: Accountant, colluders: int
-) -> tuple[Epsilon, Epsilon, Epsilon]:
+) -> tuple[Epsilon, ...]:
     """Return the claims of mode ``local``: noise is added inside the hospital, so ε is the same against everyone.
 
-    (Averaging over hospitals hides more from whoever sees only the average; that is not claimed.)
+    (Averaging over hospitals hides more from whoever sees only the average; that is not claimed.) The server with
+    colluding hospitals is among them where ``colluders`` is above 0.
     """
-    return (
-        Epsilon(value, delta, unit, Adversary.OUTSIDER, accountant),
-        Epsilon(value, delta, unit, Adversary.SERVER, accountant),
-        Epsilon(value, delta, unit, Adversary.COLLUDING_SERVER, accountant, colluders),
-    )
+    alone = (Adversary.OUTSIDER, Adversary.HOSPITAL, Adversary.SERVER)
+    claims = tuple(Epsilon(value, delta, unit, adversary, accountant) for adversary in alone)
+    if not colluders:
+        return claims
+    return (*claims, Epsilon(value, delta, unit, Adversary.COLLUDING_SERVER, accountant, colluders))
 
 
 def epsilon(events: Iterable[MechanismEvent], delta: float, accountant: Accountant = Accountant.PRV) -> float:
@@ -206,10 +259,10 @@ def epsilon_bounds(
     """
     if not 0 < delta < 1:
         raise PrivacyError(f"δ must be between 0 and 1, got {delta!r}")
-    steps: Counter[tuple[float, float]] = Counter()
+    steps: Counter[tuple[float, float, int]] = Counter()
     approximation = 0.0
     for event in events:
-        steps[event.noise_multiplier, event.sample_rate] += event.steps
+        steps[event.noise_multiplier, event.sample_rate, event.group] += event.steps
         approximation += event.approximation * event.steps
     if not steps:
         return 0.0, 0.0
@@ -220,13 +273,15 @@ def epsilon_bounds(
     return lower, upper + 2 * approximation
 
 
-History = tuple[tuple[float, float, int], ...]
-"""(noise multiplier, sample rate, steps) of each distinct mechanism, sorted, so that equal sums meet in the cache."""
+History = tuple[tuple[float, float, int, int], ...]
+"""(noise multiplier, sample rate, group, steps) of each distinct mechanism, sorted: equal sums meet in the cache."""
 
 
 @lru_cache(maxsize=4096)
 def _rdp_epsilon(history: History, delta: float) -> float:
-    total = sum((steps * _rdp_curve(noise, rate, RDP_ORDERS) for noise, rate, steps in history), np.zeros(1))
+    total = sum(
+        (steps * _rdp_curve(noise, rate, RDP_ORDERS, group) for noise, rate, group, steps in history), np.zeros(1)
+    )
     return _from_rdp(total, RDP_ORDERS, delta)
 
 
@@ -250,9 +305,9 @@ def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, fl
                     ),
                     domain,
                 )
-                for noise, rate, _ in history
+                for noise, rate, _, _ in history
             ]
-            composed = opacus_prv.compose_heterogeneous(discrete, [steps for _, _, steps in history])
+            composed = opacus_prv.compose_heterogeneous(discrete, [steps for _, _, _, steps in history])
             lower, _, upper = composed.compute_epsilon(delta, PRV_DELTA_ERROR * delta, error)
     except (RuntimeError, ValueError, IntegrationWarning):
         # Opacus's own checks (the grid is too coarse for the mechanism, or rounding would be large beside δ), and an
@@ -269,12 +324,12 @@ def _prv_domain(history: History, delta: float, error: float) -> "Domain | None"
     from opacus.accountants.analysis.prv import Domain
     from scipy.fft import next_fast_len
 
-    if delta < PRV_SMALLEST_DELTA:
+    if delta < PRV_SMALLEST_DELTA or any(group > 1 for _, _, group, _ in history):
         return None
     delta_error = PRV_DELTA_ERROR * delta
-    compositions = sum(steps for _, _, steps in history)
-    curves = [_rdp_curve(noise, rate, GRID_ORDERS) for noise, rate, _ in history]
-    total = sum((steps * curve for (_, _, steps), curve in zip(history, curves, strict=True)), np.zeros(1))
+    compositions = sum(steps for _, _, _, steps in history)
+    curves = [_rdp_curve(noise, rate, GRID_ORDERS) for noise, rate, _, _ in history]
+    total = sum((steps * curve for (_, _, _, steps), curve in zip(history, curves, strict=True)), np.zeros(1))
     reach = max(
         error,
         _from_rdp(total, GRID_ORDERS, delta_error / 4),
@@ -289,12 +344,17 @@ def _prv_domain(history: History, delta: float, error: float) -> "Domain | None"
 
 
 @lru_cache(maxsize=1024)
-def _rdp_curve(noise_multiplier: float, sample_rate: float, orders: tuple[float, ...]) -> npt.NDArray[np.float64]:
+def _rdp_curve(
+    noise_multiplier: float, sample_rate: float, orders: tuple[float, ...], group: int = 1
+) -> npt.NDArray[np.float64]:
     """Return the Rényi divergence of one step at each order, infinite where it can't be computed."""
     from opacus.accountants.analysis.rdp import compute_rdp
 
     curve = np.full(len(orders), np.inf)
     for place, order in enumerate(orders):
+        if group > 1:
+            curve[place] = _group_divergence(noise_multiplier, sample_rate, group, order)
+            continue
         try:
             curve[place] = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=order)
         except (ValueError, OverflowError):
@@ -302,6 +362,31 @@ def _rdp_curve(noise_multiplier: float, sample_rate: float, orders: tuple[float,
             continue
     curve.flags.writeable = False
     return curve
+
+
+def _group_divergence(noise_multiplier: float, sample_rate: float, group: int, order: float) -> float:
+    """Return the larger of the Rényi divergences between P* and Q* of the module's head, infinite where it is too much.
+
+    The trapezoid rule on a line is exact up to rounding for a Gaussian times a function without poles nearby.
+    """
+    furthest = order * group + _GRID_REACH * noise_multiplier
+    points = 2 * math.ceil(furthest / (min(noise_multiplier, noise_multiplier**2) / 8)) + 1
+    if points * (group + 1) > _GRID_CELLS:
+        return math.inf
+    x, step = np.linspace(-furthest, furthest, points, retstep=True)
+    shifts = np.arange(group + 1.0)
+    weights = np.array([_log_binomial(group, sample_rate, chosen) for chosen in range(group + 1)])
+    exponents = (2 * np.multiply.outer(shifts, x) - shifts[:, None] ** 2) / (2 * noise_multiplier**2)
+    ratio = np.logaddexp.reduce(weights[:, None] + exponents, axis=0)
+    density = -0.5 * (x / noise_multiplier) ** 2 - math.log(noise_multiplier * math.sqrt(2 * math.pi)) + math.log(step)
+    removed, added = (np.logaddexp.reduce(density + power * ratio) for power in (order, 1 - order))
+    return max(0.0, float(removed), float(added)) / (order - 1)
+
+
+def _log_binomial(trials: int, rate: float, chosen: int) -> float:
+    """Return the logarithm of the probability that so many of the trials succeed; the rate is below 1."""
+    ways = math.lgamma(trials + 1) - math.lgamma(chosen + 1) - math.lgamma(trials - chosen + 1)
+    return ways + chosen * math.log(rate) + (trials - chosen) * math.log1p(-rate)
 
 
 def _from_rdp(curve: npt.NDArray[np.float64], orders: tuple[float, ...], delta: float) -> float:

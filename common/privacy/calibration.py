@@ -1,8 +1,13 @@
-"""From what a run wants to the noise it needs, and the refusal of parameters that mean nothing."""
+"""From what a run wants to the noise it needs, and the refusal of parameters that mean nothing.
+
+A run's noise is a function of its description alone: of the public schedule (:mod:`common.privacy.schedule`), the
+target ε and δ. So it is the same at every hospital, tells nothing of how much data one has, and ``confide privacy
+plan`` and a deployed run get it from the same functions here.
+"""
 
 from collections.abc import Sequence
 
-from common.config import PrivacyUnit
+from common.config import PrivacyConfig, PrivacyUnit, TrainingConfig
 from common.errors import PrivacyError
 from common.privacy.accounting import (
     PRV_EPSILON_ERROR,
@@ -13,6 +18,7 @@ from common.privacy.accounting import (
     epsilon_bounds,
     rounded_up,
 )
+from common.privacy.schedule import schedule_of
 
 EPSILON_TOLERANCE = 0.01
 """A calibrated run spends at least its target less this; Opacus's own default."""
@@ -60,20 +66,57 @@ def require_meaningful(units: int, batch_size: int, delta: float, unit: PrivacyU
 
 
 def require_enough_units(units: int, delta: float, unit: PrivacyUnit = PrivacyUnit.RECORD) -> None:
-    """Refuse data too small to hide a unit in, as :func:`require_meaningful` does, whatever the batch.
+    """Refuse a number of units too small to hide one in, as the hospital's operator states it; data decide nothing.
+
+    A δ of 1/n or more is met by publishing one unit of the n outright.
+
+    Args:
+        units: how many records (or patients) to train on the hospital states, a public number.
+        delta: the δ of the guarantee.
+        unit: what is counted.
 
     Raises:
         PrivacyError: too few units, or δ not below 1 / units; names the remedy.
     """
     if units < FEWEST_UNITS:
         raise PrivacyError(
-            f"a hospital needs at least {FEWEST_UNITS} training {unit}s, got {units}; add data or stay out of this run"
+            f"a hospital must state at least {FEWEST_UNITS} training {unit}s, got {units}; "
+            "raise hospital.stated_training_units, or stay out of this run"
         )
     if not 0 < delta < 1 / units:
         raise PrivacyError(
-            f"δ must be above 0 and below 1 / {units} {unit}s = {1 / units:.2g}, got {delta:g}; "
+            f"δ must be above 0 and below 1 / {units} stated {unit}s = {1 / units:.2g}, got {delta:g}; "
             f"set privacy.delta to {1 / (10 * units):.0e} or less"
         )
+
+
+def run_noise_multiplier(training: TrainingConfig, privacy: PrivacyConfig, rounds: int) -> float:
+    """Return the noise multiplier with which all rounds of a run together cost its target ε, in either private mode.
+
+    In mode ``local`` it is of each step's noise at each hospital, in mode ``distributed`` of a round's sum.
+
+    Raises:
+        PrivacyError: as :func:`noise_multiplier`.
+    """
+    schedule = schedule_of(training, privacy)
+    return noise_multiplier(
+        privacy.target_epsilon,
+        privacy.delta,
+        schedule.sample_rate,
+        schedule.steps * rounds,
+        Accountant(privacy.accountant),
+    )
+
+
+def local_event(training: TrainingConfig, privacy: PrivacyConfig, rounds: int) -> MechanismEvent:
+    """Return what one round of mode ``local`` is booked as, the noise for it included.
+
+    Raises:
+        PrivacyError: as :func:`noise_multiplier`.
+    """
+    schedule = schedule_of(training, privacy)
+    multiplier = run_noise_multiplier(training, privacy, rounds)
+    return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate, schedule.steps)
 
 
 def noise_multiplier(
@@ -122,7 +165,7 @@ def noise_multiplier(
         if enough > LARGEST_NOISE_MULTIPLIER:
             raise PrivacyError(
                 f"no noise keeps {steps} steps at sample rate {sample_rate:.3g} within ε = {target_epsilon:g} at "
-                f"δ = {delta:g}; raise privacy.target_epsilon, or lower experiment.rounds or training.batch_size"
+                f"δ = {delta:g}; raise privacy.target_epsilon, or lower experiment.rounds or training.sample_rate"
             )
     while target_epsilon - reached > EPSILON_TOLERANCE and enough - too_little > enough * _NARROWEST:
         middle = (too_little + enough) / 2

@@ -28,8 +28,9 @@ for Lattices", theorem 3.1). So a sum with discrete noise is, up to exp(±a), a 
 of a sum v + N(0, s² I). (3) That holds for each batch, so also for the mixture over Poisson batches: sampling amplifies
 here exactly as for the Gaussian, with the same accountant and no further argument. (4) Rounds compose adaptively.
 
-Covered are the training units of one hospital. The evaluation counts that travel beside the sum carry no noise, and a
-patient with records in two hospitals is two patients.
+Covered are the units of one hospital: those it trains on, and those it measures a model on where a release of the
+evaluation plan asks for them (:mod:`common.evaluation.plan`), each with noise of its own. The relation is zero-out: a
+unit against an empty one, with the number of units public. A patient with records in two hospitals is two patients.
 
 **Modular arithmetic costs no privacy.** The sum modulo R is a function of the sum over the integers, so clipping
 to the ring is post-processing. It can cost accuracy: Kairouz et al. bound that error and rotate the vector to reduce
@@ -279,29 +280,51 @@ class DistributedMechanism:
             MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate, rounds, self.approximation
         )
 
-    def epsilons(
-        self, sample_rate: float, rounds: int, cohort: int, delta: float, unit: PrivacyUnit, accountant: Accountant
-    ) -> tuple[Epsilon, Epsilon, Epsilon]:
-        """Return what an outsider with every model, the server, and the server with k hospitals each can learn at most.
+    def event_against(self, colluders: int, cohort: int, sample_rate: float, rounds: int = 1) -> MechanismEvent | None:
+        """Return what a round costs against the server and ``colluders`` hospitals, however many k it was made for.
 
-        Without colluders n - X hospitals' noise is in what is seen. A single curious hospital knows its own noise,
-        so it learns what a server with one colluder learns.
+        Args:
+            colluders: hospitals whose noise is known, and taken off.
+            cohort: n, the hospitals of the round, of whom X may have dropped out.
+            sample_rate: q.
+            rounds: how many such rounds.
+
+        Returns:
+            The event; None where no honest hospital's noise is sure to remain, and nothing can be claimed.
         """
-        alone = self._without_colluders(sample_rate, rounds, cohort)
-        together = self.event(sample_rate, rounds)
-        value, colluding = (epsilon([event], delta, accountant) for event in (alone, together))
-        return (
-            Epsilon(value, delta, unit, Adversary.OUTSIDER, accountant),
-            Epsilon(value, delta, unit, Adversary.SERVER, accountant),
-            Epsilon(colluding, delta, unit, Adversary.COLLUDING_SERVER, accountant, self.colluders),
-        )
-
-    def _without_colluders(self, sample_rate: float, rounds: int, cohort: int) -> MechanismEvent:
-        variance = self.fewest_survivors(cohort) * self.share_variance(cohort) - SMOOTHING_VARIANCE
+        remaining = self.fewest_survivors(cohort) - colluders
+        variance = remaining * self.share_variance(cohort) - SMOOTHING_VARIANCE
+        if remaining < 1 or variance <= 0:
+            return None
         multiplier = math.nextafter(math.sqrt(variance), 0) / self.norm_bound
         return MechanismEvent(
             MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, multiplier, sample_rate, rounds, self.approximation
         )
+
+    def epsilons(
+        self, sample_rate: float, rounds: int, cohort: int, delta: float, unit: PrivacyUnit, accountant: Accountant
+    ) -> tuple[Epsilon, ...]:
+        """Return what an outsider with every model, another hospital of the run and the server learn at most.
+
+        An outsider and the server see sums with the noise of n - X hospitals. A hospital of the run sees the models,
+        too, and knows its own noise: it learns what a server with one colluding hospital learns, which is more than the
+        target ε where k is 0. The server with k hospitals is among the claims where k is above 0. A claim is infinite
+        where nothing is promised.
+        """
+
+        def claim(adversary: Adversary, event: MechanismEvent | None, colluders: int = 0) -> Epsilon:
+            value = math.inf if event is None else epsilon([event], delta, accountant)
+            return Epsilon(value, delta, unit, adversary, accountant, colluders)
+
+        alone = self.event_against(0, cohort, sample_rate, rounds)
+        claims = (
+            claim(Adversary.OUTSIDER, alone),
+            claim(Adversary.HOSPITAL, self.event_against(1, cohort, sample_rate, rounds)),
+            claim(Adversary.SERVER, alone),
+        )
+        if not self.colluders:
+            return claims
+        return (*claims, claim(Adversary.COLLUDING_SERVER, self.event(sample_rate, rounds), self.colluders))
 
     def _whole_numbers(self, gradients: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Propose whole numbers, row by row; a gradient that isn't finite becomes one that :meth:`clip` refuses."""

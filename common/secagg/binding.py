@@ -60,6 +60,11 @@ def cohort_hash(directory_hash: bytes, cohort: Sequence[str]) -> bytes:
     return bound_hash("cohort", directory_hash, *(hospital.encode() for hospital in cohort))
 
 
+def request_hash(terms: bytes) -> bytes:
+    """Return the hash of what a round asks for; hospitals that were asked for different things share no mask."""
+    return bound_hash("request", terms)
+
+
 def survivors_hash(survivors: Sequence[str]) -> bytes:
     """Return the hash of those whose vectors are in the sum (the paper's U_3)."""
     return bound_hash("survivors", *(hospital.encode() for hospital in survivors))

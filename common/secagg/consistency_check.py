@@ -14,10 +14,10 @@ from common.secagg.errors import (
     DifferentSurvivorsError,
     DroppedAndAliveError,
     IncompleteSurvivorsError,
-    ModelHashError,
     NotInCohortError,
     OmittedHospitalError,
     Place,
+    RequestHashError,
     SecAggError,
     SurvivorOutsideCohortError,
     SurvivorSignatureError,
@@ -50,7 +50,7 @@ class View:
 
     run: RunParameters
     round_number: int
-    model_hash: bytes
+    request_hash: bytes
     cohort_hash: bytes
     survivors: tuple[str, ...]
 
@@ -71,7 +71,7 @@ class Signed:
 def sign_survivors(
     state: MaskedState, identity_key: Ed25519PrivateKey, request: SurvivorList
 ) -> tuple[SignedState, SurvivorSignature]:
-    """Sign the survivors, the cohort, the model and the configuration (figure 4, round 3, user).
+    """Sign the survivors, the cohort, the request and the configuration (figure 4, round 3, user).
 
     Args:
         state: the state of :func:`common.secagg.masked_input.mask`.
@@ -92,7 +92,7 @@ def sign_survivors(
         round_number=state.round_number,
         hospital=state.hospital,
         config_hash=state.run.config_hash,
-        model_hash=state.model_hash,
+        request_hash=state.request_hash,
         cohort_hash=state.cohort_hash,
         survivors_hash=survivors_hash(request.survivors),
         signature=b"",
@@ -123,7 +123,7 @@ def verify_survivors(state: MaskedState, request: SurvivorList | UnmaskingReques
 
 def view_of(state: MaskedState, survivors: tuple[str, ...]) -> View:
     """Return what this hospital believes about the round."""
-    return View(state.run, state.round_number, state.model_hash, state.cohort_hash, survivors)
+    return View(state.run, state.round_number, state.request_hash, state.cohort_hash, survivors)
 
 
 def verify_signature(view: View, message: SurvivorSignature, place: Place, sender: str) -> None:
@@ -141,8 +141,8 @@ def verify_signature(view: View, message: SurvivorSignature, place: Place, sende
         raise SurvivorSignatureError(place, "the signature must be its sender's, over what it states", sender)
     if message.config_hash != view.run.config_hash:
         raise ConfigHashError(place, "everyone must have this run's configuration", sender)
-    if message.model_hash != view.model_hash:
-        raise ModelHashError(place, "everyone must have the same model", sender)
+    if message.request_hash != view.request_hash:
+        raise RequestHashError(place, "everyone must have been asked for the same", sender)
     if message.cohort_hash != view.cohort_hash:
         raise CohortMismatchError(place, "everyone must have masked for the same cohort", sender)
     if message.survivors_hash != view.survivors_hash:
@@ -165,7 +165,7 @@ def collect(masked_sum: MaskedSum, messages: Mapping[str, SurvivorSignature]) ->
     routed, request = masked_sum.routed, unmasking_request(masked_sum)
     round_number = routed.directory.round_number
     place = Place(SERVER, round_number, Phase.CONSISTENCY_CHECK)
-    view = View(routed.run, round_number, masked_sum.model_hash, masked_sum.cohort_hash, request.survivors)
+    view = View(routed.run, round_number, masked_sum.request_hash, masked_sum.cohort_hash, request.survivors)
     signatures, refusals = [], []
     for sender, message in sorted(messages.items()):
         try:

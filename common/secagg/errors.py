@@ -44,7 +44,8 @@ class SecAggError(ConfideError):
         │   ├── WrongRoundError             of another round
         │   │   └── ReplayedMessageError    of an earlier one
         │   ├── ConfigHashError             made under another configuration
-        │   ├── ModelHashError              made for another model
+        │   ├── RequestHashError            made for another request
+        │   ├── ModelHashError              another model than the request names
         │   ├── DirectoryMismatchError      made for another list of keys
         │   ├── ImpersonationError          sent by another hospital than it names
         │   └── AlreadyAnsweredError        this phase of this round was answered before
@@ -166,8 +167,12 @@ class ConfigHashError(ContextError):
     """A message made under another configuration than this run's."""
 
 
+class RequestHashError(ContextError):
+    """Made for another request: another model, purpose, question or number of survivors."""
+
+
 class ModelHashError(ContextError):
-    """A message made for another model than the one this party has."""
+    """The model that came with a request is another than the request names."""
 
 
 class DirectoryMismatchError(ContextError):

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.secagg.binding import bind, bound_hash
 from common.secagg.erasing import erase
+from common.secagg.parameters import Segment
 from common.secagg.shamir import Random
 
 KEY_BYTES = 32
@@ -86,15 +87,20 @@ def share_encryption_info(context: bytes, directory_hash: bytes, dealer: str, re
     return bind("share encryption", context, directory_hash, dealer.encode(), recipient.encode())
 
 
-def pairwise_seed_info(context: bytes, cohort_hash: bytes, model_hash: bytes, pair: tuple[str, str]) -> bytes:
-    """Bind s_uv to the pair (in either order), the cohort and the model: views that differ never share a mask."""
+def pairwise_seed_info(
+    context: bytes, cohort_hash: bytes, request_hash: bytes, pair: tuple[str, str], segment: Segment
+) -> bytes:
+    """Bind s_uv to the pair (in either order), the cohort, the request and the part of the vector.
+
+    Views of a round that differ in any of these never share a mask.
+    """
     low, high = sorted(pair)
-    return bind("pairwise mask", context, cohort_hash, model_hash, low.encode(), high.encode())
+    return bind("pairwise mask", context, cohort_hash, request_hash, low.encode(), high.encode(), segment.encode())
 
 
-def self_mask_info(context: bytes, hospital: str) -> bytes:
-    """Bind the stream of b_u to its owner and round."""
-    return bind("self mask", context, hospital.encode())
+def self_mask_info(context: bytes, hospital: str, segment: Segment) -> bytes:
+    """Bind the stream of b_u to its owner, its round and the part of the vector."""
+    return bind("self mask", context, hospital.encode(), segment.encode())
 
 
 class Committed(StrEnum):

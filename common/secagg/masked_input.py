@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.secagg.binding import cohort_hash, require_place, round_context
+from common.secagg.binding import cohort_hash, request_hash, require_place, round_context
 from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
@@ -15,10 +15,10 @@ from common.secagg.errors import (
     LateMaskedInputError,
     MisdirectedShareError,
     MissingShareError,
-    ModelHashError,
     NotInCohortError,
     OmittedHospitalError,
     Place,
+    RequestHashError,
     SecAggError,
     ShareDecryptionError,
     TooFewHospitalsError,
@@ -38,7 +38,7 @@ from common.secagg.keys import (
 )
 from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList
-from common.secagg.parameters import RunParameters, Vector
+from common.secagg.parameters import RunParameters, Segment, Vector
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, SharedKeys, SharePair, commit_to_pair, pack_shares
 
@@ -53,7 +53,7 @@ class MaskedState:
     threshold: int
     cohort: tuple[str, ...]
     cohort_hash: bytes
-    model_hash: bytes
+    request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
     """By owner: those of this hospital's neighbours in the cohort, and its own."""
 
@@ -68,7 +68,7 @@ class Accepted:
 
     state: SharedKeys
     cohort: tuple[str, ...]
-    model_hash: bytes
+    request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
     """By dealer: those of this hospital's neighbours in the cohort, sorted."""
 
@@ -80,7 +80,6 @@ class Accepted:
 def mask(
     state: SharedKeys,
     request: MaskedInputRequest,
-    model_hash: bytes,
     vector: Vector,
     apply: MaskApplier = apply_masks,
 ) -> tuple[MaskedState, MaskedInput, Vector]:
@@ -91,8 +90,8 @@ def mask(
 
     Args:
         state: the state of :func:`common.secagg.share_keys.share`.
-        request: what the server says is the cohort, with the shares dealt to this hospital.
-        model_hash: SHA-256, 32 bytes, of the model this hospital has received and trained.
+        request: what the server asks for and says is the cohort, with the shares dealt to this hospital. The vector is
+            made from the request's own terms, which the masks are bound to.
         vector: shape (vector_length,), of the run's ring; masked in place, so that no second one takes memory and the
             plain one does not outlive its use. Left as it is when the request is refused.
         apply: puts the masks on.
@@ -103,18 +102,18 @@ def mask(
     Raises:
         SecAggError: of the kinds named in :func:`verify_cohort`, :func:`open_inbox` and :func:`verify_vector`.
     """
-    accepted = accept(state, request, model_hash)
+    accepted = accept(state, request)
     try:
         return mask_accepted(accepted, vector, apply)
     finally:
         accepted.erase()
 
 
-def accept(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes) -> Accepted:
+def accept(state: SharedKeys, request: MaskedInputRequest) -> Accepted:
     """Check the cohort and open the inbox, which a hospital does before it trains: the first half of :func:`mask`."""
     place = Place(state.keys.hospital, state.keys.round_number, Phase.MASKED_INPUT)
-    verify_cohort(state, request, model_hash, place)
-    return Accepted(state, request.cohort, model_hash, open_inbox(state, request, place))
+    verify_cohort(state, request, place)
+    return Accepted(state, request.cohort, request_hash(request.terms), open_inbox(state, request, place))
 
 
 def mask_accepted(
@@ -124,21 +123,22 @@ def mask_accepted(
 
     The state it returns has memory of its own: ``accepted`` and the state in it are then to be erased.
     """
-    state, model_hash, shares = accepted.state, accepted.model_hash, accepted.shares
+    state, asked, shares = accepted.state, accepted.request_hash, accepted.shares
     keys, run = state.keys, state.keys.run
     verify_vector(run, vector, Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT), keys.hospital)
     together = cohort_hash(state.directory_hash, accepted.cohort)
     context = round_context(run, keys.round_number)
     public = {advertised.hospital: advertised.masking_key for advertised in state.directory.keys}
     agreements = Agreements(keys.masking_key)
-    masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital)))]
-    for peer in shares:
-        info = pairwise_seed_info(context, together, model_hash, (keys.hospital, peer))
-        masks.append(Mask(agreements.agree(public[peer], info), subtract=keys.hospital > peer))
-    try:
-        apply(vector, masks)
-    finally:
-        erase(*(mask.seed for mask in masks))
+    for segment, part in zip(Segment, run.segments(vector), strict=True):
+        masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital, segment)))]
+        for peer in shares:
+            info = pairwise_seed_info(context, together, asked, (keys.hospital, peer), segment)
+            masks.append(Mask(agreements.agree(public[peer], info), subtract=keys.hospital > peer))
+        try:
+            apply(part, masks)
+        finally:
+            erase(*(mask.seed for mask in masks))
     masked_state = MaskedState(
         run=run,
         round_number=keys.round_number,
@@ -146,7 +146,7 @@ def mask_accepted(
         threshold=state.directory.threshold,
         cohort=accepted.cohort,
         cohort_hash=together,
-        model_hash=model_hash,
+        request_hash=asked,
         shares={owner: pair.copy() for owner, pair in (*shares.items(), (keys.hospital, state.own_shares))},
     )
     message = MaskedInput(
@@ -154,23 +154,21 @@ def mask_accepted(
         round_number=keys.round_number,
         hospital=keys.hospital,
         cohort_hash=together,
-        model_hash=model_hash,
+        request_hash=asked,
         modulus_bits=run.modulus_bits,
         vector_length=run.vector_length,
     )
     return masked_state, message, vector
 
 
-def verify_cohort(state: SharedKeys, request: MaskedInputRequest, model_hash: bytes, place: Place) -> None:
-    """Refuse a cohort that is too small, leaves this hospital out or names one that has no key, or another model.
+def verify_cohort(state: SharedKeys, request: MaskedInputRequest, place: Place) -> None:
+    """Refuse a cohort that is too small, leaves this hospital out or names one that has no key.
 
     Raises:
         ContextError, RosterError, ThresholdError: one of their kinds.
     """
     run, hospital = state.keys.run, state.keys.hospital
     require_place(run, state.keys.round_number, request, place)
-    if request.model_hash != model_hash:
-        raise ModelHashError(place, "the model that was received must be the one the server names")
     for member in request.cohort:
         if member not in state.graph.by_hospital:
             raise UnknownHospitalError(place, "the cohort must be among those who advertised keys", member)
@@ -267,10 +265,10 @@ class MaskedSum:
     Figure 4, round 2, server.
     """
 
-    def __init__(self, routed: Routed, model_hash: bytes) -> None:
-        """Start an empty sum for the cohort that shared its keys."""
+    def __init__(self, routed: Routed, terms: bytes) -> None:
+        """Start an empty sum for the cohort that shared its keys, of vectors that ``terms`` ask for."""
         self.routed = routed
-        self.model_hash = model_hash
+        self.request_hash = request_hash(terms)
         self.cohort_hash = cohort_hash(routed.directory_hash, routed.cohort)
         self.total: Vector = np.zeros(routed.run.vector_length, routed.run.dtype)
         self.survivors: tuple[str, ...] = ()
@@ -292,7 +290,7 @@ class MaskedSum:
             vector: shape (vector_length,), of the run's ring; not kept.
 
         Raises:
-            SecAggError: the message or vector is of another run, round, sender, cohort, model, ring or length, is the
+            SecAggError: the message or vector is of another run, round, sender, cohort, request, ring or length, is the
                 sender's second, or comes after :meth:`close`; the sum is unchanged.
         """
         run, round_number = self.routed.run, self.routed.directory.round_number
@@ -306,8 +304,8 @@ class MaskedSum:
             raise LateMaskedInputError(place, "a vector must come before its owner is declared dropped", sender)
         if message.cohort_hash != self.cohort_hash:
             raise CohortMismatchError(place, "a vector must be masked for this round's cohort", sender)
-        if message.model_hash != self.model_hash:
-            raise ModelHashError(place, "a vector must be made from this round's model", sender)
+        if message.request_hash != self.request_hash:
+            raise RequestHashError(place, "a vector must be what this round asks for", sender)
         if message.modulus_bits != run.modulus_bits:
             raise VectorRingError(
                 place, f"a vector must be modulo 2^{run.modulus_bits}, got 2^{message.modulus_bits}", sender
@@ -317,7 +315,7 @@ class MaskedSum:
                 place, f"a vector must have {run.vector_length} elements, got {message.vector_length}", sender
             )
         verify_vector(run, vector, place, sender)
-        np.add(self.total, vector, out=self.total)
+        run.add(self.total, vector)
         self._submitted.add(sender)
 
     def close(self) -> SurvivorList:

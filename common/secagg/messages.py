@@ -33,6 +33,9 @@ LONGEST_NAME = 63
 LONGEST_CIPHERTEXT = 12 + 2 * (1 + LONGEST_NAME) + 2 * SHARE_BYTES + 16
 """Of one encrypted pair of shares: nonce, sender and recipient, two shares, tag."""
 
+LONGEST_TERMS = 65_535
+"""Of what a round asks for: some kilobytes where a task has hundreds of scores."""
+
 _MARK = b"CSA"
 
 
@@ -91,7 +94,8 @@ class MaskedInputRequest:
 
     run_id: str
     round_number: int
-    model_hash: bytes
+    terms: bytes
+    """What the round asks for, in whatever encoding the caller has: everything that decides a hospital's vector."""
     cohort: tuple[str, ...]
     inbox: tuple[EncryptedShare, ...]
 
@@ -104,7 +108,7 @@ class MaskedInput:
     round_number: int
     hospital: str
     cohort_hash: bytes
-    model_hash: bytes
+    request_hash: bytes
     modulus_bits: int
     vector_length: int
 
@@ -127,7 +131,7 @@ class SurvivorSignature:
     round_number: int
     hospital: str
     config_hash: bytes
-    model_hash: bytes
+    request_hash: bytes
     cohort_hash: bytes
     survivors_hash: bytes
     signature: bytes
@@ -429,7 +433,7 @@ _SURVIVOR_SIGNATURE = _Record(
         **_PLACE,
         "hospital": _Name(),
         "config_hash": _HASH,
-        "model_hash": _HASH,
+        "request_hash": _HASH,
         "cohort_hash": _HASH,
         "survivors_hash": _HASH,
         "signature": _Bytes(SIGNATURE_BYTES),
@@ -461,7 +465,7 @@ _LAYOUTS: dict[type[Any], tuple[int, _Record]] = {
         4,
         _Record(
             MaskedInputRequest,
-            {**_PLACE, "model_hash": _HASH, "cohort": _NAMES, "inbox": _Sorted(_ENCRYPTED_SHARE, "dealer")},
+            {**_PLACE, "terms": _Bytes(LONGEST_TERMS), "cohort": _NAMES, "inbox": _Sorted(_ENCRYPTED_SHARE, "dealer")},
         ),
     ),
     MaskedInput: (
@@ -472,7 +476,7 @@ _LAYOUTS: dict[type[Any], tuple[int, _Record]] = {
                 **_PLACE,
                 "hospital": _Name(),
                 "cohort_hash": _HASH,
-                "model_hash": _HASH,
+                "request_hash": _HASH,
                 "modulus_bits": _Unsigned(1),
                 "vector_length": _Unsigned(8),
             },

@@ -64,7 +64,7 @@ class Neighbourhoods:
 def neighbourhoods(run: RunParameters, directory: KeyDirectory) -> Neighbourhoods:
     """Return the graph of the round that ``directory`` opens; every party computes the same."""
     hospitals = tuple(keys.hospital for keys in directory.keys)
-    sparse = degree(len(hospitals), len(run.roster), run.adversary, run.graph)
+    sparse = degree(len(hospitals), run.members, run.adversary, run.graph)
     if sparse is None:
         return _complete(hospitals, directory.threshold)
     return _circle(hospitals, sparse, directory_hash(directory))
@@ -99,7 +99,7 @@ def degree(hospitals: int, roster: int, adversary: Adversary, graph: GraphParame
 
     Args:
         hospitals: n, how many advertised keys.
-        roster: how many could have.
+        roster: how many members could have.
         adversary: which server is to be withstood.
         graph: the stated security and dropout parameters.
 

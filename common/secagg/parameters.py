@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.secagg.errors import SERVER, ParameterError, Place
 from common.secagg.phases import Phase
 
-VERSION = 1
+VERSION = 2
 """Of the protocol: bound into every derived key and signature, and the first byte of every message after its mark."""
 
 SECURE_MINIMUM = 3
@@ -30,6 +30,23 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 Vector = NDArray[np.unsignedinteger[Any]]
 """A flat array of integers modulo R = 2^16 or 2^32; the ring's addition is the machine's own."""
+
+COUNT_BITS = 32
+"""Of a count at the head of a vector, whatever R."""
+
+
+class Segments(NamedTuple):
+    """A vector's two parts."""
+
+    counts: Vector
+    change: Vector
+
+
+class Segment(StrEnum):
+    """Names a part of a vector in what its masks are derived from, in the order of :class:`Segments`."""
+
+    COUNTS = "counts"
+    CHANGE = "change"
 
 
 class Adversary(StrEnum):
@@ -86,8 +103,15 @@ class RunParameters:
     modulus_bits: int
     """16 or 32: R = 2^modulus_bits."""
     vector_length: int
+    """Elements of the ring in the whole vector, its counts included."""
+    counts_length: int = 0
+    """Whole numbers modulo 2^32 at the head of the vector, each in 32 / modulus_bits of its elements; see
+    :func:`segments`."""
     adversary: Adversary = Adversary.ACTIVE
     graph: GraphParameters = GraphParameters()
+    consortium: int | None = None
+    """How many hospitals may collude with the server in the sense of ``threshold``: all members of the consortium, of
+    whom the roster may name a part. None where the roster names them all."""
 
     def __post_init__(self) -> None:
         """Check every range, and make the roster read-only and sorted."""
@@ -95,6 +119,14 @@ class RunParameters:
         self._require(len(self.config_hash) == HASH_BYTES, f"config_hash must have {HASH_BYTES} bytes")
         self._require(self.modulus_bits in (16, 32), f"modulus_bits must be 16 or 32, got {self.modulus_bits}")
         self._require(self.vector_length >= 1, f"vector_length must be at least 1, got {self.vector_length}")
+        self._require(
+            0 <= self.counts_length * (COUNT_BITS // self.modulus_bits) <= self.vector_length,
+            f"counts_length must fit into the vector of {self.vector_length} elements, got {self.counts_length}",
+        )
+        self._require(
+            self.consortium is None or self.consortium >= len(self.roster),
+            f"a consortium must have at least the roster's {len(self.roster)} hospitals, got {self.consortium}",
+        )
         self._require(
             self.min_hospitals >= SECURE_MINIMUM,
             f"min_hospitals must be at least {SECURE_MINIMUM}, got {self.min_hospitals}",
@@ -122,12 +154,32 @@ class RunParameters:
         """The unsigned integer whose wrap-around is the ring's addition, little-endian as on the wire."""
         return np.dtype(f"<u{self.modulus_bits // 8}")
 
+    @property
+    def members(self) -> int:
+        """Return on how many hospitals the number of colluders counts: the roster's, or all of the consortium's."""
+        return len(self.roster) if self.consortium is None else self.consortium
+
+    def segments(self, vector: Vector) -> "Segments":
+        """Return the two parts of a vector of this run as views: its counts modulo 2^32, and its change modulo R.
+
+        Each is added, and masked, in a ring of its own. A carry from one element of a count into the next would be
+        lost in a ring of 16 bits; and to cut a noisy count into limbs would hand out the high limbs of one hospital's
+        noise, not of everyone's.
+        """
+        head = self.counts_length * (COUNT_BITS // self.modulus_bits)
+        return Segments(vector[:head].view("<u4"), vector[head:])
+
+    def add(self, total: Vector, vector: Vector) -> None:
+        """Add ``vector`` to ``total`` in place, each segment in its ring."""
+        for sum_of, part in zip(self.segments(total), self.segments(vector), strict=True):
+            np.add(sum_of, part, out=sum_of)
+
     def threshold(self, hospitals: int) -> int:
         """Return t, how many of the ``hospitals`` that advertised keys must stay to the end.
 
         Bonawitz et al. 2017, theorem 6.5 (active): privacy holds against a server with n_C colluding hospitals
-        whenever 2t > n + n_C. The roster is fixed, but the server chooses who of it is in the directory, and could
-        leave honest hospitals out; so n_C is any number below a third of the roster, whatever n is. With everyone
+        whenever 2t > n + n_C. The consortium is fixed, but the server chooses who of it is in the directory, and could
+        leave honest hospitals out; so n_C is any number below a third of the members, whatever n is. With everyone
         present that is the smallest t above 2n/3, and t is above 2n/3 always. Theorem 6.3 (semi-honest) asks for
         n_C < t; the smallest t above n/2 gives that for any minority.
 
@@ -138,5 +190,5 @@ class RunParameters:
         """
         if self.adversary is Adversary.SEMI_HONEST:
             return max(hospitals // 2 + 1, self.min_hospitals)
-        colluders = (len(self.roster) - 1) // 3
+        colluders = (self.members - 1) // 3
         return max(2 * hospitals // 3 + 1, (hospitals + colluders) // 2 + 1, self.min_hospitals)

@@ -89,10 +89,10 @@ class Routed:
     """By recipient, then by dealer, both in the cohort."""
     refusals: tuple[SecAggError, ...]
 
-    def request_for(self, hospital: str, model_hash: bytes) -> MaskedInputRequest:
-        """Return what ``hospital`` needs to mask its vector: the cohort, and the shares dealt to it."""
+    def request_for(self, hospital: str, terms: bytes) -> MaskedInputRequest:
+        """Return what ``hospital`` needs to mask its vector: the terms, the cohort, and the shares dealt to it."""
         inbox = tuple(self.inboxes[hospital].values())
-        return MaskedInputRequest(self.run.run_id, self.directory.round_number, model_hash, self.cohort, inbox)
+        return MaskedInputRequest(self.run.run_id, self.directory.round_number, terms, self.cohort, inbox)
 
 
 def share(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[SharedKeys, EncryptedShares]:

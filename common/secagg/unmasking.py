@@ -29,7 +29,7 @@ from common.secagg.keys import Agreements, Committed, commit, derive, pairwise_s
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import RevealedShare, UnmaskingRequest, UnmaskingShares
-from common.secagg.parameters import Vector
+from common.secagg.parameters import Segment, Vector
 from common.secagg.phases import Phase
 
 
@@ -113,12 +113,13 @@ def unmask(
         else:
             accepted[sender] = message
     secrets = _rebuild_all(masked_sum, accepted, place)
-    masks = _leftover_masks(masked_sum, secrets)
+    masks = {segment: _leftover_masks(masked_sum, secrets, segment) for segment in Segment}
     erase(*secrets.values())
     try:
-        apply(masked_sum.total, masks)
+        for segment, part in zip(Segment, masked_sum.routed.run.segments(masked_sum.total), strict=True):
+            apply(part, masks[segment])
     finally:
-        erase(*(mask.seed for mask in masks))
+        erase(*(mask.seed for some in masks.values() for mask in some))
     return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals))
 
 
@@ -201,7 +202,7 @@ def _is_what_was_promised(masked_sum: MaskedSum, owner: str, secret: bytes, mask
     return public_key(secret) == masking_key
 
 
-def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes]) -> Sequence[Mask]:
+def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes], segment: Segment) -> Sequence[Mask]:
     """Return what takes off the survivors' own masks, and those they share with the dropped."""
     routed, survivors = masked_sum.routed, set(masked_sum.survivors)
     context = round_context(routed.run, routed.directory.round_number)
@@ -209,11 +210,11 @@ def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes]) -> Sequ
     masks = []
     for owner, secret in secrets.items():
         if owner in survivors:
-            masks.append(Mask(derive(secret, self_mask_info(context, owner)), subtract=True))
+            masks.append(Mask(derive(secret, self_mask_info(context, owner, segment)), subtract=True))
             continue
         agreements = Agreements(secret)
         for peer in survivors.intersection(routed.graph.by_hospital[owner]):
-            info = pairwise_seed_info(context, masked_sum.cohort_hash, masked_sum.model_hash, (owner, peer))
+            info = pairwise_seed_info(context, masked_sum.cohort_hash, masked_sum.request_hash, (owner, peer), segment)
             # The peer added this mask when its name comes first; take away what it added.
             masks.append(Mask(agreements.agree(public[peer], info), subtract=peer < owner))
     return masks

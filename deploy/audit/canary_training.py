@@ -20,13 +20,14 @@ from torch import nn
 
 from client.ledger import Ledger
 from client.per_record_gradients import record_gradients
-from client.training import TrainingData, noisy_gradient_sum, schedule, train_locally
+from client.training import TrainingData, noisy_gradient_sum, train_locally
 from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import flat_parameters, share_parameters
 from common.models.heads import linear_head
-from common.privacy.accounting import Accountant, Adversary, Epsilon, MechanismEvent, MechanismKind
-from common.privacy.calibration import noise_multiplier, require_meaningful
+from common.privacy.accounting import Accountant, Adversary, Epsilon, MechanismEvent
+from common.privacy.budget import Account, Booking, BudgetPolicy
+from common.privacy.calibration import local_event, noise_multiplier, require_enough_units
 from common.privacy.distributed import DistributedMechanism
 from server.strategies import mean_change, strategy_for
 
@@ -50,7 +51,7 @@ class Setting:
     Attributes:
         canaries: fair coins, m.
         rounds: of training.
-        batch_size: expected records of a step.
+        sample_rate: with which each record enters a step's batch.
         hospitals: in mode ``distributed``; the first has the canaries. In mode ``local`` one is enough, as its ε holds
             against everyone who sees its own update.
         privacy: mode, target ε, δ, clipping bound, accountant. The unit is a record.
@@ -58,14 +59,14 @@ class Setting:
 
     canaries: int
     rounds: int
-    batch_size: int
+    sample_rate: float
     hospitals: int
     privacy: PrivacyConfig
 
     @property
     def training(self) -> TrainingConfig:
         """How a hospital trains in a round."""
-        return TrainingConfig(batch_size=self.batch_size, learning_rate=LEARNING_RATE)
+        return TrainingConfig(sample_rate=self.sample_rate, learning_rate=LEARNING_RATE)
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,23 @@ def _local(
 ) -> tuple[float, Scores]:
     """Train in mode ``local``; returns what the ledger claims and what was released, towards smaller loss."""
     privacy, training = setting.privacy, setting.training
-    plan = schedule(data, training, privacy)
-    rate = require_meaningful(plan.units, training.batch_size, privacy.delta, privacy.unit)
-    accountant = Accountant(privacy.accountant)
-    sigma = noise_multiplier(privacy.target_epsilon, privacy.delta, rate, plan.steps * setting.rounds, accountant)
-    event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, sigma, rate, plan.steps)
+    require_enough_units(len(data), privacy.delta, privacy.unit)
+    event = local_event(training, privacy, setting.rounds)
     epsilon, start = 0.0, flat_parameters(model)
     first = start.copy()
     for round_number in range(1, setting.rounds + 1):
         epsilon = _book(ledger, round_number, event, privacy)
-        start = start + train_locally(model, start, data, training, privacy, sigma, random).delta
+        update = train_locally(
+            model,
+            start,
+            data,
+            training,
+            privacy,
+            event.noise_multiplier,
+            random,
+            expected_units=setting.sample_rate * len(data),
+        )
+        start = (start + update.delta).astype(np.float32)
     return epsilon, (start - first).astype(np.float64)
 
 
@@ -144,8 +152,8 @@ def _distributed(
     model: nn.Module, data: TrainingData, others: TrainingData, setting: Setting, ledger: Ledger, random: Random
 ) -> tuple[float, Scores]:
     """Train in mode ``distributed``; what is released is the sum, as nobody sees one hospital's part."""
-    privacy = setting.privacy
-    rate = require_meaningful(len(data), setting.batch_size, privacy.delta, privacy.unit)
+    privacy, rate = setting.privacy, setting.sample_rate
+    require_enough_units(len(data), privacy.delta, privacy.unit)
     accountant = Accountant(privacy.accountant)
     start = flat_parameters(model)
     hospitals = [data] + [others] * (setting.hospitals - 1)
@@ -168,19 +176,20 @@ def _distributed(
             for part in hospitals
         ]
         total = mechanism.decode(np.sum([part.total for part in parts], axis=0))
-        weight = sum(max(1, round(part.expected_units)) for part in parts)
-        start = strategy.step(start, mean_change(total, weight))
+        start = strategy.step(start, mean_change(total, rate * sum(len(part) for part in hospitals)))
         released -= total
     return epsilon, released
 
 
 def _book(ledger: Ledger, round_number: int, event: MechanismEvent, privacy: PrivacyConfig) -> float:
     """Book a round as a hospital does whose budget is the run's target; returns what the ledger says is spent."""
-    accountant = Accountant(privacy.accountant)
-    return ledger.record(_RUN_ID, round_number, event, privacy.target_epsilon, privacy.delta, accountant)
+    colluders = None if privacy.mode is PrivacyMode.LOCAL else privacy.colluders
+    booking = Booking(Account.TRAINING, event, privacy.unit, colluders, privacy.delta)
+    policy = BudgetPolicy(privacy.target_epsilon, privacy.delta, privacy.unit)
+    return ledger.record(RUN_ID, round_number, booking, policy, Accountant(privacy.accountant))
 
 
-_RUN_ID = "a0d17" + 27 * "0"
+RUN_ID = "a0d17" + 27 * "0"
 
 
 def _canaries(labels: NDArray[np.int64], width: int) -> TrainingData:

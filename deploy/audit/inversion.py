@@ -22,17 +22,14 @@ from torch import nn
 from client.training import TrainingData, train_locally
 from common.config import SECURE_MINIMUM, Config, PrivacyMode, load_config, replace
 from common.errors import RunError
-from common.evaluation import EvaluationCounts
-from common.flat_model import hash_model
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
-from common.privacy.accounting import Accountant
-from common.privacy.calibration import noise_multiplier, require_meaningful
+from common.privacy.calibration import require_enough_units, run_noise_multiplier
 from common.provenance import versions
 from common.secagg import advertise_keys, masked_input, share_keys
 from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
-from common.vector import VectorLayout
+from common.vector import Tail, VectorLayout
 from deploy.audit.gradient_inversion import Likeness, invert, likeness, matched
 from deploy.audit.outcome import write_outcome
 from deploy.data.datasets import DataSet, obtain
@@ -50,6 +47,9 @@ AVERAGE = "no attack: mean image"
 VIEWS = (UPDATE, MASKED, SUM, PRIVATE, AVERAGE)
 
 ROUND = 1
+
+ENTRIES = 15
+"""Of an evaluation in the vector, which this attack does not look at."""
 
 LIMITS = """\
 What this cannot show:
@@ -138,10 +138,8 @@ def audit(data_set: DataSet, config: Config, iterations: int) -> Audit:
 
 def _noise_multiplier(records: int, config: Config) -> float:
     """Return the noise of a hospital with an equal share of the data, in a whole run as configured."""
-    privacy, training = config.privacy, config.training
-    rate = require_meaningful(records, training.batch_size, privacy.delta)
-    steps = config.experiment.rounds * training.local_epochs * int(np.ceil(1 / rate))
-    return noise_multiplier(privacy.target_epsilon, privacy.delta, rate, steps, Accountant(privacy.accountant))
+    require_enough_units(records, config.privacy.delta)
+    return run_noise_multiplier(config.training, config.privacy, config.experiment.rounds)
 
 
 class _Step:
@@ -154,11 +152,7 @@ class _Step:
         )
         self.start = flat_parameters(self.model)
         self.layout = VectorLayout.for_run(
-            config.aggregation,
-            config.evaluation,
-            parameters=len(self.start),
-            classes=self.classes,
-            hospitals=SECURE_MINIMUM,
+            config.aggregation, ENTRIES, parameters=len(self.start), hospitals=SECURE_MINIMUM
         )
 
     def views(self, records: Records, batch: int) -> dict[str, tuple[NDArray[np.float32], torch.Tensor]]:
@@ -170,7 +164,7 @@ class _Step:
         everyone = torch.from_numpy(records.labels[: batch * SECURE_MINIMUM])
         views = {
             UPDATE: (self._gradient(vectors[0]), own),
-            MASKED: (self._gradient(_masked(vectors, self.config, hash_model(self.start))[0]), own),
+            MASKED: (self._gradient(_masked(vectors, self.config, self.layout.counts_length)[0]), own),
             SUM: (self._gradient(total), everyone),
             PRIVATE: (self._gradient(self._vector(records, parts[0], PrivacyMode.LOCAL)), own),
         }
@@ -181,18 +175,23 @@ class _Step:
         """Return what a hospital would mask: one step on a batch of just these records, encoded."""
         images, labels = records.images[part], records.labels[part]
         data = TrainingData.of(images, labels, np.arange(len(labels)))
-        training = self.config.training.model_copy(update={"batch_size": len(labels), "local_epochs": 1})
+        training = self.config.training.model_copy(
+            update={"batch_size": len(labels), "sample_rate": 1.0, "local_epochs": 1}
+        )
         privacy = self.config.privacy.model_copy(update={"mode": mode})
-        delta = train_locally(self.model, self.start, data, training, privacy, self.sigma, os.urandom).delta
-        return self.layout.encode(delta, len(labels), EvaluationCounts.zero(self.layout.evaluation), os.urandom)
+        update = train_locally(
+            self.model, self.start, data, training, privacy, self.sigma, os.urandom, expected_units=float(len(labels))
+        )
+        tail = Tail(len(labels), 0, 0, np.zeros(ENTRIES, np.int64))
+        return self.layout.encode(update.delta, tail, os.urandom)
 
     def _gradient(self, vector: NDArray[Any]) -> NDArray[np.float32]:
         """Read the elements of the model as if they were bare; their scale is lost on the attack."""
-        signed = vector[: self.layout.parameters].view(f"i{vector.itemsize}")
+        signed = vector[-self.layout.parameters :].view(f"i{vector.itemsize}")
         return -signed.astype(np.float32)
 
 
-def _masked(vectors: Sequence[NDArray[Any]], config: Config, model_hash: bytes) -> list[NDArray[Any]]:
+def _masked(vectors: Sequence[NDArray[Any]], config: Config, counts_length: int) -> list[NDArray[Any]]:
     """Mask each hospital's vector through the protocol's own phases, as in a round."""
     identities = {f"hospital-{number}": Ed25519PrivateKey.generate() for number in range(len(vectors))}
     run = RunParameters(
@@ -202,6 +201,7 @@ def _masked(vectors: Sequence[NDArray[Any]], config: Config, model_hash: bytes) 
         min_hospitals=SECURE_MINIMUM,
         modulus_bits=config.aggregation.modulus_bits,
         vector_length=len(vectors[0]),
+        counts_length=counts_length,
         adversary=Adversary.ACTIVE,
     )
     keys, advertised, shared, dealt = {}, {}, {}, {}
@@ -212,7 +212,7 @@ def _masked(vectors: Sequence[NDArray[Any]], config: Config, model_hash: bytes) 
         shared[name], dealt[name] = share_keys.share(keys[name], directory, os.urandom)
     routed = share_keys.route(run, directory, dealt)
     return [
-        masked_input.mask(shared[name], routed.request_for(name, model_hash), model_hash, vector)[2]
+        masked_input.mask(shared[name], routed.request_for(name, b"train"), vector.copy())[2]
         for name, vector in zip(identities, vectors, strict=True)
     ]
 

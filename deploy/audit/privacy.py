@@ -1,7 +1,8 @@
 """``confide audit privacy``: does training give away more than the ledger claims? An ε that one run refutes.
 
 Trains the deployed way on phantom images and on canaries, each of which a fair coin lets in or keeps out, guesses the
-coins from what the training released, and computes the ε that so many right guesses refute.
+coins from what the training released, and computes the ε that so many right guesses refute. With ``--part test`` it
+is the evaluation that is audited: one test record, a model that is right on it alone, and many releases.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from common.models import registry
 from common.models.frozen import extract
 from common.privacy.accounting import rounded_up
 from common.provenance import versions
+from deploy.audit.canary_evaluation import measure_with_a_canary
 from deploy.audit.canary_training import Exposure, Setting, train_with_canaries
 from deploy.audit.one_run_bound import LowerBound, best_bound
 from deploy.audit.outcome import write_outcome
@@ -30,6 +32,9 @@ from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 REFUTED = 1
 """Exit code when training gave away more than the ledger claims."""
 
+TRAINING, TEST = "training", "test"
+"""Whose records are audited."""
+
 MODEL = "scattering_linear"
 IMAGE_SIZE = 28
 PHANTOM_SEED = 1
@@ -38,8 +43,8 @@ LIMITS = """\
 What this cannot show:
 - That the claim holds. A bound below the claim only means that this attack found nothing; one run sees a gross fault
   (noise or clipping missing, sampling or accounting wrong by a multiple), not noise that is a tenth too small.
-- Anything about other code: it trains a linear head with canaries of its own making; another model's gradients, secure
-  aggregation, certificates, the network and the evaluation counts, which carry no noise, are not looked at.
+- Anything about other code: it trains a linear head with canaries of its own making, or measures a model of its own;
+  another model's gradients, secure aggregation, certificates and the network are not looked at.
 - Whether the noise can be predicted: it is audited for its size, not for the quality of its randomness.
 - The unit patient, other hospitals' data, or what an attacker knows from elsewhere."""
 
@@ -51,6 +56,7 @@ class Verdict:
     setting: Setting
     exposure: Exposure
     bound: LowerBound
+    part: str = TRAINING
 
     @property
     def refuted(self) -> bool:
@@ -67,11 +73,16 @@ def main(argv: list[str]) -> int:
         raise RunError("--canaries, --records and --rounds must be at least 1")
     torch.set_num_threads(1)
     privacy = PrivacyConfig(mode=PrivacyMode(arguments.mode), target_epsilon=arguments.epsilon, delta=arguments.delta)
-    setting = Setting(arguments.canaries, arguments.rounds, arguments.batch, arguments.hospitals, privacy)
-    verdict = audit(_phantom_features(arguments.records), setting, arguments.confidence)
+    setting = Setting(arguments.canaries, arguments.rounds, arguments.sample_rate, arguments.hospitals, privacy)
+    if arguments.part == TEST:
+        verdict = audit_evaluation(arguments.records, setting, arguments.confidence)
+        name = "evaluation_audit"
+    else:
+        verdict = audit(_phantom_features(arguments.records), setting, arguments.confidence)
+        name = "privacy_audit"
     print(as_text(verdict))
-    write_outcome(arguments.out, "privacy_audit", draw(verdict), as_json(verdict))
-    print(f"\nwritten: {arguments.out}/privacy_audit.png, privacy_audit.json")
+    write_outcome(arguments.out, name, draw(verdict), as_json(verdict))
+    print(f"\nwritten: {arguments.out}/{name}.png, {name}.json")
     return REFUTED if verdict.refuted else 0
 
 
@@ -83,16 +94,41 @@ def audit(records: TrainingData, setting: Setting, confidence: float) -> Verdict
     return Verdict(setting, exposure, bound)
 
 
+def audit_evaluation(records: int, setting: Setting, confidence: float) -> Verdict:
+    """Measure a test record in as many releases as there are canaries, and judge as :func:`audit`."""
+    with tempfile.TemporaryDirectory(prefix="confide-audit-") as folder:
+        exposure = measure_with_a_canary(
+            setting.canaries, records, setting.hospitals, setting.privacy, Path(folder) / "ledger"
+        )
+    bound = best_bound(exposure.scores, exposure.included, setting.privacy.delta, confidence)
+    return Verdict(setting, exposure, bound, TEST)
+
+
 def as_text(verdict: Verdict) -> str:
     """Return the outcome as a person reads it, with what it cannot show."""
     setting, exposure, bound = verdict.setting, verdict.exposure, verdict.bound
     outcome = (
-        "REFUTED: training gave away more than the ledger claims. Don't train on this installation"
+        f"REFUTED: {verdict.part} gave away more than the ledger claims. Don't use this installation"
         if verdict.refuted
         else "not refuted: what was seen is within the claim"
     )
+    if verdict.part == TEST:
+        return f"""\
+{bound.canaries:,} releases of the test part's measurement, {setting.hospitals} hospitals; in each a coin decided \
+whether one record
+was among {exposure.records:,}, or an empty one in its place
+best accuracy of a guess {_best_accuracy(exposure):.3f} (0.5 is guessing)
+
+claimed   {exposure.claim}
+refuted   ε < {bound.epsilon:.3f} with {bound.confidence:.0%} confidence; {bound.correct} of {bound.guesses} guesses \
+were right
+          (Steinke, Nasr, Jagielski 2023, Algorithm 1 and Corollary 5.4, each canary in a run of its own)
+verdict   {outcome}
+
+{LIMITS}"""
     return f"""\
-one training in mode {setting.privacy.mode}: {setting.rounds} rounds, {setting.batch_size} records expected in a batch
+one training in mode {setting.privacy.mode}: {setting.rounds} rounds; a record is in a batch with rate \
+{setting.sample_rate:g}
 a linear head of {exposure.parameters:,} parameters; {exposure.records:,} phantom records, {bound.canaries:,} canaries
 
 claimed   {exposure.claim}
@@ -143,12 +179,21 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "refuted": verdict.refuted,
         "mode": verdict.setting.privacy.mode,
         "rounds": verdict.setting.rounds,
-        "batch_size": verdict.setting.batch_size,
+        "sample_rate": verdict.setting.sample_rate,
         "records": verdict.exposure.records,
         "parameters": verdict.exposure.parameters,
         "cannot_show": LIMITS,
         "versions": versions(),
     }
+
+
+def _best_accuracy(exposure: Exposure) -> float:
+    """Return the balanced accuracy of the best threshold on the scores, chosen with the coins in hand."""
+    order = np.argsort(exposure.scores)
+    outcome = exposure.included[order]
+    caught = outcome[::-1].cumsum()[::-1] / max(1, outcome.sum())
+    alarms = (~outcome)[::-1].cumsum()[::-1] / max(1, (~outcome).sum())
+    return float(0.5 + np.abs(caught - alarms).max() / 2)
 
 
 def _phantom_features(records: int) -> TrainingData:
@@ -167,11 +212,12 @@ def _parser(config: Config) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
+    add("--part", choices=(TRAINING, TEST), default=TRAINING, help="whose records are audited")
     add("--mode", choices=("local", "distributed"), default=config.privacy.mode.value, help="of privacy")
     add("--epsilon", type=float, default=config.privacy.target_epsilon, metavar="E", help="target of the run")
     add("--delta", type=float, default=1e-5, metavar="D", help="below 1 / (records + canaries)")
     add("--rounds", type=int, default=30, metavar="R", help="of training")
-    add("--batch", type=int, default=512, metavar="B", help="records expected in a batch; larger ones audit better")
+    add("--sample-rate", type=float, default=0.25, metavar="Q", help="of each record; larger ones audit better")
     add("--canaries", type=int, default=3000, metavar="M", help="fair coins; more of them refute more")
     add("--records", type=int, default=500, metavar="N", help="phantom records trained on beside the canaries")
     add("--hospitals", type=int, default=config.experiment.num_clients, metavar="H", help="in mode distributed")

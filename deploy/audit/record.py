@@ -1,20 +1,21 @@
 """What the server's audit chain says a run did, each entry checked against the ones before it."""
 
-import datetime
 from dataclasses import dataclass, field
 
 from cryptography import x509
 
 from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Finished, Stepped, Summed, Told
+from common.audit_entries import Began, Contributed, Finished, Stepped, Summed, Told
 from common.audit_parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
-from common.errors import AuditError, ConfideError
+from common.errors import AuditError, ConfideError, IdentityError, RunError
 from common.flat_model import hash_model
 from common.identity import verify_roster
+from common.members import verify_members
+from common.round_terms import RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
-from common.secagg.binding import survivors_hash
+from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.keys import is_signed
@@ -83,13 +84,14 @@ class RunRecord:
     def go_on_under(self, description: RunDescription, parameters: RunParameters, place: str) -> None:
         """Take up the terms that the run goes on under: members may have changed, and nothing else."""
         _require(description.run_id == self.description.run_id, place, "one run's chain holds another run")
-        members = {"roster": description.roster, "vector_length": description.vector_length}
+        members = {key: getattr(description, key) for key in ("roster", "member_list", "vector_length")}
         _require(self.description.model_copy(update=members) == description, place, "the terms changed")
         self.description, self.parameters = description, parameters
         self.terms[parameters.config_hash] = parameters
 
     def _follow_sum(self, body: Summed, place: str) -> None:
         _require(body.model_hash == self.models[self._step], place, "the hospitals were given another model")
+        check_terms(body, place)
         _require(body.round_number not in self.sums, place, "its round gave a sum before")
         unknown = set(body.survivors) - set(self.description.roster)
         _require(not unknown, place, f"not on the roster: {', '.join(sorted(unknown))}")
@@ -98,7 +100,7 @@ class RunRecord:
         if self.is_signed:
             signed = {name: bytes.fromhex(encoded) for name, encoded in body.signatures.items()}
             for name, encoded in sorted(signed.items()):
-                self.verify_signature(name, encoded, body.round_number, body.survivors, body.model_hash, place)
+                self.verify_signature(name, encoded, body.round_number, body.survivors, body.terms, place)
             needed = self.parameters.threshold(len(body.survivors))
             _require(len(signed) >= needed, place, f"{needed} survivors must have signed, got {len(signed)}")
         self.sums[body.round_number] = body
@@ -117,7 +119,7 @@ class RunRecord:
         return self.description.privacy.mode is not PrivacyMode.NONE
 
     def verify_signature(
-        self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], model_hash: str, place: str
+        self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], terms: str, place: str
     ) -> None:
         """Raise :class:`AuditError` unless ``encoded`` is the hospital's signature over this round as recorded."""
         limits = secagg.Limits(hospitals=len(self.description.roster))
@@ -128,8 +130,8 @@ class RunRecord:
             raise AuditError(f"{place}: {error}") from None
         _require(hospital in survivors and message.hospital == hospital, place, f"{hospital} is no survivor")
         _require(
-            (message.run_id, message.round_number, message.model_hash.hex())
-            == (self.description.run_id, round_number, model_hash)
+            (message.run_id, message.round_number, message.request_hash)
+            == (self.description.run_id, round_number, request_hash(bytes.fromhex(terms)))
             and message.config_hash in self.terms
             and message.survivors_hash == survivors_hash(survivors),
             place,
@@ -158,7 +160,7 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
     for entry in chain.entries:
         place = f"{name}, line {entry.sequence}"
         if isinstance(entry.body, Began):
-            description, parameters = _terms(entry.body, entry.time, authority, place)
+            description, parameters = _terms(entry.body, authority, place)
             if record is None:
                 models = {0: _first_model(description, place)}
                 record = RunRecord(description, parameters, entry.body.data_set, models=models)
@@ -170,13 +172,27 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
     return record
 
 
-def _terms(began: Began, when: int, authority: x509.Certificate, place: str) -> tuple[RunDescription, RunParameters]:
+def _terms(began: Began, authority: x509.Certificate, place: str) -> tuple[RunDescription, RunParameters]:
     try:
         description = RunDescription.from_json(began.description.encode())
-        keys = verify_roster(description.roster, authority, datetime.datetime.fromtimestamp(when, datetime.UTC))
-        return description, protocol_parameters(description, keys, description.aggregation.min_hospitals)
-    except (ConfideError, ValueError, OverflowError, OSError) as error:  # The last three: of a time that is none.
+        keys = verify_roster(description.roster, authority)
+        listed = verify_members(description.member_list.encode(), authority)
+        if any(listed.members.get(name) != key for name, key in keys.items()):
+            raise IdentityError("every hospital on the roster must be on the authority's member list with its key")
+        least = description.aggregation.min_hospitals
+        return description, protocol_parameters(description, keys, least, len(listed.members))
+    except ConfideError as error:
         raise AuditError(f"{place}: {error}") from None
+
+
+def check_terms(body: Summed | Contributed, place: str) -> None:
+    """Raise :class:`AuditError` unless an entry says of its round what the round's own terms say."""
+    try:
+        terms = RoundTerms.decode(bytes.fromhex(body.terms))
+    except RunError as error:
+        raise AuditError(f"{place}: {error}") from None
+    said = (body.train, body.model_hash)
+    _require(said == (terms.trains, terms.model_hash.hex()), place, "it contradicts the terms of its round")
 
 
 def _first_model(description: RunDescription, place: str) -> str:

@@ -22,10 +22,12 @@ from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.events import EVENTS_FILE
 from common.flat_model import hash_model
-from common.guarantee import Guarantee, caveats
+from common.guarantee import Guarantee
 from common.identity import certificate_pem, fingerprint, load_certificate
+from common.run_words import AUTHORITY_ON_SERVER, admitted_of
 from deploy.audit.figures import check_figures
-from deploy.audit.record import RunRecord, read_record
+from deploy.audit.record import RunRecord, check_terms, read_record
+from deploy.events import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
@@ -128,12 +130,12 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         unfinished |= _agree(chain, name, record)
         refusals += sum(isinstance(entry.body, Refused) for entry in chain.entries)
         hospitals.append(chain.party)
-    has_model = (run / CARD_FILE).exists() or (run / TENSORS_FILE).exists()
-    if has_model:
-        _check_model(run, record)
     has_figures = (run / EVENTS_FILE).exists() and bool(record.told)
     if has_figures:
         check_figures(run, record)
+    has_model = (run / CARD_FILE).exists() or (run / TENSORS_FILE).exists()
+    if has_model:
+        _check_model(run, record)
     return Verdict(
         authority=fingerprint(authority),
         hospitals=tuple(hospitals),
@@ -198,6 +200,7 @@ def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
 def _check_contribution(body: Contributed, contributed: dict[int, Contributed], place: str, record: RunRecord) -> None:
     if body.round_number in contributed:
         raise AuditError(f"{place}: a second vector for round {body.round_number}")
+    check_terms(body, place)
     if record.is_private:
         if body.epsilon is None or body.budget is None or body.ledger is None:
             raise AuditError(f"{place}: a private run's vector must come with ε, budget and ledger line")
@@ -213,7 +216,7 @@ def _check_signed(
     if own is None:
         raise AuditError(f"{place}: {hospital} signed round {body.round_number} without having sent a vector")
     encoded = bytes.fromhex(body.signature)
-    record.verify_signature(hospital, encoded, body.round_number, body.survivors, own.model_hash, place)
+    record.verify_signature(hospital, encoded, body.round_number, body.survivors, own.terms, place)
     summed = record.sums.get(body.round_number)
     if summed is not None and summed.survivors != body.survivors:
         raise AuditError(f"{place}: {hospital} signed other survivors than the server recorded")
@@ -223,8 +226,8 @@ def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, sign
     number = summed.round_number
     if own is None:
         raise AuditError(f"{name}: must tell of round {number}, whose sum holds its vector; it was cut short")
-    if (own.model_hash, own.train) != (summed.model_hash, summed.train):
-        raise AuditError(f"{name}: round {number} began from another model than the server recorded")
+    if own.terms != summed.terms:
+        raise AuditError(f"{name}: round {number} asked for something else than the server recorded")
     if own.epsilon != summed.epsilon.get(hospital):
         raise AuditError(f"{name}: round {number}: ε differs from what the server recorded")
     sent = summed.signatures.get(hospital)  # None of one that vanished after its vector, which the sum holds.
@@ -241,18 +244,22 @@ def _check_model(run: Path, record: RunRecord) -> None:
         raise AuditError(f"{CARD_FILE}: must be in canonical form; it was changed")
     if hash_model(model).hex() != record.models[max(record.models)]:
         raise AuditError(f"{TENSORS_FILE}: must hold the model that the last step made, got another")
-    expected = expected_facts(record, card.threshold).model_dump()
+    # Where the authority's key lies is told by the events alone, which were compared with the chain before this.
+    told = (run / EVENTS_FILE).exists() and bool(record.told)
+    on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
+    expected = expected_facts(record, card.threshold, authority_on_server=on_server).model_dump()
     for key, value in expected.items():
         if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
             raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
 
 
-def expected_facts(record: RunRecord, threshold: float | None) -> ModelFacts:
+def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_server: bool = False) -> ModelFacts:
     """Return what ``model.json`` must say of the record's last model.
 
     Args:
         record: of the run.
         threshold: that of the card, for a run that has not ended: only the end is recorded with one.
+        authority_on_server: as the run's events say.
     """
     description = record.description
     config = Config(
@@ -273,5 +280,5 @@ def expected_facts(record: RunRecord, threshold: float | None) -> ModelFacts:
         task=description.experiment.task,
         data_set=record.data_set,
         privacy={**Guarantee.of(config).as_dict(), "epsilon": max(record.last_epsilon.values(), default=None)},
-        caveats=caveats(config, record.data_set),
+        caveats=admitted_of(config, record.data_set, authority_on_server),
     )

@@ -3,16 +3,88 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.config import PrivacyUnit
 from common.errors import DataError
 from common.identity import write_private
+from common.shards import ManifestRow, class_index, read_description, read_manifest
 
 DEAL_FILE = "deal.json"
+
+FEWEST_STATED = 20
+"""Training units that a policy states at least; a hospital with fewer is told so, and takes part."""
+
+_DIGITS = 2
+"""Of a count that a demo's hospital states: a size class, which need not follow each record."""
+
+
+@dataclass(frozen=True)
+class DealtCounts:
+    """How many units one hospital got in each part, and to train on of the class that has fewest."""
+
+    training: int
+    validation: int
+    test: int
+    per_class: int
+
+
+def count_dealt(shard: Path, unit: PrivacyUnit) -> DealtCounts:
+    """Count what was dealt to one hospital.
+
+    Args:
+        shard: its folder.
+        unit: what is counted: records, or patients.
+
+    Raises:
+        DataError: no whole shard lies there.
+    """
+    description = read_description(shard)
+    if description is None:
+        raise DataError(f"{shard} must hold a shard that was dealt; deal the data again")
+    rows = read_manifest(shard)
+    classes = [set[str]() for _ in description.classes]
+    units: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    for row in rows:
+        name = _unit_of(row, unit)
+        units[row.split].add(name)
+        label = class_index(row.label, description.classes)
+        if row.split == "train" and label is not None:
+            classes[label].add(name)
+    return DealtCounts(len(units["train"]), len(units["val"]), len(units["test"]), min(map(len, classes)))
+
+
+def stated(dealt: DealtCounts, most: int) -> dict[str, int]:
+    """Return what a demo's hospital states about its data, as keys of the section ``hospital`` of its own config.
+
+    Args:
+        dealt: what it got; rounded down to two digits, so that what is stated is there.
+        most: training units that a run lets one hospital state, ``aggregation.max_weight``.
+
+    >>> list(stated(DealtCounts(1177, 131, 156, 303), 4096).values())
+    [1100, 130, 150, 300]
+    """
+    return {
+        "stated_training_units": max(FEWEST_STATED, min(most, _rounded_down(dealt.training))),
+        "stated_validation_units": max(1, _rounded_down(dealt.validation)),
+        "stated_test_units": max(1, _rounded_down(dealt.test)),
+        "stated_units_per_class": _rounded_down(dealt.per_class),
+    }
+
+
+def _rounded_down(count: int) -> int:
+    scale = int(10 ** max(0, len(str(count)) - _DIGITS))
+    return count // scale * scale
+
+
+def _unit_of(row: ManifestRow, unit: PrivacyUnit) -> str:
+    is_known = unit is PrivacyUnit.PATIENT and row.patient_id
+    return f"patient {row.patient_id}" if is_known else f"row {row.number}"
 
 
 class Standing(Enum):

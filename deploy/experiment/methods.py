@@ -19,12 +19,14 @@ from common.errors import RunError
 from common.evaluation import Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RunFinished
 from common.messages import EpsilonReport
+from common.round_terms import Purpose
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet
 from deploy.data.dealer import Hand, split
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from deploy.in_process import InProcessConsortium, Site
 from server.initial_model import initial_model
+from server.rounds import Asked
 from server.run import describe, measures
 from server.strategies import strategy_for
 
@@ -32,6 +34,9 @@ _PLACE = "one-place"
 
 _ROOM_FOR_ALL = 1 << 20
 """Records that one place may have."""
+
+_FEWEST_STATED = 20
+"""What a policy states at least."""
 
 _SLACK = 1.01
 """Of a trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
@@ -86,9 +91,9 @@ def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: 
         RunError: the training ended before its last round.
         DataError: the data can't be split so.
     """
-    config = replace(config, privacy={"mode": MODES[method]})
+    config = replace(config, privacy={"mode": MODES[method]}, evaluation={"exact": True})
     if method.is_pooled:
-        return tuple(_in_one_place(_pooled(config, len(data.parts["train"])), pooled_data(data), data, cache))
+        return tuple(_in_one_place(_pooled(config), pooled_data(data), data, cache))
     hands = split(data, config.experiment.num_clients, config.data, config.experiment.seed, config.training.batch_size)
     if method is Method.ALONE:
         return tuple(_in_one_place(config, alone_data(data, hands[hospital - 1]), data, cache))
@@ -97,7 +102,6 @@ def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: 
 
 def _together(config: Config, data: DataSet, hands: Sequence[Hand], cache: Path) -> tuple[RoundDone, ...]:
     """Train with all hospitals: their agents, the protocol, the server's run."""
-    policy = HospitalConfig(epsilon_budget=_budget(config), allow_no_privacy=True)
     events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
         sites = {
@@ -105,10 +109,10 @@ def _together(config: Config, data: DataSet, hands: Sequence[Hand], cache: Path)
                 data=Path(scratch),
                 state=Path(scratch) / f"hospital-{number}",
                 cache=cache,
-                policy=policy,
-                open_data=InMemory(hospital_data(data, hand)),
+                policy=_policy(config, held),
+                open_data=InMemory(held),
             )
-            for number, hand in enumerate(hands, start=1)
+            for number, held in enumerate((hospital_data(data, hand) for hand in hands), start=1)
         }
         consortium = InProcessConsortium(config, sites)
         consortium.server(new_run_id(), data, Path(scratch) / "checkpoints", events.append).train()
@@ -125,17 +129,18 @@ def _in_one_place(config: Config, held: HospitalData, data: DataSet, cache: Path
     description = describe(config, new_run_id(), data.classes, data.channels, {_PLACE: ""})
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
         ledger = None if config.privacy.mode is PrivacyMode.NONE else Ledger.open(Path(scratch), held.fingerprint)
-        contributor = Contributor(description, held, ledger, _budget(config), os.urandom, cache)
+        contributor = Contributor(description, held, ledger, _policy(config, held), os.urandom, cache)
         layout = contributor.layout
         strategy = strategy_for(config.aggregation, config.training, config.privacy, layout.parameters)
         weights = initial_model(description)
         spent: EpsilonReport | None = None
         for number in range(1, config.experiment.rounds + 2):
             is_training = number <= config.experiment.rounds
-            contribution = contributor.contribute(number, weights, cohort=1, train=is_training)
+            asked = Asked(Purpose.TRAIN if is_training else Purpose.EVALUATE)
+            contribution = contributor.contribute(number, asked.terms(description, weights, 1), weights, cohort=1)
             decoded = layout.decode(contribution.vector, 1)
             if number > 1:
-                yield _done(number - 1, metrics(decoded.counts), spent)
+                yield _done(number - 1, metrics(layout.exact_counts(decoded.tail)), spent)
             if is_training:
                 weights, spent = strategy.step(weights, decoded.mean_delta), contribution.epsilon
 
@@ -148,15 +153,23 @@ def _done(step: int, measured: Metrics, spent: EpsilonReport | None) -> RoundDon
     )  # fmt: skip
 
 
-def _pooled(config: Config, records: int) -> Config:
+def _pooled(config: Config) -> Config:
     """Let the one place do as many steps, each on as many records, as all hospitals together do."""
     training, experiment = config.training, config.experiment
     if config.privacy.mode is PrivacyMode.NONE:
         return replace(config, training={"batch_size": training.batch_size * experiment.num_clients})
-    batch = max(1, round(training.sample_rate * records))
     rounds = max(1, round(experiment.rounds * training.sample_rate))  # of 1 / sample_rate steps
-    return replace(config, training={"batch_size": batch}, experiment={"rounds": rounds})
+    return replace(config, experiment={"rounds": rounds})
 
 
-def _budget(config: Config) -> float:
-    return config.privacy.target_epsilon * _SLACK
+def _policy(config: Config, held: HospitalData) -> HospitalConfig:
+    """Return what a hospital of a study agrees to and states: its exact numbers, for these data are public."""
+    return HospitalConfig(
+        epsilon_budget=config.privacy.target_epsilon * _SLACK,
+        delta=config.privacy.delta,
+        stated_training_units=max(_FEWEST_STATED, len(held.train)),
+        stated_validation_units=max(1, len(held.validation)),
+        stated_test_units=max(1, len(held.test)),
+        allow_no_privacy=True,
+        allow_exact_evaluation=True,
+    )

@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common.privacy.schedule import schedule_of
 
 from client.features import model_inputs
-from client.training import TrainingData, evaluate, schedule, train_locally
-from common.config import Config, PrivacyMode, replace
+from client.training import TrainingData, evaluate, train_locally
+from common.config import Config, HospitalConfig, PrivacyMode, PrivacyUnit, replace
 from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationShape, metrics
 from common.events import COMPLETED, Event, RoundDone
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
-from common.privacy.calibration import noise_multiplier, require_meaningful
-from common.shards import SPLITS, Split
+from common.privacy.calibration import noise_multiplier, require_enough_units
+from common.shards import SPLITS, Split, read_manifest
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet
 from deploy.data.dealer import deal
 from deploy.experiment.runner import Measures
 from deploy.in_process import InProcessConsortium, Site
+
+_FEWEST_STATED = 20
+"""What a policy states at least."""
 
 MEASURES = ("auc", "accuracy", "f1", "precision", "recall", "specificity", "loss", "ece")
 """What every training is measured by, on the official test part."""
@@ -56,6 +60,7 @@ class Laboratory:
             RunError: the run did not reach its last round.
         """
         done: list[RoundDone] = []
+        config = replace(config, evaluation={"exact": True}, hospital={"allow_exact_evaluation": True})
 
         def take(event: Event) -> None:
             if isinstance(event, RoundDone):
@@ -87,17 +92,22 @@ class Laboratory:
                 f"1 / training.sample_rate and experiment.rounds · training.sample_rate must be whole to be compared "
                 f"with central training, got a rate of {rate:g} and {steps} rounds"
             )
-        changed = {"batch_size": int(np.ceil(rate * units)), "local_epochs": round(passes)}
+        changed = {"local_epochs": round(passes)}
         central = replace(config, training=changed, privacy={"mode": PrivacyMode.LOCAL})
         privacy, training = central.privacy, central.training
-        require_meaningful(units, training.batch_size, privacy.delta, privacy.unit)
-        plan = schedule(train, training, privacy)
+        require_enough_units(units, privacy.delta, privacy.unit)
+        plan = schedule_of(training, privacy)
         accountant = Accountant(privacy.accountant)
         noise = noise_multiplier(privacy.target_epsilon, privacy.delta, plan.sample_rate, plan.steps, accountant)
         classes, model_of = len(self.data.classes), config.model
         model = registry.build(model_of.name, classes, self.data.channels, model_of.image_size, config.experiment.seed)
         start = flat_parameters(model)
-        trained = start + train_locally(model, start, train, training, privacy, noise, os.urandom).delta
+        trained = (
+            start
+            + train_locally(
+                model, start, train, training, privacy, noise, os.urandom, expected_units=rate * units
+            ).delta
+        )
         shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
         measured = metrics(evaluate(model, trained, validation, test, shape))
         event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, noise, plan.sample_rate, plan.steps)
@@ -122,5 +132,24 @@ class Laboratory:
             deal(self.data, shards, config.data, seed, batch_size=1)  # A hospital too small for a trial says so itself.
             marker.touch()
         return {
-            name: Site(dealt / name / "shard", states / name, dealt / name / "cache", config.hospital) for name in names
+            name: Site(dealt / name / "shard", states / name, dealt / name / "cache", _stating(config, dealt / name))
+            for name in names
         }
+
+
+def _stating(config: Config, dealt: Path) -> HospitalConfig:
+    """Return what a hospital of an experiment agrees to, stating exactly what it was dealt: these data are public."""
+    rows = read_manifest(dealt / "shard")
+    by_patient = config.privacy.unit is PrivacyUnit.PATIENT
+
+    def units(split: Split) -> int:
+        return len({row.patient_id if by_patient else row.file for row in rows if row.split == split})
+
+    return config.hospital.model_copy(
+        update={
+            "delta": config.privacy.delta,
+            "stated_training_units": max(_FEWEST_STATED, units("train")),
+            "stated_validation_units": max(1, units("val")),
+            "stated_test_units": max(1, units("test")),
+        }
+    )

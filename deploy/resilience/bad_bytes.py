@@ -33,17 +33,19 @@ from client.data.pixels import UnusableImageError, read_raster
 from client.flower import UNDELIVERABLE
 from client.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
 from client.ledger_chain import Anchor
+from client.ledger_held import newest_entry
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
 from common import enrolment, identity, messages, shards
-from common.audit_chain import Chain, Entry, read_chain
+from common.audit_chain import AUDIT_FILE, Chain, Entry, read_chain
 from common.audit_parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
 from common.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from common.invitation import TOKEN_BYTES, Invitation
+from common.members import verify_members
 from common.revocation import verify_revocations
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
@@ -186,6 +188,12 @@ def _ledger(content: bytes) -> object:
             return verify(path.parent)
         except LedgerError:
             return accept(path.parent, "what is known to be spent stays spent", bytes(FINGERPRINT_BYTES))
+
+
+def _ledger_held(content: bytes) -> object:
+    """Read as the hospital's own audit chain, for the newest line of the ledger that it knows."""
+    with _file(AUDIT_FILE, content) as path:
+        return newest_entry(path)
 
 
 def _ledger_anchor(content: bytes) -> object:
@@ -332,6 +340,11 @@ def _revocations(content: bytes) -> object:
     return verify_revocations(encoded, authority)
 
 
+def _members(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    return verify_members(encoded, authority)
+
+
 def _audit_chain(content: bytes) -> object:
     authority, encoded = _with_authority(content)
     chain = read_chain(encoded, "audit.jsonl", authority)
@@ -351,7 +364,7 @@ def _audit_entries(content: bytes) -> object:
 def _roster(content: bytes) -> object:
     authority, encoded = _with_authority(content)
     with _file(ROSTER_FILE, encoded) as path:
-        return Membership(path.parent).valid_roster(authority, _NOW)
+        return identity.verify_roster(Membership(path.parent).roster(), authority)
 
 
 def _invited(content: bytes) -> object:
@@ -362,7 +375,7 @@ def _invited(content: bytes) -> object:
 
 def _register(content: bytes) -> object:
     with _file(REGISTER_FILE, content) as path:
-        return Authority.make(path.parent, "Confide", _NOW).sign_revocations(_NOW, datetime.timedelta(days=1))
+        return Authority.make(path.parent, "Confide", _NOW).sign_lists(_NOW, datetime.timedelta(days=1))
 
 
 def _private_keys(content: bytes) -> object:
@@ -438,6 +451,7 @@ DECODERS = (
     Decoder("npz", _npz),
     Decoder("ledger", _ledger),
     Decoder("ledger-anchor", _ledger_anchor),
+    Decoder("ledger-held", _ledger_held),
     Decoder("anchor", _anchor),
     Decoder("answered-rounds", _answered_rounds),
     Decoder("checkpoint", _checkpoint),
@@ -449,6 +463,7 @@ DECODERS = (
     Decoder("own-results", _own_results),
     Decoder("settings", _settings),
     Decoder("revocations", _revocations),
+    Decoder("members", _members),
     Decoder("audit-chain", _audit_chain),
     Decoder("audit-entries", _audit_entries),
     Decoder("roster", _roster),

@@ -35,7 +35,12 @@ def main(argv: Sequence[str]) -> int:
         f"is known to about ±{_half_width(last):.2f} (95 %).",
         highlight=False,
     )
-    console.print("These figures stay in this hospital: nobody else sees them, and no noise covers them.")
+    console.print(
+        "These figures stay in this hospital: nobody else sees them, and no noise covers them. They are exact counts: "
+        "not differentially private. What the consortium sees is the sum of all hospitals' counts, with noise unless a "
+        "run asks for exact counts and this hospital agrees.",
+        highlight=False,
+    )
     return 0
 
 

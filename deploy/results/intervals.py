@@ -1,4 +1,8 @@
-"""How sure a figure is: bootstrap intervals over test records, and intervals over repeated runs."""
+"""How sure a figure is.
+
+Noisy counts come with the server's own intervals; over exact counts of test records they are bootstrapped here, and
+over repeated runs they are t intervals.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from common.events import RoundDone
+from common.events import Evaluated, RoundDone
 
 DRAWS = 2000
 """Resamples; the ends of a 95 % interval then move by less than a tenth of its width between two seeds."""
@@ -18,29 +22,87 @@ SEED = 20_170_817
 
 CONFIDENCE = 0.95
 TWO_CLASSES = 2
+MEASURES = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
+
+NORMAL_95 = 1.96
+
+COARSE = 0.01
+"""Of the half-width that noise gives a figure: above it a third decimal says nothing."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval; NaN ends where there is none."""
+    """A figure with its 95 % interval; NaN ends where there is none.
+
+    Attributes:
+        noise: half the width that privacy noise alone gives it, NaN where that is unknown or there is no noise.
+        decimals: that mean something.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
+    noise: float = math.nan
+    decimals: int = 3
 
     def __str__(self) -> str:
-        """Return the figure with its interval, to three decimals."""
-        if math.isnan(self.value):
-            return "–"
-        if math.isnan(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        """Return the figure with its interval, for a sentence."""
+        if math.isnan(self.low) or math.isnan(self.value):
+            return self.figure
+        return f"{self.figure} ({self.low:.{self.decimals}f} to {self.high:.{self.decimals}f})"
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there is a figure at all."""
+        return not math.isnan(self.value)
+
+    @property
+    def figure(self) -> str:
+        """The figure alone; a dash where it is undefined."""
+        return "–" if math.isnan(self.value) else f"{self.value:.{self.decimals}f}"
+
+    @property
+    def short(self) -> str:
+        """The figure and how far it may be off, for a narrow cell.
+
+        >>> Interval(0.8934, 0.87, 0.9, decimals=2).short
+        '0.89 ±0.02'
+        """
+        if math.isnan(self.low) or math.isnan(self.value):
+            return self.figure
+        # Score intervals are not symmetric near 0 and 1; the wider side is what a figure may be off.
+        reach = max(self.value - self.low, self.high - self.value)
+        return f"{self.figure} ±{reach:.{self.decimals}f}"
 
 
-def over_test_records(done: RoundDone) -> dict[str, Interval]:
-    """Return each metric of a round with its percentile bootstrap interval (Efron 1979) over the pooled test records.
+def of_test(tested: Evaluated) -> dict[str, Interval]:
+    """Return each measure of the last model on the test parts.
+
+    Noisy counts come with intervals for sampling and noise together; over exact ones they are bootstrapped here.
+    """
+    sure = {} if tested.intervals else over_test_records(tested)
+    return {name: sure.get(name) or _told(tested, name, tested.noise.get(name, math.nan)) for name in MEASURES}
+
+
+def of_round(done: RoundDone) -> dict[str, Interval]:
+    """Return each measure of a round's model, as sure as the server says.
+
+    A round does not tell how much of an interval is noise, so a wide one has two decimals whatever made it wide.
+    """
+    return {name: _told(done, name, math.nan) for name in MEASURES}
+
+
+def _told(measured: RoundDone | Evaluated, name: str, deviation: float) -> Interval:
+    low, high = measured.intervals.get(name, (math.nan, math.nan))
+    noise = NORMAL_95 * deviation
+    blur = (high - low) / 2 if math.isnan(noise) else noise
+    return Interval(getattr(measured, name), low, high, noise, 2 if blur > COARSE else 3)
+
+
+def over_test_records(done: RoundDone | Evaluated) -> dict[str, Interval]:
+    """Return each metric of exact counts with its percentile bootstrap interval (Efron 1979) over the test records.
 
     The records themselves never leave the hospitals. Resampling them and counting is the same as drawing the counts
     from a multinomial distribution, so the securely summed counts suffice: the confusion matrix, and for AUC the score
@@ -65,7 +127,7 @@ def over_runs(values: Sequence[float]) -> Interval:
     """
     mean = float(np.mean(values))
     if len(values) == 1:
-        return Interval(mean, math.nan, math.nan)
+        return Interval(mean)
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return Interval(mean, mean - reach, mean + reach)
 
@@ -112,7 +174,7 @@ def _quadratic_kappa(confusion: Floats) -> Floats:
     return _share(expected - (confusion * distance).sum(axis=(1, 2)), expected)
 
 
-def _resampled_auc(done: RoundDone) -> Floats:
+def _resampled_auc(done: RoundDone | Evaluated) -> Floats:
     points = np.array(sorted({(0.0, 0.0), (1.0, 1.0), *(done.roc or ())}))
     sizes = np.array([sum(row) for row in done.confusion], np.float64)
     drawn = _resampled(np.rint(np.diff(points, axis=0) * sizes))

@@ -1,7 +1,7 @@
-"""The table a person watches while a run goes on."""
+"""The table a person watches while a run goes on: each round on validation records, the last model on test records."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,20 +13,45 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from common.events import AttackRefused, Dropout, Event, HospitalLost, Refusal, RoundDone, RunFinished, RunStarted
-from common.guarantee import Guarantee, caveats, shown_epsilon
+from common.events import (
+    AttackRefused,
+    Dropout,
+    Evaluated,
+    Event,
+    HospitalLost,
+    Refusal,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+)
+from common.guarantee import Guarantee, shown_epsilon
+from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
+from deploy.events import RunHistory
+from deploy.results.intervals import Interval, of_round, of_test
 
 HEADINGS = (
     "round", "accuracy", "precision", "recall", "F1", "AUC", "loss", "ε of budget", "hospitals", "seconds",
 )  # fmt: skip
 
-LINES_AROUND_TABLE = 14
+LINES_AROUND_TABLE = 17
 """Of the terminal, kept for headings, caveats and notes; the table shows the rounds that fit into the others."""
 
 NOTES_SHOWN = 4
 
-_WIDTHS = (6, 8, 9, 6, 6, 6, 6, 16, 9, 7)
+LABELS = {"accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity"}
+"""Of the measures told at the end."""
+
+_WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)
 """Of the columns on a pipe, where nobody knows the rows to come."""
+
+_DROPPED = ("precision", "hospitals", "seconds", "recall", "loss", "F1", "accuracy")
+"""Columns that a narrow terminal leaves out, the first one first; AUC and ε stay."""
+
+_FRAME = 3
+"""Characters that a table takes beside each of its cells."""
+
+_SURE = len("0.89 ±0.03")
+"""Characters kept for a figure that is told with how far it may be off."""
 
 
 class LiveTable:
@@ -47,7 +72,9 @@ class LiveTable:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
         self._started: RunStarted | None = None
+        self._events: list[Event] = []
         self._rounds: dict[int, RoundDone] = {}
+        self._tested: Evaluated | None = None
         self._notes: list[str] = []
         self._progress: str | None = None
         self._spinner = Spinner("dots", style="dim")  # one object, or each redraw would start it anew
@@ -73,11 +100,14 @@ class LiveTable:
 
     def show(self, event: Event) -> None:
         """Take in the next event."""
+        self._events.append(event)
         match event:
             case RunStarted():
                 self._start(event)
             case RoundDone():
                 self._add(event)
+            case Evaluated():
+                self._test(event)
             case HospitalLost():
                 self._note(f"{event.hospital} is gone")
             case Dropout():
@@ -100,7 +130,7 @@ class LiveTable:
         """
         self._progress = None
         self._live.stop()
-        print_summary(self._console, self._started, [*self._rounds.values()], files, state)
+        print_summary(self._console, RunHistory.of(self._events) if self._started else None, files, state)
 
     def _start(self, event: RunStarted) -> None:
         again = self._started is not None
@@ -109,17 +139,31 @@ class LiveTable:
         if again:
             self._note(f"the run goes on from round {event.resumed_from_round}")
             return
+        for line in event.evaluation_plan:
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         self._print_on_pipe(_title(event))
-        for caveat in caveats(event.config, event.data_set):
+        for caveat in admitted(event):
             self._print_on_pipe(f"NOTE: {caveat}")
         self._print_on_pipe(Guarantee.of(event.config).of_epsilon())
-        self._print_on_pipe("  ".join(heading.rjust(width) for heading, width in zip(HEADINGS, _WIDTHS, strict=True)))
+        self._print_on_pipe(_measured_on(event))
+        self._print_on_pipe(_as_line(HEADINGS))
 
     def _add(self, done: RoundDone) -> None:
         self._rounds[done.step] = done
-        self._print_on_pipe("  ".join(cell.rjust(width) for cell, width in zip(_cells(done), _WIDTHS, strict=True)))
-        if self._started is not None and done.step < self._started.rounds:
-            self._progress = f"round {done.step + 1} of {self._started.rounds} is under way"
+        self._print_on_pipe(_as_line(_cells(done)))
+        if self._started is not None:
+            last = done.step >= self._started.rounds
+            self._progress = (
+                "the last model is being measured"
+                if last
+                else f"round {done.step + 1} of {self._started.rounds} is under way"
+            )
+
+    def _test(self, tested: Evaluated) -> None:
+        """Take in the last model's figures; exact ones stand in the last round's row already."""
+        if not tested.exact:
+            self._tested = tested
+            self._print_on_pipe(_as_line(_test_cells(tested)))
 
     def _note(self, note: str) -> None:
         self._notes.append(note)
@@ -142,58 +186,133 @@ class LiveTable:
         return Group(*parts)
 
     def _table(self, started: RunStarted) -> Table:
-        table = Table(title=_title(started), caption=Guarantee.of(started.config).of_epsilon(), title_justify="left")
-        for heading in HEADINGS:
+        table = Table(
+            title=f"{_title(started)}\n{_measured_on(started)}",
+            caption="\n".join(self._under_table(started)),
+            title_justify="left",
+            caption_justify="left",
+        )
+        rows = [_cells(done) for done in self._rounds.values()]
+        shown = _headings_shown(self._console.width, rows, exact=started.config.evaluation.exact)
+        for heading in shown:
             table.add_column(heading, justify="right", no_wrap=True)
         steps = sorted(self._rounds)
         hidden = max(0, len(steps) - max(3, self._console.height - LINES_AROUND_TABLE))
         if hidden:
-            table.add_row(f"1–{steps[hidden - 1]}", "in metrics.csv", *("…" for _ in HEADINGS[2:]), style="dim")
+            told = (f"1–{steps[hidden - 1]}", "in metrics.csv", *("…" for _ in shown[2:]))
+            table.add_row(*told, style="dim")
         for step in steps[hidden:]:
-            table.add_row(*_cells(self._rounds[step]))
+            table.add_row(*_of(shown, _cells(self._rounds[step])), end_section=step == steps[-1])
+        if self._tested is not None:
+            table.add_row(*_of(shown, _test_cells(self._tested)), style="bold")
         return table
 
+    def _under_table(self, started: RunStarted) -> list[str]:
+        lines = [Guarantee.of(started.config).of_epsilon()]
+        measured = [done for done in self._rounds.values() if done.part != "none"]
+        if measured:
+            lines.append(evaluation_cost(started, max(measured, key=lambda done: done.step)))
+        return lines
 
-def print_summary(
-    console: Console, started: RunStarted | None, rounds: Sequence[RoundDone], files: Sequence[Path], state: str
-) -> None:
-    """Print how a run ended: its last metrics, ε with all it must be shown with, caveats, and the files written."""
+
+def print_summary(console: Console, history: RunHistory | None, files: Sequence[Path], state: str) -> None:
+    """Print how a run ended: its last model's figures, ε with all it must be shown with, caveats, the files written."""
     lines = [Text(f"Run ended: {state}", style="bold")]
-    if started is not None and rounds:
-        last = max(rounds, key=lambda done: done.step)
-        lines += [
-            Text(
-                f"{_title(started)}: after {last.step} of {started.rounds} rounds AUC {_shown(last.auc)}, "
-                f"accuracy {_shown(last.accuracy)}, F1 {_shown(last.f1)} on the hospitals' pooled test parts"
-            ),
-            Text(f"Privacy spent: {_epsilon(last)}; {Guarantee.of(started.config).of_epsilon()}"),
-        ]
-    if started is not None:
-        lines += [Text(f"NOTE: {caveat}", style="bold yellow") for caveat in caveats(started.config, started.data_set)]
+    if history is not None and history.rounds:
+        started, last = history.started, history.rounds[-1]
+        lines.append(Text(f"{_title(started)}: {last.step} of {started.rounds} rounds"))
+        lines += [Text(line) for line in _final_figures(history)]
+        lines.append(Text(f"Privacy spent: {_epsilon(last)}; {Guarantee.of(started.config).of_epsilon()}"))
+    if history is not None:
+        lines += [Text(f"NOTE: {caveat}", style="bold yellow") for caveat in admitted(history.started)]
     lines += [Text(f"  {file}") for file in files]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False)
 
 
+def _final_figures(history: RunHistory) -> list[str]:
+    """Return the last model's figures on the test parts, a line each, and what they cost; or why there are none."""
+    tested = history.tested
+    if tested is None:
+        return [f"On the hospitals' pooled test parts: not measured: {history.why_not_tested}"]
+    unit = history.started.config.privacy.unit.value
+    at = "" if math.isnan(tested.threshold) else ", at the threshold that validation records fixed before"
+    how = EXACT_COUNTS if tested.exact else f"asked once{at}"
+    lines = [f"On the hospitals' pooled test parts, {tested.records} {unit}s, {how}:"]
+    lines += [
+        f"  {label:<12} {_final(sure)}" for name, label in LABELS.items() if (sure := of_test(tested)[name]).is_told
+    ]
+    if tested.exact:
+        return [*lines, "  in brackets: 95 %, sampling of the records"]
+    return [
+        *lines,
+        f"  in brackets: 95 %, sampling of {tested.records} {unit}s and privacy noise",
+        f"Evaluation cost: {tested.claim}",
+    ]
+
+
+def _final(sure: Interval) -> str:
+    told = sure.figure
+    if not math.isnan(sure.low):
+        told += f"  [{sure.low:.{sure.decimals}f}, {sure.high:.{sure.decimals}f}]"
+    return told if math.isnan(sure.noise) else f"{told}  noise alone ±{sure.noise:.3f}"
+
+
 def _banner(started: RunStarted) -> RenderableType:
-    admitted = caveats(started.config, started.data_set)
-    if not admitted:
+    lines = admitted(started)
+    if not lines:
         return Text()
-    return Panel(Text("\n".join(admitted), style="bold yellow"), border_style="yellow", expand=False)
+    return Panel(Text("\n".join(lines), style="bold yellow"), border_style="yellow", expand=False)
 
 
 def _title(started: RunStarted) -> str:
     return f"{started.task} on {started.data_set}, {len(started.hospitals)} hospitals, run {started.run_id[:8]}"
 
 
+def _measured_on(started: RunStarted) -> str:
+    """Say whose records the table's figures are of."""
+    if started.config.evaluation.exact:
+        return f"each row: the pooled test parts, {EXACT_COUNTS}"
+    return "each row: the pooled validation parts after that round, ± 95 %; last row: the test parts"
+
+
+def _headings_shown(width: int, rows: Sequence[Sequence[str]], *, exact: bool) -> tuple[str, ...]:
+    """Return the columns that fit into so many characters, with the rows there are and those to come."""
+    needed = {
+        heading: max(len(heading), _SURE if heading in ("accuracy", "AUC") and not exact else 0, *map(len, column))
+        for heading, *column in zip(HEADINGS, *rows, strict=True)
+    }
+    shown = list(HEADINGS)
+    for heading in _DROPPED:
+        if sum(needed[name] + _FRAME for name in shown) < width:
+            break
+        shown.remove(heading)
+    return tuple(shown)
+
+
+def _of(shown: Sequence[str], cells: Sequence[str]) -> list[str]:
+    return [cell for heading, cell in zip(HEADINGS, cells, strict=True) if heading in shown]
+
+
+def _as_line(cells: Sequence[str]) -> str:
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
+
+
 def _cells(done: RoundDone) -> tuple[str, ...]:
-    measures = (done.accuracy, done.precision, done.recall, done.f1, done.auc, done.loss)
+    return (str(done.step), *_figures(of_round(done)), _epsilon(done), str(done.hospitals), f"{done.seconds:.1f}")
+
+
+def _test_cells(tested: Evaluated) -> tuple[str, ...]:
+    return ("test", *_figures(of_test(tested)), "", "", "")
+
+
+def _figures(sure: Mapping[str, Interval]) -> tuple[str, ...]:
+    """Return the measures in the order of the columns, the two that matter most with how far they may be off."""
     return (
-        str(done.step),
-        *(_shown(value) for value in measures),
-        _epsilon(done),
-        str(done.hospitals),
-        f"{done.seconds:.1f}",
+        sure["accuracy"].short,
+        *(sure[name].figure for name in ("precision", "recall", "f1")),
+        sure["auc"].short,
+        sure["loss"].figure,
     )
 
 
@@ -204,7 +323,3 @@ def _epsilon(done: RoundDone) -> str:
     most = max(done.epsilon_spent, key=done.epsilon_spent.__getitem__, default=None)
     budget = done.epsilon_budget.get(most, math.nan) if most is not None else math.nan
     return shown_epsilon(done.epsilon) + (f" of {budget:.2f}" if math.isfinite(budget) else "")
-
-
-def _shown(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.events import Event, RoundDone, RunStarted
-from common.guarantee import Guarantee, caveats
+from common.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
+from common.guarantee import Guarantee
 from common.provenance import machine, versions
+from common.run_words import RELATION, admitted
 from deploy.events import RunHistory
+from deploy.results.intervals import MEASURES, of_test
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
 
 METRICS_FILE = "metrics.csv"
@@ -23,13 +25,13 @@ SUMMARY_FILE = "summary.json"
 
 COLUMNS = (
     "round", "accuracy", "precision", "recall", "f1", "auc", "loss", "epsilon", "hospitals", "seconds", "upload_bytes",
+    "part", "accuracy_low", "accuracy_high", "auc_low", "auc_high", "evaluation_epsilon",
 )  # fmt: skip
-
-FINAL_METRICS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
+"""The last model's figures on the test parts are in ``summary.json``: a row here is a round."""
 
 
 class RunOutputs:
-    """Writes a run's files while its events arrive; every file admits what :func:`common.guarantee.caveats` says.
+    """Writes a run's files while its events arrive; every file admits what :func:`common.run_words.admitted` says.
 
     ``metrics.csv`` grows by a flushed row a finished step. Its columns leave no room for words, so ``summary.json``
     stands beside it from the run's first event on.
@@ -133,31 +135,50 @@ def _as_csv(rows: Iterable[Sequence[str | int]]) -> str:
 
 
 def metrics_row(done: RoundDone) -> list[str | int]:
-    """Return one row of ``metrics.csv``; an undefined measure is an empty cell, an ε that nothing bounds is ``inf``."""
+    """Return one row of ``metrics.csv``; an undefined measure is an empty cell, an ε that nothing bounds is ``inf``.
+
+    A round that the plan of evaluations leaves out has its part ``none`` and no measure at all.
+    """
     measures = (done.accuracy, done.precision, done.recall, done.f1, done.auc, done.loss)
+    ends = [end for name in ("accuracy", "auc") for end in done.intervals.get(name, (math.nan, math.nan))]
     return [
         done.step,
-        *("" if math.isnan(value) else f"{value:.6f}" for value in measures),
-        f"{done.epsilon:.6f}" if math.isfinite(done.epsilon) else "inf",
+        *map(_cell, measures),
+        _cell(done.epsilon) or "inf",
         done.hospitals,
         f"{done.seconds:.3f}",
         done.upload_bytes,
+        done.part,
+        *map(_cell, ends),
+        "inf" if done.part == "test" else _cell(done.evaluation_epsilon),
     ]
 
 
+def _cell(value: float) -> str:
+    return f"{value:.6f}" if math.isfinite(value) else ""
+
+
 def summary(history: RunHistory) -> dict[str, Any]:
-    """Return the content of ``summary.json``: what ran, on what, how it ended and what it cost; strict JSON."""
-    started, last = history.started, history.rounds[-1] if history.rounds else None
+    """Return the content of ``summary.json``: what ran, on what, how it ended and what it cost; strict JSON.
+
+    ``metrics`` and ``test`` are of the last model on the pooled test parts, null where ``not_measured`` says why;
+    ``validation`` is the curve over the rounds that were measured.
+    """
+    started, tested = history.started, history.tested
     return {
         "run_id": started.run_id,
         "state": history.finished.reason if history.finished else "running",
         "data_set": started.data_set,
         "task": started.task,
-        "caveats": list(caveats(started.config, started.data_set)),
+        "caveats": list(admitted(started)),
         "hospitals": list(started.hospitals),
         "rounds": {"asked": started.rounds, "done": len(history.rounds), "resumed_from": list(history.resumed_from)},
-        "metrics": {name: _number(getattr(last, name)) for name in FINAL_METRICS} if last else None,
-        "confusion": [list(row) for row in last.confusion] if last else None,
+        "metrics": {name: _number(getattr(tested, name)) for name in MEASURES} if tested else None,
+        "confusion": [list(row) for row in tested.confusion] if tested else None,
+        "test": _as_tested(tested) if tested else None,
+        "not_measured": history.why_not_tested or None,
+        "validation": [_as_measured(done) for done in history.measured if done.part == "validation"],
+        "evaluation_plan": list(started.evaluation_plan),
         "privacy": {
             **Guarantee.of(started.config).as_dict(),
             "claims": list(started.claims),
@@ -174,6 +195,35 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "config_hash": started.config_hash,
         "versions": versions(),
         "machine": machine(),
+    }
+
+
+def _as_tested(tested: Evaluated) -> dict[str, Any]:
+    """Return how sure the final figures are and what they cost, beside the figures themselves."""
+    return {
+        "records": tested.records,
+        "exact": tested.exact,
+        "threshold": _number(tested.threshold),
+        "intervals": _ends({name: (sure.low, sure.high) for name, sure in of_test(tested).items()}),
+        "noise_sd": {name: _number(deviation) for name, deviation in tested.noise.items()},
+        "epsilon": _number(tested.epsilon),
+        "relation": RELATION,
+        "claim": tested.claim,
+    }
+
+
+def _as_measured(done: RoundDone) -> dict[str, Any]:
+    return {
+        "round": done.step,
+        **{name: _number(getattr(done, name)) for name in MEASURES},
+        "intervals": _ends(done.intervals),
+        "evaluation_epsilon": _number(done.evaluation_epsilon),
+    }
+
+
+def _ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, list[float | None]]:
+    return {
+        name: [_number(low), _number(high)] for name, (low, high) in intervals.items() if not math.isnan(low + high)
     }
 
 
@@ -199,8 +249,8 @@ def epsilon_by_hospital(history: RunHistory) -> dict[str, dict[str, str | float 
 
 
 def time_spent(history: RunHistory) -> dict[str, Any]:
-    """Return the seconds of all rounds and where they went: training, masking, moving, waiting."""
-    parts = ("training", "masking", "moving", "waiting")
+    """Return the seconds of all rounds and where they went: training, moving, waiting."""
+    parts = tuple(RoundTime.model_fields)
     return {
         "rounds": round(sum(done.seconds for done in history.rounds), 3),
         "by_part": {
@@ -216,7 +266,8 @@ def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, th
         history: the run that made the model.
         classes: their names, in the order of the labels.
         channels: of an image.
-        threshold: chosen on the pooled validation parts; None where the most probable class is predicted.
+        threshold: fixed on the pooled validation parts before the test parts are asked; None where the most probable
+            class is predicted.
     """
     started = history.started
     spent = history.rounds[-1].epsilon if history.rounds else math.nan
@@ -230,7 +281,7 @@ def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, th
         task=started.task,
         data_set=started.data_set,
         privacy={**Guarantee.of(started.config).as_dict(), "epsilon": _number(spent)},
-        caveats=caveats(started.config, started.data_set),
+        caveats=admitted(started),
     )
 
 

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import RunError
-from common.events import RoundDone, RunStarted
-from common.guarantee import Guarantee, caveats
+from common.events import Evaluated, RoundDone, RunStarted
+from common.guarantee import Guarantee
+from common.run_words import EXACT_COUNTS, RELATION, admitted
 from deploy.events import RunHistory
+from deploy.results.intervals import of_round, of_test
 
 # Okabe and Ito's palette: told apart by readers with any colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -27,6 +29,8 @@ HOSPITALS_NAMED = len(SERIES)
 
 FEW_CLASSES = 5
 """So many cells a side have room for large figures."""
+
+_CURVES = (("auc", "AUC", BLUE), ("accuracy", "Accuracy", ORANGE), ("f1", "F1", GREEN))
 
 LEARNING_FILE = "learning.png"
 PRIVACY_FILE = "privacy.png"
@@ -61,25 +65,48 @@ def plot_run(history: RunHistory, folder: Path, class_names: Sequence[str] = ())
 def figures_of_run(history: RunHistory, class_names: Sequence[str] = ()) -> dict[str, Figure]:
     """Return the plots of a run with a finished round, by the name of their file."""
     figures = {LEARNING_FILE: learning(history), PRIVACY_FILE: privacy(history)}
-    if history.rounds[-1].confusion:
-        figures[CONFUSION_FILE] = confusion(history, class_names)
-    if history.rounds[-1].roc:
-        figures[ROC_FILE] = roc(history)
+    tested = history.tested
+    if tested is not None and tested.confusion:
+        figures[CONFUSION_FILE] = confusion(history, tested, class_names)
+    if tested is not None and tested.roc:
+        figures[ROC_FILE] = roc(history, tested)
     figures[TIME_FILE] = time_by_part(history)
     return figures
 
 
 @styled
 def learning(history: RunHistory) -> Figure:
-    """Draw accuracy, F1 and AUC of the global model by round."""
-    figure, axes = _figure(history.started, "How good the model is, by round")
+    """Draw accuracy, F1 and AUC of the global model by round, each with its interval; and the last on test records."""
+    figure, axes = _figure(history.started, "How good the model is, by round", _about_figures(history.started))
+    rounds = history.measured
     steps = [done.step for done in history.rounds]
-    for name, label, colour in (("auc", "AUC", BLUE), ("accuracy", "Accuracy", ORANGE), ("f1", "F1", GREEN)):
-        values = [getattr(done, name) for done in history.rounds]
-        axes.plot(steps, values, marker="o", markersize=4, color=colour, label=f"{label} {values[-1]:.3f}")
-    axes.set(xlabel="round", ylabel="on the hospitals' pooled test parts", ylim=(_floor(history.rounds), 1.005))
-    _by_round(axes, steps)
-    axes.legend(loc="lower right", title=f"after round {steps[-1]}", title_fontproperties={"weight": "bold"})
+    exact = history.started.config.evaluation.exact
+    for index, (name, label, colour) in enumerate(_CURVES):
+        values = [getattr(done, name) for done in rounds]
+        if all(math.isnan(value) for value in values):
+            continue
+        # Side by side, or their intervals would cover each other.
+        places = [done.step + 0.08 * (index - 1) for done in rounds]
+        axes.errorbar(
+            [done.step for done in rounds] if exact else places,
+            values,
+            yerr=_reach(rounds, name),
+            marker="o",
+            markersize=4,
+            capsize=2,
+            elinewidth=0.8,
+            color=colour,
+            label=f"{label} {of_round(rounds[-1])[name].short}",
+        )
+    if not exact and history.tested is not None:
+        _draw_test(axes, history.tested, steps[-1] + 0.5)
+    axes.set(xlabel="round", ylabel=_measured_on(history.started), ylim=(_floor(rounds), 1.01))
+    _by_round(axes, steps, room=0.0 if exact or history.tested is None else 0.45)
+    if rounds:
+        title = f"after round {rounds[-1].step}"
+        axes.legend(loc="lower right", title=title, title_fontproperties={"weight": "bold"})
+    else:
+        axes.text(0.5, 0.5, "no round's model was measured", ha="center", transform=axes.transAxes, color=VERMILION)
     return figure
 
 
@@ -108,11 +135,12 @@ def privacy(history: RunHistory) -> Figure:
 
 
 @styled
-def confusion(history: RunHistory, class_names: Sequence[str] = ()) -> Figure:
+def confusion(history: RunHistory, tested: Evaluated, class_names: Sequence[str] = ()) -> Figure:
     """Draw the confusion matrix of the last model: records, and their share of the true class as the shade."""
-    matrix = history.rounds[-1].confusion
+    matrix = tested.confusion
     names = list(class_names) or [str(label) for label in range(len(matrix))]
-    figure, axes = _figure(history.started, f"True and predicted class, after round {history.rounds[-1].step}")
+    figure, axes = _figure(history.started, f"True and predicted class, test, after round {tested.step}",
+                           _about_counts(history.started))  # fmt: skip
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for true, row in enumerate(matrix):
@@ -127,15 +155,29 @@ def confusion(history: RunHistory, class_names: Sequence[str] = ()) -> Figure:
 
 
 @styled
-def roc(history: RunHistory) -> Figure:
+def roc(history: RunHistory, tested: Evaluated) -> Figure:
     """Draw how many of the sick the last model finds for how many false alarms, at every threshold."""
-    last = history.rounds[-1]
-    figure, axes = _figure(history.started, f"Receiver operating characteristic, after round {last.step}")
-    points = sorted({(0.0, 0.0), (1.0, 1.0), *(last.roc or ())})
-    axes.plot(*zip(*points, strict=True), color=BLUE, label=f"AUC {last.auc:.3f}")
+    title = f"Receiver operating characteristic, test, after round {tested.step}"
+    figure, axes = _figure(history.started, title, _about_counts(history.started))
+    sure = of_test(tested)
+    points = sorted({(0.0, 0.0), (1.0, 1.0), *(tested.roc or ())})
+    axes.plot(*zip(*points, strict=True), color=BLUE, label=f"AUC {sure['auc']}")
     axes.plot((0, 1), (0, 1), color=BLACK, linestyle=":", linewidth=1, label="chance")
-    axes.plot(1 - last.specificity, last.recall, "o", color=VERMILION, markersize=8, label="chosen threshold")
+    found, spared = sure["recall"], sure["specificity"]
+    axes.errorbar(
+        1 - spared.value,
+        found.value,
+        xerr=None if math.isnan(spared.low) else [[spared.high - spared.value], [spared.value - spared.low]],
+        yerr=None if math.isnan(found.low) else [[found.value - found.low], [found.high - found.value]],
+        fmt="o",
+        color=VERMILION,
+        markersize=8,
+        capsize=3,
+        elinewidth=1,
+        label="threshold, fixed on validation records",
+    )
     axes.set(xlabel="false alarms among the healthy", ylabel="found among the sick", aspect="equal")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(loc="lower right")
     return figure
 
@@ -149,11 +191,13 @@ def auc_of_runs(histories: Sequence[RunHistory]) -> Figure:
     kinds = list(dict.fromkeys(_source(history.started) for history in histories))
     for history in histories:
         colour = SERIES[kinds.index(_source(history.started)) % len(SERIES)]
-        steps = [done.step for done in history.rounds]
-        axes.plot(steps, [done.auc for done in history.rounds], color=colour, marker="o", markersize=3, alpha=0.7)
+        rounds = history.measured
+        axes.plot([done.step for done in rounds], [done.auc for done in rounds],
+                  color=colour, marker="o", markersize=3, alpha=0.7)  # fmt: skip
     for index, kind in enumerate(kinds):
         axes.plot([], [], color=SERIES[index % len(SERIES)], label=kind)
-    axes.set(xlabel="round", ylabel="AUC on the hospitals' pooled test parts")
+    parts = dict.fromkeys(_part(history.started) for history in histories)
+    axes.set(xlabel="round", ylabel=f"AUC on the hospitals' pooled {' or '.join(parts)} parts")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     return figure
@@ -165,7 +209,7 @@ def time_by_part(history: RunHistory) -> Figure:
     figure, axes = _figure(history.started, "Where the time of a round went")
     steps = [done.step for done in history.rounds]
     floor = [0.0] * len(steps)
-    parts = (("training", BLUE), ("masking", GREEN), ("moving", ORANGE), ("waiting", "#bbbbbb"))
+    parts = (("training", BLUE), ("moving", ORANGE), ("waiting", "#bbbbbb"))
     for part, colour in parts:
         heights = [getattr(done.seconds_by_part, part) for done in history.rounds]
         axes.bar(steps, heights, bottom=floor, color=colour, label=f"{part} {sum(heights):.1f} s", width=0.8)
@@ -184,7 +228,7 @@ def _figure(started: RunStarted, title: str, note: str = "") -> tuple[Figure, Ax
     below = [
         f"{_source(started)}, {len(started.hospitals)} hospitals, run {started.run_id[:8]}",
         *([note] if note else []),
-        *caveats(started.config, started.data_set),
+        *admitted(started),
     ]
     figure.supxlabel("\n".join(below), fontsize=7.5, color="#555555", x=0.01, ha="left")
     return figure, axes
@@ -209,12 +253,61 @@ def _spent_lines(axes: Axes, rounds: Sequence[RoundDone], hospitals: Sequence[st
                       xytext=(2, 4), color=VERMILION)  # fmt: skip
 
 
-def _by_round(axes: Axes, steps: Sequence[int]) -> None:
+def _part(started: RunStarted) -> str:
+    return "test" if started.config.evaluation.exact else "validation"
+
+
+def _measured_on(started: RunStarted) -> str:
+    return f"{_part(started)}, after round r"
+
+
+def _about_figures(started: RunStarted) -> str:
+    """Say what stands behind the curve over the rounds."""
+    if started.config.evaluation.exact:
+        return EXACT_COUNTS
+    return "bars: 95 %, sampling of records and privacy noise; diamonds: the last model on the test parts"
+
+
+def _about_counts(started: RunStarted) -> str:
+    """Say what stands behind counts of the test parts."""
+    privacy = started.config.privacy
+    if started.config.evaluation.exact:
+        return EXACT_COUNTS
+    return f"counts with privacy noise; ε for each test {privacy.unit.value} ({RELATION})"
+
+
+def _reach(rounds: Sequence[RoundDone], name: str) -> list[list[float]]:
+    """Return how far below and above its figure each interval reaches; nothing where there is none."""
+    sure = [of_round(done)[name] for done in rounds]
+    told = [(one.value - one.low, one.high - one.value) for one in sure]
+    return [[max(0.0, end) if math.isfinite(end) else 0.0 for end in ends] for ends in zip(*told, strict=True)]
+
+
+def _draw_test(axes: Axes, tested: Evaluated, place: float) -> None:
+    """Mark the last model's figures on the test parts beyond its round."""
+    sure = of_test(tested)
+    for index, (name, label, colour) in enumerate(_CURVES):
+        if not sure[name].is_told:
+            continue
+        reach = [[max(0.0, sure[name].value - sure[name].low)], [max(0.0, sure[name].high - sure[name].value)]]
+        has_ends = not math.isnan(sure[name].low)
+        axes.errorbar(place + 0.08 * (index - 1), sure[name].value, yerr=reach if has_ends else None, fmt="D",
+                      markersize=6, capsize=3, elinewidth=0.8, color=colour,
+                      label=f"{label}, test {sure[name].short}")  # fmt: skip
+
+
+def _by_round(axes: Axes, steps: Sequence[int], room: float = 0.0) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
+    axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5 + room)
 
 
 def _floor(rounds: Sequence[RoundDone]) -> float:
     """Return where the axis of a score begins: below the lowest one, at a multiple of 0.1."""
-    scores = [value for done in rounds for value in (done.accuracy, done.f1, done.auc) if math.isfinite(value)]
+    scores = [
+        end
+        for done in rounds
+        for name, _, _ in _CURVES
+        for end in (getattr(done, name), done.intervals.get(name, (math.nan,))[0])
+        if math.isfinite(end)
+    ]
     return math.floor(min(scores, default=0.0) * 10 - 0.5) / 10 if min(scores, default=0.0) > 0.1 else 0.0  # noqa: PLR2004

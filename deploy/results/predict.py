@@ -132,7 +132,11 @@ def _remark(finding: Finding) -> str:
 
 
 def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
-    rule = "most probable class" if card.threshold is None else f"{card.classes[1]} from {card.threshold:.3f} on"
+    rule = (
+        "most probable class"
+        if card.threshold is None
+        else (f"{card.classes[1]} from {card.threshold:.3f} on, as validation records fixed it")
+    )
     table = Table(title=f"{card.architecture} trained on {card.data_set} ({rule})", title_justify="left")
     table.add_column("image", overflow="fold")
     table.add_column("prediction", style="bold")

@@ -10,13 +10,14 @@ from typing import Any
 
 from common.config import AdversaryModel, AggregationMode, Config, PrivacyMode
 from common.errors import RunError
-from common.events import RoundDone, RunStarted
-from common.guarantee import Guarantee, caveats
+from common.events import Evaluated, RoundDone, RunStarted
+from common.guarantee import Guarantee
+from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
 from deploy.events import RunHistory
-from deploy.results.intervals import Interval, over_runs, over_test_records
+from deploy.results.intervals import MEASURES, Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
-from deploy.results.outputs import FINAL_METRICS, SUMMARY_FILE, epsilon_by_hospital, time_spent
+from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
 
 COMPARED = ("auc", "accuracy", "f1", "recall", "specificity", "epsilon")
 
@@ -76,7 +77,7 @@ class RunFacts:
     @property
     def caveats(self) -> tuple[str, ...]:
         """What must be admitted."""
-        return caveats(self.config, self.started.data_set)
+        return admitted(self.started)
 
     @property
     def state(self) -> str:
@@ -84,21 +85,58 @@ class RunFacts:
         return self.history.finished.reason if self.history.finished else "not finished"
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, numbers where no model card names them."""
-        return self.card.classes if self.card else tuple(str(label) for label in range(len(self.last.confusion)))
+    def tested(self) -> Evaluated | None:
+        """The last model's figures on the test parts; None where there are none."""
+        return self.history.tested
 
     @property
-    def test_records(self) -> int:
-        """Records of the hospitals' pooled test parts."""
-        return sum(map(sum, self.last.confusion))
+    def is_exact(self) -> bool:
+        """Whether evaluation counts carry no noise."""
+        return self.config.evaluation.exact
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, numbers where no model card names them."""
+        if self.card:
+            return self.card.classes
+        return tuple(str(label) for label in range(len(self.tested.confusion) if self.tested else 0))
+
+    @property
+    def test_units(self) -> str:
+        """How many records or patients the test parts count, in words."""
+        return f"{self.tested.records if self.tested else 0} {self.config.privacy.unit.value}s"
+
+    @property
+    def not_measured(self) -> str:
+        """Why there are no figures of the test parts; empty where there are."""
+        return f"not measured: {self.history.why_not_tested}" if self.tested is None else ""
 
     @property
     def metrics(self) -> dict[str, Interval]:
-        """Each metric of the last model with its interval over the test records, where it has one."""
-        sure = over_test_records(self.last)
-        none = {name: Interval(getattr(self.last, name), math.nan, math.nan) for name in FINAL_METRICS}
-        return {name: sure.get(name, none[name]) for name in FINAL_METRICS}
+        """Each metric of the last model on the test parts with its interval, where it has one."""
+        if self.tested is None:
+            return dict.fromkeys(MEASURES, Interval(math.nan))
+        return of_test(self.tested)
+
+    @property
+    def noise(self) -> dict[str, str]:
+        """How far privacy noise alone may move a metric, at 95 %, where it has any."""
+        return {name: f"±{sure.noise:.3f}" for name, sure in self.metrics.items() if not math.isnan(sure.noise)}
+
+    @property
+    def curve(self) -> list[tuple[RoundDone, dict[str, Interval]]]:
+        """The rounds whose model was measured, with their metrics."""
+        return [(done, of_round(done)) for done in self.history.measured]
+
+    @property
+    def evaluation_claims(self) -> tuple[str, ...]:
+        """What measuring has cost: on validation records, and on test records."""
+        if self.is_exact:
+            claim = self.tested.claim if self.tested else EXACT_COUNTS
+            return (claim,)
+        curve = self.history.measured
+        told = [evaluation_cost(self.started, curve[-1]).removeprefix("evaluation: ")] if curve else []
+        return (*told, *([f"test parts: {self.tested.claim}"] if self.tested else []))
 
     @property
     def hospitals(self) -> dict[str, dict[str, str | float | None]]:
@@ -133,7 +171,7 @@ class RunFacts:
     @property
     def adversaries(self) -> tuple[Knowledge, ...]:
         """The privacy statement for each adversary."""
-        return what_each_learns(self.config, len(self.started.hospitals))
+        return what_each_learns(self.config, len(self.started.hospitals), self.started.authority_on_server)
 
     @property
     def command(self) -> str:
@@ -163,17 +201,21 @@ def compare(runs: Sequence[RunFacts]) -> list[tuple[str, int, dict[str, Interval
     for run in runs:
         kinds.setdefault(_kind(run), []).append(run)
     return [
-        (kind, len(alike), {name: over_runs([getattr(run.last, name) for run in alike]) for name in COMPARED})
+        (kind, len(alike), {name: over_runs([_figure(run, name) for run in alike]) for name in COMPARED})
         for kind, alike in kinds.items()
     ]
 
 
-def what_each_learns(config: Config, hospitals: int) -> tuple[Knowledge, ...]:
+def _figure(run: RunFacts, name: str) -> float:
+    return run.last.epsilon if name == "epsilon" else run.metrics[name].value
+
+
+def what_each_learns(config: Config, hospitals: int, authority_on_server: bool = False) -> tuple[Knowledge, ...]:
     """Return the privacy statement for each adversary of the threat model, for this configuration."""
     return (
         Knowledge("the network", "who sends how much to whom, and when", "read or change a message (TLS 1.3)"),
         _curious_server(config, hospitals),
-        _active_server(config, hospitals),
+        _active_server(config, hospitals, authority_on_server),
         _colluding_server(config, hospitals),
         Knowledge(
             "another hospital of the run",
@@ -193,11 +235,27 @@ def _curious_server(config: Config, hospitals: int) -> Knowledge:
         learns = "every hospital's own update, record count and evaluation counts: nothing was masked"
         return Knowledge("a curious server", learns, _limit(config))
     fewest = _threshold(config, hospitals)
-    learns = f"sums over at least {fewest} of {hospitals} hospitals: of updates, of record counts, of evaluation counts"
-    return Knowledge("a curious server", learns, "see one hospital's update, metrics or size")
+    counts = "exact evaluation counts" if config.evaluation.exact else "evaluation counts under noise"
+    learns = (
+        f"sums over at least {fewest} of {hospitals} hospitals: of updates, and of {counts}; and how many units each "
+        "hospital states to have"
+    )
+    return Knowledge("a curious server", learns, f"see one hospital's update or metrics; {_between_sums(config)}")
 
 
-def _active_server(config: Config, hospitals: int) -> Knowledge:
+def _between_sums(config: Config) -> str:
+    """Say what holds for one who compares sums of several rounds, where masks have nothing to say."""
+    training = config.privacy.mode is not PrivacyMode.NONE
+    covered = [
+        *(["training records"] if training else []),
+        *([] if config.evaluation.exact else ["validation and test records"]),
+    ]
+    if not covered:
+        return "what differs between two rounds' sums, nothing covers"
+    return f"from the difference of two rounds' sums, learn more of {' and of '.join(covered)} than their ε allow"
+
+
+def _active_server(config: Config, hospitals: int, authority_on_server: bool) -> Knowledge:
     who = "a server that swaps keys, invents hospitals, splits views or replays"
     if config.aggregation.mode is AggregationMode.PLAIN:
         return Knowledge(who, "as the curious one: every hospital's own update", "run code at a hospital; exceed its ε")
@@ -208,7 +266,11 @@ def _active_server(config: Config, hospitals: int) -> Knowledge:
         return Knowledge(who, learns, "run code at a hospital; exceed its ε")
     fewest = _threshold(config, hospitals)
     learns = f"a sum over at least {fewest} hospitals, less those that work with it"
-    return Knowledge(who, learns, "get two sums that differ in one hospital; run code at a hospital; exceed its ε")
+    if authority_on_server:
+        learns += "; it holds the authority's key, so hospitals that it invents count among them"
+    return Knowledge(
+        who, learns, "get two sums of one round that differ in one hospital; run code at a hospital; exceed its ε"
+    )
 
 
 def _colluding_server(config: Config, hospitals: int) -> Knowledge:
@@ -240,7 +302,7 @@ def _threshold(config: Config, hospitals: int) -> int:
     adversary = Adversary.ACTIVE if active else Adversary.SEMI_HONEST
     roster = {f"hospital-{number}": bytes(32) for number in range(hospitals)}
     parameters = RunParameters(
-        "0" * 32, bytes(32), roster, aggregation.min_hospitals, aggregation.modulus_bits, 1, adversary
+        "0" * 32, bytes(32), roster, aggregation.min_hospitals, aggregation.modulus_bits, 1, adversary=adversary
     )
     return parameters.threshold(hospitals)
 

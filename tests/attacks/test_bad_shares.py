@@ -28,7 +28,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import EncryptedShare, EncryptedShares, MaskedInputRequest, RevealedShare, UnmaskingShares
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, SharePair, commit_to_pair, pack_shares, route
-from tests.protocol.parties import MODEL_HASH, Consortium
+from tests.protocol.parties import TERMS, Consortium
 
 VICTIM, DEALER, OTHER, LAST = "hospital-1", "hospital-2", "hospital-3", "hospital-5"
 
@@ -67,7 +67,7 @@ def encrypted(consortium: Consortium, routed: Routed, plaintext: bytes) -> bytes
 
 
 def test_a_share_altered_on_the_way_is_refused(consortium: Consortium) -> None:
-    request = consortium.routed().request_for(VICTIM, MODEL_HASH)
+    request = consortium.routed().request_for(VICTIM, TERMS)
     genuine = dealt_by(request, DEALER)
     for position in (0, 20, -1):
         altered = bytearray(genuine.ciphertext)
@@ -78,7 +78,7 @@ def test_a_share_altered_on_the_way_is_refused(consortium: Consortium) -> None:
 
 @pytest.mark.parametrize("length", [0, 5, 12, 20])
 def test_a_share_cut_short_is_refused(consortium: Consortium, length: int) -> None:
-    request = consortium.routed().request_for(VICTIM, MODEL_HASH)
+    request = consortium.routed().request_for(VICTIM, TERMS)
     genuine = dealt_by(request, DEALER)
     changed = replace(genuine, ciphertext=genuine.ciphertext[:length])
     assert_nothing_masked(consortium, with_share(request, changed), ShareDecryptionError)
@@ -86,33 +86,33 @@ def test_a_share_cut_short_is_refused(consortium: Consortium, length: int) -> No
 
 def test_a_share_for_another_recipient_is_refused(consortium: Consortium) -> None:
     routed = consortium.routed()
-    request = routed.request_for(VICTIM, MODEL_HASH)
-    stray = dealt_by(routed.request_for(OTHER, MODEL_HASH), DEALER)
+    request = routed.request_for(VICTIM, TERMS)
+    stray = dealt_by(routed.request_for(OTHER, TERMS), DEALER)
     assert_nothing_masked(consortium, with_share(request, stray), MisdirectedShareError)
 
 
 def test_a_share_for_another_recipient_relabelled_is_refused(consortium: Consortium) -> None:
     routed = consortium.routed()
-    request = routed.request_for(VICTIM, MODEL_HASH)
-    stray = replace(dealt_by(routed.request_for(OTHER, MODEL_HASH), DEALER), recipient=VICTIM)
+    request = routed.request_for(VICTIM, TERMS)
+    stray = replace(dealt_by(routed.request_for(OTHER, TERMS), DEALER), recipient=VICTIM)
     assert_nothing_masked(consortium, with_share(request, stray), ShareDecryptionError)
 
 
 def test_a_share_from_another_dealer_relabelled_is_refused(consortium: Consortium) -> None:
-    request = consortium.routed().request_for(VICTIM, MODEL_HASH)
+    request = consortium.routed().request_for(VICTIM, TERMS)
     stray = replace(dealt_by(request, OTHER), dealer=DEALER)
     assert_nothing_masked(consortium, with_share(request, stray), ShareDecryptionError)
 
 
 def test_a_share_replayed_from_an_earlier_round_is_refused(consortium: Consortium) -> None:
-    earlier = consortium.routed(1).request_for(VICTIM, MODEL_HASH)
-    request = consortium.routed(2).request_for(VICTIM, MODEL_HASH)
+    earlier = consortium.routed(1).request_for(VICTIM, TERMS)
+    request = consortium.routed(2).request_for(VICTIM, TERMS)
     assert_nothing_masked(consortium, with_share(request, dealt_by(earlier, DEALER)), ShareDecryptionError)
 
 
 def test_a_dealer_that_encrypts_a_share_for_someone_else_is_refused(consortium: Consortium) -> None:
     routed = consortium.routed()
-    request = routed.request_for(VICTIM, MODEL_HASH)
+    request = routed.request_for(VICTIM, TERMS)
     pair = SharePair(bytes(33), bytes(33))
     for plaintext in (pack_shares(DEALER, OTHER, pair), pack_shares(OTHER, VICTIM, pair), b"", bytes(66)):
         changed = replace(dealt_by(request, DEALER), ciphertext=encrypted(consortium, routed, plaintext))
@@ -121,20 +121,20 @@ def test_a_dealer_that_encrypts_a_share_for_someone_else_is_refused(consortium: 
 
 def test_a_dealer_whose_share_is_not_the_committed_one_is_refused(consortium: Consortium) -> None:
     routed = consortium.routed()
-    request = routed.request_for(VICTIM, MODEL_HASH)
+    request = routed.request_for(VICTIM, TERMS)
     ciphertext = encrypted(consortium, routed, pack_shares(DEALER, VICTIM, SharePair(bytes(33), bytes(33))))
     changed = replace(dealt_by(request, DEALER), ciphertext=ciphertext)
     assert_nothing_masked(consortium, with_share(request, changed), CorruptedShareError)
 
 
 def test_a_share_withheld_by_the_server_is_missed(consortium: Consortium) -> None:
-    request = consortium.routed().request_for(VICTIM, MODEL_HASH)
+    request = consortium.routed().request_for(VICTIM, TERMS)
     inbox = tuple(share for share in request.inbox if share.dealer != DEALER)
     assert_nothing_masked(consortium, replace(request, inbox=inbox), MissingShareError)
 
 
 def test_a_share_from_outside_the_cohort_is_refused(consortium: Consortium) -> None:
-    request = consortium.routed().request_for(VICTIM, MODEL_HASH)
+    request = consortium.routed().request_for(VICTIM, TERMS)
     smaller = replace(request, cohort=tuple(name for name in request.cohort if name != LAST))
     assert_nothing_masked(consortium, smaller, UnexpectedShareError, about=LAST)
 
@@ -264,9 +264,9 @@ def play_with_dishonest_dealer(
         shares.append(EncryptedShare(DEALER, name, ciphertext, *commit_to_pair(context, DEALER, name, pair)))
     messages[DEALER] = replace(messages[DEALER], shares=tuple(shares))
     routed = route(consortium.run, routed.directory, messages)
-    total = MaskedSum(routed, MODEL_HASH)
+    total = MaskedSum(routed, TERMS)
     for name in consortium.names:
-        message, masked = consortium[name].mask(routed.request_for(name, MODEL_HASH), consortium.vector())
+        message, masked = consortium[name].mask(routed.request_for(name, TERMS), consortium.vector())
         if name not in lost:
             total.add(name, message, masked)
     consortium.unmask(total, consortium.unmasking_request(total))

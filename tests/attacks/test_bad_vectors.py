@@ -23,7 +23,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import MaskedInput
 from common.secagg.parameters import Vector
 from common.secagg.phases import Phase
-from tests.protocol.parties import MODEL_HASH, Consortium
+from tests.protocol.parties import TERMS, Consortium
 
 SENDER, LAST = "hospital-1", "hospital-5"
 
@@ -35,8 +35,8 @@ def consortium() -> Consortium:
 
 def masked_by(consortium: Consortium, name: str = SENDER) -> tuple[MaskedSum, MaskedInput, Vector]:
     routed = consortium.routed()
-    message, masked = consortium[name].mask(routed.request_for(name, MODEL_HASH), consortium.vector())
-    return MaskedSum(routed, MODEL_HASH), message, masked
+    message, masked = consortium[name].mask(routed.request_for(name, TERMS), consortium.vector())
+    return MaskedSum(routed, TERMS), message, masked
 
 
 def assert_not_added(
@@ -76,18 +76,18 @@ def test_a_second_vector_is_refused(consortium: Consortium) -> None:
 def test_a_vector_that_comes_after_its_owner_was_declared_dropped_is_refused(consortium: Consortium) -> None:
     """Its masks are about to be revealed: with them, and the vector, the server would see it bare."""
     routed = consortium.routed()
-    total = MaskedSum(routed, MODEL_HASH)
-    late = consortium[LAST].mask(routed.request_for(LAST, MODEL_HASH), consortium.vector())
+    total = MaskedSum(routed, TERMS)
+    late = consortium[LAST].mask(routed.request_for(LAST, TERMS), consortium.vector())
     for name in consortium.names[:4]:
-        total.add(name, *consortium[name].mask(routed.request_for(name, MODEL_HASH), consortium.vector()))
+        total.add(name, *consortium[name].mask(routed.request_for(name, TERMS), consortium.vector()))
     assert total.close().dropped == (LAST,)
     assert_not_added(total, *late, LateMaskedInputError, sender=LAST)
 
 
 def test_a_vector_from_outside_the_cohort_is_refused(consortium: Consortium) -> None:
     routed = consortium.routed(lost=(LAST,))
-    total = MaskedSum(routed, MODEL_HASH)
-    message, masked = consortium[SENDER].mask(routed.request_for(SENDER, MODEL_HASH), consortium.vector())
+    total = MaskedSum(routed, TERMS)
+    message, masked = consortium[SENDER].mask(routed.request_for(SENDER, TERMS), consortium.vector())
     assert_not_added(total, replace(message, hospital=LAST), masked, NotInCohortError, sender=LAST)
 
 
@@ -103,7 +103,7 @@ def test_a_vector_sent_for_another_hospital_is_refused(consortium: Consortium) -
 
 def test_a_vector_replayed_from_an_earlier_round_is_refused(consortium: Consortium) -> None:
     _, message, masked = masked_by(consortium)
-    assert_not_added(MaskedSum(consortium.routed(2), MODEL_HASH), message, masked, ReplayedMessageError)
+    assert_not_added(MaskedSum(consortium.routed(2), TERMS), message, masked, ReplayedMessageError)
 
 
 def test_a_vector_of_another_run_is_refused(consortium: Consortium) -> None:
@@ -113,7 +113,7 @@ def test_a_vector_of_another_run_is_refused(consortium: Consortium) -> None:
 
 def test_a_hospital_refuses_to_mask_a_vector_that_is_not_of_the_run(consortium: Consortium) -> None:
     routed = consortium.routed()
-    request = routed.request_for(SENDER, MODEL_HASH)
+    request = routed.request_for(SENDER, TERMS)
     for vector, error in (
         (np.zeros(15, np.uint16), VectorLengthError),
         (np.zeros(16, np.uint32), VectorRingError),

@@ -6,9 +6,9 @@ import pytest
 
 from common.secagg.errors import (
     CohortMismatchError,
-    ModelHashError,
     OmittedHospitalError,
     ReplayedMessageError,
+    RequestHashError,
     SecAggError,
     ShareDecryptionError,
     ThresholdLoweredError,
@@ -22,10 +22,10 @@ from common.secagg.messages import KeyDirectory, MaskedInputRequest, SurvivorLis
 from common.secagg.parameters import Adversary, GraphParameters
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, route
-from tests.protocol.parties import MODEL_HASH, RUN_ID, Consortium, sent
+from tests.protocol.parties import RUN_ID, TERMS, Consortium, sent
 
 VICTIM = "hospital-1"
-OTHER_MODEL = bytes(32)
+OTHER_TERMS = bytes(32)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def consortium() -> Consortium:
 
 def request_to(victim: str, routed: Routed, cohort: tuple[str, ...]) -> MaskedInputRequest:
     """Return the victim's request with another cohort, and the shares that go with it."""
-    honest = routed.request_for(victim, MODEL_HASH)
+    honest = routed.request_for(victim, TERMS)
     return replace(honest, cohort=cohort, inbox=tuple(share for share in honest.inbox if share.dealer in cohort))
 
 
@@ -112,7 +112,7 @@ def test_two_cohorts_that_differ_in_one_hospital_are_found_out(consortium: Conso
 
 def test_a_vector_masked_for_another_cohort_is_refused_by_the_server(consortium: Consortium) -> None:
     routed = consortium.routed()
-    total = MaskedSum(routed, MODEL_HASH)
+    total = MaskedSum(routed, TERMS)
     message, masked = consortium[VICTIM].mask(request_to(VICTIM, routed, consortium.names[:-1]), consortium.vector())
     with pytest.raises(CohortMismatchError):
         total.add(VICTIM, message, masked)
@@ -126,39 +126,20 @@ def test_two_directories_for_one_round_keep_their_hospitals_apart(consortium: Co
     shares[VICTIM] = replace(consortium[VICTIM].share(whole), shares=shares[VICTIM].shares)
     consortium[VICTIM].share(smaller)
     inbox = tuple(share for name in consortium.names[1:4] for share in shares[name].shares if share.recipient == VICTIM)
-    request = MaskedInputRequest(RUN_ID, 1, MODEL_HASH, consortium.names[:4], inbox)
+    request = MaskedInputRequest(RUN_ID, 1, TERMS, consortium.names[:4], inbox)
     assert_nothing_masked(consortium, request, ShareDecryptionError)
 
 
-def test_a_model_other_than_the_one_named_is_refused(consortium: Consortium) -> None:
-    request = consortium.routed().request_for(VICTIM, OTHER_MODEL)
-    assert_nothing_masked(consortium, request, ModelHashError)
-
-
-def test_a_model_that_differs_between_hospitals_is_found_out(consortium: Consortium) -> None:
-    """Whoever gets a model of its own has a gradient of its own in the sum (Pasquini et al. 2022)."""
+def test_a_vector_made_for_other_terms_is_refused_by_the_server(consortium: Consortium) -> None:
     routed = consortium.routed()
-    for name in consortium.names:
-        model = OTHER_MODEL if name == VICTIM else MODEL_HASH
-        consortium[name].mask(routed.request_for(name, model), consortium.vector(), model)
-    survivors = SurvivorList(RUN_ID, 1, consortium.names, ())
-    signatures = tuple(consortium[name].sign(survivors) for name in consortium.names)
-    request = UnmaskingRequest(RUN_ID, 1, consortium.names, (), signatures)
-    for name in consortium.names:
-        with pytest.raises(ModelHashError):
-            consortium[name].reveal(request)
-
-
-def test_a_vector_made_from_another_model_is_refused_by_the_server(consortium: Consortium) -> None:
-    routed = consortium.routed()
-    total = MaskedSum(routed, MODEL_HASH)
-    message, masked = consortium[VICTIM].mask(routed.request_for(VICTIM, OTHER_MODEL), consortium.vector(), OTHER_MODEL)
-    with pytest.raises(ModelHashError):
-        total.add(VICTIM, replace(message, cohort_hash=total.cohort_hash), masked)
+    total = MaskedSum(routed, TERMS)
+    message, masked = consortium[VICTIM].mask(routed.request_for(VICTIM, OTHER_TERMS), consortium.vector())
+    with pytest.raises(RequestHashError):
+        total.add(VICTIM, message, masked)
 
 
 def test_a_request_replayed_from_an_earlier_round_is_refused(consortium: Consortium) -> None:
-    earlier = consortium.routed(1).request_for(VICTIM, MODEL_HASH)
+    earlier = consortium.routed(1).request_for(VICTIM, TERMS)
     consortium.routed(2)
     victim = consortium[VICTIM]
     victim.shared[1] = victim.shared[2]
@@ -166,7 +147,7 @@ def test_a_request_replayed_from_an_earlier_round_is_refused(consortium: Consort
 
 
 def test_a_request_of_another_run_is_refused(consortium: Consortium) -> None:
-    request = replace(consortium.routed().request_for(VICTIM, MODEL_HASH), run_id="f" * 32)
+    request = replace(consortium.routed().request_for(VICTIM, TERMS), run_id="f" * 32)
     assert_nothing_masked(consortium, request, WrongRunError)
 
 

@@ -151,9 +151,12 @@ def _random_records(case: Case) -> TrainingData:
 
 def _our_steps(case: Case, data: TrainingData, mode: PrivacyMode) -> None:
     model = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
-    training = TrainingConfig(batch_size=case.batch, learning_rate=LEARNING_RATE)
+    rate = case.batch / len(data)
+    training = TrainingConfig(batch_size=case.batch, sample_rate=rate, learning_rate=LEARNING_RATE)
     privacy = PrivacyConfig(mode=mode, max_grad_norm=MAX_GRAD_NORM)
-    train_locally(model, flat_parameters(model), data, training, privacy, NOISE_MULTIPLIER, os.urandom)
+    train_locally(
+        model, flat_parameters(model), data, training, privacy, NOISE_MULTIPLIER, os.urandom, expected_units=case.batch
+    )
 
 
 def _opacus_steps(case: Case, data: TrainingData, at_once: int) -> Callable[[], None]:

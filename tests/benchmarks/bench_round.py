@@ -34,7 +34,8 @@ MODELS: Mapping[str, tuple[str, ...]] = {
 
 MODES = (AggregationMode.PLAIN, AggregationMode.SECURE)
 
-_AGREED = ("hospital.allow_plain=true", "hospital.allow_no_privacy=true", "hospital.epsilon_budget=1000")
+_AGREED = ("hospital.allow_plain=true", "hospital.allow_no_privacy=true", "hospital.epsilon_budget=1000",
+           "hospital.allow_exact_evaluation=true", "evaluation.exact=true")  # fmt: skip
 """What the hospitals of this benchmark agree to beyond ``config.yaml``."""
 
 _LOOK_SECONDS = 0.1
@@ -50,15 +51,13 @@ class Rounds:
         seconds: of a round.
         exchanges: of each exchange, by phase.
         training: of the slowest hospital.
-        masking: of the slowest hospital.
-        moving: of all exchanges of a round, beyond training and masking.
+        moving: of the other exchanges of a round.
     """
 
     rounds: int
     seconds: float
     exchanges: dict[str, float]
     training: float
-    masking: float
     moving: float
 
 
@@ -186,7 +185,6 @@ def _rounds(runs: Sequence[Sequence[Event]]) -> Rounds:
         seconds=statistics.median(event.seconds for event in done),
         exchanges={phase: statistics.median(seconds) for phase, seconds in exchanges.items()},
         training=statistics.median(event.seconds_by_part.training for event in done),
-        masking=statistics.median(event.seconds_by_part.masking for event in done),
         moving=statistics.median(event.seconds_by_part.moving for event in done),
     )
 
@@ -200,6 +198,6 @@ def _show(comparison: Comparison) -> None:
         exchanges = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in rounds.exchanges.items())
         print(
             f"  {name:7} {rounds.seconds:7.2f} s a round: training {rounds.training:.2f}, "
-            f"masking {rounds.masking:.3f}, moving {rounds.moving:.2f}; exchanges: {exchanges}"
+            f"moving {rounds.moving:.2f}; exchanges: {exchanges}"
         )
     print(f"  secure to plain: {comparison.secure_to_plain_ratio:.2f}", flush=True)

@@ -41,7 +41,6 @@ from numpy.typing import NDArray
 
 from common.config import Config
 from common.errors import RunError
-from common.evaluation import EvaluationCounts
 from common.mask_workers import SLOT_BYTES, SLOTS, MaskWorkers, cores
 from common.provenance import machine, versions
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
@@ -49,13 +48,14 @@ from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import encode
 from common.secagg.neighbours import degree
 from common.secagg.parameters import SECURE_MINIMUM, Adversary, GraphParameters, RunParameters, Vector
-from common.vector import VectorLayout
+from common.vector import Tail, VectorLayout
 from deploy.json_report import write_json_report
 from deploy.results.plots import BLUE, GREEN, ORANGE, styled
 
-MODEL_HASH = bytes(32)
+TERMS = bytes(100)
 ROUND = 1
-CLASSES = 2
+ENTRIES = 15
+"""Of an evaluation with two classes."""
 WEIGHT = 1000
 
 KEYSTREAM_ELEMENTS = 11_200_000
@@ -200,9 +200,7 @@ class _Round:
         config = Config()
         bits = 16 if hospitals <= MOST_HOSPITALS_IN_16_BITS else 32
         aggregation = config.aggregation.model_copy(update={"modulus_bits": bits})
-        self.layout = VectorLayout.for_run(
-            aggregation, config.evaluation, parameters=len(change), classes=CLASSES, hospitals=hospitals
-        )
+        self.layout = VectorLayout.for_run(aggregation, ENTRIES, parameters=len(change), hospitals=hospitals)
         self.change, self.apply = change, apply
         self.identities = {f"hospital-{number}": Ed25519PrivateKey.generate() for number in range(hospitals)}
         self.run = RunParameters(
@@ -212,6 +210,7 @@ class _Round:
             min_hospitals=SECURE_MINIMUM,
             modulus_bits=bits,
             vector_length=self.layout.length,
+            counts_length=self.layout.counts_length,
             adversary=adversary,
         )
         self.names = tuple(self.run.roster)
@@ -222,7 +221,7 @@ class _Round:
     def play(self) -> RoundCost:
         """Run every phase; only one hospital makes every check, because all of them would cost it the same."""
         routed, shared = self.keys()
-        total = masked_input.MaskedSum(routed, MODEL_HASH)
+        total = masked_input.MaskedSum(routed, TERMS)
         masked = {}
         plain: Vector = np.zeros_like(total.total)
         for name in self.names[:-1]:
@@ -265,14 +264,14 @@ class _Round:
         self, routed: share_keys.Routed, state: share_keys.SharedKeys, plain: Vector
     ) -> tuple[masked_input.MaskedState, Any, Vector]:
         """Encode and mask one hospital's vector, and add it bare to ``plain``; returns state, message and vector."""
-        request = routed.request_for(state.keys.hospital, MODEL_HASH)
-        counts = EvaluationCounts.zero(self.layout.evaluation)
+        request = routed.request_for(state.keys.hospital, TERMS)
+        tail = Tail(WEIGHT, 100, 100, np.zeros(ENTRIES, np.int64))
         started = time.perf_counter()
-        vector = self.layout.encode(self.change, WEIGHT, counts, os.urandom)
+        vector = self.layout.encode(self.change, tail, os.urandom)
         seconds = time.perf_counter() - started
-        np.add(plain, vector, out=plain)
+        self.run.add(plain, vector)
         started = time.perf_counter()
-        masked_state, message, masked = masked_input.mask(state, request, MODEL_HASH, vector, self.apply)
+        masked_state, message, masked = masked_input.mask(state, request, vector, self.apply)
         seconds += time.perf_counter() - started
         if state.keys.hospital == self.measured:
             self.hospital_seconds += seconds

@@ -15,7 +15,7 @@ def exchange(number: int, phase: str, seconds: float) -> Exchange:
 
 def done(number: int, step: int, seconds: float) -> RoundDone:
     measures = dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc", "loss", "epsilon"), math.nan)
-    parts = RoundTime(training=seconds / 2, masking=0.25, moving=1.0)
+    parts = RoundTime(training=seconds / 2, moving=1.0)
     return RoundDone(
         time=0.0,
         round=number,
@@ -43,7 +43,7 @@ def test_the_medians_are_over_all_runs_without_the_round_in_which_everyone_prepa
     rounds = bench_round._rounds([run, other])
     assert (rounds.rounds, rounds.seconds) == (3, 20.0)
     assert rounds.exchanges == {"masked_input": 3.0}
-    assert (rounds.training, rounds.masking, rounds.moving) == (10.0, 0.25, 1.0)
+    assert (rounds.training, rounds.moving) == (10.0, 1.0)
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--repeat"])

@@ -50,6 +50,8 @@ class Consortium:
 
     def start_server(self, addresses: Sequence[str], arguments: Sequence[str] = (), prefix: Prefix = ()) -> None:
         named = [word for address in addresses for word in ("--address", address)]
+        if "--authority" not in arguments:
+            arguments = ("--hold-authority-key", *arguments)
         self._start("server", ("server", "--state", str(self.state), *named, *self._settings, *arguments), prefix)
         self.wait_for((self.state / SERVER_SETTINGS_FILE).exists, 60)
         self._events = EventFile(ServerSettings.read(self.state / SERVER_SETTINGS_FILE).run / EVENTS_FILE)

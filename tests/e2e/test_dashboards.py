@@ -76,6 +76,7 @@ def _replay(prometheus: _Prometheus, events: list[Event], run: Path) -> None:
                 step += 1
                 seen = f"confide_round == {step}"
                 _wait(lambda seen=seen: prometheus.ask(seen), f"Prometheus to see round {step}")  # type: ignore[misc]
+    _wait(lambda: prometheus.ask("confide_run_active == 0"), "Prometheus to see the end of the run")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Prometheus
     HospitalStatus(
         hospital=HOSPITALS[0], time=time.time(), epsilon_spent=2.0, epsilon_budget=10.0, delta=1e-4, unit="record",
         adversary="everyone outside the hospital", accountant="rdp", training_records_per_second=1200.0,
+        evaluation_epsilon_spent={"validation": 0.8, "test": 1.0}, evaluation_epsilon_budget=4.0,
     ).write(folder / "status.json")  # fmt: skip
     port = free_port()
     with serve_run(folder, 0) as server, serve_hospital(folder / "status.json", 0) as hospital:

@@ -31,9 +31,11 @@ from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import enrolment, identity, messages, shards
 from common.audit_chain import AUDIT_FILE, Entry, read_chain
-from common.config import Config, RunDescription
+from common.config import Config, PrivacyUnit, RunDescription
 from common.invitation import TOKEN_BYTES, Invitation
+from common.members import sign_members
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
+from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.revocation import sign_revocations
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -44,6 +46,7 @@ from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
 from tests.audited_run import audited_run
 from tests.example_run import example_run
+from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -181,18 +184,33 @@ def _npz() -> Iterator[bytes]:
 
 def _ledgers() -> Iterator[bytes]:
     yield _ledger_file("ledger.sqlite")
+    yield _ledger_of_version_1("ledger.sqlite")
 
 
 def _ledger_anchors() -> Iterator[bytes]:
     yield _ledger_file("ledger.anchor")
+    yield _ledger_of_version_1("ledger.anchor")
 
 
 def _ledger_file(name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger.open(Path(folder) / "ledger", bytes(range(32)))
         event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 2.0, 0.1, 3)
-        ledger.record(RUN_ID, 1, event, 10.0, 1e-5, Accountant.RDP)
+        booking = Booking(Account.TRAINING, event, PrivacyUnit.RECORD, 1, 1e-5)
+        ledger.record(RUN_ID, 1, booking, BudgetPolicy(10.0, 1e-5), Accountant.RDP)
         return (Path(folder) / "ledger" / name).read_bytes()
+
+
+def _ledger_of_version_1(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_ledger(Path(folder) / "ledger")
+        return (Path(folder) / "ledger" / name).read_bytes()
+
+
+def _held() -> Iterator[bytes]:
+    first = json.dumps({"previous": 64 * "0", "body": {"ledger": f"3:{'ab' * 32}", "epsilon": 0.5, "budget": 10.0}})
+    previous = hashlib.sha256(f"{first}\n".encode()).hexdigest()
+    yield f"{first}\n{json.dumps({'previous': previous, 'body': {'kind': 'signed'}})}\n".encode()
 
 
 def _anchors() -> Iterator[bytes]:
@@ -294,6 +312,14 @@ def _authority() -> tuple[identity.CertificateAuthority, bytes]:
 def _revocations() -> Iterator[bytes]:
     authority, pem = _authority()
     yield pem + sign_revocations(authority, {7: NOW}, 3, NOW, datetime.timedelta(days=30))
+
+
+def _members() -> Iterator[bytes]:
+    authority, pem = _authority()
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)).public_key() for number in (1, 2, 3)]
+    members = {f"hospital-{number}": key.public_bytes_raw() for number, key in enumerate(keys, start=1)}
+    yield pem + sign_members(authority, members, 7, NOW)
+    yield pem + sign_members(authority, {}, 1, NOW)
 
 
 def _audit_chains() -> Iterator[bytes]:
@@ -404,6 +430,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "npz": _npz,
     "ledger": _ledgers,
     "ledger-anchor": _ledger_anchors,
+    "ledger-held": _held,
     "anchor": _anchors,
     "answered-rounds": _answered,
     "checkpoint": _checkpoints,
@@ -417,6 +444,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "own-results": _own_results,
     "settings": _settings,
     "revocations": _revocations,
+    "members": _members,
     "audit-chain": _audit_chains,
     "audit-entries": _audit_entries,
     "roster": _rosters,

@@ -33,7 +33,8 @@ from common.secagg.phases import Phase
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 CONFIG_HASH = bytes(range(32))
-MODEL_HASH = bytes(range(100, 132))
+TERMS = b"train from this model"
+"""What every round here asks for; the protocol takes any bytes."""
 PLACE = Place(SERVER, 1, Phase.MASKED_INPUT)
 
 M = TypeVar("M", bound=Message)
@@ -68,13 +69,9 @@ class Hospital:
         self.shared[directory.round_number], message = share_keys.share(keys, directory, self.random)
         return message
 
-    def mask(
-        self, request: MaskedInputRequest, vector: Vector, model_hash: bytes = MODEL_HASH
-    ) -> tuple[MaskedInput, Vector]:
+    def mask(self, request: MaskedInputRequest, vector: Vector) -> tuple[MaskedInput, Vector]:
         shared = self.shared[request.round_number]
-        self.masked[request.round_number], message, masked = masked_input.mask(
-            shared, request, model_hash, vector.copy()
-        )
+        self.masked[request.round_number], message, masked = masked_input.mask(shared, request, vector.copy())
         return message, masked
 
     def sign(self, survivors: SurvivorList) -> SurvivorSignature:
@@ -148,11 +145,11 @@ class Consortium:
     ) -> masked_input.MaskedSum:
         """Run up to MaskedInputCollection, where ``lost`` hospitals do not answer; open until closed."""
         routed = self.routed(round_number)
-        total = masked_input.MaskedSum(routed, MODEL_HASH)
+        total = masked_input.MaskedSum(routed, TERMS)
         for name in routed.cohort:
             if name not in lost:
                 vector = self.vector() if vectors is None else vectors[name]
-                message, masked = self[name].mask(sent(routed.request_for(name, MODEL_HASH)), vector)
+                message, masked = self[name].mask(sent(routed.request_for(name, TERMS)), vector)
                 total.add(name, sent(message), masked)
         return total
 
@@ -172,6 +169,19 @@ class Consortium:
         """Run Unmasking without the ``lost`` hospitals."""
         messages = {name: sent(self[name].reveal(request)) for name in request.survivors if name not in lost}
         return unmasking.unmask(total, messages)
+
+
+def plain_sum(run: RunParameters, vectors: Iterable[Vector]) -> Vector:
+    """Return the sum by other means than the server's: over Python's integers, each segment in its own ring."""
+    head = run.counts_length * (32 // run.modulus_bits)
+    total: Vector = np.zeros(run.vector_length, run.dtype)
+    counts, change = np.zeros(run.counts_length, object), np.zeros(run.vector_length - head, object)
+    for vector in vectors:
+        counts += np.frombuffer(vector[:head].tobytes(), "<u4").astype(object)
+        change += vector[head:].astype(object)
+    total[:head] = np.frombuffer((counts % 2**32).astype("<u4").tobytes(), run.dtype)
+    total[head:] = (change % 2**run.modulus_bits).astype(run.dtype)
+    return total
 
 
 def with_roster(consortium: Consortium, **changes: bytes) -> RunParameters:

@@ -25,6 +25,7 @@ from common.identity import (
     sign_hospital_certificate,
     verify_roster,
 )
+from common.members import sign_members
 from common.messages import decode_reply, decode_request, encode
 from common.revocation import Revocations, sign_revocations
 from deploy.audit.record import read_record
@@ -82,6 +83,8 @@ class Consortium:
         source = DataConfig(source="phantom", phantom_records=240)
         deal(obtain(source, "pneumonia", 28), [folder / name / "shard" for name in NAMES], source, 1, 16)
         self.line = DirectLine({name: self.agent(name) for name in NAMES})
+        self.members: dict[str, bytes] = {}
+        self.number = 0
         self.events: list[Event] = []
         self.chain: list[Entry] = []
 
@@ -103,8 +106,12 @@ class Consortium:
             Revocations(self.folder / name, self.authority.certificate).accept(encoded)
 
     def plan(self) -> RunPlan:
-        description = describe(CONFIG, "0" * 32, ("normal", "pneumonia"), 1, self.roster)
-        return RunPlan(CONFIG, description, "phantom", verify_roster(self.roster, self.authority.certificate, self.now))
+        keys = verify_roster(self.roster, self.authority.certificate)
+        if keys != self.members:
+            self.members, self.number = keys, self.number + 1
+        listed = sign_members(self.authority, keys, self.number, NOW).decode()
+        description = describe(CONFIG, "0" * 32, ("normal", "pneumonia"), 1, self.roster, member_list=listed)
+        return RunPlan(CONFIG, description, "phantom", keys)
 
     def train(self, newest: "Newest | None" = None) -> str:
         plan = self.plan()
@@ -168,7 +175,7 @@ def test_the_server_s_chain_tells_of_every_roster_and_still_verifies(consortium:
     chain = Chain(SERVER_PARTY, (), tuple(consortium.chain))
     record = read_record(chain, "server.jsonl", consortium.authority.certificate)
     assert [set(terms.roster) for terms in record.terms.values()] == [set(NAMES), set(NAMES) - {"st-mary"}]
-    assert len(record.sums) == 4
+    assert len(record.sums) == 5
 
 
 def test_terms_that_change_in_more_than_the_members_are_refused(consortium: Consortium) -> None:

@@ -16,9 +16,9 @@ from common.secagg.binding import round_context
 from common.secagg.keys import agree, derive, pairwise_seed_info, self_mask_info
 from common.secagg.masked_input import MaskedSum
 from common.secagg.masks import Mask, apply_masks
-from common.secagg.parameters import Adversary, Vector
+from common.secagg.parameters import Adversary, Segment, Vector
 from common.secagg.shamir import rebuild
-from tests.protocol.parties import MODEL_HASH, Consortium, sent
+from tests.protocol.parties import TERMS, Consortium, sent
 
 LENGTH = 1 << 17
 BINS = 256
@@ -63,10 +63,10 @@ def view(request: pytest.FixtureRequest) -> View:
     consortium = Consortium(6, seed=11, vector_length=LENGTH, adversary=request.param)
     vectors = telling_vectors(consortium)
     routed = consortium.routed()
-    total, received = MaskedSum(routed, MODEL_HASH), {}
+    total, received = MaskedSum(routed, TERMS), {}
     for name in consortium.names:
         if name != DROPPED:
-            message, masked = consortium[name].mask(sent(routed.request_for(name, MODEL_HASH)), vectors[name])
+            message, masked = consortium[name].mask(sent(routed.request_for(name, TERMS)), vectors[name])
             total.add(name, message, masked)
             received[name] = masked
     unmasking_request = consortium.unmasking_request(total)
@@ -90,9 +90,9 @@ def view(request: pytest.FixtureRequest) -> View:
     for name, masked in received.items():
         if name == COLLUDING:
             continue
-        masks = [Mask(derive(rebuilt(name), self_mask_info(context, name)), subtract=True)]
+        masks = [Mask(derive(rebuilt(name), self_mask_info(context, name, Segment.CHANGE)), subtract=True)]
         for peer, key in known_keys.items():
-            info = pairwise_seed_info(context, total.cohort_hash, MODEL_HASH, (name, peer))
+            info = pairwise_seed_info(context, total.cohort_hash, total.request_hash, (name, peer), Segment.CHANGE)
             masks.append(Mask(agree(key, public[name], info), subtract=name < peer))
         stripped[name] = masked.copy()
         apply_masks(stripped[name], masks)

@@ -12,7 +12,7 @@ import pytest
 from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import encode
 from common.secagg.parameters import VERSION
-from tests.protocol.parties import MODEL_HASH, Consortium, sent
+from tests.protocol.parties import TERMS, Consortium, sent
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "secagg_round.json"
 SEED = 2017
@@ -32,11 +32,11 @@ PARTS = (
 
 def transcript() -> dict[str, Any]:
     """Play a round of four hospitals, of which one drops out after it shared its keys."""
-    consortium = Consortium(4, SEED, vector_length=8)
+    consortium = Consortium(4, SEED, vector_length=12, counts_length=2)
     vectors = {name: consortium.vector() for name in consortium.names}
     routed = consortium.routed()
-    total, masked_vectors = MaskedSum(routed, MODEL_HASH), {}
-    requests = {name: routed.request_for(name, MODEL_HASH) for name in consortium.names if name != DROPPED}
+    total, masked_vectors = MaskedSum(routed, TERMS), {}
+    requests = {name: routed.request_for(name, TERMS) for name in consortium.names if name != DROPPED}
     for name, request in requests.items():
         message, masked = consortium[name].mask(sent(request), vectors[name])
         total.add(name, message, masked)
@@ -72,5 +72,8 @@ def test_the_stored_round_is_whole(played: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    source = "this protocol's version 1: four hospitals, Python's random.Random(2017) as their randomness"
+    source = (
+        "this protocol's version 2: four hospitals, two counts and eight elements modulo 2^16, "
+        "Python's random.Random(2017) as their randomness"
+    )
     VECTOR.write_text(json.dumps({"source": source, "round": transcript()}, indent=1) + "\n")

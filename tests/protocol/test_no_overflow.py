@@ -8,17 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import Config
-from common.evaluation import EvaluationCounts
-from common.vector import VectorLayout
+from common.vector import Tail, VectorLayout
 from tests.protocol.parties import Consortium
 
 PARAMETERS = 6
+ENTRIES = 4
 
 
 def layout_for(hospitals: int, bits: int) -> VectorLayout:
-    config = Config()
-    aggregation = config.aggregation.model_copy(update={"modulus_bits": bits})
-    return VectorLayout.for_run(aggregation, config.evaluation, parameters=PARAMETERS, classes=2, hospitals=hospitals)
+    aggregation = Config().aggregation.model_copy(update={"modulus_bits": bits})
+    return VectorLayout.for_run(aggregation, ENTRIES, parameters=PARAMETERS, hospitals=hospitals)
 
 
 @pytest.mark.parametrize("bits", [16, 32])
@@ -26,14 +25,18 @@ def layout_for(hospitals: int, bits: int) -> VectorLayout:
 @settings(max_examples=12, deadline=None)
 def test_extremes_never_overflow_the_ring(bits: int, hospitals: int, scales: list[float]) -> None:
     layout = layout_for(hospitals, bits)
-    consortium = Consortium(hospitals, modulus_bits=bits, vector_length=layout.length)
-    counts = EvaluationCounts.zero(layout.evaluation)
+    consortium = Consortium(
+        hospitals, modulus_bits=bits, vector_length=layout.length, counts_length=layout.counts_length
+    )
+    # Sums of counts beyond 16 bits, and of either sign.
+    tail = Tail(layout.max_weight, 9, 9, np.array([2**28 // hospitals, -(2**28), 70_000, -1]))
     vectors, integers = {}, np.zeros(PARAMETERS, np.int64)
     for name, scale in zip(consortium.names, scales, strict=False):
         change = np.full(PARAMETERS, scale * layout.update_bound, np.float32)
-        vectors[name] = layout.encode(change, layout.max_weight, counts, os.urandom)
-        integers += vectors[name][:PARAMETERS].view(f"<i{bits // 8}")
+        vectors[name] = layout.encode(change, tail, os.urandom)
+        integers += vectors[name][-PARAMETERS:].view(f"<i{bits // 8}")
     total = consortium.masked_sum(vectors=vectors)
     decoded = layout.decode(consortium.unmask(total, consortium.unmasking_request(total)).total, hospitals)
-    assert decoded.total_weight == hospitals * layout.max_weight
-    assert np.allclose(decoded.mean_delta, integers * layout.step / decoded.total_weight, rtol=1e-6)
+    assert decoded.tail.weight == hospitals * layout.max_weight
+    assert decoded.tail.entries.tolist() == (hospitals * tail.entries).tolist()
+    assert np.allclose(decoded.mean_delta, integers * layout.step / decoded.tail.weight, rtol=1e-6)

@@ -13,7 +13,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Adversary, Vector
 from common.secagg.phases import Phase
 from common.secagg.share_keys import route
-from tests.protocol.parties import MODEL_HASH, Consortium, sent
+from tests.protocol.parties import TERMS, Consortium, plain_sum, sent
 
 FAST_RUNS, SLOW_RUNS = 100, 1000
 FEWEST, MOST = 3, 50
@@ -61,28 +61,31 @@ def play_round(consortium: Consortium, plan: RoundPlan) -> tuple[Vector, Vector,
     directory = sent(collect(consortium.run, number, keys).directory)
     shares = {name: sent(consortium[name].share(directory)) for name in plan.present(consortium, Phase.SHARE_KEYS)}
     routed = route(consortium.run, directory, shares)
-    total = MaskedSum(routed, MODEL_HASH)
-    plain = np.zeros(consortium.run.vector_length, consortium.run.dtype)
+    total = MaskedSum(routed, TERMS)
+    plain = []
     for name in plan.present(consortium, Phase.MASKED_INPUT):
         vector = consortium.vector()
-        message, masked = consortium[name].mask(sent(routed.request_for(name, MODEL_HASH)), vector)
+        message, masked = consortium[name].mask(sent(routed.request_for(name, TERMS)), vector)
         total.add(name, sent(message), masked)
-        plain += vector
+        plain.append(vector)
     gone = set(consortium.names) - set(plan.present(consortium, Phase.CONSISTENCY_CHECK))
     request = consortium.unmasking_request(total, lost=gone)
     gone = set(consortium.names) - set(plan.present(consortium, Phase.UNMASKING))
     unmasked = consortium.unmask(total, request, lost=gone)
     assert unmasked.refusals == ()
-    return unmasked.total, plain, unmasked.survivors
+    return unmasked.total, plain_sum(consortium.run, plain), unmasked.survivors
 
 
 def play_run(seed: int, hospitals: int, rounds: int) -> None:
     source = random.Random(seed)  # noqa: S311 - repeatable
+    bits, vector_length = source.choice((16, 32)), source.randint(1, 40)
     consortium = Consortium(
         hospitals,
         seed,
-        modulus_bits=source.choice((16, 32)),
-        vector_length=source.randint(1, 40),
+        modulus_bits=bits,
+        vector_length=vector_length,
+        # Without counts, with some, and with nothing else.
+        counts_length=source.randint(0, vector_length * bits // 32),
         adversary=source.choice(list(Adversary)),
     )
     for round_number in range(1, rounds + 1):
@@ -119,5 +122,5 @@ def test_one_fewer_than_the_threshold_never_yields_a_sum(adversary: Adversary, p
     with pytest.raises(ThresholdError):
         consortium.unmask(total, consortium.unmasking_request(total), lost=lost)
     assert np.array_equal(total.total, masked)
-    plain = sum((vectors[name] for name in consortium.names if name not in late), np.zeros_like(masked))
+    plain = plain_sum(consortium.run, (vectors[name] for name in consortium.names if name not in late))
     assert not np.array_equal(total.total, plain)

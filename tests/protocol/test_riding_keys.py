@@ -6,7 +6,7 @@ import pytest
 from common.secagg.advertise_keys import collect
 from common.secagg.masked_input import MaskedSum
 from common.secagg.share_keys import route
-from tests.protocol.parties import MODEL_HASH, Consortium, sent
+from tests.protocol.parties import TERMS, Consortium, sent
 
 AWAY, FORGETFUL = "hospital-5", "hospital-4"
 
@@ -18,11 +18,11 @@ def consortium() -> Consortium:
 
 def test_keys_ride_on_the_round_before_and_a_hospital_that_was_away_catches_up(consortium: Consortium) -> None:
     routed = consortium.routed(round_number=1, lost=(AWAY,))
-    total = MaskedSum(routed, MODEL_HASH)
+    total = MaskedSum(routed, TERMS)
     vectors = {name: consortium.vector() for name in consortium.names}
     next_keys = {}
     for name in routed.cohort:
-        message, masked = consortium[name].mask(sent(routed.request_for(name, MODEL_HASH)), vectors[name])
+        message, masked = consortium[name].mask(sent(routed.request_for(name, TERMS)), vectors[name])
         next_keys[name] = sent(consortium[name].advertise(2))
         total.add(name, message, masked)
     # The one that is back answers an explicit request while the others' answers carry theirs.
@@ -36,9 +36,9 @@ def test_keys_ride_on_the_round_before_and_a_hospital_that_was_away_catches_up(c
     routed = route(consortium.run, directory, next_shares)
     assert AWAY in routed.cohort
     assert FORGETFUL not in routed.cohort, "it advertised and never shared"
-    total = MaskedSum(routed, MODEL_HASH)
+    total = MaskedSum(routed, TERMS)
     for name in routed.cohort:
-        total.add(name, *consortium[name].mask(routed.request_for(name, MODEL_HASH), vectors[name]))
+        total.add(name, *consortium[name].mask(routed.request_for(name, TERMS), vectors[name]))
     second = consortium.unmask(total, consortium.unmasking_request(total)).total
     assert np.array_equal(second, sum((vectors[name] for name in routed.cohort), np.zeros_like(second)))
 

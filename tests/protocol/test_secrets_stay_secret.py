@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from common.secagg.errors import SecAggError
-from tests.protocol.parties import MODEL_HASH, Consortium
+from tests.protocol.parties import TERMS, Consortium
 
 
 def forms_of(secret: bytes) -> set[str]:
@@ -28,7 +28,7 @@ def test_no_state_shows_a_secret_in_its_repr() -> None:
 
 def test_no_error_shows_a_secret() -> None:
     consortium = Consortium(4)
-    request = consortium.routed().request_for("hospital-1", MODEL_HASH)
+    request = consortium.routed().request_for("hospital-1", TERMS)
     altered = replace(request.inbox[0], self_mask_commitment=bytes(32))
     shared = consortium["hospital-1"].shared[1]
     secrets = [shared.self_mask_seed, shared.keys.masking_key, shared.keys.encryption_key, altered.ciphertext]

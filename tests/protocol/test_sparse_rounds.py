@@ -7,7 +7,7 @@ import pytest
 
 from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Adversary, GraphParameters
-from tests.protocol.parties import MODEL_HASH, Consortium, sent
+from tests.protocol.parties import TERMS, Consortium, sent
 
 SMALL = GraphParameters(complete_up_to=8, colluding=0.05, security_bits=3, grinding_bits=0, correctness_bits=4)
 """Weak parameters, so that the graph is sparse at a size that is quick to run."""
@@ -22,10 +22,10 @@ def test_the_sum_over_a_sparse_graph_is_exact_with_a_tenth_dropping_out(adversar
     vectors = {name: consortium.vector() for name in consortium.names}
     routed = consortium.routed(lost=(unshared,))
     assert all(len(near) < len(consortium.names) - 1 for near in routed.graph.by_hospital.values())
-    total = MaskedSum(routed, MODEL_HASH)
+    total = MaskedSum(routed, TERMS)
     for name in routed.cohort:
         if name != unmasked:
-            message, masked = consortium[name].mask(sent(routed.request_for(name, MODEL_HASH)), vectors[name])
+            message, masked = consortium[name].mask(sent(routed.request_for(name, TERMS)), vectors[name])
             total.add(name, sent(message), masked)
     request = consortium.unmasking_request(total)
     result = consortium.unmask(total, request, lost=(silent,))

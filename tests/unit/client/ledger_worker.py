@@ -17,11 +17,14 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from client.ledger import Ledger
+from common.config import PrivacyUnit
 from common.errors import BudgetExceededError
 from common.privacy.accounting import MechanismEvent, MechanismKind, epsilon
+from common.privacy.budget import Account, Booking, BudgetPolicy
 
 EVENT = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 1.5, 0.1, 1)
 DELTA = 1e-5
+BOOKING = Booking(Account.TRAINING, EVENT, PrivacyUnit.RECORD, None, DELTA)
 FINGERPRINT = bytes(32)
 RUN_ID = "5e" * 16
 WITNESS = b"."
@@ -38,11 +41,12 @@ def rounds_within(budget: float) -> int:
 def train(folder: Path, budget: float) -> NoReturn:
     """Book and release rounds until killed, or refused and then killed."""
     ledger = Ledger.open(folder, FINGERPRINT)
+    policy = BudgetPolicy(budget, DELTA)
     round_number = 0
     while True:
         round_number += 1
         try:
-            ledger.record(RUN_ID, round_number, EVENT, budget, DELTA)
+            ledger.record(RUN_ID, round_number, BOOKING, policy)
         except BudgetExceededError:
             signal.pause()
         os.write(1, WITNESS)

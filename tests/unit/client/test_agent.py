@@ -1,6 +1,5 @@
 """What a hospital answers, and what it refuses whatever the server says."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from client.agent import HospitalAgent
 from common.config import HospitalConfig
+from common.events import COMPLETED, Evaluated, Refusal, RoundDone
 from common.flat_model import hash_model
 from common.messages import (
     AdvertiseKeys,
@@ -26,18 +26,19 @@ from common.messages import (
     ShareKeys,
     Unmask,
 )
+from common.round_terms import Purpose, RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
 from deploy.in_process import Loss
 from server.run import Run, describe
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, small
+from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
 
 NAME = "hospital-1"
 
 
 class Overheard:
-    """A run of one step that hospital-1 vanished from at its masked input, with every request it was ever sent."""
+    """A run of one step that hospital-1 left at its first masked input, with every request it was ever sent."""
 
     def __init__(self, made: Small) -> None:
         self.made = made
@@ -51,7 +52,8 @@ class Overheard:
         if hospital != NAME:
             return None
         self.requests.append(request)
-        return Loss.OF_REQUEST if isinstance(request, MaskedInput) and request.round_number == 1 else None
+        is_gone = any(isinstance(earlier, MaskedInput) for earlier in self.requests)
+        return Loss.OF_REQUEST if is_gone else None
 
     @property
     def agent(self) -> HospitalAgent:
@@ -87,7 +89,6 @@ def changed(request: MaskedInput, change: Callable[[secagg.MaskedInputRequest], 
         run_id=request.run_id,
         round_number=request.round_number,
         request=secagg.encode(change(inner)),
-        train=request.train,
         next_round=request.next_round,
     )
 
@@ -167,7 +168,7 @@ def test_nothing_is_signed_or_revealed_for_a_round_without_a_vector(overheard: O
 
 def test_bytes_that_are_no_message_are_refused(overheard: Overheard) -> None:
     request = overheard.masked_input()
-    garbage = MaskedInput(run_id=RUN_ID, round_number=1, request=request.request[:-1], train=True)
+    garbage = MaskedInput(run_id=RUN_ID, round_number=1, request=request.request[:-1])
     assert refused(overheard.answer(garbage, overheard.model)).is_attack
     joining = AdvertiseKeys(run_description=b"{}", round_number=2000)
     assert refused(overheard.answer(joining)).code == "config"
@@ -178,8 +179,7 @@ def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) 
         run_id=RUN_ID,
         run_description=overheard.first(AdvertiseKeys).run_description,
         round_number=2000,
-        model_hash=hash_model(overheard.model),
-        train=True,
+        terms=RoundTerms(purpose=Purpose.TRAIN, model_hash=hash_model(overheard.model), fewest_survivors=0).encode(),
     )
     assert refused(overheard.answer(bare, overheard.model)).code == "policy"
     assert not overheard.made.booked(NAME)
@@ -188,12 +188,18 @@ def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) 
 @pytest.mark.parametrize(
     ("policy", "changes", "words"),
     [
-        (HospitalConfig(), {"privacy": {"mode": "none"}}, "hospital.allow_no_privacy"),
-        (HospitalConfig(), {"aggregation": {"mode": "plain"}}, "hospital.allow_plain"),
-        (HospitalConfig(max_local_epochs=2), {"training": {"local_epochs": 3}}, "at most 2 epochs a round"),
-        (HospitalConfig(min_hospitals=5), {}, "at least 5 hospitals"),
-        (HospitalConfig(min_colluders=1), {"privacy": {"mode": "distributed"}}, "hospital.min_colluders"),
-        (HospitalConfig(min_delta=1e-5), {"privacy": {"delta": 9e-6}}, "hospital.min_delta"),
+        (POLICY, {"privacy": {"mode": "none"}}, "hospital.allow_no_privacy"),
+        (POLICY, {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}}, "hospital.allow_plain"),
+        (POLICY, {"evaluation": {"exact": True}}, "hospital.allow_exact_evaluation"),
+        (willing(max_local_epochs=2), {"training": {"local_epochs": 3}}, "at most 2 epochs a round"),
+        (willing(min_hospitals=5), {}, "at least 5 hospitals"),
+        (willing(min_colluders=1), {"privacy": {"mode": "distributed"}}, "hospital.min_colluders"),
+        (willing(min_colluders=1), {}, "hospital.min_colluders"),  # The noise of evaluation is in sums in every mode.
+        (willing(unit="patient"), {}, "hospital.unit"),
+        (POLICY, {"aggregation": {"max_weight": 39}}, "aggregation.max_weight = 39"),
+        (POLICY, {"experiment": {"min_records_per_class": 1}}, "experiment.min_records_per_class = 1"),
+        (POLICY, {"privacy": {"delta": 0.025}}, "below 1 / 40 training records"),
+        (willing(delta=0.025), {}, "its own hospital.delta"),
     ],
 )
 def test_a_run_outside_the_hospitals_policy_is_refused(
@@ -221,28 +227,25 @@ def test_noise_that_misses_the_runs_own_target_is_refused(dealt: Dealt, tmp_path
     assert "must keep its target ε = 2 for 2 rounds" in reply.reason
 
 
-@pytest.mark.parametrize(
-    ("changes", "setting"),
-    [
-        ({"aggregation": {"max_weight": 8}}, "aggregation.max_weight"),
-        ({"privacy": {"unit": "patient"}, "training": {"batch_size": 36}}, "training.batch_size"),
-    ],
-)
-def test_a_refusal_for_its_amount_of_data_tells_the_operator_how_much_and_the_server_nothing(
-    dealt: Dealt,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    changes: dict[str, dict[str, Any]],
-    setting: str,
+def test_data_that_falls_short_of_the_statement_is_told_to_the_operator_and_to_nobody_else(
+    dealt: Dealt, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = small(dealt, tmp_path, **changes)
-    data = dealt.data
-    description = describe(made.config, RUN_ID, data.classes, data.channels, made.consortium.roster)
-    asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
-    reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
-    assert setting in reply.reason
-    assert not any(letter.isdigit() for letter in reply.reason)
-    assert re.search(r"got \d+|\d+ patients", caplog.text)
+    more = willing(
+        stated_training_units=400, stated_validation_units=50, stated_test_units=90, stated_units_per_class=99
+    )
+    made = small(dealt, tmp_path, policies={"hospital_1": more}, experiment={"rounds": 1})
+    assert made.run().train() == COMPLETED
+    assert made.of(Refusal) == []
+    for stated in (
+        "training_units states 400",
+        "validation_units states 50",
+        "test_units states 90",
+        "class states 99",
+    ):
+        assert stated in caplog.text
+    (done,), (tested,) = made.of(RoundDone), made.of(Evaluated)
+    assert done.hospitals == 4
+    assert tested.records == 90 + 3 * POLICY.stated_test_units
 
 
 def test_a_roster_without_this_hospitals_own_certificate_is_refused(dealt: Dealt, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from common.identity import (
     write_private,
 )
 from common.invitation import Invitation
+from common.members import KeptMembers
 from common.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSettings
 from server.authority import Authority
@@ -158,17 +159,17 @@ def test_a_hospital_keeps_a_renewed_certificate_and_the_newest_list(
     here = place(tmp_path)
     join(consortium.invitation(), here, Config(), say_nothing)
     monkeypatch.setattr(consortium.certificates, "is_due", lambda _certificate, _now: True)
-    consortium.certificates.publish_revocations(NOW)
+    consortium.certificates.publish_lists(NOW)
     authority = load_certificate(here.state / "ca.pem")
     service = EnrolmentService(f"localhost:{consortium.port}", authority)
     before = load_identity(here.state)
-    ask_standing(service, before, here.state, Revocations(here.state, authority))
+    ask_standing(service, before, here.state, Revocations(here.state, authority), KeptMembers(here.state, authority))
     after = load_identity(here.state)
     assert after.certificate.serial_number != before.certificate.serial_number
     assert after.key.public_key() == before.key.public_key()
     newest = Revocations(here.state, authority).newest()
     assert newest is not None
-    assert newest.number == 2
+    assert newest.number == 3
 
 
 def test_a_server_that_goes_back_to_an_older_list_is_noticed(consortium: Consortium, tmp_path: Path) -> None:
@@ -177,12 +178,12 @@ def test_a_server_that_goes_back_to_an_older_list_is_noticed(consortium: Consort
     authority = load_certificate(here.state / "ca.pem")
     revocations = Revocations(here.state, authority)
     old = consortium.certificates.revocations()
-    consortium.certificates.publish_revocations(NOW)
+    consortium.certificates.publish_lists(NOW)
     revocations.accept(consortium.certificates.revocations())
     (consortium.state / "revoked.crl").write_bytes(old)
     service = EnrolmentService(f"localhost:{consortium.port}", authority)
-    with pytest.raises(IdentityError, match="older than number 2"):
-        ask_standing(service, load_identity(here.state), here.state, revocations)
+    with pytest.raises(IdentityError, match="older than number 3"):
+        ask_standing(service, load_identity(here.state), here.state, revocations, KeptMembers(here.state, authority))
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_then_named(

@@ -18,12 +18,14 @@ from client import ledger_chain
 from client.ledger import Ledger, export, verify
 from common.errors import BudgetExceededError, LedgerError
 from common.privacy.accounting import Accountant
-from tests.unit.client.ledger_worker import DELTA, EVENT, FINGERPRINT, RUN_ID, rounds_within
+from common.privacy.budget import BudgetPolicy
+from tests.unit.client.ledger_worker import BOOKING, DELTA, FINGERPRINT, RUN_ID, rounds_within
 
 WORKER = Path(__file__).with_name("ledger_worker.py")
 LONGEST_LIFE_SECONDS = 0.02
 LIMIT_SECONDS = 60.0
 BUDGET = 2.0
+AMPLE = BudgetPolicy(1000.0, DELTA)
 
 
 class Hospital:
@@ -122,7 +124,7 @@ def test_two_processes_never_spend_the_same_budget(tmp_path: Path) -> None:
             second.watch(0.01)
         # Whoever asks now, everything is spent.
         with pytest.raises(BudgetExceededError):
-            Ledger.open(folder, FINGERPRINT).record(RUN_ID, 1, EVENT, BUDGET, DELTA)
+            Ledger.open(folder, FINGERPRINT).record(RUN_ID, 1, BOOKING, BudgetPolicy(BUDGET, DELTA))
         for child in children:
             os.kill(child, signal.SIGKILL)
         first.watch(0)
@@ -144,12 +146,12 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
 @pytest.mark.parametrize("limit_bytes", [0, 100, 4096, 12288, 16384, 20480])
 def test_a_disk_that_fills_stops_training_and_loses_nothing(tmp_path: Path, limit_bytes: int) -> None:
     ledger = Ledger.open(tmp_path / "ledger", FINGERPRINT)
-    ledger.record(RUN_ID, 0, EVENT, 1000.0, DELTA, Accountant.RDP)
+    ledger.record(RUN_ID, 0, BOOKING, AMPLE, Accountant.RDP)
     released = 1
     with files_no_larger_than(limit_bytes):
         while released < 200:
             try:
-                ledger.record(RUN_ID, released, EVENT, 1000.0, DELTA, Accountant.RDP)
+                ledger.record(RUN_ID, released, BOOKING, AMPLE, Accountant.RDP)
             except LedgerError as error:
                 assert "cannot be read or written" in str(error)  # noqa: PT017 - which round it is isn't known
                 break
@@ -157,7 +159,7 @@ def test_a_disk_that_fills_stops_training_and_loses_nothing(tmp_path: Path, limi
     assert released < 200
     # A line may be there that was never used, when the anchor beside it could not be written.
     assert released <= booked(tmp_path / "ledger") <= released + 1
-    ledger.record(RUN_ID, 200, EVENT, 1000.0, DELTA, Accountant.RDP)
+    ledger.record(RUN_ID, 200, BOOKING, AMPLE, Accountant.RDP)
     assert Ledger.open(tmp_path / "ledger", FINGERPRINT).head() == verify(tmp_path / "ledger")
 
 

@@ -77,3 +77,21 @@ def test_a_rate_keeps_one_digit_and_its_size(rate: float) -> None:
     told = one_significant_digit(rate)
     assert len(Decimal(str(told)).normalize().as_tuple().digits) == 1
     assert abs(told - rate) <= rate / 2
+
+
+def test_what_measuring_has_cost_is_exported_by_part_and_notes_by_their_number_alone(tmp_path: Path) -> None:
+    note = "hospital.stated_test_units states 64 records, 61 are there"
+    status = STATUS.model_copy(
+        update={
+            "evaluation_epsilon_spent": {"validation": 0.75, "test": 1.0},
+            "evaluation_epsilon_budget": 4.0,
+            "notes": (note,),
+        }
+    )
+    status.write(tmp_path / "status.json")
+    samples = _samples(tmp_path / "status.json")
+    assert samples["confide_hospital_evaluation_epsilon_spent", ("st-mary", "validation")] == 0.75
+    assert samples["confide_hospital_evaluation_epsilon_spent", ("st-mary", "test")] == 1.0
+    assert samples["confide_hospital_evaluation_epsilon_budget", ("st-mary",)] == 4.0
+    assert samples["confide_hospital_notes", ("st-mary",)] == 1
+    assert not any("61" in label for _, labels in samples for label in labels)

@@ -63,8 +63,10 @@ def test_norms_and_sums_are_those_of_opacus(name: str, *, as_rows: bool) -> None
     expected = opacus_rows(model, inputs, labels)
     ours = record_gradients(model, inputs, labels, as_rows=as_rows)
     weights = torch.tensor([1.0, 0.0, 0.3, 0.25, 2.0])
-    assert torch.allclose(ours.norms(), expected.norm(dim=1), rtol=1e-4)
-    assert torch.allclose(ours.weighted_sum(weights), weights @ expected, rtol=1e-3, atol=1e-5)
+    exact = expected.double().norm(dim=1)
+    assert (ours.norms() >= exact * (1 - 1e-5)).all()
+    assert torch.allclose(ours.norms(), exact, rtol=0.01)
+    assert torch.allclose(ours.weighted_sum(weights).float(), weights @ expected, rtol=1e-3, atol=1e-5)
     if as_rows:
         assert torch.allclose(ours.rows(), expected, rtol=1e-3, atol=1e-5)
 

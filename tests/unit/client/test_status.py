@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from client.status import HospitalStatus, StatusKeeper
-from common.config import Config, RunDescription, replace
-from common.messages import EpsilonReport
+from common.config import Config, HospitalConfig, RunDescription, replace
 
 BUDGET = 10.0
+POLICY = HospitalConfig(epsilon_budget=BUDGET, evaluation_epsilon_budget=3.0, delta=1e-5)
 
 
 def _keeper(path: Path) -> StatusKeeper:
     ticks = count(1_750_000_000)
-    return StatusKeeper(path, "st-mary", BUDGET, lambda: float(next(ticks)))
+    return StatusKeeper(path, "st-mary", POLICY, lambda: float(next(ticks)))
 
 
 def _read(path: Path) -> HospitalStatus:
@@ -38,32 +38,28 @@ def test_an_agent_tells_its_budget_before_its_first_run(tmp_path: Path) -> None:
     _keeper(tmp_path / "status.json")
     status = _read(tmp_path / "status.json")
     assert (status.hospital, status.epsilon_budget, status.epsilon_spent) == ("st-mary", BUDGET, 0.0)
-    assert status.delta is None
+    assert (status.delta, status.evaluation_epsilon_budget) == (1e-5, 3.0)
 
 
 def test_a_round_leaves_its_number_epsilon_and_speed(tmp_path: Path) -> None:
     keeper = _keeper(tmp_path / "status.json")
     keeper.joined(_description("local"))
-    keeper.contributed(3, EpsilonReport(1.5, BUDGET), 2000.0)
-    keeper.contributed(4, EpsilonReport(1.5, BUDGET), None)
+    spent = {"validation": 0.5, "test": 0.0}
+    keeper.contributed(3, spent=1.5, evaluation_spent=spent, records_per_second=2000.0, notes=("few records",))
+    keeper.contributed(4, spent=1.5, evaluation_spent={}, records_per_second=None, notes=("few records",))
     status = _read(tmp_path / "status.json")
     assert (status.run_id, status.round, status.epsilon_spent) == ("ab" * 16, 4, 1.5)
     assert status.training_records_per_second == 2000.0
-    assert (status.delta, status.accountant) == (Config().privacy.delta, "prv")
+    assert (status.delta, status.accountant) == (1e-5, "prv")
+    assert (status.evaluation_epsilon_spent, status.notes) == (spent, ("few records",))
     assert "everyone outside the hospital" in status.adversary
-
-
-def test_a_run_without_privacy_claims_no_delta(tmp_path: Path) -> None:
-    keeper = _keeper(tmp_path / "status.json")
-    keeper.joined(_description("none"))
-    assert _read(tmp_path / "status.json").delta is None
 
 
 def test_an_agent_that_starts_again_goes_on_counting(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     before = _keeper(path)
     before.joined(_description("local"))
-    before.contributed(9, EpsilonReport(4.0, BUDGET), 500.0)
+    before.contributed(9, spent=4.0, evaluation_spent={}, records_per_second=500.0, notes=())
     before.refused("budget_exceeded")
     after = _keeper(path)
     after.refused("budget_exceeded")

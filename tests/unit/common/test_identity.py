@@ -93,7 +93,7 @@ def test_a_roster_in_which_two_hospitals_share_a_key_is_refused() -> None:
         for name in ("st-mary", "st-john")
     }
     with pytest.raises(IdentityError, match="key of its own"):
-        identity.verify_roster(roster, AUTHORITY.certificate, NOW)
+        identity.verify_roster(roster, AUTHORITY.certificate)
 
 
 @pytest.mark.parametrize("name", ["", "St-Mary", "-a", "a" * 64, "a b", "a/b", "ä"])

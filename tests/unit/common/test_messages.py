@@ -18,10 +18,10 @@ from common.errors import RunError
 REQUESTS: list[messages.Request] = [
     messages.AdvertiseKeys(run_description=b"{}", round_number=1),
     messages.ShareKeys(run_id="0" * 32, round_number=1, directory=b"d"),
-    messages.MaskedInput(run_id="0" * 32, round_number=2, request=b"r", train=True, next_round=3),
+    messages.MaskedInput(run_id="0" * 32, round_number=2, request=b"r", next_round=3),
     messages.CheckConsistency(run_id="0" * 32, round_number=2, survivors=b"s"),
     messages.Unmask(run_id="0" * 32, round_number=2, request=b"r"),
-    messages.PlainInput(run_id="0" * 32, run_description=b"{}", round_number=2, model_hash=b"h", train=True),
+    messages.PlainInput(run_id="0" * 32, run_description=b"{}", round_number=2, terms=b"t"),
 ]
 REPLIES: list[messages.Reply] = [
     messages.KeysAdvertised(hospital="st-mary", advertised=b"a"),
@@ -30,14 +30,24 @@ REPLIES: list[messages.Reply] = [
         masked=b"m",
         advertised=None,
         epsilon=messages.EpsilonReport(1.5, 10.0),
-        training_seconds=0.5,
-        masking_seconds=0.1,
     ),
     messages.ConsistencyChecked(signature=b"s", shares=b"x"),
     messages.Unmasked(revealed=b"r"),
-    messages.InputPlain(epsilon=None, training_seconds=0.0),
+    messages.InputPlain(epsilon=None),
     messages.Refused(hospital="st-mary", code="budget_exceeded", reason="no budget left", is_attack=False),
 ]
+
+
+def test_nothing_that_decides_a_vector_travels_beside_the_bound_request() -> None:
+    """A field added here reaches a hospital without being in any mask: it belongs into the round's terms."""
+    harmless = {
+        "run_id": "must be the run that the hospital's keys of this round were made for",
+        "round_number": "must be the round that the hospital's keys were made for",
+        "request": "its terms, cohort, run and round are in the masks; its shares are authenticated",
+        "next_round": "asks for fresh keys, on which no vector depends",
+        "version": "one value is read, any other refused",
+    }
+    assert set(messages.MaskedInput.__struct_fields__) == harmless.keys()
 
 
 @pytest.mark.parametrize("message", REQUESTS, ids=messages.phase_of)
@@ -70,7 +80,7 @@ def test_trailing_bytes_are_refused() -> None:
 
 
 def test_a_message_of_another_version_is_refused() -> None:
-    other = messages.AdvertiseKeys(run_description=b"", round_number=1, version=2)
+    other = messages.AdvertiseKeys(run_description=b"", round_number=1, version=1)
     with pytest.raises(RunError, match="version"):
         messages.decode_request(messages.encode(other))
 

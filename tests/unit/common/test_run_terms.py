@@ -39,10 +39,22 @@ def test_the_other_modes_have_no_noise_in_the_sum() -> None:
 
 def test_every_adversary_is_claimed_for_and_colluders_learn_most() -> None:
     claims = claims_of(described(privacy={"mode": "distributed", "accountant": "rdp", "colluders": 1}))
-    assert [claim.adversary for claim in claims] == list(Learner)
-    outsider, server, colluding = (claim.value for claim in claims)
-    assert outsider == server < colluding
-    assert 7.9 < colluding <= 8.0
+    assert {claim.adversary for claim in claims} == set(Learner)
+    learnt = {claim.adversary: claim.value for claim in claims}
+    assert learnt[Learner.OUTSIDER] == learnt[Learner.SERVER] < learnt[Learner.COLLUDING_SERVER]
+    assert learnt[Learner.HOSPITAL] == pytest.approx(learnt[Learner.COLLUDING_SERVER])
+    assert 7.9 < learnt[Learner.COLLUDING_SERVER] <= 8.0
+
+
+def test_another_hospital_of_a_run_learns_more_than_the_target_where_no_collusion_is_declared() -> None:
+    """Finding: it knows its own share of the noise, and may be among those that a dropout leaves too little of."""
+    claims = claims_of(described(privacy={"mode": "distributed", "accountant": "rdp"}))
+    learnt = {claim.adversary: claim.value for claim in claims}
+    assert learnt[Learner.SERVER] <= 8.0 < learnt[Learner.HOSPITAL]
+    assert Learner.COLLUDING_SERVER not in learnt
+
+
+def test_the_claims_of_mode_local_are_its_target_and_mode_none_has_none() -> None:
     assert {claim.value for claim in claims_of(described())} == {8.0}
     assert claims_of(described(privacy={"mode": "none"})) == ()
 
@@ -51,6 +63,8 @@ def test_every_adversary_is_claimed_for_and_colluders_learn_most() -> None:
     ("changes", "words"),
     [
         ({"aggregation": {"mode": "plain"}}, "aggregation.mode must be secure"),
+        ({"privacy": {"mode": "local"}, "aggregation": {"mode": "plain"}}, "evaluation.exact must be true"),
+        ({"privacy": {"mode": "local", "tolerated_dropouts": 3}}, "aggregation.min_hospitals must be above"),
         ({"privacy": {"mode": "distributed", "colluders": 2}}, "aggregation.min_hospitals must be above"),
     ],
 )
@@ -77,7 +91,7 @@ def test_the_protocol_gets_ring_adversary_and_graph_from_the_description() -> No
         classes=("normal", "pneumonia"),
         channels=1,
         vector_length=100,
-        roster={},
+        roster={f"hospital-{number}": "a certificate" for number in range(1, 5)},
     )
     keys = {f"hospital-{number}": bytes([number]) * 32 for number in range(1, 5)}
     parameters = protocol_parameters(run, keys, 4)
@@ -85,6 +99,8 @@ def test_the_protocol_gets_ring_adversary_and_graph_from_the_description() -> No
     assert parameters.graph.dropping_out == 0.2
     assert parameters.config_hash == run.hash()
     assert (dict(parameters.roster), parameters.min_hospitals) == (keys, 4)
+    assert parameters.counts_length == layout_of(run).counts_length
+    assert protocol_parameters(run, keys, 4, consortium=12).threshold(4) == 4
 
 
 def test_a_descriptions_length_tells_how_many_parameters_its_model_has() -> None:

@@ -1,10 +1,11 @@
+import math
 import threading
 from pathlib import Path
 
 import pytest
 
 from common.errors import RunError
-from common.events import RoundDone
+from common.events import Evaluated, RoundDone
 from deploy.events import RunHistory, follow
 from tests.example_run import example_run
 
@@ -69,3 +70,21 @@ def test_dropouts_refusals_and_the_end_are_kept() -> None:
 def test_a_folder_without_a_run_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"must be the folder of a run, with its events\.jsonl"):
         RunHistory.read(tmp_path)
+
+
+def test_the_last_models_test_counts_only_where_it_is_of_the_last_model() -> None:
+    events = example_run(4)
+    whole = RunHistory.of(events)
+    assert whole.tested is not None
+    assert whole.why_not_tested == ""
+    tested = next(event for event in events if isinstance(event, Evaluated))
+    for update in ({"step": 3}, {"accuracy": math.nan}):
+        others = [event for event in events if event is not tested]
+        history = RunHistory.of([*others[:-1], tested.model_copy(update=update), others[-1]])
+        assert history.tested is None
+        assert history.why_not_tested == "no round that asks the test parts gave a result"
+
+
+def test_why_there_is_no_test_figure_is_told() -> None:
+    assert RunHistory.of(example_run(4)[:1]).why_not_tested == "no round was finished"
+    assert RunHistory.of(example_run(4, tested=False, finished=False)).why_not_tested == "the run has not ended"

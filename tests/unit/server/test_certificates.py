@@ -11,10 +11,12 @@ from common import identity
 from common.config import EnrolmentConfig
 from common.errors import IdentityError
 from common.identity import certificate_pem, load_certificate, request_hospital_certificate, write_private
+from common.members import MEMBERS_FILE
 from common.revocation import REVOCATIONS_FILE, verify_revocations
 from common.settings import ServerSettings
 from server.authority import Authority
 from server.certificates import REQUESTS_FOLDER, Certificates
+from server.membership import Membership
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -121,11 +123,15 @@ def test_an_offline_authority_signs_files(tmp_path: Path) -> None:
     signed = authority.sign_hospital((requests / "st-mary.csr").read_bytes(), "st-mary", NOW, HOUR)
     (requests / "server.tls.pem").write_bytes(certificate_pem(tls))
     (requests / "st-mary.pem").write_bytes(certificate_pem(signed))
-    (requests / REVOCATIONS_FILE).write_bytes(authority.sign_revocations(NOW, HOUR))
+    lists = authority.sign_lists(NOW, HOUR)
+    assert lists.members is not None
+    (requests / REVOCATIONS_FILE).write_bytes(lists.revocations)
+    (requests / MEMBERS_FILE).write_bytes(lists.members)
     certificates.keep_current(NOW)
     assert certificates.is_ready()
-    assert certificates.hospital("st-mary", request, NOW) == certificate_pem(signed)
     assert not list(requests.iterdir())
+    assert certificates.lists("st-mary", certificate_pem(signed))
+    assert Membership(tmp_path / "server").roster() == {"st-mary": certificate_pem(signed).decode()}
     assert not certificates.revoke("st-mary", NOW)
 
 

@@ -22,6 +22,7 @@ from common.identity import (
     verify_hospital_certificate,
     write_private,
 )
+from common.members import verify_members
 from common.revocation import verify_revocations
 from common.settings import ServerSettings
 from server.authority import Authority
@@ -76,7 +77,9 @@ def test_a_good_token_gives_its_own_name_to_the_hospital_s_own_key(consortium: C
     assert verify_hospital_certificate(reply.certificate, "st-mary", root, NOW) == key.public_key()
     assert consortium.members.roster() == {"st-mary": reply.certificate.decode()}
     assert consortium.members.supernode_keys() == {"st-mary": SUPERNODE}
-    assert verify_revocations(reply.revocations, root).number == 1
+    listed = verify_members(reply.members, root)
+    assert (listed.number, dict(listed.members)) == (1, {"st-mary": key.public_key().public_bytes_raw()})
+    assert verify_revocations(reply.revocations, root).members_number == 1
 
 
 def test_a_hospital_whose_answer_was_lost_gets_the_same_again(consortium: Consortium) -> None:

@@ -48,13 +48,13 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common import messages
 from common.config import Config, replace
-from common.evaluation import EvaluationCounts, count
 from common.events import COMPLETED, Event, Exchange
 from common.flower_waits import PIECE_BYTES
 from common.run_terms import layout_of, protocol_parameters
 from common.secagg import masked_input
 from common.secagg import messages as secagg
 from common.secagg.parameters import Vector
+from common.vector import Tail
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower import GridTransport, tell_unreadable_replies
@@ -93,7 +93,7 @@ class Fleet:
     """A SuperLink and its hospitals, behind Flower's own grid; what they hold is where tracemalloc does not look."""
 
     hospitals: dict[int, Hospital]
-    limbs: Vector
+    head: Vector
     """What stands behind the change, which is zero, in a vector."""
     pushed: dict[str, bytes] = field(default_factory=dict)
     requests: dict[str, tuple[Message, list[str]]] = field(default_factory=dict)
@@ -167,18 +167,16 @@ class Fleet:
 
     def masked(self, hospital: Hospital, request: messages.MaskedInput) -> tuple[messages.InputMasked, ArrayRecord]:
         asked = secagg.decode(request.request, secagg.MaskedInputRequest, secagg.Limits(), PLACE)
-        vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.limbs.nbytes), self.limbs.dtype)
-        vector[PARAMETERS:] = self.limbs
+        vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.head.nbytes), self.head.dtype)
+        vector[:-PARAMETERS] = self.head
         shared = hospital.shared[asked.round_number]
-        state, message, vector = masked_input.mask(shared, asked, asked.model_hash, vector)
+        state, message, vector = masked_input.mask(shared, asked, vector)
         hospital.masked[asked.round_number] = state
         following = request.next_round
         reply = messages.InputMasked(
             masked=secagg.encode(message),
             advertised=None if following is None else secagg.encode(hospital.advertise(following)),
             epsilon=None,
-            training_seconds=0.0,
-            masking_seconds=0.0,
         )
         return reply, sent_vector(vector)
 
@@ -228,11 +226,12 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     description = describe(config, RUN_ID, ("normal", "pneumonia"), 1, dict.fromkeys(keys, ""), PARAMETERS)
     parameters = protocol_parameters(description, keys, config.aggregation.min_hospitals)
     small = describe(config, RUN_ID, ("normal", "pneumonia"), 1, dict.fromkeys(keys, ""), 1)
-    part = count(np.array([[1, 0], [0, 1]], np.float32), np.array([0, 1]), layout_of(small).evaluation)
-    counts = EvaluationCounts(part, part)
-    limbs = layout_of(small).encode(np.zeros(1, np.float32), 10, counts, os.urandom)[1:]
+    layout = layout_of(small)
+    assert isinstance(layout.evaluation, int)
+    tail = Tail(10, 5, 5, np.zeros(layout.evaluation, np.int64))
+    head = layout.encode(np.zeros(1, np.float32), tail, os.urandom)[:-1]
     parties = [Hospital(name, identity, parameters, os.urandom) for name, identity in identities.items()]
-    fleet, events = Fleet(dict(enumerate(parties, 1)), limbs), list[Event]()
+    fleet, events = Fleet(dict(enumerate(parties, 1)), head), list[Event]()
     grid = http_grid.HttpGrid(token="token")
     grid._client, grid._run = cast("Any", fleet), cast("Any", SimpleNamespace(run_id=1))
     store = CheckpointStore(folder)

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from common import metric_names as names
+from common.config import Config, replace
 from common.errors import RunError
-from common.events import Event, RoundDone, RunFinished, RunStarted
+from common.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
 from server.metrics import RunMetrics
 from tests.example_run import HOSPITALS, RUN_ID, example_run
 
@@ -139,3 +140,50 @@ def test_a_broken_event_fails_every_scrape_rather_than_showing_stale_values(tmp_
     for _ in range(2):
         with pytest.raises(RunError, match="round"):
             metrics.collect()
+
+
+def test_figures_say_whose_records_they_are_of_and_how_sure_they_are(tmp_path: Path) -> None:
+    events = example_run(6)
+    last = [event for event in events if isinstance(event, RoundDone)][-1]
+    _write(tmp_path, events)
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_measured_info", ("validation", "no")] == 1
+    assert samples["confide_measured_round", ()] == 6
+    assert samples["confide_interval_low", ("accuracy",)] == last.intervals["accuracy"][0]
+    assert samples["confide_interval_high", ("auc",)] == last.intervals["auc"][1]
+    assert samples["confide_evaluation_epsilon", ("validation",)] == last.evaluation_epsilon
+
+
+def test_the_last_models_test_figures_have_series_of_their_own(tmp_path: Path) -> None:
+    events = example_run(6)
+    tested = next(event for event in events if isinstance(event, Evaluated))
+    _write(tmp_path, events)
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_test", ("accuracy",)] == tested.accuracy
+    assert samples["confide_test_low", ("accuracy",)] == tested.intervals["accuracy"][0]
+    assert samples["confide_test_noise", ("accuracy",)] == tested.noise["accuracy"]
+    assert samples["confide_evaluation_epsilon", ("test",)] == tested.epsilon
+    _write(tmp_path, example_run(6, tested=False))
+    assert not any(name == "confide_test" for name, _ in _samples(RunMetrics(tmp_path)))
+
+
+def test_a_round_that_was_not_measured_leaves_the_figures_of_the_one_before(tmp_path: Path) -> None:
+    events = example_run(12)
+    third = next(index for index, event in enumerate(events) if isinstance(event, RoundDone) and event.step == 3)
+    _write(tmp_path, events[: third + 1])
+    samples = _samples(RunMetrics(tmp_path))
+    second = next(event for event in events if isinstance(event, RoundDone) and event.step == 2)
+    assert samples["confide_round", ()] == 3
+    assert samples["confide_measured_round", ()] == 2
+    assert samples["confide_accuracy", ()] == second.accuracy
+
+
+def test_exact_counts_are_called_so_and_have_no_epsilon(tmp_path: Path) -> None:
+    config = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
+    _write(tmp_path, example_run(3, config=config, authority_on_server=True))
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_measured_info", ("test", "yes")] == 1
+    assert not any(name == "confide_evaluation_epsilon" for name, _ in samples)
+    (told,) = (labels for name, labels in samples if name == "confide_run_info")
+    assert "exact counts: not differentially private" in told[-1]
+    assert "The server holds the authority's key" in told[-1]

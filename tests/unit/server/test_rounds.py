@@ -9,23 +9,26 @@ import numpy.typing as npt
 import pytest
 
 from client.contribution import Contribution, Contributor
-from common.config import HospitalConfig
+from common.evaluation.plan import Part
 from common.events import Dropout, Exchange, Refusal
 from common.messages import Request
+from common.round_terms import Purpose
 from common.run_terms import protocol_parameters
 from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFewSignaturesError
 from common.secagg.masks import apply_masks
 from deploy.in_process import Loss
 from server.conversation import Conversation
 from server.initial_model import initial_model
-from server.rounds import Aggregation, PlainAggregation, RoundSum, SecureAggregation
+from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
 from server.run import describe
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, small
+from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, Vanishing, everybody, small, willing
 
 VANISHING = "hospital-2"
 OTHERS = tuple(name for name in HOSPITALS if name != VANISHING)
 
-TRUSTING = {f"hospital_{number}": HospitalConfig(allow_semi_honest=True) for number in range(1, 5)}
+TRUSTING = everybody(allow_semi_honest=True)
+
+TRAIN = Asked(Purpose.TRAIN)
 
 EXCHANGES = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
 
@@ -41,6 +44,7 @@ class Rounds:
         )
         least = config.aggregation.min_hospitals
         parameters = protocol_parameters(self.description, made.consortium.roster_keys, least)
+        self.parameters = parameters
         self.conversation = Conversation(made.consortium.transport, config.transport, made.events.append)
         self.aggregation: Aggregation = (
             PlainAggregation(self.description, parameters, self.conversation)
@@ -66,15 +70,16 @@ class Rounds:
 
         patch.setattr(Contributor, "contribute", heard)
 
-    def round(self, number: int, *, train: bool = True, hospitals: Collection[str] = HOSPITALS) -> RoundSum:
+    def round(self, number: int, asked: Asked = TRAIN, hospitals: Collection[str] = HOSPITALS) -> RoundSum:
         self.conversation.begin_round()
-        return self.aggregation.aggregate(number, hospitals, self.model, train=train, next_round=number + 1)
+        return self.aggregation.aggregate(number, hospitals, self.model, asked, next_round=number + 1)
 
     def plain_sum(self, number: int, survivors: Collection[str]) -> npt.NDArray[Any]:
         first, *rest = (self.vectors[number, name] for name in survivors)
+        total = first.copy()
         for vector in rest:
-            first = first + vector
-        return first
+            self.parameters.add(total, vector)
+        return total
 
 
 @pytest.fixture
@@ -162,14 +167,26 @@ def test_below_the_threshold_there_is_no_sum_and_the_next_round_starts_afresh(
     np.testing.assert_array_equal(summed.total, rounds.plain_sum(3, HOSPITALS))
 
 
-def test_an_evaluation_computes_no_gradient_and_costs_nothing(rounds: Rounds) -> None:
-    summed = rounds.round(1, train=False)
-    decoded = rounds.made.run()._layout.decode(summed.total, len(summed.survivors))
+def test_an_evaluation_computes_no_gradient_and_costs_only_the_part_it_measures(rounds: Rounds) -> None:
+    run = rounds.made.run()
+    question = run._measurements.of_last_model(Part.TEST)
+    summed = rounds.round(1, Asked(Purpose.EVALUATE, question))
+    decoded = run._layout.decode(summed.total, len(summed.survivors))
     assert not decoded.mean_delta.any()
+    assert (decoded.tail.validation_units, decoded.tail.test_units) == (0, 4 * POLICY.stated_test_units)
     assert all(report.spent == 0.0 for report in summed.epsilon.values())
-    assert rounds.made.booked(VANISHING) == []
+    assert [entry["booking"]["account"] for entry in rounds.made.spent(VANISHING)] == ["test"]
 
 
+def test_a_sum_that_measures_needs_its_noise_in_every_mode(rounds: Rounds) -> None:
+    asked = Asked(Purpose.TRAIN, rounds.made.run()._measurements.while_training(0))
+    for hospital in ("hospital-1", "hospital-2"):
+        rounds.made.consortium.transport.line = Vanishing(hospital, 1, "masked_input", Loss.OF_REPLY)
+    summed = rounds.round(1, asked)
+    assert (summed.cohort, summed.terms.fewest_survivors, len(summed.survivors)) == (4, 3, 3)
+
+
+PLAIN: dict[str, dict[str, Any]] = {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}}
 DISTRIBUTED = {"mode": "distributed", "target_epsilon": 2.0}
 
 
@@ -211,7 +228,7 @@ def test_in_mode_distributed_hospitals_themselves_refuse_a_sum_with_too_little_n
         aggregation={"adversary": adversary},
     )
     rounds = Rounds(strict, monkeypatch)
-    monkeypatch.setattr(SecureAggregation, "_fewest", lambda _self, routed: routed.directory.threshold)
+    monkeypatch.setattr("server.rounds._fewest", lambda routed, _terms: routed.directory.threshold)
     strict.consortium.transport.line = Vanishing(VANISHING, 1, "masked_input", Loss.OF_REPLY)
     with pytest.raises((TooFewSignaturesError, TooFewSharesError)):
         rounds.round(1)
@@ -221,9 +238,9 @@ def test_in_mode_distributed_hospitals_themselves_refuse_a_sum_with_too_little_n
 
 
 def test_plain_mode_sums_bare_vectors(dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    agreed = HospitalConfig(allow_plain=True)
-    policies = {name.replace("-", "_"): agreed for name in OTHERS}
-    rounds = Rounds(small(dealt, tmp_path, policies=policies, aggregation={"mode": "plain"}), monkeypatch)
+    bare = everybody(allow_plain=True, allow_exact_evaluation=True)
+    policies = {**bare, "hospital_2": willing(allow_exact_evaluation=True)}
+    rounds = Rounds(small(dealt, tmp_path, policies=policies, **PLAIN), monkeypatch)
     summed = rounds.round(1)
     assert summed.survivors == OTHERS
     np.testing.assert_array_equal(summed.total, rounds.plain_sum(1, OTHERS))
@@ -234,7 +251,8 @@ def test_plain_mode_sums_bare_vectors(dealt: Dealt, tmp_path: Path, monkeypatch:
 def test_plain_mode_also_refuses_a_sum_of_too_few(
     dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policies = {"hospital_1": HospitalConfig(allow_plain=True), "hospital_3": HospitalConfig(allow_plain=True)}
-    rounds = Rounds(small(dealt, tmp_path, policies=policies, aggregation={"mode": "plain"}), monkeypatch)
+    agreed = willing(allow_plain=True, allow_exact_evaluation=True)
+    policies = {"hospital_1": agreed, "hospital_3": agreed}
+    rounds = Rounds(small(dealt, tmp_path, policies=policies, **PLAIN), monkeypatch)
     with pytest.raises(TooFewHospitalsError, match="at least 3 hospitals must submit a vector, got 2"):
         rounds.round(1)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +10,12 @@ import torch
 from torch.nn import functional
 
 from client.training import _as_input
-from common.config import HospitalConfig
-from common.events import COMPLETED, Dropout, Event, Refusal, RoundDone, RunFinished, RunStarted
+from common.events import COMPLETED, Dropout, Evaluated, Event, Refusal, RoundDone, RunFinished, RunStarted
 from common.models.flat import share_parameters
 from common.privacy.distributed import DistributedMechanism
 from deploy.in_process import Loss
 from server.checkpoints import CheckpointStore
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Vanishing, small
+from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Vanishing, everybody, small, willing
 
 
 class KilledError(BaseException):
@@ -29,11 +29,35 @@ def test_a_run_trains_every_round_and_measures_every_model(dealt: Dealt, tmp_pat
     assert made.of(RunFinished)[0].rounds_done == 2
     done = made.of(RoundDone)
     assert [event.step for event in done] == [1, 2]
+    assert [event.part for event in done] == ["validation", "validation"]
     assert made.hospitals == [4, 4]
-    tested = sum(len(part) for name, part in dealt.data.parts.items() if name == "test")
-    assert all(sum(map(sum, event.confusion)) == tested for event in done)
+    (tested,) = made.of(Evaluated)
+    assert (tested.step, tested.records, tested.exact) == (2, 4 * POLICY.stated_test_units, False)
+    assert 0 < tested.epsilon <= made.config.evaluation.target_epsilon
     assert 0 < done[0].epsilon < done[1].epsilon <= made.config.privacy.target_epsilon
     assert made.config.privacy.target_epsilon - done[1].epsilon < 0.02
+
+
+def test_a_run_measures_a_model_of_each_round_and_books_it_to_its_own_account(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path, experiment={"rounds": 3})
+    made.run().train()
+    for hospital in HOSPITALS:
+        accounts = [entry["booking"]["account"] for entry in made.spent(hospital)]
+        # The class count rides on round 1; the models of steps 1 and 2 on rounds 2 and 3; the last is measured twice.
+        assert accounts == ["training", "validation"] * 3 + ["validation", "test"]
+
+
+def test_exact_counts_measure_every_model_on_every_test_record(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path, policies=everybody(allow_exact_evaluation=True), evaluation={"exact": True})
+    assert made.run().train() == COMPLETED
+    done, (last,) = made.of(RoundDone), made.of(Evaluated)
+    tested = sum(len(part) for name, part in dealt.data.parts.items() if name == "test")
+    assert all(sum(map(sum, event.confusion)) == tested for event in (*done, last))
+    assert [event.part for event in done] == ["test", "test"]
+    assert last.exact
+    assert "not differentially private" in last.claim
+    assert (last.accuracy, last.auc) == (done[-1].accuracy, done[-1].auc)
+    assert {entry["booking"]["account"] for entry in made.spent("hospital-1")} == {"training"}
 
 
 def test_the_model_changes_and_is_kept(dealt: Dealt, tmp_path: Path) -> None:
@@ -60,7 +84,7 @@ def test_a_hospital_that_vanishes_does_not_stop_the_run(dealt: Dealt, tmp_path: 
 
 
 def test_a_hospital_whose_budget_is_spent_retires_and_the_run_goes_on(dealt: Dealt, tmp_path: Path) -> None:
-    made = small(dealt, tmp_path, policies={"hospital_3": HospitalConfig(epsilon_budget=3.0)}, experiment={"rounds": 3})
+    made = small(dealt, tmp_path, policies={"hospital_3": willing(epsilon_budget=3.0)}, experiment={"rounds": 3})
     assert made.run().train() == COMPLETED
     (refusal,) = made.of(Refusal)
     assert (refusal.hospital, refusal.code) == ("hospital-3", "budget_exceeded")
@@ -73,7 +97,7 @@ def test_a_hospital_whose_budget_is_spent_retires_and_the_run_goes_on(dealt: Dea
 
 
 def test_a_run_without_enough_willing_hospitals_ends_in_good_order(dealt: Dealt, tmp_path: Path) -> None:
-    unwilling = HospitalConfig(epsilon_budget=0.1)
+    unwilling = willing(epsilon_budget=0.1)
     made = small(dealt, tmp_path, policies={"hospital_1": unwilling, "hospital_2": unwilling})
     reason = made.run().train()
     assert reason.startswith("2 of at least 3 hospitals are left after refusals")
@@ -125,8 +149,10 @@ def test_mode_distributed_spends_its_target_and_no_more(dealt: Dealt, tmp_path: 
     assert spent == sorted(spent)
     assert 1.98 < spent[-1] <= 2.0
     booked = made.booked("hospital-1")
-    assert [entry["event"]["kind"] for entry in booked] == ["distributed_discrete_gaussian"] * 3
-    assert {(entry["event"]["sample_rate"], entry["event"]["steps"]) for entry in booked} == {(0.5, 1)}
+    assert [entry["booking"]["event"]["kind"] for entry in booked] == ["distributed_discrete_gaussian"] * 3
+    assert {(entry["booking"]["event"]["sample_rate"], entry["booking"]["event"]["steps"]) for entry in booked} == {
+        (0.5, 1)
+    }
 
 
 def test_a_step_of_mode_distributed_follows_the_mean_gradient_of_all_hospitals_records(
@@ -150,7 +176,7 @@ def test_a_step_of_mode_distributed_follows_the_mean_gradient_of_all_hospitals_r
     for part in (contributor._train for contributor in contributors):
         loss = functional.cross_entropy(model(_as_input(part.inputs)), part.labels, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]
-    records = sum(len(contributor._train) for contributor in contributors)
+    records = len(HOSPITALS) * POLICY.stated_training_units
     gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None]) / records
     kept = CheckpointStore(tmp_path / "checkpoints").latest(RUN_ID)
     assert kept is not None
@@ -163,7 +189,6 @@ def test_patients_are_the_unit_in_both_modes(dealt: Dealt, tmp_path: Path) -> No
             dealt,
             tmp_path / mode,
             experiment={"rounds": 1},
-            training={"batch_size": 16, "sample_rate": 0.5},
             privacy={"mode": mode, "unit": "patient", "delta": 1e-2},
         )
         assert made.run().train() == COMPLETED, mode
@@ -171,8 +196,12 @@ def test_patients_are_the_unit_in_both_modes(dealt: Dealt, tmp_path: Path) -> No
 
 
 def test_without_privacy_no_epsilon_is_claimed(dealt: Dealt, tmp_path: Path) -> None:
-    policies = {name.replace("-", "_"): HospitalConfig(allow_no_privacy=True) for name in HOSPITALS}
-    made = small(dealt, tmp_path, policies=policies, experiment={"rounds": 1}, privacy={"mode": "none"})
+    exact: dict[str, dict[str, Any]] = {
+        "experiment": {"rounds": 1},
+        "privacy": {"mode": "none"},
+        "evaluation": {"exact": True},
+    }
+    made = small(dealt, tmp_path, policies=everybody(allow_no_privacy=True), **exact)
     assert made.run().train() == COMPLETED
     assert math.isnan(made.of(RoundDone)[0].epsilon)
     assert not (tmp_path / "hospital-1" / "ledger").exists()

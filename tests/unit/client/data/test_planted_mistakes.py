@@ -154,9 +154,7 @@ def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
         training={"batch_size": contract.batch_size},
         privacy={"delta": contract.delta, "unit": contract.unit},
     )
-    layout = layout_for(
-        config.model, config.aggregation, config.evaluation, classes=2, channels=1, hospitals=len(roster)
-    )
+    layout = layout_for(config.model, config.aggregation, 15, classes=2, channels=1, hospitals=len(roster))
     return RunDescription.of(
         config,
         run_id="ab" * 16,

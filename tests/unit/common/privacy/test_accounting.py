@@ -1,6 +1,7 @@
 """ε against published values, an independent accountant, and the properties any composition must have."""
 
 import dataclasses
+import itertools
 import math
 import random
 import subprocess
@@ -27,6 +28,7 @@ from common.privacy.accounting import (
     MechanismKind,
     against_everyone,
     epsilon,
+    for_a_group,
     rounded_up,
 )
 from tests.unit.common.privacy.published import as_dp_event, gaussian, published, steps_of
@@ -242,7 +244,7 @@ def test_an_infinite_epsilon_is_shown_as_such() -> None:
 def test_a_claim_names_delta_unit_adversary_and_accountant() -> None:
     claim = Epsilon(1.2345, 1e-5, PrivacyUnit.PATIENT, Adversary.COLLUDING_SERVER, Accountant.RDP, colluders=2)
     assert str(claim) == (
-        "ε = 1.235 at δ = 1e-05 for each patient, against the server with colluding hospitals (2) (RDP)"
+        "ε = 1.235 at δ = 1e-05 for each patient (zero-out), against the server with colluding hospitals (2) (RDP)"
     )
 
 
@@ -250,6 +252,92 @@ def test_local_noise_is_the_same_against_everyone() -> None:
     claims = against_everyone(2.0, 1e-5, PrivacyUnit.RECORD, Accountant.PRV, colluders=3)
     assert [claim.adversary for claim in claims] == list(Adversary)
     assert {claim.value for claim in claims} == {2.0}
+    without = against_everyone(2.0, 1e-5, PrivacyUnit.RECORD, Accountant.PRV, colluders=0)
+    assert [claim.adversary for claim in without] == [each for each in Adversary if each != Adversary.COLLUDING_SERVER]
+
+
+# --- groups: a patient with several records, where each record is protected by itself ---
+
+
+@pytest.mark.parametrize(("noise_multiplier", "rate"), [(1.2, 0.1), (2.0, 0.3), (0.8, 0.02)])
+def test_a_group_of_one_is_a_unit(noise_multiplier: float, rate: float) -> None:
+    orders = (1.1, 1.5, 2.0, 3.7, 10.0, 32.0)
+    by_integral = [accounting._group_divergence(noise_multiplier, rate, 1, order) for order in orders]
+    assert by_integral == pytest.approx(accounting._rdp_curve(noise_multiplier, rate, orders), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_divergence_of_a_group_is_the_sum_that_it_is_at_whole_orders(size: int, order: int) -> None:
+    """The moment of a mixture of Gaussians is, at a whole order, a sum over which member each factor is of."""
+    noise_multiplier, rate = 1.3, 0.2
+    weights = [math.comb(size, j) * rate**j * (1 - rate) ** (size - j) for j in range(size + 1)]
+    moment = math.fsum(
+        math.prod(weights[j] for j in members)
+        * math.exp(sum(a * b for a, b in itertools.combinations(members, 2)) / noise_multiplier**2)
+        for members in itertools.product(range(size + 1), repeat=order)
+    )
+    got = accounting._group_divergence(noise_multiplier, rate, size, float(order))
+    assert got == pytest.approx(math.log(moment) / (order - 1), rel=1e-9)
+
+
+def test_a_group_costs_no_less_than_an_independent_accountant_says_and_little_more() -> None:
+    noise_multiplier, rate, size, steps = 2.0, 0.1, 10, 250
+    chosen = np.arange(size + 1)
+    weights = [math.comb(size, int(j)) * rate**j * (1 - rate) ** (size - j) for j in chosen]
+    independent = PLDAccountant(value_discretization_interval=1e-2)
+    mixture = dp_accounting.dp_event.MixtureOfGaussiansDpEvent(noise_multiplier, [float(j) for j in chosen], weights)
+    independent.compose(mixture, steps)
+    exact = independent.get_epsilon(1e-5)
+    got = epsilon([for_a_group(gaussian(noise_multiplier, rate, steps), size)], 1e-5)
+    assert exact <= got <= 1.08 * exact
+
+
+def test_gradients_that_point_elsewhere_are_told_no_better() -> None:
+    """The claim of the module's head, where the patient's two records don't move the sum in one direction."""
+    noise_multiplier, rate, order = 1.0, 0.3, 3.0
+    bound = accounting._group_divergence(noise_multiplier, rate, 2, order)
+    grid = np.linspace(-14, 14, 561)
+    x, y = np.meshgrid(grid, grid)
+    density = np.exp(-(x**2 + y**2) / 2) / (2 * np.pi) * (grid[1] - grid[0]) ** 2
+    for angle in (0.0, 0.5, math.pi / 2, 3.0):
+        for length in (0.4, 1.0):
+            shifts = np.array([[0, 0], [1, 0], [math.cos(angle), math.sin(angle)]]) * [[0], [1], [length]]
+            both = shifts[1] + shifts[2]
+            ratio = sum(
+                weight * np.exp(x * v[0] + y * v[1] - v @ v / 2)
+                for weight, v in zip(
+                    ((1 - rate) ** 2, rate * (1 - rate), rate * (1 - rate), rate**2), [*shifts, both], strict=True
+                )
+            )
+            for power in (order, 1 - order):
+                divergence = math.log(float((density * ratio**power).sum())) / (order - 1)
+                assert divergence <= bound * (1 + 1e-9)
+
+
+def test_more_records_of_a_patient_never_cost_less() -> None:
+    event = gaussian(2.0, 0.1, 20)
+    costs = [epsilon([for_a_group(event, size)], 1e-5, Accountant.RDP) for size in (1, 2, 3, 5, 10, 30)]
+    assert costs == sorted(costs)
+    assert costs[0] == epsilon([event], 1e-5, Accountant.RDP)
+    # Where each record is in each batch, they add up to one vector of that many times the norm, which PRV composes too.
+    assert epsilon([for_a_group(gaussian(40.0, 1.0, 5), 10)], 1e-5) == epsilon([gaussian(4.0, 1.0, 5)], 1e-5)
+
+
+def test_groups_of_groups_are_groups() -> None:
+    event = gaussian(2.0, 0.1, 20)
+    assert for_a_group(for_a_group(event, 2), 3) == for_a_group(event, 6)
+
+
+def test_a_group_that_takes_too_long_to_integrate_is_claimed_nothing_of() -> None:
+    assert epsilon([for_a_group(gaussian(0.1, 0.1, 20), 1000)], 1e-5) == math.inf
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, accounting.LARGEST_GROUP + 1])
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_a_group_that_is_none_is_refused(size: int, rate: float) -> None:
+    with pytest.raises(PrivacyError, match="a group must be from 1"):
+        for_a_group(gaussian(1.0, rate, 1), size)
 
 
 def test_an_integral_that_is_not_vouched_for_is_no_bound() -> None:

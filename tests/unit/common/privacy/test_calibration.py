@@ -6,10 +6,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.config import PrivacyUnit
+from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import PrivacyError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon
-from common.privacy.calibration import EPSILON_TOLERANCE, FEWEST_UNITS, noise_multiplier, require_meaningful
+from common.privacy.calibration import (
+    EPSILON_TOLERANCE,
+    FEWEST_UNITS,
+    local_event,
+    noise_multiplier,
+    require_enough_units,
+    require_meaningful,
+    run_noise_multiplier,
+)
+from common.privacy.schedule import schedule_of
 from tests.unit.common.privacy.published import gaussian, published
 
 
@@ -68,8 +77,8 @@ def test_meaningful_parameters_give_the_sample_rate() -> None:
         (1000, 50, float("nan"), "set privacy.delta"),
         (1000, 1001, 1e-5, "set training.batch_size to at most 1000"),
         (1000, 0, 1e-5, "set training.batch_size"),
-        (FEWEST_UNITS - 1, 5, 1e-5, "add data or stay out of this run"),
-        (0, 1, 1e-5, "add data or stay out of this run"),
+        (FEWEST_UNITS - 1, 5, 1e-5, "or stay out of this run"),
+        (0, 1, 1e-5, "or stay out of this run"),
     ],
 )
 def test_what_means_nothing_is_refused_with_the_remedy(units: int, batch: int, delta: float, remedy: str) -> None:
@@ -86,3 +95,34 @@ def test_calibration_is_for_the_mechanism_that_is_booked() -> None:
     multiplier = noise_multiplier(3.0, 1e-5, 0.2, 10)
     booked = MechanismEvent(MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, multiplier, 0.2, 10, approximation=1e-25)
     assert epsilon([booked], 1e-5) <= 3.0
+
+
+def test_a_refusal_is_about_what_is_stated() -> None:
+    require_enough_units(FEWEST_UNITS, 1e-3)
+    with pytest.raises(
+        PrivacyError, match=r"must state at least 20 training patients, got 19; raise hospital\.stated_tr"
+    ):
+        require_enough_units(FEWEST_UNITS - 1, 1e-3, PrivacyUnit.PATIENT)
+    with pytest.raises(PrivacyError, match="δ must be above 0 and below 1 / 100 stated records"):
+        require_enough_units(100, 0.01)
+
+
+@pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])
+@pytest.mark.parametrize("rate", [0.1, 0.3, 1.0])
+def test_the_rounds_that_are_booked_together_cost_the_target_and_no_more(mode: PrivacyMode, rate: float) -> None:
+    training = TrainingConfig(sample_rate=rate, local_epochs=2)
+    privacy = PrivacyConfig(mode=mode, target_epsilon=3.0, accountant="rdp")
+    schedule = schedule_of(training, privacy)
+    multiplier = run_noise_multiplier(training, privacy, 5)
+    spent = epsilon([gaussian(multiplier, rate, schedule.steps)] * 5, privacy.delta, Accountant.RDP)
+    assert 3.0 - EPSILON_TOLERANCE <= spent <= 3.0
+
+
+def test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps() -> None:
+    """With another rate, or fewer steps, the booked ε would be below the one that training gives away."""
+    training = TrainingConfig(sample_rate=0.3, local_epochs=2)
+    privacy = PrivacyConfig(target_epsilon=3.0, accountant="rdp")
+    event = local_event(training, privacy, 5)
+    assert event.kind is MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN
+    assert (event.sample_rate, event.steps, event.approximation) == (0.3, 8, 0.0)
+    assert event.noise_multiplier == run_noise_multiplier(training, privacy, 5)

@@ -232,23 +232,54 @@ def test_the_sum_over_a_ring_is_the_sum_over_the_integers() -> None:
 def test_each_adversary_gets_its_own_epsilon_and_more_colluders_never_less() -> None:
     target = 3.0
     multiplier = noise_multiplier(target, 1e-5, 0.1, 5, Accountant.RDP)
-    before = 0.0
+    before = math.inf
     for colluders in range(3):
         run = fitted(noise_multiplier=multiplier, hospitals=5, colluders=colluders)
-        outsider, server, colluding = run.epsilons(0.1, 5, 5, 1e-5, PrivacyUnit.RECORD, Accountant.RDP)
-        assert [each.adversary for each in (outsider, server, colluding)] == list(Adversary)
-        assert outsider.value == server.value <= colluding.value <= target
-        assert colluding.colluders == colluders
-        # The more noise is there in case of colluders, the less a server without any learns.
-        assert colluders == 0 or server.value < before
-        before = server.value
+        claims = run.epsilons(0.1, 5, 5, 1e-5, PrivacyUnit.PATIENT, Accountant.RDP)
+        by = {claim.adversary: claim for claim in claims}
+        assert list(by) == list(Adversary)[: 3 if colluders == 0 else 4]
+        assert {claim.unit for claim in claims} == {PrivacyUnit.PATIENT}
+        outsider, hospital, server = (by[each].value for each in list(Adversary)[:3])
+        assert outsider == server < hospital
+        # The more noise is there in case of colluders, the less everybody else learns.
+        assert server < before
+        before = server
+        if colluders == 0:
+            assert server <= target < hospital
+        else:
+            assert by[Adversary.COLLUDING_SERVER].colluders == colluders
+            assert hospital <= by[Adversary.COLLUDING_SERVER].value <= target
+        if colluders == 1:
+            assert hospital == pytest.approx(by[Adversary.COLLUDING_SERVER].value, rel=1e-6)
 
 
-def test_without_colluders_the_server_alone_is_the_strongest() -> None:
-    run = fitted(colluders=0)
-    _, server, colluding = run.epsilons(0.1, 20, 4, 1e-5, PrivacyUnit.PATIENT, Accountant.RDP)
-    assert server.value == pytest.approx(colluding.value, rel=1e-6)
-    assert server.unit is PrivacyUnit.PATIENT
+@pytest.mark.parametrize(("target", "of_a_hospital"), [(1.0, 1.26), (3.0, 3.87), (8.0, 10.9)])
+def test_another_hospital_of_the_run_knows_its_own_noise(target: float, of_a_hospital: float) -> None:
+    """Four hospitals, one dropout tolerated, no colluders: what is 1, 3, 8 against the server is more against them."""
+    rate, rounds, delta = 0.4, 30, 1e-4
+    run = fitted(
+        noise_multiplier=noise_multiplier(target, delta, rate, rounds), hospitals=4, colluders=0, tolerated_dropouts=1
+    )
+    outsider, hospital, server = run.epsilons(rate, rounds, 4, delta, PrivacyUnit.RECORD, Accountant.PRV)
+    assert outsider.value == server.value <= target
+    assert hospital.adversary is Adversary.HOSPITAL
+    assert hospital.value == pytest.approx(of_a_hospital, abs=0.05)
+    assert str(hospital).endswith("for each record (zero-out), against another hospital of the run (PRV)")
+
+
+def test_nothing_is_claimed_where_no_honest_noise_remains() -> None:
+    run = fitted(hospitals=2, colluders=0, tolerated_dropouts=1)
+    _, hospital, _ = run.epsilons(0.1, 20, 2, 1e-5, PrivacyUnit.RECORD, Accountant.RDP)
+    assert hospital.value == math.inf
+    assert run.event_against(1, 2, 0.1) is None
+
+
+def test_the_event_against_the_agreed_colluders_is_never_cheaper_than_what_is_booked() -> None:
+    run = fitted(hospitals=6, colluders=2)
+    booked, against = run.event(0.1), run.event_against(2, 6, 0.1)
+    assert against is not None
+    assert against.noise_multiplier == pytest.approx(booked.noise_multiplier, rel=1e-6)
+    assert against.noise_multiplier >= booked.noise_multiplier
 
 
 def test_a_round_is_booked_as_the_gaussian_it_is_bounded_by() -> None:

@@ -15,7 +15,7 @@ from common.secagg.masks import Mask, apply_masks
 from common.secagg.messages import MaskedInputRequest
 from common.secagg.parameters import Adversary, Vector
 from common.secagg.share_keys import SharePair
-from tests.protocol.parties import MODEL_HASH, Consortium
+from tests.protocol.parties import TERMS, Consortium
 
 NAME = "hospital-1"
 
@@ -29,7 +29,7 @@ def both(pair: SharePair) -> tuple[bytes, bytes]:
 
 
 def request_of(consortium: Consortium) -> MaskedInputRequest:
-    return consortium.routed().request_for(NAME, MODEL_HASH)
+    return consortium.routed().request_for(NAME, TERMS)
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ def test_shared_keys_erase_the_keys_the_seed_and_the_hospitals_own_shares(consor
 
 def test_what_was_accepted_erases_what_was_opened_for_it_and_can_be_accepted_again(consortium: Consortium) -> None:
     request, shared = request_of(consortium), consortium[NAME].shared[1]
-    accepted = masked_input.accept(shared, request, MODEL_HASH)
+    accepted = masked_input.accept(shared, request)
     accepted.erase()
     assert len(accepted.shares) == 3
     assert all(is_erased(*both(pair)) for pair in accepted.shares.values())
-    again = masked_input.accept(shared, request, MODEL_HASH)
+    again = masked_input.accept(shared, request)
     assert not any(is_erased(secret) for pair in again.shares.values() for secret in both(pair))
 
 
@@ -163,17 +163,18 @@ def test_mask_seeds_are_erased_also_when_masking_fails(consortium: Consortium, *
 
     def watched(vector: Vector, masks: Sequence[Mask]) -> None:
         seeds.extend(mask.seed for mask in masks)
-        assert not any(is_erased(seed) for seed in seeds)
+        assert not any(is_erased(mask.seed) for mask in masks)
         if fails:
             raise MemoryError
         apply_masks(vector, masks)
 
     request, shared = request_of(consortium), consortium[NAME].shared[1]
     try:
-        masked_input.mask(shared, request, MODEL_HASH, consortium.vector().copy(), watched)
+        masked_input.mask(shared, request, consortium.vector().copy(), watched)
     except MemoryError:
         assert fails
-    assert len(seeds) == 4
+    # Each part of the vector has masks of its own.
+    assert len(seeds) == (4 if fails else 2 * 4)
     assert is_erased(*seeds)
 
 
@@ -205,5 +206,5 @@ def test_the_server_erases_what_it_rebuilt_and_the_seeds_it_made_of_it(
     except InconsistentDealingError:
         assert fails
     assert len(rebuilt) == 4
-    assert len(seeds) == (0 if fails else 3 + 3)
+    assert len(seeds) == (0 if fails else 2 * (3 + 3))
     assert is_erased(*rebuilt, *seeds)

@@ -17,8 +17,10 @@ from common.secagg.keys import (
     is_signed,
     pairwise_seed_info,
     public_key,
+    self_mask_info,
     share_encryption_info,
 )
+from common.secagg.parameters import Segment
 
 VECTORS = Path(__file__).parents[3] / "vectors"
 
@@ -99,17 +101,24 @@ def test_low_order_is_exactly_what_the_library_fails_on() -> None:
     assert not is_low_order((9).to_bytes(32, "little"))
 
 
-def test_a_pair_has_one_mask_and_two_share_keys() -> None:
-    assert pairwise_seed_info(b"c", b"h", b"m", ("a", "b")) == pairwise_seed_info(b"c", b"h", b"m", ("b", "a"))
+@pytest.mark.parametrize("segment", list(Segment))
+def test_a_pair_has_one_mask_for_each_segment_and_two_share_keys(segment: Segment) -> None:
+    one, other = (pairwise_seed_info(b"c", b"h", b"r", pair, segment) for pair in (("a", "b"), ("b", "a")))
+    assert one == other
     assert share_encryption_info(b"c", b"h", "a", "b") != share_encryption_info(b"c", b"h", "b", "a")
 
 
 def test_a_mask_is_bound_to_all_of_its_context() -> None:
-    one = pairwise_seed_info(b"context", b"cohort", b"model", ("a", "b"))
-    others = {
-        pairwise_seed_info(b"other", b"cohort", b"model", ("a", "b")),
-        pairwise_seed_info(b"context", b"other", b"model", ("a", "b")),
-        pairwise_seed_info(b"context", b"cohort", b"other", ("a", "b")),
-        pairwise_seed_info(b"context", b"cohort", b"model", ("a", "c")),
+    infos = {
+        pairwise_seed_info(b"context", b"cohort", b"request", ("a", "b"), Segment.COUNTS),
+        pairwise_seed_info(b"other", b"cohort", b"request", ("a", "b"), Segment.COUNTS),
+        pairwise_seed_info(b"context", b"other", b"request", ("a", "b"), Segment.COUNTS),
+        pairwise_seed_info(b"context", b"cohort", b"other", ("a", "b"), Segment.COUNTS),
+        pairwise_seed_info(b"context", b"cohort", b"request", ("a", "c"), Segment.COUNTS),
+        pairwise_seed_info(b"context", b"cohort", b"request", ("a", "b"), Segment.CHANGE),
+        self_mask_info(b"context", "a", Segment.COUNTS),
+        self_mask_info(b"other", "a", Segment.COUNTS),
+        self_mask_info(b"context", "b", Segment.COUNTS),
+        self_mask_info(b"context", "a", Segment.CHANGE),
     }
-    assert len(others | {one}) == 5
+    assert len(infos) == 10

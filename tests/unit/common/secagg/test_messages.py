@@ -66,7 +66,7 @@ any_message = st.one_of(
     advertised,
     st.builds(KeyDirectory, run_ids, rounds, st.integers(0, 65_535), sorted_by("hospital", advertised)),
     st.builds(EncryptedShares, run_ids, rounds, names, hashes, hashes, sorted_by("recipient", encrypted)),
-    st.builds(MaskedInputRequest, run_ids, rounds, hashes, several, sorted_by("dealer", encrypted)),
+    st.builds(MaskedInputRequest, run_ids, rounds, st.binary(max_size=300), several, sorted_by("dealer", encrypted)),
     st.builds(MaskedInput, run_ids, rounds, names, hashes, hashes, st.sampled_from((16, 32)), rounds),
     st.builds(SurvivorList, run_ids, rounds, several, several),
     signed,

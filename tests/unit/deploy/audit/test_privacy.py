@@ -12,12 +12,15 @@ from torch import Tensor
 
 from client import training
 from client.ledger import Ledger
-from client.training import Schedule, TrainingData
-from common.config import PrivacyConfig, PrivacyMode
+from client.training import TrainingData
+from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit
 from common.errors import PrivacyError, RunError
 from common.keystream import Keystream
+from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.schedule import Schedule
 from deploy.audit import privacy as audit_privacy
+from deploy.audit.canary_evaluation import measure_with_a_canary
 from deploy.audit.canary_training import Setting, train_with_canaries
 from deploy.audit.one_run_bound import best_bound
 from deploy.audit.privacy import Verdict
@@ -35,7 +38,7 @@ def records() -> TrainingData:
 
 def audited(folder: Path, mode: PrivacyMode = PrivacyMode.LOCAL, seed: int = 1) -> Verdict:
     privacy = PrivacyConfig(mode=mode, target_epsilon=TARGET, delta=DELTA)
-    setting = Setting(canaries=1000, rounds=30, batch_size=120, hospitals=3, privacy=privacy)
+    setting = Setting(canaries=1000, rounds=30, sample_rate=0.24, hospitals=3, privacy=privacy)
     exposure = train_with_canaries(records(), setting, folder / "ledger", np.random.default_rng(seed).bytes)
     return Verdict(setting, exposure, best_bound(exposure.scores, exposure.included, DELTA, 0.95))
 
@@ -55,14 +58,14 @@ def without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_clipping", lambda norms, _: torch.ones_like(norms))
+    monkeypatch.setattr(training, "_clipping", lambda norms, _: torch.ones(len(norms)))
 
 
 def with_batches_larger_than_booked(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest: Callable[[Tensor, Schedule, Keystream], Iterator[Tensor]] = training._poisson_batches
+    honest = training._poisson_batches
 
-    def larger(units: Tensor, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
-        return honest(units, Schedule(plan.units, min(1.0, 10 * plan.sample_rate), plan.steps), stream)
+    def larger(data: TrainingData, unit: PrivacyUnit, plan: Schedule, stream: Keystream) -> Iterator[Tensor]:
+        return honest(data, unit, Schedule(min(1.0, 10 * plan.sample_rate), plan.steps), stream)
 
     monkeypatch.setattr(training, "_poisson_batches", larger)
 
@@ -101,13 +104,13 @@ def test_a_sum_without_its_noise_shares_gives_away_more_than_is_claimed(
 
 
 def test_the_claim_is_what_the_ledger_holds(tmp_path: Path) -> None:
-    claim = audited(tmp_path).exposure.claim
+    claim, policy = audited(tmp_path).exposure.claim, BudgetPolicy(TARGET, DELTA)
     bound_to = json.loads((tmp_path / "ledger" / "ledger.anchor").read_text())["fingerprint"]
-    assert Ledger.open(tmp_path / "ledger", bytes.fromhex(bound_to)).spent(DELTA) == claim.value
+    assert Ledger.open(tmp_path / "ledger", bytes.fromhex(bound_to)).spent(Account.TRAINING, policy) == claim.value
 
 
 def test_canaries_that_make_the_data_too_large_for_delta_are_refused(tmp_path: Path) -> None:
-    setting = Setting(200, 1, 10, 1, PrivacyConfig(delta=0.05))
+    setting = Setting(200, 1, 0.1, 1, PrivacyConfig(delta=0.05))
     with pytest.raises(PrivacyError, match="δ must be"):
         train_with_canaries(records(), setting, tmp_path / "ledger")
 
@@ -115,7 +118,7 @@ def test_canaries_that_make_the_data_too_large_for_delta_are_refused(tmp_path: P
 def test_the_command_says_what_it_found_and_what_it_cannot_show(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--canaries", "60", "--records", "30", "--rounds", "2", "--batch", "20", "--delta", "1e-3"]
+    small = ["--canaries", "60", "--records", "30", "--rounds", "2", "--sample-rate", "0.3", "--delta", "1e-3"]
     assert audit_privacy.main(["privacy", *small, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "What this cannot show" in printed
@@ -130,3 +133,38 @@ def test_the_command_says_what_it_found_and_what_it_cannot_show(
 def test_what_means_nothing_is_refused(wrong: list[str]) -> None:
     with pytest.raises(RunError, match=wrong[0]):
         audit_privacy.main(["privacy", *wrong])
+
+
+EVALUATED = PrivacyConfig(target_epsilon=1.0, delta=1e-4)
+
+
+def test_honest_evaluation_gives_away_something_and_less_than_it_claims(tmp_path: Path) -> None:
+    """Row 4 of the findings: one query told membership 100 times of 100; now at most Φ(μ/2), here .562 and sampling."""
+    exposure = measure_with_a_canary(4000, 600, 4, EVALUATED, tmp_path, np.random.default_rng(1).bytes)
+    bound = best_bound(exposure.scores, exposure.included, 1e-4, 0.95)
+    assert 0.98 < exposure.claim.value <= 1.0
+    assert bound.epsilon < exposure.claim.value
+    assert 0.52 < audit_privacy._best_accuracy(exposure) <= 0.61
+
+
+def test_evaluation_without_its_noise_is_refuted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        DistributedMechanism, "noise_share", lambda mechanism, *_: np.zeros(mechanism.dimension, np.int64)
+    )
+    exposure = measure_with_a_canary(4000, 600, 4, EVALUATED, tmp_path, np.random.default_rng(1).bytes)
+    assert best_bound(exposure.scores, exposure.included, 1e-4, 0.95).epsilon > exposure.claim.value
+
+
+@pytest.mark.slow
+def test_the_membership_attack_on_evaluation_stays_at_its_bound_over_ten_thousand_trials(tmp_path: Path) -> None:
+    exposure = measure_with_a_canary(10_000, 600, 4, EVALUATED, tmp_path)
+    assert audit_privacy._best_accuracy(exposure) <= 0.61
+
+
+def test_the_command_audits_test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = audit_privacy.main(
+        ["privacy", "--part", "test", "--epsilon", "1", "--canaries", "300", "--out", str(tmp_path)]
+    )
+    assert code == 0
+    assert "best accuracy of a guess" in capsys.readouterr().out
+    assert (tmp_path / "evaluation_audit.json").exists()

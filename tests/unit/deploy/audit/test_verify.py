@@ -1,6 +1,7 @@
 """Audit chains that agree are verified; whatever is changed, cut, added or hidden is found, with its place."""
 
 import datetime
+import json
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from common.identity import certificate_pem, make_authority
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
 from server.initial_model import initial_model
-from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
+from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer, terms_of
 
 
 @pytest.fixture
@@ -121,11 +122,12 @@ def test_a_step_that_no_sum_gave_is_found(run: AuditedRun) -> None:
 
 def test_survivors_that_did_not_sign_are_found(run: AuditedRun) -> None:
     model = hash_model(initial_model(run.description))
-    signatures = {name: run.signature(name, 4, model, NAMES[:2]).hex() for name in NAMES[:2]}
+    terms = terms_of(bytes.fromhex(_last_model(run)))
+    signatures = {name: run.signature(name, 4, terms_of(model), NAMES[:2]).hex() for name in NAMES[:2]}
     run.server.append(
         Summed(
-            run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), survivors=NAMES,
-            signatures=signatures, epsilon={},
+            run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), terms=terms.encode().hex(),
+            survivors=NAMES, signatures=signatures, epsilon={},
         )
     )  # fmt: skip
     with pytest.raises(AuditError, match="hospital-1 signed another view of round 4"):
@@ -134,11 +136,12 @@ def test_survivors_that_did_not_sign_are_found(run: AuditedRun) -> None:
 
 def test_too_few_signatures_are_found(run: AuditedRun) -> None:
     model = _last_model(run)
-    signatures = {name: run.signature(name, 4, bytes.fromhex(model), NAMES).hex() for name in NAMES[:2]}
+    terms = terms_of(bytes.fromhex(model))
+    signatures = {name: run.signature(name, 4, terms, NAMES).hex() for name in NAMES[:2]}
     run.server.append(
         Summed(
-            run_id=RUN_ID, round_number=4, train=True, model_hash=model, survivors=NAMES, signatures=signatures,
-            epsilon={},
+            run_id=RUN_ID, round_number=4, train=True, model_hash=model, terms=terms.encode().hex(), survivors=NAMES,
+            signatures=signatures, epsilon={},
         )
     )  # fmt: skip
     with pytest.raises(AuditError, match="3 survivors must have signed, got 2"):
@@ -227,4 +230,26 @@ def test_a_refusal_that_was_added_by_hand_is_found(run: AuditedRun) -> None:
     chain = AuditChain(path, impostor)
     chain.append(forged)
     with pytest.raises(AuditError, match="must be of hospital-1, got a certificate of the server"):
+        verdict_of(run)
+
+
+def test_a_card_that_hides_where_the_authoritys_key_lies_is_found(tmp_path: Path) -> None:
+    run = audited_run(tmp_path / "run", authority_on_server=True)
+    assert verdict_of(run).has_model
+    card = run.folder / "model.json"
+    told = json.loads(card.read_text())
+    assert told["caveats"][-1].startswith("The server holds the authority's key")
+    told["caveats"].pop()
+    card.write_text(json.dumps(told, indent=2) + "\n")
+    with pytest.raises(AuditError, match=r"model\.json: caveats must be"):
+        verdict_of(run)
+
+
+@pytest.mark.parametrize("figure", ['"records": 8', '"noise_sd": {\n      "accuracy": 0.01', '"round": 2'])
+def test_an_edited_figure_of_the_final_test_or_the_curve_is_found(run: AuditedRun, figure: str) -> None:
+    path = run.folder / "summary.json"
+    text = path.read_text()
+    assert figure in text
+    path.write_text(text.replace(figure, figure[:-1] + "9", 1))
+    with pytest.raises(AuditError, match=r"summary\.json: must say what events\.jsonl says"):
         verdict_of(run)

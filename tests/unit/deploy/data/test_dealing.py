@@ -1,9 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from common.config import HospitalConfig, PrivacyUnit
 from common.errors import DataError
-from deploy.data.dealing import Deal, Standing
+from common.shards import Records, ShardDescription, Split, write
+from deploy.data.dealing import Deal, DealtCounts, Standing, count_dealt, stated
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 STABLE = 5.0
@@ -119,3 +124,42 @@ def test_a_broken_memory_is_no_reason_to_deal_anew(table: _Table) -> None:
     (table.folder / "deal.json").write_text("{")
     with pytest.raises(DataError, match="must be readable and whole"):
         _deal(table)
+
+
+def _shard(folder: Path) -> Path:
+    """Write a shard of 104 training, 31 validation and 9 test records; patients have two records each."""
+    sizes: dict[Split, int] = {"train": 104, "val": 31, "test": 9}
+    parts = {
+        part: Records(
+            np.zeros((size, 1, 4, 4), np.uint8),
+            (np.arange(size) % 3 == 0).astype(np.int64),
+            tuple(f"{part}-{number // 2}" for number in range(size)),
+        )
+        for part, size in sizes.items()
+    }
+    write(folder, ShardDescription("a test", "pneumonia", ("normal", "pneumonia"), 1, 4), parts)
+    return folder
+
+
+def test_what_was_dealt_is_counted_by_the_unit_of_privacy(tmp_path: Path) -> None:
+    shard = _shard(tmp_path / "shard")
+    assert count_dealt(shard, PrivacyUnit.RECORD) == DealtCounts(104, 31, 9, 35)
+    assert count_dealt(shard, PrivacyUnit.PATIENT) == DealtCounts(52, 16, 5, 35)
+
+
+def test_a_folder_without_a_shard_cannot_be_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must hold a shard that was dealt"):
+        count_dealt(tmp_path, PrivacyUnit.RECORD)
+
+
+@given(st.lists(st.integers(0, 2**24), min_size=4, max_size=4), st.integers(20, 2**24))
+def test_what_is_stated_is_there_has_two_digits_and_is_taken_by_a_policy(counts: list[int], most: int) -> None:
+    dealt = DealtCounts(*counts)
+    told = stated(dealt, most)
+    HospitalConfig.model_validate(told)
+    assert told["stated_training_units"] <= max(20, min(dealt.training, most))
+    assert told["stated_validation_units"] <= max(1, dealt.validation)
+    assert told["stated_test_units"] <= max(1, dealt.test)
+    assert told["stated_units_per_class"] <= dealt.per_class
+    assert len(str(told["stated_test_units"]).rstrip("0")) <= 2
+    assert told["stated_units_per_class"] > 0.9 * dealt.per_class - 1

@@ -11,8 +11,10 @@ from common.errors import ConfigError, RunError
 from common.events import Event
 from deploy.events import RunHistory
 from deploy.results import dashboard
-from deploy.results.dashboard_page import learning_table, notes_of, privacy_table
-from tests.example_run import HOSPITALS, example_run
+from deploy.results.dashboard_page import costs_of, figures_of, full_table, learning_table, notes_of, privacy_table
+from tests.example_run import HOSPITALS, example_of_three_classes, example_run
+
+EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 
 
 def history(events: list[Event]) -> RunHistory:
@@ -70,3 +72,44 @@ def test_a_folder_without_a_run_or_a_taken_port_is_refused(tmp_path: Path) -> No
     (tmp_path / "events.jsonl").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="must be free"):
         dashboard.main(["dashboard", str(tmp_path), "--port", str(taken.getsockname()[1])])
+
+
+def test_the_newest_figures_are_the_last_models_and_say_whose_they_are() -> None:
+    whose, figures = figures_of(history(example_run(6)))
+    assert whose == "the last model, test"
+    assert "±" in figures["accuracy"].short
+    whose, _ = figures_of(history(example_run(6, finished=False, tested=False)))
+    assert whose == "validation, after round 6"
+    whose, _ = figures_of(history(example_run(3, config=EXACT)))
+    assert whose == "the last model, test, exact counts: not differentially private"
+
+
+def test_every_epsilon_of_evaluation_is_told_with_its_relation() -> None:
+    costs = costs_of(history(example_run(6)))
+    assert len(costs) == 2
+    assert all("zero-out" in line for line in costs)
+    assert costs_of(history(example_run(2, config=EXACT))) == ["evaluation: exact counts: not differentially private"]
+
+
+def test_the_full_table_has_intervals_and_gaps_where_a_round_was_not_measured() -> None:
+    table = full_table(history(example_run(12)))
+    assert [number for number, value in zip(table["round"], table["accuracy"], strict=True) if value is None] == [3, 9]
+    assert table["AUC, at least"][0] is not None
+    assert table["ε of evaluation"][-1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_page_of_a_run_whose_test_failed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = example_run(3, tested=False)
+    (tmp_path / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
+    page = shown(tmp_path, monkeypatch)
+    assert not page.exception
+    assert any("test: not measured: no round that asks" in warning.value for warning in page.warning)
+    assert any("the last model, once (noise multiplier" in text.value for text in page.text)
+
+
+def test_the_page_of_three_classes_without_auc_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = example_of_three_classes(3, has_auc=False)
+    (tmp_path / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
+    page = shown(tmp_path, monkeypatch)
+    assert not page.exception
+    assert {metric.label: metric.value for metric in page.metric}["AUC"] == "–"

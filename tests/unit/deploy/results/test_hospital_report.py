@@ -18,6 +18,7 @@ def test_the_last_run_is_shown_round_by_round(tmp_path: Path, capsys: pytest.Cap
     assert "1.50" in printed
     assert "40 test records" in printed
     assert "stay in this hospital" in printed
+    assert "exact counts: not differentially private" in " ".join(printed.split())
     assert OTHER[:12] not in printed
 
 

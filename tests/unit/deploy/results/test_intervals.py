@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from common.events import RoundDone
-from deploy.results.intervals import over_runs, over_test_records
-from tests.example_run import example_run
+from common.config import Config, replace
+from common.events import Evaluated, RoundDone
+from deploy.results.intervals import Interval, of_round, of_test, over_runs, over_test_records
+from tests.example_run import example_of_three_classes, example_run
 
-DONE = next(event for event in reversed(example_run(6)) if isinstance(event, RoundDone))
+EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
+DONE = next(event for event in reversed(example_run(6, config=EXACT)) if isinstance(event, RoundDone))
+
+
+def _tested(config: Config | None = None) -> Evaluated:
+    return next(event for event in example_run(6, config=config) if isinstance(event, Evaluated))
 
 
 def test_every_interval_holds_the_figure_it_is_about() -> None:
@@ -68,3 +74,46 @@ def test_a_round_without_counts_has_no_intervals() -> None:
 def test_one_run_has_no_interval_and_says_none() -> None:
     assert str(over_runs([0.9])) == "0.900"
     assert str(over_runs([math.nan])) == "–"
+
+
+def test_the_last_models_figures_have_the_intervals_that_came_with_their_noise() -> None:
+    tested = _tested()
+    sure = of_test(tested)
+    assert (sure["accuracy"].low, sure["accuracy"].high) == tested.intervals["accuracy"]
+    assert sure["accuracy"].noise == pytest.approx(1.96 * tested.noise["accuracy"])
+    assert math.isnan(sure["kappa"].low)  # it came without one: none is made up from noisy counts
+
+
+def test_exact_counts_of_the_last_model_are_bootstrapped() -> None:
+    tested = _tested(EXACT)
+    assert tested.intervals == {}
+    assert of_test(tested)["accuracy"] == over_test_records(tested)["accuracy"]
+    assert math.isnan(of_test(tested)["accuracy"].noise)
+
+
+@pytest.mark.parametrize(("deviation", "shown"), [(0.004, "0.893"), (0.006, "0.89")])
+def test_a_third_decimal_is_shown_where_noise_leaves_it_a_meaning(deviation: float, shown: str) -> None:
+    tested = _tested().model_copy(
+        update={"accuracy": 0.8934, "intervals": {"accuracy": (0.86, 0.92)}, "noise": {"accuracy": deviation}}
+    )
+    assert of_test(tested)["accuracy"].figure == shown
+
+
+def test_a_round_shows_two_decimals_where_its_interval_is_wide() -> None:
+    done = DONE.model_copy(update={"accuracy": 0.8934, "auc": 0.9}).model_copy(
+        update={"intervals": {"accuracy": (0.85, 0.93), "auc": (0.895, 0.905)}}
+    )
+    sure = of_round(done)
+    assert sure["accuracy"].short == "0.89 ±0.04"
+    assert sure["auc"].short == "0.900 ±0.005"
+
+
+def test_a_figure_of_several_classes_that_has_no_auc_is_a_dash() -> None:
+    events = example_of_three_classes(2, has_auc=False)
+    tested = next(event for event in events if isinstance(event, Evaluated))
+    assert of_test(tested)["auc"].short == str(of_test(tested)["auc"]) == "–"
+    assert not of_test(tested)["auc"].is_told
+
+
+def test_an_interval_reaches_as_far_as_its_wider_side() -> None:
+    assert Interval(0.99, 0.9, 1.0, decimals=2).short == "0.99 ±0.09"

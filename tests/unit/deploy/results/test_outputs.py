@@ -9,7 +9,9 @@ from common.errors import RunError
 from common.events import RoundDone
 from deploy.events import RunHistory
 from deploy.results.outputs import COLUMNS, MetricsFile, RunOutputs, metrics_row, summary
-from tests.example_run import HOSPITALS, example_run
+from tests.example_run import HOSPITALS, example_of_three_classes, example_run
+
+EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 
 
 def _rounds(count: int) -> list[RoundDone]:
@@ -32,7 +34,10 @@ def test_metrics_csv_has_the_promised_columns_and_a_row_for_each_step(tmp_path: 
     _run(tmp_path, rounds=6)
     rows = _rows(tmp_path / "metrics.csv")
     assert tuple(rows[0]) == COLUMNS
-    assert ",".join(COLUMNS) == ("round,accuracy,precision,recall,f1,auc,loss,epsilon,hospitals,seconds,upload_bytes")
+    assert ",".join(COLUMNS) == (
+        "round,accuracy,precision,recall,f1,auc,loss,epsilon,hospitals,seconds,upload_bytes,"
+        "part,accuracy_low,accuracy_high,auc_low,auc_high,evaluation_epsilon"
+    )
     assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert float(rows[-1]["epsilon"]) == pytest.approx(_rounds(6)[-1].epsilon, abs=1e-6)
     assert rows[2]["hospitals"] == "3"
@@ -73,7 +78,7 @@ def test_the_summary_gives_every_epsilon_with_delta_unit_adversary_and_accountan
 
 def test_the_summary_says_where_the_time_of_a_round_went() -> None:
     seconds = summary(RunHistory.of(example_run(4)))["seconds"]
-    assert seconds["by_part"] == {"training": 8.0, "masking": 0.8, "moving": 2.4, "waiting": 1.6}
+    assert seconds["by_part"] == {"training": 8.8, "moving": 2.4, "waiting": 1.6}
     assert seconds["rounds"] == pytest.approx(sum(seconds["by_part"].values()))
 
 
@@ -126,3 +131,69 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"metrics\.csv must be writable: No space left on device"):
         metrics.add(_rounds(1)[0])
+
+
+def test_a_row_tells_whose_records_it_is_of_how_sure_it_is_and_what_it_cost(tmp_path: Path) -> None:
+    _run(tmp_path, rounds=12)
+    rows = _rows(tmp_path / "metrics.csv")
+    assert [row["round"] for row in rows if row["part"] == "none"] == ["3", "9"]
+    unmeasured, last = rows[2], rows[-1]
+    for column in ("accuracy", "auc", "loss", "accuracy_low", "auc_high", "evaluation_epsilon"):
+        assert unmeasured[column] == ""
+    assert unmeasured["epsilon"] != ""
+    assert last["part"] == "validation"
+    assert float(last["accuracy_low"]) < float(last["accuracy"]) < float(last["accuracy_high"])
+    assert float(last["evaluation_epsilon"]) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_exact_counts_have_no_epsilon_that_bounds_them() -> None:
+    done = next(event for event in example_run(1, config=EXACT) if isinstance(event, RoundDone))
+    row = dict(zip(COLUMNS, metrics_row(done), strict=True))
+    assert (row["part"], row["evaluation_epsilon"], row["accuracy_low"]) == ("test", "inf", "")
+
+
+def test_the_summary_has_the_final_test_with_intervals_noise_and_claim() -> None:
+    told = summary(RunHistory.of(example_run(10)))
+    assert told["not_measured"] is None
+    assert told["test"]["records"] == 143
+    assert told["test"]["exact"] is False
+    low, high = told["test"]["intervals"]["accuracy"]
+    assert low < told["metrics"]["accuracy"] < high
+    assert told["test"]["noise_sd"]["accuracy"] > 0
+    assert told["test"]["epsilon"] == pytest.approx(1.0, abs=1e-3)
+    assert "zero-out" in told["test"]["claim"]
+    assert "zero-out" in told["test"]["relation"]
+    assert [point["round"] for point in told["validation"]] == list(range(1, 11))
+    assert told["validation"][0]["evaluation_epsilon"] < told["validation"][-1]["evaluation_epsilon"]
+    assert told["evaluation_plan"]
+
+
+def test_the_summary_of_exact_counts_says_that_they_are() -> None:
+    told = summary(RunHistory.of(example_run(3, config=EXACT)))
+    assert told["test"]["exact"] is True
+    assert told["test"]["epsilon"] is None
+    assert told["test"]["claim"].startswith("exact counts: not differentially private")
+    assert told["test"]["intervals"]["auc"]
+    assert any("exact counts: not differentially private" in caveat for caveat in told["caveats"])
+    assert told["validation"] == []
+
+
+def test_a_run_without_a_final_test_says_why_and_has_no_figure() -> None:
+    told = summary(RunHistory.of(example_run(4, tested=False)))
+    assert told["metrics"] is None
+    assert told["test"] is None
+    assert told["not_measured"] == "no round that asks the test parts gave a result"
+    json.dumps(told, allow_nan=False)
+
+
+def test_the_summary_of_three_classes_without_auc_is_strict_json() -> None:
+    told = summary(RunHistory.of(example_of_three_classes(3, has_auc=False)))
+    assert told["metrics"]["auc"] is None
+    assert told["test"]["threshold"] is None
+    assert len(told["confusion"]) == 3
+    json.dumps(told, allow_nan=False)
+
+
+def test_a_server_that_holds_the_authoritys_key_is_admitted_in_the_summary() -> None:
+    told = summary(RunHistory.of(example_run(2, authority_on_server=True)))
+    assert any("The server holds the authority's key" in caveat for caveat in told["caveats"])

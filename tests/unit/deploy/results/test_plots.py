@@ -9,9 +9,12 @@ from common.config import Config, replace
 from common.errors import RunError
 from deploy.events import RunHistory
 from deploy.results import plots
-from tests.example_run import example_run
+from tests.example_run import example_of_three_classes, example_run
 
+EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 HISTORY = RunHistory.of(example_run(6))
+assert HISTORY.tested is not None
+TESTED = HISTORY.tested
 
 
 def _texts(figure: Figure) -> str:
@@ -41,10 +44,39 @@ def test_accuracy_f1_and_auc_are_drawn_by_round_with_their_last_values() -> None
     last = HISTORY.rounds[-1]
     shown = _texts(figure)
     for label, value in (("AUC", last.auc), ("Accuracy", last.accuracy), ("F1", last.f1)):
-        assert f"{label} {value:.3f}" in shown
-    for line, name in zip(figure.axes[0].get_lines(), ("auc", "accuracy", "f1"), strict=True):
-        assert np.array_equal(line.get_xdata(), [1, 2, 3, 4, 5, 6])
+        assert f"{label} {value:.2f} ±" in shown
+    for label, value in (("AUC", TESTED.auc), ("Accuracy", TESTED.accuracy), ("F1", TESTED.f1)):
+        assert f"{label}, test {value:.2f} ±" in shown
+    assert figure.axes[0].get_ylabel() == "validation, after round r"
+    for (line, _, bars), name in zip(figure.axes[0].containers, ("auc", "accuracy", "f1"), strict=False):
+        assert np.allclose(line.get_xdata(), [1, 2, 3, 4, 5, 6], atol=0.1)
         assert np.array_equal(line.get_ydata(), [getattr(done, name) for done in HISTORY.rounds])
+        ends = np.array([segment[:, 1] for segment in bars[0].get_segments()])
+        assert np.allclose(ends, [done.intervals[name] for done in HISTORY.rounds])
+
+
+def test_only_rounds_that_were_measured_are_drawn_and_rounds_are_whole_numbers() -> None:
+    axes = plots.learning(RunHistory.of(example_run(12))).axes[0]
+    assert np.allclose(axes.containers[0][0].get_xdata(), [1, 2, 4, 5, 6, 7, 8, 10, 11, 12], atol=0.1)
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
+def test_exact_counts_are_drawn_as_test_figures_and_called_exact() -> None:
+    figure = plots.learning(RunHistory.of(example_run(3, config=EXACT)))
+    assert figure.axes[0].get_ylabel() == "test, after round r"
+    assert "exact counts: not differentially private" in _texts(figure)
+    assert len(figure.axes[0].containers) == 3
+
+
+def test_a_measure_that_a_task_lacks_has_no_line() -> None:
+    shown = _texts(plots.learning(RunHistory.of(example_of_three_classes(4, has_auc=False))))
+    assert "Accuracy" in shown
+    assert "AUC" not in shown
+
+
+def test_a_run_without_a_final_test_has_no_picture_of_it(tmp_path: Path) -> None:
+    files = plots.plot_run(RunHistory.of(example_run(3, tested=False)), tmp_path / "plots")
+    assert [file.name for file in files] == ["learning.png", "privacy.png", "time.png"]
 
 
 def test_what_each_hospital_spent_is_drawn_against_its_budget_and_the_target() -> None:
@@ -63,28 +95,35 @@ def test_without_differential_privacy_the_plot_says_so_instead_of_drawing_a_line
 
 
 def test_the_confusion_matrix_shows_every_count_and_the_names_of_the_classes() -> None:
-    figure = plots.confusion(HISTORY, ("malignant", "benign"))
+    figure = plots.confusion(HISTORY, TESTED, ("malignant", "benign"))
     shown = _texts(figure)
-    for row in HISTORY.rounds[-1].confusion:
+    assert "counts with privacy noise" in shown
+    for row in TESTED.confusion:
         for count in row:
             assert f"{count}\n" in shown
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["malignant", "benign"]
 
 
-@pytest.mark.parametrize("draw", [plots.learning, plots.privacy, plots.confusion, plots.time_by_part])
-def test_every_plot_names_its_data_and_admits_what_weakens_the_run(draw: object) -> None:
-    config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"})
-    shown = _texts(draw(RunHistory.of(example_run(2, "phantom", config))))  # type: ignore[operator]
-    assert "on phantom" in shown
-    assert "NO differential privacy" in shown
-    assert "saw every hospital's update" in shown
+def test_every_plot_names_its_data_and_admits_what_weakens_the_run() -> None:
+    config = replace(EXACT, aggregation={"mode": "plain"})
+    history = RunHistory.of(example_run(2, "phantom", config, authority_on_server=True))
+    figures = plots.figures_of_run(history)
+    assert len(figures) == 5
+    for figure in figures.values():
+        shown = _texts(figure)
+        assert "on phantom" in shown
+        assert "NO differential privacy" in shown
+        assert "saw every hospital's update" in shown
+        assert "exact counts: not differentially private" in shown
+        assert "The server holds the authority's key" in shown
 
 
 def test_the_chosen_threshold_is_marked_on_the_roc() -> None:
-    curve, chance, chosen = plots.roc(HISTORY).axes[0].get_lines()
-    last = HISTORY.rounds[-1]
-    assert np.allclose(chosen.get_xydata(), [[1 - last.specificity, last.recall]])
-    assert np.shape(curve.get_xydata())[0] >= len(last.roc or ())
+    axes = plots.roc(HISTORY, TESTED).axes[0]
+    curve, chance = axes.get_lines()[:2]
+    chosen = axes.containers[0][0]
+    assert np.allclose(chosen.get_xydata(), [[1 - TESTED.specificity, TESTED.recall]])
+    assert np.shape(curve.get_xydata())[0] >= len(TESTED.roc or ())
     assert np.array_equal(chance.get_xydata(), [[0, 0], [1, 1]])
 
 

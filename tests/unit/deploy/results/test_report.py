@@ -6,14 +6,16 @@ import pytest
 
 from common.config import Config, replace
 from common.errors import RunError
-from common.events import Event, Refusal, RoundDone
+from common.events import Evaluated, Event, Refusal
 from common.models import registry
 from common.models.flat import flat_parameters
 from deploy.results.model_file import save_model
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.results.report import main
 from deploy.results.report_facts import RunFacts, changed_keys, compare, what_each_learns
-from tests.example_run import HOSPITALS, example_run
+from tests.example_run import HOSPITALS, example_of_three_classes, example_run
+
+EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 
 
 def _run(folder: Path, events: list[Event], with_model: bool = True) -> Path:
@@ -70,11 +72,18 @@ def test_every_image_of_the_markdown_exists(reported: Path) -> None:
 def test_a_report_answers_what_it_must(reported: Path, name: str) -> None:
     text = (reported / name).read_text()
     shown = _Page(text).text if name.endswith("html") else text.replace("\\", "")
-    last = next(event for event in reversed(example_run(6)) if isinstance(event, RoundDone))
+    tested = next(event for event in example_run(6) if isinstance(event, Evaluated))
     for expected in (
         "breast cancer (scikit-learn)",
         "isn't a medical device",
-        f"{last.auc:.3f} (",
+        f"{tested.auc:.2f} (",
+        "noise alone",
+        "Validation, after round r",
+        "ε = 1.001 at δ = 0.0001 for each record of the part that was measured (zero-out",
+        "(zero-out: against an empty one; how many there are is public)",
+        "test: the last model, once (noise multiplier 3.19)",
+        "that difference is covered by ε, and not by the masks",
+        "was fixed on the pooled validation parts before the test parts were asked",
         "95 % interval",
         "δ=0.0001",
         "RDP accountant",
@@ -134,7 +143,7 @@ def test_several_runs_are_compared_with_intervals_over_seeds(tmp_path: Path) -> 
     runs = [RunFacts.read(folder) for folder in folders]
     first, second = compare(runs)
     assert (first[1], second[1]) == (2, 1)
-    assert first[2]["auc"].value == pytest.approx(runs[0].last.auc)
+    assert first[2]["auc"].value == pytest.approx(runs[0].metrics["auc"].value)
     assert "privacy.target_epsilon=1.0" in second[0]
 
 
@@ -171,7 +180,11 @@ def _server(config: Config) -> dict[str, str]:
 def test_the_statement_for_each_adversary_follows_the_configuration() -> None:
     active = _server(Config())
     assert "sums over at least 3 of 4 hospitals" in active["a curious server"]
-    assert any("get two sums that differ in one hospital" in row for row in active.values())
+    assert any("get two sums of one round that differ in one hospital" in row for row in active.values())
+    assert "of validation and test records than their ε allow" in active["a curious server"]
+    exact = _server(EXACT)
+    assert "exact evaluation counts" in exact["a curious server"]
+    assert "what differs between two rounds' sums, nothing covers" in exact["a curious server"]
     semi = _server(replace(Config(), aggregation={"adversary": "semi-honest"}))
     assert any("possibly a single hospital's update" in row for row in semi.values())
     plain = _server(replace(Config(), aggregation={"mode": "plain"}))
@@ -184,3 +197,45 @@ def test_without_noise_nobody_is_said_to_be_limited_by_epsilon() -> None:
     assert "nothing is out of reach by proof" in rows["whoever holds the model"]
     assert "nothing is out of reach by proof" in rows["a curious server"]
     assert not any("ε and δ" in row for row in rows.values())
+
+
+def _report(folder: Path, events: list[Event], classes: tuple[str, ...] = ("malignant", "benign")) -> str:
+    """Return the report and the model card of a run."""
+    _run(folder, events, with_model=False)
+    facts = model_facts(RunFacts.read(folder).history, classes, 1, None)
+    save_model(folder, flat_parameters(registry.build("cnn", len(classes), 1, 28, seed=1)), facts)
+    assert main(["report", str(folder)]) == 0
+    return (folder / "report.md").read_text() + (folder / "model_card.md").read_text()
+
+
+def test_a_report_of_exact_counts_says_so_and_claims_no_epsilon_for_them(tmp_path: Path) -> None:
+    text = _report(tmp_path, example_run(3, config=EXACT))
+    assert text.count("exact counts: not differentially private") >= 4
+    assert "Test, after round r" in text
+    assert "percentile bootstrap intervals" in text
+    assert "covered by nothing in this run" in text
+    assert "noise alone" not in text
+
+
+def test_a_report_of_a_run_whose_test_failed_says_why_and_keeps_its_validation_curve(tmp_path: Path) -> None:
+    events = example_run(4, tested=False)
+    refusal = Refusal(time=1.0, round=5, hospital="hospital-2", reason="its budget is spent", code="evaluation_spent")
+    text = _report(tmp_path, [*events[:-1], refusal, events[-1]])
+    assert "not measured: no round that asks the test parts gave a result: hospital-2 refused" in text
+    assert "Validation, after round r" in text
+    assert "confusion.png" not in text
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_a_report_of_three_classes_without_auc_has_dashes_and_no_roc(tmp_path: Path) -> None:
+    text = _report(tmp_path, example_of_three_classes(3, has_auc=False), ("first", "second", "third"))
+    assert "| AUC | – | – |" in text
+    assert "roc.png" not in text
+    assert "decision threshold" not in text
+
+
+def test_a_server_that_holds_the_authoritys_key_is_told_where_the_guarantee_is(tmp_path: Path) -> None:
+    text = _report(tmp_path, example_run(2, authority_on_server=True))
+    assert "could certify hospitals of its own invention, and a sum over them and one real hospital is" in text
+    assert "hospitals that it invents count among them" in text
+    assert "> **The server holds the authority's key" in text

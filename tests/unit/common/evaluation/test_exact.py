@@ -186,14 +186,31 @@ def test_no_records_count_as_zeros() -> None:
     assert not nothing.flat().any()
 
 
-def test_an_empty_test_part_is_refused() -> None:
-    with pytest.raises(RunError, match="test part"):
-        metrics(EvaluationCounts.zero(BINARY))
+def test_an_empty_test_part_has_a_threshold_and_no_other_figure() -> None:
+    result = metrics(dataclasses.replace(EvaluationCounts.zero(BINARY), validation=counted(BINARY, 3).validation))
+    assert result.records == 0
+    assert result.confusion == ((0, 0), (0, 0))
+    assert all(math.isnan(value) for value in (result.accuracy, result.auc, result.loss, result.kappa, result.ece))
+    assert result.threshold == metrics(counted(BINARY, 3)).threshold
 
 
-def test_scores_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(RunError, match="finite"):
-        count(np.array([[0.0, np.nan]], np.float32), np.array([0]), BINARY)
+@pytest.mark.parametrize("shape", [BINARY, FIVE])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 3.4e38, -3.4e38])
+def test_scores_of_any_value_are_counted(shape: EvaluationShape, odd: float) -> None:
+    logits, labels = scores(shape, 50, 1)
+    for row, place in ((0, 0), (1, 1), (2, slice(None))):
+        logits[row, place] = odd
+    part = count(logits, labels, shape)
+    assert part.is_of_one_set()
+    assert part.records == 50
+    assert not (part.flat() >> np.split(shape.bits(), 2)[0]).any()
+    assert (part.flat() >= 0).all()
+
+
+def test_a_score_that_is_undefined_lies_in_the_first_bin() -> None:
+    for row in ([math.nan, 0.0], [0.0, math.nan], [math.nan, math.nan]):
+        part = count(np.array([row], np.float32), np.array([1]), BINARY)
+        assert part.histograms[0, 1, 0] == 1
 
 
 def test_an_auc_over_one_class_is_not_a_number_and_the_rest_still_holds() -> None:

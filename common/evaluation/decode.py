@@ -1,0 +1,230 @@
+"""From a noisy sum to what a person reads: metrics with intervals, and what the next release should ask.
+
+Everything here is post-processing of sums that hospitals released: it costs no privacy, and whoever has the sums gets
+the same figures. Rates are read off the sum's own entries, unbiased and with known noise. AUC, log loss and calibration
+come from one smooth density of the scores for each class (:mod:`common.evaluation.density`), and so do the threshold
+and the edges that the next release asks about: where the two fitted normals err equally, and quantiles around it.
+"""
+
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RunError
+from common.evaluation import intervals
+from common.evaluation.density import mixture_quantiles, mixture_share
+from common.evaluation.exact import Metrics
+from common.evaluation.layout import Layout, TaskKind
+from common.evaluation.measure_classes import class_shares, of_classes
+from common.evaluation.measure_scores import DRAWS, ClassCount, ScoreFigures, of_score
+from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
+from common.evaluation.question import Question
+from common.evaluation.state import EvaluationState, Measured, Reference
+from common.evaluation.tree import asked
+
+Floats = NDArray[np.float64]
+
+LEVELS = {1: (0.5,), 2: (0.35, 0.5, 0.65), 3: (0.2, 0.35, 0.43, 0.5, 0.57, 0.65, 0.8)}
+"""For each depth, how the edges lie about the threshold: quantiles, with the threshold at one half."""
+
+FIRST_EDGES = {2: (-4.0, 0.0, 4.0), 3: (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)}
+"""Before any score was counted."""
+
+MIDDLE = 0.5
+LARGEST_EDGE = 1e6
+_CLOSEST = 1e-6
+
+
+def next_question(plan: EvaluationPlan, release: Release, state: EvaluationState) -> Question:
+    """Return what to ask in a release, given what earlier ones told.
+
+    The root of each tree is the decision threshold. It is right to ask anything: the norm of what a unit adds is the
+    same for all edges.
+    """
+    layout = plan.layout(release)
+    edges = tuple(
+        _edges(layout.depth, state.references[tree] if state.references else None)
+        for tree in range(layout.trees if layout.depth else 0)
+    )
+    return Question(release.number, edges)
+
+
+def decode(
+    plan: EvaluationPlan,
+    release: Release,
+    summed: NDArray[np.int64],
+    units: int,
+    variance: float,
+    state: EvaluationState,
+    question: Question,
+) -> tuple[Measured, EvaluationState]:
+    """Return what a release says, and what is known after it.
+
+    Args:
+        plan: of the run.
+        release: that was asked.
+        summed: (plan.length,) int64, the sum over hospitals, noise included.
+        units: stated by the hospitals in the sum, together.
+        variance: of the noise in each entry: ``share_variance(cohort)`` × hospitals in the sum.
+        state: before it.
+        question: that was asked.
+
+    Returns:
+        The figures, and the state for the releases after it.
+
+    Raises:
+        RunError: sum, units or question are not of this release.
+    """
+    layout = asked(plan, question)
+    if question.release != release.number or any(np.diff(edges).min() <= 0 for edges in question.edges):
+        raise RunError(f"the question of release {release.number} must have ascending edges; ask with next_question")
+    if summed.shape != (plan.length,) or units < 1 or not variance >= 0:
+        raise RunError(
+            f"a sum must have {plan.length} entries, of at least 1 unit, got shape {summed.shape} and {units} units"
+        )
+    entries = summed.astype(np.float64)
+    deviation = max(math.sqrt(variance), 1.0)
+    counted = class_shares(layout, entries, units, deviation) if layout.class_weight else None
+    if release.kind is ReleaseKind.CLASSES:
+        shares, share_noise = counted or ((), 0.0)
+        known = EvaluationState(shares, share_noise, state.references)
+        return Measured(_unknown(units), {}, {}), known
+    shares, share_noise = counted or ((state.shares, state.share_noise) if state.shares else _uniform(layout))
+    generator = _generator(release, summed)
+    if layout.kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL):
+        measured, references = of_classes(
+            layout,
+            entries,
+            units,
+            deviation,
+            question.edges,
+            shares,
+            share_noise,
+            state.references,
+            generator=generator,
+        )
+        return measured, EvaluationState(state.shares, state.share_noise, references or state.references)
+    figures = [
+        of_score(
+            layout,
+            entries[tree * layout.tree_length : (tree + 1) * layout.tree_length],
+            units,
+            deviation,
+            question.edges[tree],
+            ClassCount(shares[tree], share_noise),
+            state.references[tree] if state.references else None,
+            generator,
+        )
+        for tree in range(layout.trees)
+    ]
+    measured = _alone(figures[0]) if layout.kind is TaskKind.BINARY else _together(figures)
+    references = tuple(figure.reference for figure in figures)
+    return measured, EvaluationState(state.shares, state.share_noise, references)
+
+
+def _edges(depth: int, reference: Reference | None) -> tuple[float, ...]:
+    if reference is None:
+        return FIRST_EDGES[depth]
+    normals = tuple((normal.mean, normal.deviation) for normal in (reference.others, reference.own))
+    threshold = reference.threshold
+    centre = float(np.clip(mixture_share(np.array([threshold]), *normals)[0], 0.05, 0.95))
+    levels = np.array(LEVELS[depth])
+    edges = mixture_quantiles(
+        np.where(levels <= MIDDLE, 2 * levels * centre, centre + (1 - centre) * (2 * levels - 1)), *normals
+    )
+    middle = len(edges) // 2
+    # Where the centre was cut, its quantile is not the threshold; and no two edges may be one.
+    spread = _CLOSEST * (reference.others.deviation + reference.own.deviation)
+    away = spread * (np.arange(len(edges)) - middle)
+    edges = np.where(away < 0, np.minimum(edges, threshold), np.maximum(edges, threshold))
+    edges[middle] = threshold
+    return tuple(float(edge) for edge in np.clip(edges + away, -LARGEST_EDGE, LARGEST_EDGE))
+
+
+def _uniform(layout: Layout) -> tuple[tuple[float, ...], float]:
+    """Return what is assumed where the class count's round failed, with a deviation that says how little it means."""
+    several = layout.kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL)
+    return (1 / layout.classes if several else 0.5,) * layout.class_entries, 0.25
+
+
+def _generator(release: Release, summed: NDArray[np.int64]) -> np.random.Generator:
+    """Return the bootstrap's source of chance, a function of what is public: everyone prints the same interval."""
+    digest = hashlib.sha256(release.number.to_bytes(8, "big") + summed.astype("<i8").tobytes()).digest()
+    return np.random.default_rng(np.frombuffer(digest, "<u4"))
+
+
+def _unknown(units: int) -> Metrics:
+    unknown = math.nan
+    return Metrics(
+        records=units,
+        accuracy=unknown,
+        precision=unknown,
+        recall=unknown,
+        f1=unknown,
+        specificity=unknown,
+        auc=unknown,
+        auc_error_bound=unknown,
+        loss=unknown,
+        kappa=unknown,
+        ece=unknown,
+        threshold=unknown,
+        confusion=(),
+        roc=(),
+    )
+
+
+def _alone(figure: ScoreFigures) -> Measured:
+    return Measured(figure.metrics, figure.intervals, figure.noise, warnings=_bound_warning([figure]))
+
+
+def _together(figures: list[ScoreFigures]) -> Measured:
+    """Return the means over labels.
+
+    Labels of one unit go together, so their sampling errors are taken to be wholly correlated; their noise is not.
+    """
+    means: dict[str, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
+    noise: dict[str, float] = {}
+    for name in ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece"):
+        draws = np.stack([figure.draws[name] for figure in figures])
+        value = means[name] = float(draws[:, 0].mean())
+        if math.isnan(value):
+            continue
+        full, alone = draws[:, 1 : 1 + DRAWS], draws[:, 1 + DRAWS :]
+        private = alone.var(axis=1, ddof=1)
+        sampling = float(np.sqrt(np.maximum(full.var(axis=1, ddof=1) - private, 0)).mean())
+        noise[name] = math.sqrt(float(private.sum())) / len(figures)
+        reach = intervals.Z * math.hypot(sampling, noise[name]) + abs(float(full.mean()) - value)
+        ends[name] = (
+            max(-1.0 if name == "kappa" else 0.0, value - reach),
+            value + reach if name == "loss" else min(1.0, value + reach),
+        )
+    each = tuple(figure.metrics for figure in figures)
+    overall = replace(
+        _unknown(each[0].records),
+        accuracy=means["accuracy"],
+        precision=means["precision"],
+        recall=means["recall"],
+        f1=means["f1"],
+        specificity=means["specificity"],
+        auc=means["auc"],
+        auc_error_bound=0.0,
+        loss=means["loss"],
+        kappa=means["kappa"],
+        ece=means["ece"],
+    )
+    return Measured(overall, ends, noise, each, _bound_warning(figures))
+
+
+def _bound_warning(figures: list[ScoreFigures]) -> tuple[str, ...]:
+    at_bound = [str(number) for number, figure in enumerate(figures) if figure.at_bound]
+    if not at_bound:
+        return ()
+    warning = (
+        f"scores {', '.join(at_bound)} spread far from what the release before saw, so AUC, loss and calibration are "
+        f"uncertain; accuracy, sensitivity and specificity are not affected"
+    )
+    return (warning,)

@@ -1,0 +1,264 @@
+"""What a run asks about its models, and at what cost: every release with its part, its step and its noise.
+
+Validation and test patients are apart, so each part has the run's whole ε for evaluation. A part's releases are
+Gaussian mechanisms, whose costs add up as 1/z²: a release with share s of its part's budget has noise multiplier
+z_1/√s, where z_1 is that of one release which spends everything. The relation is *zero-out*, as for training: a unit
+(a record, or all records of a patient) against an empty one, with the number of units public.
+
+What a release's accuracy costs is its share alone (docs/results/evaluation.md), so a long run asks less often.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Self
+
+from common.errors import PrivacyError
+from common.evaluation.layout import NORM_BOUND, Layout, TaskKind, layout_of
+from common.privacy.accounting import Accountant, rounded_up
+from common.privacy.distributed import DistributedMechanism
+from common.privacy.gaussian import accounted_epsilon, accounted_mu
+
+CLASSES_SHARE = 0.05
+INTERIM_SHARE = 0.50
+"""Of the validation part's budget: how many of each class there are, and how models do during the run; the last model
+has the rest, for the test part is asked once and at the edges and the threshold that this release gives."""
+
+
+class Part(StrEnum):
+    """Records of which a release counts."""
+
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class ReleaseKind(StrEnum):
+    """What a release asks."""
+
+    CLASSES = "classes"
+    """How many units of each class there are; no model is asked."""
+
+    INTERIM = "interim"
+    """How a model does in the middle of a run."""
+
+    FINAL = "final"
+    """How the last model does, in full."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One question that a run asks once.
+
+    Attributes:
+        number: in the plan, from 0.
+        part: of the data.
+        after_step: optimiser steps of the run that its model has behind it, 0 for the first model.
+        share: of the part's budget, in (0, 1].
+        kind: what is asked.
+    """
+
+    number: int
+    part: Part
+    after_step: int
+    share: float
+    kind: ReleaseKind
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """All releases of a run. Built with :meth:`of`, by server and hospitals alike, from the run description alone.
+
+    Attributes:
+        kind: of the task.
+        classes: of the task; of a multi-label task the labels.
+        epsilon: that a part's planned releases stay within.
+        delta: at which.
+        accountant: that composes them.
+        releases: in order; release 0 counts classes, the last two are the final ones of validation and test.
+        repeats: how many releases of each part may be asked again, each booked again.
+        full_noise: z_1, the noise multiplier of a release of share 1.
+    """
+
+    kind: TaskKind
+    classes: int
+    epsilon: float
+    delta: float
+    accountant: Accountant
+    releases: tuple[Release, ...]
+    repeats: int
+    full_noise: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        rounds: int,
+        classes: int,
+        kind: TaskKind,
+        epsilon: float,
+        delta: float,
+        accountant: Accountant,
+        interim_releases: int,
+        repeats: int,
+    ) -> Self:
+        """Lay out a run's releases.
+
+        A run of at most ``interim_releases + 1`` rounds is measured after every one, a longer one at as many steps,
+        evenly spaced.
+
+        Args:
+            rounds: R of the run, at least 1; step s is the model that s rounds made.
+            classes: of the task, or its labels.
+            kind: of the task.
+            epsilon: for each unit of a part, over the run without repeats.
+            delta: at which.
+            accountant: that hospitals book with.
+            interim_releases: at most so many measurements before the last model, at least 1.
+            repeats: releases of each part that may be asked again.
+
+        Raises:
+            PrivacyError: a value is out of range, or no noise reaches ``epsilon``.
+        """
+        if rounds < 1 or interim_releases < 1 or repeats < 0:
+            raise PrivacyError(
+                f"a plan needs at least 1 round, 1 interim release and 0 repeats, got {rounds}, {interim_releases} "
+                f"and {repeats}; correct experiment.rounds and evaluation"
+            )
+        layout_of(kind, classes, classes_only=False, final=True, with_classes=True)
+        releases = _releases(rounds, interim_releases)
+        return cls(
+            kind=kind,
+            classes=classes,
+            epsilon=epsilon,
+            delta=delta,
+            accountant=accountant,
+            releases=releases,
+            repeats=repeats,
+            full_noise=_full_noise(epsilon, delta, accountant),
+        )
+
+    @property
+    def norm_bound(self) -> int:
+        """Return S: the L2 norm of a unit's whole numbers, which no unit passes."""
+        return NORM_BOUND
+
+    @property
+    def length(self) -> int:
+        """Return how many entries a vector has, whichever release it answers."""
+        return max(self.layout(release).length for release in self.releases)
+
+    @property
+    def final_validation(self) -> Release:
+        """Return the release that measures the last model on validation records; it fixes edges and threshold."""
+        return self.releases[-2]
+
+    @property
+    def test(self) -> Release:
+        """Return the release that measures the last model on test records."""
+        return self.releases[-1]
+
+    def release(self, number: int) -> Release:
+        """Return a release by its number.
+
+        Raises:
+            PrivacyError: the plan has no such release.
+        """
+        if not 0 <= number < len(self.releases):
+            raise PrivacyError(f"a release must be one of the plan's {len(self.releases)}, from 0, got {number}")
+        return self.releases[number]
+
+    def release_at(self, step: int) -> Release | None:
+        """Return the release that rides on the training round which starts from the model of ``step``, if any."""
+        return next((r for r in self.releases[:-2] if r.after_step == step), None)
+
+    def layout(self, release: Release) -> Layout:
+        """Return which entries of a vector answer ``release``."""
+        return layout_of(
+            self.kind,
+            self.classes,
+            classes_only=release.kind is ReleaseKind.CLASSES,
+            final=release.kind is ReleaseKind.FINAL,
+            with_classes=release.part is Part.TEST,
+        )
+
+    def noise_multiplier(self, release: Release) -> float:
+        """Return z of a release: the noise that is sure to be in the sum, over S."""
+        return self.full_noise / math.sqrt(release.share)
+
+    def mechanism(self, release: Release, *, colluders: int, tolerated_dropouts: int) -> DistributedMechanism:
+        """Return what gives a release its noise and its event: book ``event(1.0)``, add ``noise_share(...)``.
+
+        Raises:
+            PrivacyError: a value is out of range.
+        """
+        return DistributedMechanism(
+            noise_multiplier=self.noise_multiplier(release),
+            max_grad_norm=1.0,
+            norm_bound=self.norm_bound,
+            dimension=self.length,
+            colluders=colluders,
+            tolerated_dropouts=tolerated_dropouts,
+        )
+
+    def spent(self, part: Part, repeated: tuple[Release, ...] = ()) -> float:
+        """Return the ε of all planned releases of a part, and of repeated ones, for each unit at the plan's δ."""
+        asked = [release for release in (*self.releases, *repeated) if release.part is part]
+        mu = math.sqrt(sum(self.noise_multiplier(release) ** -2 for release in asked))
+        return accounted_epsilon(mu, self.delta, self.accountant)
+
+    def most_spent(self, part: Part) -> float:
+        """Return the ε of a part if its costliest release is repeated as often as the plan allows."""
+        costliest = max((r for r in self.releases if r.part is part), key=lambda release: release.share)
+        return self.spent(part, (costliest,) * self.repeats)
+
+    def describe(self) -> tuple[str, ...]:
+        """Return the plan as lines that a person reads."""
+        interim = [str(release.after_step) for release in self.releases if release.kind is ReleaseKind.INTERIM]
+        validation, test = (rounded_up(self.spent(part)) for part in Part)
+        noise = {release.number: f"noise multiplier {self.noise_multiplier(release):.2f}" for release in self.releases}
+        relation = "zero-out: a unit against an empty one; the number of units is public"
+        spent = f"ε = {validation:.3f} for each validation unit and {test:.3f} for each test unit at δ = {self.delta:g}"
+        lines = [
+            f"evaluation: {spent} ({relation})",
+            f"  validation: the class count before round 1 ({noise[0]})",
+        ]
+        if interim:
+            after = "after round" if len(interim) == 1 else "after each of rounds"
+            lines.append(f"  validation: {after} {', '.join(interim)} ({noise[1]})")
+        lines.append(f"  validation: the last model ({noise[self.final_validation.number]})")
+        lines.append(f"  test: the last model, once ({noise[self.test.number]})")
+        if self.repeats:
+            lines.append(
+                f"  up to {self.repeats} releases of each part may be repeated after a failed round; ε is then at most "
+                f"{rounded_up(self.most_spent(Part.VALIDATION)):.3f} and {rounded_up(self.most_spent(Part.TEST)):.3f}"
+            )
+        return tuple(lines)
+
+
+def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
+    count = min(rounds - 1, interim_releases)
+    every = rounds <= interim_releases + 1
+    steps = [i if every else round(i * rounds / (count + 1)) for i in range(1, count + 1)]
+    final = 1 - CLASSES_SHARE - (INTERIM_SHARE if steps else 0)
+    releases = [Release(0, Part.VALIDATION, 0, CLASSES_SHARE, ReleaseKind.CLASSES)]
+    for number, step in enumerate(steps, start=1):
+        releases.append(Release(number, Part.VALIDATION, step, INTERIM_SHARE / count, ReleaseKind.INTERIM))
+    releases.append(Release(len(releases), Part.VALIDATION, rounds, final, ReleaseKind.FINAL))
+    releases.append(Release(len(releases), Part.TEST, rounds, 1.0, ReleaseKind.FINAL))
+    return tuple(releases)
+
+
+@lru_cache(maxsize=256)
+def _full_noise(target: float, delta: float, accountant: Accountant) -> float:
+    """Return z_1, with which the accountant bounds all releases of a part together by ``target``.
+
+    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant.
+    """
+    mu = accounted_mu(target, delta, accountant)
+    if mu == 0:
+        raise PrivacyError(
+            f"no noise keeps an evaluation within ε = {target:g} at δ = {delta:g} by the {accountant.upper()} "
+            f"accountant; raise evaluation.target_epsilon"
+        )
+    return 1 / mu

@@ -1,0 +1,216 @@
+"""What a hospital adds to a release: for each unit a vector of whole numbers whose norm nothing can raise.
+
+**Guarantee.** Whatever the question, the model's scores and the labels hold, :func:`answer` is the sum of exactly
+``stated_units`` vectors of L2 norm at most S, one for each unit and zero for an empty one; so replacing a unit by an
+empty one changes it by at most S. That is checked on the very whole numbers that are added. Nothing here raises an
+error, or takes another form, for what data or scores hold; a wrong question is refused from public terms alone.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RunError
+from common.evaluation.layout import NORM_BOUND, Layout, Numbers, TaskKind, entry_of
+from common.evaluation.plan import EvaluationPlan
+from common.evaluation.question import Question
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LARGEST_LOSS = 4.0
+"""Nats: a record's cross-entropy counts as at most this where it is summed with noise."""
+
+_AT_ONCE = 1 << 20
+"""Entries of vectors held together, 8 MiB; also bounds the memory of a task with hundreds of classes."""
+
+
+def answer(
+    plan: EvaluationPlan,
+    question: Question,
+    logits: NDArray[np.float32],
+    labels: Integers,
+    units: Integers,
+    stated_units: int,
+    seed: bytes,
+) -> Integers:
+    """Return a hospital's answer to a question, before noise.
+
+    Args:
+        plan: of the run.
+        question: which release, and where scores are cut.
+        logits: (records, classes) of the model asked about, of any values; not read where classes alone are counted.
+        labels: (records,) int64 in [0, classes); of a multi-label task (records, labels) of 0 and 1.
+        units: (records,) int64, which unit each record is of: all different, or a number for each patient. A patient's
+            vector is the mean over the patient's records.
+        stated_units: how many units count. Of more a fixed random subset counts; fewer are filled up with empty ones.
+        seed: decides the subset: a secret of the hospital, the same for all releases of a run.
+
+    Returns:
+        (plan.length,) int64; entries beyond those of the release are 0.
+
+    Raises:
+        RunError: the question is not of the plan, or has another number of edges than its release.
+    """
+    layout = asked(plan, question)
+    everything = np.unique(units)
+    chosen = _subset(everything, stated_units, seed)
+    total = np.zeros(plan.length, np.int64)
+    at_once = max(1, _AT_ONCE // layout.length)
+    order = np.argsort(units, kind="stable")
+    ordered = units[order]
+    starts = np.searchsorted(ordered, chosen, "left")
+    ends = np.searchsorted(ordered, chosen, "right")
+    for first in range(0, len(chosen), at_once):
+        last = min(first + at_once, len(chosen))
+        sizes = ends[first:last] - starts[first:last]
+        spans = zip(starts[first:last], ends[first:last], strict=True)
+        rows = np.concatenate([order[start:end] for start, end in spans])
+        vectors = _vectors(layout, question, logits[rows] if layout.depth or layout.numbers else logits, labels[rows])
+        total[: layout.length] += _within_norm(_means(vectors, sizes), plan.norm_bound).sum(axis=0)
+    return total
+
+
+def asked(plan: EvaluationPlan, question: Question) -> Layout:
+    """Return the blocks that a question asks for.
+
+    Raises:
+        RunError: the question is not of the plan, or has another number of edges than its release.
+    """
+    if not 0 <= question.release < len(plan.releases):
+        raise RunError(
+            f"a question must be one of the plan's {len(plan.releases)} releases, got number {question.release}; "
+            f"server and hospitals must run the same version"
+        )
+    layout = plan.layout(plan.releases[question.release])
+    got = tuple(len(edges) for edges in question.edges)
+    if got != layout.edges:
+        raise RunError(
+            f"release {question.release} must have edges of {layout.edges} for its scores, got {got}; "
+            f"server and hospitals must run the same version"
+        )
+    return layout
+
+
+def scores(kind: TaskKind, logits: NDArray[np.float32]) -> Floats:
+    """Return each score on the scale of log-odds, (records, scores) float64; any values, NaN included."""
+    exact = np.asarray(logits, np.float64)
+    with np.errstate(all="ignore"):
+        if kind is TaskKind.MULTILABEL:
+            return exact
+        if kind is TaskKind.BINARY:
+            return exact[:, 1:2] - exact[:, 0:1]
+        columns = [exact[:, own] - _log_sum_exp(np.delete(exact, own, axis=1)) for own in range(exact.shape[1])]
+        return np.stack(columns, axis=1)
+
+
+def _subset(everything: Integers, stated_units: int, seed: bytes) -> Integers:
+    if len(everything) <= stated_units:
+        return everything
+    generator = np.random.default_rng(np.frombuffer(hashlib.sha256(seed).digest(), np.uint32))
+    return np.sort(generator.permutation(everything)[:stated_units])
+
+
+def _vectors(layout: Layout, question: Question, logits: NDArray[np.float32], labels: Integers) -> Integers:
+    """Return each record's vector, (records, layout.length)."""
+    records = len(labels)
+    vectors = np.zeros((records, layout.length), np.int64)
+    row = np.arange(records)
+    if layout.depth:
+        for tree, score in enumerate(scores(layout.kind, logits).T):
+            own = _is_own(layout, labels, tree)
+            # Edges may come in any order, and a score may be undefined: that is no number of edges passed, so leftmost.
+            with np.errstate(invalid="ignore"):
+                leaf = (score[:, None] >= np.asarray(question.edges[tree])).sum(axis=1)
+            for level in range(layout.depth):
+                place = leaf >> (layout.depth - level)
+                right = (leaf >> (layout.depth - level - 1)) & 1
+                weight = np.where(own, layout.own[level], layout.others[level])
+                entry = np.where(own, entry_of(level, 0, own=True), entry_of(level, 0, own=False)) + place
+                vectors[row, tree * layout.tree_length + entry] = (2 * right - 1) * weight
+    if layout.numbers:
+        _add_numbers(vectors, layout, logits, labels)
+    if layout.confusion:
+        decided = _decided(logits)
+        known = (labels >= 0) & (labels < layout.classes)
+        rows = _centred(layout.classes, layout.confusion)[decided]
+        columns = layout.confusion_start + np.clip(labels, 0, layout.classes - 1)[:, None] * layout.classes
+        vectors[row[:, None], columns + np.arange(layout.classes)] = rows * known[:, None]
+    if layout.class_weight:
+        vectors[:, layout.classes_start :] = _class_block(layout, labels)
+    return vectors
+
+
+def _is_own(layout: Layout, labels: Integers, tree: int) -> NDArray[np.bool_]:
+    if layout.kind is TaskKind.MULTILABEL:
+        own: NDArray[np.bool_] = labels[:, tree] == 1
+    else:
+        own = labels == (1 if layout.kind is TaskKind.BINARY else tree)
+    return own
+
+
+def _add_numbers(vectors: Integers, layout: Layout, logits: NDArray[np.float32], labels: Integers) -> None:
+    decided = _decided(logits)
+    top = layout.classes - 1
+    grade = 2 * decided / top - 1
+    with np.errstate(all="ignore"):
+        exact = np.asarray(logits, np.float64)
+        known = (labels >= 0) & (labels <= top)
+        own = exact[np.arange(len(labels)), np.clip(labels, 0, top)]
+        loss = np.nan_to_num(_log_sum_exp(exact) - own, nan=LARGEST_LOSS, posinf=LARGEST_LOSS, neginf=0.0)
+    values = {
+        Numbers.RIGHT: np.where(decided == labels, 1.0, -1.0),
+        Numbers.LOSS: 2 * np.clip(loss, 0, LARGEST_LOSS) / LARGEST_LOSS - 1,
+        Numbers.AGREEMENT: 1 - 2 * ((np.clip(labels, 0, top) - decided) / top) ** 2,
+        Numbers.GRADE: grade,
+        Numbers.GRADE_SQUARED: 2 * grade**2 - 1,
+    }
+    for place, (number, weight) in enumerate(layout.numbers, start=layout.numbers_start):
+        vectors[:, place] = np.trunc(values[number] * weight).astype(np.int64) * known
+
+
+def _decided(logits: NDArray[np.float32]) -> Integers:
+    """Return the most probable class; a score that is undefined is never it, unless all are."""
+    decided: Integers = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=1)
+    return decided
+
+
+def _class_block(layout: Layout, labels: Integers) -> Integers:
+    signs: Integers = 2 * (labels == 1).astype(np.int64) - 1
+    if layout.kind is TaskKind.BINARY:
+        return signs[:, None] * layout.class_weight
+    if layout.kind is TaskKind.MULTILABEL:
+        return signs * layout.class_weight
+    known = (labels >= 0) & (labels < layout.classes)
+    block: Integers = _centred(layout.classes, layout.class_weight)[np.clip(labels, 0, layout.classes - 1)]
+    return block * known[:, None]
+
+
+def _centred(classes: int, weight: int) -> Integers:
+    """Return for each class its unit vector less the mean, of norm ``weight`` before its numbers are cut to whole."""
+    unit = np.eye(classes) - 1 / classes
+    return np.trunc(unit * weight * math.sqrt(classes / (classes - 1))).astype(np.int64)
+
+
+def _means(vectors: Integers, sizes: Integers) -> Integers:
+    """Return the mean vector of each unit in whole numbers, rounded down in size where rounding would pass a norm."""
+    sums = np.add.reduceat(vectors, np.concatenate([[0], np.cumsum(sizes)[:-1]]), axis=0)
+    mean = sums / sizes[:, None]
+    rounded = np.rint(mean)
+    beyond = (rounded * rounded).sum(axis=1) > NORM_BOUND**2
+    return np.where(beyond[:, None], np.trunc(mean), rounded).astype(np.int64)
+
+
+def _within_norm(vectors: Integers, bound: int) -> Integers:
+    """Return the vectors with every one whose norm passes ``bound`` made zero: the guarantee rests on this alone."""
+    within = (np.abs(vectors).max(axis=1) <= bound) & ((vectors * vectors).sum(axis=1) <= bound**2)
+    kept: Integers = vectors * within[:, None]
+    return kept
+
+
+def _log_sum_exp(exact: Floats) -> Floats:
+    largest = np.nan_to_num(exact.max(axis=1, initial=-np.inf), nan=0.0, posinf=0.0, neginf=0.0)
+    summed: Floats = largest + np.log(np.exp(exact - largest[:, None]).sum(axis=1))
+    return summed

@@ -1,0 +1,200 @@
+"""When a run measures its model, what it asks hospitals for that, and what their sum says.
+
+Two ways, one interface: by the run's evaluation plan under noise, or in every round by exact counts.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from common.config import RunDescription
+from common.errors import RunError
+from common.evaluation import Metrics, metrics
+from common.evaluation.decode import decode, next_question
+from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
+from common.evaluation.question import Question
+from common.evaluation.state import EvaluationState
+from common.privacy.gaussian import gaussian_epsilon
+from common.run_terms import evaluation_plan_of, release_mechanism
+from common.vector import Tail, VectorLayout
+
+PartName = Literal["test", "validation", "none"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one round says about the model it started from.
+
+    Attributes:
+        part: whose records it was measured on; ``none`` when the round measured nothing.
+        measured: None when there is nothing to say.
+        intervals: by measure, at 95 %.
+        noise: by measure, the standard deviation that privacy noise gives it.
+        epsilon: what this run's evaluations have cost each record of ``part`` so far; NaN where counts are exact.
+    """
+
+    part: PartName = "none"
+    measured: Metrics | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
+    epsilon: float = math.nan
+
+
+class Measurements(Protocol):
+    """Knows what is still to be measured."""
+
+    exact: bool
+
+    def while_training(self, step: int) -> Question | None:
+        """Return what to ask about the model of ``step`` in the training round that starts from it."""
+
+    def of_last_model(self, part: Part) -> Question | None:
+        """Return what to ask about the run's last model on one part; None where nothing can be asked any more."""
+
+    def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
+        """Return what a sum says, and learn from it where to look next.
+
+        Raises:
+            RunError: no hospitals can have such counts.
+        """
+
+    def spent(self) -> None:
+        """Note that hospitals have refused to answer the last question again."""
+
+    def to_numbers(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as values of JSON."""
+
+
+def measurements_of(
+    description: RunDescription, layout: VectorLayout, numbers: Mapping[str, Any]
+) -> "ExactMeasurements | PlannedMeasurements":
+    """Return how a run measures its models, from where ``numbers`` of its checkpoint say that it stands.
+
+    Raises:
+        RunError: the numbers cannot be read.
+    """
+    plan = evaluation_plan_of(description)
+    if plan is None:
+        return ExactMeasurements(layout)
+    return PlannedMeasurements(description, plan, layout, numbers)
+
+
+class ExactMeasurements:
+    """Exact counts of both parts in every round."""
+
+    exact = True
+
+    def __init__(self, layout: VectorLayout) -> None:
+        self._layout = layout
+
+    def while_training(self, step: int) -> Question | None:  # noqa: ARG002 - counts come unasked
+        """See :class:`Measurements`."""
+        return None
+
+    def of_last_model(self, part: Part) -> Question | None:  # noqa: ARG002
+        """See :class:`Measurements`."""
+        return None
+
+    def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:  # noqa: ARG002
+        """See :class:`Measurements`."""
+        counts = self._layout.exact_counts(tail)
+        counts.check()
+        return Reading("test", metrics(counts))
+
+    def spent(self) -> None:
+        """See :class:`Measurements`."""
+
+    def to_numbers(self) -> dict[str, Any]:
+        """See :class:`Measurements`."""
+        return {}
+
+
+class PlannedMeasurements:
+    """Releases under noise, each when the plan says, and at most as often as it allows."""
+
+    exact = False
+
+    def __init__(
+        self, description: RunDescription, plan: EvaluationPlan, layout: VectorLayout, numbers: Mapping[str, Any]
+    ) -> None:
+        self._description = description
+        self._plan = plan
+        self._layout = layout
+        self._asked: Counter[int] = Counter()
+        """How often each release was asked for, by its number."""
+        self._state = EvaluationState()
+        self._last: int | None = None
+        if numbers:
+            self._restore(numbers)
+
+    def _restore(self, numbers: Mapping[str, Any]) -> None:
+        try:
+            self._asked = Counter({int(number): int(times) for number, times in numbers["asked"].items()})
+            self._state = EvaluationState.from_json(numbers["state"])
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise RunError(
+                "the newest checkpoint lacks the record of its evaluations; delete that file to resume from the "
+                "previous one"
+            ) from None
+
+    def while_training(self, step: int) -> Question | None:
+        """See :class:`Measurements`."""
+        return self._ask(self._plan.release_at(step))
+
+    def of_last_model(self, part: Part) -> Question | None:
+        """See :class:`Measurements`."""
+        return self._ask(self._plan.final_validation if part is Part.VALIDATION else self._plan.test)
+
+    def _ask(self, release: Release | None) -> Question | None:
+        self._last = None
+        if release is None or self._asked[release.number] > self._description.evaluation.repeats:
+            return None
+        self._asked[release.number] += 1
+        self._last = release.number
+        return next_question(self._plan, release, self._state)
+
+    def spent(self) -> None:
+        """See :class:`Measurements`."""
+        if self._last is not None:
+            self._asked[self._last] = self._description.evaluation.repeats + 1
+
+    def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
+        """See :class:`Measurements`."""
+        if question is None:
+            return Reading()
+        release = self._plan.release(question.release)
+        mechanism = release_mechanism(self._description, self._plan, release)
+        variance = survivors * mechanism.share_variance(cohort)
+        units = tail.validation_units if release.part is Part.VALIDATION else tail.test_units
+        self._layout.check_units(units, self._plan.norm_bound, math.sqrt(variance))
+        if not units:  # Every hospital has spent its budget for evaluation.
+            return Reading()
+        measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
+        epsilon = self._spent_on(release.part)
+        if release.kind is ReleaseKind.CLASSES:  # It measures no model.
+            return Reading(epsilon=epsilon)
+        return Reading(
+            "validation" if release.part is Part.VALIDATION else "test",
+            measured.metrics,
+            measured.intervals,
+            measured.noise,
+            epsilon,
+        )
+
+    def _spent_on(self, part: Part) -> float:
+        """Return ε of all that was asked of a part: Gaussian releases compose by adding their 1 / z²."""
+        squares = sum(
+            self._asked[release.number] / self._plan.noise_multiplier(release) ** 2
+            for release in self._plan.releases
+            if release.part is part
+        )
+        return gaussian_epsilon(math.sqrt(squares), self._description.privacy.delta)
+
+    def to_numbers(self) -> dict[str, Any]:
+        """See :class:`Measurements`."""
+        return {
+            "asked": {str(number): times for number, times in sorted(self._asked.items())},
+            "state": self._state.to_json(),
+        }
