@@ -69,6 +69,9 @@ NOISE_AT_ONCE = 1 << 16
 CLIPPING_MARGIN = 1 / 64
 """Gradients are clipped at so much less than the bound, which pays for everything that float32 rounds."""
 
+LARGEST_NORM = 1e30
+"""Of a gradient that is clipped and not left out: below its inverse float32 has no full digits any more."""
+
 CLIPPED_AT_ONCE = 256
 """Units added in float32 at most, before they are added to the others in float64."""
 
@@ -433,9 +436,9 @@ def _clipped_at_once(data: TrainingData) -> int:
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
-    """Return each unit's weight, (units,) float32; 0 for one whose norm is not finite."""
+    """Return each unit's weight, (units,) float32; 0 for one whose norm is not finite, or beyond ``LARGEST_NORM``."""
     weights = (max_grad_norm * (1 - CLIPPING_MARGIN) / (norms + TINY)).clamp_(max=1.0)
-    return torch.where(torch.isfinite(norms), weights, 0.0).float()
+    return torch.where(norms < LARGEST_NORM, weights, 0.0).float()  # Not of one that is undefined, either.
 
 
 def _as_input(inputs: Tensor) -> Tensor:

@@ -155,12 +155,13 @@ class Revocations:
         """Keep ``encoded`` if it is newer than what is there; return the newest.
 
         Raises:
-            IdentityError: it is no list of the authority, or an older one than this hospital has seen.
+            StandingError: an older one than has been seen; whoever sent it must send the newest.
+            IdentityError: it is no list of the authority.
         """
         offered = verify_revocations(encoded, self._authority)
         newest = self.newest()
         if newest is not None and offered.number < newest.number:
-            raise IdentityError(
+            raise StandingError(
                 f"a revocation list must not be older than number {newest.number}, which this hospital has seen; "
                 f"got number {offered.number}"
             )

@@ -33,25 +33,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _describe(path: Path, folder: Path) -> str:
     """Say what a file is, from its content where that can be read, never showing a secret."""
-    if path.suffix == ".key":
-        return "private key: never leaves this folder"
     try:
         match path.suffix:
+            case ".key":
+                said = "private key: never leaves this folder"
             case ".pem":
-                return _certificate(load_certificate(path))
+                said = _certificate(load_certificate(path))
             case ".csr":
                 hosts = requested_hosts(path.read_bytes())
-                return f"signing request for {', '.join(hosts) or f'hospital {path.stem}'}"
+                said = f"signing request for {', '.join(hosts) or f'hospital {path.stem}'}"
             case ".crl":
-                return _revocations(path.read_bytes(), folder)
+                said = _revocations(path.read_bytes(), folder)
             case _ if path.name == MEMBERS_FILE:
                 listed = verify_members(path.read_bytes(), load_certificate(folder / authority.CERTIFICATE_FILE))
-                return f"member list {listed.number}: {', '.join(listed.members) or 'nobody'}"
-            case _ if path.name == authority.REGISTER_FILE:
-                return "register of members and of what was signed"
+                said = f"member list {listed.number}: {', '.join(listed.members) or 'nobody'}"
+            case _:
+                said = "register of members and of what was signed" if path.name == authority.REGISTER_FILE else ""
     except (ConfideError, OSError) as error:
-        return f"cannot be read: {error}"
-    return ""
+        said = f"cannot be read: {error}"
+    return said
 
 
 def _revocations(encoded: bytes, folder: Path) -> str:

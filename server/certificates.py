@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.config import EnrolmentConfig
-from common.errors import IdentityError
+from common.errors import IdentityError, StandingError
 from common.identity import (
     CLOCK_SKEW,
     certificate_pem,
@@ -158,7 +158,7 @@ class Certificates:
         # The member list goes first: a revocation list knows its number, and hospitals ask for that one from then on.
         if lists.members is not None:
             self._take_up_members(lists.members, now)
-        self._revocations.accept(lists.revocations)
+        self._take_up_revocations(lists.revocations)
 
     def _keep_lists_current(self, now: datetime.datetime) -> None:
         if self._authority is None:
@@ -166,12 +166,18 @@ class Certificates:
             if members.exists() and self._take_up_members(members.read_bytes(), now):
                 members.unlink()
             if revocations.exists():
-                self._revocations.accept(revocations.read_bytes())
+                self._take_up_revocations(revocations.read_bytes())
                 revocations.unlink()
             return
         newest = self._revocations.newest()
         if newest is None or newest.next_update - now < (newest.next_update - newest.issued) / 2:
             self.publish_lists(now)
+
+    def _take_up_revocations(self, encoded: bytes) -> None:
+        try:
+            self._revocations.accept(encoded)
+        except StandingError as error:  # A newer one came meanwhile, by another of this server's processes or a person.
+            _LOG.warning("%s", error)
 
     def _take_up_members(self, encoded: bytes, now: datetime.datetime) -> bool:
         """Go over to a member list once this server has everyone's certificate; returns whether it has."""
@@ -186,7 +192,11 @@ class Certificates:
                     offered.number, ", ".join(awaited), self._requests,
                 )  # fmt: skip
             return False
-        self._members.accept(encoded)
+        try:
+            self._members.accept(encoded)
+        except StandingError as error:  # As above.
+            _LOG.warning("%s", error)
+            return True
         self._cut_off(offered, before)
         return True
 

@@ -23,8 +23,10 @@ from common.identity import (
     make_tls_certificate,
     request_hospital_certificate,
     sign_hospital_certificate,
+    verify_roster,
     write_private,
 )
+from common.members import sign_members
 from common.round_terms import Purpose, RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg
@@ -125,8 +127,9 @@ def audited_run(folder: Path, config: Config | None = None, *, authority_on_serv
     authority = make_authority("Test consortium", now)
     identities = {name: _identity(authority, name, now) for name in NAMES}
     roster = {name: certificate_pem(identity.certificate).decode() for name, identity in identities.items()}
+    members = sign_members(authority, verify_roster(roster, authority.certificate), 1, now)
     config = replaced(config or Config(), experiment={"num_clients": 3, "rounds": 2})
-    description = describe(config, RUN_ID, ("normal", "pneumonia"), 1, roster)
+    description = describe(config, RUN_ID, ("normal", "pneumonia"), 1, roster, member_list=members.decode())
     run = AuditedRun(
         folder,
         authority,

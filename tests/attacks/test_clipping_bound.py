@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.per_record_gradients import record_gradients
 from client.training import TrainingData, _clipped_sum, noisy_gradient_sum
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit
 from common.models.flat import flat_parameters, share_parameters
@@ -132,3 +133,21 @@ def test_the_bound_costs_ordinary_models_next_to_nothing() -> None:
         images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 1, 28, 28), np.uint8))
         moved = influence(model, features(images))
         assert 0.9 * BOUND < moved <= BOUND
+
+
+@pytest.mark.parametrize("small", [1e-21, 1e-23, 1e-30, 1e-38])
+def test_small_inputs_that_meet_large_gradients_are_not_lost_in_squares_that_underflow(small: float) -> None:
+    width = 25_000
+    model = nn.Linear(width, 2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.weight.zero_()
+    inputs = torch.full((3, width), small)
+    data = features(inputs)
+    assert influence(model, data) <= BOUND
+    ghost = Cancelling(generator, 1e15)
+    patches = small * torch.randn(4, CHANNELS, 1, 2, generator=generator)
+    assert influence(ghost, features(patches)) <= BOUND
+    exact = record_gradients(ghost, patches, torch.zeros(4, dtype=torch.int64), as_rows=True).rows().double()
+    found = record_gradients(ghost, patches, torch.zeros(4, dtype=torch.int64)).norms()
+    assert (found >= exact.norm(dim=1) * (1 - 1e-6)).all()

@@ -130,7 +130,17 @@ def lying(dealt: Dealt, folder: Path, **changes: Mapping[str, Any]) -> LyingServ
     consortium = small(dealt, folder)
     config = changed(CONFIG, **{section: dict(values) for section, values in changes.items()})
     data = dealt.data
-    return LyingServer(consortium, describe(config, RUN_ID, data.classes, data.channels, consortium.consortium.roster))
+    return LyingServer(
+        consortium,
+        describe(
+            config,
+            RUN_ID,
+            data.classes,
+            data.channels,
+            consortium.consortium.roster,
+            member_list=consortium.consortium.member_list,
+        ),
+    )
 
 
 @pytest.fixture

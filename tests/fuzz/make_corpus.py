@@ -351,7 +351,8 @@ def _invited() -> Iterator[bytes]:
 
 def _registers() -> Iterator[bytes]:
     issued = [{"name": "st-mary", "serial": "7b", "expires": 2e9, "revoked": 1.7e9}]
-    yield json.dumps({"version": 1, "list_number": 3, "issued": issued}).encode()
+    members = {"members": {"st-mary": "ab" * 32}, "members_number": 2, "members_issued": 1_700_000_000}
+    yield json.dumps({"version": 2, "list_number": 3, "issued": issued, **members}).encode()
 
 
 def _private_keys() -> Iterator[bytes]:

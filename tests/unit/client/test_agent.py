@@ -207,7 +207,14 @@ def test_a_run_outside_the_hospitals_policy_is_refused(
 ) -> None:
     made = small(dealt, tmp_path, policies={"hospital_1": policy}, **changes)
     data = dealt.data
-    description = describe(made.config, RUN_ID, data.classes, data.channels, made.consortium.roster)
+    description = describe(
+        made.config,
+        RUN_ID,
+        data.classes,
+        data.channels,
+        made.consortium.roster,
+        member_list=made.consortium.member_list,
+    )
     asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
     reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
     assert reply.code == "policy"
@@ -218,7 +225,14 @@ def test_a_run_outside_the_hospitals_policy_is_refused(
 def test_noise_that_misses_the_runs_own_target_is_refused(dealt: Dealt, tmp_path: Path) -> None:
     made = small(dealt, tmp_path, privacy={"mode": "distributed", "target_epsilon": 2.0})
     data = dealt.data
-    honest = describe(made.config, RUN_ID, data.classes, data.channels, made.consortium.roster)
+    honest = describe(
+        made.config,
+        RUN_ID,
+        data.classes,
+        data.channels,
+        made.consortium.roster,
+        member_list=made.consortium.member_list,
+    )
     assert honest.noise_multiplier is not None
     lower = honest.model_copy(update={"noise_multiplier": honest.noise_multiplier / 2})
     asked = AdvertiseKeys(run_description=lower.canonical_json(), round_number=1)
@@ -250,6 +264,13 @@ def test_data_that_falls_short_of_the_statement_is_told_to_the_operator_and_to_n
 
 def test_a_roster_without_this_hospitals_own_certificate_is_refused(dealt: Dealt, tmp_path: Path) -> None:
     made, other = small(dealt, tmp_path / "one"), small(dealt, tmp_path / "other")
-    description = describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, other.consortium.roster)
+    description = describe(
+        made.config,
+        RUN_ID,
+        dealt.data.classes,
+        dealt.data.channels,
+        other.consortium.roster,
+        member_list=other.consortium.member_list,
+    )
     asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
     assert refused(made.consortium.agents[NAME].answer(asked, None)[0]).code == "policy"

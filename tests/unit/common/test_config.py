@@ -96,6 +96,7 @@ def description(**changes: object) -> RunDescription:
         "channels": 1,
         "vector_length": 10,
         "roster": {"hospital-1": "pem"},
+        "member_list": "{}",
         "experiment": config.experiment,
         "model": config.model,
         "training": config.training,

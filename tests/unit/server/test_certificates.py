@@ -160,3 +160,82 @@ def test_an_authority_s_key_and_register_are_its_owner_s_alone(tmp_path: Path) -
     authority.sign_hospital(request_hospital_certificate("x", Ed25519PrivateKey.generate()), "st-mary", NOW, HOUR)
     for path in (tmp_path / "authority").iterdir():
         assert path.stat().st_mode & 0o077 == 0, path.name
+
+
+def test_a_member_list_waits_for_the_certificate_of_everyone_on_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificates = server(tmp_path, offline=True)
+    requests, authority = tmp_path / "server" / REQUESTS_FOLDER, Authority(tmp_path / "authority")
+    signed = authority.sign_hospital(
+        request_hospital_certificate("x", Ed25519PrivateKey.generate()), "st-mary", NOW, HOUR
+    )
+    lists = authority.sign_lists(NOW, HOUR)
+    assert lists.members is not None
+    write_private(requests / MEMBERS_FILE, lists.members)
+    certificates.keep_current(NOW)
+    assert "waits for the certificates of st-mary" in caplog.text
+    with pytest.raises(IdentityError, match=r"must have signed members\.json"):
+        certificates.members()
+    write_private(requests / "st-mary.pem", certificate_pem(signed))
+    certificates.keep_current(NOW)
+    assert set(certificates.members().members) == {"st-mary"}
+    members = Membership(tmp_path / "server").all_members(certificates.root, NOW)
+    assert members.member_list.encode() == lists.members
+    assert members.absent == {"st-mary"}  # It has not shown the key of its SuperNode yet.
+
+
+def test_whom_the_authority_takes_from_the_list_the_server_cuts_off(tmp_path: Path) -> None:
+    certificates = server(tmp_path, offline=True)
+    requests, authority = tmp_path / "server" / REQUESTS_FOLDER, Authority(tmp_path / "authority")
+    membership = Membership(tmp_path / "server")
+    for name in ("st-mary", "st-john"):
+        request = request_hospital_certificate("x", Ed25519PrivateKey.generate())
+        membership.admit(name, certificate_pem(authority.sign_hospital(request, name, NOW, 2 * HOUR)), b"key")
+    for revoked, left in ((None, {"st-mary", "st-john"}), ("st-john", {"st-mary"})):
+        if revoked is not None:
+            assert authority.revoke(revoked, NOW) == 1
+        lists = authority.sign_lists(NOW, HOUR)
+        assert lists.members is not None
+        write_private(requests / MEMBERS_FILE, lists.members)
+        write_private(requests / REVOCATIONS_FILE, lists.revocations)
+        certificates.keep_current(NOW)
+        assert membership.roster().keys() == membership.supernode_keys().keys() == left
+        assert membership.all_members(certificates.root, NOW).absent == frozenset()
+
+
+def test_a_hospital_that_the_server_cuts_off_stays_on_the_roster_until_the_authority_takes_it_from_the_list(
+    tmp_path: Path,
+) -> None:
+    certificates = server(tmp_path, offline=True)
+    authority, membership = Authority(tmp_path / "authority"), Membership(tmp_path / "server")
+    request = request_hospital_certificate("x", Ed25519PrivateKey.generate())
+    membership.admit("st-mary", certificate_pem(authority.sign_hospital(request, "st-mary", NOW, 2 * HOUR)), b"key")
+    lists = authority.sign_lists(NOW, HOUR)
+    assert lists.members is not None
+    write_private(tmp_path / "server" / REQUESTS_FOLDER / MEMBERS_FILE, lists.members)
+    certificates.keep_current(NOW)
+    assert certificates.is_offline
+    assert certificates.names("st-mary")
+    assert membership.remove("st-mary", still_listed=True)
+    members = membership.all_members(certificates.root, NOW)
+    assert (set(members.roster), set(members.absent)) == ({"st-mary"}, {"st-mary"})
+
+
+def test_an_older_list_that_is_brought_again_changes_nothing(tmp_path: Path) -> None:
+    certificates = server(tmp_path, offline=True)
+    requests, authority = tmp_path / "server" / REQUESTS_FOLDER, Authority(tmp_path / "authority")
+    membership, carried = Membership(tmp_path / "server"), []
+    for name in ("st-mary", "st-john"):
+        request = request_hospital_certificate("x", Ed25519PrivateKey.generate())
+        membership.admit(name, certificate_pem(authority.sign_hospital(request, name, NOW, HOUR)), b"key")
+        carried.append(authority.sign_lists(NOW, HOUR))
+    for lists in reversed(carried):
+        assert lists.members is not None
+        write_private(requests / MEMBERS_FILE, lists.members)
+        write_private(requests / REVOCATIONS_FILE, lists.revocations)
+        certificates.keep_current(NOW)
+        assert not list(requests.glob("*.json"))
+        assert not list(requests.glob("*.crl"))
+    assert certificates.members().number == 2
+    assert membership.roster().keys() == {"st-mary", "st-john"}

@@ -40,7 +40,12 @@ class Rounds:
         self.made = made
         config = made.config
         self.description = describe(
-            config, RUN_ID, made.dealt.data.classes, made.dealt.data.channels, made.consortium.roster
+            config,
+            RUN_ID,
+            made.dealt.data.classes,
+            made.dealt.data.channels,
+            made.consortium.roster,
+            member_list=made.consortium.member_list,
         )
         least = config.aggregation.min_hospitals
         parameters = protocol_parameters(self.description, made.consortium.roster_keys, least)

@@ -26,6 +26,7 @@ from common.identity import (
     request_hospital_certificate,
     sign_hospital_certificate,
 )
+from common.members import sign_members
 from common.messages import AdvertiseKeys, Refused, Reply
 from common.run_terms import layout_for
 from tests.unit.client.data.hospital_folder import Hospital, healthy
@@ -133,7 +134,9 @@ def _ask_to_join(hospital: Hospital, place: Path) -> Reply:
     surroundings = Surroundings(place / "state", hospital.folder, place / "state" / "cache", os.urandom, lambda: NOW)
     agent = HospitalAgent(identities["north"], authority.certificate, HospitalConfig(), surroundings)
     roster = {name: certificate_pem(one.certificate).decode() for name, one in identities.items()}
-    encoded = _description(hospital, roster).canonical_json()
+    keys = {name: one.key.public_key().public_bytes_raw() for name, one in identities.items()}
+    described = _description(hospital, roster, sign_members(authority, keys, 1, NOW).decode())
+    encoded = described.canonical_json()
     return agent.answer(AdvertiseKeys(run_description=encoded, round_number=1), None)[0]
 
 
@@ -145,7 +148,7 @@ def _identity(authority: CertificateAuthority, name: str) -> HospitalIdentity:
     )
 
 
-def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
+def _description(hospital: Hospital, roster: dict[str, str], member_list: str) -> RunDescription:
     """Return a run that asks for what the hospital's contract says."""
     contract = hospital.contract
     config = replace(
@@ -162,4 +165,5 @@ def _description(hospital: Hospital, roster: dict[str, str]) -> RunDescription:
         channels=contract.channels,
         vector_length=layout.length,
         roster=roster,
+        member_list=member_list,
     )
