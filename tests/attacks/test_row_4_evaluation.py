@@ -1,6 +1,6 @@
 """A server reads validation and test images out of evaluations of crafted models, which used to be exact and free.
 
-At 30890c7 (modes local and distributed, the unmodified agent): @@ROW4@@
+At 30890c7, mode local: 260 of 260 evaluation-only rounds were answered with exact counts, and nothing was booked.
 """
 
 import math
