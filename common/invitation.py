@@ -20,7 +20,8 @@ FINGERPRINT_BYTES = 32
 _PREFIX = "confide1-"
 _MAXIMUM_CHARACTERS = 1024
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
-_HOST = r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$"
+_HOST = r"^[A-Za-z0-9:]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9:])?$"
+"""What :func:`common.hosts.check_host` returns, and little more: IPv6 addresses may begin and end with colons."""
 _LATEST = 2**33
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import ConfideError, RunError
+from common.hosts import past_proxies
 
 EXIT_REFUSED = 2
 """A process that cannot work until a person corrects something ends with this; it is not started again."""
@@ -140,7 +141,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **command.environment},
+            env={**os.environ, **past_proxies(os.environ), **command.environment},
             start_new_session=True,
             umask=PRIVATE_UMASK,
             preexec_fn=prepare,  # noqa: PLW1509 - it takes no lock: one system call of a library already loaded

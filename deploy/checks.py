@@ -28,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
     command, *rest = argv
     parser = argparse.ArgumentParser(prog=f"confide {command}", description=__doc__)
     if command == "test":
+        parser.add_argument(
+            "--mutations", action="store_true", help="make dangerous changes to a copy instead; each must fail a test"
+        )
         for marker in _MARKERS:
             parser.add_argument(f"--{marker}", action="store_true", help=f"run the tests marked {marker} instead")
         parser.add_argument("pytest", nargs="*", help="further arguments for pytest, after --")
@@ -58,6 +61,10 @@ def _run_static() -> int:
 
 
 def _run_pytest(arguments: argparse.Namespace) -> int:
+    if arguments.mutations:
+        return subprocess.run(
+            (sys.executable, "-m", "tests.mutation", *arguments.pytest), cwd=ROOT, check=False, env=_environment()
+        ).returncode
     chosen = [marker for marker in _MARKERS if getattr(arguments, marker)]
     # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
     how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")

@@ -2,11 +2,13 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import ConfideError
+from common.hosts import past_proxies
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -94,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = _choose(argv)
     if chosen is None:
         return _explain(argv)
+    os.environ.update(past_proxies(os.environ))
     try:
         return int(importlib.import_module(chosen.module).main(list(argv[len(chosen.words) - 1 :])))
     except ConfideError as error:

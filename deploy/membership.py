@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from common.config import load_config
 from common.errors import EnrolmentError
+from common.hosts import check_host
 from common.identity import check_hospital_name, load_certificate, who_holds_the_key, write_private
 from common.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
@@ -42,7 +43,7 @@ def _invite(argv: Sequence[str]) -> int:
     settings = ServerSettings.read(arguments.state / SERVER_SETTINGS_FILE)
     if not settings.enrolment_port:
         raise EnrolmentError("the server must run an enrolment service, as `confide server` does; this one has none")
-    host = arguments.address or settings.hosts[0]
+    host = check_host(arguments.address or settings.hosts[0])
     if host not in settings.hosts:
         raise EnrolmentError(f"--address must be one of {', '.join(settings.hosts)}, which the server has, got {host}")
     hours = load_config(settings.config).enrolment.invitation_hours if arguments.hours is None else arguments.hours

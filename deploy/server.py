@@ -16,6 +16,7 @@ from cryptography import x509
 
 from common.config import Config, load_config
 from common.errors import ConfigError
+from common.hosts import check_host
 from common.identity import (
     certificate_pem,
     fingerprint,
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(arguments: argparse.Namespace, state: Path, config: Config) -> ServerSettings:
     path = state / SERVER_SETTINGS_FILE
     before = ServerSettings.read(path) if path.exists() else None
-    hosts = tuple(arguments.address or (before.hosts if before else ()))
+    hosts = tuple(map(check_host, arguments.address or (before.hosts if before else ())))
     if not hosts:
         raise ConfigError("--address must say what hospitals call this server, such as --address confide.example.org")
     run_id = new_run_id() if before is None or arguments.new_run else before.run_id

@@ -26,7 +26,8 @@ from common.errors import DataError
 from common.shards import SPLITS, Split, make_private_folder
 
 CACHE_FORMAT = "confide-prepared"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+"""2: pictures are shown as :mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """Of all prepared images together; room for a million grey X-rays at 224 pixels."""

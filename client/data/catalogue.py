@@ -1,15 +1,14 @@
 """Lists what a hospital's data claims to hold, in any of the three layouts, without opening an image.
 
-- ``manifest.csv`` with the columns ``file,label`` and, where known, ``patient_id,split``;
+- ``manifest.csv`` (or ``manifest.xlsx``) with the columns ``file,label`` and, where known, ``patient_id,split``;
 - one folder for each class, ``[train|val|test/]CLASS/[PATIENT/]image``;
 - an npz file in MedMNIST's layout.
 
-Beside them may lie ``accepted.csv`` (``file,mistake``): what the data manager has looked at and stands by.
+Beside them may lie ``accepted.csv`` (``file,mistake``): what the data manager has looked at and stands by. A file that
+is not read is never passed over without a word: it is found by name or, where it can hold no image, counted.
 """
 
-import csv
 import hashlib
-import io
 import os
 import sys
 from collections import Counter
@@ -20,11 +19,13 @@ from pathlib import Path, PurePosixPath
 
 from client.data import npz
 from client.data.mistakes import Finding, Mistake
-from client.data.pixels import DICOM_MARK_END, is_dicom
+from client.data.readers import HEAD_BYTES, IMAGE_ENDINGS, kind_not_read, reader_of
+from client.data.tables import Table, UnusableTableError, read_table, without_point_zero
 from common.errors import DataError
 from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split, class_index
 
 ACCEPTED_NAME = "accepted.csv"
+MANIFEST_WORKBOOK_NAME = "manifest.xlsx"
 
 SPLIT_FOLDERS: Mapping[str, Split] = {
     "train": "train", "training": "train",
@@ -32,15 +33,28 @@ SPLIT_FOLDERS: Mapping[str, Split] = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
-IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
-
+_COLUMNS = ("file", "label", "patient_id", "split")
 _REQUIRED_COLUMNS = ("file", "label")
-
-_OTHER_SEPARATORS = (";", "\t")
-"""What spreadsheets write between columns where a comma is the decimal mark."""
+_ACCEPTED_COLUMNS = ("file", "mistake")
 
 _DIRECTORY_NAME = "DICOMDIR"
 """The table of contents of a DICOM medium (PS3.10, 8): DICOM, but no image."""
+
+_BESIDE_IMAGES = frozenset(
+    {
+        MANIFEST_NAME,
+        MANIFEST_WORKBOOK_NAME,
+        DESCRIPTION_NAME,
+        ACCEPTED_NAME,
+        _DIRECTORY_NAME,
+        "Thumbs.db",
+        "desktop.ini",
+    }
+)
+"""Files that are known to hold no image that anyone exported."""
+
+_NO_ENDING = "no ending"
+_ENDINGS_NAMED = 8
 
 
 class Layout(StrEnum):
@@ -142,15 +156,39 @@ def read_catalogue(data: Path, classes: Sequence[str]) -> Catalogue:
     return Catalogue(root, layout, tuple(listing.entries), tuple(listing.findings), accepted, listing.digest.digest())
 
 
-def image_files(root: Path) -> Iterator[str]:
-    """Yield the path from ``root`` of every file below it that could be an image, in a fixed order."""
-    return _walk(_Listing(Path(os.path.realpath(root)), ()))
+@dataclass(frozen=True)
+class Scan:
+    """What lies below a folder.
+
+    Attributes:
+        images: paths from the folder of all files that a reader knows, in a fixed order.
+        findings: the files that are not read, and those that cannot be named.
+    """
+
+    images: tuple[str, ...] = field(repr=False)
+    findings: tuple[Finding, ...] = field(repr=False)
+
+
+def scan_images(root: Path) -> Scan:
+    """Return every image below ``root``, and what else lies there, without opening more than the head of a file."""
+    listing = _Listing(Path(os.path.realpath(root)), ())
+    images = tuple(_walk(listing))
+    return Scan(images, tuple(listing.findings))
+
+
+def printable(name: str) -> str:
+    r"""Return a file name as UTF-8 can hold it, with each odd byte as a number.
+
+    >>> printable("f\udcfcr.dcm")
+    'f\\xfcr.dcm'
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _layout_of(root: Path) -> tuple[Layout, Path]:
     if root.is_file():
         return Layout.NPZ, root
-    if (root / MANIFEST_NAME).exists():
+    if (root / MANIFEST_NAME).exists() or (root / MANIFEST_WORKBOOK_NAME).exists():
         return Layout.MANIFEST, root
     archives = list(root.glob("*.npz"))
     return (Layout.NPZ, archives[0]) if len(archives) == 1 else (Layout.CLASS_FOLDERS, root)
@@ -175,17 +213,20 @@ def _list_npz(listing: _Listing, path: Path) -> None:
 
 
 def _list_manifest(listing: _Listing) -> None:
-    text = _read_text(listing, MANIFEST_NAME)
-    if text is None:
+    name = MANIFEST_NAME if (listing.root / MANIFEST_NAME).exists() else MANIFEST_WORKBOOK_NAME
+    if name == MANIFEST_NAME and (listing.root / MANIFEST_WORKBOOK_NAME).exists():
+        listing.find(Mistake.MANIFEST_MALFORMED, MANIFEST_WORKBOOK_NAME, f"{MANIFEST_NAME} is there too; keep one")
+        return
+    table = _read(listing, name, _COLUMNS, _REQUIRED_COLUMNS)
+    if table is None:
         return
     unheard = _Listing(listing.root, listing.classes)
-    rows = _rows(unheard, text, MANIFEST_NAME, _REQUIRED_COLUMNS)
-    times = Counter(str(PurePosixPath(cells["file"])) for _, cells in rows)
+    times = Counter(str(PurePosixPath(cells["file"])) for _, cells in _rows(unheard, table, name))
     # Read twice rather than kept: a row with its cells takes as much memory as all that is remembered of an image.
-    for number, cells in _rows(listing, text, MANIFEST_NAME, _REQUIRED_COLUMNS):
+    for number, cells in _rows(listing, table, name):
         _list_row(listing, number, cells, times)
     for file in _walk(listing):
-        if file not in times and file not in (MANIFEST_NAME, DESCRIPTION_NAME, ACCEPTED_NAME):
+        if file not in times:
             listing.find(Mistake.FILE_EXTRA, file)
 
 
@@ -193,7 +234,7 @@ def _list_row(listing: _Listing, number: int, cells: Mapping[str, str], times: M
     where = f"row {number}: {cells['file']}"
     file = str(PurePosixPath(cells["file"]))
     split = _split_of(cells.get("split", ""))
-    label = class_index(cells["label"], listing.classes)
+    label = _label_of(cells["label"], listing.classes)
     if times[file] > 1:
         listing.find(Mistake.MANIFEST_ROW_REPEATED, where)
     elif not cells["label"]:
@@ -207,6 +248,11 @@ def _list_row(listing: _Listing, number: int, cells: Mapping[str, str], times: M
     else:
         label_text = sys.intern(cells["label"])  # one object for all that have it
         listing.add(Entry(file, label, label_text, cells.get("patient_id", ""), split), status)
+
+
+def _label_of(text: str, classes: Sequence[str]) -> int | None:
+    label = class_index(text, classes)
+    return class_index(without_point_zero(text), classes) if label is None else label
 
 
 def _split_of(text: str) -> Split | Mistake | None:
@@ -249,76 +295,100 @@ def _list_class_folders(listing: _Listing) -> None:
 
 
 def _walk(listing: _Listing) -> Iterator[str]:
-    """Yield every file that could be an image, in a fixed order, without following a link to a folder."""
+    """Yield every image in a fixed order, without following a link to a folder, and find the files that are none."""
+    others: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
-        listing.find(Mistake.UNREADABLE, os.path.relpath(str(error.filename), listing.root))
+        listing.find(Mistake.UNREADABLE, printable(os.path.relpath(str(error.filename), listing.root)))
 
     for folder, folders, files in os.walk(listing.root, onerror=unreadable):
         folders.sort()
         inside = os.path.relpath(folder, listing.root)
         for name in folders:
             if Path(folder, name).is_symlink():
-                listing.find(Mistake.OUTSIDE_FOLDER, os.path.normpath(f"{inside}/{name}"))
+                listing.find(Mistake.OUTSIDE_FOLDER, printable(os.path.normpath(f"{inside}/{name}")))
         for name in sorted(files):
-            if not name.startswith(".") and name != _DIRECTORY_NAME and _may_be_image(Path(folder, name)):
-                yield os.path.normpath(f"{inside}/{name}")
+            file = os.path.normpath(f"{inside}/{name}")
+            if name not in _BESIDE_IMAGES and _is_image(listing, file, others):
+                yield file
+    if others:
+        named = [f"{count} {ending}" for ending, count in others.most_common(_ENDINGS_NAMED)]
+        rest = others.total() - sum(count for _, count in others.most_common(_ENDINGS_NAMED))
+        more = [f"{rest} with other endings"] if rest else []
+        listing.find(Mistake.FILE_KIND_NOT_READ, "", f"files that are no images: {', '.join(named + more)}")
 
 
-def _may_be_image(path: Path) -> bool:
-    """Go by the ending; archives often give DICOM files none, or a number, and those are looked into."""
+def _is_image(listing: _Listing, file: str, others: Counter[str]) -> bool:
+    """Tell by the ending or, for all other endings, by the first bytes; find or count what is no image.
+
+    Hidden files are none (macOS leaves one beside each file it copies), but one that a reader knows is named.
+    """
+    path = listing.root / file
     ending = path.suffix.lower()
-    if ending in IMAGE_ENDINGS:
+    is_hidden = path.name.startswith(".")
+    recognised, kind = ending in IMAGE_ENDINGS and not is_hidden, ""
+    if not recognised:
+        try:
+            with path.open("rb") as opened:
+                head = opened.read(HEAD_BYTES)
+        except OSError:
+            listing.find(Mistake.FILE_KIND_NOT_READ, printable(file), "it cannot be opened")
+            return False
+        recognised = reader_of(head) is not None
+        kind = kind_not_read(path, head)
+    if printable(file) != file and (recognised or kind):
+        listing.find(Mistake.NAME_NOT_UTF8, printable(file))
+    elif recognised and not is_hidden:
         return True
-    if ending and not ending[1:].isdigit():
-        return False
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(DICOM_MARK_END))
-    except OSError:
-        return False
+    elif recognised or kind:
+        listing.find(Mistake.FILE_KIND_NOT_READ, printable(file), "a hidden file" if recognised else kind)
+    elif not is_hidden:
+        others[ending if ending and ending.isprintable() else _NO_ENDING] += 1
+    return False
 
 
-def _read_text(listing: _Listing, name: str) -> str | None:
+def _read(listing: _Listing, name: str, wanted: Sequence[str], required: Sequence[str]) -> Table | None:
+    """Read a table's head, or find why it cannot be read."""
     path = listing.root / name
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             listing.find(Mistake.MANIFEST_MALFORMED, name, f"more than {MAX_MANIFEST_BYTES} bytes")
             return None
         content = path.read_bytes()
-        listing.digest.update(content)
-        return content.decode("utf-8-sig")
     except OSError:
         listing.find(Mistake.UNREADABLE, name)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        listing.find(Mistake.MANIFEST_NOT_UTF8, name, f"line {line}")
-    return None
-
-
-def _rows(listing: _Listing, text: str, name: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row's line number and cells, trimmed; further columns are allowed."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        return None
+    listing.digest.update(content)
     try:
-        columns = [column.strip().lower() for column in next(reader, [])]
-        missing = [column for column in required if column not in columns]
-        if missing and len(columns) == 1 and any(mark in columns[0] for mark in _OTHER_SEPARATORS):
-            listing.find(Mistake.MANIFEST_MALFORMED, name, "semicolons or tabs between the columns")
-            return
-        if missing:
-            listing.find(Mistake.MANIFEST_COLUMN_MISSING, name, f"missing: {', '.join(missing)}")
-            return
-        for cells in reader:
-            if len(cells) == len(columns):
-                yield reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
-            elif cells:
-                listing.find(Mistake.MANIFEST_MALFORMED, f"{name} row {reader.line_num}", "number of cells")
-    except csv.Error:
-        listing.find(Mistake.MANIFEST_MALFORMED, f"{name} row {reader.line_num}", "open quotation mark or stray byte")
+        table = read_table(content, wanted, required)
+    except UnusableTableError as problem:
+        _find_in_table(listing, name, problem)
+        return None
+    for remark in table.remarks:
+        listing.find(Mistake.TABLE_REMARK, name, remark)
+    return table
+
+
+def _rows(listing: _Listing, table: Table, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield each row's line number and cells; find those that have too many or too few."""
+    try:
+        for line, cells in table.rows():
+            if cells is None:
+                listing.find(Mistake.MANIFEST_MALFORMED, f"{name} row {line}", "number of cells")
+            else:
+                yield line, cells
+    except UnusableTableError as problem:
+        _find_in_table(listing, name, problem)
+
+
+def _find_in_table(listing: _Listing, name: str, problem: UnusableTableError) -> None:
+    is_row = problem.line and problem.mistake is not Mistake.MANIFEST_NOT_UTF8
+    listing.find(problem.mistake, f"{name} row {problem.line}" if is_row else name, problem.detail)
 
 
 def _read_accepted(listing: _Listing) -> Iterator[tuple[str, str]]:
     if listing.root.is_dir() and (listing.root / ACCEPTED_NAME).exists():
-        text = _read_text(listing, ACCEPTED_NAME)
-        for _, cells in _rows(listing, text or "file,mistake", ACCEPTED_NAME, ("file", "mistake")):
-            yield cells["file"], cells["mistake"]
+        table = _read(listing, ACCEPTED_NAME, _ACCEPTED_COLUMNS, _ACCEPTED_COLUMNS)
+        if table is not None:
+            for _, cells in _rows(listing, table, ACCEPTED_NAME):
+                yield cells["file"], cells["mistake"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+from client.data.likeness import CHEST, Reference
 from common.config import PrivacyUnit, RunDescription
 
 
@@ -13,12 +14,18 @@ class ImageKind:
     Attributes:
         name: as a person says it.
         modalities: DICOM Modality (0008,0060) values that may be mixed; empty if any one may be used.
+        body_parts: words of which Body Part Examined (0018,0015) holds one where it is filled in; empty if any may.
+        frontal: whether lateral and oblique views do not belong to the task.
+        reference: what images of the task look like; None if that is not known.
         upright: the mean picture on an 8 x 8 grid, row by row, to tell an inverted image by; empty if none is known.
         least_range: of 256 grey levels, how many must lie between the 1st and the 99th percentile of an image.
     """
 
     name: str
     modalities: frozenset[str] = frozenset()
+    body_parts: frozenset[str] = frozenset()
+    frontal: bool = False
+    reference: Reference | None = None
     upright: tuple[float, ...] = ()
     least_range: int = 0
 
@@ -29,9 +36,12 @@ _LEAST_RANGE = 16
 CHEST_RADIOGRAPH = ImageKind(
     "chest radiograph",
     frozenset({"CR", "DX", "DR", "RG", "SC", "OT"}),
+    frozenset({"CHEST", "THORAX", "TORAX", "TORACE", "LUNG", "LUNGE", "PULMON", "POUMON"}),
+    frontal=True,
+    reference=CHEST,
     # Mean of PneumoniaMNIST's training images (Yang et al. 2023), each centred and scaled to length 1. Against it all
     # 5,856 X-rays of Kermany et al. correlate above 0.3 at 224 pixels, and above 0 at 28.
-    (
+    upright=(
         -0.18, -0.11, -0.02, +0.07, +0.06, -0.04, -0.13, -0.19,
         -0.08, -0.05, -0.04, +0.07, +0.06, -0.06, -0.03, -0.09,
         -0.08, -0.11, -0.10, +0.10, +0.09, -0.09, -0.07, -0.08,
@@ -41,7 +51,7 @@ CHEST_RADIOGRAPH = ImageKind(
         -0.08, +0.04, +0.11, +0.20, +0.20, +0.12, +0.02, -0.13,
         +0.07, +0.18, +0.21, +0.23, +0.22, +0.16, +0.12, -0.01,
     ),
-    _LEAST_RANGE,
+    least_range=_LEAST_RANGE,
 )  # fmt: skip
 """SC and OT are what many archives call a digitised or re-exported radiograph."""
 

@@ -1,4 +1,4 @@
-"""Reads one DICOM radiograph or photograph: header, pixels, windowing (PS3.3 C.11.1 and C.11.2).
+"""Reads one DICOM radiograph or photograph: header and pixels, shown as :mod:`client.data.display` says.
 
 Decoding is pydicom's, with pylibjpeg for JPEG, JPEG-LS and JPEG 2000. Of the header nothing is kept but what
 :class:`~client.data.pixels.Header` names.
@@ -18,20 +18,27 @@ from pydicom import config as pydicom_config
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
+from client.data.display import as_displayed
 from client.data.mistakes import Mistake
-from client.data.pixels import Header, Picture, UnusableImageError
+from client.data.picture_checks import is_coloured
+from client.data.pixels import DICOM_MARK, Header, Picture, UnusableImageError, has_dicom_preamble
+from client.data.views import view_of
 from common.shards import MAX_PIXELS
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
 _FEWEST_BITS, _MOST_BITS = 8, 16
-
-_OUTERMOST = np.array([-(2**31), 2**31 - 1], np.int64)
-"""Beyond every stored value, so that a window maps them to the ends of its output."""
+_PREAMBLE_BYTES = 128
 
 _JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _J2K_BOX_BYTES = 512
@@ -45,9 +52,6 @@ _SOF = struct.Struct(">HHxHH")
 
 _SOF_MARKERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC} | {0xFFF7}
 _SCAN_START, _FILL, _MARKER_BYTE = 0xFFDA, 0xFFFF, 0xFF
-
-_SPREAD_PERCENTILES = (0.5, 99.5)
-"""Without a window these become black and white: a few hot or dead pixels of a detector must not."""
 
 PERSONAL_KEYWORDS = (
     "AccessionNumber", "AdditionalPatientHistory", "AdmissionID", "AdmittingDiagnosesDescription", "CountryOfResidence",
@@ -93,12 +97,10 @@ def quiet() -> Iterator[None]:
 def read_dicom(encoded: bytes, channels: int) -> Picture:
     """Decode a single-frame DICOM image to 8 bits, as a radiologist would first see it.
 
-    Modality LUT or rescale, then the first VOI LUT or window of the header (without one: from the 0.5th to the 99.5th
-    percentile), then MONOCHROME1 turned round so that more is brighter.
-
     Args:
         encoded: the whole file.
-        channels: what the run wants: 1 reads MONOCHROME1 and 2, 3 reads RGB and the YBR family.
+        channels: what the run wants: 1 reads MONOCHROME1 and 2, and colour images whose channels are equal; 3 reads
+            RGB, the YBR family and palettes.
 
     Raises:
         UnusableImageError: it holds no image, several frames, or one that is damaged or of a kind not read here.
@@ -106,18 +108,23 @@ def read_dicom(encoded: bytes, channels: int) -> Picture:
     dataset = parse_dicom(encoded)
     header = _header(dataset)
     _check_shape(dataset)
-    _check_kind(dataset, channels)
+    is_grey = _check_kind(dataset, channels)
     _check_codestream(dataset)
+    passed_over = tuple(_fill_in(dataset))
     try:
-        stored = pixel_array(dataset)
-        pixels = stored.astype(np.uint8) if channels != 1 else _as_displayed(dataset, stored)
+        if is_grey:
+            shown = as_displayed(dataset, _stored(dataset))
+            return Picture(shown.pixels, header, (*passed_over, *shown.passed_over))
+        pixels = _in_colour(dataset)
     except DECODER_ERRORS as error:
-        raise UnusableImageError(_why_undecodable(dataset), type(error).__name__) from None
-    return Picture(pixels, header)
+        raise UnusableImageError(_why_undecodable(dataset), _what_is_damaged(dataset, error)) from None
+    if channels == 1 and is_coloured(pixels):
+        raise UnusableImageError(Mistake.WRONG_COLOUR, "coloured")
+    return Picture(pixels, header, passed_over)
 
 
 def parse_dicom(encoded: bytes) -> pydicom.Dataset:
-    """Read the data set of a DICOM file that holds pixels, which stay encoded.
+    """Read the data set of a DICOM file that holds pixels, which stay encoded; its preamble may be missing.
 
     Raises:
         UnusableImageError: it is damaged, holds no pixels, or is deflated.
@@ -127,13 +134,67 @@ def parse_dicom(encoded: bytes) -> pydicom.Dataset:
         # name anywhere leaves nothing to how a header is read.
         raise UnusableImageError(Mistake.COMPRESSION_UNKNOWN, "deflated")
     try:
-        dataset = pydicom.dcmread(io.BytesIO(encoded))
+        dataset = _data_set(encoded)
         has_pixels = "PixelData" in dataset
     except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
     if not has_pixels:
         raise UnusableImageError(Mistake.NO_PIXELS)
     return dataset
+
+
+def _data_set(encoded: bytes) -> pydicom.Dataset:
+    if has_dicom_preamble(encoded):
+        return pydicom.dcmread(io.BytesIO(encoded))
+    if encoded.startswith(DICOM_MARK):
+        return pydicom.dcmread(io.BytesIO(bytes(_PREAMBLE_BYTES) + encoded))
+    dataset = pydicom.dcmread(io.BytesIO(encoded), force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        is_implicit, is_little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    return dataset
+
+
+def _fill_in(dataset: pydicom.Dataset) -> Iterator[str]:
+    """Give the fields that decoding needs the values which viewers assume, and name those that were missing."""
+    assumed = {"SamplesPerPixel": 1, "BitsStored": dataset.BitsAllocated, "PixelRepresentation": 0}
+    for keyword, value in assumed.items():
+        if dataset.get(keyword) in (None, ""):
+            setattr(dataset, keyword, value)
+            yield f"{keyword} is empty or missing: taken as {value}"
+
+
+def _stored(dataset: pydicom.Dataset) -> npt.NDArray[np.integer]:
+    """Decode a grey image; bits beside those stored (PS3.5 8.1.1), which overlays used to lie in, do not count."""
+    bits = int(dataset.BitsStored)
+    unused_below = _number(dataset, "HighBit", bits - 1) + 1 - bits
+    if unused_below <= 0 or dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return np.asarray(pixel_array(dataset))
+    dataset.BitsStored = bits + unused_below  # pydicom takes the lowest bits whatever High Bit says
+    try:
+        return np.asarray(pixel_array(dataset)) >> unused_below
+    finally:
+        dataset.BitsStored = bits
+
+
+def _in_colour(dataset: pydicom.Dataset) -> npt.NDArray[np.uint8]:
+    """Decode a colour image or palette to uint8 of shape (h, w, 3)."""
+    stored = pixel_array(dataset)
+    if _text(dataset, "PhotometricInterpretation") != _PALETTE:
+        return np.asarray(stored, np.uint8)
+    entries = apply_color_lut(stored, dataset)
+    return np.asarray(entries >> (8 * entries.dtype.itemsize - _FEWEST_BITS), np.uint8)[..., :3]
+
+
+def _what_is_damaged(dataset: pydicom.Dataset, error: Exception) -> str:
+    """Name what stands in the way, where it is known."""
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        samples = dataset.Rows * dataset.Columns * _number(dataset, "SamplesPerPixel", 1)
+        there, needed = len(dataset.PixelData), samples * dataset.BitsAllocated // 8
+        if there < needed:
+            return f"PixelData has {there} of {needed} bytes"
+    return type(error).__name__
 
 
 def _header(dataset: pydicom.Dataset) -> Header:
@@ -146,6 +207,10 @@ def _header(dataset: pydicom.Dataset) -> Header:
             str(dataset.get("StudyDate", "") or ""),
             str(dataset.get("BurnedInAnnotation", "")).upper() == "YES",
             personal,
+            str(dataset.get("BodyPartExamined", "") or "").strip(),
+            view_of(dataset),
+            str(dataset.get("ViewPosition", "") or "").strip().upper(),
+            f"DICOM {dataset.get('Modality', '') or ''}".strip(),
         )
     except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
@@ -177,19 +242,25 @@ def _check_shape(dataset: pydicom.Dataset) -> None:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, "no rows or columns")
 
 
-def _check_kind(dataset: pydicom.Dataset, channels: int) -> None:
+def _check_kind(dataset: pydicom.Dataset, channels: int) -> bool:
+    """Refuse what is not read here, and return whether the image is grey by its header."""
     photometric = _text(dataset, "PhotometricInterpretation") or "missing"
     samples = _number(dataset, "SamplesPerPixel", 1)
-    if photometric not in (_GREY if channels == 1 else _COLOUR):
-        is_other = photometric in (*_GREY, *_COLOUR)
-        raise UnusableImageError(Mistake.WRONG_COLOUR if is_other else Mistake.WRONG_PHOTOMETRIC, photometric)
-    if samples != channels:
+    is_grey = photometric in _GREY
+    if is_grey and channels != 1:
+        raise UnusableImageError(Mistake.WRONG_COLOUR, photometric)
+    if not is_grey and photometric not in (*_COLOUR, _PALETTE):
+        raise UnusableImageError(Mistake.WRONG_PHOTOMETRIC, photometric)
+    if samples != (3 if photometric in _COLOUR else 1):
         raise UnusableImageError(Mistake.WRONG_PHOTOMETRIC, f"{photometric} with {samples} samples a pixel")
+    if photometric == _PALETTE and not dataset.get("RedPaletteColorLookupTableDescriptor"):
+        raise UnusableImageError(Mistake.WRONG_PHOTOMETRIC, "PALETTE COLOR without its tables")
     allocated = _number(dataset, "BitsAllocated", 0)
     stored = _number(dataset, "BitsStored", allocated)
-    widest = _MOST_BITS if channels == 1 else _FEWEST_BITS
+    widest = _FEWEST_BITS if photometric in _COLOUR else _MOST_BITS
     if allocated not in (_FEWEST_BITS, _MOST_BITS) or not _FEWEST_BITS <= stored <= min(allocated, widest):
         raise UnusableImageError(Mistake.WRONG_DEPTH, f"{stored} of {allocated} bits")
+    return is_grey
 
 
 def _check_codestream(dataset: pydicom.Dataset) -> None:
@@ -240,20 +311,3 @@ def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
     except DECODER_ERRORS:
         return Mistake.COMPRESSION_UNKNOWN
     return Mistake.IMAGE_DAMAGED
-
-
-def _as_displayed(dataset: pydicom.Dataset, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    values = apply_modality_lut(stored, dataset)
-    shown = values
-    black, white = np.percentile(values, _SPREAD_PERCENTILES)
-    if dataset.get("VOILUTSequence") or (dataset.get("WindowWidth") and dataset.get("WindowCenter") is not None):
-        shown = apply_voi_lut(values, dataset)
-        with np.errstate(over="ignore"):
-            black, white = apply_voi_lut(_OUTERMOST, dataset)
-    span = float(white) - float(black)
-    if span == 0.0:
-        return np.zeros(stored.shape, np.uint8)
-    scaled = np.clip((shown.astype(np.float32) - np.float32(black)) * np.float32(255.0 / span), 0.0, 255.0)
-    if str(dataset.PhotometricInterpretation).strip() == "MONOCHROME1":
-        scaled = np.float32(255.0) - scaled
-    return np.asarray(np.rint(scaled), np.uint8)

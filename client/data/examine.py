@@ -17,10 +17,13 @@ from PIL import Image
 from client.data import npz
 from client.data.catalogue import Catalogue, Entry, Layout
 from client.data.contract import DataContract
-from client.data.dicom import quiet, read_dicom
+from client.data.dicom import quiet
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import check_picture, thumbnail
-from client.data.pixels import Header, Picture, UnusableImageError, is_dicom, read_raster
+from client.data.pixels import Header, Picture, UnusableImageError
+from client.data.readers import read_picture
+from client.data.shortcuts import Traces, traces_of
+from client.data.views import FRONTAL
 from common.errors import DataError
 from common.shards import MAX_FILE_BYTES, SPLITS, fit
 
@@ -36,10 +39,11 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class Usable:
-    """An image as the model will see it: uint8 (channels, size, size), and its thumbnail, float32 (64,)."""
+    """An image as the model will see it: uint8 (channels, size, size), its thumbnail, float32 (64,), and its traces."""
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
     thumbnail: npt.NDArray[np.float32] = field(repr=False)
+    traces: Traces = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,27 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
             break
 
 
+def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
+    """Read one file that no hospital listed, and say what a check would find of it alone: for whoever uses a model.
+
+    Enter :func:`client.data.dicom.quiet` around it. Personal data in the header is no finding here: nothing is kept.
+
+    Args:
+        content: the whole file.
+        contract: what the model was trained for; counts and privacy do not matter.
+        file: what to call it in the findings.
+
+    Raises:
+        UnusableImageError: it cannot be read.
+    """
+    picture = read_picture(content, contract.channels)
+    entry = Entry(file, 0, "", "", None)
+    latest = (datetime.datetime.now(datetime.UTC).date() + _CLOCK_TOLERANCE).strftime("%Y%m%d")
+    header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
+    examined = _examine_picture(entry, picture, b"", header, contract)
+    return picture, tuple(finding for finding in examined.findings if finding.mistake is not Mistake.PERSONAL_DATA)
+
+
 def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
     """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of who takes the results."""
     waiting: deque[Future[_Out]] = deque()
@@ -107,10 +132,10 @@ def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], item
 def _examine_file(root: Path, entry: Entry, contract: DataContract, latest: str) -> Examined:
     try:
         content = _read(root / entry.file)
-        picture = read_dicom(content, contract.channels) if is_dicom(content) else read_raster(content)
+        picture = read_picture(content, contract.channels)
     except UnusableImageError as problem:
         return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),))
-    header = tuple(_header_findings(entry, picture.header, contract, latest))
+    header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
     return _examine_picture(entry, picture, hashlib.sha256(content).digest(), header, contract)
 
 
@@ -128,18 +153,25 @@ def _examine_picture(
     small = thumbnail(pixels)
     mistakes = check_picture(picture.pixels, small, contract)
     findings = (*header, *(Finding(mistake, entry.file, detail) for mistake, detail in mistakes))
-    return Examined(entry, findings, picture.header, digest, Usable(pixels, small))
+    return Examined(entry, findings, picture.header, digest, Usable(pixels, small, traces_of(picture)))
 
 
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise UnusableImageError(Mistake.VANISHED) from None
     except OSError:
         raise UnusableImageError(Mistake.UNREADABLE) from None
     if len(content) > MAX_FILE_BYTES:
         raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"more than {MAX_FILE_BYTES} bytes")
     return content
+
+
+def _passed_over(entry: Entry, picture: Picture) -> Iterator[Finding]:
+    if picture.passed_over:
+        yield Finding(Mistake.HEADER_FIELD_IGNORED, entry.file, "; ".join(picture.passed_over))
 
 
 def _header_findings(entry: Entry, header: Header, contract: DataContract, latest: str) -> Iterator[Finding]:
@@ -151,3 +183,12 @@ def _header_findings(entry: Entry, header: Header, contract: DataContract, lates
         yield Finding(Mistake.FUTURE_STUDY, entry.file)
     if header.modality and contract.kind.modalities and header.modality not in contract.kind.modalities:
         yield Finding(Mistake.WRONG_MODALITY, entry.file, f"{header.modality} for a {contract.kind.name}")
+    if not _is_of_kind(header.body_part, contract.kind.body_parts):
+        yield Finding(Mistake.WRONG_BODY_PART, entry.file, f"{header.body_part} for a {contract.kind.name}")
+    if contract.kind.frontal and header.view not in ("", FRONTAL):
+        yield Finding(Mistake.WRONG_VIEW, entry.file, header.view)
+
+
+def _is_of_kind(body_part: str, words: frozenset[str]) -> bool:
+    """Tell whether a body part is unknown, or holds one of the words, as ``CHEST PA`` and ``RX TORAX`` do."""
+    return not body_part or not words or any(word in body_part.upper() for word in words)

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCach
 from client.data.catalogue import Catalogue, Layout, read_catalogue
 from client.data.contract import DataContract
 from client.data.examine import examine_all
-from client.data.mistakes import ADVICE, Finding, Weight
+from client.data.mistakes import COUNTED, Finding, Weight
 from client.data.survey import Survey, check_counts
 from common.errors import DataError
 from common.shards import SPLITS, Split
@@ -78,19 +79,35 @@ class Report:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a run may use the data."""
+        """Whether the data is as the run asks."""
         return not any(finding.blocks for finding in self.findings)
+
+    @property
+    def can_be_opened(self) -> bool:
+        """Whether every image is; how many there are must not decide it (:data:`~client.data.mistakes.COUNTED`)."""
+        return not any(map(_refuses, self.findings))
 
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""
 
 
+UNUSABLE_DATA = (
+    "the hospital's data cannot be used for this run; its operator finds the reason in the hospital's log, "
+    "and each place with 'confide hospital check-data'"
+)
+"""All that a server learns of data that cannot be opened, whatever the reason is."""
+
+_TRIES = 3
+"""How often data that changes while it is read is read anew before the operator is asked."""
+
+
 def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
     """Read a hospital's data, check it against the contract, and return it ready to train on.
 
     The first time, and after any change, every image is opened and checked, and kept as the model will see it; later
-    the kept images are mapped.
+    the kept images are mapped. Once it has returned, no file of the hospital is read again: what happens to an image
+    then cannot reach a run.
 
     Args:
         folder: the hospital's data, in any layout of :mod:`client.data.catalogue`.
@@ -98,20 +115,30 @@ def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> Hospital
         cache_dir: the hospital's own folder for prepared images, on its own disk.
 
     Raises:
-        DataError: the data breaks the contract. The message may travel to the server, so it holds the kinds of
-            mistakes and nothing else: no patient, no file, no number of images.
+        DataError: the data cannot be used. The message may travel to the server, so it is always ``UNUSABLE_DATA``;
+            kinds, numbers and remedies go to the operator's log, and places to neither.
     """
-    catalogue = read_catalogue(folder, contract.classes)
-    _refuse_if_unusable(catalogue.findings)
+    try:
+        return _open(folder, contract, cache_dir)
+    except DataError as error:
+        _LOG.error("the data: %s", error)
+        raise DataError(UNUSABLE_DATA) from None
+
+
+def _open(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
     cache = PreparedCache(cache_dir)
-    key = _cache_key(catalogue, contract)
-    prepared = cache.find(key)
-    if prepared is None:
-        _refuse_if_unusable(check_data(folder, contract, cache_dir).findings)
-        prepared = cache.find(key)
-    if prepared is None:
-        raise DataError("the hospital's data changed while it was read; try again when nobody writes to it")
-    _refuse_if_unusable(tuple(check_counts(_counts(prepared, contract), contract)))
+    for _ in range(_TRIES):
+        catalogue = read_catalogue(folder, contract.classes)
+        _tell_or_refuse(catalogue.findings)
+        prepared = cache.find(_cache_key(catalogue, contract))
+        if prepared is not None:
+            return _as_data(prepared, contract)
+        _tell_or_refuse(check_data(folder, contract, cache_dir).findings)
+    raise DataError("it changed while it was read; start again when nobody writes to it")
+
+
+def _as_data(prepared: Prepared, contract: DataContract) -> HospitalData:
+    _tell_or_refuse(tuple(check_counts(_counts(prepared, contract), contract)))
     train, validation, test = (prepared.parts[split] for split in SPLITS)
     return HospitalData(
         HospitalRecords(train.images, train.labels, train.patients),
@@ -129,7 +156,7 @@ def check_data(
     today: datetime.date | None = None,
     cache_limit_bytes: int = LIMIT_BYTES,
 ) -> Report:
-    """Open and check every image, and keep the prepared images if all is well.
+    """Open and check every image, and keep the prepared images if each is well.
 
     Args:
         folder: the hospital's data.
@@ -149,7 +176,7 @@ def check_data(
         date = today or datetime.datetime.now(datetime.UTC).date()
         survey, found = _examine(catalogue, contract, writer, progress, date)
         report = _report(catalogue, survey, found)
-        if report.is_usable:
+        if report.can_be_opened:
             writer.commit(survey.fingerprint)
     return report
 
@@ -182,16 +209,25 @@ def _is_accepted(finding: Finding, catalogue: Catalogue) -> bool:
     return is_listed and finding.advice.weight is Weight.ACCEPTABLE
 
 
-def _refuse_if_unusable(findings: tuple[Finding, ...]) -> None:
-    """Refuse data that breaks the contract, and tell the hospital's operator why and what to do, but never where."""
-    kinds = sorted({finding.mistake for finding in findings if finding.blocks})
-    for mistake in kinds:
-        _LOG.warning("the data: %s: %s: %s", mistake.value, ADVICE[mistake].reason, ADVICE[mistake].remedy)
+def _refuses(finding: Finding) -> bool:
+    return finding.blocks and finding.mistake not in COUNTED
+
+
+def _tell_or_refuse(findings: tuple[Finding, ...]) -> None:
+    """Tell the operator which kinds were found how often and what to do, but never where, and refuse if one refuses.
+
+    Raises:
+        DataError: a finding refuses the data.
+    """
+    by_kind = sorted(findings, key=lambda finding: finding.mistake)
+    for mistake, group in itertools.groupby(by_kind, key=lambda finding: finding.mistake):
+        found = [finding for finding in group if not finding.accepted]
+        if found:
+            advice = found[0].advice
+            _LOG.warning("the data: %s in %d places: %s: %s", mistake.value, len(found), advice.reason, advice.remedy)
+    kinds = sorted({finding.mistake for finding in findings if _refuses(finding)})
     if kinds:
-        raise DataError(
-            f"the hospital's data breaks the run's contract ({', '.join(kinds)}); at the hospital, "
-            "'confide hospital check-data' shows each place and its remedy"
-        )
+        raise DataError(f"it breaks the run's contract ({', '.join(kinds)})")
 
 
 def _cache_key(catalogue: Catalogue, contract: DataContract) -> str:

@@ -15,8 +15,12 @@ class Mistake(StrEnum):
     MANIFEST_MALFORMED = "manifest_malformed"
     MANIFEST_COLUMN_MISSING = "manifest_column_missing"
     MANIFEST_ROW_REPEATED = "manifest_row_repeated"
+    TABLE_REMARK = "table_remark"
     FILE_MISSING = "file_missing"
     FILE_EXTRA = "file_extra"
+    FILE_KIND_NOT_READ = "file_kind_not_read"
+    NAME_NOT_UTF8 = "name_not_utf8"
+    VANISHED = "vanished"
     LABEL_MISSING = "label_missing"
     LABEL_UNKNOWN = "label_unknown"
     SPLIT_UNKNOWN = "split_unknown"
@@ -32,11 +36,15 @@ class Mistake(StrEnum):
     COMPRESSION_UNKNOWN = "compression_unknown"
     NO_PIXELS = "no_pixels"
     MULTI_FRAME = "multi_frame"
+    HEADER_FIELD_IGNORED = "header_field_ignored"
     CONSTANT_IMAGE = "constant_image"
     NARROW_RANGE = "narrow_range"
     INVERTED_IMAGE = "inverted_image"
     WRONG_MODALITY = "wrong_modality"
     MIXED_MODALITIES = "mixed_modalities"
+    WRONG_BODY_PART = "wrong_body_part"
+    WRONG_VIEW = "wrong_view"
+    UNLIKE_TASK = "unlike_task"
     FUTURE_STUDY = "future_study"
     BURNED_IN_TEXT = "burned_in_text"
     BURNED_IN_TEXT_SUSPECTED = "burned_in_text_suspected"
@@ -47,6 +55,8 @@ class Mistake(StrEnum):
     PATIENT_ON_BOTH_SIDES = "patient_on_both_sides"
     PATIENT_CONTRADICTING_LABELS = "patient_contradicting_labels"
     PATIENT_UNKNOWN = "patient_unknown"
+    ONE_PATIENT_FOR_MANY = "one_patient_for_many"
+    SHORTCUT = "shortcut"
     SINGLE_CLASS = "single_class"
     TOO_FEW_IN_CLASS = "too_few_in_class"
     TOO_FEW_FOR_BATCH = "too_few_for_batch"
@@ -63,6 +73,21 @@ class Weight(StrEnum):
     """Refused too, until the data manager has looked and listed it in ``accepted.csv``."""
     WARNING = "warning"
     """Shown, and no more."""
+
+
+COUNTED = frozenset(
+    {
+        Mistake.PART_EMPTY,
+        Mistake.SINGLE_CLASS,
+        Mistake.TOO_FEW_IN_CLASS,
+        Mistake.TOO_FEW_FOR_BATCH,
+        Mistake.DELTA_TOO_LARGE,
+    }
+)
+"""What follows from how many images there are, and no run may refuse for: a refusal would tell the server that number.
+
+``check-data`` refuses for them, so that the hospital's staff puts it right; a run that meets them tells the operator.
+"""
 
 
 class Advice(NamedTuple):
@@ -115,17 +140,20 @@ ADVICE: dict[Mistake, Advice] = {
         "it lies outside the data folder, by '..', an absolute path or a link",
         "copy the file into the folder and give its path from there",
     ),
-    Mistake.MANIFEST_NOT_UTF8: Advice(Weight.REFUSED, "manifest.csv is not UTF-8", "save it again as 'CSV UTF-8'"),
+    Mistake.MANIFEST_NOT_UTF8: Advice(
+        Weight.REFUSED, "the table is neither UTF-8 nor UTF-16", "save it again as 'CSV UTF-8' or as .xlsx"
+    ),
     Mistake.MANIFEST_MALFORMED: Advice(
         Weight.REFUSED,
-        "manifest.csv is not a table with commas",
-        "save it as CSV with commas; put a cell that holds a comma in double quotes",
+        "the table cannot be read without a guess (CSV with commas, semicolons or tabs, or one sheet of an .xlsx)",
+        "correct the line, or save it anew; put a cell that holds the mark between columns in double quotes",
     ),
     Mistake.MANIFEST_COLUMN_MISSING: Advice(
         Weight.REFUSED,
-        "the first line of manifest.csv must name the columns file and label (also patient_id, split)",
+        "the first line of the table must name its columns (a manifest: file and label, also patient_id, split)",
         "add the column, or correct its name",
     ),
+    Mistake.TABLE_REMARK: Advice(Weight.WARNING, "not all of the table was read", "look whether that was meant"),
     Mistake.MANIFEST_ROW_REPEATED: Advice(
         Weight.REFUSED, "the manifest lists this file more than once", "keep one row for each file"
     ),
@@ -136,6 +164,21 @@ ADVICE: dict[Mistake, Advice] = {
     ),
     Mistake.FILE_EXTRA: Advice(
         Weight.WARNING, "the manifest does not list this file, so it is not used", "add a row, or remove the file"
+    ),
+    Mistake.FILE_KIND_NOT_READ: Advice(
+        Weight.WARNING,
+        "files of this kind are not read, so whatever images they hold are not used",
+        "unpack archives, export images as DICOM, PNG or JPEG, or remove the file",
+    ),
+    Mistake.NAME_NOT_UTF8: Advice(
+        Weight.REFUSED,
+        "the name of the file or a folder is not UTF-8, so no table can name it",
+        "rename it, with convmv for example; the byte shown after the backslash is the odd one",
+    ),
+    Mistake.VANISHED: Advice(
+        Weight.WARNING,
+        "it was there when the images were listed and gone when its turn came, so it is not used",
+        "nothing if it was removed on purpose; else put it back and check again when nobody writes to the folder",
     ),
     Mistake.LABEL_MISSING: Advice(Weight.REFUSED, "the label is empty", "fill in the class, or delete the row"),
     Mistake.LABEL_UNKNOWN: Advice(
@@ -200,6 +243,11 @@ ADVICE: dict[Mistake, Advice] = {
     Mistake.MULTI_FRAME: Advice(
         Weight.REFUSED, "it holds more than one frame", "export the one frame that the label speaks of"
     ),
+    Mistake.HEADER_FIELD_IGNORED: Advice(
+        Weight.WARNING,
+        "a field of the header makes no sense, and the image is shown as viewers show it, without that field",
+        "look at the image; correct the field at its source if the picture is too dark or too bright",
+    ),
     Mistake.CONSTANT_IMAGE: Advice(Weight.REFUSED, "all its pixels are alike", "export it again, or remove it"),
     Mistake.NARROW_RANGE: Advice(
         Weight.REFUSED,
@@ -220,6 +268,21 @@ ADVICE: dict[Mistake, Advice] = {
         Weight.ACCEPTABLE,
         "it comes from another modality than most images here",
         "keep one modality, or accept it if the header is wrong",
+    ),
+    Mistake.WRONG_BODY_PART: Advice(
+        Weight.ACCEPTABLE,
+        "the header names another part of the body than the task is about",
+        "remove it, or accept it if the header is wrong",
+    ),
+    Mistake.WRONG_VIEW: Advice(
+        Weight.ACCEPTABLE,
+        "the header names a lateral or oblique view, and the task is about frontal ones",
+        "remove it, or accept it if the header is wrong",
+    ),
+    Mistake.UNLIKE_TASK: Advice(
+        Weight.WARNING,
+        "it does not look like the images of this task; see docs/data-manager.md for how often that is wrong",
+        "look at it; remove it if it shows something else or lies on its side",
     ),
     Mistake.FUTURE_STUDY: Advice(
         Weight.ACCEPTABLE,
@@ -270,6 +333,16 @@ ADVICE: dict[Mistake, Advice] = {
         Weight.REFUSED,
         "the run protects whole patients, and this image has no patient_id",
         "fill in patient_id (any pseudonym, one for each person)",
+    ),
+    Mistake.ONE_PATIENT_FOR_MANY: Advice(
+        Weight.ACCEPTABLE,
+        "half of the images or more have one patient_id, as after an anonymiser that gives everyone the same",
+        "give every person a pseudonym of their own in the manifest's patient_id, or accept it if it is one person",
+    ),
+    Mistake.SHORTCUT: Advice(
+        Weight.WARNING,
+        "the label can be told from how the images were made, not from what they show; a model learns such a shortcut",
+        "crop borders, export all images the same way, or add images of the other class made alike",
     ),
     Mistake.SINGLE_CLASS: Advice(Weight.REFUSED, "all training images are of one class", "add images of another class"),
     Mistake.TOO_FEW_IN_CLASS: Advice(

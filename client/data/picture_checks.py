@@ -56,8 +56,11 @@ def check_picture(
     levels = _range(grey)
     if levels < contract.kind.least_range:
         yield Mistake.NARROW_RANGE, f"{levels} of 256 levels"
-    if contract.kind.upright and _likeness(small, contract.kind.upright) < INVERTED_BELOW:
+    kind = contract.kind
+    if kind.upright and _likeness(small, kind.upright) < INVERTED_BELOW:
         yield Mistake.INVERTED_IMAGE, ""
+    elif kind.reference is not None and (why := kind.reference.why_unlike(small)):
+        yield Mistake.UNLIKE_TASK, why
     if has_text(grey):
         yield Mistake.BURNED_IN_TEXT_SUSPECTED, ""
 

@@ -31,6 +31,10 @@ class Header:
         study_date: DICOM Study Date as YYYYMMDD, '' if unknown.
         burned_in: whether DICOM Burned In Annotation says YES.
         personal: names of the header's fields that hold personal data.
+        body_part: DICOM Body Part Examined, '' if unknown.
+        view: what DICOM says of the view: 'frontal', or a word for what it is instead; '' if unknown.
+        position: DICOM View Position as written, such as PA or AP; '' if unknown.
+        source: what made the image, such as 'DICOM CR' or 'PNG'; images of one hospital may differ in it.
     """
 
     modality: str = ""
@@ -38,17 +42,30 @@ class Header:
     study_date: str = field(default="", repr=False)
     burned_in: bool = False
     personal: tuple[str, ...] = ()
+    body_part: str = ""
+    view: str = ""
+    position: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image: uint8 of shape (h, w) or (h, w, 3), and what its header says."""
+    """A decoded image: uint8 of shape (h, w) or (h, w, 3), and what its header says.
+
+    ``passed_over`` names the fields of the header that made no sense, with what was done instead.
+    """
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
     header: Header
+    passed_over: tuple[str, ...] = ()
 
 
+DICOM_MARK = b"DICM"
 _DICOM_PREAMBLE_BYTES, DICOM_MARK_END = 128, 132
+_VALUE_REPRESENTATIONS = frozenset({b"AE", b"CS", b"DA", b"LO", b"OB", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"})
+_FIRST_GROUPS = (2, 8)
+_LAST_ELEMENT, _LONGEST_FIRST_VALUE = 0x0100, 64
+"""What a file without preamble begins with: the file meta information, or a short field that identifies the image."""
 
 _PERSONAL_EXIF = (
     ExifTags.Base.Artist,
@@ -62,9 +79,35 @@ _PERSONAL_EXIF = (
 )
 
 
-def is_dicom(encoded: bytes) -> bool:
-    """Tell a DICOM file by the mark that follows its preamble (PS3.10, 7.1)."""
-    return encoded[_DICOM_PREAMBLE_BYTES:DICOM_MARK_END] == b"DICM"
+def is_dicom(head: bytes) -> bool:
+    """Tell a DICOM file by its first ``DICOM_MARK_END`` bytes: by the mark, or where that is missing by a first field.
+
+    Older archives and some modalities write the data set alone (PS3.10, 7.1 asks for more).
+    """
+    return has_dicom_preamble(head) or head.startswith(DICOM_MARK) or _begins_with_field(head)
+
+
+def is_raster(head: bytes) -> bool:
+    """Tell a PNG or JPEG by its first bytes."""
+    return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+
+
+def has_dicom_preamble(encoded: bytes) -> bool:
+    """Tell whether the mark follows a preamble (PS3.10, 7.1)."""
+    return encoded[_DICOM_PREAMBLE_BYTES:DICOM_MARK_END] == DICOM_MARK
+
+
+def _begins_with_field(head: bytes) -> bool:
+    """Tell whether a file begins with a field of group 2 or 8, in any of the three encodings (PS3.5, 7)."""
+    if len(head) < DICOM_MARK_END:
+        return False
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in _FIRST_GROUPS and element <= _LAST_ELEMENT:
+            length = int.from_bytes(head[4:8], "little")
+            is_implicit = order == "little" and length % 2 == 0 and 0 < length <= _LONGEST_FIRST_VALUE
+            return head[4:6] in _VALUE_REPRESENTATIONS or is_implicit
+    return False
 
 
 def read_raster(encoded: bytes) -> Picture:
@@ -80,7 +123,7 @@ def read_raster(encoded: bytes) -> Picture:
             if image.mode not in EIGHT_BIT_MODES:
                 raise UnusableImageError(Mistake.WRONG_DEPTH, f"mode {image.mode}")
             image.load()
-            header = Header(personal=_personal_text(image))
+            header = Header(personal=_personal_text(image), source=str(image.format))
             grey = image.mode in ("1", "L", "LA")
             return Picture(np.asarray(image.convert("L" if grey else "RGB"), np.uint8), header)
     except UnidentifiedImageError:

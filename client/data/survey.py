@@ -14,6 +14,7 @@ from client.data.contract import DataContract
 from client.data.examine import Examined, Usable
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import THUMBNAIL_SIDE
+from client.data.shortcuts import NAMES, Traces, find_shortcuts
 from common.config import PrivacyUnit
 from common.shards import SPLITS, Split, combine_digests, record_digest
 
@@ -34,6 +35,9 @@ _KEPT_AS = np.float16
 _ROUNDING = 1e-3
 """By how much what float16 rounds away can move a row along an axis."""
 
+_MANY_OF_ONE = 10
+"""Images of one patient id from which half of all is taken for many persons with one id, and not for one person."""
+
 _COMPARED_TOGETHER = 1024
 _RECORD_DIGEST_BYTES = 32
 _PIXEL_DIGEST_BYTES = 16
@@ -47,6 +51,8 @@ class _Seen:
     split: Split
     patient: str = field(repr=False)
     modality: str
+    source: str
+    view: str
 
 
 @dataclass
@@ -58,6 +64,7 @@ class Survey:
     _record_digests: bytearray = field(default_factory=bytearray, repr=False)
     _pixel_digests: bytearray = field(default_factory=bytearray, repr=False)
     _thumbnails: bytearray = field(default_factory=bytearray, repr=False)
+    _traces: bytearray = field(default_factory=bytearray, repr=False)
     _patient_numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def add(self, examined: Examined, usable: Usable) -> tuple[Split, int]:
@@ -74,7 +81,9 @@ class Survey:
         row, entry = len(self._seen), examined.entry
         patient = entry.patient or examined.header.patient
         split = entry.split or choose_split(patient.encode() or examined.content_digest)
-        self._seen.append(_Seen(entry, split, patient, sys.intern(examined.header.modality)))
+        said = (examined.header.modality, usable.traces.source, usable.traces.view)
+        self._seen.append(_Seen(entry, split, patient, *map(sys.intern, said)))
+        self._traces += usable.traces.numbers.tobytes()
         self._record_digests += record_digest(examined.content_digest, entry.label_text, patient, split)
         self._pixel_digests += hashlib.blake2b(usable.pixels.tobytes(), digest_size=_PIXEL_DIGEST_BYTES).digest()
         self._thumbnails += usable.thumbnail.astype(_KEPT_AS).tobytes()
@@ -101,10 +110,23 @@ class Survey:
         yield from check_counts(self.counts(), self.contract)
         yield from self._patient_findings()
         yield from self._modality_findings()
+        yield from self._shortcut_findings()
         yield from self._duplicate_findings()
 
+    def _shared_patient(self) -> str:
+        """Return the patient id that stands for many persons, or ''."""
+        counted = Counter(seen.patient for seen in self._seen if seen.patient).most_common(1)
+        patient, times = counted[0] if counted else ("", 0)
+        return patient if times >= max(_MANY_OF_ONE, len(self._seen) / 2) else ""
+
     def _patient_findings(self) -> Iterator[Finding]:
+        shared = self._shared_patient()
+        if shared:
+            times = sum(seen.patient == shared for seen in self._seen)
+            yield Finding(Mistake.ONE_PATIENT_FOR_MANY, "", f"{times} of {len(self._seen)} images")
         for seen in self._seen:
+            if shared and seen.patient == shared:
+                continue  # said once, and what follows from it is no mistake of its own
             if not seen.patient:
                 if self.contract.unit is PrivacyUnit.PATIENT:
                     yield Finding(Mistake.PATIENT_UNKNOWN, seen.entry.file)
@@ -126,6 +148,24 @@ class Survey:
         for seen in self._seen:
             if seen.modality not in ("", usual):
                 yield Finding(Mistake.MIXED_MODALITIES, seen.entry.file, f"{seen.modality} among {usual}")
+
+    def _shortcut_findings(self) -> Iterator[Finding]:
+        """Test one image of each patient: the first, or every one where the patient is unknown or stands for many."""
+        shared = self._shared_patient()
+        numbers = np.frombuffer(self._traces, np.float32).reshape(-1, len(NAMES))
+        alone = [
+            row
+            for row, seen in enumerate(self._seen)
+            if seen.patient in ("", shared) or self._patient_numbers[seen.patient] == row
+        ]
+        traces = [Traces(numbers[row], self._seen[row].source, self._seen[row].view) for row in alone]
+        labels = np.array([self._seen[row].entry.label for row in alone], np.int64)
+        for shortcut in find_shortcuts(traces, labels, self.contract.classes):
+            detail = (
+                f"{shortcut.trace} tells {shortcut.name} with an AUC of {shortcut.auc:.2f} "
+                f"over {len(alone)} images; by chance at most 1 in {1 / max(shortcut.chance, 1e-12):.0e}"
+            )
+            yield Finding(Mistake.SHORTCUT, "", detail)
 
     def _duplicate_findings(self) -> Iterator[Finding]:
         if not self._seen:

@@ -7,6 +7,7 @@ Chest X-rays: Kermany, Zhang, Goldbaum, Mendeley Data 10.17632/rscbjbr9sj; Kerma
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,9 +144,21 @@ def published_file(task: Task, image_size: int) -> PublishedFile:
 
 
 def default_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's cache folder for downloads (XDG Base Directory Specification 0.8)."""
-    base = environment.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "confide"
+    """Return the user's cache folder for downloads (XDG Base Directory Specification 0.8).
+
+    A user without a home, or with one that cannot be written, has it in the folder for temporary files.
+    """
+    base = Path(environment.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base / "confide"
+    try:
+        cache = Path.home() / ".cache"
+    except RuntimeError:  # neither $HOME nor an entry among the system's users
+        cache = Path("/dev/null")
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return cache / "confide"
+    return Path(tempfile.gettempdir()) / f"confide-{os.getuid()}"
 
 
 def kermany_patient(file_name: str) -> str:

@@ -13,9 +13,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from client.data.dicom import quiet, read_dicom
-from client.data.mistakes import ADVICE
-from client.data.pixels import UnusableImageError, is_dicom, read_raster
+from client.data.contract import DataContract
+from client.data.dicom import quiet
+from client.data.examine import look_at
+from client.data.mistakes import ADVICE, Finding
+from client.data.pixels import UnusableImageError
 from client.training import logits
 from common.errors import DataError
 from common.models import registry
@@ -35,6 +37,8 @@ class Prediction:
     predicted: str
     probabilities: dict[str, float]
     """By class; they sum to 1."""
+    remarks: tuple[str, ...] = ()
+    """Why the image may be none that the model was trained for, as ``kind: reason``; a prediction on it says little."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,15 +72,19 @@ def predict(flat: NDArray[np.float32], card: ModelCard, images: Sequence[Path]) 
     Raises:
         DataError: an image cannot be used; names the file, the reason and the remedy. Nothing is classified then.
     """
-    inputs = _inputs(np.stack([_read(image, card) for image in images]), card.architecture)
+    read = [_read(image, card) for image in images]
+    inputs = _inputs(np.stack([pixels for pixels, _ in read]), card.architecture)
     network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
     share_parameters(network, torch.from_numpy(flat.copy()))
     rows = torch.softmax(logits(network, inputs).double(), dim=1).numpy()
     return [
         Prediction(
-            str(image), card.classes[decide(row, card.threshold)], dict(zip(card.classes, row.tolist(), strict=True))
+            str(image),
+            card.classes[decide(row, card.threshold)],
+            dict(zip(card.classes, row.tolist(), strict=True)),
+            tuple(map(_remark, findings)),
         )
-        for image, row in zip(images, rows, strict=True)
+        for image, row, (_, findings) in zip(images, rows, read, strict=True)
     ]
 
 
@@ -97,8 +105,8 @@ def _inputs(images: NDArray[np.uint8], architecture: str) -> torch.Tensor:
     return torch.from_numpy(images if features is None else np.concatenate(list(extract(features, images))))
 
 
-def _read(path: Path, card: ModelCard) -> NDArray[np.uint8]:
-    """Return an image as the model takes it: uint8, shape (channels, image_size, image_size)."""
+def _read(path: Path, card: ModelCard) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
+    """Return an image as the model takes it, uint8 (channels, image_size, image_size), and what is odd about it."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -106,13 +114,21 @@ def _read(path: Path, card: ModelCard) -> NDArray[np.uint8]:
         raise DataError(f"{path} must be a readable image: {error.strerror}") from None
     if len(content) > MAX_FILE_BYTES:
         raise DataError(f"{path} must have at most {MAX_FILE_BYTES} bytes")
+    contract = DataContract(card.task, card.classes, card.channels, card.image_size, 1, 0.0)
     try:
         with quiet():
-            picture = read_dicom(content, card.channels) if is_dicom(content) else read_raster(content)
+            picture, findings = look_at(content, contract)
     except UnusableImageError as problem:
         advice = ADVICE[problem.mistake]
-        raise DataError(f"{path} cannot be used: {advice.reason}; {advice.remedy}") from None
-    return fit(Image.fromarray(picture.pixels).convert("L" if card.channels == 1 else "RGB"), card.image_size)
+        detail = f" ({problem.detail})" if problem.detail else ""
+        raise DataError(f"{path} cannot be used: {advice.reason}{detail}; {advice.remedy}") from None
+    image = Image.fromarray(picture.pixels).convert("L" if card.channels == 1 else "RGB")
+    return fit(image, card.image_size), findings
+
+
+def _remark(finding: Finding) -> str:
+    detail = f" ({finding.detail})" if finding.detail else ""
+    return f"{finding.mistake.value}: {finding.advice.reason}{detail}"
 
 
 def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
@@ -128,8 +144,13 @@ def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
         table.add_column(name, justify="right")
     for prediction in predictions:
         shown = (f"{probability:.3f}" for probability in prediction.probabilities.values())
-        table.add_row(prediction.file, prediction.predicted, *shown)
+        table.add_row(prediction.file, prediction.predicted + (" (!)" if prediction.remarks else ""), *shown)
     console = Console()
     console.print(table)
+    for prediction in predictions:
+        for remark in prediction.remarks:
+            console.print(
+                f"(!) {prediction.file}: {remark}", style="red", markup=False, soft_wrap=True, highlight=False
+            )
     for line in (*card.caveats, NOT_A_DEVICE):
         console.print(line, style="yellow", soft_wrap=True, highlight=False)

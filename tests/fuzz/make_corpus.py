@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pydicom
 import safetensors.numpy
 import yaml
@@ -378,6 +379,12 @@ def _catalogues() -> Iterator[bytes]:
 
 def _labels() -> Iterator[bytes]:
     yield b"accession_number,label\n7,normal\n8,pneumonia\n"
+    book = openpyxl.Workbook()
+    for row in (("Accession Number", "Label"), (7, "normal"), (8, "pneumonia")):
+        book.worksheets[0].append(row)
+    out = io.BytesIO()
+    book.save(out)
+    yield out.getvalue()
 
 
 def _image_trees() -> Iterator[bytes]:

@@ -29,10 +29,11 @@ OF_A_CHILD = "the words of a process that it has started itself"
 
 FUZZED: dict[str, tuple[str, ...] | str] = {
     "client/data/cache.py": ("prepared",),
-    "client/data/catalogue.py": ("catalogue",),
     "client/data/dicom.py": ("dicom",),
     "client/data/npz.py": ("npz",),
     "client/data/pixels.py": ("raster",),
+    "client/data/readers.py": ("catalogue",),
+    "client/data/tables.py": ("catalogue", "labels"),
     "client/enrolment.py": "a certificate whose SHA-256 is the one in the invitation, and nothing else",
     "client/features.py": "what this hospital's agent has cached; NumPy's heads are fuzzed as array",
     "client/ledger_chain.py": ("ledger", "ledger-anchor", "anchor"),
@@ -63,7 +64,6 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "deploy/data/dealing.py": "what the demo's dealer itself has noted",
     "deploy/data/dealt_shard.py": ("dealt-shard",),
     "deploy/data/image_tree.py": ("image-tree",),
-    "deploy/data/list_images.py": ("labels",),
     "deploy/experiment/runner.py": OWN_RESULTS,
     "deploy/experiment/study.py": OWN_RESULTS,
     "deploy/image_packages.py": OF_OUR_OWN,

@@ -11,6 +11,7 @@ import pytest
 
 from client.agent import HospitalAgent
 from common.config import HospitalConfig
+from common.errors import AuditError, ConfideError, DataError, LedgerError
 from common.events import COMPLETED, Evaluated, Refusal, RoundDone
 from common.flat_model import hash_model
 from common.messages import (
@@ -274,3 +275,17 @@ def test_a_roster_without_this_hospitals_own_certificate_is_refused(dealt: Dealt
     )
     asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
     assert refused(made.consortium.agents[NAME].answer(asked, None)[0]).code == "policy"
+
+
+@pytest.mark.parametrize("kind", [DataError, LedgerError, AuditError])
+def test_what_is_wrong_with_data_or_ledger_is_not_told(
+    overheard: Overheard, monkeypatch: pytest.MonkeyPatch, kind: type[ConfideError]
+) -> None:
+    def failing(*_: object) -> None:
+        raise kind("patient-17.dcm cannot be read")
+
+    monkeypatch.setattr(overheard.agent, "_answer", failing)
+    reply = refused(overheard.answer(overheard.masked_input(), overheard.model))
+    assert reply.code == kind.code
+    assert "17" not in reply.reason
+    assert "its operator knows why" in reply.reason or "do not let it take part" in reply.reason

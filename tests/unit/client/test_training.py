@@ -345,6 +345,34 @@ def test_the_divisor_is_the_stated_one_whatever_batch_was_drawn(
     assert np.allclose(update.delta, -(drawn[0] + drawn[1]).numpy() / expected_units, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])
+def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, mode: PrivacyMode
+) -> None:
+    """Sampling hides who took part, and every ε counts on that: noise that is fresh does not make up for it."""
+    model, start = linear()
+    data = features(90)
+    privacy = PrivacyConfig(mode=mode, max_grad_norm=0.5)
+    taken: list[list[int]] = []
+
+    def seen(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, as_rows: bool = False) -> RecordGradients:
+        taken.append(inputs.flatten().tolist())
+        return record_gradients(model, inputs, labels, as_rows=as_rows)
+
+    monkeypatch.setattr(module, "record_gradients", seen)
+    mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
+    batches = []
+    for seed in (1, 2):
+        taken.clear()
+        if mode is PrivacyMode.LOCAL:
+            train_locally(model, start, data, TrainingConfig(sample_rate=0.5), privacy, 1.0, seeded(seed))
+        else:
+            noisy_gradient_sum(model, start, data, privacy, mechanism, 0.5, 4, seeded(seed))
+        assert taken
+        batches.append([*taken])
+    assert batches[0] != batches[1]
+
+
 def test_momentum_and_the_proximal_term_act_as_written() -> None:
     model, start = linear()
     data = features()

@@ -3,13 +3,14 @@
 import csv
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import openpyxl
 import pydicom
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
@@ -128,6 +129,21 @@ def encoded(dataset: pydicom.Dataset) -> bytes:
         dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     content = io.BytesIO()
     dataset.save_as(content, enforce_file_format=True)
+    return content.getvalue()
+
+
+def workbook(sheets: Mapping[str, Sequence[Sequence[object]]], formats: Mapping[str, str] | None = None) -> bytes:
+    """Return an Excel workbook with these sheets; ``formats`` gives cells of the first one a number format."""
+    book = openpyxl.Workbook()
+    book.remove(book.worksheets[0])
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(list(row))
+    for cell, number_format in (formats or {}).items():
+        book.worksheets[0][cell].number_format = number_format
+    content = io.BytesIO()
+    book.save(content)
     return content.getvalue()
 
 

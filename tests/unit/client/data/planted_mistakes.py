@@ -1,9 +1,12 @@
 """One function for each way to spoil a healthy hospital folder; each returns the place that a check must name."""
 
 import io
+import os
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +19,7 @@ from client.data.mistakes import Mistake
 from common.config import PrivacyUnit
 from common.shards import MANIFEST_NAME
 from deploy.data import phantom
-from tests.unit.client.data.hospital_folder import SIZE, Hospital, chest_images, dicom, encoded, packaged, png
+from tests.unit.client.data.hospital_folder import SIZE, Hospital, chest_images, dicom, encoded, packaged, png, workbook
 
 Plant = Callable[[Hospital], str]
 
@@ -112,10 +115,54 @@ def an_open_quotation_mark(hospital: Hospital) -> str:
 
 
 @_found_as(Mistake.MANIFEST_MALFORMED)
-def a_manifest_with_semicolons(hospital: Hospital) -> str:
-    path = hospital.folder / MANIFEST_NAME
-    path.write_text(path.read_text().replace(",", ";"))
+def a_manifest_with_two_columns_of_labels(hospital: Hospital) -> str:
+    hospital.columns = ("file", "label", "Label ", "split")
+    hospital.write_manifest()
     return MANIFEST_NAME
+
+
+@_found_as(Mistake.MANIFEST_MALFORMED)
+def two_manifests(hospital: Hospital) -> str:
+    (hospital.folder / "manifest.xlsx").write_bytes(workbook({"Sheet": [hospital.columns, *hospital.rows]}))
+    return "manifest.xlsx"
+
+
+@_found_as(Mistake.TABLE_REMARK)
+def a_manifest_in_a_workbook_of_two_sheets(hospital: Hospital) -> str:
+    (hospital.folder / MANIFEST_NAME).unlink()
+    sheets: dict[str, Sequence[Sequence[object]]] = {
+        "Sheet": [hospital.columns, *hospital.rows],
+        "Notes": [("look", "here"), ("a", "b")],
+    }
+    (hospital.folder / "manifest.xlsx").write_bytes(workbook(sheets))
+    return "manifest.xlsx"
+
+
+@_found_as(Mistake.FILE_KIND_NOT_READ)
+def a_tiff_beside_the_images(hospital: Hospital) -> str:
+    content = io.BytesIO()
+    Image.fromarray(another_chest()).save(content, "TIFF")
+    (hospital.folder / "scan.tif").write_bytes(content.getvalue())
+    return "scan.tif"
+
+
+@_found_as(Mistake.FILE_KIND_NOT_READ)
+def images_in_an_archive(hospital: Hospital) -> str:
+    with zipfile.ZipFile(hospital.folder / "export.zip", "w") as archive:
+        archive.writestr("a.dcm", dicom(another_chest()))
+    return "export.zip"
+
+
+@_found_as(Mistake.FILE_KIND_NOT_READ)
+def programs_of_a_viewer(hospital: Hospital) -> str:
+    (hospital.folder / "VIEWER.EXE").write_bytes(b"MZ" + bytes(200))
+    return ""
+
+
+@_found_as(Mistake.NAME_NOT_UTF8)
+def a_name_in_latin_1(hospital: Hospital) -> str:
+    Path(os.fsdecode(os.fsencode(hospital.folder) + b"/f\xfcr.png")).write_bytes(png(another_chest()))
+    return "f\\xfcr.png"
 
 
 @_found_as(Mistake.MANIFEST_COLUMN_MISSING)
@@ -312,7 +359,8 @@ def a_colour_picture_among_grey_ones(hospital: Hospital) -> str:
 
 @_found_as(Mistake.WRONG_COLOUR)
 def a_colour_dicom_among_grey_ones(hospital: Hospital) -> str:
-    hospital.add("colour.dcm", dicom(np.stack([another_chest()] * 3, axis=2)))
+    picture = np.stack([another_chest(), another_chest() // 2, another_chest() // 3], axis=2)
+    hospital.add("colour.dcm", dicom(picture))
     return "colour.dcm"
 
 
@@ -387,6 +435,45 @@ def a_task_without_known_modalities_that_mixes_them(hospital: Hospital) -> str:
     for number, modality in enumerate(("DX", "DX", "MR")):
         hospital.add(f"{modality}-{number}.dcm", dicom(another_chest(seed=80 + number), Modality=modality))
     return "MR-2.dcm"
+
+
+@_found_as(Mistake.WRONG_BODY_PART)
+def a_knee(hospital: Hospital) -> str:
+    hospital.add("knee.dcm", dicom(another_chest(), BodyPartExamined="KNEE"))
+    return "knee.dcm"
+
+
+@_found_as(Mistake.WRONG_VIEW)
+def a_lateral_film(hospital: Hospital) -> str:
+    hospital.add("lateral.dcm", dicom(another_chest(), BodyPartExamined="CHEST", ViewPosition="LL"))
+    return "lateral.dcm"
+
+
+@_found_as(Mistake.UNLIKE_TASK)
+def a_chest_on_its_side(hospital: Hospital) -> str:
+    hospital.file(8).write_bytes(png(np.rot90(another_chest()).copy()))
+    return hospital.rows[8][0]
+
+
+@_found_as(Mistake.HEADER_FIELD_IGNORED)
+def a_window_of_nothing(hospital: Hospital) -> str:
+    hospital.add("window.dcm", dicom(another_chest(), WindowCenter=[0, 0], WindowWidth=[0, 0]))
+    return "window.dcm"
+
+
+@_found_as(Mistake.ONE_PATIENT_FOR_MANY)
+def an_anonymiser_that_calls_everyone_the_same(hospital: Hospital) -> str:
+    for number in range(len(hospital.rows)):
+        hospital.change(number, "patient_id", "ANON")
+    return ""
+
+
+@_found_as(Mistake.SHORTCUT)
+def a_border_around_one_class(hospital: Hospital) -> str:
+    for number, row in enumerate(hospital.rows):
+        if row[1] == "pneumonia":
+            hospital.file(number).write_bytes(png(np.pad(chest_images()[number], 3)))
+    return ""
 
 
 @_found_as(Mistake.FUTURE_STUDY)

@@ -12,7 +12,8 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from client.data.deidentify import KEPT_KEYWORDS, deidentify
+from client.data.clean import KEPT_KEYWORDS
+from client.data.deidentify import deidentify
 from client.data.dicom import PERSONAL_KEYWORDS, quiet, read_dicom
 from common.errors import DataError
 from tests.unit.client.data.hospital_folder import CONTRACT, Hospital, dicom, encoded, healthy, packaged

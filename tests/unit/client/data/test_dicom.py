@@ -1,5 +1,6 @@
 """Real DICOM files that pydicom ships, and made ones whose every value is known."""
 
+import io
 import logging
 import tracemalloc
 
@@ -9,11 +10,12 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
 
 from client.data.dicom import quiet, read_dicom
 from client.data.mistakes import Mistake
-from client.data.pixels import UnusableImageError
+from client.data.pixels import UnusableImageError, is_dicom
 from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
 
 GREY, COLOUR = 1, 3
@@ -112,7 +114,6 @@ def test_every_colour_space_and_compression_shows_the_same_colour_bars(name: str
         ("SC_rgb_rle_32bit.dcm", COLOUR, Mistake.WRONG_DEPTH),
         ("rtdose_1frame.dcm", GREY, Mistake.WRONG_DEPTH),
         ("liver_1frame.dcm", GREY, Mistake.WRONG_DEPTH),
-        ("examples_palette.dcm", COLOUR, Mistake.WRONG_PHOTOMETRIC),
         ("examples_rgb_color.dcm", GREY, Mistake.WRONG_COLOUR),
         ("CT_small.dcm", COLOUR, Mistake.WRONG_COLOUR),
         ("reportsi.dcm", GREY, Mistake.NO_PIXELS),
@@ -182,9 +183,128 @@ def test_a_few_hot_pixels_do_not_darken_the_rest() -> None:
     assert np.abs(read(dicom(hot, 12))[1:].astype(int) - ordinary[1:]).max() <= 8
 
 
-def test_a_window_without_width_shows_black_and_is_found_constant_later() -> None:
-    assert read(dicom(RAMP_12, 12, WindowCenter=0, WindowWidth=0)).max() == 255  # no window: the percentiles
-    assert read(dicom(np.full((40, 40), 7, np.uint16), 12)).max() == 0
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"WindowCenter": [0, 0], "WindowWidth": [0, 0]}, "WindowWidth 0 is too narrow"),
+        ({"WindowCenter": 1, "WindowWidth": 0}, "WindowWidth 0"),
+        ({"WindowCenter": 9, "WindowWidth": "0.5"}, "WindowWidth 0.5"),
+        ({"WindowCenter": 9, "WindowWidth": -3}, "WindowWidth -3"),
+        ({"WindowCenter": 9}, "1 WindowCenter and 0 WindowWidth"),
+        ({"RescaleSlope": "", "RescaleIntercept": ""}, "RescaleSlope or RescaleIntercept is empty"),
+        ({"RescaleSlope": 2}, "RescaleSlope or RescaleIntercept is empty or missing"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope is 0"),
+        ({"VOILUTSequence": Sequence([pydicom.Dataset()])}, "VOILUTSequence: LUTDescriptor or LUTData is missing"),
+        ({"ModalityLUTSequence": Sequence([pydicom.Dataset()])}, "ModalityLUTSequence: LUTDescriptor or LUTData"),
+        ({"PixelRepresentation": None}, "PixelRepresentation is empty or missing: taken as 0"),
+        ({"BitsStored": None, "HighBit": None}, "BitsStored is empty or missing: taken as 16"),
+    ],
+    ids=str,
+)
+def test_a_field_that_makes_no_sense_is_passed_over_and_named(fields: dict[str, object], named: str) -> None:
+    with quiet():
+        picture = read_dicom(dicom(RAMP_12, 12, **fields), GREY)
+    assert len(picture.passed_over) >= 1
+    assert named in picture.passed_over[0]
+    assert np.array_equal(picture.pixels, read(dicom(RAMP_12, 12)))
+
+
+def test_an_unknown_function_is_taken_as_linear_and_named() -> None:
+    window = {"WindowCenter": 1500, "WindowWidth": 600}
+    with quiet():
+        picture = read_dicom(dicom(RAMP_12, 12, **window, VOILUTFunction="STANDARD"), GREY)
+    assert "VOILUTFunction" in picture.passed_over[0]
+    assert np.array_equal(picture.pixels, read(dicom(RAMP_12, 12, **window)))
+
+
+def test_the_first_usable_window_is_taken() -> None:
+    content = dicom(RAMP_12, 12, WindowCenter=[0, 1500], WindowWidth=[0, 600])
+    assert np.array_equal(read(content), read(dicom(RAMP_12, 12, WindowCenter=1500, WindowWidth=600)))
+
+
+def test_an_exact_window_may_be_narrower_than_one() -> None:
+    fields = {"RescaleSlope": "0.0001", "RescaleIntercept": 0, "WindowCenter": "0.2", "WindowWidth": "0.2"}
+    shown = read(dicom(RAMP_12, 12, **fields, VOILUTFunction="LINEAR_EXACT"))
+    expected = np.clip(((RAMP_12 * 1e-4 - 0.2) / 0.2 + 0.5) * 255, 0, 255)
+    assert np.abs(shown - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("limits", [(4000, None), (4000, 4095), (4095, 4000)])
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_does_not_count_in_the_percentiles(limits: tuple[int, int | None], kind: str) -> None:
+    inside = np.arange(1000, 3500, dtype=np.uint16).reshape(50, 50)
+    framed = np.full((60, 60), 4000, np.uint16)
+    framed[5:-5, 5:-5] = inside
+    padding: dict[str, object] = {"PixelPaddingValue": limits[0]}
+    if limits[1] is not None:
+        padding["PixelPaddingRangeLimit"] = limits[1]
+    shown = read(dicom(framed, 12, PhotometricInterpretation=kind, **padding))
+    assert np.array_equal(shown[5:-5, 5:-5], read(dicom(inside, 12, PhotometricInterpretation=kind)))
+    shown[5:-5, 5:-5] = 0
+    assert not shown.any()
+
+
+def test_padding_of_signed_values_may_be_written_without_its_sign() -> None:
+    inside = np.arange(-1250, 1250, dtype=np.int16).reshape(50, 50)
+    framed = np.pad(inside, 4, constant_values=-2000).astype(np.int16)
+    content = dicom(framed.view(np.uint16), 16, PixelRepresentation=1)
+    padded = pydicom.dcmread(io.BytesIO(content))
+    padded.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    assert np.array_equal(
+        read(encoded(padded))[4:-4, 4:-4], read(dicom(inside.view(np.uint16), 16, PixelRepresentation=1))
+    )
+
+
+def test_an_image_that_is_padding_alone_is_black() -> None:
+    assert not read(dicom(np.full((40, 40), 7, np.uint16), 12, PixelPaddingValue=7)).any()
+    assert not read(dicom(np.full((40, 40), 7, np.uint16), 12)).any()
+
+
+def test_a_grey_picture_stored_in_colour_is_grey_and_a_coloured_one_is_refused() -> None:
+    assert np.array_equal(read(dicom(np.stack([RAMP_8] * 3, axis=2)))[..., 0], RAMP_8)
+    assert refused(dicom(np.stack([RAMP_8, RAMP_8 // 2, RAMP_8 // 3], axis=2))) is Mistake.WRONG_COLOUR
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ExplVR_LitEndNoMeta.dcm", "ExplVR_BigEndNoMeta.dcm", "no_meta_group_length.dcm", "meta_missing_tsyntax.dcm"],
+)
+def test_packaged_files_without_preamble_or_meta_information_are_recognised(name: str) -> None:
+    assert is_dicom(packaged(name).read_bytes()[:132])
+
+
+@pytest.mark.parametrize("start", [128, 132])
+@pytest.mark.parametrize("syntax", ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_RLE.dcm"])
+def test_a_file_that_lost_its_preamble_shows_the_same(syntax: str, start: int) -> None:
+    content = packaged(syntax).read_bytes()
+    assert is_dicom(content[start:][:132])
+    assert np.array_equal(read(content[start:]), read(content))
+
+
+@pytest.mark.parametrize("name", ["MR_small_implicit.dcm", "MR_small.dcm", "MR_small_bigendian.dcm"])
+def test_a_data_set_without_meta_information_shows_the_same(name: str) -> None:
+    dataset = pydicom.dcmread(packaged(name))
+    alone = io.BytesIO()
+    is_implicit, is_little = dataset.original_encoding
+    dataset.preamble, dataset.file_meta = None, FileMetaDataset()
+    dataset.save_as(alone, implicit_vr=is_implicit, little_endian=is_little, enforce_file_format=False)
+    bare = alone.getvalue()
+    assert is_dicom(bare[:132])
+    assert np.array_equal(read(bare), read(packaged(name).read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x08\x00", b"PK\x03\x04" + bytes(200), b"II*\x00" + bytes(200), b"MZ" + bytes(200), bytes(300), b"{}" * 99],
+)
+def test_other_files_are_no_dicom(content: bytes) -> None:
+    assert not is_dicom(content)
+
+
+def test_a_file_cut_short_says_how_many_bytes_it_lacks() -> None:
+    with quiet(), pytest.raises(UnusableImageError) as caught:
+        read_dicom(dicom(RAMP_8, Rows=80), GREY)
+    assert (caught.value.mistake, caught.value.detail) == (Mistake.IMAGE_DAMAGED, "PixelData has 4096 of 5120 bytes")
 
 
 def test_the_header_gives_what_the_checks_need_and_names_personal_fields_without_their_values() -> None:

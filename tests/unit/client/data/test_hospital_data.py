@@ -1,8 +1,11 @@
 import datetime
+import itertools
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from client.data import DataContract, open_data
 from client.data import hospital_data as module
 from client.data.catalogue import Catalogue, Layout
 from client.data.examine import Examined, examine_all
-from client.data.hospital_data import Report, check_data
+from client.data.hospital_data import UNUSABLE_DATA, Report, check_data
 from client.data.mistakes import Mistake
 from common import shards
 from common.config import PrivacyUnit
@@ -95,24 +98,64 @@ def test_a_damaged_cache_is_rebuilt(hospital: Hospital, tmp_path: Path, monkeypa
     assert len(calls) == 2
 
 
-def test_a_stricter_contract_refuses_prepared_images_too(hospital: Hospital, tmp_path: Path) -> None:
-    open_data(hospital.folder, CONTRACT, tmp_path / "cache")
-    with pytest.raises(DataError, match="too_few_for_batch"):
-        open_data(hospital.folder, replace(CONTRACT, batch_size=50), tmp_path / "cache")
+@pytest.mark.parametrize("change", [{"batch_size": 50}, {"delta": 0.5}, {"min_records_per_class": 50}], ids=str)
+def test_how_many_images_there_are_refuses_no_run_and_is_told_to_the_operator(
+    hospital: Hospital, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    """A refusal would tell the server how many: it could ask again with other bounds (rule 2 of the promise)."""
+    for _ in ("examined", "kept"):
+        caplog.clear()
+        assert len(open_data(hospital.folder, replace(CONTRACT, **change), tmp_path / "cache").train) == 40
+        assert ("too_few" in caplog.text) or ("delta_too_large" in caplog.text)
 
 
-def test_a_refusal_names_kinds_to_the_server_and_remedies_to_the_operator_and_places_to_neither(
+def test_a_refusal_tells_the_server_nothing_and_the_operator_kinds_and_remedies_and_places_to_neither(
     hospital: Hospital, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hospital.file(1).write_bytes(b"broken")
     hospital.change(7, "split", "test")
     with caplog.at_level(logging.INFO), pytest.raises(DataError) as caught:
         open_data(hospital.folder, CONTRACT, tmp_path / "cache")
-    assert "(not_an_image, patient_on_both_sides)" in str(caught.value)
+    assert str(caught.value) == UNUSABLE_DATA
+    assert "(not_an_image, patient_on_both_sides)" in caplog.text
     assert "put all images of a patient into one part" in caplog.text
-    for told in (str(caught.value), caplog.text):
-        assert "image-0" not in told
-        assert "p-0" not in told
+    assert "image-0" not in caplog.text
+    assert "p-0" not in caplog.text
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.chmod(0)])
+def test_an_image_that_becomes_unreadable_once_the_data_is_open_cannot_reach_the_run(
+    hospital: Hospital, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    data = open_data(hospital.folder, CONTRACT, tmp_path / "cache")
+    before = data.train.images.copy()
+    for number in range(len(hospital.rows)):
+        damage(hospital.file(number))
+    assert np.array_equal(data.train.images, before)
+
+
+def test_data_in_use_outlives_its_removal_from_the_cache(hospital: Hospital, tmp_path: Path) -> None:
+    data = open_data(hospital.folder, CONTRACT, tmp_path / "cache")
+    before = data.train.images.copy()
+    shutil.rmtree(tmp_path / "cache")
+    assert np.array_equal(data.train.images, before)
+
+
+def test_an_image_that_vanishes_while_the_others_are_read_costs_that_record_and_is_told_to_the_operator(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = in_class_folders(hospital, tmp_path / "tree")
+    original = examine_all
+
+    def vanishing(catalogue: Catalogue, contract: DataContract, today: datetime.date) -> Iterator[Examined]:
+        min(tree.rglob("*.png")).unlink()
+        monkeypatch.setattr(module, "examine_all", original)
+        return original(catalogue, contract, today)
+
+    monkeypatch.setattr(module, "examine_all", vanishing)
+    data = open_data(tree, CONTRACT, tmp_path / "cache")
+    assert len(data.train) + len(data.validation) + len(data.test) == 59
+    assert "vanished in 1 places" in caplog.text
 
 
 def test_an_accepted_mistake_no_longer_blocks_but_a_refused_one_still_does(hospital: Hospital, tmp_path: Path) -> None:
@@ -127,12 +170,16 @@ def test_an_accepted_mistake_no_longer_blocks_but_a_refused_one_still_does(hospi
     assert not hospital.check(tmp_path / "cache").is_usable
 
 
-def test_class_folders_with_parts_and_patients_read_like_a_manifest(hospital: Hospital, tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
+def in_class_folders(hospital: Hospital, tree: Path) -> Path:
     for file, label, patient, split in hospital.rows:
         folder = tree / {"train": "Train", "val": "validation", "test": "testing"}[split] / label.upper() / patient
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes((hospital.folder / file).read_bytes())
+    return tree
+
+
+def test_class_folders_with_parts_and_patients_read_like_a_manifest(hospital: Hospital, tmp_path: Path) -> None:
+    tree = in_class_folders(hospital, tmp_path / "tree")
     report = check_data(tree, CONTRACT, tmp_path / "cache", today=TODAY)
     assert report.findings == ()
     assert report.layout is Layout.CLASS_FOLDERS
@@ -176,24 +223,29 @@ def test_the_fingerprint_is_that_of_the_shard_format(hospital: Hospital, tmp_pat
     assert open_data(hospital.folder, CONTRACT, tmp_path / "cache").fingerprint == shards.fingerprint(hospital.folder)
 
 
-def test_data_that_changes_while_it_is_read_is_not_kept(
-    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_data_that_changes_each_time_it_is_read_is_not_kept(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     original = module.check_data
+    seeds = itertools.count()
 
     def changing(folder: Path, contract: DataContract, cache_dir: Path) -> Report:
-        hospital.file(0).write_bytes(png(another_chest()))
-        return original(folder, contract, cache_dir)
+        report = original(folder, contract, cache_dir)
+        hospital.file(0).write_bytes(png(another_chest(seed=next(seeds))))
+        return report
 
     monkeypatch.setattr(module, "check_data", changing)
-    with pytest.raises(DataError, match="changed while it was read"):
+    with pytest.raises(DataError, match="cannot be used"):
         open_data(hospital.folder, CONTRACT, tmp_path / "cache")
+    assert "changed while it was read" in caplog.text
 
 
-def test_a_missing_folder_is_refused_without_its_path(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist") as caught:
+def test_a_missing_folder_is_refused_without_its_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DataError) as caught:
         open_data(tmp_path / "missing", CONTRACT, tmp_path / "cache")
-    assert "missing" not in str(caught.value)
+    assert str(caught.value) == UNUSABLE_DATA
+    assert "does not exist" in caplog.text
+    assert str(tmp_path) not in caplog.text
 
 
 def test_a_medium_of_a_pacs_with_its_table_of_contents_and_files_without_endings_is_read(
@@ -208,5 +260,7 @@ def test_a_medium_of_a_pacs_with_its_table_of_contents_and_files_without_endings
     (tree / "DICOMDIR").write_bytes(dicom(another_chest()))
     (tree / "README.TXT").write_text("viewer")
     report = check_data(tree, CONTRACT, tmp_path / "cache", today=TODAY)
-    assert report.findings == ()
+    assert [(finding.mistake, finding.detail) for finding in report.findings] == [
+        (Mistake.FILE_KIND_NOT_READ, "files that are no images: 1 .txt")
+    ]
     assert report.images == 60

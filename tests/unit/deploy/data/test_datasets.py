@@ -1,4 +1,6 @@
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,23 @@ def test_the_cache_follows_xdg() -> None:
     assert datasets.default_cache({"XDG_CACHE_HOME": "/x"}) == Path("/x/confide")
     assert datasets.default_cache({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache" / "confide"
     assert datasets.default_cache({}) == Path.home() / ".cache" / "confide"
+
+
+@pytest.mark.parametrize("home", ["/proc/no/such/home", "/dev/null"])
+def test_a_user_whose_home_cannot_be_written_has_the_cache_among_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _mode: not str(path).startswith(("/proc", "/dev")))
+    monkeypatch.setenv("HOME", home)
+    assert datasets.default_cache({}) == Path(tempfile.gettempdir()) / f"confide-{os.getuid()}"
+
+
+def test_a_user_without_a_home_has_the_cache_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert datasets.default_cache({}) == Path(tempfile.gettempdir()) / f"confide-{os.getuid()}"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,8 +15,10 @@ from client.training import logits
 from common.errors import DataError, RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
+from deploy.data import phantom
 from deploy.results.model_file import ModelFacts, save_model
 from deploy.results.predict import main
+from tests.unit.client.data.hospital_folder import dicom, png
 
 NETWORK = registry.build("cnn", 2, 1, 28, seed=3)
 
@@ -144,3 +147,36 @@ def _write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:
     dataset.WindowCenter, dataset.WindowWidth = 128, 256
     dataset.PixelData = pixels.tobytes()
     dataset.save_as(path)
+
+
+def _chest(**fields: object) -> bytes:
+    usual: dict[str, Any] = {"BodyPartExamined": "CHEST", "ViewPosition": "PA"}
+    return dicom(phantom.chest(1, 64, 3).images[0, 0], **{**usual, **fields})
+
+
+@pytest.mark.parametrize(
+    ("content", "remarks"),
+    [
+        (_chest(), []),
+        (_chest(Modality="MR", BodyPartExamined="HEAD"), ["wrong_modality", "wrong_body_part"]),
+        (_chest(BodyPartExamined="LEG"), ["wrong_body_part"]),
+        (_chest(ViewPosition="LL"), ["wrong_view"]),
+        (_chest(PhotometricInterpretation="MONOCHROME1"), ["inverted_image"]),
+        (_chest(WindowCenter=0, WindowWidth=0), ["header_field_ignored"]),
+        (png(np.zeros((64, 64), np.uint8)), ["constant_image"]),
+        (png(np.rot90(phantom.chest(1, 64, 3).images[0, 0], 2).copy()), ["unlike_task"]),
+        (png(phantom.chest(1, 20, 3).images[0, 0]), ["image_too_small"]),
+    ],
+)
+def test_an_image_that_the_model_was_not_trained_for_gets_a_remark(
+    model: Path, capsys: pytest.CaptureFixture[str], content: bytes, remarks: list[str]
+) -> None:
+    (model / "x").write_bytes(content)
+    (answer,) = _asked(capsys, model, model / "x")
+    said = answer["remarks"]
+    assert isinstance(said, list)
+    assert [remark.partition(":")[0] for remark in said] == remarks
+    assert main(["predict", str(model), str(model / "x")]) == 0
+    printed = capsys.readouterr().out
+    assert ("(!)" in printed) == bool(remarks)
+    assert all(remark in printed for remark in remarks)

@@ -1,0 +1,878 @@
+"""Dangerous changes to the code that protects patients, and the tests that must fail when one is made.
+
+Each is a mistake that somebody could make, or commit on purpose, without any output looking wrong. Its text must occur
+exactly once in its file, so that an entry which the code has outgrown is noticed.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change that must not go unnoticed.
+
+    Attributes:
+        name: what it does, in words.
+        file: the source file, from the root of the repository.
+        old: text of it, which must occur exactly once.
+        new: what stands in its place.
+        tests: files or test ids of which one must fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def applied(self, source: str) -> str:
+        """Return the source with the change made.
+
+        Raises:
+            ValueError: the text does not occur exactly once.
+        """
+        found = source.count(self.old)
+        if found != 1 or self.old == self.new:
+            raise ValueError(f"the text of mutation {self.name!r} must occur once in {self.file}, got {found} times")
+        return source.replace(self.old, self.new)
+
+
+_ATTACKS = "tests/attacks"
+_PRIVACY = "tests/unit/common/privacy"
+_SECAGG = "tests/unit/common/secagg"
+_CONTRIBUTION = "tests/unit/client/test_contribution.py"
+_TRAINING = "tests/unit/client/test_training.py"
+_RECORD_GRADIENTS = "tests/unit/client/test_per_record_gradients.py"
+_AGENT = "tests/unit/client/test_agent.py"
+_LEDGER = "tests/unit/client/test_ledger.py"
+_TREE = "tests/unit/common/evaluation/test_tree.py"
+_ROUNDS = "tests/unit/server/test_rounds.py"
+_RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
+
+
+_SECAGG_MUTATIONS = (
+    Mutation(
+        "pairwise masks are not bound to what the round asks for",
+        "common/secagg/keys.py",
+        'return bind("pairwise mask", context, cohort_hash, request_hash, low',
+        'return bind("pairwise mask", context, cohort_hash, low',
+        (f"{_SECAGG}/test_keys.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+    ),
+    Mutation(
+        "pairwise masks are not bound to the cohort",
+        "common/secagg/keys.py",
+        'return bind("pairwise mask", context, cohort_hash, request_hash, low',
+        'return bind("pairwise mask", context, request_hash, low',
+        (f"{_SECAGG}/test_keys.py",),
+    ),
+    Mutation(
+        "both segments of a vector get the same pairwise mask",
+        "common/secagg/keys.py",
+        "low.encode(), high.encode(), segment.encode())",
+        "low.encode(), high.encode())",
+        ("tests/protocol/test_segments.py", f"{_SECAGG}/test_keys.py"),
+    ),
+    Mutation(
+        "a hospital's own mask is the same in every round",
+        "common/secagg/keys.py",
+        'return bind("self mask", context, hospital.encode(), segment.encode())',
+        'return bind("self mask", hospital.encode(), segment.encode())',
+        (f"{_SECAGG}/test_keys.py", "tests/protocol/test_known_answer.py"),
+    ),
+    Mutation(
+        "a signature that does not verify counts",
+        "common/secagg/keys.py",
+        "    except InvalidSignature:\n        return False\n",
+        "    except InvalidSignature:\n        return True\n",
+        (f"{_ATTACKS}/test_lies_about_survivors.py", f"{_ATTACKS}/test_lies_about_keys.py"),
+    ),
+    Mutation(
+        "keys of low order are accepted",
+        "common/secagg/keys.py",
+        'return int.from_bytes(public, "little") in _LOW_ORDER',
+        "return False",
+        (f"{_SECAGG}/test_keys.py", f"{_ATTACKS}/test_lies_about_keys.py"),
+    ),
+    Mutation(
+        "bound parts run into each other, without their lengths",
+        "common/secagg/binding.py",
+        '        yield len(part).to_bytes(4, "big")\n',
+        "",
+        (f"{_SECAGG}/test_binding.py",),
+    ),
+    Mutation(
+        "a round's keys and signatures are not bound to its number",
+        "common/secagg/binding.py",
+        'run.config_hash, round_number.to_bytes(8, "big"))',
+        "run.config_hash)",
+        (f"{_SECAGG}/test_binding.py",),
+    ),
+    Mutation(
+        "the hash of a round's request does not depend on its terms",
+        "common/secagg/binding.py",
+        'return bound_hash("request", terms)',
+        'return bound_hash("request", terms[:0])',
+        ("tests/unit/common/test_round_terms.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+    ),
+    Mutation(
+        "a vector leaves without the hospital's own mask",
+        "common/secagg/masked_input.py",
+        "masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital, segment)))]",
+        "masks: list[Mask] = []",
+        (_RANDOM_RUNS,),
+    ),
+    Mutation(
+        "a cohort below the threshold is masked for",
+        "common/secagg/masked_input.py",
+        "if len(request.cohort) < state.directory.threshold:",
+        "if not request.cohort:",
+        (f"{_ATTACKS}/test_lies_about_cohorts.py",),
+    ),
+    Mutation(
+        "shares are not compared with what their dealer committed to",
+        "common/secagg/masked_input.py",
+        "    if is_directed and is_promised:\n",
+        "    if is_directed:\n",
+        (f"{_ATTACKS}/test_bad_shares.py",),
+    ),
+    Mutation(
+        "a share meant for somebody else is taken",
+        "common/secagg/masked_input.py",
+        "is_directed = plaintext == packed",
+        "is_directed = True",
+        (f"{_ATTACKS}/test_bad_shares.py",),
+    ),
+    Mutation(
+        "the server adds vectors made for other terms",
+        "common/secagg/masked_input.py",
+        "if message.request_hash != self.request_hash:",
+        "if len(message.request_hash) != len(self.request_hash):",
+        (f"{_ATTACKS}/test_lies_about_cohorts.py",),
+    ),
+    Mutation(
+        "survivors below the threshold are signed",
+        "common/secagg/consistency_check.py",
+        "if len(survivors) < state.threshold:",
+        "if not survivors:",
+        (f"{_ATTACKS}/test_lies_about_survivors.py",),
+    ),
+    Mutation(
+        "a hospital may be both dropped and alive",
+        "common/secagg/consistency_check.py",
+        "for hospital in sorted(survivors & dropped):",
+        "for hospital in sorted(survivors & dropped - cohort):",
+        (f"{_ATTACKS}/test_lies_about_survivors.py",),
+    ),
+    Mutation(
+        "shares are revealed for other survivors than were signed",
+        "common/secagg/consistency_check.py",
+        "if (request.survivors, request.dropped) != (state.survivors, state.dropped):",
+        "if not request.survivors:",
+        (f"{_ATTACKS}/test_lies_about_survivors.py",),
+    ),
+    Mutation(
+        "shares are revealed without enough signatures",
+        "common/secagg/consistency_check.py",
+        "    _require_enough(len(request.signatures), state.masked.threshold, place)\n",
+        "",
+        (f"{_ATTACKS}/test_lies_about_survivors.py",),
+    ),
+    Mutation(
+        "a signature over other terms counts as agreement",
+        "common/secagg/consistency_check.py",
+        "if message.request_hash != view.request_hash:",
+        "if len(message.request_hash) != len(view.request_hash):",
+        (f"{_ATTACKS}/test_lies_about_terms.py", f"{_ATTACKS}/test_lies_about_survivors.py"),
+    ),
+    Mutation(
+        "both kinds of a dropped hospital's shares are revealed",
+        "common/secagg/unmasking.py",
+        "for owner in owners if owner in survivors\n",
+        "for owner in owners\n",
+        (_RANDOM_RUNS,),
+    ),
+    Mutation(
+        "the active threshold counts no colluders",
+        "common/secagg/parameters.py",
+        "colluders = (self.members - 1) // 3",
+        "colluders = 0",
+        (f"{_SECAGG}/test_parameters.py",),
+    ),
+    Mutation(
+        "shares can be rebuilt by one fewer than the threshold",
+        "common/secagg/shamir.py",
+        "for _ in range(threshold - 1)]",
+        "for _ in range(threshold - 2)]",
+        (f"{_SECAGG}/test_shamir.py",),
+    ),
+    Mutation(
+        "a phase of a round is answered twice",
+        "common/secagg/answered_rounds.py",
+        "if last is not None and round_number <= last:",
+        "if last is not None and round_number < last:",
+        (f"{_ATTACKS}/test_answering_twice.py",),
+    ),
+)
+
+_PRIVACY_MUTATIONS = (
+    Mutation(
+        "the accountant takes half of the sample rate",
+        "common/privacy/accounting.py",
+        "opacus_prv.PoissonSubsampledGaussianPRV(rate, noise)",
+        "opacus_prv.PoissonSubsampledGaussianPRV(rate / 2, noise)",
+        (
+            f"{_PRIVACY}/test_accounting.py::test_epsilon_is_what_opacus_publishes",
+            f"{_PRIVACY}/test_accounting.py::test_full_batches_are_the_gaussian_mechanism",
+        ),
+    ),
+    Mutation(
+        "the accountant of Rényi divergences takes half of the sample rate",
+        "common/privacy/accounting.py",
+        "compute_rdp(q=sample_rate,",
+        "compute_rdp(q=sample_rate / 2,",
+        (f"{_PRIVACY}/test_accounting.py::test_epsilon_by_rdp_is_what_tensorflow_privacy_publishes",),
+    ),
+    Mutation(
+        "equal events of a history count once",
+        "common/privacy/accounting.py",
+        "steps[event.noise_multiplier, event.sample_rate, event.group] += event.steps",
+        "steps[event.noise_multiplier, event.sample_rate, event.group] = event.steps",
+        (f"{_PRIVACY}/test_accounting.py::test_order_and_grouping_of_events_make_no_difference",),
+    ),
+    Mutation(
+        "a group of records costs what one record does",
+        "common/privacy/accounting.py",
+        "grouped = replace(event, group=event.group * units)",
+        "grouped = replace(event, group=event.group)",
+        (f"{_PRIVACY}/test_budget.py", f"{_PRIVACY}/test_accounting.py::test_groups_of_groups_are_groups"),
+    ),
+    Mutation(
+        "the distance to a Gaussian is not paid for",
+        "common/privacy/accounting.py",
+        "return lower, upper + 2 * approximation",
+        "return lower, upper",
+        (f"{_PRIVACY}/test_accounting.py::test_the_distance_to_a_gaussian_is_paid_for_in_epsilon_and_delta",),
+    ),
+    Mutation(
+        "the noise counts on hospitals that may drop out",
+        "common/privacy/distributed.py",
+        "remaining = hospitals - colluders - tolerated_dropouts",
+        "remaining = hospitals - colluders",
+        (f"{_PRIVACY}/test_distributed.py",),
+    ),
+    Mutation(
+        "the noise counts on hospitals that may collude",
+        "common/privacy/distributed.py",
+        "remaining = hospitals - colluders - tolerated_dropouts",
+        "remaining = hospitals - tolerated_dropouts",
+        (f"{_PRIVACY}/test_distributed.py",),
+    ),
+    Mutation(
+        "whole numbers beyond the clipping bound are added",
+        "common/privacy/distributed.py",
+        "& (squares <= self.norm_bound**2)",
+        "& (squares >= 0)",
+        (f"{_PRIVACY}/test_distributed.py",),
+    ),
+    Mutation(
+        "gradients are clipped to twice the bound that the noise is made for",
+        "common/privacy/distributed.py",
+        "factors = np.minimum(self.norm_bound / self.max_grad_norm, room / norms)",
+        "factors = np.minimum(2 * self.norm_bound / self.max_grad_norm, room / norms)",
+        (f"{_PRIVACY}/test_distributed.py::test_decoding_gives_the_sum_of_clipped_gradients",),
+    ),
+    Mutation(
+        "a share of the noise comes from a constant key",
+        "common/privacy/distributed.py",
+        "return discrete_gaussian.sample(self.share_variance(cohort), self.dimension, keystream)",
+        "return discrete_gaussian.sample(self.share_variance(cohort), self.dimension, Keystream(bytes(32)))",
+        (f"{_PRIVACY}/test_distributed.py",),
+    ),
+    Mutation(
+        "a round is booked with more noise than the sum carries",
+        "common/privacy/distributed.py",
+        "MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate, rounds, self.approximation",
+        "MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, 2 * self.noise_multiplier, sample_rate, rounds, "
+        "self.approximation",
+        (f"{_PRIVACY}/test_distributed.py::test_a_round_is_booked_as_the_gaussian_it_is_bounded_by",),
+    ),
+    Mutation(
+        "the discrete Gaussian accepts a negative zero",
+        "common/privacy/discrete_gaussian.py",
+        "    accepted &= ~(negative & (magnitude == 0))\n",
+        "",
+        (f"{_PRIVACY}/test_discrete_gaussian.py",),
+    ),
+    Mutation(
+        "the discrete Gaussian is half as wide as it says",
+        "common/privacy/discrete_gaussian.py",
+        "distance = (magnitude << shift) - variance",
+        "distance = (magnitude << shift) - variance // 4",
+        (f"{_PRIVACY}/test_discrete_gaussian.py",),
+    ),
+    Mutation(
+        "the noise multiplier found is one that passes the target",
+        "common/privacy/calibration.py",
+        "        if at_least > target_epsilon or at_most > target_epsilon:\n            too_little = middle",
+        "        if at_least > 1.1 * target_epsilon:\n            too_little = middle",
+        (f"{_PRIVACY}/test_calibration.py",),
+    ),
+    Mutation(
+        "noise is made for one round of the run alone",
+        "common/privacy/calibration.py",
+        "schedule.steps * rounds,",
+        "schedule.steps,",
+        (f"{_PRIVACY}/test_calibration.py",),
+    ),
+    Mutation(
+        "mode local is booked at half of its sample rate",
+        "common/privacy/calibration.py",
+        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate, schedule.steps)",
+        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate / 2, schedule.steps)",
+        (f"{_PRIVACY}/test_calibration.py::test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps",),
+    ),
+    Mutation(
+        "mode distributed is booked at half of its sample rate",
+        "common/privacy/distributed.py",
+        "MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate, rounds",
+        "MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, self.noise_multiplier, sample_rate / 2, rounds",
+        (f"{_PRIVACY}/test_distributed.py::test_a_round_is_booked_as_the_gaussian_it_is_bounded_by",),
+    ),
+    Mutation(
+        "a δ at which publishing one record would do is accepted",
+        "common/privacy/calibration.py",
+        "if not 0 < delta < 1 / units:",
+        "if not 0 < delta < 1:",
+        (f"{_PRIVACY}/test_calibration.py",),
+    ),
+    Mutation(
+        "a round is booked with fewer steps than it takes",
+        "common/privacy/schedule.py",
+        "training.local_epochs * math.ceil(1 / training.sample_rate)",
+        "math.ceil(1 / training.sample_rate)",
+        (f"{_TRAINING}::test_the_schedule_is_what_the_ledger_books_and_knows_nothing_of_the_data",),
+    ),
+    Mutation(
+        "a booking of a weaker adversary counts as it is",
+        "common/privacy/budget.py",
+        "if not booking.withstands(self.min_colluders):",
+        "if not booking.withstands(0):",
+        (f"{_PRIVACY}/test_budget.py",),
+    ),
+    Mutation(
+        "a booking for each record counts as one for each patient",
+        "common/privacy/budget.py",
+        "if self.unit is PrivacyUnit.RECORD or booking.unit is PrivacyUnit.PATIENT:",
+        "if self.unit in PrivacyUnit:",
+        (f"{_PRIVACY}/test_budget.py", f"{_LEDGER}::test_rounds_for_records_are_no_rounds_for_patients"),
+    ),
+)
+
+_EVALUATION_MUTATIONS = (
+    Mutation(
+        "an evaluation vector beyond the norm is added",
+        "common/evaluation/tree.py",
+        "kept: Integers = vectors * within[:, None]",
+        "kept: Integers = vectors * (within | True)[:, None]",
+        (f"{_TREE}::test_a_vector_beyond_the_bound_counts_as_zero",),
+    ),
+    Mutation(
+        "more units than are stated are counted",
+        "common/evaluation/tree.py",
+        "if len(everything) <= stated_units:",
+        "if len(everything) >= 0:",
+        (f"{_TREE}::test_more_units_than_stated_are_a_fixed_subset_and_no_data_is_zero",),
+    ),
+    Mutation(
+        "a patient counts for all records instead of their mean",
+        "common/evaluation/tree.py",
+        "mean = sums / sizes[:, None]",
+        "mean = sums / np.ones_like(sizes)[:, None]",
+        (f"{_TREE}::test_a_patients_vector_is_the_mean_of_the_records_in_whole_numbers",),
+    ),
+    Mutation(
+        "a fresh subset of the units counts in every release",
+        "common/evaluation/tree.py",
+        "generator = np.random.default_rng(np.frombuffer(hashlib.sha256(seed).digest(), np.uint32))",
+        "generator = np.random.default_rng()",
+        (
+            f"{_TREE}::test_the_same_units_count_in_every_release_of_a_run",
+            f"{_TREE}::test_more_units_than_stated_are_a_fixed_subset_and_no_data_is_zero",
+        ),
+    ),
+)
+
+_ONE_STEP = "test_one_private_step_is_the_clipped_sum_over_the_expected_batch_plus_noise_of_the_stated_size"
+_WHO = "test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn"
+_BYTES = "test_sampling_and_noise_come_from_the_bytes_that_are_drawn"
+
+_TRAINING_MUTATIONS = (
+    Mutation(
+        "sampling of mode distributed comes from a constant key",
+        "client/training.py",
+        "Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))",
+        "Schedule(sample_rate, 1), Keystream(bytes(SEED_BYTES)))",
+        (f"{_TRAINING}::{_WHO}",),
+    ),
+    Mutation(
+        "sampling of mode local comes from a constant key, its noise does not",
+        "client/training.py",
+        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)",
+        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), Keystream(bytes(SEED_BYTES)))",
+        (f"{_TRAINING}::{_WHO}",),
+    ),
+    Mutation(
+        "noise of mode distributed comes from a constant key",
+        "client/training.py",
+        "mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))",
+        "mechanism.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
+        (f"{_TRAINING}::{_BYTES}",),
+    ),
+    Mutation(
+        "sampling and noise of mode local come from a constant key",
+        "client/training.py",
+        "    stream = Keystream(random(SEED_BYTES))\n",
+        "    stream = Keystream(bytes(SEED_BYTES))\n",
+        (f"{_TRAINING}::{_BYTES}", f"{_TRAINING}::test_the_same_random_bytes_give_the_same_update_and_others_another"),
+    ),
+    Mutation(
+        "the mean is over the real batch instead of the expected one",
+        "client/training.py",
+        "gradient = _noisy_mean(clipped_sum, deviation, expected_units, stream)",
+        "gradient = _noisy_mean(clipped_sum, deviation, max(1, len(batch)), stream)",
+        (f"{_TRAINING}::{_ONE_STEP}",),
+    ),
+    Mutation(
+        "training of mode local adds no noise",
+        "client/training.py",
+        ".mul_(deviation).add_(clipped_sum)",
+        ".mul_(0.0).add_(clipped_sum)",
+        (f"{_TRAINING}::{_ONE_STEP}",),
+    ),
+    Mutation(
+        "the noise of mode local is not scaled by the clipping bound",
+        "client/training.py",
+        "deviation = noise_multiplier * privacy.max_grad_norm",
+        "deviation = noise_multiplier",
+        (f"{_TRAINING}::{_ONE_STEP}",),
+    ),
+    Mutation(
+        "gradients are not clipped",
+        "client/training.py",
+        ".clamp_(max=1.0)\n",
+        ".clamp_(min=1.0)\n",
+        (f"{_TRAINING}::test_no_record_moves_the_clipped_sum_by_more_than_the_clipping_bound",),
+    ),
+    Mutation(
+        "the records of a patient are clipped one by one",
+        "client/training.py",
+        "rows = _unit_gradients(model, data, piece, data.patients[piece])",
+        "rows = _unit_gradients(model, data, piece, torch.arange(len(piece)))",
+        (f"{_TRAINING}::test_no_patient_moves_the_clipped_sum_by_more_than_the_clipping_bound",),
+    ),
+    Mutation(
+        "the records of a patient enter a batch one by one",
+        "client/training.py",
+        "units, count = data.units(unit), data.count(unit)\n",
+        "units, count = torch.arange(len(data)), len(data)\n",
+        (f"{_TRAINING}::test_a_patient_enters_a_batch_with_all_records_or_none",),
+    ),
+    Mutation(
+        "a gradient too large to bound, or undefined, is not left out",
+        "client/per_record_gradients.py",
+        "return torch.where(squared_norms <= LARGEST_NORM**2, squared_norms, math.inf)",
+        "return squared_norms",
+        (f"{_RECORD_GRADIENTS}::test_what_is_not_finite_or_too_large_has_no_bound",),
+    ),
+    Mutation(
+        "a record of weight zero still adds its infinities",
+        "client/per_record_gradients.py",
+        "return tensor.index_fill(0, left_out, 0.0) if len(left_out) else tensor",
+        "return tensor",
+        (f"{_RECORD_GRADIENTS}::test_a_record_of_weight_zero_adds_nothing_even_where_it_is_not_finite",),
+    ),
+    Mutation(
+        "Gram matrices are formed in float32",
+        "client/per_record_gradients.py",
+        "x, weight, geometry, out_size).double(), grad.flatten(2).transpose(1, 2).double()",
+        "x, weight, geometry, out_size), grad.flatten(2).transpose(1, 2)",
+        (_RECORD_GRADIENTS,),
+    ),
+    Mutation(
+        "clipping keeps nothing back for rounding",
+        "client/training.py",
+        "SLACK = 2.0**-10",
+        "SLACK = 0.0",
+        (f"{_TRAINING}::test_what_clipping_keeps_back_pays_for_all_that_float32_can_lose",),
+    ),
+    Mutation(
+        "the sums of a batch's pieces are rounded as they are added",
+        "client/training.py",
+        "total += piece_sum.mul_(1 / grid).round_()",
+        "total += piece_sum.mul_(1 / grid)",
+        (f"{_ATTACKS}/test_clipping.py::test_sums_lie_on_a_grid_so_that_pieces_add_up_exactly_in_any_order",),
+    ),
+    Mutation(
+        "the norm of a gradient that cancels has no margin",
+        "client/per_record_gradients.py",
+        "clamp_(min=0.0) + margin * sizes",
+        "clamp_(min=0.0) + 0.0 * sizes",
+        (f"{_RECORD_GRADIENTS}::test_a_ghost_norm_is_never_below_a_thousandth_of_the_sizes_that_cancel",),
+    ),
+    Mutation(
+        "logits of a crafted model are not clamped",
+        "client/training.py",
+        "return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
+        "return found",
+        (f"{_TRAINING}::test_scores_are_finite_whatever_the_model",),
+    ),
+)
+
+_BOOKING_FIRST = f"{_CONTRIBUTION}::test_what_a_round_costs_is_booked_before_the_first_gradient"
+_BOOKED = f"{_CONTRIBUTION}::test_what_is_booked_is_what_the_training_does"
+_STATED = f"{_CONTRIBUTION}::test_what_stands_beside_the_change_is_what_the_policy_states"
+_NOISE = f"{_CONTRIBUTION}::test_evaluation_carries_fresh_noise_of_the_stated_size_in_every_release"
+_SPENT = f"{_CONTRIBUTION}::test_a_part_whose_budget_is_spent_adds_noise_alone_and_training_goes_on"
+_FEWEST = f"{_CONTRIBUTION}::test_terms_that_allow_a_sum_with_too_little_noise_are_refused"
+_FRESH = f"{_CONTRIBUTION}::test_two_rounds_of_one_model_share_no_randomness_under_privacy"
+
+_BOOKS = "        report = self._book_training(round_number) if terms.trains else self._report()\n"
+_BOOKED_BEFORE = (
+    _BOOKS
+    + """\
+        answered = release is not None and self._book_release(round_number, release)
+        random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
+        validation, test, own = self._measured(model)
+        started = time.perf_counter()
+        change = self._change(model, cohort, random) if terms.trains else self._no_change()
+"""
+)
+
+_CONTRIBUTION_MUTATIONS = (
+    Mutation(
+        "training is booked at half of its sample rate",
+        "client/contribution.py",
+        "booking = Booking(Account.TRAINING, self._event, privacy.unit,",
+        "booking = Booking(Account.TRAINING, __import__('dataclasses').replace(self._event, sample_rate="
+        "self._event.sample_rate / 2), privacy.unit,",
+        (_BOOKED,),
+    ),
+    Mutation(
+        "training is booked after it is done",
+        "client/contribution.py",
+        _BOOKED_BEFORE,
+        _BOOKED_BEFORE.replace(_BOOKS, "") + _BOOKS,
+        (_BOOKING_FIRST,),
+    ),
+    Mutation(
+        "training is not booked at all",
+        "client/contribution.py",
+        "report = self._book_training(round_number) if terms.trains else self._report()",
+        "report = self._report()",
+        (_BOOKING_FIRST,),
+    ),
+    Mutation(
+        "a release is booked to the training account",
+        "client/contribution.py",
+        "_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}",
+        "_ACCOUNTS = {Part.VALIDATION: Account.TRAINING, Part.TEST: Account.TRAINING}",
+        (_NOISE,),
+    ),
+    Mutation(
+        "evaluation carries no noise",
+        "client/contribution.py",
+        "            entries += mechanism.noise_share(cohort, noise)\n",
+        "",
+        (_NOISE,),
+    ),
+    Mutation(
+        "the noise of evaluation comes from a constant key",
+        "client/contribution.py",
+        "Keystream(self._random(SEED_BYTES))\n        validation",
+        "Keystream(bytes(SEED_BYTES))\n        validation",
+        (_NOISE,),
+    ),
+    Mutation(
+        "the randomness of private training comes from a constant key",
+        "client/contribution.py",
+        "return Keystream(self._random(SEED_BYTES)).draw",
+        "return Keystream(bytes(SEED_BYTES)).draw",
+        (_FRESH,),
+    ),
+    Mutation(
+        "the real number of training records is the weight in the mean",
+        "client/contribution.py",
+        "return Tail(policy.stated_training_units, units[Part.VALIDATION], units[Part.TEST], entries)",
+        "return Tail(len(self._train), units[Part.VALIDATION], units[Part.TEST], entries)",
+        (_STATED,),
+    ),
+    Mutation(
+        "the real number of records divides the noisy sum",
+        "client/contribution.py",
+        "expected = self._schedule.sample_rate * stated",
+        "expected = self._schedule.sample_rate * len(data)",
+        (_STATED,),
+    ),
+    Mutation(
+        "the real number of validation records is told",
+        "client/contribution.py",
+        "units[release.part] = policy.stated_validation_units if is_validation",
+        "units[release.part] = len(self._validation) if is_validation",
+        (_STATED,),
+    ),
+    Mutation(
+        "a part is measured although its budget is spent",
+        "client/contribution.py",
+        "            return False\n        return True\n",
+        "            return True\n        return True\n",
+        (_SPENT,),
+    ),
+    Mutation(
+        "the agent does not check how few survivors the terms allow",
+        "client/contribution.py",
+        "if terms.fewest_survivors != fewest:",
+        "if terms.fewest_survivors > cohort:",
+        (_FEWEST,),
+    ),
+    Mutation(
+        "a release is asked for as often as the server likes",
+        "client/contribution.py",
+        "if booked >= allowed:",
+        "if booked > 10**9 + allowed:",
+        (f"{_CONTRIBUTION}::test_a_release_is_made_as_often_as_the_run_allows",),
+    ),
+    Mutation(
+        "training that fails is told to the server",
+        "client/contribution.py",
+        "return self._trained(self._train.emptied(), model, cohort, random)",
+        "raise",
+        (f"{_CONTRIBUTION}::test_training_that_fails_gives_a_valid_vector",),
+    ),
+)
+
+_LEDGER_MUTATIONS = (
+    Mutation(
+        "the ledger's anchor is not synced",
+        "client/ledger_chain.py",
+        "            os.fsync(file.fileno())\n",
+        "",
+        (f"{_LEDGER}::test_lines_are_durable_before_record_returns",),
+    ),
+    Mutation(
+        "a budget that is passed is ignored",
+        "client/ledger.py",
+        "if not total <= policy.budget:",
+        "if total < 0:",
+        (f"{_LEDGER}::test_a_round_beyond_the_budget_is_refused_and_nothing_is_written",),
+    ),
+    Mutation(
+        "a booking is judged without what it adds",
+        "client/ledger.py",
+        "total = self._epsilon(booking.account, policy, accountant, new)",
+        "total = self._epsilon(booking.account, policy, accountant, ())",
+        (f"{_LEDGER}::test_a_round_beyond_the_budget_is_refused_and_nothing_is_written",),
+    ),
+    Mutation(
+        "accounts are mixed",
+        "client/ledger.py",
+        "if booking.account is account]\n",
+        "if booking.account]\n",
+        (f"{_LEDGER}::test_each_account_has_a_budget_of_its_own",),
+    ),
+    Mutation(
+        "the unit of a booking is forgotten",
+        "client/ledger.py",
+        "kind = booking.account, replace(booking.event, steps=1), booking.unit, booking.colluders",
+        "kind = booking.account, replace(booking.event, steps=1), PrivacyUnit.PATIENT, booking.colluders",
+        (f"{_LEDGER}::test_rounds_for_records_are_no_rounds_for_patients",),
+    ),
+    Mutation(
+        "a ledger that was removed is begun anew",
+        "client/ledger.py",
+        "            if held is None and not chain.exists(folder):",
+        "            if not chain.exists(folder):",
+        (f"{_LEDGER}::test_a_ledger_that_was_removed_is_missed",),
+    ),
+    Mutation(
+        "a changed line of the ledger is believed",
+        "client/ledger_chain.py",
+        "if digest != _digest(number, head.digest, text):",
+        "if not digest:",
+        (f"{_LEDGER}::test_tampering_is_detected_and_refused_until_accepted_and_forgets_nothing",),
+    ),
+)
+
+_AGENT_MUTATIONS = (
+    Mutation(
+        "the model that comes with a request need not be the one its terms name",
+        "client/agent.py",
+        "if hash_model(model) != terms.model_hash:",
+        "if not terms.model_hash:",
+        (f"{_AGENT}::test_another_model_than_the_one_named_costs_no_epsilon",),
+    ),
+    Mutation(
+        "a sum with too little noise is unmasked",
+        "client/agent.py",
+        "if len(listed.survivors) < fewest:",
+        "if len(listed.survivors) < 0:",
+        (f"{_ROUNDS}::test_in_mode_distributed_hospitals_themselves_refuse_a_sum_with_too_little_noise",),
+    ),
+    Mutation(
+        "what is wrong with a hospital's data is told to the server",
+        "client/agent.py",
+        "    if isinstance(error, DataError):\n",
+        "    if isinstance(error, DataError) and False:\n",
+        (f"{_AGENT}::test_what_is_wrong_with_data_or_ledger_is_not_told",),
+    ),
+    Mutation(
+        "what is wrong with a hospital's ledger is told to the server",
+        "client/agent.py",
+        "    if isinstance(error, LedgerError | AuditError):\n",
+        "    if isinstance(error, LedgerError | AuditError) and False:\n",
+        (f"{_AGENT}::test_what_is_wrong_with_data_or_ledger_is_not_told",),
+    ),
+    Mutation(
+        "a run is joined whatever the hospital's policy",
+        "client/agent.py",
+        "        check_agreement(self._policy, description, self._identity)\n",
+        "",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "a revoked hospital is masked with",
+        "client/agent.py",
+        "self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())",
+        "self._revocations.check(run.certificates, (), self._here.now())",
+        ("tests/protocol/test_changing_members.py::test_a_server_that_keeps_a_revoked_hospital_gets_no_further_round",),
+    ),
+    Mutation(
+        "an agent that was restarted gives a second vector",
+        "client/agent.py",
+        "            self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)\n"
+        "            # Whatever happens",
+        "            # Whatever happens",
+        (f"{_AGENT}::test_a_vector_is_given_once_also_by_an_agent_that_was_restarted",),
+    ),
+)
+
+_PINNED = f"{_ATTACKS}/test_pinned_roster.py"
+_TOO_MANY_LOST = (
+    f"{_ROUNDS}::test_in_mode_distributed_more_dropouts_than_tolerated_end_the_round_before_anything_is_revealed"
+)
+
+_ROSTER_MUTATIONS = (
+    Mutation(
+        "a roster may leave out members of the consortium",
+        "client/roster.py",
+        "if missing and not policy.allow_partial_roster:",
+        "if missing and policy.allow_partial_roster:",
+        (f"{_PINNED}::test_a_roster_that_leaves_one_member_out_is_refused",),
+    ),
+    Mutation(
+        "a certificate on the roster may hold another key than the member list",
+        "client/roster.py",
+        ".public_bytes_raw() != key:",
+        ".public_bytes_raw() == b'':",
+        (
+            f"{_PINNED}::test_a_certificate_of_another_key_for_a_members_name_is_refused",
+            f"{_PINNED}::test_two_members_certificates_in_each_others_place_are_refused",
+        ),
+    ),
+    Mutation(
+        "a revoked certificate on the roster is accepted",
+        "client/roster.py",
+        "if revoked is not None and certificate.serial_number in revoked.revoked:",
+        "if revoked is not None and certificate.serial_number in ():",
+        (f"{_PINNED}::test_a_certificate_that_was_revoked_is_refused_although_its_member_has_a_new_one",),
+    ),
+    Mutation(
+        "colluders are counted on the part of the consortium that the roster names",
+        "client/roster.py",
+        "return RosterKeys(keys, certificates, len(listed.members), listed.number)",
+        "return RosterKeys(keys, certificates, len(keys), listed.number)",
+        (f"{_PINNED}::test_an_operator_who_allows_a_part_still_counts_colluders_on_the_whole",),
+    ),
+    Mutation(
+        "a member list is believed without the authority's newest number",
+        "client/roster.py",
+        "    _check_newest(listed, revoked)\n",
+        "",
+        (_PINNED,),
+    ),
+)
+
+_POLICY_MUTATIONS = (
+    Mutation(
+        "a run without privacy is joined",
+        "client/policy.py",
+        "if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:",
+        "if run.privacy.mode is PrivacyMode.NONE and policy.allow_no_privacy:",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "exact counts leave a hospital that has not agreed to them",
+        "client/policy.py",
+        "and run.privacy.mode is not PrivacyMode.NONE and not policy.allow_exact_evaluation:",
+        "and run.privacy.mode is PrivacyMode.DISTRIBUTED and not policy.allow_exact_evaluation:",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "δ is not judged against the stated number of units",
+        "client/policy.py",
+        "delta * stated >= 1:",
+        "delta >= 1:",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+    Mutation(
+        "noise that withstands fewer colluders than agreed is accepted in mode local",
+        "client/policy.py",
+        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED or not run.evaluation.exact",
+        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED",
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
+    ),
+)
+
+_SERVER_MUTATIONS = (
+    Mutation(
+        "the server goes on with fewer vectors than the noise needs",
+        "server/rounds.py",
+        "return max(routed.directory.threshold, terms.fewest_survivors)",
+        "return routed.directory.threshold",
+        (_TOO_MANY_LOST,),
+    ),
+    Mutation(
+        "the server does not stop a round with too few vectors",
+        "server/rounds.py",
+        "        if len(masked.submitted) < fewest:\n",
+        "        if len(masked.submitted) < 0:\n",
+        (_TOO_MANY_LOST,),
+    ),
+    Mutation(
+        "a plain sum may be over any number of hospitals",
+        "server/rounds.py",
+        "if len(summed) < self._run.min_hospitals:",
+        "if not summed:",
+        (f"{_ROUNDS}::test_plain_mode_also_refuses_a_sum_of_too_few",),
+    ),
+    Mutation(
+        "the consistency check is left out of an active round",
+        "server/rounds.py",
+        "if consistency_check.needs_agreement(self._run):",
+        "if not consistency_check.needs_agreement(self._run):",
+        (f"{_ROUNDS}::test_the_sum_is_bit_for_bit_that_of_the_vectors_and_the_next_rounds_keys_ride_along",),
+    ),
+)
+
+MUTATIONS = (
+    *_SECAGG_MUTATIONS,
+    *_PRIVACY_MUTATIONS,
+    *_EVALUATION_MUTATIONS,
+    *_TRAINING_MUTATIONS,
+    *_CONTRIBUTION_MUTATIONS,
+    *_LEDGER_MUTATIONS,
+    *_AGENT_MUTATIONS,
+    *_ROSTER_MUTATIONS,
+    *_POLICY_MUTATIONS,
+    *_SERVER_MUTATIONS,
+)
+"""All of them; each name is its own."""

@@ -1,0 +1,212 @@
+"""What a hospital puts into its vector, what it books for it, and in which order."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import client.contribution as module
+from client.contribution import Contribution, Contributor
+from client.data.hospital_data import HospitalData, HospitalRecords
+from client.ledger import Ledger, export
+from client.training import LocalUpdate, TrainingData, train_locally
+from common.config import HospitalConfig, RunDescription
+from common.errors import EvaluationSpentError, RunError
+from common.evaluation.plan import EvaluationPlan
+from common.evaluation.question import Question
+from common.flat_model import hash_model
+from common.keystream import Keystream
+from common.privacy.schedule import schedule_of
+from common.round_terms import Purpose, RoundTerms
+from common.run_terms import fewest_survivors, release_mechanism
+from common.secagg.binding import bound_hash
+from common.vector import Tail
+from server.initial_model import initial_model
+from server.run import describe
+from tests.small_consortium import RUN_ID, Dealt, small, willing
+
+COHORT = 4
+STATED = {"stated_training_units": 40, "stated_validation_units": 7, "stated_test_units": 9}
+HELD = {"train": 55, "validation": 11, "test": 13}
+"""More than is stated, and numbers that nothing else has."""
+
+
+def records(count: int) -> HospitalRecords:
+    generator = np.random.default_rng(count)
+    images = generator.integers(0, 256, (count, 1, 28, 28)).astype(np.uint8)
+    return HospitalRecords(images, np.arange(count) % 2, np.arange(count))
+
+
+@pytest.fixture(scope="module")
+def description(dealt: Dealt, tmp_path_factory: pytest.TempPathFactory) -> RunDescription:
+    made = small(dealt, tmp_path_factory.mktemp("described"))
+    return describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, made.consortium.roster)
+
+
+class Hospital:
+    """One hospital's contributor with a ledger of its own, and randomness that a seed repeats."""
+
+    def __init__(self, run: RunDescription, folder: Path, seed: int = 1, **policy: Any) -> None:  # noqa: ANN401
+        self.run, self.folder = run, folder / f"ledger-{seed}"
+        parts = {name: records(count) for name, count in HELD.items()}
+        data = HospitalData(**parts, fingerprint=bytes(32))
+        self.policy: HospitalConfig = willing(**{**STATED, **policy})
+        source = Keystream(bound_hash("test", bytes([seed])))
+        ledger = Ledger.open(self.folder, data.fingerprint)
+        self.contributor = Contributor(run, data, ledger, self.policy, source.draw, folder / "cache")
+        self.model = initial_model(run)
+        assert self.contributor.plan is not None
+        self.plan: EvaluationPlan = self.contributor.plan
+
+    def terms(self, release: int | None = None, *, trains: bool = True) -> RoundTerms:
+        question = None
+        if release is not None:
+            edges = self.plan.layout(self.plan.releases[release]).edges
+            question = Question(release=release, edges=tuple(tuple(map(float, range(each))) for each in edges))
+        fewest = fewest_survivors(self.run, COHORT, trains=trains, measures=question is not None)
+        purpose = Purpose.TRAIN if trains else Purpose.EVALUATE
+        return RoundTerms(
+            purpose=purpose, model_hash=hash_model(self.model), fewest_survivors=fewest, question=question
+        )
+
+    def contribute(self, release: int | None = None, *, trains: bool = True) -> Contribution:
+        return self.contributor.contribute(1, self.terms(release, trains=trains), self.model, cohort=COHORT)
+
+    def tail(self, contribution: Contribution) -> Tail:
+        return self.contributor.layout.decode(contribution.vector, 1).tail
+
+    def booked(self) -> list[dict[str, Any]]:
+        return [entry["booking"] for entry in export(self.folder)["entries"] if entry["kind"] == "spent"]
+
+
+Heard = list[tuple[dict[str, Any], LocalUpdate]]
+
+
+def listen(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> Heard:
+    """Return every later call of the training, with what it was given and what came of it."""
+    heard: Heard = []
+
+    def listened(*given: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401 - passed on
+        before()
+        update = train_locally(*given, expected_units=expected_units)
+        heard.append(({"sigma": given[5], "expected": expected_units}, update))
+        return update
+
+    monkeypatch.setattr(module, "train_locally", listened)
+    return heard
+
+
+def test_what_a_round_costs_is_booked_before_the_first_gradient(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(description, tmp_path)
+    seen: list[list[str]] = []
+    listen(monkeypatch, lambda: seen.append([each["account"] for each in hospital.booked()]))
+    hospital.contribute()
+    assert seen == [["training"]]
+    assert len(hospital.booked()) == 1
+
+
+def test_what_is_booked_is_what_the_training_does(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(description, tmp_path)
+    ((given, update),) = _after(listen(monkeypatch), hospital)
+    (booking,) = hospital.booked()
+    event = booking["event"]
+    assert event["sample_rate"] == description.training.sample_rate
+    assert event["steps"] == update.steps == schedule_of(description.training, description.privacy).steps
+    assert event["noise_multiplier"] == given["sigma"]
+
+
+def _after(heard: Heard, hospital: Hospital) -> Heard:
+    hospital.contribute()
+    return heard
+
+
+def test_what_stands_beside_the_change_is_what_the_policy_states(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(description, tmp_path)
+    heard = listen(monkeypatch)
+    tail = hospital.tail(hospital.contribute(0))
+    assert (tail.weight, tail.validation_units, tail.test_units) == (40, 7, 0)
+    assert heard[0][0]["expected"] == 40 * description.training.sample_rate
+    final = hospital.tail(hospital.contribute(len(hospital.plan.releases) - 1, trains=False))
+    assert (final.weight, final.validation_units, final.test_units) == (40, 0, 9)
+
+
+def test_evaluation_carries_fresh_noise_of_the_stated_size_in_every_release(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Hospital(description, tmp_path), Hospital(description, tmp_path, seed=2)
+    monkeypatch.setattr(module, "answer", lambda plan, *_: np.zeros(plan.length, np.int64))
+    for release in one.plan.releases:
+        noise = one.tail(one.contribute(release.number, trains=False)).entries
+        variance = release_mechanism(description, one.plan, release).share_variance(COHORT)
+        assert 0.2 < np.square(noise / math.sqrt(variance)).mean() < 3.0
+        assert (noise != other.tail(other.contribute(release.number, trains=False)).entries).any()
+    accounts = [release.part.value for release in one.plan.releases]
+    assert [each["account"] for each in one.booked()] == accounts
+
+
+def test_a_part_whose_budget_is_spent_adds_noise_alone_and_training_goes_on(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(description, tmp_path, evaluation_epsilon_budget=1e-6)
+
+    def looked(*_: object) -> None:
+        raise AssertionError("the records of a part whose budget is spent were looked at")
+
+    monkeypatch.setattr(module, "answer", looked)
+    tail = hospital.tail(hospital.contribute(0))
+    assert (tail.weight, tail.validation_units) == (40, 0)
+    assert tail.entries.any()
+    assert [each["account"] for each in hospital.booked()] == ["training"]
+
+
+def test_terms_that_allow_a_sum_with_too_little_noise_are_refused(description: RunDescription, tmp_path: Path) -> None:
+    hospital = Hospital(description, tmp_path)
+    honest = hospital.terms(0)
+    for fewest in (0, honest.fewest_survivors - 1):
+        weaker = RoundTerms(
+            purpose=honest.purpose, model_hash=honest.model_hash, fewest_survivors=fewest, question=honest.question
+        )
+        with pytest.raises(RunError, match="must be over at least"):
+            hospital.contributor.contribute(1, weaker, hospital.model, cohort=COHORT)
+    assert hospital.booked() == []
+
+
+def test_two_rounds_of_one_model_share_no_randomness_under_privacy(description: RunDescription, tmp_path: Path) -> None:
+    hospital = Hospital(description, tmp_path)
+    first, second = (hospital.contributor.layout.decode(hospital.contribute().vector, 1).mean_delta for _ in range(2))
+    assert (first != second).mean() > 0.5
+
+
+def test_a_release_is_made_as_often_as_the_run_allows(description: RunDescription, tmp_path: Path) -> None:
+    hospital = Hospital(description, tmp_path)
+    for _ in range(1 + description.evaluation.repeats):
+        hospital.contribute(0, trains=False)
+    booked = hospital.booked()
+    with pytest.raises(EvaluationSpentError):
+        hospital.contribute(0, trains=False)
+    assert hospital.booked() == booked
+
+
+def test_training_that_fails_gives_a_valid_vector(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(description, tmp_path)
+
+    def failing(model: Any, start: Any, data: TrainingData, *rest: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401
+        if len(data):
+            raise RuntimeError("one record of this hospital's cannot be trained on")
+        return train_locally(model, start, data, *rest, expected_units=expected_units)
+
+    monkeypatch.setattr(module, "train_locally", failing)
+    made = hospital.contribute()
+    assert made.vector.shape == (description.vector_length,)
+    assert hospital.contributor.layout.decode(made.vector, 1).mean_delta.any()  # Noise, as ever.
