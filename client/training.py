@@ -54,8 +54,8 @@ Random = Callable[[int], bytes]
 PHYSICAL_PIXELS = 16 * 224 * 224
 """Values forwarded at once: about 2 GB of activations in a ResNet-18; a larger batch is summed in pieces."""
 
-CACHED_FEATURES = 1 << 19
-"""Numbers of cached features, or of their gradients as rows, taken at once by a private step, 2 MiB: gathered,
+CACHED_FEATURES = 1 << 20
+"""Numbers of cached features, or of their gradients as rows, taken at once by a private step, 4 MiB: gathered,
 multiplied, measured and summed while a core still has them at hand, which takes three quarters of the time of going
 over a whole batch four times."""
 
