@@ -16,18 +16,19 @@ ways:
 computed norm of a gradient of 10^5 can be 0. So a norm that is used for clipping is an upper bound, for any finite
 weights. Write u = 2^-24 and γ_n = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, 2002, §3.1).
 
-1. *Rows.* The numbers whose norm is taken are the very numbers that are added; one whose square underflows, below 2^-63,
-   adds nothing that counts. The norm is summed in float32 over at most 2^16 numbers at a time and in float64 over these,
-   so it is at most a factor 1 - γ_(2^13)/2 > 1 - 2^-12 too small (at least 8 partial sums run side by side).
-2. *Outer products.* A linear layer's gradient is g xᵀ, its norm exactly |g| |x|: nothing can cancel. Both norms are taken
-   in float64, in which no square of a float32 underflows or overflows.
+1. *Rows.* The numbers whose norm is taken are the very numbers that are added; one whose square underflows, below
+   2^-63, adds nothing that counts. The norm is summed in float32 over at most 2^16 numbers at a time and in float64
+   over these, so it is at most a factor 1 - γ_(2^13)/2 > 1 - 2^-12 too small (at least 8 partial sums run side by
+   side).
+2. *Outer products.* A linear layer's gradient is g xᵀ, its norm exactly |g| |x|: nothing can cancel. Both norms are
+   taken in float64, in which no square of a float32 underflows or overflows.
 3. *Ghost.* Each record's inputs and output gradients are first divided by the largest of them. With patches p_i and
-   output gradients g_i at the positions i of one record, the squared norm is the sum over i, j of (p_i·p_j)(g_i·g_j), and
-   M = Σ |p_i| |g_i| is at least the norm, by the triangle inequality, and a sum of positive terms. The two products are
-   made in float32 and their sum in float64, so what is computed is off by at most γ_n M² with n = patch + filters + 6;
-   what underflows is below 2^-126 of numbers of size 1. The bound is the computed value plus 2 γ_n M²: it is at least
-   the squared norm, and at least γ_n M². The weighted sum of a ghost layer is then made in float64. Its rounding is below
-   2^-53 · 2^20 · Σ w M ≤ 2^-33 · records · C / √γ_n: nothing.
+   output gradients g_i at the positions i of one record, the squared norm is the sum over i, j of (p_i·p_j)(g_i·g_j),
+   and M = Σ |p_i| |g_i| is at least the norm, by the triangle inequality, and a sum of positive terms. The two
+   products are made in float32 and their sum in float64, so what is computed is off by at most γ_n M² with n = patch
+   + filters + 6; what underflows is below 2^-126 of numbers of size 1. The bound is the computed value plus 2 γ_n M²:
+   it is at least the squared norm, and at least γ_n M². The weighted sum of a ghost layer is then made in float64.
+   Its rounding is below 2^-53 · 2^20 · Σ w M ≤ 2^-33 · records · C / √γ_n: nothing.
 
 A gradient whose bound is not finite counts as zero, its numbers are taken out before anything is added. Records do not
 mix before the sum: each layer treats every record by itself, so no record's numbers reach another's gradient. What is
@@ -290,7 +291,7 @@ def _patches(x: Tensor, weight: Tensor, geometry: _Geometry, out_size: Sequence[
 
 
 def _ghost_convolution(recorder: _Recorder, x: Tensor, grad: Tensor, weight: nn.Parameter, geometry: _Geometry) -> None:
-    # Each record is brought to a largest number of 1 first, so that no product of what is small and what is large is lost.
+    # Each record is brought to a largest number of 1 first: no product of what is small and what is large is lost.
     x_scale, grad_scale = _largest(x), _largest(grad)
     patches = _patches(x / x_scale, weight, geometry, grad.shape[2:])
     flat = (grad / grad_scale).flatten(2)
