@@ -43,10 +43,12 @@ from common.audit_chain import AUDIT_FILE, Chain, Entry, read_chain
 from common.audit_parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
+from common.evaluation.state import EvaluationState
 from common.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from common.invitation import TOKEN_BYTES, Invitation
 from common.members import verify_members
 from common.revocation import verify_revocations
+from common.round_terms import RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
@@ -435,6 +437,8 @@ DECODERS = (
     Decoder("reply", messages.decode_reply),
     Decoder("array", _array),
     Decoder("secagg", _secagg),
+    Decoder("round-terms", RoundTerms.decode),
+    Decoder("evaluation-state", EvaluationState.from_json),
     Decoder("run-description", RunDescription.from_json),
     Decoder("enrolment", _enrolment),
     Decoder("invitation", lambda content: Invitation.decode(content.decode("utf-8", "replace"))),

@@ -183,7 +183,9 @@ def test_keys_of_one_round_are_not_advertised_twice(server: LyingServer) -> None
 def test_keys_made_under_another_configuration_are_refused(dealt: Dealt, tmp_path: Path) -> None:
     server = lying(dealt, tmp_path)
     stale = LyingServer(server.consortium, lying(dealt, tmp_path, privacy={"delta": 5e-4}).description)
-    stale.description = stale.description.model_copy(update={"roster": server.description.roster})
+    stale.description = stale.description.model_copy(
+        update={"roster": server.description.roster, "member_list": server.description.member_list}
+    )
     keys = [server.advertised(VICTIM), *(stale.advertised(hospital) for hospital in HOSPITALS[1:])]
     directory = secagg.KeyDirectory(RUN_ID, ROUND, server.parameters().threshold(len(keys)), tuple(keys))
     assert_attack(server.refusal(server.share_request(directory)), "config_hash", Phase.SHARE_KEYS)

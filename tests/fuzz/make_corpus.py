@@ -32,11 +32,14 @@ from client.status import HospitalStatus
 from common import enrolment, identity, messages, shards
 from common.audit_chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
+from common.evaluation.question import Question
+from common.evaluation.state import FIRST, EvaluationState
 from common.invitation import TOKEN_BYTES, Invitation
 from common.members import sign_members
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.revocation import sign_revocations
+from common.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
 from deploy.events import RunHistory
@@ -87,6 +90,17 @@ def _secagg() -> Iterator[bytes]:
         one: Any = next(iter(value.values())) if isinstance(value, dict) else value
         if isinstance(one, str) and name not in ("vectors", "masked_vectors", "sum"):
             yield bytes.fromhex(one)
+
+
+def _round_terms() -> Iterator[bytes]:
+    yield RoundTerms(purpose=Purpose.TRAIN, model_hash=bytes(32), fewest_survivors=3).encode()
+    question = Question(release=2, edges=((-1.0, 0.5, 2.0),))
+    yield RoundTerms(purpose=Purpose.EVALUATE, model_hash=bytes(32), fewest_survivors=3, question=question).encode()
+
+
+def _evaluation_states() -> Iterator[bytes]:
+    yield EvaluationState().to_json().encode()
+    yield EvaluationState((0.25,), 0.01, (FIRST,)).to_json().encode()
 
 
 def _descriptions() -> Iterator[bytes]:
@@ -415,6 +429,8 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "reply": _replies,
     "array": _arrays,
     "secagg": _secagg,
+    "round-terms": _round_terms,
+    "evaluation-state": _evaluation_states,
     "run-description": _descriptions,
     "enrolment": _enrolments,
     "invitation": _invitations,

@@ -27,9 +27,13 @@ ROUNDS = 3
 def together(dealt: Dealt, folder: Path) -> Small:
     """Return a consortium without privacy in which every sum is one over everybody."""
     return small(
-        dealt, folder, policies=everybody(allow_no_privacy=True), privacy={"mode": "none"}, experiment={"rounds": ROUNDS},
+        dealt,
+        folder,
+        policies=everybody(allow_no_privacy=True),
+        privacy={"mode": "none"},
+        experiment={"rounds": ROUNDS},
         aggregation={"min_hospitals": len(HOSPITALS)},
-    )  # fmt: skip
+    )
 
 
 def model_of(made: Small) -> bytes:
@@ -146,5 +150,5 @@ def test_a_clock_that_jumps_makes_a_hospital_refuse_by_name(
     assert made.run().train() == COMPLETED
     assert made.hospitals == [3, 3]
     refusal = made.of(Refusal)[0]
-    assert (refusal.hospital, refusal.code) == ("hospital-1", "identity")
+    assert (refusal.hospital, refusal.code) == ("hospital-1", "standing")
     assert "check this machine's clock" in refusal.reason

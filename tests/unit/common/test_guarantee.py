@@ -61,8 +61,7 @@ def test_without_noise_nothing_is_claimed() -> None:
     ],
 )
 def test_each_thing_that_weakens_a_run_is_admitted(config: Config, data_set: str, word: str) -> None:
-    (caveat,) = caveats(config, data_set)
-    assert word in caveat
+    assert [word in caveat for caveat in caveats(config, data_set)].count(True) == 1
 
 
 def test_a_server_that_could_invent_hospitals_is_admitted() -> None:

@@ -256,7 +256,7 @@ def test_a_server_holds_three_vectors_at_most_however_many_hospitals_send_one(tm
         finally:
             tracemalloc.stop()
         vectors = [event for event in events if isinstance(event, Exchange) and event.phase == "masked_input"]
-        assert [len(event.answered) for event in vectors] == [hospitals] * 3
+        assert [len(event.answered) for event in vectors] == [hospitals] * 4
         assert fleet.model_bytes > 3 * 4 * PARAMETERS
     assert max(peaks) < 3 * VECTOR_BYTES + CONSTANT_BYTES, [peak / VECTOR_BYTES for peak in peaks]
     assert abs(peaks[1] - peaks[0]) < PIECE_BYTES

@@ -128,7 +128,7 @@ def test_what_an_epsilon_means_stands_beside_it(tmp_path: Path) -> None:
     assert info.labels["delta"] == "0.0001"
     assert info.labels["unit"] == "record"
     assert info.labels["accountant"] == "rdp"
-    assert "server included" in info.labels["adversary"]
+    assert "the server and the other hospitals included" in info.labels["adversary"]
 
 
 def test_a_broken_event_fails_every_scrape_rather_than_showing_stale_values(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.small_consortium import RUN_ID, Dealt, everybody, small
 
 OPTIMISERS: dict[str, dict[str, dict[str, Any]]] = {
     "FedAvg": {},
-    "FedProx": {"training": {"proximal_mu": 0.5}},
+    "FedProx": {"training": {"proximal_mu": 0.5, "local_epochs": 2}},
     "FedAvgM": {"aggregation": {"strategy": "fedavgm", "server_learning_rate": 0.5}},
     "FedAdam": {"aggregation": {"strategy": "fedadam", "server_learning_rate": 0.01}},
 }

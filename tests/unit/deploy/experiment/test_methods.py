@@ -36,7 +36,7 @@ def test_every_method_measures_each_round_on_the_whole_test_part(method: Method,
 
 def test_hospitals_that_train_together_learn_what_one_place_would(tmp_path: Path) -> None:
     training = {"learning_rate": 0.02, "momentum": 0.9}
-    config = replace(PHANTOM, data={"phantom_records": 600}, experiment={"rounds": 4}, training=training)
+    config = replace(PHANTOM, data={"phantom_records": 600}, experiment={"rounds": 8}, training=training)
     data = obtain(config.data, "pneumonia", 28)
     for method in (Method.CENTRAL, Method.FEDAVG):
         assert train(method, config, data, tmp_path)[-1].auc > 0.75

@@ -61,7 +61,7 @@ def test_everything_that_the_readme_claims_has_a_row_with_its_tests() -> None:
     [
         ("Every ε is printed", "Every ε is whispered"),
         ("- **A DP step**", "- **Speed**: no hospital waits.\n- **A DP step**"),
-        ("ε covers the *training* records.", "ε covers the *training* records. No server ever fails."),
+        ("Evaluation costs privacy, too.**", "Evaluation costs privacy, too.** No server ever fails."),
         ("| whoever holds the model |", "| a spy | nothing | anything |\n| whoever holds the model |"),
     ],
 )

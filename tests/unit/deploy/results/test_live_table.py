@@ -65,7 +65,8 @@ def test_a_run_longer_than_the_terminal_keeps_its_last_rounds_in_view() -> None:
 def test_epsilon_is_shown_with_delta_unit_adversary_and_accountant() -> None:
     for terminal in (True, False):
         shown = _shown(example_run(3), terminal)
-        assert "ε for each record, δ=0.0001, RDP accountant, against everyone outside the hospital" in shown
+        assert "ε for each record (zero-out: a record against an empty one" in shown
+        assert "δ=0.0001, RDP accountant, against everyone outside the hospital, the server" in shown
 
 
 def test_the_end_names_the_files_written() -> None:

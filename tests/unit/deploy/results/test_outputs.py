@@ -73,7 +73,7 @@ def test_the_summary_gives_every_epsilon_with_delta_unit_adversary_and_accountan
         assert hospital["delta"] == 1e-4
         assert hospital["unit"] == "record"
         assert hospital["accountant"] == "rdp"
-        assert "server included" in hospital["adversary"]
+        assert "the server and the other hospitals included" in hospital["adversary"]
 
 
 def test_the_summary_says_where_the_time_of_a_round_went() -> None:
