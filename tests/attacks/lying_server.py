@@ -110,6 +110,16 @@ UNITS = 20
 PREFIX = 24
 """Elements of each segment that are looked at: more than enough to tell a mask from none."""
 
+POLICY: dict[str, Any] = {
+    "delta": 1e-3,
+    "epsilon_budget": 1000.0,
+    "evaluation_epsilon_budget": 1000.0,
+    "stated_training_units": UNITS,
+    "stated_validation_units": 6,
+    "stated_test_units": 6,
+    "allow_no_privacy": True,
+}
+
 MODES = ("none", "local", "distributed")
 
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one
@@ -204,7 +214,7 @@ class Program:
     Attributes:
         hospitals: members of the consortium.
         colluder: the number of the hospital that colludes, 0 for none.
-        budget: ε that each hospital allows for evaluation.
+        policy: what each hospital agrees to, where it is not as in :data:`POLICY`.
         runs: each with ``id``, ``changes`` of the base configuration, and members it goes ``without``.
         steps: see :meth:`Server.step`.
         comment: what a reader should know.
@@ -212,7 +222,7 @@ class Program:
 
     hospitals: int
     colluder: int
-    budget: float
+    policy: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
     steps: tuple[Step, ...]
     comment: str = ""
@@ -223,7 +233,7 @@ class Program:
             "comment": self.comment,
             "hospitals": self.hospitals,
             "colluder": self.colluder,
-            "budget": self.budget,
+            "policy": self.policy,
             "runs": list(self.runs),
             "steps": list(self.steps),
         }
@@ -367,15 +377,7 @@ class Server:
     def __init__(self, program: Program, folder: Path, seed: int = 0) -> None:
         self.program = program
         self.names = tuple(name_of(number) for number in range(1, program.hospitals + 1))
-        policy = HospitalConfig(
-            delta=1e-3,
-            epsilon_budget=1000.0,
-            evaluation_epsilon_budget=program.budget,
-            stated_training_units=UNITS,
-            stated_validation_units=6,
-            stated_test_units=6,
-            allow_no_privacy=True,
-        )
+        policy = HospitalConfig.model_validate({**POLICY, **program.policy})
         self.colluder = _Colluder(name_of(program.colluder), seed) if program.colluder else None
         honest = [name for name in self.names if self.colluder is None or name != self.colluder.name]
         self.sites = {name: _Site(name, folder / name, policy, seed) for name in honest}
@@ -872,6 +874,8 @@ def _check_sum(server: Server, opened: Sum) -> None:
     if len(set(hospitals)) < len(hospitals):
         raise PromiseBrokenError(f"a sum over {hospitals} holds two vectors of one hospital")
     members = server.program.hospitals
+    if set(first.description.roster) != set(server.names):
+        raise PromiseBrokenError(f"a sum over {hospitals} of a run with a part of the consortium can be unmasked")
     colluding = int(server.colluder is not None and server.colluder.name in first.cohort)
     directory = server.sent_directory[first.hospital, first.key]
     fewest = pinned_threshold(members, len(directory.keys))
@@ -991,7 +995,7 @@ class _Dice:
         self.everyone = list(range(1, self.hospitals + 1))
         self.mode = MODES[seed % len(MODES)]
         # What all share: an attack needs most of a round to go well.
-        self.mischief = self.source.choice((0.08, 0.2, 0.4))
+        self.mischief = self.source.choice((0.05, 0.15, 0.3))
 
     def maybe(self, scale: float = 1.0) -> bool:
         return self.source.random() < self.mischief * scale
@@ -1018,7 +1022,7 @@ class _Dice:
         return Program(
             hospitals=self.hospitals,
             colluder=source.choice((0, self.hospitals, self.hospitals)),
-            budget=source.choice((0.3, 1000.0, 1000.0)),
+            policy={"evaluation_epsilon_budget": source.choice((0.3, 1000.0, 1000.0))},
             runs=tuple(runs),
             steps=tuple(self._disturbed(steps)),
         )
