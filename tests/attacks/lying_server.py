@@ -506,7 +506,9 @@ class Server:
             case "mask":
                 terms, model = self.terms(key, len(step["cohort"]), step["terms"])
                 cohort = tuple(sorted(map(name_of, step["cohort"])))
-                asked = secagg.MaskedInputRequest(run_id, key[1], terms.encode(), cohort, self._inbox(name, key, cohort))
+                asked = secagg.MaskedInputRequest(
+                    run_id, key[1], terms.encode(), cohort, self._inbox(name, key, cohort)
+                )
                 return MaskedInput(**place, request=secagg.encode(asked), next_round=step.get("next")), model, step
             case "sign":
                 listed = secagg.SurvivorList(run_id, key[1], *self._lists(step))
@@ -968,7 +970,11 @@ def play(program: Program, seed: int = 0) -> Outcome:
 
 
 def honest_round(
-    everyone: Sequence[int], run: int = 0, number: int = 1, dropped: Sequence[int] = (), **terms: Any  # noqa: ANN401
+    everyone: Sequence[int],
+    run: int = 0,
+    number: int = 1,
+    dropped: Sequence[int] = (),
+    **terms: Any,  # noqa: ANN401
 ) -> list[Step]:
     """Return the steps of an honest round; ``dropped`` answer no more once they have masked nothing."""
     place = {"run": run, "round": number}

@@ -99,7 +99,9 @@ def _terms() -> dict[str, Program]:
         "fewest-survivors": {**TRAIN, "fewest": 0},
     }.items():
         others = {"purpose": "train", "release": INTERIM} if name == "edges" else TRAIN
-        found[f"another-{name}-for-one"] = program(f"One hospital is shown another {name}.", split_terms(victim, others))
+        found[f"another-{name}-for-one"] = program(
+            f"One hospital is shown another {name}.", split_terms(victim, others)
+        )
     found["release-that-the-plan-lacks"] = program(
         "A release is asked for that the plan does not have.", honest_round(FOUR, purpose="evaluate", release=7)
     )
@@ -109,12 +111,11 @@ def _terms() -> dict[str, Program]:
 def _lists() -> dict[str, Program]:
     everything = honest_round(FOUR, **TRAIN)
     outside = [
-        {**step, **({"to": [1, 2, 3]} if number >= 2 else {})}
-        for number, step in enumerate(honest_round(FOUR, **BARE))
+        {**step, **({"to": [1, 2, 3]} if number >= 2 else {})} for number, step in enumerate(honest_round(FOUR, **BARE))
     ]
     outside = bent(outside, 2, cohort=[1, 2, 3])
     for place in (3, 4):
-        outside = bent(outside, place, survivors=[1, 2, 4], dropped=[3])
+        outside = bent(outside, place, to=[1, 2], survivors=[1, 2, 4], dropped=[3])
     two_gone = honest_round(FIVE, dropped=[4, 5], **BARE)
     second = [
         *everything[:4],
@@ -131,7 +132,10 @@ def _lists() -> dict[str, Program]:
     ]
     both = [bent(everything, place, survivors=FOUR, dropped=[4])[place] for place in (3, 4)]
     neither = [bent(everything, place, survivors=[1, 2, 3], dropped=[])[place] for place in (3, 4)]
+    silenced = honest_round(FOUR, dropped=[4], **TRAIN)
+    silenced = bent(silenced, 2, to=FOUR)
     return {
+        "declared-dropped": program("A hospital whose vector is there is declared dropped.", silenced),
         "survivor-outside-the-cohort": program(
             "A colluder that is not in the cohort stands for a survivor.", outside, colluder=4
         ),
@@ -176,7 +180,11 @@ def _cohorts() -> dict[str, Program]:
         {**everything[1], "to": [4], "directory": FOUR},
         *everything[2:],
     ]
+    one_cohort_less = [*six[:2], {**masks, "to": [1], "cohort": FIVE}, {**masks, "to": SIX[1:]}, *six[3:]]
     return {
+        "another-cohort-for-one": program(
+            "One hospital is shown a cohort without the colluder.", one_cohort_less, hospitals=6, colluder=6
+        ),
         "cohort-of-two": program("A cohort below the threshold.", bent(everything, 2, cohort=[1, 2])),
         "cohort-without-one": program("A cohort that leaves out who is asked.", bent(everything, 2, cohort=[2, 3, 4])),
         "two-cohorts": program("Two cohorts in a round, and a colluder.", parted, hospitals=6, colluder=6),
@@ -187,9 +195,10 @@ def _cohorts() -> dict[str, Program]:
             bent(honest_round(FIVE, **BARE), 1, threshold=3),
             hospitals=5,
         ),
-        "second-vector": program("A second vector is asked for, of another model.", [
-            *everything[:3], {**everything[2], "terms": {**TRAIN, "model": 1}}, *everything[3:]
-        ]),
+        "second-vector": program(
+            "A second vector is asked for, of another model.",
+            [*everything[:3], {**everything[2], "terms": {**TRAIN, "model": 1}}, *everything[3:]],
+        ),
         "bare-vector": program(
             "The vector is asked for without masks.",
             [*everything, {"do": "plain", "to": FOUR, "run": 0, "round": 2, "terms": TRAIN}],
@@ -207,9 +216,7 @@ def _noise() -> dict[str, Program]:
             mode,
             dropouts=0,
         )
-        again = [
-            step for number in (1, 2, 3) for step in honest_round(FOUR, number=number, **MEASURE)
-        ]
+        again = [step for number in (1, 2, 3) for step in honest_round(FOUR, number=number, **MEASURE)]
         found[f"evaluation-again-{mode}"] = program("The test part is measured a third time.", again, mode)
         found[f"evaluation-budget-{mode}"] = program(
             "The budget for evaluation is too small: noise comes, and no count.",
@@ -287,10 +294,10 @@ def programs() -> dict[str, Program]:
 def encoded(made: Program) -> bytes:
     """Play a program, and return its file."""
     tree = {"program": made.as_json(), "expected": play(made).stored}
-    return _lines(tree).encode()
+    return layout_of_file(tree).encode()
 
 
-def _lines(tree: Any) -> str:  # noqa: ANN401 - any JSON
+def layout_of_file(tree: Any) -> str:  # noqa: ANN401 - any JSON
     """Return JSON that a person can read: a step, or a hospital's replies to it, on each line."""
     program, expected = tree["program"], tree["expected"]
     parts = [f'"{key}": {_list(value)}' for key, value in program.items()]
