@@ -1,8 +1,8 @@
 """A server that lies in whole rounds to real hospital agents, and what it can unmask of what they then sent.
 
 **Programs.** A :class:`Program` is a list of steps. Each asks some hospitals for one thing: keys for a round of a run,
-shares for a directory, a vector for a cohort and terms, a signature over survivors, shares for unmasking. Every field of
-every message is the program's choice, for each hospital anew. :func:`random_program` makes one from a seed, and
+shares for a directory, a vector for a cohort and terms, a signature over survivors, shares for unmasking. All fields of
+all messages are the program's choice, for each hospital anew. :func:`random_program` makes one from a seed, and
 :func:`play` plays it. A program is plain JSON, so that it can be stored with its outcome and replayed elsewhere.
 
 **The adversary.** It holds every message and masked vector, and one hospital may collude with it (`colluder`): that one
@@ -14,8 +14,8 @@ harness knows which masks each hospital really put on (it stands where the agent
 numerically; :meth:`Outcome.sums` tries in addition every set of a round's vectors, without that argument.
 
 **The promise**, see :func:`check`: what can be unmasked is over at least t hospitals that did the same thing, with t
-from the pinned consortium by a formula of its own; it holds all the noise it needs; no two sums of a round differ in one
-hospital; each hospital signs and sends once a round; and each ledger has a line for all that was revealed.
+from the pinned consortium by a formula of its own; it holds all the noise it needs; no two sums of a round differ in
+one hospital; each hospital signs and sends once a round; and each ledger has a line for all that was revealed.
 
 Hospitals are real but for three things, which no mask and no booking depends on: a change of the model is drawn at
 random instead of trained, scores are zero, and nothing is synced to the disk, which is in memory.
@@ -31,7 +31,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,9 +93,18 @@ from common.run_terms import (
 )
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
 from common.secagg import messages as secagg
-from common.secagg.binding import directory_hash, round_context, survivors_hash
+from common.secagg.binding import directory_hash, round_context
 from common.secagg.errors import SERVER, Place
-from common.secagg.keys import Agreements, Committed, commit, decrypt, public_key, share_encryption_info
+from common.secagg.keys import (
+    Agreements,
+    Committed,
+    commit,
+    decrypt,
+    derive,
+    public_key,
+    self_mask_info,
+    share_encryption_info,
+)
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.messages import SHARE_BYTES
 from common.secagg.neighbours import neighbourhoods
@@ -173,7 +182,7 @@ def _members(hospitals: int) -> tuple[dict[str, str], str, dict[str, bytes]]:
     return roster, sign_members(authority, keys, 1, datetime.datetime.now(datetime.UTC)).decode(), keys
 
 
-@lru_cache(maxsize=None)
+@cache
 def _described(hospitals: int, encoded: str) -> RunDescription:
     run = json.loads(encoded)
     roster, member_list, _ = _members(hospitals)
@@ -382,7 +391,7 @@ class Server:
         honest = [name for name in self.names if self.colluder is None or name != self.colluder.name]
         self.sites = {name: _Site(name, folder / name, policy, seed) for name in honest}
         self.advertised: dict[Key, dict[str, secagg.AdvertisedKeys]] = defaultdict(dict)
-        self.sent_directory: dict[tuple[str, Key], secagg.KeyDirectory] = {}
+        self.accepted: dict[tuple[str, Key], secagg.KeyDirectory] = {}
         self.deals: dict[Key, list[tuple[secagg.KeyDirectory, secagg.EncryptedShares]]] = defaultdict(list)
         self.signatures: dict[Key, list[secagg.SurvivorSignature]] = defaultdict(list)
         self.revealed: dict[Key, list[secagg.UnmaskingShares]] = defaultdict(list)
@@ -487,7 +496,9 @@ class Server:
             purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question
         ), model
 
-    def _request(self, name: str, step: Step) -> tuple[Request, Array | None, Step] | None:  # noqa: PLR0911 - one each
+    def _request(  # noqa: C901, PLR0911 - one each
+        self, name: str, step: Step
+    ) -> tuple[Request, Array | None, Step] | None:
         if step["do"] == "replay":
             return self._again(step)
         key = (step["run"], step["round"])
@@ -501,7 +512,6 @@ class Server:
                 directory = self._directory(key, step["directory"], step.get("threshold"))
                 if directory is None:
                     return None
-                self.sent_directory[name, key] = directory
                 return ShareKeys(**place, directory=secagg.encode(directory)), None, step
             case "mask":
                 terms, model = self.terms(key, len(step["cohort"]), step["terms"])
@@ -516,7 +526,6 @@ class Server:
                 if step.get("next"):
                     following = self._directory((key[0], key[1] + 1), step["next"], None)
                     if following is not None:
-                        self.sent_directory.setdefault((name, (key[0], key[1] + 1)), following)
                         rides = {"next_round": key[1] + 1, "next_directory": secagg.encode(following)}
                 return CheckConsistency(**place, survivors=secagg.encode(listed), **rides), None, step
             case "unmask":
@@ -543,12 +552,12 @@ class Server:
 
     def _inbox(self, name: str, key: Key, cohort: Collection[str]) -> tuple[secagg.EncryptedShare, ...]:
         """Return the shares dealt to a hospital, of deals for the directory that it was shown where there are such."""
-        shown = self.sent_directory.get((name, key))
+        shown = self.accepted.get((name, key))
         wanted = None if shown is None else directory_hash(shown)
         best: dict[str, secagg.EncryptedShare] = {}
         for _, deal in sorted(self.deals[key], key=lambda each: each[1].directory_hash == wanted):
             if deal.hospital in cohort and deal.hospital != name:
-                best.update({deal.hospital: share for share in deal.shares if share.recipient == name})
+                best.update((deal.hospital, share) for share in deal.shares if share.recipient == name)
         return tuple(best[dealer] for dealer in sorted(best))
 
     def _chosen(
@@ -588,7 +597,8 @@ class Server:
             case KeysAdvertised():
                 self.advertised[key][name] = _read(reply.advertised, secagg.AdvertisedKeys)
             case KeysShared():
-                self._take_deal(name, key, reply.shares)
+                assert isinstance(request, ShareKeys)
+                self._take_deal(name, key, request.directory, reply.shares)
             case InputMasked():
                 assert isinstance(request, MaskedInput)
                 assert vector is not None
@@ -599,15 +609,17 @@ class Server:
             case ConsistencyChecked():
                 self.signatures[key].append(_read(reply.signature, secagg.SurvivorSignature))
                 if reply.shares is not None:
-                    self._take_deal(name, following, reply.shares)
+                    assert isinstance(request, CheckConsistency)
+                    assert request.next_directory is not None
+                    self._take_deal(name, following, request.next_directory, reply.shares)
             case Unmasked():
                 self.revealed[key].append(_read(reply.revealed, secagg.UnmaskingShares))
             case _:
                 self.bare.append(name)
 
-    def _take_deal(self, name: str, key: Key, encoded: bytes) -> None:
-        deal = _read(encoded, secagg.EncryptedShares)
-        self.deals[key].append((self.sent_directory[name, key], deal))
+    def _take_deal(self, name: str, key: Key, directory: bytes, encoded: bytes) -> None:
+        accepted = self.accepted[name, key] = _read(directory, secagg.KeyDirectory)
+        self.deals[key].append((accepted, _read(encoded, secagg.EncryptedShares)))
 
     def _take_vector(self, name: str, request: MaskedInput, reply: InputMasked, vector: Array, key: Key) -> None:
         site = self.sites[name]
@@ -649,6 +661,12 @@ def _view(signature: secagg.SurvivorSignature) -> tuple[bytes, ...]:
 # What the server can work out
 
 
+def pairwise_seed_info(*of: Any) -> bytes:  # noqa: ANN401 - passed on
+    """Return what hospitals bind a pair's seed to, also when a test has put a defect there."""
+    info: bytes = vars(masked_input)["pairwise_seed_info"](*of)
+    return info
+
+
 class Knowledge:
     """Every secret that the adversary can rebuild, and every mask that follows from one."""
 
@@ -660,23 +678,21 @@ class Knowledge:
     def _seeds(self, segment: Segment) -> set[bytes]:
         found: set[bytes] = set()
         for vector in self.server.vectors:
-            run, shown = self.server.parameters(vector.key[0]), self.server.sent_directory[vector.hospital, vector.key]
+            run, shown = self.server.parameters(vector.key[0]), self.server.accepted[vector.hospital, vector.key]
             context = round_context(run, vector.key[1])
             own = self.secret(vector.key, vector.hospital, Committed.SELF_MASK_SEED)
             if own is not None:
-                found.add(masked_input.derive(own, masked_input.self_mask_info(context, vector.hospital, segment)))
+                found.add(derive(own, self_mask_info(context, vector.hospital, segment)))
             public = {entry.hospital: entry.masking_key for entry in shown.keys}
             mine = self.secret(vector.key, vector.hospital, Committed.MASKING_KEY_SHARE)
-            for peer in public:
+            for peer, key in public.items():
                 theirs = self.secret(vector.key, peer, Committed.MASKING_KEY_SHARE)
                 if peer == vector.hospital or (mine is None and theirs is None):
                     continue
                 message, pair = vector.message, (vector.hospital, peer)
-                info = masked_input.pairwise_seed_info(
-                    context, message.cohort_hash, message.request_hash, pair, segment
-                )
+                info = pairwise_seed_info(context, message.cohort_hash, message.request_hash, pair, segment)
                 if mine is not None:
-                    found.add(bytes(Agreements(mine).agree(public[peer], info)))
+                    found.add(bytes(Agreements(mine).agree(key, info)))
                 elif theirs is not None:
                     found.add(bytes(Agreements(theirs).agree(public[vector.hospital], info)))
         return found
@@ -835,7 +851,7 @@ def _sums(vectors: Sequence[Vector], place: int, segment: Segment, knowledge: Kn
         for mask in vector.masks[place]:
             if mask.seed not in knowledge.seeds[segment]:
                 carried[mask.seed].append((number, mask.subtract))
-    part_of, shut = list(range(len(vectors))), set()
+    part_of, shut = list(range(len(vectors))), set[int]()
     for ends in carried.values():
         if len(ends) == 2 and ends[0][1] != ends[1][1]:
             one, other = part_of[ends[0][0]], part_of[ends[1][0]]
@@ -879,7 +895,7 @@ def _check_sum(server: Server, opened: Sum) -> None:
     if set(first.description.roster) != set(server.names):
         raise PromiseBrokenError(f"a sum over {hospitals} of a run with a part of the consortium can be unmasked")
     colluding = int(server.colluder is not None and server.colluder.name in first.cohort)
-    directory = server.sent_directory[first.hospital, first.key]
+    directory = server.accepted[first.hospital, first.key]
     fewest = pinned_threshold(members, len(directory.keys))
     if len(hospitals) + colluding < fewest:
         raise PromiseBrokenError(
@@ -1000,6 +1016,7 @@ class _Dice:
         self.hospitals = self.source.choice((4, 4, 5, 6))
         self.everyone = list(range(1, self.hospitals + 1))
         self.mode = MODES[seed % len(MODES)]
+        self.left_out = _some(self.source, self.everyone[: self.hospitals - 3])
         # What all share: an attack needs most of a round to go well.
         self.mischief = self.source.choice((0.05, 0.15, 0.3))
 
@@ -1017,10 +1034,11 @@ class _Dice:
             {"id": 1, "changes": changes},
             {"id": 2, "changes": changes},
             {"id": 1, "changes": {**changes, "training": {"learning_rate": 0.5}}},
-            {"id": 1, "changes": changes, "without": [source.choice(self.everyone)]},
+            {"id": 1, "changes": changes, "without": self.left_out},
             {"id": 3, "changes": {**changes, "privacy": {**changes["privacy"], "unit": "patient"}}},
         ]
-        rounds = [self.round(number) for number in range(1, source.choice((2, 2, 3)))]
+        make = self.ambush if source.random() < 0.5 else self.round
+        rounds = [make(number) for number in range(1, source.choice((2, 2, 3)))]
         if len(rounds) > 1 and self.maybe():
             steps = self._interleaved(rounds)
         else:
@@ -1123,6 +1141,45 @@ class _Dice:
                 step["of"] = [place["run"], source.randint(1, 2)]
             steps.append(step)
         return steps
+
+    def ambush(self, number: int) -> list[Step]:
+        """Return the steps of a round with one lie, which everything that follows is in keeping with."""
+        source, run = self.source, 3 if self.source.random() < 0.15 else 0
+        there = [each for each in self.everyone if run == 0 or each not in self.left_out]
+        steps = honest_round(there, run=run, number=number, **self._terms())
+        advertise, share, mask, sign, unmask = steps
+        lied_to = _some(source, there)[: source.choice((1, 1, 2))]
+        others = [each for each in there if each not in lied_to]
+        last = self.hospitals  # The one that colludes, where one does.
+        match source.randrange(5):
+            case 0:  # Some are asked for something else.
+                bent = {**mask, "to": lied_to, "terms": self._bent(mask["terms"])}
+                return [advertise, share, bent, {**mask, "to": others}, sign, unmask]
+            case 1:  # Some are shown another cohort.
+                left_out = source.choice((last, source.choice(there)))
+                bent = {**mask, "to": lied_to, "cohort": [each for each in there if each != left_out]}
+                return [advertise, share, bent, {**mask, "to": others}, sign, unmask]
+            case 2:  # Who survives has little to do with who is in the cohort.
+                cohort = source.choice((_some(source, there, 3), [each for each in there if each != last]))
+                gone = source.choice(cohort)
+                survivors = source.choice(
+                    (_some(source, self.everyone, 3), sorted({*cohort, last} - {gone}), sorted({*cohort} - {gone}))
+                )
+                dropped = [each for each in cohort if each not in survivors]
+                asked = {"to": survivors, "survivors": survivors, "dropped": dropped}
+                return [
+                    advertise,
+                    share,
+                    {**mask, "to": cohort, "cohort": cohort},
+                    {**sign, **asked},
+                    {**unmask, **asked},
+                ]
+            case 3:  # Another list is to be signed, or unmasked, afterwards.
+                lists = {"survivors": others, "dropped": lied_to}
+                again = source.choice(([{**sign, **lists}, unmask], [unmask, {**unmask, **lists}]))
+                return [advertise, share, mask, sign, *again]
+            case _:
+                return steps
 
     def _terms(self) -> dict[str, Any]:
         source = self.source

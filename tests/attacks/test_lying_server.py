@@ -1,4 +1,4 @@
-"""Whatever a server asks for, of whom, and in which order: it unmasks sums over enough hospitals that did the same thing.
+"""Whatever a server asks for: what it can unmask are sums over enough hospitals that did the same thing.
 
 The harness is ``tests/attacks/lying_server.py``. That it would find what it looks for is tested too: each defect below,
 put into the product, is found by a stored program, and by random ones.
@@ -23,6 +23,7 @@ from client.contribution import Contributor
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release
+from common.messages import InputPlain
 from common.privacy.budget import Account
 from common.round_terms import Purpose, RoundTerms
 from common.secagg import consistency_check, masked_input, unmasking
@@ -32,7 +33,6 @@ from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from tests.attacks.lying_server import (
     MODES,
-    Outcome,
     Program,
     PromiseBrokenError,
     honest_round,
@@ -134,7 +134,7 @@ Patch = pytest.MonkeyPatch
 
 
 def _request_unbound(patch: Patch) -> None:
-    bound = masked_input.pairwise_seed_info
+    bound: Callable[..., bytes] = vars(masked_input)["pairwise_seed_info"]
 
     def unbound(context: bytes, cohort: bytes, _request: bytes, *rest: Any) -> bytes:  # noqa: ANN401 - passed on
         return bound(context, cohort, bytes(32), *rest)
@@ -143,7 +143,7 @@ def _request_unbound(patch: Patch) -> None:
 
 
 def _cohort_unbound(patch: Patch) -> None:
-    bound = masked_input.pairwise_seed_info
+    bound: Callable[..., bytes] = vars(masked_input)["pairwise_seed_info"]
 
     def unbound(context: bytes, _cohort: bytes, *rest: Any) -> bytes:  # noqa: ANN401 - passed on
         return bound(context, bytes(32), *rest)
@@ -253,7 +253,7 @@ def _bare_vectors(patch: Patch) -> None:
         run = self._join(request.run_description)
         terms = RoundTerms.decode(request.terms)
         made = run.contributor.contribute(request.round_number, terms, array, cohort=len(run.description.roster))
-        return client.agent.InputPlain(epsilon=made.epsilon), made.vector
+        return InputPlain(epsilon=made.epsilon), made.vector
 
     patch.setattr(HospitalAgent, "_plain", bare)
 
@@ -323,8 +323,7 @@ def test_a_defect_is_found_by_a_random_program(name: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         DEFECTS[name].put_in(patch)
         with pytest.raises(PromiseBrokenError):
-            for seed in range(3000):
-                play(random_program(seed), seed)
+            Tally().play(range(3000))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
