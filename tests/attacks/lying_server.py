@@ -1155,8 +1155,9 @@ class _Dice:
             case 0:  # Some are asked for something else.
                 bent = {**mask, "to": lied_to, "terms": self._bent(mask["terms"])}
                 return [advertise, share, bent, {**mask, "to": others}, sign, unmask]
-            case 1:  # Some are shown another cohort.
+            case 1:  # Some are shown another cohort, mostly where the terms do not tell its size.
                 left_out = source.choice((last, source.choice(there)))
+                mask = {**mask, "terms": source.choice((mask["terms"], {"purpose": "train"}))}
                 bent = {**mask, "to": lied_to, "cohort": [each for each in there if each != left_out]}
                 return [advertise, share, bent, {**mask, "to": others}, sign, unmask]
             case 2:  # Who survives has little to do with who is in the cohort.
