@@ -43,6 +43,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter
 
 import client.contribution
+import client.ledger
 from client.agent import HospitalAgent, Surroundings
 from client.contribution import Contribution, Contributor
 from client.data import DataContract
@@ -80,7 +81,8 @@ from common.messages import (
     decode_request,
     encode,
 )
-from common.privacy.budget import Account, Booking
+from common.privacy.accounting import Accountant
+from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
 from common.privacy.schedule import schedule_of
 from common.round_terms import Purpose, RoundTerms
@@ -935,13 +937,41 @@ def _check_once(server: Server) -> None:
 
 def _check_ledger(server: Server, name: str) -> None:
     revealed: Counter[tuple[str, int, Booking]] = Counter()
+    asked: Counter[tuple[str, Booking]] = Counter()
+    allowed: dict[tuple[str, Booking], int] = {}
     for vector in server.vectors:
         if vector.hospital == name:
-            revealed.update(_cost(vector))
+            for run_id, number, booking in _cost(vector):
+                revealed[run_id, number, booking] += 1
+                if booking.account is not Account.TRAINING:
+                    asked[run_id, booking] += 1
+                    allowed[run_id, booking] = _most_asked(vector.description, booking)
     missing = revealed - server.sites[name].bookings()
     if missing:
         lines = [f"{booking.account} in round {number}" for _, number, booking in missing]
         raise PromiseBrokenError(f"the ledger of {name} has no line for {lines}")
+    for kind, count in asked.items():
+        if count > allowed[kind]:
+            raise PromiseBrokenError(f"{name} answered {count} times what a run may ask {allowed[kind]} times")
+    policy = server.sites[name].policy
+    for account in Account:
+        limit = BudgetPolicy.of(policy, account)
+        events = [limit.event_of(each) for _, _, each in revealed.elements() if each.account is account]
+        if events and vars(client.ledger)["epsilon"](events, policy.delta, Accountant.RDP) > limit.budget:
+            raise PromiseBrokenError(f"what {name} revealed of its {account} records costs more than its budget")
+
+
+def _most_asked(run: RunDescription, booking: Booking) -> int:
+    """Return how often a run may ask for what costs as much: as planned, and the repeats."""
+    plan = evaluation_plan_of(run)
+    assert plan is not None
+    alike = [
+        release
+        for release in plan.releases
+        if release.part.value == booking.account.value
+        and release_mechanism(run, plan, release).event(1.0) == booking.event
+    ]
+    return len(alike) + run.evaluation.repeats
 
 
 def _cost(vector: Vector) -> Iterator[tuple[str, int, Booking]]:
@@ -1017,6 +1047,7 @@ class _Dice:
         self.everyone = list(range(1, self.hospitals + 1))
         self.mode = MODES[seed % len(MODES)]
         self.left_out = _some(self.source, self.everyone[: self.hospitals - 3])
+        self.always: dict[str, Any] | None = None
         # What all share: an attack needs most of a round to go well.
         self.mischief = self.source.choice((0.05, 0.15, 0.3))
 
@@ -1038,7 +1069,11 @@ class _Dice:
             {"id": 3, "changes": {**changes, "privacy": {**changes["privacy"], "unit": "patient"}}},
         ]
         make = self.ambush if source.random() < 0.5 else self.round
-        rounds = [make(number) for number in range(1, source.choice((2, 2, 3)))]
+        if source.random() < 0.1:  # The same is asked again and again.
+            self.always = self._terms()
+            rounds = [make(number) for number in range(1, source.choice((4, 5)))]
+        else:
+            rounds = [make(number) for number in range(1, source.choice((2, 2, 3)))]
         if len(rounds) > 1 and self.maybe():
             steps = self._interleaved(rounds)
         else:
@@ -1184,6 +1219,8 @@ class _Dice:
 
     def _terms(self) -> dict[str, Any]:
         source = self.source
+        if self.always is not None:
+            return dict(self.always)
         purpose = source.choice(("train", "train", "evaluate"))
         release = source.choice((0, 1, 2, 3)) if purpose == "evaluate" else source.choice((None, 0, 1))
         return {"purpose": purpose, "release": release}

@@ -294,10 +294,10 @@ def programs() -> dict[str, Program]:
 def encoded(made: Program) -> bytes:
     """Play a program, and return its file."""
     tree = {"program": made.as_json(), "expected": play(made).stored}
-    return layout_of_file(tree).encode()
+    return as_text(tree).encode()
 
 
-def layout_of_file(tree: Any) -> str:  # noqa: ANN401 - any JSON
+def as_text(tree: Any) -> str:  # noqa: ANN401 - any JSON
     """Return JSON that a person can read: a step, or a hospital's replies to it, on each line."""
     program, expected = tree["program"], tree["expected"]
     parts = [f'"{key}": {_list(value)}' for key, value in program.items()]

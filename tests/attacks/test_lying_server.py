@@ -20,6 +20,7 @@ import pytest
 import client.agent
 from client.agent import HospitalAgent
 from client.contribution import Contributor
+from client.ledger import Ledger
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release
@@ -41,7 +42,7 @@ from tests.attacks.lying_server import (
     quick_hospitals,
     random_program,
 )
-from tests.attacks.lying_server_programs import FOLDER, FOUR, MEASURE, described, layout_of_file, programs
+from tests.attacks.lying_server_programs import FOLDER, FOUR, MEASURE, as_text, described, programs
 
 FAST, SLOW = 300, 5000
 """Random programs; the slow ones come on top."""
@@ -105,9 +106,7 @@ def test_the_stored_programs_are_those_that_the_script_writes() -> None:
     assert len(made) >= 25
     for path in FILES:
         expected = json.loads(path.read_bytes())["expected"]
-        assert (
-            layout_of_file({"program": made[path.stem].as_json(), "expected": expected}).encode() == path.read_bytes()
-        )
+        assert as_text({"program": made[path.stem].as_json(), "expected": expected}).encode() == path.read_bytes()
 
 
 def test_the_stored_programs_hold_failures_of_many_kinds_and_sums() -> None:
@@ -230,6 +229,20 @@ def _half_the_rate_booked(patch: Patch) -> None:
     patch.setattr(Contributor, "_book_training", halved)
 
 
+def _asked_again(patch: Patch) -> None:
+    patch.setattr(Contributor, "_check_repeats", lambda *_: None)
+
+
+def _budget_unjudged(patch: Patch) -> None:
+    judged = Ledger._judged
+
+    def lenient(self: Ledger, number: int, bookings: Any, accountant: Any) -> Any:  # noqa: ANN401 - passed on
+        rich = [(booking, dataclasses.replace(policy, budget=1e9)) for booking, policy in bookings]
+        return judged(self, number, rich, accountant)
+
+    patch.setattr(Ledger, "_judged", lenient)
+
+
 def _noise_unrequired(patch: Patch) -> None:
     patch.setattr(client.agent, "_require_noise", lambda *_: None)
 
@@ -291,6 +304,8 @@ DEFECTS: dict[str, Defect] = {
     "test records are not booked": Defect(_test_part_unbooked, "honest-distributed", "test in round"),
     "training is not booked": Defect(_training_unbooked, "honest-local", "training in round"),
     "half the sample rate is booked": Defect(_half_the_rate_booked, "honest-distributed", "training in round"),
+    "evaluation is answered again and again": Defect(_asked_again, "evaluation-again-local", "may ask 2 times"),
+    "no budget is judged": Defect(_budget_unjudged, "evaluation-budget-none", "more than its budget"),
     "the noise of a sum is not asked for": Defect(_noise_unrequired, "too-little-noise-none", "the noise of"),
     "the noise of a step is not asked for": Defect(_noise_unrequired, "too-little-noise-distributed", "the noise of"),
     "the threshold is one lower": Defect(_threshold_one_lower, "two-of-five-dropped", "must be in it"),
