@@ -5,7 +5,7 @@ shares for a directory, a vector for a cohort and terms, a signature over surviv
 all messages are the program's choice, for each hospital anew. :func:`random_program` makes one from a seed, and
 :func:`play` plays it. A program is plain JSON, so that it can be stored with its outcome and replayed elsewhere.
 
-**The adversary.** It holds every message and masked vector, and one hospital may collude with it (``colluder``): that one
+**The adversary.** It holds every message and masked vector, and one hospital may collude with it: that one
 signs whatever is useful, deals for every directory, and hands over its keys and every share it was dealt. From these
 it rebuilds each secret of which it has enough shares, and derives each mask that such a secret gives. What it cannot
 derive cancels only between vectors that carry the same mask with opposite signs. So the sums that it can unmask are
