@@ -26,7 +26,7 @@ from cryptography import x509
 
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
-from client.data.hospital_data import HospitalData
+from client.data.hospital_data import UNUSABLE_DATA, HospitalData
 from client.ledger import LEDGER_FOLDER, Ledger
 from client.ledger_held import newest_anchor
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
@@ -476,7 +476,7 @@ def _outward(error: ConfideError) -> str:
     What is wrong with its data, its ledger or its chain is for its own operator, who finds it in the log.
     """
     if isinstance(error, DataError):
-        return "this hospital's data is not ready for the run's task; its operator knows why"
+        return UNUSABLE_DATA
     if isinstance(error, LedgerError | AuditError):
         return "this hospital's records do not let it take part; its operator knows why"
     return str(error)

@@ -11,8 +11,8 @@ from deploy.source_tree import ROOT
 from deploy.supply_chain import SKIPPED
 
 _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("ruff check", ("-m", "ruff", "check", ".")),
-    ("ruff format", ("-m", "ruff", "format", "--check", ".")),
+    ("ruff check", ("-m", "ruff", "check", "--no-cache", ".")),
+    ("ruff format", ("-m", "ruff", "format", "--no-cache", "--check", ".")),
     ("mypy --strict", ("-m", "mypy")),
     ("import rules", ("-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")),
     ("secrets", ("-m", "deploy.supply_chain", "secrets")),

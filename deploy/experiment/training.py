@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common.privacy.schedule import schedule_of
 
 from client.features import model_inputs
 from client.training import TrainingData, evaluate, train_locally
@@ -20,6 +19,7 @@ from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.calibration import noise_multiplier, require_enough_units
+from common.privacy.schedule import schedule_of
 from common.shards import SPLITS, Split, read_manifest
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet

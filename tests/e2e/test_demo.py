@@ -137,7 +137,7 @@ def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
         (("--rounds", "0"), "experiment.rounds should be greater than or equal to 1"),
         (("--hospitals", "2"), "experiment.num_clients should be greater than or equal to 3"),
         (("--data", "/nowhere/data.npz"), "there is no /nowhere/data.npz"),
-        (("--set", "training.batch_size=5000"), "batch"),
+        (("--set", "training.sample_rate=1.5"), "training.sample_rate should be less than or equal to"),
         (("--task", "astrology"), "astrology"),
         (("--set", "data.phantom_records=200", "--set", "data.partition=dirichlet", "--set",
           "data.dirichlet_alpha=0.01"), "hospital"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from client.data.hospital_data import UNUSABLE_DATA
 from common.events import Event, Refusal, RoundDone
 from common.shards import MANIFEST_NAME
 from deploy.data.datasets import obtain
@@ -43,7 +44,7 @@ def test_nothing_a_run_leaves_or_says_names_a_patient(tmp_path: Path, caplog: py
     assert [event.hospitals for event in events if isinstance(event, RoundDone)] == [3, 3]
     refusals = [event for event in events if isinstance(event, Refusal)]
     assert {(event.hospital, event.code) for event in refusals} == {("hospital-4", "data")}
-    assert "image_damaged" in refusals[0].reason
+    assert refusals[0].reason == UNUSABLE_DATA
     (tmp_path / "events").write_text("".join(event.to_line() for event in events))
     (tmp_path / "log").write_text(caplog.text)
     assert "export or copy it again" in caplog.text

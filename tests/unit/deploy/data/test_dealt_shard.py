@@ -37,7 +37,9 @@ def test_a_name_that_leads_out_of_the_folder_stays_inside(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["shard"]
 
 
-@pytest.mark.parametrize("content", [b"", b"noise", archive({"picture": b"pixels"})[:-30]])
+@pytest.mark.parametrize(
+    "content", [b"", b"noise", archive({"picture": b"pixels"})[:-30]], ids=["empty", "noise", "cut short"]
+)
 def test_what_is_no_whole_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="archive"):
         unpack(io.BytesIO(content), tmp_path)
