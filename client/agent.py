@@ -27,8 +27,8 @@ from cryptography import x509
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData
-from client.ledger import LEDGER_FOLDER, Ledger
-from client.ledger_held import newest_anchor
+from client.ledger.held import newest_anchor
+from client.ledger.ledger import LEDGER_FOLDER, Ledger
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.roster import check_roster

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError

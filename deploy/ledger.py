@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from client.ledger import LEDGER_FOLDER, accept, export, verify
-from client.ledger_chain import Anchor
-from client.ledger_held import newest_anchor, newest_entry
+from client.ledger.chain import Anchor
+from client.ledger.held import newest_anchor, newest_entry
+from client.ledger.ledger import LEDGER_FOLDER, accept, export, verify
 from common.audit_chain import AUDIT_FILE
 from common.config import HospitalConfig, load_config
 from common.errors import LedgerError, PrivacyError

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.ledger import LEDGER_FOLDER, export
+from client.ledger.ledger import LEDGER_FOLDER, export
 from common.config import Config, HospitalConfig, replace
 from common.events import Event, RoundDone
 from common.messages import Request, phase_of

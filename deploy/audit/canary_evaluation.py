@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import PrivacyConfig
 from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.per_record_gradients import record_gradients
 from client.training import TrainingData, noisy_gradient_sum, train_locally
 from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig

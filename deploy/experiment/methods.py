@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.contribution import Contributor
 from client.data.hospital_data import HospitalData
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import Config, HospitalConfig, PrivacyMode, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics

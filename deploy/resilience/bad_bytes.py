@@ -31,9 +31,9 @@ from client.data.cache import PreparedCache
 from client.data.catalogue import ACCEPTED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError, read_raster
 from client.flower import UNDELIVERABLE
-from client.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
-from client.ledger_chain import Anchor
-from client.ledger_held import newest_entry
+from client.ledger.chain import Anchor
+from client.ledger.held import newest_entry
+from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile

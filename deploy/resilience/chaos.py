@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from client.ledger import LEDGER_FOLDER, export
+from client.ledger.ledger import LEDGER_FOLDER, export
 from common.audit_chain import AUDIT_FILE, Chain, read_chain
 from common.audit_entries import Contributed, Summed
 from common.config import Config, PrivacyMode, load_config

@@ -43,12 +43,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter
 
 import client.contribution
-import client.ledger
+import client.ledger.ledger
 from client.agent import HospitalAgent, Surroundings
 from client.contribution import Contribution, Contributor
 from client.data import DataContract
 from client.data.hospital_data import HospitalData
-from client.ledger import LEDGER_FOLDER, export
+from client.ledger.ledger import LEDGER_FOLDER, export
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.config import replace as changed
 from common.evaluation.plan import Part
@@ -957,7 +957,7 @@ def _check_ledger(server: Server, name: str) -> None:
     for account in Account:
         limit = BudgetPolicy.of(policy, account)
         events = [limit.event_of(each) for _, _, each in revealed.elements() if each.account is account]
-        if events and vars(client.ledger)["epsilon"](events, policy.delta, Accountant.RDP) > limit.budget:
+        if events and vars(client.ledger.ledger)["epsilon"](events, policy.delta, Accountant.RDP) > limit.budget:
             raise PromiseBrokenError(f"what {name} revealed of its {account} records costs more than its budget")
 
 

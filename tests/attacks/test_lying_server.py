@@ -20,7 +20,7 @@ import pytest
 import client.agent
 from client.agent import HospitalAgent
 from client.contribution import Contributor
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.ledger import LEDGER_FOLDER
+from client.ledger.ledger import LEDGER_FOLDER
 from common.config import HospitalConfig
 from common.round_terms import Purpose
 from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting

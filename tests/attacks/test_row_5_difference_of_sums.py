@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from client.contribution import Contributor
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import HospitalConfig, RunDescription
 from common.evaluation.question import Question
 from common.flat_model import hash_model

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from opacus.accountants.analysis import rdp
 
 import client.contribution
-import client.ledger
+import client.ledger.ledger
 import common.privacy.calibration
 from client.agent import HospitalAgent, Surroundings
 from client.data import DataContract
@@ -248,7 +248,7 @@ def quick_accounting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common.privacy.calibration, "noise_multiplier", _calibrated)
         patch.setattr(client.contribution, "epsilon", of_any)
-        patch.setattr(client.ledger, "epsilon", of_any)
+        patch.setattr(client.ledger.ledger, "epsilon", of_any)
         patch.setattr(rdp, "_compute_rdp", lru_cache(maxsize=None)(rdp._compute_rdp))
         patch.setattr(os, "fsync", lambda _descriptor: None)  # No power fails here.
         yield

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import LEDGER_FOLDER
+from client.ledger.ledger import LEDGER_FOLDER
 from common.config import replace
 from common.events import Refusal, RunFinished, RunStarted
 from common.processes import EXIT_REFUSED

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
 
 from client.data.cache import PreparedCache
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus

@@ -44,7 +44,7 @@ _CONTRIBUTION = "tests/unit/client/test_contribution.py"
 _TRAINING = "tests/unit/client/test_training.py"
 _RECORD_GRADIENTS = "tests/unit/client/test_per_record_gradients.py"
 _AGENT = "tests/unit/client/test_agent.py"
-_LEDGER = "tests/unit/client/test_ledger.py"
+_LEDGER = "tests/unit/client/ledger/test_ledger.py"
 _TREE = "tests/unit/common/evaluation/test_tree.py"
 _ROUNDS = "tests/unit/server/test_rounds.py"
 _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
@@ -653,49 +653,49 @@ _CONTRIBUTION_MUTATIONS = (
 _LEDGER_MUTATIONS = (
     Mutation(
         "the ledger's anchor is not synced",
-        "client/ledger_chain.py",
+        "client/ledger/chain.py",
         "            os.fsync(file.fileno())\n",
         "",
         (f"{_LEDGER}::test_lines_are_durable_before_record_returns",),
     ),
     Mutation(
         "a budget that is passed is ignored",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "if not total <= policy.budget:",
         "if total < 0:",
         (f"{_LEDGER}::test_a_round_beyond_the_budget_is_refused_and_nothing_is_written",),
     ),
     Mutation(
         "a booking is judged without what it adds",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "total = self._epsilon(booking.account, policy, accountant, new)",
         "total = self._epsilon(booking.account, policy, accountant, ())",
         (f"{_LEDGER}::test_a_round_beyond_the_budget_is_refused_and_nothing_is_written",),
     ),
     Mutation(
         "accounts are mixed",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "if booking.account is account]\n",
         "if booking.account]\n",
         (f"{_LEDGER}::test_each_account_has_a_budget_of_its_own",),
     ),
     Mutation(
         "the unit of a booking is forgotten",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "kind = booking.account, replace(booking.event, steps=1), booking.unit, booking.colluders",
         "kind = booking.account, replace(booking.event, steps=1), PrivacyUnit.PATIENT, booking.colluders",
         (f"{_LEDGER}::test_rounds_for_records_are_no_rounds_for_patients",),
     ),
     Mutation(
         "a ledger that was removed is begun anew",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "            if held is None and not chain.exists(folder):",
         "            if not chain.exists(folder):",
         (f"{_LEDGER}::test_a_ledger_that_was_removed_is_missed",),
     ),
     Mutation(
         "a changed line of the ledger is believed",
-        "client/ledger_chain.py",
+        "client/ledger/chain.py",
         "if digest != _digest(number, head.digest, text):",
         "if not digest:",
         (f"{_LEDGER}::test_tampering_is_detected_and_refused_until_accepted_and_forgets_nothing",),

@@ -11,7 +11,7 @@ import pytest
 import client.contribution as module
 from client.contribution import Contribution, Contributor
 from client.data.hospital_data import HospitalData, HospitalRecords
-from client.ledger import Ledger, export
+from client.ledger.ledger import Ledger, export
 from client.training import LocalUpdate, TrainingData, train_locally
 from common.config import HospitalConfig, RunDescription
 from common.errors import EvaluationSpentError, RunError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import LEDGER_FOLDER, Ledger
-from client.ledger_chain import Anchor
+from client.ledger.chain import Anchor
+from client.ledger.ledger import LEDGER_FOLDER, Ledger
 from common.audit_chain import AUDIT_FILE
 from common.config import PrivacyUnit
 from common.errors import LedgerError

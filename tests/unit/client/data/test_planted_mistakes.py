@@ -15,7 +15,7 @@ from client.agent import HospitalAgent, Surroundings
 from client.data.catalogue import ACCEPTED_NAME
 from client.data.hospital_data import UNUSABLE_DATA, open_data
 from client.data.mistakes import ADVICE, COUNTED, Mistake, Weight
-from client.ledger import LEDGER_FOLDER
+from client.ledger.ledger import LEDGER_FOLDER
 from common.config import Config, HospitalConfig, RunDescription, replace
 from common.errors import DataError
 from common.identity import (

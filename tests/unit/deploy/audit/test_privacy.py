@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from client import training
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.training import TrainingData
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit
 from common.errors import PrivacyError, RunError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.ledger_chain import Anchor
+from client.ledger.chain import Anchor
 from common.errors import AuditError
 
 

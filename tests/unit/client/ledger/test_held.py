@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from client.ledger import Ledger, accept
-from client.ledger_chain import Anchor
-from client.ledger_held import Held, newest_anchor, newest_entry
+from client.ledger.chain import Anchor
+from client.ledger.held import Held, newest_anchor, newest_entry
+from client.ledger.ledger import Ledger, accept
 from common.audit_chain import AuditChain
 from common.audit_entries import Joined
 from common.config import PrivacyUnit

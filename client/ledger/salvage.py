@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from client import ledger_chain as chain
-from client.ledger_chain import Accepted, Anchor, Hexadecimal, Line, Opened, Spent
+from client.ledger import chain
+from client.ledger.chain import Accepted, Anchor, Hexadecimal, Line, Opened, Spent
 from common.config import PrivacyUnit, RunId
 from common.errors import LedgerError, PrivacyError
 from common.privacy.accounting import MechanismEvent, MechanismKind

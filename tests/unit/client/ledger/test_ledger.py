@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import ledger_chain
-from client.ledger import Ledger, accept, export, verify
-from client.ledger_chain import Anchor
+from client.ledger import chain as ledger_chain
+from client.ledger.chain import Anchor
+from client.ledger.ledger import Ledger, accept, export, verify
 from common.config import PrivacyUnit
 from common.errors import BudgetExceededError, LedgerError, PrivacyError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, for_a_group
@@ -805,5 +805,5 @@ def test_no_error_names_a_path(folder: Path) -> None:
 
 
 def test_the_ledger_is_imported_without_torch() -> None:
-    probe = "import sys, client.ledger; sys.exit('torch' in sys.modules or 'opacus' in sys.modules)"
+    probe = "import sys, client.ledger.ledger; sys.exit('torch' in sys.modules or 'opacus' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], cwd=Path(__file__).parents[3], check=False).returncode == 0

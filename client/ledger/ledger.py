@@ -15,7 +15,7 @@ or judged by the clock; the time in it is for people.
 **What is detected**, whereupon training is refused until the operator decides (:func:`accept`): a line edited, removed,
 reordered or added by hand; a file truncated, deleted or not SQLite; a file put back to an earlier state, as the anchor
 then knows a later line; another data set. Opened with ``held``, the newest line that the hospital's audit chain knows
-(:func:`client.ledger_held.newest_anchor`): also both files put back to an earlier state, and a ledger that was removed.
+(:func:`client.ledger.held.newest_anchor`): also both files put back to an earlier state, and a ledger that was removed.
 
 **What is not.** Whoever can write the hospital's disk as the hospital can recompute every digest, or put ledger *and*
 audit chain back (restoring a snapshot of the whole disk does just that). Nothing on the same disk can tell.
@@ -31,9 +31,9 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from client import ledger_chain as chain
-from client.ledger_chain import Accepted, Anchor, AnchorFile, Entry, Line, Opened, Spent
-from client.ledger_salvage import Salvaged
+from client.ledger import chain
+from client.ledger.chain import Accepted, Anchor, AnchorFile, Entry, Line, Opened, Spent
+from client.ledger.salvage import Salvaged
 from common.config import PrivacyUnit
 from common.errors import BudgetExceededError, LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up

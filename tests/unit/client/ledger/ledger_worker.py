@@ -16,7 +16,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import PrivacyUnit
 from common.errors import BudgetExceededError
 from common.privacy.accounting import MechanismEvent, MechanismKind, epsilon
