@@ -35,8 +35,8 @@ from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common import messages
-from common.audit_chain import AUDIT_FILE, Record, discard
-from common.audit_entries import Contributed, Joined, Refused, Signed
+from common.audit.chain import AUDIT_FILE, Record, discard
+from common.audit.entries import Contributed, Joined, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
 from common.errors import (
     AuditError,

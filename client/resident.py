@@ -16,8 +16,8 @@ from pathlib import Path
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from client.flower import TaskRunner, bundle_digest, read_runtime_api
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
 from common.identity import load_certificate, load_identity

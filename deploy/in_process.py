@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.agent import HospitalAgent, Surroundings
 from client.data import DataContract, open_data
 from client.data.hospital_data import HospitalData
-from common.audit_chain import AUDIT_FILE, AuditChain, Record, discard
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain, Record, discard
+from common.audit.parties import Writer
 from common.config import Config, HospitalConfig
 from common.events import Event
 from common.identity import (

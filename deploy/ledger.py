@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_anchor, newest_entry
 from client.ledger.ledger import LEDGER_FOLDER, accept, export, verify
-from common.audit_chain import AUDIT_FILE
+from common.audit.chain import AUDIT_FILE
 from common.config import HospitalConfig, load_config
 from common.errors import LedgerError, PrivacyError
 from common.guarantee import relation

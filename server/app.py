@@ -14,8 +14,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError, IdentityError, RunError
 from common.events import RunFinished

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from common.audit_chain import Record
-from common.audit_entries import Refused, Told
+from common.audit.chain import Record
+from common.audit.entries import Refused, Told
 from common.events import AttackRefused, Event, Refusal, RoundDone, RunFinished
 from server.events import EventLog
 

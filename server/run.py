@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.audit_chain import Record, discard
-from common.audit_entries import Began, Finished, Stepped, Summed
+from common.audit.chain import Record, discard
+from common.audit.entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_entries import Began, Contributed, Finished, Joined, Refused, Signed, Stepped, Summed
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.entries import Began, Contributed, Finished, Joined, Refused, Signed, Stepped, Summed
+from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
 from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Contributed, Finished, Stepped, Summed, Told
-from common.audit_parties import SERVER_PARTY
+from common.audit.chain import Chain, Entry
+from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, Told
+from common.audit.parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
 from common.flat_model import hash_model

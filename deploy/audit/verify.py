@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from common.audit_chain import AUDIT_FILE, Chain, read_chain
-from common.audit_entries import Contributed, Joined, Refused, Signed, Summed
+from common.audit.chain import AUDIT_FILE, Chain, read_chain
+from common.audit.entries import Contributed, Joined, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.events import EVENTS_FILE

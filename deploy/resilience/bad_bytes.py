@@ -39,8 +39,8 @@ from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
 from common import enrolment, identity, messages, shards
-from common.audit_chain import AUDIT_FILE, Chain, Entry, read_chain
-from common.audit_parties import SERVER_PARTY
+from common.audit.chain import AUDIT_FILE, Chain, Entry, read_chain
+from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from client.ledger.ledger import LEDGER_FOLDER, export
-from common.audit_chain import AUDIT_FILE, Chain, read_chain
-from common.audit_entries import Contributed, Summed
+from common.audit.chain import AUDIT_FILE, Chain, read_chain
+from common.audit.entries import Contributed, Summed
 from common.config import Config, PrivacyMode, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from common.audit_chain import AUDIT_FILE
+from common.audit.chain import AUDIT_FILE
 from common.errors import ConfigError, RunError
 from common.events import EVENTS_FILE
 from common.provenance import versions

@@ -40,8 +40,8 @@ import common.privacy.calibration
 from client.agent import HospitalAgent, Surroundings
 from client.data import DataContract
 from client.data.hospital_data import HospitalData, HospitalRecords
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import Config, HospitalConfig, RunDescription
 from common.config import replace as changed
 from common.errors import ConfideError, ConfigError, DataError

@@ -30,7 +30,7 @@ from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import enrolment, identity, messages, shards
-from common.audit_chain import AUDIT_FILE, Entry, read_chain
+from common.audit.chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
 from common.evaluation.state import FIRST, EvaluationState

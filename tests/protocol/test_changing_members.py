@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent, Surroundings
-from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Body
-from common.audit_parties import SERVER_PARTY
+from common.audit.chain import Chain, Entry
+from common.audit.entries import Began, Body
+from common.audit.parties import SERVER_PARTY
 from common.config import Config, DataConfig, replace
 from common.errors import AuditError
 from common.events import Event, Refusal, RoundDone, RunStarted

@@ -8,7 +8,7 @@ import pytest
 
 from client.ledger.chain import Anchor
 from client.ledger.ledger import LEDGER_FOLDER, Ledger
-from common.audit_chain import AUDIT_FILE
+from common.audit.chain import AUDIT_FILE
 from common.config import PrivacyUnit
 from common.errors import LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up

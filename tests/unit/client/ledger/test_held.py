@@ -12,8 +12,8 @@ import pytest
 from client.ledger.chain import Anchor
 from client.ledger.held import Held, newest_anchor, newest_entry
 from client.ledger.ledger import Ledger, accept
-from common.audit_chain import AuditChain
-from common.audit_entries import Joined
+from common.audit.chain import AuditChain
+from common.audit.entries import Joined
 from common.config import PrivacyUnit
 from common.errors import AuditError, LedgerError
 from common.identity import make_authority

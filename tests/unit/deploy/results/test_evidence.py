@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.audit_chain import AUDIT_FILE
+from common.audit.chain import AUDIT_FILE
 from common.errors import AuditError, ConfigError
 from deploy.audit.verify import verify
 from deploy.results import evidence

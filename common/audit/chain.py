@@ -23,8 +23,8 @@ from typing import Annotated, Any, Final, Literal
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.audit_entries import Body, Hash, Hexadecimal, Identified
-from common.audit_parties import PublicKey, Writer, is_signed_by, verify_party
+from common.audit.entries import Body, Hash, Hexadecimal, Identified
+from common.audit.parties import PublicKey, Writer, is_signed_by, verify_party
 from common.errors import AuditError, IdentityError
 from common.identity import certificate_pem
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from common.audit_chain import AuditChain, read_chain
-from common.audit_entries import Identified, Joined
-from common.audit_parties import verify_party
+from common.audit.chain import AuditChain, read_chain
+from common.audit.entries import Identified, Joined
+from common.audit.parties import verify_party
 from common.errors import AuditError, IdentityError
 from common.identity import CertificateAuthority, make_authority
 from tests.audited_run import server_writer
@@ -67,18 +67,18 @@ def test_a_full_disk_leaves_no_half_line(
     chain = AuditChain(path, server_writer(authority, NOW))
     before = path.read_bytes()
     write = os.write
-    monkeypatch.setattr("common.audit_chain.os.write", lambda descriptor, line: write(descriptor, line[:10]))
+    monkeypatch.setattr("common.audit.chain.os.write", lambda descriptor, line: write(descriptor, line[:10]))
     with pytest.raises(AuditError, match="the disk is full"):
         chain.append(ENTRY)
 
     def refuse(_descriptor: int, _line: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("common.audit_chain.os.write", refuse)
+    monkeypatch.setattr("common.audit.chain.os.write", refuse)
     with pytest.raises(AuditError, match="No space left"):
         chain.append(ENTRY)
     assert path.read_bytes() == before
-    monkeypatch.setattr("common.audit_chain.os.write", write)
+    monkeypatch.setattr("common.audit.chain.os.write", write)
     chain.append(ENTRY)
     assert len(read_chain(path.read_bytes(), "audit.jsonl", authority.certificate).entries) == 2
 
