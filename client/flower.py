@@ -40,8 +40,8 @@ from google.protobuf.message import DecodeError
 
 from client.relay_waits import Bell, TaskDoor, ringing_state
 from common.errors import RunError
-from common.flower_bundle import bundle_without_code
-from common.flower_waits import PollingTime, limit_pulls, replace_in, shorten_backoff
+from common.flower.bundle import bundle_without_code
+from common.flower.waits import PollingTime, limit_pulls, replace_in, shorten_backoff
 
 _LOG = logging.getLogger("confide.hospital")
 

@@ -22,7 +22,7 @@ import httpx
 from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
-from common.flower_waits import FLOWER_ENVIRONMENT
+from common.flower.waits import FLOWER_ENVIRONMENT
 from common.identity import certificate_pem, make_local_tls, private_key_pem, write_private
 from common.invitation import join_host_port
 from common.processes import (

@@ -28,7 +28,7 @@ from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import InMemoryLinkState
 
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 
 _LONGEST_LOOK_SECONDS = 5.0
 """Of a look that finds no message: shorter than what anything on the way may cut off as idle."""

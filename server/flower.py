@@ -22,8 +22,8 @@ from flwr.supercore.inflatable import inflatable_utils
 from google.protobuf.message import DecodeError
 
 from common.errors import RunError
-from common.flower_bundle import bundle_without_code
-from common.flower_waits import limit_pulls, poll_pause, replace_in, shorten_backoff
+from common.flower.bundle import bundle_without_code
+from common.flower.waits import limit_pulls, poll_pause, replace_in, shorten_backoff
 from common.messages import decode_reply, phase_of
 from server.flower_arrays import ArrivedArray, record_of
 from server.transport import Incoming, Outgoing, Patience

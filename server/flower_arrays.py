@@ -31,7 +31,7 @@ from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContex
 
 from common.errors import RunError
 from common.flat_model import FlatModel, stretches
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 from common.messages import join_array
 
 

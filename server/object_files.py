@@ -17,7 +17,7 @@ from typing import Any
 
 from flwr.supercore.object_store.in_memory_object_store import ObjectEntry
 
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 
 _LOG = logging.getLogger("confide.superlink")
 

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 
 RUNTIME_PATH = "/v1/runtime/"
 

@@ -14,7 +14,7 @@ from flwr.supercore.cli.flower_superexec import flower_superexec
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 
 _COMMAND = "flwr-serverapp"
 

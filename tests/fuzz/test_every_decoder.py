@@ -49,7 +49,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/enrolment.py": ("enrolment",),
     "common/evaluation/state.py": ("evaluation-state",),
     "common/events.py": ("events",),
-    "common/flower_bundle.py": "the bundle that it has built itself a moment before",
+    "common/flower/bundle.py": "the bundle that it has built itself a moment before",
     "common/identity.py": ("certificate", "hospital-request", "server-request", "supernode-key", "private-keys"),
     "common/invitation.py": ("invitation",),
     "common/members.py": ("members",),

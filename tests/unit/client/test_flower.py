@@ -44,8 +44,8 @@ from client.flower import (
     reply_for_dropped_tasks,
 )
 from common.errors import RunError
-from common.flower_bundle import bundle_without_code
-from common.flower_waits import PollingTime, replace_in, shorten_backoff
+from common.flower.bundle import bundle_without_code
+from common.flower.waits import PollingTime, replace_in, shorten_backoff
 
 
 @pytest.fixture(autouse=True)

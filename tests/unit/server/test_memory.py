@@ -49,7 +49,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common import messages
 from common.config import Config, replace
 from common.events import COMPLETED, Event, Exchange
-from common.flower_waits import PIECE_BYTES
+from common.flower.waits import PIECE_BYTES
 from common.run_terms import layout_of, protocol_parameters
 from common.secagg import masked_input
 from common.secagg import messages as secagg
