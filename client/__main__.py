@@ -13,7 +13,7 @@ from client.status import STATUS_FILE
 from common.config import TransportConfig, load_config
 from common.errors import ConfideError, ConfigError
 from common.flower.waits import FLOWER_ENVIRONMENT
-from common.identity import write_private
+from common.identity.certificates import write_private
 from common.processes import EXIT_REFUSED, PRIVATE_UMASK, Command, Stopping, Supervisor, python_module, raise_on_signals
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, SECRET_BYTES, HospitalSettings, check_port_free
 

@@ -49,8 +49,9 @@ from common.errors import (
     StandingError,
 )
 from common.flat_model import hash_model
-from common.identity import HospitalIdentity
-from common.members import KeptMembers
+from common.identity.certificates import HospitalIdentity
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,
@@ -69,7 +70,6 @@ from common.messages import (
     Unmasked,
     phase_of,
 )
-from common.revocation import Revocations
 from common.round_terms import RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking

@@ -12,7 +12,7 @@ from common.config import HospitalConfig, RunDescription
 from common.errors import RunError
 from common.events import Count, Time
 from common.guarantee import adversary_of_epsilon
-from common.identity import write_private
+from common.identity.certificates import write_private
 
 STATUS_FILE = "status.json"
 """In a hospital's state folder."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import RunId
 from common.errors import ConfigError
-from common.identity import write_private
+from common.identity.certificates import write_private
 
 SERVER_SETTINGS_FILE = "server.json"
 HOSPITAL_SETTINGS_FILE = "hospital.json"

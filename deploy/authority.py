@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.config import EnrolmentConfig, load_config
 from common.errors import IdentityError
-from common.identity import (
+from common.identity.certificates import (
     certificate_pem,
     check_hospital_name,
     fingerprint,
@@ -20,8 +20,8 @@ from common.identity import (
     requested_hosts,
     write_private,
 )
-from common.members import MEMBERS_FILE, verify_members
-from common.revocation import REVOCATIONS_FILE
+from common.identity.members import MEMBERS_FILE, verify_members
+from common.identity.revocation import REVOCATIONS_FILE
 from deploy.source_tree import ROOT
 from server.authority import Authority
 

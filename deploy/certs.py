@@ -8,9 +8,9 @@ from pathlib import Path
 from cryptography import x509
 
 from common.errors import ConfideError
-from common.identity import fingerprint, load_certificate, requested_hosts
-from common.members import MEMBERS_FILE, verify_members
-from common.revocation import verify_revocations
+from common.identity.certificates import fingerprint, load_certificate, requested_hosts
+from common.identity.members import MEMBERS_FILE, verify_members
+from common.identity.revocation import verify_revocations
 from deploy.authority import CERTS_FOLDER
 from server import authority
 from server.authority import Authority

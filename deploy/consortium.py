@@ -10,7 +10,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import Config
-from common.identity import (
+from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
     make_authority,
@@ -25,7 +25,7 @@ from common.identity import (
     verify_roster,
     write_private,
 )
-from common.members import MEMBERS_FILE, sign_members
+from common.identity.members import MEMBERS_FILE, sign_members
 from common.settings import (
     HOSPITAL_SETTINGS_FILE,
     RELAY_FOLDER,

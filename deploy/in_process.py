@@ -20,7 +20,7 @@ from common.audit.chain import AUDIT_FILE, AuditChain, Record, discard
 from common.audit.parties import Writer
 from common.config import Config, HospitalConfig
 from common.events import Event
-from common.identity import (
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
@@ -29,7 +29,7 @@ from common.identity import (
     sign_hospital_certificate,
     verify_roster,
 )
-from common.members import sign_members
+from common.identity.members import sign_members
 from common.messages import Request, decode_reply, decode_request, encode
 from deploy.data.datasets import DataSet
 from server.audit import recording_refusals

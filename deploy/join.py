@@ -14,8 +14,8 @@ from pathlib import Path
 from client.enrolment import INVITATION_VARIABLE, Place, is_enrolled, join
 from common.config import load_config
 from common.errors import EnrolmentError
-from common.identity import load_certificate, who_holds_the_key
-from common.invitation import Invitation
+from common.identity.certificates import load_certificate, who_holds_the_key
+from common.identity.invitation import Invitation
 from common.processes import become, python_module
 from common.settings import HospitalSettings
 from deploy.source_tree import ROOT

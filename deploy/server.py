@@ -17,7 +17,7 @@ from cryptography import x509
 from common.config import Config, load_config
 from common.errors import ConfigError
 from common.hosts import check_host
-from common.identity import (
+from common.identity.certificates import (
     certificate_pem,
     fingerprint,
     held_by_server,
@@ -25,7 +25,7 @@ from common.identity import (
     who_holds_the_key,
     write_private,
 )
-from common.invitation import join_host_port
+from common.identity.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.consortium import new_run_id

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
-from common.identity import load_certificate
+from common.identity.certificates import load_certificate
 from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy import membership, server

@@ -9,9 +9,15 @@ from client.standing import read_last_standing
 from client.status import STATUS_FILE, HospitalStatus
 from common.config import HospitalConfig, load_config
 from common.guarantee import shown_epsilon
-from common.identity import HospitalIdentity, fingerprint, load_certificate, load_identity, who_holds_the_key
-from common.members import CONTRADICTION_FILE, KeptMembers
-from common.revocation import Revocations
+from common.identity.certificates import (
+    HospitalIdentity,
+    fingerprint,
+    load_certificate,
+    load_identity,
+    who_holds_the_key,
+)
+from common.identity.members import CONTRADICTION_FILE, KeptMembers
+from common.identity.revocation import Revocations
 from common.run_words import RELATION
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 

@@ -23,8 +23,8 @@ from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
 from common.flower.waits import FLOWER_ENVIRONMENT
-from common.identity import certificate_pem, make_local_tls, private_key_pem, write_private
-from common.invitation import join_host_port
+from common.identity.certificates import certificate_pem, make_local_tls, private_key_pem, write_private
+from common.identity.invitation import join_host_port
 from common.processes import (
     EXIT_REFUSED,
     PRIVATE_UMASK,

@@ -19,7 +19,7 @@ from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError, IdentityError, RunError
 from common.events import RunFinished
-from common.identity import held_by_server, load_certificate, load_server_key
+from common.identity.certificates import held_by_server, load_certificate, load_server_key
 from common.mask_workers import MaskWorkers, cores
 from common.processes import alone, die_with_parent, python_module
 from common.secagg.masks import MaskApplier

@@ -14,7 +14,7 @@ import msgspec
 from cryptography import x509
 
 from common.errors import IdentityError
-from common.identity import (
+from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
     load_certificate,
@@ -26,9 +26,9 @@ from common.identity import (
     sign_server_certificate,
     write_private,
 )
+from common.identity.members import LARGEST_NUMBER, sign_members
+from common.identity.revocation import sign_revocations
 from common.locks import locked
-from common.members import LARGEST_NUMBER, sign_members
-from common.revocation import sign_revocations
 
 CERTIFICATE_FILE = "ca.pem"
 KEY_FILE = "ca.key"
@@ -64,8 +64,8 @@ class Lists:
     """What goes to the server, and through it to every hospital, after each admission and revocation.
 
     Attributes:
-        revocations: DER (:mod:`common.revocation`).
-        members: JSON (:mod:`common.members`), None before the first member.
+        revocations: DER (:mod:`common.identity.revocation`).
+        members: JSON (:mod:`common.identity.members`), None before the first member.
     """
 
     revocations: bytes = field(repr=False)

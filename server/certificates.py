@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.config import EnrolmentConfig
 from common.errors import IdentityError, StandingError
-from common.identity import (
+from common.identity.certificates import (
     CLOCK_SKEW,
     certificate_pem,
     load_certificate,
@@ -30,8 +30,8 @@ from common.identity import (
     verify_server_certificate,
     write_private,
 )
-from common.members import MEMBERS_FILE, KeptMembers, MemberList, verify_members
-from common.revocation import REVOCATIONS_FILE, Revocations
+from common.identity.members import MEMBERS_FILE, KeptMembers, MemberList, verify_members
+from common.identity.revocation import REVOCATIONS_FILE, Revocations
 from common.settings import ServerSettings
 from server.authority import Authority, Lists
 from server.membership import Membership

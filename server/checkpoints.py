@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from common.errors import RunError
 from common.flat_model import FlatModel, stretches
-from common.identity import sync_folder
+from common.identity.certificates import sync_folder
 
 VERSION = "1"
 _KEPT = 2

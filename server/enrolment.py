@@ -1,7 +1,7 @@
 """``python -m server.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's key (``common.enrolment``).
+``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's key (``common.identity.enrolment``).
 """
 
 import datetime
@@ -17,11 +17,10 @@ from typing import TypeVar
 
 import grpc
 
-from common import enrolment
 from common.config import load_config
-from common.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
 from common.errors import ConfideError, EnrolmentError
-from common.identity import (
+from common.identity import enrolment
+from common.identity.certificates import (
     check_supernode_key,
     common_name,
     key_fingerprint,
@@ -29,7 +28,8 @@ from common.identity import (
     requested_hospital_key,
     verify_issued_to_hospital,
 )
-from common.invitation import join_host_port
+from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
+from common.identity.invitation import join_host_port
 from common.processes import run_service
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.certificates import Certificates

@@ -17,10 +17,10 @@ from cryptography import x509
 
 from common.config import NO_YAML
 from common.errors import ConfigError, EnrolmentError, IdentityError
-from common.identity import check_hospital_name, read_certificate, verify_roster, write_private
-from common.invitation import TOKEN_BYTES
+from common.identity.certificates import check_hospital_name, read_certificate, verify_roster, write_private
+from common.identity.invitation import TOKEN_BYTES
+from common.identity.members import KeptMembers
 from common.locks import locked
-from common.members import KeptMembers
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
 
 INVITATIONS_FOLDER = "invitations"

@@ -15,7 +15,7 @@ from common.config import Config, RunDescription
 from common.config import replace as replaced
 from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from common.flat_model import hash_model
-from common.identity import (
+from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
     certificate_pem,
@@ -26,7 +26,7 @@ from common.identity import (
     verify_roster,
     write_private,
 )
-from common.members import sign_members
+from common.identity.members import sign_members
 from common.round_terms import Purpose, RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.audit.entries import Body, Hash, Hexadecimal, Identified
 from common.audit.parties import PublicKey, Writer, is_signed_by, verify_party
 from common.errors import AuditError, IdentityError
-from common.identity import certificate_pem
+from common.identity.certificates import certificate_pem
 
 VERSION: Final = 1
 AUDIT_FILE = "audit.jsonl"

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from common.errors import IdentityError
-from common.identity import UNREADABLE, certificate_pem, check_hospital_name, verify_hospital_certificate
+from common.identity.certificates import UNREADABLE, certificate_pem, check_hospital_name, verify_hospital_certificate
 
 SERVER_PARTY = "the server"
 """What the server is called beside the hospitals: no hospital's name, which is a DNS label."""

@@ -10,8 +10,8 @@ from common.audit.parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
 from common.flat_model import hash_model
-from common.identity import verify_roster
-from common.members import verify_members
+from common.identity.certificates import verify_roster
+from common.identity.members import verify_members
 from common.round_terms import RoundTerms
 from common.run_terms import protocol_parameters
 from common.secagg import messages as secagg

@@ -23,7 +23,7 @@ from common.errors import AuditError, IdentityError, RunError
 from common.events import EVENTS_FILE
 from common.flat_model import hash_model
 from common.guarantee import Guarantee
-from common.identity import certificate_pem, fingerprint, load_certificate
+from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.run_words import AUTHORITY_ON_SERVER, admitted_of
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record

@@ -29,7 +29,7 @@ from cryptography import x509
 
 from common.config import Config, fewest_records, load_config
 from common.errors import ConfideError, DataError, IdentityError
-from common.identity import (
+from common.identity.certificates import (
     certificate_pem,
     check_hospital_name,
     fingerprint,

@@ -38,16 +38,18 @@ from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
-from common import enrolment, identity, messages, shards
+from common import messages, shards
 from common.audit.chain import AUDIT_FILE, Chain, Entry, read_chain
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
 from common.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
-from common.invitation import TOKEN_BYTES, Invitation
-from common.members import verify_members
-from common.revocation import verify_revocations
+from common.identity import certificates as identity
+from common.identity import enrolment
+from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.members import verify_members
+from common.identity.revocation import verify_revocations
 from common.round_terms import RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError

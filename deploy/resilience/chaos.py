@@ -29,7 +29,7 @@ from common.config import Config, PrivacyMode, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
 from common.events import EVENTS_FILE, EventFile
-from common.identity import load_certificate
+from common.identity.certificates import load_certificate
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER

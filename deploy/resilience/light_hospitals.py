@@ -36,7 +36,7 @@ from client.app import answer
 from common.config import load_config
 from common.errors import RunError
 from common.flower.waits import shorten_backoff
-from common.identity import load_certificate, load_identity
+from common.identity.certificates import load_certificate, load_identity
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 

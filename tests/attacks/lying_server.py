@@ -54,15 +54,15 @@ from common.config import replace as changed
 from common.evaluation.plan import Part
 from common.evaluation.question import Question
 from common.flat_model import hash_model
-from common.identity import (
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
     request_hospital_certificate,
     sign_hospital_certificate,
 )
+from common.identity.members import sign_members
 from common.keystream import Keystream
-from common.members import sign_members
 from common.messages import (
     AdvertiseKeys,
     CheckConsistency,

@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent
 from client.roster import RosterKeys, check_roster
-from common import identity
 from common.config import Config, HospitalConfig
 from common.errors import IdentityError, PolicyError, StandingError
-from common.identity import CertificateAuthority
-from common.members import KeptMembers, sign_members
+from common.identity import certificates as identity
+from common.identity.certificates import CertificateAuthority
+from common.identity.members import KeptMembers, sign_members
+from common.identity.revocation import Revocations, sign_revocations
 from common.messages import AdvertiseKeys, Refused
-from common.revocation import Revocations, sign_revocations
 from common.run_terms import protocol_parameters
 from server.run import describe
 from tests.small_consortium import RUN_ID, Dealt, small

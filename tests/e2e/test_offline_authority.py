@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common.identity import held_by_server, load_certificate
-from common.members import MEMBERS_FILE, KeptMembers
-from common.revocation import REVOCATIONS_FILE
+from common.identity.certificates import held_by_server, load_certificate
+from common.identity.members import MEMBERS_FILE, KeptMembers
+from common.identity.revocation import REVOCATIONS_FILE
 from common.settings import free_port
 from server.certificates import REQUESTS_FOLDER
 from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium

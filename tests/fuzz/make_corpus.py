@@ -29,16 +29,18 @@ from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
-from common import enrolment, identity, messages, shards
+from common import messages, shards
 from common.audit.chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
 from common.evaluation.state import FIRST, EvaluationState
-from common.invitation import TOKEN_BYTES, Invitation
-from common.members import sign_members
+from common.identity import certificates as identity
+from common.identity import enrolment
+from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.members import sign_members
+from common.identity.revocation import sign_revocations
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.revocation import sign_revocations
 from common.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings

@@ -16,7 +16,7 @@ from common.audit.parties import SERVER_PARTY
 from common.config import Config, DataConfig, replace
 from common.errors import AuditError
 from common.events import Event, Refusal, RoundDone, RunStarted
-from common.identity import (
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
@@ -25,9 +25,9 @@ from common.identity import (
     sign_hospital_certificate,
     verify_roster,
 )
-from common.members import sign_members
+from common.identity.members import sign_members
+from common.identity.revocation import Revocations, sign_revocations
 from common.messages import decode_reply, decode_request, encode
-from common.revocation import Revocations, sign_revocations
 from deploy.audit.record import read_record
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal

@@ -14,7 +14,7 @@ from client import enrolment
 from client.enrolment import EnrolmentService, Place, ask_standing, is_enrolled, join, proxy_for
 from common.config import Config, EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
-from common.identity import (
+from common.identity.certificates import (
     certificate_pem,
     fingerprint,
     load_certificate,
@@ -24,9 +24,9 @@ from common.identity import (
     private_key_pem,
     write_private,
 )
-from common.invitation import Invitation
-from common.members import KeptMembers
-from common.revocation import Revocations
+from common.identity.invitation import Invitation
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSettings
 from server.authority import Authority
 from server.certificates import Certificates

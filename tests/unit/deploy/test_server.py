@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.identity import held_by_server, load_certificate
+from common.identity.certificates import held_by_server, load_certificate
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy import authority, membership, server
 

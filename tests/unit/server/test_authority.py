@@ -7,9 +7,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.errors import IdentityError
-from common.identity import held_by_server, request_hospital_certificate
-from common.members import MemberList, verify_members
-from common.revocation import RevocationList, verify_revocations
+from common.identity.certificates import held_by_server, request_hospital_certificate
+from common.identity.members import MemberList, verify_members
+from common.identity.revocation import RevocationList, verify_revocations
 from server.authority import REGISTER_FILE, Authority
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

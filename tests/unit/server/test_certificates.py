@@ -7,12 +7,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import identity
 from common.config import EnrolmentConfig
 from common.errors import IdentityError
-from common.identity import certificate_pem, load_certificate, request_hospital_certificate, write_private
-from common.members import MEMBERS_FILE
-from common.revocation import REVOCATIONS_FILE, verify_revocations
+from common.identity import certificates as identity
+from common.identity.certificates import certificate_pem, load_certificate, request_hospital_certificate, write_private
+from common.identity.members import MEMBERS_FILE
+from common.identity.revocation import REVOCATIONS_FILE, verify_revocations
 from common.settings import ServerSettings
 from server.authority import Authority
 from server.certificates import REQUESTS_FOLDER, Certificates

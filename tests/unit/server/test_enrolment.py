@@ -10,11 +10,10 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import enrolment
 from common.config import EnrolmentConfig
-from common.enrolment import Join, Joined, Standing
 from common.errors import EnrolmentError, IdentityError
-from common.identity import (
+from common.identity import enrolment
+from common.identity.certificates import (
     certificate_pem,
     make_supernode_key,
     openssh_public,
@@ -22,8 +21,9 @@ from common.identity import (
     verify_hospital_certificate,
     write_private,
 )
-from common.members import verify_members
-from common.revocation import verify_revocations
+from common.identity.enrolment import Join, Joined, Standing
+from common.identity.members import verify_members
+from common.identity.revocation import verify_revocations
 from common.settings import ServerSettings
 from server.authority import Authority
 from server.certificates import Certificates

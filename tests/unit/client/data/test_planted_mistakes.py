@@ -18,7 +18,7 @@ from client.data.mistakes import ADVICE, COUNTED, Mistake, Weight
 from client.ledger.ledger import LEDGER_FOLDER
 from common.config import Config, HospitalConfig, RunDescription, replace
 from common.errors import DataError
-from common.identity import (
+from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
     certificate_pem,
@@ -26,7 +26,7 @@ from common.identity import (
     request_hospital_certificate,
     sign_hospital_certificate,
 )
-from common.members import sign_members
+from common.identity.members import sign_members
 from common.messages import AdvertiseKeys, Refused, Reply
 from common.run_terms import layout_for
 from tests.unit.client.data.hospital_folder import Hospital, healthy

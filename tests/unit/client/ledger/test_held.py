@@ -16,7 +16,7 @@ from common.audit.chain import AuditChain
 from common.audit.entries import Joined
 from common.config import PrivacyUnit
 from common.errors import AuditError, LedgerError
-from common.identity import make_authority
+from common.identity.certificates import make_authority
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from tests.audited_run import server_writer

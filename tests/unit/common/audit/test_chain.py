@@ -13,7 +13,7 @@ from common.audit.chain import AuditChain, read_chain
 from common.audit.entries import Identified, Joined
 from common.audit.parties import verify_party
 from common.errors import AuditError, IdentityError
-from common.identity import CertificateAuthority, make_authority
+from common.identity.certificates import CertificateAuthority, make_authority
 from tests.audited_run import server_writer
 
 NOW = datetime.datetime.now(datetime.UTC)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import Config, replace
 from common.errors import DataError, RunError
-from common.identity import (
+from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
     make_authority,

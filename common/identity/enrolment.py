@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from common.errors import EnrolmentError
-from common.invitation import TOKEN_BYTES
-from common.members import MAXIMUM_MEMBERS_BYTES
-from common.revocation import MAXIMUM_LIST_BYTES
+from common.identity.invitation import TOKEN_BYTES
+from common.identity.members import MAXIMUM_MEMBERS_BYTES
+from common.identity.revocation import MAXIMUM_LIST_BYTES
 
 VERSION = 2
 SERVICE = "confide.Enrolment"

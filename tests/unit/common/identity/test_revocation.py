@@ -9,9 +9,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import identity
 from common.errors import IdentityError, StandingError
-from common.revocation import MAXIMUM_LIST_BYTES, REVOCATIONS_FILE, Revocations, sign_revocations, verify_revocations
+from common.identity import certificates as identity
+from common.identity.revocation import (
+    MAXIMUM_LIST_BYTES,
+    REVOCATIONS_FILE,
+    Revocations,
+    sign_revocations,
+    verify_revocations,
+)
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

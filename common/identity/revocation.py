@@ -3,7 +3,7 @@
 The list travels through the server, which could keep it back. So it carries a number, and a hospital never goes back
 to a lower one; and it carries the time of the next list, after which a hospital takes part in nothing until it has one.
 A lying server can hide a revocation for that long at most. The list also carries the number of the newest member list
-(``common.members``), so that the server can hide an admission for no longer either.
+(``common.identity.members``), so that the server can hide an admission for no longer either.
 """
 
 import datetime
@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from common.errors import IdentityError, StandingError
-from common.identity import CLOCK_SKEW, UNREADABLE, CertificateAuthority, write_private
-from common.identity_keys import checked_identity_key
+from common.identity.certificates import CLOCK_SKEW, UNREADABLE, CertificateAuthority, write_private
+from common.identity.keys import checked_identity_key
 
 REVOCATIONS_FILE = "revoked.crl"
 """In the state folder of the server and of every hospital that enrolled."""

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import IdentityError
-from common.identity_keys import checked_identity_key
+from common.identity.keys import checked_identity_key
 
 HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A hospital's name: a DNS label, so that it fits certificates, metrics and file names alike."""
@@ -280,7 +280,7 @@ def verify_roster(roster: Mapping[str, str], authority: x509.Certificate) -> dic
     """Return every hospital's raw Ed25519 public key (32 bytes), each checked against ``authority``.
 
     A member whose certificate has expired stays on the roster, for the threshold counts on all members; no directory
-    and no cohort accepts it (:meth:`common.revocation.Revocations.check`).
+    and no cohort accepts it (:meth:`common.identity.revocation.Revocations.check`).
 
     Raises:
         IdentityError: any entry fails; the message names the hospital.

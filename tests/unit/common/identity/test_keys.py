@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import identity
 from common.errors import IdentityError
-from common.identity_keys import check_identity_key
-from common.members import sign_members
+from common.identity import certificates as identity
+from common.identity.keys import check_identity_key
+from common.identity.members import sign_members
 
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import identity
 from common.errors import IdentityError
+from common.identity import certificates as identity
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 LIFETIME = dt.timedelta(days=30)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import enrolment
-from common.enrolment import Join, Joined, Standing, Waiting
 from common.errors import EnrolmentError
+from common.identity import enrolment
+from common.identity.enrolment import Join, Joined, Standing, Waiting
 
 JOIN = Join(token=b"t" * 32, request=b"request", supernode=b"key")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import EnrolmentError
-from common.invitation import Invitation, join_host_port
+from common.identity.invitation import Invitation, join_host_port
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 INVITATION = Invitation("confide.example.org", 9093, b"f" * 32, b"t" * 32, int(NOW.timestamp()), "st-mary")

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import identity
 from common.config import MOST_HOSPITALS
 from common.errors import IdentityError, StandingError
-from common.members import (
+from common.identity import certificates as identity
+from common.identity.members import (
     CONTRADICTION_FILE,
     MAXIMUM_MEMBERS_BYTES,
     MEMBERS_FILE,
@@ -26,7 +26,7 @@ from common.members import (
     sign_members,
     verify_members,
 )
-from common.revocation import sign_revocations, verify_revocations
+from common.identity.revocation import sign_revocations, verify_revocations
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
