@@ -1,6 +1,6 @@
 """A hospital's part in a round before any mask: book the privacy, train, evaluate, encode.
 
-**Rule.** What leaves here is the vector and one :class:`~common.messages.EpsilonReport`. The report, and every refusal,
+**Rule.** What leaves here is the vector and one :class:`~common.run.messages.EpsilonReport`. The report, and every refusal,
 is a function of the run description, the hospital's policy and what its ledger was asked to book before: never of the
 data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall
 short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
@@ -27,21 +27,21 @@ from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count,
 from common.evaluation.plan import Part, Release
 from common.evaluation.tree import answer, asked
 from common.keystream import SEED_BYTES, Keystream
-from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
 from common.privacy.schedule import schedule_of
-from common.round_terms import RoundTerms
-from common.run_terms import (
+from common.run.messages import EpsilonReport
+from common.run.round_terms import RoundTerms
+from common.run.terms import (
     evaluation_plan_of,
     fewest_survivors,
     mechanism_of,
     release_mechanism,
     verified_layout_of,
 )
-from common.vector import Tail
+from common.run.vector import Tail
 
 _SEED_LENGTH = 8
 """Bytes of ``experiment.seed``."""

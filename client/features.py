@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.models import registry
 from common.models.frozen import FrozenFeatures, extract
+from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.shards import make_private_folder
 
 LIMIT_BYTES = 16 * 2**30

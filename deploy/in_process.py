@@ -30,7 +30,7 @@ from common.identity.certificates import (
     verify_roster,
 )
 from common.identity.members import sign_members
-from common.messages import Request, decode_reply, decode_request, encode
+from common.run.messages import Request, decode_reply, decode_request, encode
 from deploy.data.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore

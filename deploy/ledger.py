@@ -15,9 +15,9 @@ from client.ledger.ledger import LEDGER_FOLDER, accept, export, verify
 from common.audit.chain import AUDIT_FILE
 from common.config import HospitalConfig, load_config
 from common.errors import LedgerError, PrivacyError
-from common.guarantee import relation
 from common.privacy.accounting import Accountant, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
+from common.run.guarantee import relation
 from deploy.source_tree import ROOT
 
 _BOOKINGS: TypeAdapter[tuple[Booking, ...]] = TypeAdapter(tuple[Booking, ...])

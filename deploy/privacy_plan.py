@@ -15,7 +15,6 @@ from common.config import Config, PrivacyMode, PrivacyUnit, RunDescription, load
 from common.config import replace as replaced
 from common.errors import PrivacyError
 from common.evaluation.plan import Part
-from common.guarantee import relation
 from common.privacy.accounting import (
     Accountant,
     Adversary,
@@ -26,7 +25,8 @@ from common.privacy.accounting import (
     rounded_up,
 )
 from common.privacy.calibration import local_event, require_enough_units
-from common.run_terms import evaluation_plan_of, mechanism_of, release_mechanism
+from common.run.guarantee import relation
+from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
 from server.run import describe
 
 _CONFIG = Path("config.yaml")

@@ -8,7 +8,6 @@ from pathlib import Path
 from client.standing import read_last_standing
 from client.status import STATUS_FILE, HospitalStatus
 from common.config import HospitalConfig, load_config
-from common.guarantee import shown_epsilon
 from common.identity.certificates import (
     HospitalIdentity,
     fingerprint,
@@ -18,7 +17,8 @@ from common.identity.certificates import (
 )
 from common.identity.members import CONTRADICTION_FILE, KeptMembers
 from common.identity.revocation import Revocations
-from common.run_words import RELATION
+from common.run.guarantee import shown_epsilon
+from common.run.words import RELATION
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 
 EXIT_NOT_IN_ORDER = 1

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from common.errors import RunError
 from common.flower.bundle import bundle_without_code
 from common.flower.waits import limit_pulls, poll_pause, replace_in, shorten_backoff
-from common.messages import decode_reply, phase_of
+from common.run.messages import decode_reply, phase_of
 from server.flower_arrays import ArrivedArray, record_of
 from server.transport import Incoming, Outgoing, Patience
 

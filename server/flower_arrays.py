@@ -30,9 +30,9 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContext
 
 from common.errors import RunError
-from common.flat_model import FlatModel, stretches
 from common.flower.waits import replace_in
-from common.messages import join_array
+from common.run.flat_model import FlatModel, stretches
+from common.run.messages import join_array
 
 
 def carry_by_the_piece() -> None:

@@ -34,9 +34,9 @@ from common.events import (
     RunStarted,
 )
 from common.exporter import Exporter, Values, serve_until_stopped
-from common.guarantee import Guarantee
 from common.provenance import commit, confide_version
-from common.run_words import admitted
+from common.run.guarantee import Guarantee
+from common.run.words import admitted
 
 EXCHANGE_BOUNDS = (
     0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,

@@ -16,11 +16,11 @@ from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
 from common.evaluation.plan import Part
 from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
-from common.flat_model import hash_model, stretches
-from common.messages import EpsilonReport
 from common.privacy.calibration import run_noise_multiplier
-from common.round_terms import Purpose
-from common.run_terms import (
+from common.run.flat_model import hash_model, stretches
+from common.run.messages import EpsilonReport
+from common.run.round_terms import Purpose
+from common.run.terms import (
     aggregation_of,
     claims_of,
     evaluation_claim,

@@ -14,7 +14,6 @@ from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
 from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
-from common.flat_model import hash_model
 from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
@@ -27,8 +26,9 @@ from common.identity.certificates import (
     write_private,
 )
 from common.identity.members import sign_members
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import protocol_parameters
+from common.run.flat_model import hash_model
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part

@@ -43,7 +43,7 @@ class Contributed(_Body):
     train: bool
     model_hash: Hash
     terms: Hexadecimal
-    """The round's terms as they were bound into its masks, ``common/round_terms.py``."""
+    """The round's terms as they were bound into its masks, ``common/run/round_terms.py``."""
     epsilon: float | None
     """Spent on training over all runs, at the hospital's own δ, rounded up; None in mode ``none``."""
     budget: float | None

@@ -26,10 +26,10 @@ from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
 from common.privacy.calibration import require_enough_units, run_noise_multiplier
 from common.provenance import versions
+from common.run.vector import Tail, VectorLayout
 from common.secagg import advertise_keys, masked_input, share_keys
 from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
-from common.vector import Tail, VectorLayout
 from deploy.audit.gradient_inversion import Likeness, invert, likeness, matched
 from deploy.audit.outcome import write_outcome
 from deploy.data.datasets import DataSet, obtain

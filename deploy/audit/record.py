@@ -9,11 +9,11 @@ from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, 
 from common.audit.parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
-from common.flat_model import hash_model
 from common.identity.certificates import verify_roster
 from common.identity.members import verify_members
-from common.round_terms import RoundTerms
-from common.run_terms import protocol_parameters
+from common.run.flat_model import hash_model
+from common.run.round_terms import RoundTerms
+from common.run.terms import protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part

@@ -18,8 +18,8 @@ from common.config import Config, HospitalConfig, PrivacyMode, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
 from common.events import COMPLETED, Event, RoundDone, RunFinished
-from common.messages import EpsilonReport
-from common.round_terms import Purpose
+from common.run.messages import EpsilonReport
+from common.run.round_terms import Purpose
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet
 from deploy.data.dealer import Hand, split

@@ -38,7 +38,7 @@ from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
-from common import messages, shards
+from common import shards
 from common.audit.chain import AUDIT_FILE, Chain, Entry, read_chain
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
@@ -50,7 +50,8 @@ from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
-from common.round_terms import RoundTerms
+from common.run import messages
+from common.run.round_terms import RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase

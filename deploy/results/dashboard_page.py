@@ -8,8 +8,8 @@ import streamlit as st
 
 from common.errors import RunError
 from common.events import RoundDone
-from common.guarantee import Guarantee, shown_epsilon
-from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
+from common.run.guarantee import Guarantee, shown_epsilon
+from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from deploy.events import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 

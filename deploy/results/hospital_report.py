@@ -11,7 +11,7 @@ from rich.table import Table
 
 from client.own_results import OWN_RESULTS_FILE, OwnResult, read
 from common.errors import RunError
-from common.guarantee import shown_epsilon
+from common.run.guarantee import shown_epsilon
 
 COLUMNS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "ece")
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from common.errors import RunError
 from common.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
-from common.guarantee import Guarantee
 from common.provenance import machine, versions
-from common.run_words import RELATION, admitted
+from common.run.guarantee import Guarantee
+from common.run.words import RELATION, admitted
 from deploy.events import RunHistory
 from deploy.results.intervals import MEASURES, of_test
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 class RunOutputs:
-    """Writes a run's files while its events arrive; every file admits what :func:`common.run_words.admitted` says.
+    """Writes a run's files while its events arrive; every file admits what :func:`common.run.words.admitted` says.
 
     ``metrics.csv`` grows by a flushed row a finished step. Its columns leave no room for words, so ``summary.json``
     stands beside it from the run's first event on.

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from common.errors import RunError
 from common.events import Evaluated, RoundDone, RunStarted
-from common.guarantee import Guarantee
-from common.run_words import EXACT_COUNTS, RELATION, admitted
+from common.run.guarantee import Guarantee
+from common.run.words import EXACT_COUNTS, RELATION, admitted
 from deploy.events import RunHistory
 from deploy.results.intervals import of_round, of_test
 

@@ -53,7 +53,6 @@ from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.config import replace as changed
 from common.evaluation.plan import Part
 from common.evaluation.question import Question
-from common.flat_model import hash_model
 from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
@@ -63,7 +62,12 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.keystream import Keystream
-from common.messages import (
+from common.privacy.accounting import Accountant
+from common.privacy.budget import Account, Booking, BudgetPolicy
+from common.privacy.calibration import local_event
+from common.privacy.schedule import schedule_of
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -81,12 +85,8 @@ from common.messages import (
     decode_request,
     encode,
 )
-from common.privacy.accounting import Accountant
-from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import (
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import (
     evaluation_plan_of,
     fewest_survivors,
     mechanism_of,

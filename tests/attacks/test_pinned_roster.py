@@ -20,8 +20,8 @@ from common.identity import certificates as identity
 from common.identity.certificates import CertificateAuthority
 from common.identity.members import KeptMembers, sign_members
 from common.identity.revocation import Revocations, sign_revocations
-from common.messages import AdvertiseKeys, Refused
-from common.run_terms import protocol_parameters
+from common.run.messages import AdvertiseKeys, Refused
+from common.run.terms import protocol_parameters
 from server.run import describe
 from tests.small_consortium import RUN_ID, Dealt, small
 

@@ -47,7 +47,6 @@ from common.config import replace as changed
 from common.errors import ConfideError, ConfigError, DataError
 from common.evaluation.plan import Part
 from common.evaluation.question import Question
-from common.flat_model import hash_model
 from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
@@ -57,7 +56,11 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.keystream import Keystream
-from common.messages import (
+from common.models import registry
+from common.models.flat import flat_parameters, share_parameters
+from common.privacy.accounting import epsilon
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -75,18 +78,15 @@ from common.messages import (
     encode,
     phase_of,
 )
-from common.models import registry
-from common.models.flat import flat_parameters, share_parameters
-from common.privacy.accounting import epsilon
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
+from common.run.vector import Tail
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from common.vector import Tail
 from server.run import describe
 from tests.protocol.parties import Hospital
 

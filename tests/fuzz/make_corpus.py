@@ -29,7 +29,7 @@ from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
-from common import messages, shards
+from common import shards
 from common.audit.chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
@@ -41,7 +41,8 @@ from common.identity.members import sign_members
 from common.identity.revocation import sign_revocations
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.round_terms import Purpose, RoundTerms
+from common.run import messages
+from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
 from deploy.events import RunHistory

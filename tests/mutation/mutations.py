@@ -112,7 +112,7 @@ _SECAGG_MUTATIONS = (
         "common/secagg/binding.py",
         'return bound_hash("request", terms)',
         'return bound_hash("request", terms[:0])',
-        ("tests/unit/common/test_round_terms.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+        ("tests/unit/common/run/test_round_terms.py", f"{_ATTACKS}/test_lies_about_terms.py"),
     ),
     Mutation(
         "a vector leaves without the hospital's own mask",

@@ -27,7 +27,7 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.identity.revocation import Revocations, sign_revocations
-from common.messages import decode_reply, decode_request, encode
+from common.run.messages import decode_reply, decode_request, encode
 from deploy.audit.record import read_record
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.errors import RunError
 from common.events import COMPLETED, Refusal
 from common.identity.certificates import certificate_pem, write_private
-from common.messages import Request, phase_of
+from common.run.messages import Request, phase_of
 from deploy.audit.verify import verify
 from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import Checkpoint, CheckpointStore, Draft

@@ -13,8 +13,8 @@ from client.agent import HospitalAgent
 from common.config import HospitalConfig
 from common.errors import AuditError, ConfideError, DataError, LedgerError
 from common.events import COMPLETED, Evaluated, Refusal, RoundDone
-from common.flat_model import hash_model
-from common.messages import (
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     InputMasked,
@@ -27,7 +27,7 @@ from common.messages import (
     ShareKeys,
     Unmask,
 )
-from common.round_terms import Purpose, RoundTerms
+from common.run.round_terms import Purpose, RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase

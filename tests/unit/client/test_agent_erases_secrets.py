@@ -9,7 +9,7 @@ import pytest
 
 from client.contribution import Contributor
 from common.errors import RunError
-from common.messages import AdvertiseKeys, Refused
+from common.run.messages import AdvertiseKeys, Refused
 from common.secagg import messages as secagg
 from common.secagg.advertise_keys import RoundKeys
 from common.secagg.consistency_check import SignedState

@@ -17,13 +17,13 @@ from common.config import HospitalConfig, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
-from common.flat_model import hash_model
 from common.keystream import Keystream
 from common.privacy.schedule import schedule_of
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import fewest_survivors, release_mechanism
+from common.run.flat_model import hash_model
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import fewest_survivors, release_mechanism
+from common.run.vector import Tail
 from common.secagg.binding import bound_hash
-from common.vector import Tail
 from server.initial_model import initial_model
 from server.run import describe
 from tests.small_consortium import RUN_ID, Dealt, small, willing

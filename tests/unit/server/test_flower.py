@@ -21,7 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
+from common.run.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
 from server.flower import GridTransport, incoming_of, tell_unreadable_replies
 from server.flower_arrays import carry_by_the_piece
 from server.transport import Outgoing, Patience

@@ -27,8 +27,8 @@ from common.identity.certificates import (
     sign_hospital_certificate,
 )
 from common.identity.members import sign_members
-from common.messages import AdvertiseKeys, Refused, Reply
-from common.run_terms import layout_for
+from common.run.messages import AdvertiseKeys, Refused, Reply
+from common.run.terms import layout_for
 from tests.unit.client.data.hospital_folder import Hospital, healthy
 from tests.unit.client.data.planted_mistakes import PLANTS, Plant
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import messages
 from common.errors import RunError
+from common.run import messages
 
 REQUESTS: list[messages.Request] = [
     messages.AdvertiseKeys(run_description=b"{}", round_number=1),

@@ -13,8 +13,8 @@ from common.config import AggregationConfig
 from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape
 from common.keystream import Keystream
+from common.run.vector import PUBLIC_ENTRIES, Tail, VectorLayout, WeightRangeError
 from common.secagg.parameters import RunParameters
-from common.vector import PUBLIC_ENTRIES, Tail, VectorLayout, WeightRangeError
 
 SHAPE = EvaluationShape(classes=2, bins=16)
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import RunError
 from common.evaluation.question import Question
-from common.round_terms import Purpose, RoundTerms
+from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.binding import request_hash
 
 QUESTION = Question(release=3, edges=((-1.0, 0.0, 1.0), (0.5,)))

@@ -18,8 +18,8 @@ from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan, Release
 from common.privacy.accounting import Accountant, Epsilon, against_everyone, rounded_up
 from common.privacy.distributed import DistributedMechanism
+from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
-from common.vector import VectorLayout
 
 DISTRIBUTED_BITS = 32
 """The ring of mode ``distributed``: in 16 bits a sum of gradients leaves no digits for one unit's."""

@@ -4,7 +4,7 @@ import math
 
 from common.config import Config
 from common.events import RoundDone, RunStarted
-from common.guarantee import caveats
+from common.run.guarantee import caveats
 
 EXACT_COUNTS = "exact counts: not differentially private"
 

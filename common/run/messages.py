@@ -140,7 +140,7 @@ class PlainInput(_Message, frozen=True, tag="plain_input"):
     run_description: bytes
     round_number: RoundNumber
     terms: bytes
-    """A :class:`~common.round_terms.RoundTerms`."""
+    """A :class:`~common.run.round_terms.RoundTerms`."""
 
 
 class InputPlain(_Message, frozen=True, tag="input_plain"):
