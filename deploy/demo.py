@@ -11,10 +11,10 @@ from rich.console import Console
 
 from common.config import Config, fewest_records, load_config, replace
 from common.errors import ConfideError, ConfigError, RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from common.identity.certificates import write_private
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet, obtain, task_named
 from deploy.data.dealer import deal

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RunError
-from common.events import (
+from common.telemetry.events import (
     EVENTS_FILE,
     AttackRefused,
     Dropout,

@@ -19,7 +19,6 @@ from client.data.hospital_data import HospitalData
 from common.audit.chain import AUDIT_FILE, AuditChain, Record, discard
 from common.audit.parties import Writer
 from common.config import Config, HospitalConfig
-from common.events import Event
 from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
@@ -31,6 +30,7 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.run.messages import Request, decode_reply, decode_request, encode
+from common.telemetry.events import Event
 from deploy.data.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore

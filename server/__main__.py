@@ -21,7 +21,6 @@ import httpx
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
 from common.flower.waits import FLOWER_ENVIRONMENT
 from common.identity.certificates import certificate_pem, make_local_tls, private_key_pem, write_private
 from common.identity.invitation import join_host_port
@@ -42,6 +41,7 @@ from common.settings import (
     ServerSettings,
     check_port_free,
 )
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
 from server.admission import Admission
 from server.flower import Control
 from server.membership import Membership

@@ -15,7 +15,6 @@ from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
 from common.evaluation.plan import Part
-from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from common.privacy.calibration import run_noise_multiplier
 from common.run.flat_model import hash_model, stretches
 from common.run.messages import EpsilonReport
@@ -35,6 +34,7 @@ from common.run.terms import (
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
+from common.telemetry.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of

@@ -13,7 +13,6 @@ from common.audit.entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
-from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
@@ -33,6 +32,7 @@ from common.secagg import messages as secagg
 from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.messages import SurvivorSignature
+from common.telemetry.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from deploy.audit.record import RunRecord
 from deploy.audit.verify import expected_facts
 from deploy.events import RunHistory

@@ -20,7 +20,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, log_loss, roc_auc_score, roc_curve
 
 from common.config import Config, replace
-from common.events import (
+from common.telemetry.events import (
     Dropout,
     Evaluated,
     Event,

@@ -6,8 +6,8 @@ from typing import Any
 
 from client.ledger.ledger import LEDGER_FOLDER, export
 from common.config import Config, HospitalConfig, replace
-from common.events import Event, RoundDone
 from common.run.messages import Request, phase_of
+from common.telemetry.events import Event, RoundDone
 from deploy.data.datasets import DataSet, obtain
 from deploy.data.dealer import deal
 from deploy.in_process import InProcessConsortium, Loss, Site

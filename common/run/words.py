@@ -3,8 +3,8 @@
 import math
 
 from common.config import Config
-from common.events import RoundDone, RunStarted
 from common.run.guarantee import caveats
+from common.telemetry.events import RoundDone, RunStarted
 
 EXACT_COUNTS = "exact counts: not differentially private"
 

@@ -20,11 +20,11 @@ from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, Joined, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
-from common.events import EVENTS_FILE
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.run.flat_model import hash_model
 from common.run.guarantee import Guarantee
 from common.run.words import AUTHORITY_ON_SERVER, admitted_of
+from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
 from deploy.events import RunHistory

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.events import RoundDone
+from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study
 from deploy.experiment.tables import SCORES, finals, is_of

@@ -17,9 +17,9 @@ from client.ledger.ledger import Ledger
 from common.config import Config, HospitalConfig, PrivacyMode, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
-from common.events import COMPLETED, Event, RoundDone, RunFinished
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
+from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet
 from deploy.data.dealer import Hand, split

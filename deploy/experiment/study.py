@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import RunError
-from common.events import RoundDone
+from common.telemetry.events import RoundDone
 from deploy.data.datasets import DataSet
 from deploy.experiment.methods import Method, train
 from deploy.experiment.runner import Measures, Trial, run_trials

@@ -44,7 +44,6 @@ from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
-from common.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
@@ -56,6 +55,7 @@ from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.data.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.data.dealt_shard import unpack

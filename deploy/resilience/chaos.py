@@ -28,11 +28,11 @@ from common.audit.entries import Contributed, Summed
 from common.config import Config, PrivacyMode, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
-from common.events import EVENTS_FILE, EventFile
 from common.identity.certificates import load_certificate
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
+from common.telemetry.events import EVENTS_FILE, EventFile
 from deploy.audit.verify import verify
 from deploy.consortium import new_run_id
 from deploy.data.datasets import obtain

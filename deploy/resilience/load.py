@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from common.config import Config, load_config
 from common.errors import RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
 from common.flower.waits import FLOWER_ENVIRONMENT
 from common.models import registry
 from common.processes import Command, Stopping, python_module, raise_on_signals
 from common.provenance import machine, versions
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
 from deploy.consortium import new_run_id
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from common.config import load_config
 from common.errors import RunError
-from common.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
+from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
 from deploy.consortium import new_run_id
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal

@@ -7,9 +7,9 @@ from pathlib import Path
 import streamlit as st
 
 from common.errors import RunError
-from common.events import RoundDone
 from common.run.guarantee import Guarantee, shown_epsilon
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
+from common.telemetry.events import RoundDone
 from deploy.events import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 

@@ -22,8 +22,8 @@ import yaml
 
 from common.audit.chain import AUDIT_FILE
 from common.errors import ConfigError, RunError
-from common.events import EVENTS_FILE
 from common.provenance import versions
+from common.telemetry.events import EVENTS_FILE
 from deploy.audit.verify import AUTHORITY_FILE, find_chains, verify
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts

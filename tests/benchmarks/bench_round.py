@@ -14,10 +14,10 @@ from pathlib import Path
 
 from common.config import AggregationMode, Config, load_config
 from common.errors import RunError
-from common.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from common.models import registry
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
+from common.telemetry.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet, obtain
 from deploy.data.dealer import deal

@@ -13,8 +13,8 @@ import docker
 from docker.errors import NotFound
 from docker.models.containers import Container
 
-from common.events import Event, parse_event
 from common.settings import free_port
+from common.telemetry.events import Event, parse_event
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("server", "dealer", "hospital", "prometheus")

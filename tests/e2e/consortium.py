@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.config import DataConfig
-from common.events import EVENTS_FILE, Event, EventFile, RoundDone
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, RoundDone
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal
 

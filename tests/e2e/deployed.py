@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Config, replace
-from common.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from common.processes import Command, python_module
 from common.secagg.phases import Phase
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from deploy.consortium import Member, new_run_id
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal

@@ -21,7 +21,7 @@ import yaml
 from docker.errors import NotFound
 from docker.models.containers import Container
 
-from common.events import COMPLETED, RoundDone, RunFinished, RunStarted
+from common.telemetry.events import COMPLETED, RoundDone, RunFinished, RunStarted
 from tests.e2e.compose import Consortium, engine_answers, hashes, is_denied, processes, shell
 
 HOSPITALS = 3

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.events import AttackRefused, Dropout
 from common.processes import children_of
 from common.secagg.phases import Phase
+from common.telemetry.events import AttackRefused, Dropout
 from tests.e2e.deployed import Deployed, deployed_in
 
 FLOWER_HEARTBEAT_SECONDS = 60.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.config import replace
-from common.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
+from common.telemetry.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
 from deploy.data.datasets import obtain
 from deploy.loopback import LoopbackDeployment
 from deploy.results.outputs import RunOutputs

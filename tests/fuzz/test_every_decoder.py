@@ -48,7 +48,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/config.py": ("config", "run-description"),
     "common/identity/enrolment.py": ("enrolment",),
     "common/evaluation/state.py": ("evaluation-state",),
-    "common/events.py": ("events",),
+    "common/telemetry/events.py": ("events",),
     "common/flower/bundle.py": "the bundle that it has built itself a moment before",
     "common/identity/certificates.py": (
         "certificate",

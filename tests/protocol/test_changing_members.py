@@ -15,7 +15,6 @@ from common.audit.entries import Began, Body
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, DataConfig, replace
 from common.errors import AuditError
-from common.events import Event, Refusal, RoundDone, RunStarted
 from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
@@ -28,6 +27,7 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.identity.revocation import Revocations, sign_revocations
 from common.run.messages import decode_reply, decode_request, encode
+from common.telemetry.events import Event, Refusal, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.data.datasets import obtain
 from deploy.data.dealer import deal

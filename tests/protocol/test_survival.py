@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.events import COMPLETED, Refusal
 from common.identity.certificates import certificate_pem, write_private
 from common.run.messages import Request, phase_of
+from common.telemetry.events import COMPLETED, Refusal
 from deploy.audit.verify import verify
 from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import Checkpoint, CheckpointStore, Draft

@@ -12,7 +12,6 @@ import pytest
 from client.agent import HospitalAgent
 from common.config import HospitalConfig
 from common.errors import AuditError, ConfideError, DataError, LedgerError
-from common.events import COMPLETED, Evaluated, Refusal, RoundDone
 from common.run.flat_model import hash_model
 from common.run.messages import (
     AdvertiseKeys,
@@ -31,6 +30,7 @@ from common.run.round_terms import Purpose, RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
+from common.telemetry.events import COMPLETED, Evaluated, Refusal, RoundDone
 from deploy.in_process import Loss
 from server.run import Run, describe
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing

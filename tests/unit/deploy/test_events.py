@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
-from common.events import Evaluated, RoundDone
+from common.telemetry.events import Evaluated, RoundDone
 from deploy.events import RunHistory, follow
 from tests.example_run import example_run
 

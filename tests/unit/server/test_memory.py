@@ -47,7 +47,6 @@ from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import Config, replace
-from common.events import COMPLETED, Event, Exchange
 from common.flower.waits import PIECE_BYTES
 from common.run import messages
 from common.run.terms import layout_of, protocol_parameters
@@ -55,6 +54,7 @@ from common.run.vector import Tail
 from common.secagg import masked_input
 from common.secagg import messages as secagg
 from common.secagg.parameters import Vector
+from common.telemetry.events import COMPLETED, Event, Exchange
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower import GridTransport, tell_unreadable_replies

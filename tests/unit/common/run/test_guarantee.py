@@ -3,8 +3,8 @@ import math
 import pytest
 
 from common.config import Config, PrivacyConfig, PrivacyMode, replace
-from common.metric_names import PRIVACY_INFO
 from common.run.guarantee import Guarantee, adversary_of_epsilon, adversary_of_evaluation, caveats, shown_epsilon
+from common.telemetry.metric_names import PRIVACY_INFO
 
 
 def test_an_epsilon_is_shown_with_delta_unit_relation_accountant_and_adversary() -> None:

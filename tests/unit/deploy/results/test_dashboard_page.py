@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from common.config import Config, replace
 from common.errors import ConfigError, RunError
-from common.events import Event
+from common.telemetry.events import Event
 from deploy.events import RunHistory
 from deploy.results import dashboard
 from deploy.results.dashboard_page import costs_of, figures_of, full_table, learning_table, notes_of, privacy_table

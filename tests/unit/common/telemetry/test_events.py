@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.errors import RunError
-from common.events import Event, EventFile, HospitalLost, Refusal, RoundDone, RunFinished, RunStarted, parse_event
+from common.telemetry.events import (
+    Event,
+    EventFile,
+    HospitalLost,
+    Refusal,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+    parse_event,
+)
 from tests.example_run import example_run
 
 EVENTS = example_run(3)

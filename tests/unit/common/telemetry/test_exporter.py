@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from common.errors import ConfigError
-from common.exporter import Exporter, Values
-from common.metric_names import ALL, AUC, DROPOUTS, EXCHANGE_SECONDS, REFUSALS, RUN_INFO
+from common.telemetry.exporter import Exporter, Values
+from common.telemetry.metric_names import ALL, AUC, DROPOUTS, EXCHANGE_SECONDS, REFUSALS, RUN_INFO
 
 
 class _Fixed(Collector):

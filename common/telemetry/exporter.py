@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from common.errors import ConfideError, ConfigError
-from common.metric_names import Metric
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
+from common.telemetry.metric_names import Metric
 
 
 class Exporter:
