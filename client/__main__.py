@@ -70,7 +70,7 @@ def _commands(state: Path, relay_user: str | None) -> tuple[Command, ...]:
 def _supernode(state: Path, settings: HospitalSettings, transport: TransportConfig, relay_user: str | None) -> Command:
     relay = state / RELAY_FOLDER
     arguments = python_module(
-        "client.supernode",
+        "client.flower.supernode",
         "--relay", str(relay),
         "--superlink", settings.fleet_address,
         "--port", str(settings.runtime_port),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
-from client.flower import TaskRunner, bundle_digest, read_runtime_api
+from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
 from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
 from common.config import load_config

@@ -32,7 +32,7 @@ NAMES = {
     "flwr-serverapp": "ServerApp",
     "server.metrics": "server exporter",
     "server.initial_model": "model maker",
-    "client.supernode": "SuperNode",
+    "client.flower.supernode": "SuperNode",
     "client.resident": "agent",
     "client.metrics": "hospital exporter",
     "-m server": "server supervisor",

@@ -30,7 +30,7 @@ from client.data import dicom, npz
 from client.data.cache import PreparedCache
 from client.data.catalogue import ACCEPTED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError, read_raster
-from client.flower import UNDELIVERABLE
+from client.flower.tasks import UNDELIVERABLE
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify

@@ -59,7 +59,7 @@ _RECORDS = 900
 _PROCESSES = {
     Role.SUPERLINK: "server.superlink",
     Role.SUPEREXEC: "flower-superexec",
-    Role.SUPERNODE: "client.supernode",
+    Role.SUPERNODE: "client.flower.supernode",
     Role.AGENT: "client.resident",
 }
 """What the command line of a process that a supervisor started holds."""

@@ -3,7 +3,7 @@
 Each has its own identity, shard and connection to the server, speaks Flower's Fleet API as a SuperNode does, and
 answers with the agent that is deployed: the server sees hospitals, not a simulation. Only what a hospital keeps apart,
 the relay from the agent and one hospital from the other, is together here. Flower's private names are used here as in
-``client/flower.py``; a release that moves them makes the import fail.
+``client/flower/tasks.py``; a release that moves them makes the import fail.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def test_a_killed_hospital_costs_a_round_nothing_but_itself(deployed: Deployed, 
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("process", ["client.resident", "client.supernode"])
+@pytest.mark.parametrize("process", ["client.resident", "client.flower.supernode"])
 def test_a_hospital_starts_its_killed_process_again_by_itself(deployed: Deployed, process: str) -> None:
     deployed.everyone_takes_part()
     victim = "hospital-2"

@@ -32,17 +32,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import nodestate_factory
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from client.flower import (
+from client.flower.supernode import (
     _NODE_HEARTBEAT_SECONDS,
-    RuntimeApi,
-    TaskRunner,
     _naming_refusals,
     _receive_whole_or_not,
-    _tried_once,
-    bundle_digest,
-    read_runtime_api,
     reply_for_dropped_tasks,
 )
+from client.flower.tasks import RuntimeApi, TaskRunner, _tried_once, bundle_digest, read_runtime_api
 from common.errors import RunError
 from common.flower.bundle import bundle_without_code
 from common.flower.waits import PollingTime, replace_in, shorten_backoff
@@ -181,7 +177,7 @@ def test_a_supernode_whose_main_loop_has_failed_leaves_no_process_behind() -> No
     failing = """
 import threading, time
 import flwr.supernode.cli as cli
-from client.flower import run_supernode
+from client.flower.supernode import run_supernode
 def fail():
     threading.Thread(target=time.sleep, args=(3600,)).start()
     raise RuntimeError("the SuperLink does not know this node")
@@ -229,9 +225,9 @@ class Task:
     def __init__(self, asked: Message, monkeypatch: pytest.MonkeyPatch) -> None:
         self.replies: list[Message] = []
         bundle = SimpleNamespace(hash_str="0" * 64)
-        monkeypatch.setattr("client.flower.pull_task_input", lambda _: (asked, None, None, bundle))
-        monkeypatch.setattr("client.flower.push_message", lambda _, reply, __: self.replies.append(reply))
-        monkeypatch.setattr("client.flower.push_task_output", lambda **_: None)
+        monkeypatch.setattr("client.flower.tasks.pull_task_input", lambda _: (asked, None, None, bundle))
+        monkeypatch.setattr("client.flower.tasks.push_message", lambda _, reply, __: self.replies.append(reply))
+        monkeypatch.setattr("client.flower.tasks.push_task_output", lambda **_: None)
 
 
 @pytest.mark.parametrize("ahead_seconds", [-100_000.0, 100_000.0])

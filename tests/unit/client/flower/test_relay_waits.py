@@ -13,8 +13,8 @@ from flwr.supercore.routers.runtime.router import router
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import nodestate_factory
 
-from client import relay_waits
-from client.relay_waits import ACQUIRE_TASK_PATH, Bell, TaskDoor, ringing_state
+from client.flower import relay_waits
+from client.flower.relay_waits import ACQUIRE_TASK_PATH, Bell, TaskDoor, ringing_state
 
 QUESTION = {"type": "http.request", "body": b"que", "more_body": True}
 REST = {"type": "http.request", "body": b"stion", "more_body": False}
