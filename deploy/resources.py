@@ -27,7 +27,7 @@ class Usage:
 
 
 NAMES = {
-    "server.superlink": "SuperLink",
+    "server.flower.superlink": "SuperLink",
     "flower-superexec": "executor",
     "flwr-serverapp": "ServerApp",
     "server.metrics": "server exporter",

@@ -43,7 +43,7 @@ from common.settings import (
 )
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
 from server.admission import Admission
-from server.flower import Control
+from server.flower.control import Control
 from server.membership import Membership
 
 _LOG = logging.getLogger("confide.server")
@@ -261,7 +261,7 @@ class _Server:
         return Command(
             "superlink",
             (
-                *python_module("server.superlink", str(self._state)),
+                *python_module("server.flower.superlink", str(self._state)),
                 "--host", "127.0.0.1",
                 "--port", str(self._settings.runtime_port),
                 "--fleet-api-address", join_host_port(self._settings.fleet_host, self._settings.fleet_port),

@@ -11,7 +11,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Nodes(Protocol):
-    """What is asked of the SuperLink (:class:`server.flower.Control`)."""
+    """What is asked of the SuperLink (:class:`server.flower.control.Control`)."""
 
     def register(self, name: str, public_key: bytes) -> None:
         """Let the SuperNode with this key in."""

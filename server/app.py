@@ -29,8 +29,8 @@ from server.audit import recording_events, recording_refusals
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
-from server.flower import GridTransport, tell_unreadable_replies
-from server.flower_arrays import carry_by_the_piece
+from server.flower.arrays import carry_by_the_piece
+from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.membership import Members, Membership
 from server.run import Run, RunPlan, describe
 from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE

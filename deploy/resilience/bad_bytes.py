@@ -70,8 +70,8 @@ from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
 from server.authority import REGISTER_FILE, Authority
 from server.checkpoints import CheckpointStore
-from server.flower import incoming_of, read_reply
-from server.flower_arrays import arrays_kept_apart
+from server.flower.arrays import arrays_kept_apart
+from server.flower.grid import incoming_of, read_reply
 from server.membership import INVITATIONS_FOLDER, Membership
 from server.metrics import RunMetrics
 

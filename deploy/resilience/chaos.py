@@ -57,7 +57,7 @@ _RECORDS = 900
 """Phantom images; enough for four hospitals, few enough that a round takes about a second."""
 
 _PROCESSES = {
-    Role.SUPERLINK: "server.superlink",
+    Role.SUPERLINK: "server.flower.superlink",
     Role.SUPEREXEC: "flower-superexec",
     Role.SUPERNODE: "client.flower.supernode",
     Role.AGENT: "client.resident",

@@ -84,8 +84,9 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "server/authority.py": ("register",),
     "server/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
     "server/checkpoints.py": ("checkpoint",),
-    "server/flower.py": ("supernode-key", "flower-reply"),
-    "server/flower_arrays.py": ("flower-reply",),
+    "server/flower/control.py": ("supernode-key",),
+    "server/flower/grid.py": ("flower-reply",),
+    "server/flower/arrays.py": ("flower-reply",),
     "server/membership.py": ("roster", "invited"),
 }
 """What reads bytes, with its decoders in ``confide fuzz``, or why it has none."""

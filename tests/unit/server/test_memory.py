@@ -57,8 +57,8 @@ from common.secagg.parameters import Vector
 from common.telemetry.events import COMPLETED, Event, Exchange
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
-from server.flower import GridTransport, tell_unreadable_replies
-from server.flower_arrays import carry_by_the_piece
+from server.flower.arrays import carry_by_the_piece
+from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.run import Run, RunPlan, describe
 from tests.protocol.parties import PLACE, Hospital
 

@@ -14,7 +14,7 @@ from flwr.app.message.arraychunk import ArrayChunk
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
-from server.object_files import FiledEntry, keep_objects_in_files
+from server.flower.object_files import FiledEntry, keep_objects_in_files
 
 in_memory = importlib.import_module("flwr.supercore.object_store.in_memory_object_store")
 

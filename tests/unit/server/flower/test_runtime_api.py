@@ -7,7 +7,7 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.runtime_api import CONTROL_MIDDLEWARE, PastRuntimeCalls, spare_runtime_calls
+from server.flower.runtime_api import CONTROL_MIDDLEWARE, PastRuntimeCalls, spare_runtime_calls
 
 superlink = importlib.import_module("flwr.superlink.main")
 

@@ -1,6 +1,6 @@
-"""``python -m server.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
+"""``python -m server.flower.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
 
-``server/fleet.py``, ``server/object_files.py`` and ``server/runtime_api.py`` say how else it differs from Flower's.
+``server/flower/fleet.py``, ``server/flower/object_files.py`` and ``server/flower/runtime_api.py`` say how else it differs from Flower's.
 What follows the state folder are the arguments of ``flower-superlink``; the certificate they name is used for the
 Runtime and Control API on the loopback interface alone.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 import grpc
 from flwr.superlink.cli.flower_superlink import flower_superlink
 
-from server.fleet import change_superlink
-from server.object_files import keep_objects_in_files
-from server.runtime_api import spare_runtime_calls
+from server.flower.fleet import change_superlink
+from server.flower.object_files import keep_objects_in_files
+from server.flower.runtime_api import spare_runtime_calls
 from server.tls import reloading_credentials
 
 

@@ -26,7 +26,7 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
-from server.fleet import Deliveries, change_superlink
+from server.flower.fleet import Deliveries, change_superlink
 
 superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 linkstate_factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
@@ -42,7 +42,7 @@ def _task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seconds(longest: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.fleet._LONGEST_LOOK_SECONDS", longest)
+    monkeypatch.setattr("server.flower.fleet._LONGEST_LOOK_SECONDS", longest)
 
 
 class Caller:
@@ -198,7 +198,7 @@ def test_a_node_that_connects_anew_gets_what_its_old_connection_waited_for(monke
 
 def test_no_more_wait_at_once_than_leave_room_for_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds(LONG, monkeypatch)
-    monkeypatch.setattr("server.fleet._MOST_WAITING", 0)
+    monkeypatch.setattr("server.flower.fleet._MOST_WAITING", 0)
     assert Deliveries().look(1, caller())
 
 

@@ -22,8 +22,8 @@ from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.run.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
-from server.flower import GridTransport, incoming_of, tell_unreadable_replies
-from server.flower_arrays import carry_by_the_piece
+from server.flower.arrays import carry_by_the_piece
+from server.flower.grid import GridTransport, incoming_of, tell_unreadable_replies
 from server.transport import Outgoing, Patience
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
