@@ -23,7 +23,7 @@ from common.identity.certificates import (
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import REVOCATIONS_FILE
 from deploy.source_tree import ROOT
-from server.authority import Authority
+from server.members.authority import Authority
 
 CERTS_FOLDER = ROOT / "certs"
 

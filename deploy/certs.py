@@ -12,8 +12,8 @@ from common.identity.certificates import fingerprint, load_certificate, requeste
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import verify_revocations
 from deploy.authority import CERTS_FOLDER
-from server import authority
-from server.authority import Authority
+from server.members import authority
+from server.members.authority import Authority
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,8 +14,8 @@ from common.hosts import check_host
 from common.identity.certificates import check_hospital_name, load_certificate, who_holds_the_key, write_private
 from common.identity.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from server.certificates import Certificates
-from server.membership import MOST_USES, Membership
+from server.members.certificates import Certificates
+from server.members.roster import MOST_USES, Membership
 
 
 def main(argv: Sequence[str]) -> int:

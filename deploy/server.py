@@ -31,9 +31,9 @@ from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.consortium import new_run_id
 from deploy.data.datasets import task_named
 from deploy.source_tree import ROOT
-from server import authority
-from server.authority import Authority
-from server.certificates import REQUESTS_FOLDER, Certificates
+from server.members import authority
+from server.members.authority import Authority
+from server.members.certificates import REQUESTS_FOLDER, Certificates
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 """The first two are what hospitals connect to; the third stays on the loopback interface."""

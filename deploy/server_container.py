@@ -25,7 +25,7 @@ from deploy import membership, server
 from deploy.data.dealer_service import count_addresses, dealt_data_set, publish
 from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
-from server.membership import MOST_USES
+from server.members.roster import MOST_USES
 
 INVITATION_FILE = "invitation"
 AUTHORITY_FILE = "ca.pem"
@@ -74,7 +74,7 @@ class _ServerContainer:
     def run(self) -> int:
         self._prepare(())
         self._publish()
-        with _running("server.enrolment", self._state) as enrolment:
+        with _running("server.members.enrolment", self._state) as enrolment:
             data_set, hospitals = self._gather(enrolment)
         self._prepare(("--data-set", data_set, "--set", f"experiment.num_clients={hospitals}"))
         outputs = RunFolder(ServerSettings.read(self._state / SERVER_SETTINGS_FILE))

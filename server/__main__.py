@@ -42,9 +42,9 @@ from common.settings import (
     check_port_free,
 )
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
-from server.admission import Admission
 from server.flower.control import Control
-from server.membership import Membership
+from server.members.admission import Admission
+from server.members.roster import Membership
 
 _LOG = logging.getLogger("confide.server")
 
@@ -137,7 +137,7 @@ class _Server:
         settings = self._settings
         if settings.enrolment_port:
             check_port_free(settings.fleet_host, settings.enrolment_port, "enrolment")
-            command = python_module("server.enrolment", "--state", str(self._state))
+            command = python_module("server.members.enrolment", "--state", str(self._state))
             self._services.start(Command("enrolment", command, settings.logs / "enrolment.log"))
         if settings.metrics_port:
             check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")

@@ -31,9 +31,9 @@ from server.conversation import Conversation
 from server.events import EventLog
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
-from server.membership import Members, Membership
+from server.members.roster import Members, Membership
+from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run, RunPlan, describe
-from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 _LOG = logging.getLogger("confide.server")
 

@@ -68,11 +68,11 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, Tensor
 from deploy.results.outputs import SUMMARY_FILE, summary
 from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
-from server.authority import REGISTER_FILE, Authority
 from server.checkpoints import CheckpointStore
 from server.flower.arrays import arrays_kept_apart
 from server.flower.grid import incoming_of, read_reply
-from server.membership import INVITATIONS_FOLDER, Membership
+from server.members.authority import REGISTER_FILE, Authority
+from server.members.roster import INVITATIONS_FOLDER, Membership
 from server.metrics import RunMetrics
 
 REFUSALS = (ConfideError, UnusableImageError)

@@ -14,7 +14,7 @@ from flwr.superlink.cli.flower_superlink import flower_superlink
 from server.flower.fleet import change_superlink
 from server.flower.object_files import keep_objects_in_files
 from server.flower.runtime_api import spare_runtime_calls
-from server.tls import reloading_credentials
+from server.members.tls import reloading_credentials
 
 
 def main() -> None:

@@ -81,13 +81,13 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "deploy/results/model_file.py": ("model", "model-card"),
     "deploy/results/report_facts.py": ("summary",),
     "deploy/supply_chain.py": OF_A_CHILD,
-    "server/authority.py": ("register",),
-    "server/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
+    "server/members/authority.py": ("register",),
+    "server/members/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
     "server/checkpoints.py": ("checkpoint",),
     "server/flower/control.py": ("supernode-key",),
     "server/flower/grid.py": ("flower-reply",),
     "server/flower/arrays.py": ("flower-reply",),
-    "server/membership.py": ("roster", "invited"),
+    "server/members/roster.py": ("roster", "invited"),
 }
 """What reads bytes, with its decoders in ``confide fuzz``, or why it has none."""
 

@@ -28,11 +28,11 @@ from common.identity.invitation import Invitation
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSettings
-from server.authority import Authority
-from server.certificates import Certificates
-from server.enrolment import Allowance, Enrolment, grpc_server
-from server.membership import Membership
-from server.tls import reloading_credentials
+from server.members.authority import Authority
+from server.members.certificates import Certificates
+from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.roster import Membership
+from server.members.tls import reloading_credentials
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)

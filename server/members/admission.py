@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from common.config import TransportConfig
-from server.membership import Membership
+from server.members.roster import Membership
 
 _LOOK_SECONDS = 0.5
 

@@ -1,4 +1,4 @@
-"""``python -m server.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
+"""``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
 ``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's key (``common.identity.enrolment``).
@@ -32,9 +32,9 @@ from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands,
 from common.identity.invitation import join_host_port
 from common.processes import run_service
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from server.certificates import Certificates
-from server.membership import Membership
-from server.tls import reloading_credentials
+from server.members.certificates import Certificates
+from server.members.roster import Membership
+from server.members.tls import reloading_credentials
 
 _LOG = logging.getLogger("confide.enrolment")
 
@@ -252,7 +252,7 @@ def _keep_up(certificates: Certificates, membership: Membership) -> None:
 
 def main() -> int:
     """Serve until told to stop."""
-    return run_service("server.enrolment", __doc__, serve)
+    return run_service("server.members.enrolment", __doc__, serve)
 
 
 if __name__ == "__main__":

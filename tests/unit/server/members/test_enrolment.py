@@ -25,11 +25,11 @@ from common.identity.enrolment import Join, Joined, Standing
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.settings import ServerSettings
-from server.authority import Authority
-from server.certificates import Certificates
-from server.enrolment import Allowance, Enrolment, grpc_server
-from server.membership import Membership
-from server.tls import reloading_credentials
+from server.members.authority import Authority
+from server.members.certificates import Certificates
+from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.roster import Membership
+from server.members.tls import reloading_credentials
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)

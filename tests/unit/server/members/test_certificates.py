@@ -14,9 +14,9 @@ from common.identity.certificates import certificate_pem, load_certificate, requ
 from common.identity.members import MEMBERS_FILE
 from common.identity.revocation import REVOCATIONS_FILE, verify_revocations
 from common.settings import ServerSettings
-from server.authority import Authority
-from server.certificates import REQUESTS_FOLDER, Certificates
-from server.membership import Membership
+from server.members.authority import Authority
+from server.members.certificates import REQUESTS_FOLDER, Certificates
+from server.members.roster import Membership
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -115,13 +115,13 @@ def test_an_offline_authority_signs_files(tmp_path: Path) -> None:
     certificates.keep_current(NOW)
     request = request_hospital_certificate("x", Ed25519PrivateKey.generate())
     assert certificates.hospital("st-mary", request, NOW) is None
-    assert {path.name for path in requests.iterdir()} == {"server.tls.csr", "st-mary.csr"}
+    assert {path.name for path in requests.iterdir()} == {"server.members.tls.csr", "st-mary.csr"}
     assert not certificates.is_ready()
 
     authority = Authority(tmp_path / "authority")
-    tls = authority.sign_server((requests / "server.tls.csr").read_bytes(), NOW, HOUR)
+    tls = authority.sign_server((requests / "server.members.tls.csr").read_bytes(), NOW, HOUR)
     signed = authority.sign_hospital((requests / "st-mary.csr").read_bytes(), "st-mary", NOW, HOUR)
-    (requests / "server.tls.pem").write_bytes(certificate_pem(tls))
+    (requests / "server.members.tls.pem").write_bytes(certificate_pem(tls))
     (requests / "st-mary.pem").write_bytes(certificate_pem(signed))
     lists = authority.sign_lists(NOW, HOUR)
     assert lists.members is not None

@@ -33,14 +33,14 @@ from common.identity.certificates import (
 from common.identity.members import MEMBERS_FILE, KeptMembers, MemberList, verify_members
 from common.identity.revocation import REVOCATIONS_FILE, Revocations
 from common.settings import ServerSettings
-from server.authority import Authority, Lists
-from server.membership import Membership
-from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
+from server.members.authority import Authority, Lists
+from server.members.roster import Membership
+from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 REQUESTS_FOLDER = "requests"
 """In the server's state folder: what waits for an offline authority, and what it has signed."""
 
-_SERVER_REQUEST = "server.tls"
+_SERVER_REQUEST = "server.members.tls"
 """The dot keeps it apart from a hospital of any name."""
 
 _LOOPBACK = "127.0.0.1"

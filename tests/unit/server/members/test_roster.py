@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import EnrolmentError, IdentityError
-from server.membership import INVITATIONS_FOLDER, Membership
+from server.members.roster import INVITATIONS_FOLDER, Membership
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)

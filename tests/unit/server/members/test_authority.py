@@ -10,7 +10,7 @@ from common.errors import IdentityError
 from common.identity.certificates import held_by_server, request_hospital_certificate
 from common.identity.members import MemberList, verify_members
 from common.identity.revocation import RevocationList, verify_revocations
-from server.authority import REGISTER_FILE, Authority
+from server.members.authority import REGISTER_FILE, Authority
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
