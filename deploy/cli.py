@@ -62,9 +62,9 @@ COMMANDS = (
     _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
     _Command(("audit", "verify"), "deploy.audit.verify", "check offline that all audit chains and the model agree"),
     _Command(
-        ("audit", "privacy"), "deploy.audit.privacy", "train once with canaries: is more given away than claimed?"
+        ("audit", "privacy"), "deploy.attacks.privacy", "train once with canaries: is more given away than claimed?"
     ),
-    _Command(("audit", "inversion"), "deploy.audit.inversion", "what pictures a server can make of what it sees"),
+    _Command(("audit", "inversion"), "deploy.attacks.inversion", "what pictures a server can make of what it sees"),
     _Command(
         ("chaos",), "deploy.resilience.chaos", "kill a deployment's processes at random, and see whether it survives"
     ),

@@ -30,8 +30,8 @@ from common.run.vector import Tail, VectorLayout
 from common.secagg import advertise_keys, masked_input, share_keys
 from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
-from deploy.audit.gradient_inversion import Likeness, invert, likeness, matched
-from deploy.audit.outcome import write_outcome
+from deploy.attacks.gradient_inversion import Likeness, invert, likeness, matched
+from deploy.attacks.outcome import write_outcome
 from deploy.data.datasets import DataSet, obtain
 from deploy.results.plots import styled
 

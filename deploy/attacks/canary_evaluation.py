@@ -22,7 +22,7 @@ from common.evaluation.tree import answer
 from common.keystream import SEED_BYTES, Keystream
 from common.privacy.accounting import Accountant, Adversary, Epsilon
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from deploy.audit.canary_training import RUN_ID, Exposure
+from deploy.attacks.canary_training import RUN_ID, Exposure
 
 Random = Callable[[int], bytes]
 

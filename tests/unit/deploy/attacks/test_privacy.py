@@ -19,11 +19,11 @@ from common.keystream import Keystream
 from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.schedule import Schedule
-from deploy.audit import privacy as audit_privacy
-from deploy.audit.canary_evaluation import measure_with_a_canary
-from deploy.audit.canary_training import Setting, train_with_canaries
-from deploy.audit.one_run_bound import best_bound
-from deploy.audit.privacy import Verdict
+from deploy.attacks import privacy as audit_privacy
+from deploy.attacks.canary_evaluation import measure_with_a_canary
+from deploy.attacks.canary_training import Setting, train_with_canaries
+from deploy.attacks.one_run_bound import best_bound
+from deploy.attacks.privacy import Verdict
 
 torch.set_num_threads(1)
 

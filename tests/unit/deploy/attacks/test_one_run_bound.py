@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.audit.one_run_bound import GUESSED_SHARES, best_bound, lower_bound, p_value
+from deploy.attacks.one_run_bound import GUESSED_SHARES, best_bound, lower_bound, p_value
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from common.errors import RunError
-from deploy.audit.outcome import write_outcome
+from deploy.attacks.outcome import write_outcome
 
 
 def test_both_files_are_written_into_a_new_folder(tmp_path: Path) -> None:

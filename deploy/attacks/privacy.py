@@ -22,10 +22,10 @@ from common.models import registry
 from common.models.frozen import extract
 from common.privacy.accounting import rounded_up
 from common.provenance import versions
-from deploy.audit.canary_evaluation import measure_with_a_canary
-from deploy.audit.canary_training import Exposure, Setting, train_with_canaries
-from deploy.audit.one_run_bound import LowerBound, best_bound
-from deploy.audit.outcome import write_outcome
+from deploy.attacks.canary_evaluation import measure_with_a_canary
+from deploy.attacks.canary_training import Exposure, Setting, train_with_canaries
+from deploy.attacks.one_run_bound import LowerBound, best_bound
+from deploy.attacks.outcome import write_outcome
 from deploy.data import phantom
 from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 

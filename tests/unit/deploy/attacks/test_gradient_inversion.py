@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.models.flat import flat_parameters
-from deploy.audit.gradient_inversion import invert, likeness, matched
+from deploy.attacks.gradient_inversion import invert, likeness, matched
 
 torch.set_num_threads(1)
 
