@@ -34,7 +34,7 @@ COMMANDS = (
         ("predict",), "deploy.results.predict", "classify images with a trained model, at its calibrated threshold"
     ),
     _Command(
-        ("evidence",), "deploy.results.evidence", "pack report, chains, configuration and bill of materials of a run"
+        ("evidence",), "deploy.audit.evidence", "pack report, chains, configuration and bill of materials of a run"
     ),
     # whoever runs the consortium's server
     _Command(("server",), "deploy.server", "run a consortium's server, which hospitals join by invitation"),

@@ -77,7 +77,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "deploy/image_packages.py": OF_OUR_OWN,
     "deploy/resilience/bad_bytes.py": "the table of decoders itself",
     "deploy/resilience/light_hospitals.py": "keys that it has made itself",
-    "deploy/results/evidence.py": OF_OUR_OWN,
+    "deploy/audit/evidence.py": OF_OUR_OWN,
     "deploy/results/model_file.py": ("model", "model-card"),
     "deploy/results/report_facts.py": ("summary",),
     "deploy/supply_chain.py": OF_A_CHILD,

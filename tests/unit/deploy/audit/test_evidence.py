@@ -9,8 +9,8 @@ import pytest
 
 from common.audit.chain import AUDIT_FILE
 from common.errors import AuditError, ConfigError
+from deploy.audit import evidence
 from deploy.audit.verify import verify
-from deploy.results import evidence
 from deploy.source_tree import ROOT
 from tests.audited_run import NAMES, AuditedRun, audited_run
 
@@ -72,7 +72,7 @@ def test_a_claim_that_is_new_or_gone_is_refused(words: str, others: str) -> None
         evidence.check_readme(readme.replace(words, others), evidence.read_claims())
 
 
-@pytest.mark.parametrize("test", ["tests/unit/deploy/results/test_evidence.py::test_it_flies", ""])
+@pytest.mark.parametrize("test", ["tests/unit/deploy/audit/test_evidence.py::test_it_flies", ""])
 def test_a_claim_without_its_test_is_refused(test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stale = tmp_path / "claims.yaml"
     stale.write_text(f"It flies:\n  readme: []\n  tests: [{test}]\n")
