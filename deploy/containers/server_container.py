@@ -1,4 +1,4 @@
-"""``python -m deploy.server_container``: the server of the demo's consortium in its container.
+"""``python -m deploy.containers.server_container``: the server of the demo's consortium in its container.
 
 It does by itself what people do in a real consortium: makes the authority and keeps its key here, which every output
 tells, hands out an invitation in a volume that the
@@ -42,7 +42,7 @@ _STOP_SECONDS = 20.0
 
 def main() -> int:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.server_container", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.containers.server_container", description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("/state"))
     parser.add_argument("--config", type=Path, default=Path("/etc/confide/config.yaml"))
     parser.add_argument("--address", default="server", help="what hospitals call this server (default: %(default)s)")

@@ -52,5 +52,5 @@ USER server
 VOLUME ["/state"]
 EXPOSE 9092 9093
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
-    CMD ["python", "-m", "deploy.health", "127.0.0.1:9093"]
-ENTRYPOINT ["python", "-m", "deploy.server_container"]
+    CMD ["python", "-m", "deploy.containers.health", "127.0.0.1:9093"]
+ENTRYPOINT ["python", "-m", "deploy.containers.server_container"]

@@ -1,7 +1,7 @@
 import socket
 
 from common.settings import free_port
-from deploy.health import unreachable
+from deploy.containers.health import unreachable
 
 
 def test_only_addresses_that_nobody_listens_on_are_named() -> None:

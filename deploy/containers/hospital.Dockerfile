@@ -46,10 +46,13 @@ COPY common common
 FROM runtime
 COPY client client
 COPY deploy deploy
-RUN install -d -o dealer -g dealer -m 0700 /state
-USER dealer
-VOLUME ["/state"]
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
-    CMD ["python", "-m", "deploy.health", "127.0.0.1:9095"]
-ENTRYPOINT ["python", "-m", "deploy.data.dealer_service", "--state", "/state", "--public", "/deal", \
-    "--authority", "/invitation/ca.pem", "--config", "/etc/confide/config.yaml"]
+# Others may pass through the state folder, where the relay's own folder lies, and read nothing else in it.
+RUN install -d -o hospital -g hospital -m 0711 /state && install -d -o hospital -g hospital -m 0700 /shard
+VOLUME ["/state", "/shard"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=6 \
+    CMD ["setpriv", "--reuid=hospital", "--regid=hospital", "--clear-groups", "--", \
+        "python", "-m", "deploy.containers.health", "127.0.0.1:9401", "127.0.0.1:9094"]
+# The supervisor is the user `hospital` and keeps three capabilities, to run the SuperNode as the user `relay`.
+ENTRYPOINT ["setpriv", "--reuid=hospital", "--regid=hospital", "--init-groups", \
+    "--inh-caps=+setuid,+setgid,+kill", "--ambient-caps=+setuid,+setgid,+kill", "--", \
+    "python", "-m", "deploy.containers.hospital_container"]
