@@ -25,7 +25,9 @@ class _Command:
 
 COMMANDS = (
     # runs and what comes of them
-    _Command(("demo",), "deploy.demo", "run the whole system on this machine: a server and N hospitals, no container"),
+    _Command(
+        ("demo",), "deploy.demo.demo", "run the whole system on this machine: a server and N hospitals, no container"
+    ),
     _Command(
         ("report",), "deploy.results.report", "write a run's report, one page with everything, and its model card"
     ),

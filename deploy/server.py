@@ -28,8 +28,8 @@ from common.identity.certificates import (
 from common.identity.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from deploy.consortium import new_run_id
 from deploy.data.datasets import task_named
+from deploy.demo.consortium import new_run_id
 from deploy.source_tree import ROOT
 from server.members import authority
 from server.members.authority import Authority

@@ -9,7 +9,7 @@ from common.config import Config, HospitalConfig, replace
 from common.run.messages import Request, phase_of
 from common.telemetry.events import Event, RoundDone
 from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealer import deal
+from deploy.demo.dealer import deal
 from deploy.in_process import InProcessConsortium, Loss, Site
 from server.run import Run
 

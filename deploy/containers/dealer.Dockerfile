@@ -51,5 +51,5 @@ USER dealer
 VOLUME ["/state"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-m", "deploy.containers.health", "127.0.0.1:9095"]
-ENTRYPOINT ["python", "-m", "deploy.data.dealer_service", "--state", "/state", "--public", "/deal", \
+ENTRYPOINT ["python", "-m", "deploy.demo.dealer_service", "--state", "/state", "--public", "/deal", \
     "--authority", "/invitation/ca.pem", "--config", "/etc/confide/config.yaml"]

@@ -22,7 +22,7 @@ from common.identity.certificates import load_certificate
 from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy import membership, server
-from deploy.data.dealer_service import count_addresses, dealt_data_set, publish
+from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
 from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
 from server.members.roster import MOST_USES

@@ -21,9 +21,9 @@ from common.privacy.calibration import noise_multiplier, require_enough_units
 from common.privacy.schedule import schedule_of
 from common.shards import SPLITS, Split, read_manifest
 from common.telemetry.events import COMPLETED, Event, RoundDone
-from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet
-from deploy.data.dealer import deal
+from deploy.demo.consortium import new_run_id
+from deploy.demo.dealer import deal
 from deploy.experiment.runner import Measures
 from deploy.in_process import InProcessConsortium, Site
 

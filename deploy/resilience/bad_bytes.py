@@ -57,10 +57,10 @@ from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
-from deploy.data.dealer_service import DATA_SET_FILE, dealt_data_set
-from deploy.data.dealt_shard import unpack
 from deploy.data.image_tree import read_tree
 from deploy.data.list_images import Key, read_labels
+from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
+from deploy.demo.dealt_shard import unpack
 from deploy.events import RunHistory
 from deploy.results.hospital_report import table_of
 from deploy.results.live_table import LiveTable

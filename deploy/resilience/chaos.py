@@ -34,11 +34,11 @@ from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import EVENTS_FILE, EventFile
 from deploy.audit.verify import verify
-from deploy.consortium import new_run_id
 from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from deploy.demo.consortium import new_run_id
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import SERVER, LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import SERVER, LoopbackDeployment
 from deploy.resilience.chaos_plan import Kill, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress
 from deploy.source_tree import ROOT

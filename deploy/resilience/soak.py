@@ -16,11 +16,11 @@ from common.errors import RunError
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
-from deploy.consortium import new_run_id
 from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from deploy.demo.consortium import new_run_id
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import LoopbackDeployment
 from deploy.resources import Sampler, Usage
 from deploy.results.plots import SERIES, styled
 from deploy.source_tree import ROOT

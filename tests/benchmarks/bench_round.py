@@ -18,11 +18,11 @@ from common.models import registry
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
-from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealer import deal
+from deploy.demo.consortium import new_run_id
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import LoopbackDeployment
 from deploy.source_tree import ROOT
 
 MODELS: Mapping[str, tuple[str, ...]] = {

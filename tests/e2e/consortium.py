@@ -12,7 +12,7 @@ from common.config import DataConfig
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, RoundDone
 from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from deploy.demo.dealer import deal
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -7,7 +7,7 @@ import pytest
 
 from common.secagg.phases import Phase
 from common.telemetry.events import AttackRefused, HospitalLost
-from deploy.loopback import SERVER
+from deploy.demo.loopback import SERVER
 from tests.e2e.deployed import CONFIG, Deployed, deployed_in, start_anew
 from tests.e2e.shifted_clock import Clock
 

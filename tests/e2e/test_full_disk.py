@@ -10,7 +10,7 @@ from common.config import replace
 from common.processes import EXIT_REFUSED
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import Refusal, RunFinished, RunStarted
-from deploy.loopback import SERVER
+from deploy.demo.loopback import SERVER
 from tests.e2e.deployed import CONFIG, PATIENCE_SECONDS, Deployed, deployed_in
 from tests.e2e.small_disk import full, small_disk
 

@@ -30,7 +30,7 @@ from common.run.messages import decode_reply, decode_request, encode
 from common.telemetry.events import Event, Refusal, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from deploy.demo.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.run import Run, RunPlan, describe

@@ -15,12 +15,12 @@ from common.identity.certificates import write_private
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
-from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet, obtain, task_named
-from deploy.data.dealer import deal
-from deploy.data.dealing import count_dealt, stated
-from deploy.loopback import LoopbackDeployment
-from deploy.monitoring import write_configuration
+from deploy.demo.consortium import new_run_id
+from deploy.demo.dealer import deal
+from deploy.demo.dealing import count_dealt, stated
+from deploy.demo.loopback import LoopbackDeployment
+from deploy.demo.monitoring import write_configuration
 from deploy.results.live_table import LiveTable
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.source_tree import ROOT

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from common.config import HospitalConfig, PrivacyUnit
 from common.errors import DataError
 from common.shards import Records, ShardDescription, Split, write
-from deploy.data.dealing import Deal, DealtCounts, Standing, count_dealt, stated
+from deploy.demo.dealing import Deal, DealtCounts, Standing, count_dealt, stated
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 STABLE = 5.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
-from deploy.data.dealt_shard import unpack
+from deploy.demo.dealt_shard import unpack
 
 
 def archive(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

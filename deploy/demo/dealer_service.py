@@ -1,4 +1,4 @@
-"""``python -m deploy.data.dealer_service``: splits the demo's data and sends each hospital its shard over TLS, once.
+"""``python -m deploy.demo.dealer_service``: splits the demo's data and sends each hospital its shard over TLS, once.
 
 It belongs to the demo in containers alone: hospitals with data of their own never meet a dealer. It counts the running
 hospitals by their DNS records, waits until each has asked and their number holds still, deals, and forgets each shard
@@ -42,8 +42,8 @@ from common.identity.certificates import (
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
 from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealer import deal
-from deploy.data.dealing import Deal, Standing
+from deploy.demo.dealer import deal
+from deploy.demo.dealing import Deal, Standing
 
 CERTIFICATE_FILE = "dealer.pem"
 DATA_SET_FILE = "data-set.json"
@@ -61,7 +61,7 @@ _LOG = logging.getLogger("confide.dealer")
 
 def main() -> int:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.data.dealer_service", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.demo.dealer_service", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="the dealer's own folder")
     parser.add_argument("--public", type=Path, required=True, help="folder that hospitals and server read")
     parser.add_argument("--authority", type=Path, required=True, help="certificate of the consortium's authority")

@@ -10,7 +10,7 @@ from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, Records, Split
 from deploy.data.datasets import DataSet
-from deploy.data.dealer import deal, split
+from deploy.demo.dealer import deal, split
 
 BATCH_SIZE = 8
 

@@ -21,10 +21,10 @@ from common.identity.certificates import (
     write_private,
 )
 from common.shards import read_manifest
-from deploy.data import dealer_service
-from deploy.data.dealer_service import HandingOut, dealt_data_set
-from deploy.data.dealing import Deal
-from deploy.data.dealt_shard import Dealer, fetch, has_shard
+from deploy.demo import dealer_service
+from deploy.demo.dealer_service import HandingOut, dealt_data_set
+from deploy.demo.dealing import Deal
+from deploy.demo.dealt_shard import Dealer, fetch, has_shard
 
 NOW = datetime.datetime.now(datetime.UTC)
 NAMES = ("hospital-1", "hospital-2", "hospital-3")

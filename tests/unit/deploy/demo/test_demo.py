@@ -2,10 +2,10 @@ from pathlib import Path
 
 from common.config import Config, load_config, replace
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
-from deploy.consortium import new_run_id
 from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealing import count_dealt, stated
-from deploy.demo import _Demo
+from deploy.demo.consortium import new_run_id
+from deploy.demo.dealing import count_dealt, stated
+from deploy.demo.demo import _Demo
 from deploy.results.live_table import LiveTable
 
 CONFIG = replace(Config(), experiment={"num_clients": 3}, data={"source": "phantom"})
