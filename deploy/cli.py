@@ -39,12 +39,16 @@ COMMANDS = (
         ("evidence",), "deploy.audit.evidence", "pack report, chains, configuration and bill of materials of a run"
     ),
     # whoever runs the consortium's server
-    _Command(("server",), "deploy.server", "run a consortium's server, which hospitals join by invitation"),
-    _Command(("invite",), "deploy.membership", "print an invitation for a hospital"),
-    _Command(("revoke",), "deploy.membership", "cut a hospital off"),
-    _Command(("ca",), "deploy.authority", "make a certificate authority, sign requests and revoke, on files alone"),
-    _Command(("certs",), "deploy.certs", "make what lies in certs/, and show it"),
-    _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
+    _Command(("server",), "deploy.consortium.server", "run a consortium's server, which hospitals join by invitation"),
+    _Command(("invite",), "deploy.consortium.members", "print an invitation for a hospital"),
+    _Command(("revoke",), "deploy.consortium.members", "cut a hospital off"),
+    _Command(
+        ("ca",), "deploy.consortium.authority", "make a certificate authority, sign requests and revoke, on files alone"
+    ),
+    _Command(("certs",), "deploy.consortium.certs", "make what lies in certs/, and show it"),
+    _Command(
+        ("privacy", "plan"), "deploy.consortium.privacy_plan", "which noise an ε costs, and what each adversary gets"
+    ),
     # a hospital
     _Command(
         ("hospital", "list-images"), "deploy.data.list_images", "begin a manifest from a PACS export's DICOM headers"

@@ -21,7 +21,8 @@ from common.errors import ConfideError, RunError
 from common.identity.certificates import load_certificate
 from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from deploy import membership, server
+from deploy.consortium import members as membership
+from deploy.consortium import server
 from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
 from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT

@@ -7,7 +7,8 @@ import pytest
 from common.errors import ConfigError
 from common.identity.certificates import held_by_server, load_certificate
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from deploy import authority, membership, server
+from deploy.consortium import authority, server
+from deploy.consortium import members as membership
 
 
 def prepare(state: Path, *arguments: str) -> int:

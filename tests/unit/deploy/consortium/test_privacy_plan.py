@@ -12,7 +12,7 @@ from common.privacy.accounting import Accountant, Adversary, epsilon
 from common.privacy.calibration import local_event
 from common.privacy.schedule import schedule_of
 from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
-from deploy.privacy_plan import Plan, as_text, main, plan
+from deploy.consortium.privacy_plan import Plan, as_text, main, plan
 from server.run import describe
 
 PARAMETERS = 26_000

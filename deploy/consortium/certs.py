@@ -11,7 +11,7 @@ from common.errors import ConfideError
 from common.identity.certificates import fingerprint, load_certificate, requested_hosts
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import verify_revocations
-from deploy.authority import CERTS_FOLDER
+from deploy.consortium.authority import CERTS_FOLDER
 from server.members import authority
 from server.members.authority import Authority
 
