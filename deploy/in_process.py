@@ -31,7 +31,7 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.run.messages import Request, decode_reply, decode_request, encode
 from common.telemetry.events import Event
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation

@@ -8,7 +8,7 @@ from client.ledger.ledger import LEDGER_FOLDER, export
 from common.config import Config, HospitalConfig, replace
 from common.run.messages import Request, phase_of
 from common.telemetry.events import Event, RoundDone
-from deploy.data.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import deal
 from deploy.in_process import InProcessConsortium, Loss, Site
 from server.run import Run

@@ -32,7 +32,7 @@ from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
 from deploy.attacks.gradient_inversion import Likeness, invert, likeness, matched
 from deploy.attacks.outcome import write_outcome
-from deploy.data.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet, obtain
 from deploy.results.plots import styled
 
 BATCHES = (1, 32)

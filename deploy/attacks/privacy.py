@@ -26,7 +26,7 @@ from deploy.attacks.canary_evaluation import measure_with_a_canary
 from deploy.attacks.canary_training import Exposure, Setting, train_with_canaries
 from deploy.attacks.one_run_bound import LowerBound, best_bound
 from deploy.attacks.outcome import write_outcome
-from deploy.data import phantom
+from deploy.datasets import phantom
 from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 
 REFUTED = 1

@@ -28,7 +28,7 @@ from common.identity.certificates import (
 from common.identity.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from deploy.data.datasets import task_named
+from deploy.datasets.datasets import task_named
 from deploy.demo.consortium import new_run_id
 from deploy.source_tree import ROOT
 from server.members import authority

@@ -19,7 +19,7 @@ from client.data.mistakes import Finding, Mistake
 from common.config import Config, fewest_records, load_config
 from common.errors import DataError
 from common.shards import SPLITS
-from deploy.data.datasets import task_named
+from deploy.datasets.datasets import task_named
 from deploy.source_tree import ROOT
 
 SHOWN_OF_A_KIND = 5

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, ShardDescription, Split, write
-from deploy.data.datasets import DataSet
-from deploy.data.partition import partition
+from deploy.datasets.datasets import DataSet
+from deploy.datasets.partition import partition
 
 MAX_DRAWS = 1000
 """Skewed splits are drawn again until every hospital can train, as is usual (Li et al. 2022, arXiv:2102.02079)."""

@@ -41,7 +41,7 @@ from common.identity.certificates import (
 )
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
-from deploy.data.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import Deal, Standing
 

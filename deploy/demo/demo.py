@@ -15,7 +15,7 @@ from common.identity.certificates import write_private
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
-from deploy.data.datasets import DataSet, obtain, task_named
+from deploy.datasets.datasets import DataSet, obtain, task_named
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import count_dealt, stated

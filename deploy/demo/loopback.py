@@ -9,7 +9,7 @@ from common.config import Config
 from common.errors import RunError
 from common.processes import Command, Supervisor, last_line, python_module
 from common.settings import HOSPITAL_SETTINGS_FILE, READY_FILE, HospitalSettings, ServerSettings, free_port
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import ConsortiumOnThisMachine, Member
 from deploy.source_tree import ROOT
 

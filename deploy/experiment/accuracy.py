@@ -17,7 +17,7 @@ from rich.console import Console
 from common.config import Config, load_config, replace
 from common.errors import ConfigError
 from common.provenance import ROOT
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon
 from deploy.experiment.methods import Method
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from common.config import Config, load_config, replace
 from common.provenance import ROOT
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon, draw_gain, draw_learning
 from deploy.experiment.methods import Method
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE

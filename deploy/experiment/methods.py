@@ -20,7 +20,7 @@ from common.evaluation import Metrics, metrics
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
 from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import Hand, split
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from client.data import DataContract
 from client.data.hospital_data import HospitalData, HospitalRecords
 from common.shards import SPLITS, Records, Split, combine_digests, record_digest
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import Hand
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.config import Config
 from common.errors import RunError
 from common.telemetry.events import RoundDone
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from deploy.experiment.methods import Method, train
 from deploy.experiment.runner import Measures, Trial, run_trials
 from deploy.results.model_file import replace_file

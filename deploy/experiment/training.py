@@ -21,7 +21,7 @@ from common.privacy.calibration import noise_multiplier, require_enough_units
 from common.privacy.schedule import schedule_of
 from common.shards import SPLITS, Split, read_manifest
 from common.telemetry.events import COMPLETED, Event, RoundDone
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.experiment.runner import Measures

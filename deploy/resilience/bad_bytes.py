@@ -57,8 +57,8 @@ from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
-from deploy.data.image_tree import read_tree
 from deploy.data.list_images import Key, read_labels
+from deploy.datasets.image_tree import read_tree
 from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.events import RunHistory

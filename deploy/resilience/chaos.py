@@ -34,7 +34,7 @@ from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import EVENTS_FILE, EventFile
 from deploy.audit.verify import verify
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import SERVER, LoopbackDeployment

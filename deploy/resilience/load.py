@@ -22,7 +22,7 @@ from common.models import registry
 from common.processes import Command, Stopping, python_module, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment

@@ -16,7 +16,7 @@ from common.errors import RunError
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.config import DataConfig
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, RoundDone
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 
 ROOT = Path(__file__).parents[2]

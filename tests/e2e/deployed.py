@@ -19,7 +19,7 @@ from common.config import Config, replace
 from common.processes import Command, python_module
 from common.secagg.phases import Phase
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.consortium import Member, new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import replace
 from common.telemetry.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.results.outputs import RunOutputs
 from deploy.results.report import write_report

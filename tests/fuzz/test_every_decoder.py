@@ -71,7 +71,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "deploy/demo/dealer_service.py": ("dealt-data-set",),
     "deploy/demo/dealing.py": "what the demo's dealer itself has noted",
     "deploy/demo/dealt_shard.py": ("dealt-shard",),
-    "deploy/data/image_tree.py": ("image-tree",),
+    "deploy/datasets/image_tree.py": ("image-tree",),
     "deploy/experiment/runner.py": OWN_RESULTS,
     "deploy/experiment/study.py": OWN_RESULTS,
     "deploy/image_packages.py": OF_OUR_OWN,

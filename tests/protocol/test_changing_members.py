@@ -29,7 +29,7 @@ from common.identity.revocation import Revocations, sign_revocations
 from common.run.messages import decode_reply, decode_request, encode
 from common.telemetry.events import Event, Refusal, RoundDone, RunStarted
 from deploy.audit.record import read_record
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation

@@ -11,7 +11,7 @@ from common.config import Config, DataConfig, replace
 from common.errors import RunError
 from deploy.attacks import inversion as audit_inversion
 from deploy.attacks.inversion import AVERAGE, MASKED, PRIVATE, SUM, UPDATE, VIEWS, audit
-from deploy.data.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet, obtain
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from common import shards
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, Records, Split
-from deploy.data.datasets import DataSet
+from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import deal, split
 
 BATCH_SIZE = 8

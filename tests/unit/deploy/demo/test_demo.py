@@ -2,7 +2,7 @@ from pathlib import Path
 
 from common.config import Config, load_config, replace
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
-from deploy.data.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealing import count_dealt, stated
 from deploy.demo.demo import _Demo

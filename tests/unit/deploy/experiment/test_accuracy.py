@@ -6,7 +6,7 @@ from common.config import load_config
 from common.errors import ConfigError
 from common.provenance import ROOT
 from common.telemetry.events import RoundDone
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.accuracy import FAMILIES, Aim, _chosen, plan
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Study, Training

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from common.shards import Records
-from deploy.data import phantom
+from deploy.datasets import phantom
 
 Maker = Callable[[int, int, int], Records]
 

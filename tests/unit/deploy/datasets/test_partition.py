@@ -5,7 +5,7 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.data.partition import partition
+from deploy.datasets.partition import partition
 
 
 @st.composite

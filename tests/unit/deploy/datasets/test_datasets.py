@@ -11,9 +11,9 @@ from PIL import Image
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS
-from deploy.data import datasets
-from deploy.data.datasets import DataSet, obtain
-from deploy.data.download import NoAnswerError, PublishedFile
+from deploy.datasets import datasets
+from deploy.datasets.datasets import DataSet, obtain
+from deploy.datasets.download import NoAnswerError, PublishedFile
 
 COUNTS = {"train": 60, "val": 12, "test": 20}
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 
 from common.errors import DataError
-from deploy.data import download as download_module
-from deploy.data.download import NoAnswerError, PublishedFile, check_md5, download
+from deploy.datasets import download as download_module
+from deploy.datasets.download import NoAnswerError, PublishedFile, check_md5, download
 
 CONTENT = bytes(range(256)) * 4096
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()

@@ -20,10 +20,10 @@ from client.data import npz
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, Records, Split, fit, to_image
-from deploy.data import phantom
-from deploy.data.download import NoAnswerError, PublishedFile, check_md5, download
-from deploy.data.image_tree import Picture, read_tree
-from deploy.data.partition import partition
+from deploy.datasets import phantom
+from deploy.datasets.download import NoAnswerError, PublishedFile, check_md5, download
+from deploy.datasets.image_tree import Picture, read_tree
+from deploy.datasets.partition import partition
 
 TASK_DATA_SETS = {"pneumonia": "pneumoniamnist", "retina": "retinamnist"}
 

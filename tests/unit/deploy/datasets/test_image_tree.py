@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from common.errors import DataError
-from deploy.data.image_tree import read_tree
+from deploy.datasets.image_tree import read_tree
 
 CLASSES = ("normal", "pneumonia")
 
