@@ -89,8 +89,8 @@ COMMANDS = (
     _Command(("bench", "data"), "tests.benchmarks.bench_data", "time and memory of checking a hospital's images"),
     _Command(("bench", "evaluation"), "tests.benchmarks.bench_evaluation", "noisy measurements against exact ones"),
     # the code itself
-    _Command(("check",), "deploy.checks", "run the static checks alone"),
-    _Command(("test",), "deploy.checks", "run the static checks and the tests"),
+    _Command(("check",), "deploy.development.checks", "run the static checks alone"),
+    _Command(("test",), "deploy.development.checks", "run the static checks and the tests"),
 )
 
 

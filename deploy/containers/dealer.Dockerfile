@@ -3,7 +3,7 @@ FROM python:3.11-slim-bookworm AS chosen
 # PyTorch's own index has builds without CUDA, which make the images small. Empty: PyPI's build, with CUDA's libraries.
 ARG PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
-COPY pyproject.toml requirements.lock deploy/image_packages.py ./
+COPY pyproject.toml requirements.lock deploy/development/image_packages.py ./
 RUN python image_packages.py pyproject.toml requirements.lock ${PYTORCH_INDEX:+--without-pytorch} > packages.txt \
     && python image_packages.py pyproject.toml requirements.lock --pytorch > pytorch.txt
 

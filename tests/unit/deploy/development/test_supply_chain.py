@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploy import supply_chain
+from deploy.development import supply_chain
 
 Answer = Callable[..., subprocess.CompletedProcess[str]]
 

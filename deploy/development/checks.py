@@ -7,16 +7,16 @@ import sys
 import time
 from collections.abc import Sequence
 
+from deploy.development.supply_chain import SKIPPED
 from deploy.source_tree import ROOT
-from deploy.supply_chain import SKIPPED
 
 _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ruff check", ("-m", "ruff", "check", "--no-cache", ".")),
     ("ruff format", ("-m", "ruff", "format", "--no-cache", "--check", ".")),
     ("mypy --strict", ("-m", "mypy")),
     ("import rules", ("-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")),
-    ("secrets", ("-m", "deploy.supply_chain", "secrets")),
-    ("advisories", ("-m", "deploy.supply_chain", "advisories")),
+    ("secrets", ("-m", "deploy.development.supply_chain", "secrets")),
+    ("advisories", ("-m", "deploy.development.supply_chain", "advisories")),
 )
 
 _WORKERS = max(2, min(4, os.cpu_count() or 1))

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from deploy.image_packages import needed, pytorch, read_lock, without_pytorch
+from deploy.development.image_packages import needed, pytorch, read_lock, without_pytorch
 
 ROOT = Path(__file__).parents[3]
 
