@@ -23,8 +23,8 @@ from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
 from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import Hand, split
+from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
-from deploy.in_process import InProcessConsortium, Site
 from server.initial_model import initial_model
 from server.rounds import Asked
 from server.run import describe, measures

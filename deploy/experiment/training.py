@@ -24,8 +24,8 @@ from common.telemetry.events import COMPLETED, Event, RoundDone
 from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
+from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.runner import Measures
-from deploy.in_process import InProcessConsortium, Site
 
 _FEWEST_STATED = 20
 """What a policy states at least."""

@@ -2,7 +2,7 @@
 
 Row 6 of the findings in both forms: a roster that names the three of twelve members of which two collude, and a server
 that invents hospitals. The rules are those of ``client/roster.py``; the attacks go against the function and, where a
-whole agent could still be fooled, against the agent of :mod:`deploy.in_process`.
+whole agent could still be fooled, against the agent of :mod:`deploy.experiment.consortium`.
 """
 
 import datetime as dt

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.config import replace
 from common.run.messages import Request, Unmask
-from deploy.in_process import InProcessConsortium, Loss
+from deploy.experiment.consortium import InProcessConsortium, Loss
 from tests.memory_scan import SECRET_BYTES, Remembered
 from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
 

@@ -31,7 +31,7 @@ from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, Evaluated, Refusal, RoundDone
-from deploy.in_process import Loss
+from deploy.experiment.consortium import Loss
 from server.run import Run, describe
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
 

@@ -16,7 +16,7 @@ from common.secagg.consistency_check import SignedState
 from common.secagg.masked_input import MaskedState
 from common.secagg.phases import Phase
 from common.secagg.share_keys import SharedKeys, SharePair
-from deploy.in_process import Loss
+from deploy.experiment.consortium import Loss
 from tests.attacks.test_lies_to_agents import ROUND, VICTIM, LyingServer, lying
 from tests.small_consortium import Dealt, small
 

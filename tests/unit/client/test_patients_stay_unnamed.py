@@ -9,7 +9,7 @@ from client.data.hospital_data import UNUSABLE_DATA
 from common.shards import MANIFEST_NAME
 from common.telemetry.events import Event, Refusal, RoundDone
 from deploy.datasets.datasets import obtain
-from deploy.in_process import InProcessConsortium, Site
+from deploy.experiment.consortium import InProcessConsortium, Site
 from tests import named_patients
 from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID
 

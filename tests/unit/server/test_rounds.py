@@ -16,7 +16,7 @@ from common.run.terms import protocol_parameters
 from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFewSignaturesError
 from common.secagg.masks import apply_masks
 from common.telemetry.events import Dropout, Exchange, Refusal
-from deploy.in_process import Loss
+from deploy.experiment.consortium import Loss
 from server.conversation import Conversation
 from server.initial_model import initial_model
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation

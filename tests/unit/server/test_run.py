@@ -13,7 +13,7 @@ from client.training import _as_input
 from common.models.flat import share_parameters
 from common.privacy.distributed import DistributedMechanism
 from common.telemetry.events import COMPLETED, Dropout, Evaluated, Event, Refusal, RoundDone, RunFinished, RunStarted
-from deploy.in_process import Loss
+from deploy.experiment.consortium import Loss
 from server.checkpoints import CheckpointStore
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Vanishing, everybody, small, willing
 
