@@ -51,17 +51,19 @@ COMMANDS = (
     ),
     # a hospital
     _Command(
-        ("hospital", "list-images"), "deploy.data.list_images", "begin a manifest from a PACS export's DICOM headers"
+        ("hospital", "list-images"),
+        "deploy.hospital.list_images",
+        "begin a manifest from a PACS export's DICOM headers",
     ),
     _Command(
-        ("hospital", "check-data"), "deploy.data.check_data", "check a hospital's images before any privacy is spent"
+        ("hospital", "check-data"),
+        "deploy.hospital.check_data",
+        "check a hospital's images before any privacy is spent",
     ),
-    _Command(("hospital", "join"), "deploy.join", "join a consortium, and take part from then on"),
-    _Command(("hospital", "status"), "deploy.status", "how a hospital stands in its consortium"),
-    _Command(
-        ("hospital", "report"), "deploy.results.hospital_report", "how good the model is on this hospital's own records"
-    ),
-    _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
+    _Command(("hospital", "join"), "deploy.hospital.join", "join a consortium, and take part from then on"),
+    _Command(("hospital", "status"), "deploy.hospital.status", "how a hospital stands in its consortium"),
+    _Command(("hospital", "report"), "deploy.hospital.report", "how good the model is on this hospital's own records"),
+    _Command(("hospital", "ledger"), "deploy.hospital.ledger", "show, verify or export what a hospital has spent"),
     # what convinces: experiments, audits, failures, costs
     _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),
     _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),

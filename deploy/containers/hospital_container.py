@@ -16,9 +16,9 @@ from typing import NoReturn
 from client.enrolment import is_enrolled
 from common.errors import ConfideError
 from common.processes import EXIT_REFUSED, become, python_module
-from deploy import join
 from deploy.demo.dealer_service import CERTIFICATE_FILE, PORT
 from deploy.demo.dealt_shard import Dealer, fetch, has_shard
+from deploy.hospital import join
 from deploy.source_tree import ROOT
 
 _RELAY_USER = "relay"

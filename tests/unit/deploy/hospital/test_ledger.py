@@ -13,7 +13,7 @@ from common.config import PrivacyUnit
 from common.errors import LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from deploy.ledger import main
+from deploy.hospital.ledger import main
 from tests.ledger_of_version_1 import write_ledger
 
 FINGERPRINT = bytes(range(32))

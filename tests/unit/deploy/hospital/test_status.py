@@ -1,6 +1,6 @@
 from client.status import HospitalStatus
 from common.config import HospitalConfig
-from deploy.status import _data_and_privacy
+from deploy.hospital.status import _data_and_privacy
 
 POLICY = HospitalConfig(stated_training_units=1100, stated_test_units=150)
 STATUS = HospitalStatus(

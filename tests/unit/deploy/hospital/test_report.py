@@ -4,7 +4,7 @@ import pytest
 
 from client.own_results import OWN_RESULTS_FILE, append
 from common.errors import RunError
-from deploy.results.hospital_report import main
+from deploy.hospital.report import main
 from tests.unit.client.test_own_results import OTHER, RUN, result
 
 

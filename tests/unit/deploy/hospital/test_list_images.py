@@ -6,9 +6,9 @@ import pytest
 
 from common.errors import DataError
 from deploy import cli
-from deploy.data.list_images import Key, LabelTable, list_images, read_labels
+from deploy.hospital.list_images import Key, LabelTable, list_images, read_labels
 from tests.unit.client.data.hospital_folder import CLASSES, chest_images, dicom, png, workbook
-from tests.unit.deploy.data.test_check_data import CONFIG
+from tests.unit.deploy.hospital.test_check_data import CONFIG
 
 
 @pytest.fixture

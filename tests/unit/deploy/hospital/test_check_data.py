@@ -12,7 +12,7 @@ from client.data.mistakes import ADVICE, Mistake
 from common.config import Config
 from common.errors import ConfigError, DataError
 from deploy import cli
-from deploy.data import check_data
+from deploy.hospital import check_data
 from tests.unit.client.data.hospital_folder import Hospital, dicom, healthy
 from tests.unit.client.data.planted_mistakes import another_chest
 
