@@ -27,7 +27,7 @@ from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.resources import Sampler
+from deploy.resilience.resources import Sampler
 from deploy.results.plots import BLUE, ORANGE, styled
 from deploy.source_tree import ROOT
 

@@ -21,7 +21,7 @@ from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.resources import Sampler, Usage
+from deploy.resilience.resources import Sampler, Usage
 from deploy.results.plots import SERIES, styled
 from deploy.source_tree import ROOT
 

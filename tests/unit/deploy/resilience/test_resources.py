@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deploy.resilience.load import Measured, draw
+from deploy.resilience.resources import Sampler, Usage, processes_under, usage_of
 from deploy.resilience.soak import growth
-from deploy.resources import Sampler, Usage, processes_under, usage_of
 
 MIB = 2**20
 
