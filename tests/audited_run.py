@@ -35,7 +35,7 @@ from common.secagg.messages import SurvivorSignature
 from common.telemetry.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from deploy.audit.record import RunRecord
 from deploy.audit.verify import expected_facts
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.model_file import save_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, RunOutputs, summary
 from server.audit import recording_events

@@ -60,9 +60,9 @@ from deploy.audit.record import read_record
 from deploy.datasets.image_tree import read_tree
 from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
-from deploy.events import RunHistory
 from deploy.hospital.list_images import Key, read_labels
 from deploy.hospital.report import table_of
+from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
 from deploy.results.outputs import SUMMARY_FILE, summary

@@ -10,7 +10,7 @@ from common.errors import RunError
 from common.run.guarantee import Guarantee, shown_epsilon
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.telemetry.events import RoundDone
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
 LOOK_SECONDS = 2.0

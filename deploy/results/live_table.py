@@ -26,7 +26,7 @@ from common.telemetry.events import (
     RunFinished,
     RunStarted,
 )
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
 HEADINGS = (

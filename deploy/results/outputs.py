@@ -16,7 +16,7 @@ from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.words import RELATION, admitted
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.intervals import MEASURES, of_test
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
 

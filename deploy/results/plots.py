@@ -13,7 +13,7 @@ from common.errors import RunError
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, RELATION, admitted
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.intervals import of_round, of_test
 
 # Okabe and Ito's palette: told apart by readers with any colour vision.

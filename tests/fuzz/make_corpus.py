@@ -45,8 +45,8 @@ from common.run import messages
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
-from deploy.events import RunHistory
 from deploy.resilience.bad_bytes import DECODERS, LENGTH_BYTES, RUN_ID, feed
+from deploy.results.history import RunHistory
 from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
