@@ -78,7 +78,7 @@ COMMANDS = (
     ),
     _Command(("load",), "deploy.resilience.load", "time and memory of one server against more and more hospitals"),
     _Command(("soak",), "deploy.resilience.soak", "let a deployment run, and see whether anything grows"),
-    _Command(("fuzz",), "deploy.resilience.fuzz", "feed every decoder of bytes from outside with bad ones"),
+    _Command(("fuzz",), "tests.fuzz.fuzz", "feed every decoder of bytes from outside with bad ones"),
     _Command(
         ("bench", "secagg"),
         "tests.benchmarks.bench_secagg",

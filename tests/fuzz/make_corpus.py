@@ -45,13 +45,13 @@ from common.run import messages
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
-from deploy.resilience.bad_bytes import DECODERS, LENGTH_BYTES, RUN_ID, feed
 from deploy.results.history import RunHistory
 from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
 from tests.audited_run import audited_run
 from tests.example_run import example_run
+from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.resilience.bad_bytes import DECODERS
+from tests.fuzz.decoders import DECODERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +75,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "deploy/experiment/runner.py": OWN_RESULTS,
     "deploy/experiment/study.py": OWN_RESULTS,
     "deploy/development/image_packages.py": OF_OUR_OWN,
-    "deploy/resilience/bad_bytes.py": "the table of decoders itself",
+    "tests/fuzz/decoders.py": "the table of decoders itself",
     "deploy/resilience/light_hospitals.py": "keys that it has made itself",
     "deploy/audit/evidence.py": OF_OUR_OWN,
     "deploy/results/model_file.py": ("model", "model-card"),

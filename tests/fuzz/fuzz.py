@@ -29,7 +29,7 @@ GRACE_SECONDS = 300
 
 def main(argv: list[str]) -> int:
     """Fuzz for so many seconds in all; returns 1 if anything but a refusal came up."""
-    from deploy.resilience.bad_bytes import DECODERS
+    from tests.fuzz.decoders import DECODERS
 
     names = [decoder.name for decoder in DECODERS]
     arguments = _parser(names).parse_args(argv[1:])
@@ -55,7 +55,7 @@ def fuzz(name: str, seconds: int, corpus: Path) -> bool:
     found = corpus / name
     found.mkdir(parents=True, exist_ok=True)
     before = {path.name for path in found.iterdir()}
-    command = [sys.executable, "-m", "deploy.resilience.fuzzed_decoder", name, *_flags(found, seconds)]
+    command = [sys.executable, "-m", "tests.fuzz.fuzzed_decoder", name, *_flags(found, seconds)]
     try:
         done = subprocess.run(
             command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS

@@ -5,7 +5,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["client", "common", "deploy", "server"]):
-    from deploy.resilience.bad_bytes import DECODERS, feed
+    from tests.fuzz.decoders import DECODERS, feed
 
 
 def main(name: str, options: list[str]) -> None:
