@@ -185,8 +185,8 @@ class HospitalAgent:
         """Do one step of the protocol.
 
         Returns:
-            The reply, with the vector that goes beside it; :class:`~common.run.messages.Refused` with the reason when the
-            request breaks a rule, the hospital's policy or its budget.
+            The reply, with the vector that goes beside it; :class:`~common.run.messages.Refused` with the reason when
+            the request breaks a rule, the hospital's policy or its budget.
         """
         try:
             return self._answer(request, array)

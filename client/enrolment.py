@@ -1,4 +1,4 @@
-"""How a hospital joins a consortium, and how it keeps its membership: the hospital's half of ``common.identity.enrolment``.
+"""How a hospital joins a consortium and keeps its membership: its half of ``common.identity.enrolment``.
 
 A hospital makes its own keys. Before it sends anything it looks at the certificates the server presents, and goes on
 only if one of them is the authority whose fingerprint its invitation carries; from then on that authority is the only
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import Config
 from common.errors import EnrolmentError
+from common.files import write_private
 from common.identity import enrolment
 from common.identity.certificates import (
     HospitalIdentity,
@@ -39,7 +40,6 @@ from common.identity.certificates import (
     read_certificate,
     request_hospital_certificate,
     verify_hospital_certificate,
-    write_private,
 )
 from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
 from common.identity.invitation import Invitation, join_host_port

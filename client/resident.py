@@ -20,9 +20,12 @@ from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
+from common.files import alone
 from common.identity.certificates import load_certificate, load_identity
 from common.mask_workers import MaskWorkers, cores
-from common.processes import EXIT_REFUSED, alone
+from common.processes import (
+    EXIT_REFUSED,
+)
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 _PREDECESSOR_SECONDS = 10.0

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import HospitalConfig, RunDescription
 from common.errors import RunError
-from common.identity.certificates import write_private
+from common.files import write_private
 from common.run.guarantee import adversary_of_epsilon
 from common.telemetry.events import Count, Time
 

@@ -21,8 +21,13 @@ import httpx
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
+from common.files import write_private
 from common.flower.waits import FLOWER_ENVIRONMENT
-from common.identity.certificates import certificate_pem, make_local_tls, private_key_pem, write_private
+from common.identity.certificates import (
+    certificate_pem,
+    make_local_tls,
+    private_key_pem,
+)
 from common.identity.invitation import join_host_port
 from common.processes import (
     EXIT_REFUSED,
@@ -53,7 +58,7 @@ STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 
 _LOCAL_CERTIFICATE, _LOCAL_KEY = "runtime.pem", "runtime.key"
 """Of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem`` instead."""
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
 """Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
 _EXECUTOR_POLL_SECONDS = 0.5
@@ -149,7 +154,7 @@ class _Server:
         fruitless = 0
         while (finished := self._finished()) is None:
             steps = self._steps
-            time.sleep(min(fruitless * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
+            time.sleep(min(fruitless * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS))
             self._failed_starts += 1
             self._carry_run()
             fruitless = 0 if self._finished() or self._steps > steps else fruitless + 1
@@ -218,7 +223,7 @@ class _Server:
                 admission.keep_in_step()
                 next_question = time.monotonic() + _STATUS_SECONDS
             self._services.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return f"ended: {', '.join(self._supervisor.ended())}"
 
     def _finished(self) -> RunFinished | None:
@@ -234,7 +239,7 @@ class _Server:
     def _idle(self) -> NoReturn:
         while True:
             self._services.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     @contextmanager
     def _control(self) -> Iterator[Control]:
@@ -251,7 +256,7 @@ class _Server:
         while not control.is_up():
             if not self._supervisor.is_running("superlink") or time.monotonic() > give_up:
                 raise RunError(f"the SuperLink must start; see {self._settings.logs / 'superlink.log'}")
-            time.sleep(_LOOK_SECONDS / 2)
+            time.sleep(_POLL_SECONDS / 2)
 
     def _superlink(self) -> Command:
         """Return Flower's SuperLink, its state in memory: what must outlive it stands in our checkpoints.

@@ -18,9 +18,13 @@ from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError, IdentityError, RunError
+from common.files import alone
 from common.identity.certificates import held_by_server, load_certificate, load_server_key
 from common.mask_workers import MaskWorkers, cores
-from common.processes import alone, die_with_parent, python_module
+from common.processes import (
+    die_with_parent,
+    python_module,
+)
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import RunFinished

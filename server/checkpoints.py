@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from common.errors import RunError
-from common.identity.certificates import sync_folder
+from common.files import sync_folder
 from common.run.flat_model import FlatModel, stretches
 
 VERSION = "1"

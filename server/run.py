@@ -1,6 +1,7 @@
 """A whole run on the server: wait for hospitals, round after round, checkpoint, measure, finish."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,12 @@ _SPENT = "budget_exceeded"
 _EVALUATION = "evaluation"
 """What a checkpoint calls the record of evaluations."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+
+
+def new_run_id() -> str:
+    """Return 32 random hexadecimal digits."""
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,7 @@ class Run:
                 problem = str(error)
                 # Hospitals may have sent keys for the next number already, and send none for it twice.
                 self._round += 1
-                time.sleep(min(_LOOK_SECONDS * 2**failures, 2.0))
+                time.sleep(min(_POLL_SECONDS * 2**failures, 2.0))
             else:
                 self._note_refusals()
                 return None
@@ -422,7 +428,7 @@ class Run:
                 return allowed
             if now > give_up:
                 return f"only {len(online)} of at least {least} hospitals were online within the deadline"
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _allowed(self, *, train: bool) -> frozenset[str]:
         gone = {name for name, code in self._retired.items() if train or code != _SPENT}

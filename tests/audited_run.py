@@ -13,6 +13,7 @@ from common.audit.entries import Began, Contributed, Finished, Joined, Refused, 
 from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
+from common.files import write_private
 from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
@@ -22,7 +23,6 @@ from common.identity.certificates import (
     request_hospital_certificate,
     sign_hospital_certificate,
     verify_roster,
-    write_private,
 )
 from common.identity.members import sign_members
 from common.run.flat_model import hash_model

@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.supernode.nodestate import in_memory_nodestate
 
-LONGEST_LOOK_SECONDS = 1.0
+LONGEST_POLL_SECONDS = 1.0
 """Of a question for a task that finds none; an agent that is told to stop waits as long at most."""
 
 ACQUIRE_TASK_PATH = "/v1/runtime/acquire-task"
@@ -59,7 +59,7 @@ def ringing_state(bell: Bell) -> type[in_memory_nodestate.InMemoryNodeState]:
 
 
 class TaskDoor:
-    """Holds the agent's question for a task until there is one, for :data:`LONGEST_LOOK_SECONDS` at most.
+    """Holds the agent's question for a task until there is one, for :data:`LONGEST_POLL_SECONDS` at most.
 
     An ASGI application around Flower's. A question whose asker has gone is dropped: an answer would be a task that
     nobody works on.
@@ -95,7 +95,7 @@ class TaskDoor:
         if not self._is_there:
             opened, gone = asyncio.ensure_future(self._there.wait()), asyncio.ensure_future(receive())
             done, waiting = await asyncio.wait(
-                (opened, gone), timeout=LONGEST_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                (opened, gone), timeout=LONGEST_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
             for other in waiting:
                 other.cancel()

@@ -8,8 +8,8 @@ that chose the roster would choose that number: of twelve members it would name 
 2. Each admission and each revocation has a number of its own, one above the last.
 3. A hospital keeps the newest list it has seen on its own disk and never goes back to a smaller number.
 4. Two different lists of one number are a contradiction of the authority: refused, reported, and kept as evidence.
-5. A revocation list says which member list was the newest when it was signed (``common.identity.revocation``). A server can
-   therefore keep a newer list back for no longer than it can keep a revocation back.
+5. A revocation list says which member list was the newest when it was signed (``common.identity.revocation``). A server
+   can therefore keep a newer list back for no longer than it can keep a revocation back.
 
 The file is canonical JSON: one encoding of each list, so that equal lists are equal bytes.
 """
@@ -29,9 +29,13 @@ from cryptography.hazmat.primitives import hashes
 
 from common.config import LONGEST_MEMBER_LIST_BYTES, MOST_HOSPITALS
 from common.errors import IdentityError, StandingError
-from common.identity.certificates import HOSPITAL_NAME, CertificateAuthority, check_hospital_name, write_private
+from common.files import locked, write_private
+from common.identity.certificates import (
+    HOSPITAL_NAME,
+    CertificateAuthority,
+    check_hospital_name,
+)
 from common.identity.keys import check_identity_key, checked_identity_key
-from common.locks import locked
 
 MEMBERS_FILE = "members.json"
 """In the state folder of the server and of every hospital, and beside what an offline authority has signed."""

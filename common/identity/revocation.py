@@ -15,7 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from common.errors import IdentityError, StandingError
-from common.identity.certificates import CLOCK_SKEW, UNREADABLE, CertificateAuthority, write_private
+from common.files import write_private
+from common.identity.certificates import (
+    CLOCK_SKEW,
+    UNREADABLE,
+    CertificateAuthority,
+)
 from common.identity.keys import checked_identity_key
 
 REVOCATIONS_FILE = "revoked.crl"

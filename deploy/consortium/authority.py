@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.config import EnrolmentConfig, load_config
 from common.errors import IdentityError
+from common.files import write_private
 from common.identity.certificates import (
     certificate_pem,
     check_hospital_name,
@@ -18,7 +19,6 @@ from common.identity.certificates import (
     key_fingerprint,
     requested_hospital_key,
     requested_hosts,
-    write_private,
 )
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import REVOCATIONS_FILE

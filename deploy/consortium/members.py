@@ -10,8 +10,13 @@ from cryptography.hazmat.primitives import hashes
 
 from common.config import load_config
 from common.errors import EnrolmentError
+from common.files import write_private
 from common.hosts import check_host
-from common.identity.certificates import check_hospital_name, load_certificate, who_holds_the_key, write_private
+from common.identity.certificates import (
+    check_hospital_name,
+    load_certificate,
+    who_holds_the_key,
+)
 from common.identity.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates

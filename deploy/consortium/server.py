@@ -16,6 +16,7 @@ from cryptography import x509
 
 from common.config import Config, load_config
 from common.errors import ConfigError
+from common.files import write_private
 from common.hosts import check_host
 from common.identity.certificates import (
     certificate_pem,
@@ -23,22 +24,21 @@ from common.identity.certificates import (
     held_by_server,
     load_certificate,
     who_holds_the_key,
-    write_private,
 )
 from common.identity.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.datasets.datasets import task_named
-from deploy.demo.consortium import new_run_id
 from deploy.source_tree import ROOT
 from server.members import authority
 from server.members.authority import Authority
 from server.members.certificates import REQUESTS_FOLDER, Certificates
+from server.run import new_run_id
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 """The first two are what hospitals connect to; the third stays on the loopback interface."""
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -169,4 +169,4 @@ def _await_certificate(state: Path, settings: ServerSettings, config: Config) ->
                 "put the .pem files, revoked.crl and members.json into that folder",
                 file=sys.stderr,
             )
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""``python -m deploy.containers.health HOST:PORT …``: whether a container's services accept connections, for its health check."""
+"""``python -m deploy.containers.health HOST:PORT …``: do a container's services accept connections?"""
 
 import socket
 import sys

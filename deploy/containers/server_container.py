@@ -37,7 +37,7 @@ _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; the 
 _INVITATION_MINUTES = 15.0
 _STABLE_SECONDS = 10.0
 """Longer than between the starts of two containers of one service, on a busy machine too."""
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _STOP_SECONDS = 20.0
 
 
@@ -83,7 +83,7 @@ class _ServerContainer:
             while process.poll() is None:
                 outputs.bring_up_to_date()
                 self._renew_invitation()
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             return process.returncode
 
     def _prepare(self, more: tuple[str, ...]) -> None:
@@ -144,7 +144,7 @@ class _ServerContainer:
             if still and running >= least and data_set is not None:
                 return data_set, running
             self._renew_invitation()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         raise RunError(f"the enrolment service must run; it ended with code {enrolment.returncode}")
 
 

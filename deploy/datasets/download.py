@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from common.errors import DataError
-from common.shards import make_private_folder
+from common.files import make_private_folder
 
 CHUNK_BYTES = 64 * 2**10
 

@@ -1,7 +1,6 @@
 """Makes what a consortium on one machine needs before it starts: an authority, a server, and enrolled hospitals."""
 
 import datetime
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import Config
+from common.files import write_private
 from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
@@ -23,7 +23,6 @@ from common.identity.certificates import (
     request_hospital_certificate,
     sign_hospital_certificate,
     verify_roster,
-    write_private,
 )
 from common.identity.members import MEMBERS_FILE, sign_members
 from common.settings import (
@@ -122,8 +121,3 @@ class ConsortiumOnThisMachine:
             metrics_port=free_port(),
         ).write(state / HOSPITAL_SETTINGS_FILE)
         return pem.decode()
-
-
-def new_run_id() -> str:
-    """Return 32 random hexadecimal digits."""
-    return secrets.token_hex(16)

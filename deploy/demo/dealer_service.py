@@ -29,6 +29,7 @@ from cryptography import x509
 
 from common.config import Config, fewest_records, load_config
 from common.errors import ConfideError, DataError, IdentityError
+from common.files import write_private
 from common.identity.certificates import (
     certificate_pem,
     check_hospital_name,
@@ -37,7 +38,6 @@ from common.identity.certificates import (
     make_local_tls,
     private_key_pem,
     verify_hospital_certificate,
-    write_private,
 )
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
@@ -53,7 +53,7 @@ PORT = 9095
 
 _STABLE_SECONDS = 5.0
 """Containers of one service start within a second or two of each other."""
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _CONNECTION_SECONDS = 30.0
 
 _LOG = logging.getLogger("confide.dealer")
@@ -98,7 +98,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         _LOG.info("waiting for hospitals")
         while True:
             dealing.look(count_addresses(arguments.hospitals), time.monotonic())
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
 def count_addresses(name: str) -> int:

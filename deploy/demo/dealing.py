@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.config import PrivacyUnit
 from common.errors import DataError
-from common.identity.certificates import write_private
+from common.files import write_private
 from common.shards import ManifestRow, class_index, read_description, read_manifest
 
 DEAL_FILE = "deal.json"

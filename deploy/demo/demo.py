@@ -11,12 +11,11 @@ from rich.console import Console
 
 from common.config import Config, fewest_records, load_config, replace
 from common.errors import ConfideError, ConfigError, RunError
-from common.identity.certificates import write_private
+from common.files import write_private
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from deploy.datasets.datasets import DataSet, obtain, task_named
-from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import count_dealt, stated
 from deploy.demo.loopback import LoopbackDeployment
@@ -25,6 +24,7 @@ from deploy.results.live_table import LiveTable
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.source_tree import ROOT
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.run import new_run_id
 
 EXIT_INTERRUPTED = 130
 
@@ -34,7 +34,7 @@ _FREE_BYTES_NEEDED = 64 * 2**20
 _BYTES_PER_RECORD = 4096
 """A small PNG and the block it lies in."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -171,7 +171,7 @@ class _Demo:
                     return event
             self._deployment.check_server(ended)
             self._warn_about(ended)
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _warn_about(self, ended: Sequence[str]) -> None:
         """Say once why a hospital has ended by itself; the run goes on with the others."""

@@ -16,7 +16,7 @@ from deploy.source_tree import ROOT
 SERVER = "server"
 """The supervisor's name for the server; a hospital has its own."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class LoopbackDeployment:
@@ -70,7 +70,7 @@ class LoopbackDeployment:
         """
         while not (self.consortium.server_state / READY_FILE).exists():
             self.check_server(self.supervisor.ended())
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def check_server(self, ended: Sequence[str]) -> None:
         """Raise :class:`RunError` if the server is among ``ended``."""

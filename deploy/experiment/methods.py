@@ -21,13 +21,12 @@ from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
 from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
 from deploy.datasets.datasets import DataSet
-from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import Hand, split
 from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from server.initial_model import initial_model
 from server.rounds import Asked
-from server.run import describe, measures
+from server.run import describe, measures, new_run_id
 from server.strategies import strategy_for
 
 _PLACE = "one-place"

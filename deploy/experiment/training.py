@@ -22,10 +22,10 @@ from common.privacy.schedule import schedule_of
 from common.shards import SPLITS, Split, read_manifest
 from common.telemetry.events import COMPLETED, Event, RoundDone
 from deploy.datasets.datasets import DataSet
-from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.runner import Measures
+from server.run import new_run_id
 
 _FEWEST_STATED = 20
 """What a policy states at least."""

@@ -35,7 +35,6 @@ from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import EVENTS_FILE, EventFile
 from deploy.audit.verify import verify
 from deploy.datasets.datasets import obtain
-from deploy.demo.consortium import new_run_id
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import SERVER, LoopbackDeployment
 from deploy.json_report import write_json_report
@@ -43,12 +42,13 @@ from deploy.resilience.chaos_plan import Kill, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress
 from deploy.source_tree import ROOT
 from server.checkpoints import CheckpointStore
+from server.run import new_run_id
 
 HUNG_SECONDS = 180.0
 """A run that has not gone on this long after a kill counts as hung."""
 
 _START_SECONDS = 300.0
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _ROUNDS_PER_KILL = 100
 """Asked for, so that the run outlasts the kills; a hospital that restarts misses several."""
 _ROUNDS_PER_KILL_TOGETHER = 4
@@ -370,7 +370,7 @@ class Chaos:
             self._look()
             if not self._progress.finished:
                 self._deployment.supervisor.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return True
 
     def _look(self) -> None:

@@ -13,7 +13,7 @@ from common.telemetry.events import RoundDone
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 ROUND = "round"
 
@@ -132,7 +132,7 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-@st.fragment(run_every=LOOK_SECONDS)
+@st.fragment(run_every=POLL_SECONDS)
 def page(run: Path) -> None:
     """Draw everything; called again every few seconds."""
     history = history_of(run)

@@ -21,12 +21,12 @@ from common.telemetry.events import (
     RunStarted,
 )
 
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 """Between two looks at a growing file: soon enough for an eye, and one `read` that finds nothing costs microseconds.
 Notifications of the kernel (inotify) would save even that, but do not cross a bind mount into a container."""
 
 
-def follow(path: Path, stop: threading.Event, look_seconds: float = LOOK_SECONDS) -> Iterator[Event]:
+def follow(path: Path, stop: threading.Event, look_seconds: float = POLL_SECONDS) -> Iterator[Event]:
     """Yield a run's events from its first on, waiting for further ones until the run has finished.
 
     Args:

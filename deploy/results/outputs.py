@@ -12,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
+from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.words import RELATION, admitted
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
 from deploy.results.history import RunHistory
 from deploy.results.intervals import MEASURES, of_test
-from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
+from deploy.results.model_file import (
+    CARD_FILE,
+    TENSORS_FILE,
+    ModelFacts,
+    save_model,
+)
 
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"

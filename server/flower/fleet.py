@@ -30,7 +30,7 @@ from flwr.server.superlink.linkstate import InMemoryLinkState
 
 from common.flower.waits import replace_in
 
-_LONGEST_LOOK_SECONDS = 5.0
+_LONGEST_POLL_SECONDS = 5.0
 """Of a look that finds no message: shorter than what anything on the way may cut off as idle."""
 
 _CLOCKS_APART_SECONDS = 300
@@ -111,7 +111,7 @@ class Deliveries:
                 self._waiting += 1
                 mailbox.changed.wait_for(
                     lambda: mailbox.may_hold or mailbox.connection != connection or not context.is_active(),
-                    _LONGEST_LOOK_SECONDS,
+                    _LONGEST_POLL_SECONDS,
                 )
                 self._waiting -= 1
             if mailbox.connection != connection or not context.is_active():

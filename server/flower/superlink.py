@@ -1,6 +1,6 @@
-"""``python -m server.flower.superlink DIR …``: Flower's SuperLink, whose Fleet API follows the renewal of its certificate.
+"""``python -m server.flower.superlink DIR …``: Flower's SuperLink with a certificate that can be renewed.
 
-``server/flower/fleet.py``, ``server/flower/object_files.py`` and ``server/flower/runtime_api.py`` say how else it differs from Flower's.
+``fleet.py``, ``object_files.py`` and ``runtime_api.py`` beside it say how else it differs from Flower's.
 What follows the state folder are the arguments of ``flower-superlink``; the certificate they name is used for the
 Runtime and Control API on the loopback interface alone.
 """

@@ -7,7 +7,7 @@ from typing import Protocol
 from common.config import TransportConfig
 from server.members.roster import Membership
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 class Nodes(Protocol):
@@ -59,4 +59,4 @@ class Admission:
             if len(online) >= expected or (len(online) >= least and still):
                 return
             yield online
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)

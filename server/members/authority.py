@@ -14,6 +14,7 @@ import msgspec
 from cryptography import x509
 
 from common.errors import IdentityError
+from common.files import locked, write_private
 from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
@@ -24,11 +25,9 @@ from common.identity.certificates import (
     requested_hospital_key,
     sign_hospital_certificate,
     sign_server_certificate,
-    write_private,
 )
 from common.identity.members import LARGEST_NUMBER, sign_members
 from common.identity.revocation import sign_revocations
-from common.locks import locked
 
 CERTIFICATE_FILE = "ca.pem"
 KEY_FILE = "ca.key"

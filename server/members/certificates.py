@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.config import EnrolmentConfig
 from common.errors import IdentityError, StandingError
+from common.files import write_private
 from common.identity.certificates import (
     CLOCK_SKEW,
     certificate_pem,
@@ -28,7 +29,6 @@ from common.identity.certificates import (
     verify_hospital_certificate,
     verify_issued_to_hospital,
     verify_server_certificate,
-    write_private,
 )
 from common.identity.members import MEMBERS_FILE, KeptMembers, MemberList, verify_members
 from common.identity.revocation import REVOCATIONS_FILE, Revocations

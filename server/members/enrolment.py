@@ -1,7 +1,8 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's key (``common.identity.enrolment``).
+``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's
+key (``common.identity.enrolment``).
 """
 
 import datetime

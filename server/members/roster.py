@@ -17,10 +17,14 @@ from cryptography import x509
 
 from common.config import NO_YAML
 from common.errors import ConfigError, EnrolmentError, IdentityError
-from common.identity.certificates import check_hospital_name, read_certificate, verify_roster, write_private
+from common.files import locked, write_private
+from common.identity.certificates import (
+    check_hospital_name,
+    read_certificate,
+    verify_roster,
+)
 from common.identity.invitation import TOKEN_BYTES
 from common.identity.members import KeptMembers
-from common.locks import locked
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
 
 INVITATIONS_FOLDER = "invitations"

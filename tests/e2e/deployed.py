@@ -20,10 +20,11 @@ from common.processes import Command, python_module
 from common.secagg.phases import Phase
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from deploy.datasets.datasets import obtain
-from deploy.demo.consortium import Member, new_run_id
+from deploy.demo.consortium import Member
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 CONFIG = replace(
     Config(),

@@ -12,7 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.identity.certificates import certificate_pem, write_private
+from common.files import write_private
+from common.identity.certificates import (
+    certificate_pem,
+)
 from common.run.messages import Request, phase_of
 from common.telemetry.events import COMPLETED, Refusal
 from deploy.audit.verify import verify

@@ -14,6 +14,7 @@ from client import enrolment
 from client.enrolment import EnrolmentService, Place, ask_standing, is_enrolled, join, proxy_for
 from common.config import Config, EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
+from common.files import write_private
 from common.identity.certificates import (
     certificate_pem,
     fingerprint,
@@ -22,7 +23,6 @@ from common.identity.certificates import (
     make_authority,
     make_tls_certificate,
     private_key_pem,
-    write_private,
 )
 from common.identity.invitation import Invitation
 from common.identity.members import KeptMembers

@@ -48,7 +48,7 @@ class Asker:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_waits, "LONGEST_LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(relay_waits, "LONGEST_POLL_SECONDS", 60.0)
 
 
 def test_a_question_is_let_in_when_there_is_a_task() -> None:
@@ -96,7 +96,7 @@ def test_a_question_is_let_in_after_a_while_and_others_at_once(monkeypatch: pyte
     async def play() -> None:
         other = Asker("/v1/runtime/push-object")
         await other.ask(TaskDoor())
-        monkeypatch.setattr(relay_waits, "LONGEST_LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(relay_waits, "LONGEST_POLL_SECONDS", 0.01)
         patient = Asker()
         await patient.ask(TaskDoor())
         assert other.asked == patient.asked == [b"question"]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.unit.client.ledger_worker import BOOKING, DELTA, FINGERPRINT, RUN_ID, rounds_within
+from tests.unit.client.ledger.ledger_worker import BOOKING, DELTA, FINGERPRINT, RUN_ID, rounds_within
 
 from client.ledger import chain as ledger_chain
 from client.ledger.ledger import Ledger, export, verify

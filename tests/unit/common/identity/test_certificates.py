@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import IdentityError
+from common.files import write_private
 from common.identity import certificates as identity
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -104,10 +105,10 @@ def test_a_name_that_is_no_dns_label_is_refused(name: str) -> None:
 
 def test_an_identity_on_disk_must_have_key_and_certificate_that_belong_together(tmp_path: Path) -> None:
     pem, key = issue("st-mary")
-    identity.write_private(tmp_path / "identity.pem", pem)
-    identity.write_private(tmp_path / "identity.key", identity.private_key_pem(key))
+    write_private(tmp_path / "identity.pem", pem)
+    write_private(tmp_path / "identity.key", identity.private_key_pem(key))
     assert identity.load_identity(tmp_path).name == "st-mary"
-    identity.write_private(tmp_path / "identity.key", identity.private_key_pem(Ed25519PrivateKey.generate()))
+    write_private(tmp_path / "identity.key", identity.private_key_pem(Ed25519PrivateKey.generate()))
     with pytest.raises(IdentityError, match="public half"):
         identity.load_identity(tmp_path)
 
@@ -115,7 +116,7 @@ def test_an_identity_on_disk_must_have_key_and_certificate_that_belong_together(
 @pytest.mark.usefixtures("open_umask")
 def test_a_private_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "secret"
-    identity.write_private(path, b"secret")
+    write_private(path, b"secret")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import Config, replace
 from common.errors import DataError, RunError
+from common.files import write_private
 from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
@@ -18,7 +19,6 @@ from common.identity.certificates import (
     private_key_pem,
     request_hospital_certificate,
     sign_hospital_certificate,
-    write_private,
 )
 from common.shards import read_manifest
 from deploy.demo import dealer_service

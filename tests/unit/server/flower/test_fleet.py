@@ -42,7 +42,7 @@ def _task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seconds(longest: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.flower.fleet._LONGEST_LOOK_SECONDS", longest)
+    monkeypatch.setattr("server.flower.fleet._LONGEST_POLL_SECONDS", longest)
 
 
 class Caller:

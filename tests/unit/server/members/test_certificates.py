@@ -9,8 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import EnrolmentConfig
 from common.errors import IdentityError
+from common.files import write_private
 from common.identity import certificates as identity
-from common.identity.certificates import certificate_pem, load_certificate, request_hospital_certificate, write_private
+from common.identity.certificates import (
+    certificate_pem,
+    load_certificate,
+    request_hospital_certificate,
+)
 from common.identity.members import MEMBERS_FILE
 from common.identity.revocation import REVOCATIONS_FILE, verify_revocations
 from common.settings import ServerSettings

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
+from common.files import write_private
 from common.identity import enrolment
 from common.identity.certificates import (
     certificate_pem,
@@ -19,7 +20,6 @@ from common.identity.certificates import (
     openssh_public,
     request_hospital_certificate,
     verify_hospital_certificate,
-    write_private,
 )
 from common.identity.enrolment import Join, Joined, Standing
 from common.identity.members import verify_members
