@@ -286,7 +286,7 @@ class _Server:
         return Command(
             "superexec",
             (
-                *python_module("server.superexec"),
+                *python_module("server.flower.superexec"),
                 "--runtime-api-address", self._runtime,
                 "--root-certificates", str(self._state / _LOCAL_CERTIFICATE),
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.unit.client.ledger.ledger_worker import BOOKING, DELTA, FINGERPRINT, RUN_ID, rounds_within
 
 from client.ledger import chain as ledger_chain
 from client.ledger.ledger import Ledger, export, verify
 from common.errors import BudgetExceededError, LedgerError
 from common.privacy.accounting import Accountant
 from common.privacy.budget import BudgetPolicy
+from tests.unit.client.ledger.ledger_worker import BOOKING, DELTA, FINGERPRINT, RUN_ID, rounds_within
 
 WORKER = Path(__file__).with_name("ledger_worker.py")
 LONGEST_LIFE_SECONDS = 0.02

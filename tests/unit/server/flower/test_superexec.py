@@ -9,7 +9,7 @@ import pytest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
 
-from server import superexec
+from server.flower import superexec
 
 TOKEN = "5ec7e7" * 8
 SECONDS = 20.0

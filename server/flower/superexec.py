@@ -1,4 +1,4 @@
-"""``python -m server.superexec …``: Flower's executor, which starts the ServerApp without its token on a command line.
+"""``python -m server.flower.superexec …``: Flower's executor, which keeps its token off command lines.
 
 Flower's own puts the token that opens the Runtime API on the command line of ``flwr-serverapp``, where every user of
 the machine reads it in the list of processes. Here the ServerApp reads it from a file in memory that only it inherits.
