@@ -1,8 +1,8 @@
 """A hospital's part in a round before any mask: book the privacy, train, evaluate, encode.
 
 **Rule.** What leaves here is the vector and one :class:`~common.run.messages.EpsilonReport`. The report, and every
-refusal, is a function of the run description, the hospital's policy and what its ledger was asked to book before: never of
-the data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall
+refusal, is a function of the run description, the hospital's policy and what its ledger was asked to book before: never
+of the data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where they fall
 short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
 """
 
