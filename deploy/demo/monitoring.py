@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-RULES = Path(__file__).resolve().parent / "prometheus" / "alerts.yml"
+RULES = Path(__file__).resolve().parents[1] / "prometheus" / "alerts.yml"
 CONFIGURATION_FILE = "prometheus.yml"
 """In a run's folder: ``prometheus --config.file=RUN/prometheus.yml`` shows the run."""
 

@@ -806,4 +806,4 @@ def test_no_error_names_a_path(folder: Path) -> None:
 
 def test_the_ledger_is_imported_without_torch() -> None:
     probe = "import sys, client.ledger.ledger; sys.exit('torch' in sys.modules or 'opacus' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", probe], cwd=Path(__file__).parents[3], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", probe], cwd=Path(__file__).parents[4], check=False).returncode == 0

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from deploy.development.image_packages import needed, pytorch, read_lock, without_pytorch
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 PROJECT = '[project]\ndependencies = ["torch==2.0", "rich", "streamlit"]\n'
 LOCK = """\
