@@ -40,6 +40,10 @@ RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """Of a run; names files as well."""
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""Of an entry in a table (a task, a model, a strategy); whoever uses the table refuses a name that it lacks."""
+
+
 class PrivacyMode(StrEnum):
     """Where the noise is added (DESIGN §3)."""
 
@@ -76,7 +80,7 @@ class _Section(BaseModel):
 class ExperimentConfig(_Section):
     """What is trained, for how long and by how many."""
 
-    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "pneumonia"
+    task: Name = "pneumonia"
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
     num_clients: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 4
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
@@ -96,7 +100,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Which model of the registry, for which images."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "cnn"
+    name: Name = "cnn"
     image_size: Annotated[int, Field(ge=28, le=512)] = 28
 
 
@@ -124,7 +128,7 @@ class AggregationConfig(_Section):
     modulus_bits: Literal[16, 32] = 16
     update_bound: Annotated[float, Field(gt=0, le=1000.0)] = 0.25
     max_weight: Annotated[int, Field(ge=1, le=2**24)] = 4096
-    strategy: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
+    strategy: Name = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 

@@ -29,6 +29,7 @@ from common.identity.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.datasets.datasets import task_named
+from deploy.named import check_names
 from deploy.source_tree import ROOT
 from server.members import authority
 from server.members.authority import Authority
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Prepare the state folder and become the server's supervisor."""
     arguments = _parser().parse_args(argv[1:])
     config = load_config(arguments.config, tuple(arguments.overrides))
+    check_names(config)
     state = arguments.state.resolve()
     settings = _settings(arguments, state, config)
     root = _install_authority(state, settings, arguments.authority)

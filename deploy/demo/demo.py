@@ -20,6 +20,7 @@ from deploy.demo.dealer import deal
 from deploy.demo.dealing import count_dealt, stated
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
+from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.source_tree import ROOT
@@ -55,7 +56,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="confide demo",
+        description=__doc__,
+        epilog=names_in_words(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--hospitals", type=int, metavar="N", help="as --set experiment.num_clients=N")
     parser.add_argument("--rounds", type=int, metavar="R", help="as --set experiment.rounds=R")
     parser.add_argument("--task", metavar="NAME", help="pneumonia, retina or another MedMNIST 2D task")
@@ -74,7 +80,9 @@ def _config(arguments: argparse.Namespace) -> Config:
         "data.source": arguments.data,
     }
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
-    return load_config(arguments.config, (*overrides, *arguments.overrides))
+    config = load_config(arguments.config, (*overrides, *arguments.overrides))
+    check_names(config)
+    return config
 
 
 def _prepare_folder(folder: Path) -> Path:
