@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from common.config import RunDescription
 from common.errors import RunError
@@ -19,6 +19,7 @@ from common.evaluation.state import EvaluationState
 from common.privacy.gaussian import gaussian_epsilon
 from common.run.terms import evaluation_plan_of, release_mechanism
 from common.run.vector import Tail, VectorLayout
+from server.progress import EvaluationProgress
 
 PartName = Literal["test", "validation", "none"]
 
@@ -63,22 +64,22 @@ class Measurements(Protocol):
     def spent(self) -> None:
         """Note that hospitals have refused to answer the last question again."""
 
-    def to_numbers(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as values of JSON."""
+    def progress(self) -> EvaluationProgress | None:
+        """Return what a checkpoint keeps; None where no plan is followed."""
 
 
 def measurements_of(
-    description: RunDescription, layout: VectorLayout, numbers: Mapping[str, Any]
+    description: RunDescription, layout: VectorLayout, progress: EvaluationProgress | None
 ) -> "ExactMeasurements | PlannedMeasurements":
-    """Return how a run measures its models, from where ``numbers`` of its checkpoint say that it stands.
+    """Return how a run measures its models, from where its checkpoint says that it stands.
 
     Raises:
-        RunError: the numbers cannot be read.
+        RunError: the record of its evaluations cannot be read.
     """
     plan = evaluation_plan_of(description)
     if plan is None:
         return ExactMeasurements(layout)
-    return PlannedMeasurements(description, plan, layout, numbers)
+    return PlannedMeasurements(description, plan, layout, progress)
 
 
 class ExactMeasurements:
@@ -106,9 +107,8 @@ class ExactMeasurements:
     def spent(self) -> None:
         """See :class:`Measurements`."""
 
-    def to_numbers(self) -> dict[str, Any]:
+    def progress(self) -> None:
         """See :class:`Measurements`."""
-        return {}
 
 
 class PlannedMeasurements:
@@ -117,27 +117,19 @@ class PlannedMeasurements:
     exact = False
 
     def __init__(
-        self, description: RunDescription, plan: EvaluationPlan, layout: VectorLayout, numbers: Mapping[str, Any]
+        self,
+        description: RunDescription,
+        plan: EvaluationPlan,
+        layout: VectorLayout,
+        progress: EvaluationProgress | None,
     ) -> None:
         self._description = description
         self._plan = plan
         self._layout = layout
-        self._asked: Counter[int] = Counter()
+        self._asked = Counter({} if progress is None else progress.asked)
         """How often each release was asked for, by its number."""
-        self._state = EvaluationState()
+        self._state = EvaluationState() if progress is None else _state_of(progress)
         self._last: int | None = None
-        if numbers:
-            self._restore(numbers)
-
-    def _restore(self, numbers: Mapping[str, Any]) -> None:
-        try:
-            self._asked = Counter({int(number): int(times) for number, times in numbers["asked"].items()})
-            self._state = EvaluationState.from_json(numbers["state"])
-        except (AttributeError, LookupError, TypeError, ValueError):
-            raise RunError(
-                "the newest checkpoint lacks the record of its evaluations; delete that file to resume from the "
-                "previous one"
-            ) from None
 
     def while_training(self, step: int) -> Question | None:
         """See :class:`Measurements`."""
@@ -192,9 +184,16 @@ class PlannedMeasurements:
         )
         return gaussian_epsilon(math.sqrt(squares), self._description.privacy.delta)
 
-    def to_numbers(self) -> dict[str, Any]:
+    def progress(self) -> EvaluationProgress:
         """See :class:`Measurements`."""
-        return {
-            "asked": {str(number): times for number, times in sorted(self._asked.items())},
-            "state": self._state.to_json(),
-        }
+        return EvaluationProgress(asked=dict(sorted(self._asked.items())), state=self._state.to_json())
+
+
+def _state_of(progress: EvaluationProgress) -> EvaluationState:
+    try:
+        return EvaluationState.from_json(progress.state)
+    except RunError:
+        raise RunError(
+            "the newest checkpoint lacks the record of its evaluations; delete that file to resume from the previous "
+            "one"
+        ) from None

@@ -198,7 +198,7 @@ class _Demo:
             history = outputs.history()
         except RunError:  # Stopped before the run's first event was read: there is nothing to write.
             return
-        threshold = checkpoint.numbers.get("threshold")
+        threshold = checkpoint.progress.threshold
         facts = model_facts(history, data.classes, data.channels, threshold)
         model = checkpoint.model if checkpoint.step else None
         files = outputs.finish(None if model is None else model[:], facts)

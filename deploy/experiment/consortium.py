@@ -35,7 +35,8 @@ from deploy.datasets.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan, describe
+from server.run import Run, describe
+from server.run_plan import RunPlan
 from server.transport import Incoming, Outgoing, Patience
 
 

@@ -49,6 +49,7 @@ from deploy.results.history import RunHistory
 from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.progress import Progress
 from tests.audited_run import audited_run
 from tests.example_run import example_run
 from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
@@ -244,7 +245,9 @@ def _answered() -> Iterator[bytes]:
 def _checkpoints() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         model = np.arange(6, dtype=np.float32)
-        CheckpointStore(Path(folder)).save(Checkpoint(RUN_ID, 1, 1, model, {"momentum": model}, 1, {"upload": 1}))
+        CheckpointStore(Path(folder)).save(
+            Checkpoint(RUN_ID, 1, 1, model, {"momentum": model}, 1, Progress(threshold=0.5))
+        )
         yield next(Path(folder).glob("step-*")).read_bytes()
 
 

@@ -59,7 +59,9 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
-from server.run import Run, RunPlan, describe
+from server.progress import Progress
+from server.run import Run, describe
+from server.run_plan import RunPlan
 from tests.protocol.parties import PLACE, Hospital
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
@@ -235,7 +237,7 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     grid = http_grid.HttpGrid(token="token")
     grid._client, grid._run = cast("Any", fleet), cast("Any", SimpleNamespace(run_id=1))
     store = CheckpointStore(folder)
-    store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, {}))
+    store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, Progress()))
     waits = config.transport
     conversation = Conversation(GridTransport(grid, waits.poll_seconds, 0.02), waits, events.append)
     return Run(RunPlan(config, description, "none", keys), conversation, store, events.append), fleet, events
