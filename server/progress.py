@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a run beside its arrays: typed, so that a damaged one is passed over and never half read."""
+"""What a checkpoint keeps of a run beside its arrays; typed, so that a damaged one is passed over, not half read."""
 
 from typing import Annotated
 

@@ -139,6 +139,10 @@ class Run:
             self._measure(Reading())
         if not self._measurements.exact:
             self._attempt(lambda: self._to_evaluate(Part.TEST))
+        self._say_tested()
+
+    def _say_tested(self) -> None:
+        """Report how good the run's last model is on the test part, if that could be measured."""
         if self._tested is not None:
             self._record.tested(self._plan, self._checkpoint.step, self._tested, exact=self._measurements.exact)
 
@@ -275,7 +279,7 @@ class Run:
             self._measurements.spent()
 
     def _pass_over_number(self) -> None:
-        """Never use the number after the last one: keys for it rode on that round, and nobody gives any for it again."""
+        """Leave out the number after the last one: keys for it rode on that round, and nobody sends them twice."""
         self._round += 1
 
     def _next_number(self) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 from common.audit.chain import Record
 from common.audit.entries import Began, Finished, Stepped, Summed
-from common.evaluation import Metrics
+from common.evaluation import METRICS, Metrics
+from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
 from common.run.terms import claims_of, evaluation_claim, evaluation_plan_of
 from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
@@ -137,11 +138,10 @@ class RunRecord:
 
 def measures(measured: Metrics | None) -> dict[str, Any]:
     """Return the fields of an event that say how good a model is; undefined ones where nobody could measure it."""
-    names = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
     if measured is None:
-        return dict.fromkeys(names, math.nan)
+        return dict(UNDEFINED)
     return {
-        **{name: getattr(measured, name) for name in names},
+        **{name: getattr(measured, name) for name in METRICS},
         "confusion": tuple(tuple(int(count) for count in row) for row in measured.confusion),
         "roc": measured.roc or None,
     }
