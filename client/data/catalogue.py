@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from client.data import npz
 from client.data.mistakes import Finding, Mistake
-from client.data.readers import HEAD_BYTES, IMAGE_ENDINGS, kind_not_read, reader_of
+from client.data.readers import HEAD_BYTES, IMAGE_ENDINGS, kind_not_read, npz, reader_of
 from client.data.tables import Table, UnusableTableError, read_table, without_point_zero
 from common.errors import DataError
 from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split, class_index

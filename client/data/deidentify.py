@@ -1,4 +1,4 @@
-"""Writes clean copies of a hospital's images, each as :mod:`client.data.clean` says.
+"""Writes clean copies of a hospital's images, each as its reader in :mod:`client.data.readers` makes it.
 
 Patients become ``patient-000001`` and so on, in an order drawn at random. The key of the pseudonyms is nowhere kept.
 What is burned into the pixels can't be cleaned: images with, or suspected of, burned-in text are left out.
@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.data.catalogue import Entry, Layout, read_catalogue
-from client.data.clean import Pseudonyms
 from client.data.contract import DataContract
-from client.data.dicom import DECODER_ERRORS, quiet
 from client.data.hospital_data import Report
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError
-from client.data.readers import HEAD_BYTES, reader_of
+from client.data.readers import Pseudonyms, clean_copy, quiet
 from client.data.survey import choose_split
 from common.errors import DataError
 from common.files import make_private_folder
@@ -70,12 +68,8 @@ def _clean_all(
     pseudonyms = Pseudonyms()
     for number, entry in enumerate(entries):
         try:
-            encoded = (root / entry.file).read_bytes()
-            reader = reader_of(encoded[:HEAD_BYTES])
-            copy = reader.clean(encoded, entry.patient, pseudonyms) if reader else None
-        except (UnusableImageError, *DECODER_ERRORS):
-            continue
-        if copy is None:
+            copy = clean_copy((root / entry.file).read_bytes(), entry.patient, pseudonyms)
+        except (UnusableImageError, OSError):
             continue
         name = f"images/{number:06d}{copy.ending}"
         path = out / name

@@ -14,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from client.data import npz
 from client.data.catalogue import Catalogue, Entry, Layout
 from client.data.contract import DataContract
-from client.data.dicom import quiet
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import check_picture, thumbnail
 from client.data.pixels import Header, Picture, UnusableImageError
-from client.data.readers import read_picture
+from client.data.readers import npz, quiet, read_picture
 from client.data.shortcuts import Traces, traces_of
 from client.data.views import FRONTAL
 from common.errors import DataError
@@ -100,7 +98,7 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
 def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
     """Read one file that no hospital listed, and say what a check would find of it alone: for whoever uses a model.
 
-    Enter :func:`client.data.dicom.quiet` around it. Personal data in the header is no finding here: nothing is kept.
+    Enter :func:`client.data.readers.quiet` around it. Personal data in the header is no finding here: nothing is kept.
 
     Args:
         content: the whole file.

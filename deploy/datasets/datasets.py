@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from client.data import npz
+from client.data.readers import npz
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, Records, Split, fit, to_image

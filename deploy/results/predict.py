@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from client.data.contract import DataContract
-from client.data.dicom import quiet
 from client.data.examine import look_at
 from client.data.mistakes import ADVICE, Finding
 from client.data.pixels import UnusableImageError
+from client.data.readers import quiet
 from client.training import logits
 from common.errors import DataError
 from common.models import registry

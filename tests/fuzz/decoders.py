@@ -29,7 +29,8 @@ from client import app, own_results
 from client.data import dicom, npz
 from client.data.cache import PreparedCache
 from client.data.catalogue import ACCEPTED_NAME, read_catalogue
-from client.data.pixels import UnusableImageError, read_raster
+from client.data.pixels import UnusableImageError
+from client.data.readers.raster import read_raster
 from client.flower.tasks import UNDELIVERABLE
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry

@@ -30,7 +30,8 @@ from pydicom.uid import (
 from client.data.display import as_displayed
 from client.data.mistakes import Mistake
 from client.data.picture_checks import is_coloured
-from client.data.pixels import DICOM_MARK, Header, Picture, UnusableImageError, has_dicom_preamble
+from client.data.pixels import Header, Picture, UnusableImageError
+from client.data.readers.reader import CleanCopy, Pseudonyms
 from client.data.views import view_of
 from common.shards import MAX_PIXELS
 
@@ -39,6 +40,13 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 _FEWEST_BITS, _MOST_BITS = 8, 16
 _PREAMBLE_BYTES = 128
+
+DICOM_MARK = b"DICM"
+_MARK_END = 132
+_VALUE_REPRESENTATIONS = frozenset({b"AE", b"CS", b"DA", b"LO", b"OB", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"})
+_FIRST_GROUPS = (2, 8)
+_LAST_ELEMENT, _LONGEST_FIRST_VALUE = 0x0100, 64
+"""What a file without preamble begins with: the file meta information, or a short field that identifies the image."""
 
 _JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _J2K_BOX_BYTES = 512
@@ -92,6 +100,32 @@ def quiet() -> Iterator[None]:
         finally:
             logger.setLevel(before)
             pydicom_config.settings.reading_validation_mode = validation
+
+
+def is_dicom(head: bytes) -> bool:
+    """Tell a DICOM file by its first 132 bytes: by the mark, or where that is missing by a first field.
+
+    Older archives and some modalities write the data set alone (PS3.10, 7.1 asks for more).
+    """
+    return has_dicom_preamble(head) or head.startswith(DICOM_MARK) or _begins_with_field(head)
+
+
+def has_dicom_preamble(encoded: bytes) -> bool:
+    """Tell whether the mark follows a preamble (PS3.10, 7.1)."""
+    return encoded[_PREAMBLE_BYTES:_MARK_END] == DICOM_MARK
+
+
+def _begins_with_field(head: bytes) -> bool:
+    """Tell whether a file begins with a field of group 2 or 8, in any of the three encodings (PS3.5, 7)."""
+    if len(head) < _MARK_END:
+        return False
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in _FIRST_GROUPS and element <= _LAST_ELEMENT:
+            length = int.from_bytes(head[4:8], "little")
+            is_implicit = order == "little" and length % 2 == 0 and 0 < length <= _LONGEST_FIRST_VALUE
+            return head[4:6] in _VALUE_REPRESENTATIONS or is_implicit
+    return False
 
 
 def read_dicom(encoded: bytes, channels: int) -> Picture:
@@ -311,3 +345,24 @@ def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
     except DECODER_ERRORS:
         return Mistake.COMPRESSION_UNKNOWN
     return Mistake.IMAGE_DAMAGED
+
+
+class DicomReader:
+    """DICOM: see :class:`client.data.readers.reader.Reader`."""
+
+    name = "DICOM"
+    endings = frozenset({".dcm", ".dicom"})
+
+    def recognises(self, head: bytes) -> bool:
+        """See :class:`~client.data.readers.reader.Reader`."""
+        return is_dicom(head)
+
+    def read(self, encoded: bytes, channels: int) -> Picture:
+        """See :class:`~client.data.readers.reader.Reader`."""
+        return read_dicom(encoded, channels)
+
+    def clean(self, encoded: bytes, patient: str, pseudonyms: Pseudonyms) -> CleanCopy:
+        """See :class:`~client.data.readers.reader.Reader`."""
+        from client.data.readers.dicom_clean import clean_dicom  # It parses with what stands above.
+
+        return clean_dicom(encoded, patient, pseudonyms)
