@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
+from common.complaints import complaint
 from common.config import RunId
 from common.errors import RunError
 from common.evaluation import METRICS, Figures, Metrics
@@ -93,8 +94,7 @@ def read(path: Path) -> tuple[OwnResult, ...]:
         try:
             result = OwnResult.model_validate_json(line)
         except ValidationError as error:
-            finding = error.errors(include_url=False, include_input=False)[0]
-            raise RunError(f"{path}, line {number}, must be a result: {finding['msg']}") from None
+            raise RunError(f"{path}, line {number}, must be a result; {complaint(error, 'the line')}") from None
         results.pop((result.run_id, result.round), None)
         results[result.run_id, result.round] = result
     return tuple(results.values())

@@ -1,7 +1,6 @@
 """The configuration: ``config.yaml`` read into frozen, strict models, and the run description hospitals agree to."""
 
 import hashlib
-import json
 import reprlib
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from common.canonical import canonical_json
 from common.errors import ConfigError
 from common.secagg.parameters import GraphParameters
 
@@ -328,7 +328,7 @@ class RunDescription(_Section):
 
     def canonical_json(self) -> bytes:
         """Return the one encoding of this description that is hashed and sent: sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        return canonical_json(self.model_dump(mode="json"))
 
     def hash(self) -> bytes:
         """Return the SHA-256 of :meth:`canonical_json`, 32 bytes."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from common.errors import RunError
 from common.files import sync_folder
 from common.run.flat_model import FlatModel, stretches
-from server.progress import Progress
+from server.progress import RunProgress
 
 VERSION = "1"
 _KEPT = 2
@@ -73,7 +73,7 @@ class Checkpoint:
     model: FlatModel
     strategy: Mapping[str, NDArray[Any]]
     measured_step: int
-    progress: Progress
+    progress: RunProgress
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _read(path: Path) -> Checkpoint:
     if metadata["version"] != VERSION:
         raise ValueError("another version")
     facts = json.loads(metadata["facts"])
-    progress = Progress.model_validate(facts["numbers"])
+    progress = RunProgress.model_validate(facts["numbers"])
     with safe_open(path, framework="np") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             described = file.get_slice(name)

@@ -50,7 +50,7 @@ class EvaluationProgress(_Part):
     state: str
 
 
-class Progress(_Part):
+class RunProgress(_Part):
     """Everything that a run needs to go on, its arrays and counters aside.
 
     Attributes:

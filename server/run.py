@@ -34,10 +34,10 @@ from common.telemetry.events import COMPLETED, Event, RoundTime
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
-from server.progress import PendingStep, Progress
+from server.progress import PendingStep, RunProgress
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
 from server.run_plan import RunPlan
-from server.run_record import RunRecord
+from server.run_record import RunJournal
 from server.strategies import Strategy, mean_change, strategy_for
 from server.waiting import POLL_SECONDS, Attendance
 
@@ -76,7 +76,7 @@ class Run:
         self._plan = plan
         self._conversation = conversation
         self._store = store
-        self._record = RunRecord(plan.description.run_id, report, record)
+        self._record = RunJournal(plan.description.run_id, report, record)
         self._attendance = Attendance(conversation)
         self._layout = layout_of(plan.description)
         self._mechanism = mechanism_of(plan.description)
@@ -188,7 +188,7 @@ class Run:
         if is_same:
             return
         self._layout = layout_of(plan.description)
-        progress = Progress(evaluation=self._measurements.progress())
+        progress = RunProgress(evaluation=self._measurements.progress())
         kept = replace(self._checkpoint, progress=progress)
         self._measurements = self._measurements_from(kept)
         self._aggregation = _aggregation(plan, self._conversation)

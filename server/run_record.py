@@ -19,7 +19,7 @@ from server.rounds import RoundSum
 from server.run_plan import RunPlan
 
 
-class RunRecord:
+class RunJournal:
     """Reports events and records entries, each from what it is about.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.audit.chain import AUDIT_FILE, AuditChain
-from common.audit.entries import Began, Contributed, Finished, Joined, Refused, Signed, Stepped, Summed
+from common.audit.entries import Began, Contributed, Finished, JoinedRun, Refused, SignedSurvivors, Stepped, Summed
 from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
@@ -99,7 +99,9 @@ class AuditedRun:
                 )
             )  # fmt: skip
             signatures[name] = self.signature(name, round_number, terms, NAMES).hex()
-            chain.append(Signed(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name]))
+            chain.append(
+                SignedSurvivors(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name])
+            )
         if record_it:
             self.server.append(
                 Summed(
@@ -157,7 +159,7 @@ def _tell(run: AuditedRun, authority_on_server: bool) -> None:
         )
     )  # fmt: skip
     for chain in run.hospitals.values():
-        chain.append(Joined(run_id=RUN_ID, config_hash=run.description.hash().hex()))
+        chain.append(JoinedRun(run_id=RUN_ID, config_hash=run.description.hash().hex()))
     for step in (1, 2):
         run.sum_up(step, hash_model(model), train=True)
         model = model + np.float32(0.01)

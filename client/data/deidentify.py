@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.data.catalogue import Entry, Layout, read_catalogue
+from client.data.catalogue import DataLayout, ListedImage, read_catalogue
 from client.data.contract import DataContract
 from client.data.hospital_data import Report
 from client.data.mistakes import Mistake
@@ -42,7 +42,7 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
         DataError: ``out`` holds something, lies inside the data, or cannot be written, or the data is an npz file.
     """
     catalogue = read_catalogue(folder, contract.classes)
-    if catalogue.layout is Layout.NPZ:
+    if catalogue.layout is DataLayout.NPZ:
         raise DataError("an npz file holds pixels alone; there is nothing to clean")
     if out.exists() and any(out.iterdir()):
         raise DataError("--deidentify must name a new or empty folder")
@@ -62,7 +62,7 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
 
 
 def _clean_all(
-    root: Path, entries: list[Entry], contract: DataContract, out: Path
+    root: Path, entries: list[ListedImage], contract: DataContract, out: Path
 ) -> Iterator[tuple[str, str, str, str]]:
     """Write copies one by one and yield their rows of the manifest; what can't be read is left out."""
     pseudonyms = Pseudonyms()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from client.data.catalogue import Catalogue, Entry, Layout
+from client.data.catalogue import Catalogue, DataLayout, ListedImage
 from client.data.contract import DataContract
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import check_picture, thumbnail
@@ -56,7 +56,7 @@ class Examined:
         usable: None if it could not be decoded.
     """
 
-    entry: Entry = field(repr=False)
+    entry: ListedImage = field(repr=False)
     findings: tuple[Finding, ...] = field(repr=False)
     header: Header = field(default=Header(), repr=False)
     content_digest: bytes = b""
@@ -73,7 +73,7 @@ def examine_all(catalogue: Catalogue, contract: DataContract, today: datetime.da
     """
     latest = (today + _CLOCK_TOLERANCE).strftime("%Y%m%d")
     with quiet(), ThreadPoolExecutor(os.cpu_count(), "examine") as threads:
-        if catalogue.layout is Layout.NPZ:
+        if catalogue.layout is DataLayout.NPZ:
             yield from _examine_npz(catalogue, contract, threads)
         else:
             yield from _in_order(
@@ -109,7 +109,7 @@ def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Pic
         UnusableImageError: it cannot be read.
     """
     picture = read_picture(content, contract.channels)
-    entry = Entry(file, 0, "", "", None)
+    entry = ListedImage(file, 0, "", "", None)
     latest = (datetime.datetime.now(datetime.UTC).date() + _CLOCK_TOLERANCE).strftime("%Y%m%d")
     header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
     examined = _examine_picture(entry, picture, b"", header, contract)
@@ -127,7 +127,7 @@ def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], item
         yield waiting.popleft().result()
 
 
-def _examine_file(root: Path, entry: Entry, contract: DataContract, latest: str) -> Examined:
+def _examine_file(root: Path, entry: ListedImage, contract: DataContract, latest: str) -> Examined:
     try:
         content = _read(root / entry.file)
         picture = read_picture(content, contract.channels)
@@ -137,14 +137,14 @@ def _examine_file(root: Path, entry: Entry, contract: DataContract, latest: str)
     return _examine_picture(entry, picture, hashlib.sha256(content).digest(), header, contract)
 
 
-def _examine_pixels(pixels: npt.NDArray[np.uint8], entry: Entry, contract: DataContract) -> Examined:
+def _examine_pixels(pixels: npt.NDArray[np.uint8], entry: ListedImage, contract: DataContract) -> Examined:
     """Examine one image of an npz file, uint8 of shape (c, h, w)."""
     picture = Picture(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2), Header())
     return _examine_picture(entry, picture, hashlib.sha256(pixels.tobytes()).digest(), (), contract)
 
 
 def _examine_picture(
-    entry: Entry, picture: Picture, digest: bytes, header: tuple[Finding, ...], contract: DataContract
+    entry: ListedImage, picture: Picture, digest: bytes, header: tuple[Finding, ...], contract: DataContract
 ) -> Examined:
     image = Image.fromarray(picture.pixels).convert("L" if contract.channels == 1 else "RGB")
     pixels = fit(image, contract.image_size)
@@ -167,12 +167,12 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _passed_over(entry: Entry, picture: Picture) -> Iterator[Finding]:
+def _passed_over(entry: ListedImage, picture: Picture) -> Iterator[Finding]:
     if picture.passed_over:
         yield Finding(Mistake.HEADER_FIELD_IGNORED, entry.file, "; ".join(picture.passed_over))
 
 
-def _header_findings(entry: Entry, header: Header, contract: DataContract, latest: str) -> Iterator[Finding]:
+def _header_findings(entry: ListedImage, header: Header, contract: DataContract, latest: str) -> Iterator[Finding]:
     if header.personal:
         yield Finding(Mistake.PERSONAL_DATA, entry.file, ", ".join(header.personal))
     if header.burned_in:

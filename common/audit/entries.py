@@ -26,7 +26,7 @@ class Identified(_Body):
     """PEM, issued by the consortium's authority."""
 
 
-class Joined(_Body):
+class JoinedRun(_Body):
     """Hospital: it agreed to a run's terms."""
 
     kind: Literal["joined"] = "joined"
@@ -51,7 +51,7 @@ class Contributed(_Body):
     """The ledger's last line, ``SEQUENCE:DIGEST``: a ledger that was put back can be told by it."""
 
 
-class Signed(_Body):
+class SignedSurvivors(_Body):
     """Hospital: it signed whose vectors are in a round's sum."""
 
     kind: Literal["signed"] = "signed"
@@ -133,4 +133,4 @@ class Finished(_Body):
     threshold: float | None
 
 
-Body = Identified | Joined | Contributed | Signed | Began | Summed | Stepped | Told | Refused | Finished
+Body = Identified | JoinedRun | Contributed | SignedSurvivors | Began | Summed | Stepped | Told | Refused | Finished

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from common.complaints import complaint
 from common.config import MOST_CLASSES, Config, RunId
 from common.errors import RunError
 from common.evaluation.metrics import Figures, Measure
@@ -249,9 +250,7 @@ def parse_event(line: str | bytes) -> Event | None:
     try:
         return _EVENT.validate_json(line)
     except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in finding["loc"])
-        raise RunError(f"an event must have a {key} that holds to the format: {finding['msg']}") from None
+        raise RunError(f"an event must hold to its format; {complaint(error, 'the event')}") from None
 
 
 class EventFile:

@@ -25,7 +25,7 @@ from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, Trainin
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import flat_parameters, share_parameters
 from common.models.heads import linear_head
-from common.privacy.accounting import Accountant, Adversary, Epsilon, MechanismEvent
+from common.privacy.accounting import Accountant, Epsilon, EpsilonAdversary, MechanismEvent
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event, noise_multiplier, require_enough_units
 from common.privacy.distributed import DistributedMechanism
@@ -117,7 +117,7 @@ def train_with_canaries(
         epsilon,
         setting.privacy.delta,
         setting.privacy.unit,
-        Adversary.SERVER,
+        EpsilonAdversary.SERVER,
         Accountant(setting.privacy.accountant),
     )
     return Exposure(claim, gradients @ released, included, len(released), len(records))

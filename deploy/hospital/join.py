@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.enrolment import INVITATION_VARIABLE, Place, is_enrolled, join
+from client.enrolment import INVITATION_VARIABLE, JoinedPlace, is_enrolled, join
 from common.config import load_config
 from common.errors import EnrolmentError
 from common.identity.certificates import load_certificate, who_holds_the_key
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     state = arguments.state.resolve()
     if not is_enrolled(state):
         config = load_config(arguments.config, tuple(arguments.overrides))
-        place = Place(
+        place = JoinedPlace(
             state=state,
             data=_data_folder(arguments.data),
             logs=arguments.logs.resolve() if arguments.logs else state / "logs",

@@ -66,7 +66,7 @@ _PROCESSES = {
 
 
 @dataclass(frozen=True)
-class Report:
+class ChaosReport:
     """What the kills did.
 
     Attributes:
@@ -185,7 +185,9 @@ def _config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def _run(config: Config, folder: Path, arguments: argparse.Namespace) -> tuple[Report, list["Strike"], Stopping | None]:
+def _run(
+    config: Config, folder: Path, arguments: argparse.Namespace
+) -> tuple[ChaosReport, list["Strike"], Stopping | None]:
     """Carry out the kills; returns also what ended them before the last, if anything did."""
     plan = plan_kills(arguments.kills, config.experiment.num_clients, arguments.seed)
     chaos = Chaos(config, folder / "killed")
@@ -276,7 +278,7 @@ class Chaos:
             raise RunError("the run must end with every round trained; look into its logs with --out")
         return checkpoint.model[:]
 
-    def report(self, asked_for: int) -> Report:
+    def report(self, asked_for: int) -> ChaosReport:
         """Sum up what the kills did, from the run's events, the audit chains and the hospitals' ledgers.
 
         Args:
@@ -287,7 +289,7 @@ class Chaos:
         """
         recovered = [strike.recovered_seconds for strike in self.strikes if strike.recovered_seconds is not None]
         under, over = self._ledger_miscounts(*self._chains()) if self.strikes else (0, 0)
-        return Report(
+        return ChaosReport(
             asked_for=asked_for,
             kills=len(self.strikes),
             resumed=len(recovered),

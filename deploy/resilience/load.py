@@ -41,7 +41,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Measured:
+class LoadMeasured:
     """One run.
 
     Attributes:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv[1:])
     counts = [int(count) for count in arguments.hospitals.split(",")]
     raise_on_signals()
-    measured: list[Measured] = []
+    measured: list[LoadMeasured] = []
     exit_code = 0
     try:
         for count in counts:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
     return exit_code
 
 
-def _write(path: Path | None, measured: Sequence[Measured], asked_for: Sequence[int]) -> None:
+def _write(path: Path | None, measured: Sequence[LoadMeasured], asked_for: Sequence[int]) -> None:
     """Write what was measured so far, so that nothing of it is lost when the next run is ended."""
     if path is not None:
         runs = [asdict(run) for run in measured]
@@ -111,12 +111,12 @@ def _write(path: Path | None, measured: Sequence[Measured], asked_for: Sequence[
         write_json_report(path, facts)
 
 
-def _measure_apart(config: Config) -> Measured:
+def _measure_apart(config: Config) -> LoadMeasured:
     with tempfile.TemporaryDirectory(prefix="confide-load-") as folder:
         return measure(config, Path(folder) / "run")
 
 
-def beyond(constant: Measured, run: Measured) -> Measured:
+def beyond(constant: LoadMeasured, run: LoadMeasured) -> LoadMeasured:
     """Return ``run`` with its memory beyond that of a run with a small model, in vectors of ``run``'s size."""
     return replace(
         run,
@@ -141,7 +141,7 @@ def _config(arguments: argparse.Namespace, hospitals: int, *further: str) -> Con
     return load_config(arguments.config, given)
 
 
-def measure(config: Config, folder: Path) -> Measured:
+def measure(config: Config, folder: Path) -> LoadMeasured:
     """Carry out one run.
 
     Raises:
@@ -167,7 +167,7 @@ def measure(config: Config, folder: Path) -> Measured:
     finally:
         deployment.supervisor.stop()
     parameters = registry.parameter_count(config.model.name, len(data.classes), data.channels, config.model.image_size)
-    return Measured(
+    return LoadMeasured(
         hospitals=config.experiment.num_clients,
         parameters=parameters,
         rounds=len(rounds),
@@ -198,7 +198,7 @@ def _follow(deployment: LoopbackDeployment, events: EventFile, rounds: list[Roun
 
 
 @styled
-def draw(measured: Sequence[Measured]) -> Figure:
+def draw(measured: Sequence[LoadMeasured]) -> Figure:
     """Draw time of a round and memory of the server against the number of hospitals."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
@@ -223,7 +223,7 @@ def draw(measured: Sequence[Measured]) -> Figure:
     return figure
 
 
-def _say(run: Measured) -> None:
+def _say(run: LoadMeasured) -> None:
     print(
         f"{run.hospitals} hospitals ({run.survivors} at least in a sum), {run.parameters:,} parameters, "
         f"{run.rounds} rounds: {run.seconds_per_round:.2f} s a round; ServerApp {run.serverapp_peak_bytes // _MIB} "

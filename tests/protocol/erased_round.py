@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from common.config import replace
-from common.run.messages import Request, Unmask
+from common.run.messages import Request, UnmaskRequest
 from deploy.experiment.consortium import InProcessConsortium, Loss
 from tests.memory_scan import SECRET_BYTES, Remembered
 from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
@@ -43,7 +43,7 @@ class Watching(Vanishing):
 
     def __call__(self, hospital: str, request: Request) -> Loss | None:
         run = self._agents[hospital]._run
-        if isinstance(request, Unmask) and run is not None:
+        if isinstance(request, UnmaskRequest) and run is not None:
             for owner, pair in run.masked[request.round_number].shares.items():
                 unrevealed = pair.self_mask if owner == DROPPED else pair.masking_key
                 self._remembered.remember("unrevealed shares", unrevealed)

@@ -12,11 +12,11 @@ from common.errors import RunError
 from common.evaluation.state import EvaluationState
 from common.telemetry.events import RoundTime
 from server.checkpoints import Checkpoint, CheckpointStore
-from server.progress import EvaluationProgress, PendingStep, Progress
+from server.progress import EvaluationProgress, PendingStep, RunProgress
 
 RUN = "a" * 32
 
-PROGRESS = Progress(
+PROGRESS = RunProgress(
     threshold=0.5,
     pending=PendingStep(
         round_number=4,
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_a_version_that_wrote_no_record_of_evaluations_is_read(t
     rewrite_progress(next(tmp_path.iterdir()), {"threshold": 0.25, "evaluation": {}})
     latest = store.latest(RUN)
     assert latest is not None
-    assert latest.progress == Progress(threshold=0.25)
+    assert latest.progress == RunProgress(threshold=0.25)
 
 
 def rewrite_progress(path: Path, progress: object) -> None:

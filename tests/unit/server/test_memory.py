@@ -59,7 +59,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
-from server.progress import Progress
+from server.progress import RunProgress
 from server.run import Run, describe
 from server.run_plan import RunPlan
 from tests.protocol.parties import PLACE, Hospital
@@ -147,27 +147,27 @@ class Fleet:
         """Answer as an agent does, with a vector that says that nothing changed."""
         content = RecordDict()
         match request:
-            case messages.AdvertiseKeys(round_number=number):
-                reply: messages.Reply = messages.KeysAdvertised(
+            case messages.KeysRequest(round_number=number):
+                reply: messages.Reply = messages.KeysReply(
                     hospital=hospital.name, advertised=secagg.encode(hospital.advertise(number))
                 )
-            case messages.ShareKeys(directory=directory):
-                reply = messages.KeysShared(shares=self.shares(hospital, directory))
-            case messages.MaskedInput():
+            case messages.SharesRequest(directory=directory):
+                reply = messages.SharesReply(shares=self.shares(hospital, directory))
+            case messages.MaskRequest():
                 reply, content["array"] = self.masked(hospital, request)
-            case messages.CheckConsistency(survivors=survivors, next_directory=directory):
+            case messages.ConsistencyRequest(survivors=survivors, next_directory=directory):
                 signed = hospital.sign(secagg.decode(survivors, secagg.SurvivorList, secagg.Limits(), PLACE))
                 shares = None if directory is None else self.shares(hospital, directory)
-                reply = messages.ConsistencyChecked(signature=secagg.encode(signed), shares=shares)
-            case messages.Unmask(request=encoded):
+                reply = messages.ConsistencyReply(signature=secagg.encode(signed), shares=shares)
+            case messages.UnmaskRequest(request=encoded):
                 unmask = secagg.decode(encoded, secagg.UnmaskingRequest, secagg.Limits(), PLACE)
-                reply = messages.Unmasked(revealed=secagg.encode(hospital.reveal(unmask)))
+                reply = messages.UnmaskReply(revealed=secagg.encode(hospital.reveal(unmask)))
             case _:
                 raise AssertionError(request)
         content["body"] = ConfigRecord({"message": messages.encode(reply)})
         return content
 
-    def masked(self, hospital: Hospital, request: messages.MaskedInput) -> tuple[messages.InputMasked, ArrayRecord]:
+    def masked(self, hospital: Hospital, request: messages.MaskRequest) -> tuple[messages.MaskReply, ArrayRecord]:
         asked = secagg.decode(request.request, secagg.MaskedInputRequest, secagg.Limits(), PLACE)
         vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.head.nbytes), self.head.dtype)
         vector[:-PARAMETERS] = self.head
@@ -175,7 +175,7 @@ class Fleet:
         state, message, vector = masked_input.mask(shared, asked, vector)
         hospital.masked[asked.round_number] = state
         following = request.next_round
-        reply = messages.InputMasked(
+        reply = messages.MaskReply(
             masked=secagg.encode(message),
             advertised=None if following is None else secagg.encode(hospital.advertise(following)),
             epsilon=None,
@@ -237,7 +237,7 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     grid = http_grid.HttpGrid(token="token")
     grid._client, grid._run = cast("Any", fleet), cast("Any", SimpleNamespace(run_id=1))
     store = CheckpointStore(folder)
-    store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, Progress()))
+    store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, RunProgress()))
     waits = config.transport
     conversation = Conversation(GridTransport(grid, waits.poll_seconds, 0.02), waits, events.append)
     return Run(RunPlan(config, description, "none", keys), conversation, store, events.append), fleet, events
