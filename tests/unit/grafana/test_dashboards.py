@@ -77,7 +77,8 @@ def test_every_exported_metric_of_the_model_is_shown() -> None:
     asked = {
         name for path in DASHBOARDS for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)
     }
-    assert {metric.name for metric in MODEL_METRICS.values()} <= asked
+    # A loss has no scale that says whether a model is good, so it is served and not drawn.
+    assert {metric.name for metric in MODEL_METRICS.values()} - asked == {"confide_loss"}
 
 
 @each_dashboard
