@@ -31,8 +31,6 @@ from common.files import alone, make_private_folder
 from common.shards import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from deploy.hospital.pacs.access import Access, read_access
 from deploy.hospital.pacs.accounts import UNSETTLED, Accounts, Outcome
-from deploy.hospital.pacs.dicomweb import WebPacs
-from deploy.hospital.pacs.dimse import DicomPacs
 from deploy.hospital.pacs.fetching import Fetching, Pace, Progress
 from deploy.hospital.pacs.studies import Pacs, Wanted, is_accession
 
@@ -130,11 +128,16 @@ def _words(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _connecting(access: Access) -> Callable[[], Pacs]:
+    """Return what makes a connection; loads the libraries of that protocol alone."""
     if access.dicomweb is not None:
+        from deploy.hospital.pacs.dicomweb import WebPacs
+
         web = access.dicomweb
         return lambda: WebPacs(web)
     if access.dicom is None:
         raise ConfigError("the access file must have one of the sections dicomweb and dicom")
+    from deploy.hospital.pacs.dimse import DicomPacs
+
     dicom = access.dicom
     return lambda: DicomPacs(dicom)
 

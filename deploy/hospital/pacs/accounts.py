@@ -66,8 +66,9 @@ class Account:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Name the study, or the accession number where there is none."""
-        return (self.study_instance_uid, "" if self.study_instance_uid else self.accession_number)
+        """Name the study, or what else is known of it."""
+        other = self.accession_number or f"{self.study_date}: {self.reason}"
+        return (self.study_instance_uid, "" if self.study_instance_uid else other)
 
 
 _COLUMNS = tuple(attribute.name for attribute in fields(Account))
@@ -127,6 +128,16 @@ class Accounts:
         for account in self._rows.values():
             found.setdefault(account.accession_number, []).append(account)
         return found
+
+    def forget_unlisted(self, date: str) -> None:
+        """Forget the studies of a day of which nothing but the day is known, before that day is listed anew."""
+        nameless = [
+            key
+            for key, account in self._rows.items()
+            if account.study_date == date and not account.study_instance_uid and not account.accession_number
+        ]
+        for key in nameless:
+            del self._rows[key]
 
     def numbered(self) -> Iterator[tuple[int, Account]]:
         """Yield every row with the number of its line in the file that :meth:`close` writes."""

@@ -22,6 +22,7 @@ from deploy.hospital.pacs.studies import (
     Received,
     Series,
     Study,
+    StudyList,
     is_uid,
 )
 
@@ -30,6 +31,9 @@ _ACCESSION, _DATE, _MODALITIES, _MODALITY, _BODY_PART = "00080050", "00080020", 
 
 _PAGE = 200
 _MOST_PAGES = 5000
+_MOST_UNLISTED = 20
+"""Matches in a row that cannot be listed; after more it is the query that fails, not the studies."""
+
 _LARGEST_ANSWER = 64 * 2**20
 
 _TIMEOUT = httpx.Timeout(120.0, connect=15.0)
@@ -61,29 +65,36 @@ class WebPacs:
             trust_env=False,
         )
 
-    def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> list[Study]:
+    def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         """Ask for a whole day and choose here.
 
         Orthanc's paging loses studies when it must look up the modalities of each (``limit`` then counts those that
         ``offset`` left out), and not every server knows that filter.
         """
-        studies = self._studies({"StudyDate": f"{day:%Y%m%d}"})
-        return [study for study in studies if not study.modalities or study.modalities & set(modalities)]
+        found = self._studies({"StudyDate": f"{day:%Y%m%d}"})
+        wanted = [study for study in found.studies if not study.modalities or study.modalities & set(modalities)]
+        return StudyList(tuple(wanted), found.unlisted)
 
     def studies_of_accession(self, accession: str) -> list[Study]:
         """Ask for one accession number, and keep no other that the PACS may answer with."""
-        return [study for study in self._studies({"AccessionNumber": accession}) if study.accession == accession]
+        found = self._studies({"AccessionNumber": accession})
+        if found.unlisted:
+            raise PacsError("the PACS cannot list it")
+        return [study for study in found.studies if study.accession == accession]
 
     def series_of(self, study: Study) -> list[Series]:
         """Ask for the series of a study."""
-        items = self._every(f"studies/{study.uid}/series", {"includefield": _BODY_PART}, _SERIES_UID)
+        items, unlisted = self._every(f"studies/{study.uid}/series", {"includefield": _BODY_PART}, _SERIES_UID)
+        if unlisted:
+            raise PacsError("the PACS cannot list its series")
         return [Series(uid, _value(item, _MODALITY), _value(item, _BODY_PART)) for uid, item in items.items()]
 
     def retrieve(self, study: Study, series: Series, folder: Path) -> Received:
         """Retrieve a series object by object, so that a broken one costs none of the others."""
         place = f"studies/{study.uid}/series/{series.uid}/instances"
-        files, not_sent = [], 0
-        for uid in self._every(place, {}, _INSTANCE_UID):
+        files = []
+        listed, not_sent = self._every(place, {}, _INSTANCE_UID)
+        for uid in listed:
             path = file_of(folder, uid)
             try:
                 self._download(f"{place}/{uid}", path)
@@ -99,23 +110,40 @@ class WebPacs:
         """Close all connections."""
         self._client.close()
 
-    def _studies(self, query: Mapping[str, str]) -> list[Study]:
-        items = self._every("studies", {**query, "includefield": _MODALITIES}, _STUDY_UID)
-        return [
+    def _studies(self, query: Mapping[str, str]) -> StudyList:
+        items, unlisted = self._every("studies", {**query, "includefield": _MODALITIES}, _STUDY_UID)
+        studies = [
             Study(uid, _value(item, _ACCESSION), _value(item, _DATE), frozenset(_values(item, _MODALITIES)))
             for uid, item in items.items()
         ]
+        return StudyList(tuple(studies), unlisted)
 
-    def _every(self, place: str, query: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
-        """Return all matches by their UID, page after page until one brings nothing new."""
+    def _every(self, place: str, query: Mapping[str, str], key: str) -> tuple[dict[str, dict[str, Any]], int]:
+        """Return all matches by their UID, page after page until one brings nothing new, and how many cannot be listed.
+
+        Orthanc opens a file of each match, and answers a whole page with an error where one file is damaged; so a page
+        that fails is asked for in smaller ones, down to the match that fails alone.
+        """
         found: dict[str, dict[str, Any]] = {}
+        offset, limit, unlisted, in_a_row = 0, _PAGE, 0, 0
         for _ in range(_MOST_PAGES):
-            items = self._page(place, {**query, "limit": str(_PAGE), "offset": str(len(found))})
-            before = len(found)
+            try:
+                items = self._page(place, {**query, "limit": str(limit), "offset": str(offset)})
+            except (PacsAwayError, PacsRefusesError):
+                raise
+            except PacsError:
+                if limit == 1:
+                    offset, unlisted, in_a_row = offset + 1, unlisted + 1, in_a_row + 1
+                if in_a_row > _MOST_UNLISTED:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            before, in_a_row = len(found), 0
             for item in items:
                 found.setdefault(_checked_uid(item, key), item)
             if len(found) == before:
-                return found
+                return found, unlisted
+            offset, limit = offset + len(items), min(_PAGE, 2 * limit)
         raise PacsError("the PACS sends pages without end")
 
     def _page(self, place: str, query: Mapping[str, str]) -> list[dict[str, Any]]:

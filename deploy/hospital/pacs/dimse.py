@@ -54,6 +54,7 @@ from deploy.hospital.pacs.studies import (
     Received,
     Series,
     Study,
+    StudyList,
     is_uid,
 )
 
@@ -160,13 +161,14 @@ class DicomPacs:
         self._moves = access.retrieve == "move"
         self._listener = self._listen() if self._moves else None
 
-    def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> list[Study]:
+    def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         """Ask once for each modality: a list of them is no query that every PACS knows."""
         found: dict[str, Study] = {}
         for modality in modalities:
             studies = self._studies(StudyDate=f"{day:%Y%m%d}", ModalitiesInStudy=modality)
             found.update({study.uid: study for study in studies})
-        return [study for study in found.values() if not study.modalities or study.modalities & set(modalities)]
+        wanted = (study for study in found.values() if not study.modalities or study.modalities & set(modalities))
+        return StudyList(tuple(wanted))
 
     def studies_of_accession(self, accession: str) -> list[Study]:
         """Ask for one accession number, and keep no other that the PACS may answer with."""

@@ -147,10 +147,13 @@ class Fetching:
         day = self.wanted.first
         while day <= self.wanted.last:
             self.pace.wait()
-            studies = patiently(lambda day=day: pacs.studies_of_day(day, self.wanted.modalities))  # type: ignore[misc]
-            progress.studies += len(studies)
+            found = patiently(lambda day=day: pacs.studies_of_day(day, self.wanted.modalities))  # type: ignore[misc]
+            progress.studies += len(found.studies) + found.unlisted
+            self.accounts.forget_unlisted(f"{day:%Y%m%d}")
+            for number in range(1, found.unlisted + 1):
+                self._account(self._unlisted(f"{day:%Y%m%d}", number), progress)
             self.tell(progress)
-            yield from studies
+            yield from found.studies
             day += _DAY
 
     def _by_accession(self, pacs: Pacs, accessions: Sequence[str], progress: Progress) -> Iterator[Study]:
@@ -160,13 +163,29 @@ class Fetching:
             if known and all(self._is_settled(account) for account in known):
                 studies = [Study(account.study_instance_uid, number, account.study_date) for account in known]
             else:
-                self.pace.wait()
-                studies = patiently(lambda number=number: pacs.studies_of_accession(number))  # type: ignore[misc]
-            progress.studies += max(1, len(studies))
-            if not studies:
-                self._account(Account(Outcome.NOT_FOUND, number, taken=self.wanted.kind), progress)
+                studies = self._with_accession(pacs, number, progress)
+            progress.studies += len(studies)
             self.tell(progress)
             yield from studies
+
+    def _with_accession(self, pacs: Pacs, number: str, progress: Progress) -> list[Study]:
+        """Return the studies of a number, or account for one that the PACS does not have or cannot list."""
+        self.pace.wait()
+        outcome, reason = Outcome.NOT_FOUND, ""
+        try:
+            studies = patiently(lambda: pacs.studies_of_accession(number))
+        except (PacsAwayError, PacsRefusesError):
+            raise
+        except PacsError as error:
+            studies, outcome, reason = [], Outcome.FAILED, str(error)
+        if not studies:
+            progress.studies += 1
+            self._account(Account(outcome, number, reason=reason, taken=self.wanted.kind), progress)
+        return studies
+
+    def _unlisted(self, date: str, number: int) -> Account:
+        reason = f"the PACS cannot list it ({number} of its day)"
+        return Account(Outcome.FAILED, "", study_date=date, reason=reason, taken=self.wanted.kind)
 
     def _to_do(self, studies: Sequence[Study], progress: Progress) -> list[Study]:
         """Count what is here already, and put what failed before behind what was never tried."""

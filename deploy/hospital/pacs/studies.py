@@ -43,6 +43,14 @@ class Study:
 
 
 @dataclass(frozen=True)
+class StudyList:
+    """Studies that a PACS lists, and how many more it has but fails to list."""
+
+    studies: tuple[Study, ...] = field(repr=False)
+    unlisted: int = 0
+
+
+@dataclass(frozen=True)
 class Series:
     """One series of a study; its modality and body part are '' where the PACS does not say."""
 
@@ -96,7 +104,7 @@ class Received:
 class Pacs(Protocol):
     """One connection to a PACS; one thread uses it at a time."""
 
-    def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> list[Study]:
+    def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         """Return all studies of a day which, as far as the PACS says, have one of the modalities."""
 
     def studies_of_accession(self, accession: str) -> list[Study]:
