@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
 
 from client.data.catalogue import FETCHED_NAME
 from common.errors import DataError
@@ -92,7 +91,6 @@ class Accounts:
             whole = content[: content.rfind(b"\n") + 1]
             for account in _read(whole):
                 self._keep(account)
-            self._file: IO[bytes] | None = None
             self._rewrite()
         except OSError as error:
             raise DataError(f"{FETCHED_NAME} must be readable and writable: {error.strerror}") from None
@@ -105,9 +103,8 @@ class Accounts:
         """
         self._keep(account)
         try:
-            if self._file is None:
-                self._file = self._path.open("ab", buffering=0)
-            self._file.write(_line(account))
+            with self._path.open("ab", buffering=0) as file:
+                file.write(_line(account))
         except OSError as error:
             raise DataError(f"{FETCHED_NAME} could not be written: {error.strerror}") from None
 
@@ -153,9 +150,6 @@ class Accounts:
             self._rows.pop(("", account.accession_number), None)
 
     def _rewrite(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
         head = ",".join(_COLUMNS).encode() + b"\n"
         write_private(self._path, head + b"".join(map(_line, self._rows.values())))
 
