@@ -51,6 +51,9 @@ _FIRST_WAIT_SECONDS = 1.0
 _MOST_AWAY = 3
 """Studies in a row that found no PACS, after which it is taken to be away."""
 
+_OF_A_QUERY = 0.1
+"""What a query for a day or a number takes of the pace of studies: it moves no image."""
+
 _AHEAD = 2
 """Studies given to each connection before their turn."""
 
@@ -70,12 +73,12 @@ class Pace:
         self._lock = threading.Lock()
         self.stopped = threading.Event()
 
-    def wait(self) -> None:
-        """Wait for the next place; at once when stopped."""
+    def wait(self, share: float = 1.0) -> None:
+        """Wait for the next place, and take so much of it; at once when stopped."""
         with self._lock:
             now = self._clock()
             place = max(now, self._next)
-            self._next = place + self._seconds
+            self._next = place + share * self._seconds
         self.stopped.wait(place - now)
 
 
@@ -146,7 +149,7 @@ class Fetching:
             raise DataError("a first and a last day, or accession numbers, must be given")
         day = self.wanted.first
         while day <= self.wanted.last:
-            self.pace.wait()
+            self.pace.wait(_OF_A_QUERY)
             found = patiently(lambda day=day: pacs.studies_of_day(day, self.wanted.modalities))  # type: ignore[misc]
             progress.studies += len(found.studies) + found.unlisted
             self.accounts.forget_unlisted(f"{day:%Y%m%d}")
@@ -170,7 +173,7 @@ class Fetching:
 
     def _with_accession(self, pacs: Pacs, number: str, progress: Progress) -> list[Study]:
         """Return the studies of a number, or account for one that the PACS does not have or cannot list."""
-        self.pace.wait()
+        self.pace.wait(_OF_A_QUERY)
         outcome, reason = Outcome.NOT_FOUND, ""
         try:
             studies = patiently(lambda: pacs.studies_of_accession(number))
