@@ -6,8 +6,8 @@ Rules:
    interrupts leaves nothing there.
 2. A study that is here as its row says is not asked for again; one that failed is, after those never tried.
 3. A file that cannot be read as an image is not kept, and its row says which mistake it has.
-4. An answer that holds nothing is asked for once more: under load, Orthanc once listed no series of a study that had one,
-   among 4,000.
+4. An answer that holds nothing is asked for once more: under load, Orthanc once listed no series of a study that had
+   one, among 4,000.
 5. A study that breaks the connection is tried three times. Where several in a row do, the PACS is taken to be away, and
    the command ends: the same command goes on from there.
 """
