@@ -11,7 +11,7 @@ from common.secagg.phases import Phase
 
 VERSION = 1
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("confide.hospital")
 
 
 class AnsweredRoundsFile:
