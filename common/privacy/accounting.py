@@ -10,23 +10,11 @@ Events are composed with the accountants of Opacus: PRV (Gopi, Lee and Wutschitz
 Differential Privacy"), always its upper bound and never its estimate, or RDP (Mironov, Talwar and Zhang 2019, "Rényi
 Differential Privacy of the Sampled Gaussian Mechanism"). Opacus imports torch, so it is imported on first use.
 
-**Groups.** A patient with k records in a run that protects each record loses more. Let P and Q be a step's output with
-and without the patient's records, the coins and gradients of everyone else fixed. In units of the clipping norm Q is
-N(0, z²I), and P the mixture over the subsets T of the k records of N(v_T, z²I), with weights q^|T| (1-q)^(k-|T|) and
-‖v_T‖ ≤ |T|. *Claim:* every f-divergence between them, in either direction, is at most that between the mixture P* of
-N(j, z²) over j from Binomial(k, q) and Q* = N(0, z²), numbers on a line.
+**Groups.** A patient with k records in a run that protects each record loses more. A step of such a run releases at
+most what the mixture P* of N(j, z²) over j from Binomial(k, q) releases beside Q* = N(0, z²): every f-divergence, in
+either direction, is at most theirs. RDP composes it; PRV has no part in it.
 
-*Proof.* Under Q the ratio P/Q is the sum of p_T X_T with X_T = exp(s_T g_T - s_T²/2), s_T = ‖v_T‖/z, g_T standard
-normal. An f-divergence, in either direction, is the expectation of a convex function of that ratio. (1) Of all joint
-laws with these marginals the one where every g_T is one g makes it largest: a sum of comonotone variables is the
-largest in convex order (Müller 1997, "Stop-loss order for portfolios of dependent risks"). (2) It grows with each s_T:
-for s' ≥ s, X_T is the conditional expectation given g of exp(s'g' - s'²/2) where s'g' = sg + √(s'² - s²)·h, with h a
-standard normal of its own. So by Jensen s' for s makes it no smaller, and (1) puts one g for all g' again. (3) With
-s_T = |T|/z the subsets of one size are alike, which is P*. ∎
-
-What was fixed is the same on both sides, and f-divergences are jointly convex, so the claim holds for the mixture over
-it, too; a discrete mechanism's approximation is about every shift alike. So a step of such an event has at most the
-Rényi divergences between P* and Q*, which add up over adaptive steps. PRV has no part in it.
+Proofs: ``docs/proofs/zero-out.md`` (relation, approximation, grid), ``docs/proofs/groups.md``.
 """
 
 import math

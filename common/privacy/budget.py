@@ -17,6 +17,8 @@ states that no patient has more than k records: its event is composed as one of 
 
 **What is refused.** A weaker unit without such a statement, and a weaker adversary: how much of the noise colluders
 would know can't be told from the booking any more.
+
+Proof: ``docs/proofs/budgets.md``.
 """
 
 from collections.abc import Iterable

@@ -18,6 +18,8 @@ would make: the law is exact, not close.
 The stream is AES-256 in counter mode, so all this holds up to the advantage of distinguishing it from random bits: the
 differential privacy is computational. How many proposals were needed shows in the running time; it is independent of
 the accepted values' signs but not constant-time.
+
+Proof: ``docs/proofs/discrete-gaussian.md``.
 """
 
 import decimal

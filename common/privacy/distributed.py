@@ -19,14 +19,7 @@ up to a factor exp(±a) on the probability of each outcome, where with d the dim
 Over R rounds it is (ε + 2Ra, δ·exp(Ra))-differentially private for every (ε, δ) of R such Gaussian steps
 (:func:`common.privacy.accounting.epsilon` adds these terms). At d = 10^7 and R = 10^5, Ra is below 10^-20.
 
-*Proof.* (1) Kairouz et al., theorem 1 and its lemma on sums: log-probabilities of a sum of m samples of N_Z(0, σ²)
-are within τ of those of one sample of N_Z(0, mσ²), per coordinate. (2) Let s² = mσ² - 4 and t = 2. Take x from the
-continuous N(v, s²), v whole, and then y from the integers with weight exp(-(y-x)²/2t²). By Poisson summation these
-weights add up to t√(2π)(1 ± η(t)) whatever x is, so P(y) = (1 ± η(t))^-1 · exp(-(y-v)²/2mσ²)/√(2πmσ²), within 3η(t) in
-the logarithm of N_Z(v, mσ²) (this is the convolution lemma of Peikert 2010, "An Efficient and Parallel Gaussian Sampler
-for Lattices", theorem 3.1). So a sum with discrete noise is, up to exp(±a), a random function, the same for all data,
-of a sum v + N(0, s² I). (3) That holds for each batch, so also for the mixture over Poisson batches: sampling amplifies
-here exactly as for the Gaussian, with the same accountant and no further argument. (4) Rounds compose adaptively.
+Proof: ``docs/proofs/distributed-noise.md``.
 
 Covered are the units of one hospital: those it trains on, and those it measures a model on where a release of the
 evaluation plan asks for them (:mod:`common.evaluation.plan`), each with noise of its own. The relation is zero-out: a

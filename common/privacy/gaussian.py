@@ -3,6 +3,8 @@
 A release with noise multiplier z has μ = 1 / z; releases compose by adding μ². All of μ together is (ε, δ)-private
 exactly when δ ≥ Φ(-ε/μ + μ/2) - e^ε Φ(-ε/μ - μ/2). No accountant is needed, so a server knows what its evaluations
 cost without PyTorch, which the accountants of Opacus bring.
+
+Proof: ``docs/proofs/gaussian-releases.md``.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Phase 3, ConsistencyCheck: hospitals sign what they were shown, so that a server can't show them different things."""
+"""Phase 3, ConsistencyCheck: hospitals sign what they were shown, so that a server can't show them different things.
+
+Proof that signing more than U_3 is sound: ``docs/proofs/signed-view.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,6 +1,8 @@
 """The primitives of Bonawitz et al. 2017, section 3 (KA, AE, SIG), and commitments, each with its arguments fixed.
 
 X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D), Ed25519 (RFC 8032), all from ``cryptography``.
+
+Proofs: ``docs/proofs/public-keys.md``, ``docs/proofs/commitments.md``.
 """
 
 from enum import StrEnum

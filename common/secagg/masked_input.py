@@ -1,4 +1,7 @@
-"""Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives."""
+"""Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives.
+
+Proof that shares may be opened before masking: ``docs/proofs/early-opening.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -2,6 +2,8 @@
 
 A seed is used as key once, for one vector, so the counter may start at zero. The stream is read as little-endian
 elements of the ring, which makes a mask exactly uniform for an ideal cipher: R is a power of two, nothing is rejected.
+
+Proof: ``docs/proofs/rings.md``.
 """
 
 from collections.abc import Callable, Sequence

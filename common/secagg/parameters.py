@@ -1,4 +1,7 @@
-"""What a run fixes before its first round: who may take part, the ring, the thresholds and whom they withstand."""
+"""What a run fixes before its first round: who may take part, the ring, the thresholds and whom they withstand.
+
+Proofs: ``docs/proofs/threshold.md`` (t counts on all members), ``docs/proofs/rings.md`` (two segments).
+"""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Phase 1, ShareKeys: each hospital deals shares of s_u and of a fresh b_u to its neighbours, through the server."""
+"""Phase 1, ShareKeys: each hospital deals shares of s_u and of a fresh b_u to its neighbours, through the server.
+
+Proof that keys of the next round may ride on this one: ``docs/proofs/riding-keys.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
