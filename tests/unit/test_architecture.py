@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+
 def trips() -> list[tuple[str, str]]:
     """Return each call of the two trips with its file."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
