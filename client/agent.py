@@ -27,16 +27,15 @@ from cryptography import x509
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData
-from client.ledger import LEDGER_FOLDER, Ledger
-from client.ledger_held import newest_anchor
+from client.ledger.held import newest_anchor
+from client.ledger.ledger import LEDGER_FOLDER, Ledger
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
-from common import messages
-from common.audit_chain import AUDIT_FILE, Record, discard
-from common.audit_entries import Contributed, Joined, Refused, Signed
+from common.audit.chain import AUDIT_FILE, Record, discard
+from common.audit.entries import Contributed, Joined, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
 from common.errors import (
     AuditError,
@@ -48,10 +47,12 @@ from common.errors import (
     RunError,
     StandingError,
 )
-from common.flat_model import hash_model
-from common.identity import HospitalIdentity
-from common.members import KeptMembers
-from common.messages import (
+from common.identity.certificates import HospitalIdentity
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
+from common.run import messages
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -69,9 +70,8 @@ from common.messages import (
     Unmasked,
     phase_of,
 )
-from common.revocation import Revocations
-from common.round_terms import RoundTerms
-from common.run_terms import protocol_parameters
+from common.run.round_terms import RoundTerms
+from common.run.terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import ModelHashError, Place, SecAggError, UnusableModelError
@@ -185,8 +185,8 @@ class HospitalAgent:
         """Do one step of the protocol.
 
         Returns:
-            The reply, with the vector that goes beside it; :class:`~common.messages.Refused` with the reason when the
-            request breaks a rule, the hospital's policy or its budget.
+            The reply, with the vector that goes beside it; :class:`~common.run.messages.Refused` with the reason when
+            the request breaks a rule, the hospital's policy or its budget.
         """
         try:
             return self._answer(request, array)

@@ -1,8 +1,8 @@
 """A hospital's part in a round before any mask: book the privacy, train, evaluate, encode.
 
-**Rule.** What leaves here is the vector and one :class:`~common.messages.EpsilonReport`. The report, and every refusal,
-is a function of the run description, the hospital's policy and what its ledger was asked to book before: never of the
-data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall
+**Rule.** What leaves here is the vector and one :class:`~common.run.messages.EpsilonReport`. The report, and every
+refusal, is a function of the run description, the hospital's policy and what its ledger was asked to book before: never
+of the data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where they fall
 short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
 """
 
@@ -19,29 +19,29 @@ import numpy.typing as npt
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
-from common.config import HospitalConfig, PrivacyMode, RunDescription
+from common.config import HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.plan import Part, Release
 from common.evaluation.tree import answer, asked
 from common.keystream import SEED_BYTES, Keystream
-from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
 from common.privacy.schedule import schedule_of
-from common.round_terms import RoundTerms
-from common.run_terms import (
+from common.run.messages import EpsilonReport
+from common.run.round_terms import RoundTerms
+from common.run.terms import (
     evaluation_plan_of,
     fewest_survivors,
     mechanism_of,
     release_mechanism,
     verified_layout_of,
 )
-from common.vector import Tail
+from common.run.vector import Tail
 
 _SEED_LENGTH = 8
 """Bytes of ``experiment.seed``."""
@@ -124,10 +124,11 @@ class Contributor:
         def prepared(part: HospitalRecords) -> TrainingData:
             return TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
 
-        everything = prepared(data.train)
+        parts = [prepared(part) for part in (data.train, data.validation, data.test)]
+        everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
-        self._validation, self._test = prepared(data.validation), prepared(data.test)
-        self.notes = self._shortfalls(everything)
+        left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
+        self.notes = self._shortfalls(everything, left_out)
 
     def _calibrate(self) -> MechanismEvent | None:
         """Return what the training of one round costs; all rounds together cost at most the target ε."""
@@ -163,9 +164,24 @@ class Contributor:
         assert self.plan is not None  # noqa: S101 - a release has a plan
         return release_mechanism(self._run, self.plan, release).event(1.0)
 
-    def _shortfalls(self, everything: TrainingData) -> tuple[str, ...]:
+    def _of_stated_patients(self, part: TrainingData) -> TrainingData:
+        """Return the records by which a patient costs no more than the policy's conversion says.
+
+        Where a run protects records and the budget protects patients, a record's cost is converted by the number of
+        records that a patient has at most. So no patient may have more of them in what is used.
+        """
+        policy, most = self._policy, self._policy.most_records_per_patient
+        converted = policy.unit is PrivacyUnit.PATIENT and self._run.privacy.unit is PrivacyUnit.RECORD
+        return part.at_most_per_patient(most, self._choice) if converted and most else part
+
+    def _shortfalls(self, everything: TrainingData, left_out: int) -> tuple[str, ...]:
         """Return what the operator should know about the data against what the policy states; it stays here."""
         policy, unit, found = self._policy, self._run.privacy.unit, []
+        if left_out:
+            found.append(
+                f"hospital.most_records_per_patient states {policy.most_records_per_patient}; {left_out} further "
+                "records of patients who have more are left out"
+            )
         stated = {
             "training": (everything, policy.stated_training_units),
             "validation": (self._validation, policy.stated_validation_units),

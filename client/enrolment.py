@@ -1,4 +1,4 @@
-"""How a hospital joins a consortium, and how it keeps its membership: the hospital's half of ``common.enrolment``.
+"""How a hospital joins a consortium and keeps its membership: its half of ``common.identity.enrolment``.
 
 A hospital makes its own keys. Before it sends anything it looks at the certificates the server presents, and goes on
 only if one of them is the authority whose fingerprint its invitation carries; from then on that authority is the only
@@ -22,11 +22,11 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import enrolment
 from common.config import Config
-from common.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
 from common.errors import EnrolmentError
-from common.identity import (
+from common.files import write_private
+from common.identity import enrolment
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     common_name,
@@ -40,11 +40,11 @@ from common.identity import (
     read_certificate,
     request_hospital_certificate,
     verify_hospital_certificate,
-    write_private,
 )
-from common.invitation import Invitation, join_host_port
-from common.members import KeptMembers
-from common.revocation import Revocations
+from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
+from common.identity.invitation import Invitation, join_host_port
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 INVITATION_VARIABLE = "CONFIDE_INVITATION"

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.messages import LONGEST_HEAD_BYTES, NO_ARRAY
+from common.files import make_private_folder
 from common.models import registry
 from common.models.frozen import FrozenFeatures, extract
-from common.shards import make_private_folder
+from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 
 LIMIT_BYTES = 16 * 2**30
 """Of all files of features together; room for a million images. The least recently used go first."""

@@ -16,10 +16,10 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from client.status import HospitalStatus
-from common import metric_names as names
 from common.errors import BudgetExceededError
-from common.exporter import Exporter, Values, serve_until_stopped
 from common.provenance import commit, confide_version
+from common.telemetry import metric_names as names
+from common.telemetry.exporter import Exporter, Values, serve_until_stopped
 
 
 class HospitalMetrics(Collector):

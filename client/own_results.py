@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config import RunId
 from common.errors import RunError
 from common.evaluation import Metrics
-from common.events import Count, Measure, Time
+from common.telemetry.events import Count, Measure, Time
 
 OWN_RESULTS_FILE = "own-results.jsonl"
 """In a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""

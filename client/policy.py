@@ -2,7 +2,7 @@
 
 from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
 from common.errors import PolicyError
-from common.identity import HospitalIdentity, read_certificate
+from common.identity.certificates import HospitalIdentity, read_certificate
 
 
 def check_agreement(policy: HospitalConfig, run: RunDescription, identity: HospitalIdentity) -> None:

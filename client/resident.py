@@ -15,14 +15,17 @@ from pathlib import Path
 
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
-from client.flower import TaskRunner, bundle_digest, read_runtime_api
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
-from common.identity import load_certificate, load_identity
+from common.files import alone
+from common.identity.certificates import load_certificate, load_identity
 from common.mask_workers import MaskWorkers, cores
-from common.processes import EXIT_REFUSED, alone
+from common.processes import (
+    EXIT_REFUSED,
+)
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 _PREDECESSOR_SECONDS = 10.0

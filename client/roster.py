@@ -21,9 +21,9 @@ from cryptography import x509
 
 from common.config import HospitalConfig
 from common.errors import IdentityError, PolicyError, StandingError
-from common.identity import check_hospital_name, read_certificate, verify_issued_to_hospital
-from common.members import KeptMembers, MemberList
-from common.revocation import RevocationList, Revocations
+from common.identity.certificates import check_hospital_name, read_certificate, verify_issued_to_hospital
+from common.identity.members import KeptMembers, MemberList
+from common.identity.revocation import RevocationList, Revocations
 
 _NAMES_SHOWN = 5
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from common.errors import RunError
-from common.identity import write_private
+from common.files import write_private
 from common.secagg.answered_rounds import AnsweredRounds
 from common.secagg.phases import Phase
 

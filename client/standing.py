@@ -15,10 +15,14 @@ import msgspec
 from client.enrolment import EnrolmentService, ask_standing
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
-from common.identity import load_certificate, load_identity, write_private
-from common.members import KeptMembers
+from common.files import write_private
+from common.identity.certificates import (
+    load_certificate,
+    load_identity,
+)
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
 from common.processes import run_service
-from common.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 
 STANDING_FILE = "standing.json"

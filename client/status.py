@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import HospitalConfig, RunDescription
 from common.errors import RunError
-from common.events import Count, Time
-from common.guarantee import adversary_of_epsilon
-from common.identity import write_private
+from common.files import write_private
+from common.run.guarantee import adversary_of_epsilon
+from common.telemetry.events import Count, Time
 
 STATUS_FILE = "status.json"
 """In a hospital's state folder."""

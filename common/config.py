@@ -272,8 +272,8 @@ class RunDescription(_Section):
     roster: Annotated[dict[str, str], Field(max_length=MOST_HOSPITALS)]
     """Hospital name to its PEM identity certificate."""
     member_list: Annotated[str, Field(max_length=LONGEST_MEMBER_LIST_BYTES)]
-    """Who the members of the consortium are, signed by its authority (``common.members``); hospitals refuse a run
-    whose roster is not all of them. Empty where no hospital takes part, as in a central baseline."""
+    """Who the members of the consortium are, signed by its authority (``common.identity.members``); hospitals refuse a
+    run whose roster is not all of them. Empty where no hospital takes part, as in a central baseline."""
     experiment: ExperimentConfig
     model: ModelConfig
     training: TrainingConfig

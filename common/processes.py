@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import logging
 import os
 import resource
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ _TERMINATE_SECONDS = 8.0
 """Between SIGTERM and SIGKILL."""
 _LAST_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
-_LOOK_SECONDS = 0.05
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
@@ -193,29 +191,6 @@ def children_of(parent: int) -> dict[int, str]:
                 if int(started_by) == parent and state != "Z":
                     found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
     return found
-
-
-@contextlib.contextmanager
-def alone(lock: Path, patience_seconds: float) -> Iterator[None]:
-    """Hold ``lock`` so that no second process does the same work; the kernel lets go of it when this one dies.
-
-    Raises:
-        RunError: another process still holds it after ``patience_seconds``.
-    """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + patience_seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunError(f"{lock.name} is held by another process that does this work; stop it") from None
-                time.sleep(_LOOK_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Stopping(BaseException):

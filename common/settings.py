@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import RunId
 from common.errors import ConfigError
-from common.identity import write_private
+from common.files import write_private
 
 SERVER_SETTINGS_FILE = "server.json"
 HOSPITAL_SETTINGS_FILE = "hospital.json"
@@ -28,7 +28,7 @@ SECRET_BYTES = 32
 
 PORT_PATIENCE_SECONDS = 3.0
 """When a supervisor was killed, the kernel needs a moment to end its processes and free their ports."""
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 OptionalPort = Annotated[int, Field(ge=0, le=65_535)]
@@ -119,7 +119,7 @@ def check_port_free(host: str, port: int, what: str, patience_seconds: float = P
                 f"port {port} on {host} must be free for {what}: {fault}; "
                 "stop what listens there or choose another port"
             )
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _taken(host: str, port: int) -> str | None:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import DataError
+from common.files import make_private_folder
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -406,16 +407,6 @@ def _write_images(
         (name, classes[label], patient, split)
         for name, label, patient in zip(names, records.labels, records.patients, strict=True)
     ]
-
-
-def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for their owner alone whatever the umask says.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write_private(path: Path, content: bytes) -> None:

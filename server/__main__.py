@@ -21,10 +21,14 @@ import httpx
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
-from common.flower_waits import FLOWER_ENVIRONMENT
-from common.identity import certificate_pem, make_local_tls, private_key_pem, write_private
-from common.invitation import join_host_port
+from common.files import write_private
+from common.flower.waits import FLOWER_ENVIRONMENT
+from common.identity.certificates import (
+    certificate_pem,
+    make_local_tls,
+    private_key_pem,
+)
+from common.identity.invitation import join_host_port
 from common.processes import (
     EXIT_REFUSED,
     PRIVATE_UMASK,
@@ -42,9 +46,10 @@ from common.settings import (
     ServerSettings,
     check_port_free,
 )
-from server.admission import Admission
-from server.flower import Control
-from server.membership import Membership
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
+from server.flower.control import Control
+from server.members.admission import Admission
+from server.members.roster import Membership
 
 _LOG = logging.getLogger("confide.server")
 
@@ -53,7 +58,7 @@ STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 
 _LOCAL_CERTIFICATE, _LOCAL_KEY = "runtime.pem", "runtime.key"
 """Of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem`` instead."""
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
 """Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
 _EXECUTOR_POLL_SECONDS = 0.5
@@ -137,7 +142,7 @@ class _Server:
         settings = self._settings
         if settings.enrolment_port:
             check_port_free(settings.fleet_host, settings.enrolment_port, "enrolment")
-            command = python_module("server.enrolment", "--state", str(self._state))
+            command = python_module("server.members.enrolment", "--state", str(self._state))
             self._services.start(Command("enrolment", command, settings.logs / "enrolment.log"))
         if settings.metrics_port:
             check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
@@ -149,7 +154,7 @@ class _Server:
         fruitless = 0
         while (finished := self._finished()) is None:
             steps = self._steps
-            time.sleep(min(fruitless * _LOOK_SECONDS, _LONGEST_PAUSE_SECONDS))
+            time.sleep(min(fruitless * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS))
             self._failed_starts += 1
             self._carry_run()
             fruitless = 0 if self._finished() or self._steps > steps else fruitless + 1
@@ -218,7 +223,7 @@ class _Server:
                 admission.keep_in_step()
                 next_question = time.monotonic() + _STATUS_SECONDS
             self._services.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return f"ended: {', '.join(self._supervisor.ended())}"
 
     def _finished(self) -> RunFinished | None:
@@ -234,7 +239,7 @@ class _Server:
     def _idle(self) -> NoReturn:
         while True:
             self._services.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     @contextmanager
     def _control(self) -> Iterator[Control]:
@@ -251,7 +256,7 @@ class _Server:
         while not control.is_up():
             if not self._supervisor.is_running("superlink") or time.monotonic() > give_up:
                 raise RunError(f"the SuperLink must start; see {self._settings.logs / 'superlink.log'}")
-            time.sleep(_LOOK_SECONDS / 2)
+            time.sleep(_POLL_SECONDS / 2)
 
     def _superlink(self) -> Command:
         """Return Flower's SuperLink, its state in memory: what must outlive it stands in our checkpoints.
@@ -261,7 +266,7 @@ class _Server:
         return Command(
             "superlink",
             (
-                *python_module("server.superlink", str(self._state)),
+                *python_module("server.flower.superlink", str(self._state)),
                 "--host", "127.0.0.1",
                 "--port", str(self._settings.runtime_port),
                 "--fleet-api-address", join_host_port(self._settings.fleet_host, self._settings.fleet_port),
@@ -281,7 +286,7 @@ class _Server:
         return Command(
             "superexec",
             (
-                *python_module("server.superexec"),
+                *python_module("server.flower.superexec"),
                 "--runtime-api-address", self._runtime,
                 "--root-certificates", str(self._state / _LOCAL_CERTIFICATE),
                 "--superexec-auth-secret-file", str(self._state / "superexec.secret"),

@@ -14,26 +14,30 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError, IdentityError, RunError
-from common.events import RunFinished
-from common.identity import held_by_server, load_certificate, load_server_key
+from common.files import alone
+from common.identity.certificates import held_by_server, load_certificate, load_server_key
 from common.mask_workers import MaskWorkers, cores
-from common.processes import alone, die_with_parent, python_module
+from common.processes import (
+    die_with_parent,
+    python_module,
+)
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
+from common.telemetry.events import RunFinished
 from server.__main__ import STATE_VARIABLE
 from server.audit import recording_events, recording_refusals
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
-from server.flower import GridTransport, tell_unreadable_replies
-from server.flower_arrays import carry_by_the_piece
-from server.membership import Members, Membership
+from server.flower.arrays import carry_by_the_piece
+from server.flower.grid import GridTransport, tell_unreadable_replies
+from server.members.roster import Members, Membership
+from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run, RunPlan, describe
-from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 _LOG = logging.getLogger("confide.server")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from common.audit_chain import Record
-from common.audit_entries import Refused, Told
-from common.events import AttackRefused, Event, Refusal, RoundDone, RunFinished
+from common.audit.chain import Record
+from common.audit.entries import Refused, Told
+from common.telemetry.events import AttackRefused, Event, Refusal, RoundDone, RunFinished
 from server.events import EventLog
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from common.errors import RunError
-from common.flat_model import FlatModel, stretches
-from common.identity import sync_folder
+from common.files import sync_folder
+from common.run.flat_model import FlatModel, stretches
 
 VERSION = "1"
 _KEPT = 2
@@ -29,7 +29,7 @@ _FLOAT32 = "F32"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model in a checkpoint's file, read a stretch at a time: a :class:`common.flat_model.FlatModel`."""
+    """A model in a checkpoint's file, read a stretch at a time: a :class:`common.run.flat_model.FlatModel`."""
 
     path: Path
     parameters: int

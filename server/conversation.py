@@ -8,9 +8,9 @@ from typing import Any
 import numpy.typing as npt
 
 from common.config import TransportConfig
-from common.events import AttackRefused, Dropout, Event, Exchange, HospitalLost, HospitalOnline, Refusal
-from common.messages import Refused, Reply
+from common.run.messages import Refused, Reply
 from common.secagg.errors import SecAggError
+from common.telemetry.events import AttackRefused, Dropout, Event, Exchange, HospitalLost, HospitalOnline, Refusal
 from server.transport import Incoming, Outgoing, Patience, Transport
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import RunError
-from common.events import EVENTS_FILE, Event
+from common.telemetry.events import EVENTS_FILE, Event
 
 
 class EventLog:

@@ -17,8 +17,8 @@ from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState
 from common.privacy.gaussian import gaussian_epsilon
-from common.run_terms import evaluation_plan_of, release_mechanism
-from common.vector import Tail, VectorLayout
+from common.run.terms import evaluation_plan_of, release_mechanism
+from common.run.vector import Tail, VectorLayout
 
 PartName = Literal["test", "validation", "none"]
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from common import messages
 from common.config import RunDescription
 from common.evaluation.question import Question
-from common.flat_model import FlatModel, hash_model
-from common.messages import (
+from common.run import messages
+from common.run.flat_model import FlatModel, hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -30,8 +30,8 @@ from common.messages import (
     Unmask,
     Unmasked,
 )
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import fewest_survivors
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import fewest_survivors
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
@@ -46,7 +46,7 @@ M = TypeVar("M", bound=secagg.Message)
 
 @dataclass(frozen=True)
 class Asked:
-    """What a round is for; the cohort, once it is known, makes :class:`~common.round_terms.RoundTerms` of it.
+    """What a round is for; the cohort, once it is known, makes :class:`~common.run.round_terms.RoundTerms` of it.
 
     Attributes:
         purpose: train, or evaluate alone.

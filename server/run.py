@@ -1,6 +1,7 @@
 """A whole run on the server: wait for hospitals, round after round, checkpoint, measure, finish."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,18 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.audit_chain import Record, discard
-from common.audit_entries import Began, Finished, Stepped, Summed
+from common.audit.chain import Record, discard
+from common.audit.entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
 from common.evaluation.plan import Part
-from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
-from common.flat_model import hash_model, stretches
-from common.messages import EpsilonReport
 from common.privacy.calibration import run_noise_multiplier
-from common.round_terms import Purpose
-from common.run_terms import (
+from common.run.flat_model import hash_model, stretches
+from common.run.messages import EpsilonReport
+from common.run.round_terms import Purpose
+from common.run.terms import (
     aggregation_of,
     claims_of,
     evaluation_claim,
@@ -35,6 +35,7 @@ from common.run_terms import (
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
+from common.telemetry.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
@@ -57,7 +58,12 @@ _SPENT = "budget_exceeded"
 _EVALUATION = "evaluation"
 """What a checkpoint calls the record of evaluations."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+
+
+def new_run_id() -> str:
+    """Return 32 random hexadecimal digits."""
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,7 @@ class Run:
                 problem = str(error)
                 # Hospitals may have sent keys for the next number already, and send none for it twice.
                 self._round += 1
-                time.sleep(min(_LOOK_SECONDS * 2**failures, 2.0))
+                time.sleep(min(_POLL_SECONDS * 2**failures, 2.0))
             else:
                 self._note_refusals()
                 return None
@@ -422,7 +428,7 @@ class Run:
                 return allowed
             if now > give_up:
                 return f"only {len(online)} of at least {least} hospitals were online within the deadline"
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _allowed(self, *, train: bool) -> frozenset[str]:
         gone = {name for name, code in self._retired.items() if train or code != _SPENT}

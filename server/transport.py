@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.flat_model import FlatModel
-from common.messages import Reply, Request, encode
+from common.run.flat_model import FlatModel
+from common.run.messages import Reply, Request, encode
 
 JOINING_SECONDS = 0.5
 JOINING_SHARE = 0.5

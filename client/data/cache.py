@@ -23,7 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import DataError
-from common.shards import SPLITS, Split, make_private_folder
+from common.files import make_private_folder
+from common.shards import (
+    SPLITS,
+    Split,
+)
 
 CACHE_FORMAT = "confide-prepared"
 CACHE_VERSION = 2

@@ -19,7 +19,11 @@ from client.data.pixels import UnusableImageError
 from client.data.readers import HEAD_BYTES, reader_of
 from client.data.survey import choose_split
 from common.errors import DataError
-from common.shards import COLUMNS, MANIFEST_NAME, make_private_folder
+from common.files import make_private_folder
+from common.shards import (
+    COLUMNS,
+    MANIFEST_NAME,
+)
 
 _LEFT_OUT = frozenset({Mistake.BURNED_IN_TEXT, Mistake.BURNED_IN_TEXT_SUSPECTED})
 

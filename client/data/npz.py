@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import DataError
-from common.messages import LONGEST_HEAD_BYTES, NO_ARRAY
+from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.shards import MAX_PIXELS, Split
 
 BLOCK_BYTES = 32 * 2**20

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from common.errors import AuditError, ConfideError
-from common.events import EVENTS_FILE
+from common.telemetry.events import EVENTS_FILE
 from deploy.audit.record import RunRecord
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, metrics_table, summary
 
 

@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Contributed, Finished, Stepped, Summed, Told
-from common.audit_parties import SERVER_PARTY
+from common.audit.chain import Chain, Entry
+from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, Told
+from common.audit.parties import SERVER_PARTY
 from common.config import AggregationMode, PrivacyMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
-from common.flat_model import hash_model
-from common.identity import verify_roster
-from common.members import verify_members
-from common.round_terms import RoundTerms
-from common.run_terms import protocol_parameters
+from common.identity.certificates import verify_roster
+from common.identity.members import verify_members
+from common.run.flat_model import hash_model
+from common.run.round_terms import RoundTerms
+from common.run.terms import protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part

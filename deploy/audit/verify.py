@@ -16,18 +16,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from common.audit_chain import AUDIT_FILE, Chain, read_chain
-from common.audit_entries import Contributed, Joined, Refused, Signed, Summed
+from common.audit.chain import AUDIT_FILE, Chain, read_chain
+from common.audit.entries import Contributed, Joined, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
-from common.events import EVENTS_FILE
-from common.flat_model import hash_model
-from common.guarantee import Guarantee
-from common.identity import certificate_pem, fingerprint, load_certificate
-from common.run_words import AUTHORITY_ON_SERVER, admitted_of
+from common.identity.certificates import certificate_pem, fingerprint, load_certificate
+from common.run.flat_model import hash_model
+from common.run.guarantee import Guarantee
+from common.run.words import AUTHORITY_ON_SERVER, admitted_of
+from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 

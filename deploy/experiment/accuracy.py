@@ -16,14 +16,14 @@ from rich.console import Console
 
 from common.config import Config, load_config, replace
 from common.errors import ConfigError
+from common.files import replace_file
 from common.provenance import ROOT
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon
 from deploy.experiment.methods import Method
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE
 from deploy.experiment.study import Study, Training, run_study
 from deploy.experiment.tables import accuracy_table
-from deploy.results.model_file import replace_file
 
 TABLE = "accuracy.md"
 PLOT = "auc-by-epsilon.png"

@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from common.config import Config, load_config, replace
+from common.files import replace_file
 from common.provenance import ROOT
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon, draw_gain, draw_learning
 from deploy.experiment.methods import Method
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE
 from deploy.experiment.study import Outcomes, Study, Training, run_study
 from deploy.experiment.tables import baselines_table
-from deploy.results.model_file import replace_file
 
 EPSILONS = (1.0, 3.0, 8.0)
 

@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.events import RoundDone
+from common.files import replace_file
+from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study
 from deploy.experiment.tables import SCORES, finals, is_of
 from deploy.results.intervals import over_runs
-from deploy.results.model_file import replace_file
 from deploy.results.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
 
 COLOURS = {

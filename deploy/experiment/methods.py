@@ -13,21 +13,20 @@ from pathlib import Path
 
 from client.contribution import Contributor
 from client.data.hospital_data import HospitalData
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import Config, HospitalConfig, PrivacyMode, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
-from common.events import COMPLETED, Event, RoundDone, RunFinished
-from common.messages import EpsilonReport
-from common.round_terms import Purpose
-from deploy.consortium import new_run_id
-from deploy.data.datasets import DataSet
-from deploy.data.dealer import Hand, split
+from common.run.messages import EpsilonReport
+from common.run.round_terms import Purpose
+from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
+from deploy.datasets.datasets import DataSet
+from deploy.demo.dealer import Hand, split
+from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
-from deploy.in_process import InProcessConsortium, Site
 from server.initial_model import initial_model
 from server.rounds import Asked
-from server.run import describe, measures
+from server.run import describe, measures, new_run_id
 from server.strategies import strategy_for
 
 _PLACE = "one-place"

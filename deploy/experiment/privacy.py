@@ -17,7 +17,7 @@ from rich.table import Table
 
 from common.config import Config, PrivacyMode, load_config, replace
 from common.errors import RunError
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs

@@ -13,9 +13,9 @@ from typing import Any
 
 from common.config import Config
 from common.errors import RunError
+from common.files import replace_file
 from common.provenance import machine, versions
 from deploy.results.intervals import CONFIDENCE, Interval, over_runs
-from deploy.results.model_file import replace_file
 
 VERSION = 1
 """Of a line in ``trials.jsonl``."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import RunError
-from common.events import RoundDone
-from deploy.data.datasets import DataSet
+from common.files import replace_file
+from common.telemetry.events import RoundDone
+from deploy.datasets.datasets import DataSet
 from deploy.experiment.methods import Method, train
 from deploy.experiment.runner import Measures, Trial, run_trials
-from deploy.results.model_file import replace_file
 
 ROUNDS_FOLDER = "rounds"
 CACHE_FOLDER = "cache"

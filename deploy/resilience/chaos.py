@@ -22,33 +22,33 @@ from typing import Any
 
 import numpy as np
 
-from client.ledger import LEDGER_FOLDER, export
-from common.audit_chain import AUDIT_FILE, Chain, read_chain
-from common.audit_entries import Contributed, Summed
+from client.ledger.ledger import LEDGER_FOLDER, export
+from common.audit.chain import AUDIT_FILE, Chain, read_chain
+from common.audit.entries import Contributed, Summed
 from common.config import Config, PrivacyMode, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
-from common.events import EVENTS_FILE, EventFile
-from common.identity import load_certificate
+from common.identity.certificates import load_certificate
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
+from common.telemetry.events import EVENTS_FILE, EventFile
 from deploy.audit.verify import verify
-from deploy.consortium import new_run_id
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from deploy.datasets.datasets import obtain
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import SERVER, LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import SERVER, LoopbackDeployment
 from deploy.resilience.chaos_plan import Kill, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress
 from deploy.source_tree import ROOT
 from server.checkpoints import CheckpointStore
+from server.run import new_run_id
 
 HUNG_SECONDS = 180.0
 """A run that has not gone on this long after a kill counts as hung."""
 
 _START_SECONDS = 300.0
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _ROUNDS_PER_KILL = 100
 """Asked for, so that the run outlasts the kills; a hospital that restarts misses several."""
 _ROUNDS_PER_KILL_TOGETHER = 4
@@ -57,9 +57,9 @@ _RECORDS = 900
 """Phantom images; enough for four hospitals, few enough that a round takes about a second."""
 
 _PROCESSES = {
-    Role.SUPERLINK: "server.superlink",
+    Role.SUPERLINK: "server.flower.superlink",
     Role.SUPEREXEC: "flower-superexec",
-    Role.SUPERNODE: "client.supernode",
+    Role.SUPERNODE: "client.flower.supernode",
     Role.AGENT: "client.resident",
 }
 """What the command line of a process that a supervisor started holds."""
@@ -370,7 +370,7 @@ class Chaos:
             self._look()
             if not self._progress.finished:
                 self._deployment.supervisor.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return True
 
     def _look(self) -> None:

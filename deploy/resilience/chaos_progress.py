@@ -3,8 +3,17 @@
 import statistics
 from collections import Counter, defaultdict
 
-from common.events import COMPLETED, AttackRefused, Event, Exchange, Refusal, RoundDone, RunFinished, RunStarted
 from common.secagg.phases import Phase
+from common.telemetry.events import (
+    COMPLETED,
+    AttackRefused,
+    Event,
+    Exchange,
+    Refusal,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+)
 from deploy.resilience.chaos_plan import Point
 
 _PREDECESSORS = {

@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 
 from common.config import load_config
 from common.errors import RunError
-from common.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
-from deploy.consortium import new_run_id
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import LoopbackDeployment
-from deploy.resources import Sampler, Usage
+from deploy.resilience.resources import Sampler, Usage
 from deploy.results.plots import SERIES, styled
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 _SAMPLE_SECONDS = 2.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _START_SECONDS = 300.0
 _ROUNDS = 100_000
 _MIB = 2**20
@@ -144,7 +144,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
             deployment.check_server(deployment.supervisor.ended())
             if time.monotonic() > ends:
                 raise RunError(f"a round must be finished within {_START_SECONDS:g} s")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         began = time.monotonic()
         with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
             try:
@@ -154,7 +154,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
                         if isinstance(event, RunFinished):
                             raise RunError(f"the run must last, it ended: {event.reason}")
                     deployment.check_server(deployment.supervisor.ended())
-                    time.sleep(_LOOK_SECONDS)
+                    time.sleep(_POLL_SECONDS)
             except Stopping as stopping:
                 stopped = stopping
         minutes = (time.monotonic() - began) / 60

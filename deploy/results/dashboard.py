@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import RunError
-from common.events import EVENTS_FILE
 from common.processes import become
 from common.settings import check_port_free
+from common.telemetry.events import EVENTS_FILE
 
 PAGE = Path(__file__).with_name("dashboard_page.py")
 DEFAULT_PORT = 8501

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from common.events import Evaluated, RoundDone
+from common.telemetry.events import Evaluated, RoundDone
 
 DRAWS = 2000
 """Resamples; the ends of a 95 % interval then move by less than a tenth of its width between two seeds."""

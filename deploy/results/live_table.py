@@ -13,7 +13,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from common.events import (
+from common.run.guarantee import Guarantee, shown_epsilon
+from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
+from common.telemetry.events import (
     AttackRefused,
     Dropout,
     Evaluated,
@@ -24,9 +26,7 @@ from common.events import (
     RunFinished,
     RunStarted,
 )
-from common.guarantee import Guarantee, shown_epsilon
-from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
 HEADINGS = (

@@ -4,7 +4,6 @@ Nothing is unpickled on the way back: safetensors holds numbers only, and the JS
 """
 
 import hashlib
-import os
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from common.errors import RunError
+from common.files import replace_file
 
 TENSORS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -127,20 +127,3 @@ def parameter_shapes(facts: ModelFacts) -> tuple[TensorShape, ...]:
 
     network = registry.build(facts.architecture, len(facts.classes), facts.channels, facts.image_size, seed=0)
     return tuple(TensorShape(name=name, shape=tuple(values.shape)) for name, values in network.named_parameters())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, also when the power fails.
-
-    Raises:
-        RunError: the folder cannot be written, or the disk is full.
-    """
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise RunError(f"{path} must be writable: {error.strerror}") from None

@@ -10,11 +10,11 @@ from typing import Any
 
 from common.config import AdversaryModel, AggregationMode, Config, PrivacyMode
 from common.errors import RunError
-from common.events import Evaluated, RoundDone, RunStarted
-from common.guarantee import Guarantee
-from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
+from common.run.guarantee import Guarantee
+from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
-from deploy.events import RunHistory
+from common.telemetry.events import Evaluated, RoundDone, RunStarted
+from deploy.results.history import RunHistory
 from deploy.results.intervals import MEASURES, Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent

@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Config, replace
-from common.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from common.processes import Command, python_module
 from common.secagg.phases import Phase
-from deploy.consortium import Member, new_run_id
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
-from deploy.loopback import LoopbackDeployment
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.consortium import Member
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 CONFIG = replace(
     Config(),

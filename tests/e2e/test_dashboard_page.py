@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from common.events import Event, RoundDone
 from common.settings import free_port
+from common.telemetry.events import Event, RoundDone
 from tests.example_run import example_run
 
 ROOT = Path(__file__).parents[2]

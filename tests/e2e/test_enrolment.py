@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.identity import load_certificate
+from common.identity.certificates import load_certificate
 from common.settings import free_port
 from tests.e2e.consortium import Consortium
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import LEDGER_FOLDER
+from client.ledger.ledger import LEDGER_FOLDER
 from common.config import replace
-from common.events import Refusal, RunFinished, RunStarted
 from common.processes import EXIT_REFUSED
 from common.settings import CHECKPOINTS_FOLDER
-from deploy.loopback import SERVER
+from common.telemetry.events import Refusal, RunFinished, RunStarted
+from deploy.demo.loopback import SERVER
 from tests.e2e.deployed import CONFIG, PATIENCE_SECONDS, Deployed, deployed_in
 from tests.e2e.small_disk import full, small_disk
 

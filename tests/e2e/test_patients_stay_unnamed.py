@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.config import replace
-from common.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
-from deploy.data.datasets import obtain
-from deploy.loopback import LoopbackDeployment
+from common.telemetry.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.results.outputs import RunOutputs
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts

@@ -12,11 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.events import COMPLETED, Refusal
-from common.identity import certificate_pem, write_private
-from common.messages import Request, phase_of
+from common.files import write_private
+from common.identity.certificates import (
+    certificate_pem,
+)
+from common.run.messages import Request, phase_of
+from common.telemetry.events import COMPLETED, Refusal
 from deploy.audit.verify import verify
-from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
+from deploy.experiment.consortium import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import Checkpoint, CheckpointStore, Draft
 from server.transport import Incoming, Outgoing
 from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, everybody, small

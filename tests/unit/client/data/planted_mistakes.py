@@ -18,7 +18,7 @@ from client.data.catalogue import ACCEPTED_NAME
 from client.data.mistakes import Mistake
 from common.config import PrivacyUnit
 from common.shards import MANIFEST_NAME
-from deploy.data import phantom
+from deploy.datasets import phantom
 from tests.unit.client.data.hospital_folder import SIZE, Hospital, chest_images, dicom, encoded, packaged, png, workbook
 
 Plant = Callable[[Hospital], str]

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.audit_chain import AUDIT_FILE, AuditChain, read_chain
-from common.audit_entries import Refused, Stepped, Summed
+from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
+from common.audit.entries import Refused, Stepped, Summed
 from common.errors import AuditError
-from common.flat_model import hash_model
-from common.identity import certificate_pem, make_authority
+from common.identity.certificates import certificate_pem, make_authority
+from common.run.flat_model import hash_model
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
 from server.initial_model import initial_model

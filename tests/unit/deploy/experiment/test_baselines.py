@@ -8,8 +8,8 @@ from matplotlib.image import imread
 
 from common.config import replace
 from common.errors import RunError
-from common.events import RoundDone
-from deploy.data.datasets import obtain
+from common.telemetry.events import RoundDone
+from deploy.datasets.datasets import obtain
 from deploy.experiment import baselines
 from deploy.experiment.baselines import plan, write_baselines
 from deploy.experiment.methods import Method
