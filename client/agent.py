@@ -135,7 +135,7 @@ class _Run:
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
     signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
     fewest: dict[int, int] = field(default_factory=dict)
-    """By round, how many vectors its sum must hold for its noise to be enough."""
+    """Round to the number of vectors that its sum must hold for its noise to be enough."""
 
     def forget(self, round_number: int) -> None:
         """Erase the secrets of one round."""

@@ -47,7 +47,7 @@ _SEED_LENGTH = 8
 """Bytes of ``experiment.seed``."""
 
 _OWN_BINS = 256
-"""Of the score histogram behind a hospital's own figures, which stay at home."""
+"""The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
 
 _ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}
 

@@ -51,17 +51,17 @@ INVITATION_VARIABLE = "CONFIDE_INVITATION"
 """Environment variable: an invitation, for a hospital in a container."""
 
 CALL_SECONDS = 20.0
-"""Of one call, with a slow line in mind."""
+"""The deadline of one call, chosen for a slow line."""
 
 _CONNECT_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
 _PATIENCE_SECONDS = 300.0
 """How long a hospital tries to reach a server that does not answer; the server may just be starting."""
 _WAITING_SECONDS = 10.0
-"""Between two looks whether an offline authority has signed."""
+"""The time between two polls whether an offline authority has signed."""
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _ANY_NAME = "hospital"
-"""In the signing request; the invitation decides on the name."""
+"""The name in the signing request; the invitation decides on the real one."""
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _PROXY_PORT = 80

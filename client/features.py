@@ -24,10 +24,10 @@ from common.models.frozen import FrozenFeatures, extract
 from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 
 LIMIT_BYTES = 16 * 2**30
-"""Of all files of features together; room for a million images. The least recently used go first."""
+"""The limit of all files of features together: room for a million images. The least recently used are removed first."""
 
 _DIGEST_BYTES = 32
-"""Of SHA-256, which names an image in the cache."""
+"""The length of a SHA-256, which names an image in the cache."""
 
 _KEY_LETTERS = 32
 """Hexadecimal digits of SHA-256 in a file's name."""

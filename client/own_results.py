@@ -17,7 +17,7 @@ from common.evaluation import Metrics
 from common.telemetry.events import Count, Measure, Time
 
 OWN_RESULTS_FILE = "own-results.jsonl"
-"""In a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
+"""A file in a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
 
 _LOG = logging.getLogger("confide.hospital")
 

@@ -78,7 +78,7 @@ SUM_BITS = 28
 """Sums of a piece of a batch are rounded to 2^-28 to 2^-29 of C, of which float64 adds 2^24 units exactly."""
 
 SLACK = 2.0**-10
-"""Of C: what clipping keeps back for all that float32 can lose, so that C itself is never passed."""
+"""The share of C that clipping reserves for everything that float32 can lose, so that nothing passes C itself."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from common.secagg.masks import BUFFER_BYTES, Mask, apply_masks
 from common.secagg.parameters import Vector
 
 SLOT_BYTES = 4 * BUFFER_BYTES
-"""Of one stretch: large enough to amortise a message, small enough that nobody waits long for the last one."""
+"""The bytes of one stretch: enough to amortise a message, and so few that nobody waits long for the last one."""
 
 SLOTS = 2
 """A worker starts on the next stretch while this process adds the one before to the vector."""

@@ -57,12 +57,12 @@ STATE_VARIABLE = "CONFIDE_SERVER_STATE"
 """Tells the ServerApp, which Flower starts, where its state lies."""
 
 _LOCAL_CERTIFICATE, _LOCAL_KEY = "runtime.pem", "runtime.key"
-"""Of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem`` instead."""
+"""Files of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem``."""
 _POLL_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
-"""Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
+"""The time between two polls of the SuperLink; the end of a run is seen sooner, in its events."""
 _EXECUTOR_POLL_SECONDS = 0.5
-"""Between two looks of Flower's executor for a ServerApp to start, which happens once a submission."""
+"""The time between two polls of Flower's executor for a ServerApp to start, which happens once a submission."""
 _SUPERLINK_SECONDS = 60.0
 _SPARING: Mapping[str, str] = MappingProxyType(
     {
@@ -71,16 +71,16 @@ _SPARING: Mapping[str, str] = MappingProxyType(
         "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
     }
 )
-"""For the ServerApp: one piece of an array is under way, and its memory goes back to the system at once. By itself
-glibc keeps what is smaller than the largest piece yet, for each thread."""
+"""The ServerApp's environment: one piece of an array is under way, and its memory returns to the system at once. By
+itself glibc keeps, for each thread, what is smaller than the largest piece yet."""
 _SPARING_PIECES: Mapping[str, str] = MappingProxyType({"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)})
-"""For the SuperLink: the pieces of arrays likewise. What is smaller, nearly all it handles, costs no more."""
+"""The SuperLink's environment: the pieces of arrays likewise. Smaller objects, nearly all it handles, cost no more."""
 _LONGEST_PAUSE_SECONDS = 5.0
-"""Before the run is submitted again; the pause grows with each submission."""
+"""The longest pause before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
-"""After this many in a row without a finished round the run is given up rather than begun for ever."""
+"""The most submissions in a row without a finished round; then the run is given up."""
 _MOST_FAILED_STARTS = 4
-"""In a row: a ServerApp that never says that its run has started will not do so the next time either."""
+"""The most failed starts in a row: a ServerApp that never reported its start will not do so the next time either."""
 
 
 def main() -> int:

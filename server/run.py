@@ -47,7 +47,7 @@ _RESERVED_ROUNDS = 64
 never asks for a number that hospitals have answered."""
 
 _MOST_FAILURES = 5
-"""In a row; then the run ends with the model it has."""
+"""The most rounds that fail in a row; then the run ends with the model it has."""
 
 _NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "identity", "weight_range"})
 """Refusals that a hospital will not take back in this run."""

@@ -34,7 +34,7 @@ CACHE_VERSION = 2
 """2: pictures are shown as :mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
-"""Of all prepared images together; room for a million grey X-rays at 224 pixels."""
+"""The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
 
 _INDEX_NAME = "index.json"
 

@@ -16,7 +16,7 @@ from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.shards import MAX_PIXELS, Split
 
 BLOCK_BYTES = 32 * 2**20
-"""Of pixels held at once while a member is read."""
+"""The bytes of pixels that are held at once while a member is read."""
 
 _GREY_AXES, _COLOUR_AXES = 3, 4
 

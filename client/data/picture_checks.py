@@ -19,7 +19,7 @@ INVERTED_BELOW = -0.3
 all negatives (99.8 % at 28 pixels, all at 224) are below this."""
 
 _FLAT_LEVELS = 2
-"""Of 256: what compression may add to an image that is one colour."""
+"""How many of 256 levels compression may add to an image of one colour."""
 
 _COLOUR_LEVELS, _COLOUR_SHARE = 24, 0.01
 """An image is coloured if more than this share of its pixels has channels that differ by more than this; the noise that

@@ -14,7 +14,7 @@ from client.data.mistakes import Mistake
 from client.data.pixels import DICOM_MARK_END, Picture, UnusableImageError, is_dicom, is_raster, read_raster
 
 HEAD_BYTES = DICOM_MARK_END
-"""Of a file; enough for every reader to tell its own."""
+"""The bytes of a file's head that every reader needs to recognise its own files."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from common.config import PrivacyUnit
 from common.shards import SPLITS, Split, combine_digests, record_digest
 
 _CHOSEN_SHARES: tuple[tuple[int, Split], ...] = ((80, "train"), (90, "val"), (100, "test"))
-"""Of a hundred patients whose split is left open, how many go to each part, cumulated."""
+"""Out of a hundred patients whose split is left open, how many go to each part, cumulated."""
 
 REENCODED_LIKENESS = 0.998
 """Correlation of two 8 x 8 thumbnails from which two images are one picture. Among 5,856 chest X-rays all 34 pairs
@@ -30,10 +30,10 @@ _TELLING_SIZE = 64
 such pairs. Grey radiographs can, at any size."""
 
 _KEPT_AS = np.float16
-"""Of a thumbnail's numbers; what that rounds away changes a correlation by less than 0.0002."""
+"""The type that a thumbnail's numbers are kept in; its rounding changes a correlation by less than 0.0002."""
 
 _ROUNDING = 1e-3
-"""By how much what float16 rounds away can move a row along an axis."""
+"""How far the rounding to float16 can move a row along an axis."""
 
 _MANY_OF_ONE = 10
 """Images of one patient id from which half of all is taken for many persons with one id, and not for one person."""

@@ -14,7 +14,7 @@ from flwr.app import Message
 from flwr.supernode.nodestate import in_memory_nodestate
 
 LONGEST_POLL_SECONDS = 1.0
-"""Of a question for a task that finds none; an agent that is told to stop waits as long at most."""
+"""How long a poll for a task may wait when there is none; an agent that must stop waits this long at most."""
 
 ACQUIRE_TASK_PATH = "/v1/runtime/acquire-task"
 

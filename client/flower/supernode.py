@@ -30,7 +30,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger("confide.hospital")
 
 _LONGEST_RETRY_SECONDS = 2
-"""Between two tries of a SuperNode to reach its SuperLink; Flower's own back-off grows to minutes."""
+"""The longest pause between two attempts of a SuperNode to reach its SuperLink; Flower's own grows to minutes."""
 
 
 _NODE_HEARTBEAT_SECONDS = 10

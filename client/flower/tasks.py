@@ -37,13 +37,13 @@ from common.flower.waits import limit_pulls, shorten_backoff
 _LOG = logging.getLogger("confide.hospital")
 
 _HEARTBEAT_SECONDS = 10.0
-"""Between two heartbeats of a task in hand; Flower gives a task up after 60 s without one."""
+"""The time between two heartbeats of a task in hand; Flower gives a task up after 60 s without one."""
 
 _RECONNECT_SECONDS = 0.5
 
 
 LONGEST_PULL_SECONDS = 60.0
-"""For the objects of one message; an exchange waits no longer either, by default."""
+"""The longest wait for the objects of one message; an exchange waits no longer either, by default."""
 
 UNDELIVERABLE = (
     inflatable_utils.ObjectPullError,

@@ -116,7 +116,7 @@ class Accepted(_Line):
     refused: Hexadecimal
     """SHA-256 of the refused file, which is kept; of nothing, when there was none."""
     bookings: tuple[Booking, ...]
-    """For each kind of booking the larger of what the refused file and the anchor say, as steps of its event."""
+    """Each kind of booking with the larger count of the refused file and the anchor, as steps of its event."""
     superseded: Anchor | None = None
     """The newest line that the hospital's audit chain knew of, of the ledger that this one follows."""
     forgotten: bool = False

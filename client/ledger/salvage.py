@@ -82,7 +82,7 @@ def _line(text: str) -> Line | None:
 
 
 class _Old(BaseModel):
-    """Of version 1, read for what it spent; the rest of a line is of no more use."""
+    """A line of version 1, read for what it spent; nothing else of it is used."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 

@@ -22,8 +22,8 @@ from common.privacy.gaussian import accounted_epsilon, accounted_mu
 
 CLASSES_SHARE = 0.05
 INTERIM_SHARE = 0.50
-"""Of the validation part's budget: how many of each class there are, and how models do during the run; the last model
-has the rest, for the test part is asked once and at the edges and the threshold that this release gives."""
+"""The share of the validation part's budget for counting classes and for measuring models during the run. The last
+model gets the rest, because its release gives the edges and the threshold at which the test part is asked, once."""
 
 
 class Part(StrEnum):

@@ -6,9 +6,9 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 PIECE_BYTES = 2**20
-"""Of an array in one object of Flower's. Who sends or receives one holds it some five times over (decrypted, joined,
-parsed, copied), and a SuperLink does so for each hospital that it serves at the same time; with Flower's own 5 MiB that
-is more than a whole masked vector of ResNet-18 for one hospital alone."""
+"""The bytes of an array in one of Flower's objects. Whoever sends or receives an object holds it some five times over
+(decrypted, joined, parsed, copied), and a SuperLink does so for each hospital that it serves at the same time. With
+Flower's own 5 MiB, one hospital alone would take more than a whole masked vector of ResNet-18."""
 
 FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -18,7 +18,7 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "PYTHONUNBUFFERED": "1",
     }
 )
-"""For every Flower process: nothing leaves this machine that we did not send."""
+"""The environment of every Flower process: nothing leaves this machine that we did not send."""
 
 
 _SHARE_OF_WAIT = 0.1

@@ -44,7 +44,7 @@ class BlockStatistics:
     """
 
     at_once = 4
-    """Of 224 pixels a side, 32 at once and channels first took four times as long, as outputs then leave the cache."""
+    """Images for one call. At 224 pixels, 32 at once and channels first took four times as long: outputs left the cache."""
 
     def __init__(
         self,

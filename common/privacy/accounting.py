@@ -42,7 +42,7 @@ PRV_DELTA_ERROR = 1e-3
 """The share of δ that PRV may spend on truncating and discretising; Opacus's own default."""
 
 PRV_SMALLEST_DELTA = 1e-11
-"""Below it, rounding in double-precision Fourier transforms is no longer small beside δ."""
+"""The smallest δ for PRV. Below it, rounding in double-precision Fourier transforms is no longer small beside δ."""
 
 PRV_LARGEST_DOMAIN = 2**22
 """Grid points; a larger grid means an ε in the hundreds, where RDP's bound says as much in a thousandth of the time."""
@@ -57,13 +57,13 @@ RDP_ORDERS = (
 """Opacus's orders, and larger ones for an ε below about 0.5, where the best order lies beyond 63."""
 
 GRID_ORDERS = (1.25, 1.5, 1.75, *(float(order) for order in range(2, 64)))
-"""For the reach of PRV's grid, where an upper bound will do: whole orders take a tenth of the time of others."""
+"""Orders for the reach of PRV's grid, where an upper bound suffices: whole orders take a tenth of the others' time."""
 
 LARGEST_GROUP = 1000
 """Units that are protected together; a patient with more records has no budget that would last."""
 
 _GRID_CELLS = 2**23
-"""Of an integral for a group: what takes more is left out, which only makes the bound larger; 64 MiB of float64."""
+"""The largest grid of an integral for a group, 64 MiB of float64. A larger one is left out, which raises the bound."""
 
 _GRID_REACH = 40.0
 """Standard deviations beyond which a Gaussian's tail is below what a double can tell from 0."""

@@ -44,7 +44,7 @@ _MARGIN = 2.0**-44
 within 2^-50 of its computed value; x·e^-x is below 1."""
 
 _PROPOSALS = 1 << 15
-"""At a time: six temporaries of 256 KiB stay in the second-level cache."""
+"""Proposals made at a time: six temporaries of 256 KiB stay in the second-level cache."""
 
 _GUARD_DIGITS = 12
 

@@ -52,7 +52,7 @@ SMOOTHING_VARIANCE = 4
 """t² of the theorem: what is given away of the sum's variance, of 10^6 and more, to be a function of a Gaussian."""
 
 SMALLEST_SHARE_VARIANCE = 16
-"""Below it τ would not be negligible."""
+"""The smallest variance of a share of the noise; below it τ would not be negligible."""
 
 MOST_HOSPITALS = 1024
 
@@ -63,10 +63,10 @@ LARGEST_DIMENSION = 2**26
 """Squares of at most 2^36 then add up to less than 2^63."""
 
 _ELEMENTS_AT_ONCE = 1 << 16
-"""Of the gradients clipped together: 256 KiB, and twice that as whole numbers, stay in a core's cache."""
+"""The elements of gradients that are clipped together: 256 KiB, and twice that as whole numbers, fit a core's cache."""
 
 _LARGEST_ROUNDING = 1 / 8
-"""Of the clipping norm, lost to rounding in the worst case; more, and the ring is too small for the model."""
+"""The largest share of the clipping norm that rounding may cost; beyond it the ring is too small for the model."""
 
 _TAIL_NATS = 64 * math.log(2)
 """Each of two causes takes a sum out of the ring with probability at most 2^-64."""

@@ -14,7 +14,7 @@ import numpy as np
 from common.privacy.accounting import PRV_DELTA_ERROR, PRV_EPSILON_ERROR, RDP_ORDERS, Accountant
 
 _PRV_SLACK = 1.05
-"""Of PRV's stated error: how far its bound of a composition of Gaussian releases lies above the exact ε, at most."""
+"""How far PRV's bound of composed Gaussian releases lies above the exact ε, at most, in units of its stated error."""
 
 _LARGEST_EPSILON = 2000.0
 _HALVINGS = 80

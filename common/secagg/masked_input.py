@@ -58,7 +58,7 @@ class MaskedState:
     cohort_hash: bytes
     request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
-    """By owner: those of this hospital's neighbours in the cohort, and its own."""
+    """Owner to shares: those of this hospital's neighbours in the cohort, and its own."""
 
     def erase(self) -> None:
         """Overwrite all shares."""
@@ -73,7 +73,7 @@ class Accepted:
     cohort: tuple[str, ...]
     request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
-    """By dealer: those of this hospital's neighbours in the cohort, sorted."""
+    """Dealer to shares: those of this hospital's neighbours in the cohort, sorted."""
 
     def erase(self) -> None:
         """Overwrite the shares that were opened; ``state`` stays as it is, for it may have to answer again."""

@@ -44,9 +44,9 @@ class SharePair:
     """One dealer's two shares for one recipient; a recipient reveals at most one of them."""
 
     self_mask: bytes = field(repr=False)
-    """Of b_u, 33 bytes."""
+    """The share of b_u, 33 bytes."""
     masking_key: bytes = field(repr=False)
-    """Of s_u, 33 bytes."""
+    """The share of s_u, 33 bytes."""
 
     def copy(self) -> "SharePair":
         """Return a pair of its own memory, for a state that outlives this one."""
@@ -87,9 +87,9 @@ class Routed:
     cohort: tuple[str, ...]
     """The hospitals that shared their keys (the paper's U_2), sorted."""
     self_mask_commitments: Mapping[str, bytes] = field(repr=False)
-    """By hospital of the cohort."""
+    """Hospital of the cohort to its commitment to b_u."""
     inboxes: Mapping[str, Mapping[str, EncryptedShare]] = field(repr=False)
-    """By recipient, then by dealer, both in the cohort."""
+    """Recipient to dealer to share, both in the cohort."""
     refusals: tuple[SecAggError, ...]
 
     def request_for(self, hospital: str, terms: bytes) -> MaskedInputRequest:

@@ -1,4 +1,4 @@
-"""What a run has to tell, as typed events: the format of ``events.jsonl``, one JSON object a line.
+"""What a run reports, as typed events: the format of ``events.jsonl``, one JSON object a line.
 
 The server appends them (``server/events.py``); the exporter, the live table, the report and the dashboard read them.
 """
@@ -44,7 +44,7 @@ Time = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 MOST_COUNTED = 2**53
-"""Of anything: beyond it a float, which Prometheus and JSON's other readers take a number for, is not exact."""
+"""The largest count. Prometheus and other readers of JSON take a number for a float, which is not exact beyond it."""
 
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -65,7 +65,7 @@ class _Event(BaseModel):
 
 
 class RunStarted(_Event):
-    """A run begins, or goes on after an interruption when ``resumed_from_round`` is above 0."""
+    """A run begins, or continues after an interruption when ``resumed_from_round`` is above 0."""
 
     kind: Literal["run_started"] = "run_started"
     run_id: RunId
@@ -108,12 +108,12 @@ class Exchange(_Event):
     answered: tuple[str, ...]
     missing: tuple[str, ...] = ()
     upload_bytes: Count = 0
-    """From the hospitals to the server, all of them together."""
+    """Bytes from all hospitals together to the server."""
     download_bytes: Count = 0
 
 
 class Refusal(_Event):
-    """A hospital refuses to go on, by its own policy or budget."""
+    """A hospital refuses to continue, by its own policy or budget."""
 
     kind: Literal["refusal"] = "refusal"
     round: Count
@@ -190,7 +190,7 @@ class RoundDone(_Event):
     """Whose records the model was measured on: the test part's where counts are exact; none where the plan of
     evaluations leaves this round out, and all measures are then undefined."""
     intervals: dict[str, Interval] = Field(default_factory=dict)
-    """Of measures by name, at 95 %: sampling of the records and privacy noise together."""
+    """Name of a measure to its 95 % interval, over sampling of the records and privacy noise together."""
     evaluation_epsilon: Measure = math.nan
     """What evaluations of this run have cost each record of ``part`` so far."""
 

@@ -35,7 +35,7 @@ CANARY_FEATURE = 100.0
 """The one feature of a canary. At the first model its gradient has a norm of about 70, and C is about 1."""
 
 LEARNING_RATE = 0.01
-"""So small that a canary which was drawn a hundred times is still misjudged enough to be clipped at C."""
+"""A rate so small that a canary which was drawn a hundred times is still misjudged enough to be clipped at C."""
 
 GRADIENT_ROWS = 64
 """Canaries whose gradients are held at once."""

@@ -33,7 +33,7 @@ CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 LOCK = ROOT / "requirements.lock"
 
 _COPIED = (EVENTS_FILE, "summary.json", "metrics.csv", "model.json", AUDIT_FILE)
-"""Of a run's folder, where they exist."""
+"""The files of a run's folder that are copied where they exist."""
 
 
 def main(argv: Sequence[str]) -> int:

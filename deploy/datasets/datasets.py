@@ -31,13 +31,14 @@ DATA_VARIABLE = "CONFIDE_DATA"
 """Environment variable: a folder with data files that were put there beforehand."""
 
 SMALLEST_VALIDATION_SHARE = 0.02
-"""Of training and validation images; the 16 official validation X-rays of 5,232 can't choose a threshold."""
+"""The smallest official validation part that is used, as a share of training and validation images. The 16 official
+validation X-rays of 5,232 cannot choose a threshold."""
 
 VALIDATION_SHARE = 0.1
-"""What a validation part has that is taken from the training images instead; MedMNIST did the same."""
+"""The size of a validation part that is taken from the training images instead, as MedMNIST did."""
 
 PHANTOM_SHARES = (0.75, 0.1, 0.15)
-"""Of the phantom's patients: training, validation, test."""
+"""The shares of the phantom's patients for training, validation and test."""
 
 _CARVING_SEED = 2023
 """A data set is the same for every run, so this does not follow ``experiment.seed``."""

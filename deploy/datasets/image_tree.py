@@ -29,7 +29,7 @@ _DECODED_TOGETHER = 512
 """Files held at once, so that memory is bounded by the images wanted and not by the files they come from."""
 
 _HELD_BYTES = 64 * 2**20
-"""Of files held at once, or one: a small archive can unpack to hundreds of large ones."""
+"""The bytes of files held at once, or one file: a small archive can unpack to hundreds of large ones."""
 
 _PIECE_BYTES = 2**20
 

@@ -21,12 +21,12 @@ FEWEST_STATED = 20
 """Training units that a policy states at least; a hospital with fewer is told so, and takes part."""
 
 _DIGITS = 2
-"""Of a count that a demo's hospital states: a size class, which need not follow each record."""
+"""The significant digits of a count that a demo's hospital states, which so need not follow each record."""
 
 
 @dataclass(frozen=True)
 class DealtCounts:
-    """How many units one hospital got in each part, and to train on of the class that has fewest."""
+    """How many units one hospital got in each part, and how many to train on in its smallest class."""
 
     training: int
     validation: int
@@ -117,7 +117,7 @@ class _Dealt(BaseModel):
 
     shards: Annotated[int, Field(ge=1)]
     hospitals: tuple[str, ...]
-    """In the order of their shards; fewer than there are shards while seats are free."""
+    """The hospitals in the order of their shards; fewer than shards while seats are free."""
     sent: tuple[str, ...] = ()
 
 

@@ -19,7 +19,7 @@ SKIPPED = "skipped"
 """What the output of a check that could not be made begins with."""
 
 _LONGEST_SECONDS = 45.0
-"""For advisories, which come over the network."""
+"""The longest wait for advisories, which come over the network."""
 _REQUEST_SECONDS = "5"
 
 _PUBLIC = r"requirements\.lock|tests/vectors/.*|tests/fuzz/corpus/.*"

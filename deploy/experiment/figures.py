@@ -35,7 +35,7 @@ _PANEL = (4.2, 3.0)
 """Inches."""
 
 _BAR = 0.26
-"""Of the distance between two hospitals."""
+"""The width of a bar, as a share of the distance between two hospitals."""
 
 
 @styled

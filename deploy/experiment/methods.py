@@ -38,7 +38,7 @@ _FEWEST_STATED = 20
 """What a policy states at least."""
 
 _SLACK = 1.01
-"""Of a trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
+"""A trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
 
 
 class Method(StrEnum):

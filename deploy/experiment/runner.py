@@ -18,7 +18,7 @@ from common.provenance import machine, versions
 from deploy.results.intervals import CONFIDENCE, Interval, over_runs
 
 VERSION = 1
-"""Of a line in ``trials.jsonl``."""
+"""The version of a line in ``trials.jsonl``."""
 
 TRIALS_FILE = "trials.jsonl"
 TABLE_FILE = "results.csv"

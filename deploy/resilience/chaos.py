@@ -52,7 +52,7 @@ _POLL_SECONDS = 0.01
 _ROUNDS_PER_KILL = 100
 """Asked for, so that the run outlasts the kills; a hospital that restarts misses several."""
 _ROUNDS_PER_KILL_TOGETHER = 4
-"""With everybody in every round, a kill costs at most one round that must be repeated, and is followed by two."""
+"""Rounds for each kill where everybody must be in every round: a kill costs one repeated round at most; two follow."""
 _RECORDS = 900
 """Phantom images; enough for four hospitals, few enough that a round takes about a second."""
 

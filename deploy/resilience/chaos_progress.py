@@ -27,7 +27,7 @@ _PREDECESSORS = {
 
 _FIRST_GUESS_SECONDS = 0.2
 _STEP_SECONDS = 0.05
-"""Of unmasking and the checkpoint at the size of the small model."""
+"""The time of unmasking and of the checkpoint with the small model."""
 _REMEMBERED = 20
 
 

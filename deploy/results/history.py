@@ -22,7 +22,7 @@ from common.telemetry.events import (
 )
 
 POLL_SECONDS = 0.25
-"""Between two looks at a growing file: soon enough for an eye, and one `read` that finds nothing costs microseconds.
+"""The time between two polls of a growing file: soon enough for an eye, and a `read` that finds nothing is cheap.
 Notifications of the kernel (inotify) would save even that, but do not cross a bind mount into a container."""
 
 

@@ -18,7 +18,7 @@ DRAWS = 2000
 """Resamples; the ends of a 95 % interval then move by less than a tenth of its width between two seeds."""
 
 SEED = 20_170_817
-"""Of the resampling alone: the same counts give the same interval."""
+"""The seed of the resampling alone: the same counts give the same interval."""
 
 CONFIDENCE = 0.95
 TWO_CLASSES = 2
@@ -27,7 +27,7 @@ MEASURES = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss
 NORMAL_95 = 1.96
 
 COARSE = 0.01
-"""Of the half-width that noise gives a figure: above it a third decimal says nothing."""
+"""The half-width of noise above which a figure's third decimal means nothing."""
 
 Floats = NDArray[np.float64]
 

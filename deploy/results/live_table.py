@@ -34,15 +34,15 @@ HEADINGS = (
 )  # fmt: skip
 
 LINES_AROUND_TABLE = 17
-"""Of the terminal, kept for headings, caveats and notes; the table shows the rounds that fit into the others."""
+"""The lines of the terminal that are reserved for headings, caveats and notes; the rounds fill the others."""
 
 NOTES_SHOWN = 4
 
 LABELS = {"accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity"}
-"""Of the measures told at the end."""
+"""The labels of the measures that are printed at the end."""
 
 _WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)
-"""Of the columns on a pipe, where nobody knows the rows to come."""
+"""The widths of the columns on a pipe, where later rows are not known yet."""
 
 _DROPPED = ("precision", "hospitals", "seconds", "recall", "loss", "F1", "accuracy")
 """Columns that a narrow terminal leaves out, the first one first; AUC and ε stay."""

@@ -42,7 +42,7 @@ class ModelFacts(BaseModel):
     channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Annotated[int, Field(ge=1, le=4096)]
     threshold: Annotated[float, Field(ge=0, le=1)] | None
-    """Of two classes the second is predicted from this probability on; None where the largest one wins."""
+    """The probability from which the second of two classes is predicted; None where the most probable class is."""
     run_id: str
     task: str
     data_set: str
@@ -56,7 +56,7 @@ class ModelCard(ModelFacts):
 
     format_version: Literal[1] = 1
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of ``model.safetensors``."""
+    """The SHA-256 of ``model.safetensors``."""
     tensors: Annotated[tuple[TensorShape, ...], Field(min_length=1)]
 
 

@@ -28,7 +28,7 @@ HOSPITALS_NAMED = len(SERIES)
 """More lines than this are drawn alike, and the legend speaks of them together."""
 
 FEW_CLASSES = 5
-"""So many cells a side have room for large figures."""
+"""The most cells a side that have room for large figures."""
 
 _CURVES = (("auc", "AUC", BLUE), ("accuracy", "Accuracy", ORANGE), ("f1", "F1", GREEN))
 

@@ -145,7 +145,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> dict[str, Any]:
-        """Where the time went."""
+        """Return where the time went."""
         return time_spent(self.history)
 
     @property
@@ -160,12 +160,12 @@ class RunFacts:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of Confide and its libraries when the run was made; empty where the run did not note them."""
+        """Return the versions of Confide and its libraries that made the run; empty where it did not record them."""
         return {str(name): str(version) for name, version in (self.summary.get("versions") or {}).items()}
 
     @property
     def machine(self) -> str:
-        """Where the run was made."""
+        """Return the machine that the run was made on."""
         return str(self.summary.get("machine", "not recorded"))
 
     @property

@@ -31,7 +31,7 @@ from flwr.server.superlink.linkstate import InMemoryLinkState
 from common.flower.waits import replace_in
 
 _LONGEST_POLL_SECONDS = 5.0
-"""Of a look that finds no message: shorter than what anything on the way may cut off as idle."""
+"""How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
 
 _CLOCKS_APART_SECONDS = 300
 """A SuperNode signs the time with each call, and the signature is good for so long; Flower allows a clock to be that

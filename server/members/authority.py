@@ -49,7 +49,7 @@ class _Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
     list_number: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Of the newest revocation list."""
+    """The number of the newest revocation list."""
     issued: tuple[_Issued, ...] = ()
     members: dict[str, str] = {}
     """Hospital to its raw Ed25519 identity key in hexadecimal; certificates may expire, membership does not."""

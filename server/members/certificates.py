@@ -38,7 +38,7 @@ from server.members.roster import Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 REQUESTS_FOLDER = "requests"
-"""In the server's state folder: what waits for an offline authority, and what it has signed."""
+"""A folder in the server's state folder: what waits for an offline authority, and what it has signed."""
 
 _SERVER_REQUEST = "server.members.tls"
 """The dot keeps it apart from a hospital of any name."""

@@ -29,7 +29,7 @@ from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
 
 INVITATIONS_FOLDER = "invitations"
 MOST_USES = 1024
-"""Of one invitation; as many hospitals as a run can have."""
+"""The most uses of one invitation: as many hospitals as a run can have."""
 
 _VERSION = 1
 _KEPT_SECONDS = 7 * 24 * 3600
@@ -45,7 +45,7 @@ class _Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many hospitals may join with it, numbered; None for the one hospital that has the name itself."""
     taken: dict[str, str] = {}
     revoked: tuple[str, ...] = ()
-    """Of the names taken; none is given to another hospital."""
+    """The taken names that were revoked; none is given to another hospital."""
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
 
 
