@@ -4,7 +4,7 @@ The agent knows neither Flower nor a network, so that experiments and tests run 
 
 **What a reply depends on.** The masked vector depends on the data. Everything else that leaves this hospital, refusals
 and their words included, is a function of the run description, the hospital's policy, its bookkeeping of what was asked
-before, and fresh randomness. Before a run's data is open, one bit about it is told for each task: whether it could be
+before, and fresh randomness. Before a run's data is open, one bit about it leaves for each task: whether it could be
 opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
 ``hospital.answer_seconds``.
 """
@@ -104,7 +104,7 @@ class Surroundings:
         random: source of fresh bytes.
         now: the current time.
         clock: seconds that only ever go up, for how long a reply takes.
-        pause: waits so many seconds.
+        pause: waits for this many seconds.
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
         apply_masks: puts the masks on.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
@@ -328,7 +328,7 @@ class HospitalAgent:
         return reply, vector
 
     def _keep_time(self, started: float) -> None:
-        """Let no vector out before the time that the operator has stated, which tells nothing about the data."""
+        """Let no vector out before the time that the operator has stated, which shows nothing about the data."""
         stated = self._policy.answer_seconds
         if not stated:
             return

@@ -115,7 +115,7 @@ class Contributor:
         self._schedule = schedule_of(run.training, run.privacy)
         self._event = self._calibrate()
         self._check_evaluation_noise()
-        # Which units count where there are too many: a function of the run alone, so that it tells nothing of them.
+        # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
@@ -202,7 +202,7 @@ class Contributor:
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
                 )
         for note in found:
-            _LOG.warning("%s; nothing of this is told to the server", note)
+            _LOG.warning("%s; the server learns nothing of this", note)
         return tuple(found)
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
@@ -245,7 +245,7 @@ class Contributor:
         if booked >= allowed:
             raise EvaluationSpentError(
                 f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
-                f"{allowed}; the run goes on without it"
+                f"{allowed}; the run continues without it"
             )
 
     def contribute(
@@ -293,8 +293,8 @@ class Contributor:
         """
         try:
             return self._trained(self._train, model, cohort, random)
-        except Exception as error:  # noqa: BLE001 - whatever it is, to stop would tell the server that it happened
-            _LOG.error("training failed on this hospital's records (%s); this round goes on without them", _kind(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, stopping would show the server that it happened
+            _LOG.error("training failed on this hospital's records (%s); the round goes without them", _kind(error))
             return self._trained(self._train.emptied(), model, cohort, random)
 
     def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:

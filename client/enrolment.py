@@ -1,6 +1,6 @@
 """How a hospital joins a consortium and keeps its membership: its half of ``common.identity.enrolment``.
 
-A hospital makes its own keys. Before it sends anything it looks at the certificates the server presents, and goes on
+A hospital makes its own keys. Before it sends anything it reads the certificates the server presents, and continues
 only if one of them is the authority whose fingerprint its invitation carries; from then on that authority is the only
 one it believes. All connections go outwards, through a proxy where gRPC's environment variables name one.
 """

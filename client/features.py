@@ -102,7 +102,7 @@ class _FeatureCache:
         return written
 
     def _map(self, path: Path, named: bytes) -> NDArray[np.float32] | None:
-        """Return a cached array, or None where there is none that is whole; a damaged one is made again."""
+        """Return a cached array, or None where there is no whole one; a damaged one is made again."""
         try:
             if path.with_suffix(".images").read_bytes() != named:
                 return None

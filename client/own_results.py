@@ -1,6 +1,6 @@
 """How well each round's model does on this hospital's own records; never a message, only a file in its state folder.
 
-The figures carry no differential privacy and tell what the secure sum hides: they are for the hospital's own staff.
+The figures carry no differential privacy and show what the secure sum hides: they are for the hospital's own staff.
 """
 
 import json

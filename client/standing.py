@@ -79,7 +79,7 @@ def keep(state: Path) -> None:
 
 
 def main() -> int:
-    """Keep asking until told to stop, or until the hospital is revoked."""
+    """Keep asking until stopped, or until the hospital is revoked."""
     return run_service("client.standing", __doc__, keep)
 
 

@@ -126,7 +126,7 @@ class StatusKeeper:
         try:
             return HospitalStatus.read(self._path)
         except RunError as error:
-            _LOG.warning("the status begins anew: %s", error)
+            _LOG.warning("the status starts again: %s", error)
             return None
 
     def _change(self, **changes: object) -> None:

@@ -5,7 +5,7 @@ Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with al
 independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C = ``max_grad_norm``; the sum
 over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each coordinate. Everything after
 that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point rounding of the change) does not
-look at the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
+read the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
 any other and counts as zero. So the number of units is public, and of a patient the number of records. An empty batch
 is a step like any other.
 
@@ -15,7 +15,7 @@ is a step like any other.
 **Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
 is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
 each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
-which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
+which known attacks infer which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
 for any weights, also crafted ones, rounding included (:func:`_clipped_sum`). Mode ``distributed`` clips and adds noise
 in whole numbers.
 """
@@ -125,7 +125,7 @@ class TrainingData:
         return int(self.units(unit).max()) + 1 if len(self) else 0
 
     def limited(self, most: int, unit: PrivacyUnit, seed: bytes) -> Self:
-        """Return at most so many units, all with their records: all that are there, or a subset that ``seed`` fixes."""
+        """Return at most ``most`` units with all their records: all that are there, or a subset that ``seed`` fixes."""
         units, there = self.units(unit), self.count(unit)
         if there <= most:
             return self
@@ -133,7 +133,7 @@ class TrainingData:
         return self._of_records(torch.isin(units, torch.from_numpy(kept)))
 
     def at_most_per_patient(self, most: int, seed: bytes) -> Self:
-        """Return at most so many records of each patient: all that are there, or a subset that ``seed`` fixes."""
+        """Return at most ``most`` records of each patient: all that are there, or a subset that ``seed`` fixes."""
         order = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(len(self)), kind="stable")
         patients = self.patients.numpy()[order]
         by_patient = np.argsort(patients, kind="stable")
@@ -299,7 +299,7 @@ def noisy_gradient_sum(
 
 
 def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
-    """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
+    """Return the sum with Gaussian noise, on the grid that the module's docstring describes, over the expected units.
 
     Args:
         clipped_sum: (d,) float64.

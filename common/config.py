@@ -103,7 +103,7 @@ class ModelConfig(_Section):
 class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
 
-    ``sample_rate`` is public and the same at every hospital, so neither noise nor ε tells how much data one has.
+    ``sample_rate`` is public and the same at every hospital, so neither noise nor ε shows how much data one has.
     ``batch_size`` counts in mode ``none`` alone.
     """
 
@@ -351,7 +351,7 @@ def fewest_records(training: TrainingConfig, privacy: PrivacyConfig) -> int:
 def _require_hidden_shares(
     privacy: PrivacyConfig, aggregation: AggregationConfig, evaluation: EvaluationConfig
 ) -> None:
-    """Refuse noise that is complete in sums alone where there are none, or where too few shares of it would remain."""
+    """Refuse noise that is complete in sums alone where nothing is summed, or where too few shares would remain."""
     distributed = privacy.mode is PrivacyMode.DISTRIBUTED
     if evaluation.exact and not distributed:
         return

@@ -1,7 +1,7 @@
 """``python -m server --state DIR``: the consortium's server, one supervisor over Flower's processes and ours.
 
 Starts the SuperLink, lets the enrolled SuperNodes in, starts Flower's executor and submits the run. When any of
-them dies, the run is submitted again and goes on from its last checkpoint.
+them dies, the run is submitted again and continues from its last checkpoint.
 """
 
 import argparse
@@ -84,13 +84,13 @@ _MOST_FAILED_STARTS = 4
 
 
 def main() -> int:
-    """Run the server until its run is finished (``--once``) or it is told to stop."""
+    """Run the server until its run is finished (``--once``) or it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m server", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with server.json, keys and roster")
     parser.add_argument("--once", action="store_true", help="end when the run is finished")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look at the SuperLink.
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll of the SuperLink.
     raise_on_signals()
     os.umask(PRIVATE_UMASK)
     try:

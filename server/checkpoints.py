@@ -136,7 +136,7 @@ class CheckpointStore:
         return replace(draft.checkpoint, model=StoredModel(draft.path, len(draft.checkpoint.model)))
 
     def latest(self, run_id: str) -> Checkpoint | None:
-        """Return the newest checkpoint of a run that can be read whole, None if there is none.
+        """Return the newest checkpoint of a run that can be read whole, None if no file can.
 
         Raises:
             RunError: checkpoints exist and none can be read, or they are another run's.
@@ -187,7 +187,7 @@ def _content(checkpoint: Checkpoint, model: Iterable[NDArray[np.float32]]) -> It
 def _unwritten(error: OSError) -> RunError:
     return RunError(
         f"a checkpoint could not be written: {error.strerror}; free space and start again, "
-        "the run goes on from the last one"
+        "the run continues from the last one"
     )
 
 

@@ -50,7 +50,7 @@ class Conversation:
         self.tally = RoundTally()
 
     def begin_round(self) -> None:
-        """Start to count anew what the exchanges cost and who refuses."""
+        """Start to count again what the exchanges cost and who refuses."""
         self.tally = RoundTally()
 
     def online(self) -> frozenset[str]:
@@ -85,7 +85,7 @@ class Conversation:
             round_number: of the protocol.
             phase: the exchange's name, for the report.
             requests: hospitals that the round counts on.
-            enough: so many answers end the patience for the others; see :class:`server.transport.Patience`.
+            enough: this many answers end the patience for the others; see :class:`server.transport.Patience`.
             joining: requests to hospitals that want to join, of whatever kind.
             reply_array_bytes: of the array that one reply may carry.
             preparing: some hear of the run for the first time and prepare their data before they answer; they get

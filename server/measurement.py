@@ -54,7 +54,7 @@ class Measurements(Protocol):
         """Return what to ask about the run's last model on one part; None where nothing can be asked any more."""
 
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
-        """Return what a sum says, and learn from it where to look next.
+        """Return what a sum says, and learn from it what to ask next.
 
         Raises:
             RunError: no hospitals can have such counts.

@@ -194,7 +194,7 @@ def serve(run: Path, port: int, host: str = "127.0.0.1") -> Exporter:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m server.metrics", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="the run's folder, with its events.jsonl")
     parser.add_argument("--port", type=int, required=True)

@@ -57,7 +57,7 @@ class Asked:
     question: Question | None = None
 
     def terms(self, description: RunDescription, model: FlatModel, cohort: int) -> RoundTerms:
-        """Return the round's terms for a cohort of so many hospitals."""
+        """Return the round's terms for a cohort of ``cohort`` hospitals."""
         fewest = fewest_survivors(
             description, cohort, trains=self.purpose is Purpose.TRAIN, measures=self.question is not None
         )

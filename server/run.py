@@ -78,7 +78,7 @@ class RunPlan:
         apply_masks: takes the masks off a sum.
         absent: who of the roster cannot take part now: its certificate has expired, or the server has cut it off.
         consortium: how many members the authority's list names; None where the roster names them all.
-        authority_on_server: the server holds the authority's key, which every output tells.
+        authority_on_server: the server holds the authority's key, which every output says.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
             before each round; by default the members stay the same.
     """
@@ -122,7 +122,8 @@ class _Step:
             return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
         except (AttributeError, LookupError, TypeError, ValueError):
             raise RunError(
-                "the last checkpoint must tell of its step; remove it, and the run goes on from the one before"
+                "the newest checkpoint lacks the record of its last step; "
+                "delete that file to resume from the previous one"
             ) from None
 
 
@@ -363,7 +364,7 @@ class Run:
             # With more than two classes there is none.
             numbers = {**self._checkpoint.numbers, "threshold": reading.measured.threshold}
             self._checkpoint = replace(self._checkpoint, numbers=numbers)
-        if self._pending is None:  # The initial model is nobody's step; nor is a second look at the last one.
+        if self._pending is None:  # The initial model is nobody's step; nor is a second measurement of the last one.
             return
         pending, self._pending = self._pending, None
         spent = {name: report.spent for name, report in pending.epsilon.items()}

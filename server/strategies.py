@@ -5,7 +5,7 @@ arXiv:2003.00295, algorithm 2) treat it as a gradient of the server's own optimi
 (``client/training.py``). In mode ``distributed`` the mean change is the negative mean gradient, and the learning rate
 and momentum of ``training`` act here, since a hospital takes no step.
 
-A step looks at the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
+A step reads the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
 of the model at a time. All state is in named arrays, which a checkpoint stores: none for FedAvg, one of the model's
 size for FedAvgM, two for FedAdam.
 """

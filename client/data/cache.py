@@ -158,7 +158,7 @@ class PreparedCache:
         """Give a writer for data that will take ``expected_bytes``, removing older data to make room.
 
         Raises:
-            DataError: there is no room; the size is not told, because this may travel to the server.
+            DataError: there is no room; the size is not named, because this may travel to the server.
         """
         self._make_room(expected_bytes)
         try:

@@ -295,7 +295,7 @@ def _list_class_folders(listing: _Listing) -> None:
 
 
 def _walk(listing: _Listing) -> Iterator[str]:
-    """Yield every image in a fixed order, without following a link to a folder, and find the files that are none."""
+    """Yield every image in a fixed order, without following a link to a folder, and note files of other kinds."""
     others: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
@@ -321,7 +321,7 @@ def _walk(listing: _Listing) -> Iterator[str]:
 def _is_image(listing: _Listing, file: str, others: Counter[str]) -> bool:
     """Tell by the ending or, for all other endings, by the first bytes; find or count what is no image.
 
-    Hidden files are none (macOS leaves one beside each file it copies), but one that a reader knows is named.
+    Hidden files do not count (macOS leaves one beside each file it copies), but one that a reader knows is named.
     """
     path = listing.root / file
     ending = path.suffix.lower()

@@ -81,7 +81,7 @@ Clean: TypeAlias = Callable[[bytes, str, Pseudonyms], CleanCopy]
 
 
 def clean_raster(encoded: bytes, patient: str, _pseudonyms: Pseudonyms) -> CleanCopy:
-    """Save the pixels anew, as PNG, and nothing that stood beside them."""
+    """Save the pixels again, as PNG, and nothing that stood beside them."""
     content = io.BytesIO()
     Image.fromarray(read_raster(encoded).pixels).save(content, "PNG")
     return CleanCopy(".png", content.getvalue(), patient)

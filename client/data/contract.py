@@ -17,7 +17,7 @@ class ImageKind:
         body_parts: words of which Body Part Examined (0018,0015) holds one where it is filled in; empty if any may.
         frontal: whether lateral and oblique views do not belong to the task.
         reference: what images of the task look like; None if that is not known.
-        upright: the mean picture on an 8 x 8 grid, row by row, to tell an inverted image by; empty if none is known.
+        upright: the mean picture on an 8 x 8 grid, row by row, to recognise an inverted image; empty if none is known.
         least_range: of 256 grey levels, how many must lie between the 1st and the 99th percentile of an image.
     """
 
@@ -72,7 +72,7 @@ class DataContract:
     """The terms.
 
     Attributes:
-        task: what is to be told apart.
+        task: what the classes are.
         classes: names of the classes in the order of their indices.
         channels: 1 (grey) or 3 (colour).
         image_size: pixels on a side of what the model takes; smaller images are refused.

@@ -218,7 +218,7 @@ def _function(dataset: pydicom.Dataset, notes: list[str]) -> str:
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return function
-    notes.append("VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID: taken as LINEAR")
+    notes.append("VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID: taken as LINEAR")
     return "LINEAR"
 
 

@@ -99,7 +99,7 @@ UNUSABLE_DATA = (
 """All that a server learns of data that cannot be opened, whatever the reason is."""
 
 _TRIES = 3
-"""How often data that changes while it is read is read anew before the operator is asked."""
+"""How often data that changes while it is read is read again before the operator is asked."""
 
 
 def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:

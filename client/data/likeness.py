@@ -1,4 +1,4 @@
-"""Tells whether an image looks like those of a task at all: a Gaussian on the task's thumbnails, in every orientation.
+"""Says whether an image resembles those of a task at all: a Gaussian on the task's thumbnails, in every orientation.
 
 A thumbnail is a point in 64 dimensions (:func:`client.data.picture_checks.thumbnail`). Its distance from the reference
 is Mahalanobis's, with the variance along the first axes of the reference and one variance for all others. An image is

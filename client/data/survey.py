@@ -26,8 +26,8 @@ REENCODED_LIKENESS = 0.998
 above 0.995 are identical, and saving one as JPEG, at another size or through a window leaves 0.9998."""
 
 _TELLING_SIZE = 64
-"""Below this many pixels two photographs of one retina can't be told from one saved twice: RetinaMNIST at 28 has 37
-such pairs. Grey radiographs can, at any size."""
+"""Below this many pixels two photographs of one retina cannot be distinguished from one saved twice:
+RetinaMNIST at 28 has 37 such pairs. Grey radiographs can, at any size."""
 
 _KEPT_AS = np.float16
 """The type that a thumbnail's numbers are kept in; its rounding changes a correlation by less than 0.0002."""
@@ -162,7 +162,7 @@ class Survey:
         labels = np.array([self._seen[row].entry.label for row in alone], np.int64)
         for shortcut in find_shortcuts(traces, labels, self.contract.classes):
             detail = (
-                f"{shortcut.trace} tells {shortcut.name} with an AUC of {shortcut.auc:.2f} "
+                f"{shortcut.trace} predicts {shortcut.name} with an AUC of {shortcut.auc:.2f} "
                 f"over {len(alone)} images; by chance at most 1 in {1 / max(shortcut.chance, 1e-12):.0e}"
             )
             yield Finding(Mistake.SHORTCUT, "", detail)

@@ -1,8 +1,8 @@
-"""Lets a SuperNode and the hospital's agent wait for each other, where Flower's would look again and again.
+"""Lets a SuperNode and the hospital's agent wait for each other, where Flower's would poll again and again.
 
-Flower's SuperNode looks for the reply to a message twice a second, and whoever works for it asks as often for a task.
+Flower's SuperNode polls for the reply to a message twice a second, and its agent polls as often for a task.
 Looking more often makes an exchange fast and costs both processes a request over TLS each time. Here the agent's
-question for a task is answered when one is there, and the SuperNode's look for the reply ends when it comes.
+question for a task is answered when one is there, and the SuperNode's poll for the reply ends when it comes.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Bell:
         self._rung.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the bell rings, ``seconds`` at most; then look for what it may have rung for."""
+        """Wait until the bell rings, ``seconds`` at most; then poll for what it may have rung for."""
         self._rung.wait(seconds)
         self._rung.clear()
 

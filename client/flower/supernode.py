@@ -1,7 +1,7 @@
 """``python -m client.flower.supernode --relay DIR …``: Flower's SuperNode as this hospital's relay.
 
 With ``tasks`` and ``relay_waits`` the only user of Flower's private names on this side. Flower's hard-coded waits are
-shortened or replaced. It runs as a user of its own where the hospital has one for it, so it is told all it needs and
+shortened or replaced. It runs as a user of its own where the hospital has one for it, so it gets all it needs and
 reads its own folder alone: no settings, no data, no key of the hospital's.
 """
 
@@ -126,7 +126,7 @@ def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], 
 def reply_for_dropped_tasks() -> None:
     """Let this process's SuperNode send an error for a message whose task its agent reports as failed without a reply.
 
-    Flower 1.39 looks for the next message only when the one in hand has a reply. It makes one for an agent whose
+    Flower 1.39 polls for the next message only when the one in hand has a reply. It makes one for an agent whose
     heartbeat has stopped, and none for an agent that gives the task up: it would wait for that reply for ever.
     """
     from flwr.supernode.nodestate import nodestate_factory
@@ -143,7 +143,7 @@ def reply_for_dropped_tasks() -> None:
 
 
 def main() -> None:
-    """Relay messages between the server and this hospital's agent until told to stop."""
+    """Relay messages between the server and this hospital's agent until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m client.flower.supernode", description=__doc__)
     parser.add_argument("--relay", type=Path, required=True, help="folder with its key and certificates")
     parser.add_argument("--superlink", required=True, help="host and port of the server's Fleet API")

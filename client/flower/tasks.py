@@ -81,7 +81,7 @@ class TaskRunner:
 
         Args:
             api: the SuperNode's Runtime API.
-            poll_seconds: between two looks for a task, each of which waits a while for one.
+            poll_seconds: between two polls for a task, each of which waits a while for one.
             first_backoff_seconds: when a message is visible before its objects; doubles from there.
             bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never unpacked.
         """

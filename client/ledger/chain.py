@@ -207,12 +207,12 @@ def usable() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise LedgerError(f"the ledger cannot be read or written ({error}); nothing goes on without it") from None
+        raise LedgerError(f"the ledger must be readable and writable, got {error}; training stops without it") from None
     except UnicodeDecodeError:  # SQLite quotes what it cannot read, and Python cannot read the quotation.
-        raise LedgerError("the ledger cannot be read (it is damaged); nothing goes on without it") from None
+        raise LedgerError("the ledger must be readable; it is damaged, and training stops without it") from None
     except OSError as error:
         raise LedgerError(
-            f"the ledger cannot be read or written ({error.strerror}); nothing goes on without it"
+            f"the ledger must be readable and writable, got {error.strerror}; training stops without it"
         ) from None
 
 
@@ -251,7 +251,7 @@ def begin(folder: Path, line: Opened | Accepted) -> Entry:
 
 @contextmanager
 def connected(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database in place for one look or one line, no longer: :func:`begin` may then put another there."""
+    """Open the database in place to read or write one line, no longer: :func:`begin` may then put another there."""
     with usable(), closing(_connect(folder / _DATABASE)) as connection:
         yield connection
 
@@ -414,7 +414,7 @@ def present_anchor(folder: Path) -> bytes:
 
 
 def file_digest(folder: Path) -> str:
-    """Return the SHA-256 of the database file, of nothing when there is none."""
+    """Return the SHA-256 of the database file, of nothing when there is no such file."""
     database = folder / _DATABASE
     with usable():
         return hashlib.sha256(database.read_bytes() if database.exists() else b"").hexdigest()

@@ -1,4 +1,4 @@
-"""What can still be told of a ledger that is refused: for an operator who decides to go on, never for training.
+"""What is still known of a ledger that is refused: for an operator who decides to continue, never for training.
 
 Whatever can be read counts, whether the chain around it is whole or not, and so do files of version 1. Their lines say
 neither account, unit nor adversary. They were all of training; each is taken for one that protects a record alone, and
@@ -64,7 +64,7 @@ class Salvaged:
         return not self.lines and self.beside is None
 
     def forgotten(self) -> bool:
-        """Return whether an operator decided before to go on without what was lost."""
+        """Return whether an operator decided before to continue without what was lost."""
         return any(line.forgotten for line in self.lines if isinstance(line, Accepted))
 
     def knows(self, held: Anchor) -> bool:

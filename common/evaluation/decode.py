@@ -39,7 +39,7 @@ _CLOSEST = 1e-6
 
 
 def next_question(plan: EvaluationPlan, release: Release, state: EvaluationState) -> Question:
-    """Return what to ask in a release, given what earlier ones told.
+    """Return what to ask in a release, given what earlier ones showed.
 
     The root of each tree is the decision threshold. It is right to ask anything: the norm of what a unit adds is the
     same for all edges.

@@ -212,7 +212,7 @@ class Metrics:
 def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape) -> PartCounts:
     """Count what a model did on some records.
 
-    Nothing that scores hold raises an error, for the refusal would tell of the record: they are clamped, and a score
+    Nothing that scores hold raises an error, because the refusal would reveal the record: they are clamped, and a score
     that is undefined lies in the first bin.
 
     Args:

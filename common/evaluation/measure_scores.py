@@ -1,7 +1,7 @@
 """Metrics of one score with a threshold: of a binary task, or of one label among several.
 
 The first draw is the release itself, the others are a parametric bootstrap: units drawn from the decoded leaves with
-fresh noise on top, and, to tell the two apart, the decoded leaves themselves with fresh noise alone.
+fresh noise on top, and, to separate the two, the decoded leaves themselves with fresh noise alone.
 """
 
 import math

@@ -114,7 +114,7 @@ class EvaluationPlan:
             epsilon: for each unit of a part, over the run without repeats.
             delta: at which.
             accountant: that hospitals book with.
-            interim_releases: at most so many measurements before the last model, at least 1.
+            interim_releases: the most measurements before the last model, at least 1.
             repeats: releases of each part that may be asked again.
 
         Raises:

@@ -45,7 +45,7 @@ _HELD_BY_SERVER = "key held by the server"
 """The organisational unit of an authority that a server made for itself. It stands in the certificate whose fingerprint
 every invitation carries, so that nobody can pin such an authority and take it for one that is kept elsewhere."""
 _SERVER_NAME = "Confide server"
-"""A host's own name may be longer than a common name's 64 characters; TLS looks at the alternative names alone."""
+"""A host's own name may be longer than a common name's 64 characters; TLS reads the alternative names alone."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from common.identity.certificates import (
 from common.identity.keys import check_identity_key, checked_identity_key
 
 MEMBERS_FILE = "members.json"
-"""The name of the file in every state folder, of server and hospitals, and beside what an offline authority has signed."""
+"""The name of the file, in every state folder and beside what an offline authority has signed."""
 
 CONTRADICTION_FILE = "members-contradiction.json"
 """A file in a hospital's state folder: a list that the authority signed after signing another of the same number."""

@@ -197,7 +197,7 @@ class Revocations:
         dates. One that enrolled has had a list from the start.
 
         Raises:
-            StandingError: a certificate is revoked or not valid now, or the list is too old to tell.
+            StandingError: a certificate is revoked or not valid now, or the list is too old to show it.
         """
         newest = self.current(now)
         for name in sorted(names):

@@ -66,7 +66,7 @@ _GRID_CELLS = 2**23
 """The largest grid of an integral for a group, 64 MiB of float64. A larger one is left out, which raises the bound."""
 
 _GRID_REACH = 40.0
-"""Standard deviations beyond which a Gaussian's tail is below what a double can tell from 0."""
+"""Standard deviations beyond which a Gaussian's tail is below what a double can distinguish from 0."""
 
 _SHOWN_DECIMALS = 3
 
@@ -179,7 +179,7 @@ def rounded_up(value: float, decimals: int = _SHOWN_DECIMALS) -> float:
 
 
 def for_a_group(event: MechanismEvent, units: int) -> MechanismEvent:
-    """Return what an event that bounds each unit by itself costs a group of so many; the module has the proof.
+    """Return what an event that bounds each unit by itself costs a group of ``units``; the module names the proof.
 
     Where every unit is in every batch, the group is one unit of that many times the norm.
 
@@ -372,7 +372,7 @@ def _group_divergence(noise_multiplier: float, sample_rate: float, group: int, o
 
 
 def _log_binomial(trials: int, rate: float, chosen: int) -> float:
-    """Return the logarithm of the probability that so many of the trials succeed; the rate is below 1."""
+    """Return the logarithm of the probability that ``chosen`` of the trials succeed; the rate is below 1."""
     ways = math.lgamma(trials + 1) - math.lgamma(chosen + 1) - math.lgamma(trials - chosen + 1)
     return ways + chosen * math.log(rate) + (trials - chosen) * math.log1p(-rate)
 

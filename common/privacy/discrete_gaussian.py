@@ -35,7 +35,7 @@ LARGEST_VARIANCE = 2**46
 """σ ≤ 2^23 keeps X·t below 2^53, so that the difference that is squared is exact in floating point."""
 
 _UNIFORM_BITS = 53
-"""A float64 holds so many bits of a uniform number exactly."""
+"""How many bits of a uniform number a float64 holds exactly."""
 
 _WORD_BITS = 64
 

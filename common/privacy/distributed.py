@@ -8,7 +8,7 @@ noise; so the noise of n - X - k hospitals remains, and σ² is chosen so that t
 
 **Theorem.** Let m = n - X - k ≥ 1 hospitals have noise N_Z(0, σ²)^d with σ² ≥ 16, and let each unit of a hospital enter
 its sum independently with probability q. Beside anything that depends on the unit through earlier sums alone, a round's
-sum lets out no more than the Poisson-subsampled Gaussian mechanism with sample rate q and noise multiplier
+sum releases no more than the Poisson-subsampled Gaussian mechanism with sample rate q and noise multiplier
 
     z = √(mσ² - 4) / S,
 
@@ -222,7 +222,7 @@ class DistributedMechanism:
         """Clip each unit's gradient to whole numbers of norm at most S, and add them up.
 
         Replacing one unit by nothing changes the sum by at most S in L2 norm, whatever the gradients hold. A unit whose
-        gradient isn't finite counts as zero: to stop for it would tell that it is there.
+        gradient isn't finite counts as zero: stopping for it would reveal that it is there.
 
         Args:
             gradients: (units, d) float32, one row for each *unit*: of a record, or the mean or sum over all records

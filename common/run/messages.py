@@ -198,7 +198,7 @@ def read_array(encoded: bytes) -> npt.NDArray[Any]:
     """Read the NumPy file (NEP 1) of one array that travels beside a message, as a view that cannot be written to.
 
     Raises:
-        RunError: it is none, holds objects or an archive, or is not as long as its head claims.
+        RunError: it is no array, holds objects or an archive, or is not as long as its head claims.
     """
     try:
         return _whole_array(encoded)

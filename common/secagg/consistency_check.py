@@ -188,7 +188,7 @@ def unmasking_request(masked_sum: MaskedSum) -> UnmaskingRequest:
 
 
 def verify_agreement(state: SignedState, request: UnmaskingRequest, place: Place) -> None:
-    """Refuse to go on unless at least t survivors signed exactly what this hospital signed (figure 4, round 4, user).
+    """Refuse unless at least t survivors signed exactly what this hospital signed (figure 4, round 4, user).
 
     Raises:
         DifferentSurvivorsError: the request is for other survivors than this hospital signed.

@@ -214,8 +214,8 @@ def decode(encoded: bytes, message_type: type[M], limits: Limits, place: Place, 
         The message, with ``encode(message) == encoded``.
 
     Raises:
-        MessageError: one of its kinds, as the bytes end early, are too long, go on, are of another version or type, or
-            are not canonical.
+        MessageError: one of its kinds, as the bytes end early, are too long, continue after the end, are of another
+            version or type, or are not canonical.
     """
     type_byte, layout = _LAYOUTS[message_type]
 

@@ -58,7 +58,7 @@ class Adversary(StrEnum):
     ACTIVE = "active"
     """It may send anything to anybody; three exchanges a round."""
     SEMI_HONEST = "semi-honest"
-    """It follows the protocol and looks at everything; two exchanges a round."""
+    """It follows the protocol and reads everything; two exchanges a round."""
 
 
 @dataclass(frozen=True)

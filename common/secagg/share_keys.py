@@ -212,7 +212,7 @@ def route(run: RunParameters, directory: KeyDirectory, messages: Mapping[str, En
         The cohort, everyone's inbox, and an error for each refused message.
 
     Raises:
-        TooFewHospitalsError: fewer than the threshold shared their keys; the round can't go on.
+        TooFewHospitalsError: fewer than the threshold shared their keys; the round cannot continue.
     """
     graph, everyone = neighbourhoods(run, directory), directory_hash(directory)
     accepted, refusals = {}, []

@@ -143,7 +143,7 @@ class AttackRefused(_Event):
 
 
 class RoundTime(BaseModel):
-    """Where the seconds of a round went, by the server's clock; hospitals tell no times of their own."""
+    """Where the seconds of a round went, by the server's clock; hospitals report no times of their own."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -278,10 +278,10 @@ def parse_event(line: str | bytes) -> Event | None:
 
 
 class EventFile:
-    """Reads a growing ``events.jsonl`` from where the last look ended.
+    """Reads a growing ``events.jsonl`` from where the last poll ended.
 
-    A last line without its newline is left for the next look: its writer may still be at it. When the file got
-    shorter or was replaced (a run started anew in the same folder), reading starts again from the top.
+    A last line without its newline is left for the next poll: its writer may not have finished it. When the file got
+    shorter or was replaced (a run started again in the same folder), reading starts again from the top.
     """
 
     def __init__(self, path: Path) -> None:
@@ -310,7 +310,7 @@ class EventFile:
         complete = fresh[: fresh.rfind(b"\n") + 1]
         lines = complete.splitlines()
         events = [self._parse(self._line + number, line) for number, line in enumerate(lines, start=1)]
-        # Only now: a line that is refused is refused again at the next look, not silently passed over.
+        # Only now: a line that is refused is refused again at the next poll, not silently passed over.
         self._offset += len(complete)
         self._line += len(lines)
         return [event for event in events if event is not None]

@@ -1,7 +1,7 @@
 """``confide audit inversion``: what pictures can a server make of what it sees?
 
 One hospital takes one training step on 1 and on 32 images, by the deployed training and encoding. An attacker on the
-server then looks for images that explain what arrived: the bare update (plain federated averaging), the same update
+server then searches for images that explain what arrived: the bare update (plain federated averaging), the same update
 masked, the sum over the fewest hospitals a sum is ever over, and the update of DP-SGD.
 """
 

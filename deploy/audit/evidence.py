@@ -89,7 +89,7 @@ def read_claims() -> tuple[Claim, ...]:
     """Return every claim.
 
     Raises:
-        ConfigError: a test that is named does not exist, or there is none.
+        ConfigError: a claim names no test, or one that does not exist.
     """
     tree: dict[str, dict[str, list[str]]] = yaml.safe_load(CLAIMS_FILE.read_text(encoding="utf-8"))
     claims = tuple(Claim(claim, tuple(told["readme"]), tuple(told["tests"])) for claim, told in tree.items())

@@ -3,7 +3,7 @@
 It does by itself what people do in a real consortium: makes the authority and keeps its key here, which every output
 tells, hands out an invitation in a volume that the
 hospitals read, good for minutes and renewed while the demo is up, and starts a run once the number of hospitals holds
-still. A run that was interrupted goes on; a finished one is followed by another only when CONFIDE_RUN has a new value.
+still. An interrupted run continues; a finished one is followed by another only when CONFIDE_RUN has a new value.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _STOP_SECONDS = 20.0
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.containers.server_container", description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("/state"))
     parser.add_argument("--config", type=Path, default=Path("/etc/confide/config.yaml"))

@@ -46,7 +46,7 @@ _CARVING_SEED = 2023
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told apart, and MedMNIST's data set for it."""
+    """The classes of a task, and MedMNIST's data set for it."""
 
     name: str
     data_set: str
@@ -163,9 +163,9 @@ def default_cache(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def kermany_patient(file_name: str) -> str:
-    """Return the patient whose number an X-ray of Kermany et al. carries in its name, or '' where there is none.
+    """Return the patient whose number an X-ray of Kermany et al. carries in its name, or '' where it has no number.
 
-    ``personN`` is numbered for each pathogen anew: of 170 numbers that occur in both the training and the test
+    ``personN`` is numbered for each pathogen separately: of 170 numbers that occur in both the training and the test
     folder, not one has the same pathogen in both, and half of all numbers would otherwise have had both kinds of
     pneumonia. So the pathogen is part of the patient.
 

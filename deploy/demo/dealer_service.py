@@ -60,7 +60,7 @@ _LOG = logging.getLogger("confide.dealer")
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.demo.dealer_service", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="the dealer's own folder")
     parser.add_argument("--public", type=Path, required=True, help="folder that hospitals and server read")
@@ -142,7 +142,7 @@ def dealt_data_set(public: Path, authority: x509.Certificate) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, LookupError, RecursionError, TypeError, ValueError):
-        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo anew") from None
+        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo again") from None
 
 
 def _write_shards(

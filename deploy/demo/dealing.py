@@ -18,7 +18,7 @@ from common.shards import ManifestRow, class_index, read_description, read_manif
 DEAL_FILE = "deal.json"
 
 FEWEST_STATED = 20
-"""Training units that a policy states at least; a hospital with fewer is told so, and takes part."""
+"""Training units that a policy states at least; a hospital with fewer gets a warning, and takes part."""
 
 _DIGITS = 2
 """The significant digits of a count that a demo's hospital states, which so need not follow each record."""
@@ -100,7 +100,7 @@ def _unit_of(row: ManifestRow, unit: PrivacyUnit) -> str:
 
 
 class Standing(Enum):
-    """What a hospital that asks for its shard is told."""
+    """The answer to a hospital that asks for its shard."""
 
     WAIT = auto()
     """Nothing is dealt yet."""
@@ -127,10 +127,10 @@ class Deal:
     Args:
         state: the dealer's own folder.
         least: hospitals below which nothing is dealt.
-        seats: shards that are made at least, so that hospitals may come later; records are never dealt anew, because
+        seats: the fewest shards, so that hospitals may come later; records are never dealt again, because
             a ledger counts what was spent on a hospital's own.
         stable_seconds: how long the number of hospitals must hold still.
-        write_shards: writes so many archives and returns them; for the same number always the same.
+        write_shards: writes this many archives and returns them; for the same number always the same.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Deal:
             now: by a clock that never goes back, in seconds.
 
         Raises:
-            DataError: the data can't be split among so many.
+            DataError: the data cannot be split among this many.
         """
         with self._lock:
             if self._dealt is not None:
@@ -226,4 +226,4 @@ class Deal:
         except FileNotFoundError:
             return None
         except (OSError, RecursionError, ValueError):
-            raise DataError(f"{self._path} must be readable and whole; start the demo anew") from None
+            raise DataError(f"{self._path} must be readable and whole; start the demo again") from None

@@ -170,7 +170,7 @@ class _Demo:
             time.sleep(_POLL_SECONDS)
 
     def _warn_about(self, ended: Sequence[str]) -> None:
-        """Say once why a hospital has ended by itself; the run goes on with the others."""
+        """Say once why a hospital has ended by itself; the run continues with the others."""
         for name in ended:
             if name not in self._warned:
                 self._warned.add(name)

@@ -56,7 +56,7 @@ def needed(project: str, pins: Iterable[Pin]) -> tuple[Pin, ...]:
 
 
 def without_pytorch(pins: Iterable[Pin]) -> tuple[Pin, ...]:
-    """Return the pins but for PyTorch and CUDA's libraries, which a build without CUDA doesn't need."""
+    """Return the pins without PyTorch and CUDA's libraries, which a build without CUDA doesn't need."""
     return tuple(pin for pin in pins if pin.name not in _PYTORCH and not pin.name.startswith(_CUDA))
 
 

@@ -1,7 +1,7 @@
 """``python -m deploy.development.supply_chain advisories|secrets``: two of the static checks of ``confide check``.
 
 ``advisories`` asks for known vulnerabilities of the locked packages (pip-audit); where no advisory data can be had,
-without a network or behind a mirror that carries none, it says so and passes. ``secrets`` looks for keys, tokens and
+without a network or behind a mirror that carries none, it says so and passes. ``secrets`` searches for keys, tokens and
 passwords among the files under version control (detect-secrets).
 """
 

@@ -64,7 +64,7 @@ class Family:
 
 
 def _steps(rounds: int, learning_rate: float) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Return the sections of so many steps of mode ``distributed``, each on half of the records."""
+    """Return the sections of a number of steps of mode ``distributed``, each on half of the records."""
     training = {"sample_rate": 0.5, "learning_rate": learning_rate, "momentum": 0.5}
     return (("experiment", {"rounds": rounds}), ("training", training))
 

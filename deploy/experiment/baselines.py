@@ -50,7 +50,7 @@ STEPS_OF_DP: dict[Method, dict[str, dict[str, Any]]] = {
     },
 }
 """What a private method needs instead. Central DP takes as many steps of the same length as distributed DP, without
-momentum: in one place it would begin anew with every pass over the records, and the steps would not be the same."""
+momentum: in one place it would begin again with every pass over the records, and the steps would not be the same."""
 
 TABLE = "baselines.md"
 PLOTS = ("learning.png", "auc-by-epsilon.png", "gain.png")

@@ -166,7 +166,7 @@ class InProcessConsortium:
         self.transport = InProcessTransport(self.agents)
 
     def restart(self, hospital: str) -> None:
-        """Begin a hospital's agent anew: what was only in its memory is gone, what is on its disk is not."""
+        """Start a hospital's agent again: what was only in its memory is gone, what is on its disk is not."""
         site = self._sites[hospital]
         site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = self._identities[hospital]

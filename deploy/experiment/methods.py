@@ -53,7 +53,7 @@ class Method(StrEnum):
 
     @property
     def is_private(self) -> bool:
-        """Whether an ε bounds what the model tells of a record."""
+        """Whether an ε bounds what the model reveals of a record."""
         return MODES[self] is not PrivacyMode.NONE
 
     @property

@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def epsilon_of(config: Config) -> str:
-    """Say what an ε of these trials is, but for the adversary, which depends on the mode."""
+    """Say what an ε of these trials is, without the adversary, which depends on the mode."""
     privacy = config.privacy
     return f"ε for each {privacy.unit} at δ={privacy.delta:g} ({privacy.accountant.upper()})"
 

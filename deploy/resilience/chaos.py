@@ -169,7 +169,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         "experiment.rounds": rounds,
         "data.source": "phantom",
         "data.phantom_records": _RECORDS,
-        # A hospital that was killed is waited for this long at most, before the round goes on or is begun again.
+        # A hospital that was killed is waited for this long at most, before the round continues or is begun again.
         "transport.exchange_deadline_seconds": 15.0,
         "transport.straggler_seconds": 2.0,
         "transport.start_deadline_seconds": 60.0,
@@ -216,7 +216,7 @@ class Strike:
         kill: as planned.
         time: of the kill, seconds since the epoch.
         round_number: the round in hand.
-        recovered_seconds: until a later round was finished; None while there is none.
+        recovered_seconds: until a later round was finished; None before that.
         hung: given up on.
     """
 
@@ -273,7 +273,7 @@ class Chaos:
         """Return the run's last model, (d,) float32."""
         checkpoint = CheckpointStore(self._deployment.folder / CHECKPOINTS_FOLDER).latest(self._deployment.run_id)
         if checkpoint is None or checkpoint.step < self._config.experiment.rounds:
-            raise RunError("the run must end with every round trained; look into its logs with --out")
+            raise RunError("the run must end with every round trained; read its logs with --out")
         return checkpoint.model[:]
 
     def report(self, asked_for: int) -> Report:
@@ -356,7 +356,7 @@ class Chaos:
         """Note when the run had gone on after a kill; says whether that, or the end of the run, has come."""
         ended = self._progress.first_finished_after(strike.round_number, hospital)
         if ended is None and self._progress.finished and self._progress.gave_up is None:
-            ended = time.time()  # Nothing was left to go on with.
+            ended = time.time()  # Nothing was left to continue.
         if ended is not None:
             strike.recovered_seconds = max(0.0, ended - strike.time)
         return ended is not None or self._progress.finished

@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        """Why the run has ended; None while it goes on."""
+        """Why the run has ended; None while it is active."""
         self.finished_rounds: dict[int, float] = {}
         """Rounds that gave a sum, with the time they did."""
         self.undone_rounds = 0
@@ -54,7 +54,7 @@ class Progress:
 
     @property
     def gave_up(self) -> str | None:
-        """Return why the run ended before its last round, None where it goes on or was completed."""
+        """Return why the run ended before its last round, None where it is active or was completed."""
         return None if self.reason == COMPLETED else self.reason
 
     def add(self, event: Event) -> None:
@@ -87,7 +87,7 @@ class Progress:
             self.finished_rounds[event.round] = event.time
 
     def times_reached(self, point: Point) -> int:
-        """Return how often the run has come to a stretch of the protocol."""
+        """Return how often the run has reached a stretch of the protocol."""
         return self._reached[point]
 
     def usual_seconds(self, point: Point) -> float:

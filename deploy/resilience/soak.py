@@ -118,7 +118,7 @@ class Soaked:
 
 
 def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
-    """Let a deployment run, and look at its processes meanwhile.
+    """Let a deployment run, and measure its processes meanwhile.
 
     Raises:
         RunError: the run does not start, or ends before its time.

@@ -64,7 +64,7 @@ class RunHistory:
     refusals: tuple[Refusal, ...]
     attacks: tuple[AttackRefused, ...]
     finished: RunFinished | None
-    """None while the run goes on, or when its server was stopped for good."""
+    """None while the run is active, or when its server was stopped for good."""
     evaluated: Evaluated | None = None
     """The last measurement of the test parts, whatever came of it; see :attr:`tested`."""
 

@@ -1,4 +1,4 @@
-"""The table a person watches while a run goes on: each round on validation records, the last model on test records."""
+"""The table a person watches during a run: each round on validation records, the last model on test records."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ _FRAME = 3
 """Characters that a table takes beside each of its cells."""
 
 _SURE = len("0.89 ±0.03")
-"""Characters kept for a figure that is told with how far it may be off."""
+"""Characters kept for a figure that is printed with its uncertainty."""
 
 
 class LiveTable:
@@ -77,7 +77,7 @@ class LiveTable:
         self._tested: Evaluated | None = None
         self._notes: list[str] = []
         self._progress: str | None = None
-        self._spinner = Spinner("dots", style="dim")  # one object, or each redraw would start it anew
+        self._spinner = Spinner("dots", style="dim")  # one object, or each redraw would start it again
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class LiveTable:
         self._started = event
         self._progress = f"round 1 of {event.rounds} is under way"
         if again:
-            self._note(f"the run goes on from round {event.resumed_from_round}")
+            self._note(f"the run continues from round {event.resumed_from_round}")
             return
         for line in event.evaluation_plan:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -277,7 +277,7 @@ def _measured_on(started: RunStarted) -> str:
 
 
 def _headings_shown(width: int, rows: Sequence[Sequence[str]], *, exact: bool) -> tuple[str, ...]:
-    """Return the columns that fit into so many characters, with the rows there are and those to come."""
+    """Return the columns that fit into ``width`` characters, with the rows there are and those to come."""
     needed = {
         heading: max(len(heading), _SURE if heading in ("accuracy", "AUC") and not exact else 0, *map(len, column))
         for heading, *column in zip(HEADINGS, *rows, strict=True)

@@ -66,7 +66,7 @@ def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> Mo
     Args:
         folder: an existing folder; an earlier model in it is replaced.
         flat: the parameters, float32, shape (d,), in the order of ``parameters_to_vector``.
-        facts: what ``model.json`` tells.
+        facts: what ``model.json`` says.
 
     Raises:
         RunError: the architecture has another number of parameters, or the folder cannot be written.

@@ -16,7 +16,7 @@ from common.telemetry.events import Evaluated, RoundDone, RunStarted
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_round, of_test
 
-# Okabe and Ito's palette: told apart by readers with any colour vision.
+# Okabe and Ito's palette: readers with any colour vision can distinguish it.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)  # vermilion is the budget's

@@ -33,7 +33,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run, ready to be told."""
+    """One run, ready to be reported."""
 
     folder: Path
     history: RunHistory
@@ -224,7 +224,7 @@ def what_each_learns(config: Config, hospitals: int, authority_on_server: bool =
         ),
         Knowledge(
             "whoever holds the model",
-            "what the model itself tells of its training data",
+            "what the model itself reveals of its training data",
             _limit(config),
         ),
     )
@@ -290,9 +290,8 @@ def _limit(config: Config) -> str:
     """Say what stays out of reach of somebody who sees the model."""
     privacy = config.privacy
     if privacy.mode is PrivacyMode.NONE:
-        return (
-            f"nothing is out of reach by proof: no differential privacy limits what is told of a {privacy.unit.value}"
-        )
+        unit = privacy.unit.value
+        return f"nothing is out of reach by proof: no differential privacy limits what a {unit} gives away"
     return f"learn more about a {privacy.unit.value} than ε and δ={privacy.delta:g} allow"
 
 

@@ -99,7 +99,7 @@ def record_of(model: FlatModel) -> ArrayRecord:
     header = _npy_header(len(model))
     pieces = [_Piece(lambda: header), *(_Piece(partial(_read, model, stretch)) for stretch in stretches(len(model)))]
     array.__dict__["_chunks"] = [(piece.object_id, piece) for piece in pieces]
-    record = ArrayRecord()  # From a dictionary it would make arrays anew.
+    record = ArrayRecord()  # From a dictionary it would copy arrays.
     record["0"] = array
     return record
 
@@ -172,7 +172,7 @@ def _let_go(pieces: dict[str, Any], order: Sequence[str]) -> Iterator[memoryview
 
 
 class _ArrivedRecord(ArrayRecord):
-    """Arrays that have arrived; Flower's own record would make them anew."""
+    """Arrays that have arrived; Flower's own record would copy them."""
 
     @classmethod
     def inflate(cls, object_content: bytes, children: dict[str, InflatableObject] | None = None) -> Self:  # noqa: ARG003

@@ -2,8 +2,8 @@
 
 A hospital's clock may be off by minutes: Flower turns a SuperNode away whose clock is 5 s ahead of the SuperLink's.
 
-A SuperNode of Flower's looks for a message again and again, and each look costs the SuperLink the check of a signature:
-with 32 hospitals it did little else. Here a look is answered when a message is there, whole, or after seconds.
+A SuperNode of Flower's polls for a message again and again, and each poll costs the SuperLink the check of a signature:
+with 32 hospitals it did little else. Here a poll is answered when a message is there, whole, or after seconds.
 ``change_superlink`` changes the SuperLink in whose process it is called.
 """
 
@@ -34,7 +34,7 @@ _LONGEST_POLL_SECONDS = 5.0
 """How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
 
 _CLOCKS_APART_SECONDS = 300
-"""A SuperNode signs the time with each call, and the signature is good for so long; Flower allows a clock to be that
+"""A SuperNode signs the time with each call, and the signature is valid for this long; Flower allows a clock to be that
 much behind and 5 s ahead, so that all hospitals would be turned away when the server's clock is set back by more. The
 signature travels inside TLS, where nobody sees it to replay it."""
 
@@ -92,7 +92,7 @@ class Deliveries:
                 self._announce(mailbox)
 
     def connected(self, node: int) -> None:
-        """Turn away whoever still waits for ``node``, which has connected anew."""
+        """Turn away whoever still waits for ``node``, which has connected again."""
         with self._lock:
             mailbox = self._mailbox(node)
             mailbox.connection += 1
@@ -120,7 +120,7 @@ class Deliveries:
             return True
 
     def found(self, node: int) -> None:
-        """Note that a look has found a message: there may be another."""
+        """Note that a poll has found a message: there may be another."""
         with self._lock:
             self._mailbox(node).may_hold = True
 
@@ -138,7 +138,7 @@ class Deliveries:
 
 
 def change_superlink() -> None:
-    """Let restarted SuperNodes in, and answer a look for a message when there is one."""
+    """Let restarted SuperNodes in, and answer a poll for a message when there is one."""
     deliveries = Deliveries()
 
     class State(InMemoryLinkState):

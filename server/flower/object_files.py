@@ -25,7 +25,7 @@ _SMALL_BYTES = 64 * 1024
 """Objects up to this stay in memory: a file for each would cost more than it spares."""
 
 _MOST_FILES = 65_536
-"""Open at once, when the system lets a process have so many; a masked vector of 11 million parameters takes 22."""
+"""The most files open at once, if the system allows it; a masked vector of 11 million parameters takes 22."""
 
 
 class FiledEntry(ObjectEntry):

@@ -75,7 +75,7 @@ def keep_tokens_off_command_lines() -> None:
 
 
 def main() -> None:
-    """Start what is asked for until told to stop."""
+    """Start what is asked for until it is stopped."""
     keep_tokens_off_command_lines()
     flower_superexec()
 

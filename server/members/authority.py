@@ -1,7 +1,7 @@
 """The certificate authority as a folder: its certificate and key, and a register of members and of what it signed.
 
-It lies on a machine of the organiser's, which needs no network (``confide ca``), or beside a server that was told to
-hold it. The register decides who is a member: a certificate that expires ends no membership, a revocation does.
+It lies on a machine of the organiser's, which needs no network (``confide ca``), or beside a server that is configured
+to hold it. The register decides who is a member: a certificate that expires ends no membership, a revocation does.
 """
 
 import datetime

@@ -76,7 +76,7 @@ class Certificates:
         """Return the certificate for a hospital's request as PEM, None while an offline authority has not signed it.
 
         Raises:
-            IdentityError: the request is none.
+            IdentityError: it is no signing request.
         """
         key = requested_hospital_key(request_pem)
         if self._authority is not None:
@@ -99,7 +99,7 @@ class Certificates:
         return ends - now < (ends - signed) * _RENEWED_WITH_LEFT
 
     def revocations(self) -> bytes:
-        """Return the newest revocation list as DER, or raise :class:`IdentityError` where there is none yet."""
+        """Return the newest revocation list as DER, or raise :class:`IdentityError` where no list was signed yet."""
         newest = self._revocations.newest()
         if newest is None:
             raise IdentityError("the authority must have signed a revocation list; `confide ca sign` makes one")
@@ -109,7 +109,7 @@ class Certificates:
         """Return the newest member list that this server can describe a run with.
 
         Raises:
-            IdentityError: there is none yet.
+            IdentityError: no list was signed yet.
         """
         newest = self._members.newest()
         if newest is None:

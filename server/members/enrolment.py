@@ -41,7 +41,7 @@ _LOG = logging.getLogger("confide.enrolment")
 
 _WORKERS = 4
 _CALLS_AT_ONCE = 256
-"""More are refused by gRPC before a thread looks at them."""
+"""The most calls at once; gRPC refuses more before a thread reads them."""
 _STREAMS_A_CONNECTION = 8
 _METADATA_BYTES = 8192
 _ADDRESSES_KEPT = 4096
@@ -198,7 +198,7 @@ class _Service:
 
 
 def serve(state: Path) -> None:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     config = load_config(settings.config).enrolment
     certificates, membership = Certificates(state, settings, config), Membership(state)
@@ -252,7 +252,7 @@ def _keep_up(certificates: Certificates, membership: Membership) -> None:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     return run_service("server.members.enrolment", __doc__, serve)
 
 
