@@ -1,4 +1,4 @@
-"""The hospital's side of every exchange: one request in, one reply out, and nothing the rules of DESIGN §2 forbid.
+"""The hospital's side of every exchange: one request in, one reply out, and nothing that the protocol forbids.
 
 The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
 
@@ -146,7 +146,7 @@ class _Run:
                 state.erase()
 
     def rounds(self) -> set[int]:
-        """Return the rounds that there are secrets of."""
+        """Return the rounds whose secrets are held."""
         return {*self.keys, *self.shared, *self.masked, *self.signed}
 
 
@@ -393,12 +393,12 @@ class HospitalAgent:
         try:
             return self._share(run, request.next_round, request.next_directory)
         except StandingError as error:
-            # The round in hand is finished with whoever was a member when it began; the next needs a new roster.
+            # The round in hand ends with those who were members when it began; the next needs a new roster.
             _LOG.warning("no shares for round %d: %s", request.next_round, error)
             return None
 
     def _check_standing(self, run: _Run, names: Collection[str]) -> None:
-        """Refuse whoever of ``names`` is revoked or out of date; names that the roster lacks are refused elsewhere."""
+        """Refuse revoked and outdated members among ``names``; names that the roster lacks are refused elsewhere."""
         self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())
 
     def _plain(self, request: PlainInput, array: Array | None) -> Answer:
@@ -450,7 +450,7 @@ class HospitalAgent:
         try:
             self._here.record(refusal)
         except AuditError as unwritten:
-            _LOG.error("%s", unwritten)  # Refusing is right also where it can't be recorded.
+            _LOG.error("%s", unwritten)  # A refusal is right even when it cannot be recorded.
 
     def _decode(
         self, run: _Run, round_number: int, phase: Phase, encoded: bytes, message_type: type[secagg.M]

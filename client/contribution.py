@@ -44,7 +44,7 @@ from common.run.terms import (
 from common.run.vector import Tail
 
 _SEED_LENGTH = 8
-"""Bytes of ``experiment.seed``."""
+"""The bytes that ``experiment.seed`` takes."""
 
 _OWN_BINS = 256
 """The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
@@ -289,7 +289,7 @@ class Contributor:
     def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
         """Return this hospital's change of the model, or its part of a step in mode ``distributed``.
 
-        Whatever goes wrong with the data, the change of a hospital without any is returned, with all its noise.
+        When anything goes wrong with the data, it returns the change of a hospital without data, with all its noise.
         """
         try:
             return self._trained(self._train, model, cohort, random)
@@ -374,9 +374,9 @@ class Contributor:
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
 
-        Always of one seed, so that how much is drawn, which depends on the data, moves nothing that is drawn later.
+        It always has one seed, so the amount that is drawn, which depends on the data, shifts no later draw.
         In mode ``none`` training has nothing to keep secret, and a change is a function of the run's seed, the data and
-        the model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        the model: a baseline can be repeated, and a round that is repeated after a crash gives the same vector.
         Evaluation's noise never comes from here.
         """
         if self._run.privacy.mode is not PrivacyMode.NONE:

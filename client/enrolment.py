@@ -2,7 +2,7 @@
 
 A hospital makes its own keys. Before it sends anything it reads the certificates the server presents, and continues
 only if one of them is the authority whose fingerprint its invitation carries; from then on that authority is the only
-one it believes. All connections go outwards, through a proxy where gRPC's environment variables name one.
+one it trusts. All connections go outwards, through a proxy where gRPC's environment variables name one.
 """
 
 import datetime
@@ -72,7 +72,7 @@ _Result = TypeVar("_Result")
 
 
 class UnreachableError(EnrolmentError):
-    """The enrolment service did not answer, or was too busy; later it may."""
+    """The enrolment service did not answer, or was too busy; it may answer later."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def is_enrolled(state: Path) -> bool:
 def join(invitation: Invitation, place: Place, config: Config, say: Callable[[str], None]) -> str:
     """Join a consortium, and return the name this hospital has there.
 
-    What an interrupted attempt has left is used again, so that trying again is always right.
+    It uses what an interrupted attempt has left, so it is always right to try again.
 
     Args:
         invitation: from the consortium's operator.
@@ -195,7 +195,7 @@ def _recognise(invitation: Invitation) -> EnrolmentService:
 def _presented_certificates(host: str, port: int, environment: Mapping[str, str]) -> list[bytes]:
     """Return the certificates (DER) that a server shows in a TLS handshake, after which the connection is closed.
 
-    Nothing is sent but the handshake: whom these certificates belong to is what is to be found out.
+    It sends the handshake alone, because it does not know yet to whom these certificates belong.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

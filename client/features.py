@@ -30,10 +30,10 @@ _DIGEST_BYTES = 32
 """The length of a SHA-256, which names an image in the cache."""
 
 _KEY_LETTERS = 32
-"""Hexadecimal digits of SHA-256 in a file's name."""
+"""How many hexadecimal digits of a SHA-256 a file's name has."""
 
 _UNFINISHED = ".features-"
-"""How the name of a file that is still being written begins; what a killed process left is removed by the next."""
+"""The beginning of the name of an unfinished file; the next process removes what a killed one left."""
 
 
 def model_inputs(

@@ -70,7 +70,7 @@ class OwnResult(BaseModel):
 
 
 def append(path: Path, result: OwnResult) -> None:
-    """Add one line; a disk that refuses is logged, and no reason to break off a round."""
+    """Add one line; a disk that refuses is logged, and does not end the round."""
     fields = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in result.model_dump().items()
@@ -84,7 +84,7 @@ def append(path: Path, result: OwnResult) -> None:
 
 
 def read(path: Path) -> tuple[OwnResult, ...]:
-    """Return the results in the order they were written, of a round that was done again the last; none without a file.
+    """Return the results in the order they were written, and the last one of a repeated round; none without a file.
 
     Raises:
         RunError: the file cannot be read, or a whole line is not a result; a last line cut short is left out.

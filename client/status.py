@@ -72,7 +72,7 @@ class HospitalStatus(BaseModel):
 class StatusKeeper:
     """Keeps the status file of a running agent up to date, from where the agent before it left off.
 
-    Only a hospital's operator reads it: a disk that refuses is logged, and no reason to break off a round.
+    Only a hospital's operator reads it: a disk that refuses is logged, and does not end the round.
     """
 
     def __init__(self, path: Path, hospital: str, policy: HospitalConfig, clock: Callable[[], float]) -> None:
@@ -107,7 +107,7 @@ class StatusKeeper:
         records_per_second: float | None,
         notes: tuple[str, ...],
     ) -> None:
-        """Note a round this hospital took part in; None for what the round had nothing of."""
+        """Note a round that this hospital took part in; an argument is None where the round had no such figure."""
         changes: dict[str, Any] = {"round": round_number, "notes": notes}
         if spent is not None:
             changes["epsilon_spent"] = spent

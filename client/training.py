@@ -52,7 +52,7 @@ from common.privacy.schedule import Schedule, schedule_of
 Random = Callable[[int], bytes]
 
 PHYSICAL_PIXELS = 16 * 224 * 224
-"""Values forwarded at once: about 2 GB of activations in a ResNet-18; a larger batch is summed in pieces."""
+"""Values forwarded at once: about 2 GB of activations in a ResNet-18. A larger batch is summed in pieces."""
 
 CACHED_FEATURES = 1 << 20
 """Numbers of cached features, or of their gradients as rows, taken at once by a private step, 4 MiB: gathered,
@@ -63,16 +63,16 @@ ROW_ELEMENTS = 1 << 27
 """Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
 
 LARGEST_LOGIT = 1e4
-"""Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
+"""The largest logit. Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
 
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
-"""As above without a backward pass, which keeps no activations."""
+"""How many values are forwarded at once without a backward pass, which keeps no activations."""
 
 GRID_BITS = 24
 """The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
 
 NOISE_AT_ONCE = 1 << 16
-"""Coordinates: 512 KiB of float64."""
+"""How many coordinates get their noise at a time: 512 KiB of float64."""
 
 SUM_BITS = 28
 """Sums of a piece of a batch are rounded to 2^-28 to 2^-29 of C, of which float64 adds 2^24 units exactly."""

@@ -54,7 +54,7 @@ from server.members.roster import Membership
 _LOG = logging.getLogger("confide.server")
 
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
-"""Tells the ServerApp, which Flower starts, where its state lies."""
+"""The environment variable that gives the ServerApp, which Flower starts, its state folder."""
 
 _LOCAL_CERTIFICATE, _LOCAL_KEY = "runtime.pem", "runtime.key"
 """Files of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem``."""
@@ -128,7 +128,7 @@ class _Server:
         try:
             self._start_services()
             if (last := self._finished()) is not None and last.reason != COMPLETED:
-                self._last = None  # Whoever starts the server again has put right what ended the run.
+                self._last = None  # A person who starts the server again has corrected what ended the run.
             finished = self._carry_to_the_end()
             if once:
                 return 0 if finished.reason == COMPLETED else EXIT_REFUSED
@@ -167,7 +167,7 @@ class _Server:
         return finished
 
     def _carry_run(self) -> None:
-        """Start what is missing of Flower's processes, submit the run, and return when it has ended, however it did."""
+        """Start Flower's missing processes, submit the run, and return when it has ended, for any reason."""
         (self._state / READY_FILE).unlink(missing_ok=True)
         is_sound = False
         try:
@@ -190,7 +190,7 @@ class _Server:
             print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
         finally:
             (self._state / READY_FILE).unlink(missing_ok=True)
-            # An executor outlives its ServerApp and its SuperLink, and has nothing to hand over. A sound SuperLink
+            # An executor outlives its ServerApp and its SuperLink, and has nothing to hand over. A working SuperLink
             # stays: the hospitals' nodes are connected to it, and take up the resubmitted run at once.
             self._supervisor.stop(("superexec",) if is_sound else ("superlink", "superexec"), at_once=True)
 
@@ -210,7 +210,7 @@ class _Server:
             self._services.revive()
 
     def _watch(self, control: Control, admission: Admission, flower_run: int) -> str:
-        """Return when the run has ended, with Flower's words about it."""
+        """Wait for the end of the run, and return what Flower says about it."""
         next_question, serverapp_seen = 0.0, False
         while self._finished() is None and not self._supervisor.ended():
             if time.monotonic() >= next_question:

@@ -80,7 +80,7 @@ def _writer(state: Path) -> Writer:
 
 
 def _begun(store: CheckpointStore, state: Path, run_id: str) -> Checkpoint:
-    """Return where the run stands, having its first model made if it has none."""
+    """Return where the run stands; a run without a model gets its first one made."""
     found = store.latest(run_id)
     if found is not None:
         return found

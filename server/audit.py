@@ -1,4 +1,4 @@
-"""The server's part of the audit: its chain speaks for what it refuses, and for the events that it reports."""
+"""The server's part of the audit: its chain records what it refuses, and the events that it reports."""
 
 from collections.abc import Callable
 

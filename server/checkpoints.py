@@ -17,14 +17,14 @@ from common.run.flat_model import FlatModel, stretches
 
 VERSION = "1"
 _KEPT = 2
-"""The last checkpoint, and the one before in case a disk lies about what it has written."""
+"""How many checkpoints are kept: the last one, and the one before in case a disk lies about its writes."""
 _MODEL = "model"
 _STATE_PREFIX = "strategy."
 _HEADER_LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
 _MAXIMUM_HEADER_BYTES = 1 << 20
 _FLOAT32 = "F32"
-"""As safetensors calls it."""
+"""The name that safetensors gives float32."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Asks hospitals and takes down what happened: one exchange at a time, by the hospitals' names."""
+"""Asks hospitals and reports what happened: one exchange at a time, by the hospitals' names."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -110,7 +110,7 @@ class Conversation:
             answered.add(name)
             uploaded += incoming.size_bytes
             answer = self._sort(round_number, name, incoming)
-            del incoming  # Whoever takes the answer alone holds its array, and the next one comes when it is gone.
+            del incoming  # Only the receiver of the answer holds its array now, and the next one comes when it is gone.
             if answer is not None:
                 yield answer
             del answer

@@ -43,7 +43,7 @@ class Reading:
 
 
 class Measurements(Protocol):
-    """Knows what is still to be measured."""
+    """What a run still measures, and how."""
 
     exact: bool
 
@@ -70,7 +70,7 @@ class Measurements(Protocol):
 def measurements_of(
     description: RunDescription, layout: VectorLayout, numbers: Mapping[str, Any]
 ) -> "ExactMeasurements | PlannedMeasurements":
-    """Return how a run measures its models, from where ``numbers`` of its checkpoint say that it stands.
+    """Return how a run measures its models, continued from ``numbers`` of its checkpoint.
 
     Raises:
         RunError: the numbers cannot be read.

@@ -1,6 +1,6 @@
 """One round of aggregation, exchange by exchange: what is asked of the hospitals, and the sum that comes out.
 
-``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one (DESIGN §2);
+``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one;
 ``PlainAggregation`` asks for the bare vectors and exists for baselines.
 """
 

@@ -56,7 +56,7 @@ _SPENT = "budget_exceeded"
 """The refusal of a hospital that still evaluates, but trains no more."""
 
 _EVALUATION = "evaluation"
-"""What a checkpoint calls the record of evaluations."""
+"""The name of the record of evaluations in a checkpoint."""
 
 _POLL_SECONDS = 0.1
 
@@ -232,7 +232,7 @@ class Run:
         return None if question is None and not self._measurements.exact else Asked(Purpose.EVALUATE, question)
 
     def _attempt(self, to_ask: Callable[[], Asked | None]) -> str | None:
-        """Try rounds until one succeeds; returns why none can any more, None after a success.
+        """Try rounds until one succeeds; return why no round can any more, None after a success.
 
         Args:
             to_ask: returns what the next round is for; None when nothing can be asked any more.
@@ -259,7 +259,7 @@ class Run:
         return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
 
     def _follow_members(self) -> None:
-        """Go on under a new description when the members have changed; no key made under the old one is used again."""
+        """Continue under a new description when the members have changed; keys made under the old one are dropped."""
         plan = self._plan.newest(self._plan)
         is_same = plan.description == self._plan.description
         self._plan = plan
@@ -410,7 +410,7 @@ class Run:
         )
 
     def _await_hospitals(self, *, train: bool) -> frozenset[str] | str:
-        """Return who may take part once there are enough and their number holds still; a reason when that is over."""
+        """Return who may take part once enough are there and their number is stable, or why no run can start."""
         transport, least = self._plan.config.transport, self._plan.description.aggregation.min_hospitals
         allowed = self._allowed(train=train)
         if len(allowed) < least:
@@ -514,7 +514,7 @@ def describe(
         member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
 
     Raises:
-        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+        ConfigError: there is no such model, or the ring is too small for this many hospitals.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
     agreed = config.model_copy(update={"aggregation": aggregation_of(config)})

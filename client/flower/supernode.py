@@ -1,8 +1,8 @@
 """``python -m client.flower.supernode --relay DIR …``: Flower's SuperNode as this hospital's relay.
 
-With ``tasks`` and ``relay_waits`` the only user of Flower's private names on this side. Flower's hard-coded waits are
-shortened or replaced. It runs as a user of its own where the hospital has one for it, so it gets all it needs and
-reads its own folder alone: no settings, no data, no key of the hospital's.
+It is, with ``tasks`` and ``relay_waits``, the only user of Flower's private names on this side. Flower's hard-coded
+waits are shortened or replaced. It runs as a user of its own where the hospital has one for it, so it gets all it needs
+and reads its own folder alone: no settings, no data, no key of the hospital's.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     try:
         flower_supernode()
     finally:
-        # Threads of Flower's can outlive its main loop; the supervisor would take what is left for a SuperNode.
+        # Flower's threads can outlive its main loop; the supervisor would mistake the rest for a SuperNode.
         if not isinstance(sys.exc_info()[1], SystemExit | None):
             traceback.print_exc()
         sys.stderr.flush()
@@ -99,7 +99,7 @@ def _receive_whole_or_not(
 
 
 def _naming_refusals(invoker: RetryInvoker) -> RetryInvoker:
-    """Let the invoker of a SuperNode's calls say why the SuperLink turns it away; Flower's ends without a word."""
+    """Let the invoker of a SuperNode's calls log why the SuperLink turns it away; Flower's ends silently."""
     gives_up = invoker.should_giveup
 
     def name_and_give_up(error: grpc.RpcError) -> bool:

@@ -1,7 +1,7 @@
 """Claims the tasks that this hospital's SuperNode has received and hands each message to the resident agent.
 
-With ``supernode`` and ``relay_waits`` the only user of Flower's private names on this side. ``TaskRunner`` takes the
-place of Flower's executor. The bundle that a server ships is never unpacked.
+It is, with ``supernode`` and ``relay_waits``, the only user of Flower's private names on this side. ``TaskRunner``
+replaces Flower's executor. The bundle that a server ships is never unpacked.
 """
 
 import contextlib
@@ -161,7 +161,7 @@ class TaskRunner:
         )
 
     def _tasks(self, token: "_TokenInHand") -> RuntimeHttpClient:
-        """Return what speaks for the task in hand: one for all tasks, for each would begin with several handshakes."""
+        """Return the client for the task in hand: one for all tasks, to save several handshakes for each."""
         return self._connect(RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), token)
 
     def _connect(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
@@ -195,7 +195,7 @@ class _TokenInHand:
 def _tried_once() -> RetryInvoker:
     """Return Flower's invoker of a call, made to raise at the first failure whatever it is.
 
-    Flower by itself would retry for minutes without looking whether the agent is to stop, and would end this process
+    Flower itself would retry for minutes without checking whether the agent must stop, and would end this process
     with a signal when the SuperNode refuses a call with 401: it does so when it has given up the task in hand.
     """
     invoker = make_simple_http_retry_invoker()

@@ -1,4 +1,4 @@
-"""What a hospital's data has spent of its privacy budgets: written before it is spent, and the last word on it.
+"""What a hospital's data has spent of its privacy budgets: written before it is spent, and never judged too low.
 
 One folder (0700) on the hospital's own disk holds an SQLite file, an anchor beside it and a lock (0600 each). Each
 mechanism invocation is one line, chained to the one before it: digest = SHA-256(version ‖ sequence ‖ digest before ‖
@@ -40,7 +40,7 @@ from common.privacy.accounting import Accountant, MechanismEvent, epsilon, round
 from common.privacy.budget import Account, Booking, BudgetPolicy
 
 LEDGER_FOLDER = "ledger"
-"""Inside a hospital's state folder."""
+"""The name of the folder in a hospital's state folder."""
 
 FINGERPRINT_BYTES = 32
 
@@ -175,7 +175,7 @@ class Ledger:
             LedgerError: the ledger was tampered with, a line has no valid form, or it could not be made durable (a
                 full disk). Nothing of it must happen.
         """
-        # Before the lock is taken: refuses what the policy doesn't take, and imports the accountant, which takes long.
+        # Before the lock is taken: it refuses what the policy forbids, and imports the accountant, which is slow.
         for booking, policy in bookings:
             epsilon((policy.event_of(booking),), policy.delta, accountant)
         lines = [_spent_line(run_id, round_number, booking) for booking, _ in bookings]
@@ -236,7 +236,7 @@ class Ledger:
         judged = []
         for booking, policy in bookings:
             total = self._epsilon(booking.account, policy, accountant, new)
-            # Written so that a budget that isn't a number refuses, too.
+            # Written so that a budget of NaN refuses, too.
             if not total <= policy.budget:
                 before = self._epsilon(booking.account, policy, accountant, ())
                 raise BudgetExceededError(

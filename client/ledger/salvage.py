@@ -22,7 +22,7 @@ from common.privacy.accounting import MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking
 
 _NOTHING_BOOKED_AT = 0.5
-"""A δ for a booking of which no file says one; no budget is judged by it."""
+"""The δ of a booking whose file gives none; no budget is judged by it."""
 
 
 @dataclass(frozen=True, slots=True)

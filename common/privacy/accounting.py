@@ -86,7 +86,7 @@ class Accountant(StrEnum):
 
 
 class Adversary(StrEnum):
-    """Against whom an ε holds (DESIGN §3)."""
+    """Against whom an ε holds."""
 
     OUTSIDER = "outsider with the model"
     HOSPITAL = "another hospital of the run"

@@ -78,7 +78,7 @@ def relation(unit: str) -> str:
 
 
 def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
-    """Say whom a run's ε holds against (DESIGN §3), and whom not where one might think so."""
+    """Say against whom a run's ε holds, and against whom it does not where one might think so."""
     if privacy.mode is PrivacyMode.NONE:
         return "nobody"
     if privacy.mode is PrivacyMode.LOCAL:

@@ -1,4 +1,4 @@
-"""What a hospital's masked vector holds: one flat array over Z_R, R = 2^16 or 2^32 (DESIGN §2, "The vector").
+"""What a hospital's masked vector holds: one flat array over Z_R, R = 2^16 or 2^32.
 
 ::
 

@@ -73,9 +73,7 @@ class Verdict:
             f"model             {'the one the rounds produced' if self.has_model else 'none here to check'}",
         ]
         if self.has_figures:
-            told.append(
-                f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} match the server's chain"
-            )
+            told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} match the server's chain")
         else:
             told.append("figures           not checked: no events here, or the server's chain does not cover them")
         if self.without_chain:

@@ -73,7 +73,7 @@ def _send_and_let_go(
     """Send a request; the response is one that goes with its last user.
 
     httpx's responses refer to themselves through their stream, which has been read by then, and keep a piece in memory
-    until the garbage collector comes by.
+    until the garbage collector runs.
     """
     response = send(client, context, stream=stream)
     if not stream:
@@ -105,7 +105,7 @@ def record_of(model: FlatModel) -> ArrayRecord:
 
 
 class _Piece(InflatableObject):
-    """What is an ``ArrayChunk`` to whoever receives it, but is read each time it is wanted."""
+    """An ``ArrayChunk`` to its receiver, which is read each time it is wanted."""
 
     def __init__(self, read: Callable[[], bytes | memoryview]) -> None:
         self._read = read
@@ -136,7 +136,7 @@ def _npy_header(parameters: int) -> bytes:
 
 
 class ArrivedArray(Array):
-    """An array in the pieces it has arrived in; nothing of it is believed before :meth:`taken`."""
+    """An array in the pieces in which it has arrived; nothing of it is trusted before :meth:`taken`."""
 
     @classmethod
     def inflate(cls, object_content: bytes, children: dict[str, InflatableObject] | None = None) -> Self:

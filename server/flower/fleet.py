@@ -1,4 +1,4 @@
-"""What a SuperLink does otherwise than Flower's: it lets restarted SuperNodes in, and need not be polled by them.
+"""Where our SuperLink differs from Flower's: it lets restarted SuperNodes in, and they need not poll it.
 
 A hospital's clock may be off by minutes: Flower turns a SuperNode away whose clock is 5 s ahead of the SuperLink's.
 
@@ -39,7 +39,7 @@ much behind and 5 s ahead, so that all hospitals would be turned away when the s
 signature travels inside TLS, where nobody sees it to replay it."""
 
 _MOST_WAITING = 500
-"""Looks that wait at once, half of the calls that Flower serves at once; further ones are answered right away."""
+"""The most polls that wait at once, half of the calls that Flower serves at once; others are answered at once."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Mailbox:
     missing: set[str] = field(default_factory=set)
     """Objects of its latest message that are not here yet."""
     may_hold: bool = False
-    """A message has become whole since somebody last looked in vain."""
+    """Whether a message has become whole since the last poll found none."""
     connection: int = 0
     """Counts the node's connections; only the latest gets messages."""
 
@@ -92,7 +92,7 @@ class Deliveries:
                 self._announce(mailbox)
 
     def connected(self, node: int) -> None:
-        """Turn away whoever still waits for ``node``, which has connected again."""
+        """Turn away a poll that still waits for ``node``, which has connected again."""
         with self._lock:
             mailbox = self._mailbox(node)
             mailbox.connection += 1
@@ -187,7 +187,7 @@ def _let_in(state: Any, key: bytes, deliveries: Deliveries) -> None:  # noqa: AN
     """Let a SuperNode connect although the SuperLink holds it to be connected already.
 
     Flower 1.39 refuses a node's key until its last heartbeat has lapsed, 20 s at the least, so a hospital that was
-    killed and has started again would miss all rounds until then. Whoever asks has proved by a signature that it
+    killed and has started again would miss all rounds until then. The caller has proved by a signature that it
     holds the key: the one that was connected before is gone, and so is what it had fetched and not answered. Those
     messages are deleted, so that the exchange need not wait for their replies.
     """

@@ -31,8 +31,8 @@ _MOST_FILES = 65_536
 class FiledEntry(ObjectEntry):
     """An entry of Flower's store whose content lies in a file when it is large.
 
-    The file has no name: it is gone with the entry, and with the process however that ends. Where none can be had, for
-    want of space or of open files, the content stays in memory.
+    The file has no name: it is gone with the entry, and with the process however that ends. Where no file can be made,
+    for lack of space or of open files, the content stays in memory.
 
     Args:
         folder: on the disk that is to hold the file.

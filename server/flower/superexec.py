@@ -60,7 +60,7 @@ class SilentExecutor(SubprocessExecutor):
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Let go of those that have ended."""
+        """Drop those that have ended."""
         self.started = [process for process in self.started if process.poll() is None]
 
 

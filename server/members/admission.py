@@ -45,7 +45,7 @@ class Admission:
     def gather(self, least: int, expected: int, transport: TransportConfig) -> Iterator[frozenset[str]]:
         """Yield who is online, poll after poll, until a run can start.
 
-        That is when all of the ``expected`` number are online, or at least ``least`` and their number has held still
+        That is when all of the ``expected`` number are online, or at least ``least`` and their number has been stable
         for ``roster_stable_seconds``.
         """
         last: frozenset[str] = frozenset()

@@ -41,7 +41,7 @@ class _Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     serial: str
-    """Hexadecimal: it has more bits than a JSON number."""
+    """The serial number in hexadecimal: it has more bits than a JSON number."""
     expires: float
     revoked: float | None = None
 
@@ -105,7 +105,7 @@ class Authority:
     ) -> x509.Certificate:
         """Sign a hospital's request as ``name`` and enter it in the register before it can be used.
 
-        Whoever was no member becomes one, and the member list has a new number.
+        A hospital that was no member becomes one, and the member list gets a new number.
 
         Raises:
             IdentityError: the request is not one, ``name`` is a member with another key, or its key is another's.

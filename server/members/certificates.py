@@ -41,10 +41,10 @@ REQUESTS_FOLDER = "requests"
 """A folder in the server's state folder: what waits for an offline authority, and what it has signed."""
 
 _SERVER_REQUEST = "server.members.tls"
-"""The dot keeps it apart from a hospital of any name."""
+"""A name with a dot, which no hospital's name has."""
 
 _LOOPBACK = "127.0.0.1"
-"""Where the server's own processes reach its SuperLink, by the same certificate."""
+"""The address at which the server's own processes reach its SuperLink, by the same certificate."""
 
 _RENEWED_WITH_LEFT = 1 / 3
 """The share of its time that a certificate has left when it is renewed."""
@@ -69,7 +69,7 @@ class Certificates:
 
     @property
     def is_offline(self) -> bool:
-        """Whether the authority signs elsewhere, so that nobody is admitted or revoked without a person there."""
+        """Whether the authority signs elsewhere, so that a person there must admit and revoke."""
         return self._authority is None
 
     def hospital(self, name: str, request_pem: bytes, now: datetime.datetime) -> bytes | None:
@@ -180,7 +180,7 @@ class Certificates:
             _LOG.warning("%s", error)
 
     def _take_up_members(self, encoded: bytes, now: datetime.datetime) -> bool:
-        """Go over to a member list once this server has everyone's certificate; returns whether it has."""
+        """Change to a member list once this server has everyone's certificate; return whether it has."""
         offered, before = verify_members(encoded, self.root), self._members.newest()
         roster = self._membership.roster()
         awaited = tuple(name for name, key in offered.members.items() if not self._has(roster, name, key, now))

@@ -1,7 +1,7 @@
 """Who may take part: invitations, the roster and the SuperNodes' keys, as files in the server's state folder.
 
 The command line and the enrolment service change them, each under the folder's lock; the supervisor and the ServerApp
-look at them. Of an invitation's token only the hash is on disk.
+read them. An invitation's token is not on disk; its hash is.
 """
 
 import datetime
@@ -143,12 +143,12 @@ class Membership:
     def remove(self, name: str, *, still_listed: bool = False) -> bool:
         """Take a hospital's SuperNode's key away, and the hospital off the roster; says whether it was there.
 
-        Its invitation opens nothing any more, used or not.
+        Its invitation becomes void, used or not.
 
         Args:
             name: the hospital's.
-            still_listed: the authority's list names it until the authority signs another; so long its certificate
-                stays, for every run is described with all who are on the list.
+            still_listed: the authority's list names it until the authority signs another; its certificate
+                stays until then, because every run is described with all who are on the list.
         """
         self._void_invitations(name)
         with locked(self._state):
