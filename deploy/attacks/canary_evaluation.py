@@ -27,7 +27,7 @@ from deploy.attacks.canary_training import RUN_ID, Exposure
 Random = Callable[[int], bytes]
 
 SCORE = 20.0
-"""Log-odds that the attacker's model gives its image; every other record gets their opposite."""
+"""The log-odds that the attacker's model gives its image; every other record gets the opposite."""
 
 
 def measure_with_a_canary(
@@ -63,7 +63,7 @@ def measure_with_a_canary(
     included = Keystream(random(SEED_BYTES)).uniform(trials) < 0.5  # noqa: PLR2004 - a fair coin
     direction = canary / np.linalg.norm(canary)
     scores = np.empty(trials)
-    # A dropout that is tolerated may take its noise away: the guarantee is for what is left then.
+    # A tolerated dropout may take its noise away: the guarantee is for the noise that is left.
     present = hospitals - privacy.tolerated_dropouts
     for trial in range(trials):
         total = others + (canary if included[trial] else 0)

@@ -23,7 +23,7 @@ for a small one, many for a large one. All are tried, each at a raised confidenc
 reported (Bonferroni)."""
 
 LARGEST_EPSILON = 64.0
-"""More than any number of guesses here could refute."""
+"""An ε that no number of guesses here could refute."""
 
 BISECTIONS = 30
 
@@ -34,7 +34,7 @@ class LowerBound:
 
     Attributes:
         epsilon: the training was not (ε', δ)-private for any ε' below this.
-        confidence: with which that is said: of an honest training it is said wrongly with 1 - confidence at most.
+        confidence: of that statement: it is wrong about an honest training with probability 1 - confidence at most.
         guesses: made of the ``canaries`` coins, r.
         correct: of them, v.
         canaries: m.

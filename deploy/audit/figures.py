@@ -14,7 +14,7 @@ from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, metrics_table, su
 def check_figures(run: Path, record: RunRecord) -> None:
     """Check ``events.jsonl`` against the server's chain, and ``metrics.csv`` and ``summary.json`` against it.
 
-    What ``summary.json`` says of versions and the machine is the word of whoever wrote it.
+    What ``summary.json`` says of versions and the machine is not checked: it is the claim of its writer.
 
     Raises:
         AuditError: one of them was changed; the message names it.

@@ -32,7 +32,7 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
-"""Inside a demo's folder."""
+"""Where chains lie inside a demo's folder."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, sign
         raise AuditError(f"{name}: round {number} asked for something else than the server recorded")
     if own.epsilon != summed.epsilon.get(hospital):
         raise AuditError(f"{name}: round {number}: ε differs from what the server recorded")
-    sent = summed.signatures.get(hospital)  # None of one that vanished after its vector, which the sum holds.
+    sent = summed.signatures.get(hospital)  # A hospital that vanished after its vector was summed has none.
     if sent is not None and (signed is None or signed.signature != sent):
         raise AuditError(f"{name}: round {number}: the server holds a signature that is not in this chain")
 

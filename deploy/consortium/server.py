@@ -36,7 +36,7 @@ from server.members.certificates import REQUESTS_FOLDER, Certificates
 from server.run import new_run_id
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
-"""The first two are what hospitals connect to; the third stays on the loopback interface."""
+"""Ports: hospitals connect to the first two, and the third stays on the loopback interface."""
 
 _POLL_SECONDS = 1.0
 

@@ -41,7 +41,7 @@ PHANTOM_SHARES = (0.75, 0.1, 0.15)
 """The shares of the phantom's patients for training, validation and test."""
 
 _CARVING_SEED = 2023
-"""A data set is the same for every run, so this does not follow ``experiment.seed``."""
+"""The seed of carving. A data set is the same for every run, so it does not follow ``experiment.seed``."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _stack(pictures: Sequence[Picture], channels: int, image_size: int) -> Recor
 
 
 def _data_set(task: Task, name: str, source: str, image_size: int, parts: Mapping[Split, Records]) -> DataSet:
-    """Put the last two promises in place: a validation part worth its name, and no patient in two splits."""
+    """Make the last two promises true: a validation part that is large enough, and no patient in two splits."""
     plain = DataSet(name, source, task.name, task.classes, task.channels, image_size, parts)
     return _keep_apart(_enlarge_validation(plain))
 
@@ -284,7 +284,7 @@ def _enlarge_validation(data: DataSet) -> DataSet:
 
 
 def _keep_apart(data: DataSet) -> DataSet:
-    """Take out of training and validation what is there twice, and who is in a later split.
+    """Remove from training and validation the images that occur twice, and the patients of a later split.
 
     An image that occurs twice would be one person counted twice, which a hospital refuses. The test part stays the
     official one.

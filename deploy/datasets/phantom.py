@@ -32,7 +32,7 @@ MOST_IMAGES = 3
 """The most images of one patient, all with one label, so that splitting and privacy by patient are exercised."""
 
 _BATCH_IMAGES = 256
-"""Rendered at once; bounds memory to about 50 float32 planes of 256 images."""
+"""The images rendered at once, which bounds memory to about 50 float32 planes of 256 images."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def retina(records: int, image_size: int, seed: int) -> Records:
 
 
 def _canvas(random: np.random.Generator, batch: int, image_size: int) -> _Canvas:
-    """Turn, scale and shift the coordinates a little, as no two patients stand alike."""
+    """Turn, scale and shift the coordinates a little, because no two patients stand alike."""
     axis = np.linspace(-1.0, 1.0, image_size, dtype=np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     angle = random.normal(0.0, 0.06, (batch, 1, 1)).astype(np.float32)

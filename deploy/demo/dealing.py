@@ -1,4 +1,4 @@
-"""Who gets which shard of the demo's data: decided once, when the number of hospitals holds still."""
+"""Who gets which shard of the demo's data: decided once, when the number of hospitals is stable."""
 
 import json
 import threading
@@ -129,7 +129,7 @@ class Deal:
         least: hospitals below which nothing is dealt.
         seats: the fewest shards, so that hospitals may come later; records are never dealt again, because
             a ledger counts what was spent on a hospital's own.
-        stable_seconds: how long the number of hospitals must hold still.
+        stable_seconds: how long the number of hospitals must be stable.
         write_shards: writes this many archives and returns them; for the same number always the same.
     """
 
@@ -161,7 +161,7 @@ class Deal:
         return self._dealt.hospitals if self._dealt is not None else ()
 
     def ask(self, hospital: str) -> Standing:
-        """Take down that a hospital wants its shard, and say how it stands."""
+        """Note that a hospital wants its shard, and return how it stands."""
         with self._lock:
             if self._dealt is None:
                 self._waiting.add(hospital)
@@ -179,7 +179,7 @@ class Deal:
         return self._archives[self.hospitals.index(hospital)]
 
     def taken(self, hospital: str) -> None:
-        """Take down that a hospital has its shard on its own disk, and remove the dealer's copy."""
+        """Note that a hospital has its shard on its own disk, and remove the dealer's copy."""
         with self._lock:
             if self._dealt is None or hospital in self._dealt.sent or hospital not in self._dealt.hospitals:
                 return

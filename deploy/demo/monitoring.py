@@ -10,7 +10,7 @@ CONFIGURATION_FILE = "prometheus.yml"
 """A file in a run's folder: ``prometheus --config.file=RUN/prometheus.yml`` shows the run."""
 
 _SCRAPE_INTERVAL = "2s"
-"""A round of the demo takes a few seconds."""
+"""The interval between scrapes; a round of the demo takes a few seconds."""
 
 
 def write_configuration(folder: Path, ports: Mapping[str, Sequence[int]]) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOT_IN_IMAGES = frozenset({"streamlit"})
-"""Only ``./confide dashboard`` uses it, on a person's own machine."""
+"""Packages that only ``./confide dashboard`` uses, on a person's own machine."""
 
 _PYTORCH = frozenset({"torch", "torchvision"})
 _CUDA = ("cuda-", "nvidia-", "triton")

@@ -16,7 +16,7 @@ from deploy.source_tree import ROOT
 LOCK = "requirements.lock"
 
 SKIPPED = "skipped"
-"""What the output of a check that could not be made begins with."""
+"""The beginning of the output of a check that could not be made."""
 
 _LONGEST_SECONDS = 45.0
 """The longest wait for advisories, which come over the network."""
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_advisories() -> int:
-    """Look the locked packages up among the published vulnerabilities."""
+    """Search the published vulnerabilities for the locked packages."""
     command = (
         "-m", "pip_audit", "--disable-pip", "--no-deps", "-r", LOCK, "--timeout", _REQUEST_SECONDS,
         "--progress-spinner", "off", "--format", "json",
@@ -54,7 +54,7 @@ def check_advisories() -> int:
 
 
 def check_secrets() -> int:
-    """Look for secrets in the files under version control."""
+    """Search the files under version control for secrets."""
     finished = _run(("-m", "detect_secrets", "scan", "--exclude-files", _PUBLIC))
     if finished.returncode != 0:
         print(finished.stderr)

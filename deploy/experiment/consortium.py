@@ -43,7 +43,7 @@ class Loss(StrEnum):
     """What a hospital that vanishes in an exchange still does."""
 
     OF_REQUEST = "request"
-    """Nothing: it was gone before the request came."""
+    """It does nothing: it was gone before the request came."""
     OF_REPLY = "reply"
     """It answers and is gone before the answer is out, so its state has moved on and the server does not know."""
 

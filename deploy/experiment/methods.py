@@ -32,10 +32,10 @@ from server.strategies import strategy_for
 _PLACE = "one-place"
 
 _ROOM_FOR_ALL = 1 << 20
-"""Records that one place may have."""
+"""The most records that one place may have."""
 
 _FEWEST_STATED = 20
-"""What a policy states at least."""
+"""The least that a policy states."""
 
 _SLACK = 1.01
 """A trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
