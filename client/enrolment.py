@@ -120,7 +120,7 @@ class Place:
 
 
 def is_enrolled(state: Path) -> bool:
-    """Say whether a hospital has joined and may simply start."""
+    """Return whether a hospital has joined and may simply start."""
     return (state / HOSPITAL_SETTINGS_FILE).exists()
 
 

@@ -106,7 +106,7 @@ class _FeatureCache:
         try:
             if path.with_suffix(".images").read_bytes() != named:
                 return None
-            # Copy on write: whoever writes into a batch changes memory, never the cache.
+            # Copy on write: writing into a batch changes memory, never the cache.
             cached = np.load(path, mmap_mode="c", allow_pickle=False, max_header_size=LONGEST_HEAD_BYTES)
             path.touch()
         except (OSError, *NO_ARRAY, EOFError):

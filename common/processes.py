@@ -75,7 +75,7 @@ class Supervisor:
         return self._children[command.name].process.pid
 
     def is_running(self, name: str) -> bool:
-        """Say whether the process has been started and has not ended."""
+        """Return whether the process has been started and has not ended."""
         child = self._children.get(name)
         return child is not None and child.process.poll() is None
 

@@ -99,7 +99,7 @@ class Patience:
         return max(0.0, self._ends - self._clock())
 
     def is_over(self) -> bool:
-        """Say whether the exchange ends without those who have not answered."""
+        """Return whether the exchange ends without those who have not answered."""
         return self._clock() >= self._ends
 
     def _end_in(self, seconds: float) -> None:

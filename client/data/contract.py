@@ -31,7 +31,7 @@ class ImageKind:
 
 
 _LEAST_RANGE = 16
-"""What 12 bits leave of themselves when their upper 8 are dropped; real images of both kinds below have 29 or more."""
+"""The grey levels that remain of 12 bits when the upper 8 are dropped; real images of both kinds have 29 or more."""
 
 CHEST_RADIOGRAPH = ImageKind(
     "chest radiograph",
@@ -53,7 +53,7 @@ CHEST_RADIOGRAPH = ImageKind(
     ),
     least_range=_LEAST_RANGE,
 )  # fmt: skip
-"""SC and OT are what many archives call a digitised or re-exported radiograph."""
+"""DICOM modalities of X-rays. Many archives call a digitised or re-exported radiograph SC or OT."""
 
 FUNDUS_PHOTOGRAPH = ImageKind("fundus photograph", frozenset({"OP", "XC", "SC", "OT"}), least_range=_LEAST_RANGE)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 FURTHEST = 235.0
-"""Squared distance beyond which an image is unlike the task."""
+"""The squared distance beyond which an image is unlike the task."""
 
 TURNED_NEARER = 0.8
 """An image whose squared distance shrinks to less than this share when it is turned lies on its side or its head."""

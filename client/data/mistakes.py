@@ -68,11 +68,11 @@ class Weight(StrEnum):
     """How much a mistake matters."""
 
     REFUSED = "refused"
-    """No run uses this data."""
+    """A run refuses this data."""
     ACCEPTABLE = "acceptable"
-    """Refused too, until the data manager has looked and listed it in ``accepted.csv``."""
+    """A run refuses it until the data manager has checked it and listed it in ``accepted.csv``."""
     WARNING = "warning"
-    """Shown, and no more."""
+    """A warning: it is shown, and refuses nothing."""
 
 
 COUNTED = frozenset(
@@ -122,7 +122,7 @@ class Finding:
 
     @property
     def blocks(self) -> bool:
-        """Whether no run may use the data before this is put right or accepted."""
+        """Whether a run refuses the data until this is corrected or accepted."""
         return self.advice.weight is not Weight.WARNING and not self.accepted
 
 

@@ -68,7 +68,7 @@ _ZIP_MARK, _ZIP = b"PK\x03\x04", "zip archive"
 
 
 def reader_of(head: bytes) -> Reader | None:
-    """Return who reads a file that begins with ``head``, or None."""
+    """Return the reader of a file that begins with ``head``, or None."""
     return next((reader for reader in READERS if reader.recognises(head)), None)
 
 

@@ -39,7 +39,7 @@ class Writer:
 
 
 def is_signed_by(key: PublicKey, signature: bytes, message: bytes) -> bool:
-    """Say whether ``signature`` over ``message`` was made with the private half of ``key``."""
+    """Return whether ``signature`` over ``message`` was made with the private half of ``key``."""
     try:
         if isinstance(key, Ed25519PublicKey):
             key.verify(signature, message)

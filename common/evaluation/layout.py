@@ -30,7 +30,7 @@ from functools import lru_cache
 from common.errors import PrivacyError
 
 NORM_BOUND = 1000
-"""S. Large enough that rounding a patient's mean to whole numbers costs less than a thousandth."""
+"""S, large enough that rounding a patient's mean to whole numbers costs less than a thousandth."""
 
 MOST_SCORES = 256
 
@@ -43,7 +43,7 @@ _RING = 1 << 31
 
 
 class TaskKind(StrEnum):
-    """What labels mean."""
+    """How labels are to be read."""
 
     BINARY = "binary"
     MULTICLASS = "multiclass"

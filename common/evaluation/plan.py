@@ -5,7 +5,7 @@ Gaussian mechanisms, whose costs add up as 1/z²: a release with share s of its 
 z_1/√s, where z_1 is that of one release which spends everything. The relation is *zero-out*, as for training: a unit
 (a record, or all records of a patient) against an empty one, with the number of units public.
 
-What a release's accuracy costs is its share alone (docs/results/evaluation.md), so a long run asks less often.
+A release's accuracy depends on its share alone (docs/results/evaluation.md), so a long run asks less often.
 """
 
 import math
@@ -27,7 +27,7 @@ model gets the rest, because its release gives the edges and the threshold at wh
 
 
 class Part(StrEnum):
-    """Records of which a release counts."""
+    """The records that a release counts."""
 
     VALIDATION = "validation"
     TEST = "test"
@@ -253,7 +253,8 @@ def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
 def _full_noise(target: float, delta: float, accountant: Accountant) -> float:
     """Return z_1, with which the accountant bounds all releases of a part together by ``target``.
 
-    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant.
+    It is in closed form, because a server plans without PyTorch, which the accountants need; hospitals ask the
+    accountant.
     """
     mu = accounted_mu(target, delta, accountant)
     if mu == 0:

@@ -87,7 +87,7 @@ def make_authority(common_name: str, now: datetime.datetime, *, held_by_server: 
 
 
 def held_by_server(authority: x509.Certificate) -> bool:
-    """Say whether the server holds this authority's key: such a server can make hospitals up, and needs no colluder."""
+    """Return whether the server holds this authority's key: such a server can invent hospitals, and needs no colluder."""
     units = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     return any(unit.value == _HELD_BY_SERVER for unit in units)
 
@@ -192,7 +192,7 @@ def sign_server_certificate(
 def verify_server_certificate(
     certificate: x509.Certificate, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]
 ) -> bool:
-    """Say whether a certificate is the authority's, holds the public half of ``key``, and names exactly ``hosts``."""
+    """Return whether a certificate is the authority's, holds the public half of ``key``, and names just ``hosts``."""
     try:
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

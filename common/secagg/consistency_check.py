@@ -204,7 +204,7 @@ def verify_agreement(state: SignedState, request: UnmaskingRequest, place: Place
 
 
 def needs_agreement(run: RunParameters) -> bool:
-    """Say whether this run has the phase at all."""
+    """Return whether this run has the phase at all."""
     return run.adversary is Adversary.ACTIVE
 
 

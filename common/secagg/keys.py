@@ -40,7 +40,7 @@ def public_key(private_key: bytes) -> bytes:
 
 
 def is_low_order(public: bytes) -> bool:
-    """Say whether agreeing on a key with ``public``, in its reduced encoding, gives zero for everybody.
+    """Return whether agreeing on a key with ``public``, in its reduced encoding, gives zero for everybody.
 
     RFC 7748, section 6.1, leaves the check to the protocol; ``cryptography`` would only fail at the agreement.
     """
@@ -48,7 +48,7 @@ def is_low_order(public: bytes) -> bool:
 
 
 def is_canonical(public: bytes) -> bool:
-    """Say whether ``public`` is the one reduced encoding of its point; others are accepted by RFC 7748 but not here."""
+    """Return whether ``public`` is the one reduced encoding of its point; RFC 7748 also accepts others."""
     return int.from_bytes(public, "little") < _FIELD_PRIME
 
 
@@ -137,7 +137,7 @@ def decrypt(key: bytes, ciphertext: bytes) -> bytes | None:
 
 
 def is_signed(identity: bytes, signature: bytes, signed: bytes) -> bool:
-    """Say whether ``signature`` over ``signed`` is that of the Ed25519 public key ``identity`` (SIG.ver)."""
+    """Return whether ``signature`` over ``signed`` is that of the Ed25519 public key ``identity`` (SIG.ver)."""
     try:
         Ed25519PublicKey.from_public_bytes(identity).verify(signature, signed)
     except InvalidSignature:

@@ -139,7 +139,7 @@ def private_threshold(
 
 
 def enough_stay(hospitals: int, neighbours: int, threshold: int, graph: GraphParameters) -> bool:
-    """Say whether all but 2^-correctness_bits of rounds leave everyone ``threshold`` neighbours."""
+    """Return whether all but 2^-correctness_bits of rounds leave everyone ``threshold`` neighbours."""
     others, dropped = hospitals - 1, graph.dropouts(hospitals)
     too_many = sum(
         comb(dropped, gone) * comb(others - dropped, neighbours - gone)

@@ -85,7 +85,7 @@ class Values:
         self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
 
     def set(self, metric: Metric, value: float, *labels: str) -> None:
-        """Set one series of a gauge; a value that is not a number takes the series away."""
+        """Set one series of a gauge; a NaN removes the series."""
         series = self._numbers.setdefault(metric, {})
         if isnan(value):
             series.pop(labels, None)

@@ -39,7 +39,7 @@ class Dealer:
 
 
 def has_shard(folder: Path) -> bool:
-    """Say whether a whole shard lies in ``folder``; its manifest is written last."""
+    """Return whether a whole shard lies in ``folder``; its manifest is written last."""
     return (folder / MANIFEST_NAME).exists()
 
 

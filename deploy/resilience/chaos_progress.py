@@ -49,7 +49,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Say whether the run has ended."""
+        """Return whether the run has ended."""
         return self.reason is not None
 
     @property

@@ -17,9 +17,9 @@ class Usage:
     """One process at one moment."""
 
     memory_bytes: int
-    """Resident."""
+    """Resident memory."""
     peak_bytes: int
-    """The most it ever was."""
+    """The peak of resident memory."""
     files: int
     threads: int
     time: float

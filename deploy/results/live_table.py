@@ -171,7 +171,7 @@ class LiveTable:
 
     def _print_on_pipe(self, line: str) -> None:
         if not self._console.is_terminal:
-            # A line of a log is never wrapped: whoever reads it has a width of their own.
+            # A line of a log is never wrapped: its reader has a width of their own.
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
             self._console.file.flush()
 
@@ -270,7 +270,7 @@ def _title(started: RunStarted) -> str:
 
 
 def _measured_on(started: RunStarted) -> str:
-    """Say whose records the table's figures are of."""
+    """Say on whose records the table's figures were measured."""
     if started.config.evaluation.exact:
         return f"each row: the pooled test parts, {EXACT_COUNTS}"
     return "each row: the pooled validation parts after that round, ± 95 %; last row: the test parts"
@@ -307,7 +307,7 @@ def _test_cells(tested: Evaluated) -> tuple[str, ...]:
 
 
 def _figures(sure: Mapping[str, Interval]) -> tuple[str, ...]:
-    """Return the measures in the order of the columns, the two that matter most with how far they may be off."""
+    """Return the measures in the order of the columns, the two that matter most with their uncertainty."""
     return (
         sure["accuracy"].short,
         *(sure[name].figure for name in ("precision", "recall", "f1")),

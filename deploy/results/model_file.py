@@ -61,7 +61,7 @@ class ModelCard(ModelFacts):
 
 
 def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> ModelCard:
-    """Write a model into ``folder``, the card last, so that a card never speaks of a file that isn't there.
+    """Write a model into ``folder``, the card last, so that a card never describes a missing file.
 
     Args:
         folder: an existing folder; an earlier model in it is replaced.

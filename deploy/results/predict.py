@@ -38,7 +38,7 @@ class Prediction:
     probabilities: dict[str, float]
     """Class to probability; they sum to 1."""
     remarks: tuple[str, ...] = ()
-    """Why the image may be none that the model was trained for, as ``kind: reason``; a prediction on it says little."""
+    """Why the image may be unlike those that the model was trained for, as ``kind: reason``."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -244,7 +244,7 @@ def _curious_server(config: Config, hospitals: int) -> Knowledge:
 
 
 def _between_sums(config: Config) -> str:
-    """Say what holds for one who compares sums of several rounds, where masks have nothing to say."""
+    """Say what holds against somebody who compares sums of several rounds, where masks do not help."""
     training = config.privacy.mode is not PrivacyMode.NONE
     covered = [
         *(["training records"] if training else []),

@@ -36,7 +36,7 @@ class Control:
         self._client.close()
 
     def is_up(self) -> bool:
-        """Say whether the SuperLink answers."""
+        """Return whether the SuperLink answers."""
         from flwr.proto.control_pb2 import ListNodesRequest
 
         try:

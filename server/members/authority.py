@@ -212,5 +212,5 @@ def _raw_keys(members: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def exists(folder: Path) -> bool:
-    """Say whether ``folder`` holds an authority's key."""
+    """Return whether ``folder`` holds an authority's key."""
     return (folder / KEY_FILE).exists()

@@ -94,7 +94,7 @@ class Certificates:
         return None
 
     def is_due(self, certificate: x509.Certificate, now: datetime.datetime) -> bool:
-        """Say whether a certificate should be renewed."""
+        """Return whether a certificate should be renewed."""
         signed, ends = certificate.not_valid_before_utc + CLOCK_SKEW, certificate.not_valid_after_utc
         return ends - now < (ends - signed) * _RENEWED_WITH_LEFT
 
@@ -117,18 +117,18 @@ class Certificates:
         return newest
 
     def names(self, name: str) -> bool:
-        """Say whether the newest member list names this hospital."""
+        """Return whether the newest member list names this hospital."""
         newest = self._members.newest()
         return newest is not None and name in newest.members
 
     def lists(self, name: str, certificate: bytes) -> bool:
-        """Say whether the newest member list names this hospital with the key of its certificate (PEM)."""
+        """Return whether the newest member list names this hospital with the key of its certificate (PEM)."""
         newest = self._members.newest()
         key = verify_issued_to_hospital(read_certificate(certificate), name, self.root).public_bytes_raw()
         return newest is not None and newest.members.get(name) == key
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
-        """Say whether the newest list names this certificate."""
+        """Return whether the newest list names this certificate."""
         newest = self._revocations.newest()
         return newest is not None and certificate.serial_number in newest.revoked
 
@@ -138,7 +138,7 @@ class Certificates:
         self._keep_server_current(now)
 
     def is_ready(self) -> bool:
-        """Say whether the server has a certificate and a revocation list, so that hospitals can come."""
+        """Return whether the server has a certificate and a revocation list, so that hospitals can come."""
         return (self._state / TLS_CERTIFICATE_FILE).exists() and self._revocations.newest() is not None
 
     def publish_lists(self, now: datetime.datetime) -> bool:
@@ -201,7 +201,7 @@ class Certificates:
         return True
 
     def _has(self, roster: dict[str, str], name: str, key: bytes, now: datetime.datetime) -> bool:
-        """Say whether a member's certificate is here; one that waits for its hospital to ask again is taken up."""
+        """Return whether a member's certificate is here; one that waits for its hospital to ask again is taken up."""
         if name in roster:
             certificate = read_certificate(roster[name].encode())
             return verify_issued_to_hospital(certificate, name, self.root).public_bytes_raw() == key

@@ -161,7 +161,7 @@ class Membership:
         return True
 
     def is_cut_off(self, name: str) -> bool:
-        """Say whether the server lets no SuperNode of this hospital in."""
+        """Return whether the server lets no SuperNode of this hospital in."""
         return not self._supernode(name).exists()
 
     def roster(self) -> dict[str, str]:
