@@ -156,7 +156,9 @@ ADVICE: dict[Mistake, Advice] = {
         "add the column, or correct its name",
     ),
     Mistake.TABLE_REMARK: Advice(
-        Weight.WARNING, "not all of the table was read, or its letters had to be guessed", "check whether that was meant"
+        Weight.WARNING,
+        "not all of the table was read, or its letters had to be guessed",
+        "check whether that was meant",
     ),
     Mistake.MANIFEST_ROW_REPEATED: Advice(
         Weight.REFUSED, "the manifest lists this file more than once", "keep one row for each file"
