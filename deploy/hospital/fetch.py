@@ -36,7 +36,7 @@ from deploy.hospital.pacs.studies import Pacs, Wanted, is_accession
 
 EXIT_UNSETTLED = 1
 
-PER_MINUTE = 600.0
+PER_MINUTE = 900.0
 CONNECTIONS = 4
 _MOST_CONNECTIONS = 16
 _SHOWN_LINES = 8
