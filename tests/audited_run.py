@@ -41,7 +41,7 @@ from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, RunOutputs, summa
 from server.audit import recording_events
 from server.events import EventLog
 from server.initial_model import initial_model
-from server.run import describe
+from common.run.terms import describe
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 RUN_ID = "0123456789abcdef0123456789abcdef"

@@ -86,13 +86,8 @@ from common.run.messages import (
     encode,
 )
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import (
-    evaluation_plan_of,
-    fewest_survivors,
-    mechanism_of,
-    protocol_parameters,
-    release_mechanism,
-)
+from common.run.terms import evaluation_plan_of, fewest_survivors, protocol_parameters, release_mechanism
+from common.privacy.mechanism import mechanism_of
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
 from common.secagg import messages as secagg
 from common.secagg.binding import directory_hash, round_context
@@ -113,7 +108,7 @@ from common.secagg.neighbours import neighbourhoods
 from common.secagg.parameters import RunParameters, Segment
 from common.secagg.phases import Phase
 from common.secagg.shamir import rebuild
-from server.run import describe
+from common.run.terms import describe
 from tests.attacks.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
 
 MOST_HOSPITALS = 6

@@ -37,7 +37,7 @@ from common.secagg.errors import SERVER, Place
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from server.initial_model import initial_model
-from server.run import describe
+from common.run.terms import describe
 from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID, Dealt, Small, small
 
 VICTIM = "hospital-1"

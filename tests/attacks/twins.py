@@ -87,7 +87,7 @@ from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from server.run import describe
+from common.run.terms import describe
 from tests.protocol.parties import Hospital
 
 VICTIM = "hospital-1"

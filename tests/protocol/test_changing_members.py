@@ -33,7 +33,8 @@ from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
+from common.run.terms import describe
 from server.transport import Incoming, Outgoing, Patience
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -25,7 +25,7 @@ from common.run.terms import fewest_survivors, release_mechanism
 from common.run.vector import Tail
 from common.secagg.binding import bound_hash
 from server.initial_model import initial_model
-from server.run import describe
+from common.run.terms import describe
 from tests.small_consortium import RUN_ID, Dealt, small, willing
 
 COHORT = 4

@@ -59,7 +59,8 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
+from common.run.terms import describe
 from tests.protocol.parties import PLACE, Hospital
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")

@@ -9,9 +9,10 @@ from common.config import Config, RunDescription, replace
 from common.errors import ConfigError
 from common.models import registry
 from common.privacy.accounting import Adversary as Learner
-from common.run.terms import claims_of, layout_of, mechanism_of, protocol_parameters, verified_layout_of
+from common.run.terms import claims_of, layout_of, protocol_parameters, verified_layout_of
+from common.privacy.mechanism import mechanism_of
 from common.secagg.parameters import Adversary
-from server.run import describe
+from common.run.terms import describe
 
 ROSTER = {f"hospital-{number}": "a certificate" for number in range(1, 5)}
 

@@ -11,9 +11,10 @@ from common.evaluation.plan import Part
 from common.privacy.accounting import Accountant, Adversary, epsilon
 from common.privacy.calibration import local_event
 from common.privacy.schedule import schedule_of
-from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
+from common.run.terms import evaluation_plan_of, release_mechanism
+from common.privacy.mechanism import mechanism_of
 from deploy.consortium.privacy_plan import Plan, as_text, main, plan
-from server.run import describe
+from common.run.terms import describe
 
 PARAMETERS = 26_000
 STATED = 1200
