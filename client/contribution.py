@@ -86,7 +86,7 @@ class _Trainer:
 
     def steps(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
         """See :class:`common.privacy.mechanism.Trainer`."""
-        expected = self.training.sample_rate * self.stated
+        expected = plan.expected_batch(self.stated)
         return train_locally(
             self.model, self.start, self.data, self.training, plan, self.random, expected_units=expected
         ).delta

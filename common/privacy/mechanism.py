@@ -88,6 +88,10 @@ class RoundPlan(ABC):
         """How often, on average, the round's training looks at each record."""
 
     @abstractmethod
+    def expected_batch(self, stated: int) -> float:
+        """Return how many units a batch is expected to hold at a hospital that states so many, a public number."""
+
+    @abstractmethod
     def booking(self, delta: float) -> Booking | None:
         """Return what the ledger books before the round trains; None where there is nothing to book.
 
@@ -137,6 +141,10 @@ class PlainSteps(RoundPlan):
         """See :class:`RoundPlan`."""
         return self.local_epochs
 
+    def expected_batch(self, stated: int) -> float:
+        """Return the size of a batch, or all there is where that is less."""
+        return min(self.batch_size, stated)
+
     def booking(self, delta: float) -> None:  # noqa: ARG002 - as in the base class
         """There is nothing to book."""
         return
@@ -177,6 +185,10 @@ class NoisySteps(RoundPlan):
         """See :class:`RoundPlan`."""
         return self.schedule.steps * self.schedule.sample_rate
 
+    def expected_batch(self, stated: int) -> float:
+        """See :class:`RoundPlan`."""
+        return self.schedule.sample_rate * stated
+
     def booking(self, delta: float) -> Booking:
         """See :class:`RoundPlan`; the noise is complete inside the hospital and withstands everyone."""
         return Booking(Account.TRAINING, self.event, self.unit, None, delta)
@@ -209,6 +221,10 @@ class NoisySum(RoundPlan):
     def passes(self) -> float:
         """See :class:`RoundPlan`."""
         return self.sample_rate
+
+    def expected_batch(self, stated: int) -> float:
+        """See :class:`RoundPlan`."""
+        return self.sample_rate * stated
 
     def booking(self, delta: float) -> Booking:
         """See :class:`RoundPlan`; the noise withstands the server with so many hospitals as it was made for."""

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from common.config import Config, load_config, replace
 from common.errors import RunError
-from common.privacy.mechanism import DistributedNoise, LocalNoise
+from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
@@ -98,7 +98,7 @@ def _trial(config: Config, laboratory: Laboratory, mode: str, epsilon: float, se
     if mode == CENTRAL:
         return Trial(labels, replace(seeded, privacy={"mode": DISTRIBUTED}), laboratory.train_centrally)
     moded = replace(seeded, privacy={"mode": mode})
-    if mode == LOCAL:
+    if not mechanism_of(moded).noise_in_sum:
         moded = _in_passes(moded, len(laboratory.data.parts["train"]))
     return Trial(labels, moded, laboratory.train_federated)
 

@@ -609,8 +609,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the real number of records divides the noisy sum",
         "client/contribution.py",
-        "expected = self.training.sample_rate * self.stated",
-        "expected = self.training.sample_rate * len(self.data)",
+        "expected = plan.expected_batch(self.stated)",
+        "expected = plan.expected_batch(len(self.data))",
         (_STATED,),
     ),
     Mutation(

@@ -381,6 +381,19 @@ def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(
     assert batches[0] != batches[1]
 
 
+@pytest.mark.parametrize("plan", [PlainSteps(20, 2), NoisySteps(PrivacyUnit.RECORD, Schedule(0.5, 3), 0.5, 1.0)])
+def test_sampling_is_the_plans_whatever_the_optimisers_settings_say(plan: PlainSteps | NoisySteps) -> None:
+    """What the ledger books is the plan's event, so nothing else may decide how often a record is looked at."""
+    model, start = linear()
+    settings = (TrainingConfig(), TrainingConfig(batch_size=7, sample_rate=0.9, local_epochs=5))
+    one, other = (
+        module.train_locally(model, start, features(), setting, plan, seeded(1), expected_units=30.0)
+        for setting in settings
+    )
+    assert one.steps == other.steps
+    assert np.array_equal(one.delta, other.delta)
+
+
 def test_momentum_and_the_proximal_term_act_as_written() -> None:
     model, start = linear()
     data = features()
