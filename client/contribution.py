@@ -22,7 +22,7 @@ from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
-from common.config import HospitalConfig, RunDescription, TrainingConfig
+from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.plan import Part, Release
@@ -141,10 +141,11 @@ class Contributor:
         def prepared(part: HospitalRecords) -> TrainingData:
             return TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
 
-        everything = prepared(data.train)
+        parts = [prepared(part) for part in (data.train, data.validation, data.test)]
+        everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
-        self._validation, self._test = prepared(data.validation), prepared(data.test)
-        self.notes = self._shortfalls(everything)
+        left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
+        self.notes = self._shortfalls(everything, left_out)
 
     def _check_evaluation_noise(self) -> None:
         """Refuse a plan whose releases together cost more than the ε that the run names for evaluation."""
@@ -164,9 +165,24 @@ class Contributor:
         assert self.plan is not None  # noqa: S101 - a release has a plan
         return release_mechanism(self._run, self.plan, release).event(1.0)
 
-    def _shortfalls(self, everything: TrainingData) -> tuple[str, ...]:
+    def _of_stated_patients(self, part: TrainingData) -> TrainingData:
+        """Return the records by which a patient costs no more than the policy's conversion says.
+
+        Where a run protects records and the budget protects patients, a record's cost is converted by the number of
+        records that a patient has at most. So no patient may have more of them in what is used.
+        """
+        policy, most = self._policy, self._policy.most_records_per_patient
+        converted = policy.unit is PrivacyUnit.PATIENT and self._run.privacy.unit is PrivacyUnit.RECORD
+        return part.at_most_per_patient(most, self._choice) if converted and most else part
+
+    def _shortfalls(self, everything: TrainingData, left_out: int) -> tuple[str, ...]:
         """Return what the operator should know about the data against what the policy states; it stays here."""
         policy, unit, found = self._policy, self._run.privacy.unit, []
+        if left_out:
+            found.append(
+                f"hospital.most_records_per_patient states {policy.most_records_per_patient}; {left_out} further "
+                "records of patients who have more are left out"
+            )
         stated = {
             "training": (everything, policy.stated_training_units),
             "validation": (self._validation, policy.stated_validation_units),

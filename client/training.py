@@ -150,6 +150,19 @@ class TrainingData:
         kept = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(there), kind="stable")[:most]
         return self._of_records(torch.isin(units, torch.from_numpy(kept)))
 
+    def at_most_per_patient(self, most: int, seed: bytes) -> Self:
+        """Return at most so many records of each patient: all that are there, or a subset that ``seed`` fixes."""
+        order = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(len(self)), kind="stable")
+        patients = self.patients.numpy()[order]
+        by_patient = np.argsort(patients, kind="stable")
+        _, first, sizes = np.unique(patients[by_patient], return_index=True, return_counts=True)
+        place = np.arange(len(self)) - np.repeat(first, sizes)
+        if not (place >= most).any():
+            return self
+        kept = torch.zeros(len(self), dtype=torch.bool)
+        kept[torch.from_numpy(order[by_patient[place < most]])] = True
+        return self._of_records(kept)
+
     def emptied(self) -> Self:
         """Return a part of the same kind without any record."""
         return self._of_records(torch.zeros(len(self), dtype=torch.bool))

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from client.enrolment import is_enrolled
+from common.config import load_config
 from common.errors import ConfideError
 from common.processes import EXIT_REFUSED, become, python_module
+from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.demo.dealer_service import CERTIFICATE_FILE, PORT
+from deploy.demo.dealing import state_dealt
 from deploy.demo.dealt_shard import Dealer, fetch, has_shard
 from deploy.hospital import join
 from deploy.source_tree import ROOT
@@ -50,6 +53,8 @@ def _become_hospital(arguments: argparse.Namespace) -> NoReturn:
     _join(arguments)
     if arguments.dealer:
         _await_shard(Dealer(arguments.dealer, PORT, arguments.deal / CERTIFICATE_FILE), arguments.state, arguments.data)
+        own = HospitalSettings.read(arguments.state / HOSPITAL_SETTINGS_FILE).config
+        state_dealt(own, arguments.data, load_config(own))
     become(python_module("client", "--state", str(arguments.state), "--relay-user", _RELAY_USER), ROOT)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.config import PrivacyUnit
+from common.config import Config, PrivacyUnit, replace
 from common.errors import DataError
 from common.files import write_private
 from common.shards import ManifestRow, class_index, read_description, read_manifest
@@ -75,6 +75,18 @@ def stated(dealt: DealtCounts, most: int) -> dict[str, int]:
         "stated_test_units": max(1, _rounded_down(dealt.test)),
         "stated_units_per_class": _rounded_down(dealt.per_class),
     }
+
+
+def state_dealt(own: Path, shard: Path, config: Config) -> None:
+    """Write a hospital's own configuration, with the statement of what was dealt to it.
+
+    Args:
+        own: the file that the hospital reads.
+        shard: its folder.
+        config: what the statement is added to.
+    """
+    dealt = count_dealt(shard, config.privacy.unit)
+    write_private(own, replace(config, hospital=stated(dealt, config.aggregation.max_weight)).as_yaml())
 
 
 def _rounded_down(count: int) -> int:

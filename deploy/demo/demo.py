@@ -9,16 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import Config, load_config, replace
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
-from common.files import write_private
 from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from deploy.datasets.datasets import DataSet, obtain, task_named
 from deploy.demo.dealer import deal
-from deploy.demo.dealing import count_dealt, stated
+from deploy.demo.dealing import state_dealt
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
 from deploy.results.live_table import LiveTable
@@ -154,11 +153,8 @@ class _Demo:
 
     def _state(self) -> None:
         """Be the operator of each hospital: state in its own configuration how much data it has, coarsely."""
-        config = self._config
         for member in self._deployment.members:
-            dealt = count_dealt(member.data, config.privacy.unit)
-            own = replace(config, hospital=stated(dealt, config.aggregation.max_weight))
-            write_private(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, own.as_yaml())
+            state_dealt(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, member.data, self._config)
 
     def _follow(self, outputs: RunOutputs) -> RunFinished:
         events = EventFile(self._folder / EVENTS_FILE)

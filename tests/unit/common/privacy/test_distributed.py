@@ -103,7 +103,9 @@ def test_gradients_clipped_a_few_at_a_time_add_up_as_if_clipped_one_by_one(monke
 
 
 def test_decoding_gives_the_sum_of_clipped_gradients() -> None:
-    gradients = np.random.default_rng(1).normal(size=(50, DIMENSION)).astype(np.float32)
+    generator = np.random.default_rng(1)
+    # A third of them is shorter than the bound, and must stay as it is.
+    gradients = (generator.normal(size=(50, DIMENSION)) * generator.uniform(0.01, 0.5, (50, 1))).astype(np.float32)
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     expected = (gradients * np.minimum(1, 0.5 / norms)).sum(axis=0)
     decoded = mechanism(norm_bound=2**18).decode(mechanism(norm_bound=2**18).clip(gradients).total)
