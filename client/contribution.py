@@ -38,10 +38,10 @@ from common.run.terms import evaluation_plan_of, fewest_survivors, release_mecha
 from common.run.vector import Tail
 
 _SEED_LENGTH = 8
-"""Bytes of ``experiment.seed``."""
+"""The bytes that ``experiment.seed`` takes."""
 
 _OWN_BINS = 256
-"""Of the score histogram behind a hospital's own figures, which stay at home."""
+"""The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
 
 _ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}
 
@@ -132,7 +132,7 @@ class Contributor:
         self._accountant = Accountant(run.privacy.accountant)
         self._training = self._mechanism.plan(run, self.layout.parameters)
         self._check_evaluation_noise()
-        # Which units count where there are too many: a function of the run alone, so that it tells nothing of them.
+        # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
@@ -203,7 +203,7 @@ class Contributor:
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
                 )
         for note in found:
-            _LOG.warning("%s; nothing of this is told to the server", note)
+            _LOG.warning("%s; the server learns nothing of this", note)
         return tuple(found)
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
@@ -246,7 +246,7 @@ class Contributor:
         if booked >= allowed:
             raise EvaluationSpentError(
                 f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
-                f"{allowed}; the run goes on without it"
+                f"{allowed}; the run continues without it"
             )
 
     def contribute(
@@ -288,12 +288,12 @@ class Contributor:
     def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
         """Return this hospital's contribution to the model, as the run's mechanism makes it.
 
-        Whatever goes wrong with the data, the change of a hospital without any is returned, with all its noise.
+        When anything goes wrong with the data, it returns the change of a hospital without data, with all its noise.
         """
         try:
             return self._trained(self._train, model, cohort, random)
-        except Exception as error:  # noqa: BLE001 - whatever it is, to stop would tell the server that it happened
-            _LOG.error("training failed on this hospital's records (%s); this round goes on without them", _kind(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, stopping would show the server that it happened
+            _LOG.error("training failed on this hospital's records (%s); the round goes without them", _kind(error))
             return self._trained(self._train.emptied(), model, cohort, random)
 
     def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
@@ -365,9 +365,9 @@ class Contributor:
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
 
-        Always of one seed, so that how much is drawn, which depends on the data, moves nothing that is drawn later.
+        It always has one seed, so the amount that is drawn, which depends on the data, shifts no later draw.
         Without privacy training has nothing to keep secret, and a change is a function of the run's seed, the data and
-        the model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        the model: a baseline can be repeated, and a round that is repeated after a crash gives the same vector.
         Evaluation's noise never comes from here.
         """
         if self._mechanism.is_private:

@@ -267,7 +267,7 @@ class Mechanism(ABC):
     """The value of ``privacy.mode`` that names the mechanism."""
 
     is_private: ClassVar[bool] = True
-    """Whether an ε bounds what training tells of a unit."""
+    """Whether an ε bounds what training reveals of a unit."""
 
     noise_in_sum: ClassVar[bool] = False
     """Whether the noise of training is complete in a round's secure sum alone."""
@@ -335,7 +335,7 @@ class Mechanism(ABC):
 
     @abstractmethod
     def adversary(self) -> str:
-        """Say whom the run's ε holds against (DESIGN §3), and whom not where one might think so."""
+        """Say against whom the run's ε holds, and against whom it does not where one might think so."""
 
     def caveats(self) -> tuple[str, ...]:
         """Return what every output of such a run must admit, each as one sentence."""
@@ -379,7 +379,7 @@ class NoPrivacy(Mechanism):
     def limit(self) -> str:
         """See :class:`Mechanism`."""
         unit = self.privacy.unit.value
-        return f"nothing is out of reach by proof: no differential privacy limits what is told of a {unit}"
+        return f"nothing is out of reach by proof: no differential privacy limits what a {unit} gives away"
 
 
 class LocalNoise(Mechanism):
@@ -492,7 +492,7 @@ class DistributedNoise(Mechanism):
         return decoded
 
     def server_optimiser(self, training: TrainingConfig) -> tuple[float, float]:
-        """Return the hospital's learning rate and momentum, since a hospital takes no step."""
+        """Return the hospital's learning rate and momentum, because a hospital takes no step."""
         return training.learning_rate, training.momentum
 
     def claims(self, run: RunDescription, parameters: int) -> tuple[Epsilon, ...]:

@@ -29,10 +29,10 @@ from server.run import new_run_id
 EXIT_INTERRUPTED = 130
 
 _FREE_BYTES_NEEDED = 64 * 2**20
-"""Logs, checkpoints, plots and shards of small images."""
+"""The disk that logs, checkpoints, plots and shards of small images take."""
 
 _BYTES_PER_RECORD = 4096
-"""A small PNG and the block it lies in."""
+"""The disk that a small PNG and its block take."""
 
 _POLL_SECONDS = 0.1
 
@@ -171,7 +171,7 @@ class _Demo:
             time.sleep(_POLL_SECONDS)
 
     def _warn_about(self, ended: Sequence[str]) -> None:
-        """Say once why a hospital has ended by itself; the run goes on with the others."""
+        """Say once why a hospital has ended by itself; the run continues with the others."""
         for name in ended:
             if name not in self._warned:
                 self._warned.add(name)
