@@ -130,7 +130,8 @@ class Trainer:
     def gradient_sum(self, plan: NoisySum) -> NDArray[np.int64]:
         self.asked.append(("gradient_sum", plan))
         noise = plan.noise
-        return np.rint(self.gradient * (noise.norm_bound / noise.max_grad_norm)).astype(np.int64)
+        total: NDArray[np.int64] = np.rint(self.gradient * (noise.norm_bound / noise.max_grad_norm)).astype(np.int64)
+        return total
 
 
 @pytest.mark.parametrize(
