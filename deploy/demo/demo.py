@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
@@ -146,7 +147,7 @@ class _Demo:
                 f"--out needs {needed // 2**20} MiB of disk for the shards, {free // 2**20} MiB are free; "
                 "free space or choose another folder"
             )
-        shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
+        shards, fewest = [member.data for member in members], mechanism_of(config).fewest_records(config.training)
         deal(data, shards, config.data, config.experiment.seed, fewest)
         self._state()
 

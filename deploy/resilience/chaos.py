@@ -25,10 +25,11 @@ import numpy as np
 from client.ledger.ledger import LEDGER_FOLDER, export
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, Summed
-from common.config import Config, PrivacyMode, load_config
+from common.config import Config, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
 from common.identity.certificates import load_certificate
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
@@ -380,7 +381,7 @@ class Chaos:
     def _ledger_miscounts(self, chains: Sequence[Chain], server: Chain) -> tuple[int, int]:
         """Compare each hospital's ledger with the rounds that it, or the server, recorded a vector of its for."""
         under = over = 0
-        if self._config.privacy.mode is PrivacyMode.NONE:
+        if not mechanism_of(self._config).is_private:
             return under, over
         summed = [entry.body for entry in server.entries if isinstance(entry.body, Summed) and entry.body.train]
         for member, chain in zip(self._deployment.members, chains, strict=True):
