@@ -38,7 +38,7 @@ COMMANDS = (
     _Command(
         ("evidence",), "deploy.audit.evidence", "pack report, chains, configuration and bill of materials of a run"
     ),
-    # whoever runs the consortium's server
+    # the operator of the consortium's server
     _Command(("server",), "deploy.consortium.server", "run a consortium's server, which hospitals join by invitation"),
     _Command(("invite",), "deploy.consortium.members", "print an invitation for a hospital"),
     _Command(("revoke",), "deploy.consortium.members", "cut a hospital off"),

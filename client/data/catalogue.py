@@ -69,7 +69,7 @@ _BESIDE_IMAGES = frozenset(
         "desktop.ini",
     }
 )
-"""Files that are known to hold no image that anyone exported."""
+"""Names of files that are known to hold no exported image."""
 
 _NO_ENDING = "no ending"
 _ENDINGS_NAMED = 8
@@ -111,7 +111,7 @@ class Catalogue:
         layout: which of the three.
         entries: what can be opened.
         findings: what is wrong with the list itself.
-        accepted: files and mistakes that the data manager stands by.
+        accepted: files and mistakes that the data manager accepts.
         digest: 32 bytes that change whenever the list, or the size or time of any file, does.
     """
 
@@ -329,7 +329,7 @@ def _list_class_folders(listing: _Listing) -> None:
 
 
 def _walk(listing: _Listing) -> Iterator[str]:
-    """Yield every image in a fixed order, without following a link to a folder, and find the files that are none."""
+    """Yield every image in a fixed order, without following a link to a folder, and note files of other kinds."""
     others: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
@@ -395,7 +395,7 @@ def _images_in_archive(listing: _Listing, archive: str, others: Counter[str]) ->
 def _is_image(listing: _Listing, file: str, read_head: Callable[[], bytes], others: Counter[str]) -> bool:
     """Tell by the ending or, for all other endings, by the first bytes; find or count what is no image.
 
-    Hidden files are none (macOS leaves one beside each file it copies), but one that a reader knows is named.
+    Hidden files do not count (macOS leaves one beside each file it copies), but one that a reader knows is named.
     """
     path = PurePosixPath(file)
     ending = path.suffix.lower()
@@ -421,7 +421,7 @@ def _is_image(listing: _Listing, file: str, read_head: Callable[[], bytes], othe
 
 
 def _read(listing: _Listing, name: str, wanted: Sequence[str], required: Sequence[str]) -> Table | None:
-    """Read a table's head, or find why it cannot be read."""
+    """Read a table's head, or report as a finding why it cannot be read."""
     path = listing.root / name
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -443,7 +443,7 @@ def _read(listing: _Listing, name: str, wanted: Sequence[str], required: Sequenc
 
 
 def _rows(listing: _Listing, table: Table, name: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row's line number and cells; find those that have too many or too few."""
+    """Yield each row's line number and cells; report rows that have too many or too few."""
     try:
         for line, cells in table.rows():
             if cells is None:

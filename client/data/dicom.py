@@ -1,6 +1,6 @@
 """Reads one DICOM radiograph or photograph: header and pixels, shown as :mod:`client.data.display` says.
 
-Decoding is pydicom's, with pylibjpeg for JPEG, JPEG-LS and JPEG 2000. Of the header nothing is kept but what
+Decoding is pydicom's, with pylibjpeg for JPEG, JPEG-LS and JPEG 2000. It keeps of the header only what
 :class:`~client.data.pixels.Header` names.
 """
 
@@ -52,10 +52,10 @@ _MOST_INFLATION, _ALWAYS_INFLATED_BYTES = 100, 2**20
 
 _JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _J2K_BOX_BYTES = 512
-"""A JPEG 2000 codestream may stand in boxes (JP2), and then begins within these."""
+"""How far a JPEG 2000 codestream in boxes (JP2) may begin after the start."""
 
 _SIZ = struct.Struct(">4xIIII")
-"""After the marker SIZ: length and capabilities, width, height and the offsets of the image (ISO 15444-1, A.5.1)."""
+"""What follows the marker SIZ: length, capabilities, width, height and the image's offsets (ISO 15444-1, A.5.1)."""
 
 _SOF = struct.Struct(">HHxHH")
 """A marker, its length, the bits of a sample, rows and columns (ISO 10918-1, B.2.2; ISO 14495-1, C.2.2)."""
@@ -82,7 +82,7 @@ DECODER_ERRORS = (
     BytesLengthException, InvalidDicomError, AttributeError, EOFError, IndexError, KeyError, NotImplementedError,
     OSError, OverflowError, RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
-"""All that pydicom and its decoders were seen to raise on damaged files; a test feeds them many."""
+"""The errors that pydicom and its decoders were seen to raise on damaged files; a test feeds them many."""
 
 
 @contextlib.contextmanager
@@ -281,7 +281,7 @@ def _text(dataset: pydicom.Dataset, keyword: str) -> str:
 
 
 def _check_shape(dataset: pydicom.Dataset) -> None:
-    """Look at what the header claims before any memory is taken for it."""
+    """Check what the header claims before any memory is taken for it."""
     frames, rows, columns = (_number(dataset, *field) for field in (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
     if frames > 1:
         raise UnusableImageError(Mistake.MULTI_FRAME, f"{frames} frames")
@@ -351,7 +351,7 @@ def _claimed_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
-    """Tell a damaged image from a compression that nothing here decodes."""
+    """Distinguish a damaged image from a compression that nothing here decodes."""
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if syntax is None:
         return Mistake.IMAGE_DAMAGED

@@ -37,7 +37,7 @@ _ZEROS_SHOWN = re.compile(r"0{2,32}")
 _POINT_ZERO = re.compile(r"(\d+)[.,]0+")
 _PROBED_BYTES = 4096
 _ZERO_SHARE = 4
-"""Text in UTF-16 has a zero in every other byte where it is Latin; one in four is enough to tell."""
+"""Text in UTF-16 has a zero in every other byte where it is Latin; one in four is enough to recognise it."""
 
 
 class UnusableTableError(Exception):

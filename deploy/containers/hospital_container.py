@@ -1,7 +1,7 @@
 """``python -m deploy.containers.hospital_container``: a hospital in its container.
 
-The first start joins the consortium by an invitation, from a file or the variable CONFIDE_INVITATION; later ones go on
-with what lies in the state folder. With ``--dealer`` it is one of the demo's hospitals and gets its shard from there; a
+The first start joins the consortium by an invitation, from a file or the variable CONFIDE_INVITATION; later ones
+continue with the state folder. With ``--dealer`` it is one of the demo's hospitals and gets its shard from there; a
 real one has its images mounted. Then it becomes the hospital's supervisor, as the user it is started as, and has the
 SuperNode run as the user ``relay``.
 """
@@ -31,7 +31,7 @@ _ASK_AGAIN_SECONDS = 30.0
 
 
 def main() -> int:
-    """Join if need be, wait for a shard if there is a dealer, and become the supervisor."""
+    """Join if necessary, wait for a shard if there is a dealer, and become the supervisor."""
     parser = argparse.ArgumentParser(prog="python -m deploy.containers.hospital_container", description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("/state"))
     parser.add_argument("--data", type=Path, default=Path("/shard"))

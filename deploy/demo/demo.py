@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
@@ -28,10 +29,10 @@ from server.run import new_run_id
 EXIT_INTERRUPTED = 130
 
 _FREE_BYTES_NEEDED = 64 * 2**20
-"""Logs, checkpoints, plots and shards of small images."""
+"""The disk that logs, checkpoints, plots and shards of small images take."""
 
 _BYTES_PER_RECORD = 4096
-"""A small PNG and the block it lies in."""
+"""The disk that a small PNG and its block take."""
 
 _POLL_SECONDS = 0.1
 
@@ -146,7 +147,7 @@ class _Demo:
                 f"--out needs {needed // 2**20} MiB of disk for the shards, {free // 2**20} MiB are free; "
                 "free space or choose another folder"
             )
-        shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
+        shards, fewest = [member.data for member in members], mechanism_of(config).fewest_records(config.training)
         deal(data, shards, config.data, config.experiment.seed, fewest)
         self._state()
 
@@ -170,7 +171,7 @@ class _Demo:
             time.sleep(_POLL_SECONDS)
 
     def _warn_about(self, ended: Sequence[str]) -> None:
-        """Say once why a hospital has ended by itself; the run goes on with the others."""
+        """Say once why a hospital has ended by itself; the run continues with the others."""
         for name in ended:
             if name not in self._warned:
                 self._warned.add(name)
