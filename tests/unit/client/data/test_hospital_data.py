@@ -312,10 +312,9 @@ def test_a_row_that_names_a_file_which_its_archive_lacks_is_found(hospital: Hosp
 def test_one_patient_id_for_many_is_told_from_half_of_all_images_on(
     hospital: Hospital, tmp_path: Path, named: int, is_told: bool
 ) -> None:
-    rows = [
+    hospital.rows = [
         (row[0], row[1], "ANON" if number < named else f"q-{number}", "") for number, row in enumerate(hospital.rows)
     ]
-    hospital.rows = rows
     hospital.write_manifest()
     found = {finding.mistake: finding.detail for finding in hospital.check(tmp_path / "cache").findings}
     assert (Mistake.ONE_PATIENT_FOR_MANY in found) == is_told
