@@ -87,7 +87,7 @@ def make_authority(common_name: str, now: datetime.datetime, *, held_by_server: 
 
 
 def held_by_server(authority: x509.Certificate) -> bool:
-    """Return whether the server holds this authority's key: such a server can invent hospitals, and needs no colluder."""
+    """Return whether the server holds this authority's key: it can then invent hospitals, and needs no colluder."""
     units = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     return any(unit.value == _HELD_BY_SERVER for unit in units)
 
