@@ -50,6 +50,7 @@ COMMANDS = (
         ("privacy", "plan"), "deploy.consortium.privacy_plan", "which noise an ε costs, and what each adversary gets"
     ),
     # a hospital
+    _Command(("hospital", "fetch"), "deploy.hospital.fetch", "take studies from the hospital's own PACS into a folder"),
     _Command(
         ("hospital", "list-images"),
         "deploy.hospital.list_images",

@@ -33,6 +33,12 @@ SPLIT_FOLDERS: Mapping[str, Split] = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
+FETCHED_NAME = "fetched.csv"
+"""What ``confide hospital fetch`` says of every study, beside the images."""
+
+ON_ITS_WAY_FOLDER = ".fetch"
+"""Where it keeps what has not come whole; nothing in it is an image of the hospital's data yet."""
+
 _COLUMNS = ("file", "label", "patient_id", "split")
 _REQUIRED_COLUMNS = ("file", "label")
 _ACCEPTED_COLUMNS = ("file", "mistake")
@@ -46,6 +52,7 @@ _BESIDE_IMAGES = frozenset(
         MANIFEST_WORKBOOK_NAME,
         DESCRIPTION_NAME,
         ACCEPTED_NAME,
+        FETCHED_NAME,
         _DIRECTORY_NAME,
         "Thumbs.db",
         "desktop.ini",
@@ -302,8 +309,8 @@ def _walk(listing: _Listing) -> Iterator[str]:
         listing.find(Mistake.UNREADABLE, printable(os.path.relpath(str(error.filename), listing.root)))
 
     for folder, folders, files in os.walk(listing.root, onerror=unreadable):
-        folders.sort()
         inside = os.path.relpath(folder, listing.root)
+        folders[:] = sorted(name for name in folders if (inside, name) != (".", ON_ITS_WAY_FOLDER))
         for name in folders:
             if Path(folder, name).is_symlink():
                 listing.find(Mistake.OUTSIDE_FOLDER, printable(os.path.normpath(f"{inside}/{name}")))

@@ -141,7 +141,9 @@ ADVICE: dict[Mistake, Advice] = {
         "copy the file into the folder and give its path from there",
     ),
     Mistake.MANIFEST_NOT_UTF8: Advice(
-        Weight.REFUSED, "the table is neither UTF-8 nor UTF-16", "save it again as 'CSV UTF-8' or as .xlsx"
+        Weight.REFUSED,
+        "the table is neither UTF-8 nor UTF-16, nor all of it Windows-1252",
+        "save it again as 'CSV UTF-8' or as .xlsx",
     ),
     Mistake.MANIFEST_MALFORMED: Advice(
         Weight.REFUSED,
@@ -153,7 +155,11 @@ ADVICE: dict[Mistake, Advice] = {
         "the first line of the table must name its columns (a manifest: file and label, also patient_id, split)",
         "add the column, or correct its name",
     ),
-    Mistake.TABLE_REMARK: Advice(Weight.WARNING, "not all of the table was read", "check whether that was meant"),
+    Mistake.TABLE_REMARK: Advice(
+        Weight.WARNING,
+        "not all of the table was read, or its letters had to be guessed",
+        "check whether that was meant",
+    ),
     Mistake.MANIFEST_ROW_REPEATED: Advice(
         Weight.REFUSED, "the manifest lists this file more than once", "keep one row for each file"
     ),

@@ -137,6 +137,13 @@ def test_shares_are_no_larger_than_they_must_be() -> None:
     assert remaining * (run.share_variance(8) - 1) - distributed.SMOOTHING_VARIANCE < (1.25 * 2**18) ** 2
 
 
+def test_a_noise_share_is_drawn_from_the_keystream_it_is_given() -> None:
+    run = mechanism(norm_bound=2**18)
+    one, again, other = (run.noise_share(6, Keystream(key)) for key in (SEED, SEED, bytes(reversed(range(32)))))
+    assert np.array_equal(one, again)
+    assert (one != other).mean() > 0.5
+
+
 def test_a_noise_share_has_the_variance_of_the_cohort() -> None:
     run = dataclasses.replace(mechanism(norm_bound=2**18), dimension=40_000)
     share = run.noise_share(6, Keystream(SEED))
