@@ -84,7 +84,7 @@ _ENCODINGS: tuple[tuple[UID, ...], ...] = (
     (RLELossless,),
     (DeflatedExplicitVRLittleEndian,),
 )
-"""Transfer syntaxes, with a context each, so that the PACS sends an image as it is kept; an association has room for 128."""
+"""Transfer syntaxes with a context each, so that the PACS sends an image as it is kept; 128 have room."""
 
 _PENDING = (0xFF00, 0xFF01)
 _SUCCESS = 0x0000
