@@ -23,7 +23,7 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 _SHARE_OF_WAIT = 0.1
 _LONGEST_POLL_SECONDS = 0.5
-"""Looking more rarely the longer one waits adds at most these to a wait, and an idle hospital's cores stay free."""
+"""The share and the limit that slower polling adds to a long wait; an idle hospital's cores stay free."""
 
 
 def poll_pause(waited_seconds: float, shortest_seconds: float) -> float:
@@ -71,7 +71,7 @@ def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
     """Shorten Flower's back-off when a message is visible before its objects: by itself up to ten seconds.
 
     Args:
-        inflatable: ``flwr.supercore.inflatable.inflatable_utils``; given, for this package knows no Flower.
+        inflatable: ``flwr.supercore.inflatable.inflatable_utils``; given, because this package knows no Flower.
         first_seconds: instead of Flower's 1 s, doubling from there to half a second.
 
     Raises:

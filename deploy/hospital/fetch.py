@@ -1,9 +1,9 @@
 """``confide hospital fetch``: takes studies from the hospital's own PACS into a folder.
 
-``list-images`` and ``check-data`` read that folder. Taken are the studies with the given modalities and body parts, of
+``list-images`` and ``check-data`` read that folder. It takes the studies with the given modalities and body parts, of
 the given days or with the accession numbers of a table. Every one is accounted for in ``fetched.csv``: fetched, partly,
 empty, not wanted, not found, or failed with its reason. A call that was cut short, or in which some studies failed, is
-made again as it was: what is here is not asked for twice.
+repeated as it was: what is here is not asked for twice.
 
 Nothing that names a patient is printed: the lines of ``fetched.csv`` are named by their numbers.
 """
@@ -41,7 +41,7 @@ CONNECTIONS = 4
 _MOST_CONNECTIONS = 16
 _SHOWN_LINES = 8
 _TOLD_SECONDS = 10.0
-"""Between two lines where the output is no terminal."""
+"""The time between two lines where the output is no terminal."""
 
 _KEY = "accession_number"
 

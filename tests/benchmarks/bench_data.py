@@ -28,7 +28,7 @@ from deploy.datasets import phantom
 from deploy.json_report import write_json_report
 
 XRAYS = 5856
-"""Of Kermany et al., the set that the aims speak of."""
+"""The images of Kermany et al., the set that the aims are for."""
 
 _SIZE, _BATCH, _DELTA = 224, 8, 1e-9
 _BASE_IMAGES = 400
@@ -38,7 +38,7 @@ _KIBIBYTE = 1024
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process: seconds on the clock and of all cores' time, and its peak of resident memory."""
+    """One process's seconds on the clock and of all cores' time, and its peak of resident memory."""
 
     images: int
     seconds: float

@@ -72,7 +72,7 @@ class Comparison:
     plain: Rounds
     secure: Rounds
     secure_to_plain_ratio: float
-    """Of the medians of a round's seconds."""
+    """The ratio of the medians of a round's seconds."""
 
 
 def main(argv: Sequence[str]) -> int:

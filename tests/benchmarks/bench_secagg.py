@@ -55,7 +55,7 @@ from deploy.results.plots import BLUE, GREEN, ORANGE, styled
 TERMS = bytes(100)
 ROUND = 1
 ENTRIES = 15
-"""Of an evaluation with two classes."""
+"""The entries of an evaluation with two classes."""
 WEIGHT = 1000
 
 KEYSTREAM_ELEMENTS = 11_200_000
@@ -77,7 +77,7 @@ MOST_PARAMETERS_OF_FLOWER = 10_000_000
 
 SCALING_FILE = "bench_secagg_scaling.png"
 BYTES_PER_PARAMETER = 12
-"""Of memory while a round is measured: the change (4), its encoding, the masked vector, sum and plain sum (2 each)."""
+"""Bytes a parameter while a round is measured: the change (4), its encoding, masked vector, sum, plain sum (2 each)."""
 
 
 @dataclass(frozen=True)

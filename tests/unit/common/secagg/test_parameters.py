@@ -42,7 +42,7 @@ def test_with_everyone_present_the_active_threshold_is_the_smallest_above_two_th
 
 
 def test_a_server_that_leaves_honest_hospitals_out_meets_a_higher_threshold() -> None:
-    """Of 12, 3 colluders and 4 honest: t = 5 would be above two thirds, and still short of 2t > n + n_C."""
+    """With 3 colluders and 4 honest hospitals of 12, t = 5 is above two thirds, and still short of 2t > n + n_C."""
     assert run_of(7).threshold(7) == 5
     assert run_of(12).threshold(7) == 6
 
