@@ -1,6 +1,6 @@
 """No decoder of bytes from outside does anything with bad ones but refuse them with its typed error.
 
-Each file of the corpus is read as it is; then Hypothesis cuts, flips, repeats and joins them. What ``confide fuzz``
+Each file of the corpus is read as it is; then Hypothesis cuts, flips, repeats and joins them. What ``confide dev fuzz``
 finds is kept in the corpus, so that it is tried here for ever.
 """
 
