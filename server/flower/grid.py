@@ -54,8 +54,12 @@ def tell_unreadable_replies() -> None:
 
     user = http_grid.HttpGrid.pull_messages
     replace_in(http_grid, "pull_objects", pull_readable, used_by=user)
-    inflate = "inflate_object_from_contents"
-    replace_in(http_grid, inflate, lambda message_id, _contents: read.pop(message_id), used_by=user)
+    replace_in(
+        http_grid,
+        "inflate_object_from_contents",
+        lambda message_id, _contents: read.pop(message_id),
+        used_by=user,
+    )
 
 
 def read_reply(message_id: str, contents: dict[str, bytes]) -> Message:
