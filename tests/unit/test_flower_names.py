@@ -112,5 +112,6 @@ def test_a_new_private_name_is_counted(tmp_path: Path) -> None:
     assert names(file) == {
         "flwr.supercore.grpc.generic_create_grpc_server",
         "flwr.superlink.grid.http_grid.push_objects",
+        "flwr.superlink.grid.http_grid.HttpGrid",
         "flwr.superlink.grid.http_grid.HttpGrid._try_push_messages",
     }
