@@ -195,7 +195,7 @@ def draw(verdict: Verdict) -> Figure:
         scores.hist(in_deviations[which], bins=edges, alpha=0.6, color=colour, label=label)
     scores.set(title="What training gave away", ylabel="canaries")
     scores.set_xlabel("score of a canary, in standard deviations of those not trained on")
-    scores.legend()
+    scores.legend(loc="upper right")  # matplotlib warns where finding the best place takes it long.
     claim = rounded_up(exposure.claim.value)
     bars.barh(["refuted", "claimed"], [bound.epsilon, claim], color=[VERMILION if verdict.refuted else ORANGE, BLUE])
     for row, value in enumerate((bound.epsilon, claim)):

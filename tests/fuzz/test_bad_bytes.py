@@ -87,7 +87,6 @@ def test_changed_bytes_are_refused_or_taken_within_bounded_memory(decoder: Decod
     # What fails is shown as it is: to make it smaller takes minutes with a long file.
     @settings(
         max_examples=30,
-        deadline=None,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
