@@ -28,6 +28,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _WORKERS = max(2, min(4, os.cpu_count() or 1))
 _MARKERS = ("e2e", "slow", "docker", "network")
 
+_WHOLE = ("attacks", "benchmarks", "e2e", "mutation", "unit/deploy/attacks", "unit/deploy/experiment")
+"""Folders of tests that train, attack or measure whole systems; ``--fast`` leaves them out."""
+
 
 @command("check", "Run the static checks alone: style, types, imports, secrets, advisories.", "./confide dev check")
 def check() -> int:
@@ -49,7 +52,7 @@ def _marker_options(function: _Function) -> _Function:
     "Run the static checks and the tests.\n\nFurther arguments for pytest follow after --.",
     "./confide test --fast\n./confide test -- tests/unit/common",
 )
-@click.option("--fast", is_flag=True, help="Leave out whole systems: the tests marked e2e.")
+@click.option("--fast", is_flag=True, help="Leave out whole systems: those deployed, attacked, trained or measured.")
 @_marker_options
 @click.option("--mutations", is_flag=True, help="Make dangerous changes to a copy instead; each must fail a test.")
 @click.argument("pytest", nargs=-1, type=click.UNPROCESSED)
@@ -90,7 +93,7 @@ def _run_mutations(further: Sequence[str]) -> int:
 def _run_pytest(chosen: Sequence[str], *, fast: bool, further: Sequence[str]) -> int:
     # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
     how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")
-    left_out = ("-m", f"not ({' or '.join(_MARKERS)})") if fast else ()
+    left_out = [f"--ignore=tests/{folder}" for folder in _WHOLE] if fast else []
     return subprocess.run(
         (sys.executable, "-m", "pytest", *how, *left_out, *further), cwd=ROOT, check=False, env=_environment()
     ).returncode
