@@ -5,7 +5,7 @@ Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with al
 independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C = ``max_grad_norm``; the sum
 over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each coordinate. Everything after
 that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point rounding of the change) does not
-look at the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
+read the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
 any other and counts as zero. So the number of units is public, and of a patient the number of records. An empty batch
 is a step like any other.
 
@@ -15,7 +15,7 @@ is a step like any other.
 **Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
 is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
 each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
-which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
+which known attacks infer which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
 for any weights, also crafted ones, rounding included (:func:`_clipped_sum`). Mode ``distributed`` clips and adds noise
 in whole numbers.
 """
@@ -52,7 +52,7 @@ from common.privacy.schedule import Schedule, schedule_of
 Random = Callable[[int], bytes]
 
 PHYSICAL_PIXELS = 16 * 224 * 224
-"""Values forwarded at once: about 2 GB of activations in a ResNet-18; a larger batch is summed in pieces."""
+"""Values forwarded at once: about 2 GB of activations in a ResNet-18. A larger batch is summed in pieces."""
 
 CACHED_FEATURES = 1 << 20
 """Numbers of cached features, or of their gradients as rows, taken at once by a private step, 4 MiB: gathered,
@@ -63,22 +63,22 @@ ROW_ELEMENTS = 1 << 27
 """Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
 
 LARGEST_LOGIT = 1e4
-"""Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
+"""The largest logit. Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
 
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
-"""As above without a backward pass, which keeps no activations."""
+"""How many values are forwarded at once without a backward pass, which keeps no activations."""
 
 GRID_BITS = 24
 """The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
 
 NOISE_AT_ONCE = 1 << 16
-"""Coordinates: 512 KiB of float64."""
+"""How many coordinates get their noise at a time: 512 KiB of float64."""
 
 SUM_BITS = 28
 """Sums of a piece of a batch are rounded to 2^-28 to 2^-29 of C, of which float64 adds 2^24 units exactly."""
 
 SLACK = 2.0**-10
-"""Of C: what clipping keeps back for all that float32 can lose, so that C itself is never passed."""
+"""The share of C that clipping reserves for everything that float32 can lose, so that nothing passes C itself."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,25 @@ class TrainingData:
         return int(self.units(unit).max()) + 1 if len(self) else 0
 
     def limited(self, most: int, unit: PrivacyUnit, seed: bytes) -> Self:
-        """Return at most so many units, all with their records: all that are there, or a subset that ``seed`` fixes."""
+        """Return at most ``most`` units with all their records: all that are there, or a subset that ``seed`` fixes."""
         units, there = self.units(unit), self.count(unit)
         if there <= most:
             return self
         kept = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(there), kind="stable")[:most]
         return self._of_records(torch.isin(units, torch.from_numpy(kept)))
+
+    def at_most_per_patient(self, most: int, seed: bytes) -> Self:
+        """Return at most ``most`` records of each patient: all that are there, or a subset that ``seed`` fixes."""
+        order = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(len(self)), kind="stable")
+        patients = self.patients.numpy()[order]
+        by_patient = np.argsort(patients, kind="stable")
+        _, first, sizes = np.unique(patients[by_patient], return_index=True, return_counts=True)
+        place = np.arange(len(self)) - np.repeat(first, sizes)
+        if not (place >= most).any():
+            return self
+        kept = torch.zeros(len(self), dtype=torch.bool)
+        kept[torch.from_numpy(order[by_patient[place < most]])] = True
+        return self._of_records(kept)
 
     def emptied(self) -> Self:
         """Return a part of the same kind without any record."""
@@ -286,7 +299,7 @@ def noisy_gradient_sum(
 
 
 def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
-    """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
+    """Return the sum with Gaussian noise, on the grid that the module's docstring describes, over the expected units.
 
     Args:
         clipped_sum: (d,) float64.

@@ -60,6 +60,7 @@ SECTIONS = (
     Section(
         "A hospital",
         (
+            _entry("hospital fetch", "deploy.hospital.fetch", "take studies from the hospital's own PACS"),
             _entry("hospital list-images", "deploy.hospital.list_images", "begin a manifest from a PACS export"),
             _entry("hospital check-data", "deploy.hospital.check_data", "check the images before privacy is spent"),
             _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),

@@ -1,6 +1,6 @@
 """What the ε of a run means, in words, and what every output of a run must admit.
 
-Whoever is covered is named, and whoever is not: a hospital that takes part knows its own share of distributed noise, so
+It names who is covered, and who is not: a hospital that takes part knows its own share of distributed noise, so
 unless the noise is made for colluding hospitals, ε against another hospital of the run is larger than against an
 outsider (:meth:`common.privacy.distributed.DistributedMechanism.epsilons` says by how much).
 """
@@ -78,7 +78,7 @@ def relation(unit: str) -> str:
 
 
 def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
-    """Say whom a run's ε holds against (DESIGN §3), and whom not where one might think so."""
+    """Say against whom a run's ε holds, and against whom it does not where one might think so."""
     if privacy.mode is PrivacyMode.NONE:
         return "nobody"
     if privacy.mode is PrivacyMode.LOCAL:

@@ -203,7 +203,7 @@ def evaluation_claim(run: RunDescription, spent: float) -> str:
     return (
         f"ε = {rounded_up(spent):.3f} at δ = {privacy.delta:g} for each {privacy.unit} of the part that was measured "
         f"(zero-out: against an empty one, their number being stated), against {whom}, with up to "
-        f"{privacy.tolerated_dropouts} dropouts a round"
+        f"{privacy.tolerated_dropouts} {'dropout' if privacy.tolerated_dropouts == 1 else 'dropouts'} a round"
     )
 
 

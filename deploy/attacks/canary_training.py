@@ -35,10 +35,10 @@ CANARY_FEATURE = 100.0
 """The one feature of a canary. At the first model its gradient has a norm of about 70, and C is about 1."""
 
 LEARNING_RATE = 0.01
-"""So small that a canary which was drawn a hundred times is still misjudged enough to be clipped at C."""
+"""A rate so small that a canary which was drawn a hundred times is still misjudged enough to be clipped at C."""
 
 GRADIENT_ROWS = 64
-"""Canaries whose gradients are held at once."""
+"""How many canaries' gradients are held at once."""
 
 Random = Callable[[int], bytes]
 Scores = NDArray[np.float64]
@@ -71,7 +71,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a training gave away.
+    """What a training revealed.
 
     Attributes:
         claim: the ε that the hospital's ledger says was spent.

@@ -1,7 +1,7 @@
 """``confide audit inversion``: what pictures can a server make of what it sees?
 
 One hospital takes one training step on 1 and on 32 images, by the deployed training and encoding. An attacker on the
-server then looks for images that explain what arrived: the bare update (plain federated averaging), the same update
+server then searches for images that explain what arrived: the bare update (plain federated averaging), the same update
 masked, the sum over the fewest hospitals a sum is ever over, and the update of DP-SGD.
 """
 
@@ -38,7 +38,7 @@ from deploy.results.plots import styled
 
 BATCHES = (1, 32)
 ROWS_OF_A_BATCH = 3
-"""Of a larger batch the plot shows the best, the middle and the worst of what plain averaging gives away."""
+"""The rows of a larger batch in the plot: the best, the middle and the worst of what plain averaging gives away."""
 
 UPDATE = "plain FedAvg: the update"
 MASKED = "secure: a masked vector"
@@ -50,7 +50,7 @@ VIEWS = (UPDATE, MASKED, SUM, PRIVATE, AVERAGE)
 ROUND = 1
 
 ENTRIES = 15
-"""Of an evaluation in the vector, which this attack does not look at."""
+"""The number of entries of an evaluation in the vector, which this attack does not use."""
 
 LIMITS = """\
 What this cannot show:

@@ -1,7 +1,7 @@
 """``confide audit privacy``: does training give away more than the ledger claims? An ε that one run refutes.
 
-Trains the deployed way on phantom images and on canaries, each of which a fair coin lets in or keeps out, guesses the
-coins from what the training released, and computes the ε that so many right guesses refute. With ``--part test`` it
+It trains the deployed way on phantom images and on canaries, each of which a fair coin lets in or keeps out, guesses
+the coins from what the training released, and computes the ε that the right guesses refute. With ``--part test`` it
 is the evaluation that is audited: one test record, a model that is right on it alone, and many releases.
 """
 
@@ -31,7 +31,7 @@ from deploy.datasets import phantom
 from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 
 REFUTED = 1
-"""Exit code when training gave away more than the ledger claims."""
+"""The exit code when training gave away more than the ledger claims."""
 
 TRAINING, TEST = "training", "test"
 """Whose records are audited."""
@@ -182,7 +182,7 @@ verdict   {outcome}
 
 @styled
 def draw(verdict: Verdict) -> Figure:
-    """Draw how well the scores tell canaries that were in from those that were not, and the bound beside the claim."""
+    """Draw how well the scores separate canaries that were in from the others, and the bound beside the claim."""
     exposure, bound = verdict.exposure, verdict.bound
     figure = Figure(figsize=(9, 4), layout="constrained")
     scores, bars = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -26,7 +26,7 @@ from server.initial_model import initial_model
 
 @dataclass
 class RunRecord:
-    """A run as its server's chain tells it.
+    """A run as its server's chain records it.
 
     Attributes:
         description: what the hospitals agreed to last; earlier ones differ in the roster alone.
@@ -59,7 +59,7 @@ class RunRecord:
         body = entry.body
         match body:
             case Began():
-                _require(self.models.get(body.step) == body.model_hash, place, "it goes on from a model no step made")
+                _require(self.models.get(body.step) == body.model_hash, place, "it continues from a model no step made")
                 self._step, self._trained, self.finished = body.step, None, None
                 self.is_told_to_its_end = False
             case Summed():
@@ -82,7 +82,7 @@ class RunRecord:
                 pass
 
     def go_on_under(self, description: RunDescription, parameters: RunParameters, place: str) -> None:
-        """Take up the terms that the run goes on under: members may have changed, and nothing else."""
+        """Take up the terms that the run continues under: members may have changed, and nothing else."""
         _require(description.run_id == self.description.run_id, place, "one run's chain holds another run")
         members = {key: getattr(description, key) for key in ("roster", "member_list", "vector_length")}
         _require(self.description.model_copy(update=members) == description, place, "the terms changed")
@@ -168,7 +168,7 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
         if record is not None:
             record.follow(entry, place)
     if record is None:
-        raise AuditError(f"{name}: must tell of a run; it has not begun one")
+        raise AuditError(f"{name}: must record a run; it has not begun one")
     return record
 
 

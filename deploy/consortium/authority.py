@@ -1,7 +1,7 @@
 """``confide ca``: the consortium's certificate authority on a machine of its own, which needs no network.
 
-It reads signing requests and writes certificates as files; whoever operates it compares what is printed with what the
-hospital says about itself. The folder (``certs/`` by default) is all there is: keep it offline, and a copy in a safe.
+It reads signing requests and writes certificates as files; its operator compares what it prints with what the
+hospital says about itself. The folder (``certs/`` by default) holds everything: keep it offline, and a copy in a safe.
 """
 
 import datetime

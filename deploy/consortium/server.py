@@ -1,6 +1,6 @@
 """``confide server``: run a consortium's server, which hospitals on other machines join by invitation.
 
-The first start makes everything in the state folder; later ones go on from there, and so does an unfinished run.
+The first start makes everything in the state folder; later ones continue from there, and so does an unfinished run.
 Who is a member is for the consortium's authority to sign. Its key belongs on the organiser's machine (``confide ca
 make``); its certificate comes here with ``--authority ca.pem``. ``--hold-authority-key`` keeps a key of its own here.
 """
@@ -38,7 +38,7 @@ from server.members.certificates import REQUESTS_FOLDER, Certificates
 from server.run import new_run_id
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
-"""The first two are what hospitals connect to; the third stays on the loopback interface."""
+"""Ports: hospitals connect to the first two, and the third stays on the loopback interface."""
 
 _POLL_SECONDS = 1.0
 
@@ -148,7 +148,7 @@ def _folder_of_key(asked: _Asked, state: Path, before: ServerSettings | None) ->
 
 
 def _install_authority(state: Path, settings: ServerSettings, brought: Path | None) -> x509.Certificate:
-    """Put the authority's certificate where every part of the server looks for it; the same one for ever."""
+    """Put the authority's certificate where every part of the server reads it; the same one for ever."""
     path = state / authority.CERTIFICATE_FILE
     if settings.authority is None:
         root = load_certificate(brought or path)

@@ -1,7 +1,7 @@
 """``python -m deploy.demo.dealer_service``: splits the demo's data and sends each hospital its shard over TLS, once.
 
 It belongs to the demo in containers alone: hospitals with data of their own never meet a dealer. It counts the running
-hospitals by their DNS records, waits until each has asked and their number holds still, deals, and forgets each shard
+hospitals by their DNS records, waits until each has asked and their number is stable, deals, and forgets each shard
 once its hospital has it. A hospital proves by its certificate who it is; the dealer is known by a certificate of its
 own, which it leaves in a volume that the hospitals read.
 """
@@ -52,7 +52,7 @@ SHARD_PATH = "/shard"
 PORT = 9095
 
 _STABLE_SECONDS = 5.0
-"""Containers of one service start within a second or two of each other."""
+"""How long the number must be stable: containers of one service start within a second or two of each other."""
 _POLL_SECONDS = 0.5
 _CONNECTION_SECONDS = 30.0
 
@@ -60,7 +60,7 @@ _LOG = logging.getLogger("confide.dealer")
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.demo.dealer_service", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="the dealer's own folder")
     parser.add_argument("--public", type=Path, required=True, help="folder that hospitals and server read")
@@ -142,7 +142,7 @@ def dealt_data_set(public: Path, authority: x509.Certificate) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, LookupError, RecursionError, TypeError, ValueError):
-        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo anew") from None
+        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo again") from None
 
 
 def _write_shards(
@@ -186,7 +186,7 @@ class HandingOut(http.server.ThreadingHTTPServer):
         context.load_cert_chain(state / CERTIFICATE_FILE, state / "dealer.key")
         context.load_verify_locations(cadata=certificate_pem(authority).decode())
         context.verify_mode = ssl.CERT_REQUIRED
-        # The handshake is the connection's own thread's: a caller that stalls keeps nobody else waiting.
+        # The connection's own thread does the handshake, so a caller that stalls delays nobody else.
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
 
@@ -233,7 +233,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             shutil.copyfileobj(file, self.wfile)
 
     def _hospital(self) -> str | None:
-        """Return the name in the certificate that opened this connection; None where it is no hospital's."""
+        """Return the name in the certificate that opened this connection; None where that is not a hospital's."""
         connection = cast("ssl.SSLSocket", self.connection)
         der, verified = connection.getpeercert(binary_form=True), connection.getpeercert()
         if der is None or not verified:

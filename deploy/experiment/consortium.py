@@ -43,7 +43,7 @@ class Loss(StrEnum):
     """What a hospital that vanishes in an exchange still does."""
 
     OF_REQUEST = "request"
-    """Nothing: it was gone before the request came."""
+    """It does nothing: it was gone before the request came."""
     OF_REPLY = "reply"
     """It answers and is gone before the answer is out, so its state has moved on and the server does not know."""
 
@@ -166,7 +166,7 @@ class InProcessConsortium:
         self.transport = InProcessTransport(self.agents)
 
     def restart(self, hospital: str) -> None:
-        """Begin a hospital's agent anew: what was only in its memory is gone, what is on its disk is not."""
+        """Start a hospital's agent again: what was only in its memory is gone, what is on its disk is not."""
         site = self._sites[hospital]
         site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = self._identities[hospital]

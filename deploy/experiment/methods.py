@@ -32,13 +32,13 @@ from server.strategies import strategy_for
 _PLACE = "one-place"
 
 _ROOM_FOR_ALL = 1 << 20
-"""Records that one place may have."""
+"""The most records that one place may have."""
 
 _FEWEST_STATED = 20
-"""What a policy states at least."""
+"""The least that a policy states."""
 
 _SLACK = 1.01
-"""Of a trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
+"""A trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
 
 
 class Method(StrEnum):
@@ -53,7 +53,7 @@ class Method(StrEnum):
 
     @property
     def is_private(self) -> bool:
-        """Whether an ε bounds what the model tells of a record."""
+        """Whether an ε bounds what the model reveals of a record."""
         return MODES[self] is not PrivacyMode.NONE
 
     @property

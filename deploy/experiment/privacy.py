@@ -32,7 +32,7 @@ SETTING = (
     "training.learning_rate=2.0",
     "privacy.delta=1e-4",
 )
-"""Of all trials unless ``--set`` says otherwise: a linear model on features that are fixed and public. At ε = 1 on the
+"""The settings of all trials unless ``--set`` changes them: a linear model on fixed, public features. At ε = 1 on the
 phantom, so that no private data was spent on choosing, 100 steps are better than 48 for two modes and as good for mode
 ``local``, and the learning rate is the best of 0.25, 0.5, 1, 2 and 4 for all three (for ``local`` no worse than 1)."""
 
@@ -84,7 +84,7 @@ def main(epsilons: tuple[float, ...], seeds: int, out: Path, config_file: Path, 
 
 
 def epsilon_of(config: Config) -> str:
-    """Say what an ε of these trials is, but for the adversary, which depends on the mode."""
+    """Say what an ε of these trials is, without the adversary, which depends on the mode."""
     privacy = config.privacy
     return f"ε for each {privacy.unit} at δ={privacy.delta:g} ({privacy.accountant.upper()})"
 

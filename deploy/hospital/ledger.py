@@ -133,7 +133,7 @@ def _account_text(account: Account, bookings: Sequence[Booking], policy: BudgetP
     try:
         events = policy.events_of(booked)
     except PrivacyError as error:
-        return f"{account:<11}no ε can be told, and further rounds are refused: {error}"
+        return f"{account:<11}no ε can be computed, and further rounds are refused: {error}"
     spent = {accountant: rounded_up(epsilon(events, policy.delta, accountant)) for accountant in Accountant}
     both = ", ".join(f"{value:.3f} ({accountant.upper()})" for accountant, value in spent.items())
     left = max(0.0, policy.budget - spent[Accountant.PRV])

@@ -151,7 +151,7 @@ def list_images(folder: Path, table: LabelTable, key: Key) -> Listed:
     if not folder.is_dir():
         raise DataError("the export must be a folder that exists")
     if (folder / MANIFEST_NAME).exists():
-        raise DataError(f"{MANIFEST_NAME} is there already; move it away to begin anew")
+        raise DataError(f"{MANIFEST_NAME} is there already; move it away to start again")
     scan = scan_images(folder)
     if not scan.images:
         named = "".join(f"\n{line}" for line in _found(scan.findings))

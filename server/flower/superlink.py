@@ -20,7 +20,7 @@ from server.members.tls import reloading_credentials
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     state = Path(sys.argv[1])
     # The only gRPC server in this process is the Fleet API; Flower gives it the certificate of the other interfaces.
     replace_in(

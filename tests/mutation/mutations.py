@@ -275,7 +275,7 @@ _PRIVACY_MUTATIONS = (
         (f"{_PRIVACY}/test_distributed.py",),
     ),
     Mutation(
-        "gradients are clipped to twice the bound that the noise is made for",
+        "gradients within the bound count twice",
         "common/privacy/distributed.py",
         "factors = np.minimum(self.norm_bound / self.max_grad_norm, room / norms)",
         "factors = np.minimum(2 * self.norm_bound / self.max_grad_norm, room / norms)",

@@ -450,6 +450,11 @@ def test_too_many_units_are_cut_to_a_subset_that_the_seed_fixes() -> None:
     assert torch.equal(few.inputs, data.limited(5, PrivacyUnit.PATIENT, b"run").inputs)
     assert not torch.equal(few.inputs, data.limited(5, PrivacyUnit.PATIENT, b"another").inputs)
     assert data.limited(15, PrivacyUnit.PATIENT, b"run") is data
+    assert data.at_most_per_patient(4, b"run") is data
+    thinned = data.at_most_per_patient(3, b"run")
+    assert torch.bincount(thinned.patients).tolist() == [3] * 15
+    assert torch.equal(thinned.inputs, data.at_most_per_patient(3, b"run").inputs)
+    assert not torch.equal(thinned.inputs, data.at_most_per_patient(3, b"another").inputs)
     assert len(data.emptied()) == data.emptied().count(PrivacyUnit.RECORD) == 0
 
 
