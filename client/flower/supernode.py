@@ -151,8 +151,9 @@ def reply_for_dropped_tasks() -> None:
     """
     from flwr.supernode.nodestate import nodestate_factory
 
-    # What is there already may have been replaced: this is added to it.
-    class State(nodestate_factory.InMemoryNodeState):  # type: ignore[misc]  # known only when this runs
+    before: Any = nodestate_factory.InMemoryNodeState  # What is there may have been replaced: this is added to it.
+
+    class State(before):  # type: ignore[misc]  # known only when this runs
         def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
             finished: bool = super().finish_task(task_id, sub_status, details)
             if finished and sub_status == SubStatus.FAILED:

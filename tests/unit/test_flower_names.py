@@ -43,7 +43,7 @@ def _dotted(node: ast.AST, bound: dict[str, str]) -> str | None:
             return bound.get(name)
         case ast.Attribute(value=inner, attr=name):
             place = _dotted(inner, bound)
-        case ast.Subscript(value=ast.Call(func=ast.Name(id="vars"), args=[inner]), slice=ast.Constant(value=name)):
+        case ast.Subscript(value=ast.Call(func=ast.Name(id="vars"), args=[inner]), slice=ast.Constant(value=str(name))):
             place = _dotted(inner, bound)
         case _:
             return None
@@ -69,11 +69,13 @@ def names(path: Path) -> set[str]:
             module = next(end for end in range(len(parts), 0, -1) if _is_module(".".join(parts[:end])))
             private = next((end for end in range(module, len(parts)) if parts[end].startswith("_")), module)
             known |= {".".join(parts[: private + 1])} if len(parts) > module else set()
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("replace_in", "require_used") and isinstance(node.args[1], ast.Constant):
-                known.add(f"{_dotted(node.args[0], bound) or ast.unparse(node.args[0])}.{node.args[1].value}")
-            elif node.func.id == "set_default" and isinstance(node.args[1], ast.Constant):
-                known.add(f"argument {node.args[1].value}")
+        match node:
+            case ast.Call(
+                func=ast.Name(id="replace_in" | "require_used"), args=[place, ast.Constant(value=str(name)), *_]
+            ):
+                known.add(f"{_dotted(place, bound) or ast.unparse(place)}.{name}")
+            case ast.Call(func=ast.Name(id="set_default"), args=[_, ast.Constant(value=str(name)), *_]):
+                known.add(f"argument {name}")
     public = tuple(f"{name}." for name in PUBLIC)
     return {name for name in known if not name.startswith(public)}
 
