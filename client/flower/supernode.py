@@ -151,7 +151,7 @@ def reply_for_dropped_tasks() -> None:
     """
     from flwr.supernode.nodestate import nodestate_factory
 
-    before: Any = nodestate_factory.InMemoryNodeState  # What is there may have been replaced: this is added to it.
+    before: Any = vars(nodestate_factory)["InMemoryNodeState"]  # It may have been replaced: this is added to it.
 
     class State(before):  # type: ignore[misc]  # known only when this runs
         def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
