@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.secagg.errors import SERVER, ParameterError, Place
 from common.secagg.phases import Phase
 
-VERSION = 2
+VERSION = 3
 """Of the protocol: bound into every derived key and signature, and the first byte of every message after its mark."""
 
 SECURE_MINIMUM = 3
@@ -53,9 +53,9 @@ class Adversary(StrEnum):
     """Which server the run withstands (Bonawitz et al. 2017, sections 6.1 and 6.2)."""
 
     ACTIVE = "active"
-    """It may send anything to anybody; three exchanges a round."""
+    """It may send anything to anybody; two exchanges a round, three where somebody is missing."""
     SEMI_HONEST = "semi-honest"
-    """It follows the protocol and looks at everything; two exchanges a round."""
+    """It follows the protocol and looks at everything; two exchanges a round, always."""
 
 
 @dataclass(frozen=True)
