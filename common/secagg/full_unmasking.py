@@ -91,7 +91,7 @@ def verify_views(state: MaskedState, request: FullUnmaskingRequest, place: Place
         signers.add(signed.hospital)
     for missing in sorted(set(state.cohort) - signers):
         raise TooFewSignaturesError(
-            place, f"all {len(state.cohort)} of the cohort must have signed, got {len(signers)} without", missing
+            place, f"all {len(state.cohort)} of the cohort must have signed, got {len(signers)} signatures", missing
         )
 
 
