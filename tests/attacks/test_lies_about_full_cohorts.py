@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.secagg import full_unmasking, masked_input, shamir, unmasking
+from common.secagg import full_unmasking, masked_input, shamir
+from common.secagg.binding import round_context
 from common.secagg.errors import (
     ConfigHashError,
     DirectoryMismatchError,
     ImpersonationError,
     NotInCohortError,
+    Place,
     ReplayedMessageError,
     SecAggError,
     TooFewHospitalsError,
@@ -351,7 +353,7 @@ class SparseAttack:
         keys = {name: self.secret(name, of_key=True) for name in self.kept}
         if seed is None or not all(keys.values()):
             return None
-        context = unmasking.round_context(run, 1)
+        context = round_context(run, 1)
         opened, view = self.masked.copy(), self.views[self.victim]
         for segment, part in zip(Segment, run.segments(opened), strict=True):
             masks = [Mask(derive(seed, self_mask_info(context, self.victim, segment)), subtract=True)]
@@ -394,7 +396,7 @@ def test_a_threshold_of_views_would_be_there_and_would_open_the_victims_vector(s
         for signed in request.views:
             view = full_unmasking._view_of(state.view, signed)
             try:
-                masked_input.verify_view(state.run, view, unmasking.Place(name, 1, Phase.FULL_UNMASKING))
+                masked_input.verify_view(state.run, view, Place(name, 1, Phase.FULL_UNMASKING))
             except ViewSignatureError:
                 continue
             good += 1

@@ -16,8 +16,8 @@ from common.messages import ConsistencyChecked, Refused, Request, Unmask, Unmask
 from common.secagg import messages as secagg
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.phases import Phase
-from tests.attacks.test_lies_to_agents import ROUND, RUN_ID, VICTIM, LyingServer, assert_attack, lying
-from tests.small_consortium import HOSPITALS, Dealt
+from tests.attacks.test_lies_to_agents import ROUND, VICTIM, LyingServer, assert_attack, lying
+from tests.small_consortium import HOSPITALS, RUN_ID, Dealt
 
 GONE = "hospital-4"
 LEFT = tuple(name for name in HOSPITALS if name != GONE)

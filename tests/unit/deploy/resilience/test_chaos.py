@@ -19,7 +19,11 @@ def exchange(round_number: int, phase: Phase, answered: tuple[str, ...] = HOSPIT
 
 
 def whole_round(progress: Progress, number: int, answered: tuple[str, ...] = HOSPITALS) -> None:
-    for phase in (Phase.MASKED_INPUT, Phase.CONSISTENCY_CHECK, Phase.UNMASKING):
+    full = answered == HOSPITALS
+    for phase in (
+        Phase.MASKED_INPUT,
+        *((Phase.FULL_UNMASKING,) if full else (Phase.CONSISTENCY_CHECK, Phase.UNMASKING)),
+    ):
         progress.add(exchange(number, phase, answered, at=10.0 * number))
 
 
