@@ -12,16 +12,16 @@ from pathlib import Path
 from client.status import STATUS_FILE
 from common.config import TransportConfig, load_config
 from common.errors import ConfideError, ConfigError
-from common.flower_waits import FLOWER_ENVIRONMENT
-from common.identity import write_private
+from common.files import write_private
+from common.flower.waits import FLOWER_ENVIRONMENT
 from common.processes import EXIT_REFUSED, PRIVATE_UMASK, Command, Stopping, Supervisor, python_module, raise_on_signals
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, SECRET_BYTES, HospitalSettings, check_port_free
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def main() -> int:
-    """Run the hospital until it is told to stop, or refuses to work until a person corrects something."""
+    """Run the hospital until it is stopped, or refuses to work until a person corrects something."""
     parser = argparse.ArgumentParser(prog="python -m client", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with hospital.json, keys and ledger")
     parser.add_argument("--relay-user", help="run the SuperNode as this user, who can read its own folder alone")
@@ -37,7 +37,7 @@ def main() -> int:
                 # The SuperNode would wait for the dead agent's answer: the two go down together.
                 supervisor.end("supernode")
             supervisor.revive()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     except Stopping:
         return 0
     except ConfideError as error:
@@ -70,7 +70,7 @@ def _commands(state: Path, relay_user: str | None) -> tuple[Command, ...]:
 def _supernode(state: Path, settings: HospitalSettings, transport: TransportConfig, relay_user: str | None) -> Command:
     relay = state / RELAY_FOLDER
     arguments = python_module(
-        "client.supernode",
+        "client.flower.supernode",
         "--relay", str(relay),
         "--superlink", settings.fleet_address,
         "--port", str(settings.runtime_port),

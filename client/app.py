@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client.agent import HospitalAgent
 from common.errors import RunError
-from common.messages import Refused, Request, decode_request, encode, read_array
+from common.run.messages import Refused, Request, decode_request, encode, read_array
 
 
 def answer(agent: HospitalAgent, hospital: str, message: Message) -> Message:

@@ -1,8 +1,8 @@
 """A hospital's part in a round before any mask: book the privacy, train, evaluate, encode.
 
-**Rule.** What leaves here is the vector and one :class:`~common.messages.EpsilonReport`. The report, and every refusal,
-is a function of the run description, the hospital's policy and what its ledger was asked to book before: never of the
-data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where the data fall
+**Rule.** What leaves here is the vector and one :class:`~common.run.messages.EpsilonReport`. The report, and every
+refusal, is a function of the run description, the hospital's policy and what its ledger was asked to book before: never
+of the data. Whatever the data are, and whatever the model does to them, the result is a valid vector. Where they fall
 short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
 """
 
@@ -19,35 +19,35 @@ import numpy.typing as npt
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
-from common.config import HospitalConfig, PrivacyMode, RunDescription
+from common.config import HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.plan import Part, Release
 from common.evaluation.tree import answer, asked
 from common.keystream import SEED_BYTES, Keystream
-from common.messages import EpsilonReport
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import local_event
 from common.privacy.schedule import schedule_of
-from common.round_terms import RoundTerms
-from common.run_terms import (
+from common.run.messages import EpsilonReport
+from common.run.round_terms import RoundTerms
+from common.run.terms import (
     evaluation_plan_of,
     fewest_survivors,
     mechanism_of,
     release_mechanism,
     verified_layout_of,
 )
-from common.vector import Tail
+from common.run.vector import Tail
 
 _SEED_LENGTH = 8
-"""Bytes of ``experiment.seed``."""
+"""The bytes that ``experiment.seed`` takes."""
 
 _OWN_BINS = 256
-"""Of the score histogram behind a hospital's own figures, which stay at home."""
+"""The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
 
 _ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}
 
@@ -115,7 +115,7 @@ class Contributor:
         self._schedule = schedule_of(run.training, run.privacy)
         self._event = self._calibrate()
         self._check_evaluation_noise()
-        # Which units count where there are too many: a function of the run alone, so that it tells nothing of them.
+        # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
@@ -124,10 +124,11 @@ class Contributor:
         def prepared(part: HospitalRecords) -> TrainingData:
             return TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
 
-        everything = prepared(data.train)
+        parts = [prepared(part) for part in (data.train, data.validation, data.test)]
+        everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
-        self._validation, self._test = prepared(data.validation), prepared(data.test)
-        self.notes = self._shortfalls(everything)
+        left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
+        self.notes = self._shortfalls(everything, left_out)
 
     def _calibrate(self) -> MechanismEvent | None:
         """Return what the training of one round costs; all rounds together cost at most the target ε."""
@@ -163,9 +164,24 @@ class Contributor:
         assert self.plan is not None  # noqa: S101 - a release has a plan
         return release_mechanism(self._run, self.plan, release).event(1.0)
 
-    def _shortfalls(self, everything: TrainingData) -> tuple[str, ...]:
+    def _of_stated_patients(self, part: TrainingData) -> TrainingData:
+        """Return the records by which a patient costs no more than the policy's conversion says.
+
+        Where a run protects records and the budget protects patients, a record's cost is converted by the number of
+        records that a patient has at most. So no patient may have more of them in what is used.
+        """
+        policy, most = self._policy, self._policy.most_records_per_patient
+        converted = policy.unit is PrivacyUnit.PATIENT and self._run.privacy.unit is PrivacyUnit.RECORD
+        return part.at_most_per_patient(most, self._choice) if converted and most else part
+
+    def _shortfalls(self, everything: TrainingData, left_out: int) -> tuple[str, ...]:
         """Return what the operator should know about the data against what the policy states; it stays here."""
         policy, unit, found = self._policy, self._run.privacy.unit, []
+        if left_out:
+            found.append(
+                f"hospital.most_records_per_patient states {policy.most_records_per_patient}; {left_out} further "
+                "records of patients who have more are left out"
+            )
         stated = {
             "training": (everything, policy.stated_training_units),
             "validation": (self._validation, policy.stated_validation_units),
@@ -186,7 +202,7 @@ class Contributor:
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
                 )
         for note in found:
-            _LOG.warning("%s; nothing of this is told to the server", note)
+            _LOG.warning("%s; the server learns nothing of this", note)
         return tuple(found)
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
@@ -229,7 +245,7 @@ class Contributor:
         if booked >= allowed:
             raise EvaluationSpentError(
                 f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
-                f"{allowed}; the run goes on without it"
+                f"{allowed}; the run continues without it"
             )
 
     def contribute(
@@ -273,12 +289,12 @@ class Contributor:
     def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
         """Return this hospital's change of the model, or its part of a step in mode ``distributed``.
 
-        Whatever goes wrong with the data, the change of a hospital without any is returned, with all its noise.
+        When anything goes wrong with the data, it returns the change of a hospital without data, with all its noise.
         """
         try:
             return self._trained(self._train, model, cohort, random)
-        except Exception as error:  # noqa: BLE001 - whatever it is, to stop would tell the server that it happened
-            _LOG.error("training failed on this hospital's records (%s); this round goes on without them", _kind(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, stopping would show the server that it happened
+            _LOG.error("training failed on this hospital's records (%s); the round goes without them", _kind(error))
             return self._trained(self._train.emptied(), model, cohort, random)
 
     def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
@@ -358,9 +374,9 @@ class Contributor:
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
 
-        Always of one seed, so that how much is drawn, which depends on the data, moves nothing that is drawn later.
+        It always has one seed, so the amount that is drawn, which depends on the data, shifts no later draw.
         In mode ``none`` training has nothing to keep secret, and a change is a function of the run's seed, the data and
-        the model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        the model: a baseline can be repeated, and a round that is repeated after a crash gives the same vector.
         Evaluation's noise never comes from here.
         """
         if self._run.privacy.mode is not PrivacyMode.NONE:

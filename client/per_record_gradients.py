@@ -1,45 +1,60 @@
-"""Exact per-record gradients in one backward pass: the fast half of DP-SGD.
+"""Per-record gradients in one backward pass, with norms that are certain: the fast half of DP-SGD.
 
 DP-SGD (Abadi et al. 2016) needs every record's own gradient, to clip it, where plain training needs only their sum.
 Opacus' ``GradSampleModule`` lets autograd form the sum as well and then forms the records' gradients beside it, which
-costs 2 to 3 times a plain step on a CPU. Here a layer's backward pass forms them *instead*, by the cheaper of two exact
-ways:
+costs 2 to 3 times a plain step on a CPU. Here a layer's backward pass forms them *instead*, by the cheaper of two ways:
 
 - *rows*: each record's gradient explicitly, for a convolution as one batched product of the output's gradients with
   the patches of the input that each output position saw;
 - *ghost*: only its norm, from the Gram matrices of the layer's inputs and output gradients (Goodfellow 2015; Li et al.
-  2021, arXiv:2110.05679, section 4), and after clipping the weighted sum as one ordinary weight gradient (Bu et al.
-  2022, arXiv:2210.00038: no second backward pass). For wide layers with few positions this is far cheaper, and it
-  never holds records x parameters numbers.
-
-**No record hides behind rounding.** Whoever chooses the model can choose one whose Gram matrices cancel: in float32 the
-computed norm of a gradient of 10^5 can be 0. So a norm that is used for clipping is an upper bound, for any finite
-weights. Write u = 2^-24 and γ_n = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, 2002, §3.1).
-
-1. *Rows.* The numbers whose norm is taken are the very numbers that are added; one whose square underflows, below
-   2^-63, adds nothing that counts. The norm is summed in float32 over at most 2^16 numbers at a time and in float64
-   over these, so it is at most a factor 1 - γ_(2^13)/2 > 1 - 2^-12 too small (at least 8 partial sums run side by
-   side).
-2. *Outer products.* A linear layer's gradient is g xᵀ, its norm exactly |g| |x|: nothing can cancel. Both norms are
-   taken in float64, in which no square of a float32 underflows or overflows.
-3. *Ghost.* Each record's inputs and output gradients are first divided by the largest of them. With patches p_i and
-   output gradients g_i at the positions i of one record, the squared norm is the sum over i, j of (p_i·p_j)(g_i·g_j),
-   and M = Σ |p_i| |g_i| is at least the norm, by the triangle inequality, and a sum of positive terms. The two
-   products are made in float32 and their sum in float64, so what is computed is off by at most γ_n M² with n = patch
-   + filters + 6; what underflows is below 2^-126 of numbers of size 1. The bound is the computed value plus 2 γ_n M²:
-   it is at least the squared norm, and at least γ_n M². The weighted sum of a ghost layer is then made in float64.
-   Its rounding is below 2^-53 · 2^20 · Σ w M ≤ 2^-33 · records · C / √γ_n: nothing.
-
-A gradient whose bound is not finite counts as zero, its numbers are taken out before anything is added. Records do not
-mix before the sum: each layer treats every record by itself, so no record's numbers reach another's gradient. What is
-left is how float32 adds up at most R = 256 rows of norm at most C: a sum with one row replaced by zero differs from the
-same sum without it by at most 2 γ_R R C < C / 128. ``client/training.py`` clips at C (1 - 1/64), which pays for all of
-this, and adds such sums in float64.
+  2021, arXiv:2110.05679, section 4), and after clipping the weighted sum as one product (Bu et al. 2022,
+  arXiv:2210.00038: no second backward pass). For wide layers with few positions this is far cheaper, and it never holds
+  records x parameters numbers.
 
 Supported are the layers of ``common/models``: Conv2d, Linear and GroupNorm; a model with a parameter elsewhere is
 refused. ``tests/unit/client/test_per_record_gradients.py`` holds them to Opacus' gradients.
+
+**Whose norm is bounded.** The weights may have been chosen by a lying server so that float32 rounds a large gradient to
+a small norm. Therefore "record i's gradient" G_i means here, exactly and in real arithmetic: for an explicit row the
+float32 numbers of that row; for a ghost layer Σ_p g_ip x_ip^T over positions p of the float32 numbers x (what the layer
+saw) and g (its output's gradient). However wrongly a row, x or g was computed, it is this vector that is added, so this
+vector's norm has to be bounded.
+
+**The norms are upper bounds.** Write u = 2^-24 and v = 2^-53. No bound relies on an order of summation or on fused
+multiply-adds: a sum of k products is off by at most k·u/(1 - k·u) times the sum of their sizes (Higham 2002, §3.1).
+
+- *Rows, and x and g of linear layers*: squares are summed in float32 over at most NORM_BLOCK = 256 numbers, and these
+  sums in float64. The rounding is below 2^-15 of the result, and what underflows is below 2^-126 for each number; both
+  are added.
+- *Linear ghost*: ‖G_i‖ = ‖g_i‖‖x_i‖, the product of two such bounds.
+- *Convolution ghost*: the Gram matrices are formed in float64, in which products of float32 numbers neither overflow
+  nor underflow. With A_i = Σ_p ‖g_ip‖‖x_ip‖, P positions and k numbers in a patch and a position of the output together
+  the result is off by less than 2(k + P² + 8)·v·A_i². GRAM_MARGIN = 1e-6 times A_i² is added, or that much where it is
+  more. Hence also A_i ≤ 10^3 times the bound of ‖G_i‖: no cancellation within a record is larger than that.
+
+A bound that is not a number, or beyond LARGEST_NORM, is given as infinite, and the record must get the weight zero.
+
+**The weighted sum.** Take weights w_i ≤ C/bound_i over m ≤ MOST_RECORDS = 256 records, and let one record's G_i be put
+to zero. Then what :meth:`RecordGradients.weighted_sum` returns moves by at most w_i ‖G_i‖ + 2·SUM_ERROR·C in L2 norm:
+
+- Rows and linear layers are multiplied and summed in float32 over CHUNK = 64 records, and these sums in float64. Only
+  the record's own chunk moves. Per coordinate it is off by (64 + 3)u(1 + 2^-10) Σ w_i|G_i|, as w_i, its product with g
+  and with x or a row are rounded once each; so in norm by 67·64·u(1 + 2^-10)·C < 2.57e-4 C.
+- A ghost convolution's m·P products are summed in float64: off by 2(mP + 2)·v·Σ w_i A_i, below 6e-5 C for
+  P ≤ MOST_POSITIONS = 2^12.
+- Rounding to float32, and sums of chunks in float64, add at most m·u·C < 1.6e-5 C.
+- What underflows is below 1e-10 C for C ≥ SMALLEST_CLIPPING_NORM, since no x, g or row is beyond LARGEST_NORM, and
+  no 1/w beyond 10^21.
+
+Together less than SUM_ERROR = 3.5e-4 of C. A record with weight zero is *replaced* by zeros, so that no infinity of it
+meets a zero.
+
+**What is assumed.** With shapes and places in the batch given, the float32 numbers of one record (x, g, rows) depend on
+no other record's content. Each layer here is a sum over one record's numbers whose order the shapes alone decide;
+``tests/attacks/test_clipping.py`` compares the bits.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -56,17 +71,40 @@ SUPPORTED = (nn.Conv2d, nn.Linear, nn.GroupNorm)
 GHOST_ADVANTAGE = 4
 """How many multiplications of a Gram matrix cost as much as one of the rows' product; measured."""
 
+MOST_RECORDS = 256
+"""The largest number of records of one weighted sum."""
+
+CHUNK = 64
+"""Records that are summed in float32; what that may lose grows with the square."""
+
+NORM_BLOCK = 256
+"""Squares that are summed in float32."""
+
+MOST_POSITIONS = 1 << 12
+"""The largest number of positions of a ghost layer's output."""
+
+GRAM_MARGIN = 1e-6
+"""The share of A_i² that is added to a squared norm from Gram matrices; an honest norm grows by less than 0.01 %."""
+
+LARGEST_NORM = 1e15
+"""A record beyond it counts as zero: training that meets such a gradient is lost anyway."""
+
+SMALLEST_CLIPPING_NORM = 1e-6
+"""C; far below it float32 would underflow."""
+
+SUM_ERROR = 3.5e-4
+"""The largest error, as a share of C, of the part of a weighted sum that one record can move."""
+
 CACHED_ELEMENTS = 1 << 18
 """Patches made at a time, 1 MiB of float32: they are used while still in cache, and their memory is used again."""
 
-UNIT_ROUNDOFF = 2.0**-24
-"""Of float32: the largest relative error of one operation that neither overflows nor underflows."""
-
-NORM_ELEMENTS = 1 << 16
-"""Of a row whose squares are added in float32; see the module."""
+_FLOAT32_MARGIN = 2.0**-15
+_FLOAT64_MARGIN = 1e-12
+_FLOAT64_UNIT = 2.0**-53
+_SMALLEST_NORMAL = 2.0**-126
 
 _Context: TypeAlias = Any
-"""Of autograd: takes any attribute."""
+"""Autograd's context, which takes any attribute."""
 
 _aten: Any = torch.ops.aten
 
@@ -81,13 +119,18 @@ class _Geometry(NamedTuple):
 
 @dataclass
 class _Block:
-    """One parameter's gradients of every record, held as rows or only as norms and a recipe for their sum."""
+    """One parameter's gradients of every record, held as rows or only as norms and a recipe for their sum.
+
+    Attributes:
+        parameter: of the model.
+        squared_norms: (records,) float64, upper bounds; infinite or NaN for a record that must not be added.
+        weighted_sum: takes weights, (records,) float64, and the numbers of the records whose weight is zero.
+        rows: (records, elements) float32, where they are kept.
+    """
 
     parameter: nn.Parameter
     squared_norms: Tensor
-    """(records,) float64: at least those of the records' gradients; see the module."""
-    weighted_sum: Callable[[Tensor], Tensor]
-    """Takes (records,) float32 weights; a record of weight 0 is left out, whatever its numbers are."""
+    weighted_sum: Callable[[Tensor, Tensor], Tensor]
     rows: Tensor | None = field(default=None, repr=False)
 
 
@@ -106,19 +149,30 @@ class RecordGradients:
         self._records = records
 
     def norms(self) -> Tensor:
-        """Return for each record at least the L2 norm of its whole gradient, (records,) float64; see the module.
+        """Return a certain upper bound of the L2 norm of each record's whole gradient, (records,) float64.
 
-        It is infinite or undefined where a gradient is, or where its square is beyond float32.
+        It is infinite for a gradient that is not finite, or too large to be added with certainty. The bound is above
+        the norm by less than 2^-15 of it, but where positions of a convolution cancel to below 10^-3 of their sizes.
         """
         total = torch.zeros(self._records, dtype=torch.float64)
         for block in self._blocks:
             total += block.squared_norms
-        return total.sqrt_()
+        return _bounded(total).sqrt_().mul_(1 + _FLOAT64_MARGIN)
 
     @torch.no_grad()
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return the sum over records of weight times gradient, (d,) float64; a record of weight 0 adds nothing."""
-        return torch.cat([block.weighted_sum(weights).reshape(-1).double() for block in self._blocks])
+        """Return the sum over records of weight times gradient, (d,); see the module for how exact it is.
+
+        Args:
+            weights: (records,) float64; zero for each record whose norm is infinite.
+
+        Raises:
+            ValueError: there are more than MOST_RECORDS records, for which the sum would not be exact enough.
+        """
+        if self._records > MOST_RECORDS:
+            raise ValueError(f"at most {MOST_RECORDS} records can be summed at once, got {self._records}")
+        left_out = (weights == 0).nonzero()[:, 0]
+        return torch.cat([block.weighted_sum(weights, left_out).reshape(-1) for block in self._blocks])
 
     def rows(self) -> Tensor:
         """Return every record's gradient, (records, d).
@@ -130,6 +184,68 @@ class RecordGradients:
         if len(rows) != len(self._blocks):
             raise ValueError("explicit gradients are kept with as_rows=True only")
         return torch.cat(rows, dim=1)
+
+
+def norm_bounds(rows: Tensor) -> Tensor:
+    """Return a certain upper bound of each row's L2 norm, (rows,) float64; infinite as :meth:`RecordGradients.norms`.
+
+    Args:
+        rows: (rows, elements) float32.
+    """
+    return _bounded(_squared_norms(rows)).sqrt_().mul_(1 + _FLOAT64_MARGIN)
+
+
+def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum of weight times row, (elements,), as exact as :meth:`RecordGradients.weighted_sum` is.
+
+    Args:
+        weights: (rows,) float64; zero for each row whose norm is infinite.
+        rows: (rows, elements) float32.
+
+    Raises:
+        ValueError: there are more than MOST_RECORDS rows.
+    """
+    if len(rows) > MOST_RECORDS:
+        raise ValueError(f"at most {MOST_RECORDS} rows can be summed at once, got {len(rows)}")
+    return _in_chunks(torch.matmul, weights.float(), _without(rows, (weights == 0).nonzero()[:, 0]))
+
+
+def _bounded(squared_norms: Tensor) -> Tensor:
+    """Return the same, infinite where they are NaN or too large."""
+    return torch.where(squared_norms <= LARGEST_NORM**2, squared_norms, math.inf)
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Return an upper bound of each row's squared norm, (rows,) float64; infinite or NaN where that is too large."""
+    length = rows.shape[1]
+    whole = length - length % NORM_BLOCK
+    total = torch.linalg.vector_norm(rows[:, whole:], dim=1).double().square_()  # 0 for no number
+    if whole:
+        blocks = rows[:, :whole].view(len(rows), -1, NORM_BLOCK)
+        total += torch.linalg.vector_norm(blocks, dim=2).double().square_().sum(dim=1)
+    bounds: Tensor = total.mul_(1 + _FLOAT32_MARGIN).add_(length * _SMALLEST_NORMAL)
+    return bounds
+
+
+def _in_chunks(product: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
+    """Return a product that sums over the first axis of both, at most CHUNK records at a time in float32."""
+    if len(right) <= CHUNK:
+        return product(left, right)
+    parts = zip(torch.split(left, CHUNK), torch.split(right, CHUNK), strict=True)
+    first, *others = (product(*part) for part in parts)
+    total = first.double()
+    for other in others:
+        total += other
+    return total
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return left.t() @ right
+
+
+def _without(tensor: Tensor, left_out: Tensor) -> Tensor:
+    """Return the records with zeros in the place of some: zero times their infinities would not be zero."""
+    return tensor.index_fill(0, left_out, 0.0) if len(left_out) else tensor
 
 
 def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_rows: bool = False) -> RecordGradients:
@@ -190,39 +306,45 @@ class _Recorder(TorchFunctionMode):
         return replacement(self, *args, **(kwargs or {}))
 
     def keep_rows(
-        self, parameter: nn.Parameter, rows: Tensor, as_parameter: Callable[[Tensor], Tensor] | None = None
+        self,
+        parameter: nn.Parameter,
+        rows: Tensor,
+        as_parameter: Callable[[Tensor], Tensor] | None = None,
+        squared_norms: Tensor | None = None,
     ) -> None:
-        """Record explicit gradients, (records, …); ``as_parameter`` brings a row into the parameter's order."""
+        """Record explicit gradients, (records, …), with their norms if these are known.
+
+        ``as_parameter`` brings a row into the parameter's order.
+        """
         rows = rows.flatten(1)
-        squared_norms = row_norms(rows).square_()
+        if squared_norms is None:
+            squared_norms = _squared_norms(rows)
         arrange = as_parameter or (lambda row: row)
         kept = None
         if self.as_rows:
             kept = rows if as_parameter is None else torch.stack([as_parameter(row).reshape(-1) for row in rows])
-        self.blocks.append(
-            _Block(parameter, squared_norms, lambda weights: arrange(weights @ _silenced(rows, weights)), kept)
-        )
+
+        def weighted_sum(weights: Tensor, left_out: Tensor) -> Tensor:
+            return arrange(_in_chunks(torch.matmul, weights.float(), _without(rows, left_out)))
+
+        self.blocks.append(_Block(parameter, squared_norms, weighted_sum, kept))
 
     def keep_linear(self, x: Tensor, grad: Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         """Record a linear layer's: each is the outer product of grad and x, so its norm is the product of theirs."""
+        of_grad = None
         if self.as_rows:
             self.keep_rows(weight, grad[:, :, None] * x[:, None, :])
         else:
-            # In float64: what is lost of a small input in float32 may meet a large gradient.
-            norms = row_norms(x.double()) * row_norms(grad.double())
-            self.keep_ghost(
-                weight,
-                norms.square_(),
-                lambda weights: (_silenced(grad, weights) * weights[:, None]).t() @ _silenced(x, weights),
-            )
-        if bias is not None:
-            self.keep_rows(bias, grad)
 
-    def keep_ghost(
-        self, parameter: nn.Parameter, squared_norms: Tensor, weighted_sum: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Record norms and how to form the weighted sum."""
-        self.blocks.append(_Block(parameter, squared_norms, weighted_sum))
+            def weighted_sum(weights: Tensor, left_out: Tensor) -> Tensor:
+                weighted = _without(grad, left_out) * weights.float()[:, None]
+                return _in_chunks(_outer, weighted, _without(x, left_out))
+
+            # Each factor must be within LARGEST_NORM by itself: a tiny one would hide the size of the other.
+            of_grad = _bounded(_squared_norms(grad))
+            self.blocks.append(_Block(weight, _bounded(_squared_norms(x)) * of_grad, weighted_sum))
+        if bias is not None:
+            self.keep_rows(bias, grad, squared_norms=of_grad)
 
 
 class _Convolution(torch.autograd.Function):
@@ -242,7 +364,7 @@ class _Convolution(torch.autograd.Function):
         weight, geometry, recorder = ctx.weight, ctx.geometry, ctx.recorder
         positions, patch, filters = grad[0, 0].numel(), weight[0].numel(), len(weight)
         ghost_is_cheaper = GHOST_ADVANTAGE * positions * (patch + filters) < patch * filters
-        if ghost_is_cheaper and not recorder.as_rows:
+        if ghost_is_cheaper and positions <= MOST_POSITIONS and not recorder.as_rows:
             _ghost_convolution(recorder, x, grad, weight, geometry)
         else:
             rows = _convolution_rows(x, grad, weight, geometry)
@@ -252,7 +374,9 @@ class _Convolution(torch.autograd.Function):
             recorder.keep_rows(ctx.bias, grad.sum(dim=(2, 3)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
-        return _convolution_backward(grad, x, weight, geometry, of_input=True), None, None, None, None
+        wanted = [True, False, False]
+        of_input = _aten.convolution_backward(grad, x, weight, None, *geometry, False, [0, 0], 1, wanted)[0]
+        return of_input, None, None, None, None
 
 
 def _convolution_rows(x: Tensor, grad: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
@@ -291,66 +415,23 @@ def _patches(x: Tensor, weight: Tensor, geometry: _Geometry, out_size: Sequence[
 
 
 def _ghost_convolution(recorder: _Recorder, x: Tensor, grad: Tensor, weight: nn.Parameter, geometry: _Geometry) -> None:
-    # Each record is brought to a largest number of 1 first: no product of what is small and what is large is lost.
-    x_scale, grad_scale = _largest(x), _largest(grad)
-    patches = _patches(x / x_scale, weight, geometry, grad.shape[2:])
-    flat = (grad / grad_scale).flatten(2)
-    gram = torch.bmm(patches, patches.transpose(1, 2))
-    gram *= torch.bmm(flat.transpose(1, 2), flat)
-    sizes = torch.linalg.vector_norm(patches, dim=2).double() * torch.linalg.vector_norm(flat, dim=1).double()
-    terms = (patches.shape[2] + flat.shape[1] + 6) * UNIT_ROUNDOFF
-    slack = 2 * terms / (1 - terms)
-    squared_norms = gram.sum(dim=(1, 2), dtype=torch.float64).clamp_(min=0.0) + slack * sizes.sum(dim=1).square_()
-    # Back in float64, where the squares of what is finite in float32 are finite, too.
-    squared_norms *= (x_scale.flatten().double() * grad_scale.flatten().double()).square_()
+    _, channels, height, width = weight.shape
+    out_size = grad.shape[2:]
+    left_and_right = _patches(x, weight, geometry, out_size).double(), grad.flatten(2).transpose(1, 2).double()
+    grams = [torch.bmm(each, each.transpose(1, 2)) for each in left_and_right]
+    positions = out_size[0] * out_size[1]
+    sizes = (grams[0].diagonal(dim1=1, dim2=2) * grams[1].diagonal(dim1=1, dim2=2)).sqrt_().sum(dim=1)
+    terms = weight[0].numel() + len(weight) + positions**2 + 8
+    margin = max(GRAM_MARGIN, 2 * terms * _FLOAT64_UNIT)
+    squared_norms = (grams[0] * grams[1]).sum(dim=(1, 2)).clamp_(min=0.0) + margin * sizes.square_()
 
-    def weighted_sum(weights: Tensor) -> Tensor:
-        return _ghost_sum(_silenced(x, weights), _silenced(grad, weights), weights, weight, geometry)
+    def weighted_sum(weights: Tensor, left_out: Tensor) -> Tensor:
+        patches = _patches(_without(x, left_out), weight, geometry, out_size).double().flatten(0, 1)
+        weighted = _without(grad, left_out).flatten(2).transpose(1, 2).double() * weights[:, None, None]
+        total = (weighted.flatten(0, 1).t() @ patches).float()
+        return total.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
-    recorder.keep_ghost(weight, squared_norms, weighted_sum)
-
-
-def _ghost_sum(x: Tensor, grad: Tensor, weights: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
-    """Return the weighted sum of a convolution's gradients, made in float64 some records at a time."""
-    filters, channels, height, width = weight.shape
-    total = torch.zeros(filters, weight[0].numel(), dtype=torch.float64)
-    at_once = max(1, 8 * CACHED_ELEMENTS // (grad[0, 0].numel() * weight[0].numel()))
-    for first in range(0, len(x), at_once):
-        some = slice(first, first + at_once)
-        patches = _patches(x[some], weight, geometry, grad.shape[2:]).double().flatten(0, 1)
-        scaled = grad[some].flatten(2).double() * weights[some, None, None]
-        total.addmm_(scaled.transpose(0, 1).flatten(1), patches)
-    return total.view(filters, height, width, channels).permute(0, 3, 1, 2)
-
-
-def row_norms(rows: Tensor) -> Tensor:
-    """Return the L2 norm of each row, (records,) float64, at most a factor 1 - 2^-12 too small; see the module."""
-    parts = [torch.linalg.vector_norm(part, dim=1).double() for part in torch.split(rows, NORM_ELEMENTS, dim=1)]
-    norms: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts, dim=1), dim=1)
-    return norms
-
-
-def _largest(values: Tensor) -> Tensor:
-    """Return the largest size of each record's numbers, shaped to divide them by; 1 for a record of zeros."""
-    largest = values.abs().amax(dim=tuple(range(1, values.dim())), keepdim=True)
-    return torch.where(largest == 0, torch.ones_like(largest), largest)
-
-
-def _silenced(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the records' values with those of weight 0 made zero, for zero times what is not finite is not zero."""
-    kept = weights > 0
-    if bool(kept.all()):
-        return values
-    silent: Tensor = values.clone()
-    silent[~kept] = 0.0
-    return silent
-
-
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, *, of_input: bool) -> Tensor:
-    wanted = [of_input, not of_input, False]
-    both = _aten.convolution_backward(grad, x, weight, None, *geometry, False, [0, 0], 1, wanted)
-    gradient: Tensor = both[0] if of_input else both[1]
-    return gradient
+    recorder.blocks.append(_Block(weight, squared_norms, weighted_sum))
 
 
 class _Linear(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
 from common.errors import PolicyError
-from common.identity import HospitalIdentity, read_certificate
+from common.identity.certificates import HospitalIdentity, read_certificate
 
 
 def check_agreement(policy: HospitalConfig, run: RunDescription, identity: HospitalIdentity) -> None:
@@ -63,7 +63,7 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
 
 
 def _check_statement(policy: HospitalConfig, run: RunDescription) -> None:
-    """Refuse terms that do not fit what this hospital states about its data; the data itself is not looked at.
+    """Refuse terms that do not fit what this hospital states about its data; the data itself is not read.
 
     Raises:
         PolicyError: names the term and the statement.

@@ -15,27 +15,30 @@ from pathlib import Path
 
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
-from client.flower import TaskRunner, bundle_digest, read_runtime_api
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
-from common.identity import load_certificate, load_identity
+from common.files import alone
+from common.identity.certificates import load_certificate, load_identity
 from common.mask_workers import MaskWorkers, cores
-from common.processes import EXIT_REFUSED, alone
+from common.processes import (
+    EXIT_REFUSED,
+)
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 _PREDECESSOR_SECONDS = 10.0
-"""An agent whose supervisor was killed is given so long to end: two must never answer from the same state."""
+"""An agent whose supervisor was killed has this long to end: two must never answer from the same state."""
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m client.resident", description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     state = parser.parse_args().state
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look for a task.
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll for a task.
     try:
         return _serve(state)
     except ConfideError as error:

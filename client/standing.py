@@ -15,10 +15,14 @@ import msgspec
 from client.enrolment import EnrolmentService, ask_standing
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
-from common.identity import load_certificate, load_identity, write_private
-from common.members import KeptMembers
+from common.files import write_private
+from common.identity.certificates import (
+    load_certificate,
+    load_identity,
+)
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
 from common.processes import run_service
-from common.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 
 STANDING_FILE = "standing.json"
@@ -34,7 +38,7 @@ class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_last_standing(state: Path) -> LastStanding:
-    """Return what :func:`main` wrote last; nothing known is an answer too."""
+    """Return what :func:`main` wrote last; empty when it has written nothing."""
     try:
         return msgspec.json.decode((state / STANDING_FILE).read_bytes(), type=LastStanding)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -75,7 +79,7 @@ def keep(state: Path) -> None:
 
 
 def main() -> int:
-    """Keep asking until told to stop, or until the hospital is revoked."""
+    """Keep asking until stopped, or until the hospital is revoked."""
     return run_service("client.standing", __doc__, keep)
 
 

@@ -5,8 +5,9 @@ Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with al
 independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C = ``max_grad_norm``; the sum
 over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each coordinate. Everything after
 that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point rounding of the change) does not
-look at the data again. Adjacency is adding or removing one unit; the number of units is taken as public, as in every
-DP-SGD. An empty batch is a step like any other.
+read the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
+any other and counts as zero. So the number of units is public, and of a patient the number of records. An empty batch
+is a step like any other.
 
 **Randomness.** Batches and noise come from AES-256-CTR under a key fresh from the operating system for each call
 (``common/keystream.py``), not from torch's Mersenne Twister, whose state can be computed from its output.
@@ -14,9 +15,9 @@ DP-SGD. An empty batch is a step like any other.
 **Floating point, honestly.** The theorem is about real numbers. Noise is made and added in float64, and the noisy sum
 is then rounded to multiples of a power of two about 2^-24 of the noise. The grid is the same whatever the data, and
 each of its points stands for 2^20 and more float64 as long as the sum is below 2^8 deviations, so the last digits, from
-which known attacks tell which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
-for any finite weights, also crafted ones, by the argument of ``client/per_record_gradients.py``. Mode ``distributed``
-has no caveat at all: its clipped sums and its noise are whole numbers.
+which known attacks infer which sums were possible (Mironov 2012; Jin et al. 2022), are gone. The clipping bound holds
+for any weights, also crafted ones, rounding included (:func:`_clipped_sum`). Mode ``distributed`` clips and adds noise
+in whole numbers.
 """
 
 import hashlib
@@ -32,7 +33,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.per_record_gradients import record_gradients, row_norms
+from client.per_record_gradients import (
+    CHUNK,
+    MOST_RECORDS,
+    SMALLEST_CLIPPING_NORM,
+    norm_bounds,
+    record_gradients,
+    weighted_rows,
+)
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
@@ -44,10 +52,10 @@ from common.privacy.schedule import Schedule, schedule_of
 Random = Callable[[int], bytes]
 
 PHYSICAL_PIXELS = 16 * 224 * 224
-"""Values forwarded at once: about 2 GB of activations in a ResNet-18; a larger batch is summed in pieces."""
+"""Values forwarded at once: about 2 GB of activations in a ResNet-18. A larger batch is summed in pieces."""
 
-CACHED_FEATURES = 1 << 19
-"""Numbers of cached features, or of their gradients as rows, taken at once by a private step, 2 MiB: gathered,
+CACHED_FEATURES = 1 << 20
+"""Numbers of cached features, or of their gradients as rows, taken at once by a private step, 4 MiB: gathered,
 multiplied, measured and summed while a core still has them at hand, which takes three quarters of the time of going
 over a whole batch four times."""
 
@@ -55,28 +63,22 @@ ROW_ELEMENTS = 1 << 27
 """Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
 
 LARGEST_LOGIT = 1e4
-"""Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
+"""The largest logit. Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
 
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
-"""As above without a backward pass, which keeps no activations."""
+"""How many values are forwarded at once without a backward pass, which keeps no activations."""
 
 GRID_BITS = 24
 """The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
 
 NOISE_AT_ONCE = 1 << 16
-"""Coordinates: 512 KiB of float64."""
+"""How many coordinates get their noise at a time: 512 KiB of float64."""
 
-CLIPPING_MARGIN = 1 / 64
-"""Gradients are clipped at so much less than the bound, which pays for everything that float32 rounds."""
+SUM_BITS = 28
+"""Sums of a piece of a batch are rounded to 2^-28 to 2^-29 of C, of which float64 adds 2^24 units exactly."""
 
-LARGEST_NORM = 1e30
-"""Of a gradient that is clipped and not left out: below its inverse float32 has no full digits any more."""
-
-CLIPPED_AT_ONCE = 256
-"""Units added in float32 at most, before they are added to the others in float64."""
-
-TINY = 1e-6
-"""Keeps the clipping factor finite for a gradient of norm 0; it only ever clips more."""
+SLACK = 2.0**-10
+"""The share of C that clipping reserves for everything that float32 can lose, so that nothing passes C itself."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,25 @@ class TrainingData:
         return int(self.units(unit).max()) + 1 if len(self) else 0
 
     def limited(self, most: int, unit: PrivacyUnit, seed: bytes) -> Self:
-        """Return at most so many units, all with their records: all that are there, or a subset that ``seed`` fixes."""
+        """Return at most ``most`` units with all their records: all that are there, or a subset that ``seed`` fixes."""
         units, there = self.units(unit), self.count(unit)
         if there <= most:
             return self
         kept = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(there), kind="stable")[:most]
         return self._of_records(torch.isin(units, torch.from_numpy(kept)))
+
+    def at_most_per_patient(self, most: int, seed: bytes) -> Self:
+        """Return at most ``most`` records of each patient: all that are there, or a subset that ``seed`` fixes."""
+        order = np.argsort(Keystream(hashlib.sha256(seed).digest()).uniform(len(self)), kind="stable")
+        patients = self.patients.numpy()[order]
+        by_patient = np.argsort(patients, kind="stable")
+        _, first, sizes = np.unique(patients[by_patient], return_index=True, return_counts=True)
+        place = np.arange(len(self)) - np.repeat(first, sizes)
+        if not (place >= most).any():
+            return self
+        kept = torch.zeros(len(self), dtype=torch.bool)
+        kept[torch.from_numpy(order[by_patient[place < most]])] = True
+        return self._of_records(kept)
 
     def emptied(self) -> Self:
         """Return a part of the same kind without any record."""
@@ -198,7 +213,8 @@ def train_locally(
         of :func:`common.privacy.schedule.schedule_of` and this σ.
 
     Raises:
-        RunError: the mode is ``distributed``, or σ or ``expected_units`` is not positive in mode ``local``.
+        RunError: the mode is ``distributed``; or in mode ``local`` σ or ``expected_units`` is not positive, or the
+            clipping bound is below SMALLEST_CLIPPING_NORM.
     """
     began = time.perf_counter()
     if privacy.mode is PrivacyMode.DISTRIBUTED:
@@ -208,6 +224,11 @@ def train_locally(
         raise RunError(
             f"the noise multiplier and the expected units of mode local must be above 0, got {noise_multiplier} and "
             f"{expected_units}"
+        )
+    if private and privacy.max_grad_norm < SMALLEST_CLIPPING_NORM:
+        raise RunError(
+            f"privacy.max_grad_norm must be at least {SMALLEST_CLIPPING_NORM:g} in mode local, got "
+            f"{privacy.max_grad_norm:g}"
         )
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
@@ -278,7 +299,7 @@ def noisy_gradient_sum(
 
 
 def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
-    """Return the sum with Gaussian noise, on the grid that the module's head tells of, over the expected units.
+    """Return the sum with Gaussian noise, on the grid that the module's docstring describes, over the expected units.
 
     Args:
         clipped_sum: (d,) float64.
@@ -305,21 +326,37 @@ def _noisy_sum(clipped_sum: Tensor, deviation: float, stream: Keystream) -> Tens
 def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
     """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float64, without noise.
 
-    Whatever the model, one unit adds at most ``max_grad_norm`` (``client/per_record_gradients.py`` has the argument),
-    and a unit whose gradient is not finite adds nothing.
+    For any weights and records, putting an empty unit in the place of one moves the sum by at most C in L2 norm:
+
+    1. The batch is summed in pieces whose places the records' numbers alone decide. An empty unit keeps its place, so
+       every other piece is the same to the last bit, and in its own piece every other record's gradient is.
+    2. In its own piece the unit's share w_i G_i is at most C(1 - SLACK), as what it is clipped by is a certain upper
+       bound of its norm. What float32 loses of the piece's sum adds at most SUM_ERROR x C, with the unit and without.
+    3. Each piece is rounded to a grid of at most 2^-28 C. That moves it by at most √d·2^-29 C, below 2^-16 C for
+       d ≤ 2^26, again with the unit and without.
+    4. Pieces on the grid are added in float64, exactly for up to 2^24 units.
+
+    Together C(1 - 2^-10) + 2·(3.5e-4 + 2^-16)·C < C. A unit whose gradient is not finite counts as zero.
     """
     total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
+    grid = 2.0 ** (math.floor(math.log2(privacy.max_grad_norm)) - SUM_BITS)
+    for piece_sum in _clipped_pieces(model, data, batch, privacy, len(total)):
+        total += piece_sum.mul_(1 / grid).round_()
+    return total.mul_(grid)
+
+
+def _clipped_pieces(
+    model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig, parameters: int
+) -> Iterator[Tensor]:
+    """Yield the clipped sum of each piece of a batch, (d,)."""
     if privacy.unit is PrivacyUnit.PATIENT:
-        for piece in _pieces(batch, data.patients, _rows_at_once(data, len(total))):
+        for piece in _pieces(batch, data.patients, min(CHUNK, _rows_at_once(data, parameters))):
             rows = _unit_gradients(model, data, piece, data.patients[piece])
-            weights = _clipping(row_norms(rows), privacy.max_grad_norm)
-            rows[weights == 0] = 0.0
-            total += weights @ rows
-        return total
+            yield weighted_rows(_clipping(norm_bounds(rows), privacy.max_grad_norm), rows)
+        return
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():
         gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
-        total += gradients.weighted_sum(_clipping(gradients.norms(), privacy.max_grad_norm))
-    return total
+        yield gradients.weighted_sum(_clipping(gradients.norms(), privacy.max_grad_norm))
 
 
 def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
@@ -424,21 +461,21 @@ def _physical_batch(data: TrainingData) -> int:
 def _rows_at_once(data: TrainingData, row_length: int) -> int:
     """Return how many records' gradients to hold as rows: within memory, and of features as fit in a core's cache."""
     elements = ROW_ELEMENTS if data.inputs.dtype == torch.uint8 else CACHED_FEATURES
-    return max(1, min(CLIPPED_AT_ONCE, _physical_batch(data), elements // row_length))
+    return max(1, min(_physical_batch(data), elements // row_length))
 
 
 def _clipped_at_once(data: TrainingData) -> int:
     """Return how many records to clip at once: images as memory allows, features as fit in a core's cache."""
-    at_once = min(CLIPPED_AT_ONCE, _physical_batch(data))
+    most = min(MOST_RECORDS, _physical_batch(data))
     if data.inputs.dtype == torch.uint8:
-        return at_once
-    return max(1, min(at_once, CACHED_FEATURES // math.prod(data.inputs.shape[1:])))
+        return most
+    at_once = max(1, min(most, CACHED_FEATURES // math.prod(data.inputs.shape[1:])))
+    return at_once - at_once % CHUNK if at_once > CHUNK else at_once
 
 
 def _clipping(norms: Tensor, max_grad_norm: float) -> Tensor:
-    """Return each unit's weight, (units,) float32; 0 for one whose norm is not finite, or beyond ``LARGEST_NORM``."""
-    weights = (max_grad_norm * (1 - CLIPPING_MARGIN) / (norms + TINY)).clamp_(max=1.0)
-    return torch.where(norms < LARGEST_NORM, weights, 0.0).float()  # Not of one that is undefined, either.
+    """Return by what each gradient is multiplied, (units,) float64; 0 where the norm is infinite."""
+    return (max_grad_norm * (1 - SLACK) / norms).clamp_(max=1.0)
 
 
 def _as_input(inputs: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import logging
 import os
 import resource
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,10 +30,9 @@ _LONGEST_RESTART_SECONDS = 10.0
 _STABLE_SECONDS = 30.0
 """A process that ran this long starts again at once when it dies: its earlier deaths no longer count."""
 _TERMINATE_SECONDS = 8.0
-"""Between SIGTERM and SIGKILL."""
+"""The time between SIGTERM and SIGKILL."""
 _LAST_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
-_LOOK_SECONDS = 0.05
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
@@ -77,7 +75,7 @@ class Supervisor:
         return self._children[command.name].process.pid
 
     def is_running(self, name: str) -> bool:
-        """Say whether the process has been started and has not ended."""
+        """Return whether the process has been started and has not ended."""
         child = self._children.get(name)
         return child is not None and child.process.poll() is None
 
@@ -157,7 +155,7 @@ def die_with_parent() -> None:
 
 
 def _prepare(parent: int, libc: ctypes.CDLL) -> None:
-    """Between fork and exec: a supervisor may be allowed to start processes as another user, what it starts is not."""
+    """Run between fork and exec: a supervisor may start processes as another user, but what it starts may not."""
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     _die_with(parent, libc)
 
@@ -193,29 +191,6 @@ def children_of(parent: int) -> dict[int, str]:
                 if int(started_by) == parent and state != "Z":
                     found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
     return found
-
-
-@contextlib.contextmanager
-def alone(lock: Path, patience_seconds: float) -> Iterator[None]:
-    """Hold ``lock`` so that no second process does the same work; the kernel lets go of it when this one dies.
-
-    Raises:
-        RunError: another process still holds it after ``patience_seconds``.
-    """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + patience_seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunError(f"{lock.name} is held by another process that does this work; stop it") from None
-                time.sleep(_LOOK_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Stopping(BaseException):

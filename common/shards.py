@@ -28,6 +28,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import DataError
+from common.files import make_private_folder
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -48,7 +49,7 @@ MAX_PIXELS = 64 * 2**20
 """One image; the largest radiography detectors have about 18 million pixels, and a bomb claims billions."""
 
 _MOST_DIGITS = 9
-"""Of a label; a longer one is no class, and turning it into a number would cost time."""
+"""The most digits of a label. A longer one is no class, and turning it into a number would cost time."""
 
 _CHANNEL_MODES = {1: "L", 3: "RGB"}
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -406,16 +407,6 @@ def _write_images(
         (name, classes[label], patient, split)
         for name, label, patient in zip(names, records.labels, records.patients, strict=True)
     ]
-
-
-def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for their owner alone whatever the umask says.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -25,7 +25,9 @@ class _Command:
 
 COMMANDS = (
     # runs and what comes of them
-    _Command(("demo",), "deploy.demo", "run the whole system on this machine: a server and N hospitals, no container"),
+    _Command(
+        ("demo",), "deploy.demo.demo", "run the whole system on this machine: a server and N hospitals, no container"
+    ),
     _Command(
         ("report",), "deploy.results.report", "write a run's report, one page with everything, and its model card"
     ),
@@ -34,43 +36,50 @@ COMMANDS = (
         ("predict",), "deploy.results.predict", "classify images with a trained model, at its calibrated threshold"
     ),
     _Command(
-        ("evidence",), "deploy.results.evidence", "pack report, chains, configuration and bill of materials of a run"
+        ("evidence",), "deploy.audit.evidence", "pack report, chains, configuration and bill of materials of a run"
     ),
-    # whoever runs the consortium's server
-    _Command(("server",), "deploy.server", "run a consortium's server, which hospitals join by invitation"),
-    _Command(("invite",), "deploy.membership", "print an invitation for a hospital"),
-    _Command(("revoke",), "deploy.membership", "cut a hospital off"),
-    _Command(("ca",), "deploy.authority", "make a certificate authority, sign requests and revoke, on files alone"),
-    _Command(("certs",), "deploy.certs", "make what lies in certs/, and show it"),
-    _Command(("privacy", "plan"), "deploy.privacy_plan", "which noise an ε costs, and what each adversary gets"),
+    # the operator of the consortium's server
+    _Command(("server",), "deploy.consortium.server", "run a consortium's server, which hospitals join by invitation"),
+    _Command(("invite",), "deploy.consortium.members", "print an invitation for a hospital"),
+    _Command(("revoke",), "deploy.consortium.members", "cut a hospital off"),
+    _Command(
+        ("ca",), "deploy.consortium.authority", "make a certificate authority, sign requests and revoke, on files alone"
+    ),
+    _Command(("certs",), "deploy.consortium.certs", "make what lies in certs/, and show it"),
+    _Command(
+        ("privacy", "plan"), "deploy.consortium.privacy_plan", "which noise an ε costs, and what each adversary gets"
+    ),
     # a hospital
+    _Command(("hospital", "fetch"), "deploy.hospital.fetch", "take studies from the hospital's own PACS into a folder"),
     _Command(
-        ("hospital", "list-images"), "deploy.data.list_images", "begin a manifest from a PACS export's DICOM headers"
+        ("hospital", "list-images"),
+        "deploy.hospital.list_images",
+        "begin a manifest from a PACS export's DICOM headers",
     ),
     _Command(
-        ("hospital", "check-data"), "deploy.data.check_data", "check a hospital's images before any privacy is spent"
+        ("hospital", "check-data"),
+        "deploy.hospital.check_data",
+        "check a hospital's images before any privacy is spent",
     ),
-    _Command(("hospital", "join"), "deploy.join", "join a consortium, and take part from then on"),
-    _Command(("hospital", "status"), "deploy.status", "how a hospital stands in its consortium"),
-    _Command(
-        ("hospital", "report"), "deploy.results.hospital_report", "how good the model is on this hospital's own records"
-    ),
-    _Command(("hospital", "ledger"), "deploy.ledger", "show, verify or export what a hospital has spent"),
+    _Command(("hospital", "join"), "deploy.hospital.join", "join a consortium, and take part from then on"),
+    _Command(("hospital", "status"), "deploy.hospital.status", "how a hospital stands in its consortium"),
+    _Command(("hospital", "report"), "deploy.hospital.report", "how good the model is on this hospital's own records"),
+    _Command(("hospital", "ledger"), "deploy.hospital.ledger", "show, verify or export what a hospital has spent"),
     # what convinces: experiments, audits, failures, costs
     _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),
     _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),
     _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
     _Command(("audit", "verify"), "deploy.audit.verify", "check offline that all audit chains and the model agree"),
     _Command(
-        ("audit", "privacy"), "deploy.audit.privacy", "train once with canaries: is more given away than claimed?"
+        ("audit", "privacy"), "deploy.attacks.privacy", "train once with canaries: is more given away than claimed?"
     ),
-    _Command(("audit", "inversion"), "deploy.audit.inversion", "what pictures a server can make of what it sees"),
+    _Command(("audit", "inversion"), "deploy.attacks.inversion", "what pictures a server can make of what it sees"),
     _Command(
         ("chaos",), "deploy.resilience.chaos", "kill a deployment's processes at random, and see whether it survives"
     ),
     _Command(("load",), "deploy.resilience.load", "time and memory of one server against more and more hospitals"),
     _Command(("soak",), "deploy.resilience.soak", "let a deployment run, and see whether anything grows"),
-    _Command(("fuzz",), "deploy.resilience.fuzz", "feed every decoder of bytes from outside with bad ones"),
+    _Command(("fuzz",), "tests.fuzz.fuzz", "feed every decoder of bytes from outside with bad ones"),
     _Command(
         ("bench", "secagg"),
         "tests.benchmarks.bench_secagg",
@@ -83,8 +92,8 @@ COMMANDS = (
     _Command(("bench", "data"), "tests.benchmarks.bench_data", "time and memory of checking a hospital's images"),
     _Command(("bench", "evaluation"), "tests.benchmarks.bench_evaluation", "noisy measurements against exact ones"),
     # the code itself
-    _Command(("check",), "deploy.checks", "run the static checks alone"),
-    _Command(("test",), "deploy.checks", "run the static checks and the tests"),
+    _Command(("check",), "deploy.development.checks", "run the static checks alone"),
+    _Command(("test",), "deploy.development.checks", "run the static checks and the tests"),
 )
 
 

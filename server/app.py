@@ -14,38 +14,42 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError, IdentityError, RunError
-from common.events import RunFinished
-from common.identity import held_by_server, load_certificate, load_server_key
+from common.files import alone
+from common.identity.certificates import held_by_server, load_certificate, load_server_key
 from common.mask_workers import MaskWorkers, cores
-from common.processes import alone, die_with_parent, python_module
+from common.processes import (
+    die_with_parent,
+    python_module,
+)
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
+from common.telemetry.events import RunFinished
 from server.__main__ import STATE_VARIABLE
 from server.audit import recording_events, recording_refusals
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
-from server.flower import GridTransport, tell_unreadable_replies
-from server.flower_arrays import carry_by_the_piece
-from server.membership import Members, Membership
+from server.flower.arrays import carry_by_the_piece
+from server.flower.grid import GridTransport, tell_unreadable_replies
+from server.members.roster import Members, Membership
+from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run, RunPlan, describe
-from server.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 _LOG = logging.getLogger("confide.server")
 
 _PREDECESSOR_SECONDS = 10.0
-"""A ServerApp whose executor was killed is given so long to end before another takes up its run."""
+"""A ServerApp whose executor was killed has this long to end before another takes up its run."""
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, _context: Context) -> None:
-    """Train one run; a run that cannot go on says so in its last event."""
+    """Train one run; a run that cannot continue says so in its last event."""
     die_with_parent()
     carry_by_the_piece()
     tell_unreadable_replies()
@@ -76,7 +80,7 @@ def _writer(state: Path) -> Writer:
 
 
 def _begun(store: CheckpointStore, state: Path, run_id: str) -> Checkpoint:
-    """Return where the run stands, having its first model made if it has none."""
+    """Return where the run stands; a run without a model gets its first one made."""
     found = store.latest(run_id)
     if found is not None:
         return found
@@ -122,7 +126,7 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
         try:
             members = membership.all_members(authority, datetime.datetime.now(datetime.UTC))
         except IdentityError as error:
-            _LOG.warning("the run goes on with the members it has: %s", error)
+            _LOG.warning("the run continues with the members it has: %s", error)
             return plan
         if len(members.roster) - len(members.absent) < config.aggregation.min_hospitals:
             return plan  # With too few members left the run waits for others under the description it has.

@@ -1,10 +1,10 @@
-"""The server's part of the audit: its chain speaks for what it refuses, and for the events that it tells."""
+"""The server's part of the audit: its chain records what it refuses, and the events that it reports."""
 
 from collections.abc import Callable
 
-from common.audit_chain import Record
-from common.audit_entries import Refused, Told
-from common.events import AttackRefused, Event, Refusal, RoundDone, RunFinished
+from common.audit.chain import Record
+from common.audit.entries import Refused, Told
+from common.telemetry.events import AttackRefused, Event, Refusal, RoundDone, RunFinished
 from server.events import EventLog
 
 
@@ -27,7 +27,7 @@ def recording_refusals(report: Callable[[Event], None], record: Record, run_id: 
 def recording_events(events: EventLog, record: Record, run_id: str) -> Callable[[Event], None]:
     """Return a ``report`` that appends to ``events``.
 
-    With each step's figures, and with the run's end, the audit chain has the hash of all that is told, before it is.
+    With each step's figures, and with the run's end, the audit chain gets the hash of all that is reported, first.
     """
 
     def tell(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Appends what a run has to tell to its ``events.jsonl``."""
+"""Appends what a run reports to its ``events.jsonl``."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import RunError
-from common.events import EVENTS_FILE, Event
+from common.telemetry.events import EVENTS_FILE, Event
 
 
 class EventLog:

@@ -17,8 +17,8 @@ from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState
 from common.privacy.gaussian import gaussian_epsilon
-from common.run_terms import evaluation_plan_of, release_mechanism
-from common.vector import Tail, VectorLayout
+from common.run.terms import evaluation_plan_of, release_mechanism
+from common.run.vector import Tail, VectorLayout
 
 PartName = Literal["test", "validation", "none"]
 
@@ -43,7 +43,7 @@ class Reading:
 
 
 class Measurements(Protocol):
-    """Knows what is still to be measured."""
+    """What a run still measures, and how."""
 
     exact: bool
 
@@ -54,7 +54,7 @@ class Measurements(Protocol):
         """Return what to ask about the run's last model on one part; None where nothing can be asked any more."""
 
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
-        """Return what a sum says, and learn from it where to look next.
+        """Return what a sum says, and learn from it what to ask next.
 
         Raises:
             RunError: no hospitals can have such counts.
@@ -70,7 +70,7 @@ class Measurements(Protocol):
 def measurements_of(
     description: RunDescription, layout: VectorLayout, numbers: Mapping[str, Any]
 ) -> "ExactMeasurements | PlannedMeasurements":
-    """Return how a run measures its models, from where ``numbers`` of its checkpoint say that it stands.
+    """Return how a run measures its models, continued from ``numbers`` of its checkpoint.
 
     Raises:
         RunError: the numbers cannot be read.

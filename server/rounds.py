@@ -1,6 +1,6 @@
 """One round of aggregation, exchange by exchange: what is asked of the hospitals, and the sum that comes out.
 
-``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one (DESIGN §2), in two
+``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one, in two
 exchanges when nobody is missing. ``PlainAggregation`` asks for the bare vectors and exists for baselines.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from common import messages
 from common.config import RunDescription
 from common.evaluation.question import Question
-from common.flat_model import FlatModel, hash_model
-from common.messages import (
+from common.run import messages
+from common.run.flat_model import FlatModel, hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -31,8 +31,8 @@ from common.messages import (
     UnmaskAll,
     Unmasked,
 )
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import fewest_survivors
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import fewest_survivors
 from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
@@ -47,7 +47,7 @@ M = TypeVar("M", bound=secagg.Message)
 
 @dataclass(frozen=True)
 class Asked:
-    """What a round is for; the cohort, once it is known, makes :class:`~common.round_terms.RoundTerms` of it.
+    """What a round is for; the cohort, once it is known, makes :class:`~common.run.round_terms.RoundTerms` of it.
 
     Attributes:
         purpose: train, or evaluate alone.
@@ -58,7 +58,7 @@ class Asked:
     question: Question | None = None
 
     def terms(self, description: RunDescription, model: FlatModel, cohort: int) -> RoundTerms:
-        """Return the round's terms for a cohort of so many hospitals."""
+        """Return the round's terms for a cohort of ``cohort`` hospitals."""
         fewest = fewest_survivors(
             description, cohort, trains=self.purpose is Purpose.TRAIN, measures=self.question is not None
         )

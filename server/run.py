@@ -1,6 +1,7 @@
 """A whole run on the server: wait for hospitals, round after round, checkpoint, measure, finish."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,18 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.audit_chain import Record, discard
-from common.audit_entries import Began, Finished, Stepped, Summed
+from common.audit.chain import Record, discard
+from common.audit.entries import Began, Finished, Stepped, Summed
 from common.config import AggregationMode, Config, PrivacyMode, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
 from common.evaluation.plan import Part
-from common.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
-from common.flat_model import hash_model, stretches
-from common.messages import EpsilonReport
 from common.privacy.calibration import run_noise_multiplier
-from common.round_terms import Purpose
-from common.run_terms import (
+from common.run.flat_model import hash_model, stretches
+from common.run.messages import EpsilonReport
+from common.run.round_terms import Purpose
+from common.run.terms import (
     aggregation_of,
     claims_of,
     evaluation_claim,
@@ -35,6 +35,7 @@ from common.run_terms import (
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
+from common.telemetry.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
@@ -46,7 +47,7 @@ _RESERVED_ROUNDS = 64
 never asks for a number that hospitals have answered."""
 
 _MOST_FAILURES = 5
-"""In a row; then the run ends with the model it has."""
+"""The most rounds that fail in a row; then the run ends with the model it has."""
 
 _NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "identity", "weight_range"})
 """Refusals that a hospital will not take back in this run."""
@@ -55,9 +56,14 @@ _SPENT = "budget_exceeded"
 """The refusal of a hospital that still evaluates, but trains no more."""
 
 _EVALUATION = "evaluation"
-"""What a checkpoint calls the record of evaluations."""
+"""The name of the record of evaluations in a checkpoint."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+
+
+def new_run_id() -> str:
+    """Return 32 random hexadecimal digits."""
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class RunPlan:
         apply_masks: takes the masks off a sum.
         absent: who of the roster cannot take part now: its certificate has expired, or the server has cut it off.
         consortium: how many members the authority's list names; None where the roster names them all.
-        authority_on_server: the server holds the authority's key, which every output tells.
+        authority_on_server: the server holds the authority's key, which every output says.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
             before each round; by default the members stay the same.
     """
@@ -116,7 +122,8 @@ class _Step:
             return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
         except (AttributeError, LookupError, TypeError, ValueError):
             raise RunError(
-                "the last checkpoint must tell of its step; remove it, and the run goes on from the one before"
+                "the newest checkpoint lacks the record of its last step; "
+                "delete that file to resume from the previous one"
             ) from None
 
 
@@ -225,7 +232,7 @@ class Run:
         return None if question is None and not self._measurements.exact else Asked(Purpose.EVALUATE, question)
 
     def _attempt(self, to_ask: Callable[[], Asked | None]) -> str | None:
-        """Try rounds until one succeeds; returns why none can any more, None after a success.
+        """Try rounds until one succeeds; return why no round can any more, None after a success.
 
         Args:
             to_ask: returns what the next round is for; None when nothing can be asked any more.
@@ -245,14 +252,14 @@ class Run:
                 problem = str(error)
                 # Hospitals may have sent keys for the next number already, and send none for it twice.
                 self._round += 1
-                time.sleep(min(_LOOK_SECONDS * 2**failures, 2.0))
+                time.sleep(min(_POLL_SECONDS * 2**failures, 2.0))
             else:
                 self._note_refusals()
                 return None
         return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
 
     def _follow_members(self) -> None:
-        """Go on under a new description when the members have changed; no key made under the old one is used again."""
+        """Continue under a new description when the members have changed; keys made under the old one are dropped."""
         plan = self._plan.newest(self._plan)
         is_same = plan.description == self._plan.description
         self._plan = plan
@@ -358,7 +365,7 @@ class Run:
             # With more than two classes there is none.
             numbers = {**self._checkpoint.numbers, "threshold": reading.measured.threshold}
             self._checkpoint = replace(self._checkpoint, numbers=numbers)
-        if self._pending is None:  # The initial model is nobody's step; nor is a second look at the last one.
+        if self._pending is None:  # The initial model is nobody's step; nor is a second measurement of the last one.
             return
         pending, self._pending = self._pending, None
         spent = {name: report.spent for name, report in pending.epsilon.items()}
@@ -404,7 +411,7 @@ class Run:
         )
 
     def _await_hospitals(self, *, train: bool) -> frozenset[str] | str:
-        """Return who may take part once there are enough and their number holds still; a reason when that is over."""
+        """Return who may take part once enough are there and their number is stable, or why no run can start."""
         transport, least = self._plan.config.transport, self._plan.description.aggregation.min_hospitals
         allowed = self._allowed(train=train)
         if len(allowed) < least:
@@ -423,7 +430,7 @@ class Run:
                 return allowed
             if now > give_up:
                 return f"only {len(online)} of at least {least} hospitals were online within the deadline"
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _allowed(self, *, train: bool) -> frozenset[str]:
         gone = {name for name, code in self._retired.items() if train or code != _SPENT}
@@ -508,7 +515,7 @@ def describe(
         member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
 
     Raises:
-        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+        ConfigError: there is no such model, or the ring is too small for this many hospitals.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
     agreed = config.model_copy(update={"aggregation": aggregation_of(config)})

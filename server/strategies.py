@@ -3,9 +3,9 @@
 FedAvg (McMahan et al. 2017) adds the weighted mean change; FedAvgM (Hsu et al. 2019) and FedAdam (Reddi et al. 2021,
 arXiv:2003.00295, algorithm 2) treat it as a gradient of the server's own optimiser. FedProx acts in the hospital
 (``client/training.py``). In mode ``distributed`` the mean change is the negative mean gradient, and the learning rate
-and momentum of ``training`` act here, since a hospital takes no step.
+and momentum of ``training`` act here, because a hospital takes no step.
 
-A step looks at the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
+A step reads the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
 of the model at a time. All state is in named arrays, which a checkpoint stores: none for FedAvg, one of the model's
 size for FedAvgM, two for FedAdam.
 """
@@ -25,7 +25,7 @@ SECOND_MOMENT_DECAY = 0.99
 """β₂ of FedAdam, as Reddi et al. fix it in all experiments."""
 
 ADAPTIVITY = 1e-3
-"""τ of FedAdam, likewise: the least denominator, so that a parameter that hardly moves isn't blown up."""
+"""τ of FedAdam, likewise: the least denominator, so that a parameter that hardly moves gets no huge step."""
 
 
 class Strategy(ABC):

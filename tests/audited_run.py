@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_entries import Began, Contributed, Finished, Joined, Opened, Refused, Signed, Stepped, Summed
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.entries import Began, Contributed, Finished, Joined, Opened, Refused, Signed, Stepped, Summed
+from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
-from common.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
-from common.flat_model import hash_model
-from common.identity import (
+from common.files import write_private
+from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
     certificate_pem,
@@ -24,19 +23,20 @@ from common.identity import (
     request_hospital_certificate,
     sign_hospital_certificate,
     verify_roster,
-    write_private,
 )
-from common.members import sign_members
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import protocol_parameters
+from common.identity.members import sign_members
+from common.run.flat_model import hash_model
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import protocol_parameters
 from common.secagg import consistency_check, masked_input
 from common.secagg import messages as secagg
 from common.secagg.binding import cohort_hash, request_hash, survivors_hash
 from common.secagg.messages import MaskedInput, SurvivorSignature
 from common.secagg.parameters import RunParameters
+from common.telemetry.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from deploy.audit.record import RunRecord
 from deploy.audit.verify import expected_facts
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.model_file import save_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, RunOutputs, summary
 from server.audit import recording_events

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.shards import COLUMNS, MANIFEST_NAME, SPLITS
-from deploy.data import phantom
+from deploy.datasets import phantom
 from tests.unit.client.data.hospital_folder import dicom
 
 NAME, BIRTH_DATE = "zeisig", "19640812"

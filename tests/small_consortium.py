@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.ledger import LEDGER_FOLDER, export
+from client.ledger.ledger import LEDGER_FOLDER, export
 from common.config import Config, HospitalConfig, replace
-from common.events import Event, RoundDone
-from common.messages import Request, phase_of
-from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealer import deal
-from deploy.in_process import InProcessConsortium, Loss, Site
+from common.run.messages import Request, phase_of
+from common.telemetry.events import Event, RoundDone
+from deploy.datasets.datasets import DataSet, obtain
+from deploy.demo.dealer import deal
+from deploy.experiment.consortium import InProcessConsortium, Loss, Site
 from server.run import Run
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
@@ -122,6 +122,6 @@ class Vanishing:
     loss: Loss
 
     def __call__(self, hospital: str, request: Request) -> Loss | None:
-        """See :data:`deploy.in_process.Line`."""
+        """See :data:`deploy.experiment.consortium.Line`."""
         here = (hospital, request.round_number, phase_of(request))
         return self.loss if here == (self.hospital, self.round_number, self.phase) else None

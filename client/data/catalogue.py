@@ -4,8 +4,8 @@
 - one folder for each class, ``[train|val|test/]CLASS/[PATIENT/]image``;
 - an npz file in MedMNIST's layout.
 
-Beside them may lie ``accepted.csv`` (``file,mistake``): what the data manager has looked at and stands by. A file that
-is not read is never passed over without a word: it is found by name or, where it can hold no image, counted.
+Beside them may lie ``accepted.csv`` (``file,mistake``): what the data manager has checked and accepts. A file that
+is not read is never ignored silently: it is found by name or, where it can hold no image, counted.
 """
 
 import hashlib
@@ -33,6 +33,12 @@ SPLIT_FOLDERS: Mapping[str, Split] = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
+FETCHED_NAME = "fetched.csv"
+"""What ``confide hospital fetch`` says of every study, beside the images."""
+
+ON_ITS_WAY_FOLDER = ".fetch"
+"""Where it keeps what has not come whole; nothing in it is an image of the hospital's data yet."""
+
 _COLUMNS = ("file", "label", "patient_id", "split")
 _REQUIRED_COLUMNS = ("file", "label")
 _ACCEPTED_COLUMNS = ("file", "mistake")
@@ -46,12 +52,13 @@ _BESIDE_IMAGES = frozenset(
         MANIFEST_WORKBOOK_NAME,
         DESCRIPTION_NAME,
         ACCEPTED_NAME,
+        FETCHED_NAME,
         _DIRECTORY_NAME,
         "Thumbs.db",
         "desktop.ini",
     }
 )
-"""Files that are known to hold no image that anyone exported."""
+"""Names of files that are known to hold no exported image."""
 
 _NO_ENDING = "no ending"
 _ENDINGS_NAMED = 8
@@ -93,7 +100,7 @@ class Catalogue:
         layout: which of the three.
         entries: what can be opened.
         findings: what is wrong with the list itself.
-        accepted: files and mistakes that the data manager stands by.
+        accepted: files and mistakes that the data manager accepts.
         digest: 32 bytes that change whenever the list, or the size or time of any file, does.
     """
 
@@ -295,15 +302,15 @@ def _list_class_folders(listing: _Listing) -> None:
 
 
 def _walk(listing: _Listing) -> Iterator[str]:
-    """Yield every image in a fixed order, without following a link to a folder, and find the files that are none."""
+    """Yield every image in a fixed order, without following a link to a folder, and note files of other kinds."""
     others: Counter[str] = Counter()
 
     def unreadable(error: OSError) -> None:
         listing.find(Mistake.UNREADABLE, printable(os.path.relpath(str(error.filename), listing.root)))
 
     for folder, folders, files in os.walk(listing.root, onerror=unreadable):
-        folders.sort()
         inside = os.path.relpath(folder, listing.root)
+        folders[:] = sorted(name for name in folders if (inside, name) != (".", ON_ITS_WAY_FOLDER))
         for name in folders:
             if Path(folder, name).is_symlink():
                 listing.find(Mistake.OUTSIDE_FOLDER, printable(os.path.normpath(f"{inside}/{name}")))
@@ -319,9 +326,9 @@ def _walk(listing: _Listing) -> Iterator[str]:
 
 
 def _is_image(listing: _Listing, file: str, others: Counter[str]) -> bool:
-    """Tell by the ending or, for all other endings, by the first bytes; find or count what is no image.
+    """Recognise an image by its ending or else by its first bytes; find or count other files.
 
-    Hidden files are none (macOS leaves one beside each file it copies), but one that a reader knows is named.
+    Hidden files do not count (macOS leaves one beside each file it copies), but one that a reader knows is named.
     """
     path = listing.root / file
     ending = path.suffix.lower()
@@ -348,7 +355,7 @@ def _is_image(listing: _Listing, file: str, others: Counter[str]) -> bool:
 
 
 def _read(listing: _Listing, name: str, wanted: Sequence[str], required: Sequence[str]) -> Table | None:
-    """Read a table's head, or find why it cannot be read."""
+    """Read a table's head, or report as a finding why it cannot be read."""
     path = listing.root / name
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -370,7 +377,7 @@ def _read(listing: _Listing, name: str, wanted: Sequence[str], required: Sequenc
 
 
 def _rows(listing: _Listing, table: Table, name: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row's line number and cells; find those that have too many or too few."""
+    """Yield each row's line number and cells; report rows that have too many or too few."""
     try:
         for line, cells in table.rows():
             if cells is None:

@@ -1,7 +1,7 @@
 """Writes clean copies of a hospital's images, each as :mod:`client.data.clean` says.
 
-Patients become ``patient-000001`` and so on, in an order drawn at random. The key of the pseudonyms is nowhere kept.
-What is burned into the pixels can't be cleaned: images with, or suspected of, burned-in text are left out.
+Patients become ``patient-000001`` and so on, in an order drawn at random. The key of the pseudonyms is not kept.
+What is burned into the pixels cannot be cleaned: images with, or suspected of, burned-in text are left out.
 """
 
 import csv
@@ -19,7 +19,11 @@ from client.data.pixels import UnusableImageError
 from client.data.readers import HEAD_BYTES, reader_of
 from client.data.survey import choose_split
 from common.errors import DataError
-from common.shards import COLUMNS, MANIFEST_NAME, make_private_folder
+from common.files import make_private_folder
+from common.shards import (
+    COLUMNS,
+    MANIFEST_NAME,
+)
 
 _LEFT_OUT = frozenset({Mistake.BURNED_IN_TEXT, Mistake.BURNED_IN_TEXT_SUSPECTED})
 

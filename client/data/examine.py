@@ -1,4 +1,4 @@
-"""Looks at one image after another: decodes it, checks it for itself, and prepares it for the model."""
+"""Examines one image after another: decodes it, checks it by itself, and prepares it for the model."""
 
 import datetime
 import hashlib
@@ -28,10 +28,10 @@ from common.errors import DataError
 from common.shards import MAX_FILE_BYTES, SPLITS, fit
 
 _AHEAD = 32
-"""Images read before they are asked for; bounds memory whatever the number of images."""
+"""The images that are read ahead; bounds memory for any number of images."""
 
 _CLOCK_TOLERANCE = datetime.timedelta(days=1)
-"""A study from a time zone ahead of this machine's may be dated tomorrow."""
+"""The tolerance for a study's date: one from a time zone ahead of this machine's may be dated tomorrow."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -98,7 +98,7 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
 
 
 def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
-    """Read one file that no hospital listed, and say what a check would find of it alone: for whoever uses a model.
+    """Read one file that no hospital listed, and return what a check would find in it alone; for users of a model.
 
     Enter :func:`client.data.dicom.quiet` around it. Personal data in the header is no finding here: nothing is kept.
 
@@ -119,7 +119,7 @@ def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Pic
 
 
 def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of who takes the results."""
+    """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of the consumer."""
     waiting: deque[Future[_Out]] = deque()
     for item in items:
         waiting.append(threads.submit(function, item))
@@ -190,5 +190,5 @@ def _header_findings(entry: Entry, header: Header, contract: DataContract, lates
 
 
 def _is_of_kind(body_part: str, words: frozenset[str]) -> bool:
-    """Tell whether a body part is unknown, or holds one of the words, as ``CHEST PA`` and ``RX TORAX`` do."""
+    """Return whether a body part is unknown, or holds one of the words, as ``CHEST PA`` and ``RX TORAX`` do."""
     return not body_part or not words or any(word in body_part.upper() for word in words)

@@ -1,4 +1,4 @@
-"""The kinds of image file that are read, each at one place: how it is told, read, and cleaned.
+"""The kinds of image file that are read, each at one place: how it is recognised, read, and cleaned.
 
 A further kind is a further :class:`Reader` in :data:`READERS`; listing, checking, cleaning and prediction ask here.
 """
@@ -14,7 +14,7 @@ from client.data.mistakes import Mistake
 from client.data.pixels import DICOM_MARK_END, Picture, UnusableImageError, is_dicom, is_raster, read_raster
 
 HEAD_BYTES = DICOM_MARK_END
-"""Of a file; enough for every reader to tell its own."""
+"""The bytes of a file's head that every reader needs to recognise its own files."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Reader:
     Attributes:
         name: as a person says it.
         endings: of file names, in small letters; a file that has one is an image or damaged.
-        recognises: tells by the first ``HEAD_BYTES`` of a file, whatever its name.
-        read: decodes a whole file for a run with so many channels; raises UnusableImageError.
+        recognises: decides by the first ``HEAD_BYTES`` of a file, whatever its name.
+        read: decodes a whole file for a run with this many channels; raises UnusableImageError.
         clean: makes a copy without personal data; raises UnusableImageError or what its decoder raises.
     """
 
@@ -68,7 +68,7 @@ _ZIP_MARK, _ZIP = b"PK\x03\x04", "zip archive"
 
 
 def reader_of(head: bytes) -> Reader | None:
-    """Return who reads a file that begins with ``head``, or None."""
+    """Return the reader of a file that begins with ``head``, or None."""
     return next((reader for reader in READERS if reader.recognises(head)), None)
 
 
@@ -76,7 +76,7 @@ def read_picture(encoded: bytes, channels: int) -> Picture:
     """Decode a whole file of any kind that is read.
 
     Raises:
-        UnusableImageError: it is of none of them, damaged, or not what a run with so many channels can use.
+        UnusableImageError: it is of no such kind, damaged, or not what a run with this many channels can use.
     """
     reader = reader_of(encoded[:HEAD_BYTES])
     if reader is None:
@@ -85,7 +85,7 @@ def read_picture(encoded: bytes, channels: int) -> Picture:
 
 
 def kind_not_read(path: Path, head: bytes) -> str:
-    """Name a kind of file that may hold images and is not read, by its content or ending; '' if it is none."""
+    """Name a kind of file that may hold images and is not read, by its content or ending; '' for other kinds."""
     kind = next((kind for mark, kind in _MARKS_NOT_READ if head.startswith(mark)), "")
     kind = kind or _NOT_READ.get(PurePosixPath(path.name.lower()).suffix, "")
     if head.startswith(_ZIP_MARK) and kind in ("", _ZIP):

@@ -1,7 +1,7 @@
 """From what a run wants to the noise it needs, and the refusal of parameters that mean nothing.
 
 A run's noise is a function of its description alone: of the public schedule (:mod:`common.privacy.schedule`), the
-target ε and δ. So it is the same at every hospital, tells nothing of how much data one has, and ``confide privacy
+target ε and δ. So it is the same at every hospital, shows nothing about how much data one has, and ``confide privacy
 plan`` and a deployed run get it from the same functions here.
 """
 

@@ -1,5 +1,7 @@
 """Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives.
 
+Proof that shares may be opened before masking: ``docs/proofs/early-opening.md``.
+
 With the vector goes the hospital's signature over its view of the round, which the paper does not have: it takes the
 place of the consistency check when everybody's vector arrives (:mod:`common.secagg.full_unmasking`).
 """
@@ -66,7 +68,7 @@ class MaskedState:
     view: MaskedInput
     """What went with the vector, signed."""
     shares: Mapping[str, SharePair] = field(repr=False)
-    """By owner: those of this hospital's neighbours in the cohort, and its own."""
+    """Owner to shares: those of this hospital's neighbours in the cohort, and its own."""
 
     @property
     def cohort_hash(self) -> bytes:
@@ -91,7 +93,7 @@ class Accepted:
     cohort: tuple[str, ...]
     request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
-    """By dealer: those of this hospital's neighbours in the cohort, sorted."""
+    """Dealer to shares: those of this hospital's neighbours in the cohort, sorted."""
 
     def erase(self) -> None:
         """Overwrite the shares that were opened; ``state`` stays as it is, for it may have to answer again."""

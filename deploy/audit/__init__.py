@@ -1,1 +1,1 @@
-"""What an attack on a run finds out, and whether the parties' own records of it agree."""
+"""Whether the records that the parties kept of a run agree, and what the run hands out as evidence."""

@@ -3,7 +3,7 @@
 Trusted is one file, the consortium authority's certificate. From it follow the writers' keys, from those the chains,
 and from the chains the model: each step begins where the one before it ended, each sum has the signatures of at least t
 survivors over its list of survivors, or those of everyone in the cohort where nobody was missing, and each survivor's
-own chain tells of the same round with the same model. The run's
+own chain records the same round with the same model. The run's
 events are those that the server's chain has the hash of, and its figures what they say.
 """
 
@@ -17,24 +17,24 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from common.audit_chain import AUDIT_FILE, Chain, read_chain
-from common.audit_entries import Contributed, Joined, Opened, Refused, Signed, Summed
+from common.audit.chain import AUDIT_FILE, Chain, read_chain
+from common.audit.entries import Contributed, Joined, Opened, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
-from common.events import EVENTS_FILE
-from common.flat_model import hash_model
-from common.guarantee import Guarantee
-from common.identity import certificate_pem, fingerprint, load_certificate
-from common.run_words import AUTHORITY_ON_SERVER, admitted_of
+from common.identity.certificates import certificate_pem, fingerprint, load_certificate
+from common.run.flat_model import hash_model
+from common.run.guarantee import Guarantee
+from common.run.words import AUTHORITY_ON_SERVER, admitted_of
 from common.secagg.binding import cohort_hash
+from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
-from deploy.events import RunHistory
+from deploy.results.history import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
-"""Inside a demo's folder."""
+"""Where chains lie inside a demo's folder."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Verdict:
             f"model             {'the one the rounds produced' if self.has_model else 'none here to check'}",
         ]
         if self.has_figures:
-            told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} say what the server told")
+            told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} match the server's chain")
         else:
             told.append("figures           not checked: no events here, or the server's chain does not cover them")
         if self.without_chain:
@@ -257,7 +257,7 @@ def _check_opened(
 def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, signed: Signed | None, name: str) -> None:
     number = summed.round_number
     if own is None:
-        raise AuditError(f"{name}: must tell of round {number}, whose sum holds its vector; it was cut short")
+        raise AuditError(f"{name}: must record round {number}, whose sum holds its vector; it was cut short")
     if own.terms != summed.terms:
         raise AuditError(f"{name}: round {number} asked for something else than the server recorded")
     if own.epsilon != summed.epsilon.get(hospital):
@@ -265,7 +265,7 @@ def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, sign
     view = summed.views.get(hospital)
     if view is not None and own.view != view:
         raise AuditError(f"{name}: round {number}: the server holds a signed view that is not in this chain")
-    sent = summed.signatures.get(hospital)  # None of one that vanished after its vector, which the sum holds.
+    sent = summed.signatures.get(hospital)  # A hospital that vanished after its vector was summed has none.
     if sent is not None and (signed is None or signed.signature != sent):
         raise AuditError(f"{name}: round {number}: the server holds a signature that is not in this chain")
 
@@ -279,7 +279,7 @@ def _check_model(run: Path, record: RunRecord) -> None:
         raise AuditError(f"{CARD_FILE}: must be in canonical form; it was changed")
     if hash_model(model).hex() != record.models[max(record.models)]:
         raise AuditError(f"{TENSORS_FILE}: must hold the model that the last step made, got another")
-    # Where the authority's key lies is told by the events alone, which were compared with the chain before this.
+    # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
     expected = expected_facts(record, card.threshold, authority_on_server=on_server).model_dump()

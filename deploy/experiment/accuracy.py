@@ -1,9 +1,9 @@
 """``confide experiment accuracy``: how good the models are on the official test splits, beside what is published.
 
 Hospitals train as they are deployed, with masks; the noise of the private runs is complete in their secure sum alone.
-Reported is the model of the last round, and nothing was chosen by the test part: settings were chosen on the validation
-parts, which are public here. On private records such a choice would cost privacy; so would statistics of the features,
-of which none are used.
+The table reports the model of the last round, and nothing was chosen by the test part: settings were chosen on the
+validation parts, which are public here. On private records such a choice would cost privacy; so would statistics of the
+features, of which none are used.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from rich.console import Console
 
 from common.config import Config, load_config, replace
 from common.errors import ConfigError
+from common.files import replace_file
 from common.provenance import ROOT
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon
 from deploy.experiment.methods import Method
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE
 from deploy.experiment.study import Study, Training, run_study
 from deploy.experiment.tables import accuracy_table
-from deploy.results.model_file import replace_file
 
 TABLE = "accuracy.md"
 PLOT = "auc-by-epsilon.png"
@@ -64,7 +64,7 @@ class Family:
 
 
 def _steps(rounds: int, learning_rate: float) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Return the sections of so many steps of mode ``distributed``, each on half of the records."""
+    """Return the sections of a number of steps of mode ``distributed``, each on half of the records."""
     training = {"sample_rate": 0.5, "learning_rate": learning_rate, "momentum": 0.5}
     return (("experiment", {"rounds": rounds}), ("training", training))
 
@@ -118,7 +118,7 @@ FAMILIES = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the study, or what is left of it; argv begins with the command's last word."""
+    """Run the study, or the rest of it; argv begins with the command's last word."""
     arguments = _parser().parse_args(argv[1:])
     console = Console()
     tables = []

@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.events import RoundDone
+from common.files import replace_file
+from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study
 from deploy.experiment.tables import SCORES, finals, is_of
 from deploy.results.intervals import over_runs
-from deploy.results.model_file import replace_file
 from deploy.results.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
 
 COLOURS = {
@@ -32,10 +32,10 @@ TOGETHER = (Method.FEDAVG, Method.LOCAL_DP, Method.DISTRIBUTED_DP)
 _NAMES = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1"}
 
 _PANEL = (4.2, 3.0)
-"""Inches."""
+"""The size of a panel in inches."""
 
 _BAR = 0.26
-"""Of the distance between two hospitals."""
+"""The width of a bar, as a share of the distance between two hospitals."""
 
 
 @styled

@@ -13,33 +13,32 @@ from pathlib import Path
 
 from client.contribution import Contributor
 from client.data.hospital_data import HospitalData
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import Config, HospitalConfig, PrivacyMode, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
-from common.events import COMPLETED, Event, RoundDone, RunFinished
-from common.messages import EpsilonReport
-from common.round_terms import Purpose
-from deploy.consortium import new_run_id
-from deploy.data.datasets import DataSet
-from deploy.data.dealer import Hand, split
+from common.run.messages import EpsilonReport
+from common.run.round_terms import Purpose
+from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
+from deploy.datasets.datasets import DataSet
+from deploy.demo.dealer import Hand, split
+from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
-from deploy.in_process import InProcessConsortium, Site
 from server.initial_model import initial_model
 from server.rounds import Asked
-from server.run import describe, measures
+from server.run import describe, measures, new_run_id
 from server.strategies import strategy_for
 
 _PLACE = "one-place"
 
 _ROOM_FOR_ALL = 1 << 20
-"""Records that one place may have."""
+"""The most records that one place may have."""
 
 _FEWEST_STATED = 20
-"""What a policy states at least."""
+"""The least that a policy states."""
 
 _SLACK = 1.01
-"""Of a trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
+"""A trial's budget over its ε: a study asks what ε gives, not whether a hospital may spend it."""
 
 
 class Method(StrEnum):
@@ -54,7 +53,7 @@ class Method(StrEnum):
 
     @property
     def is_private(self) -> bool:
-        """Whether an ε bounds what the model tells of a record."""
+        """Whether an ε bounds what the model reveals of a record."""
         return MODES[self] is not PrivacyMode.NONE
 
     @property

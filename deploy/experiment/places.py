@@ -14,8 +14,8 @@ import numpy.typing as npt
 from client.data import DataContract
 from client.data.hospital_data import HospitalData, HospitalRecords
 from common.shards import SPLITS, Records, Split, combine_digests, record_digest
-from deploy.data.datasets import DataSet
-from deploy.data.dealer import Hand
+from deploy.datasets.datasets import DataSet
+from deploy.demo.dealer import Hand
 
 
 def hospital_data(data: DataSet, hand: Hand) -> HospitalData:

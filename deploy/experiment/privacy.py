@@ -17,7 +17,7 @@ from rich.table import Table
 
 from common.config import Config, PrivacyMode, load_config, replace
 from common.errors import RunError
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
@@ -31,7 +31,7 @@ SETTING = (
     "training.learning_rate=2.0",
     "privacy.delta=1e-4",
 )
-"""Of all trials unless ``--set`` says otherwise: a linear model on features that are fixed and public. At ε = 1 on the
+"""The settings of all trials unless ``--set`` changes them: a linear model on fixed, public features. At ε = 1 on the
 phantom, so that no private data was spent on choosing, 100 steps are better than 48 for two modes and as good for mode
 ``local``, and the learning rate is the best of 0.25, 0.5, 1, 2 and 4 for all three (for ``local`` no worse than 1)."""
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def epsilon_of(config: Config) -> str:
-    """Say what an ε of these trials is, but for the adversary, which depends on the mode."""
+    """Say what an ε of these trials is, without the adversary, which depends on the mode."""
     privacy = config.privacy
     return f"ε for each {privacy.unit} at δ={privacy.delta:g} ({privacy.accountant.upper()})"
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from common.config import Config
-from common.events import RoundDone
+from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study, Training
 from deploy.results.intervals import TWO_CLASSES, over_runs, over_test_records
@@ -119,7 +119,7 @@ def finals(outcomes: Outcomes, method: Method, epsilon: float | None, split: str
 
 
 def is_of(training: Training, split: str) -> bool:
-    """Say whether a training tells something about a split."""
+    """Return whether a training depends on a split."""
     return training.method.is_pooled or training.split == split
 
 

@@ -14,18 +14,18 @@ from client.training import TrainingData, evaluate, train_locally
 from common.config import Config, HospitalConfig, PrivacyMode, PrivacyUnit, replace
 from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationShape, metrics
-from common.events import COMPLETED, Event, RoundDone
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.calibration import noise_multiplier, require_enough_units
 from common.privacy.schedule import schedule_of
 from common.shards import SPLITS, Split, read_manifest
-from deploy.consortium import new_run_id
-from deploy.data.datasets import DataSet
-from deploy.data.dealer import deal
+from common.telemetry.events import COMPLETED, Event, RoundDone
+from deploy.datasets.datasets import DataSet
+from deploy.demo.dealer import deal
+from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.runner import Measures
-from deploy.in_process import InProcessConsortium, Site
+from server.run import new_run_id
 
 _FEWEST_STATED = 20
 """What a policy states at least."""

@@ -3,7 +3,7 @@
 Each has its own identity, shard and connection to the server, speaks Flower's Fleet API as a SuperNode does, and
 answers with the agent that is deployed: the server sees hospitals, not a simulation. Only what a hospital keeps apart,
 the relay from the agent and one hospital from the other, is together here. Flower's private names are used here as in
-``client/flower.py``; a release that moves them makes the import fail.
+``client/flower/tasks.py``; a release that moves them makes the import fail.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from common.config import load_config
 from common.errors import RunError
-from common.flower_waits import shorten_backoff
-from common.identity import load_certificate, load_identity
+from common.flower.waits import shorten_backoff
+from common.identity.certificates import load_certificate, load_identity
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 
 def main() -> int:
-    """Take part with every hospital until told to stop."""
+    """Take part with every hospital until stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.resilience.light_hospitals", description=__doc__)
     parser.add_argument("--states", type=Path, nargs="+", required=True)
     states = parser.parse_args().states

@@ -17,25 +17,25 @@ from matplotlib.figure import Figure
 
 from common.config import Config, load_config
 from common.errors import RunError
-from common.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
-from common.flower_waits import FLOWER_ENVIRONMENT
+from common.flower.waits import FLOWER_ENVIRONMENT
 from common.models import registry
 from common.processes import Command, Stopping, python_module, raise_on_signals
 from common.provenance import machine, versions
-from deploy.consortium import new_run_id
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import LoopbackDeployment
-from deploy.resources import Sampler
+from deploy.resilience.resources import Sampler
 from deploy.results.plots import BLUE, ORANGE, styled
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 _RECORDS_EACH = 40
 _LEAST_RECORDS = 400
 _BATCH = 4
 _SAMPLE_SECONDS = 0.2
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _DEADLINE_SECONDS = 1800.0
 _MIB = 2**20
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--hospitals", default="4,8,16,32,64", metavar="N,…", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=20, metavar="R")
     parser.add_argument(
-        "--constant", metavar="MODEL", help="also with this small model, to tell memory beyond it in vectors"
+        "--constant", metavar="MODEL", help="also with this small model, to report memory beyond it in vectors"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory and time against N")
@@ -193,7 +193,7 @@ def _follow(deployment: LoopbackDeployment, events: EventFile, rounds: list[Roun
         deployment.check_server(ended)
         if "hospitals" in ended:
             raise RunError(f"the hospitals must run: {deployment.last_words('hospitals')}")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     raise RunError(f"the run must end within {_DEADLINE_SECONDS:g} s; {len(rounds)} rounds were finished")
 
 

@@ -13,25 +13,25 @@ from matplotlib.figure import Figure
 
 from common.config import load_config
 from common.errors import RunError
-from common.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
-from deploy.consortium import new_run_id
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import LoopbackDeployment
-from deploy.resources import Sampler, Usage
+from deploy.resilience.resources import Sampler, Usage
 from deploy.results.plots import SERIES, styled
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 _SAMPLE_SECONDS = 2.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _START_SECONDS = 300.0
 _ROUNDS = 100_000
 _MIB = 2**20
 _SETTLED = 1 / 3
-"""The first third of the samples is left out: caches fill, and allocators find their size."""
+"""The share of the first samples that is left out: caches fill, and allocators find their size."""
 _GROWTH_MIB_PER_HOUR = 60.0
 """A process that holds this much more an hour, as a line through its samples says, has grown."""
 
@@ -55,7 +55,7 @@ class Growth:
     threads: tuple[int, int]
 
     def has_grown(self) -> bool:
-        """Say whether anything is growing."""
+        """Return whether anything is growing."""
         more_files = self.files[1] > self.files[0] + 2
         more_threads = self.threads[1] > self.threads[0] + 2
         return self.memory_mib_per_hour > _GROWTH_MIB_PER_HOUR or more_files or more_threads
@@ -118,7 +118,7 @@ class Soaked:
 
 
 def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
-    """Let a deployment run, and look at its processes meanwhile.
+    """Let a deployment run, and measure its processes meanwhile.
 
     Raises:
         RunError: the run does not start, or ends before its time.
@@ -144,7 +144,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
             deployment.check_server(deployment.supervisor.ended())
             if time.monotonic() > ends:
                 raise RunError(f"a round must be finished within {_START_SECONDS:g} s")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         began = time.monotonic()
         with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
             try:
@@ -154,7 +154,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
                         if isinstance(event, RunFinished):
                             raise RunError(f"the run must last, it ended: {event.reason}")
                     deployment.check_server(deployment.supervisor.ended())
-                    time.sleep(_LOOK_SECONDS)
+                    time.sleep(_POLL_SECONDS)
             except Stopping as stopping:
                 stopped = stopping
         minutes = (time.monotonic() - began) / 60

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import RunError
-from common.events import EVENTS_FILE
 from common.processes import become
 from common.settings import check_port_free
+from common.telemetry.events import EVENTS_FILE
 
 PAGE = Path(__file__).with_name("dashboard_page.py")
 DEFAULT_PORT = 8501
@@ -23,7 +23,7 @@ _OPTIONS = {
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
 }
-"""Streamlit reports use to its makers unless told not to, and would otherwise show stack traces to whoever looks."""
+"""By default Streamlit reports use to its makers, and shows stack traces to every viewer."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The page that ``confide dashboard`` serves; Streamlit runs this file anew at each look."""
+"""The page that ``confide dashboard`` serves; Streamlit runs this file again at each refresh."""
 
 import math
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 import streamlit as st
 
 from common.errors import RunError
-from common.events import RoundDone
-from common.guarantee import Guarantee, shown_epsilon
-from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
-from deploy.events import RunHistory
+from common.run.guarantee import Guarantee, shown_epsilon
+from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
+from common.telemetry.events import RoundDone
+from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 ROUND = "round"
 
@@ -132,7 +132,7 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-@st.fragment(run_every=LOOK_SECONDS)
+@st.fragment(run_every=POLL_SECONDS)
 def page(run: Path) -> None:
     """Draw everything; called again every few seconds."""
     history = history_of(run)

@@ -4,7 +4,6 @@ Nothing is unpickled on the way back: safetensors holds numbers only, and the JS
 """
 
 import hashlib
-import os
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from common.errors import RunError
+from common.files import replace_file
 
 TENSORS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -42,7 +42,7 @@ class ModelFacts(BaseModel):
     channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Annotated[int, Field(ge=1, le=4096)]
     threshold: Annotated[float, Field(ge=0, le=1)] | None
-    """Of two classes the second is predicted from this probability on; None where the largest one wins."""
+    """The probability from which the second of two classes is predicted; None where the most probable class is."""
     run_id: str
     task: str
     data_set: str
@@ -56,17 +56,17 @@ class ModelCard(ModelFacts):
 
     format_version: Literal[1] = 1
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of ``model.safetensors``."""
+    """The SHA-256 of ``model.safetensors``."""
     tensors: Annotated[tuple[TensorShape, ...], Field(min_length=1)]
 
 
 def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> ModelCard:
-    """Write a model into ``folder``, the card last, so that a card never speaks of a file that isn't there.
+    """Write a model into ``folder``, the card last, so that a card never describes a missing file.
 
     Args:
         folder: an existing folder; an earlier model in it is replaced.
         flat: the parameters, float32, shape (d,), in the order of ``parameters_to_vector``.
-        facts: what ``model.json`` tells.
+        facts: what ``model.json`` says.
 
     Raises:
         RunError: the architecture has another number of parameters, or the folder cannot be written.
@@ -127,20 +127,3 @@ def parameter_shapes(facts: ModelFacts) -> tuple[TensorShape, ...]:
 
     network = registry.build(facts.architecture, len(facts.classes), facts.channels, facts.image_size, seed=0)
     return tuple(TensorShape(name=name, shape=tuple(values.shape)) for name, values in network.named_parameters())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, also when the power fails.
-
-    Raises:
-        RunError: the folder cannot be written, or the disk is full.
-    """
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise RunError(f"{path} must be writable: {error.strerror}") from None

@@ -12,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
-from common.guarantee import Guarantee
+from common.files import replace_file
 from common.provenance import machine, versions
-from common.run_words import RELATION, admitted
-from deploy.events import RunHistory
+from common.run.guarantee import Guarantee
+from common.run.words import RELATION, admitted
+from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
+from deploy.results.history import RunHistory
 from deploy.results.intervals import MEASURES, of_test
-from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, replace_file, save_model
+from deploy.results.model_file import (
+    CARD_FILE,
+    TENSORS_FILE,
+    ModelFacts,
+    save_model,
+)
 
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
@@ -31,7 +37,7 @@ COLUMNS = (
 
 
 class RunOutputs:
-    """Writes a run's files while its events arrive; every file admits what :func:`common.run_words.admitted` says.
+    """Writes a run's files while its events arrive; every file admits what :func:`common.run.words.admitted` says.
 
     ``metrics.csv`` grows by a flushed row a finished step. Its columns leave no room for words, so ``summary.json``
     stands beside it from the run's first event on.

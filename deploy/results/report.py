@@ -13,9 +13,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from common.errors import RunError
-from common.guarantee import shown_epsilon
+from common.files import replace_file
+from common.run.guarantee import shown_epsilon
 from deploy.results import plots
-from deploy.results.model_file import replace_file
 from deploy.results.report_facts import RunFacts, compare
 
 REPORT_HTML = "report.html"

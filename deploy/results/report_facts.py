@@ -10,11 +10,11 @@ from typing import Any
 
 from common.config import AdversaryModel, AggregationMode, Config, PrivacyMode
 from common.errors import RunError
-from common.events import Evaluated, RoundDone, RunStarted
-from common.guarantee import Guarantee
-from common.run_words import EXACT_COUNTS, admitted, evaluation_cost
+from common.run.guarantee import Guarantee
+from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
-from deploy.events import RunHistory
+from common.telemetry.events import Evaluated, RoundDone, RunStarted
+from deploy.results.history import RunHistory
 from deploy.results.intervals import MEASURES, Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
@@ -33,7 +33,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run, ready to be told."""
+    """One run, ready to be reported."""
 
     folder: Path
     history: RunHistory
@@ -145,7 +145,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> dict[str, Any]:
-        """Where the time went."""
+        """Return where the time went."""
         return time_spent(self.history)
 
     @property
@@ -160,12 +160,12 @@ class RunFacts:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of Confide and its libraries when the run was made; empty where the run did not note them."""
+        """Return the versions of Confide and its libraries that made the run; empty where it did not record them."""
         return {str(name): str(version) for name, version in (self.summary.get("versions") or {}).items()}
 
     @property
     def machine(self) -> str:
-        """Where the run was made."""
+        """Return the machine that the run was made on."""
         return str(self.summary.get("machine", "not recorded"))
 
     @property
@@ -224,7 +224,7 @@ def what_each_learns(config: Config, hospitals: int, authority_on_server: bool =
         ),
         Knowledge(
             "whoever holds the model",
-            "what the model itself tells of its training data",
+            "what the model itself reveals of its training data",
             _limit(config),
         ),
     )
@@ -244,7 +244,7 @@ def _curious_server(config: Config, hospitals: int) -> Knowledge:
 
 
 def _between_sums(config: Config) -> str:
-    """Say what holds for one who compares sums of several rounds, where masks have nothing to say."""
+    """Say what holds against somebody who compares sums of several rounds, where masks do not help."""
     training = config.privacy.mode is not PrivacyMode.NONE
     covered = [
         *(["training records"] if training else []),
@@ -290,9 +290,8 @@ def _limit(config: Config) -> str:
     """Say what stays out of reach of somebody who sees the model."""
     privacy = config.privacy
     if privacy.mode is PrivacyMode.NONE:
-        return (
-            f"nothing is out of reach by proof: no differential privacy limits what is told of a {privacy.unit.value}"
-        )
+        unit = privacy.unit.value
+        return f"nothing is out of reach by proof: no differential privacy limits what a {unit} gives away"
     return f"learn more about a {privacy.unit.value} than ε and δ={privacy.delta:g} allow"
 
 

@@ -1,8 +1,8 @@
 """Keeps the results of a server's run beside its events, as the demo does: metrics, summary, model and plots."""
 
 from common.errors import RunError
-from common.events import EVENTS_FILE, EventFile, RunFinished
 from common.settings import CHECKPOINTS_FOLDER, ServerSettings
+from common.telemetry.events import EVENTS_FILE, EventFile, RunFinished
 from deploy.results.outputs import RunOutputs, model_facts
 from server.checkpoints import CheckpointStore
 

@@ -45,27 +45,31 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter
 
 import client.contribution
-import client.ledger
+import client.ledger.ledger
 from client.agent import HospitalAgent, Surroundings
 from client.contribution import Contribution, Contributor
 from client.data import DataContract
 from client.data.hospital_data import HospitalData
-from client.ledger import LEDGER_FOLDER, export
+from client.ledger.ledger import LEDGER_FOLDER, export
 from common.config import HospitalConfig, PrivacyMode, RunDescription
 from common.config import replace as changed
 from common.evaluation.plan import Part
 from common.evaluation.question import Question
-from common.flat_model import hash_model
-from common.identity import (
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
     request_hospital_certificate,
     sign_hospital_certificate,
 )
+from common.identity.members import sign_members
 from common.keystream import Keystream
-from common.members import sign_members
-from common.messages import (
+from common.privacy.accounting import Accountant
+from common.privacy.budget import Account, Booking, BudgetPolicy
+from common.privacy.calibration import local_event
+from common.privacy.schedule import schedule_of
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -84,12 +88,8 @@ from common.messages import (
     decode_request,
     encode,
 )
-from common.privacy.accounting import Accountant
-from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import (
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import (
     evaluation_plan_of,
     fewest_survivors,
     mechanism_of,
@@ -1016,7 +1016,7 @@ def _check_ledger(server: Server, name: str) -> None:
     for account in Account:
         limit = BudgetPolicy.of(policy, account)
         events = [limit.event_of(each) for _, _, each in revealed.elements() if each.account is account]
-        if events and vars(client.ledger)["epsilon"](events, policy.delta, Accountant.RDP) > limit.budget:
+        if events and vars(client.ledger.ledger)["epsilon"](events, policy.delta, Accountant.RDP) > limit.budget:
             raise PromiseBrokenError(f"what {name} revealed of its {account} records costs more than its budget")
 
 

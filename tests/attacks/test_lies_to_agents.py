@@ -15,8 +15,8 @@ import pytest
 
 from common.config import RunDescription
 from common.config import replace as changed
-from common.flat_model import hash_model
-from common.messages import (
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     KeysAdvertised,
@@ -30,8 +30,8 @@ from common.messages import (
     Unmask,
     UnmaskAll,
 )
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import protocol_parameters
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import protocol_parameters
 from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place

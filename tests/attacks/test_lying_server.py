@@ -20,13 +20,13 @@ import pytest
 import client.agent
 from client.agent import HospitalAgent
 from client.contribution import Contributor
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release
-from common.messages import InputPlain
 from common.privacy.budget import Account
-from common.round_terms import Purpose, RoundTerms
+from common.run.messages import InputPlain
+from common.run.round_terms import Purpose, RoundTerms
 from common.secagg import consistency_check, full_unmasking, masked_input, unmasking
 from common.secagg.binding import request_hash
 from common.secagg.errors import SurvivorsError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from common.config import Config
+from common.run.vector import Tail, VectorLayout, WeightRangeError
 from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Vector
-from common.vector import Tail, VectorLayout, WeightRangeError
 from tests.protocol.parties import TERMS, Consortium
 
 PARAMETERS = 20

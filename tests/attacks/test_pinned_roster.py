@@ -2,7 +2,7 @@
 
 Row 6 of the findings in both forms: a roster that names the three of twelve members of which two collude, and a server
 that invents hospitals. The rules are those of ``client/roster.py``; the attacks go against the function and, where a
-whole agent could still be fooled, against the agent of :mod:`deploy.in_process`.
+whole agent could still be fooled, against the agent of :mod:`deploy.experiment.consortium`.
 """
 
 import datetime as dt
@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent
 from client.roster import RosterKeys, check_roster
-from common import identity
 from common.config import Config, HospitalConfig
 from common.errors import IdentityError, PolicyError, StandingError
-from common.identity import CertificateAuthority
-from common.members import KeptMembers, sign_members
-from common.messages import AdvertiseKeys, Refused
-from common.revocation import Revocations, sign_revocations
-from common.run_terms import protocol_parameters
+from common.identity import certificates as identity
+from common.identity.certificates import CertificateAuthority
+from common.identity.members import KeptMembers, sign_members
+from common.identity.revocation import Revocations, sign_revocations
+from common.run.messages import AdvertiseKeys, Refused
+from common.run.terms import protocol_parameters
 from server.run import describe
 from tests.small_consortium import RUN_ID, Dealt, small
 

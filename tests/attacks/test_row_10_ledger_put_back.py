@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from client.ledger import LEDGER_FOLDER
+from client.ledger.ledger import LEDGER_FOLDER
 from common.config import HospitalConfig
-from common.round_terms import Purpose
+from common.run.round_terms import Purpose
 from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(delta=1e-3, stated_training_units=20, stated_validation_units=6, stated_test_units=6)

@@ -13,7 +13,7 @@ import pytest
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from common.config import HospitalConfig
-from common.round_terms import Purpose
+from common.run.round_terms import Purpose
 from tests.attacks.twins import Led, Twins, described, hospital_data, loud_images, overflowing_model, quick_accounting
 
 POLICY = HospitalConfig(

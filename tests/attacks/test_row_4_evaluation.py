@@ -16,8 +16,8 @@ from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.evaluation.tree import answer
 from common.keystream import Keystream
-from common.round_terms import Purpose
-from common.run_terms import evaluation_plan_of, layout_of, release_mechanism
+from common.run.round_terms import Purpose
+from common.run.terms import evaluation_plan_of, layout_of, release_mechanism
 from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from client.contribution import Contributor
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from common.config import HospitalConfig, RunDescription
 from common.evaluation.question import Question
-from common.flat_model import hash_model
 from common.keystream import Keystream
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import evaluation_plan_of, fewest_survivors, layout_of, release_mechanism
-from common.vector import DecodedSum
+from common.run.flat_model import hash_model
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import evaluation_plan_of, fewest_survivors, layout_of, release_mechanism
+from common.run.vector import DecodedSum
 from tests.attacks.twins import described, first_model, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.config import HospitalConfig, RunDescription
-from common.messages import AdvertiseKeys
+from common.run.messages import AdvertiseKeys
 from tests.attacks.twins import Twins, described, hospital_data, quick_accounting
 
 STATED = 40

@@ -16,9 +16,9 @@ import torch
 from client.agent import HospitalAgent
 from client.contribution import Contributor
 from common.errors import ConfigError, DataError, RunError
-from common.messages import EpsilonReport, InputMasked
 from common.models.flat import share_parameters
-from common.vector import Tail
+from common.run.messages import EpsilonReport, InputMasked
+from common.run.vector import Tail
 from tests.attacks.twins import (
     KINDS,
     Difference,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from client.agent import HospitalAgent
-from common.audit_entries import Body, Opened, Signed
-from common.messages import ConsistencyChecked, Refused, Request, Unmask, UnmaskAll
+from common.audit.entries import Body, Opened, Signed
+from common.run.messages import ConsistencyChecked, Refused, Request, Unmask, UnmaskAll
 from common.secagg import messages as secagg
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.phases import Phase

@@ -36,29 +36,32 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from opacus.accountants.analysis import rdp
 
 import client.contribution
-import client.ledger
+import client.ledger.ledger
 import common.privacy.calibration
 from client.agent import HospitalAgent, Surroundings
 from client.data import DataContract
 from client.data.hospital_data import HospitalData, HospitalRecords
-from common.audit_chain import AUDIT_FILE, AuditChain
-from common.audit_parties import Writer
+from common.audit.chain import AUDIT_FILE, AuditChain
+from common.audit.parties import Writer
 from common.config import Config, HospitalConfig, RunDescription
 from common.config import replace as changed
 from common.errors import ConfideError, ConfigError, DataError
 from common.evaluation.plan import Part
 from common.evaluation.question import Question
-from common.flat_model import hash_model
-from common.identity import (
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
     request_hospital_certificate,
     sign_hospital_certificate,
 )
+from common.identity.members import sign_members
 from common.keystream import Keystream
-from common.members import sign_members
-from common.messages import (
+from common.models import registry
+from common.models.flat import flat_parameters, share_parameters
+from common.privacy.accounting import epsilon
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     ConsistencyChecked,
@@ -77,18 +80,15 @@ from common.messages import (
     encode,
     phase_of,
 )
-from common.models import registry
-from common.models.flat import flat_parameters, share_parameters
-from common.privacy.accounting import epsilon
-from common.round_terms import Purpose, RoundTerms
-from common.run_terms import evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
+from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
+from common.run.vector import Tail
 from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from common.vector import Tail
 from server.run import describe
 from tests.protocol.parties import Hospital
 
@@ -250,7 +250,7 @@ def quick_accounting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common.privacy.calibration, "noise_multiplier", _calibrated)
         patch.setattr(client.contribution, "epsilon", of_any)
-        patch.setattr(client.ledger, "epsilon", of_any)
+        patch.setattr(client.ledger.ledger, "epsilon", of_any)
         patch.setattr(rdp, "_compute_rdp", lru_cache(maxsize=None)(rdp._compute_rdp))
         patch.setattr(os, "fsync", lambda _descriptor: None)  # No power fails here.
         yield

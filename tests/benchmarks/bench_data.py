@@ -24,7 +24,7 @@ from client.data.hospital_data import check_data
 from common.errors import DataError
 from common.provenance import machine, versions
 from common.shards import COLUMNS, MANIFEST_NAME, SPLITS
-from deploy.data import phantom
+from deploy.datasets import phantom
 from deploy.json_report import write_json_report
 
 XRAYS = 5856

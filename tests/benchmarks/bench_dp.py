@@ -64,7 +64,7 @@ class Case:
 
 CASES = (
     Case("cnn", batch=128, steps=8, aim=1.5),
-    Case("resnet18", batch=128, steps=1, aim=2.0),
+    Case("resnet18", batch=128, steps=1, aim=1.6),
     Case("scattering_linear", batch=512, steps=20, aim=1.2),
 )
 

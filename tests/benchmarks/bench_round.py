@@ -14,16 +14,16 @@ from pathlib import Path
 
 from common.config import AggregationMode, Config, load_config
 from common.errors import RunError
-from common.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from common.models import registry
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
-from deploy.consortium import new_run_id
-from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealer import deal
+from common.telemetry.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
+from deploy.datasets.datasets import DataSet, obtain
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.loopback import LoopbackDeployment
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 MODELS: Mapping[str, tuple[str, ...]] = {
     "cnn_wide": (),
@@ -38,7 +38,7 @@ _AGREED = ("hospital.allow_plain=true", "hospital.allow_no_privacy=true", "hospi
            "hospital.allow_exact_evaluation=true", "evaluation.exact=true")  # fmt: skip
 """What the hospitals of this benchmark agree to beyond ``config.yaml``."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 EXIT_INTERRUPTED = 130
 
 
@@ -167,7 +167,7 @@ def _follow(deployment: LoopbackDeployment) -> Sequence[Event]:
                     raise RunError(f"every round must be trained, got: {event.reason}")
                 return events
         deployment.check_server(ended)
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _rounds(runs: Sequence[Sequence[Event]]) -> Rounds:

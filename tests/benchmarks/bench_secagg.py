@@ -43,12 +43,12 @@ from common.config import Config
 from common.errors import RunError
 from common.mask_workers import SLOT_BYTES, SLOTS, MaskWorkers, cores
 from common.provenance import machine, versions
+from common.run.vector import Tail, VectorLayout
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import encode
 from common.secagg.neighbours import degree
 from common.secagg.parameters import SECURE_MINIMUM, Adversary, GraphParameters, RunParameters, Vector
-from common.vector import Tail, VectorLayout
 from deploy.json_report import write_json_report
 from deploy.results.plots import BLUE, GREEN, ORANGE, styled
 

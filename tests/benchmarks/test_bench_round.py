@@ -5,7 +5,7 @@ import math
 import pytest
 
 from common.errors import RunError
-from common.events import Event, Exchange, RoundDone, RoundTime
+from common.telemetry.events import Event, Exchange, RoundDone, RoundTime
 from tests.benchmarks import bench_round
 
 

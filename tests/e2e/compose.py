@@ -13,15 +13,15 @@ import docker
 from docker.errors import NotFound
 from docker.models.containers import Container
 
-from common.events import Event, parse_event
 from common.settings import free_port
+from common.telemetry.events import Event, parse_event
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("server", "dealer", "hospital", "prometheus")
 """Without Grafana, whose image cannot be had everywhere."""
 
 LIMIT_SECONDS = 600.0
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _PROGRAMS = r"\( -path /proc -o -path /sys -o -path /venv -o -path /usr -o -path /confide \)"
 _PORTS = ("CONFIDE_FLEET_PORT", "CONFIDE_ENROLMENT_PORT", "CONFIDE_PROMETHEUS_PORT", "CONFIDE_GRAFANA_PORT")
 
@@ -96,7 +96,7 @@ class Consortium:
         give_up = time.monotonic() + LIMIT_SECONDS
         while not condition():
             assert time.monotonic() < give_up, f"waited {LIMIT_SECONDS:g} s for {what}\n{self.last_words()}"
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def last_words(self) -> str:
         return "\n".join(f"{item.name}: {item.logs(tail=8).decode(errors='replace')}" for item in self.containers())

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.config import DataConfig
-from common.events import EVENTS_FILE, Event, EventFile, RoundDone
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, RoundDone
+from deploy.datasets.datasets import obtain
+from deploy.demo.dealer import deal
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

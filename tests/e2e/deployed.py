@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Config, replace
-from common.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from common.processes import Command, python_module
 from common.secagg.phases import Phase
-from deploy.consortium import Member, new_run_id
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
-from deploy.loopback import LoopbackDeployment
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.consortium import Member
+from deploy.demo.dealer import deal
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.source_tree import ROOT
+from server.run import new_run_id
 
 CONFIG = replace(
     Config(),
@@ -31,7 +32,9 @@ CONFIG = replace(
     data={"source": "phantom", "phantom_records": 600, "partition": "quantity", "dirichlet_alpha": 3.0},
     training={"batch_size": 32},
     privacy={"mode": "none"},
-    hospital={"allow_no_privacy": True},
+    # Exact counts say which test records, and so which hospitals, are in a sum.
+    evaluation={"exact": True},
+    hospital={"allow_no_privacy": True, "allow_exact_evaluation": True},
     # A stalled hospital must be given up long before Flower does, after some 66 s.
     transport={"exchange_deadline_seconds": 30.0, "straggler_seconds": 2.0, "straggler_factor": 3.0},
 )

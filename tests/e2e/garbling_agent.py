@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from client import resident
 from client.agent import HospitalAgent
 from client.app import answer
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 
 ORDER = "garble"
 CLAIMED_BYTES = 2**46

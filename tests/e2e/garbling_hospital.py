@@ -3,7 +3,7 @@
 import sys
 
 from client import __main__ as hospital
-from common.flower_waits import replace_in
+from common.flower.waits import replace_in
 from common.processes import python_module
 
 

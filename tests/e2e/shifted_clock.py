@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deploy.source_tree import ROOT
 
-_PATIENCE_SECONDS, _NEAR_SECONDS, _LOOK_SECONDS = 30.0, 10.0, 0.05
+_PATIENCE_SECONDS, _NEAR_SECONDS, _POLL_SECONDS = 30.0, 10.0, 0.05
 _SITE = Path(__file__).parent / "clock"
 
 
@@ -29,7 +29,7 @@ class Clock:
         give_up = time.monotonic() + _PATIENCE_SECONDS
         while not all(abs(told - time.time() - seconds) <= _NEAR_SECONDS for told in self._told()):
             assert time.monotonic() < give_up, "every process must go by the clock"
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _told(self) -> list[float]:
         """Return what time it is for each process that goes by the clock."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.events import AttackRefused, HospitalLost
 from common.secagg.phases import Phase
-from deploy.loopback import SERVER
+from common.telemetry.events import AttackRefused, HospitalLost
+from deploy.demo.loopback import SERVER
 from tests.e2e.deployed import CONFIG, Deployed, deployed_in, start_anew
 from tests.e2e.shifted_clock import Clock
 

@@ -21,7 +21,7 @@ import yaml
 from docker.errors import NotFound
 from docker.models.containers import Container
 
-from common.events import COMPLETED, RoundDone, RunFinished, RunStarted
+from common.telemetry.events import COMPLETED, RoundDone, RunFinished, RunStarted
 from tests.e2e.compose import Consortium, engine_answers, hashes, is_denied, processes, shell
 
 HOSPITALS = 3
@@ -153,8 +153,8 @@ def test_the_supernodes_user_can_read_neither_data_nor_ledger_nor_identity(conso
 def test_the_supernode_runs_as_its_own_user_and_the_agent_as_another(consortium: Consortium) -> None:
     for container in consortium.containers("hospital"):
         users = {row["uid"]: row["command"] for row in processes(container) if "client." in row["command"]}
-        assert "client.supernode" in users[RELAY_USER]
-        owners = {row["uid"] for row in processes(container) if "client.supernode" not in row["command"]}
+        assert "client.flower.supernode" in users[RELAY_USER]
+        owners = {row["uid"] for row in processes(container) if "client.flower.supernode" not in row["command"]}
         assert owners == {"0", HOSPITAL_USER}
         agent = shell(container, "grep -l -s -a 'client[.]resident' /proc/[0-9]*/cmdline").split()[0]
         assert is_denied(container, "relay", "cat", agent.replace("cmdline", "environ"))

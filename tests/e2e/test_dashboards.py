@@ -15,8 +15,8 @@ import pytest
 
 from client.metrics import serve as serve_hospital
 from client.status import HospitalStatus
-from common.events import Event
 from common.settings import free_port
+from common.telemetry.events import Event
 from server.metrics import serve as serve_run
 from tests.example_run import HOSPITALS, example_run
 

@@ -16,7 +16,7 @@ import pytest
 
 from common.config import load_config
 from common.settings import ServerSettings, free_port
-from deploy.consortium import ConsortiumOnThisMachine
+from deploy.demo.consortium import ConsortiumOnThisMachine
 from tests.e2e.capture import Capture, is_tls_only
 
 ROOT = Path(__file__).parents[2]

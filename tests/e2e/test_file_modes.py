@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.events import EVENTS_FILE
+from common.telemetry.events import EVENTS_FILE
 from tests.example_run import example_run
 
 ROOT = Path(__file__).parents[2]

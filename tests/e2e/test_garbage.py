@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.events import AttackRefused, Dropout, Event, Refusal
+from common.telemetry.events import AttackRefused, Dropout, Event, Refusal
 from tests.e2e.deployed import Deployed, deployed_in
 from tests.e2e.garbling_agent import ORDER, Garble
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.events import AttackRefused, Dropout
 from common.processes import children_of
 from common.secagg.phases import Phase
+from common.telemetry.events import AttackRefused, Dropout
 from tests.e2e.deployed import Deployed, deployed_in
 
 FLOWER_HEARTBEAT_SECONDS = 60.0
@@ -55,7 +55,7 @@ def test_a_killed_hospital_costs_a_round_nothing_but_itself(deployed: Deployed, 
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("process", ["client.resident", "client.supernode"])
+@pytest.mark.parametrize("process", ["client.resident", "client.flower.supernode"])
 def test_a_hospital_starts_its_killed_process_again_by_itself(deployed: Deployed, process: str) -> None:
     deployed.everyone_takes_part()
     victim = "hospital-2"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from common.identity import held_by_server, load_certificate
-from common.members import MEMBERS_FILE, KeptMembers
-from common.revocation import REVOCATIONS_FILE
+from common.identity.certificates import held_by_server, load_certificate
+from common.identity.members import MEMBERS_FILE, KeptMembers
+from common.identity.revocation import REVOCATIONS_FILE
 from common.settings import free_port
-from server.certificates import REQUESTS_FOLDER
+from server.members.certificates import REQUESTS_FOLDER
 from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,7 @@ def test_a_consortium_whose_authority_is_elsewhere_admits_trains_and_revokes(tmp
     try:
         authority = organiser.folder / "certs" / "ca.pem"
         consortium.start_server((LOOPBACK,), ("--authority", str(authority), *ports))
-        consortium.wait_for(lambda: organiser.sign_what_waits() == ["server.tls"], 60)
+        consortium.wait_for(lambda: organiser.sign_what_waits() == ["server.members.tls"], 60)
         for name in NAMES:
             invitation = tmp_path / f"{name}.invitation"
             invitation.write_text(consortium.invite(name))

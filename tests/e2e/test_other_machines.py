@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.events import HospitalLost
+from common.telemetry.events import HospitalLost
 from tests.e2e.consortium import Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.network, pytest.mark.timeout(900)]

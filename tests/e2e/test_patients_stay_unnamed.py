@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.config import replace
-from common.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
-from deploy.data.datasets import obtain
-from deploy.loopback import LoopbackDeployment
+from common.telemetry.events import EVENTS_FILE, EventFile, Refusal, RoundDone, RunFinished
+from deploy.datasets.datasets import obtain
+from deploy.demo.loopback import LoopbackDeployment
 from deploy.results.outputs import RunOutputs
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts
@@ -69,7 +69,7 @@ def test_nothing_that_deployed_processes_write_or_serve_names_a_patient(
     assert b"hospital-1" in served
     assert not named_patients.is_named_in(served)
     log = (deployment.members[3].logs / "agent.log").read_text()
-    assert "image_damaged: the image is damaged or cut short: export or copy it again" in log
+    assert "image_damaged in 1 places: the image is damaged or cut short: export or copy it again" in log
     own = tuple(member.data for member in deployment.members)
     assert named_patients.named_below(tmp_path, own) == []
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.config import replace
-from common.events import AttackRefused, Dropout
 from common.secagg.phases import Phase
+from common.telemetry.events import AttackRefused, Dropout
 from tests.e2e.deployed import CONFIG, deployed_in
 from tests.e2e.slowing import slowed
 

@@ -25,30 +25,33 @@ from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
 
 from client.data.cache import PreparedCache
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
-from common import enrolment, identity, messages, shards
-from common.audit_chain import AUDIT_FILE, Entry, read_chain
+from common import shards
+from common.audit.chain import AUDIT_FILE, Entry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
 from common.evaluation.state import FIRST, EvaluationState
-from common.invitation import TOKEN_BYTES, Invitation
-from common.members import sign_members
+from common.identity import certificates as identity
+from common.identity import enrolment
+from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.members import sign_members
+from common.identity.revocation import sign_revocations
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.revocation import sign_revocations
-from common.round_terms import Purpose, RoundTerms
+from common.run import messages
+from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
-from deploy.events import RunHistory
-from deploy.resilience.bad_bytes import DECODERS, LENGTH_BYTES, RUN_ID, feed
+from deploy.results.history import RunHistory
 from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from server.checkpoints import Checkpoint, CheckpointStore
 from tests.audited_run import audited_run
 from tests.example_run import example_run
+from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from deploy.resilience.bad_bytes import DECODERS, Decoder, feed
+from tests.fuzz.decoders import DECODERS, Decoder, feed
 
 CORPUS = Path(__file__).with_name("corpus")
 

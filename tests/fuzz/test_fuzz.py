@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
-from deploy.resilience import fuzz
-from deploy.resilience.bad_bytes import DECODERS
+from tests.fuzz import fuzz
+from tests.fuzz.decoders import DECODERS
 
 
 def test_a_time_that_leaves_nothing_to_be_fed_is_refused() -> None:

@@ -42,8 +42,9 @@ _PRIVACY = "tests/unit/common/privacy"
 _SECAGG = "tests/unit/common/secagg"
 _CONTRIBUTION = "tests/unit/client/test_contribution.py"
 _TRAINING = "tests/unit/client/test_training.py"
+_RECORD_GRADIENTS = "tests/unit/client/test_per_record_gradients.py"
 _AGENT = "tests/unit/client/test_agent.py"
-_LEDGER = "tests/unit/client/test_ledger.py"
+_LEDGER = "tests/unit/client/ledger/test_ledger.py"
 _TREE = "tests/unit/common/evaluation/test_tree.py"
 _ROUNDS = "tests/unit/server/test_rounds.py"
 _FULL = f"{_ATTACKS}/test_lies_about_full_cohorts.py"
@@ -113,7 +114,7 @@ _SECAGG_MUTATIONS = (
         "common/secagg/binding.py",
         'return bound_hash("request", terms)',
         'return bound_hash("request", terms[:0])',
-        ("tests/unit/common/test_round_terms.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+        ("tests/unit/common/run/test_round_terms.py", f"{_ATTACKS}/test_lies_about_terms.py"),
     ),
     Mutation(
         "a vector leaves without the hospital's own mask",
@@ -360,7 +361,7 @@ _PRIVACY_MUTATIONS = (
         (f"{_PRIVACY}/test_distributed.py",),
     ),
     Mutation(
-        "gradients are clipped to twice the bound that the noise is made for",
+        "gradients within the bound count twice",
         "common/privacy/distributed.py",
         "factors = np.minimum(self.norm_bound / self.max_grad_norm, room / norms)",
         "factors = np.minimum(2 * self.norm_bound / self.max_grad_norm, room / norms)",
@@ -563,18 +564,46 @@ _TRAINING_MUTATIONS = (
         (f"{_TRAINING}::test_a_patient_enters_a_batch_with_all_records_or_none",),
     ),
     Mutation(
-        "a gradient that is not finite stops a round",
-        "client/training.py",
-        "return torch.where(norms < LARGEST_NORM, weights, 0.0).float()",
-        "return weights.float()",
-        (f"{_ATTACKS}/test_clipping_bound.py::test_a_unit_whose_gradient_overflows_adds_nothing_and_spoils_no_other",),
+        "a gradient too large to bound, or undefined, is not left out",
+        "client/per_record_gradients.py",
+        "return torch.where(squared_norms <= LARGEST_NORM**2, squared_norms, math.inf)",
+        "return squared_norms",
+        (f"{_RECORD_GRADIENTS}::test_what_is_not_finite_or_too_large_has_no_bound",),
     ),
     Mutation(
-        "the norm of a gradient that cancels in float32 has no slack",
+        "a record of weight zero still adds its infinities",
         "client/per_record_gradients.py",
-        "clamp_(min=0.0) + slack * sizes",
+        "return tensor.index_fill(0, left_out, 0.0) if len(left_out) else tensor",
+        "return tensor",
+        (f"{_RECORD_GRADIENTS}::test_a_record_of_weight_zero_adds_nothing_even_where_it_is_not_finite",),
+    ),
+    Mutation(
+        "Gram matrices are formed in float32",
+        "client/per_record_gradients.py",
+        "x, weight, geometry, out_size).double(), grad.flatten(2).transpose(1, 2).double()",
+        "x, weight, geometry, out_size), grad.flatten(2).transpose(1, 2)",
+        (_RECORD_GRADIENTS,),
+    ),
+    Mutation(
+        "clipping keeps nothing back for rounding",
+        "client/training.py",
+        "SLACK = 2.0**-10",
+        "SLACK = 0.0",
+        (f"{_TRAINING}::test_what_clipping_keeps_back_pays_for_all_that_float32_can_lose",),
+    ),
+    Mutation(
+        "the sums of a batch's pieces are rounded as they are added",
+        "client/training.py",
+        "total += piece_sum.mul_(1 / grid).round_()",
+        "total += piece_sum.mul_(1 / grid)",
+        (f"{_ATTACKS}/test_clipping.py::test_sums_lie_on_a_grid_so_that_pieces_add_up_exactly_in_any_order",),
+    ),
+    Mutation(
+        "the norm of a gradient that cancels has no margin",
+        "client/per_record_gradients.py",
+        "clamp_(min=0.0) + margin * sizes",
         "clamp_(min=0.0) + 0.0 * sizes",
-        (f"{_ATTACKS}/test_clipping_bound.py",),
+        (f"{_RECORD_GRADIENTS}::test_a_ghost_norm_is_never_below_a_thousandth_of_the_sizes_that_cancel",),
     ),
     Mutation(
         "logits of a crafted model are not clamped",
@@ -710,49 +739,49 @@ _CONTRIBUTION_MUTATIONS = (
 _LEDGER_MUTATIONS = (
     Mutation(
         "the ledger's anchor is not synced",
-        "client/ledger_chain.py",
+        "client/ledger/chain.py",
         "            os.fsync(file.fileno())\n",
         "",
         (f"{_LEDGER}::test_lines_are_durable_before_record_returns",),
     ),
     Mutation(
         "a budget that is passed is ignored",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "if not total <= policy.budget:",
         "if total < 0:",
         (f"{_LEDGER}::test_a_round_beyond_the_budget_is_refused_and_nothing_is_written",),
     ),
     Mutation(
         "a booking is judged without what it adds",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "total = self._epsilon(booking.account, policy, accountant, new)",
         "total = self._epsilon(booking.account, policy, accountant, ())",
         (f"{_LEDGER}::test_a_round_beyond_the_budget_is_refused_and_nothing_is_written",),
     ),
     Mutation(
         "accounts are mixed",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "if booking.account is account]\n",
         "if booking.account]\n",
         (f"{_LEDGER}::test_each_account_has_a_budget_of_its_own",),
     ),
     Mutation(
         "the unit of a booking is forgotten",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "kind = booking.account, replace(booking.event, steps=1), booking.unit, booking.colluders",
         "kind = booking.account, replace(booking.event, steps=1), PrivacyUnit.PATIENT, booking.colluders",
         (f"{_LEDGER}::test_rounds_for_records_are_no_rounds_for_patients",),
     ),
     Mutation(
         "a ledger that was removed is begun anew",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         "            if held is None and not chain.exists(folder):",
         "            if not chain.exists(folder):",
         (f"{_LEDGER}::test_a_ledger_that_was_removed_is_missed",),
     ),
     Mutation(
         "a changed line of the ledger is believed",
-        "client/ledger_chain.py",
+        "client/ledger/chain.py",
         "if digest != _digest(number, head.digest, text):",
         "if not digest:",
         (f"{_LEDGER}::test_tampering_is_detected_and_refused_until_accepted_and_forgets_nothing",),

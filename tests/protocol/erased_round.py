@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from common.config import replace
-from common.messages import Request, Unmask, UnmaskAll
-from deploy.in_process import InProcessConsortium, Loss
+from common.run.messages import Request, Unmask, UnmaskAll
+from deploy.experiment.consortium import InProcessConsortium, Loss
 from tests.memory_scan import SECRET_BYTES, Remembered
 from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
 

@@ -10,13 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent, Surroundings
-from common.audit_chain import Chain, Entry
-from common.audit_entries import Began, Body
-from common.audit_parties import SERVER_PARTY
+from common.audit.chain import Chain, Entry
+from common.audit.entries import Began, Body
+from common.audit.parties import SERVER_PARTY
 from common.config import Config, DataConfig, replace
 from common.errors import AuditError
-from common.events import Event, Refusal, RoundDone, RunStarted
-from common.identity import (
+from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
     make_authority,
@@ -25,12 +24,13 @@ from common.identity import (
     sign_hospital_certificate,
     verify_roster,
 )
-from common.members import sign_members
-from common.messages import decode_reply, decode_request, encode
-from common.revocation import Revocations, sign_revocations
+from common.identity.members import sign_members
+from common.identity.revocation import Revocations, sign_revocations
+from common.run.messages import decode_reply, decode_request, encode
+from common.telemetry.events import Event, Refusal, RoundDone, RunStarted
 from deploy.audit.record import read_record
-from deploy.data.datasets import obtain
-from deploy.data.dealer import deal
+from deploy.datasets.datasets import obtain
+from deploy.demo.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
 from server.run import Run, RunPlan, describe

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import Config
-from common.vector import Tail, VectorLayout
+from common.run.vector import Tail, VectorLayout
 from tests.protocol.parties import Consortium
 
 PARAMETERS = 6

@@ -12,11 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.events import COMPLETED, Refusal
-from common.identity import certificate_pem, write_private
-from common.messages import Request, phase_of
+from common.files import write_private
+from common.identity.certificates import (
+    certificate_pem,
+)
+from common.run.messages import Request, phase_of
+from common.telemetry.events import COMPLETED, Refusal
 from deploy.audit.verify import verify
-from deploy.in_process import InProcessConsortium, InProcessTransport, Loss
+from deploy.experiment.consortium import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import Checkpoint, CheckpointStore, Draft
 from server.transport import Incoming, Outgoing
 from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, everybody, small
@@ -124,7 +127,7 @@ def test_a_full_disk_on_the_server_stops_the_run_and_space_lets_it_go_on(
 
 
 def test_a_full_disk_at_a_hospital_makes_it_refuse_and_the_others_go_on(
-    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = small(dealt, tmp_path)
 
@@ -139,6 +142,8 @@ def test_a_full_disk_at_a_hospital_makes_it_refuse_and_the_others_go_on(
     refusal = made.of(Refusal)[0]
     assert (refusal.hospital, refusal.code) == ("hospital-4", "run")
     assert "could not note its answer on disk" in refusal.reason
+    assert os.strerror(errno.ENOSPC) not in refusal.reason
+    assert f"must be writable: {os.strerror(errno.ENOSPC)}; free space" in caplog.text
 
 
 @pytest.mark.parametrize("jump", [datetime.timedelta(days=900), datetime.timedelta(days=-900)])

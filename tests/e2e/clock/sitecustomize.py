@@ -13,7 +13,7 @@ from typing import Any
 
 import time_machine
 
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 class _MachinesTime:
@@ -42,7 +42,7 @@ def _follow(file: Path, confirmed: Path) -> None:
                 travel.start()
             seconds = wanted
         confirmed.write_text(f"{time.time()}")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 _file = Path(os.environ["CONFIDE_TEST_CLOCK"])

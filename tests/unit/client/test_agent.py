@@ -12,9 +12,8 @@ import pytest
 from client.agent import HospitalAgent
 from common.config import HospitalConfig
 from common.errors import AuditError, ConfideError, DataError, LedgerError
-from common.events import COMPLETED, Evaluated, Refusal, RoundDone
-from common.flat_model import hash_model
-from common.messages import (
+from common.run.flat_model import hash_model
+from common.run.messages import (
     AdvertiseKeys,
     CheckConsistency,
     InputMasked,
@@ -27,11 +26,12 @@ from common.messages import (
     ShareKeys,
     Unmask,
 )
-from common.round_terms import Purpose, RoundTerms
+from common.run.round_terms import Purpose, RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
-from deploy.in_process import Loss
+from common.telemetry.events import COMPLETED, Evaluated, Refusal, RoundDone
+from deploy.experiment.consortium import Loss
 from server.run import Run, describe
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
 
@@ -288,4 +288,5 @@ def test_what_is_wrong_with_data_or_ledger_is_not_told(
     reply = refused(overheard.answer(overheard.masked_input(), overheard.model))
     assert reply.code == kind.code
     assert "17" not in reply.reason
-    assert "its operator knows why" in reply.reason or "do not let it take part" in reply.reason
+    said = ("its operator knows why", "do not let it take part", "its operator finds the reason")
+    assert any(words in reply.reason for words in said)

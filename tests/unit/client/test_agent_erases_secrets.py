@@ -9,14 +9,14 @@ import pytest
 
 from client.contribution import Contributor
 from common.errors import RunError
-from common.messages import AdvertiseKeys, Refused, Request
+from common.run.messages import AdvertiseKeys, Refused, Request
 from common.secagg import messages as secagg
 from common.secagg.advertise_keys import RoundKeys
 from common.secagg.consistency_check import SignedState
 from common.secagg.masked_input import MaskedState
 from common.secagg.phases import Phase
 from common.secagg.share_keys import SharedKeys, SharePair
-from deploy.in_process import Loss
+from deploy.experiment.consortium import Loss
 from tests.attacks.test_lies_to_agents import ROUND, VICTIM, LyingServer, lying
 from tests.small_consortium import Dealt, Vanishing, small
 

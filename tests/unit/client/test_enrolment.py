@@ -14,7 +14,8 @@ from client import enrolment
 from client.enrolment import EnrolmentService, Place, ask_standing, is_enrolled, join, proxy_for
 from common.config import Config, EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
-from common.identity import (
+from common.files import write_private
+from common.identity.certificates import (
     certificate_pem,
     fingerprint,
     load_certificate,
@@ -22,17 +23,16 @@ from common.identity import (
     make_authority,
     make_tls_certificate,
     private_key_pem,
-    write_private,
 )
-from common.invitation import Invitation
-from common.members import KeptMembers
-from common.revocation import Revocations
+from common.identity.invitation import Invitation
+from common.identity.members import KeptMembers
+from common.identity.revocation import Revocations
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSettings
-from server.authority import Authority
-from server.certificates import Certificates
-from server.enrolment import Allowance, Enrolment, grpc_server
-from server.membership import Membership
-from server.tls import reloading_credentials
+from server.members.authority import Authority
+from server.members.certificates import Certificates
+from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.roster import Membership
+from server.members.tls import reloading_credentials
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from client.data.hospital_data import UNUSABLE_DATA
-from common.events import Event, Refusal, RoundDone
 from common.shards import MANIFEST_NAME
-from deploy.data.datasets import obtain
-from deploy.in_process import InProcessConsortium, Site
+from common.telemetry.events import Event, Refusal, RoundDone
+from deploy.datasets.datasets import obtain
+from deploy.experiment.consortium import InProcessConsortium, Site
 from tests import named_patients
 from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID
 

@@ -1,14 +1,16 @@
 import gc
+import math
 import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.per_record_gradients import record_gradients
+from client.per_record_gradients import CHUNK, MOST_RECORDS, norm_bounds, record_gradients, weighted_rows
 from common.errors import ConfigError
 from common.models.cnn import SmallCnn
 
@@ -127,3 +129,96 @@ def test_a_grouped_convolution_is_refused() -> None:
 def test_rows_that_were_not_kept_are_not_handed_out_as_if_there_were_none() -> None:
     with pytest.raises(ValueError, match="as_rows"):
         record_gradients(nn.Linear(4, 3), *batch((5, 4))).rows()
+
+
+def test_norm_bounds_hold_for_numbers_of_any_size_and_are_close() -> None:
+    rng = np.random.default_rng(0)
+    for length in (1, 5, 256, 257, 1000):
+        sizes = 10 ** rng.uniform(-45, 12, (200, 1)) * 10 ** rng.uniform(-3, 0, (200, length))
+        rows = torch.from_numpy((rng.standard_normal((200, length)) * sizes).astype(np.float32))
+        exact, bounds = rows.double().norm(dim=1), norm_bounds(rows)
+        assert bool((bounds >= exact).all())
+        assert bool((bounds <= exact * (1 + 2.0**-14) + 2.0**-62 * length**0.5).all())
+
+
+def test_what_is_not_finite_or_too_large_has_no_bound() -> None:
+    rows = torch.zeros(5, 300)
+    rows[0, 7], rows[1, 299], rows[2, 0], rows[3, 0] = math.nan, math.inf, 2e15, 3e38
+    assert norm_bounds(rows).isinf().tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("first", [1e-30, 1e-42])
+def test_the_norm_of_a_layer_whose_inputs_underflow_when_squared_is_bounded(first: float) -> None:
+    """In float32 the squares of what the second layer sees are 0, and so was its norm."""
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 3, bias=False))
+    with torch.no_grad():
+        for weight, size in zip(model.parameters(), (first, 1.0, 1e14), strict=True):
+            weight.copy_(torch.linspace(1, 2, weight.numel()).view_as(weight) * size)
+    inputs, labels = batch((5, 4))
+    ghosts = record_gradients(model, inputs, labels)
+    weights = 1 / ghosts.norms()
+    assert float(ghosts.weighted_sum(torch.where(torch.arange(5) == 2, weights, 0.0)).double().norm()) <= 1
+    rows = record_gradients(model, inputs, labels, as_rows=True).rows().double()
+    assert bool((rows.norm(dim=1) <= ghosts.norms()).all())
+
+
+def opposed(pull: float) -> nn.Module:
+    """Two positions of a ghost layer whose output gradients are opposite in sign."""
+    model = nn.Sequential(nn.Conv2d(64, 64, 1, bias=False), nn.Flatten(), nn.Linear(128, 3, bias=False))
+    convolution, head = model.parameters()
+    with torch.no_grad():
+        convolution.mul_(1e-3)
+        pulls = torch.linspace(1, 2, 64)[:, None] * torch.tensor([pull, -pull])
+        head.copy_(torch.outer(torch.tensor([1.0, -1.0, 0.0]), pulls.reshape(-1)))
+    return model
+
+
+@pytest.mark.parametrize(("size", "pull"), [(1e-25, 1e30), (1e-40, 1e37), (1e-3, 1e3), (1e12, 1e-12)])
+def test_ghost_norms_are_exact_for_numbers_whose_products_are_beyond_float32(size: float, pull: float) -> None:
+    torch.manual_seed(3)
+    model = opposed(pull)
+    inputs, labels = torch.randn(4, 64, 1, 2) * size, torch.tensor([0, 1, 2, 0])
+    norms = record_gradients(model, inputs, labels).norms()
+    exact = record_gradients(model, inputs, labels, as_rows=True).rows().double().norm(dim=1)
+    assert torch.allclose(norms, exact, rtol=1e-3)
+
+
+def test_a_ghost_norm_is_never_below_a_thousandth_of_the_sizes_that_cancel() -> None:
+    """The weighted sum is exact enough because of this, even where float64 would cancel, too."""
+    model = opposed(1e6)
+    inputs, labels = torch.ones(1, 64, 1, 2), torch.tensor([1])
+    convolution, head = model.parameters()
+    with torch.no_grad():
+        convolution.zero_()
+    residual = torch.tensor([1.0, -2.0, 1.0]) / 3
+    of_output = (residual @ head).view(64, 2).detach()
+    sizes = float(of_output.double().norm(dim=0).sum()) * 8
+    assert float(record_gradients(model, inputs, labels).norms()) >= 0.9999e-3 * sizes
+
+
+def test_a_record_of_weight_zero_adds_nothing_even_where_it_is_not_finite() -> None:
+    model = strided()
+    inputs, labels = batch((5, 2, 18, 20))
+    weights = torch.tensor([1.0, 0.5, 0.0, 0.0, 0.25], dtype=torch.float64)
+    expected = record_gradients(model, inputs, labels).weighted_sum(weights)
+    inputs[2], inputs[3] = math.nan, 3e38
+    gradients = record_gradients(model, inputs, labels)
+    assert gradients.norms()[2:4].isinf().all()
+    assert torch.equal(gradients.weighted_sum(weights), expected)
+
+
+def test_more_records_than_a_sum_is_exact_for_are_refused() -> None:
+    rows = torch.zeros(MOST_RECORDS + 1, 4)
+    weights = torch.zeros(len(rows), dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"at most {MOST_RECORDS} rows"):
+        weighted_rows(weights, rows)
+    gradients = record_gradients(nn.Linear(4, 3), rows, torch.zeros(len(rows), dtype=torch.int64))
+    with pytest.raises(ValueError, match=f"at most {MOST_RECORDS} records"):
+        gradients.weighted_sum(weights)
+
+
+@pytest.mark.parametrize("records", [CHUNK - 1, CHUNK, CHUNK + 1, MOST_RECORDS])
+def test_sums_in_chunks_are_the_sums_of_all(records: int) -> None:
+    rows = torch.randn(records, 300, generator=torch.Generator().manual_seed(2))
+    weights = torch.linspace(0, 1, records, dtype=torch.float64)
+    assert torch.allclose(weighted_rows(weights, rows).double(), weights @ rows.double(), atol=1e-4)

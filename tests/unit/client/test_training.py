@@ -10,7 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 from client import training as module
-from client.per_record_gradients import RecordGradients, record_gradients
+from client.per_record_gradients import (
+    CHUNK,
+    GRAM_MARGIN,
+    MOST_POSITIONS,
+    MOST_RECORDS,
+    SUM_ERROR,
+    RecordGradients,
+    record_gradients,
+)
 from client.training import LocalUpdate, TrainingData, evaluate, noisy_gradient_sum, scores
 from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
@@ -18,7 +26,7 @@ from common.evaluation import EvaluationShape, count
 from common.keystream import Keystream
 from common.models.cnn import SmallCnn
 from common.models.flat import flat_parameters, share_parameters
-from common.privacy.distributed import DistributedMechanism
+from common.privacy.distributed import LARGEST_DIMENSION, DistributedMechanism
 from common.privacy.schedule import Schedule, schedule_of
 
 torch.set_num_threads(1)
@@ -130,7 +138,7 @@ def test_one_private_step_is_the_clipped_sum_over_the_expected_batch_plus_noise_
     update = train_locally(model, start, data, setting, LOCAL, sigma, os.urandom, 80.0)
     share_parameters(model, torch.from_numpy(start.copy()))
     rows = record_gradients(model, data.inputs, data.labels, as_rows=True).rows()
-    bound = 0.5 * (1 - module.CLIPPING_MARGIN)
+    bound = 0.5 * (1 - module.SLACK)
     clipped = rows * (bound / rows.norm(dim=1, keepdim=True)).clamp(max=1.0)
     noise = -update.delta * 80 - clipped.sum(dim=0).numpy()
     # 8,002 coordinates: the sample deviation is within 5 of its own deviations, σC/√(2d).
@@ -280,6 +288,63 @@ def test_sampling_and_noise_come_from_the_bytes_that_are_drawn() -> None:
     assert batches[0].tolist() != batches[1].tolist()
 
 
+def test_in_mode_local_each_steps_batch_follows_the_key_that_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[int]] = []
+    original = module._clipped_sum
+
+    def spy(model: nn.Module, data: TrainingData, batch: torch.Tensor, privacy: PrivacyConfig) -> torch.Tensor:
+        batches.append(batch.tolist())
+        return original(model, data, batch, privacy)
+
+    monkeypatch.setattr(module, "_clipped_sum", spy)
+    model, start = linear()
+    for letter in (b"a", b"a", b"b"):
+        source = Keystream(32 * letter).draw
+        train_locally(model, start, features(), TrainingConfig(sample_rate=0.5), LOCAL, 1.0, source)
+    first, second, same, same_second, other, other_second = batches
+    assert (first, second) == (same, same_second)
+    assert len({tuple(each) for each in (first, second, other, other_second)}) == 4
+
+
+def test_in_mode_distributed_sampling_and_noise_each_follow_a_key_of_their_own() -> None:
+    model, start = linear()
+    mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
+    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
+
+    def clipped_batch(sampling: bytes, noise: bytes) -> list[int]:
+        """Return the sum less the noise that the second key gives."""
+        keys = iter((sampling, noise))
+        part = noisy_gradient_sum(
+            model, start, features(), distributed, mechanism, 0.5, 4, lambda count: count * next(keys)
+        )
+        share: list[int] = (part.total - mechanism.noise_share(4, Keystream(32 * noise))).tolist()
+        return share
+
+    one = clipped_batch(b"a", b"x")
+    assert clipped_batch(b"a", b"y") == one
+    assert clipped_batch(b"b", b"x") != one
+
+
+@pytest.mark.parametrize("expected_units", [5.0, 37.0])
+def test_the_divisor_is_the_stated_one_whatever_batch_was_drawn(
+    expected_units: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, start = linear()
+    data = features(40)
+    drawn: list[torch.Tensor] = []
+    original = module._clipped_sum
+
+    def spy(model: nn.Module, data: TrainingData, batch: torch.Tensor, privacy: PrivacyConfig) -> torch.Tensor:
+        drawn.append(original(model, data, batch, privacy))
+        return drawn[-1].clone()
+
+    monkeypatch.setattr(module, "_clipped_sum", spy)
+    setting = TrainingConfig(sample_rate=0.5, learning_rate=1.0, momentum=0.0)
+    update = train_locally(model, start, data, setting, LOCAL, 1e-9, os.urandom, expected_units)
+    assert len(drawn) == 2
+    assert np.allclose(update.delta, -(drawn[0] + drawn[1]).numpy() / expected_units, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])
 def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(
     monkeypatch: pytest.MonkeyPatch, mode: PrivacyMode
@@ -341,6 +406,27 @@ def test_training_in_mode_distributed_or_without_noise_is_refused() -> None:
             train_locally(model, start, features(), TrainingConfig(), LOCAL, sigma, os.urandom)
 
 
+def test_what_clipping_keeps_back_pays_for_all_that_float32_can_lose() -> None:
+    """The sums of the proofs in ``_clipped_sum`` and in ``client/per_record_gradients.py``, with the constants used."""
+    in_float32 = (CHUNK + 3) * CHUNK * 2.0**-24 * (1 + 2.0**-10)
+    in_float64 = 2 * (MOST_RECORDS * MOST_POSITIONS + 2) * 2.0**-53 * MOST_RECORDS / math.sqrt(GRAM_MARGIN)
+    to_float32 = MOST_RECORDS * 2.0**-24
+    assert in_float32 + in_float64 + to_float32 < SUM_ERROR
+    of_the_grid = math.sqrt(LARGEST_DIMENSION) * 2.0 ** -(module.SUM_BITS + 1)
+    for bound, norm in ((1.0, 7.0), (1e-6, 1e15), (1e6, 1e6), (0.3, 0.3)):
+        share = norm * float(module._clipping(torch.tensor([norm], dtype=torch.float64), bound))
+        assert 0.999 * bound <= share <= bound * (1 - 2 * (SUM_ERROR + of_the_grid))
+    nothing, everything = module._clipping(torch.tensor([math.inf, 0.0], dtype=torch.float64), 1.0).tolist()
+    assert (nothing, everything) == (0.0, 1.0)
+
+
+def test_a_clipping_bound_too_small_for_float32_is_refused() -> None:
+    model, start = linear()
+    tiny = PrivacyConfig(mode=PrivacyMode.LOCAL, max_grad_norm=1e-7)
+    with pytest.raises(RunError, match="max_grad_norm must be at least 1e-06"):
+        train_locally(model, start, features(), TrainingConfig(), tiny, 1.0, os.urandom)
+
+
 @pytest.mark.parametrize(("privacy", "sigma"), [(NONE, 0.0), (LOCAL, 1.0)])
 def test_training_that_diverges_gives_a_finite_change_and_no_error(privacy: PrivacyConfig, sigma: float) -> None:
     """An error would tell the server that a model of its making has overflowed on some record."""
@@ -364,6 +450,11 @@ def test_too_many_units_are_cut_to_a_subset_that_the_seed_fixes() -> None:
     assert torch.equal(few.inputs, data.limited(5, PrivacyUnit.PATIENT, b"run").inputs)
     assert not torch.equal(few.inputs, data.limited(5, PrivacyUnit.PATIENT, b"another").inputs)
     assert data.limited(15, PrivacyUnit.PATIENT, b"run") is data
+    assert data.at_most_per_patient(4, b"run") is data
+    thinned = data.at_most_per_patient(3, b"run")
+    assert torch.bincount(thinned.patients).tolist() == [3] * 15
+    assert torch.equal(thinned.inputs, data.at_most_per_patient(3, b"run").inputs)
+    assert not torch.equal(thinned.inputs, data.at_most_per_patient(3, b"another").inputs)
     assert len(data.emptied()) == data.emptied().count(PrivacyUnit.RECORD) == 0
 
 
@@ -395,7 +486,7 @@ def test_a_sum_of_distributed_gradients_decodes_to_the_clipped_sum_of_all_hospit
     parts = [noisy_gradient_sum(model, start, data, distributed, mechanism, 1.0, 4, os.urandom) for data in hospitals]
     share_parameters(model, torch.from_numpy(start.copy()))
     # Whole numbers are clipped exactly, so mode distributed needs no margin; here it is taken back for comparison.
-    without_margin = distributed.model_copy(update={"max_grad_norm": 0.5 / (1 - module.CLIPPING_MARGIN)})
+    without_margin = distributed.model_copy(update={"max_grad_norm": 0.5 / (1 - module.SLACK)})
     expected = sum(module._clipped_sum(model, data, torch.arange(60), without_margin) for data in hospitals)
     decoded = mechanism.decode(np.sum([part.total for part in parts], axis=0))
     assert np.abs(decoded - torch.as_tensor(expected).numpy()).max() < 0.05

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from common.hosts import LOOPBACK, check_host, past_proxies
-from common.invitation import Invitation
+from common.identity.invitation import Invitation
 from deploy import cli
 
 KEPT = ("confide.example.org", "server", "192.0.2.7", "2001:db8::1", "::1", "a-b.example", "xn--mnchen-3ya.example")

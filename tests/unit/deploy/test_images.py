@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
+DOCKERFILES = sorted((ROOT / "deploy" / "containers").glob("*.Dockerfile"))
 _ROLE = "# ---- the role"
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from common.config import Config
-from common.metric_names import ALL
+from common.telemetry.metric_names import ALL
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "prometheus"
 PROMTOOL = os.environ.get("CONFIDE_PROMTOOL") or shutil.which("promtool")

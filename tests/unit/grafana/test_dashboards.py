@@ -10,7 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from common.metric_names import ALL
+from common.telemetry.metric_names import ALL
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))

@@ -46,19 +46,19 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
-from common import messages
 from common.config import Config, replace
-from common.events import COMPLETED, Event, Exchange
-from common.flower_waits import PIECE_BYTES
-from common.run_terms import layout_of, protocol_parameters
+from common.flower.waits import PIECE_BYTES
+from common.run import messages
+from common.run.terms import layout_of, protocol_parameters
+from common.run.vector import Tail
 from common.secagg import masked_input
 from common.secagg import messages as secagg
 from common.secagg.parameters import Vector
-from common.vector import Tail
+from common.telemetry.events import COMPLETED, Event, Exchange
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
-from server.flower import GridTransport, tell_unreadable_replies
-from server.flower_arrays import carry_by_the_piece
+from server.flower.arrays import carry_by_the_piece
+from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.run import Run, RunPlan, describe
 from tests.protocol.parties import PLACE, Hospital
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from common import metric_names as names
 from common.config import Config, replace
 from common.errors import RunError
-from common.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
+from common.telemetry import metric_names as names
+from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
 from server.metrics import RunMetrics
 from tests.example_run import HOSPITALS, RUN_ID, example_run
 

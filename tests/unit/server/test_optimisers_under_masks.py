@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.events import COMPLETED, RoundDone
+from common.telemetry.events import COMPLETED, RoundDone
 from server.checkpoints import Checkpoint, CheckpointStore
 from tests.small_consortium import RUN_ID, Dealt, everybody, small
 

@@ -10,16 +10,16 @@ import pytest
 
 from client.contribution import Contribution, Contributor
 from common.evaluation.plan import Part
-from common.events import AttackRefused, Dropout, Exchange, Refusal
-from common.messages import Request
-from common.round_terms import Purpose
-from common.run_terms import protocol_parameters
+from common.run.messages import Request
+from common.run.round_terms import Purpose
+from common.run.terms import protocol_parameters
 from common.secagg import full_unmasking, masked_input
 from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFewSignaturesError
 from common.secagg.masks import apply_masks
 from common.secagg.messages import MaskedInput
 from common.secagg.parameters import RunParameters
-from deploy.in_process import Loss
+from common.telemetry.events import AttackRefused, Dropout, Exchange, Refusal
+from deploy.experiment.consortium import Loss
 from server.conversation import Conversation
 from server.initial_model import initial_model
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 
 from client.training import _as_input
-from common.events import COMPLETED, Dropout, Evaluated, Event, Refusal, RoundDone, RunFinished, RunStarted
 from common.models.flat import share_parameters
 from common.privacy.distributed import DistributedMechanism
-from deploy.in_process import Loss
+from common.telemetry.events import COMPLETED, Dropout, Evaluated, Event, Refusal, RoundDone, RunFinished, RunStarted
+from deploy.experiment.consortium import Loss
 from server.checkpoints import CheckpointStore
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Vanishing, everybody, small, willing
 

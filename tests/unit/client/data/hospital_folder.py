@@ -19,7 +19,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from client.data import DataContract
 from client.data.hospital_data import Report, check_data
 from common.shards import MANIFEST_NAME, SPLITS
-from deploy.data import phantom
+from deploy.datasets import phantom
 
 CLASSES = phantom.CHEST_CLASSES
 SIZE = 32

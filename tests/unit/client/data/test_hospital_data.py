@@ -19,7 +19,7 @@ from client.data.mistakes import Mistake
 from common import shards
 from common.config import PrivacyUnit
 from common.errors import DataError
-from deploy.data import phantom
+from deploy.datasets import phantom
 from tests.unit.client.data.hospital_folder import CLASSES, CONTRACT, TODAY, Hospital, chest_images, dicom, healthy, png
 from tests.unit.client.data.planted_mistakes import another_chest
 

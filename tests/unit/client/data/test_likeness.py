@@ -16,8 +16,8 @@ from PIL import Image
 from client.data.likeness import CHEST
 from client.data.picture_checks import thumbnail
 from common.shards import fit
-from deploy.data import phantom
-from deploy.data.datasets import DATA_VARIABLE
+from deploy.datasets import phantom
+from deploy.datasets.datasets import DATA_VARIABLE
 
 DATA = Path(os.environ.get(DATA_VARIABLE, "/nowhere"))
 needs_data = pytest.mark.skipif(

@@ -15,10 +15,10 @@ from client.agent import HospitalAgent, Surroundings
 from client.data.catalogue import ACCEPTED_NAME
 from client.data.hospital_data import UNUSABLE_DATA, open_data
 from client.data.mistakes import ADVICE, COUNTED, Mistake, Weight
-from client.ledger import LEDGER_FOLDER
+from client.ledger.ledger import LEDGER_FOLDER
 from common.config import Config, HospitalConfig, RunDescription, replace
 from common.errors import DataError
-from common.identity import (
+from common.identity.certificates import (
     CertificateAuthority,
     HospitalIdentity,
     certificate_pem,
@@ -26,9 +26,9 @@ from common.identity import (
     request_hospital_certificate,
     sign_hospital_certificate,
 )
-from common.members import sign_members
-from common.messages import AdvertiseKeys, Refused, Reply
-from common.run_terms import layout_for
+from common.identity.members import sign_members
+from common.run.messages import AdvertiseKeys, Refused, Reply
+from common.run.terms import layout_for
 from tests.unit.client.data.hospital_folder import Hospital, healthy
 from tests.unit.client.data.planted_mistakes import PLANTS, Plant
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from client.data.mistakes import Mistake
 from client.data.pixels import Header, Picture
 from client.data.shortcuts import CHANCE, NAMES, Traces, find_shortcuts, rank_test, traces_of
-from deploy.data import phantom
+from deploy.datasets import phantom
 from tests.unit.client.data.hospital_folder import CLASSES, Hospital, chest_images, dicom, healthy, png
 
 TRIALS = 2000

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.audit_chain import AUDIT_FILE, AuditChain, read_chain
-from common.audit_entries import Opened, Refused, Signed, Stepped, Summed
+from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
+from common.audit.entries import Opened, Refused, Signed, Stepped, Summed
 from common.errors import AuditError
-from common.flat_model import hash_model
-from common.identity import certificate_pem, make_authority
-from common.round_terms import RoundTerms
+from common.identity.certificates import certificate_pem, make_authority
+from common.run.flat_model import hash_model
+from common.run.round_terms import RoundTerms
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
 from server.initial_model import initial_model
@@ -99,7 +99,7 @@ def test_a_removed_line_is_found(run: AuditedRun, gone: int) -> None:
 def test_a_hospital_that_cuts_its_chain_short_is_found_by_the_servers(run: AuditedRun) -> None:
     path = run.chain_file("hospital-3")
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
-    with pytest.raises(AuditError, match=r"hospital-3/audit.jsonl: must tell of round 3"):
+    with pytest.raises(AuditError, match=r"hospital-3/audit.jsonl: must record round 3"):
         verdict_of(run)
 
 

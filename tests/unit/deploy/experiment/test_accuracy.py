@@ -4,9 +4,9 @@ import pytest
 
 from common.config import load_config
 from common.errors import ConfigError
-from common.events import RoundDone
 from common.provenance import ROOT
-from deploy.data.datasets import obtain
+from common.telemetry.events import RoundDone
+from deploy.datasets.datasets import obtain
 from deploy.experiment.accuracy import FAMILIES, Aim, _chosen, plan
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Study, Training

@@ -8,8 +8,8 @@ from matplotlib.image import imread
 
 from common.config import replace
 from common.errors import RunError
-from common.events import RoundDone
-from deploy.data.datasets import obtain
+from common.telemetry.events import RoundDone
+from deploy.datasets.datasets import obtain
 from deploy.experiment import baselines
 from deploy.experiment.baselines import plan, write_baselines
 from deploy.experiment.methods import Method
@@ -75,7 +75,7 @@ def test_lost_rounds_are_missed_and_not_made_up(study: Study) -> None:
     run_study(study, planned, lambda _line: None)
     for path in (study.folder / "rounds").iterdir():
         path.unlink()
-    with pytest.raises(RunError, match="remove the study's folder to begin anew"):
+    with pytest.raises(RunError, match="remove the study's folder to start again"):
         study.outcomes(planned)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.config import replace
-from deploy.data.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet, obtain
 from deploy.experiment.methods import Method, train
 from tests.unit.deploy.experiment.tiny import PHANTOM
 

@@ -3,8 +3,8 @@ import numpy as np
 from client.data import DataContract
 from common.config import DataConfig
 from common.shards import SPLITS
-from deploy.data.datasets import DataSet, obtain
-from deploy.data.dealer import split
+from deploy.datasets.datasets import DataSet, obtain
+from deploy.demo.dealer import split
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from tests.unit.deploy.experiment.tiny import PHANTOM
 

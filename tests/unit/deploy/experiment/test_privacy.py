@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.config import Config, PrivacyMode
-from deploy.data.datasets import obtain
+from deploy.datasets.datasets import obtain
 from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, draw, gain, main, plan
 from deploy.experiment.runner import TABLE_FILE, Group
 from deploy.experiment.training import Laboratory

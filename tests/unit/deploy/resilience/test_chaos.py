@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.events import Exchange, Refusal, RoundDone, RunFinished
 from common.secagg.phases import Phase
+from common.telemetry.events import Exchange, Refusal, RoundDone, RunFinished
 from deploy.resilience.chaos import Report
 from deploy.resilience.chaos_plan import SERVER_ROLES, STARTING_POINTS, Point, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress

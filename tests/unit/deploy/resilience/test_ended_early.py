@@ -10,7 +10,7 @@ import pytest
 from common.config import Config
 from common.processes import Stopping, raise_on_signals
 from deploy.resilience import load, soak
-from deploy.resources import Usage
+from deploy.resilience.resources import Usage
 
 
 @pytest.fixture(autouse=True)

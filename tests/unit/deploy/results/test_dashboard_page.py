@@ -8,10 +8,10 @@ from streamlit.testing.v1 import AppTest
 
 from common.config import Config, replace
 from common.errors import ConfigError, RunError
-from common.events import Event
-from deploy.events import RunHistory
+from common.telemetry.events import Event
 from deploy.results import dashboard
 from deploy.results.dashboard_page import costs_of, figures_of, full_table, learning_table, notes_of, privacy_table
+from deploy.results.history import RunHistory
 from tests.example_run import HOSPITALS, example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from common.config import Config, replace
-from common.events import Evaluated, RoundDone
+from common.telemetry.events import Evaluated, RoundDone
 from deploy.results.intervals import Interval, of_round, of_test, over_runs, over_test_records
 from tests.example_run import example_of_three_classes, example_run
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.config import Config, replace
-from common.events import Event
+from common.telemetry.events import Event
 from deploy.results.live_table import LiveTable
 from tests.example_run import example_of_three_classes, example_run
 

@@ -6,8 +6,8 @@ import pytest
 
 from common.config import Config, replace
 from common.errors import RunError
-from common.events import RoundDone
-from deploy.events import RunHistory
+from common.telemetry.events import RoundDone
+from deploy.results.history import RunHistory
 from deploy.results.outputs import COLUMNS, MetricsFile, RunOutputs, metrics_row, summary
 from tests.example_run import HOSPITALS, example_of_three_classes, example_run
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from common.config import Config, replace
 from common.errors import RunError
-from deploy.events import RunHistory
 from deploy.results import plots
+from deploy.results.history import RunHistory
 from tests.example_run import example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})

@@ -15,7 +15,7 @@ from client.training import logits
 from common.errors import DataError, RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
-from deploy.data import phantom
+from deploy.datasets import phantom
 from deploy.results.model_file import ModelFacts, save_model
 from deploy.results.predict import main
 from tests.unit.client.data.hospital_folder import dicom, png

@@ -6,9 +6,9 @@ import pytest
 
 from common.config import Config, replace
 from common.errors import RunError
-from common.events import Evaluated, Event, Refusal
 from common.models import registry
 from common.models.flat import flat_parameters
+from common.telemetry.events import Evaluated, Event, Refusal
 from deploy.results.model_file import save_model
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.results.report import main

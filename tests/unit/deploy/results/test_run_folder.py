@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Config
-from common.events import RunFinished
 from common.models.registry import parameter_count
 from common.settings import CHECKPOINTS_FOLDER, ServerSettings
+from common.telemetry.events import RunFinished
 from deploy.results.run_folder import RunFolder
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.events import EventLog

@@ -1,0 +1,1 @@
+"""Who is who in a consortium: certificates, invitations, enrolment, the member list and revocation."""

@@ -1,0 +1,112 @@
+"""What a hospital and the enrolment service say to each other, over gRPC and TLS.
+
+Two calls: *join*, once, with an invitation's token; and *standing*, every few seconds, which brings the lists of
+revocations and members and, when the certificate grows old, a new one. MessagePack with the version in every message; a
+message that is too long, of another version, or with a field that is unknown, missing or out of range is refused whole.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from common.errors import EnrolmentError
+from common.identity.invitation import TOKEN_BYTES
+from common.identity.members import MAXIMUM_MEMBERS_BYTES
+from common.identity.revocation import MAXIMUM_LIST_BYTES
+
+VERSION = 2
+SERVICE = "confide.Enrolment"
+JOIN = "Join"
+STANDING = "Standing"
+
+MAXIMUM_REQUEST_BYTES = 16_384
+"""A signing request, a certificate and a key take about 2 KiB."""
+MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + MAXIMUM_MEMBERS_BYTES + 65_536
+
+_Revocations = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
+_Members = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_MEMBERS_BYTES)]
+_Pem = Annotated[bytes, msgspec.Meta(max_length=8192)]
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
+    """What every message begins with."""
+
+    version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)] = VERSION
+
+
+class Join(Message, frozen=True, tag="join"):
+    """Hospital: an invitation's token, a signing request for its identity, and its SuperNode's public key."""
+
+    token: Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+    request: _Pem
+    """PKCS #10 in PEM; the name in it is not looked at, the invitation's counts."""
+    supernode: Annotated[bytes, msgspec.Meta(max_length=1024)]
+    """OpenSSH, EC P-256 or P-384."""
+
+    def __repr__(self) -> str:
+        """Show nothing: the token is a secret."""
+        return "Join(…)"
+
+
+class Joined(Message, frozen=True, tag="joined"):
+    """Server: the hospital's certificate, the newest revocation and member lists, and where the Fleet API listens."""
+
+    certificate: _Pem
+    revocations: _Revocations
+    members: _Members
+    fleet_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class Waiting(Message, frozen=True, tag="waiting"):
+    """Server: the authority is offline and has not signed yet; ask again."""
+
+
+class Standing(Message, frozen=True, tag="standing"):
+    """Hospital: its certificate, and a fresh signing request by the same key, which proves that it asks itself."""
+
+    certificate: _Pem
+    request: _Pem
+
+
+class Stands(Message, frozen=True, tag="stands"):
+    """Server: the newest revocation and member lists, and the certificate to use from now on, which may be the same."""
+
+    certificate: _Pem
+    revocations: _Revocations
+    members: _Members
+    revoked: bool
+
+
+JoinReply = Joined | Waiting
+
+_M = TypeVar("_M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """Return the message's bytes for the wire."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_join_reply(encoded: bytes) -> JoinReply:
+    """Read a server's answer to :class:`Join`; errors as for :func:`decode`."""
+    reply: JoinReply = _decode(encoded, JoinReply, MAXIMUM_REPLY_BYTES)
+    return reply
+
+
+def decode(encoded: bytes, message_type: type[_M], limit: int = MAXIMUM_REQUEST_BYTES) -> _M:
+    """Read a message of ``message_type``.
+
+    Raises:
+        EnrolmentError: longer than ``limit``, or not such a message of this version.
+    """
+    message: _M = _decode(encoded, message_type, limit)
+    return message
+
+
+def _decode(encoded: bytes, expected: Any, limit: int) -> Any:  # noqa: ANN401 - a class, or a union of classes
+    if len(encoded) > limit:
+        raise EnrolmentError(f"a message must be at most {limit} bytes, got {len(encoded)}")
+    try:
+        return msgspec.msgpack.decode(encoded, type=expected)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EnrolmentError(f"a message must be one of enrolment version {VERSION}: {error}") from None

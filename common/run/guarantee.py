@@ -1,0 +1,149 @@
+"""What the ε of a run means, in words, and what every output of a run must admit.
+
+It names who is covered, and who is not: a hospital that takes part knows its own share of distributed noise, so
+unless the noise is made for colluding hospitals, ε against another hospital of the run is larger than against an
+outsider (:meth:`common.privacy.distributed.DistributedMechanism.epsilons` says by how much).
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+from common.config import AdversaryModel, AggregationMode, Config, PrivacyConfig, PrivacyMode
+
+PHANTOM = "phantom"
+"""The name of the procedural data set begins with this word."""
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """Everything an ε must be shown with."""
+
+    mode: str
+    epsilon_target: float | None
+    delta: float | None
+    unit: str
+    adversary: str
+    accountant: str
+    aggregation: str
+
+    @classmethod
+    def of(cls, config: Config) -> "Guarantee":
+        """Put the guarantee of a run with this configuration into words."""
+        privacy = config.privacy
+        private = privacy.mode is not PrivacyMode.NONE
+        return cls(
+            mode=privacy.mode.value,
+            epsilon_target=privacy.target_epsilon if private else None,
+            delta=privacy.delta if private else None,
+            unit=privacy.unit.value,
+            adversary=adversary_of_epsilon(privacy),
+            accountant=privacy.accountant,
+            aggregation=_aggregation(config),
+        )
+
+    def of_epsilon(self) -> str:
+        """Return what to print beside an ε, on one line."""
+        if self.delta is None:
+            return "no differential privacy: ε is not bounded"
+        return (
+            f"ε for each {self.unit} ({relation(self.unit)}), δ={self.delta:g}, {self.accountant.upper()} accountant, "
+            f"against {self.adversary}"
+        )
+
+    def as_labels(self) -> tuple[str, ...]:
+        """Return the values of the labels of ``confide_privacy_info``, in their order; an absent number is ``none``."""
+        target, delta = self.epsilon_target, self.delta
+        return (
+            self.mode,
+            "none" if target is None else f"{target:g}",
+            "none" if delta is None else f"{delta:g}",
+            self.unit,
+            self.adversary,
+            self.accountant,
+            self.aggregation,
+        )
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        """Return the fields by name, for JSON."""
+        return asdict(self)
+
+
+def relation(unit: str) -> str:
+    """Say which data sets an ε compares, to be named wherever an ε is.
+
+    >>> relation("patient")
+    'zero-out: a patient against an empty one, the number of patients is public'
+    """
+    return f"zero-out: a {unit} against an empty one, the number of {unit}s is public"
+
+
+def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
+    """Say against whom a run's ε holds, and against whom it does not where one might think so."""
+    if privacy.mode is PrivacyMode.NONE:
+        return "nobody"
+    if privacy.mode is PrivacyMode.LOCAL:
+        return "everyone outside the hospital, the server and the other hospitals included"
+    return _adversary_in_sums(privacy)
+
+
+def adversary_of_evaluation(privacy: PrivacyConfig) -> str:
+    """Say whom the ε of a run's evaluation holds against, in every mode: its noise is complete in the sum alone."""
+    return _adversary_in_sums(privacy)
+
+
+def _adversary_in_sums(privacy: PrivacyConfig) -> str:
+    dropouts = f"{privacy.tolerated_dropouts} dropout{'' if privacy.tolerated_dropouts == 1 else 's'}"
+    if not privacy.colluders:
+        return (
+            f"the server and whoever outside the run's hospitals gets the model, with up to {dropouts} a round; "
+            "not at this ε against the run's other hospitals, who know their own noise"
+        )
+    hospitals = "hospital" if privacy.colluders == 1 else "hospitals"
+    return (
+        f"the server with up to {privacy.colluders} colluding {hospitals}, each of the run's other hospitals and "
+        f"whoever gets the model, with up to {dropouts} a round"
+    )
+
+
+def caveats(config: Config, data_set: str, *, authority_on_server: bool = False) -> tuple[str, ...]:
+    """Return what every output of a run must admit, each as one sentence; none for a real, private, masked run.
+
+    Args:
+        config: the run's.
+        data_set: its name.
+        authority_on_server: the server holds the key that admits hospitals.
+
+    >>> caveats(Config(), "PneumoniaMNIST")
+    ()
+    """
+    admitted = []
+    if data_set.lower().startswith(PHANTOM):
+        admitted.append(f"Data set {data_set}: procedural images, no X-rays; the figures say nothing about medicine.")
+    if config.privacy.mode is PrivacyMode.NONE:
+        admitted.append("privacy.mode is none: this run has NO differential privacy; a baseline only.")
+    if config.aggregation.mode is AggregationMode.PLAIN:
+        admitted.append("aggregation.mode is plain: the server saw every hospital's update; a baseline only.")
+    if config.evaluation.exact:
+        admitted.append(
+            "evaluation.exact is true: validation and test counts carry no noise, so validation and test records have "
+            "NO differential privacy."
+        )
+    if authority_on_server:
+        admitted.append(
+            "The server holds the authority's key: it can admit hospitals of its own and so learn a single hospital's "
+            "update."
+        )
+    return tuple(admitted)
+
+
+def shown_epsilon(epsilon: float) -> str:
+    """Return an ε for a person: two decimals, or ∞ where nothing bounds it."""
+    return f"{epsilon:.2f}" if math.isfinite(epsilon) else "∞"
+
+
+def _aggregation(config: Config) -> str:
+    if config.aggregation.mode is AggregationMode.PLAIN:
+        return "plain: the server sees every hospital's update"
+    if config.aggregation.adversary is AdversaryModel.ACTIVE:
+        return "secure against an active adversary: the server sees sums alone"
+    return "secure against a semi-honest server: it sees sums alone if it follows the protocol"

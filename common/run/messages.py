@@ -1,0 +1,291 @@
+"""What server and hospital say to each other, one type per message, beside the vectors that travel as arrays.
+
+Every message is MessagePack with its type's name and the protocol version; a message of another version, with an
+unknown, missing or mistyped field, or longer than its limit is refused whole. The bytes inside are messages of
+``common.secagg`` in that package's own canonical encoding, or the canonical JSON of a run description.
+"""
+
+import io
+import math
+import tokenize
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from common.config import PROTOCOL_VERSION
+from common.errors import RunError
+
+MAXIMUM_MESSAGE_BYTES = 64 * 2**20
+"""The largest message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
+
+_LONGEST_COMPLAINT = 200
+"""How much is shown of what NumPy says about bytes that it cannot read, because the bytes may be in it."""
+
+NO_ARRAY = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, tokenize.TokenError)
+"""What NumPy raises for bytes that are no file of one array; MemoryError when its parser of heads runs out of stack."""
+
+LONGEST_HEAD_BYTES = 512
+"""The longest head of an array's file. NumPy reads it with Python's parser, and writes 118 bytes for shape and type."""
+
+RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+Hospital = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
+    version: Annotated[int, msgspec.Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+
+
+class AdvertiseKeys(_Message, frozen=True, tag="advertise_keys"):
+    """Server: a run (or a round that somebody joins) begins; send keys for ``round_number``."""
+
+    run_description: bytes
+    round_number: RoundNumber
+
+
+class KeysAdvertised(_Message, frozen=True, tag="keys_advertised"):
+    """Hospital: who it is, and its signed public keys."""
+
+    hospital: Hospital
+    advertised: bytes
+
+
+class ShareKeys(_Message, frozen=True, tag="share_keys"):
+    """Server: everybody's signed keys (a ``secagg`` KeyDirectory); share your secrets among them."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    directory: bytes
+
+
+class KeysShared(_Message, frozen=True, tag="keys_shared"):
+    """Hospital: its encrypted shares, one for each of the others."""
+
+    shares: bytes
+
+
+class MaskedInput(_Message, frozen=True, tag="masked_input"):
+    """Server: send the masked vector that the round's terms ask for; the model travels beside this.
+
+    What decides a vector stands in ``request`` and is bound there: nothing may be added beside it that a vector
+    depends on. ``next_round`` asks for the keys of the round after, so that they need no exchange of their own.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    """A ``secagg`` MaskedInputRequest: the round's terms, the cohort, and the shares dealt to this hospital."""
+    next_round: RoundNumber | None = None
+
+
+class EpsilonReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a hospital has spent on training, rounded up, at its own δ, and its budget.
+
+    Both follow from its policy and from the descriptions of the runs it took part in; neither from its data.
+    """
+
+    spent: Annotated[float, msgspec.Meta(ge=0)]
+    budget: Annotated[float, msgspec.Meta(gt=0)]
+
+
+class InputMasked(_Message, frozen=True, tag="input_masked"):
+    """Hospital: what belongs to its masked vector, which travels beside this."""
+
+    masked: bytes
+    advertised: bytes | None
+    epsilon: EpsilonReport | None
+
+
+class CheckConsistency(_Message, frozen=True, tag="consistency_check"):
+    """Server: whose vectors arrived (a ``secagg`` SurvivorList); sign it. With it, the keys for the next round."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    survivors: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
+
+
+class ConsistencyChecked(_Message, frozen=True, tag="consistency_checked"):
+    """Hospital: its signature over the list, and its encrypted shares for the next round."""
+
+    signature: bytes
+    shares: bytes | None
+
+
+class Unmask(_Message, frozen=True, tag="unmasking"):
+    """Server: a ``secagg`` UnmaskingRequest. In the semi-honest setting it brings everybody's next keys as well."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
+
+
+class UnmaskAll(_Message, frozen=True, tag="full_unmasking"):
+    """Server: nobody is missing (a ``secagg`` FullUnmaskingRequest); instead of CheckConsistency and Unmask.
+
+    With it, the keys for the next round.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
+
+
+class Unmasked(_Message, frozen=True, tag="unmasked"):
+    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys.
+
+    The answer to Unmask, and to UnmaskAll.
+    """
+
+    revealed: bytes
+    shares: bytes | None = None
+
+
+class PlainInput(_Message, frozen=True, tag="plain_input"):
+    """Server: train and send the vector without masks; a baseline that a hospital refuses unless it agrees."""
+
+    run_id: RunId
+    run_description: bytes
+    round_number: RoundNumber
+    terms: bytes
+    """A :class:`~common.run.round_terms.RoundTerms`."""
+
+
+class InputPlain(_Message, frozen=True, tag="input_plain"):
+    """Hospital: what belongs to its plain vector, which travels beside this."""
+
+    epsilon: EpsilonReport | None
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label.
+
+    Code and reason are functions of the run description, the hospital's policy and what was asked before.
+    """
+
+    hospital: Hospital
+    code: Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,64}$")]
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
+    is_attack: bool
+
+
+Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | UnmaskAll | PlainInput
+Reply = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked | InputPlain | Refused
+
+_ENCODER = msgspec.msgpack.Encoder()
+_REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Return the message's bytes for the wire."""
+    return _ENCODER.encode(message)
+
+
+def decode_request(encoded: bytes) -> Request:
+    """Read what a server sent.
+
+    Raises:
+        RunError: too long, not a message of this version, or a field is unknown, missing or out of range.
+    """
+    try:
+        return _REQUEST.decode(_bounded(encoded))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RunError(f"a request must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+
+
+def decode_reply(encoded: bytes) -> Reply:
+    """Read what a hospital sent; errors as for :func:`decode_request`."""
+    try:
+        return _REPLY.decode(_bounded(encoded))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RunError(f"a reply must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+
+
+def read_array(encoded: bytes) -> npt.NDArray[Any]:
+    """Read the NumPy file (NEP 1) of one array that travels beside a message, as a view that cannot be written to.
+
+    Raises:
+        RunError: it is no array, holds objects or an archive, or is not as long as its head claims.
+    """
+    try:
+        return _whole_array(encoded)
+    except NO_ARRAY as error:
+        raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
+
+
+def join_array(pieces: Iterable[bytes | memoryview], longest_bytes: int) -> npt.NDArray[Any]:
+    """Read a flat array as :func:`read_array` does, from a file in pieces; each is let go before the next one is taken.
+
+    Args:
+        pieces: in order; the head is in the first.
+        longest_bytes: of the array; it is made before all pieces have been seen, so it must be no longer, whatever its
+            head claims.
+
+    Raises:
+        RunError: as :func:`read_array`.
+    """
+    try:
+        return _joined(iter(pieces), longest_bytes)
+    except NO_ARRAY as error:
+        raise RunError(f"an array must be one NumPy file of numbers, whole: {error}"[:_LONGEST_COMPLAINT]) from None
+
+
+def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDArray[Any]:
+    first = next(pieces, b"")
+    file = io.BytesIO(first)
+    shape, _, dtype = _head(file)
+    if len(shape) != 1 or dtype.kind not in "iuf":
+        raise ValueError(f"{len(shape)} axes of {dtype}")
+    if shape[0] * dtype.itemsize > longest_bytes:
+        raise ValueError(f"{shape[0] * dtype.itemsize} bytes claimed, {longest_bytes} at most")
+    array: npt.NDArray[Any] = np.empty(shape, dtype)
+    room, filled, skipped = array.data.cast("B"), 0, file.tell()
+    file.close()
+    piece: bytes | memoryview | None = first
+    del first
+    while piece is not None:
+        body = memoryview(piece)[skipped:]
+        room[filled : filled + len(body)] = body
+        filled, skipped = filled + len(body), 0
+        del body
+        piece = None  # What it was is let go before the next one is made.
+        piece = next(pieces, None)
+    if filled != array.nbytes:
+        raise ValueError(f"{array.nbytes} bytes claimed, {filled} there")
+    return array
+
+
+def _head(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LONGEST_HEAD_BYTES)
+    return shape, by_columns, dtype
+
+
+def _whole_array(encoded: bytes) -> npt.NDArray[Any]:
+    file = io.BytesIO(encoded)
+    shape, by_columns, dtype = _head(file)
+    claimed, there = math.prod(shape) * dtype.itemsize, len(encoded) - file.tell()
+    if claimed != there:
+        raise ValueError(f"{claimed} bytes claimed, {there} there")
+    return np.frombuffer(encoded, dtype, offset=file.tell()).reshape(shape, order="F" if by_columns else "C")
+
+
+def phase_of(message: Request) -> str:
+    """Return the protocol's name of the step a request asks for, such as ``masked_input``."""
+    return str(type(message).__struct_config__.tag)
+
+
+def _bounded(encoded: bytes) -> bytes:
+    if len(encoded) > MAXIMUM_MESSAGE_BYTES:
+        raise RunError(f"a message must be at most {MAXIMUM_MESSAGE_BYTES} bytes, got {len(encoded)}")
+    return encoded

@@ -1,0 +1,232 @@
+"""What follows from a run description, derived by the server and by every hospital alike."""
+
+from collections.abc import Mapping
+
+from common.config import (
+    AggregationConfig,
+    Config,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    PrivacyConfig,
+    PrivacyMode,
+    RunDescription,
+)
+from common.errors import ConfigError
+from common.evaluation import EvaluationShape
+from common.evaluation.layout import TaskKind
+from common.evaluation.plan import EvaluationPlan, Release
+from common.privacy.accounting import Accountant, Epsilon, against_everyone, rounded_up
+from common.privacy.distributed import DistributedMechanism
+from common.run.vector import VectorLayout
+from common.secagg.parameters import Adversary, RunParameters
+
+DISTRIBUTED_BITS = 32
+"""The ring of mode ``distributed``: in 16 bits a sum of gradients leaves no digits for one unit's."""
+
+
+TWO_CLASSES = 2
+
+ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
+"""Tasks whose classes are grades, in order: their agreement is weighted by how far apart two grades are."""
+
+
+def aggregation_of(config: Config) -> AggregationConfig:
+    """Return the section ``aggregation`` as a run describes it: in mode ``distributed`` its ring is the wide one."""
+    if config.privacy.mode is not PrivacyMode.DISTRIBUTED:
+        return config.aggregation
+    return config.aggregation.model_copy(update={"modulus_bits": DISTRIBUTED_BITS})
+
+
+def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
+    """Return how the run's models are measured under noise; None where counts are exact."""
+    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, len(run.classes))
+
+
+def evaluation_plan_for(
+    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, classes: int
+) -> EvaluationPlan | None:
+    """As :func:`evaluation_plan_of` for a run that is still to be described."""
+    if evaluation.exact:
+        return None
+    return EvaluationPlan.of(
+        rounds=experiment.rounds,
+        classes=classes,
+        kind=_task_kind(experiment.task, classes),
+        epsilon=evaluation.target_epsilon,
+        delta=privacy.delta,
+        accountant=Accountant(privacy.accountant),
+        interim_releases=evaluation.interim_releases,
+        repeats=evaluation.repeats,
+    )
+
+
+def _task_kind(task: str, classes: int) -> TaskKind:
+    if classes == TWO_CLASSES:
+        return TaskKind.BINARY
+    return TaskKind.ORDINAL if task in ORDINAL_TASKS else TaskKind.MULTICLASS
+
+
+def layout_for(
+    model: ModelConfig,
+    aggregation: AggregationConfig,
+    evaluation: EvaluationShape | int,
+    *,
+    classes: int,
+    channels: int,
+    hospitals: int,
+    parameters: int | None = None,
+) -> VectorLayout:
+    """Return the layout of the vectors of a run that is still to be described.
+
+    ``parameters`` are the model's; by default it is made to count them, which takes PyTorch.
+
+    Raises:
+        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+    """
+    if parameters is None:
+        from common.models import registry  # Imported here, for a server does without.
+
+        parameters = registry.parameter_count(model.name, classes, channels, model.image_size)
+    return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
+
+
+def evaluation_shape(evaluation: EvaluationConfig, plan: EvaluationPlan | None, classes: int) -> EvaluationShape | int:
+    """Return what a vector holds of evaluation: exact counts, or the longest release of the plan."""
+    return EvaluationShape(classes, evaluation.score_bins) if plan is None else plan.length
+
+
+def layout_of(run: RunDescription) -> VectorLayout:
+    """Return the layout of a run's vectors, of whose model the description's own length tells the parameters.
+
+    Raises:
+        ConfigError: the length has no room for a model, or the ring is too small for so many hospitals.
+    """
+    shape = evaluation_shape(run.evaluation, evaluation_plan_of(run), len(run.classes))
+
+    def laid_out(parameters: int) -> VectorLayout:
+        return VectorLayout.for_run(run.aggregation, shape, parameters=parameters, hospitals=len(run.roster))
+
+    return laid_out(run.vector_length - laid_out(1).length + 1)
+
+
+def verified_layout_of(run: RunDescription) -> VectorLayout:
+    """As :func:`layout_of` for a hospital, which counts the parameters of the model that the description names.
+
+    Raises:
+        ConfigError: the description names another length, or contradicts itself.
+    """
+    layout = layout_for(
+        run.model,
+        run.aggregation,
+        evaluation_shape(run.evaluation, evaluation_plan_of(run), len(run.classes)),
+        classes=len(run.classes),
+        channels=run.channels,
+        hospitals=len(run.roster),
+    )
+    if layout.length != run.vector_length:
+        raise ConfigError(
+            f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
+        )
+    return layout
+
+
+def mechanism_of(run: RunDescription) -> DistributedMechanism | None:
+    """Return how the hospitals of a run in mode ``distributed`` clip and add noise, None in the other modes.
+
+    The ring is laid out for hospitals that all have as many units as the run lets one state.
+
+    Raises:
+        PrivacyError: the ring is too small, or a value is out of range.
+    """
+    if run.noise_multiplier is None:
+        return None
+    return DistributedMechanism.fit(
+        noise_multiplier=run.noise_multiplier,
+        max_grad_norm=run.privacy.max_grad_norm,
+        dimension=layout_of(run).parameters,
+        hospitals=len(run.roster),
+        expected_units=len(run.roster) * run.aggregation.max_weight * run.training.sample_rate,
+        colluders=run.privacy.colluders,
+        tolerated_dropouts=run.privacy.tolerated_dropouts,
+        modulus_bits=run.aggregation.modulus_bits,
+    )
+
+
+def release_mechanism(run: RunDescription, plan: EvaluationPlan, release: Release) -> DistributedMechanism:
+    """Return how the hospitals of a run add noise to one release of its evaluation plan.
+
+    The noise withstands ``privacy.colluders`` and ``privacy.tolerated_dropouts`` in every mode.
+
+    Raises:
+        PrivacyError: a value is out of range.
+    """
+    privacy = run.privacy
+    return plan.mechanism(release, colluders=privacy.colluders, tolerated_dropouts=privacy.tolerated_dropouts)
+
+
+def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures: bool) -> int:
+    """Return how many vectors a round's sum must hold for its noise to be enough; 0 where it carries none.
+
+    Args:
+        run: the description.
+        cohort: hospitals in the round.
+        trains: the round is one of training, whose noise lies in the sum alone in mode ``distributed``.
+        measures: a release of the evaluation plan is asked for.
+    """
+    in_the_sum = measures or (trains and run.privacy.mode is PrivacyMode.DISTRIBUTED)
+    return max(0, cohort - run.privacy.tolerated_dropouts) if in_the_sum else 0
+
+
+def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
+    """Return what each adversary learns at most from a run of all its rounds; none where it is without privacy.
+
+    Another hospital of the run is among them, and a server that colludes with hospitals where the run declares such. In
+    mode ``local`` the noise, which follows from the run's public sample rate, keeps the target.
+    """
+    privacy = run.privacy
+    if privacy.mode is PrivacyMode.NONE:
+        return ()
+    accountant, mechanism = Accountant(privacy.accountant), mechanism_of(run)
+    if mechanism is None:
+        return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
+    rate, rounds = run.training.sample_rate, run.experiment.rounds
+    return mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
+
+
+def evaluation_claim(run: RunDescription, spent: float) -> str:
+    """Say what an ε of evaluation means; for exact counts, that there is none."""
+    if run.evaluation.exact:
+        return "exact counts: not differentially private; nobody sees one hospital's, but sums over hospitals are exact"
+    privacy = run.privacy
+    whom = f"the server with up to {privacy.colluders} colluding hospitals" if privacy.colluders else "the server"
+    return (
+        f"ε = {rounded_up(spent):.3f} at δ = {privacy.delta:g} for each {privacy.unit} of the part that was measured "
+        f"(zero-out: against an empty one, their number being stated), against {whom}, with up to "
+        f"{privacy.tolerated_dropouts} {'dropout' if privacy.tolerated_dropouts == 1 else 'dropouts'} a round"
+    )
+
+
+def protocol_parameters(
+    run: RunDescription, roster_keys: Mapping[str, bytes], min_hospitals: int, consortium: int | None = None
+) -> RunParameters:
+    """Return the run as the protocol of ``common.secagg`` sees it.
+
+    Args:
+        run: the agreed description.
+        roster_keys: hospital to raw Ed25519 public key, already verified against the authority.
+        min_hospitals: the run's, or a hospital's own where that is larger.
+        consortium: how many members the authority's list names; None where the roster names them all.
+    """
+    return RunParameters(
+        run_id=run.run_id,
+        config_hash=run.hash(),
+        roster=roster_keys,
+        min_hospitals=min_hospitals,
+        modulus_bits=run.aggregation.modulus_bits,
+        vector_length=run.vector_length,
+        counts_length=layout_of(run).counts_length,
+        consortium=consortium,
+        adversary=Adversary(run.aggregation.adversary.value),
+        graph=run.graph.parameters(),
+    )

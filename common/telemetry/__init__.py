@@ -1,0 +1,1 @@
+"""What a run reports about itself: events, metric names and the Prometheus exporter."""

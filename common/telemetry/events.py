@@ -1,0 +1,332 @@
+"""What a run reports, as typed events: the format of ``events.jsonl``, one JSON object a line.
+
+The server appends them (``server/events.py``); the exporter, the live table, the report and the dashboard read them.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.config import MOST_CLASSES, Config, RunId
+from common.errors import RunError
+
+EVENTS_FILE = "events.jsonl"
+"""The name of the file in a run's folder."""
+
+COMPLETED = "completed"
+"""The reason of a run that trained all its rounds."""
+
+
+def _undefined_as_nan(value: object) -> object:
+    return math.nan if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+def _printable(words: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in words)
+
+
+def _square(rows: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    if any(len(row) != len(rows) for row in rows):
+        raise ValueError("must have as many columns as rows")
+    return rows
+
+
+Measure = Annotated[float, BeforeValidator(_undefined_as_nan)]
+"""A number that may be undefined (an AUC over one class, an ε where nothing bounds it): null in JSON, NaN here."""
+
+Time = Annotated[float, Field(allow_inf_nan=False)]
+"""Seconds since the Unix epoch, by the clock of whoever writes."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+MOST_COUNTED = 2**53
+"""The largest count. Prometheus and other readers of JSON take a number for a float, which is not exact beyond it."""
+
+Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Confusion = Annotated[tuple[tuple[Count, ...], ...], AfterValidator(_square), Field(max_length=MOST_CLASSES)]
+"""Row: the true class, column: the predicted one."""
+
+
+class _Event(BaseModel):
+    # A field of a newer server is no reason to stop showing what this version knows.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    time: Time
+
+    def to_line(self) -> str:
+        r"""Return the event as strict JSON (NaN and infinity become null) on one line that ends in ``\n``."""
+        return json.dumps(_finite(self.model_dump(mode="json")), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+class RunStarted(_Event):
+    """A run begins, or continues after an interruption when ``resumed_from_round`` is above 0."""
+
+    kind: Literal["run_started"] = "run_started"
+    run_id: RunId
+    data_set: str
+    task: str
+    rounds: Annotated[int, Field(ge=1, le=MOST_COUNTED)]
+    hospitals: tuple[str, ...]
+    config: Config
+    config_hash: str
+    claims: tuple[str, ...] = ()
+    """What each adversary learns at most from all rounds together: a whole claim on each line."""
+    evaluation_plan: tuple[str, ...] = ()
+    """How the ε of evaluation is shared among the run's measurements: a sentence on each line."""
+    authority_on_server: bool = False
+    """The server holds the authority's key, so it could sign hospitals of its own invention."""
+    resumed_from_round: Count = 0
+
+
+class HospitalOnline(_Event):
+    """A hospital's node is connected."""
+
+    kind: Literal["hospital_online"] = "hospital_online"
+    hospital: str
+
+
+class HospitalLost(_Event):
+    """A hospital's node is no longer connected."""
+
+    kind: Literal["hospital_lost"] = "hospital_lost"
+    hospital: str
+
+
+class Exchange(_Event):
+    """One question to the cohort and its answers."""
+
+    kind: Literal["exchange"] = "exchange"
+    round: Count
+    phase: str
+    seconds: Seconds
+    answered: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    upload_bytes: Count = 0
+    """Bytes from all hospitals together to the server."""
+    download_bytes: Count = 0
+
+
+class Refusal(_Event):
+    """A hospital refuses to continue, by its own policy or budget."""
+
+    kind: Literal["refusal"] = "refusal"
+    round: Count
+    hospital: str
+    reason: Annotated[str, AfterValidator(_printable)]
+    """A sentence for a person, in the hospital's words: a terminal takes other characters for commands."""
+    code: str
+    """A word from a short fixed list, fit for a Prometheus label."""
+
+
+class Dropout(_Event):
+    """A hospital of the cohort did not answer a phase by its deadline."""
+
+    kind: Literal["dropout"] = "dropout"
+    round: Count
+    hospital: str
+    phase: str
+
+
+class AttackRefused(_Event):
+    """A party refused a protocol message that an honest peer cannot have sent."""
+
+    kind: Literal["attack_refused"] = "attack_refused"
+    round: Count
+    hospital: str
+    code: str
+
+
+class RoundTime(BaseModel):
+    """Where the seconds of a round went, by the server's clock; hospitals report no times of their own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    training: Seconds = 0.0
+    """The exchange in which hospitals train and mask, and vectors travel."""
+    moving: Seconds = 0.0
+    """The other exchanges."""
+    waiting: Seconds = 0.0
+    """The rest."""
+
+
+Interval = tuple[Measure, Measure]
+"""Lower and upper end."""
+
+
+class RoundDone(_Event):
+    """A training step is finished and its model measured on the hospitals' pooled test parts."""
+
+    kind: Literal["round"] = "round"
+    round: Count
+    step: Annotated[int, Field(ge=1, le=MOST_COUNTED)]
+    """Numbers the finished training steps of a run from 1 without gaps; ``round`` also counts the failed ones."""
+    accuracy: Measure
+    precision: Measure
+    recall: Measure
+    f1: Measure
+    specificity: Measure = math.nan
+    auc: Measure
+    loss: Measure
+    kappa: Measure = math.nan
+    ece: Measure = math.nan
+    epsilon: Measure
+    """The largest any hospital has spent."""
+    epsilon_spent: dict[str, Measure] = Field(default_factory=dict)
+    epsilon_budget: dict[str, Measure] = Field(default_factory=dict)
+    hospitals: Count
+    seconds: Seconds
+    upload_bytes: Count
+    seconds_by_part: RoundTime = RoundTime()
+    confusion: Confusion = ()
+    roc: tuple[tuple[Share, Share], ...] | None = None
+    """Points (false positive rate, true positive rate), where the task has two classes."""
+    part: Literal["test", "validation", "none"] = "test"
+    """Whose records the model was measured on: the test part's where counts are exact; none where the plan of
+    evaluations leaves this round out, and all measures are then undefined."""
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    """Name of a measure to its 95 % interval, over sampling of the records and privacy noise together."""
+    evaluation_epsilon: Measure = math.nan
+    """What evaluations of this run have cost each record of ``part`` so far."""
+
+
+class Evaluated(_Event):
+    """The run's last model, measured on the pooled test parts at the threshold that validation fixed."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    step: Count
+    exact: bool
+    records: Count
+    """Records, or patients, that hospitals state; where counts are exact, as counted."""
+    accuracy: Measure
+    precision: Measure
+    recall: Measure
+    f1: Measure
+    specificity: Measure = math.nan
+    auc: Measure
+    loss: Measure
+    kappa: Measure = math.nan
+    ece: Measure = math.nan
+    threshold: Measure = math.nan
+    confusion: Confusion = ()
+    roc: tuple[tuple[Share, Share], ...] | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    noise: dict[str, Measure] = Field(default_factory=dict)
+    """Standard deviation that privacy noise alone gives a measure, by name."""
+    epsilon: Measure = math.nan
+    """What evaluations of this run have cost each test record; undefined where counts are exact."""
+    claim: str = ""
+    """That ε with its δ, unit, relation and adversary, in one sentence."""
+
+
+class RunFinished(_Event):
+    """The run ends, and why."""
+
+    kind: Literal["run_finished"] = "run_finished"
+    reason: str
+    rounds_done: Count
+
+
+Event = (
+    RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | Evaluated
+    | RunFinished
+)  # fmt: skip
+
+KINDS = frozenset(
+    str(event.model_fields["kind"].default)
+    for event in (
+        RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
+        RunFinished,
+    )
+)  # fmt: skip
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def parse_event(line: str | bytes) -> Event | None:
+    """Read one line of ``events.jsonl``.
+
+    Returns:
+        The event; None for a line that is torn (its writer was killed in the middle of it) or blank, and for a kind
+        that a newer version of Confide writes.
+
+    Raises:
+        RunError: the line is a JSON object of a known kind that breaks the format; names the key.
+
+    >>> parse_event('{"time": 1.0, "kind": "hospital_lost", "hospital": "hospital-2"}').hospital
+    'hospital-2'
+    >>> parse_event('{"time": 1.0, "kind": "hospi') is None
+    True
+    """
+    try:
+        fields: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or fields.get("kind") not in KINDS:
+        return None
+    try:
+        return _EVENT.validate_json(line)
+    except ValidationError as error:
+        finding = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in finding["loc"])
+        raise RunError(f"an event must have a {key} that holds to the format: {finding['msg']}") from None
+
+
+class EventFile:
+    """Reads a growing ``events.jsonl`` from where the last poll ended.
+
+    A last line without its newline is left for the next poll: its writer may not have finished it. When the file got
+    shorter or was replaced (a run started again in the same folder), reading starts again from the top.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = 0
+        self._offset = 0
+        self._line = 0
+
+    def read_new(self) -> list[Event]:
+        """Return the events of the lines completed since the last call; none while there is no file.
+
+        Raises:
+            RunError: the file cannot be read, or a line breaks the format; names the file and line.
+        """
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset, self._line = status.st_ino, 0, 0
+                file.seek(self._offset)
+                fresh = file.read(status.st_size - self._offset)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{self._path} must be readable: {error.strerror}") from None
+        complete = fresh[: fresh.rfind(b"\n") + 1]
+        lines = complete.splitlines()
+        events = [self._parse(self._line + number, line) for number, line in enumerate(lines, start=1)]
+        # Only now: a line that is refused is refused again at the next poll, not silently passed over.
+        self._offset += len(complete)
+        self._line += len(lines)
+        return [event for event in events if event is not None]
+
+    def _parse(self, number: int, line: bytes) -> Event | None:
+        try:
+            return parse_event(line)
+        except RunError as error:
+            raise RunError(f"{self._path}, line {number}: {error}") from None
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

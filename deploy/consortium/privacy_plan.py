@@ -1,0 +1,269 @@
+"""``confide privacy plan``: before a run, how much noise an ε needs, and what each adversary gets in both modes.
+
+The plan describes the run as the server would and asks the very functions that hospitals book by, so it says what a
+deployed run costs.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from common.config import Config, PrivacyMode, PrivacyUnit, RunDescription, load_config
+from common.config import replace as replaced
+from common.errors import PrivacyError
+from common.evaluation.plan import Part
+from common.privacy.accounting import (
+    Accountant,
+    Adversary,
+    Epsilon,
+    MechanismEvent,
+    against_everyone,
+    epsilon,
+    rounded_up,
+)
+from common.privacy.calibration import local_event, require_enough_units
+from common.run.guarantee import relation
+from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
+from server.run import describe
+
+_CONFIG = Path("config.yaml")
+_RUN_ID = 32 * "0"
+
+
+@dataclass(frozen=True)
+class ModePlan:
+    """One mode's answer.
+
+    Attributes:
+        event: what a hospital books for one round.
+        steps: of the mechanism in the whole run.
+        hospital_noise: what one hospital adds to a step, over the clipping norm.
+        claims: for each adversary, once for each accountant.
+    """
+
+    event: MechanismEvent
+    steps: int
+    hospital_noise: float
+    claims: tuple[Epsilon, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationCost:
+    """What measuring the run's models costs.
+
+    Attributes:
+        lines: the plan of releases.
+        claims: for each part of the data, for each adversary.
+    """
+
+    lines: tuple[str, ...]
+    claims: dict[str, tuple[Epsilon, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both modes' answers, and what evaluation costs, which is the same in both."""
+
+    run: RunDescription
+    stated_units: int
+    local: ModePlan
+    distributed: ModePlan
+    evaluation: EvaluationCost | None
+
+
+def plan(config: Config, stated_units: int, parameters: int, classes: int = 2) -> Plan:
+    """Calibrate both modes to the same target.
+
+    Args:
+        config: of the run; ``experiment.num_clients`` hospitals take part in each round.
+        stated_units: what a hospital states that it trains on.
+        parameters: of the model; they set the rounding of mode ``distributed``.
+        classes: of the task.
+
+    Raises:
+        PrivacyError: the request means nothing, or no noise reaches its target; names the remedy.
+        ConfigError: a value is out of range.
+    """
+    require_enough_units(stated_units, config.privacy.delta, config.privacy.unit)
+    local, distributed = (
+        _described(config, mode, parameters, classes) for mode in (PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED)
+    )
+    return Plan(local, stated_units, _local(local), _distributed(distributed), _evaluation(local))
+
+
+def _described(config: Config, mode: PrivacyMode, parameters: int, classes: int) -> RunDescription:
+    hospitals = [f"hospital-{number + 1}" for number in range(config.experiment.num_clients)]
+    asked = replaced(config, privacy={"mode": mode}, aggregation={"min_hospitals": len(hospitals)})
+    names = tuple(str(number) for number in range(classes))
+    return describe(asked, _RUN_ID, names, 1, dict.fromkeys(hospitals, ""), parameters)
+
+
+def _local(run: RunDescription) -> ModePlan:
+    privacy, rounds = run.privacy, run.experiment.rounds
+    event = local_event(run.training, privacy, rounds)
+    whole = replace(event, steps=event.steps * rounds)
+    claims = tuple(
+        claim
+        for accountant in Accountant
+        for claim in against_everyone(
+            epsilon([whole], privacy.delta, accountant), privacy.delta, privacy.unit, accountant, privacy.colluders
+        )
+    )
+    return ModePlan(event, whole.steps, event.noise_multiplier, claims)
+
+
+def _distributed(run: RunDescription) -> ModePlan:
+    privacy, rounds, hospitals = run.privacy, run.experiment.rounds, len(run.roster)
+    mechanism = mechanism_of(run)
+    if mechanism is None:
+        raise PrivacyError("a run of mode distributed must have a mechanism")
+    claims = tuple(
+        claim
+        for accountant in Accountant
+        for claim in mechanism.epsilons(
+            run.training.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant
+        )
+    )
+    share = math.sqrt(mechanism.share_variance(hospitals)) / mechanism.norm_bound
+    return ModePlan(mechanism.event(run.training.sample_rate), rounds, share, claims)
+
+
+def _evaluation(run: RunDescription) -> EvaluationCost | None:
+    """Return what evaluation costs against each adversary; None where the counts are exact and have no ε."""
+    releases = evaluation_plan_of(run)
+    if releases is None:
+        return None
+    privacy, cohort, accountant = run.privacy, len(run.roster), Accountant(run.privacy.accountant)
+
+    def claim(part: Part, adversary: Adversary, colluders: int) -> Epsilon:
+        events = [
+            release_mechanism(run, releases, release).event_against(colluders, cohort, 1.0)
+            for release in releases.releases
+            if release.part is part
+        ]
+        known = [event for event in events if event is not None]
+        value = epsilon(known, privacy.delta, accountant) if len(known) == len(events) else math.inf
+        told = colluders if adversary is Adversary.COLLUDING_SERVER else 0
+        return Epsilon(value, privacy.delta, privacy.unit, adversary, accountant, told)
+
+    adversaries = [(Adversary.OUTSIDER, 0), (Adversary.HOSPITAL, 1), (Adversary.SERVER, 0)]
+    if privacy.colluders:
+        adversaries.append((Adversary.COLLUDING_SERVER, privacy.colluders))
+    claims = {part.value: tuple(claim(part, *adversary) for adversary in adversaries) for part in Part}
+    return EvaluationCost(releases.describe(), claims)
+
+
+def as_text(answer: Plan) -> str:
+    """Return the plan as a person reads it."""
+    run, local, distributed = answer.run, answer.local, answer.distributed
+    privacy = run.privacy
+    exact = ("evaluation: exact counts (evaluation.exact); validation and test records have NO differential privacy",)
+    evaluation = exact if answer.evaluation is None else answer.evaluation.lines
+    return f"""\
+{len(run.roster)} hospitals that state at least {answer.stated_units} training {privacy.unit}s each, \
+{run.experiment.rounds} rounds, training.sample_rate {run.training.sample_rate:g}
+target: ε ≤ {privacy.target_epsilon:g} at δ = {privacy.delta:g} for each {privacy.unit}, by the \
+{privacy.accountant.upper()} accountant
+        {relation(privacy.unit.value)}
+
+mode local        noise multiplier {local.event.noise_multiplier:.4f} at each of {local.steps} steps, all in each \
+hospital
+mode distributed  noise multiplier {distributed.event.noise_multiplier:.4f} at each of {distributed.steps} steps (one \
+a round), in the sum;
+                  one hospital adds {distributed.hospital_noise:.4f}, enough with {privacy.tolerated_dropouts} dropped \
+out and {privacy.colluders} colluding
+
+{_table(answer)}
+
+{chr(10).join(evaluation)}
+
+Another hospital of the run knows its own noise, and learns what a server with one colluder learns."""
+
+
+def _table(answer: Plan) -> str:
+    """Return ε against each adversary: of training in both modes by both accountants, of evaluation by the run's."""
+    modes = (("local", answer.local), ("distributed", answer.distributed))
+    heads = [f"{mode} {accountant.upper()}" for mode, _ in modes for accountant in Accountant]
+    parts = {} if answer.evaluation is None else answer.evaluation.claims
+    lines = [f"{'ε against':<38}" + "".join(f"{head:>17}" for head in (*heads, *parts))]
+    adversaries = len(answer.local.claims) // len(Accountant)
+    for row in range(adversaries):
+        first = answer.local.claims[row]
+        who = f"{first.adversary} ({first.colluders})" if first.colluders else str(first.adversary)
+        cells = [each.claims[row + adversaries * column] for _, each in modes for column in range(len(Accountant))]
+        cells += [claims[row] for claims in parts.values()]
+        lines.append(f"{who:<38}" + "".join(f"{rounded_up(cell.value):>17.3f}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _as_json(answer: Plan) -> str:
+    facts = {
+        "run": answer.run.model_dump(mode="json"),
+        "stated_units": answer.stated_units,
+        "local": asdict(answer.local),
+        "distributed": asdict(answer.distributed),
+        "evaluation": None if answer.evaluation is None else asdict(answer.evaluation),
+    }
+    return json.dumps(_without_infinity(facts), indent=2, allow_nan=False)
+
+
+def _without_infinity(value: object) -> object:
+    """Return the same with null for an ε that is not bounded, for which JSON has no number."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answer ``confide privacy plan``; argv begins with the command's last word."""
+    config = load_config(_CONFIG) if _CONFIG.exists() else Config()
+    arguments = _parser(config).parse_args(argv[1:])
+    asked = replaced(
+        config,
+        experiment={"rounds": arguments.rounds, "num_clients": arguments.hospitals},
+        training={"sample_rate": arguments.sample_rate, "local_epochs": arguments.epochs},
+        aggregation={"min_hospitals": arguments.hospitals},
+        privacy={
+            "target_epsilon": arguments.epsilon,
+            "delta": arguments.delta,
+            "unit": PrivacyUnit(arguments.unit),
+            "accountant": arguments.accountant,
+            "colluders": arguments.colluders,
+            "tolerated_dropouts": arguments.dropouts,
+        },
+    )
+    answer = plan(asked, arguments.records, arguments.parameters, arguments.classes)
+    print(_as_json(answer) if arguments.json else as_text(answer))
+    return 0
+
+
+def _parser(config: Config) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="confide privacy plan",
+        description="How much noise an ε needs, and what each adversary gets, in both modes. "
+        "Defaults are those of config.yaml.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    privacy, training, experiment = config.privacy, config.training, config.experiment
+    stated = config.hospital.stated_training_units
+    add = parser.add_argument
+    add("--records", type=int, default=stated, metavar="N", help="training records (or patients) a hospital states")
+    add("--rounds", type=int, default=experiment.rounds, metavar="R", help="rounds of the run")
+    add("--sample-rate", type=float, default=training.sample_rate, metavar="Q", help="of each record in a step's batch")
+    add("--epochs", type=int, default=training.local_epochs, help="local epochs a round, in mode local")
+    add("--epsilon", type=float, default=privacy.target_epsilon, metavar="E", help="at the last round")
+    add("--delta", type=float, default=privacy.delta, metavar="D", help="below 1/N")
+    add("--unit", choices=[unit.value for unit in PrivacyUnit], default=privacy.unit.value, help="of protection")
+    add("--accountant", choices=[each.value for each in Accountant], default=privacy.accountant, help="calibrates")
+    add("--hospitals", type=int, default=experiment.num_clients, metavar="H", help="in a round")
+    add("--colluders", type=int, default=privacy.colluders, metavar="K", help="may collude with the server")
+    add("--dropouts", type=int, default=privacy.tolerated_dropouts, metavar="X", help="may vanish in a round")
+    add("--classes", type=int, default=2, metavar="C", help="of the task; set what an evaluation counts")
+    add("--parameters", type=int, default=26_000, metavar="P", help="of the model; sets the rounding alone")
+    add("--json", action="store_true", help="print JSON")
+    return parser

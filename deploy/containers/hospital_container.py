@@ -1,0 +1,88 @@
+"""``python -m deploy.containers.hospital_container``: a hospital in its container.
+
+The first start joins the consortium by an invitation, from a file or the variable CONFIDE_INVITATION; later ones
+continue with the state folder. With ``--dealer`` it is one of the demo's hospitals and gets its shard from there; a
+real one has its images mounted. Then it becomes the hospital's supervisor, as the user it is started as, and has the
+SuperNode run as the user ``relay``.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from client.enrolment import is_enrolled
+from common.config import load_config
+from common.errors import ConfideError
+from common.processes import EXIT_REFUSED, become, python_module
+from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+from deploy.demo.dealer_service import CERTIFICATE_FILE, PORT
+from deploy.demo.dealing import state_dealt
+from deploy.demo.dealt_shard import Dealer, fetch, has_shard
+from deploy.hospital import join
+from deploy.source_tree import ROOT
+
+_RELAY_USER = "relay"
+_EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; nothing is published
+_DEAL_SECONDS = 600.0
+_ASK_AGAIN_SECONDS = 30.0
+
+
+def main() -> int:
+    """Join if necessary, wait for a shard if there is a dealer, and become the supervisor."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.containers.hospital_container", description=__doc__)
+    parser.add_argument("--state", type=Path, default=Path("/state"))
+    parser.add_argument("--data", type=Path, default=Path("/shard"))
+    parser.add_argument("--config", type=Path, default=Path("/etc/confide/config.yaml"))
+    parser.add_argument("--invitation", type=Path, help="file with the invitation; without it, CONFIDE_INVITATION")
+    parser.add_argument("--metrics-host", default=_EVERY_ADDRESS, help="default: %(default)s")
+    parser.add_argument("--dealer", metavar="HOST", help="of the demo; its certificate lies in --deal")
+    parser.add_argument("--deal", type=Path, default=Path("/deal"))
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    try:
+        return _become_hospital(arguments)
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr, flush=True)
+        return EXIT_REFUSED
+
+
+def _become_hospital(arguments: argparse.Namespace) -> NoReturn:
+    _join(arguments)
+    if arguments.dealer:
+        _await_shard(Dealer(arguments.dealer, PORT, arguments.deal / CERTIFICATE_FILE), arguments.state, arguments.data)
+        own = HospitalSettings.read(arguments.state / HOSPITAL_SETTINGS_FILE).config
+        state_dealt(own, arguments.data, load_config(own))
+    become(python_module("client", "--state", str(arguments.state), "--relay-user", _RELAY_USER), ROOT)
+
+
+def _join(arguments: argparse.Namespace) -> None:
+    if is_enrolled(arguments.state):
+        return
+    invitation = () if arguments.invitation is None else (str(arguments.invitation),)
+    join.main(
+        [
+            "join", *invitation,
+            "--state", str(arguments.state),
+            "--data", str(arguments.data),
+            "--config", str(arguments.config),
+            "--metrics-host", arguments.metrics_host,
+            "--no-start",
+        ]
+    )  # fmt: skip
+
+
+def _await_shard(dealer: Dealer, state: Path, data: Path) -> None:
+    """Ask until there is a shard: a demo's hospital without records can only wait, and its log says for what."""
+    while not has_shard(data):
+        try:
+            fetch(dealer, state, data, _DEAL_SECONDS)
+        except ConfideError as error:
+            print(f"confide: {error}", file=sys.stderr, flush=True)
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

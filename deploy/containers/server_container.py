@@ -1,0 +1,167 @@
+"""``python -m deploy.containers.server_container``: the server of the demo's consortium in its container.
+
+It does by itself what people do in a real consortium: makes the authority and keeps its key here, which every output
+says; leaves an invitation in a volume that the hospitals read, valid for minutes and renewed while the demo is up; and
+starts a run once the number of hospitals is stable. An interrupted run continues; a finished one is followed by another
+only when CONFIDE_RUN has a new value.
+"""
+
+import argparse
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.config import load_config
+from common.errors import ConfideError, RunError
+from common.identity.certificates import load_certificate
+from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
+from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from deploy.consortium import members as membership
+from deploy.consortium import server
+from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
+from deploy.results.run_folder import RunFolder
+from deploy.source_tree import ROOT
+from server.members.roster import MOST_USES
+
+INVITATION_FILE = "invitation"
+AUTHORITY_FILE = "ca.pem"
+PASSWORD_FILE = "grafana_admin_password"  # pragma: allowlist secret  # noqa: S105 - the file's name
+"""The password, made once, for people who want to change a dashboard."""
+
+_EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; the metrics' port is not published
+_INVITATION_MINUTES = 15.0
+_STABLE_SECONDS = 10.0
+"""How long the number must be stable: longer than between the starts of two containers of one service."""
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 20.0
+
+
+def main() -> int:
+    """Serve until it is stopped."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.containers.server_container", description=__doc__)
+    parser.add_argument("--state", type=Path, default=Path("/state"))
+    parser.add_argument("--config", type=Path, default=Path("/etc/confide/config.yaml"))
+    parser.add_argument("--address", default="server", help="what hospitals call this server (default: %(default)s)")
+    parser.add_argument("--invitation", type=Path, default=Path("/invitation"), help="folder that hospitals read")
+    parser.add_argument("--password", type=Path, default=Path("/grafana"), help="folder that Grafana reads")
+    parser.add_argument("--deal", type=Path, default=Path("/deal"), help="folder that the dealer writes")
+    parser.add_argument("--hospitals", default="hospital", help="DNS name with one address a running hospital")
+    parser.add_argument("--run", default=os.environ.get("CONFIDE_RUN", ""), help="a new value begins a new run")
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    raise_on_signals()
+    try:
+        return _ServerContainer(arguments).run()
+    except Stopping:
+        return 0
+    except ConfideError as error:
+        print(f"confide: {error}", file=sys.stderr, flush=True)
+        return EXIT_REFUSED
+
+
+class _ServerContainer:
+    """What one container does from its start to its end."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._state: Path = arguments.state
+        self._invite_at = 0.0
+
+    def run(self) -> int:
+        self._prepare(())
+        self._publish()
+        with _running("server.members.enrolment", self._state) as enrolment:
+            data_set, hospitals = self._gather(enrolment)
+        self._prepare(("--data-set", data_set, "--set", f"experiment.num_clients={hospitals}"))
+        outputs = RunFolder(ServerSettings.read(self._state / SERVER_SETTINGS_FILE))
+        with _running("server", self._state) as process:
+            while process.poll() is None:
+                outputs.bring_up_to_date()
+                self._renew_invitation()
+                time.sleep(_POLL_SECONDS)
+            return process.returncode
+
+    def _prepare(self, more: tuple[str, ...]) -> None:
+        given = self._arguments
+        label = self._state / "run"
+        is_new = label.exists() and label.read_text(encoding="utf-8") != given.run
+        server.main(
+            [
+                "server",
+                "--state", str(self._state),
+                "--address", given.address,
+                "--config", str(given.config),
+                "--hold-authority-key",
+                "--metrics-host", _EVERY_ADDRESS,
+                "--no-start",
+                *(("--new-run",) if is_new else ()),
+                *more,
+            ]
+        )  # fmt: skip
+        label.write_text(given.run, encoding="utf-8")
+
+    def _publish(self) -> None:
+        """Leave what other containers read: the authority's certificate, an invitation, Grafana's password."""
+        publish(self._arguments.invitation / AUTHORITY_FILE, (self._state / AUTHORITY_FILE).read_bytes())
+        self._renew_invitation()
+        password = self._arguments.password / PASSWORD_FILE
+        if not password.exists():
+            publish(password, secrets.token_urlsafe(16).encode())
+
+    def _renew_invitation(self) -> None:
+        if time.monotonic() < self._invite_at:
+            return
+        self._invite_at = time.monotonic() + _INVITATION_MINUTES * 60 / 2
+        private = self._state / INVITATION_FILE
+        membership.main(
+            [
+                "invite", "hospital",
+                "--state", str(self._state),
+                "--hours", str(_INVITATION_MINUTES / 60),
+                "--group", str(MOST_USES),
+                "--out", str(private),
+            ]
+        )  # fmt: skip
+        publish(self._arguments.invitation / INVITATION_FILE, private.read_bytes())
+        private.unlink()
+
+    def _gather(self, enrolment: "subprocess.Popen[bytes]") -> tuple[str, int]:
+        """Let hospitals join until the data is dealt and their number is stable; return its name and the number."""
+        authority = load_certificate(self._state / AUTHORITY_FILE)
+        least = load_config(self._arguments.config).aggregation.min_hospitals
+        running, since = 0, time.monotonic()
+        while enrolment.poll() is None:
+            now = count_addresses(self._arguments.hospitals)
+            if now != running:
+                running, since = now, time.monotonic()
+            still = time.monotonic() - since >= _STABLE_SECONDS
+            data_set = dealt_data_set(self._arguments.deal, authority)
+            if still and running >= least and data_set is not None:
+                return data_set, running
+            self._renew_invitation()
+            time.sleep(_POLL_SECONDS)
+        raise RunError(f"the enrolment service must run; it ended with code {enrolment.returncode}")
+
+
+@contextmanager
+def _running(module: str, state: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run one of our modules, with what it says in this container's log, and end it whatever happens."""
+    process = subprocess.Popen(python_module(module, "--state", str(state)), cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

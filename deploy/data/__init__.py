@@ -1,1 +1,0 @@
-"""Where images come from, how the demo deals them, and what a hospital checks of its own."""

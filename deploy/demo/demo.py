@@ -1,0 +1,206 @@
+"""``confide demo``: the whole system on this machine, as the processes that run in production, on loopback."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from common.config import Config, fewest_records, load_config
+from common.errors import ConfideError, ConfigError, RunError
+from common.processes import Stopping, raise_on_signals
+from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from deploy.datasets.datasets import DataSet, obtain, task_named
+from deploy.demo.dealer import deal
+from deploy.demo.dealing import state_dealt
+from deploy.demo.loopback import LoopbackDeployment
+from deploy.demo.monitoring import write_configuration
+from deploy.results.live_table import LiveTable
+from deploy.results.outputs import RunOutputs, model_facts
+from deploy.source_tree import ROOT
+from server.checkpoints import Checkpoint, CheckpointStore
+from server.run import new_run_id
+
+EXIT_INTERRUPTED = 130
+
+_FREE_BYTES_NEEDED = 64 * 2**20
+"""The disk that logs, checkpoints, plots and shards of small images take."""
+
+_BYTES_PER_RECORD = 4096
+"""The disk that a small PNG and its block take."""
+
+_POLL_SECONDS = 0.1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo; returns 0 when every round was trained."""
+    arguments = _parser().parse_args(argv[1:])
+    config = _config(arguments)
+    task_named(config.experiment.task)
+    run_id = new_run_id()
+    folder = _prepare_folder(arguments.out or ROOT / "runs" / run_id[:12])
+    raise_on_signals()
+    console = Console()
+    try:
+        with LiveTable(console) as table:
+            return _Demo(config, run_id, folder, table).run()
+    except Stopping:
+        console.print(f"stopped; what was finished lies in {folder}", highlight=False)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="confide demo", description=__doc__)
+    parser.add_argument("--hospitals", type=int, metavar="N", help="as --set experiment.num_clients=N")
+    parser.add_argument("--rounds", type=int, metavar="R", help="as --set experiment.rounds=R")
+    parser.add_argument("--task", metavar="NAME", help="pneumonia, retina or another MedMNIST 2D task")
+    parser.add_argument("--data", metavar="SOURCE", help="auto, phantom, or the path of an npz, a folder or a tar")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (default: runs/<run id>)")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    short = {
+        "experiment.num_clients": arguments.hospitals,
+        "experiment.rounds": arguments.rounds,
+        "experiment.task": arguments.task,
+        "data.source": arguments.data,
+    }
+    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
+    return load_config(arguments.config, (*overrides, *arguments.overrides))
+
+
+def _prepare_folder(folder: Path) -> Path:
+    """Make the output folder, or say in one line why it cannot be used."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"--out must be a new or empty folder, {folder} is not empty; nothing was changed")
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ConfigError(f"--out must be a folder that can be written, got {folder}: {error.strerror}") from None
+    if free < _FREE_BYTES_NEEDED:
+        raise ConfigError(
+            f"--out needs {_FREE_BYTES_NEEDED // 2**20} MiB of disk, {free // 2**20} MiB are free in {folder}; "
+            "free space or choose another folder"
+        )
+    return folder.resolve()
+
+
+class _Demo:
+    """One run of the demo: set up, start, show, finish, and stop whatever happens."""
+
+    def __init__(self, config: Config, run_id: str, folder: Path, table: LiveTable) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._folder = folder
+        self._table = table
+        self._deployment = LoopbackDeployment(config, folder, run_id)
+        self._warned: set[str] = set()
+
+    def run(self) -> int:
+        outputs = RunOutputs(self._folder)
+        finished: RunFinished | None = None
+        data: DataSet | None = None
+        try:
+            data = self._obtain()
+            ports = self._deployment.set_up(data)
+            self._table.starting(f"metrics: prometheus --config.file={write_configuration(self._folder, ports)}")
+            self._table.starting("starting the server")
+            self._deployment.start_server()
+            self._deal(data)
+            self._table.starting("waiting for the server")
+            self._deployment.await_server()
+            self._table.starting(f"starting {len(self._deployment.members)} hospitals")
+            self._deployment.start_hospitals()
+            finished = self._follow(outputs)
+            return 0 if finished.reason == COMPLETED else 1
+        finally:
+            self._table.starting("stopping every process")
+            self._deployment.supervisor.stop()
+            self._finish(outputs, data, finished)
+
+    def _obtain(self) -> DataSet:
+        self._table.starting("getting the data")
+        data = obtain(self._config.data, self._config.experiment.task, self._config.model.image_size)
+        if data.banner:
+            self._table.starting(data.banner)
+        return data
+
+    def _deal(self, data: DataSet) -> None:
+        config, members = self._config, self._deployment.members
+        self._table.starting(f"dealing {data.name} to {len(members)} hospitals")
+        needed = sum(map(len, data.parts.values())) * max(_BYTES_PER_RECORD, data.channels * data.image_size**2)
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise ConfigError(
+                f"--out needs {needed // 2**20} MiB of disk for the shards, {free // 2**20} MiB are free; "
+                "free space or choose another folder"
+            )
+        shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
+        deal(data, shards, config.data, config.experiment.seed, fewest)
+        self._state()
+
+    def _state(self) -> None:
+        """Be the operator of each hospital: state in its own configuration how much data it has, coarsely."""
+        for member in self._deployment.members:
+            state_dealt(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, member.data, self._config)
+
+    def _follow(self, outputs: RunOutputs) -> RunFinished:
+        events = EventFile(self._folder / EVENTS_FILE)
+        while True:
+            # Looked at before the events, so that none of the last is missed.
+            ended = self._deployment.supervisor.ended()
+            for event in events.read_new():
+                outputs.add(event)
+                self._table.show(event)
+                if isinstance(event, RunFinished):
+                    return event
+            self._deployment.check_server(ended)
+            self._warn_about(ended)
+            time.sleep(_POLL_SECONDS)
+
+    def _warn_about(self, ended: Sequence[str]) -> None:
+        """Say once why a hospital has ended by itself; the run continues with the others."""
+        for name in ended:
+            if name not in self._warned:
+                self._warned.add(name)
+                self._table.starting(f"{name} has ended: {self._deployment.last_words(name)}")
+        if len(self._warned) > len(self._deployment.members) - self._config.aggregation.min_hospitals:
+            raise RunError(f"too few hospitals are left: {self._deployment.last_words(ended[0])}")
+
+    def _finish(self, outputs: RunOutputs, data: DataSet | None, finished: RunFinished | None) -> None:
+        checkpoint = self._checkpoint()
+        if data is None or checkpoint is None:
+            return
+        try:
+            history = outputs.history()
+        except RunError:  # Stopped before the run's first event was read: there is nothing to write.
+            return
+        threshold = checkpoint.numbers.get("threshold")
+        facts = model_facts(history, data.classes, data.channels, threshold)
+        model = checkpoint.model if checkpoint.step else None
+        files = outputs.finish(None if model is None else model[:], facts)
+        if history.rounds:
+            # Imported here, because matplotlib and jinja2 take a second that the start of a demo need not wait for.
+            from deploy.results.report import write_report
+            from deploy.results.report_facts import RunFacts
+
+            files = (*files, *write_report([RunFacts.read(self._folder)], self._folder))
+        self._table.finish(files, state=finished.reason if finished else "stopped")
+
+    def _checkpoint(self) -> Checkpoint | None:
+        try:
+            return CheckpointStore(self._folder / CHECKPOINTS_FOLDER).latest(self._run_id)
+        except ConfideError as error:
+            print(f"confide: {error}", file=sys.stderr)
+            return None

@@ -1,0 +1,94 @@
+"""A server and its hospitals as processes on this machine, over loopback: the parts that run in production."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.config import Config
+from common.errors import RunError
+from common.processes import Command, Supervisor, last_line, python_module
+from common.settings import HOSPITAL_SETTINGS_FILE, READY_FILE, HospitalSettings, ServerSettings, free_port
+from deploy.datasets.datasets import DataSet
+from deploy.demo.consortium import ConsortiumOnThisMachine, Member
+from deploy.source_tree import ROOT
+
+SERVER = "server"
+"""The supervisor's name for the server; a hospital has its own."""
+
+_POLL_SECONDS = 0.1
+
+
+class LoopbackDeployment:
+    """The folders, keys and processes of one server and N hospitals on this machine.
+
+    Args:
+        config: of the consortium and of each hospital.
+        folder: for the run's outputs, its logs, and each role's state.
+        run_id: 32 hexadecimal digits.
+    """
+
+    def __init__(self, config: Config, folder: Path, run_id: str) -> None:
+        self.config = config
+        self.folder = folder
+        self.run_id = run_id
+        self.supervisor = Supervisor()
+        self.consortium = ConsortiumOnThisMachine(folder / "consortium", config)
+        names = tuple(f"hospital-{number}" for number in range(1, config.experiment.num_clients + 1))
+        self.members: tuple[Member, ...] = self.consortium.members(names, folder / "logs")
+
+    def set_up(self, data: DataSet) -> dict[str, tuple[int, ...]]:
+        """Make every key and certificate, choose free ports, and return those of the exporters, by role."""
+        settings = ServerSettings(
+            config=self.consortium.server_state / "config.yaml",
+            run=self.folder,
+            logs=self.folder / "logs" / SERVER,
+            run_id=self.run_id,
+            data_set=data.name,
+            classes=data.classes,
+            channels=data.channels,
+            fleet_host="127.0.0.1",
+            fleet_port=free_port(),
+            runtime_port=free_port(),
+            metrics_port=free_port(),
+        )
+        self.consortium.set_up(settings, self.members, [free_port() for _ in self.members])
+        own = [HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE) for member in self.members]
+        return {"server": (settings.metrics_port,), "hospital": tuple(hospital.metrics_port for hospital in own)}
+
+    def start_server(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start the server's supervisor; it ends when the run is finished."""
+        arguments = python_module("server", "--state", str(self.consortium.server_state), "--once")
+        environment = environment or {"PYTHONPATH": str(ROOT)}
+        self.supervisor.start(Command(SERVER, arguments, self._log(SERVER), environment))
+
+    def await_server(self) -> None:
+        """Wait until hospitals can connect: a SuperNode that comes before its key is registered is turned away.
+
+        Raises:
+            RunError: the server has ended; carries the last line of its log.
+        """
+        while not (self.consortium.server_state / READY_FILE).exists():
+            self.check_server(self.supervisor.ended())
+            time.sleep(_POLL_SECONDS)
+
+    def check_server(self, ended: Sequence[str]) -> None:
+        """Raise :class:`RunError` if the server is among ``ended``."""
+        if SERVER in ended:
+            raise RunError(f"the server must run: {self.last_words(SERVER)}")
+
+    def start_hospitals(self) -> None:
+        """Start each hospital's supervisor."""
+        # The hospitals share this machine's cores; each would otherwise start as many threads as there are cores.
+        threads = str(max(1, (os.cpu_count() or 1) // len(self.members)))
+        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+        for member in self.members:
+            command = python_module("client", "--state", str(member.state))
+            self.supervisor.start(Command(member.name, command, self._log(member.name), environment))
+
+    def last_words(self, name: str) -> str:
+        """Return the last line that the server's or a hospital's supervisor wrote."""
+        return last_line(self._log(name))
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"

@@ -1,0 +1,161 @@
+"""``confide hospital check-data``: shows a data manager what stands between the images and a run, and what to do."""
+
+import argparse
+import csv
+import itertools
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from client.data.contract import DataContract
+from client.data.deidentify import deidentify
+from client.data.hospital_data import Report, check_data
+from client.data.mistakes import Finding, Mistake
+from common.config import Config, fewest_records, load_config
+from common.errors import DataError
+from common.shards import SPLITS
+from deploy.datasets.datasets import task_named
+from deploy.source_tree import ROOT
+
+SHOWN_OF_A_KIND = 5
+"""Places of one mistake in the table; all of them are in the file of ``--findings``."""
+
+EXIT_UNUSABLE = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: the command line from the word ``check-data`` on.
+
+    Returns:
+        0 if a run may use the data, 1 if something must be put right first.
+
+    Raises:
+        ConfideError: the configuration is wrong, the path is missing, or a disk refuses.
+    """
+    arguments = _parser().parse_args(argv[1:])
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    contract = contract_of(load_config(arguments.config, tuple(arguments.set)))
+    with tempfile.TemporaryDirectory(prefix="confide-check-") as temporary:
+        report = _check(arguments.path, contract, arguments.cache or Path(temporary), console)
+    show(report, contract, console)
+    if arguments.findings is not None:
+        _write_findings(report.findings, arguments.findings)
+    if arguments.deidentify is not None:
+        copied = deidentify(arguments.path, contract, report, arguments.deidentify)
+        console.print(f"{copied} clean copies with a manifest of pseudonyms are in {arguments.deidentify}")
+        if copied < report.images:
+            console.print(f"{report.images - copied} images were left out: text in the pixels, or not readable.")
+    return 0 if report.is_usable else EXIT_UNUSABLE
+
+
+def contract_of(config: Config) -> DataContract:
+    """Return the contract that a run of this configuration would ask hospitals to meet.
+
+    Raises:
+        DataError: the task is unknown.
+    """
+    task = task_named(config.experiment.task)
+    return DataContract(
+        config.experiment.task,
+        task.classes,
+        task.channels,
+        config.model.image_size,
+        fewest_records(config.training, config.privacy),
+        config.privacy.delta,
+        config.privacy.unit,
+        config.experiment.min_records_per_class,
+    )
+
+
+def show(report: Report, contract: DataContract, console: Console) -> None:
+    """Print what there is, what is wrong with it, and the verdict."""
+    console.print(f"{report.images} images of {report.patients or 'unknown'} patients ({report.layout.value})")
+    console.print(_summary(report, contract))
+    if report.findings:
+        console.print(_findings_table(report.findings))
+    blocking = sum(finding.blocks for finding in report.findings)
+    if report.is_usable:
+        console.print("[green]The data meets the contract.[/green]", _warnings(report))
+    else:
+        console.print(f"[red]{blocking} places must be put right before a run can use this data.[/red]")
+
+
+def _check(path: Path, contract: DataContract, cache: Path, console: Console) -> Report:
+    columns = TextColumn("checking images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        work = bar.add_task("check")
+        return check_data(path, contract, cache, lambda done, whole: bar.update(work, completed=done, total=whole))
+
+
+def _summary(report: Report, contract: DataContract) -> Table:
+    table = Table()
+    table.add_column("part")
+    for name in contract.classes:
+        table.add_column(name, justify="right")
+    for split in SPLITS:
+        table.add_row(split, *(str(count) for count in report.counts[split]))
+    return table
+
+
+def _findings_table(findings: Sequence[Finding]) -> Table:
+    table = Table(title="What was found", title_justify="left", show_lines=True)
+    for column in ("mistake", "where", "why it matters", "what to do"):
+        table.add_column(column, overflow="fold")
+    by_kind = sorted(findings, key=lambda finding: (not finding.blocks, list(Mistake).index(finding.mistake)))
+    for (blocks, mistake), group in itertools.groupby(by_kind, key=lambda finding: (finding.blocks, finding.mistake)):
+        places = list(group)
+        lines = [_place(finding) for finding in places[:SHOWN_OF_A_KIND]]
+        if len(places) > SHOWN_OF_A_KIND:
+            lines.append(f"and {len(places) - SHOWN_OF_A_KIND} more")
+        colour = "red" if blocks else "yellow"
+        advice = places[0].advice
+        table.add_row(f"[{colour}]{mistake.value}[/{colour}]", "\n".join(lines), advice.reason, advice.remedy)
+    return table
+
+
+def _place(finding: Finding) -> str:
+    text = ": ".join(part for part in (finding.where, finding.detail) if part) or "the data as a whole"
+    return text.replace("[", r"\[")
+
+
+def _warnings(report: Report) -> str:
+    return f"{len(report.findings)} warnings above." if report.findings else ""
+
+
+def _write_findings(findings: Sequence[Finding], path: Path) -> None:
+    """Write every finding; its first two columns are those of ``accepted.csv``."""
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("file", "mistake", "blocks", "detail", "reason", "remedy"))
+            for finding in findings:
+                blocks = "yes" if finding.blocks else "no"
+                advice = finding.advice
+                table.writerow(
+                    (finding.where, finding.mistake.value, blocks, finding.detail, advice.reason, advice.remedy)
+                )
+    except OSError as error:
+        raise DataError(f"--findings must name a file that can be written: {error.strerror}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="confide hospital check-data",
+        description="Check a hospital's images against what a run asks, before any privacy is spent. Nothing leaves "
+        "this machine.",
+    )
+    parser.add_argument("path", type=Path, help="a folder with manifest.csv, a folder for each class, or an npz file")
+    parser.add_argument("--deidentify", type=Path, metavar="OUT", help="write clean copies into this new folder")
+    parser.add_argument("--findings", type=Path, metavar="FILE", help="write every finding to this CSV file")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep the prepared images for the agent's start")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", help="the consortium's config.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="replace one setting")
+    return parser

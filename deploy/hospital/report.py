@@ -1,0 +1,84 @@
+"""``confide hospital report``: how good each round's model is on this hospital's own records; nothing leaves it."""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from client.own_results import OWN_RESULTS_FILE, OwnResult, read
+from common.errors import RunError
+from common.run.guarantee import shown_epsilon
+
+COLUMNS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "ece")
+
+_WIDTH_ON_PIPE = 120
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the results of one run; argv begins with the command's last word.
+
+    Raises:
+        RunError: the hospital has no result yet, or none of the run asked for.
+    """
+    arguments = _parser().parse_args(argv[1:])
+    results = _of_one_run(read(arguments.state / OWN_RESULTS_FILE), arguments.run)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_ON_PIPE)
+    console.print(table_of(results))
+    last = results[-1]
+    console.print(
+        f"Each row is the model that entered the round, on this hospital's own {last.records} test records, at the "
+        f"threshold that its own validation part gives. With this many records an accuracy of {_number(last.accuracy)} "
+        f"is known to about ±{_half_width(last):.2f} (95 %).",
+        highlight=False,
+    )
+    console.print(
+        "These figures stay in this hospital: nobody else sees them, and no noise covers them. They are exact counts: "
+        "not differentially private. What the consortium sees is the sum of all hospitals' counts, with noise unless a "
+        "run asks for exact counts and this hospital agrees.",
+        highlight=False,
+    )
+    return 0
+
+
+def table_of(results: Sequence[OwnResult]) -> Table:
+    """Return one row for each round."""
+    table = Table(title=f"run {results[-1].run_id[:12]}", title_justify="left")
+    for name in ("round", *COLUMNS, "ε spent"):
+        table.add_column(name, justify="right")
+    for result in results:
+        measures = (_number(getattr(result, name)) for name in COLUMNS)
+        table.add_row(str(result.round), *measures, shown_epsilon(result.epsilon_spent))
+    return table
+
+
+def _of_one_run(results: Sequence[OwnResult], asked: str | None) -> list[OwnResult]:
+    if not results:
+        raise RunError("this hospital has no results yet; they are written from its first round on")
+    run_id = results[-1].run_id if asked is None else asked
+    chosen = [result for result in results if result.run_id.startswith(run_id)]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(result.run_id[:12] for result in results))
+        raise RunError(f"--run must be one of this hospital's runs ({known}), got {asked}")
+    return chosen
+
+
+def _half_width(result: OwnResult) -> float:
+    """Return half the width of the 95 % normal interval of an accuracy; NaN without records."""
+    if not result.records or math.isnan(result.accuracy):
+        return math.nan
+    return 1.96 * math.sqrt(max(result.accuracy * (1.0 - result.accuracy), 1.0 / result.records) / result.records)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="confide hospital report", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the hospital's state folder")
+    parser.add_argument("--run", metavar="ID", help="the run's identifier or how it begins (default: the last run)")
+    return parser

@@ -1,0 +1,92 @@
+"""``confide hospital status``: how this hospital stands in its consortium, from what lies in its state folder."""
+
+import argparse
+import datetime
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from client.standing import read_last_standing
+from client.status import STATUS_FILE, HospitalStatus
+from common.config import HospitalConfig, load_config
+from common.identity.certificates import (
+    HospitalIdentity,
+    fingerprint,
+    load_certificate,
+    load_identity,
+    who_holds_the_key,
+)
+from common.identity.members import CONTRADICTION_FILE, KeptMembers
+from common.identity.revocation import Revocations
+from common.run.guarantee import shown_epsilon
+from common.run.words import RELATION
+from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+
+EXIT_NOT_IN_ORDER = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print one line a fact; ends with 1 when something needs a person."""
+    parser = argparse.ArgumentParser(prog="confide hospital status", description=__doc__)
+    parser.add_argument(
+        "--state", type=Path, default=Path("hospital-state"), metavar="DIR", help="default: %(default)s"
+    )
+    state: Path = parser.parse_args(argv[1:]).state
+    settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
+    identity, authority = load_identity(state), load_certificate(state / "ca.pem")
+    now = datetime.datetime.now(datetime.UTC)
+    print(f"hospital        {identity.name}")
+    print(f"server          {settings.fleet_address}")
+    print(f"authority       {fingerprint(authority)}")
+    print(f"                {who_holds_the_key(authority)}")
+    members = KeptMembers(state, authority).newest()
+    if members is not None:
+        print(f"members         list {members.number}: {len(members.members)} hospitals")
+    print(f"certificate     until {_time(identity.certificate.not_valid_after_utc)}, renewed by itself")
+    newest = Revocations(state, authority).newest()
+    if newest is not None:
+        print(f"revocations     list {newest.number}, good until {_time(newest.next_update)}")
+    last = read_last_standing(state)
+    if last.answered is not None:
+        print(f"last answer     {_time(datetime.datetime.fromtimestamp(last.answered, datetime.UTC))}")
+    for line in _data_and_privacy(HospitalStatus.read(state / STATUS_FILE), load_config(settings.config).hospital):
+        print(line)
+    problems = list(_problems(state, identity, now))
+    for problem in problems:
+        print(f"needs you       {problem}")
+    return EXIT_NOT_IN_ORDER if problems else 0
+
+
+def _data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> Iterator[str]:
+    """Return what this hospital states about its data, what its records have cost so far, and what its agent noted."""
+    yield (
+        f"states          {policy.stated_training_units} {policy.unit.value}s to train on "
+        f"(of each class {policy.stated_units_per_class}), {policy.stated_validation_units} validation, "
+        f"{policy.stated_test_units} test; whoever takes part in a run learns these numbers"
+    )
+    if status is None:
+        return
+    meaning = f"at δ={policy.delta:g} for each {policy.unit.value} ({RELATION})"
+    yield f"privacy         training: ε {shown_epsilon(status.epsilon_spent)} of {policy.epsilon_budget:g} {meaning}"
+    for part, spent in sorted(status.evaluation_epsilon_spent.items()):
+        yield f"                {part}: ε {shown_epsilon(spent)} of {policy.evaluation_epsilon_budget:g}, likewise"
+    for note in status.notes:
+        yield f"note            {note}"
+
+
+def _problems(state: Path, identity: HospitalIdentity, now: datetime.datetime) -> Iterator[str]:
+    newest = Revocations(state, load_certificate(state / "ca.pem")).newest()
+    if newest is not None and identity.certificate.serial_number in newest.revoked:
+        yield "the consortium's authority has revoked this hospital"
+    if (state / CONTRADICTION_FILE).exists():
+        yield f"the consortium's authority has signed two member lists of one number, see {CONTRADICTION_FILE}"
+    if newest is not None and now > newest.next_update:
+        yield "the revocation list is too old to train by; is the server reachable, and this machine's clock right?"
+    if now > identity.certificate.not_valid_after_utc:
+        yield "the certificate has expired; it is renewed as soon as the server can be reached"
+    problem = read_last_standing(state).problem
+    if problem is not None:
+        yield problem
+
+
+def _time(when: datetime.datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,129 @@
+"""Following a run by its events, live or afterwards."""
+
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import RunError
+from common.telemetry.events import (
+    EVENTS_FILE,
+    AttackRefused,
+    Dropout,
+    Evaluated,
+    Event,
+    EventFile,
+    Exchange,
+    Refusal,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+)
+
+POLL_SECONDS = 0.25
+"""The time between two polls of a growing file: soon enough for an eye, and a `read` that finds nothing is cheap.
+Notifications of the kernel (inotify) would save even that, but do not cross a bind mount into a container."""
+
+
+def follow(path: Path, stop: threading.Event, look_seconds: float = POLL_SECONDS) -> Iterator[Event]:
+    """Yield a run's events from its first on, waiting for further ones until the run has finished.
+
+    Args:
+        path: ``events.jsonl``; need not exist yet.
+        stop: ends the waiting from another thread or a signal handler; what is already written is still yielded.
+        look_seconds: between two polls of a file that has not grown.
+
+    Raises:
+        RunError: the file cannot be read, or a line breaks the format.
+    """
+    file = EventFile(path)
+    while True:
+        last_look = stop.is_set()
+        for event in file.read_new():
+            yield event
+            if isinstance(event, RunFinished):
+                return
+        if last_look:
+            return
+        stop.wait(look_seconds)
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """What the events of one run say, in order."""
+
+    started: RunStarted
+    """The run's first start: a resumed run keeps its first description."""
+    resumed_from: tuple[int, ...]
+    """The round that each resumption continued from."""
+    rounds: tuple[RoundDone, ...]
+    """One for each finished training step, in the order of ``step``."""
+    exchanges: tuple[Exchange, ...]
+    dropouts: tuple[Dropout, ...]
+    refusals: tuple[Refusal, ...]
+    attacks: tuple[AttackRefused, ...]
+    finished: RunFinished | None
+    """None while the run is active, or when its server was stopped for good."""
+    evaluated: Evaluated | None = None
+    """The last measurement of the test parts, whatever came of it; see :attr:`tested`."""
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "RunHistory":
+        """Gather events; of a step that was measured twice (again after a resumption) the last one counts.
+
+        Raises:
+            RunError: no event says that a run has started.
+        """
+        told = tuple(events)
+        starts = [event for event in told if isinstance(event, RunStarted)]
+        if not starts:
+            raise RunError("a run's events must hold a run_started, got none: has the run begun?")
+        rounds = {event.step: event for event in told if isinstance(event, RoundDone)}
+        return cls(
+            started=starts[0],
+            resumed_from=tuple(start.resumed_from_round for start in starts[1:]),
+            rounds=tuple(rounds[step] for step in sorted(rounds)),
+            exchanges=tuple(event for event in told if isinstance(event, Exchange)),
+            dropouts=tuple(event for event in told if isinstance(event, Dropout)),
+            refusals=tuple(event for event in told if isinstance(event, Refusal)),
+            attacks=tuple(event for event in told if isinstance(event, AttackRefused)),
+            finished=next((event for event in reversed(told) if isinstance(event, RunFinished)), None),
+            evaluated=next((event for event in reversed(told) if isinstance(event, Evaluated)), None),
+        )
+
+    @classmethod
+    def read(cls, run: Path) -> "RunHistory":
+        """Read the run in folder ``run``.
+
+        Raises:
+            RunError: there is no run in the folder, or its events break the format.
+        """
+        if not (run / EVENTS_FILE).is_file():
+            raise RunError(f"{run} must be the folder of a run, with its {EVENTS_FILE}; there is none")
+        return cls.of(EventFile(run / EVENTS_FILE).read_new())
+
+    @property
+    def measured(self) -> tuple[RoundDone, ...]:
+        """The rounds whose model was measured: in a long run not every one is."""
+        return tuple(done for done in self.rounds if done.part != "none")
+
+    @property
+    def tested(self) -> Evaluated | None:
+        """How good the run's last model is on the pooled test parts; None where that was not measured."""
+        told = self.evaluated
+        is_of_last = told is not None and bool(self.rounds) and told.step == self.rounds[-1].step
+        return told if told is not None and is_of_last and not math.isnan(told.accuracy) else None
+
+    @property
+    def why_not_tested(self) -> str:
+        """Why there is no figure of the test parts; empty where there is."""
+        if self.tested is not None:
+            return ""
+        if not self.rounds:
+            return "no round was finished"
+        if self.finished is None:
+            return "the run has not ended"
+        refused = [item for item in self.refusals if item.round > self.rounds[-1].round]
+        why = f": {refused[-1].hospital} refused, because {refused[-1].reason}" if refused else ""
+        return f"no round that asks the test parts gave a result{why}"

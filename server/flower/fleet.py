@@ -1,0 +1,211 @@
+"""Where our SuperLink differs from Flower's: it lets restarted SuperNodes in, and they need not poll it.
+
+A hospital's clock may be off by minutes: Flower turns a SuperNode away whose clock is 5 s ahead of the SuperLink's.
+
+A SuperNode of Flower's polls for a message again and again, and each poll costs the SuperLink the check of a signature:
+with 32 hospitals it did little else. Here a poll is answered when a message is there, whole, or after seconds.
+``change_superlink`` changes the SuperLink in whose process it is called.
+"""
+
+import importlib
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc
+from flwr.app import Message
+from flwr.common.constant import PUBLIC_KEY_HEADER
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    PullMessagesRequest,
+    PullMessagesResponse,
+)
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
+from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
+from flwr.server.superlink.linkstate import InMemoryLinkState
+
+from common.flower.waits import replace_in
+
+_LONGEST_POLL_SECONDS = 5.0
+"""How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
+
+_CLOCKS_APART_SECONDS = 300
+"""A SuperNode signs the time with each call, and the signature is valid for this long; Flower allows a clock to be that
+much behind and 5 s ahead, so that all hospitals would be turned away when the server's clock is set back by more. The
+signature travels inside TLS, where nobody sees it to replay it."""
+
+_MOST_WAITING = 500
+"""The most polls that wait at once, half of the calls that Flower serves at once; others are answered at once."""
+
+
+@dataclass
+class _Mailbox:
+    """What is on its way to one SuperNode."""
+
+    changed: threading.Condition
+    missing: set[str] = field(default_factory=set)
+    """Objects of its latest message that are not here yet."""
+    may_hold: bool = False
+    """Whether a message has become whole since the last poll found none."""
+    connection: int = 0
+    """Counts the node's connections; only the latest gets messages."""
+
+
+class Deliveries:
+    """Knows for which SuperNodes a message is here with all its objects, and lets them wait for one.
+
+    Flower lists a message before its objects have come: a SuperNode that fetched it then would ask for each of them
+    until it is there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._mailboxes: dict[int, _Mailbox] = {}
+        self._awaiting: dict[str, set[int]] = {}
+        """Nodes by object that is missing."""
+        self._waiting = 0
+
+    def expect(self, node: int, missing: Collection[str]) -> None:
+        """Note a message for ``node`` of which the objects ``missing`` are still to come.
+
+        A node gets one message at a time: an earlier one that has not become whole never will.
+        """
+        with self._lock:
+            mailbox = self._mailbox(node)
+            for name in mailbox.missing.difference(missing):
+                self._awaiting[name].discard(node)
+            mailbox.missing = set(missing)
+            for name in missing:
+                self._awaiting.setdefault(name, set()).add(node)
+            self._announce(mailbox)
+
+    def arrived(self, name: str) -> None:
+        """Note that an object is here."""
+        with self._lock:
+            for node in self._awaiting.pop(name, ()):
+                mailbox = self._mailboxes[node]
+                mailbox.missing.discard(name)
+                self._announce(mailbox)
+
+    def connected(self, node: int) -> None:
+        """Turn away a poll that still waits for ``node``, which has connected again."""
+        with self._lock:
+            mailbox = self._mailbox(node)
+            mailbox.connection += 1
+            mailbox.changed.notify_all()
+
+    def look(self, node: int, context: grpc.ServicerContext) -> bool:
+        """Wait until a message may be here for ``node``, for seconds at most.
+
+        Returns:
+            False if the caller must get none: it is gone, or not the node's latest connection.
+        """
+        with self._lock:
+            mailbox = self._mailbox(node)
+            connection = mailbox.connection
+            if self._waiting < _MOST_WAITING and context.add_callback(partial(self._wake, mailbox)):
+                self._waiting += 1
+                mailbox.changed.wait_for(
+                    lambda: mailbox.may_hold or mailbox.connection != connection or not context.is_active(),
+                    _LONGEST_POLL_SECONDS,
+                )
+                self._waiting -= 1
+            if mailbox.connection != connection or not context.is_active():
+                return False
+            mailbox.may_hold = False
+            return True
+
+    def found(self, node: int) -> None:
+        """Note that a poll has found a message: there may be another."""
+        with self._lock:
+            self._mailbox(node).may_hold = True
+
+    def _mailbox(self, node: int) -> _Mailbox:
+        return self._mailboxes.setdefault(node, _Mailbox(threading.Condition(self._lock)))
+
+    def _announce(self, mailbox: _Mailbox) -> None:
+        if not mailbox.missing:
+            mailbox.may_hold = True
+            mailbox.changed.notify_all()
+
+    def _wake(self, mailbox: _Mailbox) -> None:
+        with self._lock:
+            mailbox.changed.notify_all()
+
+
+def change_superlink() -> None:
+    """Let restarted SuperNodes in, and answer a poll for a message when there is one."""
+    deliveries = Deliveries()
+
+    class State(InMemoryLinkState):
+        def store_message_and_object_tree(
+            self, message: Message, object_tree: ObjectTree, session_id: str
+        ) -> tuple[bool, list[str]]:
+            stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+            if stored and not message.metadata.reply_to_message_id:
+                deliveries.expect(message.metadata.dst_node_id, missing)
+            return stored, missing
+
+        def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+            stored: bool = super().store_object(run_id, session_id, object_id, object_content)
+            if stored:
+                deliveries.arrived(object_id)
+            return stored
+
+    class Servicer(FleetServicer):
+        def ActivateNode(  # noqa: N802 - as Flower's
+            self, request: ActivateNodeRequest, context: grpc.ServicerContext
+        ) -> ActivateNodeResponse:
+            # Flower checks the signature of the key in the metadata, which need not be the one in the request.
+            if dict(context.invocation_metadata()).get(PUBLIC_KEY_HEADER) == request.public_key:
+                _let_in(self.state_factory.state(), request.public_key, deliveries)
+            return super().ActivateNode(request, context)
+
+        def PullMessages(  # noqa: N802 - as Flower's
+            self, request: PullMessagesRequest, context: grpc.ServicerContext
+        ) -> PullMessagesResponse:
+            node = request.node.node_id
+            if not deliveries.look(node, context):
+                return PullMessagesResponse()
+            response = super().PullMessages(request, context)
+            if response.messages_list:
+                deliveries.found(node)
+            return response
+
+    factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
+    replace_in(factory, "InMemoryLinkState", State)
+    replace_in(importlib.import_module("flwr.superlink.cli.flower_superlink"), "FleetServicer", Servicer)
+    replace_in(node_auth_server_interceptor, "MIN_TIMESTAMP_DIFF", -_CLOCKS_APART_SECONDS)
+    replace_in(node_auth_server_interceptor, "MAX_TIMESTAMP_DIFF", _CLOCKS_APART_SECONDS)
+
+
+def _let_in(state: Any, key: bytes, deliveries: Deliveries) -> None:  # noqa: ANN401 - Flower's InMemoryLinkState
+    """Let a SuperNode connect although the SuperLink holds it to be connected already.
+
+    Flower 1.39 refuses a node's key until its last heartbeat has lapsed, 20 s at the least, so a hospital that was
+    killed and has started again would miss all rounds until then. The caller has proved by a signature that it
+    holds the key: the one that was connected before is gone, and so is what it had fetched and not answered. Those
+    messages are deleted, so that the exchange need not wait for their replies.
+    """
+    node = state.get_node_id_by_public_key(key)
+    if node is None:
+        return
+    deliveries.connected(node)
+    if state.deactivate_node(node):
+        state.delete_messages(_unanswered(state, node))
+
+
+def _unanswered(state: Any, node: int) -> set[str]:  # noqa: ANN401 - Flower's InMemoryLinkState
+    """Return the messages that a node has fetched and not replied to."""
+    with state.lock:
+        return {
+            message_id
+            for message_id, message in state.message_ins_store.items()
+            if message.metadata.dst_node_id == node
+            and message.metadata.delivered_at
+            and message_id not in state.message_ins_id_to_message_res_id
+        }

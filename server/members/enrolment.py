@@ -1,0 +1,260 @@
+"""``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
+
+One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
+``Join`` for a caller with an invitation's token and ``Standing`` for a caller with a member's
+key (``common.identity.enrolment``).
+"""
+
+import datetime
+import logging
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from common.config import load_config
+from common.errors import ConfideError, EnrolmentError
+from common.identity import enrolment
+from common.identity.certificates import (
+    check_supernode_key,
+    common_name,
+    key_fingerprint,
+    read_certificate,
+    requested_hospital_key,
+    verify_issued_to_hospital,
+)
+from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
+from common.identity.invitation import join_host_port
+from common.processes import run_service
+from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from server.members.certificates import Certificates
+from server.members.roster import Membership
+from server.members.tls import reloading_credentials
+
+_LOG = logging.getLogger("confide.enrolment")
+
+_WORKERS = 4
+_CALLS_AT_ONCE = 256
+"""The most calls at once; gRPC refuses more before a thread reads them."""
+_STREAMS_A_CONNECTION = 8
+_METADATA_BYTES = 8192
+_ADDRESSES_KEPT = 4096
+_UPKEEP_SECONDS = 1.0
+_NOT_READY_SECONDS = 0.5
+
+_Asked = TypeVar("_Asked", bound=enrolment.Message)
+
+
+class Enrolment:
+    """What the service decides, without the network."""
+
+    def __init__(self, membership: Membership, certificates: Certificates, fleet_port: int) -> None:
+        self._membership = membership
+        self._certificates = certificates
+        self._fleet_port = fleet_port
+        self._one_at_a_time = threading.Lock()
+
+    def join(self, asked: Join, now: datetime.datetime) -> JoinReply:
+        """Make the holder of a good token a member.
+
+        Raises:
+            EnrolmentError: the token opens nothing.
+            IdentityError: request or SuperNode key are not what they must be.
+        """
+        key = requested_hospital_key(asked.request)
+        check_supernode_key(asked.supernode)
+        with self._one_at_a_time:
+            name = self._membership.take(asked.token, key_fingerprint(key), now)
+            known = self._membership.roster().get(name)
+            certificate = None if known is None else known.encode()
+            if certificate is None or read_certificate(certificate).public_key() != key:
+                certificate = self._certificates.hospital(name, asked.request, now)
+                if certificate is None:
+                    return Waiting()
+                self._membership.admit(name, certificate, asked.supernode)
+                self._certificates.publish_lists(now)
+            elif self._membership.is_cut_off(name):  # Its certificate came before it asked again.
+                self._membership.admit(name, certificate, asked.supernode)
+            if not self._certificates.lists(name, certificate):
+                return Waiting()
+        _LOG.info("%s has joined", name)
+        return self._joined(certificate)
+
+    def standing(self, asked: Standing, now: datetime.datetime) -> Stands:
+        """Tell a member how it stands, and renew its certificate when that is due.
+
+        A member may renew a certificate that has expired: it was away, and is still on the roster.
+
+        Raises:
+            EnrolmentError: the caller was never a member, or has another key than the member.
+            IdentityError: certificate or request are not what they must be.
+        """
+        certificate = read_certificate(asked.certificate)
+        name = common_name(certificate)
+        verify_issued_to_hospital(certificate, name, self._certificates.root)
+        key = requested_hospital_key(asked.request)
+        if key != certificate.public_key():
+            raise EnrolmentError("the signing request must hold the key of the certificate")
+        if self._certificates.is_revoked(certificate):
+            return self._stands(asked.certificate, revoked=True)
+        with self._one_at_a_time:
+            known = self._membership.roster().get(name)
+            cut_off = self._membership.is_cut_off(name)
+            if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
+                raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
+            newest = known.encode()
+            if self._certificates.is_due(read_certificate(newest), now):
+                renewed = self._certificates.hospital(name, asked.request, now)
+                if renewed is not None:
+                    self._membership.admit(name, renewed)
+                    newest = renewed
+                    _LOG.info("%s has a new certificate", name)
+        return self._stands(newest, revoked=False)
+
+    def _stands(self, certificate: bytes, *, revoked: bool) -> Stands:
+        revocations, members = self._lists()
+        return Stands(certificate=certificate, revocations=revocations, members=members, revoked=revoked)
+
+    def _joined(self, certificate: bytes) -> Joined:
+        revocations, members = self._lists()
+        return Joined(certificate=certificate, revocations=revocations, members=members, fleet_port=self._fleet_port)
+
+    def _lists(self) -> tuple[bytes, bytes]:
+        return self._certificates.revocations(), self._certificates.members().encoded
+
+
+class Allowance:
+    """How many refusals an address is still given in full; a token bucket for each, of bounded number."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def spend(self, address: str) -> bool:
+        """Take one from what ``address`` has left; False when nothing is."""
+        now = self._clock()
+        with self._lock:
+            left, since = self._left.pop(address, (float(self._per_minute), now))
+            left = min(self._per_minute, left + (now - since) * self._per_minute / 60)
+            allowed = left >= 1
+            self._left[address] = (left - 1 if allowed else left, now)
+            if len(self._left) > _ADDRESSES_KEPT:
+                self._left.popitem(last=False)
+        return allowed
+
+
+class _Service:
+    """The two calls as gRPC sees them: bytes in, bytes out, errors as status codes."""
+
+    def __init__(self, decide: Enrolment, allowance: Allowance) -> None:
+        self._decide = decide
+        self._allowance = allowance
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            enrolment.SERVICE,
+            {
+                enrolment.JOIN: grpc.unary_unary_rpc_method_handler(self._join),
+                enrolment.STANDING: grpc.unary_unary_rpc_method_handler(self._standing),
+            },
+        )
+
+    def _join(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, Join, self._decide.join, context)
+
+    def _standing(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, Standing, self._decide.standing, context)
+
+    def _answer(
+        self,
+        encoded: bytes,
+        message_type: type[_Asked],
+        decide: Callable[[_Asked, datetime.datetime], enrolment.Message],
+        context: grpc.ServicerContext,
+    ) -> bytes:
+        try:
+            asked = enrolment.decode(encoded, message_type)
+            return enrolment.encode(decide(asked, datetime.datetime.now(datetime.UTC)))
+        except ConfideError as error:
+            # A good token is always checked, so that a flood from a shared address keeps nobody out. What the
+            # allowance bounds is the answer to a bad one: an explanation, and a line in the log.
+            address = context.peer().rpartition(":")[0]
+            if self._allowance.spend(address):
+                _LOG.warning("refused %s: %s", address, error)
+                context.set_code(grpc.StatusCode.PERMISSION_DENIED)
+                context.set_details(str(error))
+            else:
+                context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+                context.set_details("too many refused requests from this address; wait a minute")
+            return b""
+
+
+def serve(state: Path) -> None:
+    """Serve until it is stopped."""
+    settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
+    config = load_config(settings.config).enrolment
+    certificates, membership = Certificates(state, settings, config), Membership(state)
+    _wait_until_ready(certificates)
+    server = grpc_server(
+        Enrolment(membership, certificates, settings.fleet_port), Allowance(config.refusals_per_minute)
+    )
+    address = join_host_port(settings.fleet_host, settings.enrolment_port)
+    server.add_secure_port(address, reloading_credentials(state))
+    server.start()
+    _LOG.info("enrolling on %s", address)
+    try:
+        while True:
+            time.sleep(_UPKEEP_SECONDS)
+            _keep_up(certificates, membership)
+    finally:
+        server.stop(grace=None)
+
+
+def grpc_server(decide: Enrolment, allowance: Allowance) -> grpc.Server:
+    """Return the service, with bounds on what one caller can make it hold; it listens nowhere yet."""
+    return grpc.server(
+        ThreadPoolExecutor(_WORKERS, thread_name_prefix="enrolment"),
+        handlers=[_Service(decide, allowance).handlers()],
+        options=[
+            ("grpc.max_receive_message_length", enrolment.MAXIMUM_REQUEST_BYTES),
+            ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=_CALLS_AT_ONCE,
+    )
+
+
+def _wait_until_ready(certificates: Certificates) -> None:
+    """Wait for an offline authority to sign the server's first certificate and revocation list."""
+    certificates.keep_current(datetime.datetime.now(datetime.UTC))
+    while not certificates.is_ready():
+        time.sleep(_NOT_READY_SECONDS)
+        certificates.keep_current(datetime.datetime.now(datetime.UTC))
+
+
+def _keep_up(certificates: Certificates, membership: Membership) -> None:
+    """Renew what is due; what fails is tried again, because late is better for members than never."""
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        certificates.keep_current(now)
+        membership.forget_expired(now)
+    except (ConfideError, OSError) as error:
+        _LOG.warning("upkeep failed and is tried again: %s", error)
+
+
+def main() -> int:
+    """Serve until it is stopped."""
+    return run_service("server.members.enrolment", __doc__, serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,496 @@
+"""Every decoder of bytes that come from outside, in one table, so that each can be fed with what nobody should send.
+
+A decoder takes the bytes, or refuses them with its typed error; anything else it raises is a defect. Fuzzed by the fast
+tests (``tests/fuzz``, with Hypothesis) and, guided by coverage, by ``confide fuzz``.
+"""
+
+import datetime
+import hashlib
+import io
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import safetensors.numpy
+from cryptography import x509
+from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from client import app, own_results
+from client.data import dicom, npz
+from client.data.cache import PreparedCache
+from client.data.catalogue import ACCEPTED_NAME, read_catalogue
+from client.data.pixels import UnusableImageError, read_raster
+from client.flower.tasks import UNDELIVERABLE
+from client.ledger.chain import Anchor
+from client.ledger.held import newest_entry
+from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
+from client.metrics import HospitalMetrics
+from client.own_results import OWN_RESULTS_FILE
+from client.round_state import AnsweredRoundsFile
+from client.standing import STANDING_FILE, read_last_standing
+from common import shards
+from common.audit.chain import AUDIT_FILE, Chain, Entry, read_chain
+from common.audit.parties import SERVER_PARTY
+from common.config import Config, RunDescription, load_config
+from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
+from common.evaluation.state import EvaluationState
+from common.identity import certificates as identity
+from common.identity import enrolment
+from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.members import verify_members
+from common.identity.revocation import verify_revocations
+from common.run import messages
+from common.run.round_terms import RoundTerms
+from common.secagg import messages as secagg
+from common.secagg.errors import SERVER, Place, SecAggError
+from common.secagg.phases import Phase
+from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
+from deploy.audit.record import read_record
+from deploy.datasets.image_tree import read_tree
+from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
+from deploy.demo.dealt_shard import unpack
+from deploy.hospital.list_images import Key, read_labels
+from deploy.hospital.report import table_of
+from deploy.results.history import RunHistory
+from deploy.results.live_table import LiveTable
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
+from deploy.results.outputs import SUMMARY_FILE, summary
+from deploy.results.report import REPORT_MARKDOWN, pages
+from deploy.results.report_facts import RunFacts
+from server.checkpoints import CheckpointStore
+from server.flower.arrays import arrays_kept_apart
+from server.flower.grid import incoming_of, read_reply
+from server.members.authority import REGISTER_FILE, Authority
+from server.members.roster import INVITATIONS_FOLDER, Membership
+from server.metrics import RunMetrics
+
+REFUSALS = (ConfideError, UnusableImageError)
+"""How a decoder refuses; the second is how a reader of images tells the examination of a hospital's data."""
+
+RUN_ID = "0123456789abcdef0123456789abcdef"
+"""Of the checkpoints in the corpus."""
+
+_TENSORS = safetensors.numpy.save({"weight": np.arange(6, dtype=np.float32).reshape(2, 3)})
+"""A model file, for cards."""
+
+_NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+_STARTED = RunStarted(
+    time=1.0, run_id=RUN_ID, data_set="phantom", task="pneumonia", rounds=1, hospitals=("a", "b", "c"),
+    config=Config(), config_hash="ab" * 32,
+)  # fmt: skip
+_DONE = RoundDone(
+    time=2.0, round=1, step=1, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, auc=0.9, loss=0.1, epsilon=1.0,
+    hospitals=3, seconds=1.0, upload_bytes=1, confusion=((1, 0), (0, 1)),
+)  # fmt: skip
+"""A run of one round, for summaries."""
+
+NAME_BYTES, LENGTH_BYTES = 64, 4
+"""Of what stands before each object of a message in the corpus."""
+
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+_PLACE = Place(SERVER, 1, Phase.MASKED_INPUT)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One of them.
+
+    Attributes:
+        name: of its folder in the corpus.
+        decode: takes the bytes, or raises one of ``REFUSALS``.
+    """
+
+    name: str
+    decode: Callable[[bytes], object]
+
+
+@contextmanager
+def _file(name: str, content: bytes) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
+        path = Path(folder) / name
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_bytes(content)
+        yield path
+
+
+def _secagg(content: bytes) -> object:
+    """Decode as whichever of the protocol's messages it is."""
+    refusal: SecAggError | None = None
+    for message_type in get_args(secagg.Message):
+        try:
+            return secagg.decode(content, message_type, secagg.Limits(), _PLACE)
+        except SecAggError as error:
+            refusal = error
+    raise refusal or LookupError("there are no messages")
+
+
+def _enrolment(content: bytes) -> object:
+    refusal: ConfideError | None = None
+    for message_type in (enrolment.Join, enrolment.Standing, enrolment.Stands):
+        try:
+            return enrolment.decode(content, message_type)
+        except ConfideError as error:
+            refusal = error
+    try:
+        return enrolment.decode_join_reply(content)
+    except ConfideError:
+        raise refusal or LookupError("there are no messages") from None
+
+
+def _certificate(content: bytes) -> object:
+    """Read as any certificate, then as a hospital's, with every extension that is looked at."""
+    certificate = identity.read_certificate(content)
+    with suppress(IdentityError):
+        identity.verify_issued_to_hospital(certificate, "st-mary", certificate)
+    with suppress(IdentityError):
+        identity.common_name(certificate)
+    return certificate
+
+
+def _config(content: bytes) -> object:
+    with _file("config.yaml", content) as path:
+        return load_config(path)
+
+
+def _manifest(content: bytes) -> object:
+    with _file(shards.MANIFEST_NAME, content) as path:
+        return shards.read_manifest(path.parent)
+
+
+def _shard_description(content: bytes) -> object:
+    with _file(shards.DESCRIPTION_NAME, content) as path:
+        return shards.read_description(path.parent)
+
+
+def _dicom(content: bytes) -> object:
+    with dicom.quiet():
+        return dicom.read_dicom(content, 1)
+
+
+def _npz(content: bytes) -> object:
+    with _file("data.npz", content) as path:
+        deque(npz.image_blocks(path, "train"), maxlen=1)
+        return npz.describe(path, "train"), npz.labels(path, "train")
+
+
+def _ledger(content: bytes) -> object:
+    """Read as a ledger's database, and where that is refused as one whose operator goes on with what it tells."""
+    with _file(f"{LEDGER_FOLDER}/ledger.sqlite", content) as path:
+        try:
+            return verify(path.parent)
+        except LedgerError:
+            return accept(path.parent, "what is known to be spent stays spent", bytes(FINGERPRINT_BYTES))
+
+
+def _ledger_held(content: bytes) -> object:
+    """Read as the hospital's own audit chain, for the newest line of the ledger that it knows."""
+    with _file(AUDIT_FILE, content) as path:
+        return newest_entry(path)
+
+
+def _ledger_anchor(content: bytes) -> object:
+    """Read as the anchor beside a database that is lost."""
+    with _file(f"{LEDGER_FOLDER}/ledger.anchor", content) as path:
+        path.with_name("ledger.sqlite").write_bytes(b"")
+        return accept(path.parent, "what is known to be spent stays spent", bytes(FINGERPRINT_BYTES))
+
+
+def _anchor(content: bytes) -> object:
+    return Anchor.from_text(content.decode("utf-8", "replace"))
+
+
+def _answered_rounds(content: bytes) -> object:
+    with _file("answered-rounds.json", content) as path:
+        return AnsweredRoundsFile(path, "hospital")
+
+
+def _checkpoint(content: bytes) -> object:
+    with _file("step-00000001-round-000000000001.safetensors", content) as path:
+        found = CheckpointStore(path.parent).latest(RUN_ID)
+        return None if found is None else found.model[:]
+
+
+def _model(content: bytes) -> object:
+    """Read as a model file whose card was written for just these bytes, as whoever replaces one replaces both."""
+    card = ModelCard(
+        architecture="cnn",
+        classes=("normal", "pneumonia"),
+        channels=1,
+        image_size=28,
+        threshold=0.5,
+        run_id=RUN_ID,
+        task="pneumonia",
+        data_set="phantom",
+        privacy={},
+        sha256=hashlib.sha256(content).hexdigest(),
+        tensors=(TensorShape(name="weight", shape=(2, 3)),),
+    )
+    with _file(TENSORS_FILE, content) as path:
+        path.with_name(CARD_FILE).write_text(card.model_dump_json(), encoding="utf-8")
+        return load_model(path.parent)
+
+
+def _model_card(content: bytes) -> object:
+    with _file(CARD_FILE, content) as path:
+        path.with_name(TENSORS_FILE).write_bytes(_TENSORS)
+        return load_model(path.parent)
+
+
+def _events(content: bytes) -> object:
+    """Read and tell as each of those does that read them: exporter, table, summary and report, without its plots."""
+    with _file(EVENTS_FILE, content) as path:
+        _exposed(RunMetrics(path.parent))
+        events = EventFile(path).read_new()
+        table = LiveTable(Console(file=io.StringIO()))
+        for event in events:
+            table.show(event)
+        history = RunHistory.of(events)
+        table.finish(())
+        return summary(history), _told(RunFacts(path.parent, history, {}, None))
+
+
+def _summary(content: bytes) -> object:
+    """Read as the summary beside a run's events."""
+    with _file(SUMMARY_FILE, content) as path:
+        path.with_name(EVENTS_FILE).write_text("".join(event.to_line() for event in (_STARTED, _DONE)))
+        return _told(RunFacts.read(path.parent))
+
+
+def _told(facts: RunFacts) -> str:
+    return pages([facts], {})[REPORT_MARKDOWN] if facts.history.rounds else ""
+
+
+def _exposed(collector: Collector) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+def _own_results(content: bytes) -> object:
+    with _file(OWN_RESULTS_FILE, content) as path:
+        results = own_results.read(path)
+        return table_of(results) if results else results
+
+
+def _array(content: bytes) -> object:
+    """Read one array whole, as a hospital does, and in pieces, as a server does."""
+    with suppress(ConfideError):
+        messages.join_array((content[:100], content[100:]), len(content))
+    return messages.read_array(content)
+
+
+def _objects(content: bytes) -> tuple[str, dict[str, bytes]]:
+    """Read as the objects of a message, each with its name and length before it, the message itself last."""
+    objects, place, name = dict[str, bytes](), 0, ""
+    while place < len(content):
+        name = content[place : place + NAME_BYTES].decode("ascii", "replace")
+        start = place + NAME_BYTES + LENGTH_BYTES
+        place = start + int.from_bytes(content[start - LENGTH_BYTES : start])
+        objects[name] = content[start:place]
+    return name, objects
+
+
+def _flower_reply(content: bytes) -> object:
+    with arrays_kept_apart():
+        incoming = incoming_of(1, read_reply(*_objects(content)), 100)
+    if incoming.fault is not None:
+        raise RunError(incoming.fault)
+    return incoming
+
+
+def _flower_request(content: bytes) -> object:
+    try:
+        message = inflate_object_from_contents(*_objects(content))
+    except UNDELIVERABLE as error:
+        raise RunError("the task is dropped") from error
+    if not isinstance(message, Message) or not message.has_content():
+        raise RunError("an agent is given messages alone")
+    return app.read(message.content)
+
+
+def _status(content: bytes) -> object:
+    """Read as the exporter does."""
+    with _file("status.json", content) as path:
+        return _exposed(HospitalMetrics(path))
+
+
+def _settings(content: bytes) -> object:
+    with _file("role.json", content) as path, suppress(ConfigError):
+        return ServerSettings.read(path)
+    with _file("role.json", content) as path:
+        return HospitalSettings.read(path)
+
+
+def _with_authority(content: bytes) -> tuple[x509.Certificate, bytes]:
+    """Read as an authority's certificate with something behind it that it must have signed."""
+    pem, end, rest = content.partition(b"-----END CERTIFICATE-----\n")
+    return identity.read_certificate(pem + end), rest
+
+
+def _revocations(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    return verify_revocations(encoded, authority)
+
+
+def _members(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    return verify_members(encoded, authority)
+
+
+def _audit_chain(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    chain = read_chain(encoded, "audit.jsonl", authority)
+    return read_record(chain, "audit.jsonl", authority) if chain.party == SERVER_PARTY else chain
+
+
+def _audit_entries(content: bytes) -> object:
+    """Read as what a server that lies has signed: its entries alone, without the signatures."""
+    authority, encoded = _with_authority(content)
+    try:
+        entries = tuple(_ENTRY.validate_json(line) for line in encoded.splitlines())
+    except ValidationError:
+        raise AuditError("there are no entries") from None
+    return read_record(Chain(SERVER_PARTY, (), entries), "audit.jsonl", authority)
+
+
+def _roster(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    with _file(ROSTER_FILE, encoded) as path:
+        return identity.verify_roster(Membership(path.parent).roster(), authority)
+
+
+def _invited(content: bytes) -> object:
+    token = bytes(TOKEN_BYTES)
+    with _file(f"{INVITATIONS_FOLDER}/{hashlib.sha256(token).hexdigest()}.json", content) as path:
+        return Membership(path.parents[1]).take(token, "ab" * 32, _NOW)
+
+
+def _register(content: bytes) -> object:
+    with _file(REGISTER_FILE, content) as path:
+        return Authority.make(path.parent, "Confide", _NOW).sign_lists(_NOW, datetime.timedelta(days=1))
+
+
+def _private_keys(content: bytes) -> object:
+    for load in (identity.load_signing_key, identity.load_server_key):
+        with _file("a.key", content) as path, suppress(IdentityError):
+            return load(path)
+    with _file("a.key", content) as path:
+        return identity.load_supernode_key(path)
+
+
+def _standing(content: bytes) -> object:
+    with _file(STANDING_FILE, content) as path:
+        return read_last_standing(path.parent)
+
+
+def _prepared(content: bytes) -> object:
+    """Read as what a cache without an image says of itself."""
+    with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
+        cache = PreparedCache(Path(folder))
+        with cache.build("key", 0) as writer:
+            writer.commit(b"")
+        (Path(folder) / "prepared-key" / "index.json").write_bytes(content)
+        return cache.find("key")
+
+
+def _catalogue(content: bytes) -> object:
+    """Read as the list of a hospital's images, with those it has accepted beside it."""
+    with _file(shards.MANIFEST_NAME, content) as path:
+        path.with_name(ACCEPTED_NAME).write_bytes(content)
+        return read_catalogue(path.parent, ("normal", "pneumonia"))
+
+
+def _labels(content: bytes) -> object:
+    with _file("labels.csv", content) as path:
+        return read_labels(path, Key.ACCESSION_NUMBER)
+
+
+def _image_tree(content: bytes) -> object:
+    with _file("images.tar", content) as path:
+        return deque(read_tree(path, ("normal", "pneumonia"), 28, 1), maxlen=1)
+
+
+def _dealt_shard(content: bytes) -> None:
+    with _file("shard.zip", content) as path, path.open("rb") as archive:
+        unpack(archive, path.parent / "shard")
+
+
+def _dealt_data_set(content: bytes) -> object:
+    with _file(DATA_SET_FILE, content) as path:
+        return dealt_data_set(path.parent, identity.make_authority("Confide", _NOW).certificate)
+
+
+DECODERS = (
+    Decoder("flower-request", _flower_request),
+    Decoder("flower-reply", _flower_reply),
+    Decoder("request", messages.decode_request),
+    Decoder("reply", messages.decode_reply),
+    Decoder("array", _array),
+    Decoder("secagg", _secagg),
+    Decoder("round-terms", RoundTerms.decode),
+    Decoder("evaluation-state", EvaluationState.from_json),
+    Decoder("run-description", RunDescription.from_json),
+    Decoder("enrolment", _enrolment),
+    Decoder("invitation", lambda content: Invitation.decode(content.decode("utf-8", "replace"))),
+    Decoder("certificate", _certificate),
+    Decoder("hospital-request", identity.requested_hospital_key),
+    Decoder("server-request", identity.requested_hosts),
+    Decoder("supernode-key", identity.check_supernode_key),
+    Decoder("config", _config),
+    Decoder("manifest", _manifest),
+    Decoder("shard-description", _shard_description),
+    Decoder("shard-image", lambda content: shards.decode_image(content, "image 1", 28, 1)),
+    Decoder("raster", read_raster),
+    Decoder("dicom", _dicom),
+    Decoder("npz", _npz),
+    Decoder("ledger", _ledger),
+    Decoder("ledger-anchor", _ledger_anchor),
+    Decoder("ledger-held", _ledger_held),
+    Decoder("anchor", _anchor),
+    Decoder("answered-rounds", _answered_rounds),
+    Decoder("checkpoint", _checkpoint),
+    Decoder("model", _model),
+    Decoder("model-card", _model_card),
+    Decoder("events", _events),
+    Decoder("summary", _summary),
+    Decoder("status", _status),
+    Decoder("own-results", _own_results),
+    Decoder("settings", _settings),
+    Decoder("revocations", _revocations),
+    Decoder("members", _members),
+    Decoder("audit-chain", _audit_chain),
+    Decoder("audit-entries", _audit_entries),
+    Decoder("roster", _roster),
+    Decoder("invited", _invited),
+    Decoder("register", _register),
+    Decoder("private-keys", _private_keys),
+    Decoder("standing", _standing),
+    Decoder("prepared", _prepared),
+    Decoder("catalogue", _catalogue),
+    Decoder("labels", _labels),
+    Decoder("image-tree", _image_tree),
+    Decoder("dealt-shard", _dealt_shard),
+    Decoder("dealt-data-set", _dealt_data_set),
+)
+
+
+def feed(decoder: Decoder, content: bytes) -> bool:
+    """Return whether the decoder takes the bytes; whatever it raises beside a refusal goes through."""
+    try:
+        decoder.decode(content)
+    except REFUSALS:
+        return False
+    return True

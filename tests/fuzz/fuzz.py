@@ -1,0 +1,97 @@
+"""``confide fuzz``: feed every decoder with bad bytes, guided by what they reach in it (atheris, libFuzzer).
+
+Each decoder runs in a process of its own and ends it at the first thing that is not a refusal; the bytes that did it
+are kept in the corpus, where the fast tests try them from then on.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common.errors import RunError
+from deploy.source_tree import ROOT
+
+CORPUS = ROOT / "tests" / "fuzz" / "corpus"
+
+LONGEST_BYTES = 1 << 16
+"""Of what is fed; no message of the protocol but the vector itself is longer."""
+
+MEMORY_MIB = 2048
+"""A decoder that takes more is stopped, and counts as a defect. Torch alone takes 500."""
+
+ONE_INPUT_SECONDS = 20
+
+GRACE_SECONDS = 300
+"""To import and instrument what is fuzzed, and to stop."""
+
+
+def main(argv: list[str]) -> int:
+    """Fuzz for so many seconds in all; returns 1 if anything but a refusal came up."""
+    from tests.fuzz.decoders import DECODERS
+
+    names = [decoder.name for decoder in DECODERS]
+    arguments = _parser(names).parse_args(argv[1:])
+    if arguments.seconds < 1:
+        raise RunError(f"--seconds must be at least 1, got {arguments.seconds}")
+    chosen = arguments.decoder or names
+    each = max(1, arguments.seconds // len(chosen))
+    failed = [name for name in chosen if not fuzz(name, each, arguments.corpus)]
+    if failed:
+        print(f"confide: {', '.join(failed)}: raised something other than a refusal; the bytes are in the corpus")
+        return 1
+    print(f"confide: {len(chosen)} decoders refuse or take whatever was fed to them")
+    return 0
+
+
+def fuzz(name: str, seconds: int, corpus: Path) -> bool:
+    """Fuzz one decoder in a process of its own; returns whether it only ever took or refused.
+
+    Raises:
+        RunError: the process hangs.
+    """
+    started = time.monotonic()
+    found = corpus / name
+    found.mkdir(parents=True, exist_ok=True)
+    before = {path.name for path in found.iterdir()}
+    command = [sys.executable, "-m", "tests.fuzz.fuzzed_decoder", name, *_flags(found, seconds)]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(f"the decoder {name} must come back from what it is fed; it hangs") from None
+    new = sorted({path.name for path in found.iterdir()} - before)
+    outcome = "ok" if done.returncode == 0 else f"DEFECT, {', '.join(new) or 'see below'}"
+    print(f"{name:18} {time.monotonic() - started:6.1f} s  {_runs(done.stderr):>9} inputs  {outcome}", flush=True)
+    if done.returncode:
+        print(done.stderr[-4000:], flush=True)
+    return done.returncode == 0
+
+
+def _flags(found: Path, seconds: int) -> list[str]:
+    """Return libFuzzer's options; what is merely new stays in memory, what breaks a decoder goes to the corpus."""
+    return [
+        f"-max_total_time={seconds}",
+        f"-max_len={LONGEST_BYTES}",
+        f"-rss_limit_mb={MEMORY_MIB}",
+        f"-timeout={ONE_INPUT_SECONDS}",
+        f"-artifact_prefix={found}/",
+        "-print_final_stats=1",
+        "-verbosity=0",
+        f"-seed_inputs={','.join(str(path) for path in sorted(found.iterdir()))}",
+    ]
+
+
+def _runs(told: str) -> str:
+    lines = [line for line in told.splitlines() if line.startswith("stat::number_of_executed_units")]
+    return lines[-1].split()[-1] if lines else "?"
+
+
+def _parser(names: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="confide fuzz", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=int, default=10 * len(names), help="in all, shared out evenly")
+    parser.add_argument("--decoder", choices=names, action="append", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--corpus", type=Path, default=CORPUS, metavar="DIR", help="default: %(default)s")
+    return parser

@@ -1,0 +1,11 @@
+import socket
+
+from common.settings import free_port
+from deploy.containers.health import unreachable
+
+
+def test_only_addresses_that_nobody_listens_on_are_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        alive = f"127.0.0.1:{listener.getsockname()[1]}"
+        dead = f"127.0.0.1:{free_port()}"
+        assert unreachable((alive, dead)) == (dead,)
