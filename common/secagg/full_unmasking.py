@@ -3,7 +3,7 @@
 Bonawitz et al. 2017 sign the survivors (ConsistencyCheck) before anybody reveals a share. Where every vector of the
 cohort has arrived there is no list to choose: each hospital has signed with its vector what it was shown, and whoever
 sees the signatures of *all* of the cohort over its own view knows that no honest hospital was shown anything else. It
-then reveals its shares of everyone's b, and no share of anyone's s. Proof: docs/proofs/two-exchanges.md.
+then reveals its shares of everyone's b, and no share of anyone's s. Proof: ``docs/proofs/two-exchanges.md``.
 
 What the proof asks of a hospital, and where it is enforced:
 

@@ -23,7 +23,7 @@ def test_the_record_lets_a_hospital_open_or_sign_and_never_both() -> None:
 def test_no_mix_of_both_endings_breaks_a_promise(
     hospitals: int, colluders: int, threshold: int, *, everyone_signs: bool
 ) -> None:
-    """Over a complete graph t signatures for F would do as well; a sparse one needs those of all."""
+    """Over a complete graph F would do without signatures; a sparse one needs those of all."""
     findings = Round(hospitals, colluders, threshold, everyone_signs=everyone_signs).check()
     assert findings.broken == {}
     assert findings.with_a_sum > 0

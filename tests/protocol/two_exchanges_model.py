@@ -77,7 +77,7 @@ class Round:
     """A round of ``hospitals``, the last ``colluders`` of whom collude, with threshold ``threshold``.
 
     Attributes:
-        everyone_signs: F needs the signatures of all of the cohort, as in the product; otherwise those of t.
+        everyone_signs: F needs the signatures of all of the cohort, as in the product; otherwise of nobody.
         whole: also look at hospitals that do less than they could, who reveal less.
     """
 
@@ -205,14 +205,9 @@ class _Chunk:
     def _opens(self, column: _Column) -> Flags:
         """Whether a hospital obeys F."""
         obeys = column.answered[F].copy()
-        for cohort, full in self.full.items():
-            shown = column.cohort == cohort
-            if self.model.everyone_signs:
-                obeys &= ~shown | full
-            else:
-                colluding = (cohort & ~self.model.honest_set).bit_count()
-                signed = np.asarray(sum(each.cohort == cohort for each in self.columns)) + colluding
-                obeys &= ~shown | (signed >= self.model.threshold)
+        if self.model.everyone_signs:
+            for cohort, full in self.full.items():
+                obeys &= (column.cohort != cohort) | full
         return obeys
 
     def _reveals(self, column: _Column) -> Flags:
