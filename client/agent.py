@@ -1,10 +1,10 @@
-"""The hospital's side of every exchange: one request in, one reply out, and nothing the rules of DESIGN §2 forbid.
+"""The hospital's side of every exchange: one request in, one reply out, and nothing that the protocol forbids.
 
 The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
 
 **What a reply depends on.** The masked vector depends on the data. Everything else that leaves this hospital, refusals
 and their words included, is a function of the run description, the hospital's policy, its bookkeeping of what was asked
-before, and fresh randomness. Before a run's data is open, one bit about it is told for each task: whether it could be
+before, and fresh randomness. Before a run's data is open, one bit about it leaves for each task: whether it could be
 opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
 ``hospital.answer_seconds``.
 """
@@ -35,8 +35,8 @@ from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.audit.chain import AUDIT_FILE, Record, discard
-from common.audit.entries import Contributed, JoinedRun, Refused, SignedSurvivors
-from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors
+from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
     AuditError,
     ConfideError,
@@ -50,6 +50,7 @@ from common.errors import (
 from common.identity.certificates import HospitalIdentity
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
+from common.privacy.mechanism import mechanism_of
 from common.run import messages
 from common.run.flat_model import hash_model
 from common.run.messages import (
@@ -66,13 +67,14 @@ from common.run.messages import (
     Request,
     SharesReply,
     SharesRequest,
+    UnmaskAllRequest,
     UnmaskReply,
     UnmaskRequest,
     phase_of,
 )
 from common.run.round_terms import RoundTerms
 from common.run.terms import protocol_parameters
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import ModelHashError, Place, SecAggError, UnusableModelError
 from common.secagg.masks import MaskApplier, apply_masks
@@ -104,7 +106,7 @@ class Surroundings:
         random: source of fresh bytes.
         now: the current time.
         clock: seconds that only ever go up, for how long a reply takes.
-        pause: waits so many seconds.
+        pause: waits for this many seconds.
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
         apply_masks: puts the masks on.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
@@ -135,7 +137,7 @@ class _Run:
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
     signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
     fewest: dict[int, int] = field(default_factory=dict)
-    """By round, how many vectors its sum must hold for its noise to be enough."""
+    """Round to the number of vectors that its sum must hold for its noise to be enough."""
 
     def forget(self, round_number: int) -> None:
         """Erase the secrets of one round."""
@@ -146,7 +148,7 @@ class _Run:
                 state.erase()
 
     def rounds(self) -> set[int]:
-        """Return the rounds that there are secrets of."""
+        """Return the rounds whose secrets are held."""
         return {*self.keys, *self.shared, *self.masked, *self.signed}
 
 
@@ -209,7 +211,7 @@ class HospitalAgent:
                 hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False
             ), None
 
-    def _answer(self, request: Request, array: Array | None) -> Answer:
+    def _answer(self, request: Request, array: Array | None) -> Answer:  # noqa: PLR0911 - one for each request
         match request:
             case KeysRequest():
                 run = self._join(request.run_description)
@@ -225,6 +227,8 @@ class HospitalAgent:
                 return self._check_consistency(self._known_run(request), request), None
             case UnmaskRequest():
                 return self._unmask(self._known_run(request), request), None
+            case UnmaskAllRequest():
+                return self._unmask_all(self._known_run(request), request), None
             case PlainRequest():
                 return self._plain(request, array)
 
@@ -258,13 +262,15 @@ class HospitalAgent:
             self._data = (contract, self._here.open_data(self._here.data, contract, cache))
         data = self._data[1]
         ledger = None
-        if description.privacy.mode is not PrivacyMode.NONE or not description.evaluation.exact:
+        if mechanism_of(description).is_private or not description.evaluation.exact:
             held = newest_anchor(self._here.state / AUDIT_FILE)
             self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint, held)
             ledger = self._ledger
         return Contributor(description, data, ledger, self._policy, self._here.random, cache)
 
-    def _known_run(self, request: SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest) -> _Run:
+    def _known_run(
+        self, request: SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest
+    ) -> _Run:
         if self._run is None or self._run.description.run_id != request.run_id:
             raise RunError(
                 f"round {request.round_number}, {phase_of(request)}: {self._identity.name} has not joined this run, "
@@ -314,11 +320,13 @@ class HospitalAgent:
             # Whatever happens from here on, nobody masks with these keys again.
             at_the_end.callback(run.shared.pop(round_number).erase)
             contribution = run.contributor.contribute(round_number, terms, model, cohort=len(asked.cohort))
-            self._record_contribution(run, round_number, terms, contribution.epsilon)
             self._note(run, round_number, contribution)
-            run.masked[round_number], message, vector = masked_input.mask_accepted(
-                accepted, contribution.vector, self._here.apply_masks
+            masked_state, message, vector = masked_input.mask_accepted(
+                accepted, self._identity.key, contribution.vector, self._here.apply_masks
             )
+            run.masked[round_number] = masked_state
+            # The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
+            self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
             run.fewest[round_number] = terms.fewest_survivors
         self._keep_time(started)
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
@@ -330,7 +338,7 @@ class HospitalAgent:
         return reply, vector
 
     def _keep_time(self, started: float) -> None:
-        """Let no vector out before the time that the operator has stated, which tells nothing about the data."""
+        """Let no vector out before the time that the operator has stated, which shows nothing about the data."""
         stated = self._policy.answer_seconds
         if not stated:
             return
@@ -360,7 +368,7 @@ class HospitalAgent:
         self._answered.check(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         masked = _state(run.masked, round_number, self._identity.name)
         survivors = self._decode(run, round_number, Phase.CONSISTENCY_CHECK, request.survivors, secagg.SurvivorList)
-        _require_noise(run, survivors)
+        _require_noise(run, round_number, len(survivors.survivors))
         self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
         encoded = secagg.encode(signature)
@@ -380,7 +388,7 @@ class HospitalAgent:
         signed = run.signed.get(round_number)
         masked = signed.masked if signed else _state(run.masked, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
-        _require_noise(run, asked)
+        _require_noise(run, round_number, len(asked.survivors))
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
         try:
             revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
@@ -388,19 +396,33 @@ class HospitalAgent:
             run.forget(round_number)
         return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
 
-    def _share_next(self, run: _Run, request: ConsistencyRequest | UnmaskRequest) -> bytes | None:
+    def _unmask_all(self, run: _Run, request: UnmaskAllRequest) -> Reply:
+        round_number = request.round_number
+        self._answered.check(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
+        masked: masked_input.MaskedState = _state(run.masked, round_number, self._identity.name)
+        asked = self._decode(run, round_number, Phase.FULL_UNMASKING, request.request, secagg.FullUnmaskingRequest)
+        _require_noise(run, round_number, len(masked.cohort))
+        self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
+        try:
+            revealed = secagg.encode(full_unmasking.reveal_all(masked, asked))
+            self._here.record(OpenedSum(run_id=run.parameters.run_id, round_number=round_number, cohort=masked.cohort))
+        finally:
+            run.forget(round_number)
+        return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
+
+    def _share_next(self, run: _Run, request: ConsistencyRequest | UnmaskRequest | UnmaskAllRequest) -> bytes | None:
         """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""
         if request.next_round is None or request.next_directory is None or request.next_round not in run.keys:
             return None
         try:
             return self._share(run, request.next_round, request.next_directory)
         except StandingError as error:
-            # The round in hand is finished with whoever was a member when it began; the next needs a new roster.
+            # The round in hand ends with those who were members when it began; the next needs a new roster.
             _LOG.warning("no shares for round %d: %s", request.next_round, error)
             return None
 
     def _check_standing(self, run: _Run, names: Collection[str]) -> None:
-        """Refuse whoever of ``names`` is revoked or out of date; names that the roster lacks are refused elsewhere."""
+        """Refuse revoked and outdated members among ``names``; names that the roster lacks are refused elsewhere."""
         self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())
 
     def _plain(self, request: PlainRequest, array: Array | None) -> Answer:
@@ -415,13 +437,13 @@ class HospitalAgent:
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         started = self._here.clock()
         contribution = run.contributor.contribute(request.round_number, terms, model, cohort=cohort)
-        self._record_contribution(run, request.round_number, terms, contribution.epsilon)
+        self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         self._note(run, request.round_number, contribution)
         self._keep_time(started)
         return PlainReply(epsilon=contribution.epsilon), contribution.vector
 
     def _record_contribution(
-        self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None
+        self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None, view: bytes | None
     ) -> None:
         ledger = None if self._ledger is None else str(self._ledger.head())
         self._here.record(
@@ -434,6 +456,7 @@ class HospitalAgent:
                 epsilon=None if epsilon is None else epsilon.spent,
                 budget=None if epsilon is None else epsilon.budget,
                 ledger=ledger,
+                view=None if view is None else view.hex(),
             )
         )
 
@@ -452,7 +475,7 @@ class HospitalAgent:
         try:
             self._here.record(refusal)
         except AuditError as unwritten:
-            _LOG.error("%s", unwritten)  # Refusing is right also where it can't be recorded.
+            _LOG.error("%s", unwritten)  # A refusal is right even when it cannot be recorded.
 
     def _decode(
         self, run: _Run, round_number: int, phase: Phase, encoded: bytes, message_type: type[secagg.M]
@@ -484,13 +507,13 @@ def _outward(error: ConfideError) -> str:
     return str(error)
 
 
-def _require_noise(run: _Run, listed: secagg.SurvivorList | secagg.UnmaskingRequest) -> None:
-    """Refuse to help unmask a sum that holds fewer shares of the noise than its ε is claimed for."""
-    fewest = run.fewest.get(listed.round_number, 0)
-    if len(listed.survivors) < fewest:
+def _require_noise(run: _Run, round_number: int, vectors: int) -> None:
+    """Refuse to help unmask a sum of so many vectors, with fewer shares of the noise than its ε is claimed for."""
+    fewest = run.fewest.get(round_number, 0)
+    if vectors < fewest:
         raise MissingNoiseError(
-            f"round {listed.round_number}: the noise of at least {fewest} hospitals must be in the sum, got "
-            f"{len(listed.survivors)}; raise privacy.tolerated_dropouts where more than "
+            f"round {round_number}: the noise of at least {fewest} hospitals must be in the sum, got "
+            f"{vectors}; raise privacy.tolerated_dropouts where more than "
             f"{run.description.privacy.tolerated_dropouts} may drop out"
         )
 

@@ -28,16 +28,16 @@ from common.secagg.masks import BUFFER_BYTES, Mask, apply_masks
 from common.secagg.parameters import Vector
 
 SLOT_BYTES = 4 * BUFFER_BYTES
-"""Of one stretch: large enough to amortise a message, small enough that nobody waits long for the last one."""
+"""The bytes of one stretch: enough to amortise a message, and so few that nobody waits long for the last one."""
 
 SLOTS = 2
-"""A worker starts on the next stretch while this process adds the one before to the vector."""
+"""The stretches of a worker: it makes the next one while this process adds the one before to the vector."""
 
 LEAST_BYTES = 4 * SLOT_BYTES
-"""A shorter vector is masked by this process alone: it is done before another has woken."""
+"""The shortest vector that workers help with; a shorter one is done before they have woken."""
 
 ANSWER_SECONDS = 60.0
-"""A worker that has not made a stretch of a megabyte by then never will."""
+"""The longest wait for a worker; one that has not made a stretch of a megabyte by then never will."""
 
 _REQUEST = struct.Struct("<BBQII")
 """Slot, bytes of an element, first element, elements, masks; the masks come after the message, outside of it, because
@@ -59,7 +59,7 @@ class MaskWorkers:
     """A :data:`common.secagg.masks.MaskApplier` on several cores; use it as a context, which ends the workers.
 
     Workers are started when the first long vector comes, and are used as soon as they are up; nobody waits for them.
-    Whatever becomes of a worker, the masks are the same: what it leaves undone is done here.
+    The masks are the same whatever happens to a worker: this process does what it leaves undone.
 
     Memory: :data:`SLOTS` times :data:`SLOT_BYTES` for each worker, whatever the vector's length; all zero between two
     calls.
@@ -154,21 +154,21 @@ class _Worker:
         self._asked: deque[tuple[int, range]] = deque()
 
     def is_up(self, timeout: float = 0.0) -> bool:
-        """Say whether the process has started."""
+        """Return whether the process has started."""
         if not self._up:
             with contextlib.suppress(EOFError, OSError):
                 self._up = self._connection.poll(timeout) and self._connection.recv_bytes() == _READY
         return self._up
 
     def is_free(self) -> bool:
-        """Say whether the process can be asked for another stretch."""
+        """Return whether the process can be asked for another stretch."""
         return bool(self._free) and self.is_up()
 
     def ask(self, stretch: range, itemsize: int, masks: bytes) -> None:
         """Ask for the sum of the masks over a stretch of the vector."""
         slot = self._free.pop()
         self._asked.append((slot, stretch))
-        with contextlib.suppress(OSError):  # A dead worker is found out when its answer is due.
+        with contextlib.suppress(OSError):  # A dead worker is noticed when its answer is due.
             count = len(masks) // _MASK_BYTES
             self._connection.send_bytes(_REQUEST.pack(slot, itemsize, stretch.start, len(stretch), count))
             unsent = memoryview(masks)
@@ -198,7 +198,7 @@ class _Worker:
         return [stretch for _, stretch in self._asked]
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, in any state."""
         self._connection.close()
         self._process.kill()
         self._process.wait()

@@ -20,17 +20,17 @@ from common.errors import ConfideError, RunError
 from common.hosts import past_proxies
 
 EXIT_REFUSED = 2
-"""A process that cannot work until a person corrects something ends with this; it is not started again."""
+"""The exit code of a process that cannot work until a person corrects something; it is not started again."""
 
 PRIVATE_UMASK = 0o077
-"""What a role writes is its own alone, whatever umask it was started with; Flower takes the umask it finds."""
+"""The umask of every role, so that what it writes is its own alone; Flower keeps the umask it finds."""
 
 _FIRST_RESTART_SECONDS = 0.2
 _LONGEST_RESTART_SECONDS = 10.0
 _STABLE_SECONDS = 30.0
-"""A process that ran this long starts again at once when it dies: its earlier deaths no longer count."""
+"""After this long a process starts again at once when it dies: its earlier deaths no longer count."""
 _TERMINATE_SECONDS = 8.0
-"""Between SIGTERM and SIGKILL."""
+"""The time between SIGTERM and SIGKILL."""
 _LAST_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT = 47
@@ -38,7 +38,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
 @dataclass(frozen=True)
-class Command:
+class ProcessCommand:
     """One process: its name, command line, environment and log file."""
 
     name: str
@@ -51,7 +51,7 @@ class Command:
 
 @dataclass
 class _Child:
-    command: Command
+    command: ProcessCommand
     process: subprocess.Popen[bytes]
     started: float
     deaths: int = 0
@@ -69,13 +69,13 @@ class Supervisor:
     def __init__(self) -> None:
         self._children: dict[str, _Child] = {}
 
-    def start(self, command: Command) -> int:
+    def start(self, command: ProcessCommand) -> int:
         """Start a process and return its number."""
         self._children[command.name] = _Child(command, _spawn(command), time.monotonic())
         return self._children[command.name].process.pid
 
     def is_running(self, name: str) -> bool:
-        """Say whether the process has been started and has not ended."""
+        """Return whether the process has been started and has not ended."""
         child = self._children.get(name)
         return child is not None and child.process.poll() is None
 
@@ -114,10 +114,10 @@ class Supervisor:
         _end(self._children[name].process)
 
     def stop(self, names: Sequence[str] | None = None, *, at_once: bool = False) -> None:
-        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that does not go.
+        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that stays.
 
         Args:
-            names: of the processes; unknown ones are passed over.
+            names: of the processes; unknown ones are ignored.
             at_once: SIGKILL, for processes that have nothing to put in order.
         """
         chosen = tuple(self._children) if names is None else names
@@ -128,7 +128,7 @@ class Supervisor:
             _end(child.process)
 
 
-def _spawn(command: Command) -> subprocess.Popen[bytes]:
+def _spawn(command: ProcessCommand) -> subprocess.Popen[bytes]:
     command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     prepare = partial(_prepare, os.getpid(), ctypes.CDLL(None))
@@ -155,7 +155,7 @@ def die_with_parent() -> None:
 
 
 def _prepare(parent: int, libc: ctypes.CDLL) -> None:
-    """Between fork and exec: a supervisor may be allowed to start processes as another user, what it starts is not."""
+    """Run between fork and exec: a supervisor may start processes as another user, but what it starts may not."""
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     _die_with(parent, libc)
 

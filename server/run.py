@@ -13,19 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from common.audit.chain import Record, discard
-from common.config import AggregationMode, Config, PrivacyMode, RunDescription
+from common.config import AggregationMode
 from common.errors import RunError
 from common.evaluation.plan import Part
-from common.privacy.calibration import run_noise_multiplier
+from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import stretches
 from common.run.round_terms import Purpose
 from common.run.terms import (
-    aggregation_of,
-    evaluation_plan_for,
-    evaluation_shape,
-    layout_for,
     layout_of,
-    mechanism_of,
     protocol_parameters,
 )
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
@@ -38,7 +33,7 @@ from server.progress import PendingStep, RunProgress
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
 from server.run_plan import RunPlan
 from server.run_record import RunJournal
-from server.strategies import Strategy, mean_change, strategy_for
+from server.strategies import Strategy, strategy_for
 from server.waiting import POLL_SECONDS, Attendance
 
 _RESERVED_ROUNDS = 64
@@ -46,7 +41,7 @@ _RESERVED_ROUNDS = 64
 never asks for a number that hospitals have answered."""
 
 _MOST_FAILURES = 5
-"""In a row; then the run ends with the model it has."""
+"""The most rounds that fail in a row; then the run ends with the model it has."""
 
 
 def new_run_id() -> str:
@@ -79,7 +74,7 @@ class Run:
         self._record = RunJournal(plan.description.run_id, report, record)
         self._attendance = Attendance(conversation)
         self._layout = layout_of(plan.description)
-        self._mechanism = mechanism_of(plan.description)
+        self._decoded = mechanism_of(plan.description).decoder(plan.description, self._layout.parameters)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
@@ -151,7 +146,7 @@ class Run:
         return None if question is None and not self._measurements.exact else Asked(Purpose.EVALUATE, question)
 
     def _attempt(self, to_ask: Callable[[], Asked | None]) -> str | None:
-        """Try rounds until one succeeds; returns why none can any more, None after a success.
+        """Try rounds until one succeeds; return why no round can any more, None after a success.
 
         Args:
             to_ask: returns what the next round is for; None when nothing can be asked any more.
@@ -181,7 +176,7 @@ class Run:
         return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
 
     def _follow_members(self) -> None:
-        """Go on under a new description when the members have changed; no key made under the old one is used again."""
+        """Continue under a new description when the members have changed; keys made under the old one are dropped."""
         plan = self._plan.newest(self._plan)
         is_same = plan.description == self._plan.description
         self._plan = plan
@@ -217,7 +212,7 @@ class Run:
 
     def _decode(self, number: int, summed: RoundSum) -> "_Decoded":
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
-        hospitals, mechanism = len(summed.survivors), self._mechanism
+        hospitals = len(summed.survivors)
         try:
             decoded = self._layout.decode(summed.total, hospitals)
             reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
@@ -225,13 +220,7 @@ class Run:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
-        if mechanism is None:
-            return _Decoded(decoded.mean_of, reading)
-        expected = decoded.tail.weight * self._plan.description.training.sample_rate
-        return _Decoded(
-            lambda stretch: mean_change(mechanism.decode(decoded.total_of(stretch)), expected),
-            reading,
-        )
+        return _Decoded(self._decoded(decoded), reading)
 
     def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
         """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""
@@ -268,7 +257,7 @@ class Run:
             # With more than two classes there is none.
             progress = progress.model_copy(update={"threshold": reading.measured.threshold})
         pending = progress.pending
-        if pending is not None:  # The initial model is nobody's step; nor is a second look at the last one.
+        if pending is not None:  # The initial model is nobody's step; nor is a second measurement of the last one.
             self._record.measured(self._checkpoint.step, pending, reading)
             progress = progress.model_copy(update={"pending": None})
             self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step)
@@ -297,61 +286,6 @@ class Run:
         return replace(
             self._checkpoint, round_number=self._reserved, strategy=self._strategy.state(), progress=progress
         )
-
-
-def describe(
-    config: Config,
-    run_id: str,
-    classes: tuple[str, ...],
-    channels: int,
-    roster: dict[str, str],
-    parameters: int | None = None,
-    member_list: str = "",
-) -> RunDescription:
-    """Return the description of a run that a consortium's configuration asks for.
-
-    Args:
-        config: the consortium's.
-        run_id: 32 hexadecimal digits.
-        classes: of the task.
-        channels: of an image.
-        roster: hospital name to PEM identity certificate.
-        parameters: of the model; by default it is made to count them, which takes PyTorch.
-        member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
-
-    Raises:
-        ConfigError: there is no such model, or the ring is too small for so many hospitals.
-        PrivacyError: no noise reaches the target ε of mode ``distributed``.
-    """
-    agreed = config.model_copy(update={"aggregation": aggregation_of(config)})
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
-    layout = layout_for(
-        agreed.model,
-        agreed.aggregation,
-        evaluation_shape(config.evaluation, plan, len(classes)),
-        classes=len(classes),
-        channels=channels,
-        hospitals=len(roster),
-        parameters=parameters,
-    )
-    return RunDescription.of(
-        agreed,
-        run_id=run_id,
-        classes=classes,
-        channels=channels,
-        vector_length=layout.length,
-        roster=roster,
-        member_list=member_list,
-        noise_multiplier=_noise_multiplier(config),
-    )
-
-
-def _noise_multiplier(config: Config) -> float | None:
-    """Return the noise of mode ``distributed`` that brings a run of all its rounds to its target ε."""
-    privacy = config.privacy
-    if privacy.mode is not PrivacyMode.DISTRIBUTED:
-        return None
-    return run_noise_multiplier(config.training, privacy, config.experiment.rounds)
 
 
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:

@@ -19,7 +19,7 @@ class RunPlan:
         apply_masks: takes the masks off a sum.
         absent: who of the roster cannot take part now: its certificate has expired, or the server has cut it off.
         consortium: how many members the authority's list names; None where the roster names them all.
-        authority_on_server: the server holds the authority's key, which every output tells.
+        authority_on_server: the server holds the authority's key, which every output says.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
             before each round; by default the members stay the same.
     """

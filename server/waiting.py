@@ -32,7 +32,7 @@ class Attendance:
         return EvaluationSpentError.code in refused.values()
 
     def wait(self, plan: RunPlan, *, train: bool, is_first: bool) -> frozenset[str] | str:
-        """Return who may take part once there are enough and their number holds still; a reason when that is over.
+        """Return who may take part once enough are there and their number is stable, or why no run can start.
 
         Args:
             plan: of the run, with its members of now.

@@ -41,7 +41,7 @@ RUN_ID = "0123456789abcdef0123456789abcdef"
 
 INTERIM_SHARE, FINAL_SHARE, CLASSES_SHARE = 0.5, 0.45, 0.05
 MU = 0.3139
-"""Of the Gaussian mechanism that spends ε = 1 at δ = 1e-4."""
+"""μ of the Gaussian mechanism that spends ε = 1 at δ = 1e-4."""
 MOST_ROUNDS = 12
 THRESHOLD = 0.5
 TWO_CLASSES = 2
@@ -132,7 +132,9 @@ def _happenings(now: float, step: int, answered: Sequence[str]) -> list[Event]:
     if step == 5:
         reason = "the round would bring ε to 10.02, above this hospital's budget of 10"
         events.append(Refusal(time=now, round=step, hospital="hospital-4", reason=reason, code="budget"))
-    for phase, seconds in (("masked_input", 2.4), ("consistency_check", 0.3), ("unmasking", 0.31)):
+    # Whoever is missing makes the survivors sign; otherwise the sum is opened at once.
+    ending = (("consistency_check", 0.3), ("unmasking", 0.31)) if step == 3 else (("full_unmasking", 0.31),)
+    for phase, seconds in (("masked_input", 2.4), *ending):
         missing = tuple(set(HOSPITALS) - set(answered)) if phase == "masked_input" and step == 3 else ()
         events.append(
             Exchange(time=now, round=step, phase=phase, seconds=seconds, answered=tuple(answered), missing=missing,
@@ -171,7 +173,7 @@ def _test(now: float, step: int, task: _Task, config: Config) -> Evaluated:
         "exact counts: not differentially private; nobody sees one hospital's, but sums over hospitals are exact"
         if exact
         else "ε = 1.001 at δ = 0.0001 for each record of the part that was measured (zero-out: against an empty one, "
-        "their number being stated), against the server, with up to 1 dropouts a round"
+        "their number being stated), against the server, with up to 1 dropout a round"
     )
     return Evaluated(
         time=now, step=step, exact=exact, records=len(task.labels["test"]), **measures, noise=noise,

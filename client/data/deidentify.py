@@ -1,7 +1,7 @@
 """Writes clean copies of a hospital's images, each as its reader in :mod:`client.data.readers` makes it.
 
-Patients become ``patient-000001`` and so on, in an order drawn at random. The key of the pseudonyms is nowhere kept.
-What is burned into the pixels can't be cleaned: images with, or suspected of, burned-in text are left out.
+Patients become ``patient-000001`` and so on, in an order drawn at random. The key of the pseudonyms is not kept.
+What is burned into the pixels cannot be cleaned: images with, or suspected of, burned-in text are left out.
 """
 
 import csv
@@ -9,8 +9,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from client.data.archives import Archives
 from client.data.catalogue import DataLayout, ListedImage, read_catalogue
 from client.data.contract import DataContract
+from client.data.examine import read_file
 from client.data.hospital_data import Report
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError
@@ -53,8 +55,12 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
     secrets.SystemRandom().shuffle(kept)
     try:
         make_private_folder(out / "images")
-        with quiet(), (out / MANIFEST_NAME).open("w", encoding="utf-8", newline="") as file:
-            rows = list(_clean_all(catalogue.root, kept, contract, out))
+        with (
+            quiet(),
+            Archives(catalogue.root) as archives,
+            (out / MANIFEST_NAME).open("w", encoding="utf-8", newline="") as file,
+        ):
+            rows = list(_clean_all(archives, kept, contract, out))
             csv.writer(file).writerows([COLUMNS, *rows])
     except OSError as error:
         raise DataError(f"the clean copies could not be written: {error.strerror}; see to space and rights") from None
@@ -62,14 +68,14 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
 
 
 def _clean_all(
-    root: Path, entries: list[ListedImage], contract: DataContract, out: Path
+    archives: Archives, entries: list[ListedImage], contract: DataContract, out: Path
 ) -> Iterator[tuple[str, str, str, str]]:
     """Write copies one by one and yield their rows of the manifest; what can't be read is left out."""
     pseudonyms = Pseudonyms()
     for number, entry in enumerate(entries):
         try:
-            copy = clean_copy((root / entry.file).read_bytes(), entry.patient, pseudonyms)
-        except (UnusableImageError, OSError):
+            copy = clean_copy(read_file(archives, entry.file), entry.patient, pseudonyms)
+        except UnusableImageError:
             continue
         name = f"images/{number:06d}{copy.ending}"
         path = out / name

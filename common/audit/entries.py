@@ -45,10 +45,12 @@ class Contributed(_Body):
     terms: Hexadecimal
     """The round's terms as they were bound into its masks, ``common/run/round_terms.py``."""
     epsilon: float | None
-    """Spent on training over all runs, at the hospital's own δ, rounded up; None in mode ``none``."""
+    """The ε spent on training over all runs, at the hospital's own δ, rounded up; None in mode ``none``."""
     budget: float | None
     ledger: Annotated[str, Field(pattern=r"^[0-9]{1,15}:[0-9a-f]{64}$")] | None
-    """The ledger's last line, ``SEQUENCE:DIGEST``: a ledger that was put back can be told by it."""
+    """The ledger's last line, ``SEQUENCE:DIGEST``, which shows when a ledger was put back."""
+    view: Hexadecimal | None
+    """Its signed view of the round, a ``secagg`` MaskedInput, as it went with the vector; None of a bare one."""
 
 
 class SignedSurvivors(_Body):
@@ -62,8 +64,17 @@ class SignedSurvivors(_Body):
     """The ``secagg`` SurvivorSignature as it was sent."""
 
 
+class OpenedSum(_Body):
+    """Hospital: it revealed what opens the sum over everybody in a round's cohort, and signed no survivors."""
+
+    kind: Literal["opened"] = "opened"
+    run_id: RunId
+    round_number: Count
+    cohort: tuple[str, ...]
+
+
 class Began(_Body):
-    """Server: a run begins, or goes on from a checkpoint."""
+    """Server: a run begins, or continues from a checkpoint."""
 
     kind: Literal["began"] = "began"
     run_id: RunId
@@ -82,12 +93,15 @@ class Summed(_Body):
     round_number: Count
     train: bool
     model_hash: Hash
-    """Of the model that the hospitals started from."""
+    """The hash of the model that the hospitals started from."""
     terms: Hexadecimal
     """The round's terms, whose hash every signature is over."""
     survivors: tuple[str, ...]
     signatures: dict[str, Hexadecimal]
-    """Hospital to its SurvivorSignature as it arrived; at least t of them against an active adversary."""
+    """Hospital to its SurvivorSignature as it arrived; at least t of them against an active adversary, if somebody was
+    missing."""
+    views: dict[str, Hexadecimal]
+    """Hospital to its ``secagg`` MaskedInput as it arrived, of all the cohort where nobody was missing; else none."""
     epsilon: dict[str, float]
     """What each survivor's ledger says, rounded up."""
 
@@ -133,4 +147,16 @@ class Finished(_Body):
     threshold: float | None
 
 
-Body = Identified | JoinedRun | Contributed | SignedSurvivors | Began | Summed | Stepped | Told | Refused | Finished
+Body = (
+    Identified
+    | JoinedRun
+    | Contributed
+    | SignedSurvivors
+    | OpenedSum
+    | Began
+    | Summed
+    | Stepped
+    | Told
+    | Refused
+    | Finished
+)

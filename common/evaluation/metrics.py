@@ -196,7 +196,7 @@ UNDEFINED: Mapping[str, float] = dict.fromkeys(METRICS, math.nan)
 def metrics(counts: EvaluationCounts) -> Metrics:
     """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
 
-    Of an empty test part all but the threshold are NaN.
+    For an empty test part all but the threshold are NaN.
     """
     test = counts.test
     binary = len(test.confusion) == TWO_CLASSES

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from common.flower.seam import set_default
+
 PIECE_BYTES = 2**20
-"""Of an array in one object of Flower's. Who sends or receives one holds it some five times over (decrypted, joined,
-parsed, copied), and a SuperLink does so for each hospital that it serves at the same time; with Flower's own 5 MiB that
-is more than a whole masked vector of ResNet-18 for one hospital alone."""
+"""The bytes of an array in one of Flower's objects. Whoever sends or receives an object holds it some five times over
+(decrypted, joined, parsed, copied), and a SuperLink does so for each hospital that it serves at the same time. With
+Flower's own 5 MiB, one hospital alone would take more than a whole masked vector of ResNet-18."""
 
 FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -18,16 +20,16 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "PYTHONUNBUFFERED": "1",
     }
 )
-"""For every Flower process: nothing leaves this machine that we did not send."""
+"""The environment of every Flower process: nothing leaves this machine that we did not send."""
 
 
 _SHARE_OF_WAIT = 0.1
 _LONGEST_POLL_SECONDS = 0.5
-"""Looking more rarely the longer one waits adds at most these to a wait, and an idle hospital's cores stay free."""
+"""The share and the limit that slower polling adds to a long wait; an idle hospital's cores stay free."""
 
 
 def poll_pause(waited_seconds: float, shortest_seconds: float) -> float:
-    """Return how many seconds to sleep before the next look for a message, having waited for it so long already.
+    """Return how many seconds to sleep before the next poll for a message, after waiting for it this long.
 
     >>> poll_pause(0.0, 0.05), poll_pause(2.0, 0.05), poll_pause(60.0, 0.05)
     (0.05, 0.2, 0.5)
@@ -39,13 +41,13 @@ class PollingTime:
     """Stands in for the module :mod:`time` inside Flower's SuperNode, with shorter sleeps.
 
     Flower 1.39 hard-codes ``time.sleep(3)`` where the SuperNode waits for a message and ``time.sleep(0.5)`` where it
-    waits for the reply; an exchange of the protocol would spend most of its time there. A look for a message crosses
-    the network; a look for the reply is one in memory. As the two take turns, a change of the length asked for says
+    waits for the reply; an exchange of the protocol would spend most of its time there. A poll for a message crosses
+    the network; a poll for the reply is one in memory. As the two take turns, a change of the length asked for says
     that something has happened.
 
     Args:
-        shortest_seconds: between two looks.
-        wait: sleeps for so many seconds, or until there may be something to find.
+        shortest_seconds: between two polls.
+        wait: sleeps for this many seconds, or until there may be something to find.
     """
 
     def __init__(self, shortest_seconds: float, wait: Callable[[float], None] = time.sleep) -> None:
@@ -71,19 +73,15 @@ def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
     """Shorten Flower's back-off when a message is visible before its objects: by itself up to ten seconds.
 
     Args:
-        inflatable: ``flwr.supercore.inflatable.inflatable_utils``; given, for this package knows no Flower.
+        inflatable: ``flwr.supercore.inflatable.inflatable_utils``; given, because this package knows no Flower.
         first_seconds: instead of Flower's 1 s, doubling from there to half a second.
 
     Raises:
         AttributeError: Flower is not the release this was written for.
     """
     for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
-        function = getattr(inflatable, name)
-        defaults = getattr(function, "__kwdefaults__", None) or {}
-        for argument, seconds in (("initial_backoff", first_seconds), ("backoff_cap", _LONGEST_POLL_SECONDS)):
-            if argument not in defaults:
-                raise AttributeError(f"{function.__qualname__} has no keyword-only argument {argument!r}")
-            defaults[argument] = seconds
+        set_default(getattr(inflatable, name), "initial_backoff", first_seconds)
+        set_default(getattr(inflatable, name), "backoff_cap", _LONGEST_POLL_SECONDS)
 
 
 def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:
@@ -91,25 +89,10 @@ def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:
 
     Args:
         inflatable: ``flwr.supercore.inflatable.inflatable_utils``.
-        longest_seconds: from the first look for an object to the last.
+        longest_seconds: from the first poll for an object to the last.
 
     Raises:
         AttributeError: Flower is not the release this was written for.
     """
     for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
-        function = getattr(inflatable, name)
-        defaults = getattr(function, "__kwdefaults__", None) or {}
-        if "max_time" not in defaults:
-            raise AttributeError(f"{function.__qualname__} has no keyword-only argument 'max_time'")
-        defaults["max_time"] = longest_seconds
-
-
-def replace_in(module: ModuleType | type, name: str, value: object) -> None:
-    """Replace what a module or class of Flower's knows under a name.
-
-    Raises:
-        AttributeError: it knows no such name, so Flower is not the release this was written for.
-    """
-    if not hasattr(module, name):
-        raise AttributeError(f"{module.__name__} has no {name!r}")
-    setattr(module, name, value)
+        set_default(getattr(inflatable, name), "max_time", longest_seconds)

@@ -9,7 +9,7 @@ that chose the roster would choose that number: of twelve members it would name 
 3. A hospital keeps the newest list it has seen on its own disk and never goes back to a smaller number.
 4. Two different lists of one number are a contradiction of the authority: refused, reported, and kept as evidence.
 5. A revocation list says which member list was the newest when it was signed (``common.identity.revocation``). A server
-   can therefore keep a newer list back for no longer than it can keep a revocation back.
+   can therefore withhold a newer list no longer than it can withhold a revocation.
 
 The file is canonical JSON: one encoding of each list, so that equal lists are equal bytes.
 """
@@ -38,10 +38,10 @@ from common.identity.certificates import (
 from common.identity.keys import check_identity_key, checked_identity_key
 
 MEMBERS_FILE = "members.json"
-"""In the state folder of the server and of every hospital, and beside what an offline authority has signed."""
+"""The name of the file, in every state folder and beside what an offline authority has signed."""
 
 CONTRADICTION_FILE = "members-contradiction.json"
-"""In a hospital's state folder: a list that the authority signed although it had signed another of that number."""
+"""A file in a hospital's state folder: a list that the authority signed after signing another of the same number."""
 
 MAXIMUM_MEMBERS_BYTES = LONGEST_MEMBER_LIST_BYTES
 

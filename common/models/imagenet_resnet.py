@@ -1,6 +1,6 @@
 """torchvision's ResNet-18 with its ImageNet weights, frozen, as a feature extractor.
 
-He et al. 2016 (arXiv:1512.03385). The weights are a file that each hospital is given, for nothing is downloaded here.
+He et al. 2016 (arXiv:1512.03385). The weights are a file that each hospital gets, because nothing is downloaded here.
 torchvision names it with the beginning of its SHA-256, so that all hospitals extract the same features.
 """
 
@@ -26,7 +26,7 @@ BLOCK_CHANNELS = (64, 64, 128, 128, 256, 256, 512, 512)
 _BYTE = 255.0
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
-"""Of ImageNet's pixel values from 0 to 1, as torchvision's training had them."""
+"""Mean and deviation of ImageNet's pixel values from 0 to 1, as in torchvision's training."""
 
 
 def resnet_features(environment: Mapping[str, str] = os.environ) -> BlockStatistics:

@@ -19,16 +19,16 @@ from common.config import PROTOCOL_VERSION
 from common.errors import RunError
 
 MAXIMUM_MESSAGE_BYTES = 64 * 2**20
-"""Of one message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
+"""The largest message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
 
 _LONGEST_COMPLAINT = 200
-"""Of what NumPy says about bytes that it cannot read, which may hold them."""
+"""How much is shown of what NumPy says about bytes that it cannot read, because the bytes may be in it."""
 
 NO_ARRAY = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, tokenize.TokenError)
-"""What NumPy raises for bytes that are no file of one array; its parser of heads runs out of stack with MemoryError."""
+"""What NumPy raises for bytes that are no file of one array; MemoryError when its parser of heads runs out of stack."""
 
 LONGEST_HEAD_BYTES = 512
-"""Of an array's file: NumPy reads the head with Python's parser, and writes 118 bytes for shape and type."""
+"""The longest head of an array's file. NumPy reads it with Python's parser, and writes 118 bytes for shape and type."""
 
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -126,8 +126,24 @@ class UnmaskRequest(_Message, frozen=True, tag="unmasking"):
     next_directory: bytes | None = None
 
 
+class UnmaskAllRequest(_Message, frozen=True, tag="full_unmasking"):
+    """Server: nobody is missing (a ``secagg`` FullUnmaskingRequest); instead of ConsistencyRequest and UnmaskRequest.
+
+    With it, the keys for the next round.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
+
+
 class UnmaskReply(_Message, frozen=True, tag="unmasked"):
-    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys."""
+    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys.
+
+    The answer to UnmaskRequest, and to UnmaskAllRequest.
+    """
 
     revealed: bytes
     shares: bytes | None = None
@@ -150,7 +166,7 @@ class PlainReply(_Message, frozen=True, tag="input_plain"):
 
 
 class RefusedReply(_Message, frozen=True, tag="refused"):
-    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label.
+    """Hospital: it refuses what was asked, and why; ``code`` is the error's, fit for a metric's label.
 
     Code and reason are functions of the run description, the hospital's policy and what was asked before.
     """
@@ -161,7 +177,9 @@ class RefusedReply(_Message, frozen=True, tag="refused"):
     is_attack: bool
 
 
-Request = KeysRequest | SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | PlainRequest
+Request = (
+    KeysRequest | SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest | PlainRequest
+)
 Reply = KeysReply | SharesReply | MaskReply | ConsistencyReply | UnmaskReply | PlainReply | RefusedReply
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -198,7 +216,7 @@ def read_array(encoded: bytes) -> npt.NDArray[Any]:
     """Read the NumPy file (NEP 1) of one array that travels beside a message, as a view that cannot be written to.
 
     Raises:
-        RunError: it is none, holds objects or an archive, or is not as long as its head claims.
+        RunError: it is no array, holds objects or an archive, or is not as long as its head claims.
     """
     try:
         return _whole_array(encoded)
@@ -241,7 +259,7 @@ def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDA
         room[filled : filled + len(body)] = body
         filled, skipped = filled + len(body), 0
         del body
-        piece = None  # What it was is let go before the next one is made.
+        piece = None  # The last piece is dropped before the next one is made.
         piece = next(pieces, None)
     if filled != array.nbytes:
         raise ValueError(f"{array.nbytes} bytes claimed, {filled} there")

@@ -1,4 +1,4 @@
-"""What a hospital's masked vector holds: one flat array over Z_R, R = 2^16 or 2^32 (DESIGN §2, "The vector").
+"""What a hospital's masked vector holds: one flat array over Z_R, R = 2^16 or 2^32.
 
 ::
 
@@ -39,14 +39,14 @@ from common.keystream import SEED_BYTES, Keystream
 from common.secagg.parameters import COUNT_BITS
 
 _CHUNK = 1 << 16
-"""Elements encoded at a time: the two temporaries, of 256 or 512 KiB, stay in the second-level cache."""
+"""The elements that are encoded at a time: the two temporaries, of 256 or 512 KiB, stay in the second-level cache."""
 
 _FLOAT32_DIGITS = 24
-"""Integers of so many significant bits are exact in float32, the precision of the change itself."""
+"""The significant bits of integers that are exact in float32, the precision of the change itself."""
 
 
 _DEVIATIONS = 10.0
-"""A sum of discrete Gaussian noise stays within so many deviations but for 2^-70."""
+"""How many deviations a sum of discrete Gaussian noise passes with probability 2^-70 at most."""
 
 
 class WeightRangeError(RunError):
@@ -72,7 +72,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class DecodedSum:
-    """What the sum over the surviving hospitals says; a view of the sum, so that nothing of its size is made anew.
+    """What the sum over the surviving hospitals says; a view of the sum, so that nothing of its size is allocated.
 
     Attributes:
         residues: (d,) of the ring, read as signed: in mode ``distributed`` the sum itself, noise included.
@@ -102,7 +102,7 @@ class DecodedSum:
 
 
 PUBLIC_ENTRIES = 3
-"""Weight, validation units and test units stand first in a tail."""
+"""How many entries stand first in a tail: weight, validation units and test units."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class VectorLayout:
         No new array grows with d.
 
         Raises:
-            WeightRangeError: no honest hospitals have such a total weight; whose fault it is, nobody can say.
+            WeightRangeError: no honest hospitals have such a total weight; nobody can say who caused it.
             RunError: the array is not one of this layout, or more vectors were added than it is proven for.
         """
         if summed.shape != (self.length,) or summed.dtype != self.dtype:
@@ -278,7 +278,7 @@ class VectorLayout:
         return EvaluationCounts.from_flat(tail.entries, self.evaluation)
 
     def check_units(self, units: int, norm_bound: int, deviation: float) -> None:
-        """Refuse so many evaluation units that their noisy sum could leave the ring.
+        """Refuse a number of evaluation units whose noisy sum could leave the ring.
 
         Args:
             units: of all hospitals together.

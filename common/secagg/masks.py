@@ -1,7 +1,9 @@
 """Pseudorandom masks, added in place: PRG of Bonawitz et al. 2017, section 3.3, as AES-256-CTR from a zero counter.
 
-A seed is used as key once, for one vector, so the counter may start at zero. The stream is read as little-endian
+A seed is a key once, for one vector, so the counter may start at zero. The stream is read as little-endian
 elements of the ring, which makes a mask exactly uniform for an ideal cipher: R is a power of two, nothing is rejected.
+
+Proof: ``docs/proofs/rings.md``.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from common.secagg.parameters import Vector
 
 BUFFER_BYTES = 256 * 1024
-"""Of keystream at a time: large enough to amortise a call, small enough to be added while still in the cache."""
+"""Bytes of keystream made at a time: enough to amortise a call, and few enough to be added while still in the cache."""
 
 _AES_BLOCK_BYTES = 16
 

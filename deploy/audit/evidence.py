@@ -1,11 +1,10 @@
 """``confide evidence RUN``: pack what an outsider needs to judge a run into one archive.
 
 The archive holds the verdict of ``confide audit verify``, the chains and the authority's certificate to repeat it, the
-configuration, report and model card, a CycloneDX bill of materials, and a table from each claim of the README to the
+configuration, report and model card, a CycloneDX bill of materials, and a table from each claim of the pages to the
 test that shows it. No model, no image, no key and no log is in it.
 """
 
-import argparse
 import hashlib
 import json
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from common.audit.chain import AUDIT_FILE
@@ -25,6 +25,7 @@ from common.errors import ConfigError, RunError
 from common.provenance import versions
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.verify import AUTHORITY_FILE, find_chains, verify
+from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts
 from deploy.source_tree import ROOT
@@ -33,24 +34,29 @@ CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 LOCK = ROOT / "requirements.lock"
 
 _COPIED = (EVENTS_FILE, "summary.json", "metrics.csv", "model.json", AUDIT_FILE)
-"""Of a run's folder, where they exist."""
+"""The files of a run's folder that are copied where they exist."""
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "evidence",
+    "Pack what an outsider needs to judge a run into one archive: the verdict of the audit, the chains to repeat it, "
+    "the configuration, the report, a bill of materials, and a table from each claim to the test that shows it. No "
+    "model, no image, no key and no log is in it.\n\nRUN is a run's folder.",
+    "./confide evidence runs/0123456789ab",
+)
+@click.argument("run", type=FILE)
+@chain_option()
+@authority_option()
+@click.option(
+    "--out", type=FILE, show_default="evidence.zip in the run's folder", metavar="FILE", help="Where to write."
+)
+def main(run: Path, chain: tuple[Path, ...], authority: Path | None, out: Path | None) -> int:
     """Write the archive; returns 0 when the run's audit holds."""
-    parser = argparse.ArgumentParser(prog="confide evidence", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--chain", type=Path, action="append", default=[], metavar="FILE", help="as of `audit verify`")
-    parser.add_argument("--authority", type=Path, metavar="FILE", help="the consortium's certificate, ca.pem")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: evidence.zip in the run's folder")
-    arguments = parser.parse_args(argv[1:])
-    run: Path = arguments.run
-    chains = arguments.chain or find_chains(run)
-    out = arguments.out or run / "evidence.zip"
+    archive = out or run / "evidence.zip"
     with tempfile.TemporaryDirectory(prefix="confide-evidence-") as scratch:
-        gather(run, chains, arguments.authority or run / AUTHORITY_FILE, Path(scratch))
-        pack(Path(scratch), out)
-    print(out)
+        gather(run, chain or find_chains(run), authority or run / AUTHORITY_FILE, Path(scratch))
+        pack(Path(scratch), archive)
+    print(archive)
     return 0
 
 
@@ -78,7 +84,7 @@ def gather(run: Path, chains: Sequence[Path], authority: Path, folder: Path) -> 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, the words of the README that do, and the tests that show it, ``FILE::TEST``."""
+    """What is claimed, the words that claim it on a page, and the tests that show it, ``FILE::TEST``."""
 
     claim: str
     readme: tuple[str, ...]
@@ -89,7 +95,7 @@ def read_claims() -> tuple[Claim, ...]:
     """Return every claim.
 
     Raises:
-        ConfigError: a test that is named does not exist, or there is none.
+        ConfigError: a claim names no test, or one that does not exist.
     """
     tree: dict[str, dict[str, list[str]]] = yaml.safe_load(CLAIMS_FILE.read_text(encoding="utf-8"))
     claims = tuple(Claim(claim, tuple(told["readme"]), tuple(told["tests"])) for claim, told in tree.items())
@@ -103,32 +109,38 @@ def read_claims() -> tuple[Claim, ...]:
 
 
 def check_readme(readme: str, claims: Sequence[Claim]) -> None:
-    """Hold the README and the claims together.
+    """Compare the README, with the page of guarantees behind it, with the claims.
 
     Raises:
-        ConfigError: the README claims what has no row, or no longer has the words of one.
+        ConfigError: the pages claim something without a row, or no longer have the words of a row.
     """
     words = " ".join(readme.split())
     quoted = [quote for claim in claims for quote in claim.readme]
     for quote in quoted:
         if quote not in words:
-            raise ConfigError(f"{CLAIMS_FILE.name}: the README must have the words {quote!r}")
+            raise ConfigError(f"{CLAIMS_FILE.name}: the README or docs/guarantees.md must have the words {quote!r}")
     for told in _claimed(readme):
         if not any(quote in told for quote in quoted):
-            raise ConfigError(f"{CLAIMS_FILE.name} must have a row for what the README claims: {told!r}")
+            raise ConfigError(f"{CLAIMS_FILE.name} must have a row for this claim: {told!r}")
 
 
 def _claimed(readme: str) -> list[str]:
-    """Return what the README claims: sentences and rows of what is guaranteed, points of how good, private and fast."""
-    opening, guaranteed, figures = (_section(readme, title) for title in ("# ", "## What is guaranteed", "## How good"))
+    """Return what the pages claim: sentences and rows of what is guaranteed, rows of how good, private and fast."""
+    titles = ("# ", "## What is guaranteed, against", "## What is guaranteed in full", "## How good")
+    opening, table, full, figures = (_section(readme, title) for title in titles)
     sentences = list[str]()
-    for paragraph in (opening, *guaranteed.split("\n\n")):
+    for paragraph in (*opening.split("\n\n"), *table.split("\n\n"), *full.split("\n\n")):
         if paragraph.lstrip().startswith("|"):
-            sentences += paragraph.strip().splitlines()[2:]
-        elif not paragraph.lstrip().startswith("**Not defended"):
+            sentences += _rows(paragraph)
+        elif not paragraph.lstrip().startswith(("**Not defended", "![")):
             sentences += re.split(r"(?<=\.)(?<!al\.) ", " ".join(paragraph.split()))
-    points = [" ".join(point.split()) for point in re.split(r"^- ", figures, flags=re.MULTILINE)[1:]]
-    return [told for told in (*sentences[1:], *points) if told]  # The first sentence says what it is.
+    told = (*sentences[1:], *_rows(figures))  # The first sentence says what it is.
+    return [claim for claim in told if claim and not claim.startswith("[")]  # A link to a page claims nothing itself.
+
+
+def _rows(text: str) -> list[str]:
+    """Return the rows of a Markdown table, without its head."""
+    return [line for line in text.strip().splitlines() if line.startswith("|")][2:]
 
 
 def _section(readme: str, title: str) -> str:

@@ -4,16 +4,17 @@ Central training, private or not, is what nobody can do without moving records; 
 Between the two lies what Confide does: FedAvg under masks, with noise in each hospital or one noise shared by all.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from common.config import Config, load_config, replace
 from common.files import replace_file
 from common.provenance import ROOT
+from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon, draw_gain, draw_learning
 from deploy.experiment.methods import Method
@@ -40,7 +41,7 @@ COMMON = (
     "training.momentum=0.9",
     "privacy.max_grad_norm=2.8",
 )
-"""Chosen on PneumoniaMNIST's validation part, which is public; on private records such a choice would cost privacy."""
+"""Settings, chosen on PneumoniaMNIST's public validation part; on private records the choice would cost privacy."""
 
 STEPS_OF_DP: dict[Method, dict[str, dict[str, Any]]] = {
     Method.LOCAL_DP: {"training": {"learning_rate": 0.3, "momentum": 0.0}, "experiment": {"rounds": 10}},
@@ -49,23 +50,31 @@ STEPS_OF_DP: dict[Method, dict[str, dict[str, Any]]] = {
         "experiment": {"rounds": 60},
     },
 }
-"""What a private method needs instead. Central DP takes as many steps of the same length as distributed DP, without
-momentum: in one place it would begin anew with every pass over the records, and the steps would not be the same."""
+"""The settings of a private method. Central DP takes as many steps of the same length as distributed DP, without
+momentum: in one place it would begin again with every pass over the records, and the steps would not be the same."""
 
 TABLE = "baselines.md"
 PLOTS = ("learning.png", "auc-by-epsilon.png", "gain.png")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the study, or what is left of it; argv begins with the command's last word."""
-    arguments = _parser().parse_args(argv[1:])
-    config = load_config(arguments.config, (*COMMON, *arguments.overrides))
+@command(
+    "baselines",
+    "Compare every way to train, at three degrees of heterogeneity, in one table and plots: in one place, each "
+    "hospital alone, and together, with and without privacy.",
+    "./confide experiment baselines --seeds 3",
+)
+@click.option("--seeds", type=int, default=3, metavar="N", help="Repeat everything with N seeds.")
+@out_option(ROOT / "runs" / "experiment-baselines", "runs/experiment-baselines", "Resumed if begun.")
+@config_options()
+def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
+    """Run the study, or what is left of it."""
+    config = load_config(config_file, (*COMMON, *overrides))
     console = Console()
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if data.banner:
         console.print(data.banner, style="bold")
-    study = Study(data, arguments.out.resolve())
-    trainings = plan(config, range(1, arguments.seeds + 1))
+    study = Study(data, out.resolve())
+    trainings = plan(config, range(1, seeds + 1))
     outcomes = run_study(study, trainings, lambda line: console.print(line, highlight=False, soft_wrap=True))
     write_baselines(study, outcomes)
     console.print((study.folder / TABLE).read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
@@ -105,13 +114,3 @@ def write_baselines(study: Study, outcomes: Outcomes) -> None:
 def _private(method: Method, config: Config, epsilon: float) -> Training:
     terms = STEPS_OF_DP[Method.DISTRIBUTED_DP if method is Method.CENTRAL_DP else method]
     return Training(method, replace(replace(config, **terms), privacy={"target_epsilon": epsilon}))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide experiment baselines", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repeat everything with N seeds (default 3)")
-    out = ROOT / "runs" / "experiment-baselines"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="resumed if begun")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser

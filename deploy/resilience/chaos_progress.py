@@ -19,15 +19,16 @@ from deploy.resilience.chaos_plan import Point
 _PREDECESSORS = {
     Phase.ADVERTISE_KEYS: (Point.SHARE_KEYS,),
     Phase.SHARE_KEYS: (Point.MASKED_INPUT,),
-    Phase.MASKED_INPUT: (Point.CONSISTENCY_CHECK,),
-    Phase.CONSISTENCY_CHECK: (Point.UNMASKING,),
+    Phase.MASKED_INPUT: (Point.FULL_UNMASKING,),
+    Phase.CONSISTENCY_CHECK: (),
     Phase.UNMASKING: (Point.STEP, Point.MASKED_INPUT),
+    Phase.FULL_UNMASKING: (Point.STEP, Point.MASKED_INPUT),
 }
 """The end of an exchange is the beginning of these stretches."""
 
 _FIRST_GUESS_SECONDS = 0.2
 _STEP_SECONDS = 0.05
-"""Of unmasking and the checkpoint at the size of the small model."""
+"""The time of unmasking and of the checkpoint with the small model."""
 _REMEMBERED = 20
 
 
@@ -36,7 +37,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        """Why the run has ended; None while it goes on."""
+        """Why the run has ended; None while it is active."""
         self.finished_rounds: dict[int, float] = {}
         """Rounds that gave a sum, with the time they did."""
         self.undone_rounds = 0
@@ -49,12 +50,12 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Say whether the run has ended."""
+        """Return whether the run has ended."""
         return self.reason is not None
 
     @property
     def gave_up(self) -> str | None:
-        """Return why the run ended before its last round, None where it goes on or was completed."""
+        """Return why the run ended before its last round, None where it is active or was completed."""
         return None if self.reason == COMPLETED else self.reason
 
     def add(self, event: Event) -> None:
@@ -83,11 +84,11 @@ class Progress:
         self._seconds[event.phase] = [*self._seconds[event.phase][-_REMEMBERED:], event.seconds]
         if phase is Phase.MASKED_INPUT:
             self._answered[event.round] = set(event.answered)
-        if phase is Phase.UNMASKING:
+        if phase in {Phase.UNMASKING, Phase.FULL_UNMASKING}:
             self.finished_rounds[event.round] = event.time
 
     def times_reached(self, point: Point) -> int:
-        """Return how often the run has come to a stretch of the protocol."""
+        """Return how often the run has reached a stretch of the protocol."""
         return self._reached[point]
 
     def usual_seconds(self, point: Point) -> float:

@@ -30,7 +30,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContext
 
 from common.errors import RunError
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in, require_used
 from common.run.flat_model import FlatModel, stretches
 from common.run.messages import join_array
 
@@ -38,8 +38,9 @@ from common.run.messages import join_array
 def carry_by_the_piece() -> None:
     """Make Flower's grid in this process push a piece of an array at a time, and keep apart those that arrive."""
     grid = importlib.import_module("flwr.superlink.grid.http_grid")
-    replace_in(grid, "push_objects", _push_in_turn)
-    replace_in(ProtobufClient, "_send", partialmethod(_send_and_let_go, ProtobufClient._send))  # noqa: SLF001
+    replace_in(grid, "push_objects", _push_in_turn, used_by=grid.HttpGrid._try_push_messages)  # noqa: SLF001
+    send = partialmethod(_send_and_let_go, ProtobufClient._send)  # noqa: SLF001 - each request of the grid goes by it
+    replace_in(ProtobufClient, "_send", send, used_by=ProtobufClient._unary_unary)  # noqa: SLF001 - which calls it
     _keep_apart()
 
 
@@ -57,6 +58,7 @@ def arrays_kept_apart() -> Iterator[None]:
 
 def _keep_apart() -> None:
     registry = inflatable_utils.inflatable_class_registry
+    require_used(inflatable_utils, "inflatable_class_registry", inflatable_utils.inflate_object_from_contents)
     for name, arrived in (("Array", ArrivedArray), ("ArrayRecord", _ArrivedRecord)):
         if name not in registry:
             raise AttributeError(f"Flower's registry of classes has no {name!r}")
@@ -73,7 +75,7 @@ def _send_and_let_go(
     """Send a request; the response is one that goes with its last user.
 
     httpx's responses refer to themselves through their stream, which has been read by then, and keep a piece in memory
-    until the garbage collector comes by.
+    until the garbage collector runs.
     """
     response = send(client, context, stream=stream)
     if not stream:
@@ -99,13 +101,13 @@ def record_of(model: FlatModel) -> ArrayRecord:
     header = _npy_header(len(model))
     pieces = [_Piece(lambda: header), *(_Piece(partial(_read, model, stretch)) for stretch in stretches(len(model)))]
     array.__dict__["_chunks"] = [(piece.object_id, piece) for piece in pieces]
-    record = ArrayRecord()  # From a dictionary it would make arrays anew.
+    record = ArrayRecord()  # From a dictionary it would copy arrays.
     record["0"] = array
     return record
 
 
 class _Piece(InflatableObject):
-    """What is an ``ArrayChunk`` to whoever receives it, but is read each time it is wanted."""
+    """An ``ArrayChunk`` to its receiver, which is read each time it is wanted."""
 
     def __init__(self, read: Callable[[], bytes | memoryview]) -> None:
         self._read = read
@@ -136,7 +138,7 @@ def _npy_header(parameters: int) -> bytes:
 
 
 class ArrivedArray(Array):
-    """An array in the pieces it has arrived in; nothing of it is believed before :meth:`taken`."""
+    """An array in the pieces in which it has arrived; nothing of it is trusted before :meth:`taken`."""
 
     @classmethod
     def inflate(cls, object_content: bytes, children: dict[str, InflatableObject] | None = None) -> Self:
@@ -172,7 +174,7 @@ def _let_go(pieces: dict[str, Any], order: Sequence[str]) -> Iterator[memoryview
 
 
 class _ArrivedRecord(ArrayRecord):
-    """Arrays that have arrived; Flower's own record would make them anew."""
+    """Arrays that have arrived; Flower's own record would copy them."""
 
     @classmethod
     def inflate(cls, object_content: bytes, children: dict[str, InflatableObject] | None = None) -> Self:  # noqa: ARG003

@@ -16,7 +16,8 @@ from flwr.supercore.inflatable import inflatable_utils
 from google.protobuf.message import DecodeError
 
 from common.errors import RunError
-from common.flower.waits import limit_pulls, poll_pause, replace_in, shorten_backoff
+from common.flower.seam import replace_in
+from common.flower.waits import limit_pulls, poll_pause, shorten_backoff
 from common.run.messages import decode_reply, phase_of
 from server.flower.arrays import ArrivedArray, record_of
 from server.transport import Incoming, Outgoing, Patience
@@ -26,7 +27,7 @@ _BATCH_BYTES = 2**20
 
 
 _LOST = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
-"""What a SuperLink answers in the place of a node that is gone, and with it the message it had fetched."""
+"""What a SuperLink answers for a node that is gone together with the message it had fetched."""
 
 
 _UNREADABLE = "the reply cannot be read"
@@ -35,7 +36,7 @@ _UNREADABLE = "the reply cannot be read"
 def tell_unreadable_replies() -> None:
     """Let a reply of this process's grid that Flower cannot read be an error of the hospital that sent it.
 
-    Flower 1.39 by itself ends the ServerApp, and with it the round of all hospitals; so would the next round's. What
+    Flower 1.39 itself ends the ServerApp, and with it the round of all hospitals; the next would end likewise. What
     was read is kept for the moment until Flower asks for it, so that no vector is built twice.
     """
     http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
@@ -51,8 +52,14 @@ def tell_unreadable_replies() -> None:
             raise inflatable_utils.ObjectPullError(message_id, str(error)) from None
         return contents
 
-    replace_in(http_grid, "pull_objects", pull_readable)
-    replace_in(http_grid, "inflate_object_from_contents", lambda message_id, _contents: read.pop(message_id))
+    user = http_grid.HttpGrid.pull_messages
+    replace_in(http_grid, "pull_objects", pull_readable, used_by=user)
+    replace_in(
+        http_grid,
+        "inflate_object_from_contents",
+        lambda message_id, _contents: read.pop(message_id),
+        used_by=user,
+    )
 
 
 def read_reply(message_id: str, contents: dict[str, bytes]) -> Message:

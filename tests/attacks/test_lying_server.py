@@ -24,10 +24,10 @@ from client.ledger.ledger import Ledger
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release
-from common.privacy.budget import Account
+from common.privacy.budget import Account, Booking
 from common.run.messages import PlainReply
 from common.run.round_terms import Purpose, RoundTerms
-from common.secagg import consistency_check, masked_input, unmasking
+from common.secagg import consistency_check, full_unmasking, masked_input, unmasking
 from common.secagg.binding import request_hash
 from common.secagg.errors import SurvivorsError
 from common.secagg.parameters import RunParameters
@@ -197,6 +197,15 @@ def _answers_again(patch: Patch, lax: Phase) -> None:
         patch.setattr(AnsweredRoundsFile, name, careless)
 
 
+def _opens_beside_signing(patch: Patch) -> None:
+    """Note nothing of an opening, so that it takes no slot."""
+    _answers_again(patch, Phase.FULL_UNMASKING)
+
+
+def _views_unverified(patch: Patch) -> None:
+    patch.setattr(full_unmasking, "verify_views", lambda *_: None)
+
+
 def _evaluation_unbooked(patch: Patch) -> None:
     patch.setattr(Contributor, "_book_release", lambda *_: True)
 
@@ -215,18 +224,15 @@ def _training_unbooked(patch: Patch) -> None:
 
 
 def _half_the_rate_booked(patch: Patch) -> None:
-    book = Contributor._book_training
+    record = Ledger.record
 
-    def halved(self: Contributor, number: int) -> Any:  # noqa: ANN401 - passed on
-        event = self._event
-        if event is not None:
-            self._event = dataclasses.replace(event, sample_rate=event.sample_rate / 2)
-        try:
-            return book(self, number)
-        finally:
-            self._event = event
+    def halved(self: Ledger, run_id: str, number: int, booking: Booking, *rest: Any) -> float:  # noqa: ANN401 - passed on
+        if booking.account is Account.TRAINING:
+            event = dataclasses.replace(booking.event, sample_rate=booking.event.sample_rate / 2)
+            booking = dataclasses.replace(booking, event=event)
+        return record(self, run_id, number, booking, *rest)
 
-    patch.setattr(Contributor, "_book_training", halved)
+    patch.setattr(Ledger, "record", halved)
 
 
 def _asked_again(patch: Patch) -> None:
@@ -300,6 +306,10 @@ DEFECTS: dict[str, Defect] = {
         _survivors_unchecked, "survivor-outside-the-cohort", "must be in it"
     ),
     "a second list is signed": Defect(_signs_twice, "second-signature", "signed views"),
+    "a sum is opened by who has signed": Defect(
+        _opens_beside_signing, "signed-then-opened", "signed survivors of round"
+    ),
+    "views are not verified": Defect(_views_unverified, "opened-row-1", "opened a sum over everybody"),
     "evaluation is not booked": Defect(_evaluation_unbooked, "honest-none", "validation in round"),
     "test records are not booked": Defect(_test_part_unbooked, "honest-distributed", "test in round"),
     "training is not booked": Defect(_training_unbooked, "honest-local", "training in round"),

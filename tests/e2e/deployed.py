@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Config, replace
-from common.processes import Command, python_module
+from common.processes import ProcessCommand, python_module
 from common.secagg.phases import Phase
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from deploy.datasets.datasets import obtain
@@ -32,12 +32,17 @@ CONFIG = replace(
     data={"source": "phantom", "phantom_records": 600, "partition": "quantity", "dirichlet_alpha": 3.0},
     training={"batch_size": 32},
     privacy={"mode": "none"},
-    hospital={"allow_no_privacy": True},
+    # Exact counts say which test records, and so which hospitals, are in a sum.
+    evaluation={"exact": True},
+    hospital={"allow_no_privacy": True, "allow_exact_evaluation": True},
     # A stalled hospital must be given up long before Flower does, after some 66 s.
     transport={"exchange_deadline_seconds": 30.0, "straggler_seconds": 2.0, "straggler_factor": 3.0},
 )
 PATIENCE_SECONDS = 240.0
-"""Of the test itself, on a machine that does other things; a run that goes on takes a few seconds."""
+"""The test's own deadline, on a busy machine; a run that continues takes a few seconds."""
+
+_LAST = {Phase.UNMASKING.value, Phase.FULL_UNMASKING.value}
+"""Either is the last exchange of a round."""
 
 
 @dataclass
@@ -82,7 +87,7 @@ class Deployed:
         for before, event in itertools.pairwise(
             event
             for event in self.events
-            if isinstance(event, RoundDone) or (isinstance(event, Exchange) and event.phase == Phase.UNMASKING.value)
+            if isinstance(event, RoundDone) or (isinstance(event, Exchange) and event.phase in _LAST)
         ):
             # The counts of a round's sum measure the model of the step before, and are reported with it.
             if isinstance(event, RoundDone):
@@ -97,7 +102,9 @@ class Deployed:
         """Return the last round in which the hospital has begun to answer a phase, by its own record."""
         record = self.members[hospital].state / "answered-rounds.json"
         rows = json.loads(record.read_text())["answered"] if record.exists() else []
-        return max((number for _, name, number in rows if name == phase.value), default=0)
+        # The two share a slot, which has the name of one of them.
+        slot = Phase.CONSISTENCY_CHECK if phase is Phase.FULL_UNMASKING else phase
+        return max((number for _, name, number in rows if name == slot.value), default=0)
 
     def reach(self, hospital: str, phase: Phase, moment: str) -> int:
         """Wait for a point of a round; returns the round."""
@@ -172,4 +179,4 @@ def start_anew(
     deployment.supervisor.stop([hospital])
     command = python_module(module, "--state", str(state))
     log = deployment.folder / "logs" / f"{hospital}.log"
-    deployment.supervisor.start(Command(hospital, command, log, environment or {"PYTHONPATH": str(ROOT)}))
+    deployment.supervisor.start(ProcessCommand(hospital, command, log, environment or {"PYTHONPATH": str(ROOT)}))

@@ -3,11 +3,13 @@
 import contextlib
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from common.identity.certificates import load_certificate
 from common.settings import free_port
@@ -16,6 +18,8 @@ from tests.e2e.consortium import Consortium
 pytestmark = pytest.mark.e2e
 
 LOOPBACK = "127.0.0.1"
+SERVER = "127.0.0.2"
+"""Of this machine too, but not among the addresses that Confide keeps from going to a proxy."""
 
 
 class ConnectProxy:
@@ -77,7 +81,7 @@ def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path
     fleet, enrolment = free_port(), free_port()
     ports = ("--fleet-port", str(fleet), "--enrolment-port", str(enrolment), "--runtime-port", str(free_port()))
     try:
-        consortium.start_server(["localhost"], (*ports, "--listen", LOOPBACK))
+        consortium.start_server([SERVER], (*ports, "--listen", SERVER))
         group = consortium.invite("hospital", "--group", "3")
         for number in (1, 2, 3):
             consortium.join(f"hospital-{number}", group, ("--runtime-port", str(free_port())))
@@ -85,12 +89,13 @@ def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path
         invitation = consortium.invite("st-mary")
         consortium.join("st-mary", invitation, ("--runtime-port", str(free_port())), environment=through)
         consortium.wait_for_rounds(2, 4, 240)
-        assert {f"localhost:{fleet}", f"localhost:{enrolment}"} <= set(proxy.targets)
+        assert {f"{SERVER}:{fleet}", f"{SERVER}:{enrolment}"} <= set(proxy.targets)
 
         first = load_certificate(consortium.hospital_state("st-mary") / "identity.pem")
         server_first = load_certificate(consortium.state / "tls.pem")
         consortium.wait_for(lambda: is_renewed(consortium, first.serial_number, server_first.serial_number), 120)
         consortium.wait_for_rounds(2, 4, 120)
+        assert served_serial(fleet) != server_first.serial_number
 
         consortium.revoke("st-mary")
         consortium.wait_for(lambda: consortium.ended("st-mary") == 2, 30)
@@ -98,6 +103,12 @@ def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path
         assert "has been revoked" in (tmp_path / "st-mary.out").read_text()
     finally:
         consortium.stop()
+
+
+def served_serial(port: int) -> int:
+    """Return the serial number of the certificate that whoever connects to a port now is shown."""
+    served = ssl.get_server_certificate((LOOPBACK, port), timeout=10)
+    return x509.load_pem_x509_certificate(served.encode()).serial_number
 
 
 def is_renewed(consortium: Consortium, hospital_serial: int, server_serial: int) -> bool:

@@ -47,6 +47,8 @@ _AGENT = "tests/unit/client/test_agent.py"
 _LEDGER = "tests/unit/client/ledger/test_ledger.py"
 _TREE = "tests/unit/common/evaluation/test_tree.py"
 _ROUNDS = "tests/unit/server/test_rounds.py"
+_FULL = f"{_ATTACKS}/test_lies_about_full_cohorts.py"
+_MODEL = "tests/protocol/test_two_exchanges_model.py"
 _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
 
 
@@ -206,6 +208,90 @@ _SECAGG_MUTATIONS = (
         (f"{_SECAGG}/test_shamir.py",),
     ),
     Mutation(
+        "opening the sum over everybody leaves the slot of signing survivors open",
+        "common/secagg/answered_rounds.py",
+        "= {Phase.FULL_UNMASKING: Phase.CONSISTENCY_CHECK}",
+        "= {}",
+        (_MODEL, f"{_ATTACKS}/test_two_endings_of_a_round.py"),
+    ),
+    Mutation(
+        "opening the sum over everybody takes the slot of unmasking instead of that of signing",
+        "common/secagg/answered_rounds.py",
+        "= {Phase.FULL_UNMASKING: Phase.CONSISTENCY_CHECK}",
+        "= {Phase.FULL_UNMASKING: Phase.UNMASKING}",
+        (_MODEL, f"{_ATTACKS}/test_two_endings_of_a_round.py"),
+    ),
+    Mutation(
+        "an opening is not noted before it is answered",
+        "client/agent.py",
+        "        self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)\n",
+        "",
+        (f"{_ATTACKS}/test_two_endings_of_a_round.py",),
+    ),
+    Mutation(
+        "a threshold of views opens the sum over everybody",
+        "common/secagg/full_unmasking.py",
+        "    for missing in sorted(set(state.cohort) - signers):\n",
+        "    for missing in sorted(set(state.cohort) - signers)[len(state.cohort) - state.threshold :]:\n",
+        (f"{_FULL}::test_one_view_fewer_than_the_cohort_is_refused",),
+    ),
+    Mutation(
+        "views are taken as the server states them",
+        "common/secagg/full_unmasking.py",
+        "        verify_view(state.run, _view_of(state.view, signed), place)\n",
+        "",
+        (f"{_FULL}::test_a_peer_that_was_shown_anything_else_is_found_out",),
+    ),
+    Mutation(
+        "the views of a full sum are not verified",
+        "common/secagg/full_unmasking.py",
+        "    verify_views(state, request, Place(state.hospital, state.round_number, Phase.FULL_UNMASKING))\n",
+        "",
+        (_FULL,),
+    ),
+    Mutation(
+        "whoever opens the sum over everybody reveals shares of a masking key",
+        "common/secagg/full_unmasking.py",
+        "state.run.run_id, state.round_number, state.cohort, (), ())",
+        "state.run.run_id, state.round_number, state.cohort[:-1], (), ())",
+        (f"{_FULL}::test_a_hospital_reveals_shares_of_everyones_own_mask_and_of_no_masking_key",),
+    ),
+    Mutation(
+        "a view's signature does not cover the request",
+        "common/secagg/masked_input.py",
+        'unsigned = encode(replace(message, signature=b""))',
+        'unsigned = encode(replace(message, request_hash=bytes(32), signature=b""))',
+        (f"{_FULL}::test_a_peer_that_was_shown_anything_else_is_found_out",),
+    ),
+    Mutation(
+        "a commitment that nobody can check is accepted",
+        "common/secagg/masked_input.py",
+        "    if message.commitment:\n",
+        "    if len(message.commitment) > len(message.vector_hash):\n",
+        (_FULL,),
+    ),
+    Mutation(
+        "the server adds a vector that is not the one its hospital signed",
+        "common/secagg/masked_input.py",
+        "        if message.vector_hash != vector_hash(vector):\n",
+        "        if not message.vector_hash:\n",
+        (_FULL,),
+    ),
+    Mutation(
+        "the audit takes views that differ",
+        "deploy/audit/record.py",
+        "_require(alike == view, place,",
+        "_require(alike.run_id == view.run_id, place,",
+        ("tests/unit/deploy/audit/test_verify.py::test_views_that_differ_are_found",),
+    ),
+    Mutation(
+        "the audit takes a sum over less than the cohort that signed",
+        "deploy/audit/record.py",
+        "_require(first.cohort_hash == everybody, place,",
+        "_require(len(first.cohort_hash) == len(everybody), place,",
+        ("tests/unit/deploy/audit/test_verify.py::test_a_sum_over_less_than_the_cohort_that_signed_is_found",),
+    ),
+    Mutation(
         "a phase of a round is answered twice",
         "common/secagg/answered_rounds.py",
         "if last is not None and round_number <= last:",
@@ -275,7 +361,7 @@ _PRIVACY_MUTATIONS = (
         (f"{_PRIVACY}/test_distributed.py",),
     ),
     Mutation(
-        "gradients are clipped to twice the bound that the noise is made for",
+        "gradients within the bound count twice",
         "common/privacy/distributed.py",
         "factors = np.minimum(self.norm_bound / self.max_grad_norm, room / norms)",
         "factors = np.minimum(2 * self.norm_bound / self.max_grad_norm, room / norms)",
@@ -326,9 +412,9 @@ _PRIVACY_MUTATIONS = (
     ),
     Mutation(
         "mode local is booked at half of its sample rate",
-        "common/privacy/calibration.py",
-        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate, schedule.steps)",
-        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate / 2, schedule.steps)",
+        "common/privacy/mechanism.py",
+        "            self.noise_multiplier,\n            self.schedule.sample_rate,\n",
+        "            self.noise_multiplier,\n            self.schedule.sample_rate / 2,\n",
         (f"{_PRIVACY}/test_calibration.py::test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps",),
     ),
     Mutation(
@@ -347,7 +433,7 @@ _PRIVACY_MUTATIONS = (
     ),
     Mutation(
         "a round is booked with fewer steps than it takes",
-        "common/privacy/schedule.py",
+        "common/privacy/mechanism.py",
         "training.local_epochs * math.ceil(1 / training.sample_rate)",
         "math.ceil(1 / training.sample_rate)",
         (f"{_TRAINING}::test_the_schedule_is_what_the_ledger_books_and_knows_nothing_of_the_data",),
@@ -410,22 +496,22 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "sampling of mode distributed comes from a constant key",
         "client/training.py",
-        "Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))",
-        "Schedule(sample_rate, 1), Keystream(bytes(SEED_BYTES)))",
+        "Schedule(plan.sample_rate, 1), Keystream(random(SEED_BYTES)))",
+        "Schedule(plan.sample_rate, 1), Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_WHO}",),
     ),
     Mutation(
         "sampling of mode local comes from a constant key, its noise does not",
         "client/training.py",
-        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)",
-        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), Keystream(bytes(SEED_BYTES)))",
+        "_poisson_batches(data, plan.unit, plan.schedule, stream)",
+        "_poisson_batches(data, plan.unit, plan.schedule, Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_WHO}",),
     ),
     Mutation(
         "noise of mode distributed comes from a constant key",
         "client/training.py",
-        "mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))",
-        "mechanism.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
+        "plan.noise.noise_share(cohort, Keystream(random(SEED_BYTES)))",
+        "plan.noise.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_BYTES}",),
     ),
     Mutation(
@@ -438,8 +524,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "the mean is over the real batch instead of the expected one",
         "client/training.py",
-        "gradient = _noisy_mean(clipped_sum, deviation, expected_units, stream)",
-        "gradient = _noisy_mean(clipped_sum, deviation, max(1, len(batch)), stream)",
+        "yield _noisy_mean(clipped_sum, deviation, expected_units, stream)",
+        "yield _noisy_mean(clipped_sum, deviation, max(1, len(batch)), stream)",
         (f"{_TRAINING}::{_ONE_STEP}",),
     ),
     Mutation(
@@ -452,8 +538,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "the noise of mode local is not scaled by the clipping bound",
         "client/training.py",
-        "deviation = noise_multiplier * privacy.max_grad_norm",
-        "deviation = noise_multiplier",
+        "deviation = plan.noise_multiplier * plan.max_grad_norm",
+        "deviation = plan.noise_multiplier",
         (f"{_TRAINING}::{_ONE_STEP}",),
     ),
     Mutation(
@@ -551,10 +637,10 @@ _BOOKED_BEFORE = (
 _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "training is booked at half of its sample rate",
-        "client/contribution.py",
-        "booking = Booking(Account.TRAINING, self._event, privacy.unit,",
-        "booking = Booking(Account.TRAINING, __import__('dataclasses').replace(self._event, sample_rate="
-        "self._event.sample_rate / 2), privacy.unit,",
+        "common/privacy/mechanism.py",
+        "Booking(Account.TRAINING, self.event, self.unit, None, delta)",
+        "Booking(Account.TRAINING, __import__('dataclasses').replace(self.event, sample_rate="
+        "self.event.sample_rate / 2), self.unit, None, delta)",
         (_BOOKED,),
     ),
     Mutation(
@@ -609,8 +695,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the real number of records divides the noisy sum",
         "client/contribution.py",
-        "expected = self._schedule.sample_rate * stated",
-        "expected = self._schedule.sample_rate * len(data)",
+        "expected = plan.expected_batch(self.stated)",
+        "expected = plan.expected_batch(len(self.data))",
         (_STATED,),
     ),
     Mutation(
@@ -713,8 +799,8 @@ _AGENT_MUTATIONS = (
     Mutation(
         "a sum with too little noise is unmasked",
         "client/agent.py",
-        "if len(listed.survivors) < fewest:",
-        "if len(listed.survivors) < 0:",
+        "if vectors < fewest:",
+        "if vectors < 0:",
         (f"{_ROUNDS}::test_in_mode_distributed_hospitals_themselves_refuse_a_sum_with_too_little_noise",),
     ),
     Mutation(
@@ -805,15 +891,15 @@ _POLICY_MUTATIONS = (
     Mutation(
         "a run without privacy is joined",
         "client/policy.py",
-        "if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:",
-        "if run.privacy.mode is PrivacyMode.NONE and policy.allow_no_privacy:",
+        "if not mechanism.is_private and not policy.allow_no_privacy:",
+        "if not mechanism.is_private and policy.allow_no_privacy:",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
     Mutation(
         "exact counts leave a hospital that has not agreed to them",
         "client/policy.py",
-        "and run.privacy.mode is not PrivacyMode.NONE and not policy.allow_exact_evaluation:",
-        "and run.privacy.mode is PrivacyMode.DISTRIBUTED and not policy.allow_exact_evaluation:",
+        "and mechanism.is_private and not policy.allow_exact_evaluation:",
+        "and mechanism.noise_in_sum and not policy.allow_exact_evaluation:",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
     Mutation(
@@ -826,8 +912,8 @@ _POLICY_MUTATIONS = (
     Mutation(
         "noise that withstands fewer colluders than agreed is accepted in mode local",
         "client/policy.py",
-        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED or not run.evaluation.exact",
-        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED",
+        "noise_in_sums = mechanism.noise_in_sum or not run.evaluation.exact",
+        "noise_in_sums = mechanism.noise_in_sum",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
 )

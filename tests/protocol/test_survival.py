@@ -64,7 +64,7 @@ class VanishingAndRestarted(Vanishing):
         return lost
 
 
-@pytest.mark.parametrize("phase", ["masked_input", "unmasking"])
+@pytest.mark.parametrize("phase", ["masked_input", "full_unmasking"])
 def test_without_privacy_a_killed_hospital_leaves_the_model_as_it_would_be_bit_for_bit(
     dealt: Dealt, tmp_path: Path, phase: str
 ) -> None:
@@ -76,9 +76,10 @@ def test_without_privacy_a_killed_hospital_leaves_the_model_as_it_would_be_bit_f
     assert model_of(disturbed) == model_of(undisturbed)
 
 
-def test_a_runs_chains_agree_with_each_other_whoever_vanished(dealt: Dealt, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["masked_input", "full_unmasking"])
+def test_a_runs_chains_agree_with_each_other_whoever_vanished(dealt: Dealt, tmp_path: Path, phase: str) -> None:
     made = audited(small(dealt, tmp_path, experiment={"rounds": ROUNDS}))
-    made.consortium.transport.line = Vanishing("hospital-2", 1, "consistency_check", Loss.OF_REPLY)
+    made.consortium.transport.line = Vanishing("hospital-2", 1, phase, Loss.OF_REPLY)
     assert made.run().train() == COMPLETED
     write_private(tmp_path / "ca.pem", certificate_pem(made.consortium.authority))
     verdict = verify(tmp_path, [tmp_path / name / "audit.jsonl" for name in HOSPITALS], tmp_path / "ca.pem")
@@ -126,7 +127,7 @@ def test_a_full_disk_on_the_server_stops_the_run_and_space_lets_it_go_on(
 
 
 def test_a_full_disk_at_a_hospital_makes_it_refuse_and_the_others_go_on(
-    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = small(dealt, tmp_path)
 
@@ -141,6 +142,8 @@ def test_a_full_disk_at_a_hospital_makes_it_refuse_and_the_others_go_on(
     refusal = made.of(Refusal)[0]
     assert (refusal.hospital, refusal.code) == ("hospital-4", "run")
     assert "could not note its answer on disk" in refusal.reason
+    assert os.strerror(errno.ENOSPC) not in refusal.reason
+    assert f"must be writable: {os.strerror(errno.ENOSPC)}; free space" in caplog.text
 
 
 @pytest.mark.parametrize("jump", [datetime.timedelta(days=900), datetime.timedelta(days=-900)])

@@ -1,7 +1,8 @@
 """Names the kinds of file that may hold images and that nothing here reads."""
 
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+
+from client.data.archives import ARCHIVE_MARK
 
 _NOT_READ = {
     ".7z": "7z archive", ".avif": "AVIF image", ".bmp": "BMP image", ".bz2": "bzip2 archive", ".gif": "GIF image",
@@ -19,25 +20,15 @@ _MARKS_NOT_READ = (
     (b"7z\xbc\xaf", "7z archive"),
     (b"\x1f\x8b", "gzip archive"),
 )
-_ZIP_MARK, _ZIP = b"PK\x03\x04", "zip archive"
+ARCHIVE_ENDING = ".zip"
+_DOCUMENTS = frozenset({".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp"})
+_NESTED = "zip archive in an archive"
 
 
-def kind_not_read(path: Path, head: bytes) -> str:
-    """Name a kind of file that may hold images and is not read, by its content or ending; '' if it is none."""
+def kind_not_read(path: PurePosixPath, head: bytes) -> str:
+    """Name a kind of file that may hold images and is not read, by its content or ending; '' for other kinds."""
     kind = next((kind for mark, kind in _MARKS_NOT_READ if head.startswith(mark)), "")
-    kind = kind or _NOT_READ.get(PurePosixPath(path.name.lower()).suffix, "")
-    if head.startswith(_ZIP_MARK) and kind in ("", _ZIP):
-        return _zip_archive(path)
-    return kind
-
-
-def _zip_archive(path: Path) -> str:
-    """Say how many files a zip archive holds; office documents are zip archives too, and hold no radiographs."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return f"{_ZIP} (damaged)"
-    if "[Content_Types].xml" in names or "mimetype" in names:
-        return ""
-    return f"{_ZIP} with {sum(not name.endswith('/') for name in names)} files"
+    ending = path.suffix.lower()
+    if not kind and head.startswith(ARCHIVE_MARK) and ending not in _DOCUMENTS:
+        return _NESTED if ending in ("", ARCHIVE_ENDING) else ""
+    return kind or _NOT_READ.get(ending, "")

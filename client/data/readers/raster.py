@@ -23,7 +23,7 @@ _PERSONAL_EXIF = (
 
 
 def is_raster(head: bytes) -> bool:
-    """Tell a PNG or JPEG by its first bytes."""
+    """Recognise a PNG or JPEG by its first bytes."""
     return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
@@ -78,7 +78,7 @@ class RasterReader:
         return read_raster(encoded)
 
     def clean(self, encoded: bytes, patient: str, pseudonyms: Pseudonyms) -> CleanCopy:  # noqa: ARG002 - no UIDs
-        """Save the pixels anew, as PNG, and nothing that stood beside them."""
+        """Save the pixels again, as PNG, and nothing that stood beside them."""
         content = io.BytesIO()
         Image.fromarray(read_raster(encoded).pixels).save(content, "PNG")
         return CleanCopy(".png", content.getvalue(), patient)

@@ -8,7 +8,7 @@ from pydicom.uid import generate_uid
 from client.data.pixels import Picture
 
 HEAD_BYTES = 132
-"""Of a file, the most that a reader needs to recognise its own: a DICOM file's mark ends there."""
+"""The bytes of a file's head that every reader needs to recognise its own files: a DICOM file's mark ends there."""
 
 
 @dataclass
@@ -50,10 +50,10 @@ class Reader(Protocol):
     endings: frozenset[str]
 
     def recognises(self, head: bytes) -> bool:
-        """Tell by the first ``HEAD_BYTES`` of a file, whatever its name."""
+        """Decide by the first ``HEAD_BYTES`` of a file, whatever its name."""
 
     def read(self, encoded: bytes, channels: int) -> Picture:
-        """Decode a whole file for a run with so many channels.
+        """Decode a whole file for a run with this many channels.
 
         Raises:
             UnusableImageError: it is damaged, or not what such a run can use.
@@ -64,7 +64,7 @@ class Reader(Protocol):
 
         Args:
             encoded: the whole file.
-            patient: as the manifest names it, '' if it does not.
+            patient: by the manifest, '' if unknown.
             pseudonyms: given so far.
 
         Raises:

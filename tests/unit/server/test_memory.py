@@ -49,7 +49,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common.config import Config, replace
 from common.flower.waits import PIECE_BYTES
 from common.run import messages
-from common.run.terms import layout_of, protocol_parameters
+from common.run.terms import describe, layout_of, protocol_parameters
 from common.run.vector import Tail
 from common.secagg import masked_input
 from common.secagg import messages as secagg
@@ -60,7 +60,7 @@ from server.conversation import Conversation
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.progress import RunProgress
-from server.run import Run, describe
+from server.run import Run
 from server.run_plan import RunPlan
 from tests.protocol.parties import PLACE, Hospital
 
@@ -162,6 +162,10 @@ class Fleet:
             case messages.UnmaskRequest(request=encoded):
                 unmask = secagg.decode(encoded, secagg.UnmaskingRequest, secagg.Limits(), PLACE)
                 reply = messages.UnmaskReply(revealed=secagg.encode(hospital.reveal(unmask)))
+            case messages.UnmaskAllRequest(request=encoded, next_directory=directory):
+                everything = secagg.decode(encoded, secagg.FullUnmaskingRequest, secagg.Limits(), PLACE)
+                shares = None if directory is None else self.shares(hospital, directory)
+                reply = messages.UnmaskReply(revealed=secagg.encode(hospital.reveal_all(everything)), shares=shares)
             case _:
                 raise AssertionError(request)
         content["body"] = ConfigRecord({"message": messages.encode(reply)})
@@ -172,7 +176,7 @@ class Fleet:
         vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.head.nbytes), self.head.dtype)
         vector[:-PARAMETERS] = self.head
         shared = hospital.shared[asked.round_number]
-        state, message, vector = masked_input.mask(shared, asked, vector)
+        state, message, vector = masked_input.mask(shared, hospital.identity, asked, vector)
         hospital.masked[asked.round_number] = state
         following = request.next_round
         reply = messages.MaskReply(
