@@ -63,6 +63,9 @@ COMMANDS = (
     _Command(("hospital", "join"), "deploy.hospital.join", "join a consortium, and take part from then on"),
     _Command(("hospital", "status"), "deploy.hospital.status", "how a hospital stands in its consortium"),
     _Command(("hospital", "report"), "deploy.hospital.report", "how good the model is on this hospital's own records"),
+    _Command(
+        ("hospital", "shadow"), "deploy.hospital.shadow", "a silent trial: stored answers against reports, weekly"
+    ),
     _Command(("hospital", "ledger"), "deploy.hospital.ledger", "show, verify or export what a hospital has spent"),
     # what convinces: experiments, audits, failures, costs
     _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),

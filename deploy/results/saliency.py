@@ -1,8 +1,8 @@
 """Where in an image the model finds what it says: occlusion (Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2).
 
 A square of the image is painted over with the image's mean grey (of each channel), and what the answer's log-odds lose
-is what the square said for the answer. Squares are an eighth of the image wide and lie side by side, so the model is asked
-some 65 times; a pixel has the mean over the squares that cover it.
+is what the square said for the answer. Squares are an eighth of the image wide and lie side by side, so the model is
+asked some 65 times; a pixel has the mean over the squares that cover it.
 
 Occlusion is used, and not a gradient: frozen features hold moduli, logarithms and normalised means, whose gradient says
 little about a change that an eye can see. Occlusion asks the whole model, features and head, that gave the answer. It
