@@ -44,6 +44,9 @@ _REPORT_SERIES, _PICTURE_SERIES = 9701, 9702
 
 _SNOMED = {"normal": ("17621005", "Normal"), "pneumonia": ("233604007", "Pneumonia")}
 
+_LATIN_1, _UTF_8 = "ISO_IR 100", "ISO_IR 192"
+"""Old archives read the first; the second writes every name."""
+
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _PATIENT_AND_STUDY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
@@ -153,11 +156,20 @@ def _source(dataset: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _identify(made: pydicom.Dataset, source: pydicom.Dataset) -> None:
-    """Give an object the patient and study of its source, as they are written there, in UTF-8."""
-    made.SpecificCharacterSet = "ISO_IR 192"
-    for name in _PATIENT_AND_STUDY:
-        if name in source:
-            setattr(made, name, source.get(name))
+    """Give an object the patient and study of its source, in Latin 1 where that can write them, else in UTF-8."""
+    values = {name: str(source.get(name)) for name in _PATIENT_AND_STUDY if name in source}
+    words = "".join([*values.values(), *map(str, made.iterall())])
+    made.SpecificCharacterSet = _LATIN_1 if _is_latin_1(words) else _UTF_8
+    for name, value in values.items():
+        setattr(made, name, value)
+
+
+def _is_latin_1(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _picture(source: pydicom.Dataset, answer: Answer, card: ModelCard) -> hd.sc.SCImage:

@@ -88,6 +88,13 @@ def test_the_report_is_one_that_dcmtk_reads_and_says_what_predict_says(model: Pa
     assert f'"Class predicted by the model")={code}' in shown
 
 
+def test_a_name_in_any_script_is_written_whole(model: Path) -> None:
+    for path in _ask(model, _chest(SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎")):
+        made = pydicom.dcmread(path)
+        assert made.SpecificCharacterSet == "ISO_IR 192"
+        assert str(made.PatientName) == "Yamada^Tarou=山田^太郎"
+
+
 @needs_dcmtk
 def test_report_and_picture_belong_to_the_images_study_and_patient(model: Path) -> None:
     content = _chest()
