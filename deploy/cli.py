@@ -32,6 +32,7 @@ COMMANDS = (
         ("report",), "deploy.results.report", "write a run's report, one page with everything, and its model card"
     ),
     _Command(("dashboard",), "deploy.results.dashboard", "show a running or finished run in a browser"),
+    _Command(("statistics",), "deploy.results.statistics", "who a run trains on, in noisy counts over all hospitals"),
     _Command(
         ("predict",), "deploy.results.predict", "classify images with a trained model, at its calibrated threshold"
     ),
