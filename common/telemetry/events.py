@@ -260,7 +260,7 @@ KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
         RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
-        RunFinished,
+        Counted, RunFinished,
     )
 )  # fmt: skip
 
