@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.2
 
 
 def main() -> int:
-    """Run the hospital until it is told to stop, or refuses to work until a person corrects something."""
+    """Run the hospital until it is stopped, or refuses to work until a person corrects something."""
     parser = argparse.ArgumentParser(prog="python -m client", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with hospital.json, keys and ledger")
     parser.add_argument("--relay-user", help="run the SuperNode as this user, who can read its own folder alone")

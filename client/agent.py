@@ -1,10 +1,10 @@
-"""The hospital's side of every exchange: one request in, one reply out, and nothing the rules of DESIGN §2 forbid.
+"""The hospital's side of every exchange: one request in, one reply out, and nothing that the protocol forbids.
 
 The agent knows neither Flower nor a network, so that experiments and tests run the very code that is deployed.
 
 **What a reply depends on.** The masked vector depends on the data. Everything else that leaves this hospital, refusals
 and their words included, is a function of the run description, the hospital's policy, its bookkeeping of what was asked
-before, and fresh randomness. Before a run's data is open, one bit about it is told for each task: whether it could be
+before, and fresh randomness. Before a run's data is open, one bit about it leaves for each task: whether it could be
 opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
 ``hospital.answer_seconds``.
 """
@@ -36,7 +36,7 @@ from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.audit.chain import AUDIT_FILE, Record, discard
 from common.audit.entries import Contributed, Joined, Refused, Signed
-from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
     AuditError,
     ConfideError,
@@ -50,6 +50,7 @@ from common.errors import (
 from common.identity.certificates import HospitalIdentity
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
+from common.privacy.mechanism import mechanism_of
 from common.run import messages
 from common.run.flat_model import hash_model
 from common.run.messages import (
@@ -104,7 +105,7 @@ class Surroundings:
         random: source of fresh bytes.
         now: the current time.
         clock: seconds that only ever go up, for how long a reply takes.
-        pause: waits so many seconds.
+        pause: waits for this many seconds.
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
         apply_masks: puts the masks on.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
@@ -135,7 +136,7 @@ class _Run:
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
     signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
     fewest: dict[int, int] = field(default_factory=dict)
-    """By round, how many vectors its sum must hold for its noise to be enough."""
+    """Round to the number of vectors that its sum must hold for its noise to be enough."""
 
     def forget(self, round_number: int) -> None:
         """Erase the secrets of one round."""
@@ -146,7 +147,7 @@ class _Run:
                 state.erase()
 
     def rounds(self) -> set[int]:
-        """Return the rounds that there are secrets of."""
+        """Return the rounds whose secrets are held."""
         return {*self.keys, *self.shared, *self.masked, *self.signed}
 
 
@@ -256,7 +257,7 @@ class HospitalAgent:
             self._data = (contract, self._here.open_data(self._here.data, contract, cache))
         data = self._data[1]
         ledger = None
-        if description.privacy.mode is not PrivacyMode.NONE or not description.evaluation.exact:
+        if mechanism_of(description).is_private or not description.evaluation.exact:
             held = newest_anchor(self._here.state / AUDIT_FILE)
             self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint, held)
             ledger = self._ledger
@@ -328,7 +329,7 @@ class HospitalAgent:
         return reply, vector
 
     def _keep_time(self, started: float) -> None:
-        """Let no vector out before the time that the operator has stated, which tells nothing about the data."""
+        """Let no vector out before the time that the operator has stated, which shows nothing about the data."""
         stated = self._policy.answer_seconds
         if not stated:
             return
@@ -393,12 +394,12 @@ class HospitalAgent:
         try:
             return self._share(run, request.next_round, request.next_directory)
         except StandingError as error:
-            # The round in hand is finished with whoever was a member when it began; the next needs a new roster.
+            # The round in hand ends with those who were members when it began; the next needs a new roster.
             _LOG.warning("no shares for round %d: %s", request.next_round, error)
             return None
 
     def _check_standing(self, run: _Run, names: Collection[str]) -> None:
-        """Refuse whoever of ``names`` is revoked or out of date; names that the roster lacks are refused elsewhere."""
+        """Refuse revoked and outdated members among ``names``; names that the roster lacks are refused elsewhere."""
         self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())
 
     def _plain(self, request: PlainInput, array: Array | None) -> Answer:
@@ -450,7 +451,7 @@ class HospitalAgent:
         try:
             self._here.record(refusal)
         except AuditError as unwritten:
-            _LOG.error("%s", unwritten)  # Refusing is right also where it can't be recorded.
+            _LOG.error("%s", unwritten)  # A refusal is right even when it cannot be recorded.
 
     def _decode(
         self, run: _Run, round_number: int, phase: Phase, encoded: bytes, message_type: type[secagg.M]

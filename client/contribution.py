@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
-from common.config import HospitalConfig, PrivacyMode, RunDescription
+from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
@@ -31,24 +32,17 @@ from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
+from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps, mechanism_of
 from common.run.messages import EpsilonReport
 from common.run.round_terms import RoundTerms
-from common.run.terms import (
-    evaluation_plan_of,
-    fewest_survivors,
-    mechanism_of,
-    release_mechanism,
-    verified_layout_of,
-)
+from common.run.terms import evaluation_plan_of, fewest_survivors, release_mechanism, verified_layout_of
 from common.run.vector import Tail
 
 _SEED_LENGTH = 8
-"""Bytes of ``experiment.seed``."""
+"""The bytes that ``experiment.seed`` takes."""
 
 _OWN_BINS = 256
-"""Of the score histogram behind a hospital's own figures, which stay at home."""
+"""The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
 
 _ROUNDING = 1e-9
 """By how much an accountant's own sums may pass a target that its inverse was solved for."""
@@ -67,7 +61,7 @@ class Contribution:
 
     Attributes:
         vector: (vector length,) of the ring, not yet masked; must not leave the hospital in mode ``secure``.
-        epsilon: what the hospital has spent on training after this round; None in mode ``none``.
+        epsilon: what the hospital has spent on training after this round; None without privacy.
         evaluation_epsilon: spent on each part so far, for the hospital's own operator.
         records_per_second: through the training steps, for the hospital's own operator; None without training.
         own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
@@ -93,6 +87,30 @@ class _Counted:
     def answer(self, plan: EvaluationPlan, stated: int, seed: bytes) -> npt.NDArray[np.int64]:
         """Return the sum of the units' vectors, before noise; of more units than are stated a fixed subset counts."""
         return answer_statistics(plan, self.labels, self.traits, self.units, stated, seed)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """One round's training on some of this hospital's records, for the run's plan: the other side of ``Trainer``."""
+
+    model: nn.Module
+    start: npt.NDArray[np.float32]
+    data: TrainingData
+    training: TrainingConfig
+    stated: int
+    cohort: int
+    random: Random
+
+    def steps(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
+        """See :class:`common.privacy.mechanism.Trainer`."""
+        expected = plan.expected_batch(self.stated)
+        return train_locally(
+            self.model, self.start, self.data, self.training, plan, self.random, expected_units=expected
+        ).delta
+
+    def gradient_sum(self, plan: NoisySum) -> npt.NDArray[np.int64]:
+        """See :class:`common.privacy.mechanism.Trainer`."""
+        return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random).total
 
 
 class Contributor:
@@ -129,10 +147,9 @@ class Contributor:
         self.plan = evaluation_plan_of(run)
         self._mechanism = mechanism_of(run)
         self._accountant = Accountant(run.privacy.accountant)
-        self._schedule = schedule_of(run.training, run.privacy)
-        self._event = self._calibrate()
+        self._training = self._mechanism.plan(run, self.layout.parameters)
         self._check_evaluation_noise()
-        # Which units count where there are too many: a function of the run alone, so that it tells nothing of them.
+        # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
         self._model = registry.build(
             run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
@@ -141,29 +158,17 @@ class Contributor:
         def prepared(part: HospitalRecords) -> TrainingData:
             return TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
 
-        everything = prepared(data.train)
+        parts = [prepared(part) for part in (data.train, data.validation, data.test)]
+        everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
-        self._validation, self._test = prepared(data.validation), prepared(data.test)
-        self._counted = _Counted(
-            data.train.labels, data.train.traits_or_unknown(), everything.units(run.privacy.unit).numpy()
+        counted = self._of_stated_patients(
+            TrainingData.of(data.train.traits_or_unknown(), data.train.labels, data.train.patients)
         )
-        self.notes = self._shortfalls(everything)
-
-    def _calibrate(self) -> MechanismEvent | None:
-        """Return what the training of one round costs; all rounds together cost at most the target ε."""
-        run, rounds = self._run, self._run.experiment.rounds
-        if run.privacy.mode is PrivacyMode.NONE:
-            return None
-        if self._mechanism is None:
-            return local_event(run.training, run.privacy, rounds)
-        event = self._mechanism.event(self._schedule.sample_rate)
-        reached = epsilon([event] * rounds, run.privacy.delta, self._accountant)
-        if reached > run.privacy.target_epsilon:
-            raise PrivacyError(
-                f"the run's noise multiplier must keep its target ε = {run.privacy.target_epsilon:g} for {rounds} "
-                f"rounds, got {event.noise_multiplier:g}, which reaches {rounded_up(reached):g}"
-            )
-        return event
+        self._counted = _Counted(
+            counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
+        )
+        left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
+        self.notes = self._shortfalls(everything, left_out)
 
     def _check_evaluation_noise(self) -> None:
         """Refuse a plan whose releases together cost more than the ε that the run names for evaluation."""
@@ -184,9 +189,24 @@ class Contributor:
         assert self.plan is not None  # noqa: S101 - a release has a plan
         return release_mechanism(self._run, self.plan, release).event(1.0)
 
-    def _shortfalls(self, everything: TrainingData) -> tuple[str, ...]:
+    def _of_stated_patients(self, part: TrainingData) -> TrainingData:
+        """Return the records by which a patient costs no more than the policy's conversion says.
+
+        Where a run protects records and the budget protects patients, a record's cost is converted by the number of
+        records that a patient has at most. So no patient may have more of them in what is used.
+        """
+        policy, most = self._policy, self._policy.most_records_per_patient
+        converted = policy.unit is PrivacyUnit.PATIENT and self._run.privacy.unit is PrivacyUnit.RECORD
+        return part.at_most_per_patient(most, self._choice) if converted and most else part
+
+    def _shortfalls(self, everything: TrainingData, left_out: int) -> tuple[str, ...]:
         """Return what the operator should know about the data against what the policy states; it stays here."""
         policy, unit, found = self._policy, self._run.privacy.unit, []
+        if left_out:
+            found.append(
+                f"hospital.most_records_per_patient states {policy.most_records_per_patient}; {left_out} further "
+                "records of patients who have more are left out"
+            )
         stated = {
             "training": (everything, policy.stated_training_units),
             "validation": (self._validation, policy.stated_validation_units),
@@ -207,7 +227,7 @@ class Contributor:
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
                 )
         for note in found:
-            _LOG.warning("%s; nothing of this is told to the server", note)
+            _LOG.warning("%s; the server learns nothing of this", note)
         return tuple(found)
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
@@ -223,8 +243,8 @@ class Contributor:
             raise RunError(
                 f"this round's sum must be over at least {fewest} hospitals, its terms say {terms.fewest_survivors}"
             )
-        if self._mechanism is not None and terms.trains:
-            self._mechanism.share_variance(cohort)  # Refuses a cohort without enough honest noise.
+        if terms.trains:
+            self._training.check_cohort(cohort)
         if terms.question is None:
             if not terms.trains and self.plan is not None:
                 raise RunError("a round without training must ask for a release of the evaluation plan")
@@ -260,7 +280,7 @@ class Contributor:
         if booked >= allowed:
             raise EvaluationSpentError(
                 f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
-                f"{allowed}; the run goes on without it"
+                f"{allowed}; the run continues without it"
             )
 
     def contribute(
@@ -293,36 +313,26 @@ class Contributor:
         change = self._change(model, cohort, random) if terms.trains else self._no_change()
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
         tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
-        vector = (
-            self.layout.encode_integers(change, tail) if self._mechanism else self.layout.encode(change, tail, random)
-        )
+        vector = self._training.encode(self.layout, change, tail, random)
         return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes)
 
     def _no_change(self) -> Array:
-        return np.zeros(self.layout.parameters, np.int64 if self._mechanism else np.float32)
+        return self._training.no_change(self.layout.parameters)
 
     def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
-        """Return this hospital's change of the model, or its part of a step in mode ``distributed``.
+        """Return this hospital's contribution to the model, as the run's mechanism makes it.
 
-        Whatever goes wrong with the data, the change of a hospital without any is returned, with all its noise.
+        When anything goes wrong with the data, it returns the change of a hospital without data, with all its noise.
         """
         try:
             return self._trained(self._train, model, cohort, random)
-        except Exception as error:  # noqa: BLE001 - whatever it is, to stop would tell the server that it happened
-            _LOG.error("training failed on this hospital's records (%s); this round goes on without them", _kind(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, stopping would show the server that it happened
+            _LOG.error("training failed on this hospital's records (%s); the round goes without them", _kind(error))
             return self._trained(self._train.emptied(), model, cohort, random)
 
     def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
-        run, stated = self._run, self._policy.stated_training_units
-        if self._mechanism is not None:
-            return noisy_gradient_sum(
-                self._model, model, data, run.privacy, self._mechanism, self._schedule.sample_rate, cohort, random
-            ).total
-        sigma = 0.0 if self._event is None else self._event.noise_multiplier
-        expected = self._schedule.sample_rate * stated
-        return train_locally(
-            self._model, model, data, run.training, run.privacy, sigma, random, expected_units=expected
-        ).delta
+        stated = self._policy.stated_training_units
+        return self._training.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random))
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
@@ -389,27 +399,25 @@ class Contributor:
 
     def _records_of_a_round(self) -> float:
         """Return how many records are expected to pass through the training steps of one round."""
-        return self._schedule.steps * self._schedule.sample_rate * len(self._train)
+        return self._training.passes * len(self._train)
 
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
 
-        Always of one seed, so that how much is drawn, which depends on the data, moves nothing that is drawn later.
-        In mode ``none`` training has nothing to keep secret, and a change is a function of the run's seed, the data and
-        the model: a baseline can be repeated, and a round that is done again after a crash gives what it gave before.
+        It always has one seed, so the amount that is drawn, which depends on the data, shifts no later draw.
+        Without privacy training has nothing to keep secret, and a change is a function of the run's seed, the data and
+        the model: a baseline can be repeated, and a round that is repeated after a crash gives the same vector.
         Evaluation's noise never comes from here.
         """
-        if self._run.privacy.mode is not PrivacyMode.NONE:
+        if self._mechanism.is_private:
             return Keystream(self._random(SEED_BYTES)).draw
         seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
         return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
 
     def _book_training(self, round_number: int) -> EpsilonReport | None:
-        if self._ledger is None or self._event is None:
+        booking = self._training.booking(self._run.privacy.delta)
+        if self._ledger is None or booking is None:
             return None
-        privacy = self._run.privacy
-        colluders = None if self._mechanism is None else privacy.colluders
-        booking = Booking(Account.TRAINING, self._event, privacy.unit, colluders, privacy.delta)
         policy = self._budget(Account.TRAINING)
         spent = self._ledger.record(self._run.run_id, round_number, booking, policy, self._accountant)
         return EpsilonReport(rounded_up(spent), policy.budget)
@@ -431,7 +439,7 @@ class Contributor:
         return BudgetPolicy.of(self._policy, account)
 
     def _report(self) -> EpsilonReport | None:
-        if self._ledger is None or self._event is None:
+        if self._ledger is None or not self._mechanism.is_private:
             return None
         policy = self._budget(Account.TRAINING)
         return EpsilonReport(rounded_up(self._ledger.spent(Account.TRAINING, policy, self._accountant)), policy.budget)

@@ -1,8 +1,8 @@
 """How a hospital joins a consortium and keeps its membership: its half of ``common.identity.enrolment``.
 
-A hospital makes its own keys. Before it sends anything it looks at the certificates the server presents, and goes on
+A hospital makes its own keys. Before it sends anything it reads the certificates the server presents, and continues
 only if one of them is the authority whose fingerprint its invitation carries; from then on that authority is the only
-one it believes. All connections go outwards, through a proxy where gRPC's environment variables name one.
+one it trusts. All connections go outwards, through a proxy where gRPC's environment variables name one.
 """
 
 import datetime
@@ -51,17 +51,17 @@ INVITATION_VARIABLE = "CONFIDE_INVITATION"
 """Environment variable: an invitation, for a hospital in a container."""
 
 CALL_SECONDS = 20.0
-"""Of one call, with a slow line in mind."""
+"""The deadline of one call, chosen for a slow line."""
 
 _CONNECT_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
 _PATIENCE_SECONDS = 300.0
 """How long a hospital tries to reach a server that does not answer; the server may just be starting."""
 _WAITING_SECONDS = 10.0
-"""Between two looks whether an offline authority has signed."""
+"""The time between two polls whether an offline authority has signed."""
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _ANY_NAME = "hospital"
-"""In the signing request; the invitation decides on the name."""
+"""The name in the signing request; the invitation decides on the real one."""
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _PROXY_PORT = 80
@@ -72,7 +72,7 @@ _Result = TypeVar("_Result")
 
 
 class UnreachableError(EnrolmentError):
-    """The enrolment service did not answer, or was too busy; later it may."""
+    """The enrolment service did not answer, or was too busy; it may answer later."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ class Place:
 
 
 def is_enrolled(state: Path) -> bool:
-    """Say whether a hospital has joined and may simply start."""
+    """Return whether a hospital has joined and may simply start."""
     return (state / HOSPITAL_SETTINGS_FILE).exists()
 
 
 def join(invitation: Invitation, place: Place, config: Config, say: Callable[[str], None]) -> str:
     """Join a consortium, and return the name this hospital has there.
 
-    What an interrupted attempt has left is used again, so that trying again is always right.
+    It uses what an interrupted attempt has left, so it is always right to try again.
 
     Args:
         invitation: from the consortium's operator.
@@ -195,7 +195,7 @@ def _recognise(invitation: Invitation) -> EnrolmentService:
 def _presented_certificates(host: str, port: int, environment: Mapping[str, str]) -> list[bytes]:
     """Return the certificates (DER) that a server shows in a TLS handshake, after which the connection is closed.
 
-    Nothing is sent but the handshake: whom these certificates belong to is what is to be found out.
+    It sends the handshake alone, because it does not know yet to whom these certificates belong.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

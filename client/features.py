@@ -24,16 +24,16 @@ from common.models.frozen import FrozenFeatures, extract
 from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 
 LIMIT_BYTES = 16 * 2**30
-"""Of all files of features together; room for a million images. The least recently used go first."""
+"""The limit of all files of features together: room for a million images. The least recently used are removed first."""
 
 _DIGEST_BYTES = 32
-"""Of SHA-256, which names an image in the cache."""
+"""The length of a SHA-256, which names an image in the cache."""
 
 _KEY_LETTERS = 32
-"""Hexadecimal digits of SHA-256 in a file's name."""
+"""How many hexadecimal digits of a SHA-256 a file's name has."""
 
 _UNFINISHED = ".features-"
-"""How the name of a file that is still being written begins; what a killed process left is removed by the next."""
+"""The beginning of the name of an unfinished file; the next process removes what a killed one left."""
 
 
 def model_inputs(
@@ -102,11 +102,11 @@ class _FeatureCache:
         return written
 
     def _map(self, path: Path, named: bytes) -> NDArray[np.float32] | None:
-        """Return a cached array, or None where there is none that is whole; a damaged one is made again."""
+        """Return a cached array, or None where there is no whole one; a damaged one is made again."""
         try:
             if path.with_suffix(".images").read_bytes() != named:
                 return None
-            # Copy on write: whoever writes into a batch changes memory, never the cache.
+            # Copy on write: writing into a batch changes memory, never the cache.
             cached = np.load(path, mmap_mode="c", allow_pickle=False, max_header_size=LONGEST_HEAD_BYTES)
             path.touch()
         except (OSError, *NO_ARRAY, EOFError):

@@ -51,7 +51,7 @@ def _show(values: Values, status: HospitalStatus) -> None:
         values.set(names.OWN_EVALUATION_EPSILON_SPENT, spent, hospital, part)
     if status.evaluation_epsilon_budget:
         values.set(names.OWN_EVALUATION_EPSILON_BUDGET, status.evaluation_epsilon_budget, hospital)
-    # How many, never what they say: a note may tell of numbers of records.
+    # How many, never what they say: a note may hold numbers of records.
     values.set(names.OWN_NOTES, len(status.notes), hospital)
     values.set(names.OWN_ROUND, status.round, hospital)
     values.set(names.OWN_LAST_CHANGE, status.time, hospital)
@@ -85,7 +85,7 @@ def serve(status: Path, port: int, host: str = "127.0.0.1") -> Exporter:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m client.metrics", description=__doc__)
     parser.add_argument("--status", type=Path, required=True, help="the file the agent writes")
     parser.add_argument("--port", type=int, required=True)

@@ -1,6 +1,6 @@
 """How well each round's model does on this hospital's own records; never a message, only a file in its state folder.
 
-The figures carry no differential privacy and tell what the secure sum hides: they are for the hospital's own staff.
+The figures carry no differential privacy and show what the secure sum hides: they are for the hospital's own staff.
 """
 
 import json
@@ -17,7 +17,7 @@ from common.evaluation import Metrics
 from common.telemetry.events import Count, Measure, Time
 
 OWN_RESULTS_FILE = "own-results.jsonl"
-"""In a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
+"""A file in a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -70,7 +70,7 @@ class OwnResult(BaseModel):
 
 
 def append(path: Path, result: OwnResult) -> None:
-    """Add one line; a disk that refuses is logged, and no reason to break off a round."""
+    """Add one line; a disk that refuses is logged, and does not end the round."""
     fields = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in result.model_dump().items()
@@ -84,7 +84,7 @@ def append(path: Path, result: OwnResult) -> None:
 
 
 def read(path: Path) -> tuple[OwnResult, ...]:
-    """Return the results in the order they were written, of a round that was done again the last; none without a file.
+    """Return the results in the order they were written, and the last one of a repeated round; none without a file.
 
     Raises:
         RunError: the file cannot be read, or a whole line is not a result; a last line cut short is left out.

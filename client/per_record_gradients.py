@@ -72,7 +72,7 @@ GHOST_ADVANTAGE = 4
 """How many multiplications of a Gram matrix cost as much as one of the rows' product; measured."""
 
 MOST_RECORDS = 256
-"""Of one weighted sum."""
+"""The largest number of records of one weighted sum."""
 
 CHUNK = 64
 """Records that are summed in float32; what that may lose grows with the square."""
@@ -81,10 +81,10 @@ NORM_BLOCK = 256
 """Squares that are summed in float32."""
 
 MOST_POSITIONS = 1 << 12
-"""Of a ghost layer's output."""
+"""The largest number of positions of a ghost layer's output."""
 
 GRAM_MARGIN = 1e-6
-"""Of A_i², added to a squared norm from Gram matrices; an honest norm grows by less than a ten-thousandth."""
+"""The share of A_i² that is added to a squared norm from Gram matrices; an honest norm grows by less than 0.01 %."""
 
 LARGEST_NORM = 1e15
 """A record beyond it counts as zero: training that meets such a gradient is lost anyway."""
@@ -93,7 +93,7 @@ SMALLEST_CLIPPING_NORM = 1e-6
 """C; far below it float32 would underflow."""
 
 SUM_ERROR = 3.5e-4
-"""Of C: how far the part of a weighted sum that one record can move may be from what it stands for."""
+"""The largest error, as a share of C, of the part of a weighted sum that one record can move."""
 
 CACHED_ELEMENTS = 1 << 18
 """Patches made at a time, 1 MiB of float32: they are used while still in cache, and their memory is used again."""
@@ -104,7 +104,7 @@ _FLOAT64_UNIT = 2.0**-53
 _SMALLEST_NORMAL = 2.0**-126
 
 _Context: TypeAlias = Any
-"""Of autograd: takes any attribute."""
+"""Autograd's context, which takes any attribute."""
 
 _aten: Any = torch.ops.aten
 

@@ -29,16 +29,16 @@ from common.processes import (
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 _PREDECESSOR_SECONDS = 10.0
-"""An agent whose supervisor was killed is given so long to end: two must never answer from the same state."""
+"""An agent whose supervisor was killed has this long to end: two must never answer from the same state."""
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m client.resident", description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     state = parser.parse_args().state
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look for a task.
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll for a task.
     try:
         return _serve(state)
     except ConfideError as error:

@@ -66,7 +66,7 @@ def check_roster(
 
     Raises:
         StandingError: the server's list or a certificate is outdated or revoked, or the revocation list is overdue:
-            with newer ones the run may go on.
+            with newer ones the run may continue.
         IdentityError: the list or a certificate is not the authority's, contradicts what was seen, or a key differs.
         PolicyError: the roster is a part of the consortium, and this hospital does not take part in such runs.
     """
@@ -89,7 +89,7 @@ def _check_newest(listed: MemberList, revoked: RevocationList | None) -> None:
     if revoked is not None and listed.number < revoked.members_number:
         raise StandingError(
             f"the run must be described with the newest member list, number {revoked.members_number} by the revocation "
-            f"list, got number {listed.number}; the server must describe the run anew"
+            f"list, got number {listed.number}; the server must describe the run again"
         )
 
 

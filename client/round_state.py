@@ -1,6 +1,7 @@
 """Which rounds this hospital has answered, on its own disk: a restart must not make it answer one twice."""
 
 import json
+import logging
 from pathlib import Path
 
 from common.errors import RunError
@@ -9,6 +10,8 @@ from common.secagg.answered_rounds import AnsweredRounds
 from common.secagg.phases import Phase
 
 VERSION = 1
+
+_LOG = logging.getLogger("confide.hospital")
 
 
 class AnsweredRoundsFile:
@@ -40,6 +43,8 @@ class AnsweredRoundsFile:
         try:
             write_private(self._path, json.dumps({"version": VERSION, "answered": rows}).encode())
         except OSError as error:
+            # Why is for this hospital's own operator.
+            _LOG.error("%s must be writable: %s; free space", self._path.name, error.strerror)
             raise RunError(f"{self._hospital} could not note its answer on disk; it does not answer") from error
         self._answered = answered
 

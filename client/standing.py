@@ -38,7 +38,7 @@ class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_last_standing(state: Path) -> LastStanding:
-    """Return what :func:`main` wrote last; nothing known is an answer too."""
+    """Return what :func:`main` wrote last; empty when it has written nothing."""
     try:
         return msgspec.json.decode((state / STANDING_FILE).read_bytes(), type=LastStanding)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -79,7 +79,7 @@ def keep(state: Path) -> None:
 
 
 def main() -> int:
-    """Keep asking until told to stop, or until the hospital is revoked."""
+    """Keep asking until stopped, or until the hospital is revoked."""
     return run_service("client.standing", __doc__, keep)
 
 

@@ -15,7 +15,7 @@ from common.run.guarantee import adversary_of_epsilon
 from common.telemetry.events import Count, Time
 
 STATUS_FILE = "status.json"
-"""In a hospital's state folder."""
+"""The name of the file in a hospital's state folder."""
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -31,17 +31,17 @@ class HospitalStatus(BaseModel):
     round: Count = 0
     """The last round trained in."""
     epsilon_spent: Annotated[float, Field(ge=0)] = 0.0
-    """In the hospital's own ledger, over all runs on its data."""
+    """The ε spent on training by the hospital's own ledger, over all runs on its data."""
     epsilon_budget: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """At which both budgets are judged: the hospital's own."""
+    """The hospital's own δ, at which both budgets are judged."""
     unit: str = ""
     adversary: str = ""
     accountant: str = ""
     training_records_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """None before the first round."""
     evaluation_epsilon_spent: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """On each part, over all runs."""
+    """The ε spent on each part, over all runs."""
     evaluation_epsilon_budget: Annotated[float, Field(ge=0)] = 0.0
     notes: tuple[str, ...] = ()
     """What the operator should know about the data of the run at hand, such as fewer records than the policy states."""
@@ -72,7 +72,7 @@ class HospitalStatus(BaseModel):
 class StatusKeeper:
     """Keeps the status file of a running agent up to date, from where the agent before it left off.
 
-    Only a hospital's operator reads it: a disk that refuses is logged, and no reason to break off a round.
+    Only a hospital's operator reads it: a disk that refuses is logged, and does not end the round.
     """
 
     def __init__(self, path: Path, hospital: str, policy: HospitalConfig, clock: Callable[[], float]) -> None:
@@ -107,7 +107,7 @@ class StatusKeeper:
         records_per_second: float | None,
         notes: tuple[str, ...],
     ) -> None:
-        """Note a round this hospital took part in; None for what the round had nothing of."""
+        """Note a round that this hospital took part in; an argument is None where the round had no such figure."""
         changes: dict[str, Any] = {"round": round_number, "notes": notes}
         if spent is not None:
             changes["epsilon_spent"] = spent
@@ -126,7 +126,7 @@ class StatusKeeper:
         try:
             return HospitalStatus.read(self._path)
         except RunError as error:
-            _LOG.warning("the status begins anew: %s", error)
+            _LOG.warning("the status starts again: %s", error)
             return None
 
     def _change(self, **changes: object) -> None:

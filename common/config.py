@@ -15,21 +15,21 @@ from common.errors import ConfigError
 from common.secagg.parameters import GraphParameters
 
 _SHOWN = reprlib.Repr()
-"""Shows a value in an error, in short: a few aliases in YAML can stand for gigabytes."""
+"""Shortens a value in an error: a few aliases in YAML can stand for gigabytes."""
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
 NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What PyYAML raises for text that is not YAML, is nested too deeply, or holds a date or number that is none."""
+"""What PyYAML raises for text that is not YAML, is nested too deeply, or holds an invalid date or number."""
 
 SECURE_MINIMUM = 3
-"""Below three hospitals a sum tells each of two what the other sent, so no mask helps."""
+"""The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
 
 PROTOCOL_VERSION = 2
-"""Of everything that travels between server and hospital; the two refuse each other's messages when it differs."""
+"""The version of everything that travels between server and hospital; they refuse messages of another version."""
 
 
 MOST_CLASSES = 256
-"""Of a task: a model and an evaluation grow with them, and whoever names millions asks for more than there is."""
+"""The largest number of classes of a task. A model and an evaluation grow with it, so millions would exhaust memory."""
 
 MOST_HOSPITALS = 1024
 
@@ -37,11 +37,11 @@ LONGEST_MEMBER_LIST_BYTES = 2**18
 """1,024 members with names of 63 characters take 140 KiB."""
 
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-"""Of a run; names files as well."""
+"""The identifier of a run, which also names files."""
 
 
 class PrivacyMode(StrEnum):
-    """Where the noise is added (DESIGN §3)."""
+    """Where the noise is added."""
 
     LOCAL = "local"
     DISTRIBUTED = "distributed"
@@ -103,7 +103,7 @@ class ModelConfig(_Section):
 class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
 
-    ``sample_rate`` is public and the same at every hospital, so neither noise nor ε tells how much data one has.
+    ``sample_rate`` is public and the same at every hospital, so neither noise nor ε shows how much data one has.
     ``batch_size`` counts in mode ``none`` alone.
     """
 
@@ -353,15 +353,10 @@ class RunDescription(_Section):
             raise ConfigError(_first_complaint(error)) from None
 
 
-def fewest_records(training: TrainingConfig, privacy: PrivacyConfig) -> int:
-    """Return how many training records a hospital needs for a batch: any do where the run names a sample rate."""
-    return training.batch_size if privacy.mode is PrivacyMode.NONE else 1
-
-
 def _require_hidden_shares(
     privacy: PrivacyConfig, aggregation: AggregationConfig, evaluation: EvaluationConfig
 ) -> None:
-    """Refuse noise that is complete in sums alone where there are none, or where too few shares of it would remain."""
+    """Refuse noise that is complete in sums alone where nothing is summed, or where too few shares would remain."""
     distributed = privacy.mode is PrivacyMode.DISTRIBUTED
     if evaluation.exact and not distributed:
         return

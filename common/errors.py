@@ -15,7 +15,7 @@
     ├── PolicyError                 a hospital does not agree to what the server asks
     │   └── EvaluationSpentError        it has measured models as often as the run agreed
     ├── AuditError                  an audit chain was changed, contradicts another, or cannot be written
-    ├── RunError                    a run cannot start or go on
+    ├── RunError                    a run cannot start or continue
     └── secagg.errors.SecAggError   the protocol; drawn in ``common/secagg/errors.py``
 
 None of them ever carries a secret, a patient's identifier or a path inside a hospital's data.
@@ -82,7 +82,7 @@ class EvaluationSpentError(PolicyError):
 
 
 class RunError(ConfideError):
-    """A run cannot start or cannot go on."""
+    """A run cannot start or cannot continue."""
 
 
 class AuditError(ConfideError):

@@ -11,7 +11,7 @@ from common.errors import RunError
 
 _LOCK_FILE = ".lock"
 _RETRY_SECONDS = 0.05
-"""Between two tries to take a lock that another process holds."""
+"""The time between two attempts to take a lock that another process holds."""
 
 
 def write_private(path: Path, content: bytes) -> None:

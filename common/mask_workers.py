@@ -28,7 +28,7 @@ from common.secagg.masks import BUFFER_BYTES, Mask, apply_masks
 from common.secagg.parameters import Vector
 
 SLOT_BYTES = 4 * BUFFER_BYTES
-"""Of one stretch: large enough to amortise a message, small enough that nobody waits long for the last one."""
+"""The bytes of one stretch: enough to amortise a message, and so few that nobody waits long for the last one."""
 
 SLOTS = 2
 """A worker starts on the next stretch while this process adds the one before to the vector."""
@@ -154,14 +154,14 @@ class _Worker:
         self._asked: deque[tuple[int, range]] = deque()
 
     def is_up(self, timeout: float = 0.0) -> bool:
-        """Say whether the process has started."""
+        """Return whether the process has started."""
         if not self._up:
             with contextlib.suppress(EOFError, OSError):
                 self._up = self._connection.poll(timeout) and self._connection.recv_bytes() == _READY
         return self._up
 
     def is_free(self) -> bool:
-        """Say whether the process can be asked for another stretch."""
+        """Return whether the process can be asked for another stretch."""
         return bool(self._free) and self.is_up()
 
     def ask(self, stretch: range, itemsize: int, masks: bytes) -> None:

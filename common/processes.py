@@ -30,7 +30,7 @@ _LONGEST_RESTART_SECONDS = 10.0
 _STABLE_SECONDS = 30.0
 """A process that ran this long starts again at once when it dies: its earlier deaths no longer count."""
 _TERMINATE_SECONDS = 8.0
-"""Between SIGTERM and SIGKILL."""
+"""The time between SIGTERM and SIGKILL."""
 _LAST_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT = 47
@@ -75,7 +75,7 @@ class Supervisor:
         return self._children[command.name].process.pid
 
     def is_running(self, name: str) -> bool:
-        """Say whether the process has been started and has not ended."""
+        """Return whether the process has been started and has not ended."""
         child = self._children.get(name)
         return child is not None and child.process.poll() is None
 
@@ -155,7 +155,7 @@ def die_with_parent() -> None:
 
 
 def _prepare(parent: int, libc: ctypes.CDLL) -> None:
-    """Between fork and exec: a supervisor may be allowed to start processes as another user, what it starts is not."""
+    """Run between fork and exec: a supervisor may start processes as another user, but what it starts may not."""
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     _die_with(parent, libc)
 

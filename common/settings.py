@@ -16,15 +16,15 @@ HOSPITAL_SETTINGS_FILE = "hospital.json"
 ROSTER_FILE = "roster.yaml"
 """Hospital name to PEM identity certificate, in the server's state folder."""
 SUPERNODES_FOLDER = "supernodes"
-"""In the server's state folder: one OpenSSH public key a hospital, ``NAME.pub``."""
+"""A folder in the server's state folder: one OpenSSH public key for each hospital, ``NAME.pub``."""
 READY_FILE = "ready"
-"""In the server's state folder while hospitals can connect."""
+"""A file in the server's state folder while hospitals can connect."""
 RELAY_FOLDER = "relay"
-"""In a hospital's state folder, what its SuperNode may read: its own key, the Runtime API's certificate and secret."""
+"""What a hospital's SuperNode may read in the state folder: its own key, the Runtime API's certificate and secret."""
 CHECKPOINTS_FOLDER = "checkpoints"
-"""In a run's folder."""
+"""The name of the folder in a run's folder."""
 SECRET_BYTES = 32
-"""Of a secret that opens a Runtime API to the process beside it."""
+"""The length of a secret that opens a Runtime API to the process beside it."""
 
 PORT_PATIENCE_SECONDS = 3.0
 """When a supervisor was killed, the kernel needs a moment to end its processes and free their ports."""
@@ -76,7 +76,7 @@ class ServerSettings(_Settings):
     hosts: tuple[str, ...] = ("localhost",)
     """What hospitals call the server, for its certificate; the first is what invitations name."""
     enrolment_port: OptionalPort = 0
-    """Of the enrolment service, which listens on ``fleet_host``; 0 for none."""
+    """The port of the enrolment service, which listens on ``fleet_host``; 0 for no service."""
     authority: Path | None = None
     """The authority's folder; None when that is kept elsewhere and signs files (``confide ca sign``)."""
 

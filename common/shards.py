@@ -49,7 +49,7 @@ MAX_PIXELS = 64 * 2**20
 """One image; the largest radiography detectors have about 18 million pixels, and a bomb claims billions."""
 
 _MOST_DIGITS = 9
-"""Of a label; a longer one is no class, and turning it into a number would cost time."""
+"""The most digits of a label. A longer one is no class, and turning it into a number would cost time."""
 
 _CHANNEL_MODES = {1: "L", 3: "RGB"}
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")

@@ -39,7 +39,7 @@ COMMANDS = (
     _Command(
         ("evidence",), "deploy.audit.evidence", "pack report, chains, configuration and bill of materials of a run"
     ),
-    # whoever runs the consortium's server
+    # the operator of the consortium's server
     _Command(("server",), "deploy.consortium.server", "run a consortium's server, which hospitals join by invitation"),
     _Command(("invite",), "deploy.consortium.members", "print an invitation for a hospital"),
     _Command(("revoke",), "deploy.consortium.members", "cut a hospital off"),
@@ -51,6 +51,7 @@ COMMANDS = (
         ("privacy", "plan"), "deploy.consortium.privacy_plan", "which noise an ε costs, and what each adversary gets"
     ),
     # a hospital
+    _Command(("hospital", "fetch"), "deploy.hospital.fetch", "take studies from the hospital's own PACS into a folder"),
     _Command(
         ("hospital", "list-images"),
         "deploy.hospital.list_images",

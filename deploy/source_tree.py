@@ -3,4 +3,4 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-"""With ``config.yaml``, ``confide`` and the packages."""
+"""The folder with ``config.yaml``, ``confide`` and the packages."""

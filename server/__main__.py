@@ -1,7 +1,7 @@
 """``python -m server --state DIR``: the consortium's server, one supervisor over Flower's processes and ours.
 
 Starts the SuperLink, lets the enrolled SuperNodes in, starts Flower's executor and submits the run. When any of
-them dies, the run is submitted again and goes on from its last checkpoint.
+them dies, the run is submitted again and continues from its last checkpoint.
 """
 
 import argparse
@@ -54,15 +54,15 @@ from server.members.roster import Membership
 _LOG = logging.getLogger("confide.server")
 
 STATE_VARIABLE = "CONFIDE_SERVER_STATE"
-"""Tells the ServerApp, which Flower starts, where its state lies."""
+"""The environment variable that gives the ServerApp, which Flower starts, its state folder."""
 
 _LOCAL_CERTIFICATE, _LOCAL_KEY = "runtime.pem", "runtime.key"
-"""Of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem`` instead."""
+"""Files of the Runtime and Control API, which never leave this machine; hospitals see the authority's ``tls.pem``."""
 _POLL_SECONDS = 0.2
 _STATUS_SECONDS = 1.0
-"""Between two questions to the SuperLink; the end of a run is seen sooner, in its events."""
+"""The time between two polls of the SuperLink; the end of a run is seen sooner, in its events."""
 _EXECUTOR_POLL_SECONDS = 0.5
-"""Between two looks of Flower's executor for a ServerApp to start, which happens once a submission."""
+"""The time between two polls of Flower's executor for a ServerApp to start, which happens once a submission."""
 _SUPERLINK_SECONDS = 60.0
 _SPARING: Mapping[str, str] = MappingProxyType(
     {
@@ -71,26 +71,26 @@ _SPARING: Mapping[str, str] = MappingProxyType(
         "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
     }
 )
-"""For the ServerApp: one piece of an array is under way, and its memory goes back to the system at once. By itself
-glibc keeps what is smaller than the largest piece yet, for each thread."""
+"""The ServerApp's environment: one piece of an array is under way, and its memory returns to the system at once. By
+itself glibc keeps, for each thread, what is smaller than the largest piece yet."""
 _SPARING_PIECES: Mapping[str, str] = MappingProxyType({"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)})
-"""For the SuperLink: the pieces of arrays likewise. What is smaller, nearly all it handles, costs no more."""
+"""The SuperLink's environment: the pieces of arrays likewise. Smaller objects, nearly all it handles, cost no more."""
 _LONGEST_PAUSE_SECONDS = 5.0
-"""Before the run is submitted again; the pause grows with each submission."""
+"""The longest pause before the run is submitted again; the pause grows with each submission."""
 _MOST_SUBMISSIONS = 20
-"""After this many in a row without a finished round the run is given up rather than begun for ever."""
+"""The most submissions in a row without a finished round; then the run is given up."""
 _MOST_FAILED_STARTS = 4
-"""In a row: a ServerApp that never says that its run has started will not do so the next time either."""
+"""The most failed starts in a row: a ServerApp that never reported its start will not do so the next time either."""
 
 
 def main() -> int:
-    """Run the server until its run is finished (``--once``) or it is told to stop."""
+    """Run the server until its run is finished (``--once``) or it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m server", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with server.json, keys and roster")
     parser.add_argument("--once", action="store_true", help="end when the run is finished")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every look at the SuperLink.
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll of the SuperLink.
     raise_on_signals()
     os.umask(PRIVATE_UMASK)
     try:
@@ -128,7 +128,7 @@ class _Server:
         try:
             self._start_services()
             if (last := self._finished()) is not None and last.reason != COMPLETED:
-                self._last = None  # Whoever starts the server again has put right what ended the run.
+                self._last = None  # A person who starts the server again has corrected what ended the run.
             finished = self._carry_to_the_end()
             if once:
                 return 0 if finished.reason == COMPLETED else EXIT_REFUSED
@@ -167,7 +167,7 @@ class _Server:
         return finished
 
     def _carry_run(self) -> None:
-        """Start what is missing of Flower's processes, submit the run, and return when it has ended, however it did."""
+        """Start Flower's missing processes, submit the run, and return when it has ended, for any reason."""
         (self._state / READY_FILE).unlink(missing_ok=True)
         is_sound = False
         try:
@@ -190,7 +190,7 @@ class _Server:
             print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
         finally:
             (self._state / READY_FILE).unlink(missing_ok=True)
-            # An executor outlives its ServerApp and its SuperLink, and has nothing to hand over. A sound SuperLink
+            # An executor outlives its ServerApp and its SuperLink, and has nothing to hand over. A working SuperLink
             # stays: the hospitals' nodes are connected to it, and take up the resubmitted run at once.
             self._supervisor.stop(("superexec",) if is_sound else ("superlink", "superexec"), at_once=True)
 
@@ -210,7 +210,7 @@ class _Server:
             self._services.revive()
 
     def _watch(self, control: Control, admission: Admission, flower_run: int) -> str:
-        """Return when the run has ended, with Flower's words about it."""
+        """Wait for the end of the run, and return what Flower says about it."""
         next_question, serverapp_seen = 0.0, False
         while self._finished() is None and not self._supervisor.ended():
             if time.monotonic() >= next_question:

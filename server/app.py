@@ -25,6 +25,7 @@ from common.processes import (
     die_with_parent,
     python_module,
 )
+from common.run.terms import describe
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import RunFinished
@@ -37,19 +38,19 @@ from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
 
 _LOG = logging.getLogger("confide.server")
 
 _PREDECESSOR_SECONDS = 10.0
-"""A ServerApp whose executor was killed is given so long to end before another takes up its run."""
+"""A ServerApp whose executor was killed has this long to end before another takes up its run."""
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, _context: Context) -> None:
-    """Train one run; a run that cannot go on says so in its last event."""
+    """Train one run; a run that cannot continue says so in its last event."""
     die_with_parent()
     carry_by_the_piece()
     tell_unreadable_replies()
@@ -80,7 +81,7 @@ def _writer(state: Path) -> Writer:
 
 
 def _begun(store: CheckpointStore, state: Path, run_id: str) -> Checkpoint:
-    """Return where the run stands, having its first model made if it has none."""
+    """Return where the run stands; a run without a model gets its first one made."""
     found = store.latest(run_id)
     if found is not None:
         return found
@@ -126,7 +127,7 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
         try:
             members = membership.all_members(authority, datetime.datetime.now(datetime.UTC))
         except IdentityError as error:
-            _LOG.warning("the run goes on with the members it has: %s", error)
+            _LOG.warning("the run continues with the members it has: %s", error)
             return plan
         if len(members.roster) - len(members.absent) < config.aggregation.min_hospitals:
             return plan  # With too few members left the run waits for others under the description it has.

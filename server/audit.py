@@ -1,4 +1,4 @@
-"""The server's part of the audit: its chain speaks for what it refuses, and for the events that it tells."""
+"""The server's part of the audit: its chain records what it refuses, and the events that it reports."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def recording_refusals(report: Callable[[Event], None], record: Record, run_id: 
 def recording_events(events: EventLog, record: Record, run_id: str) -> Callable[[Event], None]:
     """Return a ``report`` that appends to ``events``.
 
-    With each step's figures, and with the run's end, the audit chain has the hash of all that is told, before it is.
+    With each step's figures, and with the run's end, the audit chain gets the hash of all that is reported, first.
     """
 
     def tell(event: Event) -> None:

@@ -17,14 +17,14 @@ from common.run.flat_model import FlatModel, stretches
 
 VERSION = "1"
 _KEPT = 2
-"""The last checkpoint, and the one before in case a disk lies about what it has written."""
+"""How many checkpoints are kept: the last one, and the one before in case a disk lies about its writes."""
 _MODEL = "model"
 _STATE_PREFIX = "strategy."
 _HEADER_LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
 _MAXIMUM_HEADER_BYTES = 1 << 20
 _FLOAT32 = "F32"
-"""As safetensors calls it."""
+"""The name that safetensors gives float32."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class CheckpointStore:
         return replace(draft.checkpoint, model=StoredModel(draft.path, len(draft.checkpoint.model)))
 
     def latest(self, run_id: str) -> Checkpoint | None:
-        """Return the newest checkpoint of a run that can be read whole, None if there is none.
+        """Return the newest checkpoint of a run that can be read whole, None if no file can.
 
         Raises:
             RunError: checkpoints exist and none can be read, or they are another run's.
@@ -187,7 +187,7 @@ def _content(checkpoint: Checkpoint, model: Iterable[NDArray[np.float32]]) -> It
 def _unwritten(error: OSError) -> RunError:
     return RunError(
         f"a checkpoint could not be written: {error.strerror}; free space and start again, "
-        "the run goes on from the last one"
+        "the run continues from the last one"
     )
 
 

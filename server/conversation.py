@@ -1,4 +1,4 @@
-"""Asks hospitals and takes down what happened: one exchange at a time, by the hospitals' names."""
+"""Asks hospitals and reports what happened: one exchange at a time, by the hospitals' names."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +50,7 @@ class Conversation:
         self.tally = RoundTally()
 
     def begin_round(self) -> None:
-        """Start to count anew what the exchanges cost and who refuses."""
+        """Start to count again what the exchanges cost and who refuses."""
         self.tally = RoundTally()
 
     def online(self) -> frozenset[str]:
@@ -85,7 +85,7 @@ class Conversation:
             round_number: of the protocol.
             phase: the exchange's name, for the report.
             requests: hospitals that the round counts on.
-            enough: so many answers end the patience for the others; see :class:`server.transport.Patience`.
+            enough: this many answers end the patience for the others; see :class:`server.transport.Patience`.
             joining: requests to hospitals that want to join, of whatever kind.
             reply_array_bytes: of the array that one reply may carry.
             preparing: some hear of the run for the first time and prepare their data before they answer; they get
@@ -110,7 +110,7 @@ class Conversation:
             answered.add(name)
             uploaded += incoming.size_bytes
             answer = self._sort(round_number, name, incoming)
-            del incoming  # Whoever takes the answer alone holds its array, and the next one comes when it is gone.
+            del incoming  # Only the receiver of the answer holds its array now, and the next one comes when it is gone.
             if answer is not None:
                 yield answer
             del answer

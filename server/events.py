@@ -1,4 +1,4 @@
-"""Appends what a run has to tell to its ``events.jsonl``."""
+"""Appends what a run reports to its ``events.jsonl``."""
 
 import hashlib
 import os

@@ -46,7 +46,7 @@ class Reading:
 
 
 class Measurements(Protocol):
-    """Knows what is still to be measured."""
+    """What a run still measures, and how."""
 
     exact: bool
 
@@ -60,7 +60,7 @@ class Measurements(Protocol):
         """Return what to ask about the run's last model on one part; None where nothing can be asked any more."""
 
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
-        """Return what a sum says, and learn from it where to look next.
+        """Return what a sum says, and learn from it what to ask next.
 
         Raises:
             RunError: no hospitals can have such counts.
@@ -76,7 +76,7 @@ class Measurements(Protocol):
 def measurements_of(
     description: RunDescription, layout: VectorLayout, numbers: Mapping[str, Any]
 ) -> "ExactMeasurements | PlannedMeasurements":
-    """Return how a run measures its models, from where ``numbers`` of its checkpoint say that it stands.
+    """Return how a run measures its models, continued from ``numbers`` of its checkpoint.
 
     Raises:
         RunError: the numbers cannot be read.

@@ -41,7 +41,7 @@ from common.telemetry.exporter import Exporter, Values, serve_until_stopped
 EXCHANGE_BOUNDS = (
     0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
 )  # fmt: skip
-"""Seconds: around the 0.3 s an exchange of a small message takes, and up past the default deadline."""
+"""Buckets in seconds, around the 0.3 s of an exchange of small messages and up past the default deadline."""
 
 _MODEL_METRICS = (
     (names.ACCURACY, "accuracy"),
@@ -194,7 +194,7 @@ def serve(run: Path, port: int, host: str = "127.0.0.1") -> Exporter:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m server.metrics", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="the run's folder, with its events.jsonl")
     parser.add_argument("--port", type=int, required=True)

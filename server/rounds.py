@@ -1,6 +1,6 @@
 """One round of aggregation, exchange by exchange: what is asked of the hospitals, and the sum that comes out.
 
-``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one (DESIGN §2);
+``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one;
 ``PlainAggregation`` asks for the bare vectors and exists for baselines.
 """
 
@@ -57,7 +57,7 @@ class Asked:
     question: Question | None = None
 
     def terms(self, description: RunDescription, model: FlatModel, cohort: int) -> RoundTerms:
-        """Return the round's terms for a cohort of so many hospitals."""
+        """Return the round's terms for a cohort of ``cohort`` hospitals."""
         fewest = fewest_survivors(
             description, cohort, trains=self.purpose is Purpose.TRAIN, measures=self.question is not None
         )

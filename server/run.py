@@ -12,24 +12,19 @@ import numpy.typing as npt
 
 from common.audit.chain import Record, discard
 from common.audit.entries import Began, Finished, Stepped, Summed
-from common.config import AggregationMode, Config, PrivacyMode, RunDescription
+from common.config import AggregationMode, Config, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
 from common.evaluation.plan import Part
-from common.privacy.calibration import run_noise_multiplier
+from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model, stretches
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
 from common.run.terms import (
-    aggregation_of,
     claims_of,
     evaluation_claim,
-    evaluation_plan_for,
     evaluation_plan_of,
-    evaluation_shape,
-    layout_for,
     layout_of,
-    mechanism_of,
     protocol_parameters,
     statistics_claim,
 )
@@ -41,14 +36,14 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
-from server.strategies import Strategy, mean_change, strategy_for
+from server.strategies import Strategy, strategy_for
 
 _RESERVED_ROUNDS = 64
 """Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
 never asks for a number that hospitals have answered."""
 
 _MOST_FAILURES = 5
-"""In a row; then the run ends with the model it has."""
+"""The most rounds that fail in a row; then the run ends with the model it has."""
 
 _NEVER_AGAIN = frozenset({"policy", "config", "data", "ledger", "privacy", "identity", "weight_range"})
 """Refusals that a hospital will not take back in this run."""
@@ -57,7 +52,7 @@ _SPENT = "budget_exceeded"
 """The refusal of a hospital that still evaluates, but trains no more."""
 
 _EVALUATION = "evaluation"
-"""What a checkpoint calls the record of evaluations."""
+"""The name of the record of evaluations in a checkpoint."""
 
 _POLL_SECONDS = 0.1
 
@@ -79,7 +74,7 @@ class RunPlan:
         apply_masks: takes the masks off a sum.
         absent: who of the roster cannot take part now: its certificate has expired, or the server has cut it off.
         consortium: how many members the authority's list names; None where the roster names them all.
-        authority_on_server: the server holds the authority's key, which every output tells.
+        authority_on_server: the server holds the authority's key, which every output says.
         newest: returns the plan for the members of now: who has joined, was revoked or has a new certificate. Asked
             before each round; by default the members stay the same.
     """
@@ -123,7 +118,8 @@ class _Step:
             return cls(**{**numbers, "parts": RoundTime.model_validate(numbers["parts"]), "epsilon": epsilon})
         except (AttributeError, LookupError, TypeError, ValueError):
             raise RunError(
-                "the last checkpoint must tell of its step; remove it, and the run goes on from the one before"
+                "the newest checkpoint lacks the record of its last step; "
+                "delete that file to resume from the previous one"
             ) from None
 
 
@@ -152,7 +148,7 @@ class Run:
         self._report = report
         self._record = record
         self._layout = layout_of(plan.description)
-        self._mechanism = mechanism_of(plan.description)
+        self._decoded = mechanism_of(plan.description).decoder(plan.description, self._layout.parameters)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
@@ -238,7 +234,7 @@ class Run:
         return None if question is None and not self._measurements.exact else Asked(Purpose.EVALUATE, question)
 
     def _attempt(self, to_ask: Callable[[], Asked | None]) -> str | None:
-        """Try rounds until one succeeds; returns why none can any more, None after a success.
+        """Try rounds until one succeeds; return why no round can any more, None after a success.
 
         Args:
             to_ask: returns what the next round is for; None when nothing can be asked any more.
@@ -265,7 +261,7 @@ class Run:
         return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
 
     def _follow_members(self) -> None:
-        """Go on under a new description when the members have changed; no key made under the old one is used again."""
+        """Continue under a new description when the members have changed; keys made under the old one are dropped."""
         plan = self._plan.newest(self._plan)
         is_same = plan.description == self._plan.description
         self._plan = plan
@@ -315,7 +311,7 @@ class Run:
 
     def _decode(self, number: int, summed: RoundSum) -> "_Decoded":
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
-        hospitals, mechanism = len(summed.survivors), self._mechanism
+        hospitals = len(summed.survivors)
         try:
             decoded = self._layout.decode(summed.total, hospitals)
             reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
@@ -323,13 +319,7 @@ class Run:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
-        if mechanism is None:
-            return _Decoded(decoded.mean_of, reading)
-        expected = decoded.tail.weight * self._plan.description.training.sample_rate
-        return _Decoded(
-            lambda stretch: mean_change(mechanism.decode(decoded.total_of(stretch)), expected),
-            reading,
-        )
+        return _Decoded(self._decoded(decoded), reading)
 
     def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
         """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""
@@ -371,7 +361,7 @@ class Run:
             # With more than two classes there is none.
             numbers = {**self._checkpoint.numbers, "threshold": reading.measured.threshold}
             self._checkpoint = replace(self._checkpoint, numbers=numbers)
-        if self._pending is None:  # The initial model is nobody's step; nor is a second look at the last one.
+        if self._pending is None:  # The initial model is nobody's step; nor is a second measurement of the last one.
             return
         pending, self._pending = self._pending, None
         spent = {name: report.spent for name, report in pending.epsilon.items()}
@@ -434,7 +424,7 @@ class Run:
         )
 
     def _await_hospitals(self, *, train: bool) -> frozenset[str] | str:
-        """Return who may take part once there are enough and their number holds still; a reason when that is over."""
+        """Return who may take part once enough are there and their number is stable, or why no run can start."""
         transport, least = self._plan.config.transport, self._plan.description.aggregation.min_hospitals
         allowed = self._allowed(train=train)
         if len(allowed) < least:
@@ -515,61 +505,6 @@ class Run:
                 resumed_from_round=self._checkpoint.step,
             )
         )
-
-
-def describe(
-    config: Config,
-    run_id: str,
-    classes: tuple[str, ...],
-    channels: int,
-    roster: dict[str, str],
-    parameters: int | None = None,
-    member_list: str = "",
-) -> RunDescription:
-    """Return the description of a run that a consortium's configuration asks for.
-
-    Args:
-        config: the consortium's.
-        run_id: 32 hexadecimal digits.
-        classes: of the task.
-        channels: of an image.
-        roster: hospital name to PEM identity certificate.
-        parameters: of the model; by default it is made to count them, which takes PyTorch.
-        member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
-
-    Raises:
-        ConfigError: there is no such model, or the ring is too small for so many hospitals.
-        PrivacyError: no noise reaches the target ε of mode ``distributed``.
-    """
-    agreed = config.model_copy(update={"aggregation": aggregation_of(config)})
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
-    layout = layout_for(
-        agreed.model,
-        agreed.aggregation,
-        evaluation_shape(config.evaluation, plan, len(classes)),
-        classes=len(classes),
-        channels=channels,
-        hospitals=len(roster),
-        parameters=parameters,
-    )
-    return RunDescription.of(
-        agreed,
-        run_id=run_id,
-        classes=classes,
-        channels=channels,
-        vector_length=layout.length,
-        roster=roster,
-        member_list=member_list,
-        noise_multiplier=_noise_multiplier(config),
-    )
-
-
-def _noise_multiplier(config: Config) -> float | None:
-    """Return the noise of mode ``distributed`` that brings a run of all its rounds to its target ε."""
-    privacy = config.privacy
-    if privacy.mode is not PrivacyMode.DISTRIBUTED:
-        return None
-    return run_noise_multiplier(config.training, privacy, config.experiment.rounds)
 
 
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:

@@ -3,9 +3,9 @@
 FedAvg (McMahan et al. 2017) adds the weighted mean change; FedAvgM (Hsu et al. 2019) and FedAdam (Reddi et al. 2021,
 arXiv:2003.00295, algorithm 2) treat it as a gradient of the server's own optimiser. FedProx acts in the hospital
 (``client/training.py``). In mode ``distributed`` the mean change is the negative mean gradient, and the learning rate
-and momentum of ``training`` act here, since a hospital takes no step.
+and momentum of ``training`` act here, because a hospital takes no step.
 
-A step looks at the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
+A step reads the decoded sum alone, so it costs no privacy. It goes element by element, so it can be taken a stretch
 of the model at a time. All state is in named arrays, which a checkpoint stores: none for FedAvg, one of the model's
 size for FedAvgM, two for FedAdam.
 """
@@ -16,8 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
+from common.config import AggregationConfig, PrivacyConfig, TrainingConfig
 from common.errors import RunError
+from common.privacy.mechanism import mechanism_for
 
 Array = NDArray[np.float32]
 
@@ -25,7 +26,7 @@ SECOND_MOMENT_DECAY = 0.99
 """β₂ of FedAdam, as Reddi et al. fix it in all experiments."""
 
 ADAPTIVITY = 1e-3
-"""τ of FedAdam, likewise: the least denominator, so that a parameter that hardly moves isn't blown up."""
+"""τ of FedAdam, likewise: the least denominator, so that a parameter that hardly moves gets no huge step."""
 
 
 class Strategy(ABC):
@@ -142,22 +143,12 @@ def strategy_for(
     In mode ``distributed`` the two learning rates multiply, the hospital's and the server's, and FedAvg is SGD with
     ``training.momentum``.
     """
-    distributed = privacy.mode is PrivacyMode.DISTRIBUTED
-    rate = aggregation.server_learning_rate * (training.learning_rate if distributed else 1.0)
+    training_rate, training_momentum = mechanism_for(privacy).server_optimiser(training)
+    rate = aggregation.server_learning_rate * training_rate
     if aggregation.strategy == "fedavgm":
         return FedAvgM(parameters, rate, aggregation.server_momentum)
     if aggregation.strategy == "fedadam":
         return FedAdam(parameters, rate, aggregation.server_momentum)
-    if distributed and training.momentum:
-        return FedAvgM(parameters, rate, training.momentum)
+    if training_momentum:
+        return FedAvgM(parameters, rate, training_momentum)
     return FedAvg(parameters, rate)
-
-
-def mean_change(gradient_sum: NDArray[np.float64], expected_units: float) -> Array:
-    """Return the change that one step of mode ``distributed`` asks for: the negative mean gradient, (d,) float32.
-
-    Args:
-        gradient_sum: (d,) float64, the noisy sum of clipped gradients over all hospitals.
-        expected_units: in all their batches together, by what they state; not how many there were, which is secret.
-    """
-    return np.divide(gradient_sum, -expected_units, dtype=np.float64).astype(np.float32)

@@ -14,7 +14,7 @@ from common.run.messages import Reply, Request, encode
 
 JOINING_SECONDS = 0.5
 JOINING_SHARE = 0.5
-"""When everyone a round needs has answered, others get this long: a moment, or a share of the time the round took."""
+"""How long others get when everyone that a round needs has answered: a moment, or a share of the round's time."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Incoming:
-    """A node's reply, or why there is none that can be read."""
+    """A node's reply, or why it cannot be read."""
 
     node: int
     reply: Reply | None
@@ -95,11 +95,11 @@ class Patience:
             self._end_in(JOINING_SECONDS)
 
     def seconds_left(self) -> float:
-        """Return how long the exchange still waits for whoever has not answered, as things stand."""
+        """Return how long the exchange still waits for those who have not answered."""
         return max(0.0, self._ends - self._clock())
 
     def is_over(self) -> bool:
-        """Say whether the exchange ends without those who have not answered."""
+        """Return whether the exchange ends without those who have not answered."""
         return self._clock() >= self._ends
 
     def _end_in(self, seconds: float) -> None:
@@ -117,5 +117,5 @@ class Transport(Protocol):
     ) -> Iterator[Incoming]:
         """Send one request to each node and yield the replies as they arrive, until all did or patience ends.
 
-        Whoever lets go of a reply before asking for the next one has one array in memory, however many answer.
+        A caller that drops each reply before it asks for the next has one array in memory, however many answer.
         """

@@ -171,7 +171,7 @@ def _test(now: float, step: int, task: _Task, config: Config) -> Evaluated:
         "exact counts: not differentially private; nobody sees one hospital's, but sums over hospitals are exact"
         if exact
         else "ε = 1.001 at δ = 0.0001 for each record of the part that was measured (zero-out: against an empty one, "
-        "their number being stated), against the server, with up to 1 dropouts a round"
+        "their number being stated), against the server, with up to 1 dropout a round"
     )
     return Evaluated(
         time=now, step=step, exact=exact, records=len(task.labels["test"]), **measures, noise=noise,

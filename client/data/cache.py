@@ -32,10 +32,11 @@ from common.shards import (
 
 CACHE_FORMAT = "confide-prepared"
 CACHE_VERSION = 3
-"""3: with what statistics count of each record; since 2 pictures are shown as :mod:`client.data.display` says."""
+"""The version of what is kept. Version 3 has what statistics count of each record; version 2 shows pictures as
+:mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
-"""Of all prepared images together; room for a million grey X-rays at 224 pixels."""
+"""The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
 
 _INDEX_NAME = "index.json"
 
@@ -157,7 +158,7 @@ class PreparedCache:
             raise DataError(f"the hospital's cache must be a writable folder: {error.strerror}") from None
 
     def find(self, key: str) -> Prepared | None:
-        """Return the prepared data with this key, or None if there is none or it is not whole."""
+        """Return the prepared data with this key, or None if it is missing or not whole."""
         folder = self._folder / f"prepared-{key}"
         try:
             index = json.loads((folder / _INDEX_NAME).read_text(encoding="utf-8"))
@@ -175,7 +176,7 @@ class PreparedCache:
         """Give a writer for data that will take ``expected_bytes``, removing older data to make room.
 
         Raises:
-            DataError: there is no room; the size is not told, because this may travel to the server.
+            DataError: there is no room; the size is not named, because this may travel to the server.
         """
         self._make_room(expected_bytes)
         try:
@@ -213,7 +214,7 @@ def _map_part(folder: Path, split: Split, records: int, shape: tuple[int, ...]) 
         raise ValueError("cut short")
     if not records:
         return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients, traits)
-    # Copy on write: whoever writes into a batch changes memory, never the cache.
+    # Copy on write: writing into a batch changes memory, never the cache.
     images = np.memmap(path, np.uint8, "c", shape=(records, *shape))
     return PreparedPart(images.view(np.ndarray), labels, patients, traits)
 

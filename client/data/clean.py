@@ -1,9 +1,10 @@
 """Makes a clean copy of one file: DICOM PS3.15, Basic Application Level Confidentiality Profile.
 
-The profile's table E.1-1 lists what to remove, empty or replace. This goes the other way round and is stricter: a
-short list of fields is kept, those that say what the pixels are and how to show them, and everything else goes, private
-fields, overlays, curves and whole sequences included. UIDs become new random ones, equal where they were; dates and
-times are emptied. Options of the profile that keep more (device, institution, dates, characteristics) are not offered.
+The profile's table E.1-1 lists what to remove, empty or replace. This module works the other way round and is stricter:
+a short list of fields is kept, those that say what the pixels are and how to show them, and everything else goes,
+private fields, overlays, curves and whole sequences included. UIDs become new random ones, equal where they were; dates
+and times are emptied. Options of the profile that keep more (device, institution, dates, characteristics) are not
+offered.
 """
 
 import io
@@ -33,7 +34,7 @@ KEPT_KEYWORDS = (
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData", "PixelData",
 )  # fmt: skip
-"""None of them is in table E.1-1."""
+"""The fields that are kept; none of them is in table E.1-1."""
 
 _KEPT_LUTS = ("VOILUTSequence", "ModalityLUTSequence")
 _KEPT_IN_LUTS = ("LUTDescriptor", "LUTData")
@@ -44,7 +45,7 @@ _EMPTIED_KEYWORDS = (
     "AccessionNumber", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "PatientBirthDate", "PatientSex",
     "SeriesNumber", "InstanceNumber",
 )  # fmt: skip
-"""Must be there in any image object (PS3.3, type 2), and may be empty."""
+"""Fields that any image object must have (PS3.3, type 2), and that may be empty."""
 
 _METHOD_CODE = ("113100", "DCM", "Basic Application Confidentiality Profile")
 
@@ -77,11 +78,11 @@ class CleanCopy:
 
 
 Clean: TypeAlias = Callable[[bytes, str, Pseudonyms], CleanCopy]
-"""From a file's content, its patient as the manifest names it ('' if it does not) and the pseudonyms so far."""
+"""Makes a copy from a file's content, its patient by the manifest ('' if unknown) and the pseudonyms so far."""
 
 
 def clean_raster(encoded: bytes, patient: str, _pseudonyms: Pseudonyms) -> CleanCopy:
-    """Save the pixels anew, as PNG, and nothing that stood beside them."""
+    """Save the pixels again, as PNG, and nothing that stood beside them."""
     content = io.BytesIO()
     Image.fromarray(read_raster(encoded).pixels).save(content, "PNG")
     return CleanCopy(".png", content.getvalue(), patient)

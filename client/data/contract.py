@@ -17,7 +17,7 @@ class ImageKind:
         body_parts: words of which Body Part Examined (0018,0015) holds one where it is filled in; empty if any may.
         frontal: whether lateral and oblique views do not belong to the task.
         reference: what images of the task look like; None if that is not known.
-        upright: the mean picture on an 8 x 8 grid, row by row, to tell an inverted image by; empty if none is known.
+        upright: the mean picture on an 8 x 8 grid, row by row, to recognise an inverted image; empty if none is known.
         least_range: of 256 grey levels, how many must lie between the 1st and the 99th percentile of an image.
     """
 
@@ -31,7 +31,7 @@ class ImageKind:
 
 
 _LEAST_RANGE = 16
-"""What 12 bits leave of themselves when their upper 8 are dropped; real images of both kinds below have 29 or more."""
+"""The grey levels that remain of 12 bits when the upper 8 are dropped; real images of both kinds have 29 or more."""
 
 CHEST_RADIOGRAPH = ImageKind(
     "chest radiograph",
@@ -53,7 +53,7 @@ CHEST_RADIOGRAPH = ImageKind(
     ),
     least_range=_LEAST_RANGE,
 )  # fmt: skip
-"""SC and OT are what many archives call a digitised or re-exported radiograph."""
+"""DICOM modalities of X-rays. Many archives call a digitised or re-exported radiograph SC or OT."""
 
 FUNDUS_PHOTOGRAPH = ImageKind("fundus photograph", frozenset({"OP", "XC", "SC", "OT"}), least_range=_LEAST_RANGE)
 
@@ -72,7 +72,7 @@ class DataContract:
     """The terms.
 
     Attributes:
-        task: what is to be told apart.
+        task: what the classes are.
         classes: names of the classes in the order of their indices.
         channels: 1 (grey) or 3 (colour).
         image_size: pixels on a side of what the model takes; smaller images are refused.

@@ -1,6 +1,6 @@
 """Reads one DICOM radiograph or photograph: header and pixels, shown as :mod:`client.data.display` says.
 
-Decoding is pydicom's, with pylibjpeg for JPEG, JPEG-LS and JPEG 2000. Of the header nothing is kept but what
+Decoding is pydicom's, with pylibjpeg for JPEG, JPEG-LS and JPEG 2000. It keeps of the header only what
 :class:`~client.data.pixels.Header` names.
 """
 
@@ -9,14 +9,19 @@ import io
 import logging
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
@@ -32,20 +37,25 @@ from client.data.mistakes import Mistake
 from client.data.picture_checks import is_coloured
 from client.data.pixels import DICOM_MARK, Header, Picture, UnusableImageError, has_dicom_preamble
 from client.data.views import view_of
-from common.shards import MAX_PIXELS
+from common.shards import MAX_FILE_BYTES, MAX_PIXELS
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 _FEWEST_BITS, _MOST_BITS = 8, 16
 _PREAMBLE_BYTES = 128
+_META_GROUP, _GROUP_LENGTH_BYTES = 0x0002, 12
+"""The group of the file meta information (PS3.10, 7.1), and its first element, which gives the length of the rest."""
+
+_MOST_INFLATION, _ALWAYS_INFLATED_BYTES = 100, 2**20
+"""How much larger a deflated data set may become. Radiographs become 2 to 10 times as large, and a bomb 1,000 times."""
 
 _JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _J2K_BOX_BYTES = 512
-"""A JPEG 2000 codestream may stand in boxes (JP2), and then begins within these."""
+"""How far a JPEG 2000 codestream in boxes (JP2) may begin after the start."""
 
 _SIZ = struct.Struct(">4xIIII")
-"""After the marker SIZ: length and capabilities, width, height and the offsets of the image (ISO 15444-1, A.5.1)."""
+"""What follows the marker SIZ: length, capabilities, width, height and the image's offsets (ISO 15444-1, A.5.1)."""
 
 _SOF = struct.Struct(">HHxHH")
 """A marker, its length, the bits of a sample, rows and columns (ISO 10918-1, B.2.2; ISO 14495-1, C.2.2)."""
@@ -72,7 +82,7 @@ DECODER_ERRORS = (
     BytesLengthException, InvalidDicomError, AttributeError, EOFError, IndexError, KeyError, NotImplementedError,
     OSError, OverflowError, RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
-"""All that pydicom and its decoders were seen to raise on damaged files; a test feeds them many."""
+"""The errors that pydicom and its decoders were seen to raise on damaged files; a test feeds them many."""
 
 
 @contextlib.contextmanager
@@ -127,14 +137,12 @@ def parse_dicom(encoded: bytes) -> pydicom.Dataset:
     """Read the data set of a DICOM file that holds pixels, which stay encoded; its preamble may be missing.
 
     Raises:
-        UnusableImageError: it is damaged, holds no pixels, or is deflated.
+        UnusableImageError: it is damaged or holds no pixels.
     """
-    if DeflatedExplicitVRLittleEndian.encode() in encoded:
-        # pydicom inflates the whole data set in memory, and a megabyte of it can stand for a gigabyte. Looking for the
-        # name anywhere leaves nothing to how a header is read.
-        raise UnusableImageError(Mistake.COMPRESSION_UNKNOWN, "deflated")
     try:
-        dataset = _data_set(encoded)
+        # Looking for the name anywhere leaves nothing to how a header is read: pydicom never gets a deflated file.
+        plain = _inflated(encoded) if DeflatedExplicitVRLittleEndian.encode() in encoded else encoded
+        dataset = _data_set(plain)
         has_pixels = "PixelData" in dataset
     except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
@@ -154,6 +162,47 @@ def _data_set(encoded: bytes) -> pydicom.Dataset:
         explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
     return dataset
+
+
+def _inflated(encoded: bytes) -> bytes:
+    """Return a file whose deflated data set (PS3.5, A.5) is inflated, and whose meta information says so.
+
+    pydicom would inflate all of it in memory, and a megabyte can stand for a gigabyte; here the size is bounded.
+
+    Raises:
+        UnusableImageError: it stands for too much, or is damaged.
+    """
+    is_marked = has_dicom_preamble(encoded)
+    start = _PREAMBLE_BYTES + len(DICOM_MARK) if is_marked else len(DICOM_MARK) * encoded.startswith(DICOM_MARK)
+    source = io.BytesIO(encoded[start:])
+    meta = read_dataset(source, False, True, stop_when=lambda tag, _vr, _length: tag.group != _META_GROUP)
+    if "TransferSyntaxUID" not in meta:
+        return encoded  # the data set alone, which nothing says to be deflated
+    length = meta.get("FileMetaInformationGroupLength")
+    end = source.tell() if length is None else _GROUP_LENGTH_BYTES + int(length)
+    body = encoded[start + end :]
+    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        body = _inflate(body)
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    whole = DicomBytesIO()
+    whole.write(bytes(_PREAMBLE_BYTES) + DICOM_MARK)
+    write_file_meta_info(whole, FileMetaDataset(meta), enforce_standard=False)
+    whole.write(body)
+    return whole.getvalue()
+
+
+def _inflate(deflated: bytes) -> bytes:
+    most = min(MAX_FILE_BYTES, max(_ALWAYS_INFLATED_BYTES, _MOST_INFLATION * len(deflated)))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(deflated, most)
+    except zlib.error:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, "its deflated part") from None
+    if not inflater.eof:
+        if len(plain) >= most:
+            raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"its deflated part stands for more than {most} bytes")
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, "its deflated part is cut short")
+    return plain
 
 
 def _fill_in(dataset: pydicom.Dataset) -> Iterator[str]:
@@ -235,7 +284,7 @@ def _text(dataset: pydicom.Dataset, keyword: str) -> str:
 
 
 def _check_shape(dataset: pydicom.Dataset) -> None:
-    """Look at what the header claims before any memory is taken for it."""
+    """Check what the header claims before any memory is taken for it."""
     frames, rows, columns = (_number(dataset, *field) for field in (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
     if frames > 1:
         raise UnusableImageError(Mistake.MULTI_FRAME, f"{frames} frames")
@@ -305,7 +354,7 @@ def _claimed_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
-    """Tell a damaged image from a compression that nothing here decodes."""
+    """Distinguish a damaged image from a compression that nothing here decodes."""
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if syntax is None:
         return Mistake.IMAGE_DAMAGED

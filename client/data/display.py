@@ -1,8 +1,8 @@
 """From a radiograph's stored values to the 8-bit picture that a viewer shows first (PS3.3 C.11.1, C.11.2, C.7.5.1.1.2).
 
 Every step is a function of one stored value, of which there are at most 65,536: the steps are applied to each value
-that can occur, and the image is looked up in the result. Where a field makes no sense it is passed over as viewers do,
-and :attr:`Shown.passed_over` names it; nothing is passed over without a word.
+that can occur, and the image is looked up in the result. Where a field makes no sense it is ignored, as viewers do,
+and :attr:`Shown.passed_over` names it; nothing is ignored silently.
 """
 
 import math
@@ -15,7 +15,7 @@ import pydicom
 _Values = npt.NDArray[np.float64]
 
 _SPREAD_PERCENTILES = (0.5, 99.5)
-"""Without a window these become black and white: a few hot or dead pixels of a detector must not."""
+"""The percentiles that become black and white without a window: a few hot or dead pixels must not decide."""
 
 _WORD_VALUES = 2**16
 _MOST_WORD = _WORD_VALUES - 1
@@ -23,7 +23,7 @@ _LEAST_SIGNED, _FIRST_NEGATIVE = -(2**15), 2**15
 _MOST_BITS, _BYTE_BITS = 16, 8
 _DESCRIPTOR_NUMBERS = 3
 _NARROWEST_LINEAR = 1.0
-"""A window of function LINEAR must be at least this wide (PS3.3 C.11.2.1.2.1)."""
+"""The least width of a window of function LINEAR (PS3.3 C.11.2.1.2.1)."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _function(dataset: pydicom.Dataset, notes: list[str]) -> str:
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return function
-    notes.append("VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID: taken as LINEAR")
+    notes.append("VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID: taken as LINEAR")
     return "LINEAR"
 
 

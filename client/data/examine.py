@@ -1,4 +1,4 @@
-"""Looks at one image after another: decodes it, checks it for itself, and prepares it for the model."""
+"""Examines one image after another: decodes it, checks it by itself, and prepares it for the model."""
 
 import datetime
 import hashlib
@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from client.data import npz
+from client.data.archives import Archives, UnusableArchiveError
 from client.data.catalogue import Catalogue, Entry, Layout
 from client.data.contract import DataContract
 from client.data.dicom import quiet
@@ -29,10 +29,10 @@ from common.errors import DataError
 from common.shards import MAX_FILE_BYTES, SPLITS, fit
 
 _AHEAD = 32
-"""Images read before they are asked for; bounds memory whatever the number of images."""
+"""The images that are read ahead; bounds memory for any number of images."""
 
 _CLOCK_TOLERANCE = datetime.timedelta(days=1)
-"""A study from a time zone ahead of this machine's may be dated tomorrow."""
+"""The tolerance for a study's date: one from a time zone ahead of this machine's may be dated tomorrow."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -83,9 +83,10 @@ def examine_all(catalogue: Catalogue, contract: DataContract, today: datetime.da
         if catalogue.layout is Layout.NPZ:
             yield from _examine_npz(catalogue, contract, threads)
         else:
-            yield from _in_order(
-                threads, lambda entry: _examine_file(catalogue.root, entry, contract, latest), catalogue.entries
-            )
+            with Archives(catalogue.root) as archives:
+                yield from _in_order(
+                    threads, lambda entry: _examine_file(archives, entry, contract, latest), catalogue.entries
+                )
 
 
 def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPoolExecutor) -> Iterator[Examined]:
@@ -103,7 +104,7 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
 
 
 def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
-    """Read one file that no hospital listed, and say what a check would find of it alone: for whoever uses a model.
+    """Read one file that no hospital listed, and return what a check would find in it alone; for users of a model.
 
     Enter :func:`client.data.dicom.quiet` around it. Personal data in the header is no finding here: nothing is kept.
 
@@ -124,7 +125,7 @@ def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Pic
 
 
 def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of who takes the results."""
+    """Map in parallel, like the executor's own ``map``, but only ``_AHEAD`` items ahead of the consumer."""
     waiting: deque[Future[_Out]] = deque()
     for item in items:
         waiting.append(threads.submit(function, item))
@@ -134,9 +135,9 @@ def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], item
         yield waiting.popleft().result()
 
 
-def _examine_file(root: Path, entry: Entry, contract: DataContract, latest: str) -> Examined:
+def _examine_file(archives: Archives, entry: Entry, contract: DataContract, latest: str) -> Examined:
     try:
-        content = _read(root / entry.file)
+        content = read_file(archives, entry.file)
         picture = read_picture(content, contract.channels)
     except UnusableImageError as problem:
         return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),))
@@ -163,14 +164,20 @@ def _examine_picture(
     )
 
 
-def _read(path: Path) -> bytes:
+def read_file(archives: Archives, file: str) -> bytes:
+    """Return the content of a listed file, which may lie in an archive.
+
+    Raises:
+        UnusableImageError: it has vanished, cannot be read, or is larger than any image.
+    """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = archives.content(file, MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise UnusableImageError(Mistake.VANISHED) from None
     except OSError:
         raise UnusableImageError(Mistake.UNREADABLE) from None
+    except UnusableArchiveError as refused:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, f"its archive: {refused}") from None
     if len(content) > MAX_FILE_BYTES:
         raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"more than {MAX_FILE_BYTES} bytes")
     return content
@@ -197,5 +204,5 @@ def _header_findings(entry: Entry, header: Header, contract: DataContract, lates
 
 
 def _is_of_kind(body_part: str, words: frozenset[str]) -> bool:
-    """Tell whether a body part is unknown, or holds one of the words, as ``CHEST PA`` and ``RX TORAX`` do."""
+    """Return whether a body part is unknown, or holds one of the words, as ``CHEST PA`` and ``RX TORAX`` do."""
     return not body_part or not words or any(word in body_part.upper() for word in words)

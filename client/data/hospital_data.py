@@ -86,27 +86,27 @@ class Report:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the data is as the run asks."""
+        """Whether the data meets the run's contract."""
         return not any(finding.blocks for finding in self.findings)
 
     @property
     def can_be_opened(self) -> bool:
-        """Whether every image is; how many there are must not decide it (:data:`~client.data.mistakes.COUNTED`)."""
+        """Whether every image does; their number must not decide it (:data:`~client.data.mistakes.COUNTED`)."""
         return not any(map(_refuses, self.findings))
 
 
 Progress = Callable[[int, int], None]
-"""Called with the images done and the images in all."""
+"""A function that is called with the number of images done and of all images."""
 
 
 UNUSABLE_DATA = (
     "the hospital's data cannot be used for this run; its operator finds the reason in the hospital's log, "
     "and each place with 'confide hospital check-data'"
 )
-"""All that a server learns of data that cannot be opened, whatever the reason is."""
+"""All that a server learns about data that cannot be opened, for any reason."""
 
 _TRIES = 3
-"""How often data that changes while it is read is read anew before the operator is asked."""
+"""How often data that changes while it is read is read again before the operator is asked."""
 
 
 def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
@@ -163,7 +163,7 @@ def check_data(
     today: datetime.date | None = None,
     cache_limit_bytes: int = LIMIT_BYTES,
 ) -> Report:
-    """Open and check every image, and keep the prepared images if each is well.
+    """Open and check every image, and keep the prepared images if each is usable.
 
     Args:
         folder: the hospital's data.

@@ -1,4 +1,4 @@
-"""Tells whether an image looks like those of a task at all: a Gaussian on the task's thumbnails, in every orientation.
+"""Says whether an image resembles those of a task at all: a Gaussian on the task's thumbnails, in every orientation.
 
 A thumbnail is a point in 64 dimensions (:func:`client.data.picture_checks.thumbnail`). Its distance from the reference
 is Mahalanobis's, with the variance along the first axes of the reference and one variance for all others. An image is
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 FURTHEST = 235.0
-"""Squared distance beyond which an image is unlike the task."""
+"""The squared distance beyond which an image is unlike the task."""
 
 TURNED_NEARER = 0.8
 """An image whose squared distance shrinks to less than this share when it is turned lies on its side or its head."""
@@ -142,5 +142,5 @@ CHEST = Reference(
     variances=(0.15338, 0.05382, 0.04349, 0.03488, 0.02728, 0.02024),
     rest=0.002333,
 )  # fmt: skip
-"""Of frontal chest X-rays: half of the patients of Kermany et al. 2018 (children) and of NIH ChestX-ray14 (Wang et al.
-2017, adults), and phantoms. How often it is wrong on the other half: ``tests/unit/client/data/test_likeness.py``."""
+"""Miniatures of frontal chest X-rays: half of the patients of Kermany et al. 2018 (children) and of NIH ChestX-ray14
+(Wang et al. 2017, adults), and phantoms. ``tests/unit/client/data/test_likeness.py`` counts errors on the others."""

@@ -68,11 +68,11 @@ class Weight(StrEnum):
     """How much a mistake matters."""
 
     REFUSED = "refused"
-    """No run uses this data."""
+    """A run refuses this data."""
     ACCEPTABLE = "acceptable"
-    """Refused too, until the data manager has looked and listed it in ``accepted.csv``."""
+    """A run refuses it until the data manager has checked it and listed it in ``accepted.csv``."""
     WARNING = "warning"
-    """Shown, and no more."""
+    """A warning: it is shown, and refuses nothing."""
 
 
 COUNTED = frozenset(
@@ -84,9 +84,9 @@ COUNTED = frozenset(
         Mistake.DELTA_TOO_LARGE,
     }
 )
-"""What follows from how many images there are, and no run may refuse for: a refusal would tell the server that number.
+"""What follows from the number of images. No run may refuse for it, because that would tell the server the number.
 
-``check-data`` refuses for them, so that the hospital's staff puts it right; a run that meets them tells the operator.
+``check-data`` refuses for them, so that the hospital's staff corrects it; a run that meets them tells the operator.
 """
 
 
@@ -122,7 +122,7 @@ class Finding:
 
     @property
     def blocks(self) -> bool:
-        """Whether no run may use the data before this is put right or accepted."""
+        """Whether a run refuses the data until this is corrected or accepted."""
         return self.advice.weight is not Weight.WARNING and not self.accepted
 
 
@@ -141,19 +141,25 @@ ADVICE: dict[Mistake, Advice] = {
         "copy the file into the folder and give its path from there",
     ),
     Mistake.MANIFEST_NOT_UTF8: Advice(
-        Weight.REFUSED, "the table is neither UTF-8 nor UTF-16", "save it again as 'CSV UTF-8' or as .xlsx"
+        Weight.REFUSED,
+        "the table is neither UTF-8 nor UTF-16, nor all of it Windows-1252",
+        "save it again as 'CSV UTF-8' or as .xlsx",
     ),
     Mistake.MANIFEST_MALFORMED: Advice(
         Weight.REFUSED,
         "the table cannot be read without a guess (CSV with commas, semicolons or tabs, or one sheet of an .xlsx)",
-        "correct the line, or save it anew; put a cell that holds the mark between columns in double quotes",
+        "correct the line, or save it again; put a cell that holds the mark between columns in double quotes",
     ),
     Mistake.MANIFEST_COLUMN_MISSING: Advice(
         Weight.REFUSED,
         "the first line of the table must name its columns (a manifest: file and label, also patient_id, split)",
         "add the column, or correct its name",
     ),
-    Mistake.TABLE_REMARK: Advice(Weight.WARNING, "not all of the table was read", "look whether that was meant"),
+    Mistake.TABLE_REMARK: Advice(
+        Weight.WARNING,
+        "not all of the table was read, or its letters had to be guessed",
+        "check whether that was meant",
+    ),
     Mistake.MANIFEST_ROW_REPEATED: Advice(
         Weight.REFUSED, "the manifest lists this file more than once", "keep one row for each file"
     ),
@@ -168,7 +174,7 @@ ADVICE: dict[Mistake, Advice] = {
     Mistake.FILE_KIND_NOT_READ: Advice(
         Weight.WARNING,
         "files of this kind are not read, so whatever images they hold are not used",
-        "unpack archives, export images as DICOM, PNG or JPEG, or remove the file",
+        "unpack the archive, export images as DICOM, PNG or JPEG, or remove the file",
     ),
     Mistake.NAME_NOT_UTF8: Advice(
         Weight.REFUSED,
@@ -183,7 +189,7 @@ ADVICE: dict[Mistake, Advice] = {
     Mistake.LABEL_MISSING: Advice(Weight.REFUSED, "the label is empty", "fill in the class, or delete the row"),
     Mistake.LABEL_UNKNOWN: Advice(
         Weight.REFUSED,
-        "the label (or class folder) is none of the run's classes",
+        "the label (or class folder) is not one of the run's classes",
         "use one of the classes listed above",
     ),
     Mistake.SPLIT_UNKNOWN: Advice(
@@ -217,7 +223,7 @@ ADVICE: dict[Mistake, Advice] = {
     ),
     Mistake.WRONG_DEPTH: Advice(
         Weight.REFUSED,
-        "its bits for each pixel are none that can be read safely (DICOM: 8 to 16 stored; PNG and JPEG: 8)",
+        "its bits for each pixel cannot be read safely (DICOM: 8 to 16 stored; PNG and JPEG: 8)",
         "export DICOM, or 8-bit PNG with the window applied",
     ),
     Mistake.WRONG_COLOUR: Advice(
@@ -227,13 +233,13 @@ ADVICE: dict[Mistake, Advice] = {
     ),
     Mistake.WRONG_PHOTOMETRIC: Advice(
         Weight.REFUSED,
-        "its photometric interpretation is none that this run can use (grey: MONOCHROME1 or 2; colour: RGB or YBR)",
+        "this run cannot use its photometric interpretation (grey: MONOCHROME1 or 2; colour: RGB or YBR)",
         "correct the header's Photometric Interpretation, or export the image again",
     ),
     Mistake.COMPRESSION_UNKNOWN: Advice(
         Weight.REFUSED,
-        "its transfer syntax is none that can be decoded here",
-        "let the PACS export uncompressed, JPEG, JPEG-LS, JPEG 2000 or RLE",
+        "its transfer syntax cannot be decoded here",
+        "let the PACS export uncompressed, deflated, JPEG, JPEG-LS, JPEG 2000 or RLE",
     ),
     Mistake.NO_PIXELS: Advice(
         Weight.REFUSED,
@@ -256,7 +262,7 @@ ADVICE: dict[Mistake, Advice] = {
     ),
     Mistake.INVERTED_IMAGE: Advice(
         Weight.ACCEPTABLE,
-        "black and white look exchanged",
+        "black and white seem exchanged",
         "export it again (DICOM: Photometric Interpretation MONOCHROME1 or 2 must be right), or accept it",
     ),
     Mistake.WRONG_MODALITY: Advice(
@@ -341,7 +347,7 @@ ADVICE: dict[Mistake, Advice] = {
     ),
     Mistake.SHORTCUT: Advice(
         Weight.WARNING,
-        "the label can be told from how the images were made, not from what they show; a model learns such a shortcut",
+        "how the images were made gives the label away, not what they show; a model learns such a shortcut",
         "crop borders, export all images the same way, or add images of the other class made alike",
     ),
     Mistake.SINGLE_CLASS: Advice(Weight.REFUSED, "all training images are of one class", "add images of another class"),

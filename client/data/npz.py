@@ -16,7 +16,7 @@ from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.shards import MAX_PIXELS, Split
 
 BLOCK_BYTES = 32 * 2**20
-"""Of pixels held at once while a member is read."""
+"""The bytes of pixels that are held at once while a member is read."""
 
 _GREY_AXES, _COLOUR_AXES = 3, 4
 
@@ -45,7 +45,7 @@ def labels(path: Path, split: Split) -> npt.NDArray[np.int64]:
     """Read one split's labels, int64 of shape (n,).
 
     Raises:
-        DataError: there are none, or a record has more than one (a multi-label task).
+        DataError: labels are missing, or a record has more than one (a multi-label task).
     """
     with _member(path, f"{split}_labels") as file:
         shape, dtype = _header(file, path, f"{split}_labels")
@@ -87,7 +87,7 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     try:
-        if np.lib.format.read_magic(file) != (1, 0):  # Later ones are for longer heads, and read up to 4 GiB of one.
+        if np.lib.format.read_magic(file) != (1, 0):  # Later ones are for longer heads, and would read up to 4 GiB.
             raise ValueError("another version")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LONGEST_HEAD_BYTES)
     except (*NO_ARRAY, OSError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError):

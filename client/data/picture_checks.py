@@ -15,15 +15,15 @@ _Pixels = npt.NDArray[np.uint8]
 THUMBNAIL_SIDE = 8
 
 INVERTED_BELOW = -0.3
-"""Correlation with the upright mean picture. Real chest X-rays have 0.05 or more, their negatives -0.05 or less; nearly
-all negatives (99.8 % at 28 pixels, all at 224) are below this."""
+"""The least correlation with the upright mean picture. Real chest X-rays have 0.05 or more, their negatives -0.05 or
+less; nearly all negatives (99.8 % at 28 pixels, all at 224) are below this."""
 
 _FLAT_LEVELS = 2
-"""Of 256: what compression may add to an image that is one colour."""
+"""How many of 256 levels compression may add to an image of one colour."""
 
 _COLOUR_LEVELS, _COLOUR_SHARE = 24, 0.01
-"""An image is coloured if more than this share of its pixels has channels that differ by more than this; the noise that
-JPEG puts into the colour of grey images stays well below."""
+"""Colour: an image is coloured if more than this share of its pixels has channels that differ by more than this; the
+noise that JPEG puts into the colour of grey images stays well below."""
 
 _LONGEST_TO_SHORTEST = 2.0
 
@@ -85,7 +85,7 @@ def centred(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def is_coloured(pixels: _Pixels) -> bool:
-    """Tell whether an image of shape (h, w, 3) has colours; one of shape (h, w) has none."""
+    """Return whether an image of shape (h, w, 3) has colours; one of shape (h, w) has none."""
     if pixels.ndim == 2:  # noqa: PLR2004 - grey has no third axis
         return False
     spread = pixels.max(axis=2) - pixels.min(axis=2)
@@ -93,7 +93,7 @@ def is_coloured(pixels: _Pixels) -> bool:
 
 
 def has_text(grey: _Pixels) -> bool:
-    """Tell whether somewhere several rows in a line have as many sharp edges as a line of text."""
+    """Return whether somewhere several rows in a line have as many sharp edges as a line of text."""
     steps = np.abs(np.diff(grey.astype(np.int16), axis=1)) >= _TEXT_STEP
     if np.count_nonzero(steps) < _TEXT_EDGES * _TEXT_ROWS:
         return False

@@ -71,7 +71,7 @@ _DICOM_PREAMBLE_BYTES, DICOM_MARK_END = 128, 132
 _VALUE_REPRESENTATIONS = frozenset({b"AE", b"CS", b"DA", b"LO", b"OB", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"})
 _FIRST_GROUPS = (2, 8)
 _LAST_ELEMENT, _LONGEST_FIRST_VALUE = 0x0100, 64
-"""What a file without preamble begins with: the file meta information, or a short field that identifies the image."""
+"""The beginning of a file without preamble: the file meta information, or a short field that identifies the image."""
 
 _PERSONAL_EXIF = (
     ExifTags.Base.Artist,
@@ -86,7 +86,7 @@ _PERSONAL_EXIF = (
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell a DICOM file by its first ``DICOM_MARK_END`` bytes: by the mark, or where that is missing by a first field.
+    """Recognise DICOM by the first ``DICOM_MARK_END`` bytes: by the mark, or where that is missing by a first field.
 
     Older archives and some modalities write the data set alone (PS3.10, 7.1 asks for more).
     """
@@ -94,17 +94,17 @@ def is_dicom(head: bytes) -> bool:
 
 
 def is_raster(head: bytes) -> bool:
-    """Tell a PNG or JPEG by its first bytes."""
+    """Recognise a PNG or JPEG by its first bytes."""
     return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
 def has_dicom_preamble(encoded: bytes) -> bool:
-    """Tell whether the mark follows a preamble (PS3.10, 7.1)."""
+    """Return whether the mark follows a preamble (PS3.10, 7.1)."""
     return encoded[_DICOM_PREAMBLE_BYTES:DICOM_MARK_END] == DICOM_MARK
 
 
 def _begins_with_field(head: bytes) -> bool:
-    """Tell whether a file begins with a field of group 2 or 8, in any of the three encodings (PS3.5, 7)."""
+    """Return whether a file begins with a field of group 2 or 8, in any of the three encodings (PS3.5, 7)."""
     if len(head) < DICOM_MARK_END:
         return False
     for order in ("little", "big"):

@@ -1,20 +1,20 @@
-"""The kinds of image file that are read, each at one place: how it is told, read, and cleaned.
+"""The kinds of image file that are read, each at one place: how it is recognised, read, and cleaned.
 
 A further kind is a further :class:`Reader` in :data:`READERS`; listing, checking, cleaning and prediction ask here.
 """
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from client.data.archives import ARCHIVE_MARK, is_document
 from client.data.clean import Clean, clean_dicom, clean_raster
 from client.data.dicom import read_dicom
 from client.data.mistakes import Mistake
 from client.data.pixels import DICOM_MARK_END, Picture, UnusableImageError, is_dicom, is_raster, read_raster
 
 HEAD_BYTES = DICOM_MARK_END
-"""Of a file; enough for every reader to tell its own."""
+"""The bytes of a file's head that every reader needs to recognise its own files."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Reader:
     Attributes:
         name: as a person says it.
         endings: of file names, in small letters; a file that has one is an image or damaged.
-        recognises: tells by the first ``HEAD_BYTES`` of a file, whatever its name.
-        read: decodes a whole file for a run with so many channels; raises UnusableImageError.
+        recognises: decides by the first ``HEAD_BYTES`` of a file, whatever its name.
+        read: decodes a whole file for a run with this many channels; raises UnusableImageError.
         clean: makes a copy without personal data; raises UnusableImageError or what its decoder raises.
     """
 
@@ -64,11 +64,13 @@ _MARKS_NOT_READ = (
     (b"7z\xbc\xaf", "7z archive"),
     (b"\x1f\x8b", "gzip archive"),
 )
-_ZIP_MARK, _ZIP = b"PK\x03\x04", "zip archive"
+ARCHIVE_ENDING = ".zip"
+_DOCUMENTS = frozenset({".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp"})
+_NESTED = "zip archive in an archive"
 
 
 def reader_of(head: bytes) -> Reader | None:
-    """Return who reads a file that begins with ``head``, or None."""
+    """Return the reader of a file that begins with ``head``, or None."""
     return next((reader for reader in READERS if reader.recognises(head)), None)
 
 
@@ -76,7 +78,7 @@ def read_picture(encoded: bytes, channels: int) -> Picture:
     """Decode a whole file of any kind that is read.
 
     Raises:
-        UnusableImageError: it is of none of them, damaged, or not what a run with so many channels can use.
+        UnusableImageError: it is of no such kind, damaged, or not what a run with this many channels can use.
     """
     reader = reader_of(encoded[:HEAD_BYTES])
     if reader is None:
@@ -84,22 +86,21 @@ def read_picture(encoded: bytes, channels: int) -> Picture:
     return reader.read(encoded, channels)
 
 
-def kind_not_read(path: Path, head: bytes) -> str:
-    """Name a kind of file that may hold images and is not read, by its content or ending; '' if it is none."""
+def kind_not_read(path: PurePosixPath, head: bytes) -> str:
+    """Name a kind of file that may hold images and is not read, by its content or ending; '' for other kinds."""
     kind = next((kind for mark, kind in _MARKS_NOT_READ if head.startswith(mark)), "")
-    kind = kind or _NOT_READ.get(PurePosixPath(path.name.lower()).suffix, "")
-    if head.startswith(_ZIP_MARK) and kind in ("", _ZIP):
-        return _zip_archive(path)
-    return kind
+    ending = path.suffix.lower()
+    if not kind and head.startswith(ARCHIVE_MARK) and ending not in _DOCUMENTS:
+        return _NESTED if ending in ("", ARCHIVE_ENDING) else ""
+    return kind or _NOT_READ.get(ending, "")
 
 
-def _zip_archive(path: Path) -> str:
-    """Say how many files a zip archive holds; office documents are zip archives too, and hold no radiographs."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return f"{_ZIP} (damaged)"
-    if "[Content_Types].xml" in names or "mimetype" in names:
-        return ""
-    return f"{_ZIP} with {sum(not name.endswith('/') for name in names)} files"
+def is_read_archive(path: Path, read_head: Callable[[], bytes]) -> bool:
+    """Tell a zip archive whose files are looked at from other files, documents of office programs among them.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if path.suffix.lower() in IMAGE_ENDINGS:
+        return False
+    return read_head().startswith(ARCHIVE_MARK) and not is_document(path)

@@ -1,4 +1,4 @@
-"""Finds what tells the label although it says nothing of the patient: borders, marks, shape, kind of file, view.
+"""Finds what predicts the label although it says nothing about the patient: borders, marks, shape, kind of file, view.
 
 A network learns such a shortcut before it learns a disease (Zech et al. 2018; DeGrave et al. 2021), and does well at
 the hospital that has it and badly elsewhere. So each of the :class:`Traces` of an image is tested alone: how well does
@@ -22,7 +22,7 @@ CHANCE = 1e-4
 """Greatest probability that chance alone gives a trace so telling, after correction for all that are tested."""
 
 FEWEST_OF_A_CLASS = 10
-"""Images; with fewer no trace can be told from chance."""
+"""The fewest images; with fewer no trace can be distinguished from chance."""
 
 _DARK_OR_BRIGHT = (8, 247)
 """A border is a frame that is all about black or all about white."""
@@ -95,7 +95,7 @@ def _marks(grey: npt.NDArray[np.uint8]) -> float:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A trace that tells a class.
+    """A trace that predicts a class.
 
     Attributes:
         trace: which, in words.
@@ -113,7 +113,7 @@ class Shortcut:
 def find_shortcuts(
     traces: Sequence[Traces], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> Iterator[Shortcut]:
-    """Yield the traces that tell a class from the others.
+    """Yield the traces that predict a class against the others.
 
     Args:
         traces: of one image of each patient.
@@ -125,7 +125,7 @@ def find_shortcuts(
     columns = dict(zip(NAMES, np.stack([trace.numbers for trace in traces]).T, strict=True))
     columns.update(_told_apart([trace.source for trace in traces], "the kind of file"))
     columns.update(_told_apart([trace.view for trace in traces], "the view"))
-    wanted = [0] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - of two, one tells the other
+    wanted = [0] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - of two, one gives the other
     tests = max(1, len(columns) * len(wanted))
     for trace, values in columns.items():
         for label in wanted:

@@ -19,21 +19,21 @@ from common.config import PrivacyUnit
 from common.shards import SPLITS, Split, combine_digests, record_digest
 
 _CHOSEN_SHARES: tuple[tuple[int, Split], ...] = ((80, "train"), (90, "val"), (100, "test"))
-"""Of a hundred patients whose split is left open, how many go to each part, cumulated."""
+"""Out of a hundred patients whose split is left open, how many go to each part, cumulated."""
 
 REENCODED_LIKENESS = 0.998
 """Correlation of two 8 x 8 thumbnails from which two images are one picture. Among 5,856 chest X-rays all 34 pairs
 above 0.995 are identical, and saving one as JPEG, at another size or through a window leaves 0.9998."""
 
 _TELLING_SIZE = 64
-"""Below this many pixels two photographs of one retina can't be told from one saved twice: RetinaMNIST at 28 has 37
-such pairs. Grey radiographs can, at any size."""
+"""Below this many pixels two photographs of one retina cannot be distinguished from one saved twice:
+RetinaMNIST at 28 has 37 such pairs. Grey radiographs can, at any size."""
 
 _KEPT_AS = np.float16
-"""Of a thumbnail's numbers; what that rounds away changes a correlation by less than 0.0002."""
+"""The type that a thumbnail's numbers are kept in; its rounding changes a correlation by less than 0.0002."""
 
 _ROUNDING = 1e-3
-"""By how much what float16 rounds away can move a row along an axis."""
+"""How far the rounding to float16 can move a row along an axis."""
 
 _MANY_OF_ONE = 10
 """Images of one patient id from which half of all is taken for many persons with one id, and not for one person."""
@@ -162,7 +162,7 @@ class Survey:
         labels = np.array([self._seen[row].entry.label for row in alone], np.int64)
         for shortcut in find_shortcuts(traces, labels, self.contract.classes):
             detail = (
-                f"{shortcut.trace} tells {shortcut.name} with an AUC of {shortcut.auc:.2f} "
+                f"{shortcut.trace} predicts {shortcut.name} with an AUC of {shortcut.auc:.2f} "
                 f"over {len(alone)} images; by chance at most 1 in {1 / max(shortcut.chance, 1e-12):.0e}"
             )
             yield Finding(Mistake.SHORTCUT, "", detail)

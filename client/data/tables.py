@@ -4,10 +4,13 @@ Between columns may stand commas, semicolons, tabs or bars, whichever gives the 
 ``sep=;`` decides. Text is UTF-8 or UTF-16, with or without its mark. Names of columns count without case, blanks and
 marks: ``Accession Number`` is ``accession_number``. Of a workbook that sheet is read which has the columns.
 
-Nothing is guessed beyond that: two columns of one name, a row with cells too many or too few, and single-byte encodings
-are refused by line.
+Text that is neither is read as Windows-1252 (Latin-1 with more letters) and said so, unless it also holds letters in
+UTF-8: then one of the two is damage. A letter that this gets wrong makes a label or file unknown, never another one's.
+
+Nothing is guessed beyond that: two columns of one name, and a row with cells too many or too few, are refused by line.
 """
 
+import contextlib
 import csv
 import datetime
 import io
@@ -27,12 +30,14 @@ _SEPARATORS = (",", ";", "\t", "|")
 _SAID_SEPARATOR = re.compile(r'"?sep=(.)"?[ \t]*\r?\n', re.IGNORECASE)
 _WORKBOOK_MARK, _OLD_WORKBOOK_MARK = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_SINGLE_BYTE, _READ_AS = "cp1252", "read as Windows-1252; save it as 'CSV UTF-8' if letters are wrong"
+_LAST_ASCII = 0x7F
 _ZEROS_SHOWN = re.compile(r"0{2,32}")
 """Excel's format of a number that is shown with leading zeros."""
 _POINT_ZERO = re.compile(r"(\d+)[.,]0+")
 _PROBED_BYTES = 4096
 _ZERO_SHARE = 4
-"""Text in UTF-16 has a zero in every other byte where it is Latin; one in four is enough to tell."""
+"""Text in UTF-16 has a zero in every other byte where it is Latin; one in four is enough to recognise it."""
 
 
 class UnusableTableError(Exception):
@@ -87,7 +92,7 @@ def read_table(content: bytes, wanted: Sequence[str], required: Sequence[str]) -
         raise UnusableTableError(Mistake.MANIFEST_MALFORMED, "an old Excel workbook (.xls); save it as .xlsx or CSV")
     if content.startswith(_WORKBOOK_MARK):
         return _workbook(content, wanted, required)
-    text = _text(content)
+    text, remarks = _text(content)
     said = _SAID_SEPARATOR.match(text)
     skipped = 1 if said else 0
     body = text[said.end() :] if said else text
@@ -99,7 +104,7 @@ def read_table(content: bytes, wanted: Sequence[str], required: Sequence[str]) -
     def read() -> Iterator[tuple[int, list[str]]]:
         return _after_head(_records(body, separators[best], skipped))
 
-    return _table(heads[best], (), read)
+    return _table(heads[best], remarks, read)
 
 
 def without_point_zero(text: str) -> str:
@@ -112,16 +117,25 @@ def without_point_zero(text: str) -> str:
     return number[1] if number else text
 
 
-def _text(content: bytes) -> str:
+def _text(content: bytes) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a table, and a remark where its encoding had to be assumed."""
     encoding, start = next(((name, len(mark)) for mark, name in _MARKS if content.startswith(mark)), ("utf-8", 0))
     probe = content[:_PROBED_BYTES]
     if not start and probe.count(0) * _ZERO_SHARE >= len(probe) > 0:
         encoding = "utf-16-le" if probe[1::2].count(0) >= probe[::2].count(0) else "utf-16-be"
     try:
-        return content[start:].decode(encoding)
+        return content[start:].decode(encoding), ()
     except UnicodeDecodeError as error:
         line = content[: start + error.start].count(b"\n") + 1
+        if not start and encoding == "utf-8" and not _has_utf8_letters(content):
+            with contextlib.suppress(UnicodeDecodeError):
+                return content.decode(_SINGLE_BYTE), (f"neither UTF-8 nor UTF-16 from line {line} on: {_READ_AS}",)
         raise UnusableTableError(Mistake.MANIFEST_NOT_UTF8, f"line {line}", line) from None
+
+
+def _has_utf8_letters(content: bytes) -> bool:
+    """Tell whether anything beyond ASCII is UTF-8, so that what is not must be damage."""
+    return any(ord(letter) > _LAST_ASCII for letter in content.decode("utf-8", "ignore"))
 
 
 def _records(text: str, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:

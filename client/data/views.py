@@ -13,7 +13,7 @@ _POSITIONS = {
     "RLO": _OBLIQUE, "LLO": _OBLIQUE, "LAO": _OBLIQUE, "RAO": _OBLIQUE, "LPO": _OBLIQUE, "RPO": _OBLIQUE,
     "OBL": _OBLIQUE, "OBLIQUE": _OBLIQUE,
 }  # fmt: skip
-"""Of View Position (0018,5101); a decubitus film (LLD, RLD) is taken frontally of a patient who lies on the side."""
+"""Values of View Position (0018,5101). A decubitus film (LLD, RLD) shows a patient on the side, from the front."""
 
 _WORDS = {
     "LAT": _LATERAL, "LATERAL": _LATERAL, "LATERALE": _LATERAL, "SEITLICH": _LATERAL, "PROFIL": _LATERAL,

@@ -1,8 +1,8 @@
-"""Lets a SuperNode and the hospital's agent wait for each other, where Flower's would look again and again.
+"""Lets a SuperNode and the hospital's agent wait for each other, where Flower's would poll again and again.
 
-Flower's SuperNode looks for the reply to a message twice a second, and whoever works for it asks as often for a task.
-Looking more often makes an exchange fast and costs both processes a request over TLS each time. Here the agent's
-question for a task is answered when one is there, and the SuperNode's look for the reply ends when it comes.
+Flower's SuperNode polls for the reply to a message twice a second, and its agent polls as often for a task.
+Polling more often makes an exchange fast and costs both processes a request over TLS each time. Here the agent's
+poll for a task is answered when one is there, and the SuperNode's poll for the reply ends when it comes.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from flwr.app import Message
 from flwr.supernode.nodestate import in_memory_nodestate
 
 LONGEST_POLL_SECONDS = 1.0
-"""Of a question for a task that finds none; an agent that is told to stop waits as long at most."""
+"""How long a poll for a task may wait when there is none; an agent that must stop waits this long at most."""
 
 ACQUIRE_TASK_PATH = "/v1/runtime/acquire-task"
 
@@ -36,7 +36,7 @@ class Bell:
         self._rung.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the bell rings, ``seconds`` at most; then look for what it may have rung for."""
+        """Wait until the bell rings, ``seconds`` at most; then poll for what it may have rung for."""
         self._rung.wait(seconds)
         self._rung.clear()
 
@@ -59,9 +59,9 @@ def ringing_state(bell: Bell) -> type[in_memory_nodestate.InMemoryNodeState]:
 
 
 class TaskDoor:
-    """Holds the agent's question for a task until there is one, for :data:`LONGEST_POLL_SECONDS` at most.
+    """Holds the agent's poll for a task until there is one, for :data:`LONGEST_POLL_SECONDS` at most.
 
-    An ASGI application around Flower's. A question whose asker has gone is dropped: an answer would be a task that
+    It is an ASGI application around Flower's. A poll whose caller has gone is dropped: an answer would be a task that
     nobody works on.
     """
 
@@ -71,7 +71,7 @@ class TaskDoor:
         self._is_there = False
 
     def open(self) -> None:
-        """Let the question in, or the next one; callable from any thread."""
+        """Let the poll in, or the next one; callable from any thread."""
         self._is_there = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._there.set)
@@ -90,7 +90,7 @@ class TaskDoor:
         return behind_the_door
 
     async def _await_task(self, receive: _Receive) -> bool:
-        """Wait for the door to open; says whether the asker is still there."""
+        """Wait for the door to open; return whether the caller is still there."""
         self._loop = asyncio.get_running_loop()
         if not self._is_there:
             opened, gone = asyncio.ensure_future(self._there.wait()), asyncio.ensure_future(receive())

@@ -1,8 +1,8 @@
 """``python -m client.flower.supernode --relay DIR …``: Flower's SuperNode as this hospital's relay.
 
-With ``tasks`` and ``relay_waits`` the only user of Flower's private names on this side. Flower's hard-coded waits are
-shortened or replaced. It runs as a user of its own where the hospital has one for it, so it is told all it needs and
-reads its own folder alone: no settings, no data, no key of the hospital's.
+It is, with ``tasks`` and ``relay_waits``, the only user of Flower's private names on this side. Flower's hard-coded
+waits are shortened or replaced. It runs as a user of its own where the hospital has one for it, so it gets all it needs
+and reads its own folder alone: no settings, no data, no key of the hospital's.
 """
 
 import argparse
@@ -30,7 +30,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger("confide.hospital")
 
 _LONGEST_RETRY_SECONDS = 2
-"""Between two tries of a SuperNode to reach its SuperLink; Flower's own back-off grows to minutes."""
+"""The longest pause between two attempts of a SuperNode to reach its SuperLink; Flower's own grows to minutes."""
 
 
 _NODE_HEARTBEAT_SECONDS = 10
@@ -67,7 +67,7 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     try:
         flower_supernode()
     finally:
-        # Threads of Flower's can outlive its main loop; the supervisor would take what is left for a SuperNode.
+        # Flower's threads can outlive its main loop; the supervisor would mistake the rest for a SuperNode.
         if not isinstance(sys.exc_info()[1], SystemExit | None):
             traceback.print_exc()
         sys.stderr.flush()
@@ -99,7 +99,7 @@ def _receive_whole_or_not(
 
 
 def _naming_refusals(invoker: RetryInvoker) -> RetryInvoker:
-    """Let the invoker of a SuperNode's calls say why the SuperLink turns it away; Flower's ends without a word."""
+    """Let the invoker of a SuperNode's calls log why the SuperLink turns it away; Flower's ends silently."""
     gives_up = invoker.should_giveup
 
     def name_and_give_up(error: grpc.RpcError) -> bool:
@@ -126,7 +126,7 @@ def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], 
 def reply_for_dropped_tasks() -> None:
     """Let this process's SuperNode send an error for a message whose task its agent reports as failed without a reply.
 
-    Flower 1.39 looks for the next message only when the one in hand has a reply. It makes one for an agent whose
+    Flower 1.39 polls for the next message only when the one in hand has a reply. It makes one for an agent whose
     heartbeat has stopped, and none for an agent that gives the task up: it would wait for that reply for ever.
     """
     from flwr.supernode.nodestate import nodestate_factory
@@ -143,7 +143,7 @@ def reply_for_dropped_tasks() -> None:
 
 
 def main() -> None:
-    """Relay messages between the server and this hospital's agent until told to stop."""
+    """Relay messages between the server and this hospital's agent until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m client.flower.supernode", description=__doc__)
     parser.add_argument("--relay", type=Path, required=True, help="folder with its key and certificates")
     parser.add_argument("--superlink", required=True, help="host and port of the server's Fleet API")

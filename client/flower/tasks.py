@@ -1,7 +1,7 @@
 """Claims the tasks that this hospital's SuperNode has received and hands each message to the resident agent.
 
-With ``supernode`` and ``relay_waits`` the only user of Flower's private names on this side. ``TaskRunner`` takes the
-place of Flower's executor. The bundle that a server ships is never unpacked.
+It is, with ``supernode`` and ``relay_waits``, the only user of Flower's private names on this side. ``TaskRunner``
+replaces Flower's executor. The bundle that a server ships is never unpacked.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ from common.flower.waits import limit_pulls, shorten_backoff
 _LOG = logging.getLogger("confide.hospital")
 
 _HEARTBEAT_SECONDS = 10.0
-"""Between two heartbeats of a task in hand; Flower gives a task up after 60 s without one."""
+"""The time between two heartbeats of a task in hand; Flower gives a task up after 60 s without one."""
 
 _RECONNECT_SECONDS = 0.5
 
 
 LONGEST_PULL_SECONDS = 60.0
-"""For the objects of one message; an exchange waits no longer either, by default."""
+"""The longest wait for the objects of one message; an exchange waits no longer either, by default."""
 
 UNDELIVERABLE = (
     inflatable_utils.ObjectPullError,
@@ -81,7 +81,7 @@ class TaskRunner:
 
         Args:
             api: the SuperNode's Runtime API.
-            poll_seconds: between two looks for a task, each of which waits a while for one.
+            poll_seconds: between two polls for a task, each of which waits a while for one.
             first_backoff_seconds: when a message is visible before its objects; doubles from there.
             bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never unpacked.
         """
@@ -161,7 +161,7 @@ class TaskRunner:
         )
 
     def _tasks(self, token: "_TokenInHand") -> RuntimeHttpClient:
-        """Return what speaks for the task in hand: one for all tasks, for each would begin with several handshakes."""
+        """Return the client for the task in hand: one for all tasks, to save several handshakes for each."""
         return self._connect(RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), token)
 
     def _connect(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
@@ -195,7 +195,7 @@ class _TokenInHand:
 def _tried_once() -> RetryInvoker:
     """Return Flower's invoker of a call, made to raise at the first failure whatever it is.
 
-    Flower by itself would retry for minutes without looking whether the agent is to stop, and would end this process
+    Flower itself would retry for minutes without checking whether the agent must stop, and would end this process
     with a signal when the SuperNode refuses a call with 401: it does so when it has given up the task in hand.
     """
     invoker = make_simple_http_retry_invoker()

@@ -1,7 +1,6 @@
 """How the ledger lies on disk: typed lines in a hash chain in SQLite, an anchor file beside it, and a lock.
 
-Every function here either does what it says or raises :class:`LedgerError`; what is read from disk is taken for
-whatever someone may have put there.
+Every function here either does what it says or raises :class:`LedgerError`. It trusts nothing that it reads from disk.
 """
 
 import fcntl
@@ -30,7 +29,7 @@ ANCHOR_VERSION: Final = 3
 """The anchor of version 1 did not name the data set it belongs to, that of version 2 was of ledgers of version 1."""
 
 LOCK_SECONDS = 30.0
-"""Composing takes well under a second, so whoever holds the lock for longer hangs."""
+"""How long to wait for the lock. Composing takes well under a second; a process that holds it for longer hangs."""
 
 OPERATOR = "training is refused until the operator decides: `confide hospital ledger verify`, then `accept`"
 
@@ -101,7 +100,7 @@ class Opened(_Line):
     version: Literal[2] = VERSION
     fingerprint: Hexadecimal
     nonce: Hexadecimal = Field(default_factory=lambda: secrets.token_hex(32))
-    """Random, so that no two ledgers share a digest."""
+    """A random number, so that no two ledgers share a digest."""
 
 
 class Accepted(_Line):
@@ -114,9 +113,9 @@ class Accepted(_Line):
     fault: str
     reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)]
     refused: Hexadecimal
-    """SHA-256 of the refused file, which is kept; of nothing, when there was none."""
+    """The SHA-256 of the refused file, which is kept; of no bytes, when there was no file."""
     bookings: tuple[Booking, ...]
-    """For each kind of booking the larger of what the refused file and the anchor say, as steps of its event."""
+    """Each kind of booking with the larger count of the refused file and the anchor, as steps of its event."""
     superseded: Anchor | None = None
     """The newest line that the hospital's audit chain knew of, of the ledger that this one follows."""
     forgotten: bool = False
@@ -160,7 +159,7 @@ class Entry:
 _BEFORE_THE_FIRST = Anchor(sequence=0, digest=64 * "0")
 
 Row = tuple[object, ...]
-"""sequence, previous, line, digest as SQLite gives them: whatever someone put there."""
+"""Sequence, previous, line and digest as SQLite gives them, not verified yet."""
 
 
 @contextmanager
@@ -207,17 +206,17 @@ def usable() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise LedgerError(f"the ledger cannot be read or written ({error}); nothing goes on without it") from None
+        raise LedgerError(f"the ledger must be readable and writable, got {error}; training stops without it") from None
     except UnicodeDecodeError:  # SQLite quotes what it cannot read, and Python cannot read the quotation.
-        raise LedgerError("the ledger cannot be read (it is damaged); nothing goes on without it") from None
+        raise LedgerError("the ledger must be readable; it is damaged, and training stops without it") from None
     except OSError as error:
         raise LedgerError(
-            f"the ledger cannot be read or written ({error.strerror}); nothing goes on without it"
+            f"the ledger must be readable and writable, got {error.strerror}; training stops without it"
         ) from None
 
 
 def exists(folder: Path) -> bool:
-    """Return whether anything of a ledger is there."""
+    """Return whether any file of a ledger exists."""
     return (folder / _DATABASE).exists() or (folder / _ANCHOR).exists()
 
 
@@ -251,7 +250,7 @@ def begin(folder: Path, line: Opened | Accepted) -> Entry:
 
 @contextmanager
 def connected(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database in place for one look or one line, no longer: :func:`begin` may then put another there."""
+    """Open the database in place to read or write one line, no longer: :func:`begin` may then put another there."""
     with usable(), closing(_connect(folder / _DATABASE)) as connection:
         yield connection
 
@@ -414,7 +413,7 @@ def present_anchor(folder: Path) -> bytes:
 
 
 def file_digest(folder: Path) -> str:
-    """Return the SHA-256 of the database file, of nothing when there is none."""
+    """Return the SHA-256 of the database file, or of no bytes when there is no such file."""
     database = folder / _DATABASE
     with usable():
         return hashlib.sha256(database.read_bytes() if database.exists() else b"").hexdigest()

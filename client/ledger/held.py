@@ -1,7 +1,7 @@
 """What the hospital's own audit chain knows of its ledger: the newest line, which the ledger must still hold.
 
-A vector is entered in the chain after its cost is in the ledger, with the ledger's head. So whoever puts back or
-removes the ledger alone is found out. Both files lie on one disk: putting back both shows only against a copy that
+A vector is entered in the chain after its cost is in the ledger, with the ledger's head. So a ledger that alone was put
+back or removed is noticed. Both files lie on one disk: putting back both shows only against a copy that
 left it (``confide hospital ledger verify --anchor``).
 """
 

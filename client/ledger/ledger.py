@@ -1,4 +1,4 @@
-"""What a hospital's data has spent of its privacy budgets: written before it is spent, and the last word on it.
+"""What a hospital's data has spent of its privacy budgets: written before it is spent, and never judged too low.
 
 One folder (0700) on the hospital's own disk holds an SQLite file, an anchor beside it and a lock (0600 each). Each
 mechanism invocation is one line, chained to the one before it: digest = SHA-256(version ‖ sequence ‖ digest before ‖
@@ -18,7 +18,7 @@ then knows a later line; another data set. Opened with ``held``, the newest line
 (:func:`client.ledger.held.newest_anchor`): also both files put back to an earlier state, and a ledger that was removed.
 
 **What is not.** Whoever can write the hospital's disk as the hospital can recompute every digest, or put ledger *and*
-audit chain back (restoring a snapshot of the whole disk does just that). Nothing on the same disk can tell.
+audit chain back (restoring a snapshot of the whole disk does just that). Nothing on the same disk can show it.
 :meth:`Ledger.head` can: a digest that left the hospital (with the server, on paper) and is given back as ``held`` shows
 any state in which that line is not there. The chain proves order and completeness, not authorship.
 """
@@ -40,7 +40,7 @@ from common.privacy.accounting import Accountant, MechanismEvent, epsilon, round
 from common.privacy.budget import Account, Booking, BudgetPolicy
 
 LEDGER_FOLDER = "ledger"
-"""Inside a hospital's state folder."""
+"""The name of the folder in a hospital's state folder."""
 
 FINGERPRINT_BYTES = 32
 
@@ -175,7 +175,7 @@ class Ledger:
             LedgerError: the ledger was tampered with, a line has no valid form, or it could not be made durable (a
                 full disk). Nothing of it must happen.
         """
-        # Before the lock is taken: refuses what the policy doesn't take, and imports the accountant, which takes long.
+        # Before the lock is taken: it refuses what the policy forbids, and imports the accountant, which is slow.
         for booking, policy in bookings:
             epsilon((policy.event_of(booking),), policy.delta, accountant)
         lines = [_spent_line(run_id, round_number, booking) for booking, _ in bookings]
@@ -236,7 +236,7 @@ class Ledger:
         judged = []
         for booking, policy in bookings:
             total = self._epsilon(booking.account, policy, accountant, new)
-            # Written so that a budget that isn't a number refuses, too.
+            # Written so that a budget of NaN refuses, too.
             if not total <= policy.budget:
                 before = self._epsilon(booking.account, policy, accountant, ())
                 raise BudgetExceededError(
@@ -304,19 +304,19 @@ def accept(
     *,
     forget: bool = False,
 ) -> Anchor:
-    """Let training go on after the operator looked into what is refused, or after the data set changed.
+    """Let training continue after the operator examined what is refused, or after the data set changed.
 
     The refused file is kept beside a new one, whose first line carries the fault, the reason and, for each kind of
     booking, the larger of what the refused lines (whatever their digests) and the anchor say was spent. So what was
-    spent is not forgotten as long as one of the two files tells. A ledger of version 1 is taken over so, too.
+    spent is not forgotten while one of the two files shows it. A ledger of version 1 is taken over so, too.
 
     Args:
         folder: the ledger's.
         reason: the operator's, in words.
         fingerprint: of the data set from now on; without it, that of the refused ledger.
         held: the newest line that the hospital's audit chain knows, if any. The new ledger stands for it from now on.
-        forget: go on although ``held`` is a line that neither file has, or neither can be read any more. The audit
-            chain tells an ε for it, but no events, so the new ledger counts it for nothing, and its first line says
+        forget: continue although ``held`` is a line that neither file has, or neither can be read any more. The audit
+            chain has an ε for it, but no events, so the new ledger counts it for nothing, and its first line says
             so, as does that of each ledger which follows it.
 
     Returns:
@@ -336,7 +336,7 @@ def accept(
         totals.cover(salvaged.beside or ())
         bound = fingerprint.hex() if fingerprint is not None else salvaged.fingerprint
         if bound is None:
-            raise LedgerError("nothing here tells which data set the ledger is of; give its fingerprint")
+            raise LedgerError("the data set of the ledger must be named; no file here does, so give its fingerprint")
         line = _accepted_line(
             fingerprint=bound,
             fault=fault,
@@ -352,7 +352,7 @@ def accept(
 
 
 def _would_forget(held: Anchor | None) -> str:
-    known = "neither the ledger nor its anchor tells what was spent"
+    known = "neither the ledger nor its anchor shows what was spent"
     if held is not None:
         known = f"the audit chain knows line {held.sequence} of the ledger, and nothing here says what it spent"
     return f"{known}; put back the newest copy of the ledger's folder, or, where there is none, accept with --forget"

@@ -1,4 +1,4 @@
-"""What can still be told of a ledger that is refused: for an operator who decides to go on, never for training.
+"""What is still known of a ledger that is refused: for an operator who decides to continue, never for training.
 
 Whatever can be read counts, whether the chain around it is whole or not, and so do files of version 1. Their lines say
 neither account, unit nor adversary. They were all of training; each is taken for one that protects a record alone, and
@@ -22,7 +22,7 @@ from common.privacy.accounting import MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking
 
 _NOTHING_BOOKED_AT = 0.5
-"""A δ for a booking of which no file says one; no budget is judged by it."""
+"""The δ of a booking whose file gives none; no budget is judged by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Salvaged:
         return not self.lines and self.beside is None
 
     def forgotten(self) -> bool:
-        """Return whether an operator decided before to go on without what was lost."""
+        """Return whether an operator decided before to continue without what was lost."""
         return any(line.forgotten for line in self.lines if isinstance(line, Accepted))
 
     def knows(self, held: Anchor) -> bool:
@@ -82,7 +82,7 @@ def _line(text: str) -> Line | None:
 
 
 class _Old(BaseModel):
-    """Of version 1, read for what it spent; the rest of a line is of no more use."""
+    """A line of version 1, read for what it spent; nothing else of it is used."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 

@@ -30,7 +30,7 @@ from common.identity.certificates import certificate_pem
 
 VERSION: Final = 1
 AUDIT_FILE = "audit.jsonl"
-"""In a hospital's state folder, and in the server's run folder."""
+"""The name of the file in a hospital's state folder, and in the server's run folder."""
 
 _DOMAIN = b"confide audit chain 1\x00"
 """Signed before every line, so that no other message of Confide can pass for one."""
@@ -38,11 +38,11 @@ _NO_LINE = 64 * "0"
 _LONGEST_LINE_BYTES = 128 * 2**20
 
 Record = Callable[[Body], None]
-"""How a party's code writes an entry without knowing of files and keys."""
+"""A function that writes an entry, so that a party's code needs to know no files or keys."""
 
 
 def discard(_body: Body) -> None:
-    """Keep no audit chain: of experiments in one process, which nobody needs to believe."""
+    """Keep no audit chain, for experiments in one process, which nobody needs to believe."""
 
 
 class _Line(BaseModel):
@@ -72,7 +72,7 @@ class Chain:
 
     party: str
     keys: tuple[PublicKey, ...]
-    """Those the party has signed with, the first first."""
+    """The keys that the party has signed with, in order."""
     entries: tuple[Entry, ...]
 
 

@@ -45,10 +45,10 @@ class Contributed(_Body):
     terms: Hexadecimal
     """The round's terms as they were bound into its masks, ``common/run/round_terms.py``."""
     epsilon: float | None
-    """Spent on training over all runs, at the hospital's own δ, rounded up; None in mode ``none``."""
+    """The ε spent on training over all runs, at the hospital's own δ, rounded up; None in mode ``none``."""
     budget: float | None
     ledger: Annotated[str, Field(pattern=r"^[0-9]{1,15}:[0-9a-f]{64}$")] | None
-    """The ledger's last line, ``SEQUENCE:DIGEST``: a ledger that was put back can be told by it."""
+    """The ledger's last line, ``SEQUENCE:DIGEST``, which shows when a ledger was put back."""
 
 
 class Signed(_Body):
@@ -63,7 +63,7 @@ class Signed(_Body):
 
 
 class Began(_Body):
-    """Server: a run begins, or goes on from a checkpoint."""
+    """Server: a run begins, or continues from a checkpoint."""
 
     kind: Literal["began"] = "began"
     run_id: RunId
@@ -82,7 +82,7 @@ class Summed(_Body):
     round_number: Count
     train: bool
     model_hash: Hash
-    """Of the model that the hospitals started from."""
+    """The hash of the model that the hospitals started from."""
     terms: Hexadecimal
     """The round's terms, whose hash every signature is over."""
     survivors: tuple[str, ...]

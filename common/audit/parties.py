@@ -17,7 +17,7 @@ from common.errors import IdentityError
 from common.identity.certificates import UNREADABLE, certificate_pem, check_hospital_name, verify_hospital_certificate
 
 SERVER_PARTY = "the server"
-"""What the server is called beside the hospitals: no hospital's name, which is a DNS label."""
+"""The server's name as a party; no hospital can have it, because a hospital's name is a DNS label."""
 
 PublicKey = Ed25519PublicKey | ec.EllipticCurvePublicKey
 _IDENTITY_URI = "confide:hospital:"
@@ -39,7 +39,7 @@ class Writer:
 
 
 def is_signed_by(key: PublicKey, signature: bytes, message: bytes) -> bool:
-    """Say whether ``signature`` over ``message`` was made with the private half of ``key``."""
+    """Return whether ``signature`` over ``message`` was made with the private half of ``key``."""
     try:
         if isinstance(key, Ed25519PublicKey):
             key.verify(signature, message)

@@ -28,10 +28,10 @@ from common.evaluation.tree import asked
 Floats = NDArray[np.float64]
 
 LEVELS = {1: (0.5,), 2: (0.35, 0.5, 0.65), 3: (0.2, 0.35, 0.43, 0.5, 0.57, 0.65, 0.8)}
-"""For each depth, how the edges lie about the threshold: quantiles, with the threshold at one half."""
+"""Depth to the positions of the edges around the threshold, as quantiles; the threshold is at one half."""
 
 FIRST_EDGES = {2: (-4.0, 0.0, 4.0), 3: (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)}
-"""Before any score was counted."""
+"""Depth to the edges that are asked about before any score was counted."""
 
 MIDDLE = 0.5
 LARGEST_EDGE = 1e6
@@ -39,7 +39,7 @@ _CLOSEST = 1e-6
 
 
 def next_question(plan: EvaluationPlan, release: Release, state: EvaluationState) -> Question:
-    """Return what to ask in a release, given what earlier ones told.
+    """Return what to ask in a release, given what earlier ones showed.
 
     The root of each tree is the decision threshold. It is right to ask anything: the norm of what a unit adds is the
     same for all edges.

@@ -21,25 +21,25 @@ Floats = NDArray[np.float64]
 
 PRIOR_UNITS = 10
 MISFIT = 0.01
-"""What a normal cannot be expected to fit, as a share of the group's units, beside the noise of a half."""
+"""The misfit that is expected of a normal, as a share of the group's units, in addition to the noise of a half."""
 
 FITTED_MEAN, FITTED_LOG = 2.0, 0.4
 """How far a fit may lie from the one before it: a mean in its deviations, and the logarithm of a deviation."""
 
 FIRST_MEAN, FIRST_LOG = 8.0, 0.7
-"""The same for the first fit of a run, the mean on the scale of log-odds."""
+"""How far the first fit of a run may lie, the mean on the scale of log-odds."""
 
 WIDEST_LOG = 1.2
-"""A fit whose deviation changes by more in the logarithm stays there."""
+"""The largest change of a fit's deviation, in the logarithm."""
 
 _STEPS = 10
 _POINTS = 121
 _REACH = 6.0
-"""Points at which a split is integrated, within so many deviations of what was counted."""
+"""Points at which a split is integrated, and within how many deviations of the count."""
 
 _CELLS = 160
 _WIDTH = 5.0
-"""Cells of the density, over so many deviations of the fits on either side."""
+"""Cells of the density, and over how many deviations of the fits on either side."""
 
 _LEAST_SHARE = 0.002
 _FLOOR = 1e-9
@@ -154,7 +154,7 @@ def _nodes(edges: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _normal(x: Floats) -> Floats:
-    """Return Φ; scipy is imported by the first use, for hospitals never need it."""
+    """Return Φ; scipy is imported by the first use, because hospitals never need it."""
     from scipy.special import ndtr
 
     below: Floats = ndtr(x)

@@ -25,27 +25,27 @@ from common.errors import RunError
 Integers = NDArray[np.int64]
 
 COUNT_BITS = 24
-"""A hospital has fewer than 2^24 records in a part."""
+"""The width of a count: a hospital has fewer than 2^24 records in a part."""
 
 SUM_BITS = 48
-"""A sum over 2^24 records of a fixed-point value below 2^24."""
+"""The width of a sum over 2^24 records of a fixed-point value below 2^24."""
 
 FIXED_POINT = 1 << 16
 """Steps per unit (nat or probability) of the fixed-point sums."""
 
 LARGEST_LOGIT = 1e30
-"""Scores are clamped here; any softmax of such scores is 0 or 1."""
+"""The bound at which scores are clamped; any softmax of such scores is 0 or 1."""
 
 _LOGITS = -LARGEST_LOGIT, LARGEST_LOGIT
 
 MAX_LOSS = 64.0
-"""Nats; one record's cross-entropy is clipped here, where p is 1e-28, so that one outlier cannot overflow the sum."""
+"""The largest cross-entropy of a record in nats, where p is 1e-28, so that one outlier cannot overflow the sum."""
 
 SCORE_TEMPER = 4.0
-"""Divides the log-odds before they are squashed to the unit interval that the bins divide."""
+"""The divisor of the log-odds before they are squashed to the unit interval that the bins divide."""
 
 CALIBRATION_BINS = 15
-"""As Guo et al. 2017 and ``torchmetrics`` use for the expected calibration error."""
+"""The bins of the expected calibration error, as in Guo et al. 2017 and ``torchmetrics``."""
 
 TWO_CLASSES = 2
 
@@ -111,7 +111,7 @@ class PartCounts:
         return int(self.confusion.sum())
 
     def is_of_one_set(self) -> bool:
-        """Say whether all counts can be of the same records; then so can sums of such counts."""
+        """Return whether all counts can be of the same records; then so can sums of such counts."""
         totals = (self.confident.sum(), *self.histograms.sum(axis=(1, 2)))
         return all(int(total) == self.records for total in totals) and bool((self.correct <= self.confident).all())
 
@@ -212,7 +212,7 @@ class Metrics:
 def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape) -> PartCounts:
     """Count what a model did on some records.
 
-    Nothing that scores hold raises an error, for the refusal would tell of the record: they are clamped, and a score
+    Nothing that scores hold raises an error, because the refusal would reveal the record: they are clamped, and a score
     that is undefined lies in the first bin.
 
     Args:
@@ -245,7 +245,7 @@ def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape)
 def metrics(counts: EvaluationCounts) -> Metrics:
     """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
 
-    Of an empty test part all but the threshold are NaN.
+    For an empty test part all but the threshold are NaN.
     """
     test = counts.test
     binary = len(test.confusion) == TWO_CLASSES

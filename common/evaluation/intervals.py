@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 Z = 1.959964
-"""Of a two-sided 95 % interval."""
+"""The normal quantile of a two-sided 95 % interval."""
 
 
 def of_rate(rate: float, units: float, noise_variance: float) -> tuple[float, float]:

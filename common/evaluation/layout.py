@@ -30,12 +30,12 @@ from functools import lru_cache
 from common.errors import PrivacyError
 
 NORM_BOUND = 1000
-"""S. Large enough that rounding a patient's mean to whole numbers costs less than a thousandth."""
+"""S, large enough that rounding a patient's mean to whole numbers costs less than a thousandth."""
 
 MOST_SCORES = 256
 
 MOST_ROWS = 64
-"""Of a confusion matrix that is counted: with more classes its C² cells hold noise alone."""
+"""The largest number of rows of a confusion matrix that is counted: with more, its C² cells would hold noise alone."""
 
 TWO_CLASSES = 2
 
@@ -43,7 +43,7 @@ _RING = 1 << 31
 
 
 class TaskKind(StrEnum):
-    """What labels mean."""
+    """How labels are to be read."""
 
     BINARY = "binary"
     MULTICLASS = "multiclass"
@@ -55,7 +55,7 @@ class TaskKind(StrEnum):
 
 
 class Numbers(StrEnum):
-    """Of a record of several classes: what is summed as a number from -1 to 1."""
+    """What is summed as a number from -1 to 1 for a record, in a task of several classes."""
 
     RIGHT = "right"
     LOSS = "loss"

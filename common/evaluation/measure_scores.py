@@ -1,7 +1,7 @@
 """Metrics of one score with a threshold: of a binary task, or of one label among several.
 
 The first draw is the release itself, the others are a parametric bootstrap: units drawn from the decoded leaves with
-fresh noise on top, and, to tell the two apart, the decoded leaves themselves with fresh noise alone.
+fresh noise on top, and, to separate the two, the decoded leaves themselves with fresh noise alone.
 """
 
 import math
@@ -32,19 +32,19 @@ from common.evaluation.state import FIRST, Normal, Reference
 Floats = NDArray[np.float64]
 
 DRAWS = 120
-"""Of each of the two bootstraps; a deviation is then known to 6.5 %."""
+"""The number of draws of each of the two bootstraps, which gives a deviation to within 6.5 %."""
 
 LEAST_SHARE = 0.02
-"""Units of a class are taken to be at least so many of all."""
+"""The smallest share of all units that a class is taken to have."""
 
 
 MOST_TOGETHER = 0.5
-"""Of pairs in one leaf. With more, the edges missed the scores and what is smooth would be made up, so AUC, loss and
-ECE are NaN; the release after it asks where the scores are."""
+"""The largest share of pairs in one leaf. With more, the edges missed the scores, and a smooth density would be
+invented. AUC, loss and ECE are NaN then, and the next release asks where the scores are."""
 
 LARGEST_MEAN = 1e5
 DEVIATIONS = 1e-3, 1e4
-"""Of a fitted normal; models may give scores that no fit follows."""
+"""The range of a fitted normal's deviation; models may give scores that no fit follows."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Gaussian mechanisms, whose costs add up as 1/z²: a release with share s of its 
 z_1/√s, where z_1 is that of one release which spends everything. The relation is *zero-out*, as for training: a unit
 (a record, or all records of a patient) against an empty one, with the number of units public.
 
-What a release's accuracy costs is its share alone (docs/results/evaluation.md), so a long run asks less often.
+A release's accuracy depends on its share alone (docs/results/evaluation.md), so a long run asks less often.
 """
 
 import math
@@ -23,12 +23,12 @@ from common.privacy.gaussian import accounted_epsilon, accounted_mu
 
 CLASSES_SHARE = 0.05
 INTERIM_SHARE = 0.50
-"""Of the validation part's budget: how many of each class there are, and how models do during the run; the last model
-has the rest, for the test part is asked once and at the edges and the threshold that this release gives."""
+"""The share of the validation part's budget for counting classes and for measuring models during the run. The last
+model gets the rest, because its release gives the edges and the threshold at which the test part is asked, once."""
 
 
 class Part(StrEnum):
-    """Records of which a release counts."""
+    """The records that a release counts."""
 
     VALIDATION = "validation"
     TEST = "test"
@@ -129,7 +129,7 @@ class EvaluationPlan:
             epsilon: for each unit of a part, over the run without repeats.
             delta: at which.
             accountant: that hospitals book with.
-            interim_releases: at most so many measurements before the last model, at least 1.
+            interim_releases: the most measurements before the last model, at least 1.
             repeats: releases of each part that may be asked again.
             statistics_epsilon: for each training unit, of the statistics before training; 0 for none.
 
@@ -293,7 +293,8 @@ def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
 def _full_noise(target: float, delta: float, accountant: Accountant) -> float:
     """Return z_1, with which the accountant bounds all releases of a part together by ``target``.
 
-    In closed form, for a server plans without PyTorch, which the accountants bring; hospitals ask the accountant.
+    It is in closed form, because a server plans without PyTorch, which the accountants need; hospitals ask the
+    accountant.
     """
     mu = accounted_mu(target, delta, accountant)
     if mu == 0:

@@ -9,7 +9,7 @@ MOST_SCORES = 256
 MOST_EDGES = 63
 
 Edge = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
-"""On the scale of log-odds; never undefined, which MessagePack could carry."""
+"""An edge on the scale of log-odds. NaN, which MessagePack could carry, is out of range."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -44,7 +44,7 @@ FIRST = Reference(Normal(-2.0, 2.0), Normal(2.0, 2.0))
 
 
 class EvaluationState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What earlier releases of a run told; a function of public sums.
+    """What earlier releases of a run showed; a function of public sums.
 
     Attributes:
         shares: of each class, or of each label, or of class 1 alone in a binary task; empty before the class count. As

@@ -23,10 +23,10 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LARGEST_LOSS = 4.0
-"""Nats: a record's cross-entropy counts as at most this where it is summed with noise."""
+"""The largest cross-entropy of a record, in nats, where it is summed with noise."""
 
 _AT_ONCE = 1 << 20
-"""Entries of vectors held together, 8 MiB; also bounds the memory of a task with hundreds of classes."""
+"""The entries of vectors that are held together, 8 MiB; it also bounds the memory of tasks with many classes."""
 
 
 def answer(
@@ -47,7 +47,8 @@ def answer(
         labels: (records,) int64 in [0, classes); of a multi-label task (records, labels) of 0 and 1.
         units: (records,) int64, which unit each record is of: all different, or a number for each patient. A patient's
             vector is the mean over the patient's records.
-        stated_units: how many units count. Of more a fixed random subset counts; fewer are filled up with empty ones.
+        stated_units: how many units count. If there are more, a fixed random subset counts; fewer are filled up with
+            empty ones.
         seed: decides the subset: a secret of the hospital, the same for all releases of a run.
 
     Returns:

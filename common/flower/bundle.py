@@ -30,12 +30,12 @@ clientapp = "client.app:app"
 
 
 def bundle_without_code(folder: Path, build: Callable[[Path], bytes]) -> bytes:
-    """Return the bundle's bytes, the same on every machine, so that a hospital can tell it by its hash.
+    """Return the bundle's bytes, the same on every machine, so that a hospital recognises it by its hash.
 
     Args:
         folder: to lay the bundle's one file in.
         build: Flower's ``build_fab_from_disk``; given, for this package knows no Flower. It makes an archive whose
-            entries are all alike but for the compression, which depends on the machine's zlib; here they are stored.
+            entries are all alike except for the compression, which depends on the machine's zlib; here they are stored.
     """
     source = folder / "bundle"
     source.mkdir(mode=0o700, exist_ok=True)

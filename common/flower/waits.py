@@ -6,9 +6,9 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 PIECE_BYTES = 2**20
-"""Of an array in one object of Flower's. Who sends or receives one holds it some five times over (decrypted, joined,
-parsed, copied), and a SuperLink does so for each hospital that it serves at the same time; with Flower's own 5 MiB that
-is more than a whole masked vector of ResNet-18 for one hospital alone."""
+"""The bytes of an array in one of Flower's objects. Whoever sends or receives an object holds it some five times over
+(decrypted, joined, parsed, copied), and a SuperLink does so for each hospital that it serves at the same time. With
+Flower's own 5 MiB, one hospital alone would take more than a whole masked vector of ResNet-18."""
 
 FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -18,7 +18,7 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "PYTHONUNBUFFERED": "1",
     }
 )
-"""For every Flower process: nothing leaves this machine that we did not send."""
+"""The environment of every Flower process: nothing leaves this machine that we did not send."""
 
 
 _SHARE_OF_WAIT = 0.1
@@ -27,7 +27,7 @@ _LONGEST_POLL_SECONDS = 0.5
 
 
 def poll_pause(waited_seconds: float, shortest_seconds: float) -> float:
-    """Return how many seconds to sleep before the next look for a message, having waited for it so long already.
+    """Return how many seconds to sleep before the next poll for a message, after waiting for it this long.
 
     >>> poll_pause(0.0, 0.05), poll_pause(2.0, 0.05), poll_pause(60.0, 0.05)
     (0.05, 0.2, 0.5)
@@ -39,13 +39,13 @@ class PollingTime:
     """Stands in for the module :mod:`time` inside Flower's SuperNode, with shorter sleeps.
 
     Flower 1.39 hard-codes ``time.sleep(3)`` where the SuperNode waits for a message and ``time.sleep(0.5)`` where it
-    waits for the reply; an exchange of the protocol would spend most of its time there. A look for a message crosses
-    the network; a look for the reply is one in memory. As the two take turns, a change of the length asked for says
+    waits for the reply; an exchange of the protocol would spend most of its time there. A poll for a message crosses
+    the network; a poll for the reply is one in memory. As the two take turns, a change of the length asked for says
     that something has happened.
 
     Args:
-        shortest_seconds: between two looks.
-        wait: sleeps for so many seconds, or until there may be something to find.
+        shortest_seconds: between two polls.
+        wait: sleeps for this many seconds, or until there may be something to find.
     """
 
     def __init__(self, shortest_seconds: float, wait: Callable[[float], None] = time.sleep) -> None:
@@ -91,7 +91,7 @@ def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:
 
     Args:
         inflatable: ``flwr.supercore.inflatable.inflatable_utils``.
-        longest_seconds: from the first look for an object to the last.
+        longest_seconds: from the first poll for an object to the last.
 
     Raises:
         AttributeError: Flower is not the release this was written for.

@@ -45,7 +45,7 @@ _HELD_BY_SERVER = "key held by the server"
 """The organisational unit of an authority that a server made for itself. It stands in the certificate whose fingerprint
 every invitation carries, so that nobody can pin such an authority and take it for one that is kept elsewhere."""
 _SERVER_NAME = "Confide server"
-"""A host's own name may be longer than a common name's 64 characters; TLS looks at the alternative names alone."""
+"""A host's own name may be longer than a common name's 64 characters; TLS reads the alternative names alone."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def make_authority(common_name: str, now: datetime.datetime, *, held_by_server: 
 
 
 def held_by_server(authority: x509.Certificate) -> bool:
-    """Say whether the server holds this authority's key: such a server can make hospitals up, and needs no colluder."""
+    """Return whether the server holds this authority's key: it can then invent hospitals, and needs no colluder."""
     units = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     return any(unit.value == _HELD_BY_SERVER for unit in units)
 
@@ -192,7 +192,7 @@ def sign_server_certificate(
 def verify_server_certificate(
     certificate: x509.Certificate, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]
 ) -> bool:
-    """Say whether a certificate is the authority's, holds the public half of ``key``, and names exactly ``hosts``."""
+    """Return whether a certificate is the authority's, holds the public half of ``key``, and names just ``hosts``."""
     try:
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -16,7 +16,7 @@ _FIELD = 2**255 - 19
 _OF_ORDER_8_HEX = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"  # pragma: allowlist secret
 _OF_ORDER_8 = int.from_bytes(bytes.fromhex(_OF_ORDER_8_HEX), "little")
 _SMALL_ORDER = frozenset({0, 1, _FIELD - 1, _OF_ORDER_8, _FIELD - _OF_ORDER_8})
-"""The y coordinates of the curve's eight points whose order divides 8; the test computes them anew."""
+"""The y coordinates of the curve's eight points whose order divides 8; the test computes them again."""
 _SIGN_BIT = 1 << 255
 
 

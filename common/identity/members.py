@@ -38,10 +38,10 @@ from common.identity.certificates import (
 from common.identity.keys import check_identity_key, checked_identity_key
 
 MEMBERS_FILE = "members.json"
-"""In the state folder of the server and of every hospital, and beside what an offline authority has signed."""
+"""The name of the file, in every state folder and beside what an offline authority has signed."""
 
 CONTRADICTION_FILE = "members-contradiction.json"
-"""In a hospital's state folder: a list that the authority signed although it had signed another of that number."""
+"""A file in a hospital's state folder: a list that the authority signed after signing another of the same number."""
 
 MAXIMUM_MEMBERS_BYTES = LONGEST_MEMBER_LIST_BYTES
 

@@ -24,10 +24,10 @@ from common.identity.certificates import (
 from common.identity.keys import checked_identity_key
 
 REVOCATIONS_FILE = "revoked.crl"
-"""In the state folder of the server and of every hospital that enrolled."""
+"""The name of the file in the state folder of the server and of every hospital that enrolled."""
 
 MAXIMUM_LIST_BYTES = 2**20
-"""Some 25,000 revoked certificates."""
+"""The largest list: some 25,000 revoked certificates."""
 
 _MEMBERS_NUMBER = x509.ObjectIdentifier("2.25.19952096505202213937657809465443792450")
 """Extension: the number of the newest member list when this list was signed, a DER integer. The arc 2.25 is made of
@@ -197,7 +197,7 @@ class Revocations:
         dates. One that enrolled has had a list from the start.
 
         Raises:
-            StandingError: a certificate is revoked or not valid now, or the list is too old to tell.
+            StandingError: a certificate is revoked or not valid now, or the list is too old to show it.
         """
         newest = self.current(now)
         for name in sorted(names):

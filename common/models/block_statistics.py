@@ -21,7 +21,7 @@ RGB = 3
 
 
 def width_of(block_channels: Sequence[int], channels: int) -> int:
-    """Return the number of features of an image with so many colour channels.
+    """Return the number of features of an image with this many colour channels.
 
     Raises:
         ConfigError: there are neither 1 nor 3 channels.
@@ -44,7 +44,7 @@ class BlockStatistics:
     """
 
     at_once = 4
-    """Of 224 pixels a side, 32 at once and channels first took four times as long, as outputs then leave the cache."""
+    """Images for one call. At 224 pixels, 32 at once and channels first took four times as long, beyond the cache."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from common.models.block_statistics import RGB, BlockStatistics
 BLOCK_CHANNELS = (16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 320)
 
 _MEAN, _DEVIATION = 127.0, 128.0
-"""Of pixel values, as its training had them."""
+"""Mean and deviation of pixel values, as in its training."""
 
 
 def efficientnet_features() -> BlockStatistics:

@@ -1,6 +1,6 @@
 """What every frozen feature extractor has in common: a fixed, public function of one image.
 
-It learns from no hospital's data and looks at one image at a time, so features cost no privacy, and a change of one
+It learns from no hospital's data and reads one image at a time, so features cost no privacy, and a change of one
 record changes one row. Only the small model on top is trained.
 """
 
@@ -28,7 +28,7 @@ class FrozenFeatures(Protocol):
     at_once: int
 
     def width(self, channels: int) -> int:
-        """Return the number of features of an image with so many colour channels."""
+        """Return the number of features of an image with this many colour channels."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return (n, width) float32 features of L2 norm NORM of (n, channels, height, width) uint8 images."""

@@ -26,7 +26,7 @@ BLOCK_CHANNELS = (64, 64, 128, 128, 256, 256, 512, 512)
 _BYTE = 255.0
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
-"""Of ImageNet's pixel values from 0 to 1, as torchvision's training had them."""
+"""Mean and deviation of ImageNet's pixel values from 0 to 1, as in torchvision's training."""
 
 
 def resnet_features(environment: Mapping[str, str] = os.environ) -> BlockStatistics:

@@ -59,7 +59,7 @@ class Scattering:
         self._averages = [_averaging(thinned) for thinned in range(SCALES)]
 
     def width(self, channels: int) -> int:
-        """Return the number of features of an image with so many colour channels."""
+        """Return the number of features of an image with this many colour channels."""
         return int(channels * CHANNELS * _POSITIONS**2)
 
     def __call__(self, images: Tensor) -> Tensor:

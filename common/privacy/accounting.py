@@ -10,23 +10,11 @@ Events are composed with the accountants of Opacus: PRV (Gopi, Lee and Wutschitz
 Differential Privacy"), always its upper bound and never its estimate, or RDP (Mironov, Talwar and Zhang 2019, "Rényi
 Differential Privacy of the Sampled Gaussian Mechanism"). Opacus imports torch, so it is imported on first use.
 
-**Groups.** A patient with k records in a run that protects each record loses more. Let P and Q be a step's output with
-and without the patient's records, the coins and gradients of everyone else fixed. In units of the clipping norm Q is
-N(0, z²I), and P the mixture over the subsets T of the k records of N(v_T, z²I), with weights q^|T| (1-q)^(k-|T|) and
-‖v_T‖ ≤ |T|. *Claim:* every f-divergence between them, in either direction, is at most that between the mixture P* of
-N(j, z²) over j from Binomial(k, q) and Q* = N(0, z²), numbers on a line.
+**Groups.** A patient with k records in a run that protects each record loses more. A step of such a run releases at
+most what the mixture P* of N(j, z²) over j from Binomial(k, q) releases beside Q* = N(0, z²): every f-divergence, in
+either direction, is at most theirs. RDP composes it; PRV has no part in it.
 
-*Proof.* Under Q the ratio P/Q is the sum of p_T X_T with X_T = exp(s_T g_T - s_T²/2), s_T = ‖v_T‖/z, g_T standard
-normal. An f-divergence, in either direction, is the expectation of a convex function of that ratio. (1) Of all joint
-laws with these marginals the one where every g_T is one g makes it largest: a sum of comonotone variables is the
-largest in convex order (Müller 1997, "Stop-loss order for portfolios of dependent risks"). (2) It grows with each s_T:
-for s' ≥ s, X_T is the conditional expectation given g of exp(s'g' - s'²/2) where s'g' = sg + √(s'² - s²)·h, with h a
-standard normal of its own. So by Jensen s' for s makes it no smaller, and (1) puts one g for all g' again. (3) With
-s_T = |T|/z the subsets of one size are alike, which is P*. ∎
-
-What was fixed is the same on both sides, and f-divergences are jointly convex, so the claim holds for the mixture over
-it, too; a discrete mechanism's approximation is about every shift alike. So a step of such an event has at most the
-Rényi divergences between P* and Q*, which add up over adaptive steps. PRV has no part in it.
+Proofs: ``docs/proofs/zero-out.md`` (relation, approximation, grid), ``docs/proofs/groups.md``.
 """
 
 import math
@@ -54,7 +42,7 @@ PRV_DELTA_ERROR = 1e-3
 """The share of δ that PRV may spend on truncating and discretising; Opacus's own default."""
 
 PRV_SMALLEST_DELTA = 1e-11
-"""Below it, rounding in double-precision Fourier transforms is no longer small beside δ."""
+"""The smallest δ for PRV. Below it, rounding in double-precision Fourier transforms is no longer small beside δ."""
 
 PRV_LARGEST_DOMAIN = 2**22
 """Grid points; a larger grid means an ε in the hundreds, where RDP's bound says as much in a thousandth of the time."""
@@ -69,16 +57,16 @@ RDP_ORDERS = (
 """Opacus's orders, and larger ones for an ε below about 0.5, where the best order lies beyond 63."""
 
 GRID_ORDERS = (1.25, 1.5, 1.75, *(float(order) for order in range(2, 64)))
-"""For the reach of PRV's grid, where an upper bound will do: whole orders take a tenth of the time of others."""
+"""Orders for the reach of PRV's grid, where an upper bound suffices: whole orders take a tenth of the others' time."""
 
 LARGEST_GROUP = 1000
 """Units that are protected together; a patient with more records has no budget that would last."""
 
 _GRID_CELLS = 2**23
-"""Of an integral for a group: what takes more is left out, which only makes the bound larger; 64 MiB of float64."""
+"""The largest grid of an integral for a group, 64 MiB of float64. A larger one is left out, which raises the bound."""
 
 _GRID_REACH = 40.0
-"""Standard deviations beyond which a Gaussian's tail is below what a double can tell from 0."""
+"""Standard deviations beyond which a Gaussian's tail is below what a double can distinguish from 0."""
 
 _SHOWN_DECIMALS = 3
 
@@ -98,7 +86,7 @@ class Accountant(StrEnum):
 
 
 class Adversary(StrEnum):
-    """Against whom an ε holds (DESIGN §3)."""
+    """Against whom an ε holds."""
 
     OUTSIDER = "outsider with the model"
     HOSPITAL = "another hospital of the run"
@@ -191,7 +179,7 @@ def rounded_up(value: float, decimals: int = _SHOWN_DECIMALS) -> float:
 
 
 def for_a_group(event: MechanismEvent, units: int) -> MechanismEvent:
-    """Return what an event that bounds each unit by itself costs a group of so many; the module has the proof.
+    """Return what an event that bounds each unit by itself costs a group of ``units``; the module names the proof.
 
     Where every unit is in every batch, the group is one unit of that many times the norm.
 
@@ -384,7 +372,7 @@ def _group_divergence(noise_multiplier: float, sample_rate: float, group: int, o
 
 
 def _log_binomial(trials: int, rate: float, chosen: int) -> float:
-    """Return the logarithm of the probability that so many of the trials succeed; the rate is below 1."""
+    """Return the logarithm of the probability that ``chosen`` of the trials succeed; the rate is below 1."""
     ways = math.lgamma(trials + 1) - math.lgamma(chosen + 1) - math.lgamma(trials - chosen + 1)
     return ways + chosen * math.log(rate) + (trials - chosen) * math.log1p(-rate)
 

@@ -10,7 +10,7 @@ whatever a run named.
 **What counts as it is.** A booking whose noise withstands at least as many colluding hospitals as the policy asks for,
 and whose unit is the policy's, or the patient where the policy's is the record. The latter bounds what all records of
 a patient add *together*: a patient who is in the data against one who is not, which for a patient with one record is
-that record. Of a patient with several, one record's part alone can be told with up to twice this ε by someone who
+that record. For a patient with several, one record's part alone can be learnt with up to twice this ε by someone who
 knows the patient's others. A hospital for whom that matters sets its unit to the patient.
 
 **What is converted.** A booking for each record, where the policy's unit is the patient and the hospital's operator
@@ -18,7 +18,9 @@ states that no patient has more than k records: its event is composed as one of 
 (:func:`common.privacy.accounting.for_a_group`, with the proof).
 
 **What is refused.** A weaker unit without such a statement, and a weaker adversary: how much of the noise colluders
-would know can't be told from the booking any more.
+would know cannot be derived from the booking any more.
+
+Proof: ``docs/proofs/budgets.md``.
 """
 
 from collections.abc import Iterable
@@ -46,7 +48,7 @@ class Booking:
     """One invocation of a mechanism, with everything without which its cost means nothing.
 
     Args:
-        account: the part of the data that it looks at.
+        account: the part of the data that it reads.
         event: what is invoked.
         unit: what one unit of the event is.
         colluders: how many hospitals may share what they know with the server before the noise is too little; None
@@ -73,7 +75,7 @@ class Booking:
             raise PrivacyError(f"δ must be between 0 and 1, got {self.delta!r}")
 
     def withstands(self, colluders: int) -> bool:
-        """Return whether the noise is enough against the server with so many hospitals."""
+        """Return whether the noise is enough against the server with this many hospitals."""
         return self.colluders is None or self.colluders >= colluders
 
     def adversary(self) -> str:

@@ -18,6 +18,8 @@ would make: the law is exact, not close.
 The stream is AES-256 in counter mode, so all this holds up to the advantage of distinguishing it from random bits: the
 differential privacy is computational. How many proposals were needed shows in the running time; it is independent of
 the accepted values' signs but not constant-time.
+
+Proof: ``docs/proofs/discrete-gaussian.md``.
 """
 
 import decimal
@@ -33,7 +35,7 @@ LARGEST_VARIANCE = 2**46
 """σ ≤ 2^23 keeps X·t below 2^53, so that the difference that is squared is exact in floating point."""
 
 _UNIFORM_BITS = 53
-"""A float64 holds so many bits of a uniform number exactly."""
+"""How many bits of a uniform number a float64 holds exactly."""
 
 _WORD_BITS = 64
 
@@ -42,7 +44,7 @@ _MARGIN = 2.0**-44
 within 2^-50 of its computed value; x·e^-x is below 1."""
 
 _PROPOSALS = 1 << 15
-"""At a time: six temporaries of 256 KiB stay in the second-level cache."""
+"""Proposals made at a time: six temporaries of 256 KiB stay in the second-level cache."""
 
 _GUARD_DIGITS = 12
 

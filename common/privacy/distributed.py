@@ -8,7 +8,7 @@ noise; so the noise of n - X - k hospitals remains, and σ² is chosen so that t
 
 **Theorem.** Let m = n - X - k ≥ 1 hospitals have noise N_Z(0, σ²)^d with σ² ≥ 16, and let each unit of a hospital enter
 its sum independently with probability q. Beside anything that depends on the unit through earlier sums alone, a round's
-sum lets out no more than the Poisson-subsampled Gaussian mechanism with sample rate q and noise multiplier
+sum releases no more than the Poisson-subsampled Gaussian mechanism with sample rate q and noise multiplier
 
     z = √(mσ² - 4) / S,
 
@@ -19,14 +19,7 @@ up to a factor exp(±a) on the probability of each outcome, where with d the dim
 Over R rounds it is (ε + 2Ra, δ·exp(Ra))-differentially private for every (ε, δ) of R such Gaussian steps
 (:func:`common.privacy.accounting.epsilon` adds these terms). At d = 10^7 and R = 10^5, Ra is below 10^-20.
 
-*Proof.* (1) Kairouz et al., theorem 1 and its lemma on sums: log-probabilities of a sum of m samples of N_Z(0, σ²)
-are within τ of those of one sample of N_Z(0, mσ²), per coordinate. (2) Let s² = mσ² - 4 and t = 2. Take x from the
-continuous N(v, s²), v whole, and then y from the integers with weight exp(-(y-x)²/2t²). By Poisson summation these
-weights add up to t√(2π)(1 ± η(t)) whatever x is, so P(y) = (1 ± η(t))^-1 · exp(-(y-v)²/2mσ²)/√(2πmσ²), within 3η(t) in
-the logarithm of N_Z(v, mσ²) (this is the convolution lemma of Peikert 2010, "An Efficient and Parallel Gaussian Sampler
-for Lattices", theorem 3.1). So a sum with discrete noise is, up to exp(±a), a random function, the same for all data,
-of a sum v + N(0, s² I). (3) That holds for each batch, so also for the mixture over Poisson batches: sampling amplifies
-here exactly as for the Gaussian, with the same accountant and no further argument. (4) Rounds compose adaptively.
+Proof: ``docs/proofs/distributed-noise.md``.
 
 Covered are the units of one hospital: those it trains on, and those it measures a model on where a release of the
 evaluation plan asks for them (:mod:`common.evaluation.plan`), each with noise of its own. The relation is zero-out: a
@@ -59,7 +52,7 @@ SMOOTHING_VARIANCE = 4
 """t² of the theorem: what is given away of the sum's variance, of 10^6 and more, to be a function of a Gaussian."""
 
 SMALLEST_SHARE_VARIANCE = 16
-"""Below it τ would not be negligible."""
+"""The smallest variance of a share of the noise; below it τ would not be negligible."""
 
 MOST_HOSPITALS = 1024
 
@@ -70,10 +63,10 @@ LARGEST_DIMENSION = 2**26
 """Squares of at most 2^36 then add up to less than 2^63."""
 
 _ELEMENTS_AT_ONCE = 1 << 16
-"""Of the gradients clipped together: 256 KiB, and twice that as whole numbers, stay in a core's cache."""
+"""The elements of gradients that are clipped together: 256 KiB, and twice that as whole numbers, fit a core's cache."""
 
 _LARGEST_ROUNDING = 1 / 8
-"""Of the clipping norm, lost to rounding in the worst case; more, and the ring is too small for the model."""
+"""The largest share of the clipping norm that rounding may cost; beyond it the ring is too small for the model."""
 
 _TAIL_NATS = 64 * math.log(2)
 """Each of two causes takes a sum out of the ring with probability at most 2^-64."""
@@ -229,7 +222,7 @@ class DistributedMechanism:
         """Clip each unit's gradient to whole numbers of norm at most S, and add them up.
 
         Replacing one unit by nothing changes the sum by at most S in L2 norm, whatever the gradients hold. A unit whose
-        gradient isn't finite counts as zero: to stop for it would tell that it is there.
+        gradient isn't finite counts as zero: stopping for it would reveal that it is there.
 
         Args:
             gradients: (units, d) float32, one row for each *unit*: of a record, or the mean or sum over all records

@@ -3,6 +3,8 @@
 A release with noise multiplier z has μ = 1 / z; releases compose by adding μ². All of μ together is (ε, δ)-private
 exactly when δ ≥ Φ(-ε/μ + μ/2) - e^ε Φ(-ε/μ - μ/2). No accountant is needed, so a server knows what its evaluations
 cost without PyTorch, which the accountants of Opacus bring.
+
+Proof: ``docs/proofs/gaussian-releases.md``.
 """
 
 import math
@@ -12,7 +14,7 @@ import numpy as np
 from common.privacy.accounting import PRV_DELTA_ERROR, PRV_EPSILON_ERROR, RDP_ORDERS, Accountant
 
 _PRV_SLACK = 1.05
-"""Of PRV's stated error: how far its bound of a composition of Gaussian releases lies above the exact ε, at most."""
+"""How far PRV's bound of composed Gaussian releases lies above the exact ε, at most, in units of its stated error."""
 
 _LARGEST_EPSILON = 2000.0
 _HALVINGS = 80

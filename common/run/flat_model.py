@@ -22,7 +22,7 @@ class FlatModel(Protocol):
         ...
 
     def __getitem__(self, stretch: slice, /) -> NDArray[np.float32]:
-        """Return a stretch of them; one in a file is read anew each time."""
+        """Return a stretch of them; one in a file is read again each time."""
         ...
 
 

@@ -19,16 +19,16 @@ from common.config import PROTOCOL_VERSION
 from common.errors import RunError
 
 MAXIMUM_MESSAGE_BYTES = 64 * 2**20
-"""Of one message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
+"""The largest message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
 
 _LONGEST_COMPLAINT = 200
-"""Of what NumPy says about bytes that it cannot read, which may hold them."""
+"""How much is shown of what NumPy says about bytes that it cannot read, because the bytes may be in it."""
 
 NO_ARRAY = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, tokenize.TokenError)
-"""What NumPy raises for bytes that are no file of one array; its parser of heads runs out of stack with MemoryError."""
+"""What NumPy raises for bytes that are no file of one array; MemoryError when its parser of heads runs out of stack."""
 
 LONGEST_HEAD_BYTES = 512
-"""Of an array's file: NumPy reads the head with Python's parser, and writes 118 bytes for shape and type."""
+"""The longest head of an array's file. NumPy reads it with Python's parser, and writes 118 bytes for shape and type."""
 
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -198,7 +198,7 @@ def read_array(encoded: bytes) -> npt.NDArray[Any]:
     """Read the NumPy file (NEP 1) of one array that travels beside a message, as a view that cannot be written to.
 
     Raises:
-        RunError: it is none, holds objects or an archive, or is not as long as its head claims.
+        RunError: it is no array, holds objects or an archive, or is not as long as its head claims.
     """
     try:
         return _whole_array(encoded)

@@ -49,7 +49,7 @@ class RoundTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     @property
     def trains(self) -> bool:
-        """Say whether hospitals train in this round."""
+        """Return whether hospitals train in this round."""
         return self.purpose is Purpose.TRAIN
 
     def encode(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What a hospital's masked vector holds: one flat array over Z_R, R = 2^16 or 2^32 (DESIGN §2, "The vector").
+"""What a hospital's masked vector holds: one flat array over Z_R, R = 2^16 or 2^32.
 
 ::
 
@@ -42,7 +42,7 @@ _CHUNK = 1 << 16
 """Elements encoded at a time: the two temporaries, of 256 or 512 KiB, stay in the second-level cache."""
 
 _FLOAT32_DIGITS = 24
-"""Integers of so many significant bits are exact in float32, the precision of the change itself."""
+"""The significant bits of integers that are exact in float32, the precision of the change itself."""
 
 
 _DEVIATIONS = 10.0
@@ -73,7 +73,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class DecodedSum:
-    """What the sum over the surviving hospitals says; a view of the sum, so that nothing of its size is made anew.
+    """What the sum over the surviving hospitals says; a view of the sum, so that nothing of its size is allocated.
 
     Attributes:
         residues: (d,) of the ring, read as signed: in mode ``distributed`` the sum itself, noise included.
@@ -279,7 +279,7 @@ class VectorLayout:
         return EvaluationCounts.from_flat(tail.entries, self.evaluation)
 
     def check_units(self, units: int, norm_bound: int, deviation: float) -> None:
-        """Refuse so many evaluation units that their noisy sum could leave the ring.
+        """Refuse a number of evaluation units whose noisy sum could leave the ring.
 
         Args:
             units: of all hospitals together.

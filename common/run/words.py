@@ -13,7 +13,7 @@ AUTHORITY_ON_SERVER = (
 )
 
 RELATION = "zero-out: against an empty one; how many there are is public"
-"""Of every ε: which two data sets it tells apart."""
+"""The relation of every ε: which two data sets it compares."""
 
 
 def admitted(started: RunStarted) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Phase 0, AdvertiseKeys: each hospital publishes two fresh X25519 keys, signed with its identity."""
+"""Phase 0, AdvertiseKeys: each hospital publishes two fresh X25519 keys, signed with its identity.
+
+Proof that the refused keys are the right ones: ``docs/proofs/public-keys.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

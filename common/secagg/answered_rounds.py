@@ -2,6 +2,8 @@
 
 A second masked vector under the same masks gives the server the difference of two inputs, and a second unmasking can
 ask for the kind of share that the first withheld. Bonawitz et al. 2017 assume that a user answers once.
+
+Proof: ``docs/proofs/one-answer.md``.
 """
 
 from collections.abc import Mapping

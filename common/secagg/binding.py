@@ -2,6 +2,8 @@
 
 Nothing in the protocol is derived or signed without one of these, so nothing that was made in one place has a meaning
 in another. Bonawitz et al. 2017 leave this to the implementation.
+
+Proof: ``docs/proofs/bound-masks.md``.
 """
 
 import hashlib

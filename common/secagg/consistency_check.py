@@ -1,4 +1,7 @@
-"""Phase 3, ConsistencyCheck: hospitals sign what they were shown, so that a server can't show them different things."""
+"""Phase 3, ConsistencyCheck: hospitals sign what they were shown, so that a server can't show them different things.
+
+Proof that signing more than U_3 is sound: ``docs/proofs/signed-view.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -185,7 +188,7 @@ def unmasking_request(masked_sum: MaskedSum) -> UnmaskingRequest:
 
 
 def verify_agreement(state: SignedState, request: UnmaskingRequest, place: Place) -> None:
-    """Refuse to go on unless at least t survivors signed exactly what this hospital signed (figure 4, round 4, user).
+    """Refuse unless at least t survivors signed exactly what this hospital signed (figure 4, round 4, user).
 
     Raises:
         DifferentSurvivorsError: the request is for other survivors than this hospital signed.
@@ -201,7 +204,7 @@ def verify_agreement(state: SignedState, request: UnmaskingRequest, place: Place
 
 
 def needs_agreement(run: RunParameters) -> bool:
-    """Say whether this run has the phase at all."""
+    """Return whether this run has the phase at all."""
     return run.adversary is Adversary.ACTIVE
 
 

@@ -35,7 +35,7 @@ class SecAggError(ConfideError):
         ├── MessageError                    bytes that are not a message
         │   ├── TruncatedMessageError       they end too early
         │   ├── OversizedMessageError       they are longer than any message of this type may be
-        │   ├── TrailingBytesError          they go on after the message's end
+        │   ├── TrailingBytesError          they continue after the message's end
         │   ├── ProtocolVersionError        they are of another version
         │   ├── MessageTypeError            they are another message, or none of this protocol
         │   └── NonCanonicalMessageError    the same message has another, the only valid, encoding
@@ -132,7 +132,7 @@ class OversizedMessageError(MessageError):
 
 
 class TrailingBytesError(MessageError):
-    """The bytes go on after the message's end."""
+    """The bytes continue after the message's end."""
 
 
 class ProtocolVersionError(MessageError):

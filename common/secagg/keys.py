@@ -1,6 +1,8 @@
 """The primitives of Bonawitz et al. 2017, section 3 (KA, AE, SIG), and commitments, each with its arguments fixed.
 
 X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D), Ed25519 (RFC 8032), all from ``cryptography``.
+
+Proofs: ``docs/proofs/public-keys.md``, ``docs/proofs/commitments.md``.
 """
 
 from enum import StrEnum
@@ -38,7 +40,7 @@ def public_key(private_key: bytes) -> bytes:
 
 
 def is_low_order(public: bytes) -> bool:
-    """Say whether agreeing on a key with ``public``, in its reduced encoding, gives zero for everybody.
+    """Return whether agreeing on a key with ``public``, in its reduced encoding, gives zero for everybody.
 
     RFC 7748, section 6.1, leaves the check to the protocol; ``cryptography`` would only fail at the agreement.
     """
@@ -46,7 +48,7 @@ def is_low_order(public: bytes) -> bool:
 
 
 def is_canonical(public: bytes) -> bool:
-    """Say whether ``public`` is the one reduced encoding of its point; others are accepted by RFC 7748 but not here."""
+    """Return whether ``public`` is the one reduced encoding of its point; RFC 7748 also accepts others."""
     return int.from_bytes(public, "little") < _FIELD_PRIME
 
 
@@ -135,7 +137,7 @@ def decrypt(key: bytes, ciphertext: bytes) -> bytes | None:
 
 
 def is_signed(identity: bytes, signature: bytes, signed: bytes) -> bool:
-    """Say whether ``signature`` over ``signed`` is that of the Ed25519 public key ``identity`` (SIG.ver)."""
+    """Return whether ``signature`` over ``signed`` is that of the Ed25519 public key ``identity`` (SIG.ver)."""
     try:
         Ed25519PublicKey.from_public_bytes(identity).verify(signature, signed)
     except InvalidSignature:

@@ -1,4 +1,7 @@
-"""Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives."""
+"""Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives.
+
+Proof that shares may be opened before masking: ``docs/proofs/early-opening.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,7 +58,7 @@ class MaskedState:
     cohort_hash: bytes
     request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
-    """By owner: those of this hospital's neighbours in the cohort, and its own."""
+    """Owner to shares: those of this hospital's neighbours in the cohort, and its own."""
 
     def erase(self) -> None:
         """Overwrite all shares."""
@@ -70,7 +73,7 @@ class Accepted:
     cohort: tuple[str, ...]
     request_hash: bytes
     shares: Mapping[str, SharePair] = field(repr=False)
-    """By dealer: those of this hospital's neighbours in the cohort, sorted."""
+    """Dealer to shares: those of this hospital's neighbours in the cohort, sorted."""
 
     def erase(self) -> None:
         """Overwrite the shares that were opened; ``state`` stays as it is, for it may have to answer again."""

@@ -2,6 +2,8 @@
 
 A seed is used as key once, for one vector, so the counter may start at zero. The stream is read as little-endian
 elements of the ring, which makes a mask exactly uniform for an ideal cipher: R is a power of two, nothing is rejected.
+
+Proof: ``docs/proofs/rings.md``.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from common.secagg.parameters import Vector
 
 BUFFER_BYTES = 256 * 1024
-"""Of keystream at a time: large enough to amortise a call, small enough to be added while still in the cache."""
+"""Bytes of keystream made at a time: enough to amortise a call, and few enough to be added while still in the cache."""
 
 _AES_BLOCK_BYTES = 16
 

@@ -31,10 +31,10 @@ SHARE_BYTES = 33
 
 LONGEST_NAME = 63
 LONGEST_CIPHERTEXT = 12 + 2 * (1 + LONGEST_NAME) + 2 * SHARE_BYTES + 16
-"""Of one encrypted pair of shares: nonce, sender and recipient, two shares, tag."""
+"""The length of an encrypted pair of shares at most: nonce, sender and recipient, two shares, tag."""
 
 LONGEST_TERMS = 65_535
-"""Of what a round asks for: some kilobytes where a task has hundreds of scores."""
+"""The length of a round's terms at most; a task with hundreds of scores takes some kilobytes."""
 
 _MARK = b"CSA"
 
@@ -214,8 +214,8 @@ def decode(encoded: bytes, message_type: type[M], limits: Limits, place: Place, 
         The message, with ``encode(message) == encoded``.
 
     Raises:
-        MessageError: one of its kinds, as the bytes end early, are too long, go on, are of another version or type, or
-            are not canonical.
+        MessageError: one of its kinds, as the bytes end early, are too long, continue after the end, are of another
+            version or type, or are not canonical.
     """
     type_byte, layout = _LAYOUTS[message_type]
 

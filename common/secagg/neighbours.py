@@ -15,12 +15,10 @@ Against a semi-honest server (Bell et al. 2020, section 3, the good graphs), wit
 2. the honest survivors are connected: to cut the circle takes k/2 colluding or dropped hospitals in a row, at two
    places; we do not allow even one.
 
-Against an active server, who chooses whom to declare dropped with the graph before its eyes, 2 can't be hoped for.
-Instead, let c be the most colluders in any k/2 places in a row, and t ≥ k/2 + c + 2. Where the honest survivors fall
-apart, some survivor at the end of a part has only dropped and colluding hospitals in the k/2 places after it. Its own
-share, the k/2 before it and those c make fewer than t: the seed of its own mask is never rebuilt, nor is the sum over
-its part. The same holds for hospitals that were shown another cohort, whose masks with the others never cancel. And t
-exceeds the 2c colluders that any hospital can have as neighbours, which is 1.
+Against an active server, who chooses whom to declare dropped with the graph before its eyes, 2 cannot be had. Instead,
+let c be the most colluders in any k/2 places in a row, and t ≥ k/2 + c + 2. Then no part of the honest survivors has a
+sum that the server can unmask (``docs/proofs/sparse-graph.md``), and t exceeds the 2c colluders that any hospital can
+have as neighbours, which is 1.
 
 Both hold but with probability 2^-security_bits. An active server can also try many sets of keys and hospitals and keep
 the order it likes best; ``grinding_bits`` bounds the logarithm of its tries, and is added to ``security_bits``.
@@ -141,7 +139,7 @@ def private_threshold(
 
 
 def enough_stay(hospitals: int, neighbours: int, threshold: int, graph: GraphParameters) -> bool:
-    """Say whether all but 2^-correctness_bits of rounds leave everyone ``threshold`` neighbours."""
+    """Return whether all but 2^-correctness_bits of rounds leave everyone ``threshold`` neighbours."""
     others, dropped = hospitals - 1, graph.dropouts(hospitals)
     too_many = sum(
         comb(dropped, gone) * comb(others - dropped, neighbours - gone)

@@ -1,4 +1,7 @@
-"""What a run fixes before its first round: who may take part, the ring, the thresholds and whom they withstand."""
+"""What a run fixes before its first round: who may take part, the ring, the thresholds and whom they withstand.
+
+Proofs: ``docs/proofs/threshold.md`` (t counts on all members), ``docs/proofs/rings.md`` (two segments).
+"""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +17,10 @@ from common.secagg.errors import SERVER, ParameterError, Place
 from common.secagg.phases import Phase
 
 VERSION = 2
-"""Of the protocol: bound into every derived key and signature, and the first byte of every message after its mark."""
+"""The protocol's version: bound into every derived key and signature, and the first byte after a message's mark."""
 
 SECURE_MINIMUM = 3
-"""The sum of two tells each of them what the other sent."""
+"""The fewest hospitals: from a sum of two, each could compute what the other sent."""
 
 MOST_HOSPITALS = 4096
 """An upper bound on any roster, so that no decoder can be made to allocate without end."""
@@ -32,7 +35,7 @@ Vector = NDArray[np.unsignedinteger[Any]]
 """A flat array of integers modulo R = 2^16 or 2^32; the ring's addition is the machine's own."""
 
 COUNT_BITS = 32
-"""Of a count at the head of a vector, whatever R."""
+"""The width of a count at the head of a vector, for any R."""
 
 
 class Segments(NamedTuple):
@@ -55,7 +58,7 @@ class Adversary(StrEnum):
     ACTIVE = "active"
     """It may send anything to anybody; three exchanges a round."""
     SEMI_HONEST = "semi-honest"
-    """It follows the protocol and looks at everything; two exchanges a round."""
+    """It follows the protocol and reads everything; two exchanges a round."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 The field is the integers modulo 2^257 - 93, the largest prime below 2^257. A 32-byte secret, whatever its bits, is one
 element, so there is nothing to split or reduce; and 257 random bits miss the field with probability below 2^-250, so
 drawing coefficients by rejection is exactly uniform and never waits.
+
+Proof: ``docs/proofs/shamir.md``.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Phase 1, ShareKeys: each hospital deals shares of s_u and of a fresh b_u to its neighbours, through the server."""
+"""Phase 1, ShareKeys: each hospital deals shares of s_u and of a fresh b_u to its neighbours, through the server.
+
+Proof that keys of the next round may ride on this one: ``docs/proofs/riding-keys.md``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,9 +44,9 @@ class SharePair:
     """One dealer's two shares for one recipient; a recipient reveals at most one of them."""
 
     self_mask: bytes = field(repr=False)
-    """Of b_u, 33 bytes."""
+    """The share of b_u, 33 bytes."""
     masking_key: bytes = field(repr=False)
-    """Of s_u, 33 bytes."""
+    """The share of s_u, 33 bytes."""
 
     def copy(self) -> "SharePair":
         """Return a pair of its own memory, for a state that outlives this one."""
@@ -84,9 +87,9 @@ class Routed:
     cohort: tuple[str, ...]
     """The hospitals that shared their keys (the paper's U_2), sorted."""
     self_mask_commitments: Mapping[str, bytes] = field(repr=False)
-    """By hospital of the cohort."""
+    """Hospital of the cohort to its commitment to b_u."""
     inboxes: Mapping[str, Mapping[str, EncryptedShare]] = field(repr=False)
-    """By recipient, then by dealer, both in the cohort."""
+    """Recipient to dealer to share, both in the cohort."""
     refusals: tuple[SecAggError, ...]
 
     def request_for(self, hospital: str, terms: bytes) -> MaskedInputRequest:
@@ -209,7 +212,7 @@ def route(run: RunParameters, directory: KeyDirectory, messages: Mapping[str, En
         The cohort, everyone's inbox, and an error for each refused message.
 
     Raises:
-        TooFewHospitalsError: fewer than the threshold shared their keys; the round can't go on.
+        TooFewHospitalsError: fewer than the threshold shared their keys; the round cannot continue.
     """
     graph, everyone = neighbourhoods(run, directory), directory_hash(directory)
     accepted, refusals = {}, []

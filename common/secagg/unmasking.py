@@ -1,4 +1,7 @@
-"""Phase 4, Unmasking: hospitals reveal one kind of share for each other; the server takes the masks off the sum."""
+"""Phase 4, Unmasking: hospitals reveal one kind of share for each other; the server takes the masks off the sum.
+
+Proof that the right party is named for a bad share: ``docs/proofs/commitments.md``.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

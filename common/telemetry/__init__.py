@@ -1,1 +1,1 @@
-"""What a run tells about itself: events, metric names and the Prometheus exporter."""
+"""What a run reports about itself: events, metric names and the Prometheus exporter."""

@@ -1,4 +1,4 @@
-"""What a run has to tell, as typed events: the format of ``events.jsonl``, one JSON object a line.
+"""What a run reports, as typed events: the format of ``events.jsonl``, one JSON object a line.
 
 The server appends them (``server/events.py``); the exporter, the live table, the report and the dashboard read them.
 """
@@ -44,7 +44,7 @@ Time = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 MOST_COUNTED = 2**53
-"""Of anything: beyond it a float, which Prometheus and JSON's other readers take a number for, is not exact."""
+"""The largest count. Prometheus and other readers of JSON take a number for a float, which is not exact beyond it."""
 
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -66,7 +66,7 @@ class _Event(BaseModel):
 
 
 class RunStarted(_Event):
-    """A run begins, or goes on after an interruption when ``resumed_from_round`` is above 0."""
+    """A run begins, or continues after an interruption when ``resumed_from_round`` is above 0."""
 
     kind: Literal["run_started"] = "run_started"
     run_id: RunId
@@ -109,12 +109,12 @@ class Exchange(_Event):
     answered: tuple[str, ...]
     missing: tuple[str, ...] = ()
     upload_bytes: Count = 0
-    """From the hospitals to the server, all of them together."""
+    """Bytes from all hospitals together to the server."""
     download_bytes: Count = 0
 
 
 class Refusal(_Event):
-    """A hospital refuses to go on, by its own policy or budget."""
+    """A hospital refuses to continue, by its own policy or budget."""
 
     kind: Literal["refusal"] = "refusal"
     round: Count
@@ -144,7 +144,7 @@ class AttackRefused(_Event):
 
 
 class RoundTime(BaseModel):
-    """Where the seconds of a round went, by the server's clock; hospitals tell no times of their own."""
+    """Where the seconds of a round went, by the server's clock; hospitals report no times of their own."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -191,7 +191,7 @@ class RoundDone(_Event):
     """Whose records the model was measured on: the test part's where counts are exact; none where the plan of
     evaluations leaves this round out, and all measures are then undefined."""
     intervals: dict[str, Interval] = Field(default_factory=dict)
-    """Of measures by name, at 95 %: sampling of the records and privacy noise together."""
+    """Name of a measure to its 95 % interval, over sampling of the records and privacy noise together."""
     evaluation_epsilon: Measure = math.nan
     """What evaluations of this run have cost each record of ``part`` so far."""
 
@@ -297,10 +297,10 @@ def parse_event(line: str | bytes) -> Event | None:
 
 
 class EventFile:
-    """Reads a growing ``events.jsonl`` from where the last look ended.
+    """Reads a growing ``events.jsonl`` from where the last poll ended.
 
-    A last line without its newline is left for the next look: its writer may still be at it. When the file got
-    shorter or was replaced (a run started anew in the same folder), reading starts again from the top.
+    A last line without its newline is left for the next poll: its writer may not have finished it. When the file got
+    shorter or was replaced (a run started again in the same folder), reading starts again from the top.
     """
 
     def __init__(self, path: Path) -> None:
@@ -329,7 +329,7 @@ class EventFile:
         complete = fresh[: fresh.rfind(b"\n") + 1]
         lines = complete.splitlines()
         events = [self._parse(self._line + number, line) for number, line in enumerate(lines, start=1)]
-        # Only now: a line that is refused is refused again at the next look, not silently passed over.
+        # Only now: a line that is refused is refused again at the next poll, not silently passed over.
         self._offset += len(complete)
         self._line += len(lines)
         return [event for event in events if event is not None]

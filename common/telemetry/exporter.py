@@ -74,7 +74,7 @@ def serve_until_stopped(start: Callable[[], Exporter]) -> int:
 
 
 class Values:
-    """What is known now, by metric and label values; what nobody has told yet is not exposed at all.
+    """What is known now, by metric and label values; what nobody has reported yet is not exposed at all.
 
     A gauge that starts at 0 would draw an accuracy of 0 before the first round, so a series appears with its first
     value. A counter is begun with ``add(metric, 0, ...)``: Prometheus' ``increase()`` then sees its first step too.
@@ -85,7 +85,7 @@ class Values:
         self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
 
     def set(self, metric: Metric, value: float, *labels: str) -> None:
-        """Set one series of a gauge; a value that is not a number takes the series away."""
+        """Set one series of a gauge; a NaN removes the series."""
         series = self._numbers.setdefault(metric, {})
         if isnan(value):
             series.pop(labels, None)
@@ -106,7 +106,7 @@ class Values:
         self._histograms.setdefault(metric, {}).setdefault(labels, _Histogram(bounds)).observe(value)
 
     def collect(self) -> Iterable[Family]:
-        """Return what Prometheus is told."""
+        """Return what Prometheus gets."""
         for metric, series in self._numbers.items():
             kind = CounterMetricFamily if metric.name.endswith("_total") else GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=metric.labels)

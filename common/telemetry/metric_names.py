@@ -82,7 +82,7 @@ PRIVACY_INFO = Metric(
 # The server: who takes part, and the protocol -------------------------------------------------------------------------
 
 RUN_INFO = Metric("confide_run_info", "Which run is shown, on which data.", ("run_id", "data_set", "task", "caveats"))
-RUN_ACTIVE = Metric("confide_run_active", "1 while the run goes on, 0 once it has finished.")
+RUN_ACTIVE = Metric("confide_run_active", "1 while the run is active, 0 once it has finished.")
 LAST_PROGRESS = Metric(
     "confide_last_progress_timestamp_seconds", "When the run last finished an exchange, in seconds since the epoch."
 )

@@ -1,4 +1,4 @@
-"""Measuring with a canary: does a release of the evaluation plan tell more of a test record than the ledger claims?
+"""Measuring with a canary: does a release of the evaluation plan reveal more of a test record than the ledger claims?
 
 The server is the attacker, and as strong as the theorem allows: it makes a model of its own that is right on one image
 alone, it chooses the edges, and it knows every other record. Trial after trial a fair coin puts the image into a
@@ -27,7 +27,7 @@ from deploy.attacks.canary_training import RUN_ID, Exposure
 Random = Callable[[int], bytes]
 
 SCORE = 20.0
-"""Log-odds that the attacker's model gives its image; every other record gets their opposite."""
+"""The log-odds that the attacker's model gives its image; every other record gets the opposite."""
 
 
 def measure_with_a_canary(
@@ -63,7 +63,7 @@ def measure_with_a_canary(
     included = Keystream(random(SEED_BYTES)).uniform(trials) < 0.5  # noqa: PLR2004 - a fair coin
     direction = canary / np.linalg.norm(canary)
     scores = np.empty(trials)
-    # A dropout that is tolerated may take its noise away: the guarantee is for what is left then.
+    # A tolerated dropout may take its noise away: the guarantee is for the noise that is left.
     present = hospitals - privacy.tolerated_dropouts
     for trial in range(trials):
         total = others + (canary if included[trial] else 0)
@@ -75,7 +75,7 @@ def measure_with_a_canary(
 
 
 def _vector(plan: EvaluationPlan, question: Question, scores: NDArray[np.float64], records: int) -> NDArray[np.int64]:
-    """Return the answer of so many ill records with these log-odds."""
+    """Return the answer of a number of ill records with these log-odds."""
     logits = np.stack([np.zeros(records), scores], axis=1).astype(np.float32)
     labels = np.ones(records, np.int64)
     return answer(plan, question, logits, labels, np.arange(records), records, bytes(32))

@@ -26,7 +26,7 @@ SMOOTHNESS = 0.05
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the originals a reconstruction is, image for image.
+    """How similar a reconstruction is to the originals, image for image.
 
     Attributes:
         psnr: peak signal-to-noise ratio in dB.

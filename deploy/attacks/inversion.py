@@ -1,7 +1,7 @@
 """``confide audit inversion``: what pictures can a server make of what it sees?
 
 One hospital takes one training step on 1 and on 32 images, by the deployed training and encoding. An attacker on the
-server then looks for images that explain what arrived: the bare update (plain federated averaging), the same update
+server then searches for images that explain what arrived: the bare update (plain federated averaging), the same update
 masked, the sum over the fewest hospitals a sum is ever over, and the update of DP-SGD.
 """
 
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.training import TrainingData, train_locally
-from common.config import SECURE_MINIMUM, Config, PrivacyMode, load_config, replace
+from common.config import SECURE_MINIMUM, Config, load_config, replace
 from common.errors import RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
-from common.privacy.calibration import require_enough_units, run_noise_multiplier
+from common.privacy.calibration import require_enough_units
+from common.privacy.mechanism import LocalNoise, NoisySteps, PlainSteps
+from common.privacy.schedule import Schedule
 from common.provenance import versions
 from common.run.vector import Tail, VectorLayout
 from common.secagg import advertise_keys, masked_input, share_keys
@@ -37,7 +39,7 @@ from deploy.results.plots import styled
 
 BATCHES = (1, 32)
 ROWS_OF_A_BATCH = 3
-"""Of a larger batch the plot shows the best, the middle and the worst of what plain averaging gives away."""
+"""The rows of a larger batch in the plot: the best, the middle and the worst of what plain averaging gives away."""
 
 UPDATE = "plain FedAvg: the update"
 MASKED = "secure: a masked vector"
@@ -49,7 +51,7 @@ VIEWS = (UPDATE, MASKED, SUM, PRIVATE, AVERAGE)
 ROUND = 1
 
 ENTRIES = 15
-"""Of an evaluation in the vector, which this attack does not look at."""
+"""The number of entries of an evaluation in the vector, which this attack does not use."""
 
 LIMITS = """\
 What this cannot show:
@@ -139,7 +141,7 @@ def audit(data_set: DataSet, config: Config, iterations: int) -> Audit:
 def _noise_multiplier(records: int, config: Config) -> float:
     """Return the noise of a hospital with an equal share of the data, in a whole run as configured."""
     require_enough_units(records, config.privacy.delta)
-    return run_noise_multiplier(config.training, config.privacy, config.experiment.rounds)
+    return LocalNoise(config.privacy).steps(config.training, config.experiment.rounds).noise_multiplier
 
 
 class _Step:
@@ -158,7 +160,7 @@ class _Step:
     def views(self, records: Records, batch: int) -> dict[str, tuple[NDArray[np.float32], torch.Tensor]]:
         """Return for each view the gradient it shows, and the labels of the records in it."""
         parts = [slice(batch * hospital, batch * (hospital + 1)) for hospital in range(SECURE_MINIMUM)]
-        vectors = [self._vector(records, part, PrivacyMode.NONE) for part in parts]
+        vectors = [self._vector(records, part, PlainSteps(batch, local_epochs=1)) for part in parts]
         total = np.sum(vectors, axis=0, dtype=self.layout.dtype)
         own = torch.from_numpy(records.labels[parts[0]])
         everyone = torch.from_numpy(records.labels[: batch * SECURE_MINIMUM])
@@ -166,21 +168,22 @@ class _Step:
             UPDATE: (self._gradient(vectors[0]), own),
             MASKED: (self._gradient(_masked(vectors, self.config, self.layout.counts_length)[0]), own),
             SUM: (self._gradient(total), everyone),
-            PRIVATE: (self._gradient(self._vector(records, parts[0], PrivacyMode.LOCAL)), own),
+            PRIVATE: (self._gradient(self._vector(records, parts[0], self._noisy_step())), own),
         }
         share_parameters(self.model, torch.from_numpy(self.start.copy()))
         return views
 
-    def _vector(self, records: Records, part: slice, mode: PrivacyMode) -> NDArray[Any]:
+    def _noisy_step(self) -> NoisySteps:
+        """Return one step of DP-SGD on all records, with the noise of a step of the whole run."""
+        privacy = self.config.privacy
+        return NoisySteps(privacy.unit, Schedule(sample_rate=1.0, steps=1), privacy.max_grad_norm, self.sigma)
+
+    def _vector(self, records: Records, part: slice, plan: PlainSteps | NoisySteps) -> NDArray[Any]:
         """Return what a hospital would mask: one step on a batch of just these records, encoded."""
         images, labels = records.images[part], records.labels[part]
         data = TrainingData.of(images, labels, np.arange(len(labels)))
-        training = self.config.training.model_copy(
-            update={"batch_size": len(labels), "sample_rate": 1.0, "local_epochs": 1}
-        )
-        privacy = self.config.privacy.model_copy(update={"mode": mode})
         update = train_locally(
-            self.model, self.start, data, training, privacy, self.sigma, os.urandom, expected_units=float(len(labels))
+            self.model, self.start, data, self.config.training, plan, os.urandom, expected_units=float(len(labels))
         )
         tail = Tail(len(labels), 0, 0, np.zeros(ENTRIES, np.int64))
         return self.layout.encode(update.delta, tail, os.urandom)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from scipy import special
 
 GUESSED_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
-"""Of the canaries. Which share tells most depends on the ε that is sought: few sure guesses for a small one, many for
-a large one. All are tried, and each at a confidence raised so that the best of them may be reported (Bonferroni)."""
+"""The shares of the canaries that are guessed. The most telling share depends on the ε that is sought: few sure guesses
+for a small one, many for a large one. All are tried, each at a raised confidence, so that the best of them may be
+reported (Bonferroni)."""
 
 LARGEST_EPSILON = 64.0
-"""More than any number of guesses here could refute."""
+"""An ε that no number of guesses here could refute."""
 
 BISECTIONS = 30
 
@@ -33,7 +34,7 @@ class LowerBound:
 
     Attributes:
         epsilon: the training was not (ε', δ)-private for any ε' below this.
-        confidence: with which that is said: of an honest training it is said wrongly with 1 - confidence at most.
+        confidence: of that statement: it is wrong about an honest training with probability 1 - confidence at most.
         guesses: made of the ``canaries`` coins, r.
         correct: of them, v.
         canaries: m.

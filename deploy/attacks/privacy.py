@@ -1,7 +1,7 @@
 """``confide audit privacy``: does training give away more than the ledger claims? An ε that one run refutes.
 
-Trains the deployed way on phantom images and on canaries, each of which a fair coin lets in or keeps out, guesses the
-coins from what the training released, and computes the ε that so many right guesses refute. With ``--part test`` it
+It trains the deployed way on phantom images and on canaries, each of which a fair coin lets in or keeps out, guesses
+the coins from what the training released, and computes the ε that the right guesses refute. With ``--part test`` it
 is the evaluation that is audited: one test record, a model that is right on it alone, and many releases.
 """
 
@@ -16,11 +16,12 @@ import torch
 from matplotlib.figure import Figure
 
 from client.training import TrainingData
-from common.config import Config, PrivacyConfig, PrivacyMode
+from common.config import Config, PrivacyConfig
 from common.errors import RunError
 from common.models import registry
 from common.models.frozen import extract
 from common.privacy.accounting import rounded_up
+from common.privacy.mechanism import MECHANISMS
 from common.provenance import versions
 from deploy.attacks.canary_evaluation import measure_with_a_canary
 from deploy.attacks.canary_training import Exposure, Setting, train_with_canaries
@@ -30,7 +31,7 @@ from deploy.datasets import phantom
 from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 
 REFUTED = 1
-"""Exit code when training gave away more than the ledger claims."""
+"""The exit code when training gave away more than the ledger claims."""
 
 TRAINING, TEST = "training", "test"
 """Whose records are audited."""
@@ -72,7 +73,8 @@ def main(argv: list[str]) -> int:
     if min(arguments.canaries, arguments.records, arguments.rounds) < 1:
         raise RunError("--canaries, --records and --rounds must be at least 1")
     torch.set_num_threads(1)
-    privacy = PrivacyConfig(mode=PrivacyMode(arguments.mode), target_epsilon=arguments.epsilon, delta=arguments.delta)
+    asked = {"mode": arguments.mode, "target_epsilon": arguments.epsilon, "delta": arguments.delta}
+    privacy = PrivacyConfig.model_validate(asked)
     setting = Setting(arguments.canaries, arguments.rounds, arguments.sample_rate, arguments.hospitals, privacy)
     if arguments.part == TEST:
         verdict = audit_evaluation(arguments.records, setting, arguments.confidence)
@@ -142,7 +144,7 @@ verdict   {outcome}
 
 @styled
 def draw(verdict: Verdict) -> Figure:
-    """Draw how well the scores tell canaries that were in from those that were not, and the bound beside the claim."""
+    """Draw how well the scores separate canaries that were in from the others, and the bound beside the claim."""
     exposure, bound = verdict.exposure, verdict.bound
     figure = Figure(figsize=(9, 4), layout="constrained")
     scores, bars = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -213,7 +215,8 @@ def _parser(config: Config) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--part", choices=(TRAINING, TEST), default=TRAINING, help="whose records are audited")
-    add("--mode", choices=("local", "distributed"), default=config.privacy.mode.value, help="of privacy")
+    modes = tuple(mode.value for mode, mechanism in MECHANISMS.items() if mechanism.is_private)
+    add("--mode", choices=modes, default=config.privacy.mode.value, help="of privacy")
     add("--epsilon", type=float, default=config.privacy.target_epsilon, metavar="E", help="target of the run")
     add("--delta", type=float, default=1e-5, metavar="D", help="below 1 / (records + canaries)")
     add("--rounds", type=int, default=30, metavar="R", help="of training")

@@ -1,7 +1,7 @@
 """``confide evidence RUN``: pack what an outsider needs to judge a run into one archive.
 
 The archive holds the verdict of ``confide audit verify``, the chains and the authority's certificate to repeat it, the
-configuration, report and model card, a CycloneDX bill of materials, and a table from each claim of the README to the
+configuration, report and model card, a CycloneDX bill of materials, and a table from each claim of the pages to the
 test that shows it. No model, no image, no key and no log is in it.
 """
 
@@ -33,7 +33,7 @@ CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 LOCK = ROOT / "requirements.lock"
 
 _COPIED = (EVENTS_FILE, "summary.json", "metrics.csv", "model.json", AUDIT_FILE)
-"""Of a run's folder, where they exist."""
+"""The files of a run's folder that are copied where they exist."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,7 +78,7 @@ def gather(run: Path, chains: Sequence[Path], authority: Path, folder: Path) -> 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, the words of the README that do, and the tests that show it, ``FILE::TEST``."""
+    """What is claimed, the words that claim it on a page, and the tests that show it, ``FILE::TEST``."""
 
     claim: str
     readme: tuple[str, ...]
@@ -89,7 +89,7 @@ def read_claims() -> tuple[Claim, ...]:
     """Return every claim.
 
     Raises:
-        ConfigError: a test that is named does not exist, or there is none.
+        ConfigError: a claim names no test, or one that does not exist.
     """
     tree: dict[str, dict[str, list[str]]] = yaml.safe_load(CLAIMS_FILE.read_text(encoding="utf-8"))
     claims = tuple(Claim(claim, tuple(told["readme"]), tuple(told["tests"])) for claim, told in tree.items())
@@ -103,32 +103,38 @@ def read_claims() -> tuple[Claim, ...]:
 
 
 def check_readme(readme: str, claims: Sequence[Claim]) -> None:
-    """Hold the README and the claims together.
+    """Compare the README, with the page of guarantees behind it, with the claims.
 
     Raises:
-        ConfigError: the README claims what has no row, or no longer has the words of one.
+        ConfigError: the pages claim something without a row, or no longer have the words of a row.
     """
     words = " ".join(readme.split())
     quoted = [quote for claim in claims for quote in claim.readme]
     for quote in quoted:
         if quote not in words:
-            raise ConfigError(f"{CLAIMS_FILE.name}: the README must have the words {quote!r}")
+            raise ConfigError(f"{CLAIMS_FILE.name}: the README or docs/guarantees.md must have the words {quote!r}")
     for told in _claimed(readme):
         if not any(quote in told for quote in quoted):
-            raise ConfigError(f"{CLAIMS_FILE.name} must have a row for what the README claims: {told!r}")
+            raise ConfigError(f"{CLAIMS_FILE.name} must have a row for this claim: {told!r}")
 
 
 def _claimed(readme: str) -> list[str]:
-    """Return what the README claims: sentences and rows of what is guaranteed, points of how good, private and fast."""
-    opening, guaranteed, figures = (_section(readme, title) for title in ("# ", "## What is guaranteed", "## How good"))
+    """Return what the pages claim: sentences and rows of what is guaranteed, rows of how good, private and fast."""
+    titles = ("# ", "## What is guaranteed, against", "## What is guaranteed in full", "## How good")
+    opening, table, full, figures = (_section(readme, title) for title in titles)
     sentences = list[str]()
-    for paragraph in (opening, *guaranteed.split("\n\n")):
+    for paragraph in (*opening.split("\n\n"), *table.split("\n\n"), *full.split("\n\n")):
         if paragraph.lstrip().startswith("|"):
-            sentences += paragraph.strip().splitlines()[2:]
-        elif not paragraph.lstrip().startswith("**Not defended"):
+            sentences += _rows(paragraph)
+        elif not paragraph.lstrip().startswith(("**Not defended", "![")):
             sentences += re.split(r"(?<=\.)(?<!al\.) ", " ".join(paragraph.split()))
-    points = [" ".join(point.split()) for point in re.split(r"^- ", figures, flags=re.MULTILINE)[1:]]
-    return [told for told in (*sentences[1:], *points) if told]  # The first sentence says what it is.
+    told = (*sentences[1:], *_rows(figures))  # The first sentence says what it is.
+    return [claim for claim in told if claim and not claim.startswith("[")]  # A link to a page claims nothing itself.
+
+
+def _rows(text: str) -> list[str]:
+    """Return the rows of a Markdown table, without its head."""
+    return [line for line in text.strip().splitlines() if line.startswith("|")][2:]
 
 
 def _section(readme: str, title: str) -> str:

@@ -7,10 +7,11 @@ from cryptography import x509
 from common.audit.chain import Chain, Entry
 from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, Told
 from common.audit.parties import SERVER_PARTY
-from common.config import AggregationMode, PrivacyMode, RunDescription
+from common.config import AggregationMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
 from common.identity.certificates import verify_roster
 from common.identity.members import verify_members
+from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model
 from common.run.round_terms import RoundTerms
 from common.run.terms import protocol_parameters
@@ -26,7 +27,7 @@ from server.initial_model import initial_model
 
 @dataclass
 class RunRecord:
-    """A run as its server's chain tells it.
+    """A run as its server's chain records it.
 
     Attributes:
         description: what the hospitals agreed to last; earlier ones differ in the roster alone.
@@ -59,7 +60,7 @@ class RunRecord:
         body = entry.body
         match body:
             case Began():
-                _require(self.models.get(body.step) == body.model_hash, place, "it goes on from a model no step made")
+                _require(self.models.get(body.step) == body.model_hash, place, "it continues from a model no step made")
                 self._step, self._trained, self.finished = body.step, None, None
                 self.is_told_to_its_end = False
             case Summed():
@@ -82,7 +83,7 @@ class RunRecord:
                 pass
 
     def go_on_under(self, description: RunDescription, parameters: RunParameters, place: str) -> None:
-        """Take up the terms that the run goes on under: members may have changed, and nothing else."""
+        """Take up the terms that the run continues under: members may have changed, and nothing else."""
         _require(description.run_id == self.description.run_id, place, "one run's chain holds another run")
         members = {key: getattr(description, key) for key in ("roster", "member_list", "vector_length")}
         _require(self.description.model_copy(update=members) == description, place, "the terms changed")
@@ -116,7 +117,7 @@ class RunRecord:
     @property
     def is_private(self) -> bool:
         """Whether the run has differential privacy."""
-        return self.description.privacy.mode is not PrivacyMode.NONE
+        return mechanism_of(self.description).is_private
 
     def verify_signature(
         self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], terms: str, place: str
@@ -168,7 +169,7 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
         if record is not None:
             record.follow(entry, place)
     if record is None:
-        raise AuditError(f"{name}: must tell of a run; it has not begun one")
+        raise AuditError(f"{name}: must record a run; it has not begun one")
     return record
 
 

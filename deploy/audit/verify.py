@@ -2,7 +2,7 @@
 
 Trusted is one file, the consortium authority's certificate. From it follow the writers' keys, from those the chains,
 and from the chains the model: each step begins where the one before it ended, each sum names its survivors with at
-least t of their signatures, and each survivor's own chain tells of the same round with the same model. The run's
+least t of their signatures, and each survivor's own chain records the same round with the same model. The run's
 events are those that the server's chain has the hash of, and its figures what they say.
 """
 
@@ -32,7 +32,7 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
-"""Inside a demo's folder."""
+"""Where chains lie inside a demo's folder."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Verdict:
             f"model             {'the one the rounds produced' if self.has_model else 'none here to check'}",
         ]
         if self.has_figures:
-            told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} say what the server told")
+            told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} match the server's chain")
         else:
             told.append("figures           not checked: no events here, or the server's chain does not cover them")
         if self.without_chain:
@@ -225,12 +225,12 @@ def _check_signed(
 def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, signed: Signed | None, name: str) -> None:
     number = summed.round_number
     if own is None:
-        raise AuditError(f"{name}: must tell of round {number}, whose sum holds its vector; it was cut short")
+        raise AuditError(f"{name}: must record round {number}, whose sum holds its vector; it was cut short")
     if own.terms != summed.terms:
         raise AuditError(f"{name}: round {number} asked for something else than the server recorded")
     if own.epsilon != summed.epsilon.get(hospital):
         raise AuditError(f"{name}: round {number}: ε differs from what the server recorded")
-    sent = summed.signatures.get(hospital)  # None of one that vanished after its vector, which the sum holds.
+    sent = summed.signatures.get(hospital)  # A hospital that vanished after its vector was summed has none.
     if sent is not None and (signed is None or signed.signature != sent):
         raise AuditError(f"{name}: round {number}: the server holds a signature that is not in this chain")
 
@@ -244,7 +244,7 @@ def _check_model(run: Path, record: RunRecord) -> None:
         raise AuditError(f"{CARD_FILE}: must be in canonical form; it was changed")
     if hash_model(model).hex() != record.models[max(record.models)]:
         raise AuditError(f"{TENSORS_FILE}: must hold the model that the last step made, got another")
-    # Where the authority's key lies is told by the events alone, which were compared with the chain before this.
+    # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
     expected = expected_facts(record, card.threshold, authority_on_server=on_server).model_dump()

@@ -1,7 +1,7 @@
 """``confide ca``: the consortium's certificate authority on a machine of its own, which needs no network.
 
-It reads signing requests and writes certificates as files; whoever operates it compares what is printed with what the
-hospital says about itself. The folder (``certs/`` by default) is all there is: keep it offline, and a copy in a safe.
+It reads signing requests and writes certificates as files; its operator compares what it prints with what the
+hospital says about itself. The folder (``certs/`` by default) holds everything: keep it offline, and a copy in a safe.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     sign = actions.add_parser("sign", help="sign requests; NAME.csr becomes NAME.pem, with both lists beside it")
     sign.add_argument("requests", nargs="+", type=Path, metavar="FILE.csr")
     revoke = actions.add_parser("revoke", help="end the membership of hospitals, and write both lists")
-    revoke.add_argument("hospitals", nargs="*", metavar="NAME", help="none only signs the lists anew")
+    revoke.add_argument("hospitals", nargs="*", metavar="NAME", help="without a name, only sign the lists again")
     revoke.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where both lists go; default: here")
     for action in (sign, revoke):
         action.add_argument("--hours", type=float, metavar="H", help="how long the revocation list is good")

@@ -1,4 +1,4 @@
-"""``confide certs``: make the consortium's authority in ``certs/`` if there is none, and show what lies there."""
+"""``confide certs``: make the consortium's authority in ``certs/`` if it is missing, and show what lies there."""
 
 import argparse
 import datetime

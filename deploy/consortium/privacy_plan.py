@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.config import Config, PrivacyMode, PrivacyUnit, RunDescription, load_config
+from common.config import Config, PrivacyUnit, RunDescription, load_config
 from common.config import replace as replaced
-from common.errors import PrivacyError
 from common.evaluation.plan import EVALUATED, Part
 from common.privacy.accounting import (
     Accountant,
@@ -24,10 +23,10 @@ from common.privacy.accounting import (
     epsilon,
     rounded_up,
 )
-from common.privacy.calibration import local_event, require_enough_units
+from common.privacy.calibration import require_enough_units
+from common.privacy.mechanism import DistributedNoise, LocalNoise, Mechanism
 from common.run.guarantee import relation
-from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
-from server.run import describe
+from common.run.terms import describe, evaluation_plan_of, release_mechanism
 
 _CONFIG = Path("config.yaml")
 _RUN_ID = 32 * "0"
@@ -89,21 +88,23 @@ def plan(config: Config, stated_units: int, parameters: int, classes: int = 2) -
     """
     require_enough_units(stated_units, config.privacy.delta, config.privacy.unit)
     local, distributed = (
-        _described(config, mode, parameters, classes) for mode in (PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED)
+        _described(config, mechanism, parameters, classes) for mechanism in (LocalNoise, DistributedNoise)
     )
-    return Plan(local, stated_units, _local(local), _distributed(distributed), _evaluation(local))
+    return Plan(
+        local, stated_units, _local(local, parameters), _distributed(distributed, parameters), _evaluation(local)
+    )
 
 
-def _described(config: Config, mode: PrivacyMode, parameters: int, classes: int) -> RunDescription:
+def _described(config: Config, mechanism: type[Mechanism], parameters: int, classes: int) -> RunDescription:
     hospitals = [f"hospital-{number + 1}" for number in range(config.experiment.num_clients)]
-    asked = replaced(config, privacy={"mode": mode}, aggregation={"min_hospitals": len(hospitals)})
+    asked = replaced(config, privacy={"mode": mechanism.mode}, aggregation={"min_hospitals": len(hospitals)})
     names = tuple(str(number) for number in range(classes))
     return describe(asked, _RUN_ID, names, 1, dict.fromkeys(hospitals, ""), parameters)
 
 
-def _local(run: RunDescription) -> ModePlan:
+def _local(run: RunDescription, parameters: int) -> ModePlan:
     privacy, rounds = run.privacy, run.experiment.rounds
-    event = local_event(run.training, privacy, rounds)
+    event = LocalNoise(privacy).plan(run, parameters).event
     whole = replace(event, steps=event.steps * rounds)
     claims = tuple(
         claim
@@ -115,20 +116,16 @@ def _local(run: RunDescription) -> ModePlan:
     return ModePlan(event, whole.steps, event.noise_multiplier, claims)
 
 
-def _distributed(run: RunDescription) -> ModePlan:
+def _distributed(run: RunDescription, parameters: int) -> ModePlan:
     privacy, rounds, hospitals = run.privacy, run.experiment.rounds, len(run.roster)
-    mechanism = mechanism_of(run)
-    if mechanism is None:
-        raise PrivacyError("a run of mode distributed must have a mechanism")
+    plan = DistributedNoise(privacy).plan(run, parameters)
     claims = tuple(
         claim
         for accountant in Accountant
-        for claim in mechanism.epsilons(
-            run.training.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant
-        )
+        for claim in plan.noise.epsilons(plan.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant)
     )
-    share = math.sqrt(mechanism.share_variance(hospitals)) / mechanism.norm_bound
-    return ModePlan(mechanism.event(run.training.sample_rate), rounds, share, claims)
+    share = math.sqrt(plan.noise.share_variance(hospitals)) / plan.noise.norm_bound
+    return ModePlan(plan.event, rounds, share, claims)
 
 
 def _evaluation(run: RunDescription) -> EvaluationCost | None:

@@ -1,6 +1,6 @@
 """``confide server``: run a consortium's server, which hospitals on other machines join by invitation.
 
-The first start makes everything in the state folder; later ones go on from there, and so does an unfinished run.
+The first start makes everything in the state folder; later ones continue from there, and so does an unfinished run.
 Who is a member is for the consortium's authority to sign. Its key belongs on the organiser's machine (``confide ca
 make``); its certificate comes here with ``--authority ca.pem``. ``--hold-authority-key`` keeps a key of its own here.
 """
@@ -36,7 +36,7 @@ from server.members.certificates import REQUESTS_FOLDER, Certificates
 from server.run import new_run_id
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
-"""The first two are what hospitals connect to; the third stays on the loopback interface."""
+"""Ports: hospitals connect to the first two, and the third stays on the loopback interface."""
 
 _POLL_SECONDS = 1.0
 
@@ -116,7 +116,7 @@ def _settings(arguments: argparse.Namespace, state: Path, config: Config) -> Ser
 
 
 def _folder_of_key(arguments: argparse.Namespace, state: Path, before: ServerSettings | None) -> Path | None:
-    """Return where this server keeps the authority's key, None where it has none; as before unless told otherwise."""
+    """Return where this server keeps the authority's key, or None; as before unless an option says otherwise."""
     if arguments.authority is not None:
         return None
     if arguments.hold_authority_key:
@@ -131,7 +131,7 @@ def _folder_of_key(arguments: argparse.Namespace, state: Path, before: ServerSet
 
 
 def _install_authority(state: Path, settings: ServerSettings, brought: Path | None) -> x509.Certificate:
-    """Put the authority's certificate where every part of the server looks for it; the same one for ever."""
+    """Put the authority's certificate where every part of the server reads it; the same one for ever."""
     path = state / authority.CERTIFICATE_FILE
     if settings.authority is None:
         root = load_certificate(brought or path)

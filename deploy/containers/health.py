@@ -8,7 +8,7 @@ _SECONDS = 2.0
 
 
 def unreachable(addresses: Sequence[str]) -> tuple[str, ...]:
-    """Return which of the addresses (``host:port``) nobody accepts a connection on."""
+    """Return the addresses (``host:port``) on which nobody accepts a connection."""
     return tuple(address for address in addresses if not _accepts(address))
 
 

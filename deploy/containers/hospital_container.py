@@ -1,7 +1,7 @@
 """``python -m deploy.containers.hospital_container``: a hospital in its container.
 
-The first start joins the consortium by an invitation, from a file or the variable CONFIDE_INVITATION; later ones go on
-with what lies in the state folder. With ``--dealer`` it is one of the demo's hospitals and gets its shard from there; a
+The first start joins the consortium by an invitation, from a file or the variable CONFIDE_INVITATION; later ones
+continue with the state folder. With ``--dealer`` it is one of the demo's hospitals and gets its shard from there; a
 real one has its images mounted. Then it becomes the hospital's supervisor, as the user it is started as, and has the
 SuperNode run as the user ``relay``.
 """
@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from client.enrolment import is_enrolled
+from common.config import load_config
 from common.errors import ConfideError
 from common.processes import EXIT_REFUSED, become, python_module
+from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.demo.dealer_service import CERTIFICATE_FILE, PORT
+from deploy.demo.dealing import state_dealt
 from deploy.demo.dealt_shard import Dealer, fetch, has_shard
 from deploy.hospital import join
 from deploy.source_tree import ROOT
@@ -28,7 +31,7 @@ _ASK_AGAIN_SECONDS = 30.0
 
 
 def main() -> int:
-    """Join if need be, wait for a shard if there is a dealer, and become the supervisor."""
+    """Join if necessary, wait for a shard if there is a dealer, and become the supervisor."""
     parser = argparse.ArgumentParser(prog="python -m deploy.containers.hospital_container", description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("/state"))
     parser.add_argument("--data", type=Path, default=Path("/shard"))
@@ -50,6 +53,8 @@ def _become_hospital(arguments: argparse.Namespace) -> NoReturn:
     _join(arguments)
     if arguments.dealer:
         _await_shard(Dealer(arguments.dealer, PORT, arguments.deal / CERTIFICATE_FILE), arguments.state, arguments.data)
+        own = HospitalSettings.read(arguments.state / HOSPITAL_SETTINGS_FILE).config
+        state_dealt(own, arguments.data, load_config(own))
     become(python_module("client", "--state", str(arguments.state), "--relay-user", _RELAY_USER), ROOT)
 
 

@@ -1,9 +1,9 @@
 """``python -m deploy.containers.server_container``: the server of the demo's consortium in its container.
 
 It does by itself what people do in a real consortium: makes the authority and keeps its key here, which every output
-tells, hands out an invitation in a volume that the
-hospitals read, good for minutes and renewed while the demo is up, and starts a run once the number of hospitals holds
-still. A run that was interrupted goes on; a finished one is followed by another only when CONFIDE_RUN has a new value.
+says; leaves an invitation in a volume that the hospitals read, valid for minutes and renewed while the demo is up; and
+starts a run once the number of hospitals is stable. An interrupted run continues; a finished one is followed by another
+only when CONFIDE_RUN has a new value.
 """
 
 import argparse
@@ -31,18 +31,18 @@ from server.members.roster import MOST_USES
 INVITATION_FILE = "invitation"
 AUTHORITY_FILE = "ca.pem"
 PASSWORD_FILE = "grafana_admin_password"  # pragma: allowlist secret  # noqa: S105 - the file's name
-"""Made once, for people who want to change a dashboard."""
+"""The password, made once, for people who want to change a dashboard."""
 
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; the metrics' port is not published
 _INVITATION_MINUTES = 15.0
 _STABLE_SECONDS = 10.0
-"""Longer than between the starts of two containers of one service, on a busy machine too."""
+"""How long the number must be stable: longer than between the starts of two containers of one service."""
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 20.0
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.containers.server_container", description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("/state"))
     parser.add_argument("--config", type=Path, default=Path("/etc/confide/config.yaml"))
@@ -131,7 +131,7 @@ class _ServerContainer:
         private.unlink()
 
     def _gather(self, enrolment: "subprocess.Popen[bytes]") -> tuple[str, int]:
-        """Let hospitals join until the data is dealt and their number holds still; returns its name and the number."""
+        """Let hospitals join until the data is dealt and their number is stable; return its name and the number."""
         authority = load_certificate(self._state / AUTHORITY_FILE)
         least = load_config(self._arguments.config).aggregation.min_hospitals
         running, since = 0, time.monotonic()

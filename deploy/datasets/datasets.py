@@ -31,21 +31,22 @@ DATA_VARIABLE = "CONFIDE_DATA"
 """Environment variable: a folder with data files that were put there beforehand."""
 
 SMALLEST_VALIDATION_SHARE = 0.02
-"""Of training and validation images; the 16 official validation X-rays of 5,232 can't choose a threshold."""
+"""The smallest official validation part that is used, as a share of training and validation images. The 16 official
+validation X-rays of 5,232 cannot choose a threshold."""
 
 VALIDATION_SHARE = 0.1
-"""What a validation part has that is taken from the training images instead; MedMNIST did the same."""
+"""The size of a validation part that is taken from the training images instead, as MedMNIST did."""
 
 PHANTOM_SHARES = (0.75, 0.1, 0.15)
-"""Of the phantom's patients: training, validation, test."""
+"""The shares of the phantom's patients for training, validation and test."""
 
 _CARVING_SEED = 2023
-"""A data set is the same for every run, so this does not follow ``experiment.seed``."""
+"""The seed of carving. A data set is the same for every run, so it does not follow ``experiment.seed``."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told apart, and MedMNIST's data set for it."""
+    """The classes of a task, and MedMNIST's data set for it."""
 
     name: str
     data_set: str
@@ -162,9 +163,9 @@ def default_cache(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def kermany_patient(file_name: str) -> str:
-    """Return the patient whose number an X-ray of Kermany et al. carries in its name, or '' where there is none.
+    """Return the patient whose number an X-ray of Kermany et al. carries in its name, or '' where it has no number.
 
-    ``personN`` is numbered for each pathogen anew: of 170 numbers that occur in both the training and the test
+    ``personN`` is numbered for each pathogen separately: of 170 numbers that occur in both the training and the test
     folder, not one has the same pathogen in both, and half of all numbers would otherwise have had both kinds of
     pneumonia. So the pathogen is part of the patient.
 
@@ -264,7 +265,7 @@ def _stack(pictures: Sequence[Picture], channels: int, image_size: int) -> Recor
 
 
 def _data_set(task: Task, name: str, source: str, image_size: int, parts: Mapping[Split, Records]) -> DataSet:
-    """Put the last two promises in place: a validation part worth its name, and no patient in two splits."""
+    """Make the last two promises true: a validation part that is large enough, and no patient in two splits."""
     plain = DataSet(name, source, task.name, task.classes, task.channels, image_size, parts)
     return _keep_apart(_enlarge_validation(plain))
 
@@ -283,7 +284,7 @@ def _enlarge_validation(data: DataSet) -> DataSet:
 
 
 def _keep_apart(data: DataSet) -> DataSet:
-    """Take out of training and validation what is there twice, and who is in a later split.
+    """Remove from training and validation the images that occur twice, and the patients of a later split.
 
     An image that occurs twice would be one person counted twice, which a hospital refuses. The test part stays the
     official one.

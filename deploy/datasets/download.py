@@ -17,10 +17,10 @@ from common.files import make_private_folder
 CHUNK_BYTES = 64 * 2**10
 
 SLOWEST_BYTES = 256 * 2**10
-"""A transfer that brings less than this in one time limit has stalled."""
+"""The slowest transfer: one that brings less than this in one time limit has stalled."""
 
 MAX_DOWNLOAD_BYTES = 16 * 2**30
-"""The largest published MedMNIST file has 12.6 GB."""
+"""The largest file; the largest that MedMNIST published has 12.6 GB."""
 
 
 class NoAnswerError(DataError):

@@ -26,10 +26,10 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 _DECODED_TOGETHER = 512
-"""Files held at once, so that memory is bounded by the images wanted and not by the files they come from."""
+"""The files held at once, so that the wanted images bound the memory, not the files they come from."""
 
 _HELD_BYTES = 64 * 2**20
-"""Of files held at once, or one: a small archive can unpack to hundreds of large ones."""
+"""The bytes of files held at once, or one file: a small archive can unpack to hundreds of large ones."""
 
 _PIECE_BYTES = 2**20
 
@@ -122,7 +122,7 @@ def _from_tar(path: Path, classes: Sequence[str]) -> Iterator[_File]:
 
 
 def _place(name: PurePosixPath, classes: Sequence[str], where: str) -> tuple[Split, int] | None:
-    """Return split and class by the two folders an image lies in, or None for whatever else lies about."""
+    """Return split and class by the two folders an image lies in, or None for any other file."""
     if len(name.parts) < 3 or name.suffix.lower() not in _IMAGE_ENDINGS or name.name.startswith("."):  # noqa: PLR2004
         return None
     split = _SPLIT_FOLDERS.get(name.parts[-3].lower())

@@ -23,16 +23,16 @@ CHEST_CLASSES = ("normal", "pneumonia")
 RETINA_CLASSES = ("0", "1", "2", "3", "4")
 
 PNEUMONIA_SHARE = 0.62
-"""Of the images, as in the test part of PneumoniaMNIST."""
+"""The share of images with pneumonia, as in the test part of PneumoniaMNIST."""
 
 GRADE_SHARES = (0.45, 0.12, 0.19, 0.18, 0.06)
-"""Of the five grades, as in RetinaMNIST."""
+"""The shares of the five grades, as in RetinaMNIST."""
 
 MOST_IMAGES = 3
-"""Of one patient, all with one label, so that splitting by patient and patient-level privacy have something to do."""
+"""The most images of one patient, all with one label, so that splitting and privacy by patient are exercised."""
 
 _BATCH_IMAGES = 256
-"""Rendered at once; bounds memory to about 50 float32 planes of 256 images."""
+"""The images rendered at once, which bounds memory to about 50 float32 planes of 256 images."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def retina(records: int, image_size: int, seed: int) -> Records:
 
 
 def _canvas(random: np.random.Generator, batch: int, image_size: int) -> _Canvas:
-    """Turn, scale and shift the coordinates a little, as no two patients stand alike."""
+    """Turn, scale and shift the coordinates a little, because no two patients stand alike."""
     axis = np.linspace(-1.0, 1.0, image_size, dtype=np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     angle = random.normal(0.0, 0.06, (batch, 1, 1)).astype(np.float32)

@@ -19,7 +19,7 @@ from deploy.datasets.datasets import DataSet
 from deploy.datasets.partition import partition
 
 MAX_DRAWS = 1000
-"""Skewed splits are drawn again until every hospital can train, as is usual (Li et al. 2022, arXiv:2102.02079)."""
+"""How often a skewed split is drawn again until every hospital can train (as in Li et al. 2022, arXiv:2102.02079)."""
 
 _FEWEST_CLASSES = 2
 
@@ -56,7 +56,7 @@ def split(data: DataSet, hospitals: int, config: DataConfig, seed: int, batch_si
 
     Raises:
         DataError: some hospital would have a single class or fewer records than a batch to train on, or nothing to
-            validate or test on; says which remedy there is.
+            validate or test on; the message names the remedy.
     """
     draws = 1 if config.partition == "iid" else MAX_DRAWS
     complaint = ""

@@ -1,7 +1,7 @@
 """``python -m deploy.demo.dealer_service``: splits the demo's data and sends each hospital its shard over TLS, once.
 
 It belongs to the demo in containers alone: hospitals with data of their own never meet a dealer. It counts the running
-hospitals by their DNS records, waits until each has asked and their number holds still, deals, and forgets each shard
+hospitals by their DNS records, waits until each has asked and their number is stable, deals, and forgets each shard
 once its hospital has it. A hospital proves by its certificate who it is; the dealer is known by a certificate of its
 own, which it leaves in a volume that the hospitals read.
 """
@@ -27,7 +27,7 @@ from typing import cast
 
 from cryptography import x509
 
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, DataError, IdentityError
 from common.files import write_private
 from common.identity.certificates import (
@@ -39,6 +39,7 @@ from common.identity.certificates import (
     private_key_pem,
     verify_hospital_certificate,
 )
+from common.privacy.mechanism import mechanism_of
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
 from deploy.datasets.datasets import DataSet, obtain
@@ -52,7 +53,7 @@ SHARD_PATH = "/shard"
 PORT = 9095
 
 _STABLE_SECONDS = 5.0
-"""Containers of one service start within a second or two of each other."""
+"""How long the number must be stable: containers of one service start within a second or two of each other."""
 _POLL_SECONDS = 0.5
 _CONNECTION_SECONDS = 30.0
 
@@ -60,7 +61,7 @@ _LOG = logging.getLogger("confide.dealer")
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.demo.dealer_service", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="the dealer's own folder")
     parser.add_argument("--public", type=Path, required=True, help="folder that hospitals and server read")
@@ -142,7 +143,7 @@ def dealt_data_set(public: Path, authority: x509.Certificate) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, LookupError, RecursionError, TypeError, ValueError):
-        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo anew") from None
+        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo again") from None
 
 
 def _write_shards(
@@ -155,7 +156,7 @@ def _write_shards(
         _LOG.warning(data.banner)
     shutil.rmtree(folder, ignore_errors=True)
     shards = [folder / str(position) for position in range(number)]
-    deal(data, shards, config.data, config.experiment.seed, fewest_records(config.training, config.privacy))
+    deal(data, shards, config.data, config.experiment.seed, mechanism_of(config).fewest_records(config.training))
     archives = tuple(_pack(shard) for shard in shards)
     _announce(public, data, authority)
     return archives
@@ -186,7 +187,7 @@ class HandingOut(http.server.ThreadingHTTPServer):
         context.load_cert_chain(state / CERTIFICATE_FILE, state / "dealer.key")
         context.load_verify_locations(cadata=certificate_pem(authority).decode())
         context.verify_mode = ssl.CERT_REQUIRED
-        # The handshake is the connection's own thread's: a caller that stalls keeps nobody else waiting.
+        # The connection's own thread does the handshake, so a caller that stalls delays nobody else.
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
 
@@ -233,7 +234,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             shutil.copyfileobj(file, self.wfile)
 
     def _hospital(self) -> str | None:
-        """Return the name in the certificate that opened this connection; None where it is no hospital's."""
+        """Return the name in the certificate that opened this connection; None where that is not a hospital's."""
         connection = cast("ssl.SSLSocket", self.connection)
         der, verified = connection.getpeercert(binary_form=True), connection.getpeercert()
         if der is None or not verified:

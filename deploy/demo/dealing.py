@@ -1,4 +1,4 @@
-"""Who gets which shard of the demo's data: decided once, when the number of hospitals holds still."""
+"""Who gets which shard of the demo's data: decided once, when the number of hospitals is stable."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.config import PrivacyUnit
+from common.config import Config, PrivacyUnit, replace
 from common.errors import DataError
 from common.files import write_private
 from common.shards import ManifestRow, class_index, read_description, read_manifest
@@ -18,15 +18,15 @@ from common.shards import ManifestRow, class_index, read_description, read_manif
 DEAL_FILE = "deal.json"
 
 FEWEST_STATED = 20
-"""Training units that a policy states at least; a hospital with fewer is told so, and takes part."""
+"""Training units that a policy states at least; a hospital with fewer gets a warning, and takes part."""
 
 _DIGITS = 2
-"""Of a count that a demo's hospital states: a size class, which need not follow each record."""
+"""The significant digits of a count that a demo's hospital states, which so need not follow each record."""
 
 
 @dataclass(frozen=True)
 class DealtCounts:
-    """How many units one hospital got in each part, and to train on of the class that has fewest."""
+    """How many units one hospital got in each part, and how many to train on in its smallest class."""
 
     training: int
     validation: int
@@ -77,6 +77,18 @@ def stated(dealt: DealtCounts, most: int) -> dict[str, int]:
     }
 
 
+def state_dealt(own: Path, shard: Path, config: Config) -> None:
+    """Write a hospital's own configuration, with the statement of what was dealt to it.
+
+    Args:
+        own: the file that the hospital reads.
+        shard: its folder.
+        config: what the statement is added to.
+    """
+    dealt = count_dealt(shard, config.privacy.unit)
+    write_private(own, replace(config, hospital=stated(dealt, config.aggregation.max_weight)).as_yaml())
+
+
 def _rounded_down(count: int) -> int:
     scale = int(10 ** max(0, len(str(count)) - _DIGITS))
     return count // scale * scale
@@ -88,7 +100,7 @@ def _unit_of(row: ManifestRow, unit: PrivacyUnit) -> str:
 
 
 class Standing(Enum):
-    """What a hospital that asks for its shard is told."""
+    """The answer to a hospital that asks for its shard."""
 
     WAIT = auto()
     """Nothing is dealt yet."""
@@ -105,7 +117,7 @@ class _Dealt(BaseModel):
 
     shards: Annotated[int, Field(ge=1)]
     hospitals: tuple[str, ...]
-    """In the order of their shards; fewer than there are shards while seats are free."""
+    """The hospitals in the order of their shards; fewer than shards while seats are free."""
     sent: tuple[str, ...] = ()
 
 
@@ -115,10 +127,10 @@ class Deal:
     Args:
         state: the dealer's own folder.
         least: hospitals below which nothing is dealt.
-        seats: shards that are made at least, so that hospitals may come later; records are never dealt anew, because
+        seats: the fewest shards, so that hospitals may come later; records are never dealt again, because
             a ledger counts what was spent on a hospital's own.
-        stable_seconds: how long the number of hospitals must hold still.
-        write_shards: writes so many archives and returns them; for the same number always the same.
+        stable_seconds: how long the number of hospitals must be stable.
+        write_shards: writes this many archives and returns them; for the same number always the same.
     """
 
     def __init__(
@@ -149,7 +161,7 @@ class Deal:
         return self._dealt.hospitals if self._dealt is not None else ()
 
     def ask(self, hospital: str) -> Standing:
-        """Take down that a hospital wants its shard, and say how it stands."""
+        """Note that a hospital wants its shard, and return how it stands."""
         with self._lock:
             if self._dealt is None:
                 self._waiting.add(hospital)
@@ -167,7 +179,7 @@ class Deal:
         return self._archives[self.hospitals.index(hospital)]
 
     def taken(self, hospital: str) -> None:
-        """Take down that a hospital has its shard on its own disk, and remove the dealer's copy."""
+        """Note that a hospital has its shard on its own disk, and remove the dealer's copy."""
         with self._lock:
             if self._dealt is None or hospital in self._dealt.sent or hospital not in self._dealt.hospitals:
                 return
@@ -182,7 +194,7 @@ class Deal:
             now: by a clock that never goes back, in seconds.
 
         Raises:
-            DataError: the data can't be split among so many.
+            DataError: the data cannot be split among this many.
         """
         with self._lock:
             if self._dealt is not None:
@@ -214,4 +226,4 @@ class Deal:
         except FileNotFoundError:
             return None
         except (OSError, RecursionError, ValueError):
-            raise DataError(f"{self._path} must be readable and whole; start the demo anew") from None
+            raise DataError(f"{self._path} must be readable and whole; start the demo again") from None

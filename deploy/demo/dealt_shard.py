@@ -20,7 +20,7 @@ _ASK_AGAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0
 
 _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError)
-"""What ``zipfile`` raises for bytes that are none, or are one of a kind it does not read."""
+"""What ``zipfile`` raises for bytes that are no archive, or of a kind it does not read."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Dealer:
 
 
 def has_shard(folder: Path) -> bool:
-    """Say whether a whole shard lies in ``folder``; its manifest is written last."""
+    """Return whether a whole shard lies in ``folder``; its manifest is written last."""
     return (folder / MANIFEST_NAME).exists()
 
 
@@ -99,7 +99,7 @@ def _fetched(dealer: Dealer, state: Path, folder: Path) -> bool:
         if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return False
         if answer.status != HTTPStatus.OK:
-            raise DataError(f"the dealer must have a shard for this hospital: {answer.reason}; start the demo anew")
+            raise DataError(f"the dealer must have a shard for this hospital: {answer.reason}; start the demo again")
         with tempfile.TemporaryFile(dir=folder) as archive:
             copyfileobj(answer, archive)
             unpack(archive, folder)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import Config, fewest_records, load_config, replace
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
-from common.files import write_private
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
 from deploy.datasets.datasets import DataSet, obtain, task_named
 from deploy.demo.dealer import deal
-from deploy.demo.dealing import count_dealt, stated
+from deploy.demo.dealing import state_dealt
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
 from deploy.results.live_table import LiveTable
@@ -29,10 +29,10 @@ from server.run import new_run_id
 EXIT_INTERRUPTED = 130
 
 _FREE_BYTES_NEEDED = 64 * 2**20
-"""Logs, checkpoints, plots and shards of small images."""
+"""The disk that logs, checkpoints, plots and shards of small images take."""
 
 _BYTES_PER_RECORD = 4096
-"""A small PNG and the block it lies in."""
+"""The disk that a small PNG and its block take."""
 
 _POLL_SECONDS = 0.1
 
@@ -147,17 +147,14 @@ class _Demo:
                 f"--out needs {needed // 2**20} MiB of disk for the shards, {free // 2**20} MiB are free; "
                 "free space or choose another folder"
             )
-        shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
+        shards, fewest = [member.data for member in members], mechanism_of(config).fewest_records(config.training)
         deal(data, shards, config.data, config.experiment.seed, fewest)
         self._state()
 
     def _state(self) -> None:
         """Be the operator of each hospital: state in its own configuration how much data it has, coarsely."""
-        config = self._config
         for member in self._deployment.members:
-            dealt = count_dealt(member.data, config.privacy.unit)
-            own = replace(config, hospital=stated(dealt, config.aggregation.max_weight))
-            write_private(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, own.as_yaml())
+            state_dealt(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, member.data, self._config)
 
     def _follow(self, outputs: RunOutputs) -> RunFinished:
         events = EventFile(self._folder / EVENTS_FILE)
@@ -174,7 +171,7 @@ class _Demo:
             time.sleep(_POLL_SECONDS)
 
     def _warn_about(self, ended: Sequence[str]) -> None:
-        """Say once why a hospital has ended by itself; the run goes on with the others."""
+        """Say once why a hospital has ended by itself; the run continues with the others."""
         for name in ended:
             if name not in self._warned:
                 self._warned.add(name)

@@ -7,10 +7,10 @@ import yaml
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "alerts.yml"
 CONFIGURATION_FILE = "prometheus.yml"
-"""In a run's folder: ``prometheus --config.file=RUN/prometheus.yml`` shows the run."""
+"""A file in a run's folder: ``prometheus --config.file=RUN/prometheus.yml`` shows the run."""
 
 _SCRAPE_INTERVAL = "2s"
-"""A round of the demo takes a few seconds."""
+"""The interval between scrapes; a round of the demo takes a few seconds."""
 
 
 def write_configuration(folder: Path, ports: Mapping[str, Sequence[int]]) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOT_IN_IMAGES = frozenset({"streamlit"})
-"""Only ``./confide dashboard`` uses it, on a person's own machine."""
+"""Packages that only ``./confide dashboard`` uses, on a person's own machine."""
 
 _PYTORCH = frozenset({"torch", "torchvision"})
 _CUDA = ("cuda-", "nvidia-", "triton")
@@ -56,7 +56,7 @@ def needed(project: str, pins: Iterable[Pin]) -> tuple[Pin, ...]:
 
 
 def without_pytorch(pins: Iterable[Pin]) -> tuple[Pin, ...]:
-    """Return the pins but for PyTorch and CUDA's libraries, which a build without CUDA doesn't need."""
+    """Return the pins without PyTorch and CUDA's libraries, which a build without CUDA doesn't need."""
     return tuple(pin for pin in pins if pin.name not in _PYTORCH and not pin.name.startswith(_CUDA))
 
 

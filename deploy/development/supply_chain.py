@@ -1,7 +1,7 @@
 """``python -m deploy.development.supply_chain advisories|secrets``: two of the static checks of ``confide check``.
 
 ``advisories`` asks for known vulnerabilities of the locked packages (pip-audit); where no advisory data can be had,
-without a network or behind a mirror that carries none, it says so and passes. ``secrets`` looks for keys, tokens and
+without a network or behind a mirror that carries none, it says so and passes. ``secrets`` searches for keys, tokens and
 passwords among the files under version control (detect-secrets).
 """
 
@@ -16,10 +16,10 @@ from deploy.source_tree import ROOT
 LOCK = "requirements.lock"
 
 SKIPPED = "skipped"
-"""What the output of a check that could not be made begins with."""
+"""The beginning of the output of a check that could not be made."""
 
 _LONGEST_SECONDS = 45.0
-"""For advisories, which come over the network."""
+"""The longest wait for advisories, which come over the network."""
 _REQUEST_SECONDS = "5"
 
 _PUBLIC = r"requirements\.lock|tests/vectors/.*|tests/fuzz/corpus/.*"
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_advisories() -> int:
-    """Look the locked packages up among the published vulnerabilities."""
+    """Search the published vulnerabilities for the locked packages."""
     command = (
         "-m", "pip_audit", "--disable-pip", "--no-deps", "-r", LOCK, "--timeout", _REQUEST_SECONDS,
         "--progress-spinner", "off", "--format", "json",
@@ -54,7 +54,7 @@ def check_advisories() -> int:
 
 
 def check_secrets() -> int:
-    """Look for secrets in the files under version control."""
+    """Search the files under version control for secrets."""
     finished = _run(("-m", "detect_secrets", "scan", "--exclude-files", _PUBLIC))
     if finished.returncode != 0:
         print(finished.stderr)

@@ -1,9 +1,9 @@
 """``confide experiment accuracy``: how good the models are on the official test splits, beside what is published.
 
 Hospitals train as they are deployed, with masks; the noise of the private runs is complete in their secure sum alone.
-Reported is the model of the last round, and nothing was chosen by the test part: settings were chosen on the validation
-parts, which are public here. On private records such a choice would cost privacy; so would statistics of the features,
-of which none are used.
+The table reports the model of the last round, and nothing was chosen by the test part: settings were chosen on the
+validation parts, which are public here. On private records such a choice would cost privacy; so would statistics of the
+features, of which none are used.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class Family:
 
 
 def _steps(rounds: int, learning_rate: float) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Return the sections of so many steps of mode ``distributed``, each on half of the records."""
+    """Return the sections of a number of steps of mode ``distributed``, each on half of the records."""
     training = {"sample_rate": 0.5, "learning_rate": learning_rate, "momentum": 0.5}
     return (("experiment", {"rounds": rounds}), ("training", training))
 
@@ -118,7 +118,7 @@ FAMILIES = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the study, or what is left of it; argv begins with the command's last word."""
+    """Run the study, or the rest of it; argv begins with the command's last word."""
     arguments = _parser().parse_args(argv[1:])
     console = Console()
     tables = []

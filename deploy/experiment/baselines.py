@@ -40,7 +40,7 @@ COMMON = (
     "training.momentum=0.9",
     "privacy.max_grad_norm=2.8",
 )
-"""Chosen on PneumoniaMNIST's validation part, which is public; on private records such a choice would cost privacy."""
+"""Settings, chosen on PneumoniaMNIST's public validation part; on private records the choice would cost privacy."""
 
 STEPS_OF_DP: dict[Method, dict[str, dict[str, Any]]] = {
     Method.LOCAL_DP: {"training": {"learning_rate": 0.3, "momentum": 0.0}, "experiment": {"rounds": 10}},
@@ -49,15 +49,15 @@ STEPS_OF_DP: dict[Method, dict[str, dict[str, Any]]] = {
         "experiment": {"rounds": 60},
     },
 }
-"""What a private method needs instead. Central DP takes as many steps of the same length as distributed DP, without
-momentum: in one place it would begin anew with every pass over the records, and the steps would not be the same."""
+"""The settings of a private method. Central DP takes as many steps of the same length as distributed DP, without
+momentum: in one place it would begin again with every pass over the records, and the steps would not be the same."""
 
 TABLE = "baselines.md"
 PLOTS = ("learning.png", "auc-by-epsilon.png", "gain.png")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the study, or what is left of it; argv begins with the command's last word."""
+    """Run the study, or the rest of it; argv begins with the command's last word."""
     arguments = _parser().parse_args(argv[1:])
     config = load_config(arguments.config, (*COMMON, *arguments.overrides))
     console = Console()

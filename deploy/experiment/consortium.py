@@ -30,12 +30,13 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.run.messages import Request, decode_reply, decode_request, encode
+from common.run.terms import describe
 from common.telemetry.events import Event
 from deploy.datasets.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
 from server.transport import Incoming, Outgoing, Patience
 
 
@@ -43,7 +44,7 @@ class Loss(StrEnum):
     """What a hospital that vanishes in an exchange still does."""
 
     OF_REQUEST = "request"
-    """Nothing: it was gone before the request came."""
+    """It does nothing: it was gone before the request came."""
     OF_REPLY = "reply"
     """It answers and is gone before the answer is out, so its state has moved on and the server does not know."""
 
@@ -166,7 +167,7 @@ class InProcessConsortium:
         self.transport = InProcessTransport(self.agents)
 
     def restart(self, hospital: str) -> None:
-        """Begin a hospital's agent anew: what was only in its memory is gone, what is on its disk is not."""
+        """Start a hospital's agent again: what was only in its memory is gone, what is on its disk is not."""
         site = self._sites[hospital]
         site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = self._identities[hospital]

@@ -32,10 +32,10 @@ TOGETHER = (Method.FEDAVG, Method.LOCAL_DP, Method.DISTRIBUTED_DP)
 _NAMES = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1"}
 
 _PANEL = (4.2, 3.0)
-"""Inches."""
+"""The size of a panel in inches."""
 
 _BAR = 0.26
-"""Of the distance between two hospitals."""
+"""The width of a bar, as a share of the distance between two hospitals."""
 
 
 @styled

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from common.config import Config, PrivacyMode, load_config, replace
+from common.config import Config, load_config, replace
 from common.errors import RunError
+from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
@@ -31,13 +32,15 @@ SETTING = (
     "training.learning_rate=2.0",
     "privacy.delta=1e-4",
 )
-"""Of all trials unless ``--set`` says otherwise: a linear model on features that are fixed and public. At ε = 1 on the
+"""The settings of all trials unless ``--set`` changes them: a linear model on fixed, public features. At ε = 1 on the
 phantom, so that no private data was spent on choosing, 100 steps are better than 48 for two modes and as good for mode
 ``local``, and the learning rate is the best of 0.25, 0.5, 1, 2 and 4 for all three (for ``local`` no worse than 1)."""
 
 CENTRAL = "central"
-MODES = (CENTRAL, PrivacyMode.DISTRIBUTED.value, PrivacyMode.LOCAL.value)
-COLOURS = {CENTRAL: GREEN, PrivacyMode.DISTRIBUTED.value: BLUE, PrivacyMode.LOCAL.value: ORANGE}
+DISTRIBUTED = DistributedNoise.mode.value
+LOCAL = LocalNoise.mode.value
+MODES = (CENTRAL, DISTRIBUTED, LOCAL)
+COLOURS = {CENTRAL: GREEN, DISTRIBUTED: BLUE, LOCAL: ORANGE}
 AGAINST = (
     "ε holds: central, against whoever gets the model, but the centre sees every record; distributed, against the "
     "server too; local, against everyone outside the hospital."
@@ -74,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def epsilon_of(config: Config) -> str:
-    """Say what an ε of these trials is, but for the adversary, which depends on the mode."""
+    """Say what an ε of these trials is, without the adversary, which depends on the mode."""
     privacy = config.privacy
     return f"ε for each {privacy.unit} at δ={privacy.delta:g} ({privacy.accountant.upper()})"
 
@@ -93,9 +96,9 @@ def _trial(config: Config, laboratory: Laboratory, mode: str, epsilon: float, se
     seeded = replace(config, experiment={"seed": seed}, privacy={"target_epsilon": epsilon})
     labels: Labels = {"mode": mode, "epsilon": epsilon}
     if mode == CENTRAL:
-        return Trial(labels, replace(seeded, privacy={"mode": PrivacyMode.DISTRIBUTED}), laboratory.train_centrally)
-    moded = replace(seeded, privacy={"mode": PrivacyMode(mode)})
-    if mode == PrivacyMode.LOCAL:
+        return Trial(labels, replace(seeded, privacy={"mode": DISTRIBUTED}), laboratory.train_centrally)
+    moded = replace(seeded, privacy={"mode": mode})
+    if not mechanism_of(moded).noise_in_sum:
         moded = _in_passes(moded, len(laboratory.data.parts["train"]))
     return Trial(labels, moded, laboratory.train_federated)
 
@@ -116,7 +119,7 @@ def gain(groups: Sequence[Group], mode: str, epsilon: float) -> Interval:
     """
     ours, theirs = (
         next(group for group in groups if group.labels == {"mode": each, "epsilon": epsilon})
-        for each in (PrivacyMode.DISTRIBUTED.value, mode)
+        for each in (DISTRIBUTED, mode)
     )
     pairs = zip(ours.by_seed, theirs.by_seed, strict=True)
     return over_runs([one["auc"] - other["auc"] for one, other in pairs])
@@ -134,7 +137,7 @@ def _write_gains(groups: Sequence[Group], path: Path) -> None:
 def _others(groups: Sequence[Group]) -> list[tuple[str, float]]:
     """Return mode and ε of every group but those of mode ``distributed``."""
     labels = [(str(group.labels["mode"]), float(group.labels["epsilon"])) for group in groups]
-    return sorted(each for each in labels if each[0] != PrivacyMode.DISTRIBUTED)
+    return sorted(each for each in labels if each[0] != DISTRIBUTED)
 
 
 @styled
@@ -192,7 +195,7 @@ def _table(groups: Sequence[Group], title: str) -> Table:
 
 
 def _gain_shown(groups: Sequence[Group], mode: str, epsilon: float) -> str:
-    return "" if mode == PrivacyMode.DISTRIBUTED else str(gain(groups, mode, epsilon))
+    return "" if mode == DISTRIBUTED else str(gain(groups, mode, epsilon))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Runs the trials of an experiment one after the other; one that is killed goes on where it was."""
+"""Runs the trials of an experiment one after the other; one that is killed continues where it was."""
 
 import csv
 import hashlib
@@ -18,7 +18,7 @@ from common.provenance import machine, versions
 from deploy.results.intervals import CONFIDENCE, Interval, over_runs
 
 VERSION = 1
-"""Of a line in ``trials.jsonl``."""
+"""The version of a line in ``trials.jsonl``."""
 
 TRIALS_FILE = "trials.jsonl"
 TABLE_FILE = "results.csv"
@@ -33,7 +33,7 @@ class Trial:
     """One training of an experiment.
 
     Attributes:
-        labels: what tells it from the others beside its seed, such as ``{"mode": "local", "epsilon": 1.0}``.
+        labels: what distinguishes it from the others beside its seed, such as ``{"mode": "local", "epsilon": 1.0}``.
         config: what the training is determined by; ``experiment.seed`` is its seed.
         train: does it and returns what it measured.
     """

@@ -52,7 +52,7 @@ class Training:
         return "IID" if kind == "iid" else f"{kind.capitalize()} {self.config.data.dirichlet_alpha:g}"
 
     def labels(self, data: DataSet) -> dict[str, str | float]:
-        """Return what tells it from the study's others, its seed apart."""
+        """Return what distinguishes it from the study's others, without its seed."""
         return {
             "data_set": data.name,
             "model": self.config.model.name,
@@ -105,7 +105,7 @@ class Study:
                 found[training] = tuple(RoundDone.model_validate_json(line) for line in lines)
             except (OSError, ValueError):
                 raise RunError(
-                    f"{path} must hold a training's rounds; remove the study's folder to begin anew"
+                    f"{path} must hold a training's rounds; remove the study's folder to start again"
                 ) from None
         return found
 

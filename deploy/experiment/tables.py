@@ -119,7 +119,7 @@ def finals(outcomes: Outcomes, method: Method, epsilon: float | None, split: str
 
 
 def is_of(training: Training, split: str) -> bool:
-    """Say whether a training tells something about a split."""
+    """Return whether a training depends on a split."""
     return training.method.is_pooled or training.split == split
 
 

@@ -16,8 +16,9 @@ from client.data.contract import DataContract
 from client.data.deidentify import deidentify
 from client.data.hospital_data import Report, check_data
 from client.data.mistakes import Finding, Mistake
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import DataError
+from common.privacy.mechanism import mechanism_of
 from common.shards import SPLITS
 from deploy.datasets.datasets import task_named
 from deploy.source_tree import ROOT
@@ -68,7 +69,7 @@ def contract_of(config: Config) -> DataContract:
         task.classes,
         task.channels,
         config.model.image_size,
-        fewest_records(config.training, config.privacy),
+        mechanism_of(config).fewest_records(config.training),
         config.privacy.delta,
         config.privacy.unit,
         config.experiment.min_records_per_class,

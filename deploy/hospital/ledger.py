@@ -48,7 +48,7 @@ def _accept(arguments: argparse.Namespace, folder: Path, chain: Path) -> None:
         print(f"the audit chain's newest entry says: ε = {held.spent:g} spent on training, line {held.anchor.sequence}")
     anchor = None if held is None else held.anchor
     head = accept(folder, arguments.reason, arguments.data_set, anchor, forget=arguments.forget)
-    print(f"accepted; the ledger goes on from {head}")
+    print(f"accepted; the ledger continues from {head}")
 
 
 def _as_text(ledger: dict[str, Any], hospital: HospitalConfig) -> str:
@@ -75,7 +75,7 @@ def _account_text(account: Account, bookings: Sequence[Booking], policy: BudgetP
     try:
         events = policy.events_of(booked)
     except PrivacyError as error:
-        return f"{account:<11}no ε can be told, and further rounds are refused: {error}"
+        return f"{account:<11}no ε can be computed, and further rounds are refused: {error}"
     spent = {accountant: rounded_up(epsilon(events, policy.delta, accountant)) for accountant in Accountant}
     both = ", ".join(f"{value:.3f} ({accountant.upper()})" for accountant, value in spent.items())
     left = max(0.0, policy.budget - spent[Accountant.PRV])
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--anchor", type=_anchor, metavar="LINE:DIGEST", help="one that was kept outside this machine")
     export_action = actions.add_parser("export", help="everything as JSON")
-    accept_action = actions.add_parser("accept", help="go on after a refusal; what is known to be spent stays spent")
+    accept_action = actions.add_parser("accept", help="continue after a refusal; what is known to be spent stays spent")
     accept_action.add_argument("--reason", required=True, help="in words, kept in the ledger")
     accept_action.add_argument(
         "--data-set", type=_fingerprint, metavar="HEX", help="fingerprint of the data from now on"
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     accept_action.add_argument(
         "--forget",
         action="store_true",
-        help="go on although lines are lost that the audit chain knows of, or all; the ledger says so from then on",
+        help="continue although lines are lost that the audit chain has, or all lines; the ledger says so from then on",
     )
     for action in (show, check, export_action, accept_action):
         action.add_argument("--state", type=Path, required=True, metavar="DIR", help="the hospital's state folder")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from client.data.archives import Archives, UnusableArchiveError
 from client.data.catalogue import scan_images
 from client.data.dicom import DECODER_ERRORS, parse_dicom, quiet
 from client.data.mistakes import ADVICE, Finding, Mistake
@@ -127,13 +128,13 @@ def list_images(folder: Path, table: LabelTable, key: Key) -> Listed:
     if not folder.is_dir():
         raise DataError("the export must be a folder that exists")
     if (folder / MANIFEST_NAME).exists():
-        raise DataError(f"{MANIFEST_NAME} is there already; move it away to begin anew")
+        raise DataError(f"{MANIFEST_NAME} is there already; move it away to start again")
     scan = scan_images(folder)
     if not scan.images:
         named = "".join(f"\n{line}" for line in _found(scan.findings))
         raise DataError(f"there is no PNG, JPEG or DICOM file below this folder{named}")
-    with quiet():
-        rows = [{**dict.fromkeys(_COLUMNS, ""), "file": file, **_header(folder / file)} for file in scan.images]
+    with quiet(), Archives(folder) as archives:
+        rows = [{**dict.fromkeys(_COLUMNS, ""), "file": file, **_header(archives, file)} for file in scan.images]
     keys = {row[key] for row in rows} - {""}
     at_hand, shortened = labels_of(table, keys)
     for row in rows:
@@ -293,17 +294,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:SHOWN], *more])
 
 
-def _header(path: Path) -> dict[str, str]:
+def _header(archives: Archives, file: str) -> dict[str, str]:
     """Return what a DICOM header names; nothing for other files and for those a check will find damaged."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES)
+        content = archives.content(file, MAX_FILE_BYTES)
         if not is_dicom(content):
             return {}
         dataset = parse_dicom(content)
         named = {key.value: str(dataset.get(keyword, "") or "").strip() for key, keyword in _KEYWORDS.items()}
         return {**named, "modality": str(dataset.get("Modality", "") or "")}
-    except (OSError, UnusableImageError, *DECODER_ERRORS):
+    except (OSError, UnusableArchiveError, UnusableImageError, *DECODER_ERRORS):
         return {}
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     last = results[-1]
     console.print(
         f"Each row is the model that entered the round, on this hospital's own {last.records} test records, at the "
-        f"threshold that its own validation part gives. With so many records an accuracy of {_number(last.accuracy)} "
+        f"threshold that its own validation part gives. With this many records an accuracy of {_number(last.accuracy)} "
         f"is known to about ±{_half_width(last):.2f} (95 %).",
         highlight=False,
     )

@@ -25,10 +25,11 @@ import numpy as np
 from client.ledger.ledger import LEDGER_FOLDER, export
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, Summed
-from common.config import Config, PrivacyMode, load_config
+from common.config import Config, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
 from common.identity.certificates import load_certificate
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
@@ -45,16 +46,16 @@ from server.checkpoints import CheckpointStore
 from server.run import new_run_id
 
 HUNG_SECONDS = 180.0
-"""A run that has not gone on this long after a kill counts as hung."""
+"""A run that has not continued this long after a kill counts as hung."""
 
 _START_SECONDS = 300.0
 _POLL_SECONDS = 0.01
 _ROUNDS_PER_KILL = 100
-"""Asked for, so that the run outlasts the kills; a hospital that restarts misses several."""
+"""Rounds that are asked for, so that the run outlasts the kills; a hospital that restarts misses several."""
 _ROUNDS_PER_KILL_TOGETHER = 4
-"""With everybody in every round, a kill costs at most one round that must be repeated, and is followed by two."""
+"""Rounds for each kill where everybody must be in every round: a kill costs one repeated round at most; two follow."""
 _RECORDS = 900
-"""Phantom images; enough for four hospitals, few enough that a round takes about a second."""
+"""The number of phantom images: enough for four hospitals, few enough that a round takes about a second."""
 
 _PROCESSES = {
     Role.SUPERLINK: "server.flower.superlink",
@@ -62,7 +63,7 @@ _PROCESSES = {
     Role.SUPERNODE: "client.flower.supernode",
     Role.AGENT: "client.resident",
 }
-"""What the command line of a process that a supervisor started holds."""
+"""What stands in the command line of a process that a supervisor started."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Report:
     ended_early: bool = False
 
     def holds(self) -> bool:
-        """Say whether everything that must be so is so."""
+        """Return whether everything holds that must hold."""
         return (
             not (self.hung or self.undone_rounds or self.ledger_under_counts or self.gave_up)
             and self.same_model is not False
@@ -169,7 +170,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         "experiment.rounds": rounds,
         "data.source": "phantom",
         "data.phantom_records": _RECORDS,
-        # A hospital that was killed is waited for this long at most, before the round goes on or is begun again.
+        # A hospital that was killed is waited for this long at most, before the round continues or is begun again.
         "transport.exchange_deadline_seconds": 15.0,
         "transport.straggler_seconds": 2.0,
         "transport.start_deadline_seconds": 60.0,
@@ -216,7 +217,7 @@ class Strike:
         kill: as planned.
         time: of the kill, seconds since the epoch.
         round_number: the round in hand.
-        recovered_seconds: until a later round was finished; None while there is none.
+        recovered_seconds: until a later round was finished; None before that.
         hung: given up on.
     """
 
@@ -273,7 +274,7 @@ class Chaos:
         """Return the run's last model, (d,) float32."""
         checkpoint = CheckpointStore(self._deployment.folder / CHECKPOINTS_FOLDER).latest(self._deployment.run_id)
         if checkpoint is None or checkpoint.step < self._config.experiment.rounds:
-            raise RunError("the run must end with every round trained; look into its logs with --out")
+            raise RunError("the run must end with every round trained; read its logs with --out")
         return checkpoint.model[:]
 
     def report(self, asked_for: int) -> Report:
@@ -345,7 +346,7 @@ class Chaos:
         return _child(supervisor, _PROCESSES[kill.role])
 
     def _await_recovery(self) -> None:
-        """Wait until the run has gone on after each kill so far, and note how long it took."""
+        """Wait until the run has continued after each kill so far, and note how long it took."""
         for strike in self.strikes:
             if strike.recovered_seconds is None and not strike.hung:
                 hospital = None if strike.kill.hospital is None else self._deployment.members[strike.kill.hospital].name
@@ -353,10 +354,10 @@ class Chaos:
                 strike.hung = strike.recovered_seconds is None
 
     def _recovered(self, strike: Strike, hospital: str | None) -> bool:
-        """Note when the run had gone on after a kill; says whether that, or the end of the run, has come."""
+        """Note when the run had continued after a kill; return whether that, or the end of the run, has come."""
         ended = self._progress.first_finished_after(strike.round_number, hospital)
         if ended is None and self._progress.finished and self._progress.gave_up is None:
-            ended = time.time()  # Nothing was left to go on with.
+            ended = time.time()  # Nothing was left to continue.
         if ended is not None:
             strike.recovered_seconds = max(0.0, ended - strike.time)
         return ended is not None or self._progress.finished
@@ -380,7 +381,7 @@ class Chaos:
     def _ledger_miscounts(self, chains: Sequence[Chain], server: Chain) -> tuple[int, int]:
         """Compare each hospital's ledger with the rounds that it, or the server, recorded a vector of its for."""
         under = over = 0
-        if self._config.privacy.mode is PrivacyMode.NONE:
+        if not mechanism_of(self._config).is_private:
             return under, over
         summed = [entry.body for entry in server.entries if isinstance(entry.body, Summed) and entry.body.train]
         for member, chain in zip(self._deployment.members, chains, strict=True):

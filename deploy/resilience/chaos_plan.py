@@ -34,10 +34,10 @@ class Point(StrEnum):
 
 SERVER_ROLES = (Role.SUPERLINK, Role.SERVERAPP, Role.SUPEREXEC, Role.SERVER)
 STARTING_POINTS = (Point.START, Point.ADVERTISE_KEYS, Point.SHARE_KEYS)
-"""A server passes them only when it takes a run up."""
+"""Stretches that a server passes only when it takes up a run."""
 
 _WHILE_RECOVERING = 0.25
-"""Share of the kills of a server's process that are followed by another before the run has recovered."""
+"""The share of kills of a server's process that are followed by another before the run has recovered."""
 
 
 @dataclass(frozen=True)

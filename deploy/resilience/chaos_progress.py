@@ -27,7 +27,7 @@ _PREDECESSORS = {
 
 _FIRST_GUESS_SECONDS = 0.2
 _STEP_SECONDS = 0.05
-"""Of unmasking and the checkpoint at the size of the small model."""
+"""The time of unmasking and of the checkpoint with the small model."""
 _REMEMBERED = 20
 
 
@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        """Why the run has ended; None while it goes on."""
+        """Why the run has ended; None while it is active."""
         self.finished_rounds: dict[int, float] = {}
         """Rounds that gave a sum, with the time they did."""
         self.undone_rounds = 0
@@ -49,12 +49,12 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Say whether the run has ended."""
+        """Return whether the run has ended."""
         return self.reason is not None
 
     @property
     def gave_up(self) -> str | None:
-        """Return why the run ended before its last round, None where it goes on or was completed."""
+        """Return why the run ended before its last round, None where it is active or was completed."""
         return None if self.reason == COMPLETED else self.reason
 
     def add(self, event: Event) -> None:
@@ -87,7 +87,7 @@ class Progress:
             self.finished_rounds[event.round] = event.time
 
     def times_reached(self, point: Point) -> int:
-        """Return how often the run has come to a stretch of the protocol."""
+        """Return how often the run has reached a stretch of the protocol."""
         return self._reached[point]
 
     def usual_seconds(self, point: Point) -> float:

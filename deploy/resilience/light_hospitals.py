@@ -41,7 +41,7 @@ from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettin
 
 
 def main() -> int:
-    """Take part with every hospital until told to stop."""
+    """Take part with every hospital until stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.resilience.light_hospitals", description=__doc__)
     parser.add_argument("--states", type=Path, nargs="+", required=True)
     states = parser.parse_args().states

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--hospitals", default="4,8,16,32,64", metavar="N,…", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=20, metavar="R")
     parser.add_argument(
-        "--constant", metavar="MODEL", help="also with this small model, to tell memory beyond it in vectors"
+        "--constant", metavar="MODEL", help="also with this small model, to report memory beyond it in vectors"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory and time against N")

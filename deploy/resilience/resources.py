@@ -17,9 +17,9 @@ class Usage:
     """One process at one moment."""
 
     memory_bytes: int
-    """Resident."""
+    """Resident memory."""
     peak_bytes: int
-    """The most it ever was."""
+    """The peak of resident memory."""
     files: int
     threads: int
     time: float
@@ -76,7 +76,7 @@ class Sampler:
 
     def __init__(self, root: int, seconds: float) -> None:
         self.samples: dict[tuple[str, int], list[Usage]] = defaultdict(list)
-        """By what a process is called and its number, in order."""
+        """A process's name and number to its samples, in order."""
         self._root = root
         self._seconds = seconds
         self._done = threading.Event()

@@ -31,7 +31,7 @@ _START_SECONDS = 300.0
 _ROUNDS = 100_000
 _MIB = 2**20
 _SETTLED = 1 / 3
-"""The first third of the samples is left out: caches fill, and allocators find their size."""
+"""The share of the first samples that is left out: caches fill, and allocators find their size."""
 _GROWTH_MIB_PER_HOUR = 60.0
 """A process that holds this much more an hour, as a line through its samples says, has grown."""
 
@@ -55,7 +55,7 @@ class Growth:
     threads: tuple[int, int]
 
     def has_grown(self) -> bool:
-        """Say whether anything is growing."""
+        """Return whether anything is growing."""
         more_files = self.files[1] > self.files[0] + 2
         more_threads = self.threads[1] > self.threads[0] + 2
         return self.memory_mib_per_hour > _GROWTH_MIB_PER_HOUR or more_files or more_threads
@@ -118,7 +118,7 @@ class Soaked:
 
 
 def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
-    """Let a deployment run, and look at its processes meanwhile.
+    """Let a deployment run, and measure its processes meanwhile.
 
     Raises:
         RunError: the run does not start, or ends before its time.

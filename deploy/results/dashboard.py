@@ -23,7 +23,7 @@ _OPTIONS = {
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
 }
-"""Streamlit reports use to its makers unless told not to, and would otherwise show stack traces to whoever looks."""
+"""By default Streamlit reports use to its makers, and shows stack traces to every viewer."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The page that ``confide dashboard`` serves; Streamlit runs this file anew at each look."""
+"""The page that ``confide dashboard`` serves; Streamlit runs this file again at each refresh."""
 
 import math
 import sys

@@ -23,7 +23,7 @@ from common.telemetry.events import (
 )
 
 POLL_SECONDS = 0.25
-"""Between two looks at a growing file: soon enough for an eye, and one `read` that finds nothing costs microseconds.
+"""The time between two polls of a growing file: soon enough for an eye, and a `read` that finds nothing is cheap.
 Notifications of the kernel (inotify) would save even that, but do not cross a bind mount into a container."""
 
 
@@ -33,7 +33,7 @@ def follow(path: Path, stop: threading.Event, look_seconds: float = POLL_SECONDS
     Args:
         path: ``events.jsonl``; need not exist yet.
         stop: ends the waiting from another thread or a signal handler; what is already written is still yielded.
-        look_seconds: between two looks at a file that has not grown.
+        look_seconds: between two polls of a file that has not grown.
 
     Raises:
         RunError: the file cannot be read, or a line breaks the format.
@@ -57,7 +57,7 @@ class RunHistory:
     started: RunStarted
     """The run's first start: a resumed run keeps its first description."""
     resumed_from: tuple[int, ...]
-    """The round each resumption went on from."""
+    """The round that each resumption continued from."""
     rounds: tuple[RoundDone, ...]
     """One for each finished training step, in the order of ``step``."""
     exchanges: tuple[Exchange, ...]
@@ -65,7 +65,7 @@ class RunHistory:
     refusals: tuple[Refusal, ...]
     attacks: tuple[AttackRefused, ...]
     finished: RunFinished | None
-    """None while the run goes on, or when its server was stopped for good."""
+    """None while the run is active, or when its server was stopped for good."""
     evaluated: Evaluated | None = None
     """The last measurement of the test parts, whatever came of it; see :attr:`tested`."""
     counted: Counted | None = None

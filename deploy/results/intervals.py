@@ -18,7 +18,7 @@ DRAWS = 2000
 """Resamples; the ends of a 95 % interval then move by less than a tenth of its width between two seeds."""
 
 SEED = 20_170_817
-"""Of the resampling alone: the same counts give the same interval."""
+"""The seed of the resampling alone: the same counts give the same interval."""
 
 CONFIDENCE = 0.95
 TWO_CLASSES = 2
@@ -27,7 +27,7 @@ MEASURES = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss
 NORMAL_95 = 1.96
 
 COARSE = 0.01
-"""Of the half-width that noise gives a figure: above it a third decimal says nothing."""
+"""The half-width of noise above which a figure's third decimal means nothing."""
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def of_test(tested: Evaluated) -> dict[str, Interval]:
 def of_round(done: RoundDone) -> dict[str, Interval]:
     """Return each measure of a round's model, as sure as the server says.
 
-    A round does not tell how much of an interval is noise, so a wide one has two decimals whatever made it wide.
+    A round does not report how much of an interval is noise, so a wide one has two decimals whatever made it wide.
     """
     return {name: _told(done, name, math.nan) for name in MEASURES}
 
@@ -108,7 +108,7 @@ def over_test_records(done: RoundDone | Evaluated) -> dict[str, Interval]:
     from a multinomial distribution, so the securely summed counts suffice: the confusion matrix, and for AUC the score
     histogram that the ROC points determine.
 
-    What it tells: how much the figure would move with another test set of this size from the same hospitals. Not: how
+    What it says: how much the figure would move with another test set of this size from the same hospitals. Not: how
     it would move with another training run; and it is too narrow where a patient has several records.
     """
     if not done.confusion:

@@ -1,4 +1,4 @@
-"""The table a person watches while a run goes on: each round on validation records, the last model on test records."""
+"""The table a person watches during a run: each round on validation records, the last model on test records."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,15 +34,15 @@ HEADINGS = (
 )  # fmt: skip
 
 LINES_AROUND_TABLE = 17
-"""Of the terminal, kept for headings, caveats and notes; the table shows the rounds that fit into the others."""
+"""The lines of the terminal that are reserved for headings, caveats and notes; the rounds fill the others."""
 
 NOTES_SHOWN = 4
 
 LABELS = {"accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity"}
-"""Of the measures told at the end."""
+"""The labels of the measures that are printed at the end."""
 
 _WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)
-"""Of the columns on a pipe, where nobody knows the rows to come."""
+"""The widths of the columns on a pipe, where later rows are not known yet."""
 
 _DROPPED = ("precision", "hospitals", "seconds", "recall", "loss", "F1", "accuracy")
 """Columns that a narrow terminal leaves out, the first one first; AUC and ε stay."""
@@ -51,7 +51,7 @@ _FRAME = 3
 """Characters that a table takes beside each of its cells."""
 
 _SURE = len("0.89 ±0.03")
-"""Characters kept for a figure that is told with how far it may be off."""
+"""Characters kept for a figure that is printed with its uncertainty."""
 
 
 class LiveTable:
@@ -77,7 +77,7 @@ class LiveTable:
         self._tested: Evaluated | None = None
         self._notes: list[str] = []
         self._progress: str | None = None
-        self._spinner = Spinner("dots", style="dim")  # one object, or each redraw would start it anew
+        self._spinner = Spinner("dots", style="dim")  # one object, or each redraw would start it again
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class LiveTable:
         self._started = event
         self._progress = f"round 1 of {event.rounds} is under way"
         if again:
-            self._note(f"the run goes on from round {event.resumed_from_round}")
+            self._note(f"the run continues from round {event.resumed_from_round}")
             return
         for line in event.evaluation_plan:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -171,7 +171,7 @@ class LiveTable:
 
     def _print_on_pipe(self, line: str) -> None:
         if not self._console.is_terminal:
-            # A line of a log is never wrapped: whoever reads it has a width of their own.
+            # A line of a log is never wrapped: its reader has a width of their own.
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
             self._console.file.flush()
 
@@ -270,14 +270,14 @@ def _title(started: RunStarted) -> str:
 
 
 def _measured_on(started: RunStarted) -> str:
-    """Say whose records the table's figures are of."""
+    """Say on whose records the table's figures were measured."""
     if started.config.evaluation.exact:
         return f"each row: the pooled test parts, {EXACT_COUNTS}"
     return "each row: the pooled validation parts after that round, ± 95 %; last row: the test parts"
 
 
 def _headings_shown(width: int, rows: Sequence[Sequence[str]], *, exact: bool) -> tuple[str, ...]:
-    """Return the columns that fit into so many characters, with the rows there are and those to come."""
+    """Return the columns that fit into ``width`` characters, with the rows there are and those to come."""
     needed = {
         heading: max(len(heading), _SURE if heading in ("accuracy", "AUC") and not exact else 0, *map(len, column))
         for heading, *column in zip(HEADINGS, *rows, strict=True)
@@ -307,7 +307,7 @@ def _test_cells(tested: Evaluated) -> tuple[str, ...]:
 
 
 def _figures(sure: Mapping[str, Interval]) -> tuple[str, ...]:
-    """Return the measures in the order of the columns, the two that matter most with how far they may be off."""
+    """Return the measures in the order of the columns, the two that matter most with their uncertainty."""
     return (
         sure["accuracy"].short,
         *(sure[name].figure for name in ("precision", "recall", "f1")),

@@ -42,7 +42,7 @@ class ModelFacts(BaseModel):
     channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Annotated[int, Field(ge=1, le=4096)]
     threshold: Annotated[float, Field(ge=0, le=1)] | None
-    """Of two classes the second is predicted from this probability on; None where the largest one wins."""
+    """The probability from which the second of two classes is predicted; None where the most probable class is."""
     run_id: str
     task: str
     data_set: str
@@ -56,17 +56,17 @@ class ModelCard(ModelFacts):
 
     format_version: Literal[1] = 1
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of ``model.safetensors``."""
+    """The SHA-256 of ``model.safetensors``."""
     tensors: Annotated[tuple[TensorShape, ...], Field(min_length=1)]
 
 
 def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> ModelCard:
-    """Write a model into ``folder``, the card last, so that a card never speaks of a file that isn't there.
+    """Write a model into ``folder``, the card last, so that a card never describes a missing file.
 
     Args:
         folder: an existing folder; an earlier model in it is replaced.
         flat: the parameters, float32, shape (d,), in the order of ``parameters_to_vector``.
-        facts: what ``model.json`` tells.
+        facts: what ``model.json`` says.
 
     Raises:
         RunError: the architecture has another number of parameters, or the folder cannot be written.

@@ -16,7 +16,7 @@ from common.telemetry.events import Evaluated, RoundDone, RunStarted
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_round, of_test
 
-# Okabe and Ito's palette: told apart by readers with any colour vision.
+# Okabe and Ito's palette: readers with any colour vision can distinguish it.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)  # vermilion is the budget's
@@ -25,10 +25,10 @@ styled = mpl.rc_context(fname=Path(__file__).with_name("plots.mplstyle"))
 """Decorates a function that draws."""
 
 HOSPITALS_NAMED = len(SERIES)
-"""More lines than this are drawn alike, and the legend speaks of them together."""
+"""The most lines with a colour each; more are drawn alike, with one entry in the legend."""
 
 FEW_CLASSES = 5
-"""So many cells a side have room for large figures."""
+"""The most cells a side that have room for large figures."""
 
 _CURVES = (("auc", "AUC", BLUE), ("accuracy", "Accuracy", ORANGE), ("f1", "F1", GREEN))
 
@@ -156,7 +156,7 @@ def confusion(history: RunHistory, tested: Evaluated, class_names: Sequence[str]
 
 @styled
 def roc(history: RunHistory, tested: Evaluated) -> Figure:
-    """Draw how many of the sick the last model finds for how many false alarms, at every threshold."""
+    """Draw the share of the sick that the last model finds against the share of false alarms, at every threshold."""
     title = f"Receiver operating characteristic, test, after round {tested.step}"
     figure, axes = _figure(history.started, title, _about_counts(history.started))
     sure = of_test(tested)
@@ -277,7 +277,7 @@ def _about_counts(started: RunStarted) -> str:
 
 
 def _reach(rounds: Sequence[RoundDone], name: str) -> list[list[float]]:
-    """Return how far below and above its figure each interval reaches; nothing where there is none."""
+    """Return how far below and above its figure each interval reaches; nothing for a figure without interval."""
     sure = [of_round(done)[name] for done in rounds]
     told = [(one.value - one.low, one.high - one.value) for one in sure]
     return [[max(0.0, end) if math.isfinite(end) else 0.0 for end in ends] for ends in zip(*told, strict=True)]

@@ -48,9 +48,9 @@ class Prediction:
     file: str
     predicted: str
     probabilities: dict[str, float]
-    """By class; they sum to 1."""
+    """Class to probability; they sum to 1."""
     remarks: tuple[str, ...] = ()
-    """Why the image may be none that the model was trained for, as ``kind: reason``; a prediction on it says little."""
+    """Why the image may be unlike those that the model was trained for, as ``kind: reason``."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import AdversaryModel, AggregationMode, Config, PrivacyMode
+from common.config import AdversaryModel, AggregationMode, Config
 from common.errors import RunError
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
@@ -34,7 +35,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run, ready to be told."""
+    """One run, ready to be reported."""
 
     folder: Path
     history: RunHistory
@@ -165,7 +166,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> dict[str, Any]:
-        """Where the time went."""
+        """Return where the time went."""
         return time_spent(self.history)
 
     @property
@@ -180,12 +181,12 @@ class RunFacts:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of Confide and its libraries when the run was made; empty where the run did not note them."""
+        """Return the versions of Confide and its libraries that made the run; empty where it did not record them."""
         return {str(name): str(version) for name, version in (self.summary.get("versions") or {}).items()}
 
     @property
     def machine(self) -> str:
-        """Where the run was made."""
+        """Return the machine that the run was made on."""
         return str(self.summary.get("machine", "not recorded"))
 
     @property
@@ -244,7 +245,7 @@ def what_each_learns(config: Config, hospitals: int, authority_on_server: bool =
         ),
         Knowledge(
             "whoever holds the model",
-            "what the model itself tells of its training data",
+            "what the model itself reveals of its training data",
             _limit(config),
         ),
     )
@@ -264,10 +265,9 @@ def _curious_server(config: Config, hospitals: int) -> Knowledge:
 
 
 def _between_sums(config: Config) -> str:
-    """Say what holds for one who compares sums of several rounds, where masks have nothing to say."""
-    training = config.privacy.mode is not PrivacyMode.NONE
+    """Say what holds against somebody who compares sums of several rounds, where masks do not help."""
     covered = [
-        *(["training records"] if training else []),
+        *(["training records"] if mechanism_of(config).is_private else []),
         *([] if config.evaluation.exact else ["validation and test records"]),
     ]
     if not covered:
@@ -301,19 +301,13 @@ def _colluding_server(config: Config, hospitals: int) -> Knowledge:
     most = hospitals - _threshold(config, hospitals)
     learns = "sums over the honest hospitals alone"
     cannot = f"with up to {most} of {hospitals}: single out one of two or more honest hospitals"
-    if config.privacy.mode is PrivacyMode.DISTRIBUTED:
-        cannot += f"; with up to {config.privacy.colluders}: take away enough noise to exceed the stated ε"
+    cannot += mechanism_of(config).limit_of_colluders()
     return Knowledge("the server with hospitals on its side", learns, cannot)
 
 
 def _limit(config: Config) -> str:
     """Say what stays out of reach of somebody who sees the model."""
-    privacy = config.privacy
-    if privacy.mode is PrivacyMode.NONE:
-        return (
-            f"nothing is out of reach by proof: no differential privacy limits what is told of a {privacy.unit.value}"
-        )
-    return f"learn more about a {privacy.unit.value} than ε and δ={privacy.delta:g} allow"
+    return mechanism_of(config).limit()
 
 
 def _threshold(config: Config, hospitals: int) -> int:

@@ -73,7 +73,7 @@ def _send_and_let_go(
     """Send a request; the response is one that goes with its last user.
 
     httpx's responses refer to themselves through their stream, which has been read by then, and keep a piece in memory
-    until the garbage collector comes by.
+    until the garbage collector runs.
     """
     response = send(client, context, stream=stream)
     if not stream:
@@ -99,13 +99,13 @@ def record_of(model: FlatModel) -> ArrayRecord:
     header = _npy_header(len(model))
     pieces = [_Piece(lambda: header), *(_Piece(partial(_read, model, stretch)) for stretch in stretches(len(model)))]
     array.__dict__["_chunks"] = [(piece.object_id, piece) for piece in pieces]
-    record = ArrayRecord()  # From a dictionary it would make arrays anew.
+    record = ArrayRecord()  # From a dictionary it would copy arrays.
     record["0"] = array
     return record
 
 
 class _Piece(InflatableObject):
-    """What is an ``ArrayChunk`` to whoever receives it, but is read each time it is wanted."""
+    """An ``ArrayChunk`` to its receiver, which is read each time it is wanted."""
 
     def __init__(self, read: Callable[[], bytes | memoryview]) -> None:
         self._read = read
@@ -136,7 +136,7 @@ def _npy_header(parameters: int) -> bytes:
 
 
 class ArrivedArray(Array):
-    """An array in the pieces it has arrived in; nothing of it is believed before :meth:`taken`."""
+    """An array in the pieces in which it has arrived; nothing of it is trusted before :meth:`taken`."""
 
     @classmethod
     def inflate(cls, object_content: bytes, children: dict[str, InflatableObject] | None = None) -> Self:
@@ -172,7 +172,7 @@ def _let_go(pieces: dict[str, Any], order: Sequence[str]) -> Iterator[memoryview
 
 
 class _ArrivedRecord(ArrayRecord):
-    """Arrays that have arrived; Flower's own record would make them anew."""
+    """Arrays that have arrived; Flower's own record would copy them."""
 
     @classmethod
     def inflate(cls, object_content: bytes, children: dict[str, InflatableObject] | None = None) -> Self:  # noqa: ARG003

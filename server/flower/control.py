@@ -36,7 +36,7 @@ class Control:
         self._client.close()
 
     def is_up(self) -> bool:
-        """Say whether the SuperLink answers."""
+        """Return whether the SuperLink answers."""
         from flwr.proto.control_pb2 import ListNodesRequest
 
         try:
@@ -61,7 +61,7 @@ class Control:
                 raise RunError(f"the SuperLink did not register the node of {name}: {error.response.text}") from None
 
     def unregister(self, name: str) -> bool:
-        """Cut off every SuperNode registered as ``name``; says whether there was one."""
+        """Cut off every SuperNode registered as ``name``; return whether there was one."""
         from flwr.proto.control_pb2 import ListNodesRequest, UnregisterNodeRequest
 
         nodes = [node for node in self._client.ListNodes(ListNodesRequest()).nodes_info if node.name == name]
@@ -95,7 +95,7 @@ class Control:
     def end_run(self, run: int) -> None:
         """End a run whose ServerApp is gone, so that nobody waits any longer for what it would have sent.
 
-        Flower by itself finds out after a minute, and until then the SuperNodes hold on to messages whose arrays were
+        Flower itself notices after a minute, and until then the SuperNodes hold on to messages whose arrays were
         still under way. A run that has ended is no error.
         """
         from flwr.proto.control_pb2 import StopRunRequest

@@ -1,9 +1,9 @@
-"""What a SuperLink does otherwise than Flower's: it lets restarted SuperNodes in, and need not be polled by them.
+"""Where our SuperLink differs from Flower's: it lets restarted SuperNodes in, and they need not poll it.
 
 A hospital's clock may be off by minutes: Flower turns a SuperNode away whose clock is 5 s ahead of the SuperLink's.
 
-A SuperNode of Flower's looks for a message again and again, and each look costs the SuperLink the check of a signature:
-with 32 hospitals it did little else. Here a look is answered when a message is there, whole, or after seconds.
+A SuperNode of Flower's polls for a message again and again, and each poll costs the SuperLink the check of a signature:
+with 32 hospitals it did little else. Here a poll is answered when a message is there, whole, or after seconds.
 ``change_superlink`` changes the SuperLink in whose process it is called.
 """
 
@@ -31,15 +31,15 @@ from flwr.server.superlink.linkstate import InMemoryLinkState
 from common.flower.waits import replace_in
 
 _LONGEST_POLL_SECONDS = 5.0
-"""Of a look that finds no message: shorter than what anything on the way may cut off as idle."""
+"""How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
 
 _CLOCKS_APART_SECONDS = 300
-"""A SuperNode signs the time with each call, and the signature is good for so long; Flower allows a clock to be that
+"""A SuperNode signs the time with each call, and the signature is valid for this long; Flower allows a clock to be that
 much behind and 5 s ahead, so that all hospitals would be turned away when the server's clock is set back by more. The
 signature travels inside TLS, where nobody sees it to replay it."""
 
 _MOST_WAITING = 500
-"""Looks that wait at once, half of the calls that Flower serves at once; further ones are answered right away."""
+"""The most polls that wait at once, half of the calls that Flower serves at once; others are answered at once."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Mailbox:
     missing: set[str] = field(default_factory=set)
     """Objects of its latest message that are not here yet."""
     may_hold: bool = False
-    """A message has become whole since somebody last looked in vain."""
+    """Whether a message has become whole since the last poll found none."""
     connection: int = 0
     """Counts the node's connections; only the latest gets messages."""
 
@@ -92,7 +92,7 @@ class Deliveries:
                 self._announce(mailbox)
 
     def connected(self, node: int) -> None:
-        """Turn away whoever still waits for ``node``, which has connected anew."""
+        """Turn away a poll that still waits for ``node``, which has connected again."""
         with self._lock:
             mailbox = self._mailbox(node)
             mailbox.connection += 1
@@ -120,7 +120,7 @@ class Deliveries:
             return True
 
     def found(self, node: int) -> None:
-        """Note that a look has found a message: there may be another."""
+        """Note that a poll has found a message: there may be another."""
         with self._lock:
             self._mailbox(node).may_hold = True
 
@@ -138,7 +138,7 @@ class Deliveries:
 
 
 def change_superlink() -> None:
-    """Let restarted SuperNodes in, and answer a look for a message when there is one."""
+    """Let restarted SuperNodes in, and answer a poll for a message when there is one."""
     deliveries = Deliveries()
 
     class State(InMemoryLinkState):
@@ -187,7 +187,7 @@ def _let_in(state: Any, key: bytes, deliveries: Deliveries) -> None:  # noqa: AN
     """Let a SuperNode connect although the SuperLink holds it to be connected already.
 
     Flower 1.39 refuses a node's key until its last heartbeat has lapsed, 20 s at the least, so a hospital that was
-    killed and has started again would miss all rounds until then. Whoever asks has proved by a signature that it
+    killed and has started again would miss all rounds until then. The caller has proved by a signature that it
     holds the key: the one that was connected before is gone, and so is what it had fetched and not answered. Those
     messages are deleted, so that the exchange need not wait for their replies.
     """

@@ -26,7 +26,7 @@ _BATCH_BYTES = 2**20
 
 
 _LOST = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
-"""What a SuperLink answers in the place of a node that is gone, and with it the message it had fetched."""
+"""What a SuperLink answers for a node that is gone together with the message it had fetched."""
 
 
 _UNREADABLE = "the reply cannot be read"
@@ -35,7 +35,7 @@ _UNREADABLE = "the reply cannot be read"
 def tell_unreadable_replies() -> None:
     """Let a reply of this process's grid that Flower cannot read be an error of the hospital that sent it.
 
-    Flower 1.39 by itself ends the ServerApp, and with it the round of all hospitals; so would the next round's. What
+    Flower 1.39 itself ends the ServerApp, and with it the round of all hospitals; the next would end likewise. What
     was read is kept for the moment until Flower asks for it, so that no vector is built twice.
     """
     http_grid = importlib.import_module("flwr.superlink.grid.http_grid")

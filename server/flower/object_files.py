@@ -25,14 +25,14 @@ _SMALL_BYTES = 64 * 1024
 """Objects up to this stay in memory: a file for each would cost more than it spares."""
 
 _MOST_FILES = 65_536
-"""Open at once, when the system lets a process have so many; a masked vector of 11 million parameters takes 22."""
+"""The most files open at once, if the system allows it; a masked vector of 11 million parameters takes 22."""
 
 
 class FiledEntry(ObjectEntry):
     """An entry of Flower's store whose content lies in a file when it is large.
 
-    The file has no name: it is gone with the entry, and with the process however that ends. Where none can be had, for
-    want of space or of open files, the content stays in memory.
+    The file has no name: it is gone with the entry, and with the process however that ends. Where no file can be made,
+    for lack of space or of open files, the content stays in memory.
 
     Args:
         folder: on the disk that is to hold the file.

@@ -1,4 +1,4 @@
-"""Spares the ServerApp's calls what the SuperLink does for the Control API alone.
+"""Lets the ServerApp's calls skip what the SuperLink does for the Control API alone.
 
 Flower serves both from one FastAPI application and lets every call pass the middleware of both; that of the Control
 API hands the ServerApp's calls on unchanged, and costs most of the SuperLink's processor time doing so: a group of
@@ -21,7 +21,7 @@ CONTROL_MIDDLEWARE = (
     "ControlLicenseMiddleware",
     "ControlEventLogMiddleware",
 )
-"""Each looks whether a call is the Control API's before it does anything, or has nothing to do without a plugin."""
+"""Middleware that acts on calls of the Control API alone, or does nothing without a plugin."""
 
 
 class PastRuntimeCalls:
@@ -37,7 +37,7 @@ class PastRuntimeCalls:
         self._behind: ASGIApp = middleware(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a call, or hand it on."""
+        """Answer a call, or pass it on."""
         is_runtime = scope["type"] == "http" and scope["path"].startswith(RUNTIME_PATH)
         await (self._app if is_runtime else self._behind)(scope, receive, send)
 

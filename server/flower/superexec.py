@@ -60,7 +60,7 @@ class SilentExecutor(SubprocessExecutor):
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Let go of those that have ended."""
+        """Drop those that have ended."""
         self.started = [process for process in self.started if process.poll() is None]
 
 
@@ -75,7 +75,7 @@ def keep_tokens_off_command_lines() -> None:
 
 
 def main() -> None:
-    """Start what is asked for until told to stop."""
+    """Start what is asked for until it is stopped."""
     keep_tokens_off_command_lines()
     flower_superexec()
 

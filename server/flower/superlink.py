@@ -18,7 +18,7 @@ from server.members.tls import reloading_credentials
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     state = Path(sys.argv[1])
     # The only gRPC server in this process is the Fleet API; Flower gives it the certificate of the other interfaces.
     grpc.ssl_server_credentials = lambda *_given, **_options: reloading_credentials(state)

@@ -43,9 +43,9 @@ class Admission:
         self._registered = keys
 
     def gather(self, least: int, expected: int, transport: TransportConfig) -> Iterator[frozenset[str]]:
-        """Yield who is online, look after look, until a run can start.
+        """Yield who is online, poll after poll, until a run can start.
 
-        That is when all of the ``expected`` number are online, or at least ``least`` and their number has held still
+        That is when all of the ``expected`` number are online, or at least ``least`` and their number has been stable
         for ``roster_stable_seconds``.
         """
         last: frozenset[str] = frozenset()

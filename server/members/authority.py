@@ -1,7 +1,7 @@
 """The certificate authority as a folder: its certificate and key, and a register of members and of what it signed.
 
-It lies on a machine of the organiser's, which needs no network (``confide ca``), or beside a server that was told to
-hold it. The register decides who is a member: a certificate that expires ends no membership, a revocation does.
+It lies on a machine of the organiser's, which needs no network (``confide ca``), or beside a server that is configured
+to hold it. The register decides who is a member: a certificate that expires ends no membership, a revocation does.
 """
 
 import datetime
@@ -41,7 +41,7 @@ class _Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     serial: str
-    """Hexadecimal: it has more bits than a JSON number."""
+    """The serial number in hexadecimal: it has more bits than a JSON number."""
     expires: float
     revoked: float | None = None
 
@@ -49,7 +49,7 @@ class _Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
     list_number: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Of the newest revocation list."""
+    """The number of the newest revocation list."""
     issued: tuple[_Issued, ...] = ()
     members: dict[str, str] = {}
     """Hospital to its raw Ed25519 identity key in hexadecimal; certificates may expire, membership does not."""
@@ -105,7 +105,7 @@ class Authority:
     ) -> x509.Certificate:
         """Sign a hospital's request as ``name`` and enter it in the register before it can be used.
 
-        Whoever was no member becomes one, and the member list has a new number.
+        A hospital that was no member becomes one, and the member list gets a new number.
 
         Raises:
             IdentityError: the request is not one, ``name`` is a member with another key, or its key is another's.
@@ -212,5 +212,5 @@ def _raw_keys(members: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def exists(folder: Path) -> bool:
-    """Say whether ``folder`` holds an authority's key."""
+    """Return whether ``folder`` holds an authority's key."""
     return (folder / KEY_FILE).exists()

@@ -38,13 +38,13 @@ from server.members.roster import Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 
 REQUESTS_FOLDER = "requests"
-"""In the server's state folder: what waits for an offline authority, and what it has signed."""
+"""A folder in the server's state folder: what waits for an offline authority, and what it has signed."""
 
 _SERVER_REQUEST = "server.members.tls"
-"""The dot keeps it apart from a hospital of any name."""
+"""A name with a dot, which no hospital's name has."""
 
 _LOOPBACK = "127.0.0.1"
-"""Where the server's own processes reach its SuperLink, by the same certificate."""
+"""The address at which the server's own processes reach its SuperLink, by the same certificate."""
 
 _RENEWED_WITH_LEFT = 1 / 3
 """The share of its time that a certificate has left when it is renewed."""
@@ -69,14 +69,14 @@ class Certificates:
 
     @property
     def is_offline(self) -> bool:
-        """Whether the authority signs elsewhere, so that nobody is admitted or revoked without a person there."""
+        """Whether the authority signs elsewhere, so that a person there must admit and revoke."""
         return self._authority is None
 
     def hospital(self, name: str, request_pem: bytes, now: datetime.datetime) -> bytes | None:
         """Return the certificate for a hospital's request as PEM, None while an offline authority has not signed it.
 
         Raises:
-            IdentityError: the request is none.
+            IdentityError: it is no signing request.
         """
         key = requested_hospital_key(request_pem)
         if self._authority is not None:
@@ -94,12 +94,12 @@ class Certificates:
         return None
 
     def is_due(self, certificate: x509.Certificate, now: datetime.datetime) -> bool:
-        """Say whether a certificate should be renewed."""
+        """Return whether a certificate should be renewed."""
         signed, ends = certificate.not_valid_before_utc + CLOCK_SKEW, certificate.not_valid_after_utc
         return ends - now < (ends - signed) * _RENEWED_WITH_LEFT
 
     def revocations(self) -> bytes:
-        """Return the newest revocation list as DER, or raise :class:`IdentityError` where there is none yet."""
+        """Return the newest revocation list as DER, or raise :class:`IdentityError` where no list was signed yet."""
         newest = self._revocations.newest()
         if newest is None:
             raise IdentityError("the authority must have signed a revocation list; `confide ca sign` makes one")
@@ -109,7 +109,7 @@ class Certificates:
         """Return the newest member list that this server can describe a run with.
 
         Raises:
-            IdentityError: there is none yet.
+            IdentityError: no list was signed yet.
         """
         newest = self._members.newest()
         if newest is None:
@@ -117,18 +117,18 @@ class Certificates:
         return newest
 
     def names(self, name: str) -> bool:
-        """Say whether the newest member list names this hospital."""
+        """Return whether the newest member list names this hospital."""
         newest = self._members.newest()
         return newest is not None and name in newest.members
 
     def lists(self, name: str, certificate: bytes) -> bool:
-        """Say whether the newest member list names this hospital with the key of its certificate (PEM)."""
+        """Return whether the newest member list names this hospital with the key of its certificate (PEM)."""
         newest = self._members.newest()
         key = verify_issued_to_hospital(read_certificate(certificate), name, self.root).public_bytes_raw()
         return newest is not None and newest.members.get(name) == key
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
-        """Say whether the newest list names this certificate."""
+        """Return whether the newest list names this certificate."""
         newest = self._revocations.newest()
         return newest is not None and certificate.serial_number in newest.revoked
 
@@ -138,7 +138,7 @@ class Certificates:
         self._keep_server_current(now)
 
     def is_ready(self) -> bool:
-        """Say whether the server has a certificate and a revocation list, so that hospitals can come."""
+        """Return whether the server has a certificate and a revocation list, so that hospitals can come."""
         return (self._state / TLS_CERTIFICATE_FILE).exists() and self._revocations.newest() is not None
 
     def publish_lists(self, now: datetime.datetime) -> bool:
@@ -180,7 +180,7 @@ class Certificates:
             _LOG.warning("%s", error)
 
     def _take_up_members(self, encoded: bytes, now: datetime.datetime) -> bool:
-        """Go over to a member list once this server has everyone's certificate; returns whether it has."""
+        """Change to a member list once this server has everyone's certificate; return whether it has."""
         offered, before = verify_members(encoded, self.root), self._members.newest()
         roster = self._membership.roster()
         awaited = tuple(name for name, key in offered.members.items() if not self._has(roster, name, key, now))
@@ -201,7 +201,7 @@ class Certificates:
         return True
 
     def _has(self, roster: dict[str, str], name: str, key: bytes, now: datetime.datetime) -> bool:
-        """Say whether a member's certificate is here; one that waits for its hospital to ask again is taken up."""
+        """Return whether a member's certificate is here; one that waits for its hospital to ask again is taken up."""
         if name in roster:
             certificate = read_certificate(roster[name].encode())
             return verify_issued_to_hospital(certificate, name, self.root).public_bytes_raw() == key

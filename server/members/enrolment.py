@@ -1,7 +1,7 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` to whoever holds an invitation's token and ``Standing`` to whoever holds a member's
+``Join`` for a caller with an invitation's token and ``Standing`` for a caller with a member's
 key (``common.identity.enrolment``).
 """
 
@@ -41,7 +41,7 @@ _LOG = logging.getLogger("confide.enrolment")
 
 _WORKERS = 4
 _CALLS_AT_ONCE = 256
-"""More are refused by gRPC before a thread looks at them."""
+"""The most calls at once; gRPC refuses more before a thread reads them."""
 _STREAMS_A_CONNECTION = 8
 _METADATA_BYTES = 8192
 _ADDRESSES_KEPT = 4096
@@ -61,7 +61,7 @@ class Enrolment:
         self._one_at_a_time = threading.Lock()
 
     def join(self, asked: Join, now: datetime.datetime) -> JoinReply:
-        """Make whoever holds a good token a member.
+        """Make the holder of a good token a member.
 
         Raises:
             EnrolmentError: the token opens nothing.
@@ -92,7 +92,7 @@ class Enrolment:
         A member may renew a certificate that has expired: it was away, and is still on the roster.
 
         Raises:
-            EnrolmentError: whoever asks was never a member, or has another key than the member.
+            EnrolmentError: the caller was never a member, or has another key than the member.
             IdentityError: certificate or request are not what they must be.
         """
         certificate = read_certificate(asked.certificate)
@@ -184,8 +184,8 @@ class _Service:
             asked = enrolment.decode(encoded, message_type)
             return enrolment.encode(decide(asked, datetime.datetime.now(datetime.UTC)))
         except ConfideError as error:
-            # A good token is always looked at, so that a flood from a shared address keeps nobody out. What the
-            # allowance bounds is what a bad one gets: an explanation, and a line in the log.
+            # A good token is always checked, so that a flood from a shared address keeps nobody out. What the
+            # allowance bounds is the answer to a bad one: an explanation, and a line in the log.
             address = context.peer().rpartition(":")[0]
             if self._allowance.spend(address):
                 _LOG.warning("refused %s: %s", address, error)
@@ -198,7 +198,7 @@ class _Service:
 
 
 def serve(state: Path) -> None:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     config = load_config(settings.config).enrolment
     certificates, membership = Certificates(state, settings, config), Membership(state)
@@ -242,7 +242,7 @@ def _wait_until_ready(certificates: Certificates) -> None:
 
 
 def _keep_up(certificates: Certificates, membership: Membership) -> None:
-    """Renew what is due; what fails is tried again, for members are better served late than not at all."""
+    """Renew what is due; what fails is tried again, because late is better for members than never."""
     now = datetime.datetime.now(datetime.UTC)
     try:
         certificates.keep_current(now)
@@ -252,7 +252,7 @@ def _keep_up(certificates: Certificates, membership: Membership) -> None:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until it is stopped."""
     return run_service("server.members.enrolment", __doc__, serve)
 
 

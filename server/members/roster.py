@@ -1,7 +1,7 @@
 """Who may take part: invitations, the roster and the SuperNodes' keys, as files in the server's state folder.
 
 The command line and the enrolment service change them, each under the folder's lock; the supervisor and the ServerApp
-look at them. Of an invitation's token only the hash is on disk.
+read them. An invitation's token is not on disk; its hash is.
 """
 
 import datetime
@@ -29,7 +29,7 @@ from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
 
 INVITATIONS_FOLDER = "invitations"
 MOST_USES = 1024
-"""Of one invitation; as many hospitals as a run can have."""
+"""The most uses of one invitation: as many hospitals as a run can have."""
 
 _VERSION = 1
 _KEPT_SECONDS = 7 * 24 * 3600
@@ -45,7 +45,7 @@ class _Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many hospitals may join with it, numbered; None for the one hospital that has the name itself."""
     taken: dict[str, str] = {}
     revoked: tuple[str, ...] = ()
-    """Of the names taken; none is given to another hospital."""
+    """The taken names that were revoked; none is given to another hospital."""
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
 
 
@@ -143,12 +143,12 @@ class Membership:
     def remove(self, name: str, *, still_listed: bool = False) -> bool:
         """Take a hospital's SuperNode's key away, and the hospital off the roster; says whether it was there.
 
-        Its invitation opens nothing any more, used or not.
+        Its invitation becomes void, used or not.
 
         Args:
             name: the hospital's.
-            still_listed: the authority's list names it until the authority signs another; so long its certificate
-                stays, for every run is described with all who are on the list.
+            still_listed: the authority's list names it until the authority signs another; its certificate
+                stays until then, because every run is described with all who are on the list.
         """
         self._void_invitations(name)
         with locked(self._state):
@@ -161,7 +161,7 @@ class Membership:
         return True
 
     def is_cut_off(self, name: str) -> bool:
-        """Say whether the server lets no SuperNode of this hospital in."""
+        """Return whether the server lets no SuperNode of this hospital in."""
         return not self._supernode(name).exists()
 
     def roster(self) -> dict[str, str]:

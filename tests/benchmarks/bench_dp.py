@@ -27,10 +27,11 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
 from client.training import TrainingData, train_locally
-from common.config import PrivacyConfig, PrivacyMode, TrainingConfig
+from common.config import PrivacyConfig, PrivacyUnit, TrainingConfig
 from common.errors import RunError
 from common.models import registry
 from common.models.flat import flat_parameters
+from common.privacy.mechanism import LocalNoise, NoisySteps, PlainSteps
 from common.provenance import machine, versions
 from deploy.json_report import write_json_report
 
@@ -114,8 +115,8 @@ def measure(case: Case, repeat: int) -> StepCost:
     model = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
     parameters = len(flat_parameters(model))
     kinds: dict[str, Callable[[], None]] = {
-        "plain": lambda: _our_steps(case, data, PrivacyMode.NONE),
-        "private": lambda: _our_steps(case, data, PrivacyMode.LOCAL),
+        "plain": lambda: _our_steps(case, data, PlainSteps(case.batch, local_epochs=1)),
+        "private": lambda: _our_steps(case, data, _noisy_steps(case, data)),
         "opacus": _opacus_steps(case, data, max(1, OPACUS_BYTES // (4 * parameters))),
     }
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -149,14 +150,15 @@ def _random_records(case: Case) -> TrainingData:
     return TrainingData.of(inputs, rng.integers(0, CLASSES, records), np.arange(records))
 
 
-def _our_steps(case: Case, data: TrainingData, mode: PrivacyMode) -> None:
+def _noisy_steps(case: Case, data: TrainingData) -> NoisySteps:
+    schedule = LocalNoise(PrivacyConfig()).schedule(TrainingConfig(sample_rate=case.batch / len(data)))
+    return NoisySteps(PrivacyUnit.RECORD, schedule, MAX_GRAD_NORM, NOISE_MULTIPLIER)
+
+
+def _our_steps(case: Case, data: TrainingData, plan: PlainSteps | NoisySteps) -> None:
     model = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
-    rate = case.batch / len(data)
-    training = TrainingConfig(batch_size=case.batch, sample_rate=rate, learning_rate=LEARNING_RATE)
-    privacy = PrivacyConfig(mode=mode, max_grad_norm=MAX_GRAD_NORM)
-    train_locally(
-        model, flat_parameters(model), data, training, privacy, NOISE_MULTIPLIER, os.urandom, expected_units=case.batch
-    )
+    training = TrainingConfig(learning_rate=LEARNING_RATE)
+    train_locally(model, flat_parameters(model), data, training, plan, os.urandom, expected_units=case.batch)
 
 
 def _opacus_steps(case: Case, data: TrainingData, at_once: int) -> Callable[[], None]:

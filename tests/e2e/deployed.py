@@ -32,7 +32,9 @@ CONFIG = replace(
     data={"source": "phantom", "phantom_records": 600, "partition": "quantity", "dirichlet_alpha": 3.0},
     training={"batch_size": 32},
     privacy={"mode": "none"},
-    hospital={"allow_no_privacy": True},
+    # Exact counts say which test records, and so which hospitals, are in a sum.
+    evaluation={"exact": True},
+    hospital={"allow_no_privacy": True, "allow_exact_evaluation": True},
     # A stalled hospital must be given up long before Flower does, after some 66 s.
     transport={"exchange_deadline_seconds": 30.0, "straggler_seconds": 2.0, "straggler_factor": 3.0},
 )

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,24 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def full(folder: Path) -> Iterator[None]:
-    """Leave no room in a folder's file system; makes room again in the end."""
+def full(folder: Path) -> Iterator[Callable[[], None]]:
+    """Leave no room in a folder's file system; makes room again in the end.
+
+    Yields a function that fills what was freed since: whoever removes a file of its own has room for another one.
+    """
     filler = folder / "filler"
-    try:
-        with filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(_BLOCK)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-    try:
-        yield
-    finally:
-        filler.unlink()
+    with filler.open("wb", buffering=0) as file:
+
+        def fill() -> None:
+            try:
+                while True:
+                    file.write(_BLOCK)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+        try:
+            fill()
+            yield fill
+        finally:
+            filler.unlink()

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from common.settings import free_port
-from common.telemetry.events import Event, RoundDone
+from common.telemetry.events import Evaluated, Event
 from tests.example_run import example_run
 
 ROOT = Path(__file__).parents[2]
@@ -86,11 +86,13 @@ def test_a_running_run_is_shown_and_grows_by_itself(run: Path, page: Page) -> No
     expect(page.get_by_role("heading", name="pneumonia on breast cancer")).to_be_visible(timeout=1000 * LIMIT_SECONDS)
     expect(page.get_by_text("running")).to_be_visible()
     write(run, events)
-    last = next(event for event in reversed(events) if isinstance(event, RoundDone))
+    (tested,) = (event for event in events if isinstance(event, Evaluated))
     expect(page.get_by_text("round 6 of 6")).to_be_visible(timeout=1000 * LIMIT_SECONDS)
     expect(page.get_by_text("all rounds are done")).to_be_visible()
-    for value in (last.accuracy, last.f1, last.auc):
-        expect(page.get_by_text(f"{value:.3f}", exact=True).first).to_be_visible()
+    for name, value in (("accuracy", tested.accuracy), ("f1", tested.f1), ("auc", tested.auc)):
+        low, high = tested.intervals[name]
+        shown = f"{value:.2f} ±{max(value - low, high - value):.2f}"
+        expect(page.get_by_text(shown, exact=True).first).to_be_visible()
 
 
 def test_what_it_cost_and_what_went_wrong_is_said(page: Page) -> None:

@@ -1,6 +1,7 @@
 """A disk fills up under a deployment: whoever cannot write says so and does nothing, and space lets all go on."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from tests.e2e.small_disk import full, small_disk
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 VICTIM = "hospital-4"
+UNNOTED = f"{VICTIM} could not note its answer on disk; it does not answer"
+UNRECORDED = "this hospital's records do not let it take part; its operator knows why"
+"""What the server hears; why is for the hospital's operator."""
 PRIVATE = replace(
     CONFIG, privacy={"mode": "local", "target_epsilon": 8.0, "delta": 1.0e-3}, hospital={"epsilon_budget": 100.0},
     experiment={"rounds": 1000},
@@ -34,9 +38,15 @@ def refusal(deployed: Deployed, seen: int) -> Refusal:
     return said()[0]
 
 
-def wait_for_the_end_of_the_server(deployed: Deployed) -> None:
+def own_log(deployed: Deployed) -> str:
+    return (deployed.members[VICTIM].logs / "agent.log").read_text()
+
+
+def wait_for_the_end_of_the_server(deployed: Deployed, fill: Callable[[], None]) -> None:
+    """Wait on a full disk: a server that removes an old checkpoint would have room for a new one."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     while SERVER not in deployed.deployment.supervisor.ended():
+        fill()
         assert time.monotonic() < give_up, "the server must end"
         time.sleep(0.1)
 
@@ -49,8 +59,8 @@ def test_a_hospital_with_a_full_disk_refuses_by_name_and_comes_back_with_space(t
         with full(disk):
             told = refusal(deployed, seen)
             # Its note of the answer or its audit chain, whichever it wrote next; each is written before it answers.
-            assert told.code in {"run", "audit"}
-            assert "No space left on device" in told.reason
+            assert told.reason == {"run": UNNOTED, "audit": UNRECORDED}[told.code]
+            assert "No space left on device" in own_log(deployed)
             deployed.wait(lambda: deployed.latest_sum() > told.round, "the run must go on")
             assert deployed.sums()[deployed.latest_sum()] == set(deployed.sizes) - {VICTIM}
         deployed.everyone_takes_part()
@@ -65,8 +75,8 @@ def test_a_hospital_whose_ledger_cannot_be_written_trains_no_more_and_the_others
         seen = len(deployed.events)
         with full(disk):
             told = refusal(deployed, seen)
-            assert told.code == "ledger"
-            assert "nothing goes on without it" in told.reason
+            assert (told.code, told.reason) == ("ledger", UNRECORDED)
+            assert "nothing goes on without it" in own_log(deployed)
             deployed.wait(lambda: deployed.latest_sum() > told.round, "the run must go on")
             assert deployed.sums()[deployed.latest_sum()] == set(deployed.sizes) - {VICTIM}
 
@@ -75,8 +85,8 @@ def test_a_server_that_cannot_write_a_checkpoint_ends_by_name_and_goes_on_from_t
     folder = tmp_path / "run"
     with small_disk(folder / CHECKPOINTS_FOLDER, 4) as disk, deployed_in(folder) as deployed:
         deployed.everyone_takes_part()
-        with full(disk):
-            wait_for_the_end_of_the_server(deployed)
+        with full(disk) as fill:
+            wait_for_the_end_of_the_server(deployed, fill)
         (finished,) = (event for event in deployed.log.read_new() if isinstance(event, RunFinished))
         assert "a checkpoint could not be written: No space left on device" in finished.reason
         assert deployed.deployment.supervisor.exit_code(SERVER) == EXIT_REFUSED
@@ -96,8 +106,8 @@ def test_a_server_on_a_disk_full_to_the_last_block_ends_and_goes_on_with_space(t
     ):
         deployed.everyone_takes_part()
         before = deployed.latest_sum()
-        with full(disk):
-            wait_for_the_end_of_the_server(deployed)
+        with full(disk) as fill:
+            wait_for_the_end_of_the_server(deployed, fill)
         assert deployed.deployment.supervisor.exit_code(SERVER) == EXIT_REFUSED
         # Whichever write came first has failed; the event itself may have had no room either.
         assert all("free space" in event.reason for event in deployed.log.read_new() if isinstance(event, RunFinished))

@@ -69,7 +69,7 @@ def test_nothing_that_deployed_processes_write_or_serve_names_a_patient(
     assert b"hospital-1" in served
     assert not named_patients.is_named_in(served)
     log = (deployment.members[3].logs / "agent.log").read_text()
-    assert "image_damaged: the image is damaged or cut short: export or copy it again" in log
+    assert "image_damaged in 1 places: the image is damaged or cut short: export or copy it again" in log
     own = tuple(member.data for member in deployment.members)
     assert named_patients.named_below(tmp_path, own) == []
 

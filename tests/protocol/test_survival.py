@@ -126,7 +126,7 @@ def test_a_full_disk_on_the_server_stops_the_run_and_space_lets_it_go_on(
 
 
 def test_a_full_disk_at_a_hospital_makes_it_refuse_and_the_others_go_on(
-    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = small(dealt, tmp_path)
 
@@ -141,6 +141,8 @@ def test_a_full_disk_at_a_hospital_makes_it_refuse_and_the_others_go_on(
     refusal = made.of(Refusal)[0]
     assert (refusal.hospital, refusal.code) == ("hospital-4", "run")
     assert "could not note its answer on disk" in refusal.reason
+    assert os.strerror(errno.ENOSPC) not in refusal.reason
+    assert f"must be writable: {os.strerror(errno.ENOSPC)}; free space" in caplog.text
 
 
 @pytest.mark.parametrize("jump", [datetime.timedelta(days=900), datetime.timedelta(days=-900)])

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-PAGES = sorted((*(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")), *ROOT.glob("docs/**/*.md")))
+FOLDERS = ("certs", "client", "common", "deploy", "docs", "grafana", "server")
+
+PAGES = sorted((*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))))
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

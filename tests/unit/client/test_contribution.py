@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import client.contribution as module
 from client.contribution import Contribution, Contributor
@@ -18,14 +19,13 @@ from common.errors import EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.keystream import Keystream
-from common.privacy.schedule import schedule_of
+from common.privacy.mechanism import LocalNoise
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import fewest_survivors, release_mechanism
+from common.run.terms import describe, fewest_survivors, release_mechanism
 from common.run.vector import Tail
 from common.secagg.binding import bound_hash
 from server.initial_model import initial_model
-from server.run import describe
 from tests.small_consortium import RUN_ID, Dealt, small, willing
 
 COHORT = 4
@@ -34,10 +34,10 @@ HELD = {"train": 55, "validation": 11, "test": 13}
 """More than is stated, and numbers that nothing else has."""
 
 
-def records(count: int) -> HospitalRecords:
+def records(count: int, per_patient: int = 1) -> HospitalRecords:
     generator = np.random.default_rng(count)
     images = generator.integers(0, 256, (count, 1, 28, 28)).astype(np.uint8)
-    return HospitalRecords(images, np.arange(count) % 2, np.arange(count))
+    return HospitalRecords(images, np.arange(count) % 2, np.arange(count) // per_patient)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,17 @@ def description(dealt: Dealt, tmp_path_factory: pytest.TempPathFactory) -> RunDe
 class Hospital:
     """One hospital's contributor with a ledger of its own, and randomness that a seed repeats."""
 
-    def __init__(self, run: RunDescription, folder: Path, seed: int = 1, **policy: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        run: RunDescription,
+        folder: Path,
+        seed: int = 1,
+        *,
+        per_patient: int = 1,
+        **policy: Any,  # noqa: ANN401
+    ) -> None:
         self.run, self.folder = run, folder / f"ledger-{seed}"
-        parts = {name: records(count) for name, count in HELD.items()}
+        parts = {name: records(count, per_patient) for name, count in HELD.items()}
         data = HospitalData(**parts, fingerprint=bytes(32))
         self.policy: HospitalConfig = willing(**{**STATED, **policy})
         source = Keystream(bound_hash("test", bytes([seed])))
@@ -92,7 +100,7 @@ def listen(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda:
     def listened(*given: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401 - passed on
         before()
         update = train_locally(*given, expected_units=expected_units)
-        heard.append(({"sigma": given[5], "expected": expected_units}, update))
+        heard.append(({"sigma": given[4].noise_multiplier, "expected": expected_units}, update))
         return update
 
     monkeypatch.setattr(module, "train_locally", listened)
@@ -118,7 +126,7 @@ def test_what_is_booked_is_what_the_training_does(
     (booking,) = hospital.booked()
     event = booking["event"]
     assert event["sample_rate"] == description.training.sample_rate
-    assert event["steps"] == update.steps == schedule_of(description.training, description.privacy).steps
+    assert event["steps"] == update.steps == LocalNoise(description.privacy).schedule(description.training).steps
     assert event["noise_multiplier"] == given["sigma"]
 
 
@@ -137,6 +145,24 @@ def test_what_stands_beside_the_change_is_what_the_policy_states(
     assert heard[0][0]["expected"] == 40 * description.training.sample_rate
     final = hospital.tail(hospital.contribute(len(hospital.plan.releases) - 1, trains=False))
     assert (final.weight, final.validation_units, final.test_units) == (40, 0, 9)
+
+
+def test_a_patient_costs_no_more_than_the_number_of_records_by_which_the_policy_converts(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[TrainingData] = []
+
+    def listened(model: object, start: object, data: TrainingData, *rest: Any, **named: Any) -> LocalUpdate:  # noqa: ANN401
+        trained.append(data)
+        return train_locally(model, start, data, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "train_locally", listened)
+    policy: dict[str, Any] = {"unit": "patient", "most_records_per_patient": 2, "epsilon_budget": 1000.0}
+    hospital = Hospital(description, tmp_path, per_patient=3, **policy)
+    contribution = hospital.contribute()
+    assert torch.bincount(trained[0].patients).max() == 2
+    assert any("most_records_per_patient" in note for note in contribution.notes)
+    assert hospital.tail(contribution).weight == STATED["stated_training_units"]
 
 
 def test_evaluation_carries_fresh_noise_of_the_stated_size_in_every_release(

@@ -92,11 +92,11 @@ def a_link_to_elsewhere(hospital: Hospital) -> str:
 
 
 @_found_as(Mistake.MANIFEST_NOT_UTF8)
-def a_manifest_in_latin_1(hospital: Hospital) -> str:
+def a_manifest_in_two_encodings(hospital: Hospital) -> str:
     hospital.rows[4] = (*hospital.rows[4][:2], "Müller", "train")
     hospital.write_manifest()
     path = hospital.folder / MANIFEST_NAME
-    path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
+    path.write_bytes(path.read_bytes() + "image-é.png,normal,p-900,train\n".encode("latin-1"))
     return MANIFEST_NAME
 
 
@@ -304,7 +304,7 @@ def a_dicom_that_claims_four_billion_pixels(hospital: Hospital) -> str:
     return "vast.dcm"
 
 
-@_found_as(Mistake.COMPRESSION_UNKNOWN)
+@_found_as(Mistake.IMAGE_TOO_LARGE)
 def a_zip_bomb_in_a_deflated_dicom(hospital: Hospital) -> str:
     dataset = pydicom.dcmread(io.BytesIO(dicom(another_chest())))
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -231,7 +232,10 @@ def test_packaged_jpeg_ls_files_show_what_dcmtk_shows(name: str, tmp_path: Path)
     assert np.abs(confide(content).astype(float) - expected).mean() < LEVEL
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize(
+    "syntax",
+    [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian],
+)
 @pytest.mark.parametrize("pixels", [RAMP, SIGNED, BYTES], ids=["unsigned", "signed", "8 bits"])
 def test_a_file_shows_the_same_in_every_transfer_syntax(
     syntax: pydicom.uid.UID, pixels: npt.NDArray[np.generic], tmp_path: Path

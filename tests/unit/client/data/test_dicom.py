@@ -3,6 +3,7 @@
 import io
 import logging
 import tracemalloc
+import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from client.data.dicom import quiet, read_dicom
 from client.data.mistakes import Mistake
@@ -121,7 +123,6 @@ def test_every_colour_space_and_compression_shows_the_same_colour_bars(name: str
         ("MR_truncated.dcm", GREY, Mistake.IMAGE_DAMAGED),
         ("JPEG2000-embedded-sequence-delimiter.dcm", GREY, Mistake.IMAGE_TOO_LARGE),
         ("badVR.dcm", GREY, Mistake.IMAGE_DAMAGED),
-        ("image_dfl.dcm", GREY, Mistake.COMPRESSION_UNKNOWN),
     ],
 )
 def test_packaged_files_of_other_kinds_are_refused_by_their_mistake(name: str, channels: int, mistake: Mistake) -> None:
@@ -358,6 +359,58 @@ def test_a_codestream_that_claims_more_pixels_than_its_header_is_refused_before_
     dataset.PixelData = bytes(pixels)
     tracemalloc.start()
     assert refused(encoded(dataset)) is mistake
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    tracemalloc.stop()
+
+
+def deflated(content: bytes, body: bytes | None = None) -> bytes:
+    """Return a file in the deflated transfer syntax; ``body`` replaces its deflated data set."""
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    whole = encoded(dataset)
+    length = 144 + int.from_bytes(whole[140:144], "little")
+    return whole if body is None else whole[:length] + body
+
+
+@pytest.mark.parametrize("pixels", [RAMP_8, RAMP_12], ids=["8 bits", "12 bits"])
+def test_a_deflated_file_shows_the_same_as_the_plain_one(pixels: npt.NDArray[np.uint16]) -> None:
+    content = dicom(pixels, 8 if pixels.dtype == np.uint8 else 12)
+    assert np.array_equal(read(deflated(content)), read(content))
+
+
+def test_a_packaged_deflated_file_is_read() -> None:
+    content = packaged("image_dfl.dcm").read_bytes()
+    with quiet():
+        stored = pydicom.dcmread(io.BytesIO(content)).pixel_array
+    assert read(content).shape == stored.shape == (512, 512)
+
+
+@pytest.mark.parametrize("start", [128, 132])
+def test_a_deflated_file_that_lost_its_preamble_is_read(start: int) -> None:
+    content = dicom(RAMP_8)
+    assert np.array_equal(read(deflated(content)[start:]), read(content))
+
+
+def test_a_file_that_only_mentions_the_deflated_syntax_is_read() -> None:
+    content = dicom(RAMP_8, AvailableTransferSyntaxUID=DeflatedExplicitVRLittleEndian)
+    assert np.array_equal(read(content), read(dicom(RAMP_8)))
+
+
+@pytest.mark.parametrize(
+    ("body", "mistake"),
+    [
+        (b"\xff" * 50, Mistake.IMAGE_DAMAGED),
+        (b"", Mistake.IMAGE_DAMAGED),
+        (zlib.compress(bytes(2**24), wbits=-15), Mistake.IMAGE_TOO_LARGE),
+        (zlib.compress(bytes(2**24), wbits=-15)[:-20], Mistake.IMAGE_TOO_LARGE),
+        (zlib.compress(bytes(2**18), wbits=-15)[:-20], Mistake.IMAGE_DAMAGED),
+    ],
+    ids=["no stream", "nothing", "a bomb", "a bomb cut short", "cut short"],
+)
+def test_a_deflated_part_that_is_damaged_or_a_bomb_is_refused_in_little_memory(body: bytes, mistake: Mistake) -> None:
+    content = deflated(dicom(RAMP_8), body)
+    tracemalloc.start()
+    assert refused(content) is mistake
     assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     tracemalloc.stop()
 

@@ -85,7 +85,9 @@ def test_a_cell_may_hold_the_separator_in_quotes_and_a_comma_as_decimal_mark() -
         (b"file,diagnosis\na,x\n", Mistake.MANIFEST_COLUMN_MISSING, "missing: label", 0),
         (b"", Mistake.MANIFEST_COLUMN_MISSING, "missing: file, label", 0),
         (b"a.png,normal\n", Mistake.MANIFEST_COLUMN_MISSING, "missing: file, label", 0),
-        (TEXT.replace("normal", "\u00e4").encode("latin-1"), Mistake.MANIFEST_NOT_UTF8, "line 2", 2),
+        (f"{TEXT}é".encode() + b"\n\xe4,normal\n", Mistake.MANIFEST_NOT_UTF8, "line 5", 5),
+        (TEXT.encode() + b"\x81.png,normal\n", Mistake.MANIFEST_NOT_UTF8, "line 4", 4),
+        (b"\xef\xbb\xbf" + TEXT.encode() + b"\xe4.png,normal\n", Mistake.MANIFEST_NOT_UTF8, "line 4", 4),
         (b'file,label\n"a.png,normal\n', Mistake.MANIFEST_MALFORMED, "open quotation mark", 2),
         (b"\xd0\xcf\x11\xe0" + bytes(600), Mistake.MANIFEST_MALFORMED, r"\.xls", 0),
         (b"PK\x03\x04" + bytes(100), Mistake.MANIFEST_MALFORMED, "Excel workbook", 0),
@@ -104,6 +106,17 @@ def test_what_only_a_guess_could_read_is_refused(content: bytes, mistake: Mistak
     assert problem.mistake is mistake
     assert re.search(detail, problem.detail)
     assert problem.line == line
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("Müller", "latin-1"), ("Señor Ibáñez", "cp1252"), ("Œuvre – “7”", "cp1252")]
+)
+def test_a_table_in_a_single_byte_encoding_is_read_and_said_so(name: str, encoding: str) -> None:
+    table = read_table(f"file,label,patient_id\na.png,normal,{name}\n".encode(encoding), WANTED, REQUIRED)
+    assert list(table.rows()) == [(2, {"file": "a.png", "label": "normal", "patient_id": name})]
+    assert table.remarks == (
+        "neither UTF-8 nor UTF-16 from line 2 on: read as Windows-1252; save it as 'CSV UTF-8' if letters are wrong",
+    )
 
 
 @pytest.mark.parametrize("row", ["a.png", "a.png,normal,more"])

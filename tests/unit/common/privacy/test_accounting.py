@@ -326,7 +326,7 @@ def test_more_records_of_a_patient_never_cost_less() -> None:
 
 def test_groups_of_groups_are_groups() -> None:
     event = gaussian(2.0, 0.1, 20)
-    assert for_a_group(for_a_group(event, 2), 3) == for_a_group(event, 6)
+    assert for_a_group(for_a_group(event, 2), 3) == for_a_group(event, 6) == dataclasses.replace(event, group=6)
 
 
 def test_a_group_that_takes_too_long_to_integrate_is_claimed_nothing_of() -> None:

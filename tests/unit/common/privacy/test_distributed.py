@@ -103,7 +103,9 @@ def test_gradients_clipped_a_few_at_a_time_add_up_as_if_clipped_one_by_one(monke
 
 
 def test_decoding_gives_the_sum_of_clipped_gradients() -> None:
-    gradients = np.random.default_rng(1).normal(size=(50, DIMENSION)).astype(np.float32)
+    generator = np.random.default_rng(1)
+    # A third of them is shorter than the bound, and must stay as it is.
+    gradients = (generator.normal(size=(50, DIMENSION)) * generator.uniform(0.01, 0.5, (50, 1))).astype(np.float32)
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     expected = (gradients * np.minimum(1, 0.5 / norms)).sum(axis=0)
     decoded = mechanism(norm_bound=2**18).decode(mechanism(norm_bound=2**18).clip(gradients).total)
@@ -133,6 +135,13 @@ def test_shares_are_no_larger_than_they_must_be() -> None:
     run = mechanism(norm_bound=2**18)
     remaining = 8 - 2
     assert remaining * (run.share_variance(8) - 1) - distributed.SMOOTHING_VARIANCE < (1.25 * 2**18) ** 2
+
+
+def test_a_noise_share_is_drawn_from_the_keystream_it_is_given() -> None:
+    run = mechanism(norm_bound=2**18)
+    one, again, other = (run.noise_share(6, Keystream(key)) for key in (SEED, SEED, bytes(reversed(range(32)))))
+    assert np.array_equal(one, again)
+    assert (one != other).mean() > 0.5
 
 
 def test_a_noise_share_has_the_variance_of_the_cohort() -> None:

@@ -97,7 +97,7 @@ def test_a_removed_line_is_found(run: AuditedRun, gone: int) -> None:
 def test_a_hospital_that_cuts_its_chain_short_is_found_by_the_servers(run: AuditedRun) -> None:
     path = run.chain_file("hospital-3")
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
-    with pytest.raises(AuditError, match=r"hospital-3/audit.jsonl: must tell of round 3"):
+    with pytest.raises(AuditError, match=r"hospital-3/audit.jsonl: must record round 3"):
         verdict_of(run)
 
 

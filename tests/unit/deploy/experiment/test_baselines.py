@@ -75,7 +75,7 @@ def test_lost_rounds_are_missed_and_not_made_up(study: Study) -> None:
     run_study(study, planned, lambda _line: None)
     for path in (study.folder / "rounds").iterdir():
         path.unlink()
-    with pytest.raises(RunError, match="remove the study's folder to begin anew"):
+    with pytest.raises(RunError, match="remove the study's folder to start again"):
         study.outcomes(planned)
 
 

@@ -79,9 +79,9 @@ def test_show_tells_what_each_account_has_spent_by_the_hospitals_own_policy(
 
 def test_show_says_why_no_epsilon_can_be_told(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = told(state, capsys, "show", *POLICY, "--set", "hospital.unit=patient", "--set", "hospital.min_colluders=3")
-    assert "training   no ε can be told, and further rounds are refused" in shown
+    assert "training   no ε can be computed, and further rounds are refused" in shown
     assert "hospital.most_records_per_patient" in shown
-    assert "test       no ε can be told" in shown
+    assert "test       no ε can be computed" in shown
     assert "lowers hospital.min_colluders to 2" in shown
     assert "against the server with up to 3 colluding hospitals" in shown
 
@@ -133,7 +133,7 @@ def test_a_ledger_that_the_audit_chain_misses_goes_on_only_by_forgetting_which_s
     with pytest.raises(LedgerError, match="accept with --forget"):
         main(["ledger", *accepting, "--state", str(state)])
     assert "the audit chain's newest entry says: ε = 1.25 spent on training, line 4" in capsys.readouterr().out
-    assert "accepted; the ledger goes on from 1:" in told(state, capsys, *accepting, "--forget")
+    assert "accepted; the ledger continues from 1:" in told(state, capsys, *accepting, "--forget")
     assert "ATTENTION: what was spent before line 1 was lost" in told(state, capsys, "show")
     told(state, capsys, "verify")
 
