@@ -24,7 +24,7 @@ NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Recursi
 SECURE_MINIMUM = 3
 """The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """The version of everything that travels between server and hospital; they refuse messages of another version."""
 
 

@@ -305,6 +305,7 @@ class Run:
                 terms=summed.terms.encode().hex(),
                 survivors=summed.survivors,
                 signatures={name: encoded.hex() for name, encoded in summed.signatures.items()},
+                views={name: encoded.hex() for name, encoded in summed.views.items()},
                 epsilon={name: told.spent for name, told in summed.epsilon.items()},
             )
         )

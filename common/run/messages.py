@@ -126,8 +126,24 @@ class Unmask(_Message, frozen=True, tag="unmasking"):
     next_directory: bytes | None = None
 
 
+class UnmaskAll(_Message, frozen=True, tag="full_unmasking"):
+    """Server: nobody is missing (a ``secagg`` FullUnmaskingRequest); instead of CheckConsistency and Unmask.
+
+    With it, the keys for the next round.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
+
+
 class Unmasked(_Message, frozen=True, tag="unmasked"):
-    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys."""
+    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys.
+
+    The answer to Unmask, and to UnmaskAll.
+    """
 
     revealed: bytes
     shares: bytes | None = None
@@ -150,7 +166,7 @@ class InputPlain(_Message, frozen=True, tag="input_plain"):
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label.
+    """Hospital: it refuses what was asked, and why; ``code`` is the error's, fit for a metric's label.
 
     Code and reason are functions of the run description, the hospital's policy and what was asked before.
     """
@@ -161,7 +177,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     is_attack: bool
 
 
-Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | PlainInput
+Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | UnmaskAll | PlainInput
 Reply = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked | InputPlain | Refused
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -241,7 +257,7 @@ def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDA
         room[filled : filled + len(body)] = body
         filled, skipped = filled + len(body), 0
         del body
-        piece = None  # What it was is let go before the next one is made.
+        piece = None  # The last piece is dropped before the next one is made.
         piece = next(pieces, None)
     if filled != array.nbytes:
         raise ValueError(f"{array.nbytes} bytes claimed, {filled} there")

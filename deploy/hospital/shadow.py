@@ -9,19 +9,20 @@ m + 1 - 2j, whatever that distribution is. A line says drift where so many have 
 statistics a week for a year then raise a false alarm in one trial of five.
 """
 
-import argparse
 import datetime
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from common.errors import DataError
 from common.shards import class_index
+from deploy.command import FILE, command
 from deploy.hospital.list_images import Key, labels_of, read_labels, renaming
 from deploy.results.stored_answers import STATISTICS, StoredAnswer, read
 
@@ -85,8 +86,31 @@ class Drift:
         return self.chance < RARE
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print the weeks; argv begins with the command's last word.
+@command(
+    "shadow",
+    "Compare a silent trial's answers with reports, week by week. Nothing leaves the hospital.\n\n"
+    "STORE is what confide predict --store wrote. The exit code is 1 where a week's scores or images left the range of "
+    "the reference.",
+    "./confide hospital shadow answers.jsonl --labels reports.csv",
+)
+@click.argument("store", type=FILE)
+@click.option(
+    "--labels", type=FILE, metavar="FILE", help="A table, CSV or .xlsx, from the reports, with columns KEY and label."
+)
+@click.option(
+    "--key",
+    type=click.Choice([Key.ACCESSION_NUMBER.value, Key.STUDY_INSTANCE_UID.value, Key.FILE.value]),
+    default=Key.ACCESSION_NUMBER.value,
+    help="The column that names an image in the table.",
+)
+@click.option(
+    "--rename", multiple=True, metavar="OLD=NEW", help="What a label of the table is called here; repeatable."
+)
+@click.option(
+    "--reference", type=FILE, metavar="STORE", help="Answers on this hospital's training images, for the drift line."
+)
+def main(store: Path, labels: Path | None, key: str, rename: tuple[str, ...], reference: Path | None) -> int:
+    """Print the weeks.
 
     Returns:
         0, or 1 where a week's scores or images left the known range.
@@ -94,22 +118,20 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ConfideError: a file cannot be read, or does not fit.
     """
-    arguments = _parser().parse_args(argv[1:])
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_ON_PIPE)
-    everything = read(arguments.store)
+    everything = read(store)
     if not everything:
         raise DataError("the file of answers holds none yet; store some: confide predict MODEL IMAGE --store FILE")
     answers = of_last_model(everything)
     for line in _other_models(everything, answers):
         console.print(line)
-    labels = {}
-    if arguments.labels is not None:
-        renamed = dict(renaming(text) for text in arguments.rename)
-        labels = _labels(answers, arguments.labels, arguments.key, renamed, console)
-    console.print(_table(compare(answers, labels), answers[0].classes))
+    by_image = {}
+    if labels is not None:
+        by_image = _labels(answers, labels, Key(key), dict(renaming(text) for text in rename), console)
+    console.print(_table(compare(answers, by_image), answers[0].classes))
     drifted = False
-    if arguments.reference is not None:
-        for drift in drifts(answers, read(arguments.reference)):
+    if reference is not None:
+        for drift in drifts(answers, read(reference)):
             drifted = drifted or drift.is_drift
             if drift.is_drift:
                 console.print(_said(drift), style="red", highlight=False)
@@ -195,8 +217,6 @@ def _labels(
         Key.STUDY_INSTANCE_UID: "study_instance_uid",
         Key.FILE: "file",
     }
-    if key not in named_by:
-        raise DataError(f"--key must be one of {', '.join(named_by)}: patients are not stored")
     table = read_labels(path, key, renamed)
     classes, field = answers[0].classes, named_by[key]
     names = {answer.image: str(getattr(answer, field)) for answer in answers}
@@ -258,24 +278,3 @@ def _said(drift: Drift) -> str:
         f"reference's range, {drift.expected:.1%} is usual (by chance 1 in {1 / max(drift.chance, 1e-12):.0e}); find "
         f"out what changed before the trial goes on"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide hospital shadow", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("store", type=Path, metavar="STORE", help="what confide predict --store wrote")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="a table (CSV or .xlsx) from the reports, with columns KEY and label",
-    )
-    parser.add_argument(
-        "--key", type=Key, choices=list(Key), default=Key.ACCESSION_NUMBER, help="default: accession_number"
-    )
-    parser.add_argument(
-        "--rename", action="append", default=[], metavar="OLD=NEW", help="what a label of the table is called here"
-    )
-    parser.add_argument(
-        "--reference", type=Path, metavar="STORE", help="answers on this hospital's training images, for the drift line"
-    )
-    return parser

@@ -4,7 +4,6 @@ What a check of the data would find of an image is said beside its answer. Where
 image gets none: a report in an archive outlives the remark beside it.
 """
 
-import argparse
 import hashlib
 import json
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,6 +27,7 @@ from client.data.pixels import DICOM_MARK_END, UnusableImageError, is_dicom
 from common.errors import DataError
 from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
+from deploy.command import FILE, command, json_option
 from deploy.results.classifier import Classifier, log_odds, softmax
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 from deploy.results.saliency import occlusion
@@ -82,43 +83,44 @@ class Opened:
         return tuple(finding for finding in self.findings if finding.mistake not in _ALLOWS_AN_ANSWER)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Classify the images named; argv begins with the command's last word."""
-    parser = argparse.ArgumentParser(prog="confide predict", description=__doc__)
-    parser.add_argument(
-        "model", type=Path, metavar="MODEL", help=f"a run's folder, or one of {CARD_FILE}, {TENSORS_FILE}"
-    )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM")
-    parser.add_argument("--json", action="store_true", help="one JSON object an image, on one line")
-    parser.add_argument(
-        "--dicom-sr",
-        type=Path,
-        metavar="DIR",
-        help="write a DICOM Structured Report and a picture of the saliency for each image, which must be DICOM",
-    )
-    parser.add_argument(
-        "--store", type=Path, metavar="FILE", help="add the answers to this file, for: confide hospital shadow"
-    )
-    arguments = parser.parse_args(argv[1:])
-    folder = arguments.model.parent if arguments.model.name in (CARD_FILE, TENSORS_FILE) else arguments.model
+@command(
+    "predict",
+    "Classify images with a trained model, at the threshold that its hospitals' validation parts chose. A research "
+    "model, not a medical device.\n\n"
+    f"MODEL is a run's folder, or one of {CARD_FILE} and {TENSORS_FILE}. IMAGE is PNG, JPEG or DICOM.",
+    "./confide predict runs/0123456789ab image.png",
+)
+@click.argument("model", type=FILE)
+@click.argument("images", nargs=-1, required=True, type=FILE, metavar="IMAGE...")
+@click.option(
+    "--dicom-sr",
+    type=FILE,
+    metavar="DIR",
+    help="Write a DICOM Structured Report and a picture of the saliency for each image, which must be DICOM.",
+)
+@click.option("--store", "kept", type=FILE, metavar="FILE", help="Add the answers to this file, for a silent trial.")
+@json_option()
+def main(model: Path, images: tuple[Path, ...], dicom_sr: Path | None, kept: Path | None, as_json: bool) -> int:
+    """Classify the images named, and store or file the answers."""
+    folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
     classifier = Classifier(flat, card)
-    opened, unreadable = _open_all(arguments.images, card, go_on=arguments.store is not None)
-    if arguments.dicom_sr is not None:
+    opened, unreadable = _open_all(images, card, go_on=kept is not None)
+    if dicom_sr is not None:
         _check_fileable(opened)
     scores = classifier.scores(np.stack([each.pixels for each in opened]))
     predictions = _predictions(opened, scores, card)
-    if arguments.json:
+    if as_json:
         for prediction in predictions:
             print(json.dumps(vars(prediction)))
     else:
         _print_table(predictions, card)
-    if arguments.store is not None:
-        added = store(arguments.store, _stored(opened, predictions, scores, card))
-        if not arguments.json:
+    if kept is not None:
+        added = store(kept, _stored(opened, predictions, scores, card))
+        if not as_json:
             print(f"{added} answers were stored, {len(opened) - added} were stored before")
-    if arguments.dicom_sr is not None:
-        _file(arguments.dicom_sr, classifier, card, opened, predictions)
+    if dicom_sr is not None:
+        _file(dicom_sr, classifier, card, opened, predictions)
     if unreadable:
         raise DataError(f"{len(unreadable)} images got no answer, {len(opened)} did\n" + "\n".join(unreadable))
     return 0

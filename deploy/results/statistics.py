@@ -4,30 +4,36 @@ The organiser asks with ``evaluation.statistics_epsilon``, each hospital agrees 
 ``hospital.allow_statistics_epsilon``; without both there is nothing to show.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 from common.errors import RunError
 from common.telemetry.events import Counted
+from deploy.command import FILE, command
 from deploy.results.history import RunHistory
 
 _WIDTH_ON_PIPE = 120
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print the tables of a run; argv begins with the command's last word.
+@command(
+    "statistics",
+    "Show who a run trains on, as its hospitals counted together under noise before round 1.\n\n"
+    "RUN is a run's folder; the run need not have ended. The organiser asks with evaluation.statistics_epsilon, and "
+    "each hospital agrees with hospital.allow_statistics_epsilon.",
+    "./confide statistics runs/0123456789ab",
+)
+@click.argument("run", type=FILE)
+def main(run: Path) -> int:
+    """Print the tables of a run.
 
     Raises:
         RunError: there is no run, it asked for no statistics, or no round that asked gave a sum.
     """
-    parser = argparse.ArgumentParser(prog="confide statistics", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder; the run need not have ended")
-    history = RunHistory.read(parser.parse_args(argv[1:]).run)
+    history = RunHistory.read(run)
     if history.counted is None:
         if not history.started.config.evaluation.statistics_epsilon:
             raise RunError(

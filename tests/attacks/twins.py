@@ -3,8 +3,9 @@
 The twins have one identity, one clock and the same stream of random bytes each. Everything that leaves them is compared
 byte by byte: replies as they are encoded for the wire, refusals with their words, the presence, shape, type and size of
 vectors, and the lines of the audit chain, which others read. What a vector holds is not compared: that is what the data
-decide, and what masks and noise are for. Nor is the digest of the ledger's head in the chain: the ledger's first line
-holds 32 random bytes of its own, so its digests hide what they are of; the head's number is compared.
+decide, and what masks and noise are for. Nor are its hash and the signature over that, which follow from the vector.
+Nor is the digest of the ledger's head in the chain: the ledger's first line holds 32 random bytes of its own, so its
+digests hide what they are of; the head's number is compared.
 
 The other hospitals of a round are played by the protocol's own functions, so that rounds run to their sums, which are
 decoded: whatever the twins' data are, their vectors are valid and state what the policy states.
@@ -21,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache, lru_cache
 from pathlib import Path
@@ -76,6 +77,7 @@ from common.run.messages import (
     Request,
     ShareKeys,
     Unmask,
+    UnmaskAll,
     Unmasked,
     encode,
     phase_of,
@@ -83,7 +85,7 @@ from common.run.messages import (
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import describe, evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
 from common.run.vector import Tail
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
@@ -269,6 +271,24 @@ def quick_accounting() -> Iterator[None]:
 _calibrated = lru_cache(maxsize=None)(common.privacy.calibration.noise_multiplier)
 
 
+def _view(encoded: bytes) -> secagg.MaskedInput:
+    return secagg.decode(
+        encoded, secagg.MaskedInput, secagg.Limits(MOST_HOSPITALS), Place(SERVER, 1, Phase.MASKED_INPUT)
+    )
+
+
+def _without_vector(encoded: bytes) -> bytes:
+    """Return a signed view without what follows from the vector."""
+    view = _view(encoded)
+    return secagg.encode(replace(view, vector_hash=bytes(32), signature=bytes(len(view.signature))))
+
+
+def _comparable(reply: Reply) -> bytes:
+    if isinstance(reply, InputMasked):
+        reply = msgspec.structs.replace(reply, masked=_without_vector(reply.masked))
+    return encode(reply)
+
+
 @dataclass(frozen=True)
 class Left:
     """What left one twin after a request."""
@@ -340,6 +360,8 @@ class Twin:
         for body in bodies:
             if body.get("ledger"):
                 body["ledger"] = body["ledger"].split(":")[0]
+            if body.get("view"):
+                body["view"] = _without_vector(bytes.fromhex(body["view"])).hex()
         return bodies
 
 
@@ -359,9 +381,18 @@ class Twins:
         self.asked = 0
         self.refusals: dict[str, int] = defaultdict(int)
         self.vectors = 0
+        self.views: list[secagg.MaskedInput] = []
+        """What each has signed of its last vector."""
 
-    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+    def ask(
+        self, request: Request, array: Array | None = None, second: Request | None = None
+    ) -> tuple[Reply, Array | None, Array | None]:
         """Return the reply, which is the same of both, with each one's vector.
+
+        Args:
+            request: to both; or to the first, where the other's must hold what follows from its own vector.
+            array: to both.
+            second: the other's request, if it is another.
 
         Raises:
             TwinsDifferError: something tells them apart.
@@ -371,12 +402,13 @@ class Twins:
         answers: dict[int, tuple[Reply, Array | None]] = {}
         for number in order:
             began = time.perf_counter()
-            answers[number] = self.pair[number].agent.answer(request, None if array is None else array.copy())
+            asked = request if second is None or number == 0 else second
+            answers[number] = self.pair[number].agent.answer(asked, None if array is None else array.copy())
             seconds[number] = time.perf_counter() - began
         for number in (0, 1):
             reply, vector = answers[number]
             shape, dtype = (None, None) if vector is None else (vector.shape, vector.dtype.str)
-            left.append(Left(encode(reply), shape, dtype, 0 if vector is None else vector.nbytes))
+            left.append(Left(_comparable(reply), shape, dtype, 0 if vector is None else vector.nbytes))
             replies.append(reply)
             vectors.append(vector)
         self.asked += 1
@@ -390,6 +422,7 @@ class Twins:
             if replies[0].code == "fault":
                 raise AssertionError(f"a fault of the agent after {request}")
         self.vectors += vectors[0] is not None
+        self.views = [_view(reply.masked) for reply in replies if isinstance(reply, InputMasked)] or self.views
         return replies[0], vectors[0], vectors[1]
 
     def refusal(self, request: Request, array: Array | None = None) -> Refused | None:
@@ -650,16 +683,18 @@ class Talk:
         """Say yes so often."""
         return self.source.random() < probability
 
-    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+    def ask(
+        self, request: Request, array: Array | None = None, other: Request | None = None
+    ) -> tuple[Reply, Array | None, Array | None]:
         """Ask both, sometimes after something else."""
         if self.maybe(0.04):
             self.mischief()
         self.history.append((request, array))
-        reply, first, second = self.twins.ask(request, array)
+        reply, first, second = self.twins.ask(request, array, other)
         if isinstance(reply, Refused):
             raise _Ended
         if self.maybe(0.04):
-            self.twins.ask(request, array)
+            self.twins.ask(request, array, other)
         return reply, first, second
 
     def mischief(self) -> None:
@@ -827,7 +862,7 @@ class Talk:
             self.check(vector, terms)
         self._finish(parameters, peers, routed, terms, reply, first, plain[0], follows)
 
-    def _finish(  # noqa: C901, PLR0915 - a round from the sum on, read from top to bottom
+    def _finish(
         self,
         parameters: RunParameters,
         peers: dict[str, Hospital],
@@ -840,7 +875,6 @@ class Talk:
     ) -> None:
         """Sum, sign and unmask; the sum less what the peers gave is the hospital's vector."""
         assert self.description is not None
-        run_id, number = self.description.run_id, self.round_number
         total = masked_input.MaskedSum(routed, terms.encode())
         total.add(VICTIM, self._read(masked.masked, secagg.MaskedInput, Phase.MASKED_INPUT), vector)
         layout = layout_of(self.description)
@@ -865,7 +899,51 @@ class Talk:
         rides: dict[str, Any] = {}
         if following is not None and following.directory is not None:
             rides = {"next_round": follows, "next_directory": secagg.encode(following.directory)}
-        survivors = total.close()
+        if full_unmasking.is_full(total) and self.maybe(0.6):
+            reply, revealed = self._open(peers, total, rides)
+        else:
+            reply, revealed = self._sign_and_unmask(peers, total, rides, following)
+        assert isinstance(reply, Unmasked)
+        if following is not None and reply.shares is not None:
+            following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
+        revealed[VICTIM] = self._read(reply.revealed, secagg.UnmaskingShares, Phase.UNMASKING)
+        parameters.add(given, plain)
+        assert np.array_equal(unmasking.unmask(total, revealed).total, given), "the sum is not that of the vectors"
+        self.finished += 1
+        if following is not None and following.directory is not None and following.shares is None:
+            following = None  # Keys that were to be shared were not: this round's peers have moved on.
+        self.riding = following
+
+    def _open(
+        self, peers: dict[str, Hospital], total: masked_input.MaskedSum, rides: dict[str, Any]
+    ) -> tuple[Reply, dict[str, secagg.UnmaskingShares]]:
+        """Open the sum over everybody at once; each twin is shown its own view among the others'."""
+        assert self.description is not None
+        asked, requests = full_unmasking.request_all(total), []
+        for view in self.twins.views:
+            own = secagg.SignedView(VICTIM, view.vector_hash, view.commitment, view.signature)
+            views = tuple(own if each.hospital == VICTIM else each for each in asked.views)
+            requests.append(
+                UnmaskAll(
+                    run_id=self.description.run_id,
+                    round_number=self.round_number,
+                    request=secagg.encode(replace(asked, views=views)),
+                    **rides,
+                )
+            )
+        reply, _, _ = self.ask(requests[0], None, requests[1])
+        return reply, {name: peers[name].reveal_all(asked) for name in total.survivors if name != VICTIM}
+
+    def _sign_and_unmask(
+        self,
+        peers: dict[str, Hospital],
+        total: masked_input.MaskedSum,
+        rides: dict[str, Any],
+        following: _Riding | None,
+    ) -> tuple[Reply, dict[str, secagg.UnmaskingShares]]:
+        """Have the survivors signed, unless the server is semi-honest, and the sum unmasked."""
+        assert self.description is not None
+        run_id, number, survivors = self.description.run_id, self.round_number, total.close()
         if self.description.aggregation.adversary == "semi-honest":
             asked = consistency_check.unmasking_request(total)
         else:
@@ -878,21 +956,12 @@ class Talk:
             signatures = {name: peers[name].sign(survivors) for name in survivors.survivors if name != VICTIM}
             signatures[VICTIM] = self._read(reply.signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK)
             if following is not None and reply.shares is not None:
-                following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
+                shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, following.round_number)
+                following.shares = shares
             asked = consistency_check.collect(total, signatures).request
             rides = {}
         reply, _, _ = self.ask(Unmask(run_id=run_id, round_number=number, request=secagg.encode(asked), **rides))
-        assert isinstance(reply, Unmasked)
-        if following is not None and reply.shares is not None:
-            following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
-        revealed = {name: peers[name].reveal(asked) for name in asked.survivors if name != VICTIM}
-        revealed[VICTIM] = self._read(reply.revealed, secagg.UnmaskingShares, Phase.UNMASKING)
-        parameters.add(given, plain)
-        assert np.array_equal(unmasking.unmask(total, revealed).total, given), "the sum is not that of the vectors"
-        self.finished += 1
-        if following is not None and following.directory is not None and following.shares is None:
-            following = None  # Keys that were to be shared were not: this round's peers have moved on.
-        self.riding = following
+        return reply, {name: peers[name].reveal(asked) for name in asked.survivors if name != VICTIM}
 
     def _peers_of_round(self, riding: _Riding | None) -> dict[str, Hospital]:
         return self.peers() if riding is None else self._next_peers
@@ -1059,9 +1128,11 @@ class Led(Talk):
         """Leave nothing to chance."""
         return False
 
-    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+    def ask(
+        self, request: Request, array: Array | None = None, other: Request | None = None
+    ) -> tuple[Reply, Array | None, Array | None]:
         """Ask both, and keep the reply."""
-        self.last, first, second = self.twins.ask(request, array)
+        self.last, first, second = self.twins.ask(request, array, other)
         if isinstance(self.last, Refused):
             raise _Ended
         return self.last, first, second

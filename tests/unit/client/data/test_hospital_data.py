@@ -304,3 +304,19 @@ def test_a_row_that_names_a_file_which_its_archive_lacks_is_found(hospital: Hosp
     kinds = {finding.mistake: finding.where for finding in hospital.check(tmp_path / "cache").findings}
     assert kinds[Mistake.FILE_MISSING].startswith("row 5: one.zip/another-")
     assert kinds[Mistake.FILE_EXTRA] == f"one.zip/{name}"
+
+
+@pytest.mark.parametrize(
+    ("named", "is_told"), [(60, True), (30, True), (29, False)], ids=["everyone", "half of all", "fewer than half"]
+)
+def test_one_patient_id_for_many_is_told_from_half_of_all_images_on(
+    hospital: Hospital, tmp_path: Path, named: int, is_told: bool
+) -> None:
+    hospital.rows = [
+        (row[0], row[1], "ANON" if number < named else f"q-{number}", "") for number, row in enumerate(hospital.rows)
+    ]
+    hospital.write_manifest()
+    found = {finding.mistake: finding.detail for finding in hospital.check(tmp_path / "cache").findings}
+    assert (Mistake.ONE_PATIENT_FOR_MANY in found) == is_told
+    if is_told:
+        assert found[Mistake.ONE_PATIENT_FOR_MANY] == f"{named} of 60 images"

@@ -1,6 +1,7 @@
 import datetime
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -120,5 +121,5 @@ def test_an_empty_store_and_a_key_that_is_not_stored_are_refused(tmp_path: Path)
     with pytest.raises(DataError, match="holds none yet"):
         main(["shadow", str(tmp_path / "trial.jsonl")])
     (tmp_path / "t.csv").write_text("patient_id,label\n1,normal\n")
-    with pytest.raises(DataError, match="patients are not stored"):
+    with pytest.raises(click.UsageError, match="patient_id"):
         _run(tmp_path, [answer(1)], "--labels", str(tmp_path / "t.csv"), "--key", "patient_id")
