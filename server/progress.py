@@ -44,10 +44,12 @@ class EvaluationProgress(_Part):
     Attributes:
         asked: how often each release was asked for, by its number.
         state: what the releases told, as :class:`common.evaluation.state.EvaluationState` writes it.
+        told: whether it is known who is trained on.
     """
 
     asked: dict[Annotated[int, Field(ge=0)], Count]
     state: str
+    told: bool = False
 
 
 class RunProgress(_Part):

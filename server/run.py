@@ -109,6 +109,8 @@ class Run:
         self._record.began(self._plan, self._checkpoint)
         rounds = self._plan.description.experiment.rounds
         reason = COMPLETED
+        if self._checkpoint.step == 0:
+            self._attempt(self._to_count)
         while self._checkpoint.step < rounds:
             ended = self._attempt(self._to_train)
             if ended is not None:
@@ -118,6 +120,10 @@ class Run:
             self._measure_last_model()
         self._record.finished(reason, self._checkpoint)
         return reason
+
+    def _to_count(self) -> Asked | None:
+        question = self._measurements.before_training()
+        return None if question is None else Asked(Purpose.EVALUATE, question)
 
     def _to_train(self) -> Asked:
         return Asked(Purpose.TRAIN, self._measurements.while_training(self._checkpoint.step))
@@ -204,6 +210,7 @@ class Run:
         decoded = self._decode(number, summed)
         self._record.summed(number, summed)
         seconds = time.monotonic() - started
+        self._record.counted(self._plan, decoded.reading)
         self._measure(decoded.reading)
         if trains:
             self._take_step(number, summed, decoded, seconds)

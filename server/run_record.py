@@ -10,8 +10,8 @@ from common.audit.entries import Began, Finished, Stepped, Summed
 from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
-from common.run.terms import claims_of, evaluation_claim, evaluation_plan_of
-from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
+from common.run.terms import claims_of, evaluation_claim, evaluation_plan_of, statistics_claim
+from common.telemetry.events import Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from server.checkpoints import Checkpoint
 from server.measurement import Reading
 from server.progress import PendingStep
@@ -102,6 +102,23 @@ class RunJournal:
                 seconds=pending.seconds,
                 upload_bytes=pending.upload_bytes,
                 seconds_by_part=pending.parts,
+            )
+        )
+
+    def counted(self, plan: RunPlan, reading: Reading) -> None:
+        """Report who the run trains on, where this round has told it."""
+        told = reading.statistics
+        if told is None:
+            return
+        self._report(
+            Counted(
+                time=time.time(),
+                tables={table.name: {each.name: each.count for each in table.bins} for table in told.tables},
+                units=told.units,
+                deviation=told.deviation,
+                least=told.least,
+                epsilon=reading.epsilon,
+                claim=statistics_claim(plan.description, reading.epsilon),
             )
         )
 

@@ -47,8 +47,9 @@ from common.audit.parties import Writer
 from common.config import Config, HospitalConfig, RunDescription
 from common.config import replace as changed
 from common.errors import ConfideError, ConfigError, DataError
-from common.evaluation.plan import Part
+from common.evaluation.plan import Part, ReleaseKind
 from common.evaluation.question import Question
+from common.evaluation.statistics import TRAITS
 from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
@@ -115,6 +116,7 @@ class Difference(StrEnum):
     EMPTY_PART = "the only record of a part"
     CLASS_GONE = "the only record of a class"
     PATIENT = "another patient"
+    TRAITS = "another sex, age, view and size"
 
 
 KINDS = tuple(Difference)
@@ -141,6 +143,9 @@ def _loud_image() -> Array:
     return np.where((rows // 7 + columns // 7) % 2, 255, 0).astype(np.uint8)[None, None]
 
 
+_COLUMNS = ("images", "labels", "patients", "parts", "traits")
+
+
 @dataclass(frozen=True)
 class _Table:
     """Records as rows, so that they can be moved between parts."""
@@ -149,13 +154,14 @@ class _Table:
     labels: Array
     patients: Array
     parts: Array
+    traits: Array
 
     def without(self, row: int) -> "_Table":
         kept = np.arange(len(self.labels)) != row
-        return _Table(self.images[kept], self.labels[kept], self.patients[kept], self.parts[kept])
+        return _Table(*(getattr(self, name)[kept] for name in _COLUMNS))
 
     def with_row(self, row: int, **values: Any) -> "_Table":  # noqa: ANN401 - of a column
-        columns = {name: getattr(self, name).copy() for name in ("images", "labels", "patients", "parts")}
+        columns = {name: getattr(self, name).copy() for name in _COLUMNS}
         for name, value in values.items():
             columns[name][row] = value
         return _Table(**columns)
@@ -163,15 +169,15 @@ class _Table:
     def data(self) -> HospitalData:
         def part(number: int) -> HospitalRecords:
             rows = self.parts == number
-            return HospitalRecords(self.images[rows], self.labels[rows], self.patients[rows])
+            return HospitalRecords(self.images[rows], self.labels[rows], self.patients[rows], self.traits[rows])
 
         digest = hashlib.sha256()
-        for column in (self.images, self.labels, self.patients, self.parts):
-            digest.update(column.tobytes())
+        for name in _COLUMNS:
+            digest.update(getattr(self, name).tobytes())
         return HospitalData(part(0), part(1), part(2), digest.digest())
 
 
-def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, HospitalData]:  # noqa: PLR0911 - one each
+def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, HospitalData]:  # noqa: C901, PLR0911 - one each
     """Return a hospital's data, and the same with one record that differs."""
     source = np.random.default_rng(seed)
     counts = (int(source.integers(18, 42)), int(source.integers(3, 9)), int(source.integers(3, 9)))
@@ -179,7 +185,9 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
     total = len(parts)
     labels = source.integers(0, 2, total)
     patients = np.where(source.random(total) < 0.5, np.arange(total), np.arange(total) // 3 * 3) + 1000 * parts
-    table = _Table(quiet_images(seed, total), labels, patients, parts)
+    # Of a stream of its own, so that every other column stays what it was before there were traits.
+    traits = np.random.default_rng((seed, 1)).integers(0, 3, (total, len(TRAITS))).astype(np.uint8)
+    table = _Table(quiet_images(seed, total), labels, patients, parts, traits)
     row = int(source.integers(0, total))
     match difference:
         case Difference.ADDED:
@@ -206,6 +214,8 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
             return table.with_row(0, labels=1).data(), table.data()
         case Difference.PATIENT:
             return table.data(), table.with_row(row, patients=1000 * int(parts[row]) + 998).data()
+        case Difference.TRAITS:
+            return table.data(), table.with_row(row, traits=2 - traits[row]).data()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -469,6 +479,8 @@ RUNS: tuple[dict[str, dict[str, Any]], ...] = (
     {"aggregation": {"modulus_bits": 32, "max_weight": 41}},
     {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}},
     {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}, "privacy": {"mode": "none"}},
+    {"evaluation": {"statistics_epsilon": 0.5}},
+    {"evaluation": {"statistics_epsilon": 0.5}, "privacy": {"mode": "distributed", "unit": "patient"}},
 )
 """Changes of :data:`BASE`, few enough that the accountant is asked little."""
 
@@ -487,6 +499,7 @@ BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("evaluation", "interim_releases", (1, 9)),
     ("evaluation", "target_epsilon", (1.0, 2.0, 5.0)),
     ("evaluation", "repeats", (0, 1)),
+    ("evaluation", "statistics_epsilon", (0.0, 0.5, 1.0)),
 )
 """Terms that a server may bend to learn something by who refuses."""
 
@@ -766,7 +779,9 @@ class Talk:
         question = None
         if plan is not None and (purpose is Purpose.EVALUATE or self.maybe(0.5)):
             release = self.source.choice(plan.releases)
-            edges = plan.layout(release).edges
+            if plan.statistics is not None and self.maybe(0.5):
+                release = plan.statistics
+            edges = () if release.kind is ReleaseKind.STATISTICS else plan.layout(release).edges
             if self.maybe(0.05):
                 edges = (*edges, 1)
             question = Question(release.number, tuple(self._edges(count) for count in edges))
@@ -991,8 +1006,14 @@ class Talk:
             assert not decoded.tail.entries.any()
             return
         release = plan.release(terms.question.release)
-        units = {Part.VALIDATION: policy.stated_validation_units, Part.TEST: policy.stated_test_units}
-        found = {Part.VALIDATION: decoded.tail.validation_units, Part.TEST: decoded.tail.test_units}
+        units = {
+            Part.VALIDATION: policy.stated_validation_units,
+            Part.TEST: policy.stated_test_units,
+            Part.TRAINING: policy.stated_training_units,
+        }
+        # Statistics state the training units that they count where validation units would stand.
+        counted = Part.TRAINING if release.part is Part.TRAINING else Part.VALIDATION
+        found = {counted: decoded.tail.validation_units, Part.TEST: decoded.tail.test_units}
         assert found[release.part] in (0, units[release.part])  # None once its budget is spent, which is public too.
         assert sum(found.values()) == found[release.part]
 
@@ -1012,6 +1033,7 @@ def random_policy(source: random.Random, data: tuple[HospitalData, HospitalData]
         allow_semi_honest=source.random() < 0.8,
         allow_no_privacy=source.random() < 0.8,
         allow_exact_evaluation=source.random() < 0.8,
+        allow_statistics_epsilon=source.choice((0.5, 0.5, 1.0)),
     )
 
 
@@ -1147,4 +1169,5 @@ def hospital_data(train: int, validation: int = 6, test: int = 6, seed: int = 0)
         labels.append(np.random.default_rng(1000 * seed + number).integers(0, 2, count))
     parts = np.repeat([0, 1, 2], (train, validation, test))
     everything = len(parts)
-    return _Table(np.concatenate(images), np.concatenate(labels), np.arange(everything), parts).data()
+    traits = np.zeros((everything, len(TRAITS)), np.uint8)
+    return _Table(np.concatenate(images), np.concatenate(labels), np.arange(everything), parts, traits).data()

@@ -660,8 +660,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "a release is booked to the training account",
         "client/contribution.py",
-        "_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}",
-        "_ACCOUNTS = {Part.VALIDATION: Account.TRAINING, Part.TEST: Account.TRAINING}",
+        "_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}",
+        "_ACCOUNTS = dict.fromkeys(Part, Account.TRAINING)",
         (_NOISE,),
     ),
     Mutation(
@@ -688,9 +688,23 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the real number of training records is the weight in the mean",
         "client/contribution.py",
-        "return Tail(policy.stated_training_units, units[Part.VALIDATION], units[Part.TEST], entries)",
-        "return Tail(len(self._train), units[Part.VALIDATION], units[Part.TEST], entries)",
+        "return Tail(policy.stated_training_units, counted, units[Part.TEST], entries)",
+        "return Tail(len(self._train), counted, units[Part.TEST], entries)",
         (_STATED,),
+    ),
+    Mutation(
+        "statistics of training records need nobody's agreement",
+        "client/policy.py",
+        "    _check_statistics(policy, run)\n",
+        "",
+        ("tests/unit/server/test_run_statistics.py::test_a_hospital_that_did_not_agree_takes_no_part",),
+    ),
+    Mutation(
+        "a record counts twice as much in statistics as their noise covers",
+        "common/evaluation/statistics.py",
+        "WEIGHT = math.isqrt(NORM_BOUND**2 // TABLES)",
+        "WEIGHT = 2 * math.isqrt(NORM_BOUND**2 // TABLES)",
+        ("tests/unit/common/evaluation/test_statistics.py",),
     ),
     Mutation(
         "the real number of records divides the noisy sum",
