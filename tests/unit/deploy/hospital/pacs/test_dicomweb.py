@@ -65,7 +65,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def pacs(server: Server) -> Iterator[WebPacs]:
-    access = DicomWeb(url=server.url, user="me", password="secret-9d", unencrypted=True)  # type: ignore[arg-type]
+    access = DicomWeb(url=server.url, user="me", password="secret-9d", unencrypted=True)
     made = WebPacs(access)
     yield made
     made.close()
