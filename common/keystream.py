@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 SEED_BYTES = 32
 
 _BLOCK = bytes(256 * 1024)
-"""Plaintext zeros; large enough to hide the cost of a call, small enough to stay in the second-level cache."""
+"""Zeros to encrypt: enough to hide the cost of a call, and few enough to stay in the second-level cache."""
 
 _CHUNK = 1 << 16
-"""Gaussians made at a time, so that the temporaries stay in cache and the memory constant."""
+"""How many Gaussians are made at a time, so that the temporaries stay in cache and the memory constant."""
 
 
 class Keystream:
@@ -70,7 +70,7 @@ class Keystream:
         return normals
 
     def _box_muller(self, count: int) -> NDArray[np.float64]:
-        import torch  # Its cosine is three times as fast as numpy's; who wants bits alone need not wait for torch.
+        import torch  # Its cosine is three times as fast as numpy's; callers that want bits alone need no torch.
 
         pairs = (count + 1) // 2
         radius = self.uniform(pairs)

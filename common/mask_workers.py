@@ -31,13 +31,13 @@ SLOT_BYTES = 4 * BUFFER_BYTES
 """The bytes of one stretch: enough to amortise a message, and so few that nobody waits long for the last one."""
 
 SLOTS = 2
-"""A worker starts on the next stretch while this process adds the one before to the vector."""
+"""The stretches of a worker: it makes the next one while this process adds the one before to the vector."""
 
 LEAST_BYTES = 4 * SLOT_BYTES
-"""A shorter vector is masked by this process alone: it is done before another has woken."""
+"""The shortest vector that workers help with; a shorter one is done before they have woken."""
 
 ANSWER_SECONDS = 60.0
-"""A worker that has not made a stretch of a megabyte by then never will."""
+"""The longest wait for a worker; one that has not made a stretch of a megabyte by then never will."""
 
 _REQUEST = struct.Struct("<BBQII")
 """Slot, bytes of an element, first element, elements, masks; the masks come after the message, outside of it, because
@@ -59,7 +59,7 @@ class MaskWorkers:
     """A :data:`common.secagg.masks.MaskApplier` on several cores; use it as a context, which ends the workers.
 
     Workers are started when the first long vector comes, and are used as soon as they are up; nobody waits for them.
-    Whatever becomes of a worker, the masks are the same: what it leaves undone is done here.
+    The masks are the same whatever happens to a worker: this process does what it leaves undone.
 
     Memory: :data:`SLOTS` times :data:`SLOT_BYTES` for each worker, whatever the vector's length; all zero between two
     calls.
@@ -168,7 +168,7 @@ class _Worker:
         """Ask for the sum of the masks over a stretch of the vector."""
         slot = self._free.pop()
         self._asked.append((slot, stretch))
-        with contextlib.suppress(OSError):  # A dead worker is found out when its answer is due.
+        with contextlib.suppress(OSError):  # A dead worker is noticed when its answer is due.
             count = len(masks) // _MASK_BYTES
             self._connection.send_bytes(_REQUEST.pack(slot, itemsize, stretch.start, len(stretch), count))
             unsent = memoryview(masks)
@@ -198,7 +198,7 @@ class _Worker:
         return [stretch for _, stretch in self._asked]
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, in any state."""
         self._connection.close()
         self._process.kill()
         self._process.wait()

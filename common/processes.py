@@ -20,15 +20,15 @@ from common.errors import ConfideError, RunError
 from common.hosts import past_proxies
 
 EXIT_REFUSED = 2
-"""A process that cannot work until a person corrects something ends with this; it is not started again."""
+"""The exit code of a process that cannot work until a person corrects something; it is not started again."""
 
 PRIVATE_UMASK = 0o077
-"""What a role writes is its own alone, whatever umask it was started with; Flower takes the umask it finds."""
+"""The umask of every role, so that what it writes is its own alone; Flower keeps the umask it finds."""
 
 _FIRST_RESTART_SECONDS = 0.2
 _LONGEST_RESTART_SECONDS = 10.0
 _STABLE_SECONDS = 30.0
-"""A process that ran this long starts again at once when it dies: its earlier deaths no longer count."""
+"""After this long a process starts again at once when it dies: its earlier deaths no longer count."""
 _TERMINATE_SECONDS = 8.0
 """The time between SIGTERM and SIGKILL."""
 _LAST_LINE_BYTES = 4096
@@ -114,10 +114,10 @@ class Supervisor:
         _end(self._children[name].process)
 
     def stop(self, names: Sequence[str] | None = None, *, at_once: bool = False) -> None:
-        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that does not go.
+        """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that stays.
 
         Args:
-            names: of the processes; unknown ones are passed over.
+            names: of the processes; unknown ones are ignored.
             at_once: SIGKILL, for processes that have nothing to put in order.
         """
         chosen = tuple(self._children) if names is None else names

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMIT_VARIABLE = "CONFIDE_COMMIT"
 
 LIBRARIES = ("flwr", "torch", "opacus", "numpy", "cryptography")
-"""Those whose version can change a result or a guarantee."""
+"""The libraries whose version can change a result or a guarantee."""
 
 
 def versions() -> dict[str, str]:

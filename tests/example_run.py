@@ -41,7 +41,7 @@ RUN_ID = "0123456789abcdef0123456789abcdef"
 
 INTERIM_SHARE, FINAL_SHARE, CLASSES_SHARE = 0.5, 0.45, 0.05
 MU = 0.3139
-"""Of the Gaussian mechanism that spends ε = 1 at δ = 1e-4."""
+"""μ of the Gaussian mechanism that spends ε = 1 at δ = 1e-4."""
 MOST_ROUNDS = 12
 THRESHOLD = 0.5
 TWO_CLASSES = 2

@@ -134,7 +134,7 @@ def _text(content: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _has_utf8_letters(content: bytes) -> bool:
-    """Tell whether anything beyond ASCII is UTF-8, so that what is not must be damage."""
+    """Return whether anything beyond ASCII is UTF-8, so that what is not must be damage."""
     return any(ord(letter) > _LAST_ASCII for letter in content.decode("utf-8", "ignore"))
 
 

@@ -1,4 +1,4 @@
-"""What a run ships to hospitals, for Flower wants a bundle: the names of two components and not a line of code."""
+"""What a run ships to hospitals, because Flower wants a bundle: the names of two components and no code."""
 
 import io
 import zipfile
@@ -34,7 +34,7 @@ def bundle_without_code(folder: Path, build: Callable[[Path], bytes]) -> bytes:
 
     Args:
         folder: to lay the bundle's one file in.
-        build: Flower's ``build_fab_from_disk``; given, for this package knows no Flower. It makes an archive whose
+        build: Flower's ``build_fab_from_disk``; given, because this package knows no Flower. It makes an archive whose
             entries are all alike except for the compression, which depends on the machine's zlib; here they are stored.
     """
     source = folder / "bundle"

@@ -23,11 +23,11 @@ from common.errors import IdentityError
 from common.identity.keys import checked_identity_key
 
 HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-"""A hospital's name: a DNS label, so that it fits certificates, metrics and file names alike."""
+"""The form of a hospital's name: a DNS label, which fits certificates, metrics and file names alike."""
 
 _AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 CLOCK_SKEW = datetime.timedelta(minutes=5)
-"""Certificates and lists begin to hold this long before they are signed, for machines whose clocks are behind."""
+"""How long before they are signed certificates and lists become valid, for machines whose clocks are behind."""
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -45,7 +45,7 @@ _HELD_BY_SERVER = "key held by the server"
 """The organisational unit of an authority that a server made for itself. It stands in the certificate whose fingerprint
 every invitation carries, so that nobody can pin such an authority and take it for one that is kept elsewhere."""
 _SERVER_NAME = "Confide server"
-"""A host's own name may be longer than a common name's 64 characters; TLS reads the alternative names alone."""
+"""The common name of a server: its own may be longer than 64 characters, and TLS reads the alternative names alone."""
 
 
 @dataclass(frozen=True)
@@ -278,8 +278,8 @@ def verify_issued_to_hospital(
 def verify_roster(roster: Mapping[str, str], authority: x509.Certificate) -> dict[str, bytes]:
     """Return every hospital's raw Ed25519 public key (32 bytes), each checked against ``authority``.
 
-    A member whose certificate has expired stays on the roster, for the threshold counts on all members; no directory
-    and no cohort accepts it (:meth:`common.identity.revocation.Revocations.check`).
+    A member whose certificate has expired stays on the roster, because the threshold counts on all members; no
+    directory and no cohort accepts it (:meth:`common.identity.revocation.Revocations.check`).
 
     Raises:
         IdentityError: any entry fails; the message names the hospital.
@@ -390,7 +390,7 @@ def make_supernode_key() -> ec.EllipticCurvePrivateKey:
     """Make the EC P-256 key a SuperNode authenticates with.
 
     Flower accepts NIST curves only, and signs every call: P-384 takes OpenSSL eight times as long, and withstands no
-    more than the rest of the protocol, whose curve is of 255 bits. Keys on P-384 that hospitals have stay good.
+    more than the rest of the protocol, whose curve is of 255 bits. Keys on P-384 that hospitals have stay valid.
     """
     return ec.generate_private_key(ec.SECP256R1())
 

@@ -9,7 +9,7 @@ that chose the roster would choose that number: of twelve members it would name 
 3. A hospital keeps the newest list it has seen on its own disk and never goes back to a smaller number.
 4. Two different lists of one number are a contradiction of the authority: refused, reported, and kept as evidence.
 5. A revocation list says which member list was the newest when it was signed (``common.identity.revocation``). A server
-   can therefore keep a newer list back for no longer than it can keep a revocation back.
+   can therefore withhold a newer list no longer than it can withhold a revocation.
 
 The file is canonical JSON: one encoding of each list, so that equal lists are equal bytes.
 """

@@ -1,6 +1,6 @@
 """torchvision's ResNet-18 with its ImageNet weights, frozen, as a feature extractor.
 
-He et al. 2016 (arXiv:1512.03385). The weights are a file that each hospital is given, for nothing is downloaded here.
+He et al. 2016 (arXiv:1512.03385). The weights are a file that each hospital gets, because nothing is downloaded here.
 torchvision names it with the beginning of its SHA-256, so that all hospitals extract the same features.
 """
 

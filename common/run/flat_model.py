@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 STRETCH = 1 << 18
-"""Parameters at a time, 1 MiB of float32: long enough to be sent as one piece, short enough to be no memory at all."""
+"""Parameters of a stretch, 1 MiB of float32: enough to be sent as one piece, and negligible in memory."""
 
 
 class FlatModel(Protocol):
-    """What a NumPy array of float32 is, and a model in a file as well (``server/checkpoints.py``).
+    """What a NumPy array of float32 offers, and also a model in a file (``server/checkpoints.py``).
 
     ``model[:]`` is the whole model in memory.
     """

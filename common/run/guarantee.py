@@ -12,7 +12,7 @@ from common.config import AdversaryModel, AggregationMode, Config, PrivacyConfig
 from common.privacy.mechanism import adversary_in_sums, mechanism_for, mechanism_of
 
 PHANTOM = "phantom"
-"""The name of the procedural data set begins with this word."""
+"""The beginning of the name of the procedural data set."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
 
 
 def adversary_of_evaluation(privacy: PrivacyConfig) -> str:
-    """Say whom the ε of a run's evaluation holds against, in every mode: its noise is complete in the sum alone."""
+    """Say against whom the ε of a run's evaluation holds, in every mode: its noise is complete in the sum alone."""
     return adversary_in_sums(privacy)
 
 

@@ -150,7 +150,7 @@ class InputPlain(_Message, frozen=True, tag="input_plain"):
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """Hospital: it does not do what was asked, and why; ``code`` is the error's, fit for a metric's label.
+    """Hospital: it refuses what was asked, and why; ``code`` is the error's, fit for a metric's label.
 
     Code and reason are functions of the run description, the hospital's policy and what was asked before.
     """
@@ -241,7 +241,7 @@ def _joined(pieces: Iterator[bytes | memoryview], longest_bytes: int) -> npt.NDA
         room[filled : filled + len(body)] = body
         filled, skipped = filled + len(body), 0
         del body
-        piece = None  # What it was is let go before the next one is made.
+        piece = None  # The last piece is dropped before the next one is made.
         piece = next(pieces, None)
     if filled != array.nbytes:
         raise ValueError(f"{array.nbytes} bytes claimed, {filled} there")

@@ -24,7 +24,7 @@ from common.secagg.parameters import Adversary, RunParameters
 TWO_CLASSES = 2
 
 ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
-"""Tasks whose classes are grades, in order: their agreement is weighted by how far apart two grades are."""
+"""Tasks whose classes are ordered grades: their agreement is weighted by the distance between two grades."""
 
 
 def describe(
@@ -83,7 +83,7 @@ def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
 def evaluation_plan_for(
     experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, classes: int
 ) -> EvaluationPlan | None:
-    """As :func:`evaluation_plan_of` for a run that is still to be described."""
+    """Do as :func:`evaluation_plan_of` for a run that is still to be described."""
     if evaluation.exact:
         return None
     return EvaluationPlan.of(
@@ -122,7 +122,7 @@ def layout_for(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
     """
     if parameters is None:
-        from common.models import registry  # Imported here, for a server does without.
+        from common.models import registry  # Imported here, because a server does without.
 
         parameters = registry.parameter_count(model.name, classes, channels, model.image_size)
     return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
@@ -134,7 +134,7 @@ def evaluation_shape(evaluation: EvaluationConfig, plan: EvaluationPlan | None, 
 
 
 def layout_of(run: RunDescription) -> VectorLayout:
-    """Return the layout of a run's vectors, of whose model the description's own length tells the parameters.
+    """Return the layout of a run's vectors; the length in the description gives the model's parameters.
 
     Raises:
         ConfigError: the length has no room for a model, or the ring is too small for so many hospitals.
@@ -148,7 +148,7 @@ def layout_of(run: RunDescription) -> VectorLayout:
 
 
 def verified_layout_of(run: RunDescription) -> VectorLayout:
-    """As :func:`layout_of` for a hospital, which counts the parameters of the model that the description names.
+    """Do as :func:`layout_of` for a hospital, which counts the parameters of the model that the description names.
 
     Raises:
         ConfigError: the description names another length, or contradicts itself.
@@ -202,7 +202,7 @@ def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
 
 
 def evaluation_claim(run: RunDescription, spent: float) -> str:
-    """Say what an ε of evaluation means; for exact counts, that there is none."""
+    """Say what an ε of evaluation means; for exact counts, that they have no ε."""
     if run.evaluation.exact:
         return "exact counts: not differentially private; nobody sees one hospital's, but sums over hospitals are exact"
     privacy = run.privacy

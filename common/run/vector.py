@@ -39,14 +39,14 @@ from common.keystream import SEED_BYTES, Keystream
 from common.secagg.parameters import COUNT_BITS
 
 _CHUNK = 1 << 16
-"""Elements encoded at a time: the two temporaries, of 256 or 512 KiB, stay in the second-level cache."""
+"""The elements that are encoded at a time: the two temporaries, of 256 or 512 KiB, stay in the second-level cache."""
 
 _FLOAT32_DIGITS = 24
 """The significant bits of integers that are exact in float32, the precision of the change itself."""
 
 
 _DEVIATIONS = 10.0
-"""A sum of discrete Gaussian noise stays within so many deviations but for 2^-70."""
+"""How many deviations a sum of discrete Gaussian noise passes with probability 2^-70 at most."""
 
 
 class WeightRangeError(RunError):
@@ -102,7 +102,7 @@ class DecodedSum:
 
 
 PUBLIC_ENTRIES = 3
-"""Weight, validation units and test units stand first in a tail."""
+"""How many entries stand first in a tail: weight, validation units and test units."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class VectorLayout:
         No new array grows with d.
 
         Raises:
-            WeightRangeError: no honest hospitals have such a total weight; whose fault it is, nobody can say.
+            WeightRangeError: no honest hospitals have such a total weight; nobody can say who caused it.
             RunError: the array is not one of this layout, or more vectors were added than it is proven for.
         """
         if summed.shape != (self.length,) or summed.dtype != self.dtype:

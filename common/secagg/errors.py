@@ -168,7 +168,7 @@ class ConfigHashError(ContextError):
 
 
 class RequestHashError(ContextError):
-    """Made for another request: another model, purpose, question or number of survivors."""
+    """A message made for another request: another model, purpose, question or number of survivors."""
 
 
 class ModelHashError(ContextError):
@@ -320,7 +320,7 @@ class UnusableModelError(VectorError):
 
 
 class ImplausibleSumError(VectorError):
-    """A sum that no honest vectors can have, such as a weight out of range; whose fault it is, nobody can say."""
+    """A sum that no honest vectors can have, such as a weight out of range; nobody can say who caused it."""
 
 
 class SurvivorsError(SecAggError):

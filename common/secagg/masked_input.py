@@ -76,7 +76,7 @@ class Accepted:
     """Dealer to shares: those of this hospital's neighbours in the cohort, sorted."""
 
     def erase(self) -> None:
-        """Overwrite the shares that were opened; ``state`` stays as it is, for it may have to answer again."""
+        """Overwrite the shares that were opened; ``state`` stays as it is, because it may have to answer again."""
         _erase_shares(self.shares)
 
 

@@ -1,6 +1,6 @@
 """Pseudorandom masks, added in place: PRG of Bonawitz et al. 2017, section 3.3, as AES-256-CTR from a zero counter.
 
-A seed is used as key once, for one vector, so the counter may start at zero. The stream is read as little-endian
+A seed is a key once, for one vector, so the counter may start at zero. The stream is read as little-endian
 elements of the ring, which makes a mask exactly uniform for an ideal cipher: R is a power of two, nothing is rejected.
 
 Proof: ``docs/proofs/rings.md``.

@@ -5,13 +5,13 @@ server then searches for images that explain what arrived: the bare update (plai
 masked, the sum over the fewest hospitals a sum is ever over, and the update of DP-SGD.
 """
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,6 +34,7 @@ from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
 from deploy.attacks.gradient_inversion import Likeness, invert, likeness, matched
 from deploy.attacks.outcome import write_outcome
+from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.results.plots import styled
 
@@ -90,22 +91,31 @@ class Audit:
     attacks: Sequence[Attack]
 
 
-def main(argv: list[str]) -> int:
+@command(
+    "inversion",
+    "Try to see images in what a server gets: one hospital's bare update, the same update masked, the sum over the "
+    "fewest hospitals a sum is ever over, and a private update.",
+    "./confide audit inversion --data phantom",
+)
+@click.option("--data", show_default="data.source", metavar="SOURCE", help="auto, phantom or a path.")
+@click.option("--iterations", type=int, default=1000, metavar="N", help="Of the search for one view.")
+@config_options()
+@out_option(Path("runs/audit"), help="For the picture and the JSON.")
+def main(data: str | None, iterations: int, config_file: Path, overrides: tuple[str, ...], out: Path) -> int:
     """Attack, print, and write the picture and JSON."""
-    arguments = _arguments(argv)
-    if arguments.iterations < 1:
-        raise RunError(f"--iterations must be at least 1, got {arguments.iterations}")
+    if iterations < 1:
+        raise RunError(f"--iterations must be at least 1, got {iterations}")
     torch.set_num_threads(1)
-    config = load_config(arguments.config, tuple(arguments.set)) if arguments.config.exists() else Config()
-    if arguments.data is not None:
-        config = replace(config, data={"source": arguments.data})
+    config = load_config(config_file, overrides)
+    if data is not None:
+        config = replace(config, data={"source": data})
     data_set = obtain(config.data, config.experiment.task, config.model.image_size)
     if data_set.banner:
         print(data_set.banner)
-    result = audit(data_set, config, arguments.iterations)
+    result = audit(data_set, config, iterations)
     print(as_text(result))
-    write_outcome(arguments.out, "inversion_audit", draw(result), as_json(result))
-    print(f"\nwritten: {arguments.out}/inversion_audit.png, inversion_audit.json")
+    write_outcome(out, "inversion_audit", draw(result), as_json(result))
+    print(f"\nwritten: {out}/inversion_audit.png, inversion_audit.json")
     return 0
 
 
@@ -296,14 +306,3 @@ def as_json(result: Audit) -> dict[str, Any]:
         "cannot_show": LIMITS,
         "versions": versions(),
     }
-
-
-def _arguments(argv: list[str]) -> Any:  # noqa: ANN401 - a namespace
-    parser = argparse.ArgumentParser(prog="confide audit inversion", description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--data", help="auto, phantom or a path, as in config.yaml")
-    add("--iterations", type=int, default=1000, help="of the search for one view (default 1000)")
-    add("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one value of the configuration")
-    add("--out", type=Path, default=Path("runs/audit"), metavar="DIR", help="for the picture and the JSON")
-    return parser.parse_args(argv[1:])

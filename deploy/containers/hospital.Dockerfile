@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && { [ -z "$PYTORCH_INDEX" ] \
         || /venv/bin/pip install --no-compile --no-deps --index-url "$PYTORCH_INDEX" --requirement pytorch.txt; } \
     && /venv/bin/pip uninstall --quiet --yes pip \
-    # Headers and tests of libraries are never used; byte code is, or every start would compile anew.
+    # Headers and tests of libraries are never used; byte code is, or every start would compile again.
     && cd /venv/lib/python3.11/site-packages \
     && rm -rf torch/include torch/share torch/test \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
@@ -25,7 +25,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && { python -m compileall -q -j 0 . || true; }
 
 FROM python:3.11-slim-bookworm AS runtime
-# The numbers are fixed, so that files in a volume keep their owner when an image is built anew.
+# The numbers are fixed, so that files in a volume keep their owner when an image is built again.
 RUN for user in hospital:10001 relay:10002 server:10003 dealer:10004; do \
         groupadd --gid "${user#*:}" "${user%:*}" \
         && useradd --uid "${user#*:}" --gid "${user%:*}" --no-create-home --home-dir /tmp --shell /usr/sbin/nologin "${user%:*}"; \

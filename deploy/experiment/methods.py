@@ -164,7 +164,7 @@ def _pooled(config: Config) -> Config:
 
 
 def _policy(config: Config, held: HospitalData) -> HospitalConfig:
-    """Return what a hospital of a study agrees to and states: its exact numbers, for these data are public."""
+    """Return what a hospital of a study agrees to and states: its exact numbers, because these data are public."""
     return HospitalConfig(
         epsilon_budget=config.privacy.target_epsilon * _SLACK,
         delta=config.privacy.delta,

@@ -5,12 +5,12 @@ Every trial of one ε takes the same number of steps at the same sample rate. So
 centre that all would have to trust (``central``).
 """
 
-import argparse
 import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from rich.table import Table
 from common.config import Config, load_config, replace
 from common.errors import RunError
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
+from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
@@ -52,16 +53,25 @@ APART = 1.03
 """The modes' points at one ε stand so much beside each other, so that no interval hides another."""
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "privacy",
+    "Measure what privacy costs, by where the noise is added: in each hospital's own steps, in the hospitals' sum, or "
+    "on the union of their data at a centre that all would have to trust.",
+    "./confide experiment privacy --epsilons 1,3,8 --seeds 5",
+)
+@click.option("--epsilons", type=CommaList(float), default="1,3,8", metavar="E,...", help="What each may spend.")
+@click.option("--seeds", type=int, default=5, metavar="N", help="Of the split, the sampling and the first model.")
+@out_option(ROOT / "runs" / "experiment-privacy", "runs/experiment-privacy", "Resumed if begun.")
+@config_options()
+def main(epsilons: tuple[float, ...], seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
     """Run the experiment, or what is left of it, and show its table."""
-    arguments = _parser().parse_args(argv[1:])
-    config = load_config(arguments.config, (*SETTING, *arguments.overrides))
+    config = load_config(config_file, (*SETTING, *overrides))
     console = Console()
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if data.banner:
         console.print(data.banner, style="bold")
-    laboratory = Laboratory(data, arguments.out.resolve())
-    trials = plan(config, laboratory, arguments.epsilons, arguments.seeds)
+    laboratory = Laboratory(data, out.resolve())
+    trials = plan(config, laboratory, epsilons, seeds)
     groups = run_trials(trials, laboratory.folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
     meaning = epsilon_of(config)
     console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals; {meaning}"))
@@ -196,14 +206,3 @@ def _table(groups: Sequence[Group], title: str) -> Table:
 
 def _gain_shown(groups: Sequence[Group], mode: str, epsilon: float) -> str:
     return "" if mode == DISTRIBUTED else str(gain(groups, mode, epsilon))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide experiment privacy", description=__doc__)
-    add = parser.add_argument
-    add("--epsilons", type=float, nargs="+", default=[1.0, 3.0, 8.0], metavar="E")
-    add("--seeds", type=int, default=5, metavar="N", help="of the split, the sampling and the first model")
-    add("--out", type=Path, default=ROOT / "runs" / "experiment-privacy", metavar="DIR", help="resumed if begun")
-    add("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser

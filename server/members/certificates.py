@@ -2,7 +2,7 @@
 
 Where the authority's key is at hand it signs at once. Where it is kept offline, requests wait as files for
 ``confide ca sign``, and what comes back is taken up from the same folder. A member list is taken up when the server has
-the certificate of everyone on it, for a run is described with all of them.
+the certificate of everyone on it, because a run is described with all of them.
 """
 
 import datetime

@@ -197,7 +197,7 @@ def test_no_unit_moves_the_sum_beyond_the_bound_whatever_the_weights(kind: str, 
         assert_bounded(model, records(kind, rng, per_patient=3), by_patient)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(sorted(MODELS)),
     weights=st.sampled_from(sorted(WEIGHTS)),

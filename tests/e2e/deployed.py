@@ -39,7 +39,7 @@ CONFIG = replace(
     transport={"exchange_deadline_seconds": 30.0, "straggler_seconds": 2.0, "straggler_factor": 3.0},
 )
 PATIENCE_SECONDS = 240.0
-"""Of the test itself, on a machine that does other things; a run that goes on takes a few seconds."""
+"""The test's own deadline, on a busy machine; a run that continues takes a few seconds."""
 
 
 @dataclass

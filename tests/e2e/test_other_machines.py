@@ -16,11 +16,11 @@ from tests.e2e.consortium import Consortium
 pytestmark = [pytest.mark.e2e, pytest.mark.network, pytest.mark.timeout(900)]
 
 DELAY_SECONDS = 0.1
-"""Of a frame between two hosts, so that a packet and its answer take 200 ms."""
+"""The delay of a frame between two hosts, so that a packet and its answer take 200 ms."""
 SLOW_LINE = Path(__file__).with_name("slow_line.py")
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 SUPERNODE_PORT = 9094
-"""Of a hospital's own Runtime API, unless it is told another."""
+"""The port of a hospital's own Runtime API by default."""
 CUT_SECONDS = 60.0
 REVOKED_WITHIN_SECONDS = 30.0
 

@@ -19,7 +19,8 @@
       listen_port: 11113
       unencrypted: yes                         # in place of tls, where the PACS has none
 
-A line without encryption must be asked for: ``unencrypted: yes``. A password goes over one within this machine alone.
+A line without encryption must be asked for: ``unencrypted: yes``. A password is sent over such a line within this
+    machine alone.
 """
 
 import os

@@ -34,7 +34,7 @@ class Outcome(StrEnum):
 
 
 UNSETTLED = frozenset({Outcome.PARTLY, Outcome.NOT_FOUND, Outcome.FAILED})
-"""What somebody must look at; the next call tries these studies again."""
+"""The outcomes that a person must check; the next call tries these studies again."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Accounts:
         """Read what is there, and drop a last line that was cut short.
 
         Raises:
-            DataError: the file is none that this command wrote, or cannot be read or written.
+            DataError: this command did not write the file, or it cannot be read or written.
         """
         self._path = folder / FETCHED_NAME
         self._rows: dict[tuple[str, str], Account] = {}
@@ -109,7 +109,7 @@ class Accounts:
             raise DataError(f"{FETCHED_NAME} could not be written: {error.strerror}") from None
 
     def close(self) -> None:
-        """Write the file anew with one row a study."""
+        """Write the file again with one row a study."""
         try:
             self._rewrite()
         except OSError as error:
@@ -127,7 +127,7 @@ class Accounts:
         return found
 
     def forget_unlisted(self, date: str) -> None:
-        """Forget the studies of a day of which nothing but the day is known, before that day is listed anew."""
+        """Forget the studies of a day of which nothing but the day is known, before that day is listed again."""
         nameless = [
             key
             for key, account in self._rows.items()

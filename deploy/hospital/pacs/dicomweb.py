@@ -32,7 +32,7 @@ _ACCESSION, _DATE, _MODALITIES, _MODALITY, _BODY_PART = "00080050", "00080020", 
 _PAGE = 200
 _MOST_PAGES = 5000
 _MOST_UNLISTED = 20
-"""Matches in a row that cannot be listed; after more it is the query that fails, not the studies."""
+"""The most matches in a row that cannot be listed; after more the query fails, not the studies."""
 
 _LARGEST_ANSWER = 64 * 2**20
 
@@ -181,7 +181,7 @@ class WebPacs:
 
 @contextmanager
 def _telling_troubles() -> Iterator[None]:
-    """Turn what the line does into a reason; httpx's own messages name addresses with identifiers in them."""
+    """Turn a failure of the line into a reason; httpx's own messages name addresses with identifiers in them."""
     try:
         yield
     except httpx.TransportError as error:

@@ -84,7 +84,7 @@ _ENCODINGS: tuple[tuple[UID, ...], ...] = (
     (RLELossless,),
     (DeflatedExplicitVRLittleEndian,),
 )
-"""One context each, so that the PACS sends an image as it is kept; an association has room for 128 contexts."""
+"""Transfer syntaxes with a context each, so that the PACS sends an image as it is kept; 128 have room."""
 
 _PENDING = (0xFF00, 0xFF01)
 _SUCCESS = 0x0000
@@ -100,7 +100,7 @@ GONE = "the PACS cannot be reached, or broke off"
 
 @dataclass
 class _Delivery:
-    """Where objects go that the PACS sends; none is taken while no series is asked for."""
+    """Takes the objects that the PACS sends; it takes none while no series is asked for."""
 
     folder: Path | None = None
     files: dict[str, Path] = field(default_factory=dict, repr=False)
@@ -141,7 +141,7 @@ class _Delivery:
 
 
 class DicomPacs:
-    """One association with a PACS, made when it is needed and made anew when it broke."""
+    """One association with a PACS, made when it is needed and made again when it broke."""
 
     def __init__(self, access: Dicom) -> None:
         """Listen for what a C-MOVE delivers, if that is how studies are retrieved; connect later.

@@ -49,13 +49,13 @@ IMAGES_FOLDER = "images"
 
 _TRIES = 3
 _FIRST_WAIT_SECONDS = 1.0
-"""Before the second try; four times as long before the third."""
+"""The pause before the second try; four times as long before the third."""
 
 _MOST_AWAY = 3
-"""Studies in a row that found no PACS, after which it is taken to be away."""
+"""How many studies in a row find no PACS before it is taken to be away."""
 
 _OF_A_QUERY = 0.1
-"""What a query for a day or a number takes of the pace of studies: it moves no image."""
+"""The share of a study's pace that a query for a day or a number takes: it moves no image."""
 
 _AHEAD = 2
 """Studies given to each connection before their turn."""
@@ -66,7 +66,7 @@ _Got = TypeVar("_Got")
 
 
 class Pace:
-    """Lets at most so many pass in a minute, evenly, whichever thread asks."""
+    """Lets at most ``per_minute`` pass in a minute, evenly, for all threads together."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin now; ``per_minute`` is above 0."""
@@ -77,7 +77,7 @@ class Pace:
         self.stopped = threading.Event()
 
     def wait(self, share: float = 1.0) -> None:
-        """Wait for the next place, and take so much of it; at once when stopped."""
+        """Wait for the next place, and take a share of it; at once when stopped."""
         with self._lock:
             now = self._clock()
             place = max(now, self._next)
@@ -213,7 +213,7 @@ class Fetching:
         return [*new, *again]
 
     def _is_settled(self, account: Account) -> bool:
-        """Tell whether a study was taken by the same choice and is here, or was not wanted."""
+        """Return whether a study was taken by the same choice and is here, or was not wanted."""
         if account.taken != self.wanted.kind or account.outcome in UNSETTLED or account.outcome is Outcome.EMPTY:
             return False
         is_here = size_of(self.folder / account.folder) == (account.images, account.size)
@@ -373,7 +373,7 @@ def _is_of(file: Path, study: Study) -> bool:
 
 
 def _said(mistakes: Counter[str], not_sent: int) -> str:
-    """Say what of a study is not here; '' if nothing."""
+    """Say what is missing of a study; '' if nothing."""
     kinds = [f"{count} {mistake}" for mistake, count in sorted(mistakes.items())]
     return ", ".join([*kinds, *([f"{not_sent} not sent by the PACS"] if not_sent else [])])
 

@@ -1,4 +1,4 @@
-"""How files and folders of studies are called: by a digest, so that a name tells nothing and is the same each time."""
+"""How files and folders of studies are called: by a digest, so that a name reveals nothing and stays the same."""
 
 import hashlib
 from pathlib import Path

@@ -10,7 +10,7 @@ from typing import Protocol
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONGEST_UID = 64
 _WILDCARDS = frozenset("*?\\")
-"""In a query they would stand for other numbers (PS3.4, C.2.2.2.4) or for several."""
+"""Letters that in a query would stand for other numbers (PS3.4, C.2.2.2.4) or for several."""
 
 
 class PacsError(Exception):
@@ -77,17 +77,17 @@ class Wanted:
 
     @property
     def kind(self) -> str:
-        """What of a study is taken, in one line; a study taken by another one is taken anew."""
+        """What of a study is taken, in one line; a study taken by another one is taken again."""
         return "+".join(self.modalities) + (f" {'+'.join(self.body_parts)}" if self.body_parts else "")
 
     def takes_series(self, series: Series) -> bool:
-        """Tell whether a series is wanted; a body part that the PACS does not name is, and the check looks at it."""
+        """Return whether a series is wanted; a body part that the PACS does not name is, and the check reads it."""
         part = series.body_part.upper()
         is_part = not part or not self.body_parts or any(word in part for word in self.body_parts)
         return series.modality in self.modalities and is_part
 
     def takes_date(self, date: str) -> bool:
-        """Tell whether a study of that day is wanted; one without a date is."""
+        """Return whether a study of that day is wanted; one without a date is."""
         begins = self.first is None or date >= f"{self.first:%Y%m%d}"
         ends = self.last is None or date <= f"{self.last:%Y%m%d}"
         return not date or (begins and ends)
@@ -121,7 +121,7 @@ class Pacs(Protocol):
 
 
 def is_uid(text: str) -> bool:
-    """Tell whether a text is a UID (PS3.5, 9.1), so that nothing else gets into a query.
+    """Return whether a text is a UID (PS3.5, 9.1), so that nothing else gets into a query.
 
     >>> is_uid("1.2.840.10008.1.2"), is_uid("1.2/../x"), is_uid("")
     (True, False, False)
@@ -130,7 +130,7 @@ def is_uid(text: str) -> bool:
 
 
 def is_accession(text: str) -> bool:
-    """Tell whether a text names one accession number: no wildcard, no control character, at most 16 letters.
+    """Return whether a text names one accession number: no wildcard, no control character, at most 16 letters.
 
     >>> is_accession("A-0001"), is_accession("A*")
     (True, False)

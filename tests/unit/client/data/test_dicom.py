@@ -450,7 +450,7 @@ def test_nothing_of_a_header_is_logged_or_warned_of(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(
         ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"]

@@ -153,7 +153,7 @@ def test_a_disk_that_fills_stops_training_and_loses_nothing(tmp_path: Path, limi
             try:
                 ledger.record(RUN_ID, released, BOOKING, AMPLE, Accountant.RDP)
             except LedgerError as error:
-                assert "cannot be read or written" in str(error)  # noqa: PT017 - which round it is isn't known
+                assert "must be readable and writable" in str(error)  # noqa: PT017 - which round it is isn't known
                 break
             released += 1
     assert released < 200
@@ -164,6 +164,6 @@ def test_a_disk_that_fills_stops_training_and_loses_nothing(tmp_path: Path, limi
 
 
 def test_a_full_disk_begins_no_ledger(tmp_path: Path) -> None:
-    with files_no_larger_than(1000), pytest.raises(LedgerError, match="cannot be read or written"):
+    with files_no_larger_than(1000), pytest.raises(LedgerError, match="must be readable and writable"):
         Ledger.open(tmp_path / "ledger", FINGERPRINT)
     assert Ledger.open(tmp_path / "ledger", FINGERPRINT).head().sequence == 1

@@ -29,7 +29,7 @@ def test_the_noise_multiplier_is_what_opacus_publishes(case: dict[str, Any]) -> 
     assert got == pytest.approx(case["noise_multiplier"], abs=10.0 ** -case["places"])
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.floats(0.3, 8.0), st.floats(0.01, 1.0), st.integers(1, 40), st.sampled_from(list(Accountant)))
 @example(2.0, 0.075, 1, Accountant.PRV)  # On its way, the search meets multipliers that PRV has no answer for.
 def test_the_target_is_met_and_never_passed(target: float, rate: float, steps: int, accountant: Accountant) -> None:
