@@ -7,6 +7,7 @@ radiographs have (a bomb) is refused with its reason.
 
 import contextlib
 import errno
+import os
 import threading
 import zipfile
 import zlib
@@ -83,7 +84,7 @@ class Archives:
 
         Raises:
             UnusableArchiveError: the archive is not read, or this file of it is damaged.
-            OSError: the disk refuses.
+            OSError: the archive cannot be opened.
         """
         with self._lock:
             opened = self._opened(archive)
@@ -92,7 +93,7 @@ class Archives:
                 with opened.open(name) as file:
                     while len(content) < most and (piece := file.read(min(_PIECE_BYTES, most - len(content)))):
                         content += piece
-            except _ERRORS:
+            except (OSError, *_ERRORS):
                 raise UnusableArchiveError("damaged") from None
             return bytes(content)
 
@@ -115,12 +116,13 @@ class Archives:
     def _opened(self, archive: str) -> zipfile.ZipFile:
         known = self._open.get(archive)
         if known is None:
+            file = self._stack.enter_context((self._root / archive).open("rb"))
             try:
-                known = self._stack.enter_context(zipfile.ZipFile(self._root / archive))
-                _check(known, (self._root / archive).stat().st_size)
+                known = self._stack.enter_context(zipfile.ZipFile(file))
+                _check(known, os.fstat(file.fileno()).st_size)
             except UnusableArchiveError as refused:
                 known = refused
-            except _ERRORS:
+            except (OSError, *_ERRORS):  # a damaged archive points to places before its beginning
                 known = UnusableArchiveError("damaged")
             self._open[archive] = known
         if isinstance(known, UnusableArchiveError):

@@ -33,6 +33,8 @@ _MEMBERS_NUMBER = x509.ObjectIdentifier("2.25.1995209650520221393765780946544379
 """Extension: the number of the newest member list when this list was signed, a DER integer. The arc 2.25 is made of
 random UUIDs and needs no registration (ITU-T X.667)."""
 _INTEGER = 0x02
+_SIGNATURE_HEAD = bytes((0x03, 0x41, 0x00))
+"""Before the 64 bytes of an Ed25519 signature in DER: a bit string of 65 bytes, of which no bit is unused."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def verify_revocations(encoded: bytes, authority: x509.Certificate) -> Revocatio
     try:
         listed = x509.load_der_x509_crl(encoded)
         genuine = listed.is_signature_valid(public_key) and listed.issuer == authority.subject
+        # One list has one encoding: the library takes a signature whose last bits are said to be unused.
+        genuine = genuine and encoded.endswith(_SIGNATURE_HEAD + listed.signature)
         number = listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         members = listed.extensions.get_extension_for_oid(_MEMBERS_NUMBER).value
         next_update = listed.next_update_utc

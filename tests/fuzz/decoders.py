@@ -26,8 +26,9 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from client import app, own_results
+from client.data.archives import Archives, UnusableArchiveError
 from client.data.cache import PreparedCache
-from client.data.catalogue import ACCEPTED_NAME, read_catalogue
+from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError
 from client.data.readers import dicom, npz
 from client.data.readers.raster import read_raster
@@ -43,7 +44,7 @@ from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
-from common.errors import AuditError, ConfideError, ConfigError, IdentityError, LedgerError, RunError
+from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
 from common.identity import certificates as identity
 from common.identity import enrolment
@@ -62,6 +63,10 @@ from deploy.datasets.image_tree import read_tree
 from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.hospital.list_images import Key, read_labels
+from deploy.hospital.pacs.access import read_access
+from deploy.hospital.pacs.accounts import Accounts
+from deploy.hospital.pacs.dicomweb import read_matches
+from deploy.hospital.pacs.studies import PacsError
 from deploy.hospital.report import table_of
 from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
@@ -419,6 +424,33 @@ def _labels(content: bytes) -> object:
         return read_labels(path, Key.ACCESSION_NUMBER)
 
 
+def _archive(content: bytes) -> object:
+    """Read as a zip archive of images, every file of it."""
+    with _file("export.zip", content) as path, Archives(path.parent) as archives:
+        try:
+            return [archives.read(path.name, name, 2**16) for name in archives.names(path.name)]
+        except UnusableArchiveError as refused:
+            raise DataError(str(refused)) from None
+
+
+def _pacs_access(content: bytes) -> object:
+    with _file("pacs.yaml", content) as path:
+        path.chmod(0o600)
+        return read_access(path)
+
+
+def _pacs_matches(content: bytes) -> object:
+    try:
+        return read_matches(content)
+    except PacsError as refused:
+        raise DataError(str(refused)) from None
+
+
+def _fetched(content: bytes) -> object:
+    with _file(FETCHED_NAME, content) as path:
+        return dict(Accounts(path.parent).counts())
+
+
 def _image_tree(content: bytes) -> object:
     with _file("images.tar", content) as path:
         return deque(read_tree(path, ("normal", "pneumonia"), 28, 1), maxlen=1)
@@ -482,6 +514,10 @@ DECODERS = (
     Decoder("prepared", _prepared),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),
+    Decoder("archive", _archive),
+    Decoder("pacs-access", _pacs_access),
+    Decoder("pacs-matches", _pacs_matches),
+    Decoder("fetched", _fetched),
     Decoder("image-tree", _image_tree),
     Decoder("dealt-shard", _dealt_shard),
     Decoder("dealt-data-set", _dealt_data_set),

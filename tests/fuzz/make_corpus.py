@@ -399,6 +399,30 @@ def _catalogues() -> Iterator[bytes]:
     yield b"file,label,patient_id,split,mistake\na.png,normal,p1,train,image_damaged\nb.png,1,p2,,file_missing\n"
 
 
+def _archives() -> Iterator[bytes]:
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", compression) as archive:
+            for name in ("a.dcm", "folder/b"):
+                archive.writestr(zipfile.ZipInfo(name), b"DICM" * 20)
+        yield content.getvalue()
+
+
+def _pacs_access() -> Iterator[bytes]:
+    yield b"dicomweb:\n  url: https://pacs.example.org/dicom-web\n  user: a\n  password: b\n  tls: {authority: a.pem}\n"
+    yield b"dicom:\n  host: pacs.example.org\n  port: 104\n  called: PACS\n  calling: CONFIDE\n  unencrypted: yes\n"
+
+
+def _pacs_matches() -> Iterator[bytes]:
+    yield b'[{"0020000D": {"vr": "UI", "Value": ["1.2.3"]}, "00080061": {"vr": "CS", "Value": ["CR", "DX"]}}]'
+    yield b"[]"
+
+
+def _fetched() -> Iterator[bytes]:
+    head = b"outcome,accession_number,study_instance_uid,study_date,images,size,reason,folder,taken\n"
+    yield head + b'fetched,A1,1.2.3,20240101,1,900,,images/ab,CR\nfailed,"A,2",1.2.4,,0,0,1 image_damaged,,CR\n'
+
+
 def _labels() -> Iterator[bytes]:
     yield b"accession_number,label\n7,normal\n8,pneumonia\n"
     book = openpyxl.Workbook()
@@ -480,6 +504,10 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "prepared": _prepared,
     "catalogue": _catalogues,
     "labels": _labels,
+    "archive": _archives,
+    "pacs-access": _pacs_access,
+    "pacs-matches": _pacs_matches,
+    "fetched": _fetched,
     "image-tree": _image_trees,
     "dealt-shard": _dealt_shards,
     "dealt-data-set": _dealt_data_sets,

@@ -28,11 +28,11 @@ OWN_RESULTS = "results of a measurement, which it has written itself"
 OF_A_CHILD = "the words of a process that it has started itself"
 
 FUZZED: dict[str, tuple[str, ...] | str] = {
+    "client/data/archives.py": ("archive",),
     "client/data/cache.py": ("prepared",),
     "client/data/readers/dicom.py": ("dicom",),
     "client/data/readers/npz.py": ("npz",),
     "client/data/readers/raster.py": ("raster",),
-    "client/data/readers/not_read.py": ("catalogue",),
     "client/data/tables.py": ("catalogue", "labels"),
     "client/enrolment.py": "a certificate whose SHA-256 is the one in the invitation, and nothing else",
     "client/features.py": "what this hospital's agent has cached; NumPy's heads are fuzzed as array",
@@ -78,6 +78,9 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "tests/fuzz/decoders.py": "the table of decoders itself",
     "deploy/resilience/light_hospitals.py": "keys that it has made itself",
     "deploy/audit/evidence.py": OF_OUR_OWN,
+    "deploy/hospital/pacs/access.py": ("pacs-access",),
+    "deploy/hospital/pacs/accounts.py": ("fetched",),
+    "deploy/hospital/pacs/dicomweb.py": ("pacs-matches",),
     "deploy/results/model_file.py": ("model", "model-card"),
     "deploy/results/report_facts.py": ("summary",),
     "deploy/development/supply_chain.py": OF_A_CHILD,

@@ -156,13 +156,7 @@ class WebPacs:
                 content += piece
                 if len(content) > _LARGEST_ANSWER:
                     raise PacsError(f"the PACS answered a query with more than {_LARGEST_ANSWER} bytes")
-        try:
-            items = json.loads(content or b"[]")
-        except (ValueError, RecursionError):
-            raise PacsError("the PACS answered a query with no JSON; url must be the root of its DICOMweb") from None
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise PacsError("the PACS answered a query with JSON that is no list of matches")
-        return items
+        return read_matches(bytes(content))
 
     def _download(self, place: str, path: Path) -> None:
         with (
@@ -256,6 +250,21 @@ def _first_part(answer: httpx.Response) -> Iterator[bytes]:
         raise PacsError("the PACS sent parts that cannot be told apart") from None
     if not ended:
         raise PacsAwayError(GONE)
+
+
+def read_matches(content: bytes) -> list[dict[str, Any]]:
+    """Return the matches of a query as DICOM JSON lists them (PS3.18, F.2).
+
+    Raises:
+        PacsError: it is no such list.
+    """
+    try:
+        items = json.loads(content or b"[]")
+    except (ValueError, RecursionError):
+        raise PacsError("the PACS answered a query with no JSON; url must be the root of its DICOMweb") from None
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise PacsError("the PACS answered a query with JSON that is no list of matches")
+    return items
 
 
 def _checked_uid(item: Mapping[str, Any], key: str) -> str:

@@ -147,10 +147,29 @@ def a_tiff_beside_the_images(hospital: Hospital) -> str:
 
 
 @_found_as(Mistake.FILE_KIND_NOT_READ)
-def images_in_an_archive(hospital: Hospital) -> str:
+def a_bomb_of_an_archive(hospital: Hospital) -> str:
+    with zipfile.ZipFile(hospital.folder / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", bytes(2**24))
+    return "export.zip"
+
+
+@_found_as(Mistake.FILE_EXTRA)
+def an_image_in_an_archive_that_no_row_names(hospital: Hospital) -> str:
     with zipfile.ZipFile(hospital.folder / "export.zip", "w") as archive:
         archive.writestr("a.dcm", dicom(another_chest()))
-    return "export.zip"
+    return "export.zip/a.dcm"
+
+
+@_found_as(Mistake.IMAGE_DAMAGED)
+def an_archive_with_a_bad_sector(hospital: Hospital) -> str:
+    name, path = hospital.rows[4][0], hospital.folder / "export.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, hospital.file(4).read_bytes())
+    content = bytearray(path.read_bytes())
+    content[100] ^= 0xFF
+    path.write_bytes(content)
+    hospital.change(4, "file", f"export.zip/{name}")
+    return f"export.zip/{name}"
 
 
 @_found_as(Mistake.FILE_KIND_NOT_READ)

@@ -206,7 +206,7 @@ def test_a_folder_without_images_or_that_is_missing_is_refused(tmp_path: Path) -
         (b"accession_number,label,Label\nA1,normal,pneumonia\n", "two columns are called label"),
         (b"accession_number,label\nA1,normal,more\n", "line 2: it must have as many cells"),
         (b"accession_number,label\nA1,normal\nA1,pneumonia\n", "line 3: this accession_number has another label"),
-        (b"accession_number,label\nA1,\xe4\n", "CSV UTF-8"),
+        (b"accession_number,label\nA1,\x81\n", "CSV UTF-8"),
         (b'accession_number,label\n"A1,normal\n', "line 2: the table cannot be read"),
     ],
 )
