@@ -36,7 +36,7 @@ from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.audit.chain import AUDIT_FILE, Record, discard
 from common.audit.entries import Contributed, Joined, Refused, Signed
-from common.config import AggregationMode, HospitalConfig, PrivacyMode, RunDescription
+from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
     AuditError,
     ConfideError,
@@ -50,6 +50,7 @@ from common.errors import (
 from common.identity.certificates import HospitalIdentity
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
+from common.privacy.mechanism import mechanism_of
 from common.run import messages
 from common.run.flat_model import hash_model
 from common.run.messages import (
@@ -256,7 +257,7 @@ class HospitalAgent:
             self._data = (contract, self._here.open_data(self._here.data, contract, cache))
         data = self._data[1]
         ledger = None
-        if description.privacy.mode is not PrivacyMode.NONE or not description.evaluation.exact:
+        if mechanism_of(description).is_private or not description.evaluation.exact:
             held = newest_anchor(self._here.state / AUDIT_FILE)
             self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint, held)
             ledger = self._ledger

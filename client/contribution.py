@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
-from common.config import HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
+from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.plan import Part, Release
@@ -30,17 +31,10 @@ from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
+from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps, mechanism_of
 from common.run.messages import EpsilonReport
 from common.run.round_terms import RoundTerms
-from common.run.terms import (
-    evaluation_plan_of,
-    fewest_survivors,
-    mechanism_of,
-    release_mechanism,
-    verified_layout_of,
-)
+from common.run.terms import evaluation_plan_of, fewest_survivors, release_mechanism, verified_layout_of
 from common.run.vector import Tail
 
 _SEED_LENGTH = 8
@@ -63,7 +57,7 @@ class Contribution:
 
     Attributes:
         vector: (vector length,) of the ring, not yet masked; must not leave the hospital in mode ``secure``.
-        epsilon: what the hospital has spent on training after this round; None in mode ``none``.
+        epsilon: what the hospital has spent on training after this round; None without privacy.
         evaluation_epsilon: spent on each part so far, for the hospital's own operator.
         records_per_second: through the training steps, for the hospital's own operator; None without training.
         own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
@@ -76,6 +70,30 @@ class Contribution:
     records_per_second: float | None = field(default=None, repr=False)
     own: Metrics | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """One round's training on some of this hospital's records, for the run's plan: the other side of ``Trainer``."""
+
+    model: nn.Module
+    start: npt.NDArray[np.float32]
+    data: TrainingData
+    training: TrainingConfig
+    stated: int
+    cohort: int
+    random: Random
+
+    def steps(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
+        """See :class:`common.privacy.mechanism.Trainer`."""
+        expected = plan.expected_batch(self.stated)
+        return train_locally(
+            self.model, self.start, self.data, self.training, plan, self.random, expected_units=expected
+        ).delta
+
+    def gradient_sum(self, plan: NoisySum) -> npt.NDArray[np.int64]:
+        """See :class:`common.privacy.mechanism.Trainer`."""
+        return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random).total
 
 
 class Contributor:
@@ -112,8 +130,7 @@ class Contributor:
         self.plan = evaluation_plan_of(run)
         self._mechanism = mechanism_of(run)
         self._accountant = Accountant(run.privacy.accountant)
-        self._schedule = schedule_of(run.training, run.privacy)
-        self._event = self._calibrate()
+        self._training = self._mechanism.plan(run, self.layout.parameters)
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
@@ -129,22 +146,6 @@ class Contributor:
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
         left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
         self.notes = self._shortfalls(everything, left_out)
-
-    def _calibrate(self) -> MechanismEvent | None:
-        """Return what the training of one round costs; all rounds together cost at most the target ε."""
-        run, rounds = self._run, self._run.experiment.rounds
-        if run.privacy.mode is PrivacyMode.NONE:
-            return None
-        if self._mechanism is None:
-            return local_event(run.training, run.privacy, rounds)
-        event = self._mechanism.event(self._schedule.sample_rate)
-        reached = epsilon([event] * rounds, run.privacy.delta, self._accountant)
-        if reached > run.privacy.target_epsilon:
-            raise PrivacyError(
-                f"the run's noise multiplier must keep its target ε = {run.privacy.target_epsilon:g} for {rounds} "
-                f"rounds, got {event.noise_multiplier:g}, which reaches {rounded_up(reached):g}"
-            )
-        return event
 
     def _check_evaluation_noise(self) -> None:
         """Refuse a plan whose releases together cost more than the ε that the run names for evaluation."""
@@ -218,8 +219,8 @@ class Contributor:
             raise RunError(
                 f"this round's sum must be over at least {fewest} hospitals, its terms say {terms.fewest_survivors}"
             )
-        if self._mechanism is not None and terms.trains:
-            self._mechanism.share_variance(cohort)  # Refuses a cohort without enough honest noise.
+        if terms.trains:
+            self._training.check_cohort(cohort)
         if terms.question is None:
             if not terms.trains and self.plan is not None:
                 raise RunError("a round without training must ask for a release of the evaluation plan")
@@ -278,16 +279,14 @@ class Contributor:
         change = self._change(model, cohort, random) if terms.trains else self._no_change()
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
         tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
-        vector = (
-            self.layout.encode_integers(change, tail) if self._mechanism else self.layout.encode(change, tail, random)
-        )
+        vector = self._training.encode(self.layout, change, tail, random)
         return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes)
 
     def _no_change(self) -> Array:
-        return np.zeros(self.layout.parameters, np.int64 if self._mechanism else np.float32)
+        return self._training.no_change(self.layout.parameters)
 
     def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
-        """Return this hospital's change of the model, or its part of a step in mode ``distributed``.
+        """Return this hospital's contribution to the model, as the run's mechanism makes it.
 
         When anything goes wrong with the data, it returns the change of a hospital without data, with all its noise.
         """
@@ -298,16 +297,8 @@ class Contributor:
             return self._trained(self._train.emptied(), model, cohort, random)
 
     def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
-        run, stated = self._run, self._policy.stated_training_units
-        if self._mechanism is not None:
-            return noisy_gradient_sum(
-                self._model, model, data, run.privacy, self._mechanism, self._schedule.sample_rate, cohort, random
-            ).total
-        sigma = 0.0 if self._event is None else self._event.noise_multiplier
-        expected = self._schedule.sample_rate * stated
-        return train_locally(
-            self._model, model, data, run.training, run.privacy, sigma, random, expected_units=expected
-        ).delta
+        stated = self._policy.stated_training_units
+        return self._training.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random))
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
@@ -369,27 +360,25 @@ class Contributor:
 
     def _records_of_a_round(self) -> float:
         """Return how many records are expected to pass through the training steps of one round."""
-        return self._schedule.steps * self._schedule.sample_rate * len(self._train)
+        return self._training.passes * len(self._train)
 
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
 
         It always has one seed, so the amount that is drawn, which depends on the data, shifts no later draw.
-        In mode ``none`` training has nothing to keep secret, and a change is a function of the run's seed, the data and
+        Without privacy training has nothing to keep secret, and a change is a function of the run's seed, the data and
         the model: a baseline can be repeated, and a round that is repeated after a crash gives the same vector.
         Evaluation's noise never comes from here.
         """
-        if self._run.privacy.mode is not PrivacyMode.NONE:
+        if self._mechanism.is_private:
             return Keystream(self._random(SEED_BYTES)).draw
         seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
         return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
 
     def _book_training(self, round_number: int) -> EpsilonReport | None:
-        if self._ledger is None or self._event is None:
+        booking = self._training.booking(self._run.privacy.delta)
+        if self._ledger is None or booking is None:
             return None
-        privacy = self._run.privacy
-        colluders = None if self._mechanism is None else privacy.colluders
-        booking = Booking(Account.TRAINING, self._event, privacy.unit, colluders, privacy.delta)
         policy = self._budget(Account.TRAINING)
         spent = self._ledger.record(self._run.run_id, round_number, booking, policy, self._accountant)
         return EpsilonReport(rounded_up(spent), policy.budget)
@@ -411,7 +400,7 @@ class Contributor:
         return BudgetPolicy.of(self._policy, account)
 
     def _report(self) -> EpsilonReport | None:
-        if self._ledger is None or self._event is None:
+        if self._ledger is None or not self._mechanism.is_private:
             return None
         policy = self._budget(Account.TRAINING)
         return EpsilonReport(rounded_up(self._ledger.spent(Account.TRAINING, policy, self._accountant)), policy.budget)

@@ -1,8 +1,9 @@
 """What this hospital agrees to, whatever the server asks."""
 
-from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyMode, PrivacyUnit, RunDescription
+from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyUnit, RunDescription
 from common.errors import PolicyError
 from common.identity.certificates import HospitalIdentity, read_certificate
+from common.privacy.mechanism import mechanism_of
 
 
 def check_agreement(policy: HospitalConfig, run: RunDescription, identity: HospitalIdentity) -> None:
@@ -26,19 +27,20 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             "this hospital does not trust the server to follow the protocol, the run asks for aggregation.adversary "
             "semi-honest; its operator can set hospital.allow_semi_honest"
         )
-    if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:
+    mechanism = mechanism_of(run)
+    if not mechanism.is_private and not policy.allow_no_privacy:
         raise PolicyError(
             "this hospital trains with differential privacy only, the run asks for privacy.mode none; "
             "its operator can set hospital.allow_no_privacy"
         )
     _check_statement(policy, run)
-    noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED or not run.evaluation.exact
+    noise_in_sums = mechanism.noise_in_sum or not run.evaluation.exact
     if noise_in_sums and run.privacy.colluders < policy.min_colluders:
         raise PolicyError(
             f"this hospital wants noise that withstands {policy.min_colluders} hospitals colluding with the server, "
             f"the run asks for privacy.colluders {run.privacy.colluders}; its operator can lower hospital.min_colluders"
         )
-    if run.evaluation.exact and run.privacy.mode is not PrivacyMode.NONE and not policy.allow_exact_evaluation:
+    if run.evaluation.exact and mechanism.is_private and not policy.allow_exact_evaluation:
         raise PolicyError(
             "this hospital measures models under differential privacy only, the run asks for evaluation.exact; "
             "its operator can set hospital.allow_exact_evaluation"
@@ -80,7 +82,7 @@ def _check_statement(policy: HospitalConfig, run: RunDescription) -> None:
             f"experiment.min_records_per_class = {run.experiment.min_records_per_class}"
         )
     for whose, delta in (("the run's privacy.delta", run.privacy.delta), ("its own hospital.delta", policy.delta)):
-        if run.privacy.mode is not PrivacyMode.NONE and delta * stated >= 1:
+        if mechanism_of(run).is_private and delta * stated >= 1:
             raise PolicyError(
                 f"δ must be below 1 / {stated} training {unit}s that this hospital states = {1 / stated:.2g}, got "
                 f"{whose} = {delta:g}: at 1 / n or more, to publish one of n outright would meet it"

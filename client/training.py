@@ -1,13 +1,13 @@
 """One hospital's training: plain SGD, or DP-SGD (Abadi et al. 2016), read from top to bottom.
 
-**What the guarantee rests on.** One call of :func:`train_locally` in mode ``local`` is ``steps`` invocations of the
-Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with all records) enters a step's batch
-independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C = ``max_grad_norm``; the sum
-over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each coordinate. Everything after
-that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point rounding of the change) does not
-read the data again. The relation is zero-out: a unit against an empty one in its place, which is computed with like
-any other and counts as zero. So the number of units is public, and of a patient the number of records. An empty batch
-is a step like any other.
+**What the guarantee rests on.** One call of :func:`train_locally` for a plan of noisy steps is what ``plan.event``
+says: ``steps`` invocations of the Poisson-subsampled Gaussian mechanism. Each unit (a record, or a patient with all
+records) enters a step's batch independently with probability ``sample_rate``; a unit's gradient is clipped to L2 norm C
+= ``max_grad_norm``; the sum over the batch gets Gaussian noise of standard deviation ``noise_multiplier`` x C in each
+coordinate. Everything after that (dividing by the *expected* batch, momentum, the FedProx term, the fixed-point
+rounding of the change) does not read the data again. The relation is zero-out: a unit against an empty one in its
+place, which is computed with like any other and counts as zero. So the number of units is public, and of a patient the
+number of records. An empty batch is a step like any other.
 
 **Randomness.** Batches and noise come from AES-256-CTR under a key fresh from the operating system for each call
 (``common/keystream.py``), not from torch's Mersenne Twister, whose state can be computed from its output.
@@ -25,7 +25,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -41,15 +41,17 @@ from client.per_record_gradients import (
     record_gradients,
     weighted_rows,
 )
-from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
+from common.config import PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import share_parameters
-from common.privacy.distributed import DistributedMechanism
-from common.privacy.schedule import Schedule, schedule_of
+from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps
+from common.privacy.schedule import Schedule
 
 Random = Callable[[int], bytes]
+
+# These change speed and memory alone. What is clipped, sampled and noised is the plan's, whatever they are.
 
 PHYSICAL_PIXELS = 16 * 224 * 224
 """Values forwarded at once: about 2 GB of activations in a ResNet-18. A larger batch is summed in pieces."""
@@ -62,23 +64,39 @@ over a whole batch four times."""
 ROW_ELEMENTS = 1 << 27
 """Numbers held as explicit per-record gradients of images, 512 MiB of float32."""
 
-LARGEST_LOGIT = 1e4
-"""The largest logit. Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
-
 EVALUATION_PIXELS = 4 * PHYSICAL_PIXELS
 """How many values are forwarded at once without a backward pass, which keeps no activations."""
 
-GRID_BITS = 24
-"""The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
-
 NOISE_AT_ONCE = 1 << 16
 """How many coordinates get their noise at a time: 512 KiB of float64."""
+
+# On these the guarantee rests, or what a server can learn of one record.
+
+LARGEST_LOGIT = 1e4
+"""The largest logit. Beyond it a probability is 0 or 1 in any float, and its logarithm is cut anyway."""
+
+GRID_BITS = 24
+"""The noise's deviation is 2^24 to 2^25 grid steps: far below what anyone would notice, far above float64's digits."""
 
 SUM_BITS = 28
 """Sums of a piece of a batch are rounded to 2^-28 to 2^-29 of C, of which float64 adds 2^24 units exactly."""
 
 SLACK = 2.0**-10
 """The share of C that clipping reserves for everything that float32 can lose, so that nothing passes C itself."""
+
+
+class Clipping(Protocol):
+    """Whose gradient is clipped, and to which L2 norm."""
+
+    @property
+    def unit(self) -> PrivacyUnit:
+        """What is clipped as one: a record, or a patient's records together."""
+        ...
+
+    @property
+    def max_grad_norm(self) -> float:
+        """C, the bound."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -187,8 +205,7 @@ def train_locally(
     start: NDArray[np.float32],
     data: TrainingData,
     training: TrainingConfig,
-    privacy: PrivacyConfig,
-    noise_multiplier: float,
+    plan: PlainSteps | NoisySteps,
     random: Random,
     *,
     expected_units: float,
@@ -199,61 +216,40 @@ def train_locally(
         model: of the registry; its parameters are overwritten.
         start: (d,) float32, the round's model.
         data: the training part.
-        training: batch, epochs, learning rate, momentum, FedProx.
-        privacy: mode ``local`` or ``none``; clipping bound and unit.
-        noise_multiplier: σ, from the accountant; not read in mode ``none``.
-        random: source of fresh bytes, ``os.urandom``; 32 are drawn. In mode ``none`` a seeded one makes the round
+        training: learning rate, momentum, FedProx; nothing of it is read that privacy depends on.
+        plan: the sampling, the clipping and the noise.
+        random: source of fresh bytes, ``os.urandom``; 32 are drawn. Without noise a seeded one makes the round
             repeatable bit for bit.
-        expected_units: of a step's batch in mode ``local``, by what the hospital states: the noisy sum is divided by
-            this public number, never by how many units there are.
+        expected_units: of a noisy step's batch, by what the hospital states: the noisy sum is divided by this public
+            number, never by how many units there are.
 
     Returns:
-        The change, finite whatever the model and the data are. In mode ``local`` it is (ε, δ)-private for the unit
-        against everyone who sees it, the server included, with the ε that the accountant gives for the rate and steps
-        of :func:`common.privacy.schedule.schedule_of` and this σ.
+        The change, finite whatever the model and the data are. After noisy steps it is (ε, δ)-private for the unit
+        against everyone who sees it, the server included, with the ε that the accountant gives for ``plan.event``.
 
     Raises:
-        RunError: the mode is ``distributed``; or in mode ``local`` σ or ``expected_units`` is not positive, or the
+        RunError: the plan is not one of steps; or σ or ``expected_units`` of noisy steps is not positive, or their
             clipping bound is below SMALLEST_CLIPPING_NORM.
     """
     began = time.perf_counter()
-    if privacy.mode is PrivacyMode.DISTRIBUTED:
-        raise RunError("mode distributed sends a gradient sum, not a locally trained model")
-    private = privacy.mode is PrivacyMode.LOCAL
-    if private and not (noise_multiplier > 0 and expected_units > 0):
-        raise RunError(
-            f"the noise multiplier and the expected units of mode local must be above 0, got {noise_multiplier} and "
-            f"{expected_units}"
-        )
-    if private and privacy.max_grad_norm < SMALLEST_CLIPPING_NORM:
-        raise RunError(
-            f"privacy.max_grad_norm must be at least {SMALLEST_CLIPPING_NORM:g} in mode local, got "
-            f"{privacy.max_grad_norm:g}"
-        )
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
     weights = anchor.clone()
     share_parameters(model, weights)
     model.train()
-    batches = (
-        _poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)
-        if private
-        else _epochs(data, training, stream)
-    )
+    match plan:
+        case NoisySteps():
+            gradients = _noisy_gradients(model, data, plan, expected_units, stream)
+        case PlainSteps():
+            gradients = _plain_gradients(model, data, plan, stream)
+        case _:
+            raise RunError("a plan of optimiser steps must be given; this one sends a gradient sum")
     # The change is kept apart from the weights, which may be too large for it to show in their difference, or infinite.
     change, velocity = torch.zeros_like(weights), torch.zeros_like(weights)
     steps = 0
-    for batch in batches:
-        if private:
-            clipped_sum = _clipped_sum(model, data, batch, privacy)
-            deviation = noise_multiplier * privacy.max_grad_norm
-            gradient = _noisy_mean(clipped_sum, deviation, expected_units, stream)
-        else:
-            gradient = _plain_gradient(model, data, batch)
-        if training.proximal_mu:
-            gradient += training.proximal_mu * change
+    for gradient in gradients:  # Each is of the weights at hand.
         velocity *= training.momentum
-        velocity += gradient
+        velocity += gradient + training.proximal_mu * change if training.proximal_mu else gradient
         change -= training.learning_rate * velocity
         torch.add(anchor, change, out=weights)
         steps += 1
@@ -265,9 +261,7 @@ def noisy_gradient_sum(
     model: nn.Module,
     start: NDArray[np.float32],
     data: TrainingData,
-    privacy: PrivacyConfig,
-    mechanism: DistributedMechanism,
-    sample_rate: float,
+    plan: NoisySum,
     cohort: int,
     random: Random,
 ) -> GradientSum:
@@ -277,9 +271,7 @@ def noisy_gradient_sum(
         model: of the registry; its parameters are overwritten.
         start: (d,) float32, the round's model.
         data: the training part.
-        privacy: names the unit.
-        mechanism: clips each unit to whole numbers and sizes the noise share; the same at every hospital of a run.
-        sample_rate: q, with which each unit enters the batch; the same at every hospital of a run.
+        plan: the sampling, the clipping and the noise; the same at every hospital of a run.
         cohort: hospitals in this round.
         random: source of fresh bytes, ``os.urandom``; 64 are drawn.
 
@@ -290,12 +282,38 @@ def noisy_gradient_sum(
     began = time.perf_counter()
     share_parameters(model, torch.from_numpy(start.copy()))
     model.train()
-    units = data.units(privacy.unit)
-    (batch,) = _poisson_batches(data, privacy.unit, Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))
-    total = mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))
+    units = data.units(plan.unit)
+    (batch,) = _poisson_batches(data, plan.unit, Schedule(plan.sample_rate, 1), Keystream(random(SEED_BYTES)))
+    total = plan.noise.noise_share(cohort, Keystream(random(SEED_BYTES)))
     for piece in _pieces(batch, units, _rows_at_once(data, len(start))):
-        total += mechanism.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
+        total += plan.noise.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
     return GradientSum(total=total, seconds=time.perf_counter() - began)
+
+
+def _noisy_gradients(
+    model: nn.Module, data: TrainingData, plan: NoisySteps, expected_units: float, stream: Keystream
+) -> Iterator[Tensor]:
+    """Yield the noisy mean gradient of each step of DP-SGD at the model's weights of that moment, (d,) float32."""
+    if not (plan.noise_multiplier > 0 and expected_units > 0):
+        raise RunError(
+            f"the noise multiplier and the expected units of mode local must be above 0, got {plan.noise_multiplier} "
+            f"and {expected_units}"
+        )
+    if plan.max_grad_norm < SMALLEST_CLIPPING_NORM:
+        raise RunError(
+            f"privacy.max_grad_norm must be at least {SMALLEST_CLIPPING_NORM:g} in mode local, got "
+            f"{plan.max_grad_norm:g}"
+        )
+    deviation = plan.noise_multiplier * plan.max_grad_norm
+    for batch in _poisson_batches(data, plan.unit, plan.schedule, stream):
+        clipped_sum = _clipped_sum(model, data, batch, plan)
+        yield _noisy_mean(clipped_sum, deviation, expected_units, stream)
+
+
+def _plain_gradients(model: nn.Module, data: TrainingData, plan: PlainSteps, stream: Keystream) -> Iterator[Tensor]:
+    """Yield the mean gradient of each batch of shuffled passes at the model's weights of that moment, (d,) float32."""
+    for batch in _epochs(data, plan, stream):
+        yield _plain_gradient(model, data, batch)
 
 
 def _noisy_mean(clipped_sum: Tensor, deviation: float, expected_units: float, stream: Keystream) -> Tensor:
@@ -323,7 +341,7 @@ def _noisy_sum(clipped_sum: Tensor, deviation: float, stream: Keystream) -> Tens
     return noisy.div_(grid).round_().mul_(grid)
 
 
-def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig) -> Tensor:
+def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping) -> Tensor:
     """Return the sum of the batch's unit gradients, each clipped to ``max_grad_norm``: (d,) float64, without noise.
 
     For any weights and records, putting an empty unit in the place of one moves the sum by at most C in L2 norm:
@@ -339,24 +357,24 @@ def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, privacy: P
     Together C(1 - 2^-10) + 2·(3.5e-4 + 2^-16)·C < C. A unit whose gradient is not finite counts as zero.
     """
     total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
-    grid = 2.0 ** (math.floor(math.log2(privacy.max_grad_norm)) - SUM_BITS)
-    for piece_sum in _clipped_pieces(model, data, batch, privacy, len(total)):
+    grid = 2.0 ** (math.floor(math.log2(clipping.max_grad_norm)) - SUM_BITS)
+    for piece_sum in _clipped_pieces(model, data, batch, clipping, len(total)):
         total += piece_sum.mul_(1 / grid).round_()
     return total.mul_(grid)
 
 
 def _clipped_pieces(
-    model: nn.Module, data: TrainingData, batch: Tensor, privacy: PrivacyConfig, parameters: int
+    model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    if privacy.unit is PrivacyUnit.PATIENT:
+    if clipping.unit is PrivacyUnit.PATIENT:
         for piece in _pieces(batch, data.patients, min(CHUNK, _rows_at_once(data, parameters))):
             rows = _unit_gradients(model, data, piece, data.patients[piece])
-            yield weighted_rows(_clipping(norm_bounds(rows), privacy.max_grad_norm), rows)
+            yield weighted_rows(_clipping(norm_bounds(rows), clipping.max_grad_norm), rows)
         return
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():
         gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
-        yield gradients.weighted_sum(_clipping(gradients.norms(), privacy.max_grad_norm))
+        yield gradients.weighted_sum(_clipping(gradients.norms(), clipping.max_grad_norm))
 
 
 def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
@@ -433,11 +451,11 @@ def _poisson_batches(data: TrainingData, unit: PrivacyUnit, schedule: Schedule, 
         yield chosen[units].nonzero()[:, 0]
 
 
-def _epochs(data: TrainingData, training: TrainingConfig, stream: Keystream) -> Iterator[Tensor]:
-    """Yield the record numbers of each batch of ``local_epochs`` shuffled passes, for mode ``none``."""
-    for _ in range(training.local_epochs):
+def _epochs(data: TrainingData, plan: PlainSteps, stream: Keystream) -> Iterator[Tensor]:
+    """Yield the record numbers of each batch of ``local_epochs`` shuffled passes."""
+    for _ in range(plan.local_epochs):
         order = np.argsort(stream.uniform(len(data)), kind="stable")
-        yield from torch.split(torch.from_numpy(order), training.batch_size)
+        yield from torch.split(torch.from_numpy(order), plan.batch_size)
 
 
 def _pieces(batch: Tensor, units: Tensor, size: int) -> Iterator[Tensor]:

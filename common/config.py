@@ -343,11 +343,6 @@ class RunDescription(_Section):
             raise ConfigError(_first_complaint(error)) from None
 
 
-def fewest_records(training: TrainingConfig, privacy: PrivacyConfig) -> int:
-    """Return how many training records a hospital needs for a batch: any do where the run names a sample rate."""
-    return training.batch_size if privacy.mode is PrivacyMode.NONE else 1
-
-
 def _require_hidden_shares(
     privacy: PrivacyConfig, aggregation: AggregationConfig, evaluation: EvaluationConfig
 ) -> None:

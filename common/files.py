@@ -1,17 +1,18 @@
 """What every role does to a disk: write a file whole or not at all, make a private folder, hold a lock."""
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from common.errors import RunError
 
 _LOCK_FILE = ".lock"
-_RETRY_SECONDS = 0.05
-"""The time between two attempts to take a lock that another process holds."""
+_LOCK_MODE = 0o600
+_RETRY_SECONDS = 0.002
+"""Between two tries to take a lock that another process holds."""
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -67,35 +68,48 @@ def make_private_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for it; the kernel gives it back when the process ends, however it ends."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def hold(lock: Path, patience_seconds: float = -1.0) -> Iterator[None]:
+    """Hold a lock that the kernel gives back when the process ends, however it ends.
+
+    Args:
+        lock: a file of mode 0600, made when it is missing. It is never removed: whoever waits for a file that another
+            process removes would lock a file that nobody else sees.
+        patience_seconds: to wait for another process; below 0 for ever.
+
+    Raises:
+        TimeoutError: another process still holds it.
+        OSError: the file cannot be opened, or the file system has no such locks.
+    """
+    # A lock that is a file's mere existence outlives its holder, so no such lock stands in for the kernel's.
+    with FileLock(
+        lock,
+        patience_seconds,
+        _LOCK_MODE,
+        poll_interval=_RETRY_SECONDS,
+        fallback_to_soft=False,
+        preserve_lock_file=True,
+    ):
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, waiting for it; see :func:`hold`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with hold(folder / _LOCK_FILE):
+        yield
 
 
 @contextmanager
 def alone(lock: Path, patience_seconds: float) -> Iterator[None]:
-    """Hold ``lock`` so that no second process does the same work; the kernel lets go of it when this one dies.
+    """Hold ``lock`` so that no second process does the same work; see :func:`hold`.
 
     Raises:
         RunError: another process still holds it after ``patience_seconds``.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + patience_seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunError(f"{lock.name} is held by another process that does this work; stop it") from None
-                time.sleep(_RETRY_SECONDS)
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(lock, patience_seconds))
+        except TimeoutError:
+            raise RunError(f"{lock.name} is held by another process that does this work; stop it") from None
         yield
-    finally:
-        os.close(descriptor)

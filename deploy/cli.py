@@ -1,99 +1,217 @@
-"""The command line: names every command, and imports only what the chosen one needs."""
+"""The command line: names every command by who runs it, and imports only what the chosen one needs."""
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
 
 from common.errors import ConfideError
 from common.hosts import past_proxies
+from deploy.command import SETTINGS, write_example
+from deploy.source_tree import ROOT
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+PROGRAM = "confide"
+"""Also what a shell completes."""
+
 
 @dataclass(frozen=True)
-class _Command:
-    """A command: the words that choose it, the module whose ``main(argv)`` runs it, and one line of help."""
+class Entry:
+    """A command of the list.
+
+    Attributes:
+        words: what chooses it.
+        place: the module that holds it, and its name there.
+        summary: one line of help, known without an import.
+    """
 
     words: tuple[str, ...]
-    module: str
+    place: str
     summary: str
 
 
-COMMANDS = (
-    # runs and what comes of them
-    _Command(
-        ("demo",), "deploy.demo.demo", "run the whole system on this machine: a server and N hospitals, no container"
+@dataclass(frozen=True)
+class Section:
+    """Commands that the same people run; those of an unlisted one are shown by the help of their group alone."""
+
+    title: str
+    entries: tuple[Entry, ...]
+    listed: bool = True
+
+
+def _entry(words: str, place: str, summary: str) -> Entry:
+    return Entry(tuple(words.split()), place if ":" in place else f"{place}:main", summary)
+
+
+SECTIONS = (
+    Section(
+        "To try it out",
+        (_entry("demo", "deploy.demo.demo", "run the whole system on this machine"),),
     ),
-    _Command(
-        ("report",), "deploy.results.report", "write a run's report, one page with everything, and its model card"
+    Section(
+        "A hospital",
+        (
+            _entry("hospital fetch", "deploy.hospital.fetch", "take studies from the hospital's own PACS"),
+            _entry("hospital list-images", "deploy.hospital.list_images", "begin a manifest from a PACS export"),
+            _entry("hospital check-data", "deploy.hospital.check_data", "check the images before privacy is spent"),
+            _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),
+            _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
+            _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
+            _entry("hospital ledger", "deploy.hospital.ledger", "show or verify what the hospital has spent"),
+        ),
     ),
-    _Command(("dashboard",), "deploy.results.dashboard", "show a running or finished run in a browser"),
-    _Command(
-        ("predict",), "deploy.results.predict", "classify images with a trained model, at its calibrated threshold"
+    Section(
+        "A consortium",
+        (
+            _entry("server", "deploy.consortium.server", "run the server that hospitals join"),
+            _entry("invite", "deploy.consortium.members:invite", "print an invitation for a hospital"),
+            _entry("revoke", "deploy.consortium.members:revoke", "cut a hospital off"),
+            _entry("ca", "deploy.consortium.authority", "run the certificate authority on files alone"),
+            _entry("certs", "deploy.consortium.certs", "show what lies in certs/, or begin it"),
+            _entry("privacy plan", "deploy.consortium.privacy_plan", "say which noise an ε needs before a run"),
+        ),
     ),
-    _Command(
-        ("evidence",), "deploy.audit.evidence", "pack report, chains, configuration and bill of materials of a run"
+    Section(
+        "Results of a run",
+        (
+            _entry("report", "deploy.results.report", "write a report and a model card"),
+            _entry("dashboard", "deploy.results.dashboard", "follow a run in a browser"),
+            _entry("predict", "deploy.results.predict", "classify images with a trained model"),
+        ),
     ),
-    # the operator of the consortium's server
-    _Command(("server",), "deploy.consortium.server", "run a consortium's server, which hospitals join by invitation"),
-    _Command(("invite",), "deploy.consortium.members", "print an invitation for a hospital"),
-    _Command(("revoke",), "deploy.consortium.members", "cut a hospital off"),
-    _Command(
-        ("ca",), "deploy.consortium.authority", "make a certificate authority, sign requests and revoke, on files alone"
+    Section(
+        "Evidence",
+        (
+            _entry("evidence", "deploy.audit.evidence", "pack all that an outsider needs to judge a run"),
+            _entry("audit verify", "deploy.audit.verify", "check that audit chains and model agree"),
+            _entry("audit privacy", "deploy.attacks.privacy", "try to refute the ε that is claimed"),
+            _entry("audit inversion", "deploy.attacks.inversion", "try to see images in what a server gets"),
+            _entry("experiment accuracy", "deploy.experiment.accuracy", "measure accuracy on real images"),
+            _entry("experiment baselines", "deploy.experiment.baselines", "compare every way to train"),
+            _entry("experiment privacy", "deploy.experiment.privacy", "measure what privacy costs"),
+            _entry("chaos", "deploy.resilience.chaos", "kill processes at random and see what survives"),
+            _entry("load", "deploy.resilience.load", "measure one server against many hospitals"),
+            _entry("soak", "deploy.resilience.soak", "let a deployment run and see whether it grows"),
+        ),
     ),
-    _Command(("certs",), "deploy.consortium.certs", "make what lies in certs/, and show it"),
-    _Command(
-        ("privacy", "plan"), "deploy.consortium.privacy_plan", "which noise an ε costs, and what each adversary gets"
+    Section(
+        "Development",
+        (_entry("test", "deploy.development.checks:test", "run the static checks and the tests"),),
     ),
-    # a hospital
-    _Command(("hospital", "fetch"), "deploy.hospital.fetch", "take studies from the hospital's own PACS into a folder"),
-    _Command(
-        ("hospital", "list-images"),
-        "deploy.hospital.list_images",
-        "begin a manifest from a PACS export's DICOM headers",
+    Section(
+        "Development",
+        (
+            _entry("dev check", "deploy.development.checks:check", "run the static checks alone"),
+            _entry("dev test", "deploy.development.checks:test", "run the static checks and the tests"),
+            _entry("dev fuzz", "tests.fuzz.fuzz", "feed every decoder with bad bytes"),
+            _entry("dev bench secagg", "tests.benchmarks.bench_secagg", "measure masking against Flower's"),
+            _entry("dev bench round", "tests.benchmarks.bench_round", "measure a deployed round with masks"),
+            _entry("dev bench dp", "tests.benchmarks.bench_dp", "measure a private training step"),
+            _entry("dev bench data", "tests.benchmarks.bench_data", "measure the check of a hospital's images"),
+            _entry("dev bench evaluation", "tests.benchmarks.bench_evaluation", "measure noisy evaluation"),
+        ),
+        listed=False,
     ),
-    _Command(
-        ("hospital", "check-data"),
-        "deploy.hospital.check_data",
-        "check a hospital's images before any privacy is spent",
-    ),
-    _Command(("hospital", "join"), "deploy.hospital.join", "join a consortium, and take part from then on"),
-    _Command(("hospital", "status"), "deploy.hospital.status", "how a hospital stands in its consortium"),
-    _Command(("hospital", "report"), "deploy.hospital.report", "how good the model is on this hospital's own records"),
-    _Command(("hospital", "ledger"), "deploy.hospital.ledger", "show, verify or export what a hospital has spent"),
-    # what convinces: experiments, audits, failures, costs
-    _Command(("experiment", "accuracy"), "deploy.experiment.accuracy", "test accuracy on real images, with intervals"),
-    _Command(("experiment", "baselines"), "deploy.experiment.baselines", "every way to train, in one table and plots"),
-    _Command(("experiment", "privacy"), "deploy.experiment.privacy", "what privacy costs, by where the noise is added"),
-    _Command(("audit", "verify"), "deploy.audit.verify", "check offline that all audit chains and the model agree"),
-    _Command(
-        ("audit", "privacy"), "deploy.attacks.privacy", "train once with canaries: is more given away than claimed?"
-    ),
-    _Command(("audit", "inversion"), "deploy.attacks.inversion", "what pictures a server can make of what it sees"),
-    _Command(
-        ("chaos",), "deploy.resilience.chaos", "kill a deployment's processes at random, and see whether it survives"
-    ),
-    _Command(("load",), "deploy.resilience.load", "time and memory of one server against more and more hospitals"),
-    _Command(("soak",), "deploy.resilience.soak", "let a deployment run, and see whether anything grows"),
-    _Command(("fuzz",), "tests.fuzz.fuzz", "feed every decoder of bytes from outside with bad ones"),
-    _Command(
-        ("bench", "secagg"),
-        "tests.benchmarks.bench_secagg",
-        "what masking costs, against Flower's own secure aggregation",
-    ),
-    _Command(("bench", "round"), "tests.benchmarks.bench_round", "a deployed round with masks against one without"),
-    _Command(
-        ("bench", "dp"), "tests.benchmarks.bench_dp", "a private training step against a plain one, and against Opacus"
-    ),
-    _Command(("bench", "data"), "tests.benchmarks.bench_data", "time and memory of checking a hospital's images"),
-    _Command(("bench", "evaluation"), "tests.benchmarks.bench_evaluation", "noisy measurements against exact ones"),
-    # the code itself
-    _Command(("check",), "deploy.development.checks", "run the static checks alone"),
-    _Command(("test",), "deploy.development.checks", "run the static checks and the tests"),
+)
+
+GROUPS = {
+    ("hospital",): "What a hospital does.",
+    ("privacy",): "What privacy costs, before a run.",
+    ("audit",): "Whether a run did what it claims.",
+    ("experiment",): "What convinces: measurements on real images.",
+    ("dev",): "What only developers of Confide need: checks, fuzzing, benchmarks.",
+    ("dev", "bench"): "What masks, privacy and checks cost, as ratios to named baselines.",
+}
+
+COMMANDS = tuple(entry for section in SECTIONS for entry in section.entries)
+
+
+class LazyGroup(click.Group):
+    """Commands by name; the module of one is imported when it is run, and for nothing else.
+
+    Args:
+        words: what chooses this group; empty for the root.
+    """
+
+    def __init__(self, words: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            words[-1] if words else PROGRAM,
+            help=GROUPS.get(words, _WHAT),
+            context_settings=SETTINGS,
+            subcommand_metavar="COMMAND [ARGS]...",
+            params=[] if words else [_version_option()],
+        )
+        self._words = words
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in click
+        """Return the next word of each command of this group, in the order of the list."""
+        depth = len(self._words)
+        return list(dict.fromkeys(entry.words[depth] for entry in self._inside()))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as in click
+        """Return a group, or import a command."""
+        words = (*self._words, cmd_name)
+        if words in GROUPS:
+            return LazyGroup(words)
+        for entry in COMMANDS:
+            if entry.words == words:
+                module, _, name = entry.place.partition(":")
+                chosen = getattr(importlib.import_module(module), name)
+                if not isinstance(chosen, click.Command):
+                    raise TypeError(f"{entry.place} must be a command of click")
+                return chosen
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that a word names; of an unknown one, say where a command of that name is."""
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(_unknown((*self._words, args[0])), ctx)
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """Complete a command's name from the list, importing no command."""
+        from click.shell_completion import CompletionItem
+
+        words = [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [*words, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as in click
+        """Write the list by who runs what, importing no command."""
+        for section in SECTIONS:
+            rows = [
+                (" ".join(entry.words[len(self._words) :]), entry.summary)
+                for entry in section.entries
+                if entry in self._inside() and (section.listed or self._words)
+            ]
+            if not self._words and section.entries[0].words == ("test",):
+                rows.append(("dev", "more for developers: checks, fuzzing, benchmarks"))
+            if rows:
+                with formatter.section(section.title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as in click
+        """Write how to go on."""
+        if not self._words:
+            write_example("./confide demo\n./confide hospital join --help", formatter)
+
+    def _inside(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in COMMANDS if entry.words[: len(self._words)] == self._words)
+
+
+_WHAT = (
+    "Hospitals train one medical-image classifier together; no image, no gradient and no single hospital's model "
+    "leaves a hospital."
 )
 
 
@@ -102,40 +220,49 @@ def main(argv: Sequence[str]) -> int:
 
     What a person can cause (a wrong key, a missing file, a full disk) is one line on standard error and code 2.
     """
-    chosen = _choose(argv)
-    if chosen is None:
-        return _explain(argv)
     os.environ.update(past_proxies(os.environ))
     try:
-        return int(importlib.import_module(chosen.module).main(list(argv[len(chosen.words) - 1 :])))
+        return int(LazyGroup().main(list(argv) or ["--help"], prog_name=PROGRAM, standalone_mode=False) or 0)
     except ConfideError as error:
-        print(f"confide: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+    except click.ClickException as error:
+        print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
+    except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    return EXIT_ERROR
 
 
-def _choose(argv: Sequence[str]) -> _Command | None:
-    """Return the command with the most words that ``argv`` begins with."""
-    fitting = [command for command in COMMANDS if tuple(argv[: len(command.words)]) == command.words]
-    return max(fitting, key=lambda command: len(command.words), default=None)
+def _one_line(error: click.ClickException) -> str:
+    """Return what is wrong with the words given, and where their help is."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return message
+    return f"{message}{'' if message.endswith('?') else ';'} see ./{context.command_path} --help"
 
 
-def _explain(argv: Sequence[str]) -> int:
-    words = [word for word in argv if not word.startswith("-")]
-    inside = [command for command in COMMANDS if words and command.words[: len(words)] == tuple(words)]
-    if words and not inside:
-        print(f"confide: unknown command {' '.join(words)!r}; see ./confide --help", file=sys.stderr)
-        return EXIT_ERROR
-    asked = not argv or "-h" in argv or "--help" in argv
-    parser = argparse.ArgumentParser(prog="confide", add_help=False, formatter_class=argparse.RawTextHelpFormatter)
-    parser.usage = "./confide COMMAND [options]      ./confide COMMAND --help"
-    parser.description = (
-        "Hospitals train one medical-image classifier together; no image, no gradient and no single hospital's model "
-        "leaves a hospital."
-    )
-    commands = parser.add_argument_group("commands")
-    for command in inside or COMMANDS:
-        commands.add_argument(" ".join(command.words), nargs="?", help=command.summary)
-    parser.print_help(sys.stdout if asked else sys.stderr)
-    return 0 if asked else EXIT_ERROR
+def _unknown(words: tuple[str, ...]) -> str:
+    """Return what to say of a command that there is none of."""
+    elsewhere = [
+        entry.words[: place + 1] for entry in COMMANDS for place, word in enumerate(entry.words) if word == words[-1]
+    ]
+    also = "".join(f", there is ./{PROGRAM} {' '.join(found)}" for found in dict.fromkeys(elsewhere))
+    return f"unknown command {' '.join(words)!r}{also}"
+
+
+def _version_option() -> click.Option:
+    return click.Option(
+        ("--version",), is_flag=True, is_eager=True, expose_value=False, callback=_say_version,
+        help="Print the version of Confide.",
+    )  # fmt: skip
+
+
+def _say_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        click.echo(f"{PROGRAM} {project['version']}")
+        ctx.exit()

@@ -25,6 +25,7 @@ from common.processes import (
     die_with_parent,
     python_module,
 )
+from common.run.terms import describe
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import RunFinished
@@ -37,7 +38,7 @@ from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
 
 _LOG = logging.getLogger("confide.server")
 

@@ -12,24 +12,19 @@ import numpy.typing as npt
 
 from common.audit.chain import Record, discard
 from common.audit.entries import Began, Finished, Stepped, Summed
-from common.config import AggregationMode, Config, PrivacyMode, RunDescription
+from common.config import AggregationMode, Config, RunDescription
 from common.errors import EvaluationSpentError, RunError
 from common.evaluation import Metrics
 from common.evaluation.plan import Part
-from common.privacy.calibration import run_noise_multiplier
+from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model, stretches
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
 from common.run.terms import (
-    aggregation_of,
     claims_of,
     evaluation_claim,
-    evaluation_plan_for,
     evaluation_plan_of,
-    evaluation_shape,
-    layout_for,
     layout_of,
-    mechanism_of,
     protocol_parameters,
 )
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
@@ -40,7 +35,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
-from server.strategies import Strategy, mean_change, strategy_for
+from server.strategies import Strategy, strategy_for
 
 _RESERVED_ROUNDS = 64
 """Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
@@ -152,7 +147,7 @@ class Run:
         self._report = report
         self._record = record
         self._layout = layout_of(plan.description)
-        self._mechanism = mechanism_of(plan.description)
+        self._decoded = mechanism_of(plan.description).decoder(plan.description, self._layout.parameters)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
@@ -308,7 +303,7 @@ class Run:
 
     def _decode(self, number: int, summed: RoundSum) -> "_Decoded":
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
-        hospitals, mechanism = len(summed.survivors), self._mechanism
+        hospitals = len(summed.survivors)
         try:
             decoded = self._layout.decode(summed.total, hospitals)
             reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
@@ -316,13 +311,7 @@ class Run:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
-        if mechanism is None:
-            return _Decoded(decoded.mean_of, reading)
-        expected = decoded.tail.weight * self._plan.description.training.sample_rate
-        return _Decoded(
-            lambda stretch: mean_change(mechanism.decode(decoded.total_of(stretch)), expected),
-            reading,
-        )
+        return _Decoded(self._decoded(decoded), reading)
 
     def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
         """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""
@@ -491,61 +480,6 @@ class Run:
                 resumed_from_round=self._checkpoint.step,
             )
         )
-
-
-def describe(
-    config: Config,
-    run_id: str,
-    classes: tuple[str, ...],
-    channels: int,
-    roster: dict[str, str],
-    parameters: int | None = None,
-    member_list: str = "",
-) -> RunDescription:
-    """Return the description of a run that a consortium's configuration asks for.
-
-    Args:
-        config: the consortium's.
-        run_id: 32 hexadecimal digits.
-        classes: of the task.
-        channels: of an image.
-        roster: hospital name to PEM identity certificate.
-        parameters: of the model; by default it is made to count them, which takes PyTorch.
-        member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
-
-    Raises:
-        ConfigError: there is no such model, or the ring is too small for this many hospitals.
-        PrivacyError: no noise reaches the target ε of mode ``distributed``.
-    """
-    agreed = config.model_copy(update={"aggregation": aggregation_of(config)})
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
-    layout = layout_for(
-        agreed.model,
-        agreed.aggregation,
-        evaluation_shape(config.evaluation, plan, len(classes)),
-        classes=len(classes),
-        channels=channels,
-        hospitals=len(roster),
-        parameters=parameters,
-    )
-    return RunDescription.of(
-        agreed,
-        run_id=run_id,
-        classes=classes,
-        channels=channels,
-        vector_length=layout.length,
-        roster=roster,
-        member_list=member_list,
-        noise_multiplier=_noise_multiplier(config),
-    )
-
-
-def _noise_multiplier(config: Config) -> float | None:
-    """Return the noise of mode ``distributed`` that brings a run of all its rounds to its target ε."""
-    privacy = config.privacy
-    if privacy.mode is not PrivacyMode.DISTRIBUTED:
-        return None
-    return run_noise_multiplier(config.training, privacy, config.experiment.rounds)
 
 
 def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
+from common.config import AggregationConfig, PrivacyConfig, TrainingConfig
 from common.errors import RunError
+from common.privacy.mechanism import mechanism_for
 
 Array = NDArray[np.float32]
 
@@ -142,22 +143,12 @@ def strategy_for(
     In mode ``distributed`` the two learning rates multiply, the hospital's and the server's, and FedAvg is SGD with
     ``training.momentum``.
     """
-    distributed = privacy.mode is PrivacyMode.DISTRIBUTED
-    rate = aggregation.server_learning_rate * (training.learning_rate if distributed else 1.0)
+    training_rate, training_momentum = mechanism_for(privacy).server_optimiser(training)
+    rate = aggregation.server_learning_rate * training_rate
     if aggregation.strategy == "fedavgm":
         return FedAvgM(parameters, rate, aggregation.server_momentum)
     if aggregation.strategy == "fedadam":
         return FedAdam(parameters, rate, aggregation.server_momentum)
-    if distributed and training.momentum:
-        return FedAvgM(parameters, rate, training.momentum)
+    if training_momentum:
+        return FedAvgM(parameters, rate, training_momentum)
     return FedAvg(parameters, rate)
-
-
-def mean_change(gradient_sum: NDArray[np.float64], expected_units: float) -> Array:
-    """Return the change that one step of mode ``distributed`` asks for: the negative mean gradient, (d,) float32.
-
-    Args:
-        gradient_sum: (d,) float64, the noisy sum of clipped gradients over all hospitals.
-        expected_units: in all their batches together, by what they state; not how many there were, which is secret.
-    """
-    return np.divide(gradient_sum, -expected_units, dtype=np.float64).astype(np.float32)

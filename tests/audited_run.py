@@ -27,7 +27,7 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import protocol_parameters
+from common.run.terms import describe, protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
@@ -41,7 +41,6 @@ from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, RunOutputs, summa
 from server.audit import recording_events
 from server.events import EventLog
 from server.initial_model import initial_model
-from server.run import describe
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 RUN_ID = "0123456789abcdef0123456789abcdef"

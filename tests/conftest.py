@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from tests.small_consortium import Dealt
 
 _DEPLOYED = "tests/e2e/"
+
+# A test never asserts a time: on a busy machine an example may take as long as it likes.
+settings.register_profile("confide", deadline=None)
+settings.load_profile("confide")
 
 
 class _DeployedSystemsOneByOne(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types

@@ -4,22 +4,33 @@
 - one folder for each class, ``[train|val|test/]CLASS/[PATIENT/]image``;
 - an npz file in MedMNIST's layout.
 
-Beside them may lie ``accepted.csv`` (``file,mistake``): what the data manager has checked and accepts. A file that
-is not read is never ignored silently: it is found by name or, where it can hold no image, counted.
+Images may also lie in zip archives below the folder (:mod:`client.data.archives`); a class or patient is then named by
+a folder around the archive or in it.
+
+Beside them may lie ``accepted.csv`` (``file,mistake``): what the data manager has looked at and stands by. A file that
+is not read is never passed over without a word: it is found by name or, where it can hold no image, counted.
 """
 
 import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from client.data import npz
+from client.data.archives import Archives, UnusableArchiveError, split_path
 from client.data.mistakes import Finding, Mistake
-from client.data.readers import HEAD_BYTES, IMAGE_ENDINGS, kind_not_read, reader_of
+from client.data.readers import (
+    ARCHIVE_ENDING,
+    HEAD_BYTES,
+    IMAGE_ENDINGS,
+    is_read_archive,
+    kind_not_read,
+    reader_of,
+)
 from client.data.tables import Table, UnusableTableError, read_table, without_point_zero
 from common.errors import DataError
 from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split, class_index
@@ -118,6 +129,7 @@ class _Listing:
 
     root: Path
     classes: Sequence[str]
+    archives: Archives = field(repr=False)
     entries: list[Entry] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 1"))
@@ -147,7 +159,12 @@ def read_catalogue(data: Path, classes: Sequence[str]) -> Catalogue:
     """
     if not data.exists():
         raise DataError("the hospital's data folder does not exist; mount it, or correct the path")
-    listing = _Listing(Path(os.path.realpath(data)), classes)
+    root = Path(os.path.realpath(data))
+    with Archives(root) as archives:
+        return _catalogue(_Listing(root, classes, archives))
+
+
+def _catalogue(listing: _Listing) -> Catalogue:
     layout, npz_file = _layout_of(listing.root)
     match layout:
         case Layout.NPZ:
@@ -178,8 +195,10 @@ class Scan:
 
 def scan_images(root: Path) -> Scan:
     """Return every image below ``root``, and what else lies there, without opening more than the head of a file."""
-    listing = _Listing(Path(os.path.realpath(root)), ())
-    images = tuple(_walk(listing))
+    real = Path(os.path.realpath(root))
+    with Archives(real) as archives:
+        listing = _Listing(real, (), archives)
+        images = tuple(_walk(listing))
     return Scan(images, tuple(listing.findings))
 
 
@@ -227,7 +246,7 @@ def _list_manifest(listing: _Listing) -> None:
     table = _read(listing, name, _COLUMNS, _REQUIRED_COLUMNS)
     if table is None:
         return
-    unheard = _Listing(listing.root, listing.classes)
+    unheard = _Listing(listing.root, listing.classes, listing.archives)
     times = Counter(str(PurePosixPath(cells["file"])) for _, cells in _rows(unheard, table, name))
     # Read twice rather than kept: a row with its cells takes as much memory as all that is remembered of an image.
     for number, cells in _rows(listing, table, name):
@@ -250,7 +269,7 @@ def _list_row(listing: _Listing, number: int, cells: Mapping[str, str], times: M
         listing.find(Mistake.LABEL_UNKNOWN, where, cells["label"])
     elif isinstance(split, Mistake):
         listing.find(split, where, cells["split"])
-    elif isinstance(status := _status_inside(listing.root, file), Mistake):
+    elif isinstance(status := _status_inside(listing, file), Mistake):
         listing.find(status, where)
     else:
         label_text = sys.intern(cells["label"])  # one object for all that have it
@@ -267,15 +286,22 @@ def _split_of(text: str) -> Split | Mistake | None:
     return None if text == "" else next((split for split in SPLITS if split == text.lower()), Mistake.SPLIT_UNKNOWN)
 
 
-def _status_inside(root: Path, file: str) -> os.stat_result | Mistake:
-    """Return the status of a regular file that really lies below ``root``, or what is wrong with it."""
+def _status_inside(listing: _Listing, file: str) -> os.stat_result | Mistake:
+    """Return the status of a regular file that really lies below the root, or of the archive that it lies in.
+
+    Returns:
+        what is wrong with it, where it does not.
+    """
     try:
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        real = Path(os.path.realpath(listing.root / file))
+        if ".." in PurePosixPath(file).parts or not real.is_relative_to(listing.root):
             return Mistake.OUTSIDE_FOLDER
-        real = Path(os.path.realpath(root / file))
-        if not real.is_relative_to(root):
-            return Mistake.OUTSIDE_FOLDER
-        return real.stat() if real.is_file() else Mistake.FILE_MISSING
+        if real.is_file():
+            return real.stat()
+        inside = split_path(listing.root, file)
+        if inside is None or not listing.archives.has(*inside):
+            return Mistake.FILE_MISSING
+        return (listing.root / inside[0]).stat()
     except PermissionError:
         return Mistake.UNREADABLE
     except (OSError, ValueError):
@@ -286,15 +312,16 @@ def _list_class_folders(listing: _Listing) -> None:
     unknown: set[str] = set()
     for file in _walk(listing):
         path = PurePosixPath(file)
-        split = SPLIT_FOLDERS.get(path.parts[0].lower()) if len(path.parts) > 1 else None
-        folders = path.parts[1:-1] if split else path.parts[:-1]
+        above = [name for name in path.parts[:-1] if PurePosixPath(name).suffix.lower() != ARCHIVE_ENDING]
+        split = SPLIT_FOLDERS.get(above[0].lower()) if above else None
+        folders = above[1:] if split else above
         label = class_index(folders[0], listing.classes) if folders else None
         if label is None:
             place = str(path.parent)
             if place not in unknown:  # once for a folder, not for each of its images
                 unknown.add(place)
                 listing.find(Mistake.LABEL_UNKNOWN, place, "" if folders else "images outside any class folder")
-        elif isinstance(status := _status_inside(listing.root, file), Mistake):
+        elif isinstance(status := _status_inside(listing, file), Mistake):
             listing.find(status, file)
         else:
             patient = folders[1] if len(folders) > 1 else ""
@@ -316,8 +343,8 @@ def _walk(listing: _Listing) -> Iterator[str]:
                 listing.find(Mistake.OUTSIDE_FOLDER, printable(os.path.normpath(f"{inside}/{name}")))
         for name in sorted(files):
             file = os.path.normpath(f"{inside}/{name}")
-            if name not in _BESIDE_IMAGES and _is_image(listing, file, others):
-                yield file
+            if name not in _BESIDE_IMAGES:
+                yield from _images_of(listing, file, others)
     if others:
         named = [f"{count} {ending}" for ending, count in others.most_common(_ENDINGS_NAMED)]
         rest = others.total() - sum(count for _, count in others.most_common(_ENDINGS_NAMED))
@@ -325,19 +352,58 @@ def _walk(listing: _Listing) -> Iterator[str]:
         listing.find(Mistake.FILE_KIND_NOT_READ, "", f"files that are no images: {', '.join(named + more)}")
 
 
-def _is_image(listing: _Listing, file: str, others: Counter[str]) -> bool:
-    """Recognise an image by its ending or else by its first bytes; find or count other files.
+def _images_of(listing: _Listing, file: str, others: Counter[str]) -> Iterator[str]:
+    """Yield a file that is an image, or the images in one that is an archive; find or count what is neither."""
+    path = listing.root / file
+
+    def head() -> bytes:
+        with path.open("rb") as opened:
+            return opened.read(HEAD_BYTES)
+
+    try:
+        is_archive = not path.name.startswith(".") and printable(file) == file and is_read_archive(path, head)
+    except OSError:
+        listing.find(Mistake.FILE_KIND_NOT_READ, printable(file), "it cannot be opened")
+        return
+    if is_archive:
+        yield from _images_in_archive(listing, file, others)
+    elif _is_image(listing, file, head, others):
+        yield file
+
+
+def _images_in_archive(listing: _Listing, archive: str, others: Counter[str]) -> Iterator[str]:
+    try:
+        names = listing.archives.names(archive)
+        images = [
+            file
+            for name in names
+            if _is_image(
+                listing,
+                file := f"{archive}/{name}",
+                lambda name=name: listing.archives.read(archive, name, HEAD_BYTES),  # type: ignore[misc]
+                others,
+            )
+        ]
+    except UnusableArchiveError as refused:
+        listing.find(Mistake.FILE_KIND_NOT_READ, archive, f"zip archive that is not read: {refused}")
+        return
+    if not images:
+        listing.find(Mistake.FILE_KIND_NOT_READ, archive, f"zip archive without an image, {len(names)} files")
+    yield from sorted(images)
+
+
+def _is_image(listing: _Listing, file: str, read_head: Callable[[], bytes], others: Counter[str]) -> bool:
+    """Tell by the ending or, for all other endings, by the first bytes; find or count what is no image.
 
     Hidden files do not count (macOS leaves one beside each file it copies), but one that a reader knows is named.
     """
-    path = listing.root / file
+    path = PurePosixPath(file)
     ending = path.suffix.lower()
     is_hidden = path.name.startswith(".")
     recognised, kind = ending in IMAGE_ENDINGS and not is_hidden, ""
     if not recognised:
         try:
-            with path.open("rb") as opened:
-                head = opened.read(HEAD_BYTES)
+            head = read_head()
         except OSError:
             listing.find(Mistake.FILE_KIND_NOT_READ, printable(file), "it cannot be opened")
             return False

@@ -9,10 +9,12 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from client.data.archives import Archives
 from client.data.catalogue import Entry, Layout, read_catalogue
 from client.data.clean import Pseudonyms
 from client.data.contract import DataContract
 from client.data.dicom import DECODER_ERRORS, quiet
+from client.data.examine import read_file
 from client.data.hospital_data import Report
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError
@@ -55,8 +57,12 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
     secrets.SystemRandom().shuffle(kept)
     try:
         make_private_folder(out / "images")
-        with quiet(), (out / MANIFEST_NAME).open("w", encoding="utf-8", newline="") as file:
-            rows = list(_clean_all(catalogue.root, kept, contract, out))
+        with (
+            quiet(),
+            Archives(catalogue.root) as archives,
+            (out / MANIFEST_NAME).open("w", encoding="utf-8", newline="") as file,
+        ):
+            rows = list(_clean_all(archives, kept, contract, out))
             csv.writer(file).writerows([COLUMNS, *rows])
     except OSError as error:
         raise DataError(f"the clean copies could not be written: {error.strerror}; see to space and rights") from None
@@ -64,13 +70,13 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
 
 
 def _clean_all(
-    root: Path, entries: list[Entry], contract: DataContract, out: Path
+    archives: Archives, entries: list[Entry], contract: DataContract, out: Path
 ) -> Iterator[tuple[str, str, str, str]]:
     """Write copies one by one and yield their rows of the manifest; what can't be read is left out."""
     pseudonyms = Pseudonyms()
     for number, entry in enumerate(entries):
         try:
-            encoded = (root / entry.file).read_bytes()
+            encoded = read_file(archives, entry.file)
             reader = reader_of(encoded[:HEAD_BYTES])
             copy = reader.clean(encoded, entry.patient, pseudonyms) if reader else None
         except (UnusableImageError, *DECODER_ERRORS):

@@ -19,6 +19,7 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
@@ -183,7 +184,7 @@ def _inflated(encoded: bytes) -> bytes:
     if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         body = _inflate(body)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    whole = io.BytesIO()
+    whole = DicomBytesIO()
     whole.write(bytes(_PREAMBLE_BYTES) + DICOM_MARK)
     write_file_meta_info(whole, FileMetaDataset(meta), enforce_standard=False)
     whole.write(body)

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from client.data import npz
+from client.data.archives import Archives, UnusableArchiveError
 from client.data.catalogue import Catalogue, Entry, Layout
 from client.data.contract import DataContract
 from client.data.dicom import quiet
@@ -78,9 +78,10 @@ def examine_all(catalogue: Catalogue, contract: DataContract, today: datetime.da
         if catalogue.layout is Layout.NPZ:
             yield from _examine_npz(catalogue, contract, threads)
         else:
-            yield from _in_order(
-                threads, lambda entry: _examine_file(catalogue.root, entry, contract, latest), catalogue.entries
-            )
+            with Archives(catalogue.root) as archives:
+                yield from _in_order(
+                    threads, lambda entry: _examine_file(archives, entry, contract, latest), catalogue.entries
+                )
 
 
 def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPoolExecutor) -> Iterator[Examined]:
@@ -129,9 +130,9 @@ def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], item
         yield waiting.popleft().result()
 
 
-def _examine_file(root: Path, entry: Entry, contract: DataContract, latest: str) -> Examined:
+def _examine_file(archives: Archives, entry: Entry, contract: DataContract, latest: str) -> Examined:
     try:
-        content = _read(root / entry.file)
+        content = read_file(archives, entry.file)
         picture = read_picture(content, contract.channels)
     except UnusableImageError as problem:
         return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),))
@@ -156,14 +157,20 @@ def _examine_picture(
     return Examined(entry, findings, picture.header, digest, Usable(pixels, small, traces_of(picture)))
 
 
-def _read(path: Path) -> bytes:
+def read_file(archives: Archives, file: str) -> bytes:
+    """Return the content of a listed file, which may lie in an archive.
+
+    Raises:
+        UnusableImageError: it has vanished, cannot be read, or is larger than any image.
+    """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = archives.content(file, MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise UnusableImageError(Mistake.VANISHED) from None
     except OSError:
         raise UnusableImageError(Mistake.UNREADABLE) from None
+    except UnusableArchiveError as refused:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, f"its archive: {refused}") from None
     if len(content) > MAX_FILE_BYTES:
         raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"more than {MAX_FILE_BYTES} bytes")
     return content

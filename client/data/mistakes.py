@@ -174,7 +174,7 @@ ADVICE: dict[Mistake, Advice] = {
     Mistake.FILE_KIND_NOT_READ: Advice(
         Weight.WARNING,
         "files of this kind are not read, so whatever images they hold are not used",
-        "unpack archives, export images as DICOM, PNG or JPEG, or remove the file",
+        "unpack the archive, export images as DICOM, PNG or JPEG, or remove the file",
     ),
     Mistake.NAME_NOT_UTF8: Advice(
         Weight.REFUSED,
@@ -239,7 +239,7 @@ ADVICE: dict[Mistake, Advice] = {
     Mistake.COMPRESSION_UNKNOWN: Advice(
         Weight.REFUSED,
         "its transfer syntax cannot be decoded here",
-        "let the PACS export uncompressed, JPEG, JPEG-LS, JPEG 2000 or RLE",
+        "let the PACS export uncompressed, deflated, JPEG, JPEG-LS, JPEG 2000 or RLE",
     ),
     Mistake.NO_PIXELS: Advice(
         Weight.REFUSED,

@@ -3,11 +3,11 @@
 A further kind is a further :class:`Reader` in :data:`READERS`; listing, checking, cleaning and prediction ask here.
 """
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from client.data.archives import ARCHIVE_MARK, is_document
 from client.data.clean import Clean, clean_dicom, clean_raster
 from client.data.dicom import read_dicom
 from client.data.mistakes import Mistake
@@ -64,7 +64,9 @@ _MARKS_NOT_READ = (
     (b"7z\xbc\xaf", "7z archive"),
     (b"\x1f\x8b", "gzip archive"),
 )
-_ZIP_MARK, _ZIP = b"PK\x03\x04", "zip archive"
+ARCHIVE_ENDING = ".zip"
+_DOCUMENTS = frozenset({".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp"})
+_NESTED = "zip archive in an archive"
 
 
 def reader_of(head: bytes) -> Reader | None:
@@ -84,22 +86,21 @@ def read_picture(encoded: bytes, channels: int) -> Picture:
     return reader.read(encoded, channels)
 
 
-def kind_not_read(path: Path, head: bytes) -> str:
+def kind_not_read(path: PurePosixPath, head: bytes) -> str:
     """Name a kind of file that may hold images and is not read, by its content or ending; '' for other kinds."""
     kind = next((kind for mark, kind in _MARKS_NOT_READ if head.startswith(mark)), "")
-    kind = kind or _NOT_READ.get(PurePosixPath(path.name.lower()).suffix, "")
-    if head.startswith(_ZIP_MARK) and kind in ("", _ZIP):
-        return _zip_archive(path)
-    return kind
+    ending = path.suffix.lower()
+    if not kind and head.startswith(ARCHIVE_MARK) and ending not in _DOCUMENTS:
+        return _NESTED if ending in ("", ARCHIVE_ENDING) else ""
+    return kind or _NOT_READ.get(ending, "")
 
 
-def _zip_archive(path: Path) -> str:
-    """Say how many files a zip archive holds; office documents are zip archives too, and hold no radiographs."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return f"{_ZIP} (damaged)"
-    if "[Content_Types].xml" in names or "mimetype" in names:
-        return ""
-    return f"{_ZIP} with {sum(not name.endswith('/') for name in names)} files"
+def is_read_archive(path: Path, read_head: Callable[[], bytes]) -> bool:
+    """Tell a zip archive whose files are looked at from other files, documents of office programs among them.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if path.suffix.lower() in IMAGE_ENDINGS:
+        return False
+    return read_head().startswith(ARCHIVE_MARK) and not is_document(path)

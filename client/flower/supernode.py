@@ -6,6 +6,7 @@ and reads its own folder alone: no settings, no data, no key of the hospital's.
 """
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -23,7 +24,8 @@ from flwr.supercore.run import RunNotRunningException
 
 from client.flower.relay_waits import Bell, TaskDoor, ringing_state
 from client.flower.tasks import LONGEST_PULL_SECONDS
-from common.flower.waits import PollingTime, limit_pulls, replace_in, shorten_backoff
+from common.flower.seam import replace_in
+from common.flower.waits import PollingTime, limit_pulls, shorten_backoff
 
 T = TypeVar("T")
 
@@ -46,23 +48,33 @@ def run_supernode(arguments: Sequence[str], poll_seconds: float, first_backoff_s
     from flwr.supercore import heartbeat
     from flwr.supercore.retry import grpc_retry
     from flwr.supernode.cli import flower_supernode
-    from flwr.supernode.nodestate import nodestate_factory
 
     bell, door = Bell(), TaskDoor()
     create_app = runtime.create_app
-    replace_in(runtime, "create_app", lambda **arguments: door.around(create_app(**arguments)))
-    replace_in(nodestate_factory, "InMemoryNodeState", ringing_state(bell))
-    shorten_backoff(inflatable_utils, first_backoff_seconds)
-    replace_in(supernode, "time", PollingTime(poll_seconds, bell.wait))
-    replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS)
-    for module in (connection, heartbeat):
-        replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS)
-    pull_and_store = supernode._pull_and_store_message  # noqa: SLF001 - see the module's docstring
-    replace_in(supernode, "_pull_and_store_message", partial(_receive_whole_or_not, pull_and_store, door.open))
-    limit_pulls(inflatable_utils, LONGEST_PULL_SECONDS)
+    started = supernode.start_client_internal
+    commands = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    guarded = lambda **arguments: door.around(create_app(**arguments))  # noqa: E731 - as short as it is used
+    replace_in(runtime, "create_app", guarded, used_by=vars(commands)["_start_supernode_http_api"])
+    ring_for_replies(bell)
     reply_for_dropped_tasks()
+    shorten_backoff(inflatable_utils, first_backoff_seconds)
+    replace_in(
+        supernode, "time", PollingTime(poll_seconds, bell.wait), used_by=(started, vars(supernode)["_push_messages"])
+    )
+    replace_in(grpc_retry, "MAX_RETRY_DELAY", _LONGEST_RETRY_SECONDS, used_by=grpc_retry.make_simple_grpc_retry_invoker)
+    for module, user in ((connection, connection.grpc_request_response), (heartbeat, heartbeat.HeartbeatSender._run)):  # noqa: SLF001
+        replace_in(module, "HEARTBEAT_DEFAULT_INTERVAL", _NODE_HEARTBEAT_SECONDS, used_by=user)
+    pull_and_store = supernode._pull_and_store_message  # noqa: SLF001 - see the module's docstring
+    receive = partial(_receive_whole_or_not, pull_and_store, door.open)
+    replace_in(supernode, "_pull_and_store_message", receive, used_by=started)
+    limit_pulls(inflatable_utils, LONGEST_PULL_SECONDS)
     make_invoker = vars(supernode)["make_simple_grpc_retry_invoker"]
-    replace_in(supernode, "make_simple_grpc_retry_invoker", lambda: _naming_refusals(make_invoker()))
+    replace_in(
+        supernode,
+        "make_simple_grpc_retry_invoker",
+        lambda: _naming_refusals(make_invoker()),
+        used_by=vars(supernode)["_make_fleet_connection_retry_invoker"],
+    )
     sys.argv = ["flower-supernode", *arguments]
     try:
         flower_supernode()
@@ -123,6 +135,14 @@ def _failing_with_its_run(ask: Callable[[int, str], T]) -> Callable[[int, str], 
     return ask_or_fail
 
 
+def ring_for_replies(bell: Bell) -> None:
+    """Let this process's SuperNode ring when a message or a part of one has come from the agent."""
+    from flwr.supernode.nodestate import nodestate_factory
+
+    state = nodestate_factory.NodeStateFactory.state
+    replace_in(nodestate_factory, "InMemoryNodeState", ringing_state(bell), used_by=state)
+
+
 def reply_for_dropped_tasks() -> None:
     """Let this process's SuperNode send an error for a message whose task its agent reports as failed without a reply.
 
@@ -130,16 +150,17 @@ def reply_for_dropped_tasks() -> None:
     heartbeat has stopped, and none for an agent that gives the task up: it would wait for that reply for ever.
     """
     from flwr.supernode.nodestate import nodestate_factory
-    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-    class State(InMemoryNodeState):
+    before: Any = vars(nodestate_factory)["InMemoryNodeState"]  # It may have been replaced: this is added to it.
+
+    class State(before):  # type: ignore[misc]  # known only when this runs
         def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
             finished: bool = super().finish_task(task_id, sub_status, details)
             if finished and sub_status == SubStatus.FAILED:
                 self._on_task_tokens_expired(list(self.get_tasks(task_ids=[task_id])))
             return finished
 
-    replace_in(nodestate_factory, "InMemoryNodeState", State)
+    replace_in(nodestate_factory, "InMemoryNodeState", State, used_by=nodestate_factory.NodeStateFactory.state)
 
 
 def main() -> None:

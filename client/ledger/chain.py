@@ -3,7 +3,6 @@
 Every function here either does what it says or raises :class:`LedgerError`. It trusts nothing that it reads from disk.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +10,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.config import RunId
 from common.errors import LedgerError, PrivacyError
+from common.files import hold
 from common.privacy.budget import Booking
 
 VERSION: Final = 2
@@ -40,7 +40,6 @@ OLDER = (
 
 NONE_HERE = "there is no ledger here; it begins when the hospital first joins a run"
 
-_LOCK_POLL_SECONDS = 0.002
 _DATABASE, _ANCHOR, _LOCK, _NEW = "ledger.sqlite", "ledger.anchor", "ledger.lock", "ledger.new"
 _LONGEST_REASON = 1000
 
@@ -179,25 +178,13 @@ def exclusive(folder: Path, *, make: bool = True) -> Iterator[None]:
         elif not folder.is_dir():
             raise LedgerError(NONE_HERE)
         folder.chmod(0o700)
-        lock = _open_private(folder / _LOCK, os.O_RDWR)
-    try:
-        _wait_for(lock)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _wait_for(lock: int) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
+    with ExitStack() as held:
+        with usable():
+            try:
+                held.enter_context(hold(folder / _LOCK, LOCK_SECONDS))
+            except TimeoutError:
                 raise LedgerError("another process has held the ledger for too long; is one hanging?") from None
-            time.sleep(_LOCK_POLL_SECONDS)
-        else:
-            return
+        yield
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from common.flower.seam import set_default
+
 PIECE_BYTES = 2**20
 """The bytes of an array in one of Flower's objects. Whoever sends or receives an object holds it some five times over
 (decrypted, joined, parsed, copied), and a SuperLink does so for each hospital that it serves at the same time. With
@@ -78,12 +80,8 @@ def shorten_backoff(inflatable: ModuleType, first_seconds: float) -> None:
         AttributeError: Flower is not the release this was written for.
     """
     for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
-        function = getattr(inflatable, name)
-        defaults = getattr(function, "__kwdefaults__", None) or {}
-        for argument, seconds in (("initial_backoff", first_seconds), ("backoff_cap", _LONGEST_POLL_SECONDS)):
-            if argument not in defaults:
-                raise AttributeError(f"{function.__qualname__} has no keyword-only argument {argument!r}")
-            defaults[argument] = seconds
+        set_default(getattr(inflatable, name), "initial_backoff", first_seconds)
+        set_default(getattr(inflatable, name), "backoff_cap", _LONGEST_POLL_SECONDS)
 
 
 def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:
@@ -97,19 +95,4 @@ def limit_pulls(inflatable: ModuleType, longest_seconds: float) -> None:
         AttributeError: Flower is not the release this was written for.
     """
     for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
-        function = getattr(inflatable, name)
-        defaults = getattr(function, "__kwdefaults__", None) or {}
-        if "max_time" not in defaults:
-            raise AttributeError(f"{function.__qualname__} has no keyword-only argument 'max_time'")
-        defaults["max_time"] = longest_seconds
-
-
-def replace_in(module: ModuleType | type, name: str, value: object) -> None:
-    """Replace what a module or class of Flower's knows under a name.
-
-    Raises:
-        AttributeError: it knows no such name, so Flower is not the release this was written for.
-    """
-    if not hasattr(module, name):
-        raise AttributeError(f"{module.__name__} has no {name!r}")
-    setattr(module, name, value)
+        set_default(getattr(inflatable, name), "max_time", longest_seconds)

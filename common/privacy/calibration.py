@@ -7,7 +7,7 @@ plan`` and a deployed run get it from the same functions here.
 
 from collections.abc import Sequence
 
-from common.config import PrivacyConfig, PrivacyUnit, TrainingConfig
+from common.config import PrivacyConfig, PrivacyUnit
 from common.errors import PrivacyError
 from common.privacy.accounting import (
     PRV_EPSILON_ERROR,
@@ -18,7 +18,7 @@ from common.privacy.accounting import (
     epsilon_bounds,
     rounded_up,
 )
-from common.privacy.schedule import schedule_of
+from common.privacy.schedule import Schedule
 
 EPSILON_TOLERANCE = 0.01
 """A calibrated run spends at least its target less this; Opacus's own default."""
@@ -90,15 +90,19 @@ def require_enough_units(units: int, delta: float, unit: PrivacyUnit = PrivacyUn
         )
 
 
-def run_noise_multiplier(training: TrainingConfig, privacy: PrivacyConfig, rounds: int) -> float:
-    """Return the noise multiplier with which all rounds of a run together cost its target ε, in either private mode.
+def run_noise_multiplier(schedule: Schedule, privacy: PrivacyConfig, rounds: int) -> float:
+    """Return the noise multiplier with which all rounds of a run together cost its target ε.
 
     In mode ``local`` it is of each step's noise at each hospital, in mode ``distributed`` of a round's sum.
+
+    Args:
+        schedule: the sampling of one round.
+        privacy: the target ε, δ and accountant.
+        rounds: of the run.
 
     Raises:
         PrivacyError: as :func:`noise_multiplier`.
     """
-    schedule = schedule_of(training, privacy)
     return noise_multiplier(
         privacy.target_epsilon,
         privacy.delta,
@@ -106,17 +110,6 @@ def run_noise_multiplier(training: TrainingConfig, privacy: PrivacyConfig, round
         schedule.steps * rounds,
         Accountant(privacy.accountant),
     )
-
-
-def local_event(training: TrainingConfig, privacy: PrivacyConfig, rounds: int) -> MechanismEvent:
-    """Return what one round of mode ``local`` is booked as, the noise for it included.
-
-    Raises:
-        PrivacyError: as :func:`noise_multiplier`.
-    """
-    schedule = schedule_of(training, privacy)
-    multiplier = run_noise_multiplier(training, privacy, rounds)
-    return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate, schedule.steps)
 
 
 def noise_multiplier(

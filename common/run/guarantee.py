@@ -8,7 +8,8 @@ outsider (:meth:`common.privacy.distributed.DistributedMechanism.epsilons` says 
 import math
 from dataclasses import asdict, dataclass
 
-from common.config import AdversaryModel, AggregationMode, Config, PrivacyConfig, PrivacyMode
+from common.config import AdversaryModel, AggregationMode, Config, PrivacyConfig
+from common.privacy.mechanism import adversary_in_sums, mechanism_for, mechanism_of
 
 PHANTOM = "phantom"
 """The beginning of the name of the procedural data set."""
@@ -29,8 +30,7 @@ class Guarantee:
     @classmethod
     def of(cls, config: Config) -> "Guarantee":
         """Put the guarantee of a run with this configuration into words."""
-        privacy = config.privacy
-        private = privacy.mode is not PrivacyMode.NONE
+        privacy, private = config.privacy, mechanism_of(config).is_private
         return cls(
             mode=privacy.mode.value,
             epsilon_target=privacy.target_epsilon if private else None,
@@ -79,30 +79,12 @@ def relation(unit: str) -> str:
 
 def adversary_of_epsilon(privacy: PrivacyConfig) -> str:
     """Say against whom a run's ε holds, and against whom it does not where one might think so."""
-    if privacy.mode is PrivacyMode.NONE:
-        return "nobody"
-    if privacy.mode is PrivacyMode.LOCAL:
-        return "everyone outside the hospital, the server and the other hospitals included"
-    return _adversary_in_sums(privacy)
+    return mechanism_for(privacy).adversary()
 
 
 def adversary_of_evaluation(privacy: PrivacyConfig) -> str:
     """Say against whom the ε of a run's evaluation holds, in every mode: its noise is complete in the sum alone."""
-    return _adversary_in_sums(privacy)
-
-
-def _adversary_in_sums(privacy: PrivacyConfig) -> str:
-    dropouts = f"{privacy.tolerated_dropouts} dropout{'' if privacy.tolerated_dropouts == 1 else 's'}"
-    if not privacy.colluders:
-        return (
-            f"the server and whoever outside the run's hospitals gets the model, with up to {dropouts} a round; "
-            "not at this ε against the run's other hospitals, who know their own noise"
-        )
-    hospitals = "hospital" if privacy.colluders == 1 else "hospitals"
-    return (
-        f"the server with up to {privacy.colluders} colluding {hospitals}, each of the run's other hospitals and "
-        f"whoever gets the model, with up to {dropouts} a round"
-    )
+    return adversary_in_sums(privacy)
 
 
 def caveats(config: Config, data_set: str, *, authority_on_server: bool = False) -> tuple[str, ...]:
@@ -119,8 +101,7 @@ def caveats(config: Config, data_set: str, *, authority_on_server: bool = False)
     admitted = []
     if data_set.lower().startswith(PHANTOM):
         admitted.append(f"Data set {data_set}: procedural images, no X-rays; the figures say nothing about medicine.")
-    if config.privacy.mode is PrivacyMode.NONE:
-        admitted.append("privacy.mode is none: this run has NO differential privacy; a baseline only.")
+    admitted.extend(mechanism_of(config).caveats())
     if config.aggregation.mode is AggregationMode.PLAIN:
         admitted.append("aggregation.mode is plain: the server saw every hospital's update; a baseline only.")
     if config.evaluation.exact:

@@ -9,21 +9,17 @@ from common.config import (
     ExperimentConfig,
     ModelConfig,
     PrivacyConfig,
-    PrivacyMode,
     RunDescription,
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
 from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan, Release
-from common.privacy.accounting import Accountant, Epsilon, against_everyone, rounded_up
+from common.privacy.accounting import Accountant, Epsilon, rounded_up
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.mechanism import mechanism_of, survivors_for_noise
 from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
-
-DISTRIBUTED_BITS = 32
-"""The width of the ring in mode ``distributed``: 16 bits would leave no digits for one unit's gradient."""
-
 
 TWO_CLASSES = 2
 
@@ -31,11 +27,52 @@ ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
 """Tasks whose classes are ordered grades: their agreement is weighted by the distance between two grades."""
 
 
-def aggregation_of(config: Config) -> AggregationConfig:
-    """Return the section ``aggregation`` as a run describes it: in mode ``distributed`` its ring is the wide one."""
-    if config.privacy.mode is not PrivacyMode.DISTRIBUTED:
-        return config.aggregation
-    return config.aggregation.model_copy(update={"modulus_bits": DISTRIBUTED_BITS})
+def describe(
+    config: Config,
+    run_id: str,
+    classes: tuple[str, ...],
+    channels: int,
+    roster: dict[str, str],
+    parameters: int | None = None,
+    member_list: str = "",
+) -> RunDescription:
+    """Return the description of a run that a consortium's configuration asks for.
+
+    Args:
+        config: the consortium's.
+        run_id: 32 hexadecimal digits.
+        classes: of the task.
+        channels: of an image.
+        roster: hospital name to PEM identity certificate.
+        parameters: of the model; by default it is made to count them, which takes PyTorch.
+        member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
+
+    Raises:
+        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+        PrivacyError: no noise reaches the target ε of mode ``distributed``.
+    """
+    mechanism = mechanism_of(config)
+    agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
+    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
+    layout = layout_for(
+        agreed.model,
+        agreed.aggregation,
+        evaluation_shape(config.evaluation, plan, len(classes)),
+        classes=len(classes),
+        channels=channels,
+        hospitals=len(roster),
+        parameters=parameters,
+    )
+    return RunDescription.of(
+        agreed,
+        run_id=run_id,
+        classes=classes,
+        channels=channels,
+        vector_length=layout.length,
+        roster=roster,
+        member_list=member_list,
+        noise_multiplier=mechanism.agreed_noise(config.training, config.experiment.rounds),
+    )
 
 
 def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
@@ -131,28 +168,6 @@ def verified_layout_of(run: RunDescription) -> VectorLayout:
     return layout
 
 
-def mechanism_of(run: RunDescription) -> DistributedMechanism | None:
-    """Return how the hospitals of a run in mode ``distributed`` clip and add noise, None in the other modes.
-
-    The ring is laid out for hospitals that all have as many units as the run lets one state.
-
-    Raises:
-        PrivacyError: the ring is too small, or a value is out of range.
-    """
-    if run.noise_multiplier is None:
-        return None
-    return DistributedMechanism.fit(
-        noise_multiplier=run.noise_multiplier,
-        max_grad_norm=run.privacy.max_grad_norm,
-        dimension=layout_of(run).parameters,
-        hospitals=len(run.roster),
-        expected_units=len(run.roster) * run.aggregation.max_weight * run.training.sample_rate,
-        colluders=run.privacy.colluders,
-        tolerated_dropouts=run.privacy.tolerated_dropouts,
-        modulus_bits=run.aggregation.modulus_bits,
-    )
-
-
 def release_mechanism(run: RunDescription, plan: EvaluationPlan, release: Release) -> DistributedMechanism:
     """Return how the hospitals of a run add noise to one release of its evaluation plan.
 
@@ -171,27 +186,19 @@ def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures
     Args:
         run: the description.
         cohort: hospitals in the round.
-        trains: the round is one of training, whose noise lies in the sum alone in mode ``distributed``.
+        trains: the round is one of training; its mechanism says whether its noise lies in the sum alone.
         measures: a release of the evaluation plan is asked for.
     """
-    in_the_sum = measures or (trains and run.privacy.mode is PrivacyMode.DISTRIBUTED)
-    return max(0, cohort - run.privacy.tolerated_dropouts) if in_the_sum else 0
+    training = mechanism_of(run).fewest_survivors(cohort) if trains else 0
+    return max(training, survivors_for_noise(run.privacy, cohort) if measures else 0)
 
 
 def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
-    """Return what each adversary learns at most from a run of all its rounds; none where it is without privacy.
+    """Return what each adversary learns at most from a run of all its rounds; empty where it is without privacy.
 
-    Another hospital of the run is among them, and a server that colludes with hospitals where the run declares such. In
-    mode ``local`` the noise, which follows from the run's public sample rate, keeps the target.
+    Another hospital of the run is among them, and a server that colludes with hospitals where the run declares such.
     """
-    privacy = run.privacy
-    if privacy.mode is PrivacyMode.NONE:
-        return ()
-    accountant, mechanism = Accountant(privacy.accountant), mechanism_of(run)
-    if mechanism is None:
-        return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
-    rate, rounds = run.training.sample_rate, run.experiment.rounds
-    return mechanism.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
+    return mechanism_of(run).claims(run, layout_of(run).parameters)
 
 
 def evaluation_claim(run: RunDescription, spent: float) -> str:

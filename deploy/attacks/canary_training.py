@@ -21,15 +21,16 @@ from torch import nn
 from client.ledger.ledger import Ledger
 from client.per_record_gradients import record_gradients
 from client.training import TrainingData, noisy_gradient_sum, train_locally
-from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
+from common.config import AggregationConfig, PrivacyConfig, TrainingConfig
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import flat_parameters, share_parameters
 from common.models.heads import linear_head
-from common.privacy.accounting import Accountant, Adversary, Epsilon, MechanismEvent
-from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.calibration import local_event, noise_multiplier, require_enough_units
+from common.privacy.accounting import Accountant, Adversary, Epsilon
+from common.privacy.budget import BudgetPolicy
+from common.privacy.calibration import require_enough_units
 from common.privacy.distributed import DistributedMechanism
-from server.strategies import mean_change, strategy_for
+from common.privacy.mechanism import DistributedNoise, LocalNoise, NoisySteps, NoisySum, mean_change, mechanism_for
+from server.strategies import strategy_for
 
 CANARY_FEATURE = 100.0
 """The one feature of a canary. At the first model its gradient has a norm of about 70, and C is about 1."""
@@ -111,7 +112,7 @@ def train_with_canaries(
     model = linear_head(data.inputs.shape[1], classes=2)
     gradients = _gradients(model, canaries)
     ledger = Ledger.open(ledger_folder, hashlib.sha256(data.inputs.numpy().data).digest())
-    train = _distributed if setting.privacy.mode is PrivacyMode.DISTRIBUTED else _local
+    train = _distributed if mechanism_for(setting.privacy).noise_in_sum else _local
     epsilon, released = train(model, data, others, setting, ledger, random)
     claim = Epsilon(
         epsilon,
@@ -129,20 +130,13 @@ def _local(
     """Train in mode ``local``; returns what the ledger claims and what was released, towards smaller loss."""
     privacy, training = setting.privacy, setting.training
     require_enough_units(len(data), privacy.delta, privacy.unit)
-    event = local_event(training, privacy, setting.rounds)
+    plan = LocalNoise(privacy).steps(training, setting.rounds)
     epsilon, start = 0.0, flat_parameters(model)
     first = start.copy()
     for round_number in range(1, setting.rounds + 1):
-        epsilon = _book(ledger, round_number, event, privacy)
+        epsilon = _book(ledger, round_number, plan, privacy)
         update = train_locally(
-            model,
-            start,
-            data,
-            training,
-            privacy,
-            event.noise_multiplier,
-            random,
-            expected_units=setting.sample_rate * len(data),
+            model, start, data, training, plan, random, expected_units=setting.sample_rate * len(data)
         )
         start = (start + update.delta).astype(np.float32)
     return epsilon, (start - first).astype(np.float64)
@@ -154,11 +148,10 @@ def _distributed(
     """Train in mode ``distributed``; what is released is the sum, as nobody sees one hospital's part."""
     privacy, rate = setting.privacy, setting.sample_rate
     require_enough_units(len(data), privacy.delta, privacy.unit)
-    accountant = Accountant(privacy.accountant)
     start = flat_parameters(model)
     hospitals = [data] + [others] * (setting.hospitals - 1)
     mechanism = DistributedMechanism.fit(
-        noise_multiplier=noise_multiplier(privacy.target_epsilon, privacy.delta, rate, setting.rounds, accountant),
+        noise_multiplier=DistributedNoise(privacy).agreed_noise(setting.training, setting.rounds),
         max_grad_norm=privacy.max_grad_norm,
         dimension=len(start),
         hospitals=setting.hospitals,
@@ -167,24 +160,21 @@ def _distributed(
         tolerated_dropouts=privacy.tolerated_dropouts,
         modulus_bits=32,
     )
+    plan = NoisySum(privacy.unit, rate, mechanism)
     strategy = strategy_for(AggregationConfig(), setting.training, privacy, len(start))
     epsilon, released = 0.0, np.zeros(len(start))
     for round_number in range(1, setting.rounds + 1):
-        epsilon = _book(ledger, round_number, mechanism.event(rate), privacy)
-        parts = [
-            noisy_gradient_sum(model, start, part, privacy, mechanism, rate, setting.hospitals, random)
-            for part in hospitals
-        ]
+        epsilon = _book(ledger, round_number, plan, privacy)
+        parts = [noisy_gradient_sum(model, start, part, plan, setting.hospitals, random) for part in hospitals]
         total = mechanism.decode(np.sum([part.total for part in parts], axis=0))
         start = strategy.step(start, mean_change(total, rate * sum(len(part) for part in hospitals)))
         released -= total
     return epsilon, released
 
 
-def _book(ledger: Ledger, round_number: int, event: MechanismEvent, privacy: PrivacyConfig) -> float:
+def _book(ledger: Ledger, round_number: int, plan: NoisySteps | NoisySum, privacy: PrivacyConfig) -> float:
     """Book a round as a hospital does whose budget is the run's target; returns what the ledger says is spent."""
-    colluders = None if privacy.mode is PrivacyMode.LOCAL else privacy.colluders
-    booking = Booking(Account.TRAINING, event, privacy.unit, colluders, privacy.delta)
+    booking = plan.booking(privacy.delta)
     policy = BudgetPolicy(privacy.target_epsilon, privacy.delta, privacy.unit)
     return ledger.record(RUN_ID, round_number, booking, policy, Accountant(privacy.accountant))
 

@@ -5,13 +5,13 @@ server then searches for images that explain what arrived: the bare update (plai
 masked, the sum over the fewest hospitals a sum is ever over, and the update of DP-SGD.
 """
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.training import TrainingData, train_locally
-from common.config import SECURE_MINIMUM, Config, PrivacyMode, load_config, replace
+from common.config import SECURE_MINIMUM, Config, load_config, replace
 from common.errors import RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
-from common.privacy.calibration import require_enough_units, run_noise_multiplier
+from common.privacy.calibration import require_enough_units
+from common.privacy.mechanism import LocalNoise, NoisySteps, PlainSteps
+from common.privacy.schedule import Schedule
 from common.provenance import versions
 from common.run.vector import Tail, VectorLayout
 from common.secagg import advertise_keys, masked_input, share_keys
@@ -32,6 +34,7 @@ from common.secagg.parameters import Adversary, RunParameters
 from common.shards import Records
 from deploy.attacks.gradient_inversion import Likeness, invert, likeness, matched
 from deploy.attacks.outcome import write_outcome
+from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.results.plots import styled
 
@@ -88,22 +91,31 @@ class Audit:
     attacks: Sequence[Attack]
 
 
-def main(argv: list[str]) -> int:
+@command(
+    "inversion",
+    "Try to see images in what a server gets: one hospital's bare update, the same update masked, the sum over the "
+    "fewest hospitals a sum is ever over, and a private update.",
+    "./confide audit inversion --data phantom",
+)
+@click.option("--data", show_default="data.source", metavar="SOURCE", help="auto, phantom or a path.")
+@click.option("--iterations", type=int, default=1000, metavar="N", help="Of the search for one view.")
+@config_options()
+@out_option(Path("runs/audit"), help="For the picture and the JSON.")
+def main(data: str | None, iterations: int, config_file: Path, overrides: tuple[str, ...], out: Path) -> int:
     """Attack, print, and write the picture and JSON."""
-    arguments = _arguments(argv)
-    if arguments.iterations < 1:
-        raise RunError(f"--iterations must be at least 1, got {arguments.iterations}")
+    if iterations < 1:
+        raise RunError(f"--iterations must be at least 1, got {iterations}")
     torch.set_num_threads(1)
-    config = load_config(arguments.config, tuple(arguments.set)) if arguments.config.exists() else Config()
-    if arguments.data is not None:
-        config = replace(config, data={"source": arguments.data})
+    config = load_config(config_file, overrides)
+    if data is not None:
+        config = replace(config, data={"source": data})
     data_set = obtain(config.data, config.experiment.task, config.model.image_size)
     if data_set.banner:
         print(data_set.banner)
-    result = audit(data_set, config, arguments.iterations)
+    result = audit(data_set, config, iterations)
     print(as_text(result))
-    write_outcome(arguments.out, "inversion_audit", draw(result), as_json(result))
-    print(f"\nwritten: {arguments.out}/inversion_audit.png, inversion_audit.json")
+    write_outcome(out, "inversion_audit", draw(result), as_json(result))
+    print(f"\nwritten: {out}/inversion_audit.png, inversion_audit.json")
     return 0
 
 
@@ -139,7 +151,7 @@ def audit(data_set: DataSet, config: Config, iterations: int) -> Audit:
 def _noise_multiplier(records: int, config: Config) -> float:
     """Return the noise of a hospital with an equal share of the data, in a whole run as configured."""
     require_enough_units(records, config.privacy.delta)
-    return run_noise_multiplier(config.training, config.privacy, config.experiment.rounds)
+    return LocalNoise(config.privacy).steps(config.training, config.experiment.rounds).noise_multiplier
 
 
 class _Step:
@@ -158,7 +170,7 @@ class _Step:
     def views(self, records: Records, batch: int) -> dict[str, tuple[NDArray[np.float32], torch.Tensor]]:
         """Return for each view the gradient it shows, and the labels of the records in it."""
         parts = [slice(batch * hospital, batch * (hospital + 1)) for hospital in range(SECURE_MINIMUM)]
-        vectors = [self._vector(records, part, PrivacyMode.NONE) for part in parts]
+        vectors = [self._vector(records, part, PlainSteps(batch, local_epochs=1)) for part in parts]
         total = np.sum(vectors, axis=0, dtype=self.layout.dtype)
         own = torch.from_numpy(records.labels[parts[0]])
         everyone = torch.from_numpy(records.labels[: batch * SECURE_MINIMUM])
@@ -166,21 +178,22 @@ class _Step:
             UPDATE: (self._gradient(vectors[0]), own),
             MASKED: (self._gradient(_masked(vectors, self.config, self.layout.counts_length)[0]), own),
             SUM: (self._gradient(total), everyone),
-            PRIVATE: (self._gradient(self._vector(records, parts[0], PrivacyMode.LOCAL)), own),
+            PRIVATE: (self._gradient(self._vector(records, parts[0], self._noisy_step())), own),
         }
         share_parameters(self.model, torch.from_numpy(self.start.copy()))
         return views
 
-    def _vector(self, records: Records, part: slice, mode: PrivacyMode) -> NDArray[Any]:
+    def _noisy_step(self) -> NoisySteps:
+        """Return one step of DP-SGD on all records, with the noise of a step of the whole run."""
+        privacy = self.config.privacy
+        return NoisySteps(privacy.unit, Schedule(sample_rate=1.0, steps=1), privacy.max_grad_norm, self.sigma)
+
+    def _vector(self, records: Records, part: slice, plan: PlainSteps | NoisySteps) -> NDArray[Any]:
         """Return what a hospital would mask: one step on a batch of just these records, encoded."""
         images, labels = records.images[part], records.labels[part]
         data = TrainingData.of(images, labels, np.arange(len(labels)))
-        training = self.config.training.model_copy(
-            update={"batch_size": len(labels), "sample_rate": 1.0, "local_epochs": 1}
-        )
-        privacy = self.config.privacy.model_copy(update={"mode": mode})
         update = train_locally(
-            self.model, self.start, data, training, privacy, self.sigma, os.urandom, expected_units=float(len(labels))
+            self.model, self.start, data, self.config.training, plan, os.urandom, expected_units=float(len(labels))
         )
         tail = Tail(len(labels), 0, 0, np.zeros(ENTRIES, np.int64))
         return self.layout.encode(update.delta, tail, os.urandom)
@@ -293,14 +306,3 @@ def as_json(result: Audit) -> dict[str, Any]:
         "cannot_show": LIMITS,
         "versions": versions(),
     }
-
-
-def _arguments(argv: list[str]) -> Any:  # noqa: ANN401 - a namespace
-    parser = argparse.ArgumentParser(prog="confide audit inversion", description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--data", help="auto, phantom or a path, as in config.yaml")
-    add("--iterations", type=int, default=1000, help="of the search for one view (default 1000)")
-    add("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one value of the configuration")
-    add("--out", type=Path, default=Path("runs/audit"), metavar="DIR", help="for the picture and the JSON")
-    return parser.parse_args(argv[1:])

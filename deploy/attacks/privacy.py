@@ -5,27 +5,29 @@ the coins from what the training released, and computes the ε that the right gu
 is the evaluation that is audited: one test record, a model that is right on it alone, and many releases.
 """
 
-import argparse
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from client.training import TrainingData
-from common.config import Config, PrivacyConfig, PrivacyMode
+from common.config import ExperimentConfig, PrivacyConfig
 from common.errors import RunError
 from common.models import registry
 from common.models.frozen import extract
 from common.privacy.accounting import rounded_up
+from common.privacy.mechanism import MECHANISMS
 from common.provenance import versions
 from deploy.attacks.canary_evaluation import measure_with_a_canary
 from deploy.attacks.canary_training import Exposure, Setting, train_with_canaries
 from deploy.attacks.one_run_bound import LowerBound, best_bound
 from deploy.attacks.outcome import write_outcome
+from deploy.command import command, out_option
 from deploy.datasets import phantom
 from deploy.results.plots import BLUE, ORANGE, VERMILION, styled
 
@@ -49,6 +51,9 @@ What this cannot show:
 - The unit patient, other hospitals' data, or what an attacker knows from elsewhere."""
 
 
+_PRIVATE_MODES = tuple(mode.value for mode, mechanism in MECHANISMS.items() if mechanism.is_private)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """An audit's outcome."""
@@ -64,25 +69,62 @@ class Verdict:
         return self.bound.epsilon > self.exposure.claim.value
 
 
-def main(argv: list[str]) -> int:
+@command(
+    "privacy",
+    "Train once with canaries and compute an ε that was refuted; it must stay below what the ledger claims. The exit "
+    "code is 1 where the claim is refuted.",
+    "./confide audit privacy --epsilon 8 --canaries 3000",
+)
+@click.option("--part", type=click.Choice((TRAINING, TEST)), default=TRAINING, help="Whose records are audited.")
+@click.option("--mode", type=click.Choice(_PRIVATE_MODES), default=PrivacyConfig().mode.value, help="Of privacy.")
+@click.option(
+    "--epsilon", type=float, default=PrivacyConfig().target_epsilon, metavar="E", help="What the run may reach."
+)
+@click.option("--delta", type=float, default=1e-5, metavar="D", help="Below 1 / (records + canaries).")
+@click.option("--rounds", type=int, default=30, metavar="R", help="Of training.")
+@click.option(
+    "--sample-rate",
+    type=float,
+    default=0.25,
+    metavar="Q",
+    help="How likely each record is in a batch; larger ones audit better.",
+)
+@click.option("--canaries", type=int, default=3000, metavar="M", help="Fair coins; more of them refute more.")
+@click.option("--records", type=int, default=500, metavar="N", help="Phantom records trained on beside the canaries.")
+@click.option("--hospitals", type=int, default=ExperimentConfig().num_clients, metavar="H", help="In mode distributed.")
+@click.option("--confidence", type=float, default=0.95, metavar="P", help="That what is called refuted is not true.")
+@out_option(Path("runs/audit"), help="For the plot and the JSON.")
+def main(
+    *,
+    part: str,
+    mode: str,
+    epsilon: float,
+    delta: float,
+    rounds: int,
+    sample_rate: float,
+    canaries: int,
+    records: int,
+    hospitals: int,
+    confidence: float,
+    out: Path,
+) -> int:
     """Audit, print, and write a plot and JSON; returns 1 where the claim is refuted."""
-    arguments = _parser(Config()).parse_args(argv[1:])
-    if not 0 < arguments.confidence < 1:
-        raise RunError(f"--confidence must be between 0 and 1, got {arguments.confidence:g}")
-    if min(arguments.canaries, arguments.records, arguments.rounds) < 1:
+    if not 0 < confidence < 1:
+        raise RunError(f"--confidence must be between 0 and 1, got {confidence:g}")
+    if min(canaries, records, rounds) < 1:
         raise RunError("--canaries, --records and --rounds must be at least 1")
     torch.set_num_threads(1)
-    privacy = PrivacyConfig(mode=PrivacyMode(arguments.mode), target_epsilon=arguments.epsilon, delta=arguments.delta)
-    setting = Setting(arguments.canaries, arguments.rounds, arguments.sample_rate, arguments.hospitals, privacy)
-    if arguments.part == TEST:
-        verdict = audit_evaluation(arguments.records, setting, arguments.confidence)
+    privacy = PrivacyConfig.model_validate({"mode": mode, "target_epsilon": epsilon, "delta": delta})
+    setting = Setting(canaries, rounds, sample_rate, hospitals, privacy)
+    if part == TEST:
+        verdict = audit_evaluation(records, setting, confidence)
         name = "evaluation_audit"
     else:
-        verdict = audit(_phantom_features(arguments.records), setting, arguments.confidence)
+        verdict = audit(_phantom_features(records), setting, confidence)
         name = "privacy_audit"
     print(as_text(verdict))
-    write_outcome(arguments.out, name, draw(verdict), as_json(verdict))
-    print(f"\nwritten: {arguments.out}/{name}.png, {name}.json")
+    write_outcome(out, name, draw(verdict), as_json(verdict))
+    print(f"\nwritten: {out}/{name}.png, {name}.json")
     return REFUTED if verdict.refuted else 0
 
 
@@ -155,7 +197,7 @@ def draw(verdict: Verdict) -> Figure:
         scores.hist(in_deviations[which], bins=edges, alpha=0.6, color=colour, label=label)
     scores.set(title="What training gave away", ylabel="canaries")
     scores.set_xlabel("score of a canary, in standard deviations of those not trained on")
-    scores.legend()
+    scores.legend(loc="upper right")  # matplotlib warns where finding the best place takes it long.
     claim = rounded_up(exposure.claim.value)
     bars.barh(["refuted", "claimed"], [bound.epsilon, claim], color=[VERMILION if verdict.refuted else ORANGE, BLUE])
     for row, value in enumerate((bound.epsilon, claim)):
@@ -203,24 +245,3 @@ def _phantom_features(records: int) -> TrainingData:
         raise RunError(f"{MODEL} must be a model on frozen features")
     inputs = np.concatenate(list(extract(features, images.images)))
     return TrainingData.of(inputs, images.labels, np.arange(records))
-
-
-def _parser(config: Config) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="confide audit privacy",
-        description="Train once with canaries and compute an ε that was refuted; it must stay below the claim.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--part", choices=(TRAINING, TEST), default=TRAINING, help="whose records are audited")
-    add("--mode", choices=("local", "distributed"), default=config.privacy.mode.value, help="of privacy")
-    add("--epsilon", type=float, default=config.privacy.target_epsilon, metavar="E", help="target of the run")
-    add("--delta", type=float, default=1e-5, metavar="D", help="below 1 / (records + canaries)")
-    add("--rounds", type=int, default=30, metavar="R", help="of training")
-    add("--sample-rate", type=float, default=0.25, metavar="Q", help="of each record; larger ones audit better")
-    add("--canaries", type=int, default=3000, metavar="M", help="fair coins; more of them refute more")
-    add("--records", type=int, default=500, metavar="N", help="phantom records trained on beside the canaries")
-    add("--hospitals", type=int, default=config.experiment.num_clients, metavar="H", help="in mode distributed")
-    add("--confidence", type=float, default=0.95, metavar="P", help="that what is called refuted is not true")
-    add("--out", type=Path, default=Path("runs/audit"), metavar="DIR", help="for the plot and the JSON")
-    return parser

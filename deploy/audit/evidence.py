@@ -5,7 +5,6 @@ configuration, report and model card, a CycloneDX bill of materials, and a table
 test that shows it. No model, no image, no key and no log is in it.
 """
 
-import argparse
 import hashlib
 import json
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from common.audit.chain import AUDIT_FILE
@@ -25,6 +25,7 @@ from common.errors import ConfigError, RunError
 from common.provenance import versions
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.verify import AUTHORITY_FILE, find_chains, verify
+from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts
 from deploy.source_tree import ROOT
@@ -36,21 +37,26 @@ _COPIED = (EVENTS_FILE, "summary.json", "metrics.csv", "model.json", AUDIT_FILE)
 """The files of a run's folder that are copied where they exist."""
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "evidence",
+    "Pack what an outsider needs to judge a run into one archive: the verdict of the audit, the chains to repeat it, "
+    "the configuration, the report, a bill of materials, and a table from each claim to the test that shows it. No "
+    "model, no image, no key and no log is in it.\n\nRUN is a run's folder.",
+    "./confide evidence runs/0123456789ab",
+)
+@click.argument("run", type=FILE)
+@chain_option()
+@authority_option()
+@click.option(
+    "--out", type=FILE, show_default="evidence.zip in the run's folder", metavar="FILE", help="Where to write."
+)
+def main(run: Path, chain: tuple[Path, ...], authority: Path | None, out: Path | None) -> int:
     """Write the archive; returns 0 when the run's audit holds."""
-    parser = argparse.ArgumentParser(prog="confide evidence", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--chain", type=Path, action="append", default=[], metavar="FILE", help="as of `audit verify`")
-    parser.add_argument("--authority", type=Path, metavar="FILE", help="the consortium's certificate, ca.pem")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: evidence.zip in the run's folder")
-    arguments = parser.parse_args(argv[1:])
-    run: Path = arguments.run
-    chains = arguments.chain or find_chains(run)
-    out = arguments.out or run / "evidence.zip"
+    archive = out or run / "evidence.zip"
     with tempfile.TemporaryDirectory(prefix="confide-evidence-") as scratch:
-        gather(run, chains, arguments.authority or run / AUTHORITY_FILE, Path(scratch))
-        pack(Path(scratch), out)
-    print(out)
+        gather(run, chain or find_chains(run), authority or run / AUTHORITY_FILE, Path(scratch))
+        pack(Path(scratch), archive)
+    print(archive)
     return 0
 
 

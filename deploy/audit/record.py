@@ -7,10 +7,11 @@ from cryptography import x509
 from common.audit.chain import Chain, Entry
 from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, Told
 from common.audit.parties import SERVER_PARTY
-from common.config import AggregationMode, PrivacyMode, RunDescription
+from common.config import AggregationMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
 from common.identity.certificates import verify_roster
 from common.identity.members import verify_members
+from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model
 from common.run.round_terms import RoundTerms
 from common.run.terms import protocol_parameters
@@ -116,7 +117,7 @@ class RunRecord:
     @property
     def is_private(self) -> bool:
         """Whether the run has differential privacy."""
-        return self.description.privacy.mode is not PrivacyMode.NONE
+        return mechanism_of(self.description).is_private
 
     def verify_signature(
         self, hospital: str, encoded: bytes, round_number: int, survivors: tuple[str, ...], terms: str, place: str

@@ -6,11 +6,11 @@ least t of their signatures, and each survivor's own chain records the same roun
 events are those that the server's chain has the hash of, and its figures what they say.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -27,6 +27,7 @@ from common.run.words import AUTHORITY_ON_SERVER, admitted_of
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
+from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.history import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
@@ -86,18 +87,18 @@ class Verdict:
         return (*told, "verified" if whole else "verified as far as it goes: see above")
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "verify",
+    "Check offline that the audit chains agree, and that the model is the one they made. Trusted is one file, the "
+    "consortium authority's certificate.\n\nRUN is the run's folder, with the server's chain and the model.",
+    "./confide audit verify runs/0123456789ab",
+)
+@click.argument("run", type=FILE)
+@chain_option()
+@authority_option()
+def main(run: Path, chain: tuple[Path, ...], authority: Path | None) -> int:
     """Verify; returns 0 when everything agrees."""
-    parser = argparse.ArgumentParser(prog="confide audit verify", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, with the server's chain and the model")
-    parser.add_argument(
-        "--chain", type=Path, action="append", default=[], metavar="FILE",
-        help=f"a hospital's {AUDIT_FILE}; left out, those of all hospitals of a demo",
-    )  # fmt: skip
-    parser.add_argument("--authority", type=Path, metavar="FILE", help="the consortium's certificate, ca.pem")
-    arguments = parser.parse_args(argv[1:])
-    chains = arguments.chain or find_chains(arguments.run)
-    for line in verify(arguments.run, chains, arguments.authority or arguments.run / AUTHORITY_FILE).lines():
+    for line in verify(run, chain or find_chains(run), authority or run / AUTHORITY_FILE).lines():
         print(line)
     return 0
 

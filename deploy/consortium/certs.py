@@ -1,29 +1,31 @@
 """``confide certs``: make the consortium's authority in ``certs/`` if it is missing, and show what lies there."""
 
-import argparse
 import datetime
-from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from cryptography import x509
 
 from common.errors import ConfideError
 from common.identity.certificates import fingerprint, load_certificate, requested_hosts
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import verify_revocations
+from deploy.command import FILE, command
 from deploy.consortium.authority import CERTS_FOLDER
 from server.members import authority
 from server.members.authority import Authority
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "certs",
+    "Make the consortium's authority in DIR if there is none, and show what lies there.\n\nDIR is certs unless given.",
+    "./confide certs --show",
+)
+@click.argument("folder", type=FILE, default=CERTS_FOLDER, metavar="[DIR]")
+@click.option("--show", is_flag=True, help="Make nothing.")
+def main(folder: Path, show: bool) -> int:
     """Print one line a file."""
-    parser = argparse.ArgumentParser(prog="confide certs", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=CERTS_FOLDER, metavar="DIR", help="default: certs/")
-    parser.add_argument("--show", action="store_true", help="make nothing")
-    arguments = parser.parse_args(argv[1:])
-    folder: Path = arguments.folder
-    if not arguments.show and not (folder / authority.CERTIFICATE_FILE).exists():
+    if not show and not (folder / authority.CERTIFICATE_FILE).exists():
         Authority.make(folder, "Confide consortium", datetime.datetime.now(datetime.UTC))
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_file() and not path.name.startswith("."):

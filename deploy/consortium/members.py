@@ -1,11 +1,10 @@
 """``confide invite NAME`` and ``confide revoke NAME``: who may take part in a consortium."""
 
-import argparse
 import datetime
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from cryptography.hazmat.primitives import hashes
 
 from common.config import load_config
@@ -19,51 +18,50 @@ from common.identity.certificates import (
 )
 from common.identity.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from deploy.command import FILE, command, state_option
 from server.members.certificates import Certificates
 from server.members.roster import MOST_USES, Membership
 
 
-def main(argv: Sequence[str]) -> int:
-    """Answer ``invite`` or ``revoke``; argv begins with the command's word."""
-    return _invite(argv[1:]) if argv[0] == "invite" else _revoke(argv[1:])
-
-
-def _invite(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="confide invite",
-        description="Print an invitation: one line that lets one hospital join once. Send it by a way both trust.",
-    )
-    parser.add_argument("name", metavar="NAME", help="of the hospital: a-z, 0-9 and '-'")
-    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the server's")
-    parser.add_argument("--hours", type=float, metavar="H", help="how long it works (enrolment.invitation_hours)")
-    parser.add_argument(
-        "--group",
-        type=int,
-        metavar="N",
-        help=f"let N hospitals join, as NAME-1, NAME-2, … (at most {MOST_USES})",
-    )
-    parser.add_argument("--address", metavar="HOST", help="which of the server's addresses it names (the first)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of printing it")
-    arguments = parser.parse_args(argv)
-    settings = ServerSettings.read(arguments.state / SERVER_SETTINGS_FILE)
+@command(
+    "invite",
+    "Print an invitation: one line that lets one hospital join once. Send it by a way both trust.\n\n"
+    "NAME is the hospital's: a-z, 0-9 and '-'.",
+    "./confide invite st-mary --state /srv/consortium",
+)
+@click.argument("name")
+@state_option("server")
+@click.option(
+    "--hours", type=float, show_default="enrolment.invitation_hours", metavar="H", help="How long the invitation works."
+)
+@click.option(
+    "--group", type=int, metavar="N", help=f"Let N hospitals join, as NAME-1, NAME-2 and so on; at most {MOST_USES}."
+)
+@click.option(
+    "--address", show_default="the first", metavar="HOST", help="Which of the server's addresses the invitation names."
+)
+@click.option("--out", type=FILE, metavar="FILE", help="Write it there instead of printing it.")
+def invite(
+    name: str, state: Path, hours: float | None, group: int | None, address: str | None, out: Path | None
+) -> int:
+    """Make an invitation; returns 0."""
+    settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     if not settings.enrolment_port:
         raise EnrolmentError("the server must run an enrolment service, as `confide server` does; this one has none")
-    host = check_host(arguments.address or settings.hosts[0])
+    host = check_host(address or settings.hosts[0])
     if host not in settings.hosts:
         raise EnrolmentError(f"--address must be one of {', '.join(settings.hosts)}, which the server has, got {host}")
-    hours = load_config(settings.config).enrolment.invitation_hours if arguments.hours is None else arguments.hours
-    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-    token = Membership(arguments.state).invite(arguments.name, expires, arguments.group)
-    certificate = load_certificate(arguments.state / "ca.pem")
+    lasting = load_config(settings.config).enrolment.invitation_hours if hours is None else hours
+    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=lasting)
+    token = Membership(state).invite(name, expires, group)
+    certificate = load_certificate(state / "ca.pem")
     authority = certificate.fingerprint(hashes.SHA256())
-    line = Invitation(
-        host, settings.enrolment_port, authority, token, int(expires.timestamp()), arguments.name
-    ).encode()
-    if arguments.out is None:
+    line = Invitation(host, settings.enrolment_port, authority, token, int(expires.timestamp()), name).encode()
+    if out is None:
         print(line)
     else:
-        _write_secret(arguments.out, line + "\n")
-    whom = arguments.name if arguments.group is None else f"{arguments.group} hospitals {arguments.name}-…"
+        _write_secret(out, line + "\n")
+    whom = name if group is None else f"{group} hospitals {name}-…"
     print(
         f"for {whom}; server {join_host_port(host, settings.enrolment_port)}; until {expires:%Y-%m-%d %H:%M} UTC; "
         f"authority {authority.hex()}; {who_holds_the_key(certificate)}",
@@ -72,19 +70,21 @@ def _invite(argv: Sequence[str]) -> int:
     return 0
 
 
-def _revoke(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="confide revoke",
-        description="Cut a hospital off: its SuperNode at once, its keys at every other hospital from the next round.",
-    )
-    parser.add_argument("name", metavar="NAME", help="of the hospital")
-    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the server's")
-    arguments = parser.parse_args(argv)
-    name = check_hospital_name(arguments.name)
-    settings = ServerSettings.read(arguments.state / SERVER_SETTINGS_FILE)
-    certificates = Certificates(arguments.state, settings, load_config(settings.config).enrolment)
+@command(
+    "revoke",
+    "Cut a hospital off: its SuperNode at once, its keys at every other hospital from the next round on.\n\n"
+    "NAME is the hospital's.",
+    "./confide revoke st-mary --state /srv/consortium",
+)
+@click.argument("name")
+@state_option("server")
+def revoke(name: str, state: Path) -> int:
+    """End a membership; returns 0."""
+    name = check_hospital_name(name)
+    settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
+    certificates = Certificates(state, settings, load_config(settings.config).enrolment)
     still_listed = certificates.is_offline and certificates.names(name)
-    was_member = Membership(arguments.state).remove(name, still_listed=still_listed)
+    was_member = Membership(state).remove(name, still_listed=still_listed)
     published = certificates.revoke(name, datetime.datetime.now(datetime.UTC))
     if not was_member:
         print(f"{name} was not a member; an invitation for it, and a certificate it may have, work no more")
@@ -95,7 +95,7 @@ def _revoke(argv: Sequence[str]) -> int:
     else:
         print(
             f"the authority is not on this server: `confide ca revoke {name}` where its key is, and put revoked.crl "
-            f"and members.json into {arguments.state / 'requests'}; until then {name} stays on the roster, takes "
+            f"and members.json into {state / 'requests'}; until then {name} stays on the roster, takes "
             "part in nothing, and counts among those who may collude with the server"
         )
     return 0

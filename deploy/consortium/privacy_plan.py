@@ -4,16 +4,15 @@ The plan describes the run as the server would and asks the very functions that 
 deployed run costs.
 """
 
-import argparse
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.config import Config, PrivacyMode, PrivacyUnit, RunDescription, load_config
+import click
+
+from common.config import Config, PrivacyUnit, RunDescription, load_config
 from common.config import replace as replaced
-from common.errors import PrivacyError
 from common.evaluation.plan import Part
 from common.privacy.accounting import (
     Accountant,
@@ -24,12 +23,12 @@ from common.privacy.accounting import (
     epsilon,
     rounded_up,
 )
-from common.privacy.calibration import local_event, require_enough_units
+from common.privacy.calibration import require_enough_units
+from common.privacy.mechanism import DistributedNoise, LocalNoise, Mechanism
 from common.run.guarantee import relation
-from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
-from server.run import describe
+from common.run.terms import describe, evaluation_plan_of, release_mechanism
+from deploy.command import command, config_options, json_option
 
-_CONFIG = Path("config.yaml")
 _RUN_ID = 32 * "0"
 
 
@@ -89,21 +88,23 @@ def plan(config: Config, stated_units: int, parameters: int, classes: int = 2) -
     """
     require_enough_units(stated_units, config.privacy.delta, config.privacy.unit)
     local, distributed = (
-        _described(config, mode, parameters, classes) for mode in (PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED)
+        _described(config, mechanism, parameters, classes) for mechanism in (LocalNoise, DistributedNoise)
     )
-    return Plan(local, stated_units, _local(local), _distributed(distributed), _evaluation(local))
+    return Plan(
+        local, stated_units, _local(local, parameters), _distributed(distributed, parameters), _evaluation(local)
+    )
 
 
-def _described(config: Config, mode: PrivacyMode, parameters: int, classes: int) -> RunDescription:
+def _described(config: Config, mechanism: type[Mechanism], parameters: int, classes: int) -> RunDescription:
     hospitals = [f"hospital-{number + 1}" for number in range(config.experiment.num_clients)]
-    asked = replaced(config, privacy={"mode": mode}, aggregation={"min_hospitals": len(hospitals)})
+    asked = replaced(config, privacy={"mode": mechanism.mode}, aggregation={"min_hospitals": len(hospitals)})
     names = tuple(str(number) for number in range(classes))
     return describe(asked, _RUN_ID, names, 1, dict.fromkeys(hospitals, ""), parameters)
 
 
-def _local(run: RunDescription) -> ModePlan:
+def _local(run: RunDescription, parameters: int) -> ModePlan:
     privacy, rounds = run.privacy, run.experiment.rounds
-    event = local_event(run.training, privacy, rounds)
+    event = LocalNoise(privacy).plan(run, parameters).event
     whole = replace(event, steps=event.steps * rounds)
     claims = tuple(
         claim
@@ -115,20 +116,16 @@ def _local(run: RunDescription) -> ModePlan:
     return ModePlan(event, whole.steps, event.noise_multiplier, claims)
 
 
-def _distributed(run: RunDescription) -> ModePlan:
+def _distributed(run: RunDescription, parameters: int) -> ModePlan:
     privacy, rounds, hospitals = run.privacy, run.experiment.rounds, len(run.roster)
-    mechanism = mechanism_of(run)
-    if mechanism is None:
-        raise PrivacyError("a run of mode distributed must have a mechanism")
+    plan = DistributedNoise(privacy).plan(run, parameters)
     claims = tuple(
         claim
         for accountant in Accountant
-        for claim in mechanism.epsilons(
-            run.training.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant
-        )
+        for claim in plan.noise.epsilons(plan.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant)
     )
-    share = math.sqrt(mechanism.share_variance(hospitals)) / mechanism.norm_bound
-    return ModePlan(mechanism.event(run.training.sample_rate), rounds, share, claims)
+    share = math.sqrt(plan.noise.share_variance(hospitals)) / plan.noise.norm_bound
+    return ModePlan(plan.event, rounds, share, claims)
 
 
 def _evaluation(run: RunDescription) -> EvaluationCost | None:
@@ -219,51 +216,98 @@ def _without_infinity(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def main(argv: Sequence[str]) -> int:
-    """Answer ``confide privacy plan``; argv begins with the command's last word."""
-    config = load_config(_CONFIG) if _CONFIG.exists() else Config()
-    arguments = _parser(config).parse_args(argv[1:])
+def _given(**values: object) -> dict[str, object]:
+    """Return what the command line says; the configuration says the rest."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@command(
+    "plan",
+    "Say how much noise an ε needs, and what each adversary gets, in both modes. Nothing is run. What is left out is "
+    "as the configuration has it.",
+    "./confide privacy plan --records 1200 --rounds 20 --epsilon 3",
+)
+@click.option(
+    "--records",
+    type=int,
+    show_default="hospital.stated_training_units",
+    metavar="N",
+    help="Training records, or patients, that a hospital states.",
+)
+@click.option("--rounds", type=int, show_default="experiment.rounds", metavar="R", help="Rounds of the run.")
+@click.option(
+    "--sample-rate",
+    type=float,
+    show_default="training.sample_rate",
+    metavar="Q",
+    help="How likely each record is in a step's batch.",
+)
+@click.option(
+    "--epochs", type=int, show_default="training.local_epochs", metavar="E", help="Local epochs a round, in mode local."
+)
+@click.option(
+    "--epsilon", type=float, show_default="privacy.target_epsilon", metavar="E", help="What the last round may reach."
+)
+@click.option("--delta", type=float, show_default="privacy.delta", metavar="D", help="Below 1/N.")
+@click.option(
+    "--unit",
+    type=click.Choice([unit.value for unit in PrivacyUnit]),
+    show_default="privacy.unit",
+    help="What is protected.",
+)
+@click.option(
+    "--accountant",
+    type=click.Choice([each.value for each in Accountant]),
+    show_default="privacy.accountant",
+    help="Which one calibrates.",
+)
+@click.option("--hospitals", type=int, show_default="experiment.num_clients", metavar="H", help="In a round.")
+@click.option(
+    "--colluders", type=int, show_default="privacy.colluders", metavar="K", help="May collude with the server."
+)
+@click.option(
+    "--dropouts", type=int, show_default="privacy.tolerated_dropouts", metavar="X", help="May vanish in a round."
+)
+@click.option("--classes", type=int, default=2, metavar="C", help="Of the task; they set what an evaluation counts.")
+@click.option("--parameters", type=int, default=26_000, metavar="P", help="Of the model; they set the rounding alone.")
+@config_options("the consortium")
+@json_option()
+def main(
+    *,
+    records: int | None,
+    rounds: int | None,
+    sample_rate: float | None,
+    epochs: int | None,
+    epsilon: float | None,
+    delta: float | None,
+    unit: str | None,
+    accountant: str | None,
+    hospitals: int | None,
+    colluders: int | None,
+    dropouts: int | None,
+    classes: int,
+    parameters: int,
+    config_file: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Plan a run, and print the plan."""
+    config = load_config(config_file, overrides)
     asked = replaced(
         config,
-        experiment={"rounds": arguments.rounds, "num_clients": arguments.hospitals},
-        training={"sample_rate": arguments.sample_rate, "local_epochs": arguments.epochs},
-        aggregation={"min_hospitals": arguments.hospitals},
-        privacy={
-            "target_epsilon": arguments.epsilon,
-            "delta": arguments.delta,
-            "unit": PrivacyUnit(arguments.unit),
-            "accountant": arguments.accountant,
-            "colluders": arguments.colluders,
-            "tolerated_dropouts": arguments.dropouts,
-        },
+        experiment=_given(rounds=rounds, num_clients=hospitals),
+        training=_given(sample_rate=sample_rate, local_epochs=epochs),
+        aggregation={"min_hospitals": config.experiment.num_clients if hospitals is None else hospitals},
+        privacy=_given(
+            target_epsilon=epsilon,
+            delta=delta,
+            unit=None if unit is None else PrivacyUnit(unit),
+            accountant=accountant,
+            colluders=colluders,
+            tolerated_dropouts=dropouts,
+        ),
     )
-    answer = plan(asked, arguments.records, arguments.parameters, arguments.classes)
-    print(_as_json(answer) if arguments.json else as_text(answer))
+    stated = config.hospital.stated_training_units if records is None else records
+    answer = plan(asked, stated, parameters, classes)
+    print(_as_json(answer) if as_json else as_text(answer))
     return 0
-
-
-def _parser(config: Config) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="confide privacy plan",
-        description="How much noise an ε needs, and what each adversary gets, in both modes. "
-        "Defaults are those of config.yaml.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    privacy, training, experiment = config.privacy, config.training, config.experiment
-    stated = config.hospital.stated_training_units
-    add = parser.add_argument
-    add("--records", type=int, default=stated, metavar="N", help="training records (or patients) a hospital states")
-    add("--rounds", type=int, default=experiment.rounds, metavar="R", help="rounds of the run")
-    add("--sample-rate", type=float, default=training.sample_rate, metavar="Q", help="of each record in a step's batch")
-    add("--epochs", type=int, default=training.local_epochs, help="local epochs a round, in mode local")
-    add("--epsilon", type=float, default=privacy.target_epsilon, metavar="E", help="at the last round")
-    add("--delta", type=float, default=privacy.delta, metavar="D", help="below 1/N")
-    add("--unit", choices=[unit.value for unit in PrivacyUnit], default=privacy.unit.value, help="of protection")
-    add("--accountant", choices=[each.value for each in Accountant], default=privacy.accountant, help="calibrates")
-    add("--hospitals", type=int, default=experiment.num_clients, metavar="H", help="in a round")
-    add("--colluders", type=int, default=privacy.colluders, metavar="K", help="may collude with the server")
-    add("--dropouts", type=int, default=privacy.tolerated_dropouts, metavar="X", help="may vanish in a round")
-    add("--classes", type=int, default=2, metavar="C", help="of the task; set what an evaluation counts")
-    add("--parameters", type=int, default=26_000, metavar="P", help="of the model; sets the rounding alone")
-    add("--json", action="store_true", help="print JSON")
-    return parser

@@ -5,13 +5,14 @@ Who is a member is for the consortium's authority to sign. Its key belongs on th
 make``); its certificate comes here with ``--authority ca.pem``. ``--hold-authority-key`` keeps a key of its own here.
 """
 
-import argparse
 import datetime
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import click
 from cryptography import x509
 
 from common.config import Config, load_config
@@ -28,6 +29,7 @@ from common.identity.certificates import (
 from common.identity.invitation import join_host_port
 from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from deploy.command import FILE, command, config_options, state_option
 from deploy.datasets.datasets import task_named
 from deploy.source_tree import ROOT
 from server.members import authority
@@ -41,85 +43,100 @@ FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 _POLL_SECONDS = 1.0
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says of a server: see the options of the same names."""
+
+    address: tuple[str, ...]
+    authority: Path | None
+    hold_authority_key: bool
+    data_set: str | None
+    new_run: bool
+    listen: str
+    fleet_port: int
+    enrolment_port: int
+    runtime_port: int
+    metrics_host: str
+
+
+@command(
+    "server",
+    "Run a consortium's server, which hospitals on other machines join by invitation.\n\n"
+    "The first start makes everything in the state folder; later ones go on from there, and so does an unfinished run. "
+    "Who is a member is for the consortium's authority to sign. Its key belongs on the organiser's machine, where "
+    "./confide ca make makes it; its certificate comes here with --authority.",
+    "./confide server --state /srv/consortium --address confide.example.org \\\n  --authority ca.pem",
+)
+@state_option("server")
+@click.option("--address", multiple=True, metavar="HOST", help="What hospitals call this server; repeatable.")
+@config_options("the consortium")
+@click.option("--authority", type=FILE, metavar="FILE", help="ca.pem of the authority that was made elsewhere.")
+@click.option(
+    "--hold-authority-key",
+    is_flag=True,
+    help="Make an authority here and keep its key. The server then can invent hospitals, and every output says so.",
+)
+@click.option("--data-set", metavar="NAME", help="What outputs call the hospitals' data.")
+@click.option("--new-run", is_flag=True, help="Begin a new run; the last one has finished.")
+@click.option("--once", is_flag=True, help="End when the run is finished.")
+@click.option("--no-start", is_flag=True, help="Only prepare the state folder.")
+@click.option("--listen", default="0.0.0.0", metavar="ADDRESS", help="Where hospitals may connect.")  # noqa: S104
+@click.option("--fleet-port", type=int, default=FLEET_PORT, metavar="PORT", help="For hospitals' messages.")
+@click.option("--enrolment-port", type=int, default=ENROLMENT_PORT, metavar="PORT", help="For hospitals that join.")
+@click.option("--runtime-port", type=int, default=RUNTIME_PORT, metavar="PORT", help="On loopback only.")
+@click.option("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="Where Prometheus may read.")
+def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool, no_start: bool, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
     """Prepare the state folder and become the server's supervisor."""
-    arguments = _parser().parse_args(argv[1:])
-    config = load_config(arguments.config, tuple(arguments.overrides))
-    state = arguments.state.resolve()
-    settings = _settings(arguments, state, config)
-    root = _install_authority(state, settings, arguments.authority)
+    asked = _Asked(**options)
+    if asked.authority is not None and asked.hold_authority_key:
+        raise ConfigError("--authority and --hold-authority-key exclude each other; got both")
+    config = load_config(config_file, overrides)
+    state = state.resolve()
+    settings = _settings(asked, state, config)
+    root = _install_authority(state, settings, asked.authority)
     write_private(settings.config, config.as_yaml())
     settings.write(state / SERVER_SETTINGS_FILE)
     print(f"consortium authority {fingerprint(root)}; {who_holds_the_key(root)}", file=sys.stderr)
     _await_certificate(state, settings, config)
     where = join_host_port(settings.hosts[0], settings.enrolment_port)
     print(f"hospitals join at {where}; logs in {settings.logs}", file=sys.stderr)
-    if not arguments.no_start:
-        become(python_module("server", "--state", str(state), *(("--once",) if arguments.once else ())), ROOT)
+    if not no_start:
+        become(python_module("server", "--state", str(state), *(("--once",) if once else ())), ROOT)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide server", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="keys, roster, runs; back it up")
-    parser.add_argument(
-        "--address", action="append", metavar="HOST", help="what hospitals call this server; may be repeated"
-    )
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    holder = parser.add_mutually_exclusive_group()
-    holder.add_argument(
-        "--authority", type=Path, metavar="FILE", help="ca.pem of the authority that `confide ca make` made elsewhere"
-    )
-    holder.add_argument(
-        "--hold-authority-key",
-        action="store_true",
-        help="make an authority here and keep its key: the server then can invent hospitals, and every output says so",
-    )
-    parser.add_argument("--data-set", metavar="NAME", help="what outputs call the hospitals' data")
-    parser.add_argument("--new-run", action="store_true", help="begin a new run, the last one has finished")
-    parser.add_argument("--once", action="store_true", help="end when the run is finished")
-    parser.add_argument("--no-start", action="store_true", help="only prepare the state folder")
-    parser.add_argument("--listen", default="0.0.0.0", metavar="ADDRESS", help="default: %(default)s")  # noqa: S104
-    parser.add_argument("--fleet-port", type=int, default=FLEET_PORT, metavar="PORT", help="default: %(default)s")
-    parser.add_argument("--enrolment-port", type=int, default=ENROLMENT_PORT, metavar="PORT")
-    parser.add_argument("--runtime-port", type=int, default=RUNTIME_PORT, metavar="PORT", help="on loopback only")
-    parser.add_argument("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s")
-    return parser
-
-
-def _settings(arguments: argparse.Namespace, state: Path, config: Config) -> ServerSettings:
+def _settings(asked: _Asked, state: Path, config: Config) -> ServerSettings:
     path = state / SERVER_SETTINGS_FILE
     before = ServerSettings.read(path) if path.exists() else None
-    hosts = tuple(map(check_host, arguments.address or (before.hosts if before else ())))
+    hosts = tuple(map(check_host, asked.address or (before.hosts if before else ())))
     if not hosts:
         raise ConfigError("--address must say what hospitals call this server, such as --address confide.example.org")
-    run_id = new_run_id() if before is None or arguments.new_run else before.run_id
+    run_id = new_run_id() if before is None or asked.new_run else before.run_id
     task = task_named(config.experiment.task)
     return ServerSettings(
         config=state / "config.yaml",
         run=state / "runs" / run_id[:12],
         logs=state / "logs",
         run_id=run_id,
-        data_set=arguments.data_set or f"{task.name} (the hospitals' own)",
+        data_set=asked.data_set or f"{task.name} (the hospitals' own)",
         classes=task.classes,
         channels=task.channels,
-        fleet_host=arguments.listen,
-        fleet_port=arguments.fleet_port,
-        runtime_port=arguments.runtime_port,
+        fleet_host=asked.listen,
+        fleet_port=asked.fleet_port,
+        runtime_port=asked.runtime_port,
         metrics_port=config.monitoring.server_metrics_port,
-        metrics_host=arguments.metrics_host,
+        metrics_host=asked.metrics_host,
         hosts=hosts,
-        enrolment_port=arguments.enrolment_port,
-        authority=_folder_of_key(arguments, state, before),
+        enrolment_port=asked.enrolment_port,
+        authority=_folder_of_key(asked, state, before),
     )
 
 
-def _folder_of_key(arguments: argparse.Namespace, state: Path, before: ServerSettings | None) -> Path | None:
-    """Return where this server keeps the authority's key, or None; as before unless an option says otherwise."""
-    if arguments.authority is not None:
+def _folder_of_key(asked: _Asked, state: Path, before: ServerSettings | None) -> Path | None:
+    """Return where this server keeps the authority's key, None where it has none; as before unless told otherwise."""
+    if asked.authority is not None:
         return None
-    if arguments.hold_authority_key:
+    if asked.hold_authority_key:
         return state / "authority"
     if before is None:
         raise ConfigError(

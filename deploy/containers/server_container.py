@@ -118,7 +118,7 @@ class _ServerContainer:
             return
         self._invite_at = time.monotonic() + _INVITATION_MINUTES * 60 / 2
         private = self._state / INVITATION_FILE
-        membership.main(
+        membership.invite(
             [
                 "invite", "hospital",
                 "--state", str(self._state),

@@ -27,7 +27,7 @@ from typing import cast
 
 from cryptography import x509
 
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, DataError, IdentityError
 from common.files import write_private
 from common.identity.certificates import (
@@ -39,6 +39,7 @@ from common.identity.certificates import (
     private_key_pem,
     verify_hospital_certificate,
 )
+from common.privacy.mechanism import mechanism_of
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
 from deploy.datasets.datasets import DataSet, obtain
@@ -155,7 +156,7 @@ def _write_shards(
         _LOG.warning(data.banner)
     shutil.rmtree(folder, ignore_errors=True)
     shards = [folder / str(position) for position in range(number)]
-    deal(data, shards, config.data, config.experiment.seed, fewest_records(config.training, config.privacy))
+    deal(data, shards, config.data, config.experiment.seed, mechanism_of(config).fewest_records(config.training))
     archives = tuple(_pack(shard) for shard in shards)
     _announce(public, data, authority)
     return archives

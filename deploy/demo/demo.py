@@ -1,19 +1,21 @@
 """``confide demo``: the whole system on this machine, as the processes that run in production, on loopback."""
 
-import argparse
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from rich.console import Console
 
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain, task_named
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
@@ -36,13 +38,46 @@ _BYTES_PER_RECORD = 4096
 _POLL_SECONDS = 0.1
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "demo",
+    "Run the whole system on this machine, as the processes that run in production: a server and hospitals that train "
+    "together on loopback. No container is needed.",
+    "./confide demo --hospitals 4 --rounds 5",
+)
+@click.option("--hospitals", type=int, show_default="experiment.num_clients", metavar="N", help="How many take part.")
+@click.option("--rounds", type=int, show_default="experiment.rounds", metavar="R", help="How often they train.")
+@click.option(
+    "--task", show_default="experiment.task", metavar="NAME", help="pneumonia, retina or another MedMNIST 2D task."
+)
+@click.option(
+    "--data",
+    show_default="data.source",
+    metavar="SOURCE",
+    help="auto, phantom, or the path of an npz file, a folder or a tar.",
+)
+@out_option(shown="runs and the run's identifier", help="A new or empty folder.")
+@config_options()
+def main(
+    hospitals: int | None,
+    rounds: int | None,
+    task: str | None,
+    data: str | None,
+    out: Path | None,
+    config_file: Path,
+    overrides: tuple[str, ...],
+) -> int:
     """Run the demo; returns 0 when every round was trained."""
-    arguments = _parser().parse_args(argv[1:])
-    config = _config(arguments)
+    short = {
+        "experiment.num_clients": hospitals,
+        "experiment.rounds": rounds,
+        "experiment.task": task,
+        "data.source": data,
+    }
+    given = [f"{key}={value}" for key, value in short.items() if value is not None]
+    config = load_config(config_file, (*given, *overrides))
     task_named(config.experiment.task)
     run_id = new_run_id()
-    folder = _prepare_folder(arguments.out or ROOT / "runs" / run_id[:12])
+    folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])
     raise_on_signals()
     console = Console()
     try:
@@ -51,29 +86,6 @@ def main(argv: Sequence[str]) -> int:
     except Stopping:
         console.print(f"stopped; what was finished lies in {folder}", highlight=False)
         return EXIT_INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide demo", description=__doc__)
-    parser.add_argument("--hospitals", type=int, metavar="N", help="as --set experiment.num_clients=N")
-    parser.add_argument("--rounds", type=int, metavar="R", help="as --set experiment.rounds=R")
-    parser.add_argument("--task", metavar="NAME", help="pneumonia, retina or another MedMNIST 2D task")
-    parser.add_argument("--data", metavar="SOURCE", help="auto, phantom, or the path of an npz, a folder or a tar")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (default: runs/<run id>)")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser
-
-
-def _config(arguments: argparse.Namespace) -> Config:
-    short = {
-        "experiment.num_clients": arguments.hospitals,
-        "experiment.rounds": arguments.rounds,
-        "experiment.task": arguments.task,
-        "data.source": arguments.data,
-    }
-    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
-    return load_config(arguments.config, (*overrides, *arguments.overrides))
 
 
 def _prepare_folder(folder: Path) -> Path:
@@ -146,7 +158,7 @@ class _Demo:
                 f"--out needs {needed // 2**20} MiB of disk for the shards, {free // 2**20} MiB are free; "
                 "free space or choose another folder"
             )
-        shards, fewest = [member.data for member in members], fewest_records(config.training, config.privacy)
+        shards, fewest = [member.data for member in members], mechanism_of(config).fewest_records(config.training)
         deal(data, shards, config.data, config.experiment.seed, fewest)
         self._state()
 

@@ -1,4 +1,4 @@
-"""``python -m deploy.development.supply_chain advisories|secrets``: two of the static checks of ``confide check``.
+"""``python -m deploy.development.supply_chain advisories|secrets``: two of the static checks of ``confide dev check``.
 
 ``advisories`` asks for known vulnerabilities of the locked packages (pip-audit); where no advisory data can be had,
 without a network or behind a mirror that carries none, it says so and passes. ``secrets`` searches for keys, tokens and

@@ -6,18 +6,19 @@ validation parts, which are public here. On private records such a choice would 
 features, of which none are used.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from common.config import Config, load_config, replace
 from common.errors import ConfigError
 from common.files import replace_file
 from common.provenance import ROOT
+from deploy.command import FILE, command, config_options, out_option
 from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon
 from deploy.experiment.methods import Method
@@ -117,19 +118,37 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the study, or the rest of it; argv begins with the command's last word."""
-    arguments = _parser().parse_args(argv[1:])
+@command(
+    "accuracy",
+    "Measure how good the models are on official test splits, beside what is published. Hospitals train as they are "
+    "deployed. Nothing is chosen by the test part.\n\n"
+    f"FAMILY is one or more of {', '.join(FAMILIES)}; without one, all whose data can be had are run.",
+    "./confide experiment accuracy --seeds 5 --xrays /data/x-rays",
+)
+@click.argument("families", nargs=-1, type=click.Choice(tuple(FAMILIES)), metavar="[FAMILY]...")
+@click.option("--seeds", type=int, default=5, metavar="N", help="Of the split, the sampling and the first model.")
+@click.option("--xrays", type=FILE, metavar="PATH", help="The X-rays of Kermany et al. at 224 pixels.")
+@out_option(ROOT / "runs" / "experiment-accuracy", "runs/experiment-accuracy", "Resumed if begun.")
+@config_options()
+def main(
+    families: tuple[str, ...],
+    seeds: int,
+    xrays: Path | None,
+    out: Path,
+    config_file: Path,
+    overrides: tuple[str, ...],
+) -> int:
+    """Run the study, or what is left of it."""
     console = Console()
     tables = []
-    for name in _chosen(arguments.families, arguments.xrays):
+    for name in _chosen(families, xrays):
         family = FAMILIES[name]
-        source = (f"data.source={arguments.xrays}",) if family.needs_xrays else ()
-        settings = ("evaluation.score_bins=512", *family.settings, *source, *arguments.overrides)
-        tables.append(_run_family(name, load_config(arguments.config, settings), arguments, console))
-    replace_file(arguments.out / TABLE, "\n".join(tables).encode())
+        source = (f"data.source={xrays}",) if family.needs_xrays else ()
+        settings = ("evaluation.score_bins=512", *family.settings, *source, *overrides)
+        tables.append(_run_family(name, load_config(config_file, settings), out, seeds, console))
+    replace_file(out / TABLE, "\n".join(tables).encode())
     console.print("\n".join(tables), highlight=False, soft_wrap=True)
-    console.print(f"{TABLE} is in {arguments.out}, and for each family {TABLE_FILE}, {RESULTS_FILE} and {PLOT}")
+    console.print(f"{TABLE} is in {out}, and for each family {TABLE_FILE}, {RESULTS_FILE} and {PLOT}")
     return 0
 
 
@@ -146,12 +165,12 @@ def plan(config: Config, family: Family, seeds: Sequence[int]) -> dict[Training,
     return planned
 
 
-def _run_family(name: str, config: Config, arguments: argparse.Namespace, console: Console) -> str:
+def _run_family(name: str, config: Config, out: Path, seeds: int, console: Console) -> str:
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if data.banner:
         console.print(data.banner, style="bold")
-    study = Study(data, (arguments.out / name).resolve())
-    planned = plan(config, FAMILIES[name], range(1, arguments.seeds + 1))
+    study = Study(data, (out / name).resolve())
+    planned = plan(config, FAMILIES[name], range(1, seeds + 1))
     outcomes = run_study(
         study, tuple(planned), lambda line: console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
     )
@@ -172,15 +191,3 @@ def _chosen(families: Sequence[str], xrays: Path | None) -> tuple[str, ...]:
         if FAMILIES[name].needs_xrays and xrays is None:
             raise ConfigError(f"{name} needs --xrays PATH, a folder or tar of train|val|test/NORMAL|PNEUMONIA/image")
     return chosen
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide experiment accuracy", description=__doc__)
-    add = parser.add_argument
-    add("families", nargs="*", choices=(*FAMILIES, []), metavar="FAMILY", help=f"{', '.join(FAMILIES)}; default: all")
-    add("--seeds", type=int, default=5, metavar="N", help="of the split, the sampling and the first model (default 5)")
-    add("--xrays", type=Path, metavar="PATH", help="the X-rays of Kermany et al. at 224 pixels")
-    add("--out", type=Path, default=ROOT / "runs" / "experiment-accuracy", metavar="DIR", help="resumed if begun")
-    add("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser

@@ -4,16 +4,17 @@ Central training, private or not, is what nobody can do without moving records; 
 Between the two lies what Confide does: FedAvg under masks, with noise in each hospital or one noise shared by all.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from common.config import Config, load_config, replace
 from common.files import replace_file
 from common.provenance import ROOT
+from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import obtain
 from deploy.experiment.figures import draw_auc_by_epsilon, draw_gain, draw_learning
 from deploy.experiment.methods import Method
@@ -56,16 +57,24 @@ TABLE = "baselines.md"
 PLOTS = ("learning.png", "auc-by-epsilon.png", "gain.png")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the study, or the rest of it; argv begins with the command's last word."""
-    arguments = _parser().parse_args(argv[1:])
-    config = load_config(arguments.config, (*COMMON, *arguments.overrides))
+@command(
+    "baselines",
+    "Compare every way to train, at three degrees of heterogeneity, in one table and plots: in one place, each "
+    "hospital alone, and together, with and without privacy.",
+    "./confide experiment baselines --seeds 3",
+)
+@click.option("--seeds", type=int, default=3, metavar="N", help="Repeat everything with N seeds.")
+@out_option(ROOT / "runs" / "experiment-baselines", "runs/experiment-baselines", "Resumed if begun.")
+@config_options()
+def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
+    """Run the study, or what is left of it."""
+    config = load_config(config_file, (*COMMON, *overrides))
     console = Console()
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if data.banner:
         console.print(data.banner, style="bold")
-    study = Study(data, arguments.out.resolve())
-    trainings = plan(config, range(1, arguments.seeds + 1))
+    study = Study(data, out.resolve())
+    trainings = plan(config, range(1, seeds + 1))
     outcomes = run_study(study, trainings, lambda line: console.print(line, highlight=False, soft_wrap=True))
     write_baselines(study, outcomes)
     console.print((study.folder / TABLE).read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
@@ -105,13 +114,3 @@ def write_baselines(study: Study, outcomes: Outcomes) -> None:
 def _private(method: Method, config: Config, epsilon: float) -> Training:
     terms = STEPS_OF_DP[Method.DISTRIBUTED_DP if method is Method.CENTRAL_DP else method]
     return Training(method, replace(replace(config, **terms), privacy={"target_epsilon": epsilon}))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide experiment baselines", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repeat everything with N seeds (default 3)")
-    out = ROOT / "runs" / "experiment-baselines"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="resumed if begun")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser

@@ -30,12 +30,13 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.run.messages import Request, decode_reply, decode_request, encode
+from common.run.terms import describe
 from common.telemetry.events import Event
 from deploy.datasets.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
 from server.transport import Incoming, Outgoing, Patience
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from client.contribution import Contributor
 from client.data.hospital_data import HospitalData
 from client.ledger.ledger import Ledger
-from common.config import Config, HospitalConfig, PrivacyMode, replace
+from common.config import Config, HospitalConfig, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
+from common.privacy.mechanism import DistributedNoise, LocalNoise, Mechanism, NoPrivacy, mechanism_of
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
+from common.run.terms import describe
 from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import Hand, split
@@ -26,7 +28,7 @@ from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from server.initial_model import initial_model
 from server.rounds import Asked
-from server.run import describe, measures, new_run_id
+from server.run import measures, new_run_id
 from server.strategies import strategy_for
 
 _PLACE = "one-place"
@@ -54,7 +56,7 @@ class Method(StrEnum):
     @property
     def is_private(self) -> bool:
         """Whether an ε bounds what the model reveals of a record."""
-        return MODES[self] is not PrivacyMode.NONE
+        return MECHANISM_OF[self].is_private
 
     @property
     def is_pooled(self) -> bool:
@@ -62,13 +64,13 @@ class Method(StrEnum):
         return self in (Method.CENTRAL, Method.CENTRAL_DP)
 
 
-MODES = {
-    Method.CENTRAL: PrivacyMode.NONE,
-    Method.CENTRAL_DP: PrivacyMode.LOCAL,
-    Method.ALONE: PrivacyMode.NONE,
-    Method.FEDAVG: PrivacyMode.NONE,
-    Method.LOCAL_DP: PrivacyMode.LOCAL,
-    Method.DISTRIBUTED_DP: PrivacyMode.DISTRIBUTED,
+MECHANISM_OF: dict[Method, type[Mechanism]] = {
+    Method.CENTRAL: NoPrivacy,
+    Method.CENTRAL_DP: LocalNoise,
+    Method.ALONE: NoPrivacy,
+    Method.FEDAVG: NoPrivacy,
+    Method.LOCAL_DP: LocalNoise,
+    Method.DISTRIBUTED_DP: DistributedNoise,
 }
 """Central DP is what a trusted centre would do: mode ``local`` in one place that has everybody's records."""
 
@@ -90,7 +92,7 @@ def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: 
         RunError: the training ended before its last round.
         DataError: the data can't be split so.
     """
-    config = replace(config, privacy={"mode": MODES[method]}, evaluation={"exact": True})
+    config = replace(config, privacy={"mode": MECHANISM_OF[method].mode}, evaluation={"exact": True})
     if method.is_pooled:
         return tuple(_in_one_place(_pooled(config), pooled_data(data), data, cache))
     hands = split(data, config.experiment.num_clients, config.data, config.experiment.seed, config.training.batch_size)
@@ -127,7 +129,7 @@ def _in_one_place(config: Config, held: HospitalData, data: DataSet, cache: Path
     config = replace(config, aggregation={"max_weight": _ROOM_FOR_ALL, "modulus_bits": 32})
     description = describe(config, new_run_id(), data.classes, data.channels, {_PLACE: ""})
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
-        ledger = None if config.privacy.mode is PrivacyMode.NONE else Ledger.open(Path(scratch), held.fingerprint)
+        ledger = Ledger.open(Path(scratch), held.fingerprint) if mechanism_of(config).is_private else None
         contributor = Contributor(description, held, ledger, _policy(config, held), os.urandom, cache)
         layout = contributor.layout
         strategy = strategy_for(config.aggregation, config.training, config.privacy, layout.parameters)
@@ -155,7 +157,7 @@ def _done(step: int, measured: Metrics, spent: EpsilonReport | None) -> RoundDon
 def _pooled(config: Config) -> Config:
     """Let the one place do as many steps, each on as many records, as all hospitals together do."""
     training, experiment = config.training, config.experiment
-    if config.privacy.mode is PrivacyMode.NONE:
+    if not mechanism_of(config).is_private:
         return replace(config, training={"batch_size": training.batch_size * experiment.num_clients})
     rounds = max(1, round(experiment.rounds * training.sample_rate))  # of 1 / sample_rate steps
     return replace(config, experiment={"rounds": rounds})

@@ -5,18 +5,20 @@ Every trial of one ε takes the same number of steps at the same sample rate. So
 centre that all would have to trust (``central``).
 """
 
-import argparse
 import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from common.config import Config, PrivacyMode, load_config, replace
+from common.config import Config, load_config, replace
 from common.errors import RunError
+from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
+from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
 from deploy.experiment.training import Laboratory
@@ -36,8 +38,10 @@ phantom, so that no private data was spent on choosing, 100 steps are better tha
 ``local``, and the learning rate is the best of 0.25, 0.5, 1, 2 and 4 for all three (for ``local`` no worse than 1)."""
 
 CENTRAL = "central"
-MODES = (CENTRAL, PrivacyMode.DISTRIBUTED.value, PrivacyMode.LOCAL.value)
-COLOURS = {CENTRAL: GREEN, PrivacyMode.DISTRIBUTED.value: BLUE, PrivacyMode.LOCAL.value: ORANGE}
+DISTRIBUTED = DistributedNoise.mode.value
+LOCAL = LocalNoise.mode.value
+MODES = (CENTRAL, DISTRIBUTED, LOCAL)
+COLOURS = {CENTRAL: GREEN, DISTRIBUTED: BLUE, LOCAL: ORANGE}
 AGAINST = (
     "ε holds: central, against whoever gets the model, but the centre sees every record; distributed, against the "
     "server too; local, against everyone outside the hospital."
@@ -49,16 +53,25 @@ APART = 1.03
 """The modes' points at one ε stand so much beside each other, so that no interval hides another."""
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "privacy",
+    "Measure what privacy costs, by where the noise is added: in each hospital's own steps, in the hospitals' sum, or "
+    "on the union of their data at a centre that all would have to trust.",
+    "./confide experiment privacy --epsilons 1,3,8 --seeds 5",
+)
+@click.option("--epsilons", type=CommaList(float), default="1,3,8", metavar="E,...", help="What each may spend.")
+@click.option("--seeds", type=int, default=5, metavar="N", help="Of the split, the sampling and the first model.")
+@out_option(ROOT / "runs" / "experiment-privacy", "runs/experiment-privacy", "Resumed if begun.")
+@config_options()
+def main(epsilons: tuple[float, ...], seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
     """Run the experiment, or what is left of it, and show its table."""
-    arguments = _parser().parse_args(argv[1:])
-    config = load_config(arguments.config, (*SETTING, *arguments.overrides))
+    config = load_config(config_file, (*SETTING, *overrides))
     console = Console()
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if data.banner:
         console.print(data.banner, style="bold")
-    laboratory = Laboratory(data, arguments.out.resolve())
-    trials = plan(config, laboratory, arguments.epsilons, arguments.seeds)
+    laboratory = Laboratory(data, out.resolve())
+    trials = plan(config, laboratory, epsilons, seeds)
     groups = run_trials(trials, laboratory.folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
     meaning = epsilon_of(config)
     console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals; {meaning}"))
@@ -93,9 +106,9 @@ def _trial(config: Config, laboratory: Laboratory, mode: str, epsilon: float, se
     seeded = replace(config, experiment={"seed": seed}, privacy={"target_epsilon": epsilon})
     labels: Labels = {"mode": mode, "epsilon": epsilon}
     if mode == CENTRAL:
-        return Trial(labels, replace(seeded, privacy={"mode": PrivacyMode.DISTRIBUTED}), laboratory.train_centrally)
-    moded = replace(seeded, privacy={"mode": PrivacyMode(mode)})
-    if mode == PrivacyMode.LOCAL:
+        return Trial(labels, replace(seeded, privacy={"mode": DISTRIBUTED}), laboratory.train_centrally)
+    moded = replace(seeded, privacy={"mode": mode})
+    if not mechanism_of(moded).noise_in_sum:
         moded = _in_passes(moded, len(laboratory.data.parts["train"]))
     return Trial(labels, moded, laboratory.train_federated)
 
@@ -116,7 +129,7 @@ def gain(groups: Sequence[Group], mode: str, epsilon: float) -> Interval:
     """
     ours, theirs = (
         next(group for group in groups if group.labels == {"mode": each, "epsilon": epsilon})
-        for each in (PrivacyMode.DISTRIBUTED.value, mode)
+        for each in (DISTRIBUTED, mode)
     )
     pairs = zip(ours.by_seed, theirs.by_seed, strict=True)
     return over_runs([one["auc"] - other["auc"] for one, other in pairs])
@@ -134,7 +147,7 @@ def _write_gains(groups: Sequence[Group], path: Path) -> None:
 def _others(groups: Sequence[Group]) -> list[tuple[str, float]]:
     """Return mode and ε of every group but those of mode ``distributed``."""
     labels = [(str(group.labels["mode"]), float(group.labels["epsilon"])) for group in groups]
-    return sorted(each for each in labels if each[0] != PrivacyMode.DISTRIBUTED)
+    return sorted(each for each in labels if each[0] != DISTRIBUTED)
 
 
 @styled
@@ -192,15 +205,4 @@ def _table(groups: Sequence[Group], title: str) -> Table:
 
 
 def _gain_shown(groups: Sequence[Group], mode: str, epsilon: float) -> str:
-    return "" if mode == PrivacyMode.DISTRIBUTED else str(gain(groups, mode, epsilon))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide experiment privacy", description=__doc__)
-    add = parser.add_argument
-    add("--epsilons", type=float, nargs="+", default=[1.0, 3.0, 8.0], metavar="E")
-    add("--seeds", type=int, default=5, metavar="N", help="of the split, the sampling and the first model")
-    add("--out", type=Path, default=ROOT / "runs" / "experiment-privacy", metavar="DIR", help="resumed if begun")
-    add("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser
+    return "" if mode == DISTRIBUTED else str(gain(groups, mode, epsilon))

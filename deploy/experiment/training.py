@@ -11,14 +11,14 @@ import numpy as np
 
 from client.features import model_inputs
 from client.training import TrainingData, evaluate, train_locally
-from common.config import Config, HospitalConfig, PrivacyMode, PrivacyUnit, replace
+from common.config import Config, HospitalConfig, PrivacyUnit, replace
 from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationShape, metrics
 from common.models import registry
 from common.models.flat import flat_parameters
-from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
-from common.privacy.calibration import noise_multiplier, require_enough_units
-from common.privacy.schedule import schedule_of
+from common.privacy.accounting import Accountant, epsilon, rounded_up
+from common.privacy.calibration import require_enough_units
+from common.privacy.mechanism import LocalNoise
 from common.shards import SPLITS, Split, read_manifest
 from common.telemetry.events import COMPLETED, Event, RoundDone
 from deploy.datasets.datasets import DataSet
@@ -92,26 +92,19 @@ class Laboratory:
                 f"1 / training.sample_rate and experiment.rounds · training.sample_rate must be whole to be compared "
                 f"with central training, got a rate of {rate:g} and {steps} rounds"
             )
-        changed = {"local_epochs": round(passes)}
-        central = replace(config, training=changed, privacy={"mode": PrivacyMode.LOCAL})
+        central = replace(config, training={"local_epochs": round(passes)})
         privacy, training = central.privacy, central.training
         require_enough_units(units, privacy.delta, privacy.unit)
-        plan = schedule_of(training, privacy)
-        accountant = Accountant(privacy.accountant)
-        noise = noise_multiplier(privacy.target_epsilon, privacy.delta, plan.sample_rate, plan.steps, accountant)
+        plan = LocalNoise(privacy).steps(training, rounds=1)
         classes, model_of = len(self.data.classes), config.model
         model = registry.build(model_of.name, classes, self.data.channels, model_of.image_size, config.experiment.seed)
         start = flat_parameters(model)
         trained = (
-            start
-            + train_locally(
-                model, start, train, training, privacy, noise, os.urandom, expected_units=rate * units
-            ).delta
+            start + train_locally(model, start, train, training, plan, os.urandom, expected_units=rate * units).delta
         )
         shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
         measured = metrics(evaluate(model, trained, validation, test, shape))
-        event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, noise, plan.sample_rate, plan.steps)
-        spent = rounded_up(epsilon([event], privacy.delta, accountant))
+        spent = rounded_up(epsilon([plan.event], privacy.delta, Accountant(privacy.accountant)))
         return {name: float(getattr(measured, name)) for name in MEASURES} | {"spent": spent}
 
     def _pooled(self, config: Config, split: Split) -> TrainingData:

@@ -1,6 +1,5 @@
 """``confide hospital check-data``: shows a data manager what stands between the images and a run, and what to do."""
 
-import argparse
 import csv
 import itertools
 import sys
@@ -8,19 +7,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from client.data.contract import DataContract
-from client.data.deidentify import deidentify
+from client.data.deidentify import deidentify as write_clean_copies
 from client.data.hospital_data import Report, check_data
 from client.data.mistakes import Finding, Mistake
-from common.config import Config, fewest_records, load_config
+from common.config import Config, load_config
 from common.errors import DataError
+from common.privacy.mechanism import mechanism_of
 from common.shards import SPLITS
+from deploy.command import FILE, command, config_options
 from deploy.datasets.datasets import task_named
-from deploy.source_tree import ROOT
 
 SHOWN_OF_A_KIND = 5
 """Places of one mistake in the table; all of them are in the file of ``--findings``."""
@@ -28,11 +29,26 @@ SHOWN_OF_A_KIND = 5
 EXIT_UNUSABLE = 1
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "check-data",
+    "Check a hospital's images against what a run asks, before any privacy is spent. Nothing leaves this machine.\n\n"
+    "PATH is a folder with manifest.csv, a folder with one folder for each class, or an npz file.",
+    "./confide hospital check-data /data/x-rays --findings findings.csv",
+)
+@click.argument("path", type=FILE)
+@click.option("--deidentify", type=FILE, metavar="OUT", help="Write clean copies into this new folder.")
+@click.option("--findings", type=FILE, metavar="FILE", help="Write every finding to this CSV file.")
+@click.option("--cache", type=FILE, metavar="DIR", help="Keep the prepared images for the agent's start.")
+@config_options("the consortium")
+def main(
+    path: Path,
+    deidentify: Path | None,
+    findings: Path | None,
+    cache: Path | None,
+    config_file: Path,
+    overrides: tuple[str, ...],
+) -> int:
     """Run the command.
-
-    Args:
-        argv: the command line from the word ``check-data`` on.
 
     Returns:
         0 if a run may use the data, 1 if something must be put right first.
@@ -40,17 +56,16 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ConfideError: the configuration is wrong, the path is missing, or a disk refuses.
     """
-    arguments = _parser().parse_args(argv[1:])
     console = Console(width=None if sys.stdout.isatty() else 120)
-    contract = contract_of(load_config(arguments.config, tuple(arguments.set)))
+    contract = contract_of(load_config(config_file, overrides))
     with tempfile.TemporaryDirectory(prefix="confide-check-") as temporary:
-        report = _check(arguments.path, contract, arguments.cache or Path(temporary), console)
+        report = _check(path, contract, cache or Path(temporary), console)
     show(report, contract, console)
-    if arguments.findings is not None:
-        _write_findings(report.findings, arguments.findings)
-    if arguments.deidentify is not None:
-        copied = deidentify(arguments.path, contract, report, arguments.deidentify)
-        console.print(f"{copied} clean copies with a manifest of pseudonyms are in {arguments.deidentify}")
+    if findings is not None:
+        _write_findings(report.findings, findings)
+    if deidentify is not None:
+        copied = write_clean_copies(path, contract, report, deidentify)
+        console.print(f"{copied} clean copies with a manifest of pseudonyms are in {deidentify}")
         if copied < report.images:
             console.print(f"{report.images - copied} images were left out: text in the pixels, or not readable.")
     return 0 if report.is_usable else EXIT_UNUSABLE
@@ -68,7 +83,7 @@ def contract_of(config: Config) -> DataContract:
         task.classes,
         task.channels,
         config.model.image_size,
-        fewest_records(config.training, config.privacy),
+        mechanism_of(config).fewest_records(config.training),
         config.privacy.delta,
         config.privacy.unit,
         config.experiment.min_records_per_class,
@@ -144,18 +159,3 @@ def _write_findings(findings: Sequence[Finding], path: Path) -> None:
                 )
     except OSError as error:
         raise DataError(f"--findings must name a file that can be written: {error.strerror}") from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="confide hospital check-data",
-        description="Check a hospital's images against what a run asks, before any privacy is spent. Nothing leaves "
-        "this machine.",
-    )
-    parser.add_argument("path", type=Path, help="a folder with manifest.csv, a folder for each class, or an npz file")
-    parser.add_argument("--deidentify", type=Path, metavar="OUT", help="write clean copies into this new folder")
-    parser.add_argument("--findings", type=Path, metavar="FILE", help="write every finding to this CSV file")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep the prepared images for the agent's start")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", help="the consortium's config.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="replace one setting")
-    return parser

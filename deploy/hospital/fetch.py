@@ -8,7 +8,6 @@ repeated as it was: what is here is not asked for twice.
 Nothing that names a patient is printed: the lines of ``fetched.csv`` are named by their numbers.
 """
 
-import argparse
 import datetime
 import logging
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -29,6 +29,7 @@ from client.data.tables import UnusableTableError, read_table
 from common.errors import ConfigError, DataError
 from common.files import alone, make_private_folder
 from common.shards import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from deploy.command import FILE, command
 from deploy.hospital.pacs.access import Access, read_access
 from deploy.hospital.pacs.accounts import UNSETTLED, Accounts, Outcome
 from deploy.hospital.pacs.fetching import Fetching, Pace, Progress
@@ -36,9 +37,10 @@ from deploy.hospital.pacs.studies import Pacs, Wanted, is_accession
 
 EXIT_UNSETTLED = 1
 
-PER_MINUTE = 600.0
+PER_MINUTE = 900.0
 CONNECTIONS = 4
 _MOST_CONNECTIONS = 16
+_MOST_PER_MINUTE = 60_000  # A thousand a second is no limit any more.
 _SHOWN_LINES = 8
 _TOLD_SECONDS = 10.0
 """The time between two lines where the output is no terminal."""
@@ -46,8 +48,66 @@ _TOLD_SECONDS = 10.0
 _KEY = "accession_number"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; argv begins with the word ``fetch``.
+def _day(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime.date | None:
+    try:
+        return None if text is None else datetime.date.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter("it must be a day such as 2024-01-31") from None
+
+
+@command(
+    "fetch",
+    "Take studies from the hospital's own PACS into a folder, which list-images and check-data read.\n\n"
+    f"Every study is accounted for in {FETCHED_NAME}. Make a call that was cut short, or in which some studies failed, "
+    "again as it was: what is here is not asked for twice. The exit code is 1 while a study is not settled.",
+    "./confide hospital fetch --pacs pacs.yaml --out /data/export \\\n  --modality CR,DX --from 2024-01-01",
+)
+@click.option("--pacs", type=FILE, required=True, metavar="FILE", help="How the PACS is reached; mode 600.")
+@click.option("--out", type=FILE, required=True, metavar="DIR", help="The export's folder; it may have some.")
+@click.option("--modality", multiple=True, required=True, metavar="CR,DX", help="Which series; repeatable.")
+@click.option(
+    "--body-part",
+    multiple=True,
+    show_default="all",
+    metavar="CHEST",
+    help="Words of Body Part Examined; repeatable.",
+)
+@click.option("--from", "first", callback=_day, metavar="DAY", help="The first day, such as 2024-01-01.")
+@click.option("--to", "last", callback=_day, show_default="today", metavar="DAY", help="The last day.")
+@click.option(
+    "--accessions",
+    type=FILE,
+    metavar="TABLE",
+    help=f"A table with the column {_KEY}, such as that of the findings.",
+)
+@click.option(
+    "--per-minute",
+    type=click.FloatRange(0, _MOST_PER_MINUTE, min_open=True),
+    default=PER_MINUTE,
+    metavar="N",
+    help="Studies at most.",
+)
+@click.option(
+    "--connections",
+    "most_connections",
+    type=click.IntRange(1, _MOST_CONNECTIONS),
+    default=CONNECTIONS,
+    metavar="N",
+    help=f"At a time, 1 to {_MOST_CONNECTIONS}; a C-MOVE has one.",
+)
+def main(
+    *,
+    pacs: Path,
+    out: Path,
+    modality: tuple[str, ...],
+    body_part: tuple[str, ...],
+    first: datetime.date | None,
+    last: datetime.date | None,
+    accessions: Path | None,
+    per_minute: float,
+    most_connections: int,
+) -> int:
+    """Run the command.
 
     Returns:
         0 if every study asked for is here, empty or not wanted; 1 if some could not be had, or not all of them.
@@ -55,25 +115,26 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ConfideError: an option or the access file is wrong, the PACS is away or refuses, or the disk does.
     """
-    arguments = _parser().parse_args(argv[1:])
-    access = read_access(arguments.pacs)
-    wanted = _wanted(arguments)
-    accessions = read_accessions(arguments.accessions) if arguments.accessions is not None else ()
+    access = read_access(pacs)
+    if accessions is None and first is None:
+        raise ConfigError("--from, or --accessions, must say which studies; --to is today where it is left out")
+    wanted = _wanted(modality, body_part, first, last)
+    numbers = read_accessions(accessions) if accessions is not None else ()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    work = arguments.out / ON_ITS_WAY_FOLDER
+    work = out / ON_ITS_WAY_FOLDER
     make_private_folder(work)
     with _silent(), alone(work / "lock", 0.0):
-        accounts = Accounts(arguments.out)
-        connections = 1 if access.dicom is not None and access.dicom.retrieve == "move" else arguments.connections
+        accounts = Accounts(out)
+        connections = 1 if access.dicom is not None and access.dicom.retrieve == "move" else most_connections
         try:
             with _telling(console) as tell:
-                pace = Pace(arguments.per_minute)
-                fetching = Fetching(_connecting(access), connections, wanted, arguments.out, accounts, pace, tell)
-                progress = fetching.run(accessions)
+                pace = Pace(per_minute)
+                fetching = Fetching(_connecting(access), connections, wanted, out, accounts, pace, tell)
+                progress = fetching.run(numbers)
         finally:
             accounts.close()
         shutil.rmtree(work, ignore_errors=True)
-    _show(console, accounts, progress, arguments.out)
+    _show(console, accounts, progress, out)
     return EXIT_UNSETTLED if any(progress.outcomes[outcome] for outcome in UNSETTLED) else 0
 
 
@@ -102,16 +163,16 @@ def read_accessions(path: Path) -> tuple[str, ...]:
     return tuple(numbers)
 
 
-def _wanted(arguments: argparse.Namespace) -> Wanted:
-    last = arguments.last or (datetime.datetime.now(datetime.UTC).date() if arguments.first else None)
-    if arguments.accessions is None and arguments.first is None:
-        raise ConfigError("--from, or --accessions, must say which studies; --to is today where it is left out")
-    if arguments.first is not None and last is not None and last < arguments.first:
+def _wanted(
+    modality: Sequence[str], body_part: Sequence[str], first: datetime.date | None, asked_last: datetime.date | None
+) -> Wanted:
+    last = asked_last or (datetime.datetime.now(datetime.UTC).date() if first else None)
+    if first is not None and last is not None and last < first:
         raise ConfigError("--to must not lie before --from")
-    modalities = _words(arguments.modality)
+    modalities = _words(modality)
     if not modalities:
         raise ConfigError("--modality must name at least one, such as CR,DX")
-    return Wanted(modalities, _words(arguments.body_part), arguments.first, last)
+    return Wanted(modalities, _words(body_part), first, last)
 
 
 def _words(given: Sequence[str]) -> tuple[str, ...]:
@@ -220,44 +281,3 @@ def _reasons(reasons: dict[tuple[Outcome, str], list[int]]) -> Table:
 
 
 _WHY = {Outcome.NOT_FOUND: "the PACS has no study with this accession number"}
-
-
-def _day(text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("must be a day such as 2024-01-31") from None
-
-
-def _rate(text: str) -> float:
-    rate = float(text)
-    if not 0 < rate <= 60_000:  # noqa: PLR2004 - a thousand a second is no limit any more
-        raise argparse.ArgumentTypeError("must be above 0 and at most 60000")
-    return rate
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide hospital fetch", description=__doc__)
-    parser.add_argument("--pacs", type=Path, required=True, metavar="FILE", help="how the PACS is reached; mode 600")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the export; may have some")
-    parser.add_argument("--modality", action="append", required=True, metavar="CR,DX", help="which series")
-    parser.add_argument(
-        "--body-part", action="append", default=[], metavar="CHEST", help="words of Body Part Examined; default: all"
-    )
-    parser.add_argument("--from", type=_day, dest="first", metavar="DAY", help="first day, such as 2024-01-01")
-    parser.add_argument("--to", type=_day, dest="last", metavar="DAY", help="last day; default: today")
-    parser.add_argument(
-        "--accessions", type=Path, metavar="TABLE", help=f"a table with the column {_KEY}, such as that of the findings"
-    )
-    parser.add_argument(
-        "--per-minute", type=_rate, default=PER_MINUTE, metavar="N", help=f"studies at most; default {PER_MINUTE:.0f}"
-    )
-    parser.add_argument(
-        "--connections",
-        type=int,
-        choices=range(1, _MOST_CONNECTIONS + 1),
-        default=CONNECTIONS,
-        metavar="N",
-        help=f"at a time, 1 to {_MOST_CONNECTIONS}; default {CONNECTIONS}; a C-MOVE has one",
-    )
-    return parser

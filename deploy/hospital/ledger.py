@@ -1,12 +1,12 @@
 """``confide hospital ledger``: what a hospital's data has spent, whether the record is whole, and what to do if not."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 from pydantic import TypeAdapter
 
 from client.ledger.chain import Anchor
@@ -18,37 +18,95 @@ from common.errors import LedgerError, PrivacyError
 from common.privacy.accounting import Accountant, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run.guarantee import relation
-from deploy.source_tree import ROOT
+from deploy.command import config_options, group, state_option
 
 _BOOKINGS: TypeAdapter[tuple[Booking, ...]] = TypeAdapter(tuple[Booking, ...])
 
 
-def main(argv: Sequence[str]) -> int:
-    """Answer ``confide hospital ledger show|verify|export|accept``; argv begins with the command's last word."""
-    arguments = _parser().parse_args(argv[1:])
-    folder, chain = arguments.state / LEDGER_FOLDER, arguments.state / AUDIT_FILE
-    match arguments.action:
-        case "show":
-            print(_as_text(export(folder), load_config(arguments.config, tuple(arguments.overrides)).hospital))
-        case "verify":
-            head = verify(folder, newest_anchor(chain))
-            if arguments.anchor is not None:
-                verify(folder, arguments.anchor)
-            print(f"whole: {head}")
-        case "export":
-            print(json.dumps(export(folder), indent=2))
-        case "accept":
-            _accept(arguments, folder, chain)
+@group(
+    "ledger",
+    "Show what a hospital's data has spent, check whether the record is whole, and decide what to do if it is not.",
+    "./confide hospital ledger show --state /srv/confide",
+)
+def main() -> None:
+    """Hold the actions."""
+
+
+@main.command(
+    "show",
+    help="Print every line, and the ε of each account by this hospital's policy.",
+    example="./confide hospital ledger show --state /srv/confide",
+)
+@state_option("hospital")
+@config_options("this hospital")
+def show(state: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
+    """Print the ledger for a person."""
+    print(_as_text(export(state / LEDGER_FOLDER), load_config(config_file, overrides).hospital))
     return 0
 
 
-def _accept(arguments: argparse.Namespace, folder: Path, chain: Path) -> None:
-    held = newest_entry(chain)
+def _anchor(_context: click.Context, _option: click.Parameter, text: str | None) -> Anchor | None:
+    try:
+        return None if text is None else Anchor.from_text(text)
+    except LedgerError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command(
+    "verify",
+    help="Check the chain, the anchor and the audit chain's newest line. A ledger that is not whole is an error.",
+    example="./confide hospital ledger verify --state /srv/confide",
+)
+@state_option("hospital")
+@click.option("--anchor", callback=_anchor, metavar="LINE:DIGEST", help="One that was kept outside this machine.")
+def check(state: Path, anchor: Anchor | None) -> int:
+    """Print the head of a ledger that is whole."""
+    head = verify(state / LEDGER_FOLDER, newest_anchor(state / AUDIT_FILE))
+    if anchor is not None:
+        verify(state / LEDGER_FOLDER, anchor)
+    print(f"whole: {head}")
+    return 0
+
+
+@main.command(
+    "export", help="Print everything as JSON.", example="./confide hospital ledger export --state /srv/confide"
+)
+@state_option("hospital")
+def print_json(state: Path) -> int:
+    """Print the ledger for other programs."""
+    print(json.dumps(export(state / LEDGER_FOLDER), indent=2))
+    return 0
+
+
+def _fingerprint(_context: click.Context, _option: click.Parameter, text: str | None) -> bytes | None:
+    try:
+        return None if text is None else bytes.fromhex(text)
+    except ValueError:
+        raise click.BadParameter("a data set's fingerprint must be hexadecimal") from None
+
+
+@main.command(
+    "accept",
+    help="Go on after a refusal. What is known to be spent stays spent.",
+    example='./confide hospital ledger accept --state /srv/confide --reason "new disk"',
+)
+@state_option("hospital")
+@click.option("--reason", required=True, metavar="WORDS", help="Kept in the ledger.")
+@click.option("--data-set", callback=_fingerprint, metavar="HEX", help="Fingerprint of the data from now on.")
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="Go on although lines are lost that the audit chain knows of, or all are. The ledger says so from then on.",
+)
+def decide(state: Path, reason: str, data_set: bytes | None, forget: bool) -> int:
+    """Enter the operator's decision."""
+    held = newest_entry(state / AUDIT_FILE)
     if held is not None and held.spent is not None:
         print(f"the audit chain's newest entry says: ε = {held.spent:g} spent on training, line {held.anchor.sequence}")
     anchor = None if held is None else held.anchor
-    head = accept(folder, arguments.reason, arguments.data_set, anchor, forget=arguments.forget)
-    print(f"accepted; the ledger continues from {head}")
+    head = accept(state / LEDGER_FOLDER, reason, data_set, anchor, forget=forget)
+    print(f"accepted; the ledger goes on from {head}")
+    return 0
 
 
 def _as_text(ledger: dict[str, Any], hospital: HospitalConfig) -> str:
@@ -113,43 +171,3 @@ def _entry_text(entry: dict[str, Any]) -> str:
             return f"{start}accepted with {steps} steps spent: {entry['reason']} ({entry['fault']})"
         case _:
             return f"{start}opened"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide hospital ledger", description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="show|verify|export|accept")
-    show = actions.add_parser("show", help="every line, and the ε of each account by this hospital's policy")
-    show.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE", help="this hospital's own")
-    show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    check = actions.add_parser(
-        "verify", help="check the chain, the anchor and the audit chain's newest line; not whole is an error"
-    )
-    check.add_argument("--anchor", type=_anchor, metavar="LINE:DIGEST", help="one that was kept outside this machine")
-    export_action = actions.add_parser("export", help="everything as JSON")
-    accept_action = actions.add_parser("accept", help="continue after a refusal; what is known to be spent stays spent")
-    accept_action.add_argument("--reason", required=True, help="in words, kept in the ledger")
-    accept_action.add_argument(
-        "--data-set", type=_fingerprint, metavar="HEX", help="fingerprint of the data from now on"
-    )
-    accept_action.add_argument(
-        "--forget",
-        action="store_true",
-        help="continue although lines are lost that the audit chain has, or all lines; the ledger says so from then on",
-    )
-    for action in (show, check, export_action, accept_action):
-        action.add_argument("--state", type=Path, required=True, metavar="DIR", help="the hospital's state folder")
-    return parser
-
-
-def _anchor(text: str) -> Anchor:
-    try:
-        return Anchor.from_text(text)
-    except LedgerError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _fingerprint(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("a data set's fingerprint must be hexadecimal") from None

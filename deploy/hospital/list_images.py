@@ -5,7 +5,6 @@ the table that match no image, images that no row names, and files that are not 
 is guessed, and none is lost without a word.
 """
 
-import argparse
 import csv
 import io
 import os
@@ -15,6 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+import click
+
+from client.data.archives import Archives, UnusableArchiveError
 from client.data.catalogue import scan_images
 from client.data.dicom import DECODER_ERRORS, parse_dicom, quiet
 from client.data.mistakes import ADVICE, Finding, Mistake
@@ -22,6 +24,7 @@ from client.data.pixels import UnusableImageError, is_dicom
 from client.data.tables import UnusableTableError, read_table, without_point_zero
 from common.errors import DataError
 from common.shards import COLUMNS, MANIFEST_NAME, MAX_FILE_BYTES, MAX_MANIFEST_BYTES
+from deploy.command import FILE, command
 
 SHOWN = 5
 """Lines or files named of a kind; a manifest or table shows all of them."""
@@ -95,18 +98,40 @@ class Listed:
         return sum(self.labels.values())
 
 
-def main(argv: Sequence[str]) -> int:
-    """Write the manifest; argv begins with the command's last word.
+@command(
+    "list-images",
+    f"Begin a manifest from what the headers of a PACS export say. Nothing leaves this machine.\n\n"
+    f"PATH is the export's folder; {MANIFEST_NAME} is written into it. Labels come from a table that the hospital has, "
+    "or are filled in by hand. Rows that match no image, images that no row names and files that are not read are "
+    "counted and named.",
+    "./confide hospital list-images /data/export --labels findings.xlsx",
+)
+@click.argument("path", type=FILE)
+@click.option("--labels", type=FILE, metavar="FILE", help="A table, CSV or .xlsx, with the columns KEY and label.")
+@click.option(
+    "--key",
+    type=click.Choice([key.value for key in Key]),
+    default=Key.ACCESSION_NUMBER.value,
+    help="The column that names an image in the table.",
+)
+@click.option(
+    "--rename",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="What a label of the table is called in the run, such as Pneumonie=pneumonia; repeatable.",
+)
+def main(path: Path, labels: Path | None, key: str, rename: tuple[str, ...]) -> int:
+    """Write the manifest.
 
     Raises:
         DataError: there are no images, a manifest is there already, or the table of labels cannot be read.
     """
-    arguments = _parser().parse_args(argv[1:])
-    renamed = dict(_renaming(text) for text in arguments.rename)
-    table = read_labels(arguments.labels, arguments.key, renamed) if arguments.labels else LabelTable()
-    listed = list_images(arguments.path, table, arguments.key)
-    print(f"{listed.images} images are listed in {arguments.path / MANIFEST_NAME}, {listed.labelled} with a label")
-    for line in _account(listed, table, arguments.key) if arguments.labels else _not_read(listed):
+    column = Key(key)
+    renamed = dict(_renaming(text) for text in rename)
+    table = read_labels(labels, column, renamed) if labels else LabelTable()
+    listed = list_images(path, table, column)
+    print(f"{listed.images} images are listed in {path / MANIFEST_NAME}, {listed.labelled} with a label")
+    for line in _account(listed, table, column) if labels else _not_read(listed):
         print(line)
     if listed.labelled < listed.images:
         print("fill in the label of the others or delete their rows, then run: confide hospital check-data")
@@ -132,8 +157,8 @@ def list_images(folder: Path, table: LabelTable, key: Key) -> Listed:
     if not scan.images:
         named = "".join(f"\n{line}" for line in _found(scan.findings))
         raise DataError(f"there is no PNG, JPEG or DICOM file below this folder{named}")
-    with quiet():
-        rows = [{**dict.fromkeys(_COLUMNS, ""), "file": file, **_header(folder / file)} for file in scan.images]
+    with quiet(), Archives(folder) as archives:
+        rows = [{**dict.fromkeys(_COLUMNS, ""), "file": file, **_header(archives, file)} for file in scan.images]
     keys = {row[key] for row in rows} - {""}
     at_hand, shortened = _without_point_zero(table, keys)
     for row in rows:
@@ -288,34 +313,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:SHOWN], *more])
 
 
-def _header(path: Path) -> dict[str, str]:
+def _header(archives: Archives, file: str) -> dict[str, str]:
     """Return what a DICOM header names; nothing for other files and for those a check will find damaged."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES)
+        content = archives.content(file, MAX_FILE_BYTES)
         if not is_dicom(content):
             return {}
         dataset = parse_dicom(content)
         named = {key.value: str(dataset.get(keyword, "") or "").strip() for key, keyword in _KEYWORDS.items()}
         return {**named, "modality": str(dataset.get("Modality", "") or "")}
-    except (OSError, UnusableImageError, *DECODER_ERRORS):
+    except (OSError, UnusableArchiveError, UnusableImageError, *DECODER_ERRORS):
         return {}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide hospital list-images", description=__doc__)
-    parser.add_argument("path", type=Path, help=f"the export's folder; {MANIFEST_NAME} is written into it")
-    parser.add_argument(
-        "--labels", type=Path, metavar="FILE", help="a table (CSV or .xlsx) with the columns KEY and label"
-    )
-    parser.add_argument(
-        "--key", type=Key, choices=list(Key), default=Key.ACCESSION_NUMBER, help="default: accession_number"
-    )
-    parser.add_argument(
-        "--rename",
-        action="append",
-        default=[],
-        metavar="OLD=NEW",
-        help="what a label of the table is called in the run, such as Pneumonie=pneumonia; may be repeated",
-    )
-    return parser

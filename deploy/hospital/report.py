@@ -1,31 +1,38 @@
 """``confide hospital report``: how good each round's model is on this hospital's own records; nothing leaves it."""
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 from client.own_results import OWN_RESULTS_FILE, OwnResult, read
 from common.errors import RunError
 from common.run.guarantee import shown_epsilon
+from deploy.command import command, state_option
 
 COLUMNS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "ece")
 
 _WIDTH_ON_PIPE = 120
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print the results of one run; argv begins with the command's last word.
+@command(
+    "report",
+    "Show how good the model is on this hospital's own records. The figures are exact counts and stay here.",
+    "./confide hospital report --state /srv/confide",
+)
+@state_option("hospital")
+@click.option("--run", "asked", show_default="the last run", metavar="ID", help="A run's identifier, or how it begins.")
+def main(state: Path, asked: str | None) -> int:
+    """Print the results of one run.
 
     Raises:
         RunError: the hospital has no result yet, or none of the run asked for.
     """
-    arguments = _parser().parse_args(argv[1:])
-    results = _of_one_run(read(arguments.state / OWN_RESULTS_FILE), arguments.run)
+    results = _of_one_run(read(state / OWN_RESULTS_FILE), asked)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_ON_PIPE)
     console.print(table_of(results))
     last = results[-1]
@@ -75,10 +82,3 @@ def _half_width(result: OwnResult) -> float:
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide hospital report", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the hospital's state folder")
-    parser.add_argument("--run", metavar="ID", help="the run's identifier or how it begins (default: the last run)")
-    return parser

@@ -1,8 +1,7 @@
 """``confide hospital status``: how this hospital stands in its consortium, from what lies in its state folder."""
 
-import argparse
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from client.standing import read_last_standing
@@ -20,17 +19,20 @@ from common.identity.revocation import Revocations
 from common.run.guarantee import shown_epsilon
 from common.run.words import RELATION
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+from deploy.command import command, state_option
 
 EXIT_NOT_IN_ORDER = 1
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "status",
+    "Show how this hospital stands in its consortium, from what lies in its state folder. The exit code is 1 when "
+    "something needs a person.",
+    "./confide hospital status --state /srv/confide",
+)
+@state_option("hospital", Path("hospital-state"))
+def main(state: Path) -> int:
     """Print one line a fact; ends with 1 when something needs a person."""
-    parser = argparse.ArgumentParser(prog="confide hospital status", description=__doc__)
-    parser.add_argument(
-        "--state", type=Path, default=Path("hospital-state"), metavar="DIR", help="default: %(default)s"
-    )
-    state: Path = parser.parse_args(argv[1:]).state
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     identity, authority = load_identity(state), load_certificate(state / "ca.pem")
     now = datetime.datetime.now(datetime.UTC)

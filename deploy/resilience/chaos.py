@@ -7,7 +7,6 @@ processes; a killed supervisor is restarted by what started it, which is Docker'
 command here.
 """
 
-import argparse
 import os
 import signal
 import statistics
@@ -20,27 +19,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from client.ledger.ledger import LEDGER_FOLDER, export
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, Summed
-from common.config import Config, PrivacyMode, load_config
+from common.config import Config, load_config
 from common.config import replace as replaced
 from common.errors import ConfigError, LedgerError, RunError
 from common.identity.certificates import load_certificate
+from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import EVENTS_FILE, EventFile
 from deploy.audit.verify import verify
+from deploy.command import command, config_options, json_file_option, out_option
 from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import SERVER, LoopbackDeployment
 from deploy.json_report import write_json_report
 from deploy.resilience.chaos_plan import Kill, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress
-from deploy.source_tree import ROOT
 from server.checkpoints import CheckpointStore
 from server.run import new_run_id
 
@@ -110,13 +111,43 @@ class Report:
         )
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says of an experiment: see the options of the same names."""
+
+    kills: int
+    seed: int
+    hospitals: int
+    same_model: bool
+    config_file: Path
+    overrides: tuple[str, ...]
+
+
+@command(
+    "chaos",
+    "Kill a deployment's processes at random, and see whether it survives. The exit code is 0 when nothing hung, no "
+    "finished round was lost and no ledger counted too little.",
+    "./confide chaos --kills 50 --json chaos.json",
+)
+@click.option("--kills", type=int, default=50, metavar="K", help="How many.")
+@click.option("--seed", type=int, default=1, metavar="S", help="Chooses the victims and the moments.")
+@json_file_option()
+@click.option("--hospitals", type=int, default=4, metavar="N", help="How many take part.")
+@click.option(
+    "--same-model",
+    is_flag=True,
+    help="Train without privacy and with everybody in every round, first undisturbed, then with the kills, and compare "
+    "the two models byte for byte.",
+)
+@out_option(help="Keep the run's files in this new folder.")
+@config_options()
+def main(json_file: Path | None, out: Path | None, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
     """Run the kills; returns 0 when nothing hung, nothing finished was lost and no ledger counted too little."""
-    arguments = _parser().parse_args(argv[1:])
-    config = _config(arguments)
+    asked = _Asked(**options)
+    config = _config(asked)
     raise_on_signals()
     with tempfile.TemporaryDirectory(prefix="confide-chaos-") as scratch:
-        report, strikes, stopped = _run(config, arguments.out or Path(scratch), arguments)
+        report, strikes, stopped = _run(config, out or Path(scratch), asked)
     print(
         ("" if stopped is None else f"ended by a signal after {report.kills} of {report.asked_for} kills: ")
         + f"{report.kills} kills, {report.resumed} resumed, {report.hung} hung, "
@@ -126,46 +157,28 @@ def main(argv: Sequence[str]) -> int:
         + ("" if report.gave_up is None else f"; THE RUN GAVE UP: {report.gave_up}")
         + ("" if report.same_model is None else f"; same model: {'yes' if report.same_model else 'NO'}")
     )
-    if arguments.json:
+    if json_file:
         facts = {
             **asdict(report),
-            "seed": arguments.seed,
+            "seed": asked.seed,
             "hospitals": config.experiment.num_clients,
             "strikes": [_strike_facts(strike) for strike in strikes],
             "machine": machine(),
             "versions": versions(),
         }
-        write_json_report(arguments.json, facts)
+        write_json_report(json_file, facts)
     if stopped is not None:
         return stopped.exit_code
     return 0 if report.holds() else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide chaos", description=__doc__)
-    parser.add_argument("--kills", type=int, default=50, metavar="K")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="chooses the victims and the moments")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report with every single kill")
-    parser.add_argument("--hospitals", type=int, default=4, metavar="N")
-    parser.add_argument(
-        "--same-model",
-        action="store_true",
-        help="train without privacy and with everybody in every round, first undisturbed, then with the kills, "
-        "and compare the two models byte for byte",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep the run's files in this new folder")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser
-
-
-def _config(arguments: argparse.Namespace) -> Config:
-    if arguments.kills < 1:
-        raise ConfigError(f"--kills must be at least 1, got {arguments.kills}")
-    together = arguments.same_model
-    rounds = arguments.kills * (_ROUNDS_PER_KILL_TOGETHER if together else _ROUNDS_PER_KILL)
+def _config(asked: _Asked) -> Config:
+    if asked.kills < 1:
+        raise ConfigError(f"--kills must be at least 1, got {asked.kills}")
+    together = asked.same_model
+    rounds = asked.kills * (_ROUNDS_PER_KILL_TOGETHER if together else _ROUNDS_PER_KILL)
     short = {
-        "experiment.num_clients": arguments.hospitals,
+        "experiment.num_clients": asked.hospitals,
         "experiment.rounds": rounds,
         "data.source": "phantom",
         "data.phantom_records": _RECORDS,
@@ -174,25 +187,25 @@ def _config(arguments: argparse.Namespace) -> Config:
         "transport.straggler_seconds": 2.0,
         "transport.start_deadline_seconds": 60.0,
     }
-    config = load_config(arguments.config, (*(f"{key}={value}" for key, value in short.items()), *arguments.overrides))
+    config = load_config(asked.config_file, (*(f"{key}={value}" for key, value in short.items()), *asked.overrides))
     if together:
         config = replaced(
             config,
             privacy={"mode": "none"},
-            aggregation={"min_hospitals": arguments.hospitals},
+            aggregation={"min_hospitals": asked.hospitals},
             hospital={"allow_no_privacy": True},
         )
     return config
 
 
-def _run(config: Config, folder: Path, arguments: argparse.Namespace) -> tuple[Report, list["Strike"], Stopping | None]:
+def _run(config: Config, folder: Path, asked: _Asked) -> tuple[Report, list["Strike"], Stopping | None]:
     """Carry out the kills; returns also what ended them before the last, if anything did."""
-    plan = plan_kills(arguments.kills, config.experiment.num_clients, arguments.seed)
+    plan = plan_kills(asked.kills, config.experiment.num_clients, asked.seed)
     chaos = Chaos(config, folder / "killed")
     same_model = None
     try:
-        undisturbed = _undisturbed_model(config, folder / "undisturbed") if arguments.same_model else None
-        chaos.carry_out(plan, to_the_end=arguments.same_model)
+        undisturbed = _undisturbed_model(config, folder / "undisturbed") if asked.same_model else None
+        chaos.carry_out(plan, to_the_end=asked.same_model)
         if undisturbed is not None:
             same_model = chaos.model().tobytes() == undisturbed.tobytes()
         stopped = None
@@ -380,7 +393,7 @@ class Chaos:
     def _ledger_miscounts(self, chains: Sequence[Chain], server: Chain) -> tuple[int, int]:
         """Compare each hospital's ledger with the rounds that it, or the server, recorded a vector of its for."""
         under = over = 0
-        if self._config.privacy.mode is PrivacyMode.NONE:
+        if not mechanism_of(self._config).is_private:
             return under, over
         summed = [entry.body for entry in server.entries if isinstance(entry.body, Summed) and entry.body.train]
         for member, chain in zip(self._deployment.members, chains, strict=True):

@@ -4,15 +4,16 @@ The hospitals are light: all of them in one process, each with its own identity,
 the deployed agent (``light_hospitals.py``). Training is small on purpose; what is measured is the server.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import click
 from matplotlib.figure import Figure
 
 from common.config import Config, load_config
@@ -22,6 +23,7 @@ from common.models import registry
 from common.processes import Command, Stopping, python_module, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
+from deploy.command import FILE, CommaList, command, config_options, json_file_option
 from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment
@@ -70,36 +72,44 @@ class Measured:
     superlink_vectors: float | None = None
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "load",
+    "Measure time and memory of one server against more and more hospitals, which run in one process.",
+    "./confide load --hospitals 4,8,16 --plot load.png",
+)
+@click.option("--hospitals", type=CommaList(int), default="4,8,16,32,64", metavar="N,...", help="How many take part.")
+@click.option("--rounds", type=int, default=20, metavar="R", help="Of each run.")
+@click.option("--constant", metavar="MODEL", help="Also with this small model, to tell memory beyond it in vectors.")
+@json_file_option()
+@click.option("--plot", type=FILE, metavar="FILE", help="PNG of memory and time against N.")
+@config_options()
+def main(
+    hospitals: tuple[int, ...],
+    rounds: int,
+    constant: str | None,
+    json_file: Path | None,
+    plot: Path | None,
+    config_file: Path,
+    overrides: tuple[str, ...],
+) -> int:
     """Measure, print a line a run, and write JSON and a plot."""
-    parser = argparse.ArgumentParser(prog="confide load", description=__doc__)
-    parser.add_argument("--hospitals", default="4,8,16,32,64", metavar="N,…", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=20, metavar="R")
-    parser.add_argument(
-        "--constant", metavar="MODEL", help="also with this small model, to report memory beyond it in vectors"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory and time against N")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    arguments = parser.parse_args(argv[1:])
-    counts = [int(count) for count in arguments.hospitals.split(",")]
+    configured = partial(_config, config_file, overrides, rounds)
     raise_on_signals()
     measured: list[Measured] = []
     exit_code = 0
     try:
-        for count in counts:
-            run = _measure_apart(_config(arguments, count))
-            if arguments.constant:
-                run = beyond(_measure_apart(_config(arguments, count, f"model.name={arguments.constant}")), run)
+        for count in hospitals:
+            run = _measure_apart(configured(count))
+            if constant:
+                run = beyond(_measure_apart(configured(count, f"model.name={constant}")), run)
             measured.append(run)
             _say(run)
-            _write(arguments.json, measured, counts)
+            _write(json_file, measured, hospitals)
     except Stopping as stopping:
         exit_code = stopping.exit_code
-        print(f"ended by a signal after {len(measured)} of {len(counts)} runs")
-    if arguments.plot and measured:
-        draw(measured).savefig(arguments.plot)
+        print(f"ended by a signal after {len(measured)} of {len(hospitals)} runs")
+    if plot and measured:
+        draw(measured).savefig(plot)
     return exit_code
 
 
@@ -125,10 +135,10 @@ def beyond(constant: Measured, run: Measured) -> Measured:
     )
 
 
-def _config(arguments: argparse.Namespace, hospitals: int, *further: str) -> Config:
+def _config(file: Path, overrides: Sequence[str], rounds: int, hospitals: int, *further: str) -> Config:
     settings = {
         "experiment.num_clients": hospitals,
-        "experiment.rounds": arguments.rounds,
+        "experiment.rounds": rounds,
         "model.name": "cnn_wide",
         "data.source": "phantom",
         "data.phantom_records": max(_LEAST_RECORDS, _RECORDS_EACH * hospitals),
@@ -137,8 +147,8 @@ def _config(arguments: argparse.Namespace, hospitals: int, *further: str) -> Con
         "privacy.mode": "none",
         "hospital.allow_no_privacy": "true",
     }
-    given = (*(f"{key}={value}" for key, value in settings.items()), *arguments.overrides, *further)
-    return load_config(arguments.config, given)
+    given = (*(f"{key}={value}" for key, value in settings.items()), *overrides, *further)
+    return load_config(file, given)
 
 
 def measure(config: Config, folder: Path) -> Measured:

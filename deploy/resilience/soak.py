@@ -1,13 +1,14 @@
 """``confide soak``: let a deployment run for a while, and see whether memory, files or threads of any process grow."""
 
-import argparse
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,13 +17,13 @@ from common.errors import RunError
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinished
+from deploy.command import FILE, command, config_options, json_file_option
 from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
 from deploy.resilience.resources import Sampler, Usage
 from deploy.results.plots import SERIES, styled
-from deploy.source_tree import ROOT
 from server.run import new_run_id
 
 _SAMPLE_SECONDS = 2.0
@@ -61,26 +62,39 @@ class Growth:
         return self.memory_mib_per_hour > _GROWTH_MIB_PER_HOUR or more_files or more_threads
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says of a soak: see the options of the same names."""
+
+    minutes: float
+    hospitals: int
+    config_file: Path
+    overrides: tuple[str, ...]
+
+
+@command(
+    "soak",
+    "Let a deployment run, and see whether memory, files or threads grow. The exit code is 1 when anything does.",
+    "./confide soak --minutes 20",
+)
+@click.option("--minutes", type=float, default=20.0, metavar="M", help="How long to watch.")
+@click.option("--hospitals", type=int, default=3, metavar="N", help="How many take part.")
+@json_file_option()
+@click.option("--plot", type=FILE, metavar="FILE", help="PNG of memory against time.")
+@config_options()
+def main(json_file: Path | None, plot: Path | None, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
     """Run; returns 0 when nothing has grown."""
-    parser = argparse.ArgumentParser(prog="confide soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20.0, metavar="M")
-    parser.add_argument("--hospitals", type=int, default=3, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG of memory against time")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    arguments = parser.parse_args(argv[1:])
+    asked = _Asked(**options)
     raise_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="confide-soak-") as folder:
-            soaked = soak(arguments, Path(folder) / "run")
+            soaked = soak(asked, Path(folder) / "run")
     except Stopping as stopping:
         print("ended by a signal before the first sample")
         return stopping.exit_code
     samples, stopped = soaked.samples, soaked.stopped
     growths = [growth(name, usages) for (name, _), usages in sorted(samples.items())]
-    early = "" if stopped is None else f", ended by a signal; {arguments.minutes:g} were asked for"
+    early = "" if stopped is None else f", ended by a signal; {asked.minutes:g} were asked for"
     print(f"{soaked.minutes:.3g} minutes, {soaked.rounds} rounds{early}")
     for item in growths:
         print(
@@ -88,13 +102,13 @@ def main(argv: Sequence[str]) -> int:
             f"  files {item.files[0]} → {item.files[1]}  threads {item.threads[0]} → {item.threads[1]}"
             + ("  GROWS" if item.has_grown() else "")
         )
-    if arguments.json:
-        facts = {"minutes": round(soaked.minutes, 2), "minutes_asked_for": arguments.minutes, "rounds": soaked.rounds,
+    if json_file:
+        facts = {"minutes": round(soaked.minutes, 2), "minutes_asked_for": asked.minutes, "rounds": soaked.rounds,
                  "processes": [asdict(item) for item in growths], "machine": machine(),
                  "versions": versions()}  # fmt: skip
-        write_json_report(arguments.json, facts)
-    if arguments.plot:
-        draw(samples).savefig(arguments.plot)
+        write_json_report(json_file, facts)
+    if plot:
+        draw(samples).savefig(plot)
     if stopped is not None:
         return stopped.exit_code
     return 1 if any(item.has_grown() for item in growths) else 0
@@ -117,17 +131,17 @@ class Soaked:
     stopped: Stopping | None
 
 
-def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
-    """Let a deployment run, and measure its processes meanwhile.
+def soak(asked: _Asked, folder: Path) -> Soaked:
+    """Let a deployment run, and look at its processes meanwhile.
 
     Raises:
         RunError: the run does not start, or ends before its time.
     """
     settings = (
-        f"experiment.num_clients={arguments.hospitals}", f"experiment.rounds={_ROUNDS}", "data.source=phantom",
+        f"experiment.num_clients={asked.hospitals}", f"experiment.rounds={_ROUNDS}", "data.source=phantom",
         "data.phantom_records=600", "training.batch_size=32", "privacy.mode=none", "hospital.allow_no_privacy=true",
     )  # fmt: skip
-    config = load_config(arguments.config, (*settings, *arguments.overrides))
+    config = load_config(asked.config_file, (*settings, *asked.overrides))
     folder.mkdir(mode=0o700, parents=True)
     deployment = LoopbackDeployment(config, folder, new_run_id())
     events, rounds, stopped = EventFile(folder / EVENTS_FILE), 0, None
@@ -148,7 +162,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> Soaked:
         began = time.monotonic()
         with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
             try:
-                while time.monotonic() < began + 60 * arguments.minutes:
+                while time.monotonic() < began + 60 * asked.minutes:
                     for event in events.read_new():
                         rounds += isinstance(event, RoundDone)
                         if isinstance(event, RunFinished):

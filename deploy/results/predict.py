@@ -1,11 +1,11 @@
 """``confide predict``: classify images with a trained model, at the threshold its hospitals' validation parts chose."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from common.models import registry
 from common.models.flat import share_parameters
 from common.models.frozen import extract
 from common.shards import MAX_FILE_BYTES, fit
+from deploy.command import FILE, command, json_option
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 
 NOT_A_DEVICE = "A research model, not a medical device: no decision about a patient may rest on it."
@@ -41,19 +42,22 @@ class Prediction:
     """Why the image may be unlike those that the model was trained for, as ``kind: reason``."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Classify the images named; argv begins with the command's last word."""
-    parser = argparse.ArgumentParser(prog="confide predict", description=__doc__)
-    parser.add_argument(
-        "model", type=Path, metavar="MODEL", help=f"a run's folder, or one of {CARD_FILE}, {TENSORS_FILE}"
-    )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM")
-    parser.add_argument("--json", action="store_true", help="one JSON object an image, on one line")
-    arguments = parser.parse_args(argv[1:])
-    folder = arguments.model.parent if arguments.model.name in (CARD_FILE, TENSORS_FILE) else arguments.model
+@command(
+    "predict",
+    "Classify images with a trained model, at the threshold that its hospitals' validation parts chose. A research "
+    "model, not a medical device.\n\n"
+    f"MODEL is a run's folder, or one of {CARD_FILE} and {TENSORS_FILE}. IMAGE is PNG, JPEG or DICOM.",
+    "./confide predict runs/0123456789ab image.png",
+)
+@click.argument("model", type=FILE)
+@click.argument("images", nargs=-1, required=True, type=FILE, metavar="IMAGE...")
+@json_option()
+def main(model: Path, images: tuple[Path, ...], as_json: bool) -> int:
+    """Classify the images named."""
+    folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    predictions = predict(flat, card, arguments.images)
-    if arguments.json:
+    predictions = predict(flat, card, images)
+    if as_json:
         for prediction in predictions:
             print(json.dumps(vars(prediction)))
     else:

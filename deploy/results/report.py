@@ -1,12 +1,12 @@
 """``confide report``: what was trained on what, how good it is, what it cost in privacy, and how to do it again."""
 
-import argparse
 import base64
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from common.errors import RunError
 from common.files import replace_file
 from common.run.guarantee import shown_epsilon
+from deploy.command import FILE, command, out_option
 from deploy.results import plots
 from deploy.results.report_facts import RunFacts, compare
 
@@ -28,14 +29,17 @@ _MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
 _BYTES_A_STEP = 1000
 
 
-def main(argv: Sequence[str]) -> int:
-    """Write the report; argv begins with the command's last word."""
-    parser = argparse.ArgumentParser(prog="confide report", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder; several are compared")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first run's folder)")
-    arguments = parser.parse_args(argv[1:])
-    runs = [RunFacts.read(folder) for folder in arguments.runs]
-    for file in write_report(runs, arguments.out or arguments.runs[0]):
+@command(
+    "report",
+    "Write what was trained on what, how good it is, what it cost in privacy, and how to do it again.\n\n"
+    "RUN is a run's folder; several are compared.",
+    "./confide report runs/0123456789ab",
+)
+@click.argument("runs", nargs=-1, required=True, type=FILE, metavar="RUN...")
+@out_option(shown="the first run's folder", help="Where to write.")
+def main(runs: tuple[Path, ...], out: Path | None) -> int:
+    """Write the report."""
+    for file in write_report([RunFacts.read(folder) for folder in runs], out or runs[0]):
         print(file)
     return 0
 

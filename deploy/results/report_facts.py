@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import AdversaryModel, AggregationMode, Config, PrivacyMode
+from common.config import AdversaryModel, AggregationMode, Config
 from common.errors import RunError
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
@@ -245,9 +246,8 @@ def _curious_server(config: Config, hospitals: int) -> Knowledge:
 
 def _between_sums(config: Config) -> str:
     """Say what holds against somebody who compares sums of several rounds, where masks do not help."""
-    training = config.privacy.mode is not PrivacyMode.NONE
     covered = [
-        *(["training records"] if training else []),
+        *(["training records"] if mechanism_of(config).is_private else []),
         *([] if config.evaluation.exact else ["validation and test records"]),
     ]
     if not covered:
@@ -281,18 +281,13 @@ def _colluding_server(config: Config, hospitals: int) -> Knowledge:
     most = hospitals - _threshold(config, hospitals)
     learns = "sums over the honest hospitals alone"
     cannot = f"with up to {most} of {hospitals}: single out one of two or more honest hospitals"
-    if config.privacy.mode is PrivacyMode.DISTRIBUTED:
-        cannot += f"; with up to {config.privacy.colluders}: take away enough noise to exceed the stated ε"
+    cannot += mechanism_of(config).limit_of_colluders()
     return Knowledge("the server with hospitals on its side", learns, cannot)
 
 
 def _limit(config: Config) -> str:
     """Say what stays out of reach of somebody who sees the model."""
-    privacy = config.privacy
-    if privacy.mode is PrivacyMode.NONE:
-        unit = privacy.unit.value
-        return f"nothing is out of reach by proof: no differential privacy limits what a {unit} gives away"
-    return f"learn more about a {privacy.unit.value} than ε and δ={privacy.delta:g} allow"
+    return mechanism_of(config).limit()
 
 
 def _threshold(config: Config, hospitals: int) -> int:

@@ -30,7 +30,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContext
 
 from common.errors import RunError
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in, require_used
 from common.run.flat_model import FlatModel, stretches
 from common.run.messages import join_array
 
@@ -38,8 +38,9 @@ from common.run.messages import join_array
 def carry_by_the_piece() -> None:
     """Make Flower's grid in this process push a piece of an array at a time, and keep apart those that arrive."""
     grid = importlib.import_module("flwr.superlink.grid.http_grid")
-    replace_in(grid, "push_objects", _push_in_turn)
-    replace_in(ProtobufClient, "_send", partialmethod(_send_and_let_go, ProtobufClient._send))  # noqa: SLF001
+    replace_in(grid, "push_objects", _push_in_turn, used_by=grid.HttpGrid._try_push_messages)  # noqa: SLF001
+    send = partialmethod(_send_and_let_go, ProtobufClient._send)  # noqa: SLF001 - each request of the grid goes by it
+    replace_in(ProtobufClient, "_send", send, used_by=ProtobufClient._unary_unary)  # noqa: SLF001 - which calls it
     _keep_apart()
 
 
@@ -57,6 +58,7 @@ def arrays_kept_apart() -> Iterator[None]:
 
 def _keep_apart() -> None:
     registry = inflatable_utils.inflatable_class_registry
+    require_used(inflatable_utils, "inflatable_class_registry", inflatable_utils.inflate_object_from_contents)
     for name, arrived in (("Array", ArrivedArray), ("ArrayRecord", _ArrivedRecord)):
         if name not in registry:
             raise AttributeError(f"Flower's registry of classes has no {name!r}")

@@ -28,7 +28,7 @@ from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import InMemoryLinkState
 
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in
 
 _LONGEST_POLL_SECONDS = 5.0
 """How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
@@ -177,10 +177,12 @@ def change_superlink() -> None:
             return response
 
     factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
-    replace_in(factory, "InMemoryLinkState", State)
-    replace_in(importlib.import_module("flwr.superlink.cli.flower_superlink"), "FleetServicer", Servicer)
-    replace_in(node_auth_server_interceptor, "MIN_TIMESTAMP_DIFF", -_CLOCKS_APART_SECONDS)
-    replace_in(node_auth_server_interceptor, "MAX_TIMESTAMP_DIFF", _CLOCKS_APART_SECONDS)
+    replace_in(factory, "InMemoryLinkState", State, used_by=factory.LinkStateFactory.state)
+    superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    replace_in(superlink, "FleetServicer", Servicer, used_by=vars(superlink)["_run_fleet_api_grpc_rere"])
+    check = node_auth_server_interceptor.NodeAuthServerInterceptor.intercept_service
+    replace_in(node_auth_server_interceptor, "MIN_TIMESTAMP_DIFF", -_CLOCKS_APART_SECONDS, used_by=check)
+    replace_in(node_auth_server_interceptor, "MAX_TIMESTAMP_DIFF", _CLOCKS_APART_SECONDS, used_by=check)
 
 
 def _let_in(state: Any, key: bytes, deliveries: Deliveries) -> None:  # noqa: ANN401 - Flower's InMemoryLinkState

@@ -16,7 +16,8 @@ from flwr.supercore.inflatable import inflatable_utils
 from google.protobuf.message import DecodeError
 
 from common.errors import RunError
-from common.flower.waits import limit_pulls, poll_pause, replace_in, shorten_backoff
+from common.flower.seam import replace_in
+from common.flower.waits import limit_pulls, poll_pause, shorten_backoff
 from common.run.messages import decode_reply, phase_of
 from server.flower.arrays import ArrivedArray, record_of
 from server.transport import Incoming, Outgoing, Patience
@@ -51,8 +52,14 @@ def tell_unreadable_replies() -> None:
             raise inflatable_utils.ObjectPullError(message_id, str(error)) from None
         return contents
 
-    replace_in(http_grid, "pull_objects", pull_readable)
-    replace_in(http_grid, "inflate_object_from_contents", lambda message_id, _contents: read.pop(message_id))
+    user = http_grid.HttpGrid.pull_messages
+    replace_in(http_grid, "pull_objects", pull_readable, used_by=user)
+    replace_in(
+        http_grid,
+        "inflate_object_from_contents",
+        lambda message_id, _contents: read.pop(message_id),
+        used_by=user,
+    )
 
 
 def read_reply(message_id: str, contents: dict[str, bytes]) -> Message:

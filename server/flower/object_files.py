@@ -17,7 +17,7 @@ from typing import Any
 
 from flwr.supercore.object_store.in_memory_object_store import ObjectEntry
 
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in
 
 _LOG = logging.getLogger("confide.superlink")
 
@@ -86,4 +86,4 @@ def keep_objects_in_files(folder: Path) -> None:
     if allowed < min(most, _MOST_FILES):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES), most))
     store = importlib.import_module("flwr.supercore.object_store.in_memory_object_store")
-    replace_in(store, "ObjectEntry", partial(FiledEntry, folder))
+    replace_in(store, "ObjectEntry", partial(FiledEntry, folder), used_by=store.InMemoryObjectStore.preregister)

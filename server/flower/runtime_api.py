@@ -11,7 +11,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in
 
 RUNTIME_PATH = "/v1/runtime/"
 
@@ -57,4 +57,4 @@ def spare_runtime_calls() -> None:
             Middleware(PastRuntimeCalls, middleware=layer.cls) if layer.cls in control else layer for layer in flowers()
         ]
 
-    replace_in(superlink, "_get_middleware", layers)
+    replace_in(superlink, "_get_middleware", layers, used_by=superlink.create_app)

@@ -14,7 +14,7 @@ from flwr.supercore.cli.flower_superexec import flower_superexec
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in
 
 _COMMAND = "flwr-serverapp"
 
@@ -71,7 +71,7 @@ def keep_tokens_off_command_lines() -> None:
         AttributeError: Flower is not the release this was written for.
     """
     superexec = importlib.import_module("flwr.supercore.superexec.run_superexec")
-    replace_in(superexec, "get_executor", lambda *_given, **_options: SilentExecutor())
+    replace_in(superexec, "get_executor", lambda *_given, **_options: SilentExecutor(), used_by=superexec.run_superexec)
 
 
 def main() -> None:

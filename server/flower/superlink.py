@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import grpc
+from flwr.supercore.grpc import generic_create_grpc_server
 from flwr.superlink.cli.flower_superlink import flower_superlink
 
+from common.flower.seam import replace_in
 from server.flower.fleet import change_superlink
 from server.flower.object_files import keep_objects_in_files
 from server.flower.runtime_api import spare_runtime_calls
@@ -21,7 +23,12 @@ def main() -> None:
     """Serve until it is stopped."""
     state = Path(sys.argv[1])
     # The only gRPC server in this process is the Fleet API; Flower gives it the certificate of the other interfaces.
-    grpc.ssl_server_credentials = lambda *_given, **_options: reloading_credentials(state)
+    replace_in(
+        grpc,
+        "ssl_server_credentials",
+        lambda *_given, **_options: reloading_credentials(state),
+        used_by=generic_create_grpc_server,
+    )
     change_superlink()
     spare_runtime_calls()
     keep_objects_in_files(state)

@@ -64,8 +64,7 @@ from common.identity.members import sign_members
 from common.keystream import Keystream
 from common.privacy.accounting import Accountant
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
+from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model
 from common.run.messages import (
     AdvertiseKeys,
@@ -87,9 +86,10 @@ from common.run.messages import (
 )
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import (
+    describe,
     evaluation_plan_of,
     fewest_survivors,
-    mechanism_of,
+    layout_of,
     protocol_parameters,
     release_mechanism,
 )
@@ -113,7 +113,6 @@ from common.secagg.neighbours import neighbourhoods
 from common.secagg.parameters import RunParameters, Segment
 from common.secagg.phases import Phase
 from common.secagg.shamir import rebuild
-from server.run import describe
 from tests.attacks.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
 
 MOST_HOSPITALS = 6
@@ -977,12 +976,11 @@ def _most_asked(run: RunDescription, booking: Booking) -> int:
 def _cost(vector: Vector) -> Iterator[tuple[str, int, Booking]]:
     """Yield what a hospital must have booked before it sent a vector."""
     run, terms, privacy = vector.description, vector.terms, vector.description.privacy
-    mechanism, plan, number = mechanism_of(run), evaluation_plan_of(run), vector.key[1]
+    plan, number = evaluation_plan_of(run), vector.key[1]
     if terms.trains and privacy.mode is not PrivacyMode.NONE:
-        if mechanism is None:
-            event, colluders = local_event(run.training, privacy, run.experiment.rounds), None
-        else:
-            event, colluders = mechanism.event(schedule_of(run.training, privacy).sample_rate), privacy.colluders
+        event = mechanism_of(run).plan(run, layout_of(run).parameters).event
+        assert event is not None
+        colluders = None if privacy.mode is PrivacyMode.LOCAL else privacy.colluders
         yield run.run_id, number, Booking(Account.TRAINING, event, privacy.unit, colluders, privacy.delta)
     if terms.question is None or plan is None:
         return

@@ -24,6 +24,7 @@ from common.models import registry
 from common.models.cnn import SmallCnn
 from common.models.flat import flat_parameters
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.mechanism import LocalNoise, NoisySteps, NoisySum, PlainSteps
 
 torch.set_num_threads(1)
 
@@ -196,7 +197,7 @@ def test_no_unit_moves_the_sum_beyond_the_bound_whatever_the_weights(kind: str, 
         assert_bounded(model, records(kind, rng, per_patient=3), by_patient)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(sorted(MODELS)),
     weights=st.sampled_from(sorted(WEIGHTS)),
@@ -295,10 +296,10 @@ def test_nothing_stops_and_all_that_leaves_is_finite(kind: str, weights: str) ->
     model, data = hostile(kind, weights, rng), records(kind, rng)
     start = flat_parameters(model)
     training = TrainingConfig(batch_size=4, sample_rate=0.5, learning_rate=1000.0, momentum=0.9, proximal_mu=1000.0)
-    for mode in (PrivacyMode.NONE, PrivacyMode.LOCAL):
+    noisy = NoisySteps(PrivacyUnit.RECORD, LocalNoise(PrivacyConfig()).schedule(training), 1.0, 1.0)
+    for plan in (PlainSteps(training.batch_size, training.local_epochs), noisy):
         for part in (data, data.emptied()):
-            privacy = PrivacyConfig(mode=mode)
-            update = train_locally(model, start, part, training, privacy, 1.0, rng.bytes, expected_units=4.5)
+            update = train_locally(model, start, part, training, plan, rng.bytes, expected_units=4.5)
             assert np.isfinite(update.delta).all()
             assert update.delta.dtype == np.float32
     mechanism = DistributedMechanism.fit(
@@ -312,8 +313,7 @@ def test_nothing_stops_and_all_that_leaves_is_finite(kind: str, weights: str) ->
         modulus_bits=32,
     )
     for unit, part in itertools.product(PrivacyUnit, (data, data.emptied())):
-        distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, unit=unit)
-        total = noisy_gradient_sum(model, start, part, distributed, mechanism, 0.5, 4, rng.bytes).total
+        total = noisy_gradient_sum(model, start, part, NoisySum(unit, 0.5, mechanism), 4, rng.bytes).total
         assert total.shape == start.shape
     for scored in scores(model, start, data, data.emptied(), CLASSES):
         assert np.isfinite(scored).all()

@@ -20,6 +20,7 @@ from common.models.flat import flat_parameters, share_parameters
 from common.models.heads import linear_head
 from common.models.registry import build
 from common.privacy.distributed import DistributedMechanism
+from common.privacy.mechanism import NoisySum
 
 BOUND = 1.0
 CHANNELS = 64
@@ -115,11 +116,11 @@ def test_in_mode_distributed_a_unit_that_overflows_is_zero_and_the_others_are_wh
     inputs = torch.full((6, 8), 0.01)
     inputs[0] = 3e38
     data = TrainingData(inputs, torch.arange(6) % 2, torch.arange(6))
-    privacy = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=BOUND)
+    plan = NoisySum(PrivacyUnit.RECORD, 1.0, mechanism)
 
     def total(part: TrainingData) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         random = np.random.default_rng(0)
-        return noisy_gradient_sum(model, flat, part, privacy, mechanism, 1.0, 3, random.bytes).total
+        return noisy_gradient_sum(model, flat, part, plan, 3, random.bytes).total
 
     without = TrainingData(inputs[1:], data.labels[1:], torch.arange(5))
     np.testing.assert_array_equal(total(data), total(without))

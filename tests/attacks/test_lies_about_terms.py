@@ -79,7 +79,7 @@ def test_hospitals_of_either_half_get_fewer_than_t_signatures() -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from((16, 32)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_a_liar_unmasks_with_every_share_it_could_want_is_no_sum_of_vectors(seed: int, bits: int) -> None:
     """The masks alone hold, without the signatures: a semi-honest run, whose hospitals reveal what they are asked."""
     source = random.Random(seed)  # noqa: S311 - repeatable

@@ -30,14 +30,13 @@ from common.run.messages import (
     Unmask,
 )
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import protocol_parameters
+from common.run.terms import describe, protocol_parameters
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from server.initial_model import initial_model
-from server.run import describe
 from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID, Dealt, Small, small
 
 VICTIM = "hospital-1"

@@ -24,7 +24,7 @@ from client.ledger.ledger import Ledger
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release
-from common.privacy.budget import Account
+from common.privacy.budget import Account, Booking
 from common.run.messages import InputPlain
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg import consistency_check, masked_input, unmasking
@@ -215,18 +215,15 @@ def _training_unbooked(patch: Patch) -> None:
 
 
 def _half_the_rate_booked(patch: Patch) -> None:
-    book = Contributor._book_training
+    record = Ledger.record
 
-    def halved(self: Contributor, number: int) -> Any:  # noqa: ANN401 - passed on
-        event = self._event
-        if event is not None:
-            self._event = dataclasses.replace(event, sample_rate=event.sample_rate / 2)
-        try:
-            return book(self, number)
-        finally:
-            self._event = event
+    def halved(self: Ledger, run_id: str, number: int, booking: Booking, *rest: Any) -> float:  # noqa: ANN401 - passed on
+        if booking.account is Account.TRAINING:
+            event = dataclasses.replace(booking.event, sample_rate=booking.event.sample_rate / 2)
+            booking = dataclasses.replace(booking, event=event)
+        return record(self, run_id, number, booking, *rest)
 
-    patch.setattr(Contributor, "_book_training", halved)
+    patch.setattr(Ledger, "record", halved)
 
 
 def _asked_again(patch: Patch) -> None:

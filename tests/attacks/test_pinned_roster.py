@@ -21,8 +21,7 @@ from common.identity.certificates import CertificateAuthority
 from common.identity.members import KeptMembers, sign_members
 from common.identity.revocation import Revocations, sign_revocations
 from common.run.messages import AdvertiseKeys, Refused
-from common.run.terms import protocol_parameters
-from server.run import describe
+from common.run.terms import describe, protocol_parameters
 from tests.small_consortium import RUN_ID, Dealt, small
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

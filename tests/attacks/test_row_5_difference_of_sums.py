@@ -19,6 +19,7 @@ from client.ledger.ledger import Ledger
 from common.config import HospitalConfig, RunDescription
 from common.evaluation.question import Question
 from common.keystream import Keystream
+from common.privacy.mechanism import NoisySteps, NoisySum
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import evaluation_plan_of, fewest_survivors, layout_of, release_mechanism
@@ -124,15 +125,15 @@ def test_the_difference_of_changes_carries_a_full_share_of_training_noise(mode: 
     noise = (first - second).std() / np.sqrt(2)
     if mode == "local":
         # σC over the expected batch, of the hospital itself, whoever else knows what; the others' comes on top.
-        event = room.hospitals[-1]._event
-        assert event is not None
-        one = event.noise_multiplier * run.privacy.max_grad_norm / (run.training.sample_rate * 20)
+        steps = room.hospitals[-1]._training
+        assert isinstance(steps, NoisySteps)
+        one = steps.noise_multiplier * run.privacy.max_grad_norm / (run.training.sample_rate * 20)
         step = room.layout.step
         assert noise * step / 20 > 0.95 * run.training.learning_rate * one  # 20 is the hospital's weight.
     else:
-        mechanism = room.hospitals[-1]._mechanism
-        assert mechanism is not None
-        assert noise > 0.95 * mechanism.noise_multiplier * mechanism.norm_bound
+        plan = room.hospitals[-1]._training
+        assert isinstance(plan, NoisySum)
+        assert noise > 0.95 * plan.noise.noise_multiplier * plan.noise.norm_bound
 
 
 def test_in_mode_none_the_difference_is_the_hospitals_own_change_as_documented(tmp_path: Path) -> None:

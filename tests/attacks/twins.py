@@ -37,6 +37,7 @@ from opacus.accountants.analysis import rdp
 import client.contribution
 import client.ledger.ledger
 import common.privacy.calibration
+import common.privacy.mechanism
 from client.agent import HospitalAgent, Surroundings
 from client.data import DataContract
 from client.data.hospital_data import HospitalData, HospitalRecords
@@ -79,7 +80,7 @@ from common.run.messages import (
     phase_of,
 )
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
+from common.run.terms import describe, evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
 from common.run.vector import Tail
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
@@ -87,7 +88,6 @@ from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from server.run import describe
 from tests.protocol.parties import Hospital
 
 VICTIM = "hospital-1"
@@ -248,6 +248,7 @@ def quick_accounting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common.privacy.calibration, "noise_multiplier", _calibrated)
         patch.setattr(client.contribution, "epsilon", of_any)
+        patch.setattr(common.privacy.mechanism, "epsilon", of_any)
         patch.setattr(client.ledger.ledger, "epsilon", of_any)
         patch.setattr(rdp, "_compute_rdp", lru_cache(maxsize=None)(rdp._compute_rdp))
         patch.setattr(os, "fsync", lambda _descriptor: None)  # No power fails here.

@@ -1,9 +1,8 @@
-"""``confide bench data``: what checking and preparing a hospital's images takes, and that more of them take no more.
+"""``confide dev bench data``: what checking a hospital's images takes, and that more of them take no more memory.
 
 Each figure comes from a process of its own, so that its peak of memory is that of one check or one start.
 """
 
-import argparse
 import csv
 import json
 import multiprocessing
@@ -11,11 +10,12 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 from PIL import Image
 
@@ -24,6 +24,7 @@ from client.data.hospital_data import check_data
 from common.errors import DataError
 from common.provenance import machine, versions
 from common.shards import COLUMNS, MANIFEST_NAME, SPLITS
+from deploy.command import FILE, command, json_file_option
 from deploy.datasets import phantom
 from deploy.json_report import write_json_report
 
@@ -61,18 +62,27 @@ class Measurement:
     load: float
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; argv begins with the command's last word.
+@command(
+    "data",
+    "Measure what checking and preparing a hospital's images takes, and that more of them take no more memory.",
+    "./confide dev bench data --data /data/x-rays",
+)
+@click.option("--data", type=FILE, show_default="phantom X-rays", metavar="DIR", help="A hospital's folder.")
+@click.option("--records", type=int, default=XRAYS, metavar="N", help="Phantom images to make.")
+@click.option("--times", type=int, default=1, metavar="K", help="Measure K times as many too.")
+@click.option("--image-size", type=int, default=_SIZE, metavar="PIXELS", help="On a side.")
+@json_file_option()
+def main(data: Path | None, records: int, times: int, image_size: int, json_file: Path | None) -> int:
+    """Run the benchmark.
 
     Raises:
         DataError: the folder given does not keep the contract, or a disk refuses.
         RunError: the file of ``--json`` cannot be written.
     """
-    arguments = _parser().parse_args(argv[1:])
-    result = measure(arguments.data, arguments.records, arguments.times, arguments.image_size)
+    result = measure(data, records, times, image_size)
     print(json.dumps(result, indent=2))
-    if arguments.json is not None:
-        write_json_report(arguments.json, result)
+    if json_file is not None:
+        write_json_report(json_file, result)
     return 0
 
 
@@ -156,13 +166,3 @@ def _make(folder: Path, records: int, image_size: int) -> Path:
             split = SPLITS[number % len(SPLITS)]
             table.writerow((name, phantom.CHEST_CLASSES[number // 3 % 2], f"patient-{number}", split))
     return folder
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide bench data", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a hospital's folder (default: phantom X-rays)")
-    parser.add_argument("--records", type=int, default=XRAYS, help=f"phantom images to make (default: {XRAYS})")
-    parser.add_argument("--times", type=int, default=1, help="measure so many times as many too (default: 1, not)")
-    parser.add_argument("--image-size", type=int, default=_SIZE, help=f"pixels on a side (default: {_SIZE})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
-    return parser

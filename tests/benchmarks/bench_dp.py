@@ -1,4 +1,4 @@
-"""``confide bench dp``: what a private training step costs against a plain one of the same model and batch.
+"""``confide dev bench dp``: what a private training step costs against a plain one of the same model and batch.
 
 Both are steps of ``client/training.py``, as deployed, on random records: the private one draws a Poisson batch, forms
 and clips every record's gradient, adds noise and steps; the plain one shuffles, forms the mean gradient and steps.
@@ -7,7 +7,6 @@ Beside them runs Opacus' own step (``GradSampleModule`` and ``DPOptimizer``), th
 The three take turns, and seconds are the processor's, not the clock's: what else the machine does meets all alike.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import click
 import numpy as np
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -27,11 +26,13 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
 from client.training import TrainingData, train_locally
-from common.config import PrivacyConfig, PrivacyMode, TrainingConfig
+from common.config import PrivacyConfig, PrivacyUnit, TrainingConfig
 from common.errors import RunError
 from common.models import registry
 from common.models.flat import flat_parameters
+from common.privacy.mechanism import LocalNoise, NoisySteps, PlainSteps
 from common.provenance import machine, versions
+from deploy.command import command, json_file_option
 from deploy.json_report import write_json_report
 
 IMAGE_SIZE = 28
@@ -84,27 +85,34 @@ class StepCost:
     aim: float
 
 
-def main(argv: list[str]) -> int:
+@command(
+    "dp",
+    "Measure what a private training step costs against a plain one of the same model and batch, and against Opacus.",
+    "./confide dev bench dp --repeat 7",
+)
+@click.option("--repeat", type=int, default=7, metavar="N", help="Measurements of each kind.")
+@click.option("--threads", type=int, default=1, metavar="N", help="Of the processor; each hospital has one.")
+@json_file_option()
+def main(repeat: int, threads: int, json_file: Path | None) -> int:
     """Measure, print, and write JSON where asked; returns the exit code."""
-    arguments = _arguments(argv)
-    if arguments.repeat < 1 or arguments.threads < 1:
-        raise RunError(f"--repeat and --threads must be at least 1, got {arguments.repeat} and {arguments.threads}")
-    torch.set_num_threads(arguments.threads)
+    if repeat < 1 or threads < 1:
+        raise RunError(f"--repeat and --threads must be at least 1, got {repeat} and {threads}")
+    torch.set_num_threads(threads)
     provenance = versions()
-    print(f"{machine()}; {arguments.threads} thread(s); commit {provenance['commit']}; torch {provenance['torch']}")
+    print(f"{machine()}; {threads} thread(s); commit {provenance['commit']}; torch {provenance['torch']}")
     head = f"{'model':18} {'parameters':>11} {'batch':>6} {'plain':>10} {'private':>10} {'ratio':>6} {'aim':>5}"
     print(f"{head} {'Opacus':>7}")
     costs = []
     for case in CASES:
-        cost = measure(case, arguments.repeat)
+        cost = measure(case, repeat)
         costs.append(cost)
         print(
             f"{cost.model:18} {cost.parameters:11,} {cost.batch:6} {1e3 * cost.plain_seconds:7.2f} ms "
             f"{1e3 * cost.private_seconds:7.2f} ms {cost.private_ratio:6.2f} {cost.aim:5.1f} {cost.opacus_ratio:7.2f}",
             flush=True,
         )
-    if arguments.json is not None:
-        _write(arguments.json, costs, arguments.threads, provenance)
+    if json_file is not None:
+        _write(json_file, costs, threads, provenance)
     return 0
 
 
@@ -114,8 +122,8 @@ def measure(case: Case, repeat: int) -> StepCost:
     model = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
     parameters = len(flat_parameters(model))
     kinds: dict[str, Callable[[], None]] = {
-        "plain": lambda: _our_steps(case, data, PrivacyMode.NONE),
-        "private": lambda: _our_steps(case, data, PrivacyMode.LOCAL),
+        "plain": lambda: _our_steps(case, data, PlainSteps(case.batch, local_epochs=1)),
+        "private": lambda: _our_steps(case, data, _noisy_steps(case, data)),
         "opacus": _opacus_steps(case, data, max(1, OPACUS_BYTES // (4 * parameters))),
     }
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -149,14 +157,15 @@ def _random_records(case: Case) -> TrainingData:
     return TrainingData.of(inputs, rng.integers(0, CLASSES, records), np.arange(records))
 
 
-def _our_steps(case: Case, data: TrainingData, mode: PrivacyMode) -> None:
+def _noisy_steps(case: Case, data: TrainingData) -> NoisySteps:
+    schedule = LocalNoise(PrivacyConfig()).schedule(TrainingConfig(sample_rate=case.batch / len(data)))
+    return NoisySteps(PrivacyUnit.RECORD, schedule, MAX_GRAD_NORM, NOISE_MULTIPLIER)
+
+
+def _our_steps(case: Case, data: TrainingData, plan: PlainSteps | NoisySteps) -> None:
     model = registry.build(case.model, CLASSES, CHANNELS, IMAGE_SIZE, seed=1)
-    rate = case.batch / len(data)
-    training = TrainingConfig(batch_size=case.batch, sample_rate=rate, learning_rate=LEARNING_RATE)
-    privacy = PrivacyConfig(mode=mode, max_grad_norm=MAX_GRAD_NORM)
-    train_locally(
-        model, flat_parameters(model), data, training, privacy, NOISE_MULTIPLIER, os.urandom, expected_units=case.batch
-    )
+    training = TrainingConfig(learning_rate=LEARNING_RATE)
+    train_locally(model, flat_parameters(model), data, training, plan, os.urandom, expected_units=case.batch)
 
 
 def _opacus_steps(case: Case, data: TrainingData, at_once: int) -> Callable[[], None]:
@@ -215,11 +224,3 @@ def _write(path: Path, costs: list[StepCost], threads: int, provenance: dict[str
         "commit": provenance["commit"],
     }
     write_json_report(path, result)
-
-
-def _arguments(argv: list[str]) -> Any:  # noqa: ANN401 - a namespace
-    parser = argparse.ArgumentParser(prog="confide bench dp", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeat", type=int, default=7, help="measurements of each kind (default 7)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1, as each hospital has)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    return parser.parse_args(argv[1:])

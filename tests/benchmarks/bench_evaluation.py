@@ -1,4 +1,4 @@
-"""``confide bench evaluation``: how far noisy measurements of a model are from exact ones, and whether intervals hold.
+"""``confide dev bench evaluation``: how far noisy measurements are from exact ones, and whether intervals hold.
 
 Whole runs of the evaluation plan, with the product's own vectors, noise of every hospital and decoding. In each draw
 validation and test parts are drawn anew, with replacement, from the records of a data set: the error is against the
@@ -6,13 +6,13 @@ exact figure of the drawn records, and an interval is right if it holds that of 
 heads on scattering features, trained here with and without noise, or made up where no data are given.
 """
 
-import argparse
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, ndtr
@@ -35,6 +35,7 @@ from common.keystream import SEED_BYTES, Keystream
 from common.privacy.accounting import Accountant
 from common.privacy.discrete_gaussian import sample
 from common.provenance import machine, versions
+from deploy.command import FILE, CommaList, command, json_file_option
 from deploy.json_report import write_json_report
 
 Floats = NDArray[np.float64]
@@ -103,30 +104,49 @@ class Finding:
     draws: int
 
 
-def main(argv: Sequence[str]) -> int:
+@command(
+    "evaluation",
+    "Measure how far noisy measurements of a model are from exact ones, and whether intervals hold.",
+    "./confide dev bench evaluation --draws 200 --epsilons 1,4",
+)
+@click.option("--draws", type=int, default=200, metavar="N", help="Runs for each task and ε.")
+@click.option("--epsilons", type=CommaList(float), default="1", metavar="E,...", help="What a measurement may spend.")
+@click.option("--seed", type=int, default=1, metavar="S", help="Of the noise.")
+@click.option("--enlarge", type=int, default=1, metavar="K", help="Draw K times the records.")
+@click.option("--only", type=click.Choice([kind.value for kind in TaskKind]), help="This kind of task alone.")
+@click.option("--data", type=FILE, metavar="DIR", help="With pneumoniamnist.npz and retinamnist.npz.")
+@json_file_option()
+def main(
+    draws: int,
+    epsilons: tuple[float, ...],
+    seed: int,
+    enlarge: int,
+    only: str | None,
+    data: Path | None,
+    json_file: Path | None,
+) -> int:
     """Measure, print, and write JSON where asked; returns the exit code."""
-    arguments = _arguments(argv)
-    if arguments.draws < 2:
-        raise RunError(f"--draws must be at least 2, got {arguments.draws}")
+    if draws < 2:
+        raise RunError(f"--draws must be at least 2, got {draws}")
     provenance = versions()
-    print(f"{machine()}; commit {provenance['commit']}; seed {arguments.seed}; {arguments.draws} draws")
-    trajectories = trained(arguments.data, arguments.seed) if arguments.data else made_up(arguments.seed)
-    if arguments.only:
-        trajectories = [one for one in trajectories if one.kind == arguments.only]
+    print(f"{machine()}; commit {provenance['commit']}; seed {seed}; {draws} draws")
+    trajectories = trained(data, seed) if data else made_up(seed)
+    if only:
+        trajectories = [one for one in trajectories if one.kind == TaskKind(only)]
     findings = []
     for name, group in _by_task(trajectories).items():
-        for epsilon in arguments.epsilons:
-            findings += measure(name, group, epsilon, arguments.draws, arguments.seed, arguments.enlarge)
+        for epsilon in epsilons:
+            findings += measure(name, group, epsilon, draws, seed, enlarge)
             _print([finding for finding in findings if (finding.task, finding.epsilon) == (name, epsilon)])
-    attacks = {f"{epsilon:g}": attacked(epsilon, arguments.seed) for epsilon in arguments.epsilons}
-    for epsilon, (empty, other, bound) in attacks.items():
+    attacks = {f"{epsilon:g}": attacked(epsilon, seed) for epsilon in epsilons}
+    for spent, (empty, other, bound) in attacks.items():
         print(
-            f"membership at epsilon {epsilon}, {ATTACKS} trials: balanced accuracy {empty:.3f} against an empty record "
+            f"membership at epsilon {spent}, {ATTACKS} trials: balanced accuracy {empty:.3f} against an empty record "
             f"(bound {bound:.3f}), {other:.3f} against another record"
         )
-    if arguments.json:
+    if json_file:
         facts = {"findings": [asdict(one) for one in findings], "attacks": attacks}
-        write_json_report(arguments.json, {**facts, "machine": machine(), **provenance})
+        write_json_report(json_file, {**facts, "machine": machine(), **provenance})
     return 0
 
 
@@ -426,15 +446,3 @@ def _print(findings: Sequence[Finding]) -> None:
             f"  {one.release:10} {one.figure:11} {one.exact:7.3f} {one.bias:+8.4f} {one.deviation:7.4f} "
             f"{one.stated:7.4f} {one.half_width:6.3f} {one.coverage:6.3f} {one.draws:5}"
         )
-
-
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="confide bench evaluation", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=200, metavar="N", help="runs for each task and ε (default 200)")
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0], metavar="E", help="default 1")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--enlarge", type=int, default=1, metavar="K", help="draw K times the records (default 1)")
-    parser.add_argument("--only", type=TaskKind, choices=list(TaskKind), help="this kind of task alone")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with pneumoniamnist.npz and retinamnist.npz")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    return parser.parse_args(argv[1:])

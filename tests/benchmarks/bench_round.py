@@ -1,16 +1,18 @@
-"""``confide bench round``: a round with masks against one without, on the deployed processes.
+"""``confide dev bench round``: a round with masks against one without, on the deployed processes.
 
 For each model a server and its hospitals are started on loopback several times, in turn with bare and with masked
 vectors; everything else is the same. A round's seconds are the server's, from its first question to the decoded sum.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import click
 
 from common.config import AggregationMode, Config, load_config
 from common.errors import RunError
@@ -18,11 +20,11 @@ from common.models import registry
 from common.processes import Stopping, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import COMPLETED, EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
+from deploy.command import command, config_options, json_file_option
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import deal
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.json_report import write_json_report
-from deploy.source_tree import ROOT
 from server.run import new_run_id
 
 MODELS: Mapping[str, tuple[str, ...]] = {
@@ -75,46 +77,62 @@ class Comparison:
     """The ratio of the medians of a round's seconds."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, and write JSON where asked; ``argv[0]`` is the command's last word."""
-    arguments = _arguments(argv[1:])
-    if arguments.rounds < 1 or arguments.repeat < 1:
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says of a comparison: see the options of the same names."""
+
+    rounds: int
+    repeat: int
+    config_file: Path
+    overrides: tuple[str, ...]
+
+
+@command(
+    "round",
+    "Measure a round with masks against one without, on the deployed processes.",
+    "./confide dev bench round --rounds 5",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(tuple(MODELS)),
+    show_default="all",
+    help="Only this one; repeatable.",
+)
+@click.option("--rounds", type=int, default=5, metavar="R", help="Measured rounds of each run.")
+@click.option("--repeat", type=int, default=2, metavar="N", help="Runs of each mode, in turn.")
+@json_file_option()
+@config_options()
+def main(models: tuple[str, ...], json_file: Path | None, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
+    """Measure, print, and write JSON where asked."""
+    asked = _Asked(**options)
+    if asked.rounds < 1 or asked.repeat < 1:
         raise RunError("--rounds and --repeat must be at least 1")
     raise_on_signals()
     try:
-        compared = [_compare(model, arguments) for model in arguments.models]
+        compared = [_compare(model, asked) for model in models or MODELS]
     except Stopping:
         return EXIT_INTERRUPTED
     for comparison in compared:
         _show(comparison)
-    if arguments.json is not None:
+    if json_file is not None:
         result = {
             "models": {comparison.model: asdict(comparison) for comparison in compared},
             "machine": machine(),
             "versions": versions(),
             "commit": versions()["commit"],
         }
-        write_json_report(arguments.json, result)
+        write_json_report(json_file, result)
     return 0
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="confide bench round", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each run")
-    parser.add_argument("--repeat", type=int, default=2, help="runs of each mode, in turn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml", metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    return parser.parse_args(argv)
-
-
-def _compare(model: str, arguments: argparse.Namespace) -> Comparison:
+def _compare(model: str, asked: _Asked) -> Comparison:
     recorded: dict[AggregationMode, list[Sequence[Event]]] = {mode: [] for mode in MODES}
-    for repetition in range(1, arguments.repeat + 1):
+    for repetition in range(1, asked.repeat + 1):
         for mode in MODES:
-            print(f"{model}, {mode}, run {repetition} of {arguments.repeat}: ", end="", flush=True)
-            config = _config(model, mode, arguments)
+            print(f"{model}, {mode}, run {repetition} of {asked.repeat}: ", end="", flush=True)
+            config = _config(model, mode, asked)
             data = obtain(config.data, config.experiment.task, config.model.image_size)
             recorded[mode].append(_run(config, data))
             print(f"{_rounds(recorded[mode][-1:]).seconds:.2f} s a round", flush=True)
@@ -130,9 +148,9 @@ def _compare(model: str, arguments: argparse.Namespace) -> Comparison:
     )
 
 
-def _config(model: str, mode: AggregationMode, arguments: argparse.Namespace) -> Config:
-    measured = (f"model.name={model}", f"aggregation.mode={mode}", f"experiment.rounds={arguments.rounds + 1}")
-    return load_config(arguments.config, (*_AGREED, *MODELS[model], *arguments.overrides, *measured))
+def _config(model: str, mode: AggregationMode, asked: _Asked) -> Config:
+    measured = (f"model.name={model}", f"aggregation.mode={mode}", f"experiment.rounds={asked.rounds + 1}")
+    return load_config(asked.config_file, (*_AGREED, *MODELS[model], *asked.overrides, *measured))
 
 
 def _run(config: Config, data: DataSet) -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""``confide bench secagg``: what masking costs a hospital and the server, against Flower's own SecAgg+.
+"""``confide dev bench secagg``: what masking costs a hospital and the server, against Flower's own SecAgg+.
 
 Both do the same work: quantise a model's change, add the mask of the hospital itself and one for each other hospital,
 and add up and unmask what the server gets when the last hospital drops out. Ours goes through the protocol's own
@@ -6,7 +6,6 @@ functions, with every check, decryption and signature; Flower's through the prim
 call, in their order.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
@@ -49,6 +49,7 @@ from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import encode
 from common.secagg.neighbours import degree
 from common.secagg.parameters import SECURE_MINIMUM, Adversary, GraphParameters, RunParameters, Vector
+from deploy.command import command, json_file_option, out_option
 from deploy.json_report import write_json_report
 from deploy.results.plots import BLUE, GREEN, ORANGE, styled
 
@@ -112,43 +113,40 @@ class RoundCost:
     """The rest of a hospital's round: check everyone's keys and deal shares, sign the survivors, check and reveal."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, and write JSON and plots where asked; ``argv[0]`` is the command's last word."""
-    arguments = _arguments(argv[1:])
-    if arguments.hospitals < SECURE_MINIMUM + 1:
-        raise RunError(
-            f"--hospitals must be at least {SECURE_MINIMUM + 1}, so that one can drop out, got {arguments.hospitals}"
-        )
-    if arguments.params < 1 or arguments.repeat < 1:
+@command(
+    "secagg",
+    "Measure what masking costs a hospital and the server, against Flower's own SecAgg+.",
+    "./confide dev bench secagg --params 1000000 --hospitals 4",
+)
+@click.option("--params", type=int, default=KEYSTREAM_ELEMENTS, metavar="P", help="Elements of the model.")
+@click.option("--hospitals", type=int, default=4, metavar="N", help="How many take part.")
+@click.option("--repeat", type=int, default=5, metavar="N", help="Repetitions; medians are reported.")
+@json_file_option()
+@click.option("--scaling", is_flag=True, help="Plot cost against hospitals and parameters; takes minutes.")
+@out_option(Path(), "the current folder", "For the plot.")
+def main(params: int, hospitals: int, repeat: int, json_file: Path | None, scaling: bool, out: Path) -> int:
+    """Measure, print, and write JSON and plots where asked."""
+    if hospitals < SECURE_MINIMUM + 1:
+        raise RunError(f"--hospitals must be at least {SECURE_MINIMUM + 1}, so that one can drop out, got {hospitals}")
+    if params < 1 or repeat < 1:
         raise RunError("--params and --repeat must be at least 1")
-    measured = measure(arguments.params, arguments.hospitals, arguments.repeat)
+    measured = measure(params, hospitals, repeat)
     result: dict[str, Any] = {
         **asdict(measured),
-        "parameters": arguments.params,
-        "hospitals": arguments.hospitals,
+        "parameters": params,
+        "hospitals": hospitals,
         "cores": cores(),
         "machine": machine(),
         "versions": versions(),
         "commit": versions()["commit"],
     }
-    if arguments.scaling:
-        result["scaling"] = scaling(arguments.out)
+    if scaling:
+        result["scaling"] = measure_scaling(out)
     for name, value in result.items():
         print(f"{name:26} {value:.4g}" if isinstance(value, float) else f"{name:26} {value}")
-    if arguments.json is not None:
-        write_json_report(arguments.json, result)
+    if json_file is not None:
+        write_json_report(json_file, result)
     return 0
-
-
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="confide bench secagg", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--params", type=int, default=KEYSTREAM_ELEMENTS, help="elements of the model")
-    parser.add_argument("--hospitals", type=int, default=4)
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions; medians are reported")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--scaling", action="store_true", help="plot cost against hospitals and parameters (minutes)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder of the plot")
-    return parser.parse_args(argv)
 
 
 def measure(parameters: int, hospitals: int, repeat: int) -> Measurement:
@@ -356,7 +354,7 @@ def _flower_decode(total: list[NDArray[Any]], survivors: int) -> None:
         vector *= FLOWER_TARGET / ratio  # noqa: PLW2901
 
 
-def scaling(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def measure_scaling(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Measure rounds of more hospitals and of larger models, and plot them.
 
     Args:

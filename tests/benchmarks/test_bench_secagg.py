@@ -91,7 +91,7 @@ def test_scaling_plots_what_it_measured(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(bench_secagg, "HOSPITALS_PLOTTED", (4, 5))
     monkeypatch.setattr(bench_secagg, "PARAMETERS_PLOTTED", (100, 1000, 10**15))
     monkeypatch.setattr(bench_secagg, "MOST_PARAMETERS_OF_FLOWER", 100)
-    points = bench_secagg.scaling(tmp_path / "plots")
+    points = bench_secagg.measure_scaling(tmp_path / "plots")
     assert [(point["adversary"], point["hospitals"]) for point in points["by_hospitals"]] == [
         ("active", 4),
         ("active", 5),
@@ -120,4 +120,4 @@ def test_a_file_or_folder_that_cannot_be_written_is_refused(tmp_path: Path, monk
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(RunError, match="--out"):
-        bench_secagg.scaling(blocked)
+        bench_secagg.measure_scaling(blocked)

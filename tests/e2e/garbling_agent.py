@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from client import resident
 from client.agent import HospitalAgent
 from client.app import answer
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in
 
 ORDER = "garble"
 CLAIMED_BYTES = 2**46
@@ -110,5 +110,5 @@ def answer_garbled(order: Path, agent: HospitalAgent, hospital: str, message: Me
 
 if __name__ == "__main__":
     order = Path(sys.argv[sys.argv.index("--state") + 1]) / ORDER
-    replace_in(resident, "answer", partial(answer_garbled, order))
+    replace_in(resident, "answer", partial(answer_garbled, order), used_by=resident._serve_alone)
     sys.exit(resident.main())

@@ -3,7 +3,7 @@
 import sys
 
 from client import __main__ as hospital
-from common.flower.waits import replace_in
+from common.flower.seam import replace_in
 from common.processes import python_module
 
 
@@ -12,5 +12,5 @@ def with_garbling_agent(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    replace_in(hospital, "python_module", with_garbling_agent)
+    replace_in(hospital, "python_module", with_garbling_agent, used_by=hospital._commands)
     sys.exit(hospital.main())

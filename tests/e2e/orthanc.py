@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -210,10 +211,10 @@ def accession(number: int) -> str:
     return f"ACC{number:06d}"
 
 
-def study(number: int, **fields: object) -> bytes:
+def study(number: int, **fields: Any) -> bytes:  # noqa: ANN401 - values of DICOM fields
     """Make a study of one small chest X-ray."""
     pixels = np.ascontiguousarray(_CHESTS[number % _PHANTOMS]) ^ np.uint8(number % 5)
-    named: dict[str, object] = {
+    named: dict[str, Any] = {
         "StudyInstanceUID": study_uid(number),
         "SeriesInstanceUID": f"{study_uid(number)}.1",
         "SOPInstanceUID": f"{study_uid(number)}.1.1",

@@ -3,11 +3,13 @@
 import contextlib
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from common.identity.certificates import load_certificate
 from common.settings import free_port
@@ -93,6 +95,7 @@ def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path
         server_first = load_certificate(consortium.state / "tls.pem")
         consortium.wait_for(lambda: is_renewed(consortium, first.serial_number, server_first.serial_number), 120)
         consortium.wait_for_rounds(2, 4, 120)
+        assert served_serial(fleet) != server_first.serial_number
 
         consortium.revoke("st-mary")
         consortium.wait_for(lambda: consortium.ended("st-mary") == 2, 30)
@@ -100,6 +103,12 @@ def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path
         assert "has been revoked" in (tmp_path / "st-mary.out").read_text()
     finally:
         consortium.stop()
+
+
+def served_serial(port: int) -> int:
+    """Return the serial number of the certificate that whoever connects to a port now is shown."""
+    served = ssl.get_server_certificate((LOOPBACK, port), timeout=10)
+    return x509.load_pem_x509_certificate(served.encode()).serial_number
 
 
 def is_renewed(consortium: Consortium, hospital_serial: int, server_serial: int) -> bool:

@@ -1,7 +1,7 @@
 """Every decoder of bytes that come from outside, in one table, so that each can be fed with what nobody should send.
 
 A decoder takes the bytes, or refuses them with its typed error; anything else it raises is a defect. Fuzzed by the fast
-tests (``tests/fuzz``, with Hypothesis) and, guided by coverage, by ``confide fuzz``.
+tests (``tests/fuzz``, with Hypothesis) and, guided by coverage, by ``confide dev fuzz``.
 """
 
 import datetime

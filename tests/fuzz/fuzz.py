@@ -1,16 +1,18 @@
-"""``confide fuzz``: feed every decoder with bad bytes, guided by what they reach in it (atheris, libFuzzer).
+"""``confide dev fuzz``: feed every decoder with bad bytes, guided by what they reach in it (atheris, libFuzzer).
 
 Each decoder runs in a process of its own and ends it at the first thing that is not a refusal; the bytes that did it
 are kept in the corpus, where the fast tests try them from then on.
 """
 
-import argparse
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import click
+
 from common.errors import RunError
+from deploy.command import FILE, command
 from deploy.source_tree import ROOT
 
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
@@ -23,21 +25,36 @@ MEMORY_MIB = 2048
 
 ONE_INPUT_SECONDS = 20
 
+SECONDS_EACH = 10
+
 GRACE_SECONDS = 300
 """To import and instrument what is fuzzed, and to stop."""
 
 
-def main(argv: list[str]) -> int:
+@command(
+    "fuzz",
+    "Feed every decoder with bad bytes, guided by what they reach in it. The exit code is 1 when anything but a "
+    "refusal came up; the bytes that did it are kept in the corpus.",
+    "./confide dev fuzz --seconds 60 --decoder share_keys",
+)
+@click.option(
+    "--seconds", type=int, show_default=f"{SECONDS_EACH} for each decoder", metavar="S", help="In all, shared evenly."
+)
+@click.option("--decoder", multiple=True, metavar="NAME", help="Only this one; repeatable.")
+@click.option("--corpus", type=FILE, default=CORPUS, show_default="tests/fuzz/corpus", metavar="DIR", help="Inputs.")
+def main(seconds: int | None, decoder: tuple[str, ...], corpus: Path) -> int:
     """Fuzz for so many seconds in all; returns 1 if anything but a refusal came up."""
     from tests.fuzz.decoders import DECODERS
 
-    names = [decoder.name for decoder in DECODERS]
-    arguments = _parser(names).parse_args(argv[1:])
-    if arguments.seconds < 1:
-        raise RunError(f"--seconds must be at least 1, got {arguments.seconds}")
-    chosen = arguments.decoder or names
-    each = max(1, arguments.seconds // len(chosen))
-    failed = [name for name in chosen if not fuzz(name, each, arguments.corpus)]
+    names = [each.name for each in DECODERS]
+    chosen = decoder or tuple(names)
+    if not set(chosen) <= set(names):
+        raise RunError(f"--decoder must be one of {', '.join(names)}, got {', '.join(set(chosen) - set(names))}")
+    whole = SECONDS_EACH * len(names) if seconds is None else seconds
+    if whole < 1:
+        raise RunError(f"--seconds must be at least 1, got {whole}")
+    each_seconds = max(1, whole // len(chosen))
+    failed = [name for name in chosen if not fuzz(name, each_seconds, corpus)]
     if failed:
         print(f"confide: {', '.join(failed)}: raised something other than a refusal; the bytes are in the corpus")
         return 1
@@ -87,11 +104,3 @@ def _flags(found: Path, seconds: int) -> list[str]:
 def _runs(told: str) -> str:
     lines = [line for line in told.splitlines() if line.startswith("stat::number_of_executed_units")]
     return lines[-1].split()[-1] if lines else "?"
-
-
-def _parser(names: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="confide fuzz", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=10 * len(names), help="in all, shared out evenly")
-    parser.add_argument("--decoder", choices=names, action="append", metavar="NAME", help=f"of {', '.join(names)}")
-    parser.add_argument("--corpus", type=Path, default=CORPUS, metavar="DIR", help="default: %(default)s")
-    return parser

@@ -1,4 +1,4 @@
-"""The process in which ``confide fuzz`` runs one decoder: its name, then libFuzzer's options."""
+"""The process in which ``confide dev fuzz`` runs one decoder: its name, then libFuzzer's options."""
 
 import sys
 

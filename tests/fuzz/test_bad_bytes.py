@@ -1,6 +1,6 @@
 """No decoder of bytes from outside does anything with bad ones but refuse them with its typed error.
 
-Each file of the corpus is read as it is; then Hypothesis cuts, flips, repeats and joins them. What ``confide fuzz``
+Each file of the corpus is read as it is; then Hypothesis cuts, flips, repeats and joins them. What ``confide dev fuzz``
 finds is kept in the corpus, so that it is tried here for ever.
 """
 
@@ -87,7 +87,6 @@ def test_changed_bytes_are_refused_or_taken_within_bounded_memory(decoder: Decod
     # What fails is shown as it is: to make it smaller takes minutes with a long file.
     @settings(
         max_examples=30,
-        deadline=None,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),

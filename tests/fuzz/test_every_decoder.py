@@ -89,7 +89,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "server/flower/arrays.py": ("flower-reply",),
     "server/members/roster.py": ("roster", "invited"),
 }
-"""What reads bytes, with its decoders in ``confide fuzz``, or why it has none."""
+"""What reads bytes, with its decoders in ``confide dev fuzz``, or why it has none."""
 
 
 def sources() -> list[Path]:

@@ -326,9 +326,9 @@ _PRIVACY_MUTATIONS = (
     ),
     Mutation(
         "mode local is booked at half of its sample rate",
-        "common/privacy/calibration.py",
-        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate, schedule.steps)",
-        "MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, schedule.sample_rate / 2, schedule.steps)",
+        "common/privacy/mechanism.py",
+        "            self.noise_multiplier,\n            self.schedule.sample_rate,\n",
+        "            self.noise_multiplier,\n            self.schedule.sample_rate / 2,\n",
         (f"{_PRIVACY}/test_calibration.py::test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps",),
     ),
     Mutation(
@@ -347,7 +347,7 @@ _PRIVACY_MUTATIONS = (
     ),
     Mutation(
         "a round is booked with fewer steps than it takes",
-        "common/privacy/schedule.py",
+        "common/privacy/mechanism.py",
         "training.local_epochs * math.ceil(1 / training.sample_rate)",
         "math.ceil(1 / training.sample_rate)",
         (f"{_TRAINING}::test_the_schedule_is_what_the_ledger_books_and_knows_nothing_of_the_data",),
@@ -410,22 +410,22 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "sampling of mode distributed comes from a constant key",
         "client/training.py",
-        "Schedule(sample_rate, 1), Keystream(random(SEED_BYTES)))",
-        "Schedule(sample_rate, 1), Keystream(bytes(SEED_BYTES)))",
+        "Schedule(plan.sample_rate, 1), Keystream(random(SEED_BYTES)))",
+        "Schedule(plan.sample_rate, 1), Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_WHO}",),
     ),
     Mutation(
         "sampling of mode local comes from a constant key, its noise does not",
         "client/training.py",
-        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), stream)",
-        "_poisson_batches(data, privacy.unit, schedule_of(training, privacy), Keystream(bytes(SEED_BYTES)))",
+        "_poisson_batches(data, plan.unit, plan.schedule, stream)",
+        "_poisson_batches(data, plan.unit, plan.schedule, Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_WHO}",),
     ),
     Mutation(
         "noise of mode distributed comes from a constant key",
         "client/training.py",
-        "mechanism.noise_share(cohort, Keystream(random(SEED_BYTES)))",
-        "mechanism.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
+        "plan.noise.noise_share(cohort, Keystream(random(SEED_BYTES)))",
+        "plan.noise.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_BYTES}",),
     ),
     Mutation(
@@ -438,8 +438,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "the mean is over the real batch instead of the expected one",
         "client/training.py",
-        "gradient = _noisy_mean(clipped_sum, deviation, expected_units, stream)",
-        "gradient = _noisy_mean(clipped_sum, deviation, max(1, len(batch)), stream)",
+        "yield _noisy_mean(clipped_sum, deviation, expected_units, stream)",
+        "yield _noisy_mean(clipped_sum, deviation, max(1, len(batch)), stream)",
         (f"{_TRAINING}::{_ONE_STEP}",),
     ),
     Mutation(
@@ -452,8 +452,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "the noise of mode local is not scaled by the clipping bound",
         "client/training.py",
-        "deviation = noise_multiplier * privacy.max_grad_norm",
-        "deviation = noise_multiplier",
+        "deviation = plan.noise_multiplier * plan.max_grad_norm",
+        "deviation = plan.noise_multiplier",
         (f"{_TRAINING}::{_ONE_STEP}",),
     ),
     Mutation(
@@ -551,10 +551,10 @@ _BOOKED_BEFORE = (
 _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "training is booked at half of its sample rate",
-        "client/contribution.py",
-        "booking = Booking(Account.TRAINING, self._event, privacy.unit,",
-        "booking = Booking(Account.TRAINING, __import__('dataclasses').replace(self._event, sample_rate="
-        "self._event.sample_rate / 2), privacy.unit,",
+        "common/privacy/mechanism.py",
+        "Booking(Account.TRAINING, self.event, self.unit, None, delta)",
+        "Booking(Account.TRAINING, __import__('dataclasses').replace(self.event, sample_rate="
+        "self.event.sample_rate / 2), self.unit, None, delta)",
         (_BOOKED,),
     ),
     Mutation(
@@ -609,8 +609,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the real number of records divides the noisy sum",
         "client/contribution.py",
-        "expected = self._schedule.sample_rate * stated",
-        "expected = self._schedule.sample_rate * len(data)",
+        "expected = plan.expected_batch(self.stated)",
+        "expected = plan.expected_batch(len(self.data))",
         (_STATED,),
     ),
     Mutation(
@@ -805,15 +805,15 @@ _POLICY_MUTATIONS = (
     Mutation(
         "a run without privacy is joined",
         "client/policy.py",
-        "if run.privacy.mode is PrivacyMode.NONE and not policy.allow_no_privacy:",
-        "if run.privacy.mode is PrivacyMode.NONE and policy.allow_no_privacy:",
+        "if not mechanism.is_private and not policy.allow_no_privacy:",
+        "if not mechanism.is_private and policy.allow_no_privacy:",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
     Mutation(
         "exact counts leave a hospital that has not agreed to them",
         "client/policy.py",
-        "and run.privacy.mode is not PrivacyMode.NONE and not policy.allow_exact_evaluation:",
-        "and run.privacy.mode is PrivacyMode.DISTRIBUTED and not policy.allow_exact_evaluation:",
+        "and mechanism.is_private and not policy.allow_exact_evaluation:",
+        "and mechanism.noise_in_sum and not policy.allow_exact_evaluation:",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
     Mutation(
@@ -826,8 +826,8 @@ _POLICY_MUTATIONS = (
     Mutation(
         "noise that withstands fewer colluders than agreed is accepted in mode local",
         "client/policy.py",
-        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED or not run.evaluation.exact",
-        "noise_in_sums = run.privacy.mode is PrivacyMode.DISTRIBUTED",
+        "noise_in_sums = mechanism.noise_in_sum or not run.evaluation.exact",
+        "noise_in_sums = mechanism.noise_in_sum",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
 )

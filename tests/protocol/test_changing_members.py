@@ -27,13 +27,14 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.identity.revocation import Revocations, sign_revocations
 from common.run.messages import decode_reply, decode_request, encode
+from common.run.terms import describe
 from common.telemetry.events import Event, Refusal, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
 from server.transport import Incoming, Outgoing, Patience
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

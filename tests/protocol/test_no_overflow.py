@@ -22,7 +22,7 @@ def layout_for(hospitals: int, bits: int) -> VectorLayout:
 
 @pytest.mark.parametrize("bits", [16, 32])
 @given(st.integers(3, 7), st.lists(st.sampled_from((-1e9, -1.0, 0.0, 1.0, 1e9)), min_size=7, max_size=7))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_extremes_never_overflow_the_ring(bits: int, hospitals: int, scales: list[float]) -> None:
     layout = layout_for(hospitals, bits)
     consortium = Consortium(

@@ -27,12 +27,13 @@ from common.run.messages import (
     Unmask,
 )
 from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import describe
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, Evaluated, Refusal, RoundDone
 from deploy.experiment.consortium import Loss
-from server.run import Run, describe
+from server.run import Run
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
 
 NAME = "hospital-1"

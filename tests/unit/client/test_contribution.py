@@ -19,14 +19,13 @@ from common.errors import EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.keystream import Keystream
-from common.privacy.schedule import schedule_of
+from common.privacy.mechanism import LocalNoise
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import fewest_survivors, release_mechanism
+from common.run.terms import describe, fewest_survivors, release_mechanism
 from common.run.vector import Tail
 from common.secagg.binding import bound_hash
 from server.initial_model import initial_model
-from server.run import describe
 from tests.small_consortium import RUN_ID, Dealt, small, willing
 
 COHORT = 4
@@ -101,7 +100,7 @@ def listen(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda:
     def listened(*given: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401 - passed on
         before()
         update = train_locally(*given, expected_units=expected_units)
-        heard.append(({"sigma": given[5], "expected": expected_units}, update))
+        heard.append(({"sigma": given[4].noise_multiplier, "expected": expected_units}, update))
         return update
 
     monkeypatch.setattr(module, "train_locally", listened)
@@ -127,7 +126,7 @@ def test_what_is_booked_is_what_the_training_does(
     (booking,) = hospital.booked()
     event = booking["event"]
     assert event["sample_rate"] == description.training.sample_rate
-    assert event["steps"] == update.steps == schedule_of(description.training, description.privacy).steps
+    assert event["steps"] == update.steps == LocalNoise(description.privacy).schedule(description.training).steps
     assert event["noise_multiplier"] == given["sigma"]
 
 

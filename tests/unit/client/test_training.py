@@ -1,6 +1,7 @@
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from common.keystream import Keystream
 from common.models.cnn import SmallCnn
 from common.models.flat import flat_parameters, share_parameters
 from common.privacy.distributed import LARGEST_DIMENSION, DistributedMechanism
-from common.privacy.schedule import Schedule, schedule_of
+from common.privacy.mechanism import DistributedNoise, LocalNoise, NoisySteps, NoisySum, PlainSteps
+from common.privacy.schedule import Schedule
 
 torch.set_num_threads(1)
 
@@ -60,7 +62,18 @@ def train_locally(
     expected_units: float = 6.0,
 ) -> LocalUpdate:
     """Train with an expected batch that has nothing to do with the data."""
-    return module.train_locally(model, start, data, training, privacy, sigma, random, expected_units=expected_units)
+    plan = plan_of(training, privacy, sigma)
+    return module.train_locally(model, start, data, training, plan, random, expected_units=expected_units)
+
+
+def plan_of(training: TrainingConfig, privacy: PrivacyConfig, sigma: float) -> PlainSteps | NoisySteps:
+    if privacy.mode is PrivacyMode.NONE:
+        return PlainSteps(training.batch_size, training.local_epochs)
+    return NoisySteps(privacy.unit, LocalNoise(privacy).schedule(training), privacy.max_grad_norm, sigma)
+
+
+def sum_of(mechanism: DistributedMechanism, sample_rate: float) -> NoisySum:
+    return NoisySum(PrivacyUnit.RECORD, sample_rate, mechanism)
 
 
 def seeded(seed: int) -> Callable[[int], bytes]:
@@ -259,8 +272,8 @@ def test_an_empty_batch_is_a_step_of_noise(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_schedule_is_what_the_ledger_books_and_knows_nothing_of_the_data() -> None:
     setting = TrainingConfig(batch_size=24, sample_rate=0.07, local_epochs=2)
-    assert schedule_of(setting, LOCAL) == Schedule(0.07, 2 * 15)
-    assert schedule_of(setting, PrivacyConfig(mode=PrivacyMode.DISTRIBUTED)) == Schedule(0.07, 1)
+    assert LocalNoise(LOCAL).schedule(setting) == Schedule(0.07, 2 * 15)
+    assert DistributedNoise(PrivacyConfig(mode=PrivacyMode.DISTRIBUTED)).schedule(setting) == Schedule(0.07, 1)
     model, start = linear()
     for records in (0, 1, 100):
         assert train_locally(model, start, features(records), setting, LOCAL, 1.0, os.urandom).steps == 30
@@ -275,10 +288,8 @@ def test_sampling_and_noise_come_from_the_bytes_that_are_drawn() -> None:
     ]
     assert not np.allclose(updates[0], updates[1])
     mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
-    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
     sums = [
-        noisy_gradient_sum(model, start, features(0), distributed, mechanism, 1.0, 4, os.urandom).total
-        for _ in range(2)
+        noisy_gradient_sum(model, start, features(0), sum_of(mechanism, 1.0), 4, os.urandom).total for _ in range(2)
     ]
     assert not np.array_equal(sums[0], sums[1])
     batches = [
@@ -309,14 +320,11 @@ def test_in_mode_local_each_steps_batch_follows_the_key_that_was_drawn(monkeypat
 def test_in_mode_distributed_sampling_and_noise_each_follow_a_key_of_their_own() -> None:
     model, start = linear()
     mechanism = DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1)
-    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
 
     def clipped_batch(sampling: bytes, noise: bytes) -> list[int]:
         """Return the sum less the noise that the second key gives."""
         keys = iter((sampling, noise))
-        part = noisy_gradient_sum(
-            model, start, features(), distributed, mechanism, 0.5, 4, lambda count: count * next(keys)
-        )
+        part = noisy_gradient_sum(model, start, features(), sum_of(mechanism, 0.5), 4, lambda count: count * next(keys))
         share: list[int] = (part.total - mechanism.noise_share(4, Keystream(32 * noise))).tolist()
         return share
 
@@ -367,10 +375,23 @@ def test_who_is_in_a_batch_comes_from_the_bytes_that_are_drawn(
         if mode is PrivacyMode.LOCAL:
             train_locally(model, start, data, TrainingConfig(sample_rate=0.5), privacy, 1.0, seeded(seed))
         else:
-            noisy_gradient_sum(model, start, data, privacy, mechanism, 0.5, 4, seeded(seed))
+            noisy_gradient_sum(model, start, data, sum_of(mechanism, 0.5), 4, seeded(seed))
         assert taken
         batches.append([*taken])
     assert batches[0] != batches[1]
+
+
+@pytest.mark.parametrize("plan", [PlainSteps(20, 2), NoisySteps(PrivacyUnit.RECORD, Schedule(0.5, 3), 0.5, 1.0)])
+def test_sampling_is_the_plans_whatever_the_optimisers_settings_say(plan: PlainSteps | NoisySteps) -> None:
+    """What the ledger books is the plan's event, so nothing else may decide how often a record is looked at."""
+    model, start = linear()
+    settings = (TrainingConfig(), TrainingConfig(batch_size=7, sample_rate=0.9, local_epochs=5))
+    one, other = (
+        module.train_locally(model, start, features(), setting, plan, seeded(1), expected_units=30.0)
+        for setting in settings
+    )
+    assert one.steps == other.steps
+    assert np.array_equal(one.delta, other.delta)
 
 
 def test_momentum_and_the_proximal_term_act_as_written() -> None:
@@ -398,9 +419,9 @@ def test_momentum_and_the_proximal_term_act_as_written() -> None:
 
 def test_training_in_mode_distributed_or_without_noise_is_refused() -> None:
     model, start = linear()
-    distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED)
+    plan: Any = sum_of(DistributedMechanism(1.0, 0.5, 2**12, 14, 0, 1), 1.0)
     with pytest.raises(RunError, match="gradient sum"):
-        train_locally(model, start, features(), TrainingConfig(), distributed, 1.0, os.urandom)
+        module.train_locally(model, start, features(), TrainingConfig(), plan, os.urandom, expected_units=6.0)
     for sigma in (0.0, -1.0, math.nan):
         with pytest.raises(RunError, match="noise multiplier"):
             train_locally(model, start, features(), TrainingConfig(), LOCAL, sigma, os.urandom)
@@ -483,7 +504,8 @@ def test_a_sum_of_distributed_gradients_decodes_to_the_clipped_sum_of_all_hospit
         modulus_bits=32,
     )
     distributed = PrivacyConfig(mode=PrivacyMode.DISTRIBUTED, max_grad_norm=0.5)
-    parts = [noisy_gradient_sum(model, start, data, distributed, mechanism, 1.0, 4, os.urandom) for data in hospitals]
+    plan = sum_of(mechanism, 1.0)
+    parts = [noisy_gradient_sum(model, start, data, plan, 4, os.urandom) for data in hospitals]
     share_parameters(model, torch.from_numpy(start.copy()))
     # Whole numbers are clipped exactly, so mode distributed needs no margin; here it is taken back for comparison.
     without_margin = distributed.model_copy(update={"max_grad_norm": 0.5 / (1 - module.SLACK)})

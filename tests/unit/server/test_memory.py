@@ -49,7 +49,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common.config import Config, replace
 from common.flower.waits import PIECE_BYTES
 from common.run import messages
-from common.run.terms import layout_of, protocol_parameters
+from common.run.terms import describe, layout_of, protocol_parameters
 from common.run.vector import Tail
 from common.secagg import masked_input
 from common.secagg import messages as secagg
@@ -59,7 +59,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
-from server.run import Run, RunPlan, describe
+from server.run import Run, RunPlan
 from tests.protocol.parties import PLACE, Hospital
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")

@@ -12,7 +12,7 @@ from client.contribution import Contribution, Contributor
 from common.evaluation.plan import Part
 from common.run.messages import Request
 from common.run.round_terms import Purpose
-from common.run.terms import protocol_parameters
+from common.run.terms import describe, protocol_parameters
 from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFewSignaturesError
 from common.secagg.masks import apply_masks
 from common.telemetry.events import Dropout, Exchange, Refusal
@@ -20,7 +20,6 @@ from deploy.experiment.consortium import Loss
 from server.conversation import Conversation
 from server.initial_model import initial_model
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
-from server.run import describe
 from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, Vanishing, everybody, small, willing
 
 VANISHING = "hospital-2"

@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
 from common.errors import RunError
-from server.strategies import ADAPTIVITY, FedAdam, FedAvg, FedAvgM, Strategy, mean_change, strategy_for
+from common.privacy.mechanism import mean_change
+from server.strategies import ADAPTIVITY, FedAdam, FedAvg, FedAvgM, Strategy, strategy_for
 
 Array = NDArray[np.float32]
 

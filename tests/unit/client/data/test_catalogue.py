@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_picture_is_read_whatever_its_ending(tmp_path: Path, name: str, kind: 
         ("study.7z", b"7z\xbc\xaf" + bytes(50), "7z archive"),
         ("study.tar", bytes(512), "tar archive"),
         ("film.jp2", bytes(50), "JPEG 2000"),
-        ("study.zip", b"PK\x03\x04 cut short", "zip archive (damaged)"),
+        ("study.zip", b"PK\x03\x04 cut short", "zip archive that is not read: damaged"),
     ],
 )
 def test_a_kind_that_is_not_read_is_named_file_by_file(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
@@ -75,13 +76,60 @@ def test_a_kind_that_is_not_read_is_named_file_by_file(tmp_path: Path, name: str
     assert not_read(tmp_path) == {name: kind}
 
 
+def zipped(path: Path, files: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
 @pytest.mark.parametrize("name", ["export.zip", "export", "export.ZIP"])
-def test_a_zip_archive_is_named_with_the_number_of_its_files(tmp_path: Path, name: str) -> None:
-    with zipfile.ZipFile(tmp_path / name, "w") as archive:
-        archive.mkdir("images")
-        for number in range(3):
-            archive.writestr(f"images/{number}.dcm", dicom_file())
-    assert not_read(tmp_path) == {name: "zip archive with 3 files"}
+def test_the_images_in_a_zip_archive_are_listed_and_its_other_files_counted(tmp_path: Path, name: str) -> None:
+    zipped(tmp_path / name, {f"images/IM{number}": dicom_file() for number in range(3)} | {"VIEWER.EXE": b"MZ" * 90})
+    scan = scan_images(tmp_path)
+    assert scan.images == tuple(f"{name}/images/IM{number}" for number in range(3))
+    assert [finding.detail for finding in scan.findings] == ["files that are no images: 1 .exe"]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"bomb.dcm": bytes(2**24)}, "it unpacks to more than 100 times its size"),
+        ({"../outside.dcm": b"x"}, "a name in it leads elsewhere"),
+        ({"/etc/passwd.dcm": b"x"}, "a name in it leads elsewhere"),
+        ({"a//b.dcm": b"x"}, "a name in it leads elsewhere"),
+        ({"dir\\b.dcm": b"x"}, "a name in it leads elsewhere"),
+    ],
+)
+def test_an_archive_that_could_harm_is_named_and_none_of_it_read(
+    tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    zipped(tmp_path / "a.zip", {"good.dcm": dicom_file(), **files})
+    assert scan_images(tmp_path).images == ()
+    assert not_read(tmp_path) == {"a.zip": f"zip archive that is not read: {reason}"}
+
+
+def test_an_archive_with_a_password_or_another_compression_is_named(tmp_path: Path) -> None:
+    zipped(tmp_path / "lzma.zip", {"a.dcm": dicom_file()}, zipfile.ZIP_LZMA)
+    zipped(tmp_path / "locked.zip", {"a.dcm": dicom_file()})
+    content = bytearray((tmp_path / "locked.zip").read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "locked.zip").write_bytes(content)
+    assert not_read(tmp_path) == {
+        "locked.zip": "zip archive that is not read: it has a password",
+        "lzma.zip": "zip archive that is not read: its compression is not known",
+    }
+
+
+def test_an_archive_in_an_archive_and_one_without_images_are_named(tmp_path: Path) -> None:
+    zipped(tmp_path / "inner.zip", {"a.dcm": dicom_file()})
+    inner = (tmp_path / "inner.zip").read_bytes()
+    (tmp_path / "inner.zip").unlink()
+    zipped(tmp_path / "outer.zip", {"inner.zip": inner})
+    assert scan_images(tmp_path).images == ()
+    assert not_read(tmp_path) == {
+        "outer.zip/inner.zip": "zip archive in an archive",
+        "outer.zip": "zip archive without an image, 1 files",
+    }
 
 
 def test_programs_and_papers_are_counted_by_ending(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import logging
 import tracemalloc
 import zlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -266,6 +267,32 @@ def test_a_grey_picture_stored_in_colour_is_grey_and_a_coloured_one_is_refused()
     assert refused(dicom(np.stack([RAMP_8, RAMP_8 // 2, RAMP_8 // 3], axis=2))) is Mistake.WRONG_COLOUR
 
 
+def as_palette(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return a grey picture stored as a palette whose three tables are the same ramp."""
+    ramp = (np.arange(256, dtype=np.uint16) * 257).astype("<u2").tobytes()
+    tables: dict[str, Any] = {}
+    for colour in ("Red", "Green", "Blue"):
+        tables[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tables[f"{colour}PaletteColorLookupTableData"] = ramp
+    return dicom(pixels, 8, PhotometricInterpretation="PALETTE COLOR", **tables)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        dicom(np.stack([RAMP_8, np.full_like(RAMP_8, 128), np.full_like(RAMP_8, 128)], axis=2), 8,
+              PhotometricInterpretation="YBR_FULL"),
+        dicom(np.stack([RAMP_8] * 3, axis=2), 8, PlanarConfiguration=1,
+              PixelData=np.stack([RAMP_8] * 3).tobytes()),
+        as_palette(RAMP_8),
+    ],
+    ids=["YBR without colour", "plane after plane", "a palette of greys"],
+)  # fmt: skip
+def test_a_grey_picture_is_grey_however_its_colours_are_stored(content: bytes) -> None:
+    shown = read(content)
+    assert np.abs(shown.astype(int) - RAMP_8[..., None]).max() <= 1
+
+
 @pytest.mark.parametrize(
     "name",
     ["ExplVR_LitEndNoMeta.dcm", "ExplVR_BigEndNoMeta.dcm", "no_meta_group_length.dcm", "meta_missing_tsyntax.dcm"],
@@ -423,7 +450,7 @@ def test_nothing_of_a_header_is_logged_or_warned_of(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(
         ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"]

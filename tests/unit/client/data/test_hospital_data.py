@@ -2,7 +2,8 @@ import datetime
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,58 @@ def test_a_medium_of_a_pacs_with_its_table_of_contents_and_files_without_endings
         (Mistake.FILE_KIND_NOT_READ, "files that are no images: 1 .txt")
     ]
     assert report.images == 60
+
+
+def zip_folder(folder: Path, archive: Path, names: Sequence[str]) -> None:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in names:
+            packed.write(folder / name, name)
+            (folder / name).unlink()
+
+
+def test_images_in_an_archive_are_the_same_data(hospital: Hospital, tmp_path: Path) -> None:
+    plain = open_data(hospital.folder, CONTRACT, tmp_path / "cache")
+    names = [row[0] for row in hospital.rows[::2]]
+    zip_folder(hospital.folder, hospital.folder / "half.zip", names)
+    hospital.rows = [(f"half.zip/{row[0]}" if row[0] in names else row[0], *row[1:]) for row in hospital.rows]
+    hospital.write_manifest()
+    assert hospital.check(tmp_path / "other").findings == ()
+    zipped = open_data(hospital.folder, CONTRACT, tmp_path / "cache")
+    assert zipped.fingerprint == plain.fingerprint
+    assert np.array_equal(zipped.train.images, plain.train.images)
+
+
+def test_class_folders_in_an_archive_name_the_class(hospital: Hospital, tmp_path: Path) -> None:
+    tree = in_class_folders(hospital, tmp_path / "tree")
+    plain = open_data(tree, CONTRACT, tmp_path / "cache")
+    names = [str(path.relative_to(tree)) for path in sorted(tree.rglob("*.png"))]
+    zip_folder(tree, tree / "all.zip", names)
+    zipped = open_data(tree, CONTRACT, tmp_path / "cache")
+    assert len(zipped.train) == len(plain.train)
+    assert sorted(zipped.train.labels.tolist()) == sorted(plain.train.labels.tolist())
+
+
+def test_a_row_that_names_a_file_which_its_archive_lacks_is_found(hospital: Hospital, tmp_path: Path) -> None:
+    name = hospital.rows[3][0]
+    zip_folder(hospital.folder, hospital.folder / "one.zip", [name])
+    hospital.rows[3] = (f"one.zip/another-{name}", *hospital.rows[3][1:])
+    hospital.write_manifest()
+    kinds = {finding.mistake: finding.where for finding in hospital.check(tmp_path / "cache").findings}
+    assert kinds[Mistake.FILE_MISSING].startswith("row 5: one.zip/another-")
+    assert kinds[Mistake.FILE_EXTRA] == f"one.zip/{name}"
+
+
+@pytest.mark.parametrize(
+    ("named", "is_told"), [(60, True), (30, True), (29, False)], ids=["everyone", "half of all", "fewer than half"]
+)
+def test_one_patient_id_for_many_is_told_from_half_of_all_images_on(
+    hospital: Hospital, tmp_path: Path, named: int, is_told: bool
+) -> None:
+    hospital.rows = [
+        (row[0], row[1], "ANON" if number < named else f"q-{number}", "") for number, row in enumerate(hospital.rows)
+    ]
+    hospital.write_manifest()
+    found = {finding.mistake: finding.detail for finding in hospital.check(tmp_path / "cache").findings}
+    assert (Mistake.ONE_PATIENT_FOR_MANY in found) == is_told
+    if is_told:
+        assert found[Mistake.ONE_PATIENT_FOR_MANY] == f"{named} of 60 images"

@@ -5,7 +5,7 @@ import re
 import zipfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.mistakes import Mistake
@@ -152,7 +152,6 @@ def test_a_zip_archive_that_is_no_workbook_is_refused() -> None:
     assert "Excel workbook" in refused(content.getvalue()).detail
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_refused(content: bytes) -> None:
     try:
@@ -161,7 +160,6 @@ def test_any_bytes_are_a_table_or_refused(content: bytes) -> None:
         return
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 4000), st.integers(0, 200))
 def test_a_damaged_workbook_is_read_or_refused(change: bytes, place: int, cut: int) -> None:
     content = bytearray(workbook({"A": [("file", "label"), ("a.png", "normal")]}))

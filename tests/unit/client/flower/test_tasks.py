@@ -32,16 +32,19 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import nodestate_factory
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
+from client.flower.relay_waits import Bell
 from client.flower.supernode import (
     _NODE_HEARTBEAT_SECONDS,
     _naming_refusals,
     _receive_whole_or_not,
     reply_for_dropped_tasks,
+    ring_for_replies,
 )
 from client.flower.tasks import RuntimeApi, TaskRunner, _tried_once, bundle_digest, read_runtime_api
 from common.errors import RunError
 from common.flower.bundle import bundle_without_code
-from common.flower.waits import PollingTime, replace_in, shorten_backoff
+from common.flower.seam import replace_in
+from common.flower.waits import PollingTime, shorten_backoff
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,7 @@ def test_a_flower_without_the_backoff_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_name_that_moved_is_refused() -> None:
     with pytest.raises(AttributeError, match="MOVED"):
-        replace_in(grpc_retry, "MOVED", 1)
+        replace_in(grpc_retry, "MOVED", 1, used_by=grpc_retry.make_simple_grpc_retry_invoker)
 
 
 def test_looks_for_a_message_grow_rarer_until_one_comes() -> None:
@@ -189,6 +192,19 @@ run_supernode((), 0.05, 0.02)
     )
     assert ended.returncode == os.EX_TEMPFAIL
     assert "does not know this node" in ended.stderr
+
+
+def test_a_supernode_that_answers_for_dropped_tasks_still_rings_for_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a change of the same class of Flower's; the second must not undo the first."""
+    monkeypatch.setattr(nodestate_factory, "InMemoryNodeState", InMemoryNodeState)
+    rung: list[bool] = []
+    bell = Bell()
+    monkeypatch.setattr(bell, "ring", lambda: rung.append(True))
+    ring_for_replies(bell)
+    reply_for_dropped_tasks()
+    state = nodestate_factory.NodeStateFactory(ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)).state()
+    state.store_object(1, "no session", "object", b"content")
+    assert rung == [True]
 
 
 def test_a_message_that_the_agent_drops_is_answered_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

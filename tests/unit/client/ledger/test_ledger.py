@@ -760,7 +760,7 @@ def test_no_text_is_read_as_a_line_unless_it_is_one(text: str) -> None:
         ledger_chain.parsed(text, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_flipped_byte_of_either_file_is_an_error_or_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory,

@@ -173,7 +173,7 @@ def test_questions_follow_the_threshold_where_the_two_normals_err_equally() -> N
     assert list(edges) == sorted(edges)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     means=st.tuples(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5)),
     deviations=st.tuples(st.floats(1e-3, 1e4), st.floats(1e-3, 1e4)),

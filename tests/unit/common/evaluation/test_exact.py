@@ -50,7 +50,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), sharpness=st.sampled_from([0.01, 0.3, 1.0, 5.0, 30.0]))
 def test_the_auc_is_scikit_learns_within_the_stated_bound(seed: int, sharpness: float) -> None:
     logits, labels = scores(BINARY, 300, seed, sharpness)
@@ -115,7 +115,7 @@ def test_the_calibration_error_is_torchmetrics(shape: EvaluationShape) -> None:
     assert metrics(EvaluationCounts(part, part)).ece == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31))
 def test_two_class_metrics_are_scikit_learns_at_the_threshold(seed: int) -> None:
     logits, labels = scores(BINARY, 400, seed)

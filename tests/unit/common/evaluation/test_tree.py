@@ -54,7 +54,7 @@ def questions(plan: EvaluationPlan) -> list[Question]:
     return [next_question(plan, release, EvaluationState()) for release in plan.releases]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), kind=st.sampled_from(list(TaskKind)))
 def test_no_question_score_or_label_lets_a_unit_count_for_more_than_the_bound(
     data: st.DataObject, kind: TaskKind

@@ -43,7 +43,7 @@ events = st.builds(
     st.sampled_from([0.01, 0.3]),
     st.integers(1, 150),
 )
-few_examples = settings(max_examples=6, deadline=None)
+few_examples = settings(max_examples=6)
 
 
 @pytest.mark.parametrize(

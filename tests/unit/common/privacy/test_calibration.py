@@ -6,19 +6,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfig
+from common.config import PrivacyConfig, PrivacyUnit, TrainingConfig
 from common.errors import PrivacyError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon
 from common.privacy.calibration import (
     EPSILON_TOLERANCE,
     FEWEST_UNITS,
-    local_event,
     noise_multiplier,
     require_enough_units,
     require_meaningful,
     run_noise_multiplier,
 )
-from common.privacy.schedule import schedule_of
+from common.privacy.mechanism import DistributedNoise, LocalNoise
 from tests.unit.common.privacy.published import gaussian, published
 
 
@@ -30,7 +29,7 @@ def test_the_noise_multiplier_is_what_opacus_publishes(case: dict[str, Any]) -> 
     assert got == pytest.approx(case["noise_multiplier"], abs=10.0 ** -case["places"])
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.floats(0.3, 8.0), st.floats(0.01, 1.0), st.integers(1, 40), st.sampled_from(list(Accountant)))
 @example(2.0, 0.075, 1, Accountant.PRV)  # On its way, the search meets multipliers that PRV has no answer for.
 def test_the_target_is_met_and_never_passed(target: float, rate: float, steps: int, accountant: Accountant) -> None:
@@ -107,13 +106,15 @@ def test_a_refusal_is_about_what_is_stated() -> None:
         require_enough_units(100, 0.01)
 
 
-@pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])
+@pytest.mark.parametrize("mechanism", [LocalNoise, DistributedNoise])
 @pytest.mark.parametrize("rate", [0.1, 0.3, 1.0])
-def test_the_rounds_that_are_booked_together_cost_the_target_and_no_more(mode: PrivacyMode, rate: float) -> None:
+def test_the_rounds_that_are_booked_together_cost_the_target_and_no_more(
+    mechanism: type[LocalNoise | DistributedNoise], rate: float
+) -> None:
     training = TrainingConfig(sample_rate=rate, local_epochs=2)
-    privacy = PrivacyConfig(mode=mode, target_epsilon=3.0, accountant="rdp")
-    schedule = schedule_of(training, privacy)
-    multiplier = run_noise_multiplier(training, privacy, 5)
+    privacy = PrivacyConfig(mode=mechanism.mode, target_epsilon=3.0, accountant="rdp")
+    schedule = mechanism(privacy).schedule(training)
+    multiplier = run_noise_multiplier(schedule, privacy, 5)
     spent = epsilon([gaussian(multiplier, rate, schedule.steps)] * 5, privacy.delta, Accountant.RDP)
     assert 3.0 - EPSILON_TOLERANCE <= spent <= 3.0
 
@@ -122,7 +123,8 @@ def test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps() -> N
     """With another rate, or fewer steps, the booked ε would be below the one that training gives away."""
     training = TrainingConfig(sample_rate=0.3, local_epochs=2)
     privacy = PrivacyConfig(target_epsilon=3.0, accountant="rdp")
-    event = local_event(training, privacy, 5)
+    mechanism = LocalNoise(privacy)
+    event = mechanism.steps(training, 5).event
     assert event.kind is MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN
     assert (event.sample_rate, event.steps, event.approximation) == (0.3, 8, 0.0)
-    assert event.noise_multiplier == run_noise_multiplier(training, privacy, 5)
+    assert event.noise_multiplier == run_noise_multiplier(mechanism.schedule(training), privacy, 5)

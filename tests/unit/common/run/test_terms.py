@@ -9,9 +9,9 @@ from common.config import Config, RunDescription, replace
 from common.errors import ConfigError
 from common.models import registry
 from common.privacy.accounting import Adversary as Learner
-from common.run.terms import claims_of, layout_of, mechanism_of, protocol_parameters, verified_layout_of
+from common.privacy.mechanism import DistributedNoise, mechanism_of
+from common.run.terms import claims_of, describe, layout_of, protocol_parameters, verified_layout_of
 from common.secagg.parameters import Adversary
-from server.run import describe
 
 ROSTER = {f"hospital-{number}": "a certificate" for number in range(1, 5)}
 
@@ -25,8 +25,8 @@ def test_mode_distributed_describes_its_noise_and_the_wide_ring() -> None:
     run = described(privacy={"mode": "distributed", "accountant": "rdp", "tolerated_dropouts": 1})
     mechanism = mechanism_of(run)
     assert run.aggregation.modulus_bits == 32
-    assert mechanism is not None
-    assert mechanism.noise_multiplier == run.noise_multiplier
+    assert isinstance(mechanism, DistributedNoise)
+    assert mechanism.noise(run, layout_of(run).parameters).noise_multiplier == run.noise_multiplier
     assert mechanism.fewest_survivors(4) == 3
 
 
@@ -34,7 +34,7 @@ def test_the_other_modes_have_no_noise_in_the_sum() -> None:
     run = described()
     assert run.aggregation.modulus_bits == 16
     assert run.noise_multiplier is None
-    assert mechanism_of(run) is None
+    assert mechanism_of(run).fewest_survivors(4) == 0
 
 
 def test_every_adversary_is_claimed_for_and_colluders_learn_most() -> None:

@@ -50,7 +50,7 @@ def random_delta(rng: np.random.Generator, size: int, spread: float = 0.1) -> ND
     return (rng.standard_normal(size) * spread).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hospitals=st.integers(1, 40),
     bits=st.sampled_from([16, 32]),
@@ -80,7 +80,7 @@ def test_the_decoded_sum_is_the_weighted_mean_and_the_exact_counts(
     assert np.abs(decoded.mean_delta - exact / sum(weights)).max() <= tolerance
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(hospitals=st.integers(1, 2000), bits=st.sampled_from([16, 32]), sign=st.sampled_from([-1.0, 1.0]))
 def test_no_sum_of_as_many_hospitals_as_declared_overflows(hospitals: int, bits: int, sign: float) -> None:
     lay = layout(hospitals, bits, parameters=3)
@@ -113,7 +113,7 @@ def test_saturation_clips_to_the_bound_and_never_wraps() -> None:
     assert np.allclose(decoded.mean_delta, [0.25, -0.25, 0.25, -0.25], rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hospitals=st.integers(1, 300),
     bits=st.sampled_from([16, 32]),

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import SECURE_MINIMUM as CONFIGURED_MINIMUM
@@ -20,7 +20,6 @@ def run_of(roster: int, **changes: Any) -> RunParameters:  # noqa: ANN401 - fiel
 
 
 @given(st.integers(3, 300), st.data())
-@settings(deadline=None)
 def test_the_active_threshold_withstands_a_third_of_the_roster_whoever_is_left_out(
     roster: int, data: st.DataObject
 ) -> None:
@@ -34,7 +33,6 @@ def test_the_active_threshold_withstands_a_third_of_the_roster_whoever_is_left_o
 
 
 @given(st.integers(3, 300))
-@settings(deadline=None)
 def test_with_everyone_present_the_active_threshold_is_the_smallest_above_two_thirds(hospitals: int) -> None:
     threshold = run_of(hospitals).threshold(hospitals)
     assert 3 * threshold > 2 * hospitals

@@ -24,7 +24,7 @@ def test_without_delta_the_p_value_is_the_tail_of_a_binomial() -> None:
     assert p_value(10, 3, 0, 1.0, 0.0) == 1.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.data())
 def test_more_right_guesses_never_refute_less(guesses: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, guesses - 1))

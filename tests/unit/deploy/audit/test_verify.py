@@ -48,7 +48,7 @@ def test_a_whole_run_is_verified(run: AuditedRun, capsys: pytest.CaptureFixture[
 
 # A bit of a serial number makes it negative, which is read with a warning before the signature is found wrong.
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_is_found_with_its_file(whole_run: AuditedRun, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(whole_run.files()))

@@ -9,11 +9,9 @@ from common.config import Config, PrivacyMode, replace
 from common.errors import ConfigError, PrivacyError
 from common.evaluation.plan import Part
 from common.privacy.accounting import Accountant, Adversary, epsilon
-from common.privacy.calibration import local_event
-from common.privacy.schedule import schedule_of
-from common.run.terms import evaluation_plan_of, mechanism_of, release_mechanism
+from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
+from common.run.terms import describe, evaluation_plan_of, release_mechanism
 from deploy.consortium.privacy_plan import Plan, as_text, main, plan
-from server.run import describe
 
 PARAMETERS = 26_000
 STATED = 1200
@@ -42,8 +40,8 @@ def test_the_steps_are_those_of_the_deployed_schedule(planned: Plan) -> None:
     rounds = CONFIG.experiment.rounds
     assert planned.local.steps == rounds * math.ceil(1 / 0.15) == rounds * 7
     assert planned.distributed.steps == rounds
-    for mode, answer in ((PrivacyMode.LOCAL, planned.local), (PrivacyMode.DISTRIBUTED, planned.distributed)):
-        schedule = schedule_of(CONFIG.training, CONFIG.privacy.model_copy(update={"mode": mode}))
+    for mechanism, answer in ((LocalNoise, planned.local), (DistributedNoise, planned.distributed)):
+        schedule = mechanism(CONFIG.privacy).schedule(CONFIG.training)
         assert (answer.event.sample_rate, answer.event.steps) == (schedule.sample_rate, schedule.steps)
 
 
@@ -53,13 +51,9 @@ def test_the_plan_is_what_a_hospital_of_the_deployed_run_books(planned: Plan, mo
     config = replace(CONFIG, privacy={"mode": mode})
     roster = dict.fromkeys(("a", "b", "c", "d"), "a certificate")
     run = describe(config, "ab" * 16, ("normal", "pneumonia"), 1, roster, PARAMETERS)
-    mechanism = mechanism_of(run)
-    answer = planned.local if mechanism is None else planned.distributed
-    booked = (
-        local_event(run.training, run.privacy, run.experiment.rounds)
-        if mechanism is None
-        else mechanism.event(schedule_of(run.training, run.privacy).sample_rate)
-    )
+    answer = planned.local if mode is PrivacyMode.LOCAL else planned.distributed
+    booked = mechanism_of(run).plan(run, PARAMETERS).event
+    assert booked is not None
     assert answer.event == booked
     most = max(claim.value for claim in answer.claims if claim.accountant is Accountant.RDP)
     spent = epsilon([booked] * run.experiment.rounds, run.privacy.delta, Accountant.RDP)

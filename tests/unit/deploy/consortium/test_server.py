@@ -28,7 +28,7 @@ def test_a_server_that_holds_the_key_says_so_and_so_does_its_invitation(
     assert prepare(state, "--hold-authority-key") == 0
     assert "the server holds the authority's key" in capsys.readouterr().err
     assert held_by_server(load_certificate(state / "ca.pem"))
-    membership.main(["invite", "st-mary", "--state", str(state)])
+    membership.invite(["invite", "st-mary", "--state", str(state)])
     assert "the server holds the authority's key" in capsys.readouterr().err
 
 

@@ -1,7 +1,7 @@
 import hashlib
+import socket
 import stat
 import threading
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,10 +29,16 @@ class Handler(BaseHTTPRequestHandler):
     }
 
     def do_GET(self) -> None:
+        if isinstance(self.server, Site):
+            self.server.asked.append(self.path)
         if self.path == "/missing":
             self.send_error(404)
         elif self.path == "/garbage":
             self.wfile.write(b"\0\1\2 not http\r\n\r\n")
+        elif self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/good")
+            self.end_headers()
         elif self.path in self.bodies:
             length, body = self.bodies[self.path]
             self.send_response(200)
@@ -53,6 +59,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.test_is_over = threading.Event()
+        self.asked: list[str] = []
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 
@@ -80,6 +87,18 @@ def test_a_file_arrives_whole_and_private(site: Site, tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_that_was_moved_is_followed(site: Site, tmp_path: Path) -> None:
+    assert download(site.file("moved"), tmp_path, 5.0).read_bytes() == CONTENT
+
+
+def test_a_proxy_of_the_environment_is_asked(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site stands in for a proxy, which gets the whole address for a path: it has no such page."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{site.server_port}")
+    with pytest.raises(NoAnswerError, match=r"example\.npz could not be downloaded"):
+        download(PublishedFile("example.npz", "http://name.invalid/good", MD5), tmp_path, 5.0)
+    assert site.asked == ["http://name.invalid/good"]
 
 
 def test_a_truncated_body_is_refused_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
@@ -131,7 +150,7 @@ def test_a_name_that_can_not_be_looked_up_in_time_is_no_answer(tmp_path: Path, m
         test_is_over.wait(30)
         raise OSError("no such name")
 
-    monkeypatch.setattr(urllib.request, "urlopen", look_up_for_ever)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_for_ever)
     with pytest.raises(NoAnswerError, match=r"no answer within 0\.05 seconds"):
         download(PublishedFile("example.npz", "http://name.invalid/", MD5), tmp_path, 0.05)
     test_is_over.set()

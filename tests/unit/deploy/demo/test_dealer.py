@@ -30,7 +30,7 @@ def example(train: int = 300, images_a_patient: int = 1, ill: float = 0.6, seed:
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "quantity"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(hospitals=st.integers(1, 6), images_a_patient=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_hands_are_disjoint_complete_seeded_and_keep_patients_together(
     partition: str, hospitals: int, images_a_patient: int, seed: int

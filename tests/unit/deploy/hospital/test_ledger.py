@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 
 from client.ledger.chain import Anchor
@@ -150,5 +151,5 @@ def test_a_ledger_of_version_1_is_taken_over_with_all_it_spent(
 
 @pytest.mark.parametrize("words", [["verify", "--anchor", "two"], ["accept", "--reason", "x", "--data-set", "no hex"]])
 def test_words_that_mean_nothing_are_refused(state: Path, words: list[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(click.UsageError):
         main(["ledger", *words, "--state", str(state)])

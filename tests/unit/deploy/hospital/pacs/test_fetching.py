@@ -44,9 +44,15 @@ class Archive:
     series: dict[str, tuple[Series, ...]] = field(default_factory=dict)
     troubles: dict[str, list[PacsError]] = field(default_factory=dict)
     unlisted: int = 0
+    loses: set[str] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
     open: int = 0
     most_open: int = 0
+
+    def loses_once(self, answer: str) -> bool:
+        is_lost = answer in self.loses
+        self.loses.discard(answer)
+        return is_lost
 
     def connect(self) -> "Connection":
         self.open += 1
@@ -64,14 +70,14 @@ class Connection:
     def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         assert (day, tuple(modalities)) == (DAY, WANTED.modalities)
         studies = tuple(Study(uid, f"A{uid[-1]}", f"{day:%Y%m%d}") for uid in self.archive.studies)
-        return StudyList(studies, self.archive.unlisted)
+        return StudyList(()) if self.archive.loses_once("studies_of_day") else StudyList(studies, self.archive.unlisted)
 
     def studies_of_accession(self, accession: str) -> list[Study]:
         self.archive.asked[accession] += 1
         return [Study(uid, accession, "20240105") for uid in self.archive.studies if f"A{uid[-1]}" == accession]
 
     def series_of(self, study: Study) -> list[Series]:
-        return list(self.archive.series.get(study.uid, CHEST))
+        return [] if self.archive.loses_once("series_of") else list(self.archive.series.get(study.uid, CHEST))
 
     def retrieve(self, study: Study, series: Series, folder: Path) -> Received:
         assert self.busy.acquire(blocking=False), "one thread at a time uses a connection"
@@ -79,6 +85,8 @@ class Connection:
             self.archive.asked[study.uid] += 1
             if self.archive.troubles.get(study.uid):
                 raise self.archive.troubles[study.uid].pop(0)
+            if self.archive.loses_once("retrieve"):
+                return Received(())
             files = [file_of(folder, f"1.8.{number}") for number in range(len(self.archive.studies[study.uid]))]
             for path, content in zip(files, self.archive.studies[study.uid], strict=True):
                 path.write_bytes(content)
@@ -240,13 +248,20 @@ def test_numbers_are_looked_up_once_and_those_without_a_study_are_not_found(tmp_
         assert progress.outcomes == {Outcome.FETCHED: 1, Outcome.NOT_FOUND: 1}
         assert accounts.of_study("1.2") is None
     assert archive.asked["A1"] == 1
-    assert archive.asked["A9"] == 2
+    assert archive.asked["A9"] == 4  # twice in each call, as it might have been lost
 
 
 def test_a_study_of_a_number_but_of_another_date_is_not_wanted(tmp_path: Path) -> None:
     wanted = Wanted(("DX",), (), datetime.date(2024, 2, 1), None)
     _, accounts = run(Archive({"1.1": [image("1.1")]}), tmp_path / "out", wanted, ["A1"])
     assert outcome(accounts, "1.1") == (Outcome.NOT_WANTED, "another date")
+
+
+def test_an_answer_that_was_lost_is_asked_for_once_more(tmp_path: Path) -> None:
+    archive = Archive({"1.1": [image("1.1")]}, loses={"studies_of_day", "series_of", "retrieve"})
+    _, accounts = run(archive, tmp_path / "out")
+    assert archive.loses == set()
+    assert outcome(accounts, "1.1") == (Outcome.FETCHED, "")
 
 
 def test_several_connections_share_the_studies(tmp_path: Path) -> None:

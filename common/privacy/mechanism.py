@@ -1,0 +1,561 @@
+"""What a privacy mode decides, one class for each mode: the one file that asks which mode a run is in.
+
+``privacy.mode`` names a :class:`Mechanism`: :class:`NoPrivacy`, :class:`LocalNoise` or :class:`DistributedNoise`.
+:func:`mechanism_of` returns a run's. Everybody else asks the mechanism what they need to know: which noise the run's
+description names, how a hospital's vector is made, how a sum of vectors is read, how many vectors a sum must hold, what
+is claimed, and in which words.
+
+**The plan.** :meth:`Mechanism.plan` returns a frozen :class:`RoundPlan`: the sampling, the clipping and the noise of
+one round at one hospital. Training takes the plan and nothing else that privacy depends on, and the ledger books the
+plan's :attr:`~RoundPlan.event`, which is computed from the same fields. So the accountant cannot describe another
+mechanism than the one that runs. A plan holds nothing that changes speed alone; those constants stand under a heading
+of their own in ``client/training.py``. (The model is ``DPExecutionPlan`` of google-deepmind/jax_privacy.)
+
+**Who trains.** This package knows neither PyTorch nor a hospital's records. A plan therefore asks a :class:`Trainer`,
+which the hospital implements, for the one kind of work that it is made of.
+
+To add a mode: one class here, its name in :class:`common.config.PrivacyMode` and its line in ``MECHANISMS``
+(``docs/extending.md``).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import (
+    AggregationConfig,
+    Config,
+    PrivacyConfig,
+    PrivacyMode,
+    PrivacyUnit,
+    RunDescription,
+    TrainingConfig,
+)
+from common.errors import PrivacyError
+from common.privacy.accounting import (
+    Accountant,
+    Epsilon,
+    MechanismEvent,
+    MechanismKind,
+    against_everyone,
+    epsilon,
+    rounded_up,
+)
+from common.privacy.budget import Account, Booking
+from common.privacy.calibration import run_noise_multiplier
+from common.privacy.distributed import DistributedMechanism
+from common.privacy.schedule import Schedule
+from common.run.vector import DecodedSum, Tail, VectorLayout
+
+DISTRIBUTED_BITS = 32
+"""The ring of mode ``distributed``: in 16 bits a sum of gradients leaves no digits for one unit's."""
+
+Random = Callable[[int], bytes]
+
+Stretches = Callable[[slice], NDArray[np.float32]]
+"""Returns a stretch of the mean change of the model, so that the whole of it need not be in memory."""
+
+
+class Trainer(Protocol):
+    """What a hospital does for a plan: one round's work on its own records, under the plan's sampling and noise."""
+
+    def steps(self, plan: "PlainSteps | NoisySteps") -> NDArray[np.float32]:
+        """Return the change of the model after the plan's optimiser steps, (d,) float32."""
+        ...
+
+    def gradient_sum(self, plan: "NoisySum") -> NDArray[np.int64]:
+        """Return the clipped gradients of one batch, added up, with this hospital's share of noise, (d,) int64."""
+        ...
+
+
+class RoundPlan(ABC):
+    """One round's training at one hospital, as it runs and as it is booked."""
+
+    @property
+    @abstractmethod
+    def event(self) -> MechanismEvent | None:
+        """What the round costs, computed from the fields that training runs by; None where nothing bounds it."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> float:
+        """How often, on average, the round's training looks at each record."""
+
+    @abstractmethod
+    def expected_batch(self, stated: int) -> float:
+        """Return how many units a batch is expected to hold at a hospital that states so many, a public number."""
+
+    @abstractmethod
+    def booking(self, delta: float) -> Booking | None:
+        """Return what the ledger books before the round trains; None where there is nothing to book.
+
+        Args:
+            delta: of the run's privacy.
+        """
+
+    def check_cohort(self, cohort: int) -> None:  # noqa: B027 - most noise does not depend on the cohort
+        """Refuse a cohort whose honest members' noise would be too little.
+
+        Raises:
+            PrivacyError: it would be.
+        """
+
+    @abstractmethod
+    def change(self, trainer: Trainer) -> NDArray[Any]:
+        """Return the hospital's contribution to the model, (d,), noise included."""
+
+    def no_change(self, parameters: int) -> NDArray[Any]:
+        """Return the contribution of a round that does not train, (d,) zeros."""
+        return np.zeros(parameters, np.float32)
+
+    def encode(self, layout: VectorLayout, change: NDArray[Any], tail: Tail, random: Random) -> NDArray[Any]:
+        """Return the vector that is masked: :meth:`common.run.vector.VectorLayout.encode` of the change."""
+        return layout.encode(change, tail, random)
+
+
+@dataclass(frozen=True)
+class PlainSteps(RoundPlan):
+    """Shuffled passes of SGD without clipping or noise; promises nothing.
+
+    Attributes:
+        batch_size: records in a step.
+        local_epochs: passes over the data.
+    """
+
+    batch_size: int
+    local_epochs: int
+
+    @property
+    def event(self) -> None:
+        """Nothing bounds what such a round gives away."""
+        return
+
+    @property
+    def passes(self) -> float:
+        """See :class:`RoundPlan`."""
+        return self.local_epochs
+
+    def expected_batch(self, stated: int) -> float:
+        """Return the size of a batch, or all there is where that is less."""
+        return min(self.batch_size, stated)
+
+    def booking(self, delta: float) -> None:  # noqa: ARG002 - as in the base class
+        """There is nothing to book."""
+        return
+
+    def change(self, trainer: Trainer) -> NDArray[np.float32]:
+        """See :class:`RoundPlan`."""
+        return trainer.steps(self)
+
+
+@dataclass(frozen=True)
+class NoisySteps(RoundPlan):
+    """Steps of DP-SGD (Abadi et al. 2016), each with all its noise, inside the hospital.
+
+    Attributes:
+        unit: what is sampled, clipped and protected as one.
+        schedule: the sampling: with which rate a unit enters a step's batch, and how many steps there are.
+        max_grad_norm: C, the L2 norm that a unit's gradient is clipped to.
+        noise_multiplier: σ; the noise of a step has the standard deviation σC in each coordinate.
+    """
+
+    unit: PrivacyUnit
+    schedule: Schedule
+    max_grad_norm: float
+    noise_multiplier: float
+
+    @property
+    def event(self) -> MechanismEvent:
+        """The Poisson-subsampled Gaussian mechanism, once a step."""
+        return MechanismEvent(
+            MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN,
+            self.noise_multiplier,
+            self.schedule.sample_rate,
+            self.schedule.steps,
+        )
+
+    @property
+    def passes(self) -> float:
+        """See :class:`RoundPlan`."""
+        return self.schedule.steps * self.schedule.sample_rate
+
+    def expected_batch(self, stated: int) -> float:
+        """See :class:`RoundPlan`."""
+        return self.schedule.sample_rate * stated
+
+    def booking(self, delta: float) -> Booking:
+        """See :class:`RoundPlan`; the noise is complete inside the hospital and withstands everyone."""
+        return Booking(Account.TRAINING, self.event, self.unit, None, delta)
+
+    def change(self, trainer: Trainer) -> NDArray[np.float32]:
+        """See :class:`RoundPlan`."""
+        return trainer.steps(self)
+
+
+@dataclass(frozen=True)
+class NoisySum(RoundPlan):
+    """One batch's clipped gradients with a share of the noise that is complete in the secure sum alone.
+
+    Attributes:
+        unit: what is sampled, clipped and protected as one.
+        sample_rate: q, with which a unit enters the batch.
+        noise: clips to whole numbers and sizes the share of the noise (:mod:`common.privacy.distributed`).
+    """
+
+    unit: PrivacyUnit
+    sample_rate: float
+    noise: DistributedMechanism
+
+    @property
+    def event(self) -> MechanismEvent:
+        """The distributed discrete Gaussian mechanism, once a round."""
+        return self.noise.event(self.sample_rate)
+
+    @property
+    def passes(self) -> float:
+        """See :class:`RoundPlan`."""
+        return self.sample_rate
+
+    def expected_batch(self, stated: int) -> float:
+        """See :class:`RoundPlan`."""
+        return self.sample_rate * stated
+
+    def booking(self, delta: float) -> Booking:
+        """See :class:`RoundPlan`; the noise withstands the server with so many hospitals as it was made for."""
+        return Booking(Account.TRAINING, self.event, self.unit, self.noise.colluders, delta)
+
+    def check_cohort(self, cohort: int) -> None:
+        """See :class:`RoundPlan`."""
+        self.noise.share_variance(cohort)
+
+    def change(self, trainer: Trainer) -> NDArray[np.int64]:
+        """See :class:`RoundPlan`."""
+        return trainer.gradient_sum(self)
+
+    def no_change(self, parameters: int) -> NDArray[np.int64]:
+        """See :class:`RoundPlan`."""
+        return np.zeros(parameters, np.int64)
+
+    def encode(
+        self,
+        layout: VectorLayout,
+        change: NDArray[Any],
+        tail: Tail,
+        random: Random,  # noqa: ARG002 - whole numbers need no rounding
+    ) -> NDArray[Any]:
+        """Return the vector that is masked: the whole numbers as they are, modulo R."""
+        return layout.encode_integers(change, tail)
+
+
+@dataclass(frozen=True)
+class Mechanism(ABC):
+    """Everything that one privacy mode decides.
+
+    Attributes:
+        privacy: the run's section ``privacy``.
+    """
+
+    privacy: PrivacyConfig
+
+    mode: ClassVar[PrivacyMode]
+    """The value of ``privacy.mode`` that names the mechanism."""
+
+    is_private: ClassVar[bool] = True
+    """Whether an ε bounds what training reveals of a unit."""
+
+    noise_in_sum: ClassVar[bool] = False
+    """Whether the noise of training is complete in a round's secure sum alone."""
+
+    # Before a run.
+
+    def aggregation(self, asked: AggregationConfig) -> AggregationConfig:
+        """Return the section ``aggregation`` as the run's description names it."""
+        return asked
+
+    def agreed_noise(self, training: TrainingConfig, rounds: int) -> float | None:  # noqa: ARG002 - as in subclasses
+        """Return the noise multiplier that server and hospitals agree on; None where each hospital computes its own.
+
+        Raises:
+            PrivacyError: no noise reaches the target ε.
+        """
+        return None
+
+    def fewest_records(self, training: TrainingConfig) -> int:  # noqa: ARG002 - as in subclasses
+        """Return how many training records a hospital needs for a batch: any do where the run names a sample rate."""
+        return 1
+
+    # A hospital's contribution.
+
+    @abstractmethod
+    def plan(self, run: RunDescription, parameters: int) -> RoundPlan:
+        """Return how a hospital trains in one round; all rounds together cost at most the target ε.
+
+        Args:
+            run: the agreed description.
+            parameters: d, of the model.
+
+        Raises:
+            PrivacyError: no noise reaches the target, or the noise that the run names does not.
+        """
+
+    # A round's sum.
+
+    def fewest_survivors(self, cohort: int) -> int:  # noqa: ARG002 - as in subclasses
+        """Return how many vectors the sum of a training round must hold for its noise to be enough; 0 for any."""
+        return 0
+
+    def decoder(self, run: RunDescription, parameters: int) -> Callable[[DecodedSum], Stretches]:  # noqa: ARG002
+        """Return what reads the change of the model from a sum of such vectors.
+
+        Raises:
+            PrivacyError: the ring is too small.
+        """
+        return _weighted_mean
+
+    def server_optimiser(self, training: TrainingConfig) -> tuple[float, float]:  # noqa: ARG002 - as in subclasses
+        """Return the learning rate and momentum of ``training`` that act on the server; 1 and 0 for none of it."""
+        return 1.0, 0.0
+
+    # Claims and words.
+
+    @abstractmethod
+    def claims(self, run: RunDescription, parameters: int) -> tuple[Epsilon, ...]:
+        """Return what each adversary learns at most from a run of all its rounds; empty where nothing bounds it.
+
+        Args:
+            run: the agreed description.
+            parameters: d, of the model.
+        """
+
+    @abstractmethod
+    def adversary(self) -> str:
+        """Say against whom the run's ε holds, and against whom it does not where one might think so."""
+
+    def caveats(self) -> tuple[str, ...]:
+        """Return what every output of such a run must admit, each as one sentence."""
+        return ()
+
+    def limit(self) -> str:
+        """Say what stays out of reach of somebody who sees the model."""
+        return f"learn more about a {self.privacy.unit.value} than ε and δ={self.privacy.delta:g} allow"
+
+    def limit_of_colluders(self) -> str:
+        """Say what hospitals that work with the server cannot do, to be added to what masks keep from them."""
+        return ""
+
+
+class NoPrivacy(Mechanism):
+    """Mode ``none``: plain training, for baselines and for hospitals that agree to it."""
+
+    mode = PrivacyMode.NONE
+    is_private = False
+
+    def fewest_records(self, training: TrainingConfig) -> int:
+        """Return the size of a batch, which the data must fill."""
+        return training.batch_size
+
+    def plan(self, run: RunDescription, parameters: int) -> PlainSteps:  # noqa: ARG002 - as in the base class
+        """See :class:`Mechanism`."""
+        return PlainSteps(run.training.batch_size, run.training.local_epochs)
+
+    def claims(self, run: RunDescription, parameters: int) -> tuple[Epsilon, ...]:  # noqa: ARG002 - as in the base
+        """Claim nothing."""
+        return ()
+
+    def adversary(self) -> str:
+        """See :class:`Mechanism`."""
+        return "nobody"
+
+    def caveats(self) -> tuple[str, ...]:
+        """See :class:`Mechanism`."""
+        return ("privacy.mode is none: this run has NO differential privacy; a baseline only.",)
+
+    def limit(self) -> str:
+        """See :class:`Mechanism`."""
+        unit = self.privacy.unit.value
+        return f"nothing is out of reach by proof: no differential privacy limits what a {unit} gives away"
+
+
+class LocalNoise(Mechanism):
+    """Mode ``local``: each hospital adds all the noise to its own steps, so its ε holds against everyone."""
+
+    mode = PrivacyMode.LOCAL
+
+    def schedule(self, training: TrainingConfig) -> Schedule:
+        """Return the sampling of one round: as many steps as make ``local_epochs`` expected passes.
+
+        It does not depend on how much data a hospital has.
+
+        >>> LocalNoise(PrivacyConfig()).schedule(TrainingConfig(sample_rate=0.1, local_epochs=2))
+        Schedule(sample_rate=0.1, steps=20)
+        """
+        return Schedule(training.sample_rate, training.local_epochs * math.ceil(1 / training.sample_rate))
+
+    def steps(self, training: TrainingConfig, rounds: int) -> NoisySteps:
+        """As :meth:`plan`, where there is no run's description.
+
+        Raises:
+            PrivacyError: as :func:`common.privacy.calibration.noise_multiplier`.
+        """
+        schedule, privacy = self.schedule(training), self.privacy
+        multiplier = run_noise_multiplier(schedule, privacy, rounds)
+        return NoisySteps(privacy.unit, schedule, privacy.max_grad_norm, multiplier)
+
+    def plan(self, run: RunDescription, parameters: int) -> NoisySteps:  # noqa: ARG002 - as in the base class
+        """See :class:`Mechanism`."""
+        return self.steps(run.training, run.experiment.rounds)
+
+    def claims(self, run: RunDescription, parameters: int) -> tuple[Epsilon, ...]:  # noqa: ARG002 - as in the base
+        """Claim the target, which the noise keeps, against everyone."""
+        privacy = run.privacy
+        accountant = Accountant(privacy.accountant)
+        return against_everyone(privacy.target_epsilon, privacy.delta, privacy.unit, accountant, privacy.colluders)
+
+    def adversary(self) -> str:
+        """See :class:`Mechanism`."""
+        return "everyone outside the hospital, the server and the other hospitals included"
+
+
+class DistributedNoise(Mechanism):
+    """Mode ``distributed``: the hospitals' shares of noise are enough in their secure sum (Kairouz et al. 2021)."""
+
+    mode = PrivacyMode.DISTRIBUTED
+    noise_in_sum = True
+
+    def aggregation(self, asked: AggregationConfig) -> AggregationConfig:
+        """Return the section with the wide ring."""
+        return asked.model_copy(update={"modulus_bits": DISTRIBUTED_BITS})
+
+    def schedule(self, training: TrainingConfig) -> Schedule:
+        """Return the sampling of one round: one step of all hospitals together.
+
+        >>> DistributedNoise(PrivacyConfig()).schedule(TrainingConfig(sample_rate=0.1, local_epochs=2))
+        Schedule(sample_rate=0.1, steps=1)
+        """
+        return Schedule(training.sample_rate, 1)
+
+    def agreed_noise(self, training: TrainingConfig, rounds: int) -> float:
+        """Return z, the noise multiplier of a round's sum."""
+        return run_noise_multiplier(self.schedule(training), self.privacy, rounds)
+
+    def noise(self, run: RunDescription, parameters: int) -> DistributedMechanism:
+        """Return how the hospitals of a run clip and add noise.
+
+        The ring is laid out for hospitals that all have as many units as the run lets one state.
+
+        Raises:
+            PrivacyError: the ring is too small, a value is out of range, or the run names no noise.
+        """
+        if run.noise_multiplier is None:
+            raise PrivacyError("a run of privacy.mode distributed must name its noise_multiplier")
+        return DistributedMechanism.fit(
+            noise_multiplier=run.noise_multiplier,
+            max_grad_norm=run.privacy.max_grad_norm,
+            dimension=parameters,
+            hospitals=len(run.roster),
+            expected_units=len(run.roster) * run.aggregation.max_weight * run.training.sample_rate,
+            colluders=run.privacy.colluders,
+            tolerated_dropouts=run.privacy.tolerated_dropouts,
+            modulus_bits=run.aggregation.modulus_bits,
+        )
+
+    def plan(self, run: RunDescription, parameters: int) -> NoisySum:
+        """See :class:`Mechanism`."""
+        privacy, rounds = run.privacy, run.experiment.rounds
+        plan = NoisySum(privacy.unit, self.schedule(run.training).sample_rate, self.noise(run, parameters))
+        reached = epsilon([plan.event] * rounds, privacy.delta, Accountant(privacy.accountant))
+        if reached > privacy.target_epsilon:
+            raise PrivacyError(
+                f"the run's noise multiplier must keep its target ε = {privacy.target_epsilon:g} for {rounds} "
+                f"rounds, got {plan.event.noise_multiplier:g}, which reaches {rounded_up(reached):g}"
+            )
+        return plan
+
+    def fewest_survivors(self, cohort: int) -> int:
+        """See :class:`Mechanism`."""
+        return survivors_for_noise(self.privacy, cohort)
+
+    def decoder(self, run: RunDescription, parameters: int) -> Callable[[DecodedSum], Stretches]:
+        """See :class:`Mechanism`."""
+        noise, rate = self.noise(run, parameters), run.training.sample_rate
+
+        def decoded(summed: DecodedSum) -> Stretches:
+            expected = summed.tail.weight * rate
+            return lambda stretch: mean_change(noise.decode(summed.total_of(stretch)), expected)
+
+        return decoded
+
+    def server_optimiser(self, training: TrainingConfig) -> tuple[float, float]:
+        """Return the hospital's learning rate and momentum, because a hospital takes no step."""
+        return training.learning_rate, training.momentum
+
+    def claims(self, run: RunDescription, parameters: int) -> tuple[Epsilon, ...]:
+        """Claim against each adversary what the noise that it does not know bounds."""
+        privacy, rate, rounds = run.privacy, run.training.sample_rate, run.experiment.rounds
+        accountant = Accountant(privacy.accountant)
+        noise = self.noise(run, parameters)
+        return noise.epsilons(rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant)
+
+    def adversary(self) -> str:
+        """See :class:`Mechanism`."""
+        return adversary_in_sums(self.privacy)
+
+    def limit_of_colluders(self) -> str:
+        """See :class:`Mechanism`."""
+        return f"; with up to {self.privacy.colluders}: take away enough noise to exceed the stated ε"
+
+
+MECHANISMS: Mapping[PrivacyMode, type[Mechanism]] = MappingProxyType(
+    {each.mode: each for each in (NoPrivacy, LocalNoise, DistributedNoise)}
+)
+"""The mechanism of each value of ``privacy.mode``."""
+
+
+def mechanism_of(run: Config | RunDescription) -> Mechanism:
+    """Return the mechanism of a run, or of a configuration that asks for one."""
+    return mechanism_for(run.privacy)
+
+
+def mechanism_for(privacy: PrivacyConfig) -> Mechanism:
+    """Return the mechanism that a section ``privacy`` names."""
+    return MECHANISMS[privacy.mode](privacy)
+
+
+def survivors_for_noise(privacy: PrivacyConfig, cohort: int) -> int:
+    """Return how many vectors a sum must hold where its noise is complete in the sum alone."""
+    return max(0, cohort - privacy.tolerated_dropouts)
+
+
+def mean_change(gradient_sum: NDArray[np.float64], expected_units: float) -> NDArray[np.float32]:
+    """Return the change that one step of mode ``distributed`` asks for: the negative mean gradient, (d,) float32.
+
+    Args:
+        gradient_sum: (d,) float64, the noisy sum of clipped gradients over all hospitals.
+        expected_units: in all their batches together, by what they state; not how many there were, which is secret.
+    """
+    return np.divide(gradient_sum, -expected_units, dtype=np.float64).astype(np.float32)
+
+
+def adversary_in_sums(privacy: PrivacyConfig) -> str:
+    """Say whom noise holds against that is complete in a sum alone: of mode ``distributed``, and of evaluation."""
+    dropouts = f"{privacy.tolerated_dropouts} dropout{'' if privacy.tolerated_dropouts == 1 else 's'}"
+    if not privacy.colluders:
+        return (
+            f"the server and whoever outside the run's hospitals gets the model, with up to {dropouts} a round; "
+            "not at this ε against the run's other hospitals, who know their own noise"
+        )
+    hospitals = "hospital" if privacy.colluders == 1 else "hospitals"
+    return (
+        f"the server with up to {privacy.colluders} colluding {hospitals}, each of the run's other hospitals and "
+        f"whoever gets the model, with up to {dropouts} a round"
+    )
+
+
+def _weighted_mean(summed: DecodedSum) -> Stretches:
+    return summed.mean_of
