@@ -35,7 +35,7 @@ from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.audit.chain import AUDIT_FILE, Record, discard
-from common.audit.entries import Contributed, Joined, Refused, Signed
+from common.audit.entries import Contributed, Joined, Opened, Refused, Signed
 from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
     AuditError,
@@ -68,12 +68,13 @@ from common.run.messages import (
     Request,
     ShareKeys,
     Unmask,
+    UnmaskAll,
     Unmasked,
     phase_of,
 )
 from common.run.round_terms import RoundTerms
 from common.run.terms import protocol_parameters
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import ModelHashError, Place, SecAggError, UnusableModelError
 from common.secagg.masks import MaskApplier, apply_masks
@@ -208,7 +209,7 @@ class HospitalAgent:
             reason = "this hospital could not answer; its operator knows why"
             return messages.Refused(hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False), None
 
-    def _answer(self, request: Request, array: Array | None) -> Answer:
+    def _answer(self, request: Request, array: Array | None) -> Answer:  # noqa: PLR0911 - one for each request
         match request:
             case AdvertiseKeys():
                 run = self._join(request.run_description)
@@ -224,6 +225,8 @@ class HospitalAgent:
                 return self._check_consistency(self._known_run(request), request), None
             case Unmask():
                 return self._unmask(self._known_run(request), request), None
+            case UnmaskAll():
+                return self._unmask_all(self._known_run(request), request), None
             case PlainInput():
                 return self._plain(request, array)
 
@@ -263,7 +266,7 @@ class HospitalAgent:
             ledger = self._ledger
         return Contributor(description, data, ledger, self._policy, self._here.random, cache)
 
-    def _known_run(self, request: ShareKeys | MaskedInput | CheckConsistency | Unmask) -> _Run:
+    def _known_run(self, request: ShareKeys | MaskedInput | CheckConsistency | Unmask | UnmaskAll) -> _Run:
         if self._run is None or self._run.description.run_id != request.run_id:
             raise RunError(
                 f"round {request.round_number}, {phase_of(request)}: {self._identity.name} has not joined this run, "
@@ -313,11 +316,13 @@ class HospitalAgent:
             # Whatever happens from here on, nobody masks with these keys again.
             at_the_end.callback(run.shared.pop(round_number).erase)
             contribution = run.contributor.contribute(round_number, terms, model, cohort=len(asked.cohort))
-            self._record_contribution(run, round_number, terms, contribution.epsilon)
             self._note(run, round_number, contribution)
-            run.masked[round_number], message, vector = masked_input.mask_accepted(
-                accepted, contribution.vector, self._here.apply_masks
+            masked_state, message, vector = masked_input.mask_accepted(
+                accepted, self._identity.key, contribution.vector, self._here.apply_masks
             )
+            run.masked[round_number] = masked_state
+            # The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
+            self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
             run.fewest[round_number] = terms.fewest_survivors
         self._keep_time(started)
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
@@ -359,7 +364,7 @@ class HospitalAgent:
         self._answered.check(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         masked = _state(run.masked, round_number, self._identity.name)
         survivors = self._decode(run, round_number, Phase.CONSISTENCY_CHECK, request.survivors, secagg.SurvivorList)
-        _require_noise(run, survivors)
+        _require_noise(run, round_number, len(survivors.survivors))
         self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
         encoded = secagg.encode(signature)
@@ -379,7 +384,7 @@ class HospitalAgent:
         signed = run.signed.get(round_number)
         masked = signed.masked if signed else _state(run.masked, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
-        _require_noise(run, asked)
+        _require_noise(run, round_number, len(asked.survivors))
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
         try:
             revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
@@ -387,7 +392,21 @@ class HospitalAgent:
             run.forget(round_number)
         return Unmasked(revealed=revealed, shares=self._share_next(run, request))
 
-    def _share_next(self, run: _Run, request: CheckConsistency | Unmask) -> bytes | None:
+    def _unmask_all(self, run: _Run, request: UnmaskAll) -> Reply:
+        round_number = request.round_number
+        self._answered.check(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
+        masked: masked_input.MaskedState = _state(run.masked, round_number, self._identity.name)
+        asked = self._decode(run, round_number, Phase.FULL_UNMASKING, request.request, secagg.FullUnmaskingRequest)
+        _require_noise(run, round_number, len(masked.cohort))
+        self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
+        try:
+            revealed = secagg.encode(full_unmasking.reveal_all(masked, asked))
+            self._here.record(Opened(run_id=run.parameters.run_id, round_number=round_number, cohort=masked.cohort))
+        finally:
+            run.forget(round_number)
+        return Unmasked(revealed=revealed, shares=self._share_next(run, request))
+
+    def _share_next(self, run: _Run, request: CheckConsistency | Unmask | UnmaskAll) -> bytes | None:
         """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""
         if request.next_round is None or request.next_directory is None or request.next_round not in run.keys:
             return None
@@ -414,13 +433,13 @@ class HospitalAgent:
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         started = self._here.clock()
         contribution = run.contributor.contribute(request.round_number, terms, model, cohort=cohort)
-        self._record_contribution(run, request.round_number, terms, contribution.epsilon)
+        self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         self._note(run, request.round_number, contribution)
         self._keep_time(started)
         return InputPlain(epsilon=contribution.epsilon), contribution.vector
 
     def _record_contribution(
-        self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None
+        self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None, view: bytes | None
     ) -> None:
         ledger = None if self._ledger is None else str(self._ledger.head())
         self._here.record(
@@ -433,6 +452,7 @@ class HospitalAgent:
                 epsilon=None if epsilon is None else epsilon.spent,
                 budget=None if epsilon is None else epsilon.budget,
                 ledger=ledger,
+                view=None if view is None else view.hex(),
             )
         )
 
@@ -483,13 +503,13 @@ def _outward(error: ConfideError) -> str:
     return str(error)
 
 
-def _require_noise(run: _Run, listed: secagg.SurvivorList | secagg.UnmaskingRequest) -> None:
-    """Refuse to help unmask a sum that holds fewer shares of the noise than its ε is claimed for."""
-    fewest = run.fewest.get(listed.round_number, 0)
-    if len(listed.survivors) < fewest:
+def _require_noise(run: _Run, round_number: int, vectors: int) -> None:
+    """Refuse to help unmask a sum of so many vectors, with fewer shares of the noise than its ε is claimed for."""
+    fewest = run.fewest.get(round_number, 0)
+    if vectors < fewest:
         raise MissingNoiseError(
-            f"round {listed.round_number}: the noise of at least {fewest} hospitals must be in the sum, got "
-            f"{len(listed.survivors)}; raise privacy.tolerated_dropouts where more than "
+            f"round {round_number}: the noise of at least {fewest} hospitals must be in the sum, got "
+            f"{vectors}; raise privacy.tolerated_dropouts where more than "
             f"{run.description.privacy.tolerated_dropouts} may drop out"
         )
 

@@ -25,8 +25,9 @@ from client.training import TrainingData, noisy_gradient_sum, scores, train_loca
 from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
 from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
-from common.evaluation.plan import Part, Release
-from common.evaluation.tree import answer, asked
+from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
+from common.evaluation.question import Question
+from common.evaluation.tree import answer, answer_statistics, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
@@ -43,7 +44,10 @@ _SEED_LENGTH = 8
 _OWN_BINS = 256
 """The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
 
-_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}
+_ROUNDING = 1e-9
+"""By how much an accountant's own sums may pass a target that its inverse was solved for."""
+
+_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -70,6 +74,19 @@ class Contribution:
     records_per_second: float | None = field(default=None, repr=False)
     own: Metrics | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Training records as statistics count them: (n,) labels, (n, traits) bins and (n,) units."""
+
+    labels: npt.NDArray[np.int64] = field(repr=False)
+    traits: npt.NDArray[np.uint8] = field(repr=False)
+    units: npt.NDArray[np.int64] = field(repr=False)
+
+    def answer(self, plan: EvaluationPlan, stated: int, seed: bytes) -> npt.NDArray[np.int64]:
+        """Return the sum of the units' vectors, before noise; of more units than are stated a fixed subset counts."""
+        return answer_statistics(plan, self.labels, self.traits, self.units, stated, seed)
 
 
 @dataclass(frozen=True)
@@ -144,6 +161,12 @@ class Contributor:
         parts = [prepared(part) for part in (data.train, data.validation, data.test)]
         everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
+        counted = self._of_stated_patients(
+            TrainingData.of(data.train.traits_or_unknown(), data.train.labels, data.train.patients)
+        )
+        self._counted = _Counted(
+            counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
+        )
         left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
         self.notes = self._shortfalls(everything, left_out)
 
@@ -151,11 +174,12 @@ class Contributor:
         """Refuse a plan whose releases together cost more than the ε that the run names for evaluation."""
         if self.plan is None:
             return
-        target, delta = self._run.evaluation.target_epsilon, self._run.privacy.delta
+        evaluation, delta = self._run.evaluation, self._run.privacy.delta
         for part in Part:
-            events = [self._release_event(release) for release in self.plan.releases if release.part is part]
-            reached = epsilon(events, delta, self._accountant)
-            if reached > target:
+            target = evaluation.statistics_epsilon if part is Part.TRAINING else evaluation.target_epsilon
+            events = [self._release_event(release) for release in self.plan.everything if release.part is part]
+            reached = epsilon(events, delta, self._accountant) if events else 0.0
+            if reached > target + _ROUNDING:
                 raise PrivacyError(
                     f"the evaluation plan must keep its target ε = {target:g} for each {part} record, "
                     f"got {rounded_up(reached):g}"
@@ -227,18 +251,28 @@ class Contributor:
             return None
         if self.plan is None:
             raise RunError("a run with exact counts has no evaluation plan to ask from")
-        asked(self.plan, terms.question)
-        release = self.plan.release(terms.question.release)
+        release = self._asked(self.plan, terms.question)
+        if release.kind is ReleaseKind.STATISTICS and terms.trains:
+            raise RunError("who is trained on must be asked in a round without training")
         release_mechanism(self._run, self.plan, release).share_variance(cohort)
         self._check_repeats(release)
         return release
+
+    @staticmethod
+    def _asked(plan: EvaluationPlan, question: Question) -> Release:
+        statistics = plan.statistics
+        if statistics is None or question.release != statistics.number:
+            asked(plan, question)
+        elif question.edges:
+            raise RunError(f"a question about who is trained on must have no edges, got {len(question.edges)}")
+        return plan.release(question.release)
 
     def _check_repeats(self, release: Release) -> None:
         if self._ledger is None or self.plan is None:
             return
         alike = [
             each
-            for each in self.plan.releases
+            for each in self.plan.everything
             if each.part is release.part and self._release_event(each) == self._release_event(release)
         ]
         allowed = len(alike) + self._run.evaluation.repeats
@@ -338,10 +372,13 @@ class Contributor:
             counts = self._counts(validation, test, self.layout.evaluation)
             return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts.flat())
         entries = np.zeros(self.layout.evaluation, np.int64)
-        units = {Part.VALIDATION: 0, Part.TEST: 0}
+        units = dict.fromkeys(Part, 0)
         if release is not None and self.plan is not None and terms.question is not None:
             mechanism = release_mechanism(self._run, self.plan, release)
-            if answered:
+            if answered and release.kind is ReleaseKind.STATISTICS:
+                units[Part.TRAINING] = policy.stated_training_units
+                entries += self._counted.answer(self.plan, units[Part.TRAINING], self._choice)
+            elif answered:
                 is_validation = release.part is Part.VALIDATION
                 part, logits = (self._validation, validation) if is_validation else (self._test, test)
                 units[release.part] = policy.stated_validation_units if is_validation else policy.stated_test_units
@@ -356,7 +393,9 @@ class Contributor:
                 )
             # A hospital that has no budget left for this adds its share of the noise, and states no units.
             entries += mechanism.noise_share(cohort, noise)
-        return Tail(policy.stated_training_units, units[Part.VALIDATION], units[Part.TEST], entries)
+        # A release asks one part alone; the training units that statistics count stand where validation units would.
+        counted = units[Part.VALIDATION] + units[Part.TRAINING]
+        return Tail(policy.stated_training_units, counted, units[Part.TEST], entries)
 
     def _records_of_a_round(self) -> float:
         """Return how many records are expected to pass through the training steps of one round."""
@@ -392,7 +431,7 @@ class Contributor:
         try:
             self._ledger.record(self._run.run_id, round_number, booking, self._budget(account), self._accountant)
         except BudgetExceededError as error:
-            _LOG.warning("the model is not measured on this hospital's %s records: %s", release.part, error)
+            _LOG.warning("nothing is counted of this hospital's %s records: %s", release.part, error)
             return False
         return True
 
@@ -410,8 +449,8 @@ class Contributor:
         if self._ledger is None:
             return {}
         return {
-            part.value: rounded_up(self._ledger.spent(account, self._budget(account), self._accountant))
-            for part, account in _ACCOUNTS.items()
+            part.value: rounded_up(self._ledger.spent(_ACCOUNTS[part], self._budget(_ACCOUNTS[part]), self._accountant))
+            for part in EVALUATED
         }
 
 

@@ -45,6 +45,7 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             "this hospital measures models under differential privacy only, the run asks for evaluation.exact; "
             "its operator can set hospital.allow_exact_evaluation"
         )
+    _check_statistics(policy, run)
     if policy.unit is PrivacyUnit.PATIENT and run.privacy.unit is PrivacyUnit.RECORD:
         raise PolicyError(
             "this hospital's budget is for each patient, the run's ε is for each record; "
@@ -62,6 +63,20 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
     own = run.roster.get(identity.name)
     if own is None or read_certificate(own.encode()).public_key() != identity.key.public_key():
         raise PolicyError(f"the roster must name {identity.name} with a certificate for its own key")
+
+
+def _check_statistics(policy: HospitalConfig, run: RunDescription) -> None:
+    """Refuse to count training records for more than this hospital agrees to.
+
+    Raises:
+        PolicyError: names both figures and the setting.
+    """
+    if run.evaluation.statistics_epsilon > policy.allow_statistics_epsilon:
+        raise PolicyError(
+            f"this hospital lets statistics of its training records cost ε = {policy.allow_statistics_epsilon:g} at "
+            f"most, the run asks for evaluation.statistics_epsilon {run.evaluation.statistics_epsilon:g}; "
+            "its operator can set hospital.allow_statistics_epsilon"
+        )
 
 
 def _check_statement(policy: HospitalConfig, run: RunDescription) -> None:

@@ -24,7 +24,7 @@ NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Recursi
 SECURE_MINIMUM = 3
 """The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """The version of everything that travels between server and hospital; they refuse messages of another version."""
 
 
@@ -175,6 +175,15 @@ class EvaluationConfig(_Section):
     repeats: Annotated[int, Field(ge=0, le=100)] = 1
     exact: bool = False
     score_bins: Annotated[int, Field(ge=16, le=65_536)] = 256
+    statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _statistics_have_noise(self) -> Self:
+        if self.exact and self.statistics_epsilon:
+            raise ValueError(
+                "evaluation.statistics_epsilon must be 0 where evaluation.exact leaves counts without noise"
+            )
+        return self
 
 
 class TransportConfig(_Section):
@@ -228,6 +237,7 @@ class HospitalConfig(_Section):
     allow_semi_honest: bool = False
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
+    allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
 
 
 class Config(_Section):

@@ -66,6 +66,7 @@ SECTIONS = (
             _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),
             _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
             _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
+            _entry("hospital shadow", "deploy.hospital.shadow", "compare a silent trial's answers with reports"),
             _entry("hospital ledger", "deploy.hospital.ledger", "show or verify what the hospital has spent"),
         ),
     ),
@@ -85,6 +86,7 @@ SECTIONS = (
         (
             _entry("report", "deploy.results.report", "write a report and a model card"),
             _entry("dashboard", "deploy.results.dashboard", "follow a run in a browser"),
+            _entry("statistics", "deploy.results.statistics", "show who a run trains on, in noisy counts"),
             _entry("predict", "deploy.results.predict", "classify images with a trained model"),
         ),
     ),

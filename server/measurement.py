@@ -16,6 +16,7 @@ from common.evaluation.decode import decode, next_question
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState
+from common.evaluation.statistics import Statistics, read_tables
 from common.privacy.gaussian import gaussian_epsilon
 from common.run.terms import evaluation_plan_of, release_mechanism
 from common.run.vector import Tail, VectorLayout
@@ -33,6 +34,7 @@ class Reading:
         intervals: by measure, at 95 %.
         noise: by measure, the standard deviation that privacy noise gives it.
         epsilon: what this run's evaluations have cost each record of ``part`` so far; NaN where counts are exact.
+        statistics: who the run trains on, where that was asked.
     """
 
     part: PartName = "none"
@@ -40,12 +42,16 @@ class Reading:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
     epsilon: float = math.nan
+    statistics: Statistics | None = None
 
 
 class Measurements(Protocol):
     """What a run still measures, and how."""
 
     exact: bool
+
+    def before_training(self) -> Question | None:
+        """Return what to ask about who is trained on; None where nothing is asked, or it is told already."""
 
     def while_training(self, step: int) -> Question | None:
         """Return what to ask about the model of ``step`` in the training round that starts from it."""
@@ -89,6 +95,10 @@ class ExactMeasurements:
     def __init__(self, layout: VectorLayout) -> None:
         self._layout = layout
 
+    def before_training(self) -> Question | None:
+        """See :class:`Measurements`."""
+        return None
+
     def while_training(self, step: int) -> Question | None:  # noqa: ARG002 - counts come unasked
         """See :class:`Measurements`."""
         return None
@@ -126,6 +136,8 @@ class PlannedMeasurements:
         """How often each release was asked for, by its number."""
         self._state = EvaluationState()
         self._last: int | None = None
+        self._told = False
+        """Whether it is known who is trained on."""
         if numbers:
             self._restore(numbers)
 
@@ -133,11 +145,16 @@ class PlannedMeasurements:
         try:
             self._asked = Counter({int(number): int(times) for number, times in numbers["asked"].items()})
             self._state = EvaluationState.from_json(numbers["state"])
+            self._told = bool(numbers.get("told", False))
         except (AttributeError, LookupError, TypeError, ValueError):
             raise RunError(
                 "the newest checkpoint lacks the record of its evaluations; delete that file to resume from the "
                 "previous one"
             ) from None
+
+    def before_training(self) -> Question | None:
+        """See :class:`Measurements`."""
+        return self._ask(None if self._told else self._plan.statistics)
 
     def while_training(self, step: int) -> Question | None:
         """See :class:`Measurements`."""
@@ -153,6 +170,8 @@ class PlannedMeasurements:
             return None
         self._asked[release.number] += 1
         self._last = release.number
+        if release.kind is ReleaseKind.STATISTICS:
+            return Question(release.number, ())
         return next_question(self._plan, release, self._state)
 
     def spent(self) -> None:
@@ -167,10 +186,14 @@ class PlannedMeasurements:
         release = self._plan.release(question.release)
         mechanism = release_mechanism(self._description, self._plan, release)
         variance = survivors * mechanism.share_variance(cohort)
-        units = tail.validation_units if release.part is Part.VALIDATION else tail.test_units
+        units = tail.test_units if release.part is Part.TEST else tail.validation_units
         self._layout.check_units(units, self._plan.norm_bound, math.sqrt(variance))
         if not units:  # Every hospital has spent its budget for evaluation.
             return Reading()
+        if release.kind is ReleaseKind.STATISTICS:
+            self._told = True
+            told = read_tables(self._description.classes, tail.entries, units, variance)
+            return Reading(epsilon=self._spent_on(release.part), statistics=told)
         measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
         epsilon = self._spent_on(release.part)
         if release.kind is ReleaseKind.CLASSES:  # It measures no model.
@@ -187,7 +210,7 @@ class PlannedMeasurements:
         """Return ε of all that was asked of a part: Gaussian releases compose by adding their 1 / z²."""
         squares = sum(
             self._asked[release.number] / self._plan.noise_multiplier(release) ** 2
-            for release in self._plan.releases
+            for release in self._plan.everything
             if release.part is part
         )
         return gaussian_epsilon(math.sqrt(squares), self._description.privacy.delta)
@@ -197,4 +220,5 @@ class PlannedMeasurements:
         return {
             "asked": {str(number): times for number, times in sorted(self._asked.items())},
             "state": self._state.to_json(),
+            "told": self._told,
         }

@@ -1,7 +1,7 @@
 """One round of aggregation, exchange by exchange: what is asked of the hospitals, and the sum that comes out.
 
-``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one;
-``PlainAggregation`` asks for the bare vectors and exists for baselines.
+``SecureAggregation`` runs Bonawitz et al. 2017 with the keys of the next round riding on this one, in two
+exchanges when nobody is missing. ``PlainAggregation`` asks for the bare vectors and exists for baselines.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,11 +28,12 @@ from common.run.messages import (
     PlainInput,
     ShareKeys,
     Unmask,
+    UnmaskAll,
     Unmasked,
 )
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import fewest_survivors
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
 from common.secagg.masks import MaskApplier
@@ -75,7 +76,9 @@ class RoundSum:
         terms: what the round asked for.
         cohort: how many hospitals were asked.
         survivors: whose vectors are in the sum, sorted.
-        signatures: the survivors' signatures over that list as they arrived; none in a semi-honest or plain round.
+        signatures: the survivors' signatures over that list as they arrived; none where nobody was missing, and in a
+            semi-honest or plain round.
+        views: everyone's signed view of the round as it arrived, where nobody was missing; none otherwise.
         epsilon: what each survivor's ledger says; none in mode ``none``.
         training_seconds: until the last vector had arrived, by the server's clock.
     """
@@ -85,6 +88,7 @@ class RoundSum:
     cohort: int
     survivors: tuple[str, ...] = ()
     signatures: dict[str, bytes] = field(default_factory=dict)
+    views: dict[str, bytes] = field(default_factory=dict)
     epsilon: dict[str, EpsilonReport] = field(default_factory=dict)
     training_seconds: float = 0.0
 
@@ -146,16 +150,19 @@ class SecureAggregation:
         self._require_enough(masked, result.terms)
         next_directory = self._open_directory(riding)
         shares: dict[str, secagg.EncryptedShares] = {}
-        if consistency_check.needs_agreement(self._run):
+        if full_unmasking.is_full(masked):
+            revealed = self._collect_all_revealed(masked, next_directory, shares)
+            result.views = {hospital: secagg.encode(view) for hospital, view in masked.views.items()}
+        elif consistency_check.needs_agreement(self._run):
             request = self._collect_signatures(masked, next_directory, shares)
             revealed = self._collect_revealed(masked, request, None, shares)
+            result.signatures = {signature.hospital: secagg.encode(signature) for signature in request.signatures}
         else:
             request = consistency_check.unmasking_request(masked)
             revealed = self._collect_revealed(masked, request, next_directory, shares)
         self._route(next_directory, shares)
         unmasked = unmasking.unmask(masked, revealed, self._apply)
         self._conversation.refused_by_server(unmasked.refusals)
-        result.signatures = {signature.hospital: secagg.encode(signature) for signature in request.signatures}
         result.total, result.survivors = unmasked.total, unmasked.survivors
         return result
 
@@ -295,25 +302,49 @@ class SecureAggregation:
         directory: secagg.KeyDirectory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
-        unmask = Outgoing(
-            Unmask(
-                run_id=self._run.run_id,
-                round_number=request.round_number,
-                request=secagg.encode(request),
-                next_round=None if directory is None else directory.round_number,
-                next_directory=None if directory is None else secagg.encode(directory),
-            )
+        unmask = Unmask(
+            run_id=self._run.run_id,
+            round_number=request.round_number,
+            request=secagg.encode(request),
+            next_round=None if directory is None else directory.round_number,
+            next_directory=None if directory is None else secagg.encode(directory),
         )
+        return self._ask_to_reveal(masked, Phase.UNMASKING, unmask, directory, shares)
+
+    def _collect_all_revealed(
+        self,
+        masked: masked_input.MaskedSum,
+        directory: secagg.KeyDirectory | None,
+        shares: dict[str, secagg.EncryptedShares],
+    ) -> dict[str, secagg.UnmaskingShares]:
+        request = full_unmasking.request_all(masked)
+        unmask = UnmaskAll(
+            run_id=self._run.run_id,
+            round_number=request.round_number,
+            request=secagg.encode(request),
+            next_round=None if directory is None else directory.round_number,
+            next_directory=None if directory is None else secagg.encode(directory),
+        )
+        return self._ask_to_reveal(masked, Phase.FULL_UNMASKING, unmask, directory, shares)
+
+    def _ask_to_reveal(
+        self,
+        masked: masked_input.MaskedSum,
+        phase: Phase,
+        request: Unmask | UnmaskAll,
+        directory: secagg.KeyDirectory | None,
+        shares: dict[str, secagg.EncryptedShares],
+    ) -> dict[str, secagg.UnmaskingShares]:
         revealed: dict[str, secagg.UnmaskingShares] = {}
         for answer in self._ask(
             request.round_number,
-            Phase.UNMASKING,
-            dict.fromkeys(request.survivors, unmask),
+            phase,
+            dict.fromkeys(masked.survivors, Outgoing(request)),
             masked.routed.directory.threshold,
-            self._sharing(directory, request.survivors),
+            self._sharing(directory, masked.survivors),
         ):
             if isinstance(answer.reply, Unmasked):
-                self._take(answer, Phase.UNMASKING, request.round_number, answer.reply.revealed,
+                self._take(answer, phase, request.round_number, answer.reply.revealed,
                            revealed.__setitem__, secagg.UnmaskingShares)  # fmt: skip
             self._take_next_shares(answer, directory, shares)
         return revealed

@@ -26,11 +26,12 @@ from common.run.terms import (
     evaluation_plan_of,
     layout_of,
     protocol_parameters,
+    statistics_claim,
 )
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.phases import Phase
-from common.telemetry.events import COMPLETED, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
+from common.telemetry.events import COMPLETED, Counted, Evaluated, Event, RoundDone, RoundTime, RunFinished, RunStarted
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
@@ -186,6 +187,8 @@ class Run:
         self._say_started()
         rounds = self._plan.description.experiment.rounds
         reason = COMPLETED
+        if self._checkpoint.step == 0:
+            self._attempt(self._to_count)
         while self._checkpoint.step < rounds:
             ended = self._attempt(self._to_train)
             if ended is not None:
@@ -204,6 +207,10 @@ class Run:
         )
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=self._checkpoint.step))
         return reason
+
+    def _to_count(self) -> Asked | None:
+        question = self._measurements.before_training()
+        return None if question is None else Asked(Purpose.EVALUATE, question)
 
     def _to_train(self) -> Asked:
         return Asked(Purpose.TRAIN, self._measurements.while_training(self._checkpoint.step))
@@ -281,6 +288,7 @@ class Run:
         decoded = self._decode(number, summed)
         self._record_sum(number, summed)
         seconds = time.monotonic() - started
+        self._say_counted(decoded.reading)
         self._measure(decoded.reading)
         if trains:
             self._take_step(number, summed, decoded, seconds)
@@ -297,6 +305,7 @@ class Run:
                 terms=summed.terms.encode().hex(),
                 survivors=summed.survivors,
                 signatures={name: encoded.hex() for name, encoded in summed.signatures.items()},
+                views={name: encoded.hex() for name, encoded in summed.views.items()},
                 epsilon={name: told.spent for name, told in summed.epsilon.items()},
             )
         )
@@ -376,6 +385,23 @@ class Run:
             )
         )
         self._checkpoint = replace(self._checkpoint, measured_step=self._checkpoint.step)
+
+    def _say_counted(self, reading: Reading) -> None:
+        """Report who the run trains on, where this round has told it."""
+        told = reading.statistics
+        if told is None:
+            return
+        self._report(
+            Counted(
+                time=time.time(),
+                tables={table.name: {each.name: each.count for each in table.bins} for table in told.tables},
+                units=told.units,
+                deviation=told.deviation,
+                least=told.least,
+                epsilon=reading.epsilon,
+                claim=statistics_claim(self._plan.description, reading.epsilon),
+            )
+        )
 
     def _say_tested(self) -> None:
         """Report how good the run's last model is on the test part, if that could be measured."""

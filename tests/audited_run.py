@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.audit.chain import AUDIT_FILE, AuditChain
-from common.audit.entries import Began, Contributed, Finished, Joined, Refused, Signed, Stepped, Summed
+from common.audit.entries import Began, Contributed, Finished, Joined, Opened, Refused, Signed, Stepped, Summed
 from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
@@ -28,10 +28,11 @@ from common.identity.members import sign_members
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import describe, protocol_parameters
+from common.secagg import consistency_check, masked_input
 from common.secagg import messages as secagg
-from common.secagg.binding import request_hash, survivors_hash
-from common.secagg.consistency_check import signed_part
-from common.secagg.messages import SurvivorSignature
+from common.secagg.binding import cohort_hash, request_hash, survivors_hash
+from common.secagg.messages import MaskedInput, SurvivorSignature
+from common.secagg.parameters import RunParameters
 from common.telemetry.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from deploy.audit.record import RunRecord
 from deploy.audit.verify import expected_facts
@@ -73,8 +74,7 @@ class AuditedRun:
 
     def signature(self, name: str, round_number: int, terms: RoundTerms, survivors: tuple[str, ...]) -> bytes:
         """Return a hospital's signature over a round, as it travels."""
-        keys = {hospital: key.public_key().public_bytes_raw() for hospital, key in self.sign.items()}
-        parameters = protocol_parameters(self.description, keys, 3)
+        parameters = self.parameters
         unsigned = SurvivorSignature(
             RUN_ID,
             round_number,
@@ -85,25 +85,67 @@ class AuditedRun:
             survivors_hash(survivors),
             b"",
         )
-        return secagg.encode(replace(unsigned, signature=self.sign[name].sign(signed_part(parameters, unsigned))))
+        signed = self.sign[name].sign(consistency_check.signed_part(parameters, unsigned))
+        return secagg.encode(replace(unsigned, signature=signed))
 
-    def sum_up(self, round_number: int, model: bytes, *, train: bool, record_it: bool = True) -> None:
-        """Write what one round leaves in everybody's chain."""
-        signatures, terms = {}, terms_of(model, train=train)
+    @property
+    def parameters(self) -> RunParameters:
+        """Return the run as the protocol sees it."""
+        keys = {hospital: key.public_key().public_bytes_raw() for hospital, key in self.sign.items()}
+        return protocol_parameters(self.description, keys, 3)
+
+    def view(
+        self,
+        name: str,
+        round_number: int,
+        terms: RoundTerms,
+        cohort: tuple[str, ...] = NAMES,
+        directory_hash: bytes = bytes(32),
+        vector: bytes = b"",
+    ) -> bytes:
+        """Return a hospital's signed view of a round, as it travels."""
+        parameters = self.parameters
+        unsigned = MaskedInput(
+            RUN_ID,
+            round_number,
+            name,
+            parameters.config_hash,
+            directory_hash,
+            cohort_hash(directory_hash, cohort),
+            request_hash(terms.encode()),
+            parameters.modulus_bits,
+            parameters.vector_length,
+            (vector or name.encode()).ljust(32),
+            b"",
+            b"",
+        )
+        signed = self.sign[name].sign(masked_input.signed_part(parameters, unsigned))
+        return secagg.encode(replace(unsigned, signature=signed))
+
+    def sum_up(
+        self, round_number: int, model: bytes, *, train: bool, record_it: bool = True, full: bool = True
+    ) -> None:
+        """Write what one round leaves in everybody's chain; ``full`` where nobody was missing."""
+        signatures, views, terms = {}, {}, terms_of(model, train=train)
         for name, chain in self.hospitals.items():
             chain.append(
                 Contributed(
                     run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
                     terms=terms.encode().hex(), epsilon=EPSILON, budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
+                    view=self.view(name, round_number, terms).hex(),
                 )
             )  # fmt: skip
+            if full:
+                views[name] = self.view(name, round_number, terms).hex()
+                chain.append(Opened(run_id=RUN_ID, round_number=round_number, cohort=NAMES))
+                continue
             signatures[name] = self.signature(name, round_number, terms, NAMES).hex()
             chain.append(Signed(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name]))
         if record_it:
             self.server.append(
                 Summed(
                     run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
-                    terms=terms.encode().hex(), survivors=NAMES, signatures=signatures,
+                    terms=terms.encode().hex(), survivors=NAMES, signatures=signatures, views=views,
                     epsilon=dict.fromkeys(NAMES, EPSILON),
                 )
             )  # fmt: skip
@@ -158,7 +200,7 @@ def _tell(run: AuditedRun, authority_on_server: bool) -> None:
     for chain in run.hospitals.values():
         chain.append(Joined(run_id=RUN_ID, config_hash=run.description.hash().hex()))
     for step in (1, 2):
-        run.sum_up(step, hash_model(model), train=True)
+        run.sum_up(step, hash_model(model), train=True, full=step == 1)
         model = model + np.float32(0.01)
         run.server.append(Stepped(run_id=RUN_ID, round_number=step, step=step, model_hash=hash_model(model).hex()))
     run.sum_up(3, hash_model(model), train=False)

@@ -132,7 +132,9 @@ def _happenings(now: float, step: int, answered: Sequence[str]) -> list[Event]:
     if step == 5:
         reason = "the round would bring ε to 10.02, above this hospital's budget of 10"
         events.append(Refusal(time=now, round=step, hospital="hospital-4", reason=reason, code="budget"))
-    for phase, seconds in (("masked_input", 2.4), ("consistency_check", 0.3), ("unmasking", 0.31)):
+    # Whoever is missing makes the survivors sign; otherwise the sum is opened at once.
+    ending = (("consistency_check", 0.3), ("unmasking", 0.31)) if step == 3 else (("full_unmasking", 0.31),)
+    for phase, seconds in (("masked_input", 2.4), *ending):
         missing = tuple(set(HOSPITALS) - set(answered)) if phase == "masked_input" and step == 3 else ()
         events.append(
             Exchange(time=now, round=step, phase=phase, seconds=seconds, answered=tuple(answered), missing=missing,

@@ -3,7 +3,7 @@
 ::
 
     cache/
-      prepared-<key>/   index.json (written last), and for each split its images, labels and patient numbers
+      prepared-<key>/   index.json (written last), and for each split its images, labels, patient numbers and traits
       building-…/       one being written; removed at the next start if that was cut short
 
 The images are mapped, not read: a run of any size needs only the memory of the batch in hand.
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import DataError
+from common.evaluation.statistics import TRAITS
 from common.files import make_private_folder
 from common.shards import (
     SPLITS,
@@ -30,8 +31,9 @@ from common.shards import (
 )
 
 CACHE_FORMAT = "confide-prepared"
-CACHE_VERSION = 2
-"""The version of what is kept. Version 2 shows pictures as :mod:`client.data.display` says."""
+CACHE_VERSION = 3
+"""The version of what is kept. Version 3 has what statistics count of each record; version 2 shows pictures as
+:mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
@@ -47,11 +49,13 @@ class PreparedPart:
         images: uint8, shape (n, c, h, w), mapped from disk.
         labels: int64, shape (n,).
         patients: int64, shape (n,), running numbers.
+        traits: uint8, shape (n, tables), bins of :mod:`client.data.traits`.
     """
 
     images: npt.NDArray[np.uint8] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
     patients: npt.NDArray[np.int64] = field(repr=False)
+    traits: npt.NDArray[np.uint8] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ class _PartWriter:
     images: IO[bytes] = field(repr=False)
     labels: list[int] = field(default_factory=list, repr=False)
     patients: list[int] = field(default_factory=list, repr=False)
+    traits: bytearray = field(default_factory=bytearray, repr=False)
 
 
 class PreparedWriter:
@@ -78,8 +83,15 @@ class PreparedWriter:
         self._shape: tuple[int, ...] = (1, 0, 0)
         self._parts = {split: _PartWriter(_create(folder / f"{split}.images")) for split in SPLITS}
 
-    def add(self, split: Split, pixels: npt.NDArray[np.uint8], label: int, patient: int) -> None:
-        """Append one image, uint8 of shape (c, h, w).
+    def add(
+        self,
+        split: Split,
+        pixels: npt.NDArray[np.uint8],
+        label: int,
+        patient: int,
+        traits: npt.NDArray[np.uint8],
+    ) -> None:
+        """Append one image, uint8 of shape (c, h, w), with its bins in the tables of statistics.
 
         Raises:
             OSError: the disk is full.
@@ -89,6 +101,7 @@ class PreparedWriter:
         part.images.write(pixels.tobytes())
         part.labels.append(label)
         part.patients.append(patient)
+        part.traits += traits.tobytes()
 
     def commit(self, fingerprint: bytes) -> None:
         """Make what was added the prepared data.
@@ -98,9 +111,14 @@ class PreparedWriter:
         """
         for split, part in self._parts.items():
             _sync(part.images)
-            for name, numbers in (("labels", part.labels), ("patients", part.patients)):
+            columns = {
+                "labels": np.array(part.labels, np.int64).tobytes(),
+                "patients": np.array(part.patients, np.int64).tobytes(),
+                "traits": bytes(part.traits),
+            }
+            for name, content in columns.items():
                 with _create(self._folder / f"{split}.{name}") as file:
-                    file.write(np.array(numbers, np.int64).tobytes())
+                    file.write(content)
                     _sync(file)
         index = {
             "format": CACHE_FORMAT,
@@ -190,14 +208,15 @@ class PreparedCache:
 def _map_part(folder: Path, split: Split, records: int, shape: tuple[int, ...]) -> PreparedPart:
     labels = np.fromfile(folder / f"{split}.labels", np.int64)
     patients = np.fromfile(folder / f"{split}.patients", np.int64)
+    traits = np.fromfile(folder / f"{split}.traits", np.uint8).reshape(records, len(TRAITS))
     path = folder / f"{split}.images"
     if not len(labels) == len(patients) == records or path.stat().st_size != records * int(np.prod(shape)):
         raise ValueError("cut short")
     if not records:
-        return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients)
+        return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients, traits)
     # Copy on write: writing into a batch changes memory, never the cache.
     images = np.memmap(path, np.uint8, "c", shape=(records, *shape))
-    return PreparedPart(images.view(np.ndarray), labels, patients)
+    return PreparedPart(images.view(np.ndarray), labels, patients, traits)
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -260,6 +260,9 @@ def _header(dataset: pydicom.Dataset) -> Header:
             view_of(dataset),
             str(dataset.get("ViewPosition", "") or "").strip().upper(),
             f"DICOM {dataset.get('Modality', '') or ''}".strip(),
+            str(dataset.get("PatientSex", "") or "").strip().upper(),
+            str(dataset.get("PatientAge", "") or "").strip().upper(),
+            str(dataset.get("PatientBirthDate", "") or "").strip(),
         )
     except DECODER_ERRORS as error:
         raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None

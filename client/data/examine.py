@@ -23,6 +23,7 @@ from client.data.picture_checks import check_picture, thumbnail
 from client.data.pixels import Header, Picture, UnusableImageError
 from client.data.readers import read_picture
 from client.data.shortcuts import Traces, traces_of
+from client.data.traits import traits_of
 from client.data.views import FRONTAL
 from common.errors import DataError
 from common.shards import MAX_FILE_BYTES, SPLITS, fit
@@ -39,11 +40,15 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class Usable:
-    """An image as the model will see it: uint8 (channels, size, size), its thumbnail, float32 (64,), and its traces."""
+    """An image as the model will see it: uint8 (channels, size, size), its thumbnail, float32 (64,), and its traces.
+
+    ``traits`` are its bins in the tables of statistics, uint8.
+    """
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
     thumbnail: npt.NDArray[np.float32] = field(repr=False)
     traces: Traces = field(repr=False)
+    traits: npt.NDArray[np.uint8] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,9 @@ def _examine_picture(
     small = thumbnail(pixels)
     mistakes = check_picture(picture.pixels, small, contract)
     findings = (*header, *(Finding(mistake, entry.file, detail) for mistake, detail in mistakes))
-    return Examined(entry, findings, picture.header, digest, Usable(pixels, small, traces_of(picture)))
+    return Examined(
+        entry, findings, picture.header, digest, Usable(pixels, small, traces_of(picture), traits_of(picture))
+    )
 
 
 def read_file(archives: Archives, file: str) -> bytes:

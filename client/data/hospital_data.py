@@ -18,6 +18,7 @@ from client.data.examine import examine_all
 from client.data.mistakes import COUNTED, Finding, Weight
 from client.data.survey import Survey, check_counts
 from common.errors import DataError
+from common.evaluation.statistics import unknown_traits
 from common.shards import SPLITS, Split
 
 _LOG = logging.getLogger("confide.hospital")
@@ -31,11 +32,17 @@ class HospitalRecords:
         images: uint8, shape (n, c, h, w), mapped from disk: take a batch at a time.
         labels: int64, shape (n,): the index of the class.
         patients: int64, shape (n,): equal numbers mean one patient; the numbers themselves mean nothing.
+        traits: uint8, shape (n, tables): bins of :mod:`client.data.traits`; None where they are not known.
     """
 
     images: npt.NDArray[np.uint8] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
     patients: npt.NDArray[np.int64] = field(repr=False)
+    traits: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    def traits_or_unknown(self) -> npt.NDArray[np.uint8]:
+        """Return the traits, each record's as not known where they are."""
+        return unknown_traits(len(self)) if self.traits is None else self.traits
 
     def __len__(self) -> int:
         """Return the number of records, n."""
@@ -141,9 +148,9 @@ def _as_data(prepared: Prepared, contract: DataContract) -> HospitalData:
     _tell_or_refuse(tuple(check_counts(_counts(prepared, contract), contract)))
     train, validation, test = (prepared.parts[split] for split in SPLITS)
     return HospitalData(
-        HospitalRecords(train.images, train.labels, train.patients),
-        HospitalRecords(validation.images, validation.labels, validation.patients),
-        HospitalRecords(test.images, test.labels, test.patients),
+        HospitalRecords(train.images, train.labels, train.patients, train.traits),
+        HospitalRecords(validation.images, validation.labels, validation.patients, validation.traits),
+        HospitalRecords(test.images, test.labels, test.patients, test.traits),
         prepared.fingerprint,
     )
 
@@ -189,7 +196,7 @@ def _examine(
         found += examined.findings
         if examined.usable is not None:
             split, patient = survey.add(examined, examined.usable)
-            writer.add(split, examined.usable.pixels, examined.entry.label, patient)
+            writer.add(split, examined.usable.pixels, examined.entry.label, patient, examined.usable.traits)
         progress(done, len(catalogue.entries))
     return survey, found
 

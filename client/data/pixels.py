@@ -34,6 +34,9 @@ class Header:
         body_part: DICOM Body Part Examined, '' if unknown.
         view: what DICOM says of the view: 'frontal', or a word for what it is instead; '' if unknown.
         position: DICOM View Position as written, such as PA or AP; '' if unknown.
+        sex: DICOM Patient's Sex, '' if unknown.
+        age: DICOM Patient's Age as written, '' if unknown.
+        birth_date: DICOM Patient's Birth Date, '' if unknown.
         source: what made the image, such as 'DICOM CR' or 'PNG'; images of one hospital may differ in it.
     """
 
@@ -46,6 +49,9 @@ class Header:
     view: str = ""
     position: str = ""
     source: str = ""
+    sex: str = field(default="", repr=False)
+    age: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class Contributed(_Body):
     budget: float | None
     ledger: Annotated[str, Field(pattern=r"^[0-9]{1,15}:[0-9a-f]{64}$")] | None
     """The ledger's last line, ``SEQUENCE:DIGEST``, which shows when a ledger was put back."""
+    view: Hexadecimal | None
+    """Its signed view of the round, a ``secagg`` MaskedInput, as it went with the vector; None of a bare one."""
 
 
 class Signed(_Body):
@@ -60,6 +62,15 @@ class Signed(_Body):
     survivors: tuple[str, ...]
     signature: Hexadecimal
     """The ``secagg`` SurvivorSignature as it was sent."""
+
+
+class Opened(_Body):
+    """Hospital: it revealed what opens the sum over everybody in a round's cohort, and signed no survivors."""
+
+    kind: Literal["opened"] = "opened"
+    run_id: RunId
+    round_number: Count
+    cohort: tuple[str, ...]
 
 
 class Began(_Body):
@@ -87,7 +98,10 @@ class Summed(_Body):
     """The round's terms, whose hash every signature is over."""
     survivors: tuple[str, ...]
     signatures: dict[str, Hexadecimal]
-    """Hospital to its SurvivorSignature as it arrived; at least t of them against an active adversary."""
+    """Hospital to its SurvivorSignature as it arrived; at least t of them against an active adversary, if somebody was
+    missing."""
+    views: dict[str, Hexadecimal]
+    """Hospital to its ``secagg`` MaskedInput as it arrived, of all the cohort where nobody was missing; else none."""
     epsilon: dict[str, float]
     """What each survivor's ledger says, rounded up."""
 
@@ -133,4 +147,4 @@ class Finished(_Body):
     threshold: float | None
 
 
-Body = Identified | Joined | Contributed | Signed | Began | Summed | Stepped | Told | Refused | Finished
+Body = Identified | Joined | Contributed | Signed | Opened | Began | Summed | Stepped | Told | Refused | Finished

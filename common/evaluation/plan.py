@@ -16,6 +16,7 @@ from typing import Self
 
 from common.errors import PrivacyError
 from common.evaluation.layout import NORM_BOUND, Layout, TaskKind, layout_of
+from common.evaluation.statistics import length_of
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.gaussian import accounted_epsilon, accounted_mu
@@ -31,6 +32,12 @@ class Part(StrEnum):
 
     VALIDATION = "validation"
     TEST = "test"
+    TRAINING = "training"
+    """Counted by the statistics alone, on an account of their own."""
+
+
+EVALUATED = (Part.VALIDATION, Part.TEST)
+"""Parts that models are measured on."""
 
 
 class ReleaseKind(StrEnum):
@@ -44,6 +51,9 @@ class ReleaseKind(StrEnum):
 
     FINAL = "final"
     """How the last model does, in full."""
+
+    STATISTICS = "statistics"
+    """Who the run trains on (:mod:`common.evaluation.statistics`); no model is asked."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class EvaluationPlan:
         releases: in order; release 0 counts classes, the last two are the final ones of validation and test.
         repeats: how many releases of each part may be asked again, each booked again.
         full_noise: z_1, the noise multiplier of a release of share 1.
+        statistics_epsilon: for each training unit, of the statistics before training; 0 where none are asked for.
+        statistics_noise: their noise multiplier; 0 where none are asked for.
     """
 
     kind: TaskKind
@@ -88,6 +100,8 @@ class EvaluationPlan:
     releases: tuple[Release, ...]
     repeats: int
     full_noise: float
+    statistics_epsilon: float = 0.0
+    statistics_noise: float = 0.0
 
     @classmethod
     def of(
@@ -101,6 +115,7 @@ class EvaluationPlan:
         accountant: Accountant,
         interim_releases: int,
         repeats: int,
+        statistics_epsilon: float = 0.0,
     ) -> Self:
         """Lay out a run's releases.
 
@@ -116,6 +131,7 @@ class EvaluationPlan:
             accountant: that hospitals book with.
             interim_releases: the most measurements before the last model, at least 1.
             repeats: releases of each part that may be asked again.
+            statistics_epsilon: for each training unit, of the statistics before training; 0 for none.
 
         Raises:
             PrivacyError: a value is out of range, or no noise reaches ``epsilon``.
@@ -136,6 +152,8 @@ class EvaluationPlan:
             releases=releases,
             repeats=repeats,
             full_noise=_full_noise(epsilon, delta, accountant),
+            statistics_epsilon=statistics_epsilon,
+            statistics_noise=_full_noise(statistics_epsilon, delta, accountant) if statistics_epsilon else 0.0,
         )
 
     @property
@@ -146,7 +164,8 @@ class EvaluationPlan:
     @property
     def length(self) -> int:
         """Return how many entries a vector has, whichever release it answers."""
-        return max(self.layout(release).length for release in self.releases)
+        longest = max(self.layout(release).length for release in self.releases)
+        return longest if self.statistics is None else max(longest, length_of(self.classes))
 
     @property
     def final_validation(self) -> Release:
@@ -158,15 +177,28 @@ class EvaluationPlan:
         """Return the release that measures the last model on test records."""
         return self.releases[-1]
 
+    @property
+    def statistics(self) -> Release | None:
+        """Return the release that counts who the run trains on, numbered after all others; None where there is none."""
+        if not self.statistics_noise:
+            return None
+        return Release(len(self.releases), Part.TRAINING, 0, 1.0, ReleaseKind.STATISTICS)
+
+    @property
+    def everything(self) -> tuple[Release, ...]:
+        """Return all releases, the statistics among them."""
+        return self.releases if self.statistics is None else (*self.releases, self.statistics)
+
     def release(self, number: int) -> Release:
         """Return a release by its number.
 
         Raises:
             PrivacyError: the plan has no such release.
         """
-        if not 0 <= number < len(self.releases):
-            raise PrivacyError(f"a release must be one of the plan's {len(self.releases)}, from 0, got {number}")
-        return self.releases[number]
+        everything = self.everything
+        if not 0 <= number < len(everything):
+            raise PrivacyError(f"a release must be one of the plan's {len(everything)}, from 0, got {number}")
+        return everything[number]
 
     def release_at(self, step: int) -> Release | None:
         """Return the release that rides on the training round which starts from the model of ``step``, if any."""
@@ -184,6 +216,8 @@ class EvaluationPlan:
 
     def noise_multiplier(self, release: Release) -> float:
         """Return z of a release: the noise that is sure to be in the sum, over S."""
+        if release.kind is ReleaseKind.STATISTICS:
+            return self.statistics_noise
         return self.full_noise / math.sqrt(release.share)
 
     def mechanism(self, release: Release, *, colluders: int, tolerated_dropouts: int) -> DistributedMechanism:
@@ -203,19 +237,19 @@ class EvaluationPlan:
 
     def spent(self, part: Part, repeated: tuple[Release, ...] = ()) -> float:
         """Return the ε of all planned releases of a part, and of repeated ones, for each unit at the plan's δ."""
-        asked = [release for release in (*self.releases, *repeated) if release.part is part]
+        asked = [release for release in (*self.everything, *repeated) if release.part is part]
         mu = math.sqrt(sum(self.noise_multiplier(release) ** -2 for release in asked))
         return accounted_epsilon(mu, self.delta, self.accountant)
 
     def most_spent(self, part: Part) -> float:
         """Return the ε of a part if its costliest release is repeated as often as the plan allows."""
-        costliest = max((r for r in self.releases if r.part is part), key=lambda release: release.share)
+        costliest = max((r for r in self.everything if r.part is part), key=lambda release: release.share)
         return self.spent(part, (costliest,) * self.repeats)
 
     def describe(self) -> tuple[str, ...]:
         """Return the plan as lines that a person reads."""
         interim = [str(release.after_step) for release in self.releases if release.kind is ReleaseKind.INTERIM]
-        validation, test = (rounded_up(self.spent(part)) for part in Part)
+        validation, test = (rounded_up(self.spent(part)) for part in EVALUATED)
         noise = {release.number: f"noise multiplier {self.noise_multiplier(release):.2f}" for release in self.releases}
         relation = "zero-out: a unit against an empty one; the number of units is public"
         spent = f"ε = {validation:.3f} for each validation unit and {test:.3f} for each test unit at δ = {self.delta:g}"
@@ -228,6 +262,12 @@ class EvaluationPlan:
             lines.append(f"  validation: {after} {', '.join(interim)} ({noise[1]})")
         lines.append(f"  validation: the last model ({noise[self.final_validation.number]})")
         lines.append(f"  test: the last model, once ({noise[self.test.number]})")
+        if self.statistics is not None:
+            told = rounded_up(self.spent(Part.TRAINING))
+            lines.append(
+                f"  training: who is trained on, once before round 1: ε = {told:.3f} for each training unit beside "
+                f"that of training (noise multiplier {self.statistics_noise:.2f})"
+            )
         if self.repeats:
             lines.append(
                 f"  up to {self.repeats} releases of each part may be repeated after a failed round; ε is then at most "

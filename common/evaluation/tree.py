@@ -8,6 +8,7 @@ error, or takes another form, for what data or scores hold; a wrong question is 
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from common.errors import RunError
 from common.evaluation.layout import NORM_BOUND, Layout, Numbers, TaskKind, entry_of
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
+from common.evaluation.statistics import length_of, vectors_of
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -56,10 +58,49 @@ def answer(
         RunError: the question is not of the plan, or has another number of edges than its release.
     """
     layout = asked(plan, question)
+
+    def vectors(rows: Integers) -> Integers:
+        return _vectors(layout, question, logits[rows] if layout.depth or layout.numbers else logits, labels[rows])
+
+    return _summed(plan, layout.length, vectors, units, stated_units, seed)
+
+
+def answer_statistics(
+    plan: EvaluationPlan, labels: Integers, traits: NDArray[np.uint8], units: Integers, stated_units: int, seed: bytes
+) -> Integers:
+    """Return a hospital's answer to who it trains on, before noise; the same guarantee as :func:`answer`.
+
+    Args:
+        plan: of the run, with a release of statistics.
+        labels: (records,) int64 in [0, classes).
+        traits: (records, len(TRAITS)) bins of :data:`common.evaluation.statistics.TRAITS`.
+        units: as for :func:`answer`.
+        stated_units: likewise.
+        seed: likewise.
+
+    Returns:
+        (plan.length,) int64; entries beyond the tables are 0.
+    """
+
+    def vectors(rows: Integers) -> Integers:
+        return vectors_of(plan.classes, labels[rows], traits[rows])
+
+    return _summed(plan, length_of(plan.classes), vectors, units, stated_units, seed)
+
+
+def _summed(
+    plan: EvaluationPlan,
+    length: int,
+    vectors_of_rows: Callable[[Integers], Integers],
+    units: Integers,
+    stated_units: int,
+    seed: bytes,
+) -> Integers:
+    """Return the sum over units of the mean of their records' vectors, (plan.length,), each of norm at most S."""
     everything = np.unique(units)
     chosen = _subset(everything, stated_units, seed)
     total = np.zeros(plan.length, np.int64)
-    at_once = max(1, _AT_ONCE // layout.length)
+    at_once = max(1, _AT_ONCE // length)
     order = np.argsort(units, kind="stable")
     ordered = units[order]
     starts = np.searchsorted(ordered, chosen, "left")
@@ -69,8 +110,7 @@ def answer(
         sizes = ends[first:last] - starts[first:last]
         spans = zip(starts[first:last], ends[first:last], strict=True)
         rows = np.concatenate([order[start:end] for start, end in spans])
-        vectors = _vectors(layout, question, logits[rows] if layout.depth or layout.numbers else logits, labels[rows])
-        total[: layout.length] += _within_norm(_means(vectors, sizes), plan.norm_bound).sum(axis=0)
+        total[:length] += _within_norm(_means(vectors_of_rows(rows), sizes), plan.norm_bound).sum(axis=0)
     return total
 
 

@@ -2,8 +2,10 @@
 
 Each booking belongs to one account. Training, validation and test records are different records, so each account has
 a budget of its own, and ε is composed within an account alone: for the pairs of data sets of the zero-out relation
-that differ in one unit of that part (:mod:`common.privacy.accounting`). It says for which unit and against whom its
-noise is enough. A policy has a unit, an adversary and a δ, too, and ε is judged at these, whatever a run named.
+that differ in one unit of that part (:mod:`common.privacy.accounting`). Statistics look at training records as well, on
+an account of their own that is closed by default: such a record pays both, at most their sum. A booking says for which
+unit and against whom its noise is enough. A policy has a unit, an adversary and a δ, too, and ε is judged at these,
+whatever a run named.
 
 **What counts as it is.** A booking whose noise withstands at least as many colluding hospitals as the policy asks for,
 and whose unit is the policy's, or the patient where the policy's is the record. The latter bounds what all records of
@@ -32,11 +34,13 @@ from common.privacy.accounting import MechanismEvent, for_a_group
 
 
 class Account(StrEnum):
-    """Whose privacy is spent; no record is in two of the parts."""
+    """Whose privacy is spent; no record is in two of the parts, and statistics are of training records."""
 
     TRAINING = "training"
     VALIDATION = "validation"
     TEST = "test"
+    STATISTICS = "statistics"
+    """Of training records, too: what counting them costs beside training on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,12 @@ class BudgetPolicy:
     @classmethod
     def of(cls, hospital: HospitalConfig, account: Account) -> Self:
         """Return what the section ``hospital`` says about an account."""
-        training = account is Account.TRAINING
+        budgets = {
+            Account.TRAINING: hospital.epsilon_budget,
+            Account.STATISTICS: hospital.allow_statistics_epsilon,
+        }
         return cls(
-            budget=hospital.epsilon_budget if training else hospital.evaluation_epsilon_budget,
+            budget=budgets.get(account, hospital.evaluation_epsilon_budget),
             delta=hospital.delta,
             unit=hospital.unit,
             min_colluders=hospital.min_colluders,

@@ -126,8 +126,24 @@ class Unmask(_Message, frozen=True, tag="unmasking"):
     next_directory: bytes | None = None
 
 
+class UnmaskAll(_Message, frozen=True, tag="full_unmasking"):
+    """Server: nobody is missing (a ``secagg`` FullUnmaskingRequest); instead of CheckConsistency and Unmask.
+
+    With it, the keys for the next round.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    next_round: RoundNumber | None = None
+    next_directory: bytes | None = None
+
+
 class Unmasked(_Message, frozen=True, tag="unmasked"):
-    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys."""
+    """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys.
+
+    The answer to Unmask, and to UnmaskAll.
+    """
 
     revealed: bytes
     shares: bytes | None = None
@@ -161,7 +177,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     is_attack: bool
 
 
-Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | PlainInput
+Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | UnmaskAll | PlainInput
 Reply = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked | InputPlain | Refused
 
 _ENCODER = msgspec.msgpack.Encoder()

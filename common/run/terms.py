@@ -95,6 +95,7 @@ def evaluation_plan_for(
         accountant=Accountant(privacy.accountant),
         interim_releases=evaluation.interim_releases,
         repeats=evaluation.repeats,
+        statistics_epsilon=evaluation.statistics_epsilon,
     )
 
 
@@ -211,6 +212,16 @@ def evaluation_claim(run: RunDescription, spent: float) -> str:
         f"ε = {rounded_up(spent):.3f} at δ = {privacy.delta:g} for each {privacy.unit} of the part that was measured "
         f"(zero-out: against an empty one, their number being stated), against {whom}, with up to "
         f"{privacy.tolerated_dropouts} {'dropout' if privacy.tolerated_dropouts == 1 else 'dropouts'} a round"
+    )
+
+
+def statistics_claim(run: RunDescription, spent: float) -> str:
+    """Say what an ε of statistics means."""
+    privacy = run.privacy
+    whom = f"the server with up to {privacy.colluders} colluding hospitals" if privacy.colluders else "the server"
+    return (
+        f"ε = {rounded_up(spent):.3f} at δ = {privacy.delta:g} for each training {privacy.unit}, beside what training "
+        f"costs it (zero-out: against an empty one), against {whom}, with up to {privacy.tolerated_dropouts} dropouts"
     )
 
 

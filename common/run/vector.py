@@ -59,7 +59,8 @@ class Tail:
 
     Attributes:
         weight: in the mean: the training units that the hospital states.
-        validation_units: that its evaluation entries are over, as it states them.
+        validation_units: that its evaluation entries are over, as it states them; training units, where they count
+            who is trained on.
         test_units: likewise.
         entries: (evaluation length,) int64: of the release that was asked for, with noise, or exact counts.
     """

@@ -48,6 +48,7 @@ class SecAggError(ConfideError):
         │   ├── ModelHashError              another model than the request names
         │   ├── DirectoryMismatchError      made for another list of keys
         │   ├── ImpersonationError          sent by another hospital than it names
+        │   ├── UnknownPhaseError           an exchange that this run does not have
         │   └── AlreadyAnsweredError        this phase of this round was answered before
         │       ├── SecondMaskedInputError
         │       └── SecondUnmaskingError
@@ -67,7 +68,7 @@ class SecAggError(ConfideError):
         │   ├── ThresholdLoweredError       the server states a smaller threshold than the rule's
         │   ├── TooFewHospitalsError        fewer than the threshold advertised, shared or submitted
         │   ├── TooFewNeighboursError       fewer of a hospital's neighbours than its shares need
-        │   ├── TooFewSignaturesError       fewer than the threshold signed the survivors
+        │   ├── TooFewSignaturesError       fewer than the threshold signed the survivors, or than all a full cohort
         │   └── TooFewSharesError           fewer than the threshold revealed their shares
         ├── ShareError                      a share that does not do what it is for
         │   ├── MissingShareError           a peer's share was not delivered, or not revealed for a needed secret
@@ -79,6 +80,7 @@ class SecAggError(ConfideError):
         ├── VectorError                     a vector, or a model, that is not one of this run's
         │   ├── VectorLengthError
         │   ├── VectorRingError             not integers modulo this run's R
+        │   ├── VectorHashError             not the vector that its hospital signed
         │   ├── DuplicateMaskedInputError   a second one of the same hospital
         │   ├── LateMaskedInputError        its owner was already declared dropped
         │   ├── ImplausibleSumError         a sum that honest vectors cannot have
@@ -90,7 +92,8 @@ class SecAggError(ConfideError):
             ├── UnsignedSurvivorsError      an active-adversary run asks for shares without the consistency check
             ├── DifferentSurvivorsError     hospitals were shown different survivors
             ├── CohortMismatchError         hospitals were shown different cohorts
-            └── SurvivorSignatureError      a signature that is not its hospital's
+            ├── SurvivorSignatureError      a signature that is not its hospital's
+            └── ViewSignatureError          a signature that is not its hospital's over this view of the round
     """
 
     code: ClassVar[str] = "sec_agg"
@@ -195,6 +198,10 @@ class SecondUnmaskingError(AlreadyAnsweredError):
     """A second unmasking of one round: it could ask for the kind of share that the first one withheld."""
 
 
+class UnknownPhaseError(ContextError):
+    """An exchange that this run does not have."""
+
+
 class RosterError(SecAggError):
     """Someone takes part who may not, or someone is missing who must not be."""
 
@@ -260,7 +267,7 @@ class TooFewNeighboursError(ThresholdError):
 
 
 class TooFewSignaturesError(ThresholdError):
-    """Fewer hospitals than the threshold signed the list of survivors."""
+    """Fewer hospitals than the threshold signed the survivors, or not all of the cohort signed its view."""
 
 
 class TooFewSharesError(ThresholdError):
@@ -305,6 +312,10 @@ class VectorLengthError(VectorError):
 
 class VectorRingError(VectorError):
     """A vector that is not a flat array of integers modulo this run's R."""
+
+
+class VectorHashError(VectorError):
+    """A masked vector that is not the one its hospital signed."""
 
 
 class DuplicateMaskedInputError(VectorError):
@@ -353,3 +364,7 @@ class CohortMismatchError(SurvivorsError):
 
 class SurvivorSignatureError(SurvivorsError):
     """A signature over the survivors that is not its hospital's."""
+
+
+class ViewSignatureError(SurvivorsError):
+    """A signature that is not its hospital's, or is over another view of the round."""

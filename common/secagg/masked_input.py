@@ -1,19 +1,26 @@
 """Phase 2, MaskedInputCollection: each hospital hides its vector under its masks; the server adds what arrives.
 
 Proof that shares may be opened before masking: ``docs/proofs/early-opening.md``.
+
+With the vector goes the hospital's signature over its view of the round, which the paper does not have: it takes the
+place of the consistency check when everybody's vector arrives (:mod:`common.secagg.full_unmasking`).
 """
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.secagg.binding import cohort_hash, request_hash, require_place, round_context
+from common.secagg.binding import bind, cohort_hash, request_hash, require_place, round_context
 from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
     CohortMismatchError,
+    ConfigHashError,
     CorruptedShareError,
+    DirectoryMismatchError,
     DuplicateMaskedInputError,
     LateMaskedInputError,
     MisdirectedShareError,
@@ -28,19 +35,22 @@ from common.secagg.errors import (
     TooFewNeighboursError,
     UnexpectedShareError,
     UnknownHospitalError,
+    VectorHashError,
     VectorLengthError,
     VectorRingError,
+    ViewSignatureError,
 )
 from common.secagg.keys import (
     Agreements,
     decrypt,
     derive,
+    is_signed,
     pairwise_seed_info,
     self_mask_info,
     share_encryption_info,
 )
 from common.secagg.masks import Mask, MaskApplier, apply_masks
-from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList
+from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList, encode
 from common.secagg.parameters import RunParameters, Segment, Vector
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, SharedKeys, SharePair, commit_to_pair, pack_shares
@@ -55,10 +65,20 @@ class MaskedState:
     hospital: str
     threshold: int
     cohort: tuple[str, ...]
-    cohort_hash: bytes
-    request_hash: bytes
+    view: MaskedInput
+    """What went with the vector, signed."""
     shares: Mapping[str, SharePair] = field(repr=False)
     """Owner to shares: those of this hospital's neighbours in the cohort, and its own."""
+
+    @property
+    def cohort_hash(self) -> bytes:
+        """Return the hash of the cohort that this hospital masked for."""
+        return self.view.cohort_hash
+
+    @property
+    def request_hash(self) -> bytes:
+        """Return the hash of what this hospital was asked for."""
+        return self.view.request_hash
 
     def erase(self) -> None:
         """Overwrite all shares."""
@@ -82,6 +102,7 @@ class Accepted:
 
 def mask(
     state: SharedKeys,
+    identity_key: Ed25519PrivateKey,
     request: MaskedInputRequest,
     vector: Vector,
     apply: MaskApplier = apply_masks,
@@ -93,6 +114,7 @@ def mask(
 
     Args:
         state: the state of :func:`common.secagg.share_keys.share`.
+        identity_key: this hospital's, as on the roster; signs its view of the round.
         request: what the server asks for and says is the cohort, with the shares dealt to this hospital. The vector is
             made from the request's own terms, which the masks are bound to.
         vector: shape (vector_length,), of the run's ring; masked in place, so that no second one takes memory and the
@@ -107,7 +129,7 @@ def mask(
     """
     accepted = accept(state, request)
     try:
-        return mask_accepted(accepted, vector, apply)
+        return mask_accepted(accepted, identity_key, vector, apply)
     finally:
         accepted.erase()
 
@@ -120,7 +142,7 @@ def accept(state: SharedKeys, request: MaskedInputRequest) -> Accepted:
 
 
 def mask_accepted(
-    accepted: Accepted, vector: Vector, apply: MaskApplier = apply_masks
+    accepted: Accepted, identity_key: Ed25519PrivateKey, vector: Vector, apply: MaskApplier = apply_masks
 ) -> tuple[MaskedState, MaskedInput, Vector]:
     """Mask a vector for the cohort that was accepted: the second half of :func:`mask`.
 
@@ -142,26 +164,44 @@ def mask_accepted(
             apply(part, masks)
         finally:
             erase(*(mask.seed for mask in masks))
+    unsigned = MaskedInput(
+        run_id=run.run_id,
+        round_number=keys.round_number,
+        hospital=keys.hospital,
+        config_hash=run.config_hash,
+        directory_hash=state.directory_hash,
+        cohort_hash=together,
+        request_hash=asked,
+        modulus_bits=run.modulus_bits,
+        vector_length=run.vector_length,
+        vector_hash=vector_hash(vector),
+        commitment=b"",
+        signature=b"",
+    )
+    view = replace(unsigned, signature=identity_key.sign(signed_part(run, unsigned)))
     masked_state = MaskedState(
         run=run,
         round_number=keys.round_number,
         hospital=keys.hospital,
         threshold=state.directory.threshold,
         cohort=accepted.cohort,
-        cohort_hash=together,
-        request_hash=asked,
+        view=view,
         shares={owner: pair.copy() for owner, pair in (*shares.items(), (keys.hospital, state.own_shares))},
     )
-    message = MaskedInput(
-        run_id=run.run_id,
-        round_number=keys.round_number,
-        hospital=keys.hospital,
-        cohort_hash=together,
-        request_hash=asked,
-        modulus_bits=run.modulus_bits,
-        vector_length=run.vector_length,
-    )
-    return masked_state, message, vector
+    return masked_state, view, vector
+
+
+def signed_part(run: RunParameters, message: MaskedInput) -> bytes:
+    """Return what a hospital's identity signs of its view: all of it, bound to version, run and round."""
+    unsigned = encode(replace(message, signature=b""))
+    return bind("view", round_context(run, message.round_number), unsigned)
+
+
+def vector_hash(vector: Vector) -> bytes:
+    """Return the SHA-256 of a masked vector's bytes, little-endian, 32 bytes; the vector is not copied."""
+    digest = hashlib.sha256(bind("vector"))
+    digest.update(np.ascontiguousarray(vector).view(np.uint8).data)
+    return digest.digest()
 
 
 def verify_cohort(state: SharedKeys, request: MaskedInputRequest, place: Place) -> None:
@@ -262,6 +302,25 @@ def verify_vector(run: RunParameters, vector: Vector, place: Place, hospital: st
         raise VectorLengthError(place, f"a vector must have {run.vector_length} elements, got {len(vector)}", hospital)
 
 
+def verify_view(run: RunParameters, message: MaskedInput, place: Place) -> None:
+    """Refuse a view that the hospital it names did not sign as it is, or that has something in its empty slot.
+
+    Args:
+        run: whose roster has the hospital.
+        message: the view; what it states has been compared, or was put there, by the caller.
+        place: of the refusal.
+
+    Raises:
+        ViewSignatureError: as it says.
+    """
+    if message.commitment:
+        raise ViewSignatureError(place, "a view must have no commitment, for there are none yet", message.hospital)
+    if not is_signed(run.roster[message.hospital], message.signature, signed_part(run, message)):
+        raise ViewSignatureError(
+            place, "everyone in the cohort must have signed the same view of the round", message.hospital
+        )
+
+
 class MaskedSum:
     """The server's running sum of masked vectors: one vector of memory, whatever the number of hospitals.
 
@@ -276,13 +335,14 @@ class MaskedSum:
         self.total: Vector = np.zeros(routed.run.vector_length, routed.run.dtype)
         self.survivors: tuple[str, ...] = ()
         """Whose vectors are in the sum (the paper's U_3), sorted; filled by :meth:`close`."""
-        self._submitted: set[str] = set()
+        self.views: dict[str, MaskedInput] = {}
+        """By hospital whose vector is in the sum: what it signed of the round."""
         self._closed = False
 
     @property
     def submitted(self) -> frozenset[str]:
         """Return the hospitals whose vectors are in the sum so far."""
-        return frozenset(self._submitted)
+        return frozenset(self.views)
 
     def add(self, sender: str, message: MaskedInput, vector: Vector) -> None:
         """Add a masked vector that has arrived.
@@ -293,18 +353,34 @@ class MaskedSum:
             vector: shape (vector_length,), of the run's ring; not kept.
 
         Raises:
-            SecAggError: the message or vector is of another run, round, sender, cohort, request, ring or length, is the
-                sender's second, or comes after :meth:`close`; the sum is unchanged.
+            SecAggError: the message or vector is of another run, round, sender, configuration, cohort, request, ring or
+                length, is not as the sender signed it, is the sender's second, or comes after :meth:`close`; the sum is
+                unchanged.
         """
         run, round_number = self.routed.run, self.routed.directory.round_number
         place = Place(SERVER, round_number, Phase.MASKED_INPUT)
         require_place(run, round_number, message, place, sender)
         if sender not in self.routed.inboxes:
             raise NotInCohortError(place, "a vector must be from a hospital of the cohort", sender)
-        if sender in self._submitted:
+        if sender in self.views:
             raise DuplicateMaskedInputError(place, "a hospital must send one vector a round, got a second", sender)
         if self._closed:
             raise LateMaskedInputError(place, "a vector must come before its owner is declared dropped", sender)
+        self._verify(sender, message, place)
+        verify_vector(run, vector, place, sender)
+        if message.vector_hash != vector_hash(vector):
+            raise VectorHashError(place, "a vector must be the one that its hospital signed", sender)
+        verify_view(run, message, place)
+        run.add(self.total, vector)
+        self.views[sender] = message
+
+    def _verify(self, sender: str, message: MaskedInput, place: Place) -> None:
+        """Refuse a vector that is said to be another than this round asks for."""
+        run = self.routed.run
+        if message.config_hash != run.config_hash:
+            raise ConfigHashError(place, "a vector must be made under this run's configuration", sender)
+        if message.directory_hash != self.routed.directory_hash:
+            raise DirectoryMismatchError(place, "a vector must be masked with the keys of this round", sender)
         if message.cohort_hash != self.cohort_hash:
             raise CohortMismatchError(place, "a vector must be masked for this round's cohort", sender)
         if message.request_hash != self.request_hash:
@@ -317,9 +393,6 @@ class MaskedSum:
             raise VectorLengthError(
                 place, f"a vector must have {run.vector_length} elements, got {message.vector_length}", sender
             )
-        verify_vector(run, vector, place, sender)
-        run.add(self.total, vector)
-        self._submitted.add(sender)
 
     def close(self) -> SurvivorList:
         """Declare everyone who has not submitted dropped.
@@ -332,11 +405,11 @@ class MaskedSum:
         """
         directory = self.routed.directory
         self._closed = True
-        self.survivors = tuple(sorted(self._submitted))
+        self.survivors = tuple(sorted(self.views))
         if len(self.survivors) < directory.threshold:
             raise TooFewHospitalsError(
                 Place(SERVER, directory.round_number, Phase.MASKED_INPUT),
                 f"at least {directory.threshold} hospitals must submit a vector, got {len(self.survivors)}",
             )
-        dropped = tuple(sorted(set(self.routed.cohort) - self._submitted))
+        dropped = tuple(sorted(set(self.routed.cohort) - self.submitted))
         return SurvivorList(self.routed.run.run_id, directory.round_number, self.survivors, dropped)

@@ -102,15 +102,46 @@ class MaskedInputRequest:
 
 @dataclass(frozen=True)
 class MaskedInput:
-    """Hospital → server: what the masked vector beside it is."""
+    """Hospital → server: what the masked vector beside it is, signed: the hospital's *view* of the round.
+
+    Views of hospitals that were shown the same differ in name, vector and commitment alone.
+    """
 
     run_id: str
     round_number: int
     hospital: str
+    config_hash: bytes
+    directory_hash: bytes
     cohort_hash: bytes
     request_hash: bytes
     modulus_bits: int
     vector_length: int
+    vector_hash: bytes
+    """Of the masked vector, y_u."""
+    commitment: bytes
+    """A slot for the hash of a commitment to what the vector hides (h_u), under the signature. There are no commitments
+    yet: it is empty, and a view in which it is not is refused."""
+    signature: bytes
+    """64 bytes over everything above."""
+
+
+@dataclass(frozen=True)
+class SignedView:
+    """What is one hospital's own in its :class:`MaskedInput`; whoever has the same view knows the rest."""
+
+    hospital: str
+    vector_hash: bytes
+    commitment: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class FullUnmaskingRequest:
+    """Server → hospital: the signed views of everyone in the cohort."""
+
+    run_id: str
+    round_number: int
+    views: tuple[SignedView, ...]
 
 
 @dataclass(frozen=True)
@@ -159,7 +190,7 @@ class RevealedShare:
 
 @dataclass(frozen=True)
 class UnmaskingShares:
-    """Hospital → server: shares of b_u for the survivors, of s_u for the dropped."""
+    """Hospital → server: shares of b_u for the survivors, of s_u for the dropped; none of these in a full round."""
 
     run_id: str
     round_number: int
@@ -178,6 +209,7 @@ Message = (
     | SurvivorSignature
     | UnmaskingRequest
     | UnmaskingShares
+    | FullUnmaskingRequest
 )
 M = TypeVar("M", bound=Message)
 
@@ -439,6 +471,15 @@ _SURVIVOR_SIGNATURE = _Record(
         "signature": _Bytes(SIGNATURE_BYTES),
     },
 )
+_SIGNED_VIEW = _Record(
+    SignedView,
+    {
+        "hospital": _Name(),
+        "vector_hash": _HASH,
+        "commitment": _Bytes(HASH_BYTES),
+        "signature": _Bytes(SIGNATURE_BYTES),
+    },
+)
 _SURVIVORS: dict[str, _Codec] = {**_PLACE, "survivors": _NAMES, "dropped": _NAMES}
 _REVEALED = _Sorted(_Record(RevealedShare, {"owner": _Name(), "share": _Fixed(SHARE_BYTES)}), "owner")
 
@@ -475,10 +516,15 @@ _LAYOUTS: dict[type[Any], tuple[int, _Record]] = {
             {
                 **_PLACE,
                 "hospital": _Name(),
+                "config_hash": _HASH,
+                "directory_hash": _HASH,
                 "cohort_hash": _HASH,
                 "request_hash": _HASH,
                 "modulus_bits": _Unsigned(1),
                 "vector_length": _Unsigned(8),
+                "vector_hash": _HASH,
+                "commitment": _Bytes(HASH_BYTES),
+                "signature": _Bytes(SIGNATURE_BYTES),
             },
         ),
     ),
@@ -494,5 +540,9 @@ _LAYOUTS: dict[type[Any], tuple[int, _Record]] = {
             UnmaskingShares,
             {**_PLACE, "hospital": _Name(), "self_mask_shares": _REVEALED, "masking_key_shares": _REVEALED},
         ),
+    ),
+    FullUnmaskingRequest: (
+        10,
+        _Record(FullUnmaskingRequest, {**_PLACE, "views": _Sorted(_SIGNED_VIEW, "hospital")}),
     ),
 }

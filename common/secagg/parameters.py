@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.secagg.errors import SERVER, ParameterError, Place
 from common.secagg.phases import Phase
 
-VERSION = 2
+VERSION = 3
 """The protocol's version: bound into every derived key and signature, and the first byte after a message's mark."""
 
 SECURE_MINIMUM = 3
@@ -56,9 +56,9 @@ class Adversary(StrEnum):
     """Which server the run withstands (Bonawitz et al. 2017, sections 6.1 and 6.2)."""
 
     ACTIVE = "active"
-    """It may send anything to anybody; three exchanges a round."""
+    """It may send anything to anybody; two exchanges a round, three where somebody is missing."""
     SEMI_HONEST = "semi-honest"
-    """It follows the protocol and reads everything; two exchanges a round."""
+    """It follows the protocol and reads everything; two exchanges a round, always."""
 
 
 @dataclass(frozen=True)

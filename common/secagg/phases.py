@@ -1,4 +1,4 @@
-"""The five message exchanges of Bonawitz et al. 2017, figure 4, in their order (there: rounds 0 to 4)."""
+"""The five message exchanges of Bonawitz et al. 2017, figure 4, in their order (there: rounds 0 to 4), and ours."""
 
 from enum import StrEnum
 
@@ -11,3 +11,5 @@ class Phase(StrEnum):
     MASKED_INPUT = "masked_input"
     CONSISTENCY_CHECK = "consistency_check"
     UNMASKING = "unmasking"
+    FULL_UNMASKING = "full_unmasking"
+    """Instead of the last two, when the vector of everyone in the cohort is there; not in the paper."""

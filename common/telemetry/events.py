@@ -48,6 +48,7 @@ MOST_COUNTED = 2**53
 
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Confusion = Annotated[tuple[tuple[Count, ...], ...], AfterValidator(_square), Field(max_length=MOST_CLASSES)]
 """Row: the true class, column: the predicted one."""
@@ -224,6 +225,24 @@ class Evaluated(_Event):
     """That ε with its δ, unit, relation and adversary, in one sentence."""
 
 
+class Counted(_Event):
+    """Who the run trains on, over all hospitals together, under noise."""
+
+    kind: Literal["counted"] = "counted"
+    tables: Annotated[dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]],
+                      Field(max_length=64)]  # fmt: skip
+    """By table and bin; null where a count does not stand out from the noise, which is not 0."""
+    units: Count
+    """That the counted hospitals state to train on: records, or patients."""
+    deviation: Deviation
+    """Standard deviation of the noise in each count."""
+    least: Deviation
+    """Counts below this are suppressed."""
+    epsilon: Measure
+    claim: str
+    """That ε with its δ, unit, relation and adversary, in one sentence."""
+
+
 class RunFinished(_Event):
     """The run ends, and why."""
 
@@ -234,14 +253,14 @@ class RunFinished(_Event):
 
 Event = (
     RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | Evaluated
-    | RunFinished
+    | Counted | RunFinished
 )  # fmt: skip
 
 KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
         RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
-        RunFinished,
+        Counted, RunFinished,
     )
 )  # fmt: skip
 

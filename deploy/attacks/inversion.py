@@ -225,8 +225,8 @@ def _masked(vectors: Sequence[NDArray[Any]], config: Config, counts_length: int)
         shared[name], dealt[name] = share_keys.share(keys[name], directory, os.urandom)
     routed = share_keys.route(run, directory, dealt)
     return [
-        masked_input.mask(shared[name], routed.request_for(name, b"train"), vector.copy())[2]
-        for name, vector in zip(identities, vectors, strict=True)
+        masked_input.mask(shared[name], identity, routed.request_for(name, b"train"), vector.copy())[2]
+        for (name, identity), vector in zip(identities.items(), vectors, strict=True)
     ]
 
 

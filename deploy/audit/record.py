@@ -1,6 +1,6 @@
 """What the server's audit chain says a run did, each entry checked against the ones before it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 
@@ -16,10 +16,11 @@ from common.run.flat_model import hash_model
 from common.run.round_terms import RoundTerms
 from common.run.terms import protocol_parameters
 from common.secagg import messages as secagg
-from common.secagg.binding import request_hash, survivors_hash
+from common.secagg.binding import cohort_hash, request_hash, survivors_hash
 from common.secagg.consistency_check import signed_part
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.keys import is_signed
+from common.secagg.masked_input import verify_view
 from common.secagg.parameters import Adversary, RunParameters
 from common.secagg.phases import Phase
 from server.initial_model import initial_model
@@ -98,7 +99,9 @@ class RunRecord:
         _require(not unknown, place, f"not on the roster: {', '.join(sorted(unknown))}")
         least = self.description.aggregation.min_hospitals
         _require(len(body.survivors) >= least, place, f"a sum over fewer than {least} hospitals")
-        if self.is_signed:
+        if self.is_signed and body.views:
+            self._follow_views(body, place)
+        elif self.is_signed:
             signed = {name: bytes.fromhex(encoded) for name, encoded in body.signatures.items()}
             for name, encoded in sorted(signed.items()):
                 self.verify_signature(name, encoded, body.round_number, body.survivors, body.terms, place)
@@ -107,6 +110,46 @@ class RunRecord:
         self.sums[body.round_number] = body
         if body.train:
             self._trained = body
+
+    def _follow_views(self, body: Summed, place: str) -> None:
+        """Check a round in which nobody was missing: all of the cohort signed one view, and the sum is over them."""
+        _require(not body.signatures, place, "a sum is over the survivors who signed, or over everybody, not both")
+        _require(set(body.views) == set(body.survivors), place, "everyone in the sum, and no other, must have signed")
+        views = [
+            self.verify_view(name, bytes.fromhex(encoded), body.round_number, body.terms, place)
+            for name, encoded in sorted(body.views.items())
+        ]
+        first = views[0]
+        for view in views[1:]:
+            alike = replace(first, hospital=view.hospital, vector_hash=view.vector_hash, signature=view.signature)
+            _require(alike == view, place, f"{view.hospital} signed another view than {first.hospital}")
+        everybody = cohort_hash(first.directory_hash, body.survivors)
+        _require(first.cohort_hash == everybody, place, "the sum must be over the cohort that everyone signed")
+
+    def verify_view(
+        self, hospital: str, encoded: bytes, round_number: int, terms: str, place: str
+    ) -> secagg.MaskedInput:
+        """Return a hospital's view of a round, or raise :class:`AuditError` unless it signed it, for these terms."""
+        limits = secagg.Limits(hospitals=len(self.description.roster))
+        where = Place(SERVER, round_number, Phase.MASKED_INPUT)
+        try:
+            view = secagg.decode(encoded, secagg.MaskedInput, limits, where, hospital)
+        except SecAggError as error:
+            raise AuditError(f"{place}: {error}") from None
+        _require(
+            (view.hospital, view.run_id, view.round_number, view.request_hash)
+            == (hospital, self.description.run_id, round_number, request_hash(bytes.fromhex(terms)))
+            and view.config_hash in self.terms,
+            place,
+            f"the view of round {round_number} must be that of {hospital}, of the terms recorded",
+        )
+        parameters = self.terms[view.config_hash]
+        _require(hospital in parameters.roster, place, f"{hospital} signed terms whose roster lacks it")
+        try:
+            verify_view(parameters, view, where)
+        except SecAggError as error:
+            raise AuditError(f"{place}: {error}") from None
+        return view
 
     @property
     def is_signed(self) -> bool:

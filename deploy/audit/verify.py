@@ -1,8 +1,9 @@
 """``confide audit verify RUN``: check offline that the audit chains agree, and that the model is the one they made.
 
 Trusted is one file, the consortium authority's certificate. From it follow the writers' keys, from those the chains,
-and from the chains the model: each step begins where the one before it ended, each sum names its survivors with at
-least t of their signatures, and each survivor's own chain records the same round with the same model. The run's
+and from the chains the model: each step begins where the one before it ended, each sum has the signatures of at least t
+survivors over its list of survivors, or those of everyone in the cohort where nobody was missing, and each survivor's
+own chain records the same round with the same model. The run's
 events are those that the server's chain has the hash of, and its figures what they say.
 """
 
@@ -17,13 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
-from common.audit.entries import Contributed, Joined, Refused, Signed, Summed
+from common.audit.entries import Contributed, Joined, Opened, Refused, Signed, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.run.flat_model import hash_model
 from common.run.guarantee import Guarantee
 from common.run.words import AUTHORITY_ON_SERVER, admitted_of
+from common.secagg.binding import cohort_hash
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
@@ -47,7 +49,8 @@ class Verdict:
         steps: that the chains account for.
         sums: rounds that gave one.
         refusals: entries of either side.
-        unfinished: rounds whose survivors a hospital signed and the server has no sum for.
+        unfinished: rounds whose survivors a hospital signed, or whose sum it helped to open, and the server has no sum
+            for.
         has_model: whether a model was there to check.
         has_figures: whether the run's events were there to check, with the files that are made of them.
         is_complete: whether the run ended.
@@ -81,7 +84,7 @@ class Verdict:
             told.append(f"not checked       {', '.join(self.without_chain)}: no chain given (--chain FILE)")
         if self.unfinished:
             rounds = ", ".join(map(str, self.unfinished))
-            told.append(f"without a sum     rounds {rounds}: signed by hospitals, and the server recorded none")
+            told.append(f"without a sum     rounds {rounds}: signed or opened by hospitals, none on the server's side")
         whole = self.is_complete and self.has_model and self.has_figures
         whole = whole and not self.without_chain and not self.unfinished
         return (*told, "verified" if whole else "verified as far as it goes: see above")
@@ -174,34 +177,49 @@ def _chain(path: Path, authority: x509.Certificate) -> Chain:
 
 
 def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
-    """Compare a hospital's chain with the server's record; returns the rounds it signed that gave no sum there."""
+    """Compare a hospital's chain with the server's record; returns the rounds it signed or opened that gave no sum."""
     hospital, run_id = chain.party, record.description.run_id
     keys = [key.public_bytes_raw() for key in chain.keys if isinstance(key, Ed25519PublicKey)]
     if not any(terms.roster.get(hospital) in keys for terms in record.terms.values()):
         raise AuditError(f"{name}: must be of a hospital on the run's roster and signed by its key there")
     contributed: dict[int, Contributed] = {}
     signed: dict[int, Signed] = {}
+    opened: set[int] = set()
     for entry in chain.entries:
         body, place = entry.body, f"{name}, line {entry.sequence}"
         if getattr(body, "run_id", None) != run_id:
             continue
         if isinstance(body, Joined) and bytes.fromhex(body.config_hash) not in record.terms:
             raise AuditError(f"{place}: {hospital} agreed to other terms than the server recorded")
-        if isinstance(body, Contributed):
-            _check_contribution(body, contributed, place, record)
-        if isinstance(body, Signed):
-            _check_signed(body, contributed, place, record, hospital)
-            signed[body.round_number] = body
+        match body:
+            case Contributed():
+                _check_contribution(body, contributed, place, record, hospital)
+            case Signed():
+                _check_signed(body, contributed, place, record, hospital)
+                signed[body.round_number] = body
+            case Opened():
+                _check_opened(body, contributed, place, record, hospital)
+                opened.add(body.round_number)
+    _require_one_ending(signed.keys() & opened, name)
     for number, summed in record.sums.items():
         if hospital in summed.survivors:
             _check_survivor(hospital, summed, contributed.get(number), signed.get(number), name)
-    return signed.keys() - record.sums.keys()
+    return (signed.keys() | opened) - record.sums.keys()
 
 
-def _check_contribution(body: Contributed, contributed: dict[int, Contributed], place: str, record: RunRecord) -> None:
+def _require_one_ending(both: set[int], name: str) -> None:
+    for number in sorted(both):
+        raise AuditError(f"{name}: survivors of round {number} were signed, and its sum over everybody was opened")
+
+
+def _check_contribution(
+    body: Contributed, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
+) -> None:
     if body.round_number in contributed:
         raise AuditError(f"{place}: a second vector for round {body.round_number}")
     check_terms(body, place)
+    if body.view is not None:
+        record.verify_view(hospital, bytes.fromhex(body.view), body.round_number, body.terms, place)
     if record.is_private:
         if body.epsilon is None or body.budget is None or body.ledger is None:
             raise AuditError(f"{place}: a private run's vector must come with ε, budget and ledger line")
@@ -223,6 +241,20 @@ def _check_signed(
         raise AuditError(f"{place}: {hospital} signed other survivors than the server recorded")
 
 
+def _check_opened(
+    body: Opened, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
+) -> None:
+    number, own = body.round_number, contributed.get(body.round_number)
+    if own is None or own.view is None:
+        raise AuditError(f"{place}: {hospital} opened round {number} without having sent a masked vector")
+    view = record.verify_view(hospital, bytes.fromhex(own.view), number, own.terms, place)
+    if view.cohort_hash != cohort_hash(view.directory_hash, body.cohort):
+        raise AuditError(f"{place}: {hospital} opened round {number} for another cohort than it masked for")
+    summed = record.sums.get(number)
+    if summed is not None and (summed.survivors != body.cohort or not summed.views):
+        raise AuditError(f"{place}: {hospital} opened the sum over everybody, the server recorded another")
+
+
 def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, signed: Signed | None, name: str) -> None:
     number = summed.round_number
     if own is None:
@@ -231,6 +263,9 @@ def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, sign
         raise AuditError(f"{name}: round {number} asked for something else than the server recorded")
     if own.epsilon != summed.epsilon.get(hospital):
         raise AuditError(f"{name}: round {number}: ε differs from what the server recorded")
+    view = summed.views.get(hospital)
+    if view is not None and own.view != view:
+        raise AuditError(f"{name}: round {number}: the server holds a signed view that is not in this chain")
     sent = summed.signatures.get(hospital)  # A hospital that vanished after its vector was summed has none.
     if sent is not None and (signed is None or signed.signature != sent):
         raise AuditError(f"{name}: round {number}: the server holds a signature that is not in this chain")

@@ -13,7 +13,7 @@ import click
 
 from common.config import Config, PrivacyUnit, RunDescription, load_config
 from common.config import replace as replaced
-from common.evaluation.plan import Part
+from common.evaluation.plan import EVALUATED, Part
 from common.privacy.accounting import (
     Accountant,
     Adversary,
@@ -149,7 +149,7 @@ def _evaluation(run: RunDescription) -> EvaluationCost | None:
     adversaries = [(Adversary.OUTSIDER, 0), (Adversary.HOSPITAL, 1), (Adversary.SERVER, 0)]
     if privacy.colluders:
         adversaries.append((Adversary.COLLUDING_SERVER, privacy.colluders))
-    claims = {part.value: tuple(claim(part, *adversary) for adversary in adversaries) for part in Part}
+    claims = {part.value: tuple(claim(part, *adversary) for adversary in adversaries) for part in EVALUATED}
     return EvaluationCost(releases.describe(), claims)
 
 

@@ -127,7 +127,7 @@ def main(path: Path, labels: Path | None, key: str, rename: tuple[str, ...]) -> 
         DataError: there are no images, a manifest is there already, or the table of labels cannot be read.
     """
     column = Key(key)
-    renamed = dict(_renaming(text) for text in rename)
+    renamed = dict(renaming(text) for text in rename)
     table = read_labels(labels, column, renamed) if labels else LabelTable()
     listed = list_images(path, table, column)
     print(f"{listed.images} images are listed in {path / MANIFEST_NAME}, {listed.labelled} with a label")
@@ -160,7 +160,7 @@ def list_images(folder: Path, table: LabelTable, key: Key) -> Listed:
     with quiet(), Archives(folder) as archives:
         rows = [{**dict.fromkeys(_COLUMNS, ""), "file": file, **_header(archives, file)} for file in scan.images]
     keys = {row[key] for row in rows} - {""}
-    at_hand, shortened = _without_point_zero(table, keys)
+    at_hand, shortened = labels_of(table, keys)
     for row in rows:
         row["label"] = at_hand.get(row[key], "") if row[key] else ""
     _write(folder / MANIFEST_NAME, rows)
@@ -224,14 +224,19 @@ def _why(problem: UnusableTableError, wanted: Sequence[str]) -> str:
     return f"{problem.detail}{line}: {advice.reason}; {advice.remedy}"
 
 
-def _renaming(text: str) -> tuple[str, str]:
+def renaming(text: str) -> tuple[str, str]:
+    """Return what ``OLD=NEW`` says: a label of a table, and what it is called in the run.
+
+    Raises:
+        DataError: it says something else.
+    """
     old, mark, new = (part.strip() for part in text.partition("="))
     if not (old and mark and new):
         raise DataError(f"--rename must be OLD=NEW, such as Pneumonie=pneumonia, got {text}")
     return old, new
 
 
-def _without_point_zero(table: LabelTable, keys: set[str]) -> tuple[dict[str, str], list[str]]:
+def labels_of(table: LabelTable, keys: set[str]) -> tuple[dict[str, str], list[str]]:
     """Return labels by the keys of images, and which rows matched only without the ``.0`` that made them numbers.
 
     Raises:

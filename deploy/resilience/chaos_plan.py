@@ -26,8 +26,8 @@ class Point(StrEnum):
     ADVERTISE_KEYS = "advertise_keys"
     SHARE_KEYS = "share_keys"
     MASKED_INPUT = "masked_input"
-    CONSISTENCY_CHECK = "consistency_check"
-    UNMASKING = "unmasking"
+    FULL_UNMASKING = "full_unmasking"
+    """Where somebody is missing, the exchanges that take its place."""
     STEP = "step"
     """The sum is there; the server unmasks, steps and writes its checkpoint."""
 

@@ -19,9 +19,10 @@ from deploy.resilience.chaos_plan import Point
 _PREDECESSORS = {
     Phase.ADVERTISE_KEYS: (Point.SHARE_KEYS,),
     Phase.SHARE_KEYS: (Point.MASKED_INPUT,),
-    Phase.MASKED_INPUT: (Point.CONSISTENCY_CHECK,),
-    Phase.CONSISTENCY_CHECK: (Point.UNMASKING,),
+    Phase.MASKED_INPUT: (Point.FULL_UNMASKING,),
+    Phase.CONSISTENCY_CHECK: (),
     Phase.UNMASKING: (Point.STEP, Point.MASKED_INPUT),
+    Phase.FULL_UNMASKING: (Point.STEP, Point.MASKED_INPUT),
 }
 """The end of an exchange is the beginning of these stretches."""
 
@@ -83,7 +84,7 @@ class Progress:
         self._seconds[event.phase] = [*self._seconds[event.phase][-_REMEMBERED:], event.seconds]
         if phase is Phase.MASKED_INPUT:
             self._answered[event.round] = set(event.answered)
-        if phase is Phase.UNMASKING:
+        if phase in {Phase.UNMASKING, Phase.FULL_UNMASKING}:
             self.finished_rounds[event.round] = event.time
 
     def times_reached(self, point: Point) -> int:

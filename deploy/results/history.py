@@ -10,6 +10,7 @@ from common.errors import RunError
 from common.telemetry.events import (
     EVENTS_FILE,
     AttackRefused,
+    Counted,
     Dropout,
     Evaluated,
     Event,
@@ -67,6 +68,8 @@ class RunHistory:
     """None while the run is active, or when its server was stopped for good."""
     evaluated: Evaluated | None = None
     """The last measurement of the test parts, whatever came of it; see :attr:`tested`."""
+    counted: Counted | None = None
+    """Who was trained on; None where nobody asked, or no round that asked gave a sum."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "RunHistory":
@@ -90,6 +93,7 @@ class RunHistory:
             attacks=tuple(event for event in told if isinstance(event, AttackRefused)),
             finished=next((event for event in reversed(told) if isinstance(event, RunFinished)), None),
             evaluated=next((event for event in reversed(told) if isinstance(event, Evaluated)), None),
+            counted=next((event for event in reversed(told) if isinstance(event, Counted)), None),
         )
 
     @classmethod

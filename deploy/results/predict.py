@@ -1,33 +1,45 @@
-"""``confide predict``: classify images with a trained model, at the threshold its hospitals' validation parts chose."""
+"""``confide predict``: classify images with a trained model, at the threshold its hospitals' validation parts chose.
 
+What a check of the data would find of an image is said beside its answer. Where answers are filed or stored, such an
+image gets none: a report in an archive outlives the remark beside it.
+"""
+
+import hashlib
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from client.data.contract import DataContract
-from client.data.dicom import quiet
+from client.data.dicom import parse_dicom, quiet
 from client.data.examine import look_at
-from client.data.mistakes import ADVICE, Finding
-from client.data.pixels import UnusableImageError
-from client.training import logits
+from client.data.mistakes import ADVICE, Finding, Mistake
+from client.data.pixels import DICOM_MARK_END, UnusableImageError, is_dicom
 from common.errors import DataError
-from common.models import registry
-from common.models.flat import share_parameters
-from common.models.frozen import extract
+from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
 from deploy.command import FILE, command, json_option
+from deploy.results.classifier import Classifier, log_odds, softmax
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
+from deploy.results.saliency import occlusion
+from deploy.results.stored_answers import StoredAnswer, input_statistics, store
 
 NOT_A_DEVICE = "A research model, not a medical device: no decision about a patient may rest on it."
+
+TWO_CLASSES = 2
+REPORT_ENDING, PICTURE_ENDING = ".confide-sr.dcm", ".confide-saliency.dcm"
+
+_ALLOWS_AN_ANSWER = frozenset({Mistake.FUTURE_STUDY, Mistake.BURNED_IN_TEXT, Mistake.BURNED_IN_TEXT_SUSPECTED})
+"""What a check says of a clock, or of privacy, and not of whether the model was trained for such an image."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,35 @@ class Prediction:
     """Why the image may be unlike those that the model was trained for, as ``kind: reason``."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """One image that can be read, without its file's bytes, which may be many megabytes.
+
+    Attributes:
+        path: of the file.
+        digest: SHA-256 of it, in hexadecimal.
+        study: accession number and Study Instance UID, '' where it does not say; None where it is not DICOM.
+        pixels: as the model takes them, uint8 (channels, image_size, image_size).
+        findings: what is odd about it.
+    """
+
+    path: Path
+    digest: str = field(repr=False)
+    study: tuple[str, str] | None = field(repr=False)
+    pixels: NDArray[np.uint8] = field(repr=False)
+    findings: tuple[Finding, ...] = field(repr=False)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd, as ``kind: reason``."""
+        return tuple(map(_remark, self.findings))
+
+    @property
+    def flags(self) -> tuple[Finding, ...]:
+        """What of it forbids to file an answer."""
+        return tuple(finding for finding in self.findings if finding.mistake not in _ALLOWS_AN_ANSWER)
+
+
 @command(
     "predict",
     "Classify images with a trained model, at the threshold that its hospitals' validation parts chose. A research "
@@ -51,17 +92,37 @@ class Prediction:
 )
 @click.argument("model", type=FILE)
 @click.argument("images", nargs=-1, required=True, type=FILE, metavar="IMAGE...")
+@click.option(
+    "--dicom-sr",
+    type=FILE,
+    metavar="DIR",
+    help="Write a DICOM Structured Report and a picture of the saliency for each image, which must be DICOM.",
+)
+@click.option("--store", "kept", type=FILE, metavar="FILE", help="Add the answers to this file, for a silent trial.")
 @json_option()
-def main(model: Path, images: tuple[Path, ...], as_json: bool) -> int:
-    """Classify the images named."""
+def main(model: Path, images: tuple[Path, ...], dicom_sr: Path | None, kept: Path | None, as_json: bool) -> int:
+    """Classify the images named, and store or file the answers."""
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    predictions = predict(flat, card, images)
+    classifier = Classifier(flat, card)
+    opened, unreadable = _open_all(images, card, go_on=kept is not None)
+    if dicom_sr is not None:
+        _check_fileable(opened)
+    scores = classifier.scores(np.stack([each.pixels for each in opened]))
+    predictions = _predictions(opened, scores, card)
     if as_json:
         for prediction in predictions:
             print(json.dumps(vars(prediction)))
     else:
         _print_table(predictions, card)
+    if kept is not None:
+        added = store(kept, _stored(opened, predictions, scores, card))
+        if not as_json:
+            print(f"{added} answers were stored, {len(opened) - added} were stored before")
+    if dicom_sr is not None:
+        _file(dicom_sr, classifier, card, opened, predictions)
+    if unreadable:
+        raise DataError(f"{len(unreadable)} images got no answer, {len(opened)} did\n" + "\n".join(unreadable))
     return 0
 
 
@@ -76,19 +137,19 @@ def predict(flat: NDArray[np.float32], card: ModelCard, images: Sequence[Path]) 
     Raises:
         DataError: an image cannot be used; names the file, the reason and the remedy. Nothing is classified then.
     """
-    read = [_read(image, card) for image in images]
-    inputs = _inputs(np.stack([pixels for pixels, _ in read]), card.architecture)
-    network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
-    share_parameters(network, torch.from_numpy(flat.copy()))
-    rows = torch.softmax(logits(network, inputs).double(), dim=1).numpy()
+    opened = [_open(image, card) for image in images]
+    return _predictions(opened, Classifier(flat, card).scores(np.stack([each.pixels for each in opened])), card)
+
+
+def _predictions(opened: Sequence[Opened], scores: NDArray[np.float64], card: ModelCard) -> list[Prediction]:
     return [
         Prediction(
-            str(image),
+            str(each.path),
             card.classes[decide(row, card.threshold)],
             dict(zip(card.classes, row.tolist(), strict=True)),
-            tuple(map(_remark, findings)),
+            each.remarks,
         )
-        for image, row, (_, findings) in zip(images, rows, read, strict=True)
+        for each, row in zip(opened, softmax(scores), strict=True)
     ]
 
 
@@ -103,14 +164,46 @@ def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
     return int(probabilities[1] >= threshold)
 
 
-def _inputs(images: NDArray[np.uint8], architecture: str) -> torch.Tensor:
-    """Return what the model takes: the images themselves, or their frozen features."""
-    features = registry.frozen_features(architecture)
-    return torch.from_numpy(images if features is None else np.concatenate(list(extract(features, images))))
+def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[Opened], list[str]]:
+    """Return the images, and why others can't be read.
+
+    Args:
+        paths: of the files.
+        card: of the model.
+        go_on: leave out what cannot be read, unless nothing can: a trial's nightly command must not end at one file.
+
+    Raises:
+        DataError: an image, or with ``go_on`` every one, cannot be used; names the file, the reason and the remedy.
+    """
+    opened, unreadable = [], []
+    for path in paths:
+        try:
+            opened.append(_open(path, card))
+        except DataError as error:
+            if not go_on:
+                raise
+            unreadable.append(str(error))
+    if not opened:
+        raise DataError("no image could be read\n" + "\n".join(unreadable))
+    return opened, unreadable
 
 
-def _read(path: Path, card: ModelCard) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
-    """Return an image as the model takes it, uint8 (channels, image_size, image_size), and what is odd about it."""
+def _open(path: Path, card: ModelCard) -> Opened:
+    """Read an image as the model takes it, and what is odd about it."""
+    content = _read(path)
+    try:
+        with quiet():
+            picture, findings = look_at(content, _contract(card))
+    except UnusableImageError as problem:
+        advice = ADVICE[problem.mistake]
+        detail = f" ({problem.detail})" if problem.detail else ""
+        raise DataError(f"{path} cannot be used: {advice.reason}{detail}; {advice.remedy}") from None
+    image = Image.fromarray(picture.pixels).convert("L" if card.channels == 1 else "RGB")
+    digest = hashlib.sha256(content).hexdigest()
+    return Opened(path, digest, _study(content), fit(image, card.image_size), findings)
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -118,16 +211,103 @@ def _read(path: Path, card: ModelCard) -> tuple[NDArray[np.uint8], tuple[Finding
         raise DataError(f"{path} must be a readable image: {error.strerror}") from None
     if len(content) > MAX_FILE_BYTES:
         raise DataError(f"{path} must have at most {MAX_FILE_BYTES} bytes")
-    contract = DataContract(card.task, card.classes, card.channels, card.image_size, 1, 0.0)
-    try:
-        with quiet():
-            picture, findings = look_at(content, contract)
-    except UnusableImageError as problem:
-        advice = ADVICE[problem.mistake]
-        detail = f" ({problem.detail})" if problem.detail else ""
-        raise DataError(f"{path} cannot be used: {advice.reason}{detail}; {advice.remedy}") from None
-    image = Image.fromarray(picture.pixels).convert("L" if card.channels == 1 else "RGB")
-    return fit(image, card.image_size), findings
+    return content
+
+
+def _contract(card: ModelCard) -> DataContract:
+    return DataContract(card.task, card.classes, card.channels, card.image_size, 1, 0.0)
+
+
+def _check_fileable(opened: Sequence[Opened]) -> None:
+    """Refuse what gets no Structured Report, before anything is written.
+
+    Raises:
+        DataError: an image is not DICOM, was flagged, or has the name of another one.
+    """
+    for each in opened:
+        if each.study is None:
+            raise DataError(f"--dicom-sr: {each.path} must be DICOM, for a report is filed with the image's own study")
+    flagged = [f"{each.path}: {'; '.join(map(_remark, each.flags))}" for each in opened if each.flags]
+    if flagged:
+        raise DataError(
+            "--dicom-sr: no report may be filed for an image that the checks flag, and none was; leave it out, or see "
+            "docs/data-manager.md for the remedy\n" + "\n".join(flagged)
+        )
+    names = [each.path.stem for each in opened]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"--dicom-sr: two images are called {twice}, and so would be their reports; rename one")
+
+
+def _file(
+    folder: Path,
+    classifier: Classifier,
+    card: ModelCard,
+    opened: Sequence[Opened],
+    predictions: Sequence[Prediction],
+) -> None:
+    from deploy.results.dicom_answer import Answer, file_answer  # highdicom takes a second to import
+
+    for each, prediction in zip(opened, predictions, strict=True):
+        chosen = card.classes.index(prediction.predicted)
+        saliency = occlusion(partial(_margin, classifier, chosen), each.pixels)
+        answer = Answer(prediction.predicted, prediction.probabilities, saliency, each.pixels, each.remarks)
+        content = _read(each.path)
+        if hashlib.sha256(content).hexdigest() != each.digest:
+            raise DataError(f"--dicom-sr: {each.path} was changed while it was read; run the command again")
+        try:
+            filed = file_answer(content, answer, card)
+        except DataError as error:
+            raise DataError(f"--dicom-sr: {each.path}: {error}") from None
+        try:
+            make_private_folder(folder)
+            write_private(folder / (each.path.stem + PICTURE_ENDING), filed.picture)
+            write_private(folder / (each.path.stem + REPORT_ENDING), filed.report)
+        except OSError as error:
+            raise DataError(f"--dicom-sr must name a folder that can be written: {error.strerror}") from None
+
+
+def _margin(classifier: Classifier, chosen: int, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return log_odds(classifier.scores(images), chosen)
+
+
+def _stored(
+    opened: Sequence[Opened], predictions: Sequence[Prediction], scores: NDArray[np.float64], card: ModelCard
+) -> list[StoredAnswer]:
+    reference, now, answers = _contract(card).kind.reference, time.time(), []
+    for each, prediction, row in zip(opened, predictions, scores, strict=True):
+        accession, study = each.study or ("", "")
+        brightness, contrast, distance = input_statistics(each.pixels, reference)
+        chosen = 1 if len(card.classes) == TWO_CLASSES else card.classes.index(prediction.predicted)
+        stands = not each.flags
+        answers.append(
+            StoredAnswer(
+                time=now,
+                model=card.sha256,
+                classes=card.classes,
+                image=each.digest,
+                file=each.path.name,
+                accession_number=accession,
+                study_instance_uid=study,
+                predicted=prediction.predicted if stands else "",
+                probabilities=prediction.probabilities if stands else {},
+                score=float(log_odds(row[None], chosen)[0]) if stands else None,
+                brightness=brightness,
+                contrast=contrast,
+                distance=distance,
+                remarks=each.remarks,
+            )
+        )
+    return answers
+
+
+def _study(content: bytes) -> tuple[str, str] | None:
+    """Return Accession Number and Study Instance UID of a DICOM file, '' where it does not say; None for another."""
+    if not is_dicom(content[:DICOM_MARK_END]):
+        return None
+    with quiet():
+        dataset = parse_dicom(content)
+        return str(dataset.get("AccessionNumber") or "").strip(), str(dataset.get("StudyInstanceUID") or "").strip()
 
 
 def _remark(finding: Finding) -> str:

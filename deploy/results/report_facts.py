@@ -19,6 +19,7 @@ from deploy.results.history import RunHistory
 from deploy.results.intervals import MEASURES, Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
+from deploy.results.statistics import explained, shown
 
 COMPARED = ("auc", "accuracy", "f1", "recall", "specificity", "epsilon")
 
@@ -138,6 +139,25 @@ class RunFacts:
         curve = self.history.measured
         told = [evaluation_cost(self.started, curve[-1]).removeprefix("evaluation: ")] if curve else []
         return (*told, *([f"test parts: {self.tested.claim}"] if self.tested else []))
+
+    @property
+    def trained_on(self) -> dict[str, dict[str, str]]:
+        """Who was trained on, by table and bin, in words; empty where nobody asked."""
+        counted = self.history.counted
+        if counted is None:
+            return {}
+        return {
+            name: {each: shown(count, counted) for each, count in bins.items()} for name, bins in counted.tables.items()
+        }
+
+    @property
+    def trained_on_explained(self) -> str:
+        """What these counts are and cost, or why there are none."""
+        if self.history.counted is not None:
+            return explained(self.history.counted)
+        if self.config.evaluation.statistics_epsilon:
+            return "Not known: no round that asked for statistics gave a sum."
+        return "Not known: the run asked for no statistics of its training records (evaluation.statistics_epsilon)."
 
     @property
     def hospitals(self) -> dict[str, dict[str, str | float | None]]:

@@ -1,9 +1,10 @@
 """A server that lies in whole rounds to real hospital agents, and what it can unmask of what they then sent.
 
 **Programs.** A :class:`Program` is a list of steps. Each asks some hospitals for one thing: keys for a round of a run,
-shares for a directory, a vector for a cohort and terms, a signature over survivors, shares for unmasking. All fields of
-all messages are the program's choice, for each hospital anew. :func:`random_program` makes one from a seed, and
-:func:`play` plays it. A program is plain JSON, so that it can be stored with its outcome and replayed elsewhere.
+shares for a directory, a vector for a cohort and terms, a signature over survivors, shares for unmasking, or shares
+that open the sum over everybody at once. All fields of all messages are the program's choice, for each hospital anew.
+:func:`random_program` makes one from a seed, and :func:`play` plays it. A program is plain JSON, so that it can be
+stored with its outcome and replayed elsewhere.
 
 **The adversary.** It holds every message and masked vector, and one hospital may collude with it: that one
 signs whatever is useful, deals for every directory, and hands over its keys and every share it was dealt. From these
@@ -15,7 +16,8 @@ numerically; :meth:`Outcome.sums` tries in addition every set of a round's vecto
 
 **The promise**, see :func:`check`: what can be unmasked is over at least t hospitals that did the same thing, with t
 from the pinned consortium by a formula of its own; it holds all the noise it needs; no two sums of a round differ in
-one hospital; each hospital signs and sends once a round; and each ledger has a line for all that was revealed.
+one hospital; each hospital signs and sends once a round, and signs survivors or opens the sum over everybody, and the
+latter only where everybody did the same thing; and each ledger has a line for all that was revealed.
 
 Hospitals are real but for three things, which no mask and no booking depends on: a change of the model is drawn at
 random instead of trained, scores are zero, and nothing is synced to the disk, which is in memory.
@@ -80,6 +82,7 @@ from common.run.messages import (
     Request,
     ShareKeys,
     Unmask,
+    UnmaskAll,
     Unmasked,
     decode_request,
     encode,
@@ -376,6 +379,11 @@ class _Colluder:
         unsigned = replace(like, hospital=self.name, signature=b"")
         return replace(unsigned, signature=self.identity.sign(consistency_check.signed_part(run, unsigned)))
 
+    def view(self, like: secagg.MaskedInput, run: RunParameters) -> secagg.MaskedInput:
+        """Sign whatever view of a round another hospital has signed, with a vector that was never sent."""
+        unsigned = replace(like, hospital=self.name, vector_hash=bytes(32), signature=b"")
+        return replace(unsigned, signature=self.identity.sign(masked_input.signed_part(run, unsigned)))
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The server
@@ -396,6 +404,8 @@ class Server:
         self.deals: dict[Key, list[tuple[secagg.KeyDirectory, secagg.EncryptedShares]]] = defaultdict(list)
         self.signatures: dict[Key, list[secagg.SurvivorSignature]] = defaultdict(list)
         self.revealed: dict[Key, list[secagg.UnmaskingShares]] = defaultdict(list)
+        self.opened: list[tuple[str, Key]] = []
+        """Who opened the sum over everybody of a round."""
         self.vectors: list[Vector] = []
         self.bare: list[str] = []
         """Who sent a vector without masks."""
@@ -428,6 +438,9 @@ class Server:
         - ``sign``: ``survivors`` and ``dropped``; the directory ``next`` may ride on it.
         - ``unmask``: likewise, with the signatures of ``signers`` where they are named, otherwise every signature over
           the view that the hospital asked has signed; with ``of`` the signatures are of another round.
+        - ``open``: the sum over everybody, with everyone's signed view, or that of ``signers`` where they are named.
+          With ``of`` the views are of another round. The colluder signs what the hospital asked has signed. The
+          directory ``next`` may ride on it.
         - ``plain``: the vector without masks.
         - ``replay``: the ``request``-th request that was sent (from 0), whomever it was sent to then.
         - ``restart``.
@@ -497,7 +510,7 @@ class Server:
             purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question
         ), model
 
-    def _request(  # noqa: C901, PLR0911 - one each
+    def _request(  # noqa: PLR0911 - one each
         self, name: str, step: Step
     ) -> tuple[Request, Array | None, Step] | None:
         if step["do"] == "replay":
@@ -523,22 +536,48 @@ class Server:
                 return MaskedInput(**place, request=secagg.encode(asked), next_round=step.get("next")), model, step
             case "sign":
                 listed = secagg.SurvivorList(run_id, key[1], *self._lists(step))
-                rides: dict[str, Any] = {}
-                if step.get("next"):
-                    following = self._directory((key[0], key[1] + 1), step["next"], None)
-                    if following is not None:
-                        rides = {"next_round": key[1] + 1, "next_directory": secagg.encode(following)}
+                rides = self._riding(key, step)
                 return CheckConsistency(**place, survivors=secagg.encode(listed), **rides), None, step
             case "unmask":
                 survivors, dropped = self._lists(step)
                 chosen = self._chosen(name, key, step, survivors)
                 wanted = secagg.UnmaskingRequest(run_id, key[1], survivors, dropped, chosen)
                 return Unmask(**place, request=secagg.encode(wanted)), None, step
+            case "open":
+                everything = secagg.FullUnmaskingRequest(run_id, key[1], self._views(name, key, step))
+                rides = self._riding(key, step)
+                return UnmaskAll(**place, request=secagg.encode(everything), **rides), None, step
             case "plain":
                 terms, model = self.terms(key, self.program.hospitals, step["terms"])
                 encoded = self.description(key[0]).canonical_json()
                 return PlainInput(**place, run_description=encoded, terms=terms.encode()), model, step
         raise ValueError(f"no such step: {step['do']}")
+
+    def _riding(self, key: Key, step: Step) -> dict[str, Any]:
+        if not step.get("next"):
+            return {}
+        following = self._directory((key[0], key[1] + 1), step["next"], None)
+        if following is None:
+            return {}
+        return {"next_round": key[1] + 1, "next_directory": secagg.encode(following)}
+
+    def _views(self, name: str, key: Key, step: Step) -> tuple[secagg.SignedView, ...]:
+        key = tuple(step["of"]) if "of" in step else key
+        own = next((each for each in reversed(self.vectors) if (each.hospital, each.key) == (name, key)), None)
+        chosen: dict[str, secagg.MaskedInput] = {}
+        for vector in self.vectors:
+            if vector.key != key or ("signers" in step and number_of(vector.hospital) not in step["signers"]):
+                continue
+            alike = own is not None and vector.did == own.did
+            if alike or vector.hospital not in chosen:
+                chosen[vector.hospital] = vector.message
+        colluder = self.colluder
+        if colluder is not None and own is not None and colluder.name in own.cohort:
+            chosen[colluder.name] = colluder.view(own.message, self.parameters(key[0]))
+        return tuple(
+            secagg.SignedView(hospital, view.vector_hash, view.commitment, view.signature)
+            for hospital, view in sorted(chosen.items())
+        )
 
     def _again(self, step: Step) -> tuple[Request, Array | None, Step] | None:
         if step["request"] >= len(self.history):
@@ -615,6 +654,11 @@ class Server:
                     self._take_deal(name, following, request.next_directory, reply.shares)
             case Unmasked():
                 self.revealed[key].append(_read(reply.revealed, secagg.UnmaskingShares))
+                if isinstance(request, UnmaskAll):
+                    self.opened.append((name, key))
+                    if reply.shares is not None:
+                        assert request.next_directory is not None
+                        self._take_deal(name, following, request.next_directory, reply.shares)
             case _:
                 self.bare.append(name)
 
@@ -882,6 +926,7 @@ def check(outcome: Outcome) -> None:
         _check_sum(server, each)
     _check_differences(outcome)
     _check_once(server)
+    _check_opened(server)
     for name in server.sites:
         _check_ledger(server, name)
 
@@ -932,6 +977,20 @@ def _check_once(server: Server) -> None:
         for (name, _, number), count in counts.items():
             if count > 1:
                 raise PromiseBrokenError(f"{name} gave {count} {what} for round {number}")
+
+
+def _check_opened(server: Server) -> None:
+    signed = {(each.hospital, key) for key, given in server.signatures.items() for each in given}
+    for name, key in server.opened:
+        if (name, key) in signed:
+            raise PromiseBrokenError(f"{name} signed survivors of round {key[1]} and opened the sum over everybody")
+        own = next(vector for vector in server.vectors if (vector.hospital, vector.key) == (name, key))
+        alike = {vector.hospital for vector in server.vectors if vector.did == own.did}
+        missing = set(own.cohort).intersection(server.sites) - alike
+        if missing:
+            raise PromiseBrokenError(f"{name} opened a sum over everybody of round {key[1]} without {sorted(missing)}")
+    if len(server.opened) > len(set(server.opened)):
+        raise PromiseBrokenError("a hospital opened a sum twice")
 
 
 def _check_ledger(server: Server, name: str) -> None:
@@ -1018,15 +1077,25 @@ def honest_round(
     run: int = 0,
     number: int = 1,
     dropped: Sequence[int] = (),
+    *,
+    at_once: bool = False,
     **terms: Any,  # noqa: ANN401
 ) -> list[Step]:
-    """Return the steps of an honest round; ``dropped`` answer no more once they have masked nothing."""
+    """Return the steps of an honest round; ``dropped`` answer no more once they have masked nothing.
+
+    Where nobody is missing the sum may be opened ``at_once``, in four steps; otherwise there are five.
+    """
     place = {"run": run, "round": number}
     stay = [each for each in everyone if each not in dropped]
-    return [
+    begin: list[Step] = [
         {"do": "advertise", "to": list(everyone), **place},
         {"do": "share", "to": list(everyone), **place, "directory": list(everyone)},
         {"do": "mask", "to": stay, **place, "cohort": list(everyone), "terms": terms},
+    ]
+    if at_once:
+        return [*begin, {"do": "open", "to": stay, **place}]
+    return [
+        *begin,
         {"do": "sign", "to": stay, **place, "survivors": stay, "dropped": list(dropped)},
         {"do": "unmask", "to": stay, **place, "survivors": stay, "dropped": list(dropped)},
     ]
@@ -1142,7 +1211,7 @@ class _Dice:
         if self.maybe(0.1):
             steps.append({"do": "plain", "to": _some(source, there), **place, "terms": terms})
         for group, together in views:
-            steps += self._end(group, together, place, there)
+            steps += self._ending(group, together, place, there)
         return steps
 
     def _end(self, group: list[int], cohort: list[int], place: dict[str, int], there: list[int]) -> list[Step]:
@@ -1175,8 +1244,43 @@ class _Dice:
             steps.append(step)
         return steps
 
+    def _ending(self, group: list[int], cohort: list[int], place: dict[str, int], there: list[int]) -> list[Step]:
+        """Return the steps of either ending of a round, or of both in any order."""
+        opening = self._opening(group, place, cohort) if self.source.random() < 0.5 else []
+        if opening and not self.maybe(2.0):
+            return opening
+        steps = self._end(group, cohort, place, there)
+        for step in opening:
+            steps.insert(self.source.randint(0, len(steps)), step)
+        return steps
+
+    def _opening(self, group: list[int], place: dict[str, int], cohort: list[int]) -> list[Step]:
+        source, steps = self.source, []
+        for some in self._split(group):
+            step: Step = {"do": "open", "to": some, **place}
+            if self.maybe(0.3):
+                step["signers"] = _some(source, cohort)
+            if self.maybe(0.1):
+                step["of"] = [place["run"], source.randint(1, 2)]
+            if self.maybe(0.3):
+                step["next"] = list(cohort)
+            steps.append(step)
+        return steps
+
     def ambush(self, number: int) -> list[Step]:
         """Return the steps of a round with one lie, which everything that follows is in keeping with."""
+        steps, source = self._lie(number), self.source
+        masked = max(place for place, step in enumerate(steps) if step["do"] == "mask") + 1
+        asked = sorted({each for step in steps[:masked] if step["do"] == "mask" for each in step["to"]})
+        opening: Step = {"do": "open", "to": asked, "run": steps[0]["run"], "round": number}
+        ending = source.random()
+        if ending < 0.3:
+            return [*steps[:masked], opening]
+        if ending < 0.7:  # Both endings of the round: the one to some, the other to others, or to all.
+            steps.insert(source.randint(masked, len(steps)), {**opening, "to": _some(source, asked)})
+        return steps
+
+    def _lie(self, number: int) -> list[Step]:
         source, run = self.source, 3 if self.source.random() < 0.15 else 0
         there = [each for each in self.everyone if run == 0 or each not in self.left_out]
         steps = honest_round(there, run=run, number=number, **self._terms())

@@ -164,6 +164,105 @@ def _lists() -> dict[str, Program]:
     }
 
 
+def _openings() -> dict[str, Program]:
+    """Return programs of a server that opens the sum over everybody at once, where it may and where it may not."""
+    found = {}
+    for mode in MODES:
+        steps = honest_round(FOUR, at_once=True, **TRAIN) + honest_round(FOUR, number=2, dropped=[3], **MEASURE)
+        found[f"opened-{mode}"] = program(
+            "Nobody is missing in the first round, and somebody in the second.", steps, mode
+        )
+    at_once = honest_round(FOUR, at_once=True, **TRAIN)
+    begin, opening = at_once[:3], at_once[3]
+    riding = bent(bent(at_once, 2, next=2), 3, next=FOUR)
+    found["opened-riding-keys"] = program(
+        "Keys and shares of the second round ride on the first, whose sum is opened at once.",
+        riding + honest_round(FOUR, number=2, at_once=True, **MEASURE)[2:],
+    )
+    sign, unmask = (
+        {**step, "to": [1, 2, 4], "survivors": [1, 2, 4], "dropped": [3]} for step in honest_round(FOUR, **TRAIN)[3:]
+    )
+    for name, steps in {
+        "opened-then-signed": [opening, sign, unmask],
+        "signed-then-opened": [sign, opening, unmask],
+        "unmasked-then-opened": [sign, unmask, opening],
+        "opened-twice": [opening, opening],
+        "opened-replayed": [opening, {"do": "replay", "to": FOUR, "request": 9}],
+        "opened-then-restarted": [
+            {**opening, "to": [1, 2]},
+            {"do": "restart", "to": FOUR},
+            {"do": "advertise", "to": FOUR, "run": 0, "round": 2},
+            sign,
+            opening,
+            unmask,
+        ],
+        "signed-then-restarted": [
+            {**sign, "to": [1, 2]},
+            {"do": "restart", "to": FOUR},
+            {"do": "advertise", "to": FOUR, "run": 0, "round": 2},
+            opening,
+            unmask,
+        ],
+    }.items():
+        comment = f"Both endings of a round, or one again: {', '.join(step['do'] for step in steps)}."
+        found[name] = program(comment, begin + steps, colluder=4)
+    found.update(_mixed_endings())
+    split = split_terms({"purpose": "train", "release": TEST}, MEASURE)[:4]
+    for name, colluder in {"opened-row-1": 0, "opened-row-1-with-a-colluder": 4}.items():
+        found[name] = program(
+            "One hospital trains and the others do not, and everybody is asked to open the sum.",
+            [*split, opening],
+            colluder=colluder,
+        )
+    found["opened-with-a-view-missing"] = program(
+        "The signed view of one hospital is not shown.", [*begin, {**opening, "signers": [1, 2, 3]}]
+    )
+    found["opened-with-views-of-another-round"] = program(
+        "Views of the first round are shown in the second.",
+        at_once + bent(honest_round(FOUR, number=2, at_once=True, **TRAIN), 3, of=[0, 1]),
+    )
+    found["opened-with-somebody-missing"] = program(
+        "One hospital sent no vector, and the others are asked to open the sum over everybody.",
+        [*honest_round(FOUR, dropped=[4], **TRAIN)[:3], {**opening, "to": [1, 2, 3]}],
+    )
+    return found
+
+
+def _mixed_endings() -> dict[str, Program]:
+    """Return programs in which some open the sum over everybody and others are told that somebody is missing."""
+    found = {}
+    six = honest_round(SIX, **BARE)
+    lists = {"survivors": [2, 3, 4, 5, 6], "dropped": [1]}
+    sign, unmask = ({**step, "to": [2, 3, 4, 5], **lists} for step in six[3:])
+    begin, opening = six[:3], honest_round(SIX, at_once=True, **BARE)[3]
+    for name, steps in {
+        "opened-by-one-then-unmasked-by-others": [{**opening, "to": [1]}, sign, unmask],
+        "unmasked-by-others-then-opened-by-one": [sign, unmask, {**opening, "to": [1]}],
+        "opened-by-two-of-five-who-are-needed": [{**opening, "to": [1, 2]}, sign, unmask],
+    }.items():
+        found[name] = program(
+            "The full list to some, a shorter one to the others, and a colluder who signs both.",
+            [*begin, *steps],
+            hospitals=6,
+            colluder=6,
+        )
+    masks = six[2]
+    found["opened-in-two-cohorts"] = program(
+        "Two cohorts in a round, each asked to open the sum over everybody, and a colluder in both.",
+        [
+            *six[:2],
+            {**masks, "to": [1, 2], "cohort": [1, 2, 4, 5, 6]},
+            {**masks, "to": [3, 4, 5], "cohort": SIX},
+            opening,
+            sign,
+            unmask,
+        ],
+        hospitals=6,
+        colluder=6,
+    )
+    return found
+
+
 def _cohorts() -> dict[str, Program]:
     everything = honest_round(FOUR, **TRAIN)
     six = honest_round(SIX, **BARE)
@@ -287,7 +386,7 @@ def _runs() -> dict[str, Program]:
 
 def programs() -> dict[str, Program]:
     """Return every stored program by its name."""
-    found = {**_honest(), **_terms(), **_lists(), **_cohorts(), **_noise(), **_runs()}
+    found = {**_honest(), **_terms(), **_lists(), **_openings(), **_cohorts(), **_noise(), **_runs()}
     return {**found, **{f"random-{seed}": random_program(seed) for seed in range(6)}}
 
 

@@ -30,9 +30,9 @@ def masked_under(consortium: Consortium, shown: dict[str, bytes]) -> tuple[Maske
     routed = consortium.routed()
     total, vectors = MaskedSum(routed, TERMS), {name: consortium.vector() for name in consortium.names}
     for name in consortium.names:
-        _, masked = consortium[name].mask(routed.request_for(name, shown[name]), vectors[name])
+        message, masked = consortium[name].mask(routed.request_for(name, shown[name]), vectors[name])
         consortium.run.add(total.total, masked)
-        total._submitted.add(name)
+        total.views[name] = message
     return total, vectors
 
 

@@ -4,7 +4,7 @@ The protocol's own catalogue (the other files here) tells of every lie; these te
 remembers across a restart what it has answered, and books no privacy for what it refuses.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from common.run.messages import (
     Request,
     ShareKeys,
     Unmask,
+    UnmaskAll,
 )
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import describe, protocol_parameters
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
 from common.secagg.parameters import RunParameters
@@ -114,10 +115,20 @@ class LyingServer:
     def check_request(self, survivors: secagg.SurvivorList) -> CheckConsistency:
         return CheckConsistency(run_id=RUN_ID, round_number=ROUND, survivors=secagg.encode(survivors))
 
+    def open_request(self, total: masked_input.MaskedSum) -> UnmaskAll:
+        asked = full_unmasking.request_all(total)
+        return UnmaskAll(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+
     def unmask_request(self) -> Unmask:
-        total, signatures = self.masked(), {}
-        survivors = total.close()
-        for hospital in HOSPITALS:
+        total = self.masked()
+        return self.signed_by(HOSPITALS, total, total.close())
+
+    def signed_by(
+        self, hospitals: Iterable[str], total: masked_input.MaskedSum, survivors: secagg.SurvivorList
+    ) -> Unmask:
+        """Return the request for shares that these hospitals' signatures make."""
+        signatures = {}
+        for hospital in hospitals:
             reply, _ = self.ask(hospital, self.check_request(survivors))
             signature = reply.signature  # type: ignore[union-attr]
             signatures[hospital] = self.decode(signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK)

@@ -27,7 +27,7 @@ from common.evaluation.plan import Release
 from common.privacy.budget import Account, Booking
 from common.run.messages import InputPlain
 from common.run.round_terms import Purpose, RoundTerms
-from common.secagg import consistency_check, masked_input, unmasking
+from common.secagg import consistency_check, full_unmasking, masked_input, unmasking
 from common.secagg.binding import request_hash
 from common.secagg.errors import SurvivorsError
 from common.secagg.parameters import RunParameters
@@ -197,6 +197,15 @@ def _answers_again(patch: Patch, lax: Phase) -> None:
         patch.setattr(AnsweredRoundsFile, name, careless)
 
 
+def _opens_beside_signing(patch: Patch) -> None:
+    """Note nothing of an opening, so that it takes no slot."""
+    _answers_again(patch, Phase.FULL_UNMASKING)
+
+
+def _views_unverified(patch: Patch) -> None:
+    patch.setattr(full_unmasking, "verify_views", lambda *_: None)
+
+
 def _evaluation_unbooked(patch: Patch) -> None:
     patch.setattr(Contributor, "_book_release", lambda *_: True)
 
@@ -297,6 +306,10 @@ DEFECTS: dict[str, Defect] = {
         _survivors_unchecked, "survivor-outside-the-cohort", "must be in it"
     ),
     "a second list is signed": Defect(_signs_twice, "second-signature", "signed views"),
+    "a sum is opened by who has signed": Defect(
+        _opens_beside_signing, "signed-then-opened", "signed survivors of round"
+    ),
+    "views are not verified": Defect(_views_unverified, "opened-row-1", "opened a sum over everybody"),
     "evaluation is not booked": Defect(_evaluation_unbooked, "honest-none", "validation in round"),
     "test records are not booked": Defect(_test_part_unbooked, "honest-distributed", "test in round"),
     "training is not booked": Defect(_training_unbooked, "honest-local", "training in round"),

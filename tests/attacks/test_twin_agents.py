@@ -16,9 +16,11 @@ import torch
 from client.agent import HospitalAgent
 from client.contribution import Contributor
 from common.errors import ConfigError, DataError, RunError
+from common.evaluation.plan import ReleaseKind
 from common.models.flat import share_parameters
 from common.run.messages import EpsilonReport, InputMasked
 from common.run.vector import Tail
+from tests.attacks import twins
 from tests.attacks.twins import (
     KINDS,
     Difference,
@@ -30,6 +32,9 @@ from tests.attacks.twins import (
 )
 
 CONVERSATIONS = 300
+STATISTICS_CONVERSATIONS = 40
+"""In runs that all ask who is trained on."""
+
 MOST_CONVERSATIONS = 10_000
 FOUND_WITHIN = 64
 """Conversations with twins of the difference that it is about, within which a defect must show."""
@@ -61,6 +66,44 @@ def test_twins_cannot_be_told_apart_by_anything_but_their_vectors() -> None:
     assert tally.vectors > CONVERSATIONS
     assert tally.sums > CONVERSATIONS // 2
     assert {"policy", "config", "budget_exceeded", "data", "model_hash", "second_masked_input"} <= set(tally.refusals)
+
+
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let every run of a conversation ask who is trained on."""
+    runs = tuple(run for run in twins.RUNS if run.get("evaluation", {}).get("statistics_epsilon"))
+    monkeypatch.setattr(twins, "RUNS", runs)
+    twins._described.cache_clear()
+    yield monkeypatch
+    twins._described.cache_clear()
+
+
+def test_statistics_tell_twins_apart_by_nothing_but_their_vectors(asking: pytest.MonkeyPatch) -> None:
+    counted = []
+    real = Contributor._book_release
+
+    def book(self: Contributor, round_number: int, release: Any) -> bool:  # noqa: ANN401
+        answered = real(self, round_number, release)
+        if release.kind is ReleaseKind.STATISTICS:
+            counted.append(answered)
+        return answered
+
+    asking.setattr(Contributor, "_book_release", book)
+    hold(0, STATISTICS_CONVERSATIONS)
+    # Twins answered under noise, and with noise alone when their account was spent.
+    assert counted.count(True) >= 2 * 5
+    assert counted.count(False) > 0
+
+
+def test_the_harness_finds_statistics_that_are_refused_for_what_the_data_are(asking: pytest.MonkeyPatch) -> None:
+    def answer(self: Any, *_arguments: Any) -> Any:  # noqa: ANN401
+        raise RunError(f"{len(self.labels)} records cannot be counted")
+
+    asking.setattr("client.contribution._Counted.answer", answer)
+    kind = KINDS.index(Difference.ADDED)
+    with pytest.raises(TwinsDifferError):  # noqa: PT012 - whichever conversation it is that finds it
+        for number in range(FOUND_WITHIN):
+            converse(kind + len(KINDS) * number)
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 The twins have one identity, one clock and the same stream of random bytes each. Everything that leaves them is compared
 byte by byte: replies as they are encoded for the wire, refusals with their words, the presence, shape, type and size of
 vectors, and the lines of the audit chain, which others read. What a vector holds is not compared: that is what the data
-decide, and what masks and noise are for. Nor is the digest of the ledger's head in the chain: the ledger's first line
-holds 32 random bytes of its own, so its digests hide what they are of; the head's number is compared.
+decide, and what masks and noise are for. Nor are its hash and the signature over that, which follow from the vector.
+Nor is the digest of the ledger's head in the chain: the ledger's first line holds 32 random bytes of its own, so its
+digests hide what they are of; the head's number is compared.
 
 The other hospitals of a round are played by the protocol's own functions, so that rounds run to their sums, which are
 decoded: whatever the twins' data are, their vectors are valid and state what the policy states.
@@ -21,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache, lru_cache
 from pathlib import Path
@@ -46,8 +47,9 @@ from common.audit.parties import Writer
 from common.config import Config, HospitalConfig, RunDescription
 from common.config import replace as changed
 from common.errors import ConfideError, ConfigError, DataError
-from common.evaluation.plan import Part
+from common.evaluation.plan import Part, ReleaseKind
 from common.evaluation.question import Question
+from common.evaluation.statistics import TRAITS
 from common.identity.certificates import (
     HospitalIdentity,
     certificate_pem,
@@ -75,6 +77,7 @@ from common.run.messages import (
     Request,
     ShareKeys,
     Unmask,
+    UnmaskAll,
     Unmasked,
     encode,
     phase_of,
@@ -82,7 +85,7 @@ from common.run.messages import (
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import describe, evaluation_plan_of, fewest_survivors, layout_of, protocol_parameters
 from common.run.vector import Tail
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
@@ -113,6 +116,7 @@ class Difference(StrEnum):
     EMPTY_PART = "the only record of a part"
     CLASS_GONE = "the only record of a class"
     PATIENT = "another patient"
+    TRAITS = "another sex, age, view and size"
 
 
 KINDS = tuple(Difference)
@@ -139,6 +143,9 @@ def _loud_image() -> Array:
     return np.where((rows // 7 + columns // 7) % 2, 255, 0).astype(np.uint8)[None, None]
 
 
+_COLUMNS = ("images", "labels", "patients", "parts", "traits")
+
+
 @dataclass(frozen=True)
 class _Table:
     """Records as rows, so that they can be moved between parts."""
@@ -147,13 +154,14 @@ class _Table:
     labels: Array
     patients: Array
     parts: Array
+    traits: Array
 
     def without(self, row: int) -> "_Table":
         kept = np.arange(len(self.labels)) != row
-        return _Table(self.images[kept], self.labels[kept], self.patients[kept], self.parts[kept])
+        return _Table(*(getattr(self, name)[kept] for name in _COLUMNS))
 
     def with_row(self, row: int, **values: Any) -> "_Table":  # noqa: ANN401 - of a column
-        columns = {name: getattr(self, name).copy() for name in ("images", "labels", "patients", "parts")}
+        columns = {name: getattr(self, name).copy() for name in _COLUMNS}
         for name, value in values.items():
             columns[name][row] = value
         return _Table(**columns)
@@ -161,15 +169,15 @@ class _Table:
     def data(self) -> HospitalData:
         def part(number: int) -> HospitalRecords:
             rows = self.parts == number
-            return HospitalRecords(self.images[rows], self.labels[rows], self.patients[rows])
+            return HospitalRecords(self.images[rows], self.labels[rows], self.patients[rows], self.traits[rows])
 
         digest = hashlib.sha256()
-        for column in (self.images, self.labels, self.patients, self.parts):
-            digest.update(column.tobytes())
+        for name in _COLUMNS:
+            digest.update(getattr(self, name).tobytes())
         return HospitalData(part(0), part(1), part(2), digest.digest())
 
 
-def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, HospitalData]:  # noqa: PLR0911 - one each
+def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, HospitalData]:  # noqa: C901, PLR0911 - one each
     """Return a hospital's data, and the same with one record that differs."""
     source = np.random.default_rng(seed)
     counts = (int(source.integers(18, 42)), int(source.integers(3, 9)), int(source.integers(3, 9)))
@@ -177,7 +185,9 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
     total = len(parts)
     labels = source.integers(0, 2, total)
     patients = np.where(source.random(total) < 0.5, np.arange(total), np.arange(total) // 3 * 3) + 1000 * parts
-    table = _Table(quiet_images(seed, total), labels, patients, parts)
+    # Of a stream of its own, so that every other column stays what it was before there were traits.
+    traits = np.random.default_rng((seed, 1)).integers(0, 3, (total, len(TRAITS))).astype(np.uint8)
+    table = _Table(quiet_images(seed, total), labels, patients, parts, traits)
     row = int(source.integers(0, total))
     match difference:
         case Difference.ADDED:
@@ -204,6 +214,8 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
             return table.with_row(0, labels=1).data(), table.data()
         case Difference.PATIENT:
             return table.data(), table.with_row(row, patients=1000 * int(parts[row]) + 998).data()
+        case Difference.TRAITS:
+            return table.data(), table.with_row(row, traits=2 - traits[row]).data()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -257,6 +269,24 @@ def quick_accounting() -> Iterator[None]:
 
 
 _calibrated = lru_cache(maxsize=None)(common.privacy.calibration.noise_multiplier)
+
+
+def _view(encoded: bytes) -> secagg.MaskedInput:
+    return secagg.decode(
+        encoded, secagg.MaskedInput, secagg.Limits(MOST_HOSPITALS), Place(SERVER, 1, Phase.MASKED_INPUT)
+    )
+
+
+def _without_vector(encoded: bytes) -> bytes:
+    """Return a signed view without what follows from the vector."""
+    view = _view(encoded)
+    return secagg.encode(replace(view, vector_hash=bytes(32), signature=bytes(len(view.signature))))
+
+
+def _comparable(reply: Reply) -> bytes:
+    if isinstance(reply, InputMasked):
+        reply = msgspec.structs.replace(reply, masked=_without_vector(reply.masked))
+    return encode(reply)
 
 
 @dataclass(frozen=True)
@@ -330,6 +360,8 @@ class Twin:
         for body in bodies:
             if body.get("ledger"):
                 body["ledger"] = body["ledger"].split(":")[0]
+            if body.get("view"):
+                body["view"] = _without_vector(bytes.fromhex(body["view"])).hex()
         return bodies
 
 
@@ -349,9 +381,18 @@ class Twins:
         self.asked = 0
         self.refusals: dict[str, int] = defaultdict(int)
         self.vectors = 0
+        self.views: list[secagg.MaskedInput] = []
+        """What each has signed of its last vector."""
 
-    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+    def ask(
+        self, request: Request, array: Array | None = None, second: Request | None = None
+    ) -> tuple[Reply, Array | None, Array | None]:
         """Return the reply, which is the same of both, with each one's vector.
+
+        Args:
+            request: to both; or to the first, where the other's must hold what follows from its own vector.
+            array: to both.
+            second: the other's request, if it is another.
 
         Raises:
             TwinsDifferError: something tells them apart.
@@ -361,12 +402,13 @@ class Twins:
         answers: dict[int, tuple[Reply, Array | None]] = {}
         for number in order:
             began = time.perf_counter()
-            answers[number] = self.pair[number].agent.answer(request, None if array is None else array.copy())
+            asked = request if second is None or number == 0 else second
+            answers[number] = self.pair[number].agent.answer(asked, None if array is None else array.copy())
             seconds[number] = time.perf_counter() - began
         for number in (0, 1):
             reply, vector = answers[number]
             shape, dtype = (None, None) if vector is None else (vector.shape, vector.dtype.str)
-            left.append(Left(encode(reply), shape, dtype, 0 if vector is None else vector.nbytes))
+            left.append(Left(_comparable(reply), shape, dtype, 0 if vector is None else vector.nbytes))
             replies.append(reply)
             vectors.append(vector)
         self.asked += 1
@@ -380,6 +422,7 @@ class Twins:
             if replies[0].code == "fault":
                 raise AssertionError(f"a fault of the agent after {request}")
         self.vectors += vectors[0] is not None
+        self.views = [_view(reply.masked) for reply in replies if isinstance(reply, InputMasked)] or self.views
         return replies[0], vectors[0], vectors[1]
 
     def refusal(self, request: Request, array: Array | None = None) -> Refused | None:
@@ -436,6 +479,8 @@ RUNS: tuple[dict[str, dict[str, Any]], ...] = (
     {"aggregation": {"modulus_bits": 32, "max_weight": 41}},
     {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}},
     {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}, "privacy": {"mode": "none"}},
+    {"evaluation": {"statistics_epsilon": 0.5}},
+    {"evaluation": {"statistics_epsilon": 0.5}, "privacy": {"mode": "distributed", "unit": "patient"}},
 )
 """Changes of :data:`BASE`, few enough that the accountant is asked little."""
 
@@ -454,6 +499,7 @@ BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("evaluation", "interim_releases", (1, 9)),
     ("evaluation", "target_epsilon", (1.0, 2.0, 5.0)),
     ("evaluation", "repeats", (0, 1)),
+    ("evaluation", "statistics_epsilon", (0.0, 0.5, 1.0)),
 )
 """Terms that a server may bend to learn something by who refuses."""
 
@@ -637,16 +683,18 @@ class Talk:
         """Say yes so often."""
         return self.source.random() < probability
 
-    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+    def ask(
+        self, request: Request, array: Array | None = None, other: Request | None = None
+    ) -> tuple[Reply, Array | None, Array | None]:
         """Ask both, sometimes after something else."""
         if self.maybe(0.04):
             self.mischief()
         self.history.append((request, array))
-        reply, first, second = self.twins.ask(request, array)
+        reply, first, second = self.twins.ask(request, array, other)
         if isinstance(reply, Refused):
             raise _Ended
         if self.maybe(0.04):
-            self.twins.ask(request, array)
+            self.twins.ask(request, array, other)
         return reply, first, second
 
     def mischief(self) -> None:
@@ -731,7 +779,9 @@ class Talk:
         question = None
         if plan is not None and (purpose is Purpose.EVALUATE or self.maybe(0.5)):
             release = self.source.choice(plan.releases)
-            edges = plan.layout(release).edges
+            if plan.statistics is not None and self.maybe(0.5):
+                release = plan.statistics
+            edges = () if release.kind is ReleaseKind.STATISTICS else plan.layout(release).edges
             if self.maybe(0.05):
                 edges = (*edges, 1)
             question = Question(release.number, tuple(self._edges(count) for count in edges))
@@ -812,7 +862,7 @@ class Talk:
             self.check(vector, terms)
         self._finish(parameters, peers, routed, terms, reply, first, plain[0], follows)
 
-    def _finish(  # noqa: C901, PLR0915 - a round from the sum on, read from top to bottom
+    def _finish(
         self,
         parameters: RunParameters,
         peers: dict[str, Hospital],
@@ -825,7 +875,6 @@ class Talk:
     ) -> None:
         """Sum, sign and unmask; the sum less what the peers gave is the hospital's vector."""
         assert self.description is not None
-        run_id, number = self.description.run_id, self.round_number
         total = masked_input.MaskedSum(routed, terms.encode())
         total.add(VICTIM, self._read(masked.masked, secagg.MaskedInput, Phase.MASKED_INPUT), vector)
         layout = layout_of(self.description)
@@ -850,7 +899,51 @@ class Talk:
         rides: dict[str, Any] = {}
         if following is not None and following.directory is not None:
             rides = {"next_round": follows, "next_directory": secagg.encode(following.directory)}
-        survivors = total.close()
+        if full_unmasking.is_full(total) and self.maybe(0.6):
+            reply, revealed = self._open(peers, total, rides)
+        else:
+            reply, revealed = self._sign_and_unmask(peers, total, rides, following)
+        assert isinstance(reply, Unmasked)
+        if following is not None and reply.shares is not None:
+            following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
+        revealed[VICTIM] = self._read(reply.revealed, secagg.UnmaskingShares, Phase.UNMASKING)
+        parameters.add(given, plain)
+        assert np.array_equal(unmasking.unmask(total, revealed).total, given), "the sum is not that of the vectors"
+        self.finished += 1
+        if following is not None and following.directory is not None and following.shares is None:
+            following = None  # Keys that were to be shared were not: this round's peers have moved on.
+        self.riding = following
+
+    def _open(
+        self, peers: dict[str, Hospital], total: masked_input.MaskedSum, rides: dict[str, Any]
+    ) -> tuple[Reply, dict[str, secagg.UnmaskingShares]]:
+        """Open the sum over everybody at once; each twin is shown its own view among the others'."""
+        assert self.description is not None
+        asked, requests = full_unmasking.request_all(total), []
+        for view in self.twins.views:
+            own = secagg.SignedView(VICTIM, view.vector_hash, view.commitment, view.signature)
+            views = tuple(own if each.hospital == VICTIM else each for each in asked.views)
+            requests.append(
+                UnmaskAll(
+                    run_id=self.description.run_id,
+                    round_number=self.round_number,
+                    request=secagg.encode(replace(asked, views=views)),
+                    **rides,
+                )
+            )
+        reply, _, _ = self.ask(requests[0], None, requests[1])
+        return reply, {name: peers[name].reveal_all(asked) for name in total.survivors if name != VICTIM}
+
+    def _sign_and_unmask(
+        self,
+        peers: dict[str, Hospital],
+        total: masked_input.MaskedSum,
+        rides: dict[str, Any],
+        following: _Riding | None,
+    ) -> tuple[Reply, dict[str, secagg.UnmaskingShares]]:
+        """Have the survivors signed, unless the server is semi-honest, and the sum unmasked."""
+        assert self.description is not None
+        run_id, number, survivors = self.description.run_id, self.round_number, total.close()
         if self.description.aggregation.adversary == "semi-honest":
             asked = consistency_check.unmasking_request(total)
         else:
@@ -863,21 +956,12 @@ class Talk:
             signatures = {name: peers[name].sign(survivors) for name in survivors.survivors if name != VICTIM}
             signatures[VICTIM] = self._read(reply.signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK)
             if following is not None and reply.shares is not None:
-                following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
+                shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, following.round_number)
+                following.shares = shares
             asked = consistency_check.collect(total, signatures).request
             rides = {}
         reply, _, _ = self.ask(Unmask(run_id=run_id, round_number=number, request=secagg.encode(asked), **rides))
-        assert isinstance(reply, Unmasked)
-        if following is not None and reply.shares is not None:
-            following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
-        revealed = {name: peers[name].reveal(asked) for name in asked.survivors if name != VICTIM}
-        revealed[VICTIM] = self._read(reply.revealed, secagg.UnmaskingShares, Phase.UNMASKING)
-        parameters.add(given, plain)
-        assert np.array_equal(unmasking.unmask(total, revealed).total, given), "the sum is not that of the vectors"
-        self.finished += 1
-        if following is not None and following.directory is not None and following.shares is None:
-            following = None  # Keys that were to be shared were not: this round's peers have moved on.
-        self.riding = following
+        return reply, {name: peers[name].reveal(asked) for name in asked.survivors if name != VICTIM}
 
     def _peers_of_round(self, riding: _Riding | None) -> dict[str, Hospital]:
         return self.peers() if riding is None else self._next_peers
@@ -920,8 +1004,14 @@ class Talk:
             assert not decoded.tail.entries.any()
             return
         release = plan.release(terms.question.release)
-        units = {Part.VALIDATION: policy.stated_validation_units, Part.TEST: policy.stated_test_units}
-        found = {Part.VALIDATION: decoded.tail.validation_units, Part.TEST: decoded.tail.test_units}
+        units = {
+            Part.VALIDATION: policy.stated_validation_units,
+            Part.TEST: policy.stated_test_units,
+            Part.TRAINING: policy.stated_training_units,
+        }
+        # Statistics state the training units that they count where validation units would stand.
+        counted = Part.TRAINING if release.part is Part.TRAINING else Part.VALIDATION
+        found = {counted: decoded.tail.validation_units, Part.TEST: decoded.tail.test_units}
         assert found[release.part] in (0, units[release.part])  # None once its budget is spent, which is public too.
         assert sum(found.values()) == found[release.part]
 
@@ -941,6 +1031,7 @@ def random_policy(source: random.Random, data: tuple[HospitalData, HospitalData]
         allow_semi_honest=source.random() < 0.8,
         allow_no_privacy=source.random() < 0.8,
         allow_exact_evaluation=source.random() < 0.8,
+        allow_statistics_epsilon=source.choice((0.5, 0.5, 1.0)),
     )
 
 
@@ -1037,9 +1128,11 @@ class Led(Talk):
         """Leave nothing to chance."""
         return False
 
-    def ask(self, request: Request, array: Array | None = None) -> tuple[Reply, Array | None, Array | None]:
+    def ask(
+        self, request: Request, array: Array | None = None, other: Request | None = None
+    ) -> tuple[Reply, Array | None, Array | None]:
         """Ask both, and keep the reply."""
-        self.last, first, second = self.twins.ask(request, array)
+        self.last, first, second = self.twins.ask(request, array, other)
         if isinstance(self.last, Refused):
             raise _Ended
         return self.last, first, second
@@ -1074,4 +1167,5 @@ def hospital_data(train: int, validation: int = 6, test: int = 6, seed: int = 0)
         labels.append(np.random.default_rng(1000 * seed + number).integers(0, 2, count))
     parts = np.repeat([0, 1, 2], (train, validation, test))
     everything = len(parts)
-    return _Table(np.concatenate(images), np.concatenate(labels), np.arange(everything), parts).data()
+    traits = np.zeros((everything, len(TRAITS)), np.uint8)
+    return _Table(np.concatenate(images), np.concatenate(labels), np.arange(everything), parts, traits).data()

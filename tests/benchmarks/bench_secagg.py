@@ -269,7 +269,9 @@ class _Round:
         seconds = time.perf_counter() - started
         self.run.add(plain, vector)
         started = time.perf_counter()
-        masked_state, message, masked = masked_input.mask(state, request, vector, self.apply)
+        masked_state, message, masked = masked_input.mask(
+            state, self.identities[state.keys.hospital], request, vector, self.apply
+        )
         seconds += time.perf_counter() - started
         if state.keys.hospital == self.measured:
             self.hospital_seconds += seconds

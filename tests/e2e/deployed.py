@@ -41,6 +41,9 @@ CONFIG = replace(
 PATIENCE_SECONDS = 240.0
 """The test's own deadline, on a busy machine; a run that continues takes a few seconds."""
 
+_LAST = {Phase.UNMASKING.value, Phase.FULL_UNMASKING.value}
+"""Either is the last exchange of a round."""
+
 
 @dataclass
 class Deployed:
@@ -84,7 +87,7 @@ class Deployed:
         for before, event in itertools.pairwise(
             event
             for event in self.events
-            if isinstance(event, RoundDone) or (isinstance(event, Exchange) and event.phase == Phase.UNMASKING.value)
+            if isinstance(event, RoundDone) or (isinstance(event, Exchange) and event.phase in _LAST)
         ):
             # The counts of a round's sum measure the model of the step before, and are reported with it.
             if isinstance(event, RoundDone):
@@ -99,7 +102,9 @@ class Deployed:
         """Return the last round in which the hospital has begun to answer a phase, by its own record."""
         record = self.members[hospital].state / "answered-rounds.json"
         rows = json.loads(record.read_text())["answered"] if record.exists() else []
-        return max((number for _, name, number in rows if name == phase.value), default=0)
+        # The two share a slot, which has the name of one of them.
+        slot = Phase.CONSISTENCY_CHECK if phase is Phase.FULL_UNMASKING else phase
+        return max((number for _, name, number in rows if name == slot.value), default=0)
 
     def reach(self, hospital: str, phase: Phase, moment: str) -> int:
         """Wait for a point of a round; returns the round."""

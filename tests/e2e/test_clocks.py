@@ -43,7 +43,7 @@ def deployed(tmp_path: Path) -> Iterator[Deployed]:
         yield deployed
         # Whatever a clock did, no exchange waited longer than it may, by the machine's clock.
         deadline = CONFIG.transport.exchange_deadline_seconds
-        for phase in (Phase.SHARE_KEYS, Phase.MASKED_INPUT, Phase.UNMASKING):
+        for phase in (Phase.SHARE_KEYS, Phase.MASKED_INPUT, Phase.UNMASKING, Phase.FULL_UNMASKING):
             assert all(exchange.seconds < deadline + 2 for exchange in deployed.exchanges(phase).values())
         assert not [event for event in deployed.events if isinstance(event, AttackRefused)]
 

@@ -23,18 +23,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 AFTER_ITS_VECTOR = {
     (Phase.MASKED_INPUT, "after"),
-    (Phase.CONSISTENCY_CHECK, "during"),
-    (Phase.CONSISTENCY_CHECK, "after"),
-    (Phase.UNMASKING, "during"),
+    (Phase.FULL_UNMASKING, "during"),
 }
 FAST = [(Phase.MASKED_INPUT, "during")]
 SLOW = [
-    (Phase.UNMASKING, "during"),
+    (Phase.FULL_UNMASKING, "during"),
     # After one exchange is before the next; after the last one of a round is before the first of the next round.
-    (Phase.UNMASKING, "after"),
+    (Phase.FULL_UNMASKING, "after"),
     (Phase.MASKED_INPUT, "after"),
-    (Phase.CONSISTENCY_CHECK, "during"),
-    (Phase.CONSISTENCY_CHECK, "after"),
 ]
 
 
@@ -48,7 +44,7 @@ def test_a_killed_hospital_costs_a_round_nothing_but_itself(deployed: Deployed, 
     others, victim = frozenset(["hospital-1", "hospital-2", "hospital-3"]), "hospital-4"
     number = deployed.reach(victim, phase, moment)
     deployed.kill(victim)
-    number += (phase, moment) == (Phase.UNMASKING, "after")
+    number += (phase, moment) == (Phase.FULL_UNMASKING, "after")
     deployed.wait(lambda: deployed.latest_sum() > number, "the run must go on")
     sums = deployed.sums()
     assert sums[number] == (others | {victim} if (phase, moment) in AFTER_ITS_VECTOR else others)

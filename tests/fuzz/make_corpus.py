@@ -73,6 +73,7 @@ def _requests() -> Iterator[bytes]:
     yield messages.encode(messages.AdvertiseKeys(run_description=b"{}", round_number=1))
     yield messages.encode(messages.ShareKeys(run_id=RUN_ID, round_number=1, directory=b"abc"))
     yield messages.encode(messages.CheckConsistency(run_id=RUN_ID, round_number=1, survivors=b"abc"))
+    yield messages.encode(messages.UnmaskAll(run_id=RUN_ID, round_number=1, request=b"abc", next_round=2))
 
 
 def _replies() -> Iterator[bytes]:
@@ -93,6 +94,7 @@ def _secagg() -> Iterator[bytes]:
         one: Any = next(iter(value.values())) if isinstance(value, dict) else value
         if isinstance(one, str) and name not in ("vectors", "masked_vectors", "sum"):
             yield bytes.fromhex(one)
+    yield bytes.fromhex(vectors["round"]["full_round"]["full_unmasking_request"])
 
 
 def _round_terms() -> Iterator[bytes]:

@@ -47,6 +47,8 @@ _AGENT = "tests/unit/client/test_agent.py"
 _LEDGER = "tests/unit/client/ledger/test_ledger.py"
 _TREE = "tests/unit/common/evaluation/test_tree.py"
 _ROUNDS = "tests/unit/server/test_rounds.py"
+_FULL = f"{_ATTACKS}/test_lies_about_full_cohorts.py"
+_MODEL = "tests/protocol/test_two_exchanges_model.py"
 _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
 
 
@@ -204,6 +206,90 @@ _SECAGG_MUTATIONS = (
         "for _ in range(threshold - 1)]",
         "for _ in range(threshold - 2)]",
         (f"{_SECAGG}/test_shamir.py",),
+    ),
+    Mutation(
+        "opening the sum over everybody leaves the slot of signing survivors open",
+        "common/secagg/answered_rounds.py",
+        "= {Phase.FULL_UNMASKING: Phase.CONSISTENCY_CHECK}",
+        "= {}",
+        (_MODEL, f"{_ATTACKS}/test_two_endings_of_a_round.py"),
+    ),
+    Mutation(
+        "opening the sum over everybody takes the slot of unmasking instead of that of signing",
+        "common/secagg/answered_rounds.py",
+        "= {Phase.FULL_UNMASKING: Phase.CONSISTENCY_CHECK}",
+        "= {Phase.FULL_UNMASKING: Phase.UNMASKING}",
+        (_MODEL, f"{_ATTACKS}/test_two_endings_of_a_round.py"),
+    ),
+    Mutation(
+        "an opening is not noted before it is answered",
+        "client/agent.py",
+        "        self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)\n",
+        "",
+        (f"{_ATTACKS}/test_two_endings_of_a_round.py",),
+    ),
+    Mutation(
+        "a threshold of views opens the sum over everybody",
+        "common/secagg/full_unmasking.py",
+        "    for missing in sorted(set(state.cohort) - signers):\n",
+        "    for missing in sorted(set(state.cohort) - signers)[len(state.cohort) - state.threshold :]:\n",
+        (f"{_FULL}::test_one_view_fewer_than_the_cohort_is_refused",),
+    ),
+    Mutation(
+        "views are taken as the server states them",
+        "common/secagg/full_unmasking.py",
+        "        verify_view(state.run, _view_of(state.view, signed), place)\n",
+        "",
+        (f"{_FULL}::test_a_peer_that_was_shown_anything_else_is_found_out",),
+    ),
+    Mutation(
+        "the views of a full sum are not verified",
+        "common/secagg/full_unmasking.py",
+        "    verify_views(state, request, Place(state.hospital, state.round_number, Phase.FULL_UNMASKING))\n",
+        "",
+        (_FULL,),
+    ),
+    Mutation(
+        "whoever opens the sum over everybody reveals shares of a masking key",
+        "common/secagg/full_unmasking.py",
+        "state.run.run_id, state.round_number, state.cohort, (), ())",
+        "state.run.run_id, state.round_number, state.cohort[:-1], (), ())",
+        (f"{_FULL}::test_a_hospital_reveals_shares_of_everyones_own_mask_and_of_no_masking_key",),
+    ),
+    Mutation(
+        "a view's signature does not cover the request",
+        "common/secagg/masked_input.py",
+        'unsigned = encode(replace(message, signature=b""))',
+        'unsigned = encode(replace(message, request_hash=bytes(32), signature=b""))',
+        (f"{_FULL}::test_a_peer_that_was_shown_anything_else_is_found_out",),
+    ),
+    Mutation(
+        "a commitment that nobody can check is accepted",
+        "common/secagg/masked_input.py",
+        "    if message.commitment:\n",
+        "    if len(message.commitment) > len(message.vector_hash):\n",
+        (_FULL,),
+    ),
+    Mutation(
+        "the server adds a vector that is not the one its hospital signed",
+        "common/secagg/masked_input.py",
+        "        if message.vector_hash != vector_hash(vector):\n",
+        "        if not message.vector_hash:\n",
+        (_FULL,),
+    ),
+    Mutation(
+        "the audit takes views that differ",
+        "deploy/audit/record.py",
+        "_require(alike == view, place,",
+        "_require(alike.run_id == view.run_id, place,",
+        ("tests/unit/deploy/audit/test_verify.py::test_views_that_differ_are_found",),
+    ),
+    Mutation(
+        "the audit takes a sum over less than the cohort that signed",
+        "deploy/audit/record.py",
+        "_require(first.cohort_hash == everybody, place,",
+        "_require(len(first.cohort_hash) == len(everybody), place,",
+        ("tests/unit/deploy/audit/test_verify.py::test_a_sum_over_less_than_the_cohort_that_signed_is_found",),
     ),
     Mutation(
         "a phase of a round is answered twice",
@@ -574,8 +660,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "a release is booked to the training account",
         "client/contribution.py",
-        "_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST}",
-        "_ACCOUNTS = {Part.VALIDATION: Account.TRAINING, Part.TEST: Account.TRAINING}",
+        "_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}",
+        "_ACCOUNTS = dict.fromkeys(Part, Account.TRAINING)",
         (_NOISE,),
     ),
     Mutation(
@@ -602,9 +688,23 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the real number of training records is the weight in the mean",
         "client/contribution.py",
-        "return Tail(policy.stated_training_units, units[Part.VALIDATION], units[Part.TEST], entries)",
-        "return Tail(len(self._train), units[Part.VALIDATION], units[Part.TEST], entries)",
+        "return Tail(policy.stated_training_units, counted, units[Part.TEST], entries)",
+        "return Tail(len(self._train), counted, units[Part.TEST], entries)",
         (_STATED,),
+    ),
+    Mutation(
+        "statistics of training records need nobody's agreement",
+        "client/policy.py",
+        "    _check_statistics(policy, run)\n",
+        "",
+        ("tests/unit/server/test_run_statistics.py::test_a_hospital_that_did_not_agree_takes_no_part",),
+    ),
+    Mutation(
+        "a record counts twice as much in statistics as their noise covers",
+        "common/evaluation/statistics.py",
+        "WEIGHT = math.isqrt(NORM_BOUND**2 // TABLES)",
+        "WEIGHT = 2 * math.isqrt(NORM_BOUND**2 // TABLES)",
+        ("tests/unit/common/evaluation/test_statistics.py",),
     ),
     Mutation(
         "the real number of records divides the noisy sum",
@@ -713,8 +813,8 @@ _AGENT_MUTATIONS = (
     Mutation(
         "a sum with too little noise is unmasked",
         "client/agent.py",
-        "if len(listed.survivors) < fewest:",
-        "if len(listed.survivors) < 0:",
+        "if vectors < fewest:",
+        "if vectors < 0:",
         (f"{_ROUNDS}::test_in_mode_distributed_hospitals_themselves_refuse_a_sum_with_too_little_noise",),
     ),
     Mutation(

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from common.config import replace
-from common.run.messages import Request, Unmask
+from common.run.messages import Request, Unmask, UnmaskAll
 from deploy.experiment.consortium import InProcessConsortium, Loss
 from tests.memory_scan import SECRET_BYTES, Remembered
 from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
@@ -35,7 +35,7 @@ class RememberingSource:
 
 
 class Watching(Vanishing):
-    """A line on which a hospital vanishes; remembers the shares that an answer to ``Unmask`` leaves unrevealed."""
+    """A line on which a hospital vanishes; remembers the shares that an answer leaves unrevealed."""
 
     def __init__(self, consortium: InProcessConsortium, remembered: Remembered) -> None:
         super().__init__(DROPPED, 1, "masked_input", Loss.OF_REPLY)
@@ -43,9 +43,10 @@ class Watching(Vanishing):
 
     def __call__(self, hospital: str, request: Request) -> Loss | None:
         run = self._agents[hospital]._run
-        if isinstance(request, Unmask) and run is not None:
+        if isinstance(request, Unmask | UnmaskAll) and run is not None:
+            dropped = DROPPED if isinstance(request, Unmask) else None
             for owner, pair in run.masked[request.round_number].shares.items():
-                unrevealed = pair.self_mask if owner == DROPPED else pair.masking_key
+                unrevealed = pair.self_mask if owner == dropped else pair.masking_key
                 self._remembered.remember("unrevealed shares", unrevealed)
         return super().__call__(hospital, request)
 

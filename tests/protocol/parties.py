@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
+from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg.errors import SERVER, Place
 from common.secagg.messages import (
     AdvertisedKeys,
     EncryptedShares,
+    FullUnmaskingRequest,
     KeyDirectory,
     Limits,
     MaskedInput,
@@ -71,7 +72,9 @@ class Hospital:
 
     def mask(self, request: MaskedInputRequest, vector: Vector) -> tuple[MaskedInput, Vector]:
         shared = self.shared[request.round_number]
-        self.masked[request.round_number], message, masked = masked_input.mask(shared, request, vector.copy())
+        self.masked[request.round_number], message, masked = masked_input.mask(
+            shared, self.identity, request, vector.copy()
+        )
         return message, masked
 
     def sign(self, survivors: SurvivorList) -> SurvivorSignature:
@@ -84,6 +87,9 @@ class Hospital:
     def reveal(self, request: UnmaskingRequest) -> UnmaskingShares:
         signed = self.signed.get(request.round_number)
         return unmasking.reveal(signed or self.masked[request.round_number], request)
+
+    def reveal_all(self, request: FullUnmaskingRequest) -> UnmaskingShares:
+        return full_unmasking.reveal_all(self.masked[request.round_number], request)
 
 
 class Consortium:
@@ -168,6 +174,12 @@ class Consortium:
     ) -> unmasking.Unmasked:
         """Run Unmasking without the ``lost`` hospitals."""
         messages = {name: sent(self[name].reveal(request)) for name in request.survivors if name not in lost}
+        return unmasking.unmask(total, messages)
+
+    def unmask_all(self, total: masked_input.MaskedSum, lost: Collection[str] = ()) -> unmasking.Unmasked:
+        """Open the sum over everybody at once, without the ``lost`` hospitals' answers."""
+        request = sent(full_unmasking.request_all(total))
+        messages = {name: sent(self[name].reveal_all(request)) for name in total.survivors if name not in lost}
         return unmasking.unmask(total, messages)
 
 

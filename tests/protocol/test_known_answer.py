@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from common.secagg.full_unmasking import request_all
 from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import encode
 from common.secagg.parameters import VERSION
+from common.secagg.unmasking import unmask
 from tests.protocol.parties import TERMS, Consortium, sent
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "secagg_round.json"
@@ -23,24 +25,27 @@ PARTS = (
     "key_directory",
     "masked_input_requests",
     "masked_vectors",
+    "masked_inputs",
     "survivors",
     "unmasking_request",
     "unmasking_shares",
     "sum",
+    "full_round",
 )
 
 
 def transcript() -> dict[str, Any]:
-    """Play a round of four hospitals, of which one drops out after it shared its keys."""
+    """Play a round of four hospitals, of which one drops out after it shared its keys, and one in which none does."""
     consortium = Consortium(4, SEED, vector_length=12, counts_length=2)
     vectors = {name: consortium.vector() for name in consortium.names}
     routed = consortium.routed()
-    total, masked_vectors = MaskedSum(routed, TERMS), {}
+    total, masked_vectors, masked_inputs = MaskedSum(routed, TERMS), {}, {}
     requests = {name: routed.request_for(name, TERMS) for name in consortium.names if name != DROPPED}
     for name, request in requests.items():
         message, masked = consortium[name].mask(sent(request), vectors[name])
         total.add(name, message, masked)
         masked_vectors[name] = masked.tobytes().hex()
+        masked_inputs[name] = encode(message).hex()
     survivors = total.close()
     unmasking_request = consortium.unmasking_request(total)
     revealed = {name: consortium[name].reveal(unmasking_request) for name in survivors.survivors}
@@ -50,10 +55,26 @@ def transcript() -> dict[str, Any]:
         "key_directory": encode(routed.directory).hex(),
         "masked_input_requests": {name: encode(request).hex() for name, request in requests.items()},
         "masked_vectors": masked_vectors,
+        "masked_inputs": masked_inputs,
         "survivors": encode(survivors).hex(),
         "unmasking_request": encode(unmasking_request).hex(),
         "unmasking_shares": {name: encode(message).hex() for name, message in revealed.items()},
         "sum": consortium.unmask(total, unmasking_request).total.tobytes().hex(),
+        "full_round": full_round(consortium),
+    }
+
+
+def full_round(consortium: Consortium) -> dict[str, Any]:
+    """Play the round after it, in which nobody is missing and the sum is opened at once."""
+    total = consortium.masked_sum(round_number=2)
+    views = {name: encode(view).hex() for name, view in total.views.items()}
+    request = request_all(total)
+    revealed = {name: consortium[name].reveal_all(request) for name in total.survivors}
+    return {
+        "masked_inputs": views,
+        "full_unmasking_request": encode(request).hex(),
+        "unmasking_shares": {name: encode(message).hex() for name, message in revealed.items()},
+        "sum": unmask(total, revealed).total.tobytes().hex(),
     }
 
 
@@ -73,7 +94,7 @@ def test_the_stored_round_is_whole(played: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     source = (
-        "this protocol's version 2: four hospitals, two counts and eight elements modulo 2^16, "
+        "this protocol's version 3: four hospitals, two counts and eight elements modulo 2^16, "
         "Python's random.Random(2017) as their randomness"
     )
     VECTOR.write_text(json.dumps({"source": source, "round": transcript()}, indent=1) + "\n")

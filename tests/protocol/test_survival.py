@@ -64,7 +64,7 @@ class VanishingAndRestarted(Vanishing):
         return lost
 
 
-@pytest.mark.parametrize("phase", ["masked_input", "unmasking"])
+@pytest.mark.parametrize("phase", ["masked_input", "full_unmasking"])
 def test_without_privacy_a_killed_hospital_leaves_the_model_as_it_would_be_bit_for_bit(
     dealt: Dealt, tmp_path: Path, phase: str
 ) -> None:
@@ -76,9 +76,10 @@ def test_without_privacy_a_killed_hospital_leaves_the_model_as_it_would_be_bit_f
     assert model_of(disturbed) == model_of(undisturbed)
 
 
-def test_a_runs_chains_agree_with_each_other_whoever_vanished(dealt: Dealt, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["masked_input", "full_unmasking"])
+def test_a_runs_chains_agree_with_each_other_whoever_vanished(dealt: Dealt, tmp_path: Path, phase: str) -> None:
     made = audited(small(dealt, tmp_path, experiment={"rounds": ROUNDS}))
-    made.consortium.transport.line = Vanishing("hospital-2", 1, "consistency_check", Loss.OF_REPLY)
+    made.consortium.transport.line = Vanishing("hospital-2", 1, phase, Loss.OF_REPLY)
     assert made.run().train() == COMPLETED
     write_private(tmp_path / "ca.pem", certificate_pem(made.consortium.authority))
     verdict = verify(tmp_path, [tmp_path / name / "audit.jsonl" for name in HOSPITALS], tmp_path / "ca.pem")

@@ -9,7 +9,7 @@ import pytest
 
 from client.contribution import Contributor
 from common.errors import RunError
-from common.run.messages import AdvertiseKeys, Refused
+from common.run.messages import AdvertiseKeys, Refused, Request
 from common.secagg import messages as secagg
 from common.secagg.advertise_keys import RoundKeys
 from common.secagg.consistency_check import SignedState
@@ -18,7 +18,7 @@ from common.secagg.phases import Phase
 from common.secagg.share_keys import SharedKeys, SharePair
 from deploy.experiment.consortium import Loss
 from tests.attacks.test_lies_to_agents import ROUND, VICTIM, LyingServer, lying
-from tests.small_consortium import Dealt, small
+from tests.small_consortium import Dealt, Vanishing, small
 
 State = RoundKeys | SharedKeys | MaskedState | SignedState
 
@@ -63,7 +63,10 @@ def test_at_every_step_what_was_dropped_is_erased_and_what_is_in_hand_is_whole(d
     agents = made.consortium.agents.values()
     seen: dict[int, State] = {}
 
-    def look(*_: object) -> Loss | None:
+    # One round without somebody, so that the others sign; one in which nobody is missing.
+    vanishing = Vanishing("hospital-4", 1, "masked_input", Loss.OF_REPLY)
+
+    def look(hospital: str, request: Request) -> Loss | None:
         runs = [agent._run for agent in agents if agent._run is not None]
         held: list[State] = [
             state for run in runs for by_round in (run.keys, run.shared, run.masked, run.signed)
@@ -73,7 +76,7 @@ def test_at_every_step_what_was_dropped_is_erased_and_what_is_in_hand_is_whole(d
         seen.update({id(state): state for state in held})
         assert all(is_whole(state) for state in held)
         assert all(is_erased(state) for state in seen.values() if not any(state is each for each in held))
-        return None
+        return vanishing(hospital, request)
 
     made.consortium.transport.line = look
     made.run().train()

@@ -160,6 +160,10 @@ class Fleet:
             case messages.Unmask(request=encoded):
                 unmask = secagg.decode(encoded, secagg.UnmaskingRequest, secagg.Limits(), PLACE)
                 reply = messages.Unmasked(revealed=secagg.encode(hospital.reveal(unmask)))
+            case messages.UnmaskAll(request=encoded, next_directory=directory):
+                everything = secagg.decode(encoded, secagg.FullUnmaskingRequest, secagg.Limits(), PLACE)
+                shares = None if directory is None else self.shares(hospital, directory)
+                reply = messages.Unmasked(revealed=secagg.encode(hospital.reveal_all(everything)), shares=shares)
             case _:
                 raise AssertionError(request)
         content["body"] = ConfigRecord({"message": messages.encode(reply)})
@@ -170,7 +174,7 @@ class Fleet:
         vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.head.nbytes), self.head.dtype)
         vector[:-PARAMETERS] = self.head
         shared = hospital.shared[asked.round_number]
-        state, message, vector = masked_input.mask(shared, asked, vector)
+        state, message, vector = masked_input.mask(shared, hospital.identity, asked, vector)
         hospital.masked[asked.round_number] = state
         following = request.next_round
         reply = messages.InputMasked(

@@ -13,9 +13,12 @@ from common.evaluation.plan import Part
 from common.run.messages import Request
 from common.run.round_terms import Purpose
 from common.run.terms import describe, protocol_parameters
+from common.secagg import full_unmasking, masked_input
 from common.secagg.errors import TooFewHospitalsError, TooFewSharesError, TooFewSignaturesError
 from common.secagg.masks import apply_masks
-from common.telemetry.events import Dropout, Exchange, Refusal
+from common.secagg.messages import MaskedInput
+from common.secagg.parameters import RunParameters
+from common.telemetry.events import AttackRefused, Dropout, Exchange, Refusal
 from deploy.experiment.consortium import Loss
 from server.conversation import Conversation
 from server.initial_model import initial_model
@@ -29,7 +32,9 @@ TRUSTING = everybody(allow_semi_honest=True)
 
 TRAIN = Asked(Purpose.TRAIN)
 
-EXCHANGES = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
+EXCHANGES = ("advertise_keys", "share_keys", "masked_input", "full_unmasking", "consistency_check", "unmasking")
+OF_THREE = ("consistency_check", "unmasking")
+"""Exchanges of a round in which somebody is missing. Four hospitals tolerate nobody else to vanish in such a round."""
 
 
 class Rounds:
@@ -91,6 +96,11 @@ def rounds(dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rou
     return Rounds(small(dealt, tmp_path), monkeypatch)
 
 
+def never_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Make the server let survivors sign although everybody is there, which hospitals allow."""
+    patch.setattr(full_unmasking, "is_full", lambda _: False)
+
+
 def test_the_sum_is_bit_for_bit_that_of_the_vectors_and_the_next_rounds_keys_ride_along(rounds: Rounds) -> None:
     for number in (1, 2):
         summed = rounds.round(number)
@@ -98,7 +108,44 @@ def test_the_sum_is_bit_for_bit_that_of_the_vectors_and_the_next_rounds_keys_rid
         np.testing.assert_array_equal(summed.total, rounds.plain_sum(number, HOSPITALS))
         assert set(summed.epsilon) == set(HOSPITALS)
     phases = [event.phase for event in rounds.made.of(Exchange) if event.round == 2]
-    assert phases == ["masked_input", "consistency_check", "unmasking"]
+    assert phases == ["masked_input", "full_unmasking"]
+
+
+def test_a_round_in_which_somebody_is_missing_takes_three_exchanges_and_the_next_two_again(rounds: Rounds) -> None:
+    rounds.made.consortium.transport.line = Vanishing(VANISHING, 2, "masked_input", Loss.OF_REQUEST)
+    summed = {number: rounds.round(number) for number in range(1, 5)}
+    phases = {number: [event.phase for event in rounds.made.of(Exchange) if event.round == number] for number in summed}
+    assert phases[2] == ["masked_input", "consistency_check", "unmasking"]
+    assert phases[3] == phases[4] == ["masked_input", "full_unmasking"]
+    assert [(len(each.views), len(each.signatures)) for each in summed.values()] == [(4, 0), (0, 3), (3, 0), (4, 0)]
+
+
+def test_either_way_a_sum_is_opened_gives_the_same_bits(
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(small(dealt, tmp_path), monkeypatch)
+    at_once = rounds.round(1)
+    never_at_once(monkeypatch)
+    signed = rounds.round(2)
+    for number, summed in ((1, at_once), (2, signed)):
+        np.testing.assert_array_equal(summed.total, rounds.plain_sum(number, HOSPITALS))
+    assert (set(at_once.views), set(at_once.signatures)) == (set(HOSPITALS), set())
+    assert (set(signed.views), set(signed.signatures)) == (set(), set(HOSPITALS))
+
+
+def test_a_hospital_whose_view_is_not_signed_is_left_out_and_named(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = masked_input.signed_part
+
+    def another(run: RunParameters, message: MaskedInput) -> bytes:
+        part = sign(run, message)
+        # The hospital itself signs before there is a signature; whoever verifies has it in the message.
+        return part + b"else" if message.hospital == VANISHING and not message.signature else part
+
+    monkeypatch.setattr(masked_input, "signed_part", another)
+    assert rounds.round(1).survivors == OTHERS
+    assert [(event.hospital, event.code) for event in rounds.made.of(AttackRefused)] == [(VANISHING, "view_signature")]
 
 
 def test_a_semi_honest_round_has_two_exchanges(dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +159,11 @@ def test_a_semi_honest_round_has_two_exchanges(dealt: Dealt, tmp_path: Path, mon
 
 @pytest.mark.parametrize("loss", Loss)
 @pytest.mark.parametrize("phase", EXCHANGES)
-def test_a_hospital_that_vanishes_costs_its_own_part_and_comes_back(rounds: Rounds, phase: str, loss: Loss) -> None:
+def test_a_hospital_that_vanishes_costs_its_own_part_and_comes_back(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch, phase: str, loss: Loss
+) -> None:
+    if phase in OF_THREE:
+        never_at_once(monkeypatch)
     # Round 1 alone has exchanges of its own for keys; later ones ride along.
     number = 1 if phase in {"advertise_keys", "share_keys"} else 2
     rounds.made.consortium.transport.line = Vanishing(VANISHING, number, phase, loss)
@@ -121,7 +172,7 @@ def test_a_hospital_that_vanishes_costs_its_own_part_and_comes_back(rounds: Roun
         summed = rounds.round(each)
         np.testing.assert_array_equal(summed.total, rounds.plain_sum(each, summed.survivors))
         seen[each] = summed.survivors
-    answered_in_time = phase in {"consistency_check", "unmasking"}
+    answered_in_time = phase in {"full_unmasking", *OF_THREE}
     assert seen[number] == (HOSPITALS if answered_in_time else OTHERS)
     assert seen[number + 2] == HOSPITALS
     assert [(event.round, event.hospital, event.phase) for event in rounds.made.of(Dropout)] == [
@@ -153,11 +204,15 @@ def test_a_hospital_may_join_late(rounds: Rounds) -> None:
         ("masked_input", TooFewHospitalsError),
         ("consistency_check", TooFewSignaturesError),
         ("unmasking", TooFewSharesError),
+        ("full_unmasking", TooFewSharesError),
     ],
 )
 def test_below_the_threshold_there_is_no_sum_and_the_next_round_starts_afresh(
-    rounds: Rounds, phase: str, error: type[Exception]
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch, phase: str, error: type[Exception]
 ) -> None:
+    if phase in OF_THREE:
+        never_at_once(monkeypatch)
+
     def line(hospital: str, request: Request) -> Loss | None:
         vanishing = [Vanishing(name, 1, phase, Loss.OF_REQUEST) for name in ("hospital-1", "hospital-2")]
         return next((lost for each in vanishing if (lost := each(hospital, request)) is not None), None)
@@ -199,7 +254,7 @@ def distributed(dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return Rounds(small(dealt, tmp_path, privacy=DISTRIBUTED, training={"sample_rate": 0.5}), monkeypatch)
 
 
-@pytest.mark.parametrize("phase", ["masked_input", "unmasking"])
+@pytest.mark.parametrize("phase", ["masked_input", "full_unmasking"])
 def test_in_mode_distributed_a_tolerated_dropout_leaves_noise_enough(distributed: Rounds, phase: str) -> None:
     distributed.made.consortium.transport.line = Vanishing(VANISHING, 1, phase, Loss.OF_REPLY)
     summed = distributed.round(1)

@@ -71,7 +71,7 @@ def test_the_model_changes_and_is_kept(dealt: Dealt, tmp_path: Path) -> None:
     assert not (kept.model[:] == before).all()
 
 
-@pytest.mark.parametrize("phase", ["masked_input", "consistency_check", "unmasking"])
+@pytest.mark.parametrize("phase", ["masked_input", "full_unmasking"])
 def test_a_hospital_that_vanishes_does_not_stop_the_run(dealt: Dealt, tmp_path: Path, phase: str) -> None:
     made = small(dealt, tmp_path, experiment={"rounds": 3})
     made.consortium.transport.line = Vanishing("hospital-2", 1, phase, Loss.OF_REPLY)

@@ -17,7 +17,7 @@ BYTES = IMAGES.nbytes
 def fill(cache: PreparedCache, key: str, images: npt.NDArray[np.uint8] = IMAGES, *, commit: bool = True) -> None:
     with cache.build(key, images.nbytes) as writer:
         for number, pixels in enumerate(images):
-            writer.add("train" if number < 4 else "test", pixels, number % 2, number // 2)
+            writer.add("train" if number < 4 else "test", pixels, number % 2, number // 2, np.full(6, number, np.uint8))
         if commit:
             writer.commit(FINGERPRINT)
 
@@ -31,7 +31,9 @@ def test_what_was_committed_is_found_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(found.parts["test"].images, IMAGES[4:])
     assert found.parts["train"].labels.tolist() == [0, 1, 0, 1]
     assert found.parts["train"].patients.tolist() == [0, 0, 1, 1]
+    assert found.parts["test"].traits.tolist() == [[4] * 6, [5] * 6]
     assert found.parts["val"].images.shape == (0, 1, 8, 8)
+    assert found.parts["val"].traits.shape == (0, 6)
 
 
 def test_nothing_is_found_under_another_key_or_before_a_commit(tmp_path: Path) -> None:
@@ -75,7 +77,7 @@ def test_a_file_cut_short_makes_the_whole_unusable(tmp_path: Path, name: str) ->
 def test_another_version_is_not_read(tmp_path: Path) -> None:
     fill(PreparedCache(tmp_path), "a")
     index = tmp_path / "prepared-a" / "index.json"
-    index.write_text(index.read_text().replace('"version": 2', '"version": 1'))
+    index.write_text(index.read_text().replace('"version": 3', '"version": 2'))
     assert PreparedCache(tmp_path).find("a") is None
 
 

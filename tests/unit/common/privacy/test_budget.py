@@ -36,9 +36,16 @@ def test_what_promises_less_than_the_policy_is_converted_or_refused_and_all_else
 
 def test_a_policy_is_what_the_hospital_configures_for_the_account() -> None:
     hospital = HospitalConfig(
-        epsilon_budget=7.0, evaluation_epsilon_budget=2.0, delta=1e-6, unit=PrivacyUnit.PATIENT, min_colluders=2
+        epsilon_budget=7.0,
+        evaluation_epsilon_budget=2.0,
+        allow_statistics_epsilon=0.5,
+        delta=1e-6,
+        unit=PrivacyUnit.PATIENT,
+        min_colluders=2,
     )
-    training, validation, test = (BudgetPolicy.of(hospital, account) for account in Account)
+    training, validation, test, statistics = (BudgetPolicy.of(hospital, account) for account in Account)
+    assert statistics == BudgetPolicy(0.5, 1e-6, PrivacyUnit.PATIENT, 2)
+    assert BudgetPolicy.of(HospitalConfig(), Account.STATISTICS).budget == 0.0
     assert training == BudgetPolicy(7.0, 1e-6, PrivacyUnit.PATIENT, 2)
     assert validation == test == BudgetPolicy(2.0, 1e-6, PrivacyUnit.PATIENT, 2)
     stated = HospitalConfig(most_records_per_patient=7)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from common.evaluation import EvaluationPlan, Part, TaskKind
+from common.evaluation import EvaluationPlan, TaskKind
+from common.evaluation.plan import EVALUATED
 from common.privacy.accounting import Accountant, epsilon
 from common.privacy.gaussian import accounted_mu, gaussian_delta, gaussian_epsilon, gaussian_mu
 
@@ -19,7 +20,7 @@ def test_an_accountant_bounds_a_plans_releases_by_its_target_and_hardly_by_less(
         rounds=rounds, classes=2, kind=TaskKind.BINARY, epsilon=target, delta=1e-4, accountant=accountant,
         interim_releases=9, repeats=0,
     )  # fmt: skip
-    for part in Part:
+    for part in EVALUATED:
         events = [
             plan.mechanism(release, colluders=0, tolerated_dropouts=1).event(1.0)
             for release in plan.releases

@@ -170,7 +170,7 @@ def test_mask_seeds_are_erased_also_when_masking_fails(consortium: Consortium, *
 
     request, shared = request_of(consortium), consortium[NAME].shared[1]
     try:
-        masked_input.mask(shared, request, consortium.vector().copy(), watched)
+        masked_input.mask(shared, consortium[NAME].identity, request, consortium.vector().copy(), watched)
     except MemoryError:
         assert fails
     # Each part of the vector has masks of its own.

@@ -13,12 +13,14 @@ from common.secagg.messages import (
     AdvertisedKeys,
     EncryptedShare,
     EncryptedShares,
+    FullUnmaskingRequest,
     KeyDirectory,
     Limits,
     MaskedInput,
     MaskedInputRequest,
     Message,
     RevealedShare,
+    SignedView,
     SurvivorList,
     SurvivorSignature,
     UnmaskingRequest,
@@ -41,6 +43,7 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     SurvivorSignature,
     UnmaskingRequest,
     UnmaskingShares,
+    FullUnmaskingRequest,
 )
 
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
@@ -48,6 +51,7 @@ run_ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
 rounds = st.integers(0, 2**64 - 1)
 hashes = st.binary(min_size=32, max_size=32)
 signatures = st.binary(max_size=64)
+commitments = st.binary(max_size=32)
 
 
 def sorted_by(key: str | None, items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -67,7 +71,24 @@ any_message = st.one_of(
     st.builds(KeyDirectory, run_ids, rounds, st.integers(0, 65_535), sorted_by("hospital", advertised)),
     st.builds(EncryptedShares, run_ids, rounds, names, hashes, hashes, sorted_by("recipient", encrypted)),
     st.builds(MaskedInputRequest, run_ids, rounds, st.binary(max_size=300), several, sorted_by("dealer", encrypted)),
-    st.builds(MaskedInput, run_ids, rounds, names, hashes, hashes, st.sampled_from((16, 32)), rounds),
+    st.builds(
+        MaskedInput,
+        run_ids,
+        rounds,
+        names,
+        *[hashes] * 4,
+        st.sampled_from((16, 32)),
+        rounds,
+        hashes,
+        commitments,
+        signatures,
+    ),
+    st.builds(
+        FullUnmaskingRequest,
+        run_ids,
+        rounds,
+        sorted_by("hospital", st.builds(SignedView, names, hashes, commitments, signatures)),
+    ),
     st.builds(SurvivorList, run_ids, rounds, several, several),
     signed,
     st.builds(UnmaskingRequest, run_ids, rounds, several, several, sorted_by("hospital", signed)),

@@ -4,6 +4,7 @@ import datetime
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -12,14 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
-from common.audit.entries import Refused, Stepped, Summed
+from common.audit.entries import Opened, Refused, Signed, Stepped, Summed
 from common.errors import AuditError
 from common.identity.certificates import certificate_pem, make_authority
 from common.run.flat_model import hash_model
+from common.run.round_terms import RoundTerms
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
 from server.initial_model import initial_model
-from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer, terms_of
+from tests.audited_run import EPSILON, NAMES, RUN_ID, AuditedRun, audited_run, server_writer, terms_of
 
 
 @pytest.fixture
@@ -109,8 +111,9 @@ def test_a_server_that_cuts_its_chain_short_is_found_by_the_model(run: AuditedRu
         verdict_of(run)
 
 
-def test_a_sum_that_the_server_hides_is_told(run: AuditedRun) -> None:
-    run.sum_up(7, bytes(32), train=True, record_it=False)
+@pytest.mark.parametrize("full", [True, False])
+def test_a_sum_that_the_server_hides_is_told(run: AuditedRun, *, full: bool) -> None:
+    run.sum_up(7, bytes(32), train=True, record_it=False, full=full)
     assert verdict_of(run).unfinished == (7,)
 
 
@@ -127,7 +130,7 @@ def test_survivors_that_did_not_sign_are_found(run: AuditedRun) -> None:
     run.server.append(
         Summed(
             run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), terms=terms.encode().hex(),
-            survivors=NAMES, signatures=signatures, epsilon={},
+            survivors=NAMES, signatures=signatures, views={}, epsilon={},
         )
     )  # fmt: skip
     with pytest.raises(AuditError, match="hospital-1 signed another view of round 4"):
@@ -141,10 +144,111 @@ def test_too_few_signatures_are_found(run: AuditedRun) -> None:
     run.server.append(
         Summed(
             run_id=RUN_ID, round_number=4, train=True, model_hash=model, terms=terms.encode().hex(), survivors=NAMES,
-            signatures=signatures, epsilon={},
+            signatures=signatures, views={}, epsilon={},
         )
     )  # fmt: skip
     with pytest.raises(AuditError, match="3 survivors must have signed, got 2"):
+        verdict_of(run)
+
+
+def _record_full_round(run: AuditedRun, views: dict[str, bytes], survivors: tuple[str, ...] = NAMES) -> None:
+    """Let the server record round 4 as one in which nobody was missing, with these views as evidence."""
+    model = _last_model(run)
+    run.server.append(
+        Summed(
+            run_id=RUN_ID, round_number=4, train=True, model_hash=model, terms=_terms(run).encode().hex(),
+            survivors=survivors, signatures={}, views={name: view.hex() for name, view in views.items()}, epsilon={},
+        )
+    )  # fmt: skip
+
+
+def _terms(run: AuditedRun) -> RoundTerms:
+    return terms_of(bytes.fromhex(_last_model(run)))
+
+
+def _views(run: AuditedRun, **changes: Any) -> dict[str, bytes]:  # noqa: ANN401 - of AuditedRun.view
+    return {name: run.view(name, 4, _terms(run), **changes) for name in NAMES}
+
+
+def test_a_sum_over_less_than_the_cohort_that_signed_is_found(run: AuditedRun) -> None:
+    _record_full_round(run, _views(run, cohort=(*NAMES, "hospital-4")))
+    with pytest.raises(AuditError, match="the sum must be over the cohort that everyone signed"):
+        verdict_of(run)
+
+
+def test_a_full_round_without_everyones_view_is_found(run: AuditedRun) -> None:
+    views = _views(run)
+    del views["hospital-2"]
+    _record_full_round(run, views)
+    with pytest.raises(AuditError, match="everyone in the sum, and no other, must have signed"):
+        verdict_of(run)
+
+
+def test_views_that_differ_are_found(run: AuditedRun) -> None:
+    other = run.view("hospital-3", 4, _terms(run), directory_hash=b"\1" * 32)
+    _record_full_round(run, {**_views(run), "hospital-3": other})
+    with pytest.raises(AuditError, match="hospital-3 signed another view than hospital-1"):
+        verdict_of(run)
+
+
+def test_a_view_of_another_round_or_another_hospitals_is_found(run: AuditedRun) -> None:
+    _record_full_round(run, {**_views(run), "hospital-3": run.view("hospital-3", 5, _terms(run))})
+    with pytest.raises(AuditError, match="the view of round 4 must be that of hospital-3"):
+        verdict_of(run)
+
+
+def test_a_view_that_its_hospital_did_not_sign_is_found(run: AuditedRun) -> None:
+    views = _views(run)
+    views["hospital-2"] = views["hospital-2"][:-1] + bytes([views["hospital-2"][-1] ^ 1])
+    _record_full_round(run, views)
+    with pytest.raises(AuditError, match="everyone in the cohort must have signed the same view of the round"):
+        verdict_of(run)
+
+
+def test_views_and_signatures_of_one_sum_are_found(run: AuditedRun) -> None:
+    model, terms = _last_model(run), _terms(run)
+    run.server.append(
+        Summed(
+            run_id=RUN_ID, round_number=4, train=True, model_hash=model, terms=terms.encode().hex(), survivors=NAMES,
+            signatures={name: run.signature(name, 4, terms, NAMES).hex() for name in NAMES},
+            views={name: view.hex() for name, view in _views(run).items()}, epsilon={},
+        )
+    )  # fmt: skip
+    with pytest.raises(AuditError, match="not both"):
+        verdict_of(run)
+
+
+def test_a_view_that_the_hospitals_own_chain_lacks_is_found(run: AuditedRun) -> None:
+    run.sum_up(4, bytes.fromhex(_last_model(run)), train=True, record_it=False)
+    views = {**_views(run), "hospital-2": run.view("hospital-2", 4, _terms(run), vector=b"another")}
+    run.server.append(
+        Summed(
+            run_id=RUN_ID, round_number=4, train=True, model_hash=_last_model(run), terms=_terms(run).encode().hex(),
+            survivors=NAMES, signatures={}, views={name: view.hex() for name, view in views.items()},
+            epsilon=dict.fromkeys(NAMES, EPSILON),
+        )
+    )  # fmt: skip
+    with pytest.raises(AuditError, match=r"hospital-2/audit\.jsonl: round 4: the server holds a signed view"):
+        verdict_of(run)
+
+
+def test_a_hospital_that_signed_survivors_and_opened_everybodys_sum_is_found(run: AuditedRun) -> None:
+    run.hospitals["hospital-1"].append(Opened(run_id=RUN_ID, round_number=2, cohort=NAMES))
+    with pytest.raises(AuditError, match=r"hospital-1/audit\.jsonl, line \d+: .* the server recorded another"):
+        verdict_of(run)
+    run.sum_up(7, bytes(32), train=True, record_it=False)
+    one, terms = run.hospitals["hospital-2"], terms_of(bytes(32))
+    signature = run.signature("hospital-2", 7, terms, NAMES).hex()
+    one.append(Signed(run_id=RUN_ID, round_number=7, survivors=NAMES, signature=signature))
+    with pytest.raises(AuditError, match="survivors of round 7 were signed, and its sum over everybody was opened"):
+        verify(run.folder, [run.chain_file("hospital-2")], run.authority_file)
+
+
+@pytest.mark.parametrize("cohort", [NAMES[:2], (*NAMES, "hospital-4")])
+def test_a_sum_opened_for_another_cohort_than_was_masked_for_is_found(run: AuditedRun, cohort: tuple[str, ...]) -> None:
+    run.sum_up(7, bytes(32), train=True, record_it=False, full=False)
+    run.hospitals["hospital-1"].append(Opened(run_id=RUN_ID, round_number=7, cohort=cohort))
+    with pytest.raises(AuditError, match="opened round 7 for another cohort than it masked for"):
         verdict_of(run)
 
 

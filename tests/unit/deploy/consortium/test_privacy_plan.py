@@ -7,7 +7,7 @@ import pytest
 
 from common.config import Config, PrivacyMode, replace
 from common.errors import ConfigError, PrivacyError
-from common.evaluation.plan import Part
+from common.evaluation.plan import EVALUATED
 from common.privacy.accounting import Accountant, Adversary, epsilon
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from common.run.terms import describe, evaluation_plan_of, release_mechanism
@@ -63,7 +63,7 @@ def test_the_plan_is_what_a_hospital_of_the_deployed_run_books(planned: Plan, mo
     assert releases is not None
     assert planned.evaluation is not None
     assert planned.evaluation.lines == releases.describe()
-    for part in Part:
+    for part in EVALUATED:
         events = [release_mechanism(run, releases, each).event(1.0) for each in releases.releases if each.part is part]
         claimed = max(claim.value for claim in planned.evaluation.claims[part])
         assert claimed == pytest.approx(epsilon(events, run.privacy.delta, Accountant.RDP), rel=1e-6)

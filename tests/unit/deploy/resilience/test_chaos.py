@@ -19,7 +19,8 @@ def exchange(round_number: int, phase: Phase, answered: tuple[str, ...] = HOSPIT
 
 
 def whole_round(progress: Progress, number: int, answered: tuple[str, ...] = HOSPITALS) -> None:
-    for phase in (Phase.MASKED_INPUT, Phase.CONSISTENCY_CHECK, Phase.UNMASKING):
+    ending = (Phase.FULL_UNMASKING,) if answered == HOSPITALS else (Phase.CONSISTENCY_CHECK, Phase.UNMASKING)
+    for phase in (Phase.MASKED_INPUT, *ending):
         progress.add(exchange(number, phase, answered, at=10.0 * number))
 
 

@@ -64,7 +64,7 @@ def test_dropouts_refusals_and_the_end_are_kept() -> None:
     assert [item.hospital for item in history.dropouts] == ["hospital-3"]
     assert [item.code for item in history.refusals] == ["budget"]
     assert history.finished is not None
-    assert len(history.exchanges) == 18
+    assert len(history.exchanges) == 13
 
 
 def test_a_folder_without_a_run_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""A trained model as whoever uses it sees it: images in, scores and probabilities out, as in training."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.training import logits
+from common.models import registry
+from common.models.flat import share_parameters
+from common.models.frozen import extract
+from deploy.results.model_file import ModelCard
+
+
+class Classifier:
+    """A model with its frozen features, ready to score images.
+
+    Args:
+        flat: the parameters, float32, shape (d,).
+        card: what the model is.
+    """
+
+    def __init__(self, flat: NDArray[np.float32], card: ModelCard) -> None:
+        self._network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
+        share_parameters(self._network, torch.from_numpy(flat.copy()))
+        self._features = registry.frozen_features(card.architecture)
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the logits of each class, shape (n, classes).
+
+        Args:
+            images: (n, channels, image_size, image_size).
+        """
+        inputs = images if self._features is None else np.concatenate(list(extract(self._features, images)))
+        return np.asarray(logits(self._network, torch.from_numpy(inputs)).double().numpy())
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each class's probability, shape (n, classes), from logits; a row sums to 1."""
+    return np.asarray(torch.softmax(torch.from_numpy(scores), dim=1).numpy())
+
+
+def log_odds(scores: NDArray[np.float64], chosen: int) -> NDArray[np.float64]:
+    """Return the log-odds of one class against all others, shape (n,), from logits of shape (n, classes).
+
+    >>> log_odds(np.array([[0.0, 2.0], [3.0, 2.0]]), 1).tolist()
+    [2.0, -1.0]
+    """
+    others = np.delete(scores, chosen, axis=1)
+    largest = others.max(axis=1)
+    return np.asarray(scores[:, chosen] - largest - np.log(np.exp(others - largest[:, None]).sum(axis=1)))

@@ -1,0 +1,211 @@
+"""Reports and pictures are read back by dcmtk, which is not what made them."""
+
+import io
+import shutil
+import subprocess
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image
+from pydicom.uid import generate_uid
+
+from client.data.dicom import quiet
+from common.errors import DataError
+from common.models import registry
+from common.models.flat import flat_parameters
+from deploy.datasets import phantom
+from deploy.results.model_file import ModelFacts, load_model, save_model
+from deploy.results.predict import PICTURE_ENDING, REPORT_ENDING, main, predict
+from tests.unit.client.data.hospital_folder import dicom, png
+
+needs_dcmtk = pytest.mark.skipif(
+    shutil.which("dsrdump") is None, reason="dcmtk is not installed (Debian: apt-get install dcmtk)"
+)
+
+STUDY, SERIES = generate_uid(), generate_uid()
+HEADER: Mapping[str, Any] = {
+    "SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg", "PatientID": "4711", "PatientSex": "M",
+    "PatientBirthDate": "19500102", "AccessionNumber": "A-1", "StudyID": "S1", "StudyDate": "20260102",
+    "StudyTime": "101112", "ReferringPhysicianName": "Dr Weiß", "StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES,
+    "BodyPartExamined": "CHEST", "ViewPosition": "PA", "InstitutionName": "St. Elsewhere", "OperatorsName": "Doe^Jane",
+}  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.set_num_threads(1)
+    name = "scattering_linear"
+    network = registry.build(name, 2, 1, 28, seed=3)
+    flat = np.random.default_rng(2).normal(0, 0.1, flat_parameters(network).shape).astype(np.float32)
+    facts = ModelFacts(
+        architecture=name, classes=("normal", "pneumonia"), channels=1, image_size=28, threshold=0.4, run_id="0" * 32,
+        task="pneumonia", data_set="phantom", privacy={"mode": "none"},
+    )  # fmt: skip
+    save_model(tmp_path, flat, facts)
+    return tmp_path
+
+
+def _chest(**fields: object) -> bytes:
+    return dicom(phantom.chest(1, 64, 3).images[0, 0], **{**HEADER, **fields})
+
+
+def _ask(model: Path, content: bytes, name: str = "x.dcm") -> tuple[Path, Path]:
+    (model / name).write_bytes(content)
+    out = model / "answers"
+    assert main(["predict", str(model), str(model / name), "--dicom-sr", str(out)]) == 0
+    stem = Path(name).stem
+    return out / (stem + REPORT_ENDING), out / (stem + PICTURE_ENDING)
+
+
+def _dcmtk(program: str, *arguments: object) -> str:
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, check=False)
+    said = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
+    assert done.returncode == 0, said
+    assert not [line for line in said.splitlines() if line.startswith(("E:", "F:", "W:"))], said
+    return said
+
+
+@needs_dcmtk
+def test_the_report_is_one_that_dcmtk_reads_and_says_what_predict_says(model: Path) -> None:
+    report, _ = _ask(model, _chest())
+    shown = _dcmtk("dsrdump", "+Pl", "+Pc", report)
+    flat, card = load_model(model)
+    (answer,) = predict(flat, card, [model / "x.dcm"])
+    assert "Comprehensive SR Document" in shown
+    assert "PRELIMINARY" in shown
+    assert "UNVERIFIED" in shown
+    assert "Research software, not a medical device" in shown
+    assert card.sha256 in shown
+    for name in card.classes:
+        assert f'"Probability of {name}")="{round(answer.probabilities[name], 6)}"' in shown
+    code = {"pneumonia": "(233604007,SCT", "normal": "(17621005,SCT"}[answer.predicted]
+    assert f'"Class predicted by the model")={code}' in shown
+
+
+def test_a_name_in_any_script_is_written_whole(model: Path) -> None:
+    for path in _ask(model, _chest(SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎")):
+        made = pydicom.dcmread(path)
+        assert made.SpecificCharacterSet == "ISO_IR 192"
+        assert str(made.PatientName) == "Yamada^Tarou=山田^太郎"
+
+
+@needs_dcmtk
+def test_report_and_picture_belong_to_the_images_study_and_patient(model: Path) -> None:
+    content = _chest()
+    source = pydicom.dcmread(io.BytesIO(content))
+    for made in map(pydicom.dcmread, _ask(model, content)):
+        assert str(made.PatientName) == "Müller^Jörg"
+        assert str(made.ReferringPhysicianName) == "Dr Weiß"
+        for keyword in ("PatientID", "PatientSex", "PatientBirthDate", "AccessionNumber", "StudyDate", "StudyTime"):
+            assert made[keyword].value == source[keyword].value
+        assert made.StudyInstanceUID == STUDY
+        assert made.SeriesInstanceUID != SERIES
+        assert "InstitutionName" not in made
+        assert "OperatorsName" not in made
+    report, picture = (pydicom.dcmread(path) for path in _ask(model, content))
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    named = {
+        item.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert named == {source.SOPInstanceUID, picture.SOPInstanceUID}
+    assert picture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+
+
+@needs_dcmtk
+def test_the_picture_is_what_dcmtk_shows_and_is_coloured_where_the_model_looked(model: Path) -> None:
+    _, picture = _ask(model, _chest())
+    _dcmtk("dcmdump", picture)
+    _dcmtk("dcmj2pnm", "--write-raw-pnm", picture, model / "x.ppm")
+    shown = np.asarray(Image.open(model / "x.ppm"), np.int16)
+    assert (shown == pydicom.dcmread(picture).pixel_array).all()
+    assert shown[26:].shape == (448, 448, 3)
+    band, image = shown[:26], shown[26:]
+    assert band.max() > 200  # the words above the picture
+    assert np.abs(image[..., 0] - image[..., 2]).max() > 60
+
+
+@needs_dcmtk
+@pytest.mark.parametrize(
+    ("fields", "keyword"),
+    [
+        ({"PatientSex": "X"}, "PatientSex"),
+        ({"StudyDate": "2026.01.02"}, "StudyDate"),
+        ({"StudyTime": "noon"}, "StudyTime"),
+        ({"PatientBirthDate": "unknown"}, "PatientBirthDate"),
+        ({"PatientName": None}, "PatientName"),
+        ({"AccessionNumber": None}, "AccessionNumber"),
+    ],
+)
+def test_a_field_that_no_archive_takes_stays_empty(model: Path, fields: dict[str, object], keyword: str) -> None:
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = _without(keyword) if None in fields.values() else _chest(**fields)
+    for path in _ask(model, content):
+        assert not pydicom.dcmread(path)[keyword].value
+        _dcmtk("dcmdump", path)
+
+
+def _without(keyword: str) -> bytes:
+    header = {key: value for key, value in HEADER.items() if key != keyword}
+    return dicom(phantom.chest(1, 64, 3).images[0, 0], **header)
+
+
+@pytest.mark.parametrize(
+    ("content", "flag"),
+    [
+        (_chest(Modality="MR"), "wrong_modality"),
+        (_chest(BodyPartExamined="LEG"), "wrong_body_part"),
+        (_chest(ViewPosition="LL"), "wrong_view"),
+        (_chest(PhotometricInterpretation="MONOCHROME1"), "inverted_image"),
+        (dicom(np.zeros((64, 64), np.uint8), **HEADER), "constant_image"),
+        (dicom(np.rot90(phantom.chest(1, 64, 3).images[0, 0], 2).copy(), **HEADER), "unlike_task"),
+        (_chest(WindowCenter=0, WindowWidth=0), "header_field_ignored"),
+    ],
+)
+def test_no_report_is_filed_for_an_image_that_a_check_flags_nor_for_those_beside_it(
+    model: Path, content: bytes, flag: str
+) -> None:
+    (model / "good.dcm").write_bytes(_chest())
+    (model / "bad.dcm").write_bytes(content)
+    with pytest.raises(DataError, match=rf"no report may be filed(.|\n)+bad\.dcm: .*{flag}"):
+        main(["predict", str(model), str(model / "good.dcm"), str(model / "bad.dcm"), "--dicom-sr", str(model / "out")])
+    assert not (model / "out").exists()
+
+
+def test_what_a_check_says_of_clock_and_privacy_forbids_no_report_and_stands_in_it(model: Path) -> None:
+    report, _ = _ask(model, _chest(BurnedInAnnotation="YES"))
+    assert b"burned_in_text" in report.read_bytes()
+
+
+def test_a_png_has_no_study_to_file_a_report_with(model: Path) -> None:
+    (model / "x.png").write_bytes(png(phantom.chest(1, 64, 3).images[0, 0]))
+    with pytest.raises(DataError, match=r"x\.png must be DICOM"):
+        main(["predict", str(model), str(model / "x.png"), "--dicom-sr", str(model / "out")])
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_an_image_without_its_identifiers_is_refused_by_field(model: Path, keyword: str) -> None:
+    (model / "x.dcm").write_bytes(_without(keyword))
+    with pytest.raises(DataError, match=rf"header must have {keyword}.*original image"):
+        main(["predict", str(model), str(model / "x.dcm"), "--dicom-sr", str(model / "out")])
+
+
+def test_two_images_of_one_name_are_refused(model: Path) -> None:
+    (model / "x.dcm").write_bytes(_chest())
+    (model / "x.ima").write_bytes(_chest())
+    with pytest.raises(DataError, match="two images are called x"):
+        main(["predict", str(model), str(model / "x.dcm"), str(model / "x.ima"), "--dicom-sr", str(model / "out")])
+
+
+def test_the_files_are_for_their_owner_alone(model: Path) -> None:
+    for path in _ask(model, _chest()):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert (model / "answers").stat().st_mode & 0o777 == 0o700
