@@ -14,6 +14,8 @@ of their own in ``client/training.py``. (The model is ``DPExecutionPlan`` of goo
 **Who trains.** This package knows neither PyTorch nor a hospital's records. A plan therefore asks a :class:`Trainer`,
 which the hospital implements, for the one kind of work that it is made of.
 
+Proofs: ``docs/proofs/distributed-noise.md`` and ``docs/proofs/zero-out.md``, of what the plans rely on.
+
 To add a mode: one class here, its name in :class:`common.config.PrivacyMode` and its line in ``MECHANISMS``
 (``docs/extending.md``).
 """

@@ -38,7 +38,7 @@ def _check_events(content: bytes, record: RunRecord) -> None:
         told = record.told[-2]  # A kill can come between the chain's entry and the line.
     is_whole = len(content) == told.length_bytes or not record.is_told_to_its_end
     if not is_whole or hashlib.sha256(content[: told.length_bytes]).hexdigest() != told.events_hash:
-        raise AuditError(f"{EVENTS_FILE}: must hold the events that the server recorded; it was changed")
+        raise AuditError(f"{EVENTS_FILE}: must hold what the server recorded; it was changed")
 
 
 def _check_metrics(content: bytes, history: RunHistory, record: RunRecord) -> None:

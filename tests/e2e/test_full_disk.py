@@ -76,7 +76,7 @@ def test_a_hospital_whose_ledger_cannot_be_written_trains_no_more_and_the_others
         with full(disk):
             told = refusal(deployed, seen)
             assert (told.code, told.reason) == ("ledger", UNRECORDED)
-            assert "nothing goes on without it" in own_log(deployed)
+            assert "training stops without it" in own_log(deployed)
             deployed.wait(lambda: deployed.latest_sum() > told.round, "the run must go on")
             assert deployed.sums()[deployed.latest_sum()] == set(deployed.sizes) - {VICTIM}
 

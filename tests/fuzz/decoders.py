@@ -68,6 +68,7 @@ from deploy.hospital.pacs.accounts import Accounts
 from deploy.hospital.pacs.dicomweb import read_matches
 from deploy.hospital.pacs.studies import PacsError
 from deploy.hospital.report import table_of
+from deploy.results import stored_answers
 from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
@@ -466,6 +467,11 @@ def _dealt_data_set(content: bytes) -> object:
         return dealt_data_set(path.parent, identity.make_authority("Confide", _NOW).certificate)
 
 
+def _stored_answers(content: bytes) -> object:
+    with _file("trial.jsonl", content) as path:
+        return stored_answers.read(path)
+
+
 DECODERS = (
     Decoder("flower-request", _flower_request),
     Decoder("flower-reply", _flower_reply),
@@ -514,6 +520,7 @@ DECODERS = (
     Decoder("prepared", _prepared),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),
+    Decoder("stored-answers", _stored_answers),
     Decoder("archive", _archive),
     Decoder("pacs-access", _pacs_access),
     Decoder("pacs-matches", _pacs_matches),

@@ -48,6 +48,7 @@ from common.settings import HospitalSettings, ServerSettings
 from deploy.results.history import RunHistory
 from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
+from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.progress import RunProgress
 from tests.audited_run import audited_run
@@ -456,6 +457,16 @@ def _dealt_data_sets() -> Iterator[bytes]:
     yield json.dumps({"authority": "ab" * 32, "data_set": "phantom"}).encode()
 
 
+def _stored_answers() -> Iterator[bytes]:
+    answer = StoredAnswer(
+        time=1.8e9, model="a" * 64, classes=("normal", "pneumonia"), image="b" * 64, file="1.dcm",
+        accession_number="A1", study_instance_uid="", predicted="normal",
+        probabilities={"normal": 0.7, "pneumonia": 0.3}, score=-0.85,
+        brightness=0.5, contrast=0.2, distance=0.3, remarks=(),
+    )  # fmt: skip
+    yield answer.model_dump_json().encode() + b"\n"
+
+
 _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "request": _requests,
     "reply": _replies,
@@ -504,6 +515,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "prepared": _prepared,
     "catalogue": _catalogues,
     "labels": _labels,
+    "stored-answers": _stored_answers,
     "archive": _archives,
     "pacs-access": _pacs_access,
     "pacs-matches": _pacs_matches,

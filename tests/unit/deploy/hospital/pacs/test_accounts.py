@@ -76,7 +76,7 @@ def test_another_file_of_that_name_is_refused_and_left_as_it_is(tmp_path: Path) 
     assert (tmp_path / FETCHED_NAME).read_text().startswith("accession_number")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(max_size=16), st.text(max_size=30))
 def test_any_number_and_reason_come_back_on_one_line(
     tmp_path_factory: pytest.TempPathFactory, number: str, reason: str
