@@ -56,7 +56,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedImage:
     """One image that can be read, without its file's bytes, which may be many megabytes.
 
     Attributes:
@@ -142,7 +142,7 @@ def predict(flat: NDArray[np.float32], card: ModelCard, images: Sequence[Path]) 
     return _predictions(opened, Classifier(flat, card).scores(np.stack([each.pixels for each in opened])), card)
 
 
-def _predictions(opened: Sequence[Opened], scores: NDArray[np.float64], card: ModelCard) -> list[Prediction]:
+def _predictions(opened: Sequence[OpenedImage], scores: NDArray[np.float64], card: ModelCard) -> list[Prediction]:
     return [
         Prediction(
             str(each.path),
@@ -165,7 +165,7 @@ def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
     return int(probabilities[1] >= threshold)
 
 
-def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[Opened], list[str]]:
+def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[OpenedImage], list[str]]:
     """Return the images, and why others can't be read.
 
     Args:
@@ -189,7 +189,7 @@ def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[l
     return opened, unreadable
 
 
-def _open(path: Path, card: ModelCard) -> Opened:
+def _open(path: Path, card: ModelCard) -> OpenedImage:
     """Read an image as the model takes it, and what is odd about it."""
     content = _read(path)
     try:
@@ -201,7 +201,7 @@ def _open(path: Path, card: ModelCard) -> Opened:
         raise DataError(f"{path} cannot be used: {advice.reason}{detail}; {advice.remedy}") from None
     image = Image.fromarray(picture.pixels).convert("L" if card.channels == 1 else "RGB")
     digest = hashlib.sha256(content).hexdigest()
-    return Opened(path, digest, _study(content), fit(image, card.image_size), findings)
+    return OpenedImage(path, digest, _study(content), fit(image, card.image_size), findings)
 
 
 def _read(path: Path) -> bytes:
@@ -219,7 +219,7 @@ def _contract(card: ModelCard) -> DataContract:
     return DataContract(card.task, card.classes, card.channels, card.image_size, 1, 0.0)
 
 
-def _check_fileable(opened: Sequence[Opened]) -> None:
+def _check_fileable(opened: Sequence[OpenedImage]) -> None:
     """Refuse what gets no Structured Report, before anything is written.
 
     Raises:
@@ -244,15 +244,15 @@ def _file(
     folder: Path,
     classifier: Classifier,
     card: ModelCard,
-    opened: Sequence[Opened],
+    opened: Sequence[OpenedImage],
     predictions: Sequence[Prediction],
 ) -> None:
-    from deploy.results.dicom_answer import Answer, file_answer  # highdicom takes a second to import
+    from deploy.results.dicom_answer import ImageAnswer, file_answer  # highdicom takes a second to import
 
     for each, prediction in zip(opened, predictions, strict=True):
         chosen = card.classes.index(prediction.predicted)
         saliency = occlusion(partial(_margin, classifier, chosen), each.pixels)
-        answer = Answer(prediction.predicted, prediction.probabilities, saliency, each.pixels, each.remarks)
+        answer = ImageAnswer(prediction.predicted, prediction.probabilities, saliency, each.pixels, each.remarks)
         content = _read(each.path)
         if hashlib.sha256(content).hexdigest() != each.digest:
             raise DataError(f"--dicom-sr: {each.path} was changed while it was read; run the command again")
@@ -273,7 +273,7 @@ def _margin(classifier: Classifier, chosen: int, images: NDArray[np.uint8]) -> N
 
 
 def _stored(
-    opened: Sequence[Opened], predictions: Sequence[Prediction], scores: NDArray[np.float64], card: ModelCard
+    opened: Sequence[OpenedImage], predictions: Sequence[Prediction], scores: NDArray[np.float64], card: ModelCard
 ) -> list[StoredAnswer]:
     reference, now, answers = _contract(card).kind.reference, time.time(), []
     for each, prediction, row in zip(opened, predictions, scores, strict=True):
