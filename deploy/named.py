@@ -1,7 +1,10 @@
 """What a configuration can name: the first check and the help read the tables that the programs themselves read."""
 
+from textwrap import wrap
+
 from common.config import Config
 from common.models import registry
+from deploy.command import WIDTH
 from server import strategies
 
 
@@ -24,5 +27,7 @@ def names_in_words() -> str:
     lines = []
     for key, words in tables.items():
         widest = max(map(len, words))
-        lines += [f"{key} is one of:", *(f"  {name:<{widest}}  {said}" for name, said in words.items())]
+        lines.append(f"{key} is one of:")
+        for name, said in words.items():
+            lines += wrap(said, WIDTH, initial_indent=f"  {name:<{widest}}  ", subsequent_indent=" " * (widest + 4))
     return "\n".join(lines)
