@@ -24,7 +24,7 @@ def test_what_raises_the_margin_is_positive_and_what_lowers_it_negative(sign: fl
     assert bool(found[20, 44] > 0) is brightest
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(8, 70))
 def test_every_pixel_is_covered_whatever_the_size(size: int) -> None:
     image = np.zeros((1, size, size), np.uint8)
