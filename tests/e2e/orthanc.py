@@ -27,7 +27,7 @@ HAS_ORTHANC = BINARY is not None and _PLUGIN.exists()
 WHY_SKIPPED = "needs Orthanc: apt-get install orthanc orthanc-dicomweb"
 
 TITLE, OUR_TITLE = "ORTHANC", "CONFIDE"
-USER, PASSWORD = "confide", "not-to-be-logged-7f3a"
+USER, PASSWORD = "confide", "not-to-be-logged-7f3a"  # pragma: allowlist secret
 DAY = "20240105"
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0

