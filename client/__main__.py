@@ -14,7 +14,15 @@ from common.config import TransportConfig, load_config
 from common.errors import ConfideError, ConfigError
 from common.files import write_private
 from common.flower.waits import FLOWER_ENVIRONMENT
-from common.processes import EXIT_REFUSED, PRIVATE_UMASK, Command, Stopping, Supervisor, python_module, raise_on_signals
+from common.processes import (
+    EXIT_REFUSED,
+    PRIVATE_UMASK,
+    ProcessCommand,
+    Stopping,
+    Supervisor,
+    python_module,
+    raise_on_signals,
+)
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, SECRET_BYTES, HospitalSettings, check_port_free
 
 _POLL_SECONDS = 0.2
@@ -47,7 +55,7 @@ def main() -> int:
         supervisor.stop()
 
 
-def _commands(state: Path, relay_user: str | None) -> tuple[Command, ...]:
+def _commands(state: Path, relay_user: str | None) -> tuple[ProcessCommand, ...]:
     """Return the command lines of agent and SuperNode, with a fresh secret between the two, and of what goes with them.
 
     A hospital that joined through an enrolment service has a process that keeps its membership.
@@ -57,17 +65,19 @@ def _commands(state: Path, relay_user: str | None) -> tuple[Command, ...]:
     check_port_free("127.0.0.1", settings.runtime_port, "the SuperNode's Runtime API")
     write_private(state / RELAY_FOLDER / "runtime.secret", secrets.token_bytes(SECRET_BYTES))
     agent = python_module("client.resident", "--state", str(state))
-    commands: tuple[Command, ...] = (
-        Command("agent", agent, settings.logs / "agent.log", _environment(state)),
+    commands: tuple[ProcessCommand, ...] = (
+        ProcessCommand("agent", agent, settings.logs / "agent.log", _environment(state)),
         _supernode(state, settings, transport, relay_user),
     )
     if settings.enrolment_address is not None:
         standing = python_module("client.standing", "--state", str(state))
-        commands += (Command("standing", standing, settings.logs / "standing.log", _environment(state)),)
+        commands += (ProcessCommand("standing", standing, settings.logs / "standing.log", _environment(state)),)
     return commands if settings.metrics_port == 0 else (*commands, _exporter(state, settings))
 
 
-def _supernode(state: Path, settings: HospitalSettings, transport: TransportConfig, relay_user: str | None) -> Command:
+def _supernode(
+    state: Path, settings: HospitalSettings, transport: TransportConfig, relay_user: str | None
+) -> ProcessCommand:
     relay = state / RELAY_FOLDER
     arguments = python_module(
         "client.flower.supernode",
@@ -77,7 +87,7 @@ def _supernode(state: Path, settings: HospitalSettings, transport: TransportConf
         "--poll-seconds", str(transport.poll_seconds),
         "--first-backoff-seconds", str(transport.first_backoff_seconds),
     )  # fmt: skip
-    command = Command("supernode", arguments, settings.logs / "supernode.log", _environment(state))
+    command = ProcessCommand("supernode", arguments, settings.logs / "supernode.log", _environment(state))
     if relay_user is None:
         return command
     try:
@@ -112,11 +122,11 @@ def _environment(state: Path) -> dict[str, str]:
     }
 
 
-def _exporter(state: Path, settings: HospitalSettings) -> Command:
+def _exporter(state: Path, settings: HospitalSettings) -> ProcessCommand:
     check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
     where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
     command = python_module("client.metrics", "--status", str(state / STATUS_FILE), *where)
-    return Command("metrics", command, settings.logs / "metrics.log")
+    return ProcessCommand("metrics", command, settings.logs / "metrics.log")
 
 
 if __name__ == "__main__":

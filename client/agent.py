@@ -35,7 +35,7 @@ from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.audit.chain import AUDIT_FILE, Record, discard
-from common.audit.entries import Contributed, Joined, Opened, Refused, Signed
+from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors
 from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
     AuditError,
@@ -54,22 +54,22 @@ from common.privacy.mechanism import mechanism_of
 from common.run import messages
 from common.run.flat_model import hash_model
 from common.run.messages import (
-    AdvertiseKeys,
-    CheckConsistency,
-    ConsistencyChecked,
+    ConsistencyReply,
+    ConsistencyRequest,
     EpsilonReport,
-    InputMasked,
-    InputPlain,
-    KeysAdvertised,
-    KeysShared,
-    MaskedInput,
-    PlainInput,
+    KeysReply,
+    KeysRequest,
+    MaskReply,
+    MaskRequest,
+    PlainReply,
+    PlainRequest,
     Reply,
     Request,
-    ShareKeys,
-    Unmask,
-    UnmaskAll,
-    Unmasked,
+    SharesReply,
+    SharesRequest,
+    UnmaskAllRequest,
+    UnmaskReply,
+    UnmaskRequest,
     phase_of,
 )
 from common.run.round_terms import RoundTerms
@@ -187,7 +187,7 @@ class HospitalAgent:
         """Do one step of the protocol.
 
         Returns:
-            The reply, with the vector that goes beside it; :class:`~common.run.messages.Refused` with the reason when
+            The reply, with the vector beside it; :class:`~common.run.messages.RefusedReply` with the reason when
             the request breaks a rule, the hospital's policy or its budget.
         """
         try:
@@ -198,7 +198,7 @@ class HospitalAgent:
             self._record_refusal(request, error)
             is_attack = isinstance(error, SecAggError)
             reason = _outward(error)[:_LONGEST_REASON]
-            return messages.Refused(
+            return messages.RefusedReply(
                 hospital=self._identity.name, code=error.code, reason=reason, is_attack=is_attack
             ), None
         except Exception as error:  # noqa: BLE001 - a defect of ours must not become words that leave this hospital
@@ -207,27 +207,29 @@ class HospitalAgent:
             _LOG.error("a fault of this program, please report it: %s\n%s", type(error).__name__, where)
             self._status.refused(_FAULT)
             reason = "this hospital could not answer; its operator knows why"
-            return messages.Refused(hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False), None
+            return messages.RefusedReply(
+                hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False
+            ), None
 
     def _answer(self, request: Request, array: Array | None) -> Answer:  # noqa: PLR0911 - one for each request
         match request:
-            case AdvertiseKeys():
+            case KeysRequest():
                 run = self._join(request.run_description)
-                return KeysAdvertised(
+                return KeysReply(
                     hospital=self._identity.name, advertised=self._advertise(run, request.round_number)
                 ), None
-            case ShareKeys():
+            case SharesRequest():
                 run = self._known_run(request)
-                return KeysShared(shares=self._share(run, request.round_number, request.directory)), None
-            case MaskedInput():
+                return SharesReply(shares=self._share(run, request.round_number, request.directory)), None
+            case MaskRequest():
                 return self._mask(self._known_run(request), request, array)
-            case CheckConsistency():
+            case ConsistencyRequest():
                 return self._check_consistency(self._known_run(request), request), None
-            case Unmask():
+            case UnmaskRequest():
                 return self._unmask(self._known_run(request), request), None
-            case UnmaskAll():
+            case UnmaskAllRequest():
                 return self._unmask_all(self._known_run(request), request), None
-            case PlainInput():
+            case PlainRequest():
                 return self._plain(request, array)
 
     def _join(self, encoded: bytes) -> _Run:
@@ -247,7 +249,7 @@ class HospitalAgent:
         least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
         parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
         run = _Run(description, parameters, self._prepare(description), checked.certificates)
-        self._here.record(Joined(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
+        self._here.record(JoinedRun(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
         self._run = run
         self._status.joined(description)
@@ -266,7 +268,9 @@ class HospitalAgent:
             ledger = self._ledger
         return Contributor(description, data, ledger, self._policy, self._here.random, cache)
 
-    def _known_run(self, request: ShareKeys | MaskedInput | CheckConsistency | Unmask | UnmaskAll) -> _Run:
+    def _known_run(
+        self, request: SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest
+    ) -> _Run:
         if self._run is None or self._run.description.run_id != request.run_id:
             raise RunError(
                 f"round {request.round_number}, {phase_of(request)}: {self._identity.name} has not joined this run, "
@@ -298,7 +302,7 @@ class HospitalAgent:
         del run.keys[round_number]  # They are part of what is shared now, and are erased with it.
         return secagg.encode(message)
 
-    def _mask(self, run: _Run, request: MaskedInput, array: Array | None) -> Answer:
+    def _mask(self, run: _Run, request: MaskRequest, array: Array | None) -> Answer:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
         shared = _state(run.shared, round_number, self._identity.name)
@@ -326,7 +330,7 @@ class HospitalAgent:
             run.fewest[round_number] = terms.fewest_survivors
         self._keep_time(started)
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
-        reply = InputMasked(
+        reply = MaskReply(
             masked=secagg.encode(message),
             advertised=advertised,
             epsilon=contribution.epsilon,
@@ -359,7 +363,7 @@ class HospitalAgent:
             result = OwnResult.of(now, run.description.run_id, round_number, contribution.own, spent)
             append(self._here.state / OWN_RESULTS_FILE, result)
 
-    def _check_consistency(self, run: _Run, request: CheckConsistency) -> Reply:
+    def _check_consistency(self, run: _Run, request: ConsistencyRequest) -> Reply:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         masked = _state(run.masked, round_number, self._identity.name)
@@ -369,16 +373,16 @@ class HospitalAgent:
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
         encoded = secagg.encode(signature)
         self._here.record(
-            Signed(
+            SignedSurvivors(
                 run_id=run.parameters.run_id,
                 round_number=round_number,
                 survivors=survivors.survivors,
                 signature=encoded.hex(),
             )
         )
-        return ConsistencyChecked(signature=encoded, shares=self._share_next(run, request))
+        return ConsistencyReply(signature=encoded, shares=self._share_next(run, request))
 
-    def _unmask(self, run: _Run, request: Unmask) -> Reply:
+    def _unmask(self, run: _Run, request: UnmaskRequest) -> Reply:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.UNMASKING)
         signed = run.signed.get(round_number)
@@ -390,9 +394,9 @@ class HospitalAgent:
             revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
         finally:
             run.forget(round_number)
-        return Unmasked(revealed=revealed, shares=self._share_next(run, request))
+        return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
 
-    def _unmask_all(self, run: _Run, request: UnmaskAll) -> Reply:
+    def _unmask_all(self, run: _Run, request: UnmaskAllRequest) -> Reply:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
         masked: masked_input.MaskedState = _state(run.masked, round_number, self._identity.name)
@@ -401,12 +405,12 @@ class HospitalAgent:
         self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
         try:
             revealed = secagg.encode(full_unmasking.reveal_all(masked, asked))
-            self._here.record(Opened(run_id=run.parameters.run_id, round_number=round_number, cohort=masked.cohort))
+            self._here.record(OpenedSum(run_id=run.parameters.run_id, round_number=round_number, cohort=masked.cohort))
         finally:
             run.forget(round_number)
-        return Unmasked(revealed=revealed, shares=self._share_next(run, request))
+        return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
 
-    def _share_next(self, run: _Run, request: CheckConsistency | Unmask | UnmaskAll) -> bytes | None:
+    def _share_next(self, run: _Run, request: ConsistencyRequest | UnmaskRequest | UnmaskAllRequest) -> bytes | None:
         """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""
         if request.next_round is None or request.next_directory is None or request.next_round not in run.keys:
             return None
@@ -421,7 +425,7 @@ class HospitalAgent:
         """Refuse revoked and outdated members among ``names``; names that the roster lacks are refused elsewhere."""
         self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())
 
-    def _plain(self, request: PlainInput, array: Array | None) -> Answer:
+    def _plain(self, request: PlainRequest, array: Array | None) -> Answer:
         run = self._join(request.run_description)
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
@@ -436,7 +440,7 @@ class HospitalAgent:
         self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         self._note(run, request.round_number, contribution)
         self._keep_time(started)
-        return InputPlain(epsilon=contribution.epsilon), contribution.vector
+        return PlainReply(epsilon=contribution.epsilon), contribution.vector
 
     def _record_contribution(
         self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None, view: bytes | None

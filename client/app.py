@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client.agent import HospitalAgent
 from common.errors import RunError
-from common.run.messages import Refused, Request, decode_request, encode, read_array
+from common.run.messages import RefusedReply, Request, decode_request, encode, read_array
 
 
 def answer(agent: HospitalAgent, hospital: str, message: Message) -> Message:
@@ -15,7 +15,7 @@ def answer(agent: HospitalAgent, hospital: str, message: Message) -> Message:
     try:
         request, array = read(message.content)
     except RunError as error:
-        refused = Refused(hospital=hospital, code=error.code, reason=str(error)[:1000], is_attack=False)
+        refused = RefusedReply(hospital=hospital, code=error.code, reason=str(error)[:1000], is_attack=False)
         return Message(RecordDict({"body": ConfigRecord({"message": encode(refused)})}), reply_to=message)
     reply, vector = agent.answer(request, array)
     content = RecordDict({"body": ConfigRecord({"message": encode(reply)})})

@@ -41,7 +41,7 @@ from common.identity.certificates import (
     request_hospital_certificate,
     verify_hospital_certificate,
 )
-from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
+from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
 from common.identity.invitation import Invitation, join_host_port
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
@@ -82,14 +82,14 @@ class EnrolmentService:
     address: str
     authority: x509.Certificate = field(repr=False)
 
-    def join(self, message: Join) -> JoinReply:
+    def join(self, message: JoinRequest) -> JoinReply:
         """Ask to become a member; raises :class:`EnrolmentError` when that is refused."""
         reply = self._call(enrolment.JOIN, message)
         return enrolment.decode_join_reply(reply)
 
-    def standing(self, message: Standing) -> Stands:
+    def standing(self, message: StandingRequest) -> StandingReply:
         """Ask how this hospital stands; raises :class:`EnrolmentError` when that is refused."""
-        return enrolment.decode(self._call(enrolment.STANDING, message), Stands, enrolment.MAXIMUM_REPLY_BYTES)
+        return enrolment.decode(self._call(enrolment.STANDING, message), StandingReply, enrolment.MAXIMUM_REPLY_BYTES)
 
     def _call(self, method: str, message: enrolment.Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))
@@ -108,7 +108,7 @@ class EnrolmentService:
 
 
 @dataclass(frozen=True)
-class Place:
+class JoinedPlace:
     """Where a hospital that joins keeps what it has, and on which ports of its own it listens."""
 
     state: Path
@@ -124,7 +124,7 @@ def is_enrolled(state: Path) -> bool:
     return (state / HOSPITAL_SETTINGS_FILE).exists()
 
 
-def join(invitation: Invitation, place: Place, config: Config, say: Callable[[str], None]) -> str:
+def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callable[[str], None]) -> str:
     """Join a consortium, and return the name this hospital has there.
 
     It uses what an interrupted attempt has left, so it is always right to try again.
@@ -142,13 +142,13 @@ def join(invitation: Invitation, place: Place, config: Config, say: Callable[[st
     invitation.check_time(datetime.datetime.now(datetime.UTC))
     service = _patiently(lambda: _recognise(invitation), say)
     key = _identity_key(place.state)
-    message = Join(
+    message = JoinRequest(
         token=invitation.token,
         request=request_hospital_certificate(_ANY_NAME, key),
         supernode=_supernode_public_key(place.state),
     )
     joined = _patiently(lambda: service.join(message), say)
-    while isinstance(joined, Waiting):
+    while isinstance(joined, WaitingReply):
         say("the consortium's authority is offline and must sign first; waiting")
         time.sleep(_WAITING_SECONDS)
         joined = _patiently(lambda: service.join(message), say)
@@ -157,7 +157,7 @@ def join(invitation: Invitation, place: Place, config: Config, say: Callable[[st
 
 def ask_standing(
     service: EnrolmentService, identity: HospitalIdentity, state: Path, revocations: Revocations, members: KeptMembers
-) -> Stands:
+) -> StandingReply:
     """Ask how this hospital stands, and keep what comes: the newest lists, and a renewed certificate.
 
     Raises:
@@ -166,7 +166,7 @@ def ask_standing(
     """
     request = request_hospital_certificate(identity.name, identity.key)
     pem = certificate_pem(identity.certificate)
-    stands = service.standing(Standing(certificate=pem, request=request))
+    stands = service.standing(StandingRequest(certificate=pem, request=request))
     try:
         # The member list goes first: the revocation list knows its number, and runs must be described with that one.
         members.accept(stands.members)
@@ -244,11 +244,11 @@ def _supernode_public_key(state: Path) -> bytes:
 
 
 def _settle(
-    joined: Joined,
+    joined: JoinedReply,
     invitation: Invitation,
     service: EnrolmentService,
     key: Ed25519PrivateKey,
-    place: Place,
+    place: JoinedPlace,
     config: Config,
 ) -> str:
     """Check what the server answered, and write everything a hospital starts with; its settings last."""

@@ -7,14 +7,17 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 
+from common.complaints import complaint
 from common.config import RunId
 from common.errors import RunError
-from common.evaluation import Metrics
-from common.telemetry.events import Count, Measure, Time
+from common.evaluation import METRICS, Figures, Metrics
+from common.evaluation.metrics import Measure
+from common.telemetry.events import Count, Time
 
 OWN_RESULTS_FILE = "own-results.jsonl"
 """A file in a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
@@ -22,7 +25,7 @@ OWN_RESULTS_FILE = "own-results.jsonl"
 _LOG = logging.getLogger("confide.hospital")
 
 
-class OwnResult(BaseModel):
+class OwnResult(Figures):
     """The global model of one round on this hospital's own test part, at the threshold its own validation part gives.
 
     Attributes:
@@ -38,16 +41,12 @@ class OwnResult(BaseModel):
     time: Time
     run_id: RunId
     round: Count
-    records: Count = Field(repr=False)
-    accuracy: Measure = Field(repr=False)
-    precision: Measure = Field(repr=False)
-    recall: Measure = Field(repr=False)
-    f1: Measure = Field(repr=False)
-    specificity: Measure = Field(repr=False)
-    auc: Measure = Field(repr=False)
-    loss: Measure = Field(repr=False)
-    ece: Measure = Field(repr=False)
+    records: Count
     epsilon_spent: Measure
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Name which result this is, and no figure of it: a repr ends up in logs."""
+        yield from (("run_id", self.run_id), ("round", self.round))
 
     @classmethod
     def of(cls, time: float, run_id: str, round_number: int, own: Metrics, epsilon_spent: float) -> "OwnResult":
@@ -57,14 +56,7 @@ class OwnResult(BaseModel):
             run_id=run_id,
             round=round_number,
             records=own.records,
-            accuracy=own.accuracy,
-            precision=own.precision,
-            recall=own.recall,
-            f1=own.f1,
-            specificity=own.specificity,
-            auc=own.auc,
-            loss=own.loss,
-            ece=own.ece,
+            **{name: getattr(own, name) for name in METRICS},
             epsilon_spent=epsilon_spent,
         )
 
@@ -102,8 +94,7 @@ def read(path: Path) -> tuple[OwnResult, ...]:
         try:
             result = OwnResult.model_validate_json(line)
         except ValidationError as error:
-            finding = error.errors(include_url=False, include_input=False)[0]
-            raise RunError(f"{path}, line {number}, must be a result: {finding['msg']}") from None
+            raise RunError(f"{path}, line {number}, must be a result; {complaint(error, 'the line')}") from None
         results.pop((result.run_id, result.round), None)
         results[result.run_id, result.round] = result
     return tuple(results.values())

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.complaints import complaint
 from common.config import HospitalConfig, RunDescription
 from common.errors import RunError
 from common.files import write_private
@@ -66,7 +67,7 @@ class HospitalStatus(BaseModel):
         except OSError as error:
             raise RunError(f"{path} must be readable: {error.strerror}") from None
         except ValidationError as error:
-            raise RunError(f"{path} must be a hospital's status: {error.errors()[0]['msg']}") from None
+            raise RunError(f"{path} must be a hospital's status; {complaint(error, 'the file')}") from None
 
 
 class StatusKeeper:

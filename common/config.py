@@ -1,7 +1,6 @@
 """The configuration: ``config.yaml`` read into frozen, strict models, and the run description hospitals agree to."""
 
 import hashlib
-import json
 import reprlib
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from common.canonical import canonical_json
 from common.errors import ConfigError
 from common.secagg.parameters import GraphParameters
 
@@ -38,6 +38,10 @@ LONGEST_MEMBER_LIST_BYTES = 2**18
 
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """The identifier of a run, which also names files."""
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""Of an entry in a table (a task, a model, a strategy); whoever uses the table refuses a name that it lacks."""
 
 
 class PrivacyMode(StrEnum):
@@ -76,7 +80,7 @@ class _Section(BaseModel):
 class ExperimentConfig(_Section):
     """What is trained, for how long and by how many."""
 
-    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "pneumonia"
+    task: Name = "pneumonia"
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
     num_clients: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 4
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
@@ -96,7 +100,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Which model of the registry, for which images."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "cnn"
+    name: Name = "cnn"
     image_size: Annotated[int, Field(ge=28, le=512)] = 28
 
 
@@ -124,7 +128,7 @@ class AggregationConfig(_Section):
     modulus_bits: Literal[16, 32] = 16
     update_bound: Annotated[float, Field(gt=0, le=1000.0)] = 0.25
     max_weight: Annotated[int, Field(ge=1, le=2**24)] = 4096
-    strategy: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
+    strategy: Name = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
@@ -334,7 +338,7 @@ class RunDescription(_Section):
 
     def canonical_json(self) -> bytes:
         """Return the one encoding of this description that is hashed and sent: sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        return canonical_json(self.model_dump(mode="json"))
 
     def hash(self) -> bytes:
         """Return the SHA-256 of :meth:`canonical_json`, 32 bytes."""

@@ -38,7 +38,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
 @dataclass(frozen=True)
-class Command:
+class ProcessCommand:
     """One process: its name, command line, environment and log file."""
 
     name: str
@@ -51,7 +51,7 @@ class Command:
 
 @dataclass
 class _Child:
-    command: Command
+    command: ProcessCommand
     process: subprocess.Popen[bytes]
     started: float
     deaths: int = 0
@@ -69,7 +69,7 @@ class Supervisor:
     def __init__(self) -> None:
         self._children: dict[str, _Child] = {}
 
-    def start(self, command: Command) -> int:
+    def start(self, command: ProcessCommand) -> int:
         """Start a process and return its number."""
         self._children[command.name] = _Child(command, _spawn(command), time.monotonic())
         return self._children[command.name].process.pid
@@ -128,7 +128,7 @@ class Supervisor:
             _end(child.process)
 
 
-def _spawn(command: Command) -> subprocess.Popen[bytes]:
+def _spawn(command: ProcessCommand) -> subprocess.Popen[bytes]:
     command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     prepare = partial(_prepare, os.getpid(), ctypes.CDLL(None))

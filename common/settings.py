@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.complaints import complaint
 from common.config import RunId
 from common.errors import ConfigError
 from common.files import write_private
@@ -49,9 +50,7 @@ class _Settings(BaseModel):
         except OSError as error:
             raise ConfigError(f"{path} must be readable: {error.strerror}; set this role up first") from None
         except ValidationError as error:
-            finding = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in finding["loc"])
-            raise ConfigError(f"{path}: {key or 'the file'}: {finding['msg']}; set this role up again") from None
+            raise ConfigError(f"{path}: {complaint(error, 'the file')}; set this role up again") from None
 
 
 class ServerSettings(_Settings):

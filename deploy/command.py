@@ -29,11 +29,13 @@ class Command(click.Command):
 
     Args:
         example: one command line, or several, as a person types them.
+        lists: lines before the example that are written as they are, such as names that can be given.
     """
 
-    def __init__(self, *given: Any, example: str, **settings: Any) -> None:  # noqa: ANN401 - as click.Command
+    def __init__(self, *given: Any, example: str, lists: str = "", **settings: Any) -> None:  # noqa: ANN401 - as click
         super().__init__(*given, **{"context_settings": SETTINGS, **settings})
         self.example = example
+        self.lists = lists
 
     def __call__(self, words: Sequence[str]) -> int:
         """Run in this process; ``words`` begins with the command's name. Returns the exit code.
@@ -45,7 +47,9 @@ class Command(click.Command):
         return run(self, words)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as in click
-        """Write the example as it is typed, not filled like prose."""
+        """Write the lists and the example as they are typed, not filled like prose."""
+        if self.lists:
+            formatter.write(f"\n{self.lists}\n")
         write_example(self.example, formatter)
 
 
@@ -84,9 +88,9 @@ def write_example(example: str, formatter: click.HelpFormatter) -> None:
             formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
-def command(name: str, help: str, example: str) -> Callable[[Callable[..., int]], Command]:  # noqa: A002 - as click
+def command(name: str, help: str, example: str, lists: str = "") -> Callable[[Callable[..., int]], Command]:  # noqa: A002 - as click
     """Make a command of a function that returns an exit code."""
-    return click.command(name, cls=Command, help=help, example=example)
+    return click.command(name, cls=Command, help=help, example=example, lists=lists)
 
 
 def group(name: str, help: str, example: str) -> Callable[[Callable[..., object]], CommandGroup]:  # noqa: A002 - as click

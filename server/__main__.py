@@ -32,7 +32,7 @@ from common.identity.invitation import join_host_port
 from common.processes import (
     EXIT_REFUSED,
     PRIVATE_UMASK,
-    Command,
+    ProcessCommand,
     Stopping,
     Supervisor,
     children_of,
@@ -143,12 +143,12 @@ class _Server:
         if settings.enrolment_port:
             check_port_free(settings.fleet_host, settings.enrolment_port, "enrolment")
             command = python_module("server.members.enrolment", "--state", str(self._state))
-            self._services.start(Command("enrolment", command, settings.logs / "enrolment.log"))
+            self._services.start(ProcessCommand("enrolment", command, settings.logs / "enrolment.log"))
         if settings.metrics_port:
             check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
             where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
             command = python_module("server.metrics", "--run", str(settings.run), *where)
-            self._services.start(Command("metrics", command, settings.logs / "metrics.log"))
+            self._services.start(ProcessCommand("metrics", command, settings.logs / "metrics.log"))
 
     def _carry_to_the_end(self) -> RunFinished:
         fruitless = 0
@@ -258,12 +258,12 @@ class _Server:
                 raise RunError(f"the SuperLink must start; see {self._settings.logs / 'superlink.log'}")
             time.sleep(_POLL_SECONDS / 2)
 
-    def _superlink(self) -> Command:
+    def _superlink(self) -> ProcessCommand:
         """Return Flower's SuperLink, its state in memory: what must outlive it stands in our checkpoints.
 
         Its database file cost 0.9 s an exchange (``docs/decisions/002-superlink-in-memory.md``).
         """
-        return Command(
+        return ProcessCommand(
             "superlink",
             (
                 *python_module("server.flower.superlink", str(self._state)),
@@ -282,8 +282,8 @@ class _Server:
             {**self._environment("superlink"), **_SPARING_PIECES},
         )  # fmt: skip
 
-    def _superexec(self) -> Command:
-        return Command(
+    def _superexec(self) -> ProcessCommand:
+        return ProcessCommand(
             "superexec",
             (
                 *python_module("server.flower.superexec"),

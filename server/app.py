@@ -38,7 +38,8 @@ from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
-from server.run import Run, RunPlan
+from server.run import Run
+from server.run_plan import RunPlan
 
 _LOG = logging.getLogger("confide.server")
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from common.errors import RunError
 from common.files import sync_folder
 from common.run.flat_model import FlatModel, stretches
+from server.progress import RunProgress
 
 VERSION = "1"
 _KEPT = 2
@@ -63,7 +64,7 @@ class Checkpoint:
         model: d parameters; of a checkpoint that was saved or read, those in its file.
         strategy: the strategy's own arrays, by name.
         measured_step: the last step whose metrics are written.
-        numbers: small facts of the run, such as the upload of a step whose metrics are not written yet.
+        progress: what else a run needs to go on.
     """
 
     run_id: str
@@ -72,7 +73,7 @@ class Checkpoint:
     model: FlatModel
     strategy: Mapping[str, NDArray[Any]]
     measured_step: int
-    numbers: Mapping[str, Any]
+    progress: RunProgress
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _content(checkpoint: Checkpoint, model: Iterable[NDArray[np.float32]]) -> It
         "step": checkpoint.step,
         "round_number": checkpoint.round_number,
         "measured_step": checkpoint.measured_step,
-        "numbers": dict(checkpoint.numbers),
+        "numbers": checkpoint.progress.model_dump(mode="json", exclude_none=True),
     }
     header: dict[str, Any] = {"__metadata__": {"version": VERSION, "facts": json.dumps(facts, sort_keys=True)}}
     lengths = {_MODEL: len(checkpoint.model)}
@@ -200,8 +201,7 @@ def _read(path: Path) -> Checkpoint:
     if metadata["version"] != VERSION:
         raise ValueError("another version")
     facts = json.loads(metadata["facts"])
-    if not isinstance(facts["numbers"], dict):
-        raise TypeError("numbers by name")
+    progress = RunProgress.model_validate(facts["numbers"])
     with safe_open(path, framework="np") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             described = file.get_slice(name)
@@ -217,5 +217,5 @@ def _read(path: Path) -> Checkpoint:
         model=StoredModel(path, parameters),
         strategy=strategy,
         measured_step=int(facts["measured_step"]),
-        numbers=facts["numbers"],
+        progress=progress,
     )

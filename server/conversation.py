@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from common.config import TransportConfig
-from common.run.messages import Refused, Reply
+from common.run.messages import RefusedReply, Reply
 from common.secagg.errors import SecAggError
 from common.telemetry.events import AttackRefused, Dropout, Event, Exchange, HospitalLost, HospitalOnline, Refusal
 from server.transport import Incoming, Outgoing, Patience, Transport
@@ -29,7 +29,7 @@ class RoundTally:
 
     seconds: float = 0.0
     upload_bytes: int = 0
-    refused: dict[str, Refused] = field(default_factory=dict)
+    refused: dict[str, RefusedReply] = field(default_factory=dict)
 
 
 class Conversation:
@@ -134,7 +134,7 @@ class Conversation:
             reason = incoming.fault or "no reply"
             self._report(Refusal(time=now, round=round_number, hospital=name, reason=reason, code="Fault"))
             return None
-        if isinstance(incoming.reply, Refused):
+        if isinstance(incoming.reply, RefusedReply):
             refused = incoming.reply
             self.tally.refused[name] = refused
             self._report(

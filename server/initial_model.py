@@ -16,6 +16,7 @@ from common.models.flat import flat_parameters
 from common.processes import die_with_parent, run_service
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.progress import RunProgress
 
 
 def initial_model(description: RunDescription) -> npt.NDArray[np.float32]:
@@ -33,7 +34,7 @@ def _made(model: ModelConfig, classes: int, channels: int, seed: int) -> npt.NDA
 
 
 def _before_round_1(run_id: str, model: npt.NDArray[np.float32]) -> Checkpoint:
-    return Checkpoint(run_id, 0, 0, model, {}, 0, {})
+    return Checkpoint(run_id, 0, 0, model, {}, 0, RunProgress())
 
 
 def _make(state: Path) -> None:

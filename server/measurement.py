@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from common.config import RunDescription
 from common.errors import RunError
@@ -20,6 +20,7 @@ from common.evaluation.statistics import Statistics, read_tables
 from common.privacy.gaussian import gaussian_epsilon
 from common.run.terms import evaluation_plan_of, release_mechanism
 from common.run.vector import Tail, VectorLayout
+from server.progress import EvaluationProgress
 
 PartName = Literal["test", "validation", "none"]
 
@@ -69,22 +70,22 @@ class Measurements(Protocol):
     def spent(self) -> None:
         """Note that hospitals have refused to answer the last question again."""
 
-    def to_numbers(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as values of JSON."""
+    def progress(self) -> EvaluationProgress | None:
+        """Return what a checkpoint keeps; None where no plan is followed."""
 
 
 def measurements_of(
-    description: RunDescription, layout: VectorLayout, numbers: Mapping[str, Any]
+    description: RunDescription, layout: VectorLayout, progress: EvaluationProgress | None
 ) -> "ExactMeasurements | PlannedMeasurements":
-    """Return how a run measures its models, continued from ``numbers`` of its checkpoint.
+    """Return how a run measures its models, continued from ``progress`` of its checkpoint.
 
     Raises:
-        RunError: the numbers cannot be read.
+        RunError: the record of its evaluations cannot be read.
     """
     plan = evaluation_plan_of(description)
     if plan is None:
         return ExactMeasurements(layout)
-    return PlannedMeasurements(description, plan, layout, numbers)
+    return PlannedMeasurements(description, plan, layout, progress)
 
 
 class ExactMeasurements:
@@ -116,9 +117,8 @@ class ExactMeasurements:
     def spent(self) -> None:
         """See :class:`Measurements`."""
 
-    def to_numbers(self) -> dict[str, Any]:
+    def progress(self) -> None:
         """See :class:`Measurements`."""
-        return {}
 
 
 class PlannedMeasurements:
@@ -127,30 +127,21 @@ class PlannedMeasurements:
     exact = False
 
     def __init__(
-        self, description: RunDescription, plan: EvaluationPlan, layout: VectorLayout, numbers: Mapping[str, Any]
+        self,
+        description: RunDescription,
+        plan: EvaluationPlan,
+        layout: VectorLayout,
+        progress: EvaluationProgress | None,
     ) -> None:
         self._description = description
         self._plan = plan
         self._layout = layout
-        self._asked: Counter[int] = Counter()
+        self._asked = Counter({} if progress is None else progress.asked)
         """How often each release was asked for, by its number."""
-        self._state = EvaluationState()
+        self._state = EvaluationState() if progress is None else _state_of(progress)
         self._last: int | None = None
-        self._told = False
+        self._told = progress is not None and progress.told
         """Whether it is known who is trained on."""
-        if numbers:
-            self._restore(numbers)
-
-    def _restore(self, numbers: Mapping[str, Any]) -> None:
-        try:
-            self._asked = Counter({int(number): int(times) for number, times in numbers["asked"].items()})
-            self._state = EvaluationState.from_json(numbers["state"])
-            self._told = bool(numbers.get("told", False))
-        except (AttributeError, LookupError, TypeError, ValueError):
-            raise RunError(
-                "the newest checkpoint lacks the record of its evaluations; delete that file to resume from the "
-                "previous one"
-            ) from None
 
     def before_training(self) -> Question | None:
         """See :class:`Measurements`."""
@@ -215,10 +206,16 @@ class PlannedMeasurements:
         )
         return gaussian_epsilon(math.sqrt(squares), self._description.privacy.delta)
 
-    def to_numbers(self) -> dict[str, Any]:
+    def progress(self) -> EvaluationProgress:
         """See :class:`Measurements`."""
-        return {
-            "asked": {str(number): times for number, times in sorted(self._asked.items())},
-            "state": self._state.to_json(),
-            "told": self._told,
-        }
+        return EvaluationProgress(asked=dict(sorted(self._asked.items())), state=self._state.to_json(), told=self._told)
+
+
+def _state_of(progress: EvaluationProgress) -> EvaluationState:
+    try:
+        return EvaluationState.from_json(progress.state)
+    except RunError:
+        raise RunError(
+            "the newest checkpoint lacks the record of its evaluations; delete that file to resume from the previous "
+            "one"
+        ) from None

@@ -43,16 +43,6 @@ EXCHANGE_BOUNDS = (
 )  # fmt: skip
 """Buckets in seconds, around the 0.3 s of an exchange of small messages and up past the default deadline."""
 
-_MODEL_METRICS = (
-    (names.ACCURACY, "accuracy"),
-    (names.PRECISION, "precision"),
-    (names.RECALL, "recall"),
-    (names.SPECIFICITY, "specificity"),
-    (names.F1, "f1"),
-    (names.AUC, "auc"),
-    (names.LOSS, "loss"),
-)
-
 
 class RunMetrics(Collector):
     """The metrics of the run in a folder, brought up to date by each scrape.
@@ -158,7 +148,7 @@ class RunMetrics(Collector):
 
     def _take_figures(self, done: RoundDone) -> None:
         values, exact = self._values, done.part == "test"
-        for metric, name in _MODEL_METRICS:
+        for name, metric in names.MODEL_METRICS.items():
             values.set(metric, getattr(done, name))
         values.set_only(names.MEASURED_INFO, 1, done.part, "yes" if exact else "no")
         values.set(names.MEASURED_ROUND, done.step)
@@ -173,7 +163,7 @@ class RunMetrics(Collector):
         values.set(names.LAST_PROGRESS, tested.time)
         if math.isnan(tested.accuracy):
             return
-        for _, name in _MODEL_METRICS:
+        for name in names.MODEL_METRICS:
             values.set(names.TEST, getattr(tested, name), name)
         for name, (low, high) in tested.intervals.items():
             values.set(names.TEST_LOW, low, name)

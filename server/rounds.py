@@ -16,20 +16,20 @@ from common.evaluation.question import Question
 from common.run import messages
 from common.run.flat_model import FlatModel, hash_model
 from common.run.messages import (
-    AdvertiseKeys,
-    CheckConsistency,
-    ConsistencyChecked,
+    ConsistencyReply,
+    ConsistencyRequest,
     EpsilonReport,
-    InputMasked,
-    InputPlain,
-    KeysAdvertised,
-    KeysShared,
-    MaskedInput,
-    PlainInput,
-    ShareKeys,
-    Unmask,
-    UnmaskAll,
-    Unmasked,
+    KeysReply,
+    KeysRequest,
+    MaskReply,
+    MaskRequest,
+    PlainReply,
+    PlainRequest,
+    SharesReply,
+    SharesRequest,
+    UnmaskAllRequest,
+    UnmaskReply,
+    UnmaskRequest,
 )
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import fewest_survivors
@@ -173,12 +173,12 @@ class SecureAggregation:
     def _prepare(self, round_number: int, hospitals: Collection[str]) -> share_keys.Routed:
         """Exchange keys and shares with everyone who is there, before a round that none rode along for."""
         online = self._conversation.online().intersection(hospitals)
-        request = Outgoing(AdvertiseKeys(run_description=self._encoded, round_number=round_number))
+        request = Outgoing(KeysRequest(run_description=self._encoded, round_number=round_number))
         keys: dict[str, secagg.AdvertisedKeys] = {}
         requests, newcomers = dict.fromkeys(online, request), online - self._joined
         for answer in self._ask(round_number, Phase.ADVERTISE_KEYS, requests, len(online), preparing=bool(newcomers)):
             self._joined.add(answer.hospital)
-            if isinstance(answer.reply, KeysAdvertised):
+            if isinstance(answer.reply, KeysReply):
                 self._take(answer, Phase.ADVERTISE_KEYS, round_number, answer.reply.advertised, keys.__setitem__,
                            secagg.AdvertisedKeys)  # fmt: skip
         collected = advertise_keys.collect(self._run, round_number, keys)
@@ -204,7 +204,7 @@ class SecureAggregation:
         started = self._conversation.tally.seconds
         requests = {
             hospital: Outgoing(
-                MaskedInput(
+                MaskRequest(
                     run_id=self._run.run_id,
                     round_number=round_number,
                     request=secagg.encode(routed.request_for(hospital, encoded)),
@@ -218,9 +218,9 @@ class SecureAggregation:
         for answer in self._ask(
             round_number, Phase.MASKED_INPUT, requests, _fewest(routed, terms), joining, masked.total.nbytes
         ):
-            if isinstance(answer.reply, InputMasked):
+            if isinstance(answer.reply, MaskReply):
                 self._add_vector(answer, answer.reply, masked, result, riding)
-            elif isinstance(answer.reply, KeysAdvertised):
+            elif isinstance(answer.reply, KeysReply):
                 self._take_next_keys(answer, answer.reply.advertised, riding)
             del answer  # And its vector with it, before the next one comes.
         result.training_seconds = self._conversation.tally.seconds - started
@@ -236,7 +236,7 @@ class SecureAggregation:
             )
 
     def _add_vector(
-        self, answer: Answer, reply: InputMasked, masked: masked_input.MaskedSum, result: RoundSum, riding: "_Riding"
+        self, answer: Answer, reply: MaskReply, masked: masked_input.MaskedSum, result: RoundSum, riding: "_Riding"
     ) -> None:
         place = Place(SERVER, masked.routed.directory.round_number, Phase.MASKED_INPUT)
         try:
@@ -271,7 +271,7 @@ class SecureAggregation:
         survivor_list = masked.close()
         round_number = survivor_list.round_number
         request = Outgoing(
-            CheckConsistency(
+            ConsistencyRequest(
                 run_id=self._run.run_id,
                 round_number=round_number,
                 survivors=secagg.encode(survivor_list),
@@ -287,7 +287,7 @@ class SecureAggregation:
             masked.routed.directory.threshold,
             self._sharing(directory, survivor_list.survivors),
         ):
-            if isinstance(answer.reply, ConsistencyChecked):
+            if isinstance(answer.reply, ConsistencyReply):
                 self._take(answer, Phase.CONSISTENCY_CHECK, round_number, answer.reply.signature,
                            signatures.__setitem__, secagg.SurvivorSignature)  # fmt: skip
             self._take_next_shares(answer, directory, shares)
@@ -302,7 +302,7 @@ class SecureAggregation:
         directory: secagg.KeyDirectory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
-        unmask = Unmask(
+        unmask = UnmaskRequest(
             run_id=self._run.run_id,
             round_number=request.round_number,
             request=secagg.encode(request),
@@ -318,7 +318,7 @@ class SecureAggregation:
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
         request = full_unmasking.request_all(masked)
-        unmask = UnmaskAll(
+        unmask = UnmaskAllRequest(
             run_id=self._run.run_id,
             round_number=request.round_number,
             request=secagg.encode(request),
@@ -331,7 +331,7 @@ class SecureAggregation:
         self,
         masked: masked_input.MaskedSum,
         phase: Phase,
-        request: Unmask | UnmaskAll,
+        request: UnmaskRequest | UnmaskAllRequest,
         directory: secagg.KeyDirectory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
@@ -343,7 +343,7 @@ class SecureAggregation:
             masked.routed.directory.threshold,
             self._sharing(directory, masked.survivors),
         ):
-            if isinstance(answer.reply, Unmasked):
+            if isinstance(answer.reply, UnmaskReply):
                 self._take(answer, phase, request.round_number, answer.reply.revealed,
                            revealed.__setitem__, secagg.UnmaskingShares)  # fmt: skip
             self._take_next_shares(answer, directory, shares)
@@ -362,7 +362,7 @@ class SecureAggregation:
     def _joining(self, riding: "_Riding") -> dict[str, Outgoing]:
         if riding.round_number is None:
             return {}
-        request = Outgoing(AdvertiseKeys(run_description=self._encoded, round_number=riding.round_number))
+        request = Outgoing(KeysRequest(run_description=self._encoded, round_number=riding.round_number))
         return dict.fromkeys(self._conversation.online() & riding.newcomers, request)
 
     def _sharing(self, directory: secagg.KeyDirectory | None, survivors: Collection[str]) -> dict[str, Outgoing]:
@@ -373,7 +373,9 @@ class SecureAggregation:
 
     def _share_request(self, directory: secagg.KeyDirectory) -> Outgoing:
         return Outgoing(
-            ShareKeys(run_id=self._run.run_id, round_number=directory.round_number, directory=secagg.encode(directory))
+            SharesRequest(
+                run_id=self._run.run_id, round_number=directory.round_number, directory=secagg.encode(directory)
+            )
         )
 
     def _take_next_keys(self, answer: Answer, advertised: bytes, riding: "_Riding") -> None:
@@ -388,7 +390,7 @@ class SecureAggregation:
             self._take_shares(answer, directory.round_number, shares)
 
     def _take_shares(self, answer: Answer, round_number: int, shares: dict[str, secagg.EncryptedShares]) -> None:
-        if not isinstance(answer.reply, KeysShared | ConsistencyChecked | Unmasked):
+        if not isinstance(answer.reply, SharesReply | ConsistencyReply | UnmaskReply):
             return
         if answer.reply.shares is not None:
             self._take(answer, Phase.SHARE_KEYS, round_number, answer.reply.shares, shares.__setitem__,
@@ -468,7 +470,7 @@ class PlainAggregation:
         """See :meth:`Aggregation.aggregate`."""
         terms = asked.terms(self._description, model, len(self._description.roster))
         request = Outgoing(
-            PlainInput(
+            PlainRequest(
                 run_id=self._run.run_id,
                 run_description=self._encoded,
                 round_number=round_number,
@@ -504,7 +506,7 @@ class PlainAggregation:
     def _add_vector(self, answer: Answer, result: RoundSum) -> bool:
         """Add what a hospital sent, if that is a vector of this run; says whether it is."""
         vector = answer.array
-        if not isinstance(answer.reply, InputPlain) or vector is None:
+        if not isinstance(answer.reply, PlainReply) or vector is None:
             return False
         if vector.dtype != self._run.dtype or vector.shape != result.total.shape:
             return False

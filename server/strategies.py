@@ -11,13 +11,14 @@ size for FedAvgM, two for FedAdam.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.config import AggregationConfig, PrivacyConfig, TrainingConfig
-from common.errors import RunError
+from common.errors import ConfigError, RunError
 from common.privacy.mechanism import mechanism_for
 
 Array = NDArray[np.float32]
@@ -135,6 +136,63 @@ class FedAdam(Strategy):
         return np.divide(first, np.sqrt(second) + np.float32(ADAPTIVITY), dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class StrategyTerms:
+    """What a strategy may depend on.
+
+    Attributes:
+        parameters: d, of the model.
+        learning_rate: of the server; in mode ``distributed`` times that of the hospitals' optimiser.
+        server_momentum: ``aggregation.server_momentum``.
+        momentum: of the hospitals' optimiser where it acts on the server (mode ``distributed``); else 0.
+    """
+
+    parameters: int
+    learning_rate: float
+    server_momentum: float
+    momentum: float
+
+
+@dataclass(frozen=True)
+class NamedStrategy:
+    """An entry of :data:`STRATEGIES`: what it does, in words for help, and how it is made."""
+
+    words: str
+    make: Callable[[StrategyTerms], Strategy]
+
+
+def _fedavg(terms: StrategyTerms) -> Strategy:
+    if terms.momentum:  # Then it is SGD, with the momentum that a hospital's optimiser would have.
+        return FedAvgM(terms.parameters, terms.learning_rate, terms.momentum)
+    return FedAvg(terms.parameters, terms.learning_rate)
+
+
+STRATEGIES: Mapping[str, NamedStrategy] = {
+    "fedavg": NamedStrategy("the weighted mean of the hospitals' changes", _fedavg),
+    "fedavgm": NamedStrategy(
+        "server momentum on the mean change",
+        lambda terms: FedAvgM(terms.parameters, terms.learning_rate, terms.server_momentum),
+    ),
+    "fedadam": NamedStrategy(
+        "per-parameter step sizes from moments of the mean change",
+        lambda terms: FedAdam(terms.parameters, terms.learning_rate, terms.server_momentum),
+    ),
+}
+"""What ``aggregation.strategy`` can name; checks and help read it."""
+
+
+def require(name: str) -> NamedStrategy:
+    """Return the strategy of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = STRATEGIES.get(name)
+    if found is None:
+        raise ConfigError(f"aggregation.strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
+    return found
+
+
 def strategy_for(
     aggregation: AggregationConfig, training: TrainingConfig, privacy: PrivacyConfig, parameters: int
 ) -> Strategy:
@@ -142,13 +200,16 @@ def strategy_for(
 
     In mode ``distributed`` the two learning rates multiply, the hospital's and the server's, and FedAvg is SGD with
     ``training.momentum``.
+
+    Raises:
+        ConfigError: there is no strategy of that name.
     """
     training_rate, training_momentum = mechanism_for(privacy).server_optimiser(training)
-    rate = aggregation.server_learning_rate * training_rate
-    if aggregation.strategy == "fedavgm":
-        return FedAvgM(parameters, rate, aggregation.server_momentum)
-    if aggregation.strategy == "fedadam":
-        return FedAdam(parameters, rate, aggregation.server_momentum)
-    if training_momentum:
-        return FedAvgM(parameters, rate, training_momentum)
-    return FedAvg(parameters, rate)
+    return require(aggregation.strategy).make(
+        StrategyTerms(
+            parameters,
+            learning_rate=aggregation.server_learning_rate * training_rate,
+            server_momentum=aggregation.server_momentum,
+            momentum=training_momentum,
+        )
+    )

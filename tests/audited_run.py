@@ -9,7 +9,17 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.audit.chain import AUDIT_FILE, AuditChain
-from common.audit.entries import Began, Contributed, Finished, Joined, Opened, Refused, Signed, Stepped, Summed
+from common.audit.entries import (
+    Began,
+    Contributed,
+    Finished,
+    JoinedRun,
+    OpenedSum,
+    Refused,
+    SignedSurvivors,
+    Stepped,
+    Summed,
+)
 from common.audit.parties import Writer
 from common.config import Config, RunDescription
 from common.config import replace as replaced
@@ -137,10 +147,12 @@ class AuditedRun:
             )  # fmt: skip
             if full:
                 views[name] = self.view(name, round_number, terms).hex()
-                chain.append(Opened(run_id=RUN_ID, round_number=round_number, cohort=NAMES))
+                chain.append(OpenedSum(run_id=RUN_ID, round_number=round_number, cohort=NAMES))
                 continue
             signatures[name] = self.signature(name, round_number, terms, NAMES).hex()
-            chain.append(Signed(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name]))
+            chain.append(
+                SignedSurvivors(run_id=RUN_ID, round_number=round_number, survivors=NAMES, signature=signatures[name])
+            )
         if record_it:
             self.server.append(
                 Summed(
@@ -198,7 +210,7 @@ def _tell(run: AuditedRun, authority_on_server: bool) -> None:
         )
     )  # fmt: skip
     for chain in run.hospitals.values():
-        chain.append(Joined(run_id=RUN_ID, config_hash=run.description.hash().hex()))
+        chain.append(JoinedRun(run_id=RUN_ID, config_hash=run.description.hash().hex()))
     for step in (1, 2):
         run.sum_up(step, hash_model(model), train=True, full=step == 1)
         model = model + np.float32(0.01)

@@ -1,7 +1,7 @@
 """Readers and checks of a hospital's own images; the agent enters through :func:`open_data`.
 
 One image's way: :mod:`~client.data.catalogue` lists it, :mod:`~client.data.examine` opens it with
-:mod:`~client.data.pixels` or :mod:`~client.data.dicom` and checks it with :mod:`~client.data.picture_checks`,
+one of :mod:`~client.data.readers` and checks it with :mod:`~client.data.picture_checks`,
 :mod:`~client.data.survey` compares it with all others, :mod:`~client.data.cache` keeps it.
 """
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from client.data import npz
 from client.data.archives import Archives, UnusableArchiveError, split_path
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import (
@@ -29,6 +28,7 @@ from client.data.readers import (
     IMAGE_ENDINGS,
     is_read_archive,
     kind_not_read,
+    npz,
     reader_of,
 )
 from client.data.tables import Table, UnusableTableError, read_table, without_point_zero
@@ -75,7 +75,7 @@ _NO_ENDING = "no ending"
 _ENDINGS_NAMED = 8
 
 
-class Layout(StrEnum):
+class DataLayout(StrEnum):
     """How the data lies."""
 
     MANIFEST = "manifest.csv"
@@ -84,7 +84,7 @@ class Layout(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedImage:
     """One image that the data claims to hold.
 
     Attributes:
@@ -116,8 +116,8 @@ class Catalogue:
     """
 
     root: Path
-    layout: Layout
-    entries: tuple[Entry, ...] = field(repr=False)
+    layout: DataLayout
+    entries: tuple[ListedImage, ...] = field(repr=False)
     findings: tuple[Finding, ...] = field(repr=False)
     accepted: frozenset[tuple[str, str]] = field(repr=False)
     digest: bytes
@@ -130,14 +130,14 @@ class _Listing:
     root: Path
     classes: Sequence[str]
     archives: Archives = field(repr=False)
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[ListedImage] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 1"))
 
     def find(self, mistake: Mistake, where: str, detail: str = "") -> None:
         self.findings.append(Finding(mistake, where, detail))
 
-    def add(self, entry: Entry, status: os.stat_result) -> None:
+    def add(self, entry: ListedImage, status: os.stat_result) -> None:
         self.entries.append(entry)
         said = (entry.file, entry.label_text, entry.patient, entry.split)
         stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -167,16 +167,16 @@ def read_catalogue(data: Path, classes: Sequence[str]) -> Catalogue:
 def _catalogue(listing: _Listing) -> Catalogue:
     layout, npz_file = _layout_of(listing.root)
     match layout:
-        case Layout.NPZ:
+        case DataLayout.NPZ:
             _list_npz(listing, npz_file)
-        case Layout.MANIFEST:
+        case DataLayout.MANIFEST:
             _list_manifest(listing)
-        case Layout.CLASS_FOLDERS:
+        case DataLayout.CLASS_FOLDERS:
             _list_class_folders(listing)
     if not listing.entries and not listing.findings:
         listing.find(Mistake.EMPTY_FOLDER, "")
     accepted = frozenset(_read_accepted(listing))
-    root = npz_file if layout is Layout.NPZ else listing.root
+    root = npz_file if layout is DataLayout.NPZ else listing.root
     return Catalogue(root, layout, tuple(listing.entries), tuple(listing.findings), accepted, listing.digest.digest())
 
 
@@ -211,13 +211,13 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _layout_of(root: Path) -> tuple[Layout, Path]:
+def _layout_of(root: Path) -> tuple[DataLayout, Path]:
     if root.is_file():
-        return Layout.NPZ, root
+        return DataLayout.NPZ, root
     if (root / MANIFEST_NAME).exists() or (root / MANIFEST_WORKBOOK_NAME).exists():
-        return Layout.MANIFEST, root
+        return DataLayout.MANIFEST, root
     archives = list(root.glob("*.npz"))
-    return (Layout.NPZ, archives[0]) if len(archives) == 1 else (Layout.CLASS_FOLDERS, root)
+    return (DataLayout.NPZ, archives[0]) if len(archives) == 1 else (DataLayout.CLASS_FOLDERS, root)
 
 
 def _list_npz(listing: _Listing, path: Path) -> None:
@@ -233,7 +233,7 @@ def _list_npz(listing: _Listing, path: Path) -> None:
         for number, label in enumerate(labels.tolist()):
             file = f"{split}_images[{number}]"
             if 0 <= label < len(listing.classes):
-                listing.add(Entry(file, label, str(label), "", split), path.stat())
+                listing.add(ListedImage(file, label, str(label), "", split), path.stat())
             else:
                 listing.find(Mistake.LABEL_UNKNOWN, file, str(label))
 
@@ -273,7 +273,7 @@ def _list_row(listing: _Listing, number: int, cells: Mapping[str, str], times: M
         listing.find(status, where)
     else:
         label_text = sys.intern(cells["label"])  # one object for all that have it
-        listing.add(Entry(file, label, label_text, cells.get("patient_id", ""), split), status)
+        listing.add(ListedImage(file, label, label_text, cells.get("patient_id", ""), split), status)
 
 
 def _label_of(text: str, classes: Sequence[str]) -> int | None:
@@ -325,7 +325,7 @@ def _list_class_folders(listing: _Listing) -> None:
             listing.find(status, file)
         else:
             patient = folders[1] if len(folders) > 1 else ""
-            listing.add(Entry(file, label, folders[0], patient, split), status)
+            listing.add(ListedImage(file, label, folders[0], patient, split), status)
 
 
 def _walk(listing: _Listing) -> Iterator[str]:

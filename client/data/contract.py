@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from client.data.likeness import CHEST, Reference
+from client.data.likeness import CHEST, LikenessReference
 from common.config import PrivacyUnit, RunDescription
 
 
@@ -25,7 +25,7 @@ class ImageKind:
     modalities: frozenset[str] = frozenset()
     body_parts: frozenset[str] = frozenset()
     frontal: bool = False
-    reference: Reference | None = None
+    reference: LikenessReference | None = None
     upright: tuple[float, ...] = ()
     least_range: int = 0
 

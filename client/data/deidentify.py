@@ -1,4 +1,4 @@
-"""Writes clean copies of a hospital's images, each as :mod:`client.data.clean` says.
+"""Writes clean copies of a hospital's images, each as its reader in :mod:`client.data.readers` makes it.
 
 Patients become ``patient-000001`` and so on, in an order drawn at random. The key of the pseudonyms is not kept.
 What is burned into the pixels cannot be cleaned: images with, or suspected of, burned-in text are left out.
@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.data.archives import Archives
-from client.data.catalogue import Entry, Layout, read_catalogue
-from client.data.clean import Pseudonyms
+from client.data.catalogue import DataLayout, ListedImage, read_catalogue
 from client.data.contract import DataContract
-from client.data.dicom import DECODER_ERRORS, quiet
 from client.data.examine import read_file
 from client.data.hospital_data import Report
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError
-from client.data.readers import HEAD_BYTES, reader_of
+from client.data.readers import Pseudonyms, clean_copy, quiet
 from client.data.survey import choose_split
 from common.errors import DataError
 from common.files import make_private_folder
@@ -46,7 +44,7 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
         DataError: ``out`` holds something, lies inside the data, or cannot be written, or the data is an npz file.
     """
     catalogue = read_catalogue(folder, contract.classes)
-    if catalogue.layout is Layout.NPZ:
+    if catalogue.layout is DataLayout.NPZ:
         raise DataError("an npz file holds pixels alone; there is nothing to clean")
     if out.exists() and any(out.iterdir()):
         raise DataError("--deidentify must name a new or empty folder")
@@ -70,18 +68,14 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
 
 
 def _clean_all(
-    archives: Archives, entries: list[Entry], contract: DataContract, out: Path
+    archives: Archives, entries: list[ListedImage], contract: DataContract, out: Path
 ) -> Iterator[tuple[str, str, str, str]]:
     """Write copies one by one and yield their rows of the manifest; what can't be read is left out."""
     pseudonyms = Pseudonyms()
     for number, entry in enumerate(entries):
         try:
-            encoded = read_file(archives, entry.file)
-            reader = reader_of(encoded[:HEAD_BYTES])
-            copy = reader.clean(encoded, entry.patient, pseudonyms) if reader else None
-        except (UnusableImageError, *DECODER_ERRORS):
-            continue
-        if copy is None:
+            copy = clean_copy(read_file(archives, entry.file), entry.patient, pseudonyms)
+        except UnusableImageError:
             continue
         name = f"images/{number:06d}{copy.ending}"
         path = out / name

@@ -13,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from client.data import npz
 from client.data.archives import Archives, UnusableArchiveError
-from client.data.catalogue import Catalogue, Entry, Layout
+from client.data.catalogue import Catalogue, DataLayout, ListedImage
 from client.data.contract import DataContract
-from client.data.dicom import quiet
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import check_picture, thumbnail
 from client.data.pixels import Header, Picture, UnusableImageError
-from client.data.readers import read_picture
+from client.data.readers import npz, quiet, read_picture
 from client.data.shortcuts import Traces, traces_of
 from client.data.traits import traits_of
 from client.data.views import FRONTAL
@@ -63,7 +61,7 @@ class Examined:
         usable: None if it could not be decoded.
     """
 
-    entry: Entry = field(repr=False)
+    entry: ListedImage = field(repr=False)
     findings: tuple[Finding, ...] = field(repr=False)
     header: Header = field(default=Header(), repr=False)
     content_digest: bytes = b""
@@ -80,7 +78,7 @@ def examine_all(catalogue: Catalogue, contract: DataContract, today: datetime.da
     """
     latest = (today + _CLOCK_TOLERANCE).strftime("%Y%m%d")
     with quiet(), ThreadPoolExecutor(os.cpu_count(), "examine") as threads:
-        if catalogue.layout is Layout.NPZ:
+        if catalogue.layout is DataLayout.NPZ:
             yield from _examine_npz(catalogue, contract, threads)
         else:
             with Archives(catalogue.root) as archives:
@@ -106,7 +104,7 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
 def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
     """Read one file that no hospital listed, and return what a check would find in it alone; for users of a model.
 
-    Enter :func:`client.data.dicom.quiet` around it. Personal data in the header is no finding here: nothing is kept.
+    Enter :func:`client.data.readers.quiet` around it. Personal data in the header is no finding here: nothing is kept.
 
     Args:
         content: the whole file.
@@ -117,7 +115,7 @@ def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Pic
         UnusableImageError: it cannot be read.
     """
     picture = read_picture(content, contract.channels)
-    entry = Entry(file, 0, "", "", None)
+    entry = ListedImage(file, 0, "", "", None)
     latest = (datetime.datetime.now(datetime.UTC).date() + _CLOCK_TOLERANCE).strftime("%Y%m%d")
     header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
     examined = _examine_picture(entry, picture, b"", header, contract)
@@ -135,7 +133,7 @@ def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], item
         yield waiting.popleft().result()
 
 
-def _examine_file(archives: Archives, entry: Entry, contract: DataContract, latest: str) -> Examined:
+def _examine_file(archives: Archives, entry: ListedImage, contract: DataContract, latest: str) -> Examined:
     try:
         content = read_file(archives, entry.file)
         picture = read_picture(content, contract.channels)
@@ -145,14 +143,14 @@ def _examine_file(archives: Archives, entry: Entry, contract: DataContract, late
     return _examine_picture(entry, picture, hashlib.sha256(content).digest(), header, contract)
 
 
-def _examine_pixels(pixels: npt.NDArray[np.uint8], entry: Entry, contract: DataContract) -> Examined:
+def _examine_pixels(pixels: npt.NDArray[np.uint8], entry: ListedImage, contract: DataContract) -> Examined:
     """Examine one image of an npz file, uint8 of shape (c, h, w)."""
     picture = Picture(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2), Header())
     return _examine_picture(entry, picture, hashlib.sha256(pixels.tobytes()).digest(), (), contract)
 
 
 def _examine_picture(
-    entry: Entry, picture: Picture, digest: bytes, header: tuple[Finding, ...], contract: DataContract
+    entry: ListedImage, picture: Picture, digest: bytes, header: tuple[Finding, ...], contract: DataContract
 ) -> Examined:
     image = Image.fromarray(picture.pixels).convert("L" if contract.channels == 1 else "RGB")
     pixels = fit(image, contract.image_size)
@@ -183,12 +181,12 @@ def read_file(archives: Archives, file: str) -> bytes:
     return content
 
 
-def _passed_over(entry: Entry, picture: Picture) -> Iterator[Finding]:
+def _passed_over(entry: ListedImage, picture: Picture) -> Iterator[Finding]:
     if picture.passed_over:
         yield Finding(Mistake.HEADER_FIELD_IGNORED, entry.file, "; ".join(picture.passed_over))
 
 
-def _header_findings(entry: Entry, header: Header, contract: DataContract, latest: str) -> Iterator[Finding]:
+def _header_findings(entry: ListedImage, header: Header, contract: DataContract, latest: str) -> Iterator[Finding]:
     if header.personal:
         yield Finding(Mistake.PERSONAL_DATA, entry.file, ", ".join(header.personal))
     if header.burned_in:

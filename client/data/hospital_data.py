@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCache, PreparedWriter
-from client.data.catalogue import Catalogue, Layout, read_catalogue
+from client.data.catalogue import Catalogue, DataLayout, read_catalogue
 from client.data.contract import DataContract
 from client.data.examine import examine_all
 from client.data.mistakes import COUNTED, Finding, Weight
@@ -78,7 +78,7 @@ class Report:
         counts: usable images of each part and class.
     """
 
-    layout: Layout
+    layout: DataLayout
     findings: tuple[Finding, ...] = field(repr=False)
     images: int = field(repr=False)
     patients: int = field(repr=False)

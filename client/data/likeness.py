@@ -26,7 +26,7 @@ _TURNS = np.stack(
 
 
 @dataclass(frozen=True)
-class Reference:
+class LikenessReference:
     """What the thumbnails of a task's images are like.
 
     Attributes:
@@ -66,7 +66,7 @@ class Reference:
         return f"{upright / FURTHEST:.1f} times as far as nearly all" if upright > FURTHEST else ""
 
 
-CHEST = Reference(
+CHEST = LikenessReference(
     mean=(
         -0.200, -0.141, -0.067, +0.045, +0.046, -0.063, -0.132, -0.190,
         -0.095, -0.021, -0.023, +0.035, +0.039, -0.022, -0.020, -0.090,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from client.data.catalogue import Entry
+from client.data.catalogue import ListedImage
 from client.data.contract import DataContract
 from client.data.examine import Examined, Usable
 from client.data.mistakes import Finding, Mistake
@@ -47,7 +47,7 @@ _PIXEL_DIGEST_BYTES = 16
 class _Seen:
     """What is remembered of one image: little, because there may be a million."""
 
-    entry: Entry = field(repr=False)
+    entry: ListedImage = field(repr=False)
     split: Split
     patient: str = field(repr=False)
     modality: str

@@ -102,7 +102,7 @@ class Opened(_Line):
     """A random number, so that no two ledgers share a digest."""
 
 
-class Accepted(_Line):
+class AcceptedEntry(_Line):
     """The first line after an operator's decision: what was wrong, and what was spent at least."""
 
     kind: Literal["accepted"] = "accepted"
@@ -130,7 +130,7 @@ class Spent(_Line):
     booking: Booking
 
 
-Line = Opened | Accepted | Spent
+Line = Opened | AcceptedEntry | Spent
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
 
@@ -146,7 +146,7 @@ class AnchorFile(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """A line in its place in the chain."""
 
     anchor: Anchor
@@ -215,7 +215,7 @@ def gone(held: Anchor) -> str:
     )
 
 
-def begin(folder: Path, line: Opened | Accepted) -> Entry:
+def begin(folder: Path, line: Opened | AcceptedEntry) -> LedgerEntry:
     """Put a new database with one line in place, at once or not at all; a refused one that it replaces is kept.
 
     Raises:
@@ -242,13 +242,13 @@ def connected(folder: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def append(connection: sqlite3.Connection, head: Anchor, line: Line) -> Entry:
+def append(connection: sqlite3.Connection, head: Anchor, line: Line) -> LedgerEntry:
     """Insert the line that follows ``head``; durable once the transaction around it is committed."""
     text = line.model_dump_json()
     sequence = head.sequence + 1
     digest = _digest(sequence, head.digest, text)
     connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (sequence, head.digest, text, digest))
-    return Entry(Anchor(sequence=sequence, digest=digest), head.digest, text, line)
+    return LedgerEntry(Anchor(sequence=sequence, digest=digest), head.digest, text, line)
 
 
 @contextmanager
@@ -264,7 +264,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def verified(folder: Path, held: Anchor | None) -> list[Entry]:
+def verified(folder: Path, held: Anchor | None) -> list[LedgerEntry]:
     """Return every line, the first at least, with the chain, the anchor file and ``held`` checked.
 
     Raises:
@@ -279,7 +279,7 @@ def verified(folder: Path, held: Anchor | None) -> list[Entry]:
         if is_older(connection):
             raise LedgerError(OLDER)
         entries = chained(_BEFORE_THE_FIRST, rows(connection, 1))
-    if not entries or not isinstance(entries[0].line, Opened | Accepted):
+    if not entries or not isinstance(entries[0].line, Opened | AcceptedEntry):
         raise LedgerError(f"the ledger's first line is missing; {OPERATOR}")
     if anchor_file.exists():
         _require_line(entries, read_anchor(folder).head, "the anchor beside it")
@@ -287,7 +287,7 @@ def verified(folder: Path, held: Anchor | None) -> list[Entry]:
         raise LedgerError(f"the anchor beside the ledger is gone; {OPERATOR}")
     first = entries[0].line
     # What an operator accepted stands for the line that was known then.
-    if held is not None and not (isinstance(first, Accepted) and first.superseded == held):
+    if held is not None and not (isinstance(first, AcceptedEntry) and first.superseded == held):
         _require_line(entries, held, "the anchor that was kept elsewhere")
     return entries
 
@@ -304,7 +304,7 @@ def rows(connection: sqlite3.Connection, first: int) -> list[Row]:
     return connection.execute(query, (first,)).fetchall()
 
 
-def following(connection: sqlite3.Connection, head: Anchor) -> list[Entry]:
+def following(connection: sqlite3.Connection, head: Anchor) -> list[LedgerEntry]:
     """Return the lines after ``head``, which must still be in its place.
 
     Raises:
@@ -316,7 +316,7 @@ def following(connection: sqlite3.Connection, head: Anchor) -> list[Entry]:
     return chained(head, found[1:])
 
 
-def chained(head: Anchor, following: list[Row]) -> list[Entry]:
+def chained(head: Anchor, following: list[Row]) -> list[LedgerEntry]:
     """Return rows as lines, each proven to follow the one before it.
 
     Raises:
@@ -330,7 +330,7 @@ def chained(head: Anchor, following: list[Row]) -> list[Entry]:
         if digest != _digest(number, head.digest, text):
             raise LedgerError(f"the ledger's line {number} was changed; {OPERATOR}")
         head = Anchor(sequence=number, digest=str(digest))
-        entries.append(Entry(head, str(previous), text, parsed(text, number)))
+        entries.append(LedgerEntry(head, str(previous), text, parsed(text, number)))
         if number > 1 and not isinstance(entries[-1].line, Spent):
             raise LedgerError(f"the ledger's line {number} begins a ledger inside another; {OPERATOR}")
     return entries
@@ -406,7 +406,7 @@ def file_digest(folder: Path) -> str:
         return hashlib.sha256(database.read_bytes() if database.exists() else b"").hexdigest()
 
 
-def _require_line(entries: list[Entry], anchor: Anchor, whose: str) -> None:
+def _require_line(entries: list[LedgerEntry], anchor: Anchor, whose: str) -> None:
     if anchor.sequence > len(entries):
         raise LedgerError(
             f"the ledger ends at line {len(entries)}, but {whose} knows line {anchor.sequence}: it was truncated or "

@@ -32,8 +32,9 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from client.ledger import chain
-from client.ledger.chain import Accepted, Anchor, AnchorFile, Entry, Line, Opened, Spent
+from client.ledger.chain import AcceptedEntry, Anchor, AnchorFile, LedgerEntry, Line, Opened, Spent
 from client.ledger.salvage import Salvaged
+from common.complaints import complaint
 from common.config import PrivacyUnit
 from common.errors import BudgetExceededError, LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
@@ -70,7 +71,7 @@ class _Totals:
             case Spent():
                 self._add(line.booking)
                 self.runs[line.run_id, line.booking.account, line.booking.event] += 1
-            case Accepted():
+            case AcceptedEntry():
                 self.cover(line.bookings)
             case Opened():
                 pass
@@ -102,7 +103,7 @@ class Ledger:
     Several processes may have it open: each sees the others' lines before it judges its own.
     """
 
-    def __init__(self, folder: Path, entries: list[Entry]) -> None:
+    def __init__(self, folder: Path, entries: list[LedgerEntry]) -> None:
         self._folder = folder
         self._fingerprint = _bound_to(entries)
         self._head = entries[0].anchor
@@ -180,7 +181,7 @@ class Ledger:
             epsilon((policy.event_of(booking),), policy.delta, accountant)
         lines = [_spent_line(run_id, round_number, booking) for booking, _ in bookings]
         with chain.exclusive(self._folder):
-            entries: list[Entry] = []
+            entries: list[LedgerEntry] = []
             with chain.connected(self._folder) as connection, chain.transaction(connection):
                 self._take_in(chain.following(connection, self._head))
                 spent = self._judged(round_number, bookings, accountant)
@@ -254,7 +255,7 @@ class Ledger:
     def _anchor_file(self) -> AnchorFile:
         return _anchor_file(self._fingerprint, self._head, self._totals)
 
-    def _take_in(self, entries: list[Entry]) -> None:
+    def _take_in(self, entries: list[LedgerEntry]) -> None:
         for entry in entries:
             self._totals.add(entry.line)
             self._head = entry.anchor
@@ -371,7 +372,7 @@ def _fault(folder: Path, fingerprint: bytes | None, held: Anchor | None) -> str:
     return "the data set changed"
 
 
-def _bound_to(entries: list[Entry]) -> str:
+def _bound_to(entries: list[LedgerEntry]) -> str:
     """Return the fingerprint in the first of verified lines."""
     first = entries[0].line
     if isinstance(first, Spent):
@@ -390,13 +391,12 @@ def _spent_line(run_id: str, round_number: int, booking: Booking) -> Spent:
         raise _refusal(error) from None
 
 
-def _accepted_line(**values: Any) -> Accepted:  # noqa: ANN401 - of the model, which checks them
+def _accepted_line(**values: Any) -> AcceptedEntry:  # noqa: ANN401 - of the model, which checks them
     try:
-        return Accepted(**values)
+        return AcceptedEntry(**values)
     except ValidationError as error:
         raise _refusal(error) from None
 
 
 def _refusal(error: ValidationError) -> LedgerError:
-    finding = error.errors(include_url=False)[0]
-    return LedgerError(f"a ledger line's {'.'.join(str(part) for part in finding['loc'])}: {finding['msg']}")
+    return LedgerError(f"a ledger line's {complaint(error, 'keys')}")

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from client.ledger import chain
-from client.ledger.chain import Accepted, Anchor, Hexadecimal, Line, Opened, Spent
+from client.ledger.chain import AcceptedEntry, Anchor, Hexadecimal, Line, Opened, Spent
 from common.config import PrivacyUnit, RunId
 from common.errors import LedgerError, PrivacyError
 from common.privacy.accounting import MechanismEvent, MechanismKind
@@ -48,7 +48,7 @@ class Salvaged:
         """Read whatever is there."""
         rows = chain.present_rows(folder)
         lines = tuple(line for row in rows if (line := _line(str(row[2]))) is not None)
-        bound = next((line.fingerprint for line in reversed(lines) if isinstance(line, Opened | Accepted)), None)
+        bound = next((line.fingerprint for line in reversed(lines) if isinstance(line, Opened | AcceptedEntry)), None)
         beside, head = None, None
         text = chain.present_anchor(folder)
         with suppress(LedgerError):
@@ -65,11 +65,11 @@ class Salvaged:
 
     def forgotten(self) -> bool:
         """Return whether an operator decided before to continue without what was lost."""
-        return any(line.forgotten for line in self.lines if isinstance(line, Accepted))
+        return any(line.forgotten for line in self.lines if isinstance(line, AcceptedEntry))
 
     def knows(self, held: Anchor) -> bool:
         """Return whether a line that is known from elsewhere is here, or was decided about before."""
-        superseded = (line.superseded for line in self.lines if isinstance(line, Accepted))
+        superseded = (line.superseded for line in self.lines if isinstance(line, AcceptedEntry))
         return (held.sequence, held.digest) in self.places or held == self.head or held in superseded
 
 
@@ -129,7 +129,7 @@ def _upgraded(line: _OldLine) -> Line:
         case _OldOpened():
             return Opened(fingerprint=line.fingerprint)
         case _OldAccepted():
-            return Accepted(
+            return AcceptedEntry(
                 fingerprint=line.fingerprint,
                 fault=line.fault,
                 reason=line.reason,

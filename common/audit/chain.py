@@ -12,19 +12,20 @@ it does not.** A writer can cut its own chain short or begin another; that shows
 
 import datetime
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.audit.entries import Body, Hash, Hexadecimal, Identified
 from common.audit.parties import PublicKey, Writer, is_signed_by, verify_party
+from common.canonical import canonical_json
+from common.complaints import complaint
 from common.errors import AuditError, IdentityError
 from common.identity.certificates import certificate_pem
 
@@ -58,7 +59,7 @@ class _Line(BaseModel):
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditEntry:
     """A verified line: its number, the writer's time, and what it says."""
 
     sequence: int
@@ -73,7 +74,7 @@ class Chain:
     party: str
     keys: tuple[PublicKey, ...]
     """The keys that the party has signed with, in order."""
-    entries: tuple[Entry, ...]
+    entries: tuple[AuditEntry, ...]
 
 
 class AuditChain:
@@ -114,8 +115,8 @@ class AuditChain:
             "time": int(time.time()),
             "body": body.model_dump(mode="json"),
         }
-        signature = self._writer.sign(_DOMAIN + _canonical(unsigned)).hex()
-        line = _canonical({**unsigned, "signature": signature}) + b"\n"
+        signature = self._writer.sign(_DOMAIN + canonical_json(unsigned)).hex()
+        line = canonical_json({**unsigned, "signature": signature}) + b"\n"
         end = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
@@ -156,7 +157,7 @@ def read_chain(content: bytes, name: str, authority: x509.Certificate) -> Chain:
     """
     if not content.endswith(b"\n"):
         raise AuditError(f"{name}: the last line must end in a newline; the file was cut short or changed there")
-    party, keys, entries, previous = "", list[PublicKey](), list[Entry](), _NO_LINE
+    party, keys, entries, previous = "", list[PublicKey](), list[AuditEntry](), _NO_LINE
     for number, encoded in enumerate(content[:-1].split(b"\n"), start=1):
         line = _parsed(encoded, f"{name}, line {number}")
         if line.sequence != number or line.previous != previous:
@@ -171,7 +172,7 @@ def read_chain(content: bytes, name: str, authority: x509.Certificate) -> Chain:
         if not keys:
             raise AuditError(f"{name}, line 1: must carry the writer's certificate")
         _verify(line, keys[-1], f"{name}, line {number}")
-        entries.append(Entry(number, line.time, line.body))
+        entries.append(AuditEntry(number, line.time, line.body))
         previous = hashlib.sha256(encoded + b"\n").hexdigest()
     return Chain(party, tuple(keys), tuple(entries))
 
@@ -182,12 +183,8 @@ def _parsed(encoded: bytes, place: str) -> _Line:
     try:
         line = _Line.model_validate_json(encoded)
     except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in finding["loc"])
-        raise AuditError(
-            f"{place}: must be an entry of an audit chain; {key or 'the line'}: {finding['msg']}"
-        ) from None
-    if _canonical(line.model_dump(mode="json")) != encoded:
+        raise AuditError(f"{place}: must be an entry of an audit chain; {complaint(error, 'the line')}") from None
+    if canonical_json(line.model_dump(mode="json")) != encoded:
         raise AuditError(f"{place}: must be in canonical form; it was changed")
     return line
 
@@ -202,7 +199,7 @@ def _writer(body: Identified, authority: x509.Certificate, when: int, place: str
 
 def _verify(line: _Line, key: PublicKey, place: str) -> None:
     unsigned = line.model_dump(mode="json", exclude={"signature"})
-    if not is_signed_by(key, bytes.fromhex(line.signature), _DOMAIN + _canonical(unsigned)):
+    if not is_signed_by(key, bytes.fromhex(line.signature), _DOMAIN + canonical_json(unsigned)):
         raise AuditError(f"{place}: must be signed by its writer's key; it was changed")
 
 
@@ -211,7 +208,3 @@ def _head(path: Path, last: bytes) -> tuple[int, str]:
     if not last:
         return 0, _NO_LINE
     return _parsed(last.removesuffix(b"\n"), f"{path.name}, last line").sequence, hashlib.sha256(last).hexdigest()
-
-
-def _canonical(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -26,7 +26,7 @@ class Identified(_Body):
     """PEM, issued by the consortium's authority."""
 
 
-class Joined(_Body):
+class JoinedRun(_Body):
     """Hospital: it agreed to a run's terms."""
 
     kind: Literal["joined"] = "joined"
@@ -53,7 +53,7 @@ class Contributed(_Body):
     """Its signed view of the round, a ``secagg`` MaskedInput, as it went with the vector; None of a bare one."""
 
 
-class Signed(_Body):
+class SignedSurvivors(_Body):
     """Hospital: it signed whose vectors are in a round's sum."""
 
     kind: Literal["signed"] = "signed"
@@ -64,7 +64,7 @@ class Signed(_Body):
     """The ``secagg`` SurvivorSignature as it was sent."""
 
 
-class Opened(_Body):
+class OpenedSum(_Body):
     """Hospital: it revealed what opens the sum over everybody in a round's cohort, and signed no survivors."""
 
     kind: Literal["opened"] = "opened"
@@ -147,4 +147,16 @@ class Finished(_Body):
     threshold: float | None
 
 
-Body = Identified | Joined | Contributed | Signed | Opened | Began | Summed | Stepped | Told | Refused | Finished
+Body = (
+    Identified
+    | JoinedRun
+    | Contributed
+    | SignedSurvivors
+    | OpenedSum
+    | Began
+    | Summed
+    | Stepped
+    | Told
+    | Refused
+    | Finished
+)

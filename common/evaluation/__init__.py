@@ -5,13 +5,11 @@ from common.evaluation.exact import (
     FIXED_POINT,
     EvaluationCounts,
     EvaluationShape,
-    Metrics,
     PartCounts,
     count,
-    metrics,
-    threshold_edge,
 )
 from common.evaluation.layout import TaskKind
+from common.evaluation.metrics import METRICS, Figures, Metric, Metrics, metrics, threshold_edge
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState, Measured
@@ -19,11 +17,14 @@ from common.evaluation.tree import answer
 
 __all__ = [
     "FIXED_POINT",
+    "METRICS",
     "EvaluationCounts",
     "EvaluationPlan",
     "EvaluationShape",
     "EvaluationState",
+    "Figures",
     "Measured",
+    "Metric",
     "Metrics",
     "Part",
     "PartCounts",

@@ -8,7 +8,6 @@ and the edges that the next release asks about: where the two fitted normals err
 
 import hashlib
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from common.errors import RunError
 from common.evaluation import intervals
 from common.evaluation.density import mixture_quantiles, mixture_share
-from common.evaluation.exact import Metrics
 from common.evaluation.layout import Layout, TaskKind
 from common.evaluation.measure_classes import class_shares, of_classes
 from common.evaluation.measure_scores import DRAWS, ClassCount, ScoreFigures, of_score
+from common.evaluation.metrics import METRICS, UNDEFINED, Metrics
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState, Measured, Reference
@@ -157,23 +156,7 @@ def _generator(release: Release, summed: NDArray[np.int64]) -> np.random.Generat
 
 
 def _unknown(units: int) -> Metrics:
-    unknown = math.nan
-    return Metrics(
-        records=units,
-        accuracy=unknown,
-        precision=unknown,
-        recall=unknown,
-        f1=unknown,
-        specificity=unknown,
-        auc=unknown,
-        auc_error_bound=unknown,
-        loss=unknown,
-        kappa=unknown,
-        ece=unknown,
-        threshold=unknown,
-        confusion=(),
-        roc=(),
-    )
+    return Metrics(**UNDEFINED, records=units, auc_error_bound=math.nan, threshold=math.nan, confusion=(), roc=())
 
 
 def _alone(figure: ScoreFigures) -> Measured:
@@ -188,7 +171,7 @@ def _together(figures: list[ScoreFigures]) -> Measured:
     means: dict[str, float] = {}
     ends: dict[str, tuple[float, float]] = {}
     noise: dict[str, float] = {}
-    for name in ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece"):
+    for name, metric in METRICS.items():
         draws = np.stack([figure.draws[name] for figure in figures])
         value = means[name] = float(draws[:, 0].mean())
         if math.isnan(value):
@@ -198,24 +181,9 @@ def _together(figures: list[ScoreFigures]) -> Measured:
         sampling = float(np.sqrt(np.maximum(full.var(axis=1, ddof=1) - private, 0)).mean())
         noise[name] = math.sqrt(float(private.sum())) / len(figures)
         reach = intervals.Z * math.hypot(sampling, noise[name]) + abs(float(full.mean()) - value)
-        ends[name] = (
-            max(-1.0 if name == "kappa" else 0.0, value - reach),
-            value + reach if name == "loss" else min(1.0, value + reach),
-        )
+        ends[name] = max(metric.low, value - reach), min(metric.high, value + reach)
     each = tuple(figure.metrics for figure in figures)
-    overall = replace(
-        _unknown(each[0].records),
-        accuracy=means["accuracy"],
-        precision=means["precision"],
-        recall=means["recall"],
-        f1=means["f1"],
-        specificity=means["specificity"],
-        auc=means["auc"],
-        auc_error_bound=0.0,
-        loss=means["loss"],
-        kappa=means["kappa"],
-        ece=means["ece"],
-    )
+    overall = _unknown(each[0].records).model_copy(update={**means, "auc_error_bound": 0.0})
     return Measured(overall, ends, noise, each, _bound_warning(figures))
 
 

@@ -1,7 +1,8 @@
 """How the global model is measured without anyone seeing one hospital's results: integer counts, summed securely.
 
 A hospital turns the model's logits on its validation and test records into :class:`EvaluationCounts`; counts of many
-hospitals add up to the counts of their pooled records; metrics are a function of the pooled counts alone.
+hospitals add up to the counts of their pooled records, of which :mod:`common.evaluation.metrics` makes what a person
+reads.
 
 **These counts carry no differential privacy**, and a server that asks often, or of models of its own making, learns
 single records from their sums. So they are counted in privacy mode none, and where each hospital agrees; otherwise
@@ -170,45 +171,6 @@ class EvaluationCounts:
         return cls.from_flat(np.zeros(shape.length, np.int64), shape)
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """What a person reads; all but ``loss`` and ``threshold`` of the test part at the threshold.
-
-    Attributes:
-        records: in the test part.
-        accuracy: share of records decided rightly, in [0, 1].
-        precision: of class 1; with more than two classes the mean over classes, as the next three.
-        recall: of class 1 (sensitivity).
-        f1: of class 1.
-        specificity: true-negative rate.
-        auc: area under the ROC curve; with more than two classes the mean of one-versus-rest, as MedMNIST reports.
-            NaN where a class has no or only records.
-        auc_error_bound: the AUC of the unbinned scores lies within ± this.
-        loss: mean cross-entropy in nats.
-        kappa: Cohen's kappa with quadratic weights.
-        ece: expected calibration error of the most probable class, CALIBRATION_BINS equal bins.
-        threshold: least probability of class 1 that is called class 1, chosen on the validation part; NaN with more
-            than two classes, where the most probable class is called.
-        confusion: records by truth (row) and decision (column).
-        roc: (false-positive rate, true-positive rate) of the two-class ROC curve at every bin edge, else empty.
-    """
-
-    records: int
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    specificity: float
-    auc: float
-    auc_error_bound: float
-    loss: float
-    kappa: float
-    ece: float
-    threshold: float
-    confusion: tuple[tuple[int, ...], ...]
-    roc: tuple[tuple[float, float], ...]
-
-
 def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape) -> PartCounts:
     """Count what a model did on some records.
 
@@ -242,78 +204,6 @@ def count(logits: NDArray[np.float32], labels: Integers, shape: EvaluationShape)
     )
 
 
-def metrics(counts: EvaluationCounts) -> Metrics:
-    """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
-
-    For an empty test part all but the threshold are NaN.
-    """
-    test = counts.test
-    binary = len(test.confusion) == TWO_CLASSES
-    edge = threshold_edge(counts.validation) if binary else 0
-    threshold = _edge_probability(edge, test.histograms.shape[2]) if binary else float("nan")
-    if not test.records:
-        return _of_no_records(len(test.confusion), threshold)
-    confusion = _confusion_at(test.histograms[0], edge) if binary else test.confusion
-    auc, bound = _auc(test.histograms)
-    precision, recall, f1, specificity = _rates(confusion)
-    return Metrics(
-        records=test.records,
-        accuracy=float(np.trace(confusion) / test.records),
-        precision=precision,
-        recall=recall,
-        f1=f1,
-        specificity=specificity,
-        auc=auc,
-        auc_error_bound=bound,
-        loss=test.loss / FIXED_POINT / test.records,
-        kappa=_quadratic_kappa(confusion),
-        ece=_calibration_error(test),
-        threshold=threshold,
-        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
-        roc=_roc(test.histograms[0]) if binary else (),
-    )
-
-
-def threshold_edge(validation: PartCounts) -> int:
-    """Return the bin edge at which the two-class decision is best on the validation part.
-
-    Best is the largest sum of sensitivity and specificity (Youden 1950). Unlike accuracy it does not depend on how
-    common the disease is in the validation part, which is not how common it is where the model will be used. Where
-    several edges are equally good the middle one is taken, the farthest from a decision that the data contradict.
-    Without records of both classes the edge is that of p = 0.5.
-    """
-    negatives, positives = validation.histograms[0]
-    bins = len(positives)
-    if not negatives.sum() or not positives.sum():
-        return bins // 2
-    # Entry e is the decision "positive from bin e on". In integers, so that equally good edges compare equal.
-    caught = np.concatenate([positives[::-1].cumsum()[::-1], [0]])
-    spared = np.concatenate([[0], negatives.cumsum()])
-    gain = caught * int(negatives.sum()) + spared * int(positives.sum())
-    best = np.flatnonzero(gain == gain.max())
-    return int(best[len(best) // 2])
-
-
-def _of_no_records(classes: int, threshold: float) -> Metrics:
-    unknown = float("nan")
-    return Metrics(
-        records=0,
-        accuracy=unknown,
-        precision=unknown,
-        recall=unknown,
-        f1=unknown,
-        specificity=unknown,
-        auc=unknown,
-        auc_error_bound=unknown,
-        loss=unknown,
-        kappa=unknown,
-        ece=unknown,
-        threshold=threshold,
-        confusion=((0,) * classes,) * classes,
-        roc=(),
-    )
-
-
 def _log_sum_exp(exact: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = exact.max(axis=1, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0.0)
@@ -343,87 +233,3 @@ def _fixed_point_sums(cells: Integers, values: NDArray[np.float64]) -> Integers:
     sums = np.zeros(CALIBRATION_BINS, np.int64)
     np.add.at(sums, cells, np.rint(values * FIXED_POINT).astype(np.int64))
     return sums
-
-
-def _edge_probability(edge: int, bins: int) -> float:
-    """Return the probability at a bin edge: the inverse of the scale of :func:`_histograms`."""
-    place = edge / bins
-    if place in (0.0, 1.0):
-        return place
-    log_odds = SCORE_TEMPER * np.log(place / (1 - place))
-    return float(1 / (1 + np.exp(-log_odds)))
-
-
-def _confusion_at(histogram: Integers, edge: int) -> Integers:
-    negatives, positives = histogram
-    return np.array(
-        [
-            [negatives[:edge].sum(), negatives[edge:].sum()],
-            [positives[:edge].sum(), positives[edge:].sum()],
-        ]
-    )
-
-
-def _auc(histograms: Integers) -> tuple[float, float]:
-    """Return the mean AUC over scores, and how far the AUC of the unbinned scores can be from it.
-
-    A pair of a positive and a negative in different bins is ordered for certain; a pair in one bin counts one half
-    (Mann and Whitney 1947), and is off by at most one half.
-    """
-    areas, bounds = [], []
-    for negatives, positives in histograms:
-        pairs = int(negatives.sum()) * int(positives.sum())
-        if not pairs:
-            return float("nan"), float("nan")
-        below = np.concatenate([[0], negatives.cumsum()[:-1]])
-        tied = int((positives * negatives).sum())
-        areas.append((int((positives * below).sum()) + tied / 2) / pairs)
-        bounds.append(tied / 2 / pairs)
-    return float(np.mean(areas)), float(np.mean(bounds))
-
-
-def _roc(histogram: Integers) -> tuple[tuple[float, float], ...]:
-    negatives, positives = histogram
-    if not negatives.sum() or not positives.sum():
-        return ()
-    alarms = np.concatenate([[0], negatives[::-1].cumsum()]) / negatives.sum()
-    caught = np.concatenate([[0], positives[::-1].cumsum()]) / positives.sum()
-    points = np.stack([alarms, caught], axis=1)
-    moved = np.concatenate([[True], np.any(np.diff(points, axis=0) != 0, axis=1)])
-    return tuple((float(x), float(y)) for x, y in points[moved])
-
-
-def _rates(confusion: Integers) -> tuple[float, float, float, float]:
-    """Return precision, recall, F1 and specificity; a rate over no records is 0, as scikit-learn's default."""
-    right = np.diag(confusion).astype(np.float64)
-    called, true, records = confusion.sum(axis=0), confusion.sum(axis=1), confusion.sum()
-    rejected = records - true - called + right
-    per_class = np.stack(
-        [
-            _ratio(right, called),
-            _ratio(right, true),
-            _ratio(2 * right, called + true),
-            _ratio(rejected, records - true),
-        ]
-    )
-    chosen = per_class[:, 1] if len(confusion) == TWO_CLASSES else per_class.mean(axis=1)
-    precision, recall, f1, specificity = (float(rate) for rate in chosen)
-    return precision, recall, f1, specificity
-
-
-def _ratio(part: NDArray[np.float64], whole: Integers) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-
-
-def _quadratic_kappa(confusion: Integers) -> float:
-    """Return Cohen's kappa with quadratic weights (1968): 1 agrees, 0 is chance; 0 where all is one class."""
-    grades = np.arange(len(confusion))
-    weights = (grades[:, None] - grades[None, :]) ** 2
-    expected = np.outer(confusion.sum(axis=1), confusion.sum(axis=0)) / confusion.sum()
-    by_chance = float((weights * expected).sum())
-    return 1.0 - float((weights * confusion).sum()) / by_chance if by_chance else 0.0
-
-
-def _calibration_error(part: PartCounts) -> float:
-    gaps = np.abs(part.correct - part.confidence / FIXED_POINT)
-    return float(gaps.sum() / part.records)

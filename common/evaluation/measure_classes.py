@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from common.evaluation import intervals
 from common.evaluation.density import auc_of, boundaries, cells_of, decode_group, halves_of
-from common.evaluation.exact import Metrics
 from common.evaluation.layout import Layout, Numbers, TaskKind
 from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, fitted_normal, priors_of, tree_halves, tree_noise
+from common.evaluation.metrics import METRICS, UNDEFINED, Metrics
 from common.evaluation.state import Measured, Reference
 from common.evaluation.tree import LARGEST_LOSS
 
@@ -93,20 +93,12 @@ def of_classes(
     if noise.get("auc", 0.0) > LARGEST_AUC_NOISE:
         drawn["auc"] = np.full(1 + 2 * DRAWS, math.nan)
     metrics = Metrics(
+        **{name: float(values[0]) for name, values in drawn.items()},
         records=units,
         auc_error_bound=0.0,
-        ece=math.nan,
         threshold=math.nan,
         confusion=() if confusion is None else _whole(confusion[0], counts, units),
         roc=(),
-        accuracy=float(drawn["accuracy"][0]),
-        precision=float(drawn["precision"][0]),
-        recall=float(drawn["recall"][0]),
-        f1=float(drawn["f1"][0]),
-        specificity=float(drawn["specificity"][0]),
-        auc=float(drawn["auc"][0]),
-        loss=float(drawn["loss"][0]),
-        kappa=float(drawn["kappa"][0]),
     )
     return Measured(metrics, _intervals(layout, drawn, units, deviation), noise), found
 
@@ -120,8 +112,9 @@ def _intervals(
     for name, values in drawn.items():
         if name in ends or not math.isfinite(values[0]):
             continue
-        low, high = (-1.0, 1.0) if name == "kappa" else (0.0, LARGEST_LOSS if name == "loss" else 1.0)
-        ends[name] = intervals.of_draws(float(values[0]), values[1 : 1 + DRAWS], low, high)
+        metric = METRICS[name]
+        high = metric.high if math.isfinite(metric.high) else LARGEST_LOSS  # Where a unit's loss is clipped.
+        ends[name] = intervals.of_draws(float(values[0]), values[1 : 1 + DRAWS], metric.low, high)
     return ends
 
 
@@ -225,18 +218,23 @@ def _deviation_of(number: Numbers, first: _Draws, units: int) -> float:
 
 def _figures(layout: Layout, draws: _Draws, units: int) -> dict[str, Floats]:
     size = len(draws.counts)
-    unknown = np.full(size, math.nan)
-    figures = dict.fromkeys(("precision", "recall", "f1", "specificity", "auc", "loss", "kappa"), unknown)
+    figures = {name: np.full(size, value) for name, value in UNDEFINED.items()}
+    if draws.confusion is not None:
+        figures.update({name: _of_matrix(name, draws.confusion) for name in METRICS})
     figures["accuracy"] = np.clip((1 + draws.numbers[Numbers.RIGHT]) / 2, 0, 1)
     if Numbers.LOSS in draws.numbers:
         figures["loss"] = np.clip((1 + draws.numbers[Numbers.LOSS]) / 2, 0, 1) * LARGEST_LOSS
     if layout.kind is TaskKind.ORDINAL:
         figures["kappa"] = _kappa(draws.counts / units, draws.numbers)
-    if draws.confusion is not None:
-        figures.update(_macro_rates(draws.confusion))
-        if layout.kind is TaskKind.MULTICLASS:
-            figures["kappa"] = _kappa_of_matrix(draws.confusion)
     return figures
+
+
+def _of_matrix(name: str, confusion: Floats) -> Floats:
+    """Return a metric of confusion matrices, (B,): NaN where a matrix does not give it."""
+    metric = METRICS[name]
+    if metric.of_confusion is None:
+        return np.full(len(confusion), math.nan)
+    return np.clip(metric.of_confusion(confusion), metric.low, metric.high)
 
 
 def _kappa(shares: Floats, numbers: dict[Numbers, Floats]) -> Floats:
@@ -248,30 +246,6 @@ def _kappa(shares: Floats, numbers: dict[Numbers, Floats]) -> Floats:
     apart = np.clip(2 * (1 - numbers[Numbers.AGREEMENT]), 0, 4)
     by_chance = true_square + square - 2 * true_mean * mean
     return np.clip(1 - apart / np.maximum(by_chance, 0.01), -1, 1)
-
-
-def _kappa_of_matrix(confusion: Floats) -> Floats:
-    classes = confusion.shape[1]
-    weights = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
-    total = confusion.sum(axis=(1, 2))
-    expected = confusion.sum(axis=2)[:, :, None] * confusion.sum(axis=1)[:, None, :] / total[:, None, None]
-    by_chance = (weights * expected).sum(axis=(1, 2))
-    return np.clip(1 - _over((weights * confusion).sum(axis=(1, 2)), by_chance), -1, 1)
-
-
-def _macro_rates(confusion: Floats) -> dict[str, Floats]:
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    true, called, total = confusion.sum(axis=2), confusion.sum(axis=1), confusion.sum(axis=(1, 2))[:, None]
-    return {
-        "precision": _over(right, called).mean(axis=1),
-        "recall": _over(right, true).mean(axis=1),
-        "f1": _over(2 * right, called + true).mean(axis=1),
-        "specificity": _over(total - true - called + right, total - true).mean(axis=1),
-    }
-
-
-def _over(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def _macro_auc(

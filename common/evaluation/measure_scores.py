@@ -25,8 +25,9 @@ from common.evaluation.density import (
     decode_group,
     halves_of,
 )
-from common.evaluation.exact import CALIBRATION_BINS, MAX_LOSS, Metrics
+from common.evaluation.exact import CALIBRATION_BINS, MAX_LOSS
 from common.evaluation.layout import Layout, entry_of
+from common.evaluation.metrics import METRICS, Metrics
 from common.evaluation.state import FIRST, Normal, Reference
 
 Floats = NDArray[np.float64]
@@ -205,14 +206,15 @@ def _rates(halves: tuple[Floats, Floats], positives: Floats, units: int) -> dict
     alarms = np.clip(negatives / 2 + halves[0][:, 0], 0, negatives)
     missed, spared = positives - caught, negatives - alarms
     called = caught + alarms
-    by_chance = positives * (missed + spared) + negatives * called
+    confusion = np.stack([spared, alarms, missed, caught], axis=1).reshape(-1, 2, 2)
+    of_matrix = {name: metric.of_confusion(confusion) for name, metric in METRICS.items() if metric.of_confusion}
     return {
+        **of_matrix,
         "accuracy": np.clip(0.5 + (halves[1][:, 0] - halves[0][:, 0]) / units, 0, 1),
         "precision": _over(caught, called),
         "recall": caught / positives,
         "f1": _over(2 * caught, called + positives),
         "specificity": spared / negatives,
-        "kappa": 1 - _over((missed + alarms) * units, by_chance),
         "_caught": caught,
         "_spared": spared,
         "_positives": positives,
@@ -247,20 +249,12 @@ def _metrics(draws: dict[str, Floats], units: int, cuts: Floats, cells: tuple[Fl
     alarms = np.concatenate([[0.0], np.cumsum(cells[0][0, ::-1]) / cells[0][0].sum()])
     hits = np.concatenate([[0.0], np.cumsum(cells[1][0, ::-1]) / cells[1][0].sum()])
     return Metrics(
+        **{name: float(draws[name][0]) for name in METRICS},
         records=units,
         auc_error_bound=0.0,
         threshold=1 / (1 + math.exp(-threshold)) if threshold > -700 else 0.0,  # noqa: PLR2004 - exp's own range
         confusion=((spared, units - positives - spared), (positives - caught, caught)),
         roc=tuple((min(float(x), 1.0), min(float(y), 1.0)) for x, y in zip(alarms, hits, strict=True)),
-        accuracy=float(draws["accuracy"][0]),
-        precision=float(draws["precision"][0]),
-        recall=float(draws["recall"][0]),
-        f1=float(draws["f1"][0]),
-        specificity=float(draws["specificity"][0]),
-        auc=float(draws["auc"][0]),
-        loss=float(draws["loss"][0]),
-        kappa=float(draws["kappa"][0]),
-        ece=float(draws["ece"][0]),
     )
 
 
@@ -280,16 +274,14 @@ def _intervals(
     def variance(own: float, rate: float, count: float) -> float:
         return float(own + (rate - 0.5) ** 2 * class_noise**2) / count**2
 
-    sampled = {name: draws[name][1 : 1 + DRAWS] for name in ("auc", "precision", "f1", "loss", "ece", "kappa")}
-    most = {"loss": math.inf}
-    return {
+    counted = {
         "accuracy": intervals.of_rate(0.5 + (right - wrong) / units, units, (root[0] + root[1]) / units**2),
         "recall": intervals.of_rate(recall, positive, variance(root[1], recall, positive)),
         "specificity": intervals.of_rate(specificity, negative, variance(root[0], specificity, negative)),
-        **{
-            name: intervals.of_draws(
-                float(draws[name][0]), values, -1.0 if name == "kappa" else 0.0, most.get(name, 1.0)
-            )
-            for name, values in sampled.items()
-        },
     }
+    sampled = {
+        name: intervals.of_draws(float(draws[name][0]), draws[name][1 : 1 + DRAWS], metric.low, metric.high)
+        for name, metric in METRICS.items()
+        if name not in counted
+    }
+    return {**counted, **sampled}

@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 
 from common.errors import RunError
-from common.evaluation.exact import Metrics
 from common.evaluation.layout import MOST_SCORES
+from common.evaluation.metrics import Metrics
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Finite = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]

@@ -34,7 +34,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)] = VERSION
 
 
-class Join(Message, frozen=True, tag="join"):
+class JoinRequest(Message, frozen=True, tag="join"):
     """Hospital: an invitation's token, a signing request for its identity, and its SuperNode's public key."""
 
     token: Annotated[bytes, msgspec.Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
@@ -48,7 +48,7 @@ class Join(Message, frozen=True, tag="join"):
         return "Join(…)"
 
 
-class Joined(Message, frozen=True, tag="joined"):
+class JoinedReply(Message, frozen=True, tag="joined"):
     """Server: the hospital's certificate, the newest revocation and member lists, and where the Fleet API listens."""
 
     certificate: _Pem
@@ -57,18 +57,18 @@ class Joined(Message, frozen=True, tag="joined"):
     fleet_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
-class Waiting(Message, frozen=True, tag="waiting"):
+class WaitingReply(Message, frozen=True, tag="waiting"):
     """Server: the authority is offline and has not signed yet; ask again."""
 
 
-class Standing(Message, frozen=True, tag="standing"):
+class StandingRequest(Message, frozen=True, tag="standing"):
     """Hospital: its certificate, and a fresh signing request by the same key, which proves that it asks itself."""
 
     certificate: _Pem
     request: _Pem
 
 
-class Stands(Message, frozen=True, tag="stands"):
+class StandingReply(Message, frozen=True, tag="stands"):
     """Server: the newest revocation and member lists, and the certificate to use from now on, which may be the same."""
 
     certificate: _Pem
@@ -77,7 +77,7 @@ class Stands(Message, frozen=True, tag="stands"):
     revoked: bool
 
 
-JoinReply = Joined | Waiting
+JoinReply = JoinedReply | WaitingReply
 
 _M = TypeVar("_M", bound=Message)
 
@@ -88,7 +88,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode_join_reply(encoded: bytes) -> JoinReply:
-    """Read a server's answer to :class:`Join`; errors as for :func:`decode`."""
+    """Read a server's answer to :class:`JoinRequest`; errors as for :func:`decode`."""
     reply: JoinReply = _decode(encoded, JoinReply, MAXIMUM_REPLY_BYTES)
     return reply
 

@@ -1,65 +1,91 @@
-"""The models a run can name in ``model.name``.
+"""The models a run can name in ``model.name``: the table :data:`MODELS`, from which help and error texts derive.
 
-====================== ========================================================== ====================================
-name                   what is trained                                            on
-====================== ========================================================== ====================================
-cnn                    a small convolutional network (the default)                images
-cnn_wide               the same, half as wide again, with twice the parameters    images
-resnet18               torchvision's ResNet-18 with GroupNorm                     images
-scattering_linear      a linear classifier                                        scattering features, no weights
-scattering_mlp         one hidden layer                                           scattering features, no weights
-efficientnet_linear    a linear classifier                                        frozen EfficientNet-Lite0 features
-efficientnet_mlp       one hidden layer                                           frozen EfficientNet-Lite0 features
-imagenet_resnet_linear a linear classifier                                        frozen ResNet-18 features, from a file
-imagenet_resnet_mlp    one hidden layer                                           frozen ResNet-18 features, from a file
-====================== ========================================================== ====================================
+It imports no PyTorch, so that a configuration can be checked where no model is made.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-
-import torch
-from torch import nn
+from functools import cache
+from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
-from common.models.block_statistics import width_of
-from common.models.cnn import WIDE, SmallCnn
-from common.models.frozen import FrozenFeatures
-from common.models.heads import linear_head, mlp_head
-from common.models.scattering import Scattering
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.models.frozen import FrozenFeatures
 
 SMALLEST_IMAGE = 28
 """Pixels on a side."""
 
 
 @dataclass(frozen=True)
-class _OnImages:
-    """A model that is trained on images: (classes, channels) to the model."""
+class OnImages:
+    """A model that is trained on images.
 
+    Attributes:
+        words: what it is, for help.
+        make: (classes, channels) to the model.
+    """
+
+    words: str
     make: Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
-class _OnFeatures:
-    """A model that is trained on frozen features: (features, classes) to the model.
+class OnFeatures:
+    """A model that is trained on frozen features.
 
-    The width is known without the features' weights, which a server need not have.
+    Attributes:
+        words: what it is, for help.
+        features: what turns images into the model's input.
+        width: channels of an image to the number of features; known without the features' weights, which a server
+            need not have.
+        make: (features, classes) to the model.
     """
 
+    words: str
     features: Callable[[], FrozenFeatures]
     width: Callable[[int], int]
     make: Callable[[int, int], nn.Module]
 
 
+def _cnn(classes: int, channels: int) -> nn.Module:
+    from common.models.cnn import SmallCnn
+
+    return SmallCnn(classes, channels)
+
+
+def _cnn_wide(classes: int, channels: int) -> nn.Module:
+    from common.models.cnn import WIDE, SmallCnn
+
+    return SmallCnn(classes, channels, widths=WIDE)
+
+
 def _resnet18(classes: int, channels: int) -> nn.Module:
-    from common.models.resnet import group_norm_resnet18  # torchvision takes a second to import
+    from common.models.resnet import group_norm_resnet18
 
     return group_norm_resnet18(classes, channels)
 
 
+def _linear(features: int, classes: int) -> nn.Module:
+    from common.models.heads import linear_head
+
+    return linear_head(features, classes)
+
+
+def _mlp(features: int, classes: int) -> nn.Module:
+    from common.models.heads import mlp_head
+
+    return mlp_head(features, classes)
+
+
 @cache
 def _scattering() -> FrozenFeatures:
+    from common.models.scattering import Scattering
+
     return Scattering()
 
 
@@ -86,34 +112,50 @@ def _efficientnet_width(channels: int) -> int:
 
 
 def _imagenet_resnet_width(channels: int) -> int:
+    from common.models.block_statistics import width_of
     from common.models.imagenet_resnet import BLOCK_CHANNELS
 
     return width_of(BLOCK_CHANNELS, channels)
 
 
-_MODELS: Mapping[str, _OnImages | _OnFeatures] = {
-    "cnn": _OnImages(SmallCnn),
-    "cnn_wide": _OnImages(partial(SmallCnn, widths=WIDE)),
-    "resnet18": _OnImages(_resnet18),
-    "scattering_linear": _OnFeatures(_scattering, _scattering_width, linear_head),
-    "scattering_mlp": _OnFeatures(_scattering, _scattering_width, mlp_head),
-    "efficientnet_linear": _OnFeatures(_efficientnet, _efficientnet_width, linear_head),
-    "efficientnet_mlp": _OnFeatures(_efficientnet, _efficientnet_width, mlp_head),
-    "imagenet_resnet_linear": _OnFeatures(_imagenet_resnet, _imagenet_resnet_width, linear_head),
-    "imagenet_resnet_mlp": _OnFeatures(_imagenet_resnet, _imagenet_resnet_width, mlp_head),
-}
+MODELS: Mapping[str, OnImages | OnFeatures] = {
+    "cnn": OnImages("a small convolutional network", _cnn),
+    "cnn_wide": OnImages("the same, half as wide again, with twice the parameters", _cnn_wide),
+    "resnet18": OnImages("torchvision's ResNet-18 with GroupNorm", _resnet18),
+    "scattering_linear": OnFeatures(
+        "a linear classifier on scattering features, which need no weights", _scattering, _scattering_width, _linear
+    ),
+    "scattering_mlp": OnFeatures("one hidden layer on scattering features", _scattering, _scattering_width, _mlp),
+    "efficientnet_linear": OnFeatures(
+        "a linear classifier on frozen EfficientNet-Lite0 features", _efficientnet, _efficientnet_width, _linear
+    ),
+    "efficientnet_mlp": OnFeatures(
+        "one hidden layer on frozen EfficientNet-Lite0 features", _efficientnet, _efficientnet_width, _mlp
+    ),
+    "imagenet_resnet_linear": OnFeatures(
+        "a linear classifier on frozen ResNet-18 features, from a file", _imagenet_resnet, _imagenet_resnet_width,
+        _linear,
+    ),
+    "imagenet_resnet_mlp": OnFeatures(
+        "one hidden layer on frozen ResNet-18 features, from a file", _imagenet_resnet, _imagenet_resnet_width, _mlp
+    ),
+}  # fmt: skip
 
 
-def names() -> tuple[str, ...]:
-    """Return the names that ``model.name`` may have."""
-    return tuple(_MODELS)
+def require(name: str) -> None:
+    """Check that a name is in :data:`MODELS`.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    _entry(name)
 
 
 def build(name: str, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
     """Return the trainable model; its initial weights depend on the arguments alone.
 
     Args:
-        name: one of :func:`names`.
+        name: a key of :data:`MODELS`.
         classes: number of logits.
         channels: of an image.
         image_size: pixels on a side; all models take any size from 28.
@@ -125,10 +167,12 @@ def build(name: str, classes: int, channels: int, image_size: int, seed: int) ->
     entry = _entry(name)
     if image_size < SMALLEST_IMAGE:
         raise ConfigError(f"model.image_size must be at least {SMALLEST_IMAGE}, got {image_size}")
-    width = entry.width(channels) if isinstance(entry, _OnFeatures) else 0
+    import torch  # It takes a second; whoever only checks a name does without it.
+
+    width = entry.width(channels) if isinstance(entry, OnFeatures) else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.make(width, classes) if isinstance(entry, _OnFeatures) else entry.make(classes, channels)
+        return entry.make(width, classes) if isinstance(entry, OnFeatures) else entry.make(classes, channels)
 
 
 def frozen_features(name: str) -> FrozenFeatures | None:
@@ -138,7 +182,7 @@ def frozen_features(name: str) -> FrozenFeatures | None:
         ConfigError: there is no such model.
     """
     entry = _entry(name)
-    return entry.features() if isinstance(entry, _OnFeatures) else None
+    return entry.features() if isinstance(entry, OnFeatures) else None
 
 
 def input_shape(name: str, records: int, channels: int, image_size: int) -> tuple[int, ...]:
@@ -148,7 +192,7 @@ def input_shape(name: str, records: int, channels: int, image_size: int) -> tupl
         ConfigError: there is no such model, or it cannot take such images.
     """
     entry = _entry(name)
-    if isinstance(entry, _OnFeatures):
+    if isinstance(entry, OnFeatures):
         return (records, entry.width(channels))
     return (records, channels, image_size, image_size)
 
@@ -159,14 +203,16 @@ def parameter_count(name: str, classes: int, channels: int, image_size: int) -> 
     Raises:
         ConfigError: there is no such model, or it cannot take such images.
     """
+    import torch
+
     input_shape(name, 1, channels, image_size)  # Makes filters outside of the next line, where tensors have no numbers.
     with torch.device("meta"):
         model = build(name, classes, channels, image_size, seed=0)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _entry(name: str) -> _OnImages | _OnFeatures:
-    entry = _MODELS.get(name)
+def _entry(name: str) -> OnImages | OnFeatures:
+    entry = MODELS.get(name)
     if entry is None:
-        raise ConfigError(f"model.name must be one of {', '.join(_MODELS)}, got {name!r}")
+        raise ConfigError(f"model.name must be one of {', '.join(MODELS)}, got {name!r}")
     return entry

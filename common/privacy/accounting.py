@@ -85,7 +85,7 @@ class Accountant(StrEnum):
     RDP = "rdp"
 
 
-class Adversary(StrEnum):
+class EpsilonAdversary(StrEnum):
     """Against whom an ε holds."""
 
     OUTSIDER = "outsider with the model"
@@ -152,14 +152,14 @@ class Epsilon:
     value: float
     delta: float
     unit: PrivacyUnit
-    adversary: Adversary
+    adversary: EpsilonAdversary
     accountant: Accountant
     colluders: int = 0
 
     def __str__(self) -> str:
         """Say the whole claim in one line, ε rounded up."""
-        with_whom = f" ({self.colluders})" if self.adversary is Adversary.COLLUDING_SERVER else ""
-        article = "" if self.adversary is Adversary.HOSPITAL else "the "
+        with_whom = f" ({self.colluders})" if self.adversary is EpsilonAdversary.COLLUDING_SERVER else ""
+        article = "" if self.adversary is EpsilonAdversary.HOSPITAL else "the "
         return (
             f"ε = {rounded_up(self.value):.3f} at δ = {self.delta:g} for each {self.unit} (zero-out), "
             f"against {article}{self.adversary}{with_whom} ({self.accountant.upper()})"
@@ -203,11 +203,11 @@ def against_everyone(
     (Averaging over hospitals hides more from whoever sees only the average; that is not claimed.) The server with
     colluding hospitals is among them where ``colluders`` is above 0.
     """
-    alone = (Adversary.OUTSIDER, Adversary.HOSPITAL, Adversary.SERVER)
+    alone = (EpsilonAdversary.OUTSIDER, EpsilonAdversary.HOSPITAL, EpsilonAdversary.SERVER)
     claims = tuple(Epsilon(value, delta, unit, adversary, accountant) for adversary in alone)
     if not colluders:
         return claims
-    return (*claims, Epsilon(value, delta, unit, Adversary.COLLUDING_SERVER, accountant, colluders))
+    return (*claims, Epsilon(value, delta, unit, EpsilonAdversary.COLLUDING_SERVER, accountant, colluders))
 
 
 def epsilon(events: Iterable[MechanismEvent], delta: float, accountant: Accountant = Accountant.PRV) -> float:

@@ -46,7 +46,7 @@ from common.config import PrivacyUnit
 from common.errors import PrivacyError
 from common.keystream import Keystream
 from common.privacy import discrete_gaussian
-from common.privacy.accounting import Accountant, Adversary, Epsilon, MechanismEvent, MechanismKind, epsilon
+from common.privacy.accounting import Accountant, Epsilon, EpsilonAdversary, MechanismEvent, MechanismKind, epsilon
 
 SMOOTHING_VARIANCE = 4
 """t² of the theorem: what is given away of the sum's variance, of 10^6 and more, to be a function of a Gaussian."""
@@ -305,19 +305,19 @@ class DistributedMechanism:
         where nothing is promised.
         """
 
-        def claim(adversary: Adversary, event: MechanismEvent | None, colluders: int = 0) -> Epsilon:
+        def claim(adversary: EpsilonAdversary, event: MechanismEvent | None, colluders: int = 0) -> Epsilon:
             value = math.inf if event is None else epsilon([event], delta, accountant)
             return Epsilon(value, delta, unit, adversary, accountant, colluders)
 
         alone = self.event_against(0, cohort, sample_rate, rounds)
         claims = (
-            claim(Adversary.OUTSIDER, alone),
-            claim(Adversary.HOSPITAL, self.event_against(1, cohort, sample_rate, rounds)),
-            claim(Adversary.SERVER, alone),
+            claim(EpsilonAdversary.OUTSIDER, alone),
+            claim(EpsilonAdversary.HOSPITAL, self.event_against(1, cohort, sample_rate, rounds)),
+            claim(EpsilonAdversary.SERVER, alone),
         )
         if not self.colluders:
             return claims
-        return (*claims, claim(Adversary.COLLUDING_SERVER, self.event(sample_rate, rounds), self.colluders))
+        return (*claims, claim(EpsilonAdversary.COLLUDING_SERVER, self.event(sample_rate, rounds), self.colluders))
 
     def _whole_numbers(self, gradients: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Propose whole numbers, row by row; a gradient that isn't finite becomes one that :meth:`clip` refuses."""

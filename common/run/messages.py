@@ -39,21 +39,21 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     version: Annotated[int, msgspec.Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
 
 
-class AdvertiseKeys(_Message, frozen=True, tag="advertise_keys"):
+class KeysRequest(_Message, frozen=True, tag="advertise_keys"):
     """Server: a run (or a round that somebody joins) begins; send keys for ``round_number``."""
 
     run_description: bytes
     round_number: RoundNumber
 
 
-class KeysAdvertised(_Message, frozen=True, tag="keys_advertised"):
+class KeysReply(_Message, frozen=True, tag="keys_advertised"):
     """Hospital: who it is, and its signed public keys."""
 
     hospital: Hospital
     advertised: bytes
 
 
-class ShareKeys(_Message, frozen=True, tag="share_keys"):
+class SharesRequest(_Message, frozen=True, tag="share_keys"):
     """Server: everybody's signed keys (a ``secagg`` KeyDirectory); share your secrets among them."""
 
     run_id: RunId
@@ -61,13 +61,13 @@ class ShareKeys(_Message, frozen=True, tag="share_keys"):
     directory: bytes
 
 
-class KeysShared(_Message, frozen=True, tag="keys_shared"):
+class SharesReply(_Message, frozen=True, tag="keys_shared"):
     """Hospital: its encrypted shares, one for each of the others."""
 
     shares: bytes
 
 
-class MaskedInput(_Message, frozen=True, tag="masked_input"):
+class MaskRequest(_Message, frozen=True, tag="masked_input"):
     """Server: send the masked vector that the round's terms ask for; the model travels beside this.
 
     What decides a vector stands in ``request`` and is bound there: nothing may be added beside it that a vector
@@ -91,7 +91,7 @@ class EpsilonReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: Annotated[float, msgspec.Meta(gt=0)]
 
 
-class InputMasked(_Message, frozen=True, tag="input_masked"):
+class MaskReply(_Message, frozen=True, tag="input_masked"):
     """Hospital: what belongs to its masked vector, which travels beside this."""
 
     masked: bytes
@@ -99,7 +99,7 @@ class InputMasked(_Message, frozen=True, tag="input_masked"):
     epsilon: EpsilonReport | None
 
 
-class CheckConsistency(_Message, frozen=True, tag="consistency_check"):
+class ConsistencyRequest(_Message, frozen=True, tag="consistency_check"):
     """Server: whose vectors arrived (a ``secagg`` SurvivorList); sign it. With it, the keys for the next round."""
 
     run_id: RunId
@@ -109,14 +109,14 @@ class CheckConsistency(_Message, frozen=True, tag="consistency_check"):
     next_directory: bytes | None = None
 
 
-class ConsistencyChecked(_Message, frozen=True, tag="consistency_checked"):
+class ConsistencyReply(_Message, frozen=True, tag="consistency_checked"):
     """Hospital: its signature over the list, and its encrypted shares for the next round."""
 
     signature: bytes
     shares: bytes | None
 
 
-class Unmask(_Message, frozen=True, tag="unmasking"):
+class UnmaskRequest(_Message, frozen=True, tag="unmasking"):
     """Server: a ``secagg`` UnmaskingRequest. In the semi-honest setting it brings everybody's next keys as well."""
 
     run_id: RunId
@@ -126,8 +126,8 @@ class Unmask(_Message, frozen=True, tag="unmasking"):
     next_directory: bytes | None = None
 
 
-class UnmaskAll(_Message, frozen=True, tag="full_unmasking"):
-    """Server: nobody is missing (a ``secagg`` FullUnmaskingRequest); instead of CheckConsistency and Unmask.
+class UnmaskAllRequest(_Message, frozen=True, tag="full_unmasking"):
+    """Server: nobody is missing (a ``secagg`` FullUnmaskingRequest); instead of ConsistencyRequest and UnmaskRequest.
 
     With it, the keys for the next round.
     """
@@ -139,17 +139,17 @@ class UnmaskAll(_Message, frozen=True, tag="full_unmasking"):
     next_directory: bytes | None = None
 
 
-class Unmasked(_Message, frozen=True, tag="unmasked"):
+class UnmaskReply(_Message, frozen=True, tag="unmasked"):
     """Hospital: shares of the survivors' self mask seeds and of the dropped hospitals' masking keys.
 
-    The answer to Unmask, and to UnmaskAll.
+    The answer to UnmaskRequest, and to UnmaskAllRequest.
     """
 
     revealed: bytes
     shares: bytes | None = None
 
 
-class PlainInput(_Message, frozen=True, tag="plain_input"):
+class PlainRequest(_Message, frozen=True, tag="plain_input"):
     """Server: train and send the vector without masks; a baseline that a hospital refuses unless it agrees."""
 
     run_id: RunId
@@ -159,13 +159,13 @@ class PlainInput(_Message, frozen=True, tag="plain_input"):
     """A :class:`~common.run.round_terms.RoundTerms`."""
 
 
-class InputPlain(_Message, frozen=True, tag="input_plain"):
+class PlainReply(_Message, frozen=True, tag="input_plain"):
     """Hospital: what belongs to its plain vector, which travels beside this."""
 
     epsilon: EpsilonReport | None
 
 
-class Refused(_Message, frozen=True, tag="refused"):
+class RefusedReply(_Message, frozen=True, tag="refused"):
     """Hospital: it refuses what was asked, and why; ``code`` is the error's, fit for a metric's label.
 
     Code and reason are functions of the run description, the hospital's policy and what was asked before.
@@ -177,8 +177,10 @@ class Refused(_Message, frozen=True, tag="refused"):
     is_attack: bool
 
 
-Request = AdvertiseKeys | ShareKeys | MaskedInput | CheckConsistency | Unmask | UnmaskAll | PlainInput
-Reply = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked | InputPlain | Refused
+Request = (
+    KeysRequest | SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest | PlainRequest
+)
+Reply = KeysReply | SharesReply | MaskReply | ConsistencyReply | UnmaskReply | PlainReply | RefusedReply
 
 _ENCODER = msgspec.msgpack.Encoder()
 _REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

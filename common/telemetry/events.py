@@ -9,20 +9,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from common.complaints import complaint
 from common.config import MOST_CLASSES, Config, RunId
 from common.errors import RunError
+from common.evaluation.metrics import Figures, Measure
 
 EVENTS_FILE = "events.jsonl"
 """The name of the file in a run's folder."""
 
 COMPLETED = "completed"
 """The reason of a run that trained all its rounds."""
-
-
-def _undefined_as_nan(value: object) -> object:
-    return math.nan if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _printable(words: str) -> str:
@@ -34,9 +32,6 @@ def _square(rows: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
         raise ValueError("must have as many columns as rows")
     return rows
 
-
-Measure = Annotated[float, BeforeValidator(_undefined_as_nan)]
-"""A number that may be undefined (an AUC over one class, an ε where nothing bounds it): null in JSON, NaN here."""
 
 Time = Annotated[float, Field(allow_inf_nan=False)]
 """Seconds since the Unix epoch, by the clock of whoever writes."""
@@ -59,6 +54,7 @@ class _Event(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     time: Time
+    kind: str
 
     def to_line(self) -> str:
         r"""Return the event as strict JSON (NaN and infinity become null) on one line that ends in ``\n``."""
@@ -160,22 +156,13 @@ Interval = tuple[Measure, Measure]
 """Lower and upper end."""
 
 
-class RoundDone(_Event):
+class RoundDone(Figures, _Event):
     """A training step is finished and its model measured on the hospitals' pooled test parts."""
 
     kind: Literal["round"] = "round"
     round: Count
     step: Annotated[int, Field(ge=1, le=MOST_COUNTED)]
     """Numbers the finished training steps of a run from 1 without gaps; ``round`` also counts the failed ones."""
-    accuracy: Measure
-    precision: Measure
-    recall: Measure
-    f1: Measure
-    specificity: Measure = math.nan
-    auc: Measure
-    loss: Measure
-    kappa: Measure = math.nan
-    ece: Measure = math.nan
     epsilon: Measure
     """The largest any hospital has spent."""
     epsilon_spent: dict[str, Measure] = Field(default_factory=dict)
@@ -196,7 +183,7 @@ class RoundDone(_Event):
     """What evaluations of this run have cost each record of ``part`` so far."""
 
 
-class Evaluated(_Event):
+class Evaluated(Figures, _Event):
     """The run's last model, measured on the pooled test parts at the threshold that validation fixed."""
 
     kind: Literal["evaluated"] = "evaluated"
@@ -204,15 +191,6 @@ class Evaluated(_Event):
     exact: bool
     records: Count
     """Records, or patients, that hospitals state; where counts are exact, as counted."""
-    accuracy: Measure
-    precision: Measure
-    recall: Measure
-    f1: Measure
-    specificity: Measure = math.nan
-    auc: Measure
-    loss: Measure
-    kappa: Measure = math.nan
-    ece: Measure = math.nan
     threshold: Measure = math.nan
     confusion: Confusion = ()
     roc: tuple[tuple[Share, Share], ...] | None = None
@@ -291,9 +269,7 @@ def parse_event(line: str | bytes) -> Event | None:
     try:
         return _EVENT.validate_json(line)
     except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in finding["loc"])
-        raise RunError(f"an event must have a {key} that holds to the format: {finding['msg']}") from None
+        raise RunError(f"an event must hold to its format; {complaint(error, 'the event')}") from None
 
 
 class EventFile:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from common.errors import ConfideError, ConfigError
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
-from common.telemetry.metric_names import Metric
+from common.telemetry.metric_names import PrometheusMetric
 
 
 class Exporter:
@@ -81,10 +81,10 @@ class Values:
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[Metric, dict[tuple[str, ...], float]] = {}
-        self._histograms: dict[Metric, dict[tuple[str, ...], _Histogram]] = {}
+        self._numbers: dict[PrometheusMetric, dict[tuple[str, ...], float]] = {}
+        self._histograms: dict[PrometheusMetric, dict[tuple[str, ...], _Histogram]] = {}
 
-    def set(self, metric: Metric, value: float, *labels: str) -> None:
+    def set(self, metric: PrometheusMetric, value: float, *labels: str) -> None:
         """Set one series of a gauge; a NaN removes the series."""
         series = self._numbers.setdefault(metric, {})
         if isnan(value):
@@ -92,16 +92,16 @@ class Values:
         else:
             series[labels] = value
 
-    def set_only(self, metric: Metric, value: float, *labels: str) -> None:
+    def set_only(self, metric: PrometheusMetric, value: float, *labels: str) -> None:
         """Set a gauge that has one series at a time, such as an ``_info``."""
         self._numbers[metric] = {labels: value}
 
-    def add(self, metric: Metric, amount: float, *labels: str) -> None:
+    def add(self, metric: PrometheusMetric, amount: float, *labels: str) -> None:
         """Let one series of a counter grow."""
         series = self._numbers.setdefault(metric, {})
         series[labels] = series.get(labels, 0.0) + amount
 
-    def observe(self, metric: Metric, value: float, bounds: Sequence[float], *labels: str) -> None:
+    def observe(self, metric: PrometheusMetric, value: float, bounds: Sequence[float], *labels: str) -> None:
         """Take a value into one series of a histogram whose buckets have these upper bounds."""
         self._histograms.setdefault(metric, {}).setdefault(labels, _Histogram(bounds)).observe(value)
 

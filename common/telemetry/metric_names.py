@@ -5,11 +5,14 @@ Prometheus' conventions: ``_total`` counts up, ``_seconds`` and ``_bytes`` are u
 speaks by its labels. A metric without a unit in its name is a plain number.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from common.evaluation.metrics import METRICS
 
 
 @dataclass(frozen=True)
-class Metric:
+class PrometheusMetric:
     """A metric as Prometheus sees it."""
 
     name: str
@@ -19,61 +22,60 @@ class Metric:
 
 # Both sides -----------------------------------------------------------------------------------------------------------
 
-BUILD_INFO = Metric("confide_build_info", "Versions of the software.", ("version", "commit", "python"))
+BUILD_INFO = PrometheusMetric("confide_build_info", "Versions of the software.", ("version", "commit", "python"))
 
 # The server: how good the model is ------------------------------------------------------------------------------------
 
-ROUND = Metric("confide_round", "Training steps finished in the run shown.")
-ROUNDS_PLANNED = Metric("confide_rounds_planned", "Training steps the run is to make.")
-ACCURACY = Metric(
-    "confide_accuracy",
-    "Share of records classified correctly by the last model that was measured, 0 to 1; of the records that "
-    "confide_measured_info names.",
-)
-PRECISION = Metric("confide_precision", "Share of positive predictions that are right, 0 to 1.")
-RECALL = Metric("confide_recall", "Share of positive records that are found (sensitivity), 0 to 1.")
-SPECIFICITY = Metric("confide_specificity", "Share of negative records that are recognised as such, 0 to 1.")
-F1 = Metric("confide_f1", "Harmonic mean of precision and recall, 0 to 1.")
-AUC = Metric("confide_auc", "Area under the receiver operating characteristic, 0.5 (chance) to 1.")
-LOSS = Metric("confide_loss", "Mean cross-entropy of the global model, in nats.")
+ROUND = PrometheusMetric("confide_round", "Training steps finished in the run shown.")
+ROUNDS_PLANNED = PrometheusMetric("confide_rounds_planned", "Training steps the run is to make.")
+MODEL_METRICS: Mapping[str, PrometheusMetric] = {
+    name: PrometheusMetric(f"confide_{name}", metric.help)
+    for name, metric in METRICS.items()
+    if metric.help is not None
+}
+"""By the names of :data:`common.evaluation.metrics.METRICS`, those that are exported."""
 
-MEASURED_INFO = Metric(
+MEASURED_INFO = PrometheusMetric(
     "confide_measured_info",
     "Whose records the figures are of: the hospitals' pooled validation or test parts, exact counts or noisy ones.",
     ("part", "exact"),
 )
-MEASURED_ROUND = Metric("confide_measured_round", "The training step whose model the figures are of.")
-INTERVAL_LOW = Metric(
+MEASURED_ROUND = PrometheusMetric("confide_measured_round", "The training step whose model the figures are of.")
+INTERVAL_LOW = PrometheusMetric(
     "confide_interval_low", "Lower end of a measure's 95 % interval, for sampling and privacy noise.", ("measure",)
 )
-INTERVAL_HIGH = Metric("confide_interval_high", "Upper end of a measure's 95 % interval.", ("measure",))
-TEST = Metric(
+INTERVAL_HIGH = PrometheusMetric("confide_interval_high", "Upper end of a measure's 95 % interval.", ("measure",))
+TEST = PrometheusMetric(
     "confide_test",
     "A measure of the run's last model on the hospitals' pooled test parts, asked once at the end.",
     ("measure",),
 )
-TEST_LOW = Metric("confide_test_low", "Lower end of its 95 % interval.", ("measure",))
-TEST_HIGH = Metric("confide_test_high", "Upper end of its 95 % interval.", ("measure",))
-TEST_NOISE = Metric("confide_test_noise", "Standard deviation that privacy noise alone gives it.", ("measure",))
+TEST_LOW = PrometheusMetric("confide_test_low", "Lower end of its 95 % interval.", ("measure",))
+TEST_HIGH = PrometheusMetric("confide_test_high", "Upper end of its 95 % interval.", ("measure",))
+TEST_NOISE = PrometheusMetric(
+    "confide_test_noise", "Standard deviation that privacy noise alone gives it.", ("measure",)
+)
 
 # The server: privacy --------------------------------------------------------------------------------------------------
 
-EPSILON_SPENT = Metric(
+EPSILON_SPENT = PrometheusMetric(
     "confide_epsilon_spent",
     "Epsilon a hospital has spent over all runs on its data; see confide_privacy_info.",
     ("hospital",),
 )
-EPSILON_BUDGET = Metric("confide_epsilon_budget", "Epsilon beyond which a hospital refuses to train.", ("hospital",))
-EPSILON_LAST_ROUND = Metric(
+EPSILON_BUDGET = PrometheusMetric(
+    "confide_epsilon_budget", "Epsilon beyond which a hospital refuses to train.", ("hospital",)
+)
+EPSILON_LAST_ROUND = PrometheusMetric(
     "confide_epsilon_last_round", "What the last round a hospital took part in added to its epsilon.", ("hospital",)
 )
-EVALUATION_EPSILON = Metric(
+EVALUATION_EPSILON = PrometheusMetric(
     "confide_evaluation_epsilon",
     "Epsilon that this run's measurements have cost each record of a part so far (zero-out relation); none where "
     "counts are exact.",
     ("part",),
 )
-PRIVACY_INFO = Metric(
+PRIVACY_INFO = PrometheusMetric(
     "confide_privacy_info",
     "What an epsilon of this run means: mode, target, delta, unit, adversary and accountant.",
     ("mode", "target_epsilon", "delta", "unit", "adversary", "accountant", "aggregation"),
@@ -81,75 +83,84 @@ PRIVACY_INFO = Metric(
 
 # The server: who takes part, and the protocol -------------------------------------------------------------------------
 
-RUN_INFO = Metric("confide_run_info", "Which run is shown, on which data.", ("run_id", "data_set", "task", "caveats"))
-RUN_ACTIVE = Metric("confide_run_active", "1 while the run is active, 0 once it has finished.")
-LAST_PROGRESS = Metric(
+RUN_INFO = PrometheusMetric(
+    "confide_run_info", "Which run is shown, on which data.", ("run_id", "data_set", "task", "caveats")
+)
+RUN_ACTIVE = PrometheusMetric("confide_run_active", "1 while the run is active, 0 once it has finished.")
+LAST_PROGRESS = PrometheusMetric(
     "confide_last_progress_timestamp_seconds", "When the run last finished an exchange, in seconds since the epoch."
 )
-HOSPITALS_ONLINE = Metric("confide_hospitals_online", "Hospitals whose node is connected.")
-HOSPITALS_EXPECTED = Metric("confide_hospitals_expected", "Hospitals on the run's roster.")
-HOSPITAL_ONLINE = Metric("confide_hospital_online", "1 while a hospital's node is connected, else 0.", ("hospital",))
-DROPOUTS = Metric("confide_dropouts_total", "Hospitals of a cohort that missed a deadline.")
-HOSPITAL_DROPOUTS = Metric("confide_hospital_dropouts_total", "Deadlines a hospital missed.", ("hospital",))
-REFUSALS = Metric("confide_refusals_total", "Rounds a hospital refused, by the reason's code.", ("reason",))
-HOSPITAL_REFUSALS = Metric("confide_hospital_refusals_total", "Rounds refused, by hospital.", ("hospital",))
-ATTACKS_REFUSED = Metric(
+HOSPITALS_ONLINE = PrometheusMetric("confide_hospitals_online", "Hospitals whose node is connected.")
+HOSPITALS_EXPECTED = PrometheusMetric("confide_hospitals_expected", "Hospitals on the run's roster.")
+HOSPITAL_ONLINE = PrometheusMetric(
+    "confide_hospital_online", "1 while a hospital's node is connected, else 0.", ("hospital",)
+)
+DROPOUTS = PrometheusMetric("confide_dropouts_total", "Hospitals of a cohort that missed a deadline.")
+HOSPITAL_DROPOUTS = PrometheusMetric("confide_hospital_dropouts_total", "Deadlines a hospital missed.", ("hospital",))
+REFUSALS = PrometheusMetric("confide_refusals_total", "Rounds a hospital refused, by the reason's code.", ("reason",))
+HOSPITAL_REFUSALS = PrometheusMetric("confide_hospital_refusals_total", "Rounds refused, by hospital.", ("hospital",))
+ATTACKS_REFUSED = PrometheusMetric(
     "confide_attacks_refused_total", "Protocol messages refused that no honest party can have sent.", ("code",)
 )
-EXCHANGE_SECONDS = Metric("confide_exchange_seconds", "Duration of an exchange with the whole cohort.", ("phase",))
-ROUND_PART_SECONDS = Metric(
+EXCHANGE_SECONDS = PrometheusMetric(
+    "confide_exchange_seconds", "Duration of an exchange with the whole cohort.", ("phase",)
+)
+ROUND_PART_SECONDS = PrometheusMetric(
     "confide_round_part_seconds_total",
     "Where the time of finished rounds went: training, moving, waiting.",
     ("part",),
 )
-ROUND_SECONDS = Metric("confide_round_seconds", "Duration of the last finished round.")
-UPLOAD_BYTES = Metric("confide_upload_bytes_total", "Bytes the hospitals sent to the server.")
-DOWNLOAD_BYTES = Metric("confide_download_bytes_total", "Bytes the server sent to the hospitals.")
+ROUND_SECONDS = PrometheusMetric("confide_round_seconds", "Duration of the last finished round.")
+UPLOAD_BYTES = PrometheusMetric("confide_upload_bytes_total", "Bytes the hospitals sent to the server.")
+DOWNLOAD_BYTES = PrometheusMetric("confide_download_bytes_total", "Bytes the server sent to the hospitals.")
 
 # A hospital, about itself; never a count of patients or records -------------------------------------------------------
 
-OWN_EPSILON_SPENT = Metric(
+OWN_EPSILON_SPENT = PrometheusMetric(
     "confide_hospital_epsilon_spent", "Epsilon in this hospital's own ledger, over all runs on its data.", ("hospital",)
 )
-OWN_EPSILON_BUDGET = Metric(
+OWN_EPSILON_BUDGET = PrometheusMetric(
     "confide_hospital_epsilon_budget", "Epsilon beyond which this hospital refuses to train.", ("hospital",)
 )
-OWN_EVALUATION_EPSILON_SPENT = Metric(
+OWN_EVALUATION_EPSILON_SPENT = PrometheusMetric(
     "confide_hospital_evaluation_epsilon_spent",
     "Epsilon of evaluation in this hospital's own ledger, for each record of a part, over all runs on its data.",
     ("hospital", "part"),
 )
-OWN_EVALUATION_EPSILON_BUDGET = Metric(
+OWN_EVALUATION_EPSILON_BUDGET = PrometheusMetric(
     "confide_hospital_evaluation_epsilon_budget",
     "Epsilon of evaluation beyond which this hospital counts no more, for each part.",
     ("hospital",),
 )
-OWN_NOTES = Metric(
+OWN_NOTES = PrometheusMetric(
     "confide_hospital_notes",
     "Notes that this hospital's operator should read in `confide hospital status`, such as fewer records than stated.",
     ("hospital",),
 )
-OWN_PRIVACY_INFO = Metric(
+OWN_PRIVACY_INFO = PrometheusMetric(
     "confide_hospital_privacy_info",
     "What this hospital's epsilon means: delta, unit, adversary and accountant.",
     ("hospital", "delta", "unit", "adversary", "accountant"),
 )
-OWN_ROUND = Metric("confide_hospital_round", "The last round this hospital trained in.", ("hospital",))
-OWN_THROUGHPUT = Metric(
+OWN_ROUND = PrometheusMetric("confide_hospital_round", "The last round this hospital trained in.", ("hospital",))
+OWN_THROUGHPUT = PrometheusMetric(
     "confide_hospital_training_records_per_second",
     "Records through a training step in a second, to one significant digit so that it counts nobody.",
     ("hospital",),
 )
-OWN_REFUSALS = Metric(
+OWN_REFUSALS = PrometheusMetric(
     "confide_hospital_own_refusals_total",
     "Requests this hospital refused, by the reason's code.",
     ("hospital", "reason"),
 )
-OWN_LAST_CHANGE = Metric(
+OWN_LAST_CHANGE = PrometheusMetric(
     "confide_hospital_last_change_timestamp_seconds",
     "When this hospital's agent last reported, in seconds since the epoch.",
     ("hospital",),
 )
 
-ALL = tuple(value for value in vars().copy().values() if isinstance(value, Metric))
+ALL = (
+    *MODEL_METRICS.values(),
+    *(value for value in vars().copy().values() if isinstance(value, PrometheusMetric)),
+)
 """Every metric above, for the tests of rules and dashboards."""

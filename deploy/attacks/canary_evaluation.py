@@ -20,7 +20,7 @@ from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.evaluation.tree import answer
 from common.keystream import SEED_BYTES, Keystream
-from common.privacy.accounting import Accountant, Adversary, Epsilon
+from common.privacy.accounting import Accountant, Epsilon, EpsilonAdversary
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from deploy.attacks.canary_training import RUN_ID, Exposure
 
@@ -70,7 +70,7 @@ def measure_with_a_canary(
         for _ in range(present):
             total = total + mechanism.noise_share(hospitals, Keystream(random(SEED_BYTES)))
         scores[trial] = float((total - others) @ direction)
-    claim = Epsilon(spent, privacy.delta, privacy.unit, Adversary.SERVER, accountant)
+    claim = Epsilon(spent, privacy.delta, privacy.unit, EpsilonAdversary.SERVER, accountant)
     return Exposure(claim, scores, included, plan.length, records)
 
 

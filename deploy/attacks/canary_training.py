@@ -25,7 +25,7 @@ from common.config import AggregationConfig, PrivacyConfig, TrainingConfig
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import flat_parameters, share_parameters
 from common.models.heads import linear_head
-from common.privacy.accounting import Accountant, Adversary, Epsilon
+from common.privacy.accounting import Accountant, Epsilon, EpsilonAdversary
 from common.privacy.budget import BudgetPolicy
 from common.privacy.calibration import require_enough_units
 from common.privacy.distributed import DistributedMechanism
@@ -118,7 +118,7 @@ def train_with_canaries(
         epsilon,
         setting.privacy.delta,
         setting.privacy.unit,
-        Adversary.SERVER,
+        EpsilonAdversary.SERVER,
         Accountant(setting.privacy.accountant),
     )
     return Exposure(claim, gradients @ released, included, len(released), len(records))

@@ -55,7 +55,7 @@ _PRIVATE_MODES = tuple(mode.value for mode, mechanism in MECHANISMS.items() if m
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PrivacyVerdict:
     """An audit's outcome."""
 
     setting: Setting
@@ -128,25 +128,25 @@ def main(
     return REFUTED if verdict.refuted else 0
 
 
-def audit(records: TrainingData, setting: Setting, confidence: float) -> Verdict:
+def audit(records: TrainingData, setting: Setting, confidence: float) -> PrivacyVerdict:
     """Train once and judge; the ledger is thrown away afterwards."""
     with tempfile.TemporaryDirectory(prefix="confide-audit-") as folder:
         exposure = train_with_canaries(records, setting, Path(folder) / "ledger")
     bound = best_bound(exposure.scores, exposure.included, setting.privacy.delta, confidence)
-    return Verdict(setting, exposure, bound)
+    return PrivacyVerdict(setting, exposure, bound)
 
 
-def audit_evaluation(records: int, setting: Setting, confidence: float) -> Verdict:
+def audit_evaluation(records: int, setting: Setting, confidence: float) -> PrivacyVerdict:
     """Measure a test record in as many releases as there are canaries, and judge as :func:`audit`."""
     with tempfile.TemporaryDirectory(prefix="confide-audit-") as folder:
         exposure = measure_with_a_canary(
             setting.canaries, records, setting.hospitals, setting.privacy, Path(folder) / "ledger"
         )
     bound = best_bound(exposure.scores, exposure.included, setting.privacy.delta, confidence)
-    return Verdict(setting, exposure, bound, TEST)
+    return PrivacyVerdict(setting, exposure, bound, TEST)
 
 
-def as_text(verdict: Verdict) -> str:
+def as_text(verdict: PrivacyVerdict) -> str:
     """Return the outcome as a person reads it, with what it cannot show."""
     setting, exposure, bound = verdict.setting, verdict.exposure, verdict.bound
     outcome = (
@@ -183,7 +183,7 @@ verdict   {outcome}
 
 
 @styled
-def draw(verdict: Verdict) -> Figure:
+def draw(verdict: PrivacyVerdict) -> Figure:
     """Draw how well the scores separate canaries that were in from the others, and the bound beside the claim."""
     exposure, bound = verdict.exposure, verdict.bound
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -212,7 +212,7 @@ def draw(verdict: Verdict) -> Figure:
     return figure
 
 
-def as_json(verdict: Verdict) -> dict[str, Any]:
+def as_json(verdict: PrivacyVerdict) -> dict[str, Any]:
     """Return the outcome as plain values."""
     claim = verdict.exposure.claim
     return {

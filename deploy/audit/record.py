@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 
-from common.audit.chain import Chain, Entry
+from common.audit.chain import AuditEntry, Chain
 from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, Told
 from common.audit.parties import SERVER_PARTY
 from common.config import AggregationMode, RunDescription
@@ -56,7 +56,7 @@ class RunRecord:
     _step: int = 0
     _trained: Summed | None = None
 
-    def follow(self, entry: Entry, place: str) -> None:
+    def follow(self, entry: AuditEntry, place: str) -> None:
         """Take in one entry of the server's chain, or raise :class:`AuditError` where it can't follow the others."""
         body = entry.body
         match body:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
-from common.audit.entries import Contributed, Joined, Opened, Refused, Signed, Summed
+from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
@@ -183,21 +183,21 @@ def _agree(chain: Chain, name: str, record: RunRecord) -> set[int]:
     if not any(terms.roster.get(hospital) in keys for terms in record.terms.values()):
         raise AuditError(f"{name}: must be of a hospital on the run's roster and signed by its key there")
     contributed: dict[int, Contributed] = {}
-    signed: dict[int, Signed] = {}
+    signed: dict[int, SignedSurvivors] = {}
     opened: set[int] = set()
     for entry in chain.entries:
         body, place = entry.body, f"{name}, line {entry.sequence}"
         if getattr(body, "run_id", None) != run_id:
             continue
-        if isinstance(body, Joined) and bytes.fromhex(body.config_hash) not in record.terms:
+        if isinstance(body, JoinedRun) and bytes.fromhex(body.config_hash) not in record.terms:
             raise AuditError(f"{place}: {hospital} agreed to other terms than the server recorded")
         match body:
             case Contributed():
                 _check_contribution(body, contributed, place, record, hospital)
-            case Signed():
+            case SignedSurvivors():
                 _check_signed(body, contributed, place, record, hospital)
                 signed[body.round_number] = body
-            case Opened():
+            case OpenedSum():
                 _check_opened(body, contributed, place, record, hospital)
                 opened.add(body.round_number)
     _require_one_ending(signed.keys() & opened, name)
@@ -229,7 +229,7 @@ def _check_contribution(
 
 
 def _check_signed(
-    body: Signed, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
+    body: SignedSurvivors, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
 ) -> None:
     own = contributed.get(body.round_number)
     if own is None:
@@ -242,7 +242,7 @@ def _check_signed(
 
 
 def _check_opened(
-    body: Opened, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
+    body: OpenedSum, contributed: dict[int, Contributed], place: str, record: RunRecord, hospital: str
 ) -> None:
     number, own = body.round_number, contributed.get(body.round_number)
     if own is None or own.view is None:
@@ -255,7 +255,9 @@ def _check_opened(
         raise AuditError(f"{place}: {hospital} opened the sum over everybody, the server recorded another")
 
 
-def _check_survivor(hospital: str, summed: Summed, own: Contributed | None, signed: Signed | None, name: str) -> None:
+def _check_survivor(
+    hospital: str, summed: Summed, own: Contributed | None, signed: SignedSurvivors | None, name: str
+) -> None:
     number = summed.round_number
     if own is None:
         raise AuditError(f"{name}: must record round {number}, whose sum holds its vector; it was cut short")

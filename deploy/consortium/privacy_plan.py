@@ -16,8 +16,8 @@ from common.config import replace as replaced
 from common.evaluation.plan import EVALUATED, Part
 from common.privacy.accounting import (
     Accountant,
-    Adversary,
     Epsilon,
+    EpsilonAdversary,
     MechanismEvent,
     against_everyone,
     epsilon,
@@ -135,7 +135,7 @@ def _evaluation(run: RunDescription) -> EvaluationCost | None:
         return None
     privacy, cohort, accountant = run.privacy, len(run.roster), Accountant(run.privacy.accountant)
 
-    def claim(part: Part, adversary: Adversary, colluders: int) -> Epsilon:
+    def claim(part: Part, adversary: EpsilonAdversary, colluders: int) -> Epsilon:
         events = [
             release_mechanism(run, releases, release).event_against(colluders, cohort, 1.0)
             for release in releases.releases
@@ -143,12 +143,12 @@ def _evaluation(run: RunDescription) -> EvaluationCost | None:
         ]
         known = [event for event in events if event is not None]
         value = epsilon(known, privacy.delta, accountant) if len(known) == len(events) else math.inf
-        told = colluders if adversary is Adversary.COLLUDING_SERVER else 0
+        told = colluders if adversary is EpsilonAdversary.COLLUDING_SERVER else 0
         return Epsilon(value, privacy.delta, privacy.unit, adversary, accountant, told)
 
-    adversaries = [(Adversary.OUTSIDER, 0), (Adversary.HOSPITAL, 1), (Adversary.SERVER, 0)]
+    adversaries = [(EpsilonAdversary.OUTSIDER, 0), (EpsilonAdversary.HOSPITAL, 1), (EpsilonAdversary.SERVER, 0)]
     if privacy.colluders:
-        adversaries.append((Adversary.COLLUDING_SERVER, privacy.colluders))
+        adversaries.append((EpsilonAdversary.COLLUDING_SERVER, privacy.colluders))
     claims = {part.value: tuple(claim(part, *adversary) for adversary in adversaries) for part in EVALUATED}
     return EvaluationCost(releases.describe(), claims)
 

@@ -31,6 +31,7 @@ from common.processes import become, python_module
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, config_options, state_option
 from deploy.datasets.datasets import task_named
+from deploy.named import check_names
 from deploy.source_tree import ROOT
 from server.members import authority
 from server.members.authority import Authority
@@ -91,6 +92,7 @@ def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool,
     if asked.authority is not None and asked.hold_authority_key:
         raise ConfigError("--authority and --hold-authority-key exclude each other; got both")
     config = load_config(config_file, overrides)
+    check_names(config)
     state = state.resolve()
     settings = _settings(asked, state, config)
     root = _install_authority(state, settings, asked.authority)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from client.data import npz
+from client.data.readers import npz
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, Records, Split, fit, to_image
 from deploy.datasets import phantom
 from deploy.datasets.download import NoAnswerError, PublishedFile, check_md5, download
-from deploy.datasets.image_tree import Picture, read_tree
+from deploy.datasets.image_tree import TreePicture, read_tree
 from deploy.datasets.partition import partition
 
 TASK_DATA_SETS = {"pneumonia": "pneumoniamnist", "retina": "retinamnist"}
@@ -244,7 +244,7 @@ def _resized(
 
 
 def _from_tree(path: Path, task: Task, image_size: int) -> DataSet:
-    pictures: dict[Split, list[Picture]] = {split: [] for split in SPLITS}
+    pictures: dict[Split, list[TreePicture]] = {split: [] for split in SPLITS}
     for picture in read_tree(path, task.classes, image_size, task.channels):
         pictures[picture.split].append(picture)
     for split in ("train", "test"):
@@ -255,7 +255,7 @@ def _from_tree(path: Path, task: Task, image_size: int) -> DataSet:
     return _data_set(task, path.name.partition(".")[0], path.name, image_size, parts)
 
 
-def _stack(pictures: Sequence[Picture], channels: int, image_size: int) -> Records:
+def _stack(pictures: Sequence[TreePicture], channels: int, image_size: int) -> Records:
     ordered = sorted(pictures, key=lambda picture: (picture.label, picture.name))
     images = np.empty((len(ordered), channels, image_size, image_size), np.uint8)
     for position, picture in enumerate(ordered):

@@ -35,7 +35,7 @@ _PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Picture:
+class TreePicture:
     """One image, decoded, with where it lay; ``pixels`` is uint8 of shape (channels, size, size)."""
 
     split: Split
@@ -52,7 +52,7 @@ class _File:
     encoded: bytes = field(repr=False)
 
 
-def read_tree(path: Path, classes: Sequence[str], image_size: int, channels: int) -> Iterator[Picture]:
+def read_tree(path: Path, classes: Sequence[str], image_size: int, channels: int) -> Iterator[TreePicture]:
     """Yield every image below ``path``, in the order it is stored.
 
     Args:
@@ -66,9 +66,9 @@ def read_tree(path: Path, classes: Sequence[str], image_size: int, channels: int
     """
     files = _from_folder(path, classes) if path.is_dir() else _from_tar(path, classes)
 
-    def decode(file: _File) -> Picture:
+    def decode(file: _File) -> TreePicture:
         pixels = decode_image(file.encoded, f"{path.name}: {file.name}", image_size, channels)
-        return Picture(file.split, file.label, file.name, pixels)
+        return TreePicture(file.split, file.label, file.name, pixels)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         while batch := _some(files):

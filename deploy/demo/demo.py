@@ -21,6 +21,7 @@ from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
+from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.source_tree import ROOT
@@ -43,6 +44,7 @@ _POLL_SECONDS = 0.1
     "Run the whole system on this machine, as the processes that run in production: a server and hospitals that train "
     "together on loopback. No container is needed.",
     "./confide demo --hospitals 4 --rounds 5",
+    names_in_words(),
 )
 @click.option("--hospitals", type=int, show_default="experiment.num_clients", metavar="N", help="How many take part.")
 @click.option("--rounds", type=int, show_default="experiment.rounds", metavar="R", help="How often they train.")
@@ -75,6 +77,7 @@ def main(
     }
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = load_config(config_file, (*given, *overrides))
+    check_names(config)
     task_named(config.experiment.task)
     run_id = new_run_id()
     folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])
@@ -198,7 +201,7 @@ class _Demo:
             history = outputs.history()
         except RunError:  # Stopped before the run's first event was read: there is nothing to write.
             return
-        threshold = checkpoint.numbers.get("threshold")
+        threshold = checkpoint.progress.threshold
         facts = model_facts(history, data.classes, data.channels, threshold)
         model = checkpoint.model if checkpoint.step else None
         files = outputs.finish(None if model is None else model[:], facts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import RunError
-from common.processes import Command, Supervisor, last_line, python_module
+from common.processes import ProcessCommand, Supervisor, last_line, python_module
 from common.settings import HOSPITAL_SETTINGS_FILE, READY_FILE, HospitalSettings, ServerSettings, free_port
 from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import ConsortiumOnThisMachine, Member
@@ -60,7 +60,7 @@ class LoopbackDeployment:
         """Start the server's supervisor; it ends when the run is finished."""
         arguments = python_module("server", "--state", str(self.consortium.server_state), "--once")
         environment = environment or {"PYTHONPATH": str(ROOT)}
-        self.supervisor.start(Command(SERVER, arguments, self._log(SERVER), environment))
+        self.supervisor.start(ProcessCommand(SERVER, arguments, self._log(SERVER), environment))
 
     def await_server(self) -> None:
         """Wait until hospitals can connect: a SuperNode that comes before its key is registered is turned away.
@@ -84,7 +84,7 @@ class LoopbackDeployment:
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
         for member in self.members:
             command = python_module("client", "--state", str(member.state))
-            self.supervisor.start(Command(member.name, command, self._log(member.name), environment))
+            self.supervisor.start(ProcessCommand(member.name, command, self._log(member.name), environment))
 
     def last_words(self, name: str) -> str:
         """Return the last line that the server's or a hospital's supervisor wrote."""

@@ -36,7 +36,8 @@ from deploy.datasets.datasets import DataSet
 from server.audit import recording_refusals
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan
+from server.run import Run
+from server.run_plan import RunPlan
 from server.transport import Incoming, Outgoing, Patience
 
 

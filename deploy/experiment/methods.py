@@ -28,7 +28,8 @@ from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from server.initial_model import initial_model
 from server.rounds import Asked
-from server.run import measures, new_run_id
+from server.run import new_run_id
+from server.run_record import measures
 from server.strategies import strategy_for
 
 _PLACE = "one-place"

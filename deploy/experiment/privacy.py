@@ -20,7 +20,7 @@ from common.errors import RunError
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
-from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Group, Labels, Trial, run_trials
+from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Labels, RunGroup, Trial, run_trials
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
 from deploy.results.plots import BLUE, GREEN, ORANGE, styled
@@ -121,7 +121,7 @@ def _in_passes(config: Config, records: int) -> Config:
     return replace(config, experiment={"rounds": rounds}, training={"batch_size": batch, "local_epochs": 1})
 
 
-def gain(groups: Sequence[Group], mode: str, epsilon: float) -> Interval:
+def gain(groups: Sequence[RunGroup], mode: str, epsilon: float) -> Interval:
     """Return by how much mode ``distributed`` has a higher AUC than another mode at the same ε.
 
     Seed by seed, since trials of one seed have the split of the data in common; so the interval is one of paired
@@ -135,7 +135,7 @@ def gain(groups: Sequence[Group], mode: str, epsilon: float) -> Interval:
     return over_runs([one["auc"] - other["auc"] for one, other in pairs])
 
 
-def _write_gains(groups: Sequence[Group], path: Path) -> None:
+def _write_gains(groups: Sequence[RunGroup], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["over", "epsilon", "auc_gain", "auc_gain_low", "auc_gain_high"])
@@ -144,14 +144,14 @@ def _write_gains(groups: Sequence[Group], path: Path) -> None:
             writer.writerow([mode, epsilon, *(f"{value:.5f}" for value in (found.value, found.low, found.high))])
 
 
-def _others(groups: Sequence[Group]) -> list[tuple[str, float]]:
+def _others(groups: Sequence[RunGroup]) -> list[tuple[str, float]]:
     """Return mode and ε of every group but those of mode ``distributed``."""
     labels = [(str(group.labels["mode"]), float(group.labels["epsilon"])) for group in groups]
     return sorted(each for each in labels if each[0] != DISTRIBUTED)
 
 
 @styled
-def draw(groups: Sequence[Group], data_set: str, meaning: str) -> Figure:
+def draw(groups: Sequence[RunGroup], data_set: str, meaning: str) -> Figure:
     """Draw AUC against ε, a line for each mode, with the intervals over the seeds.
 
     Args:
@@ -188,7 +188,7 @@ def draw(groups: Sequence[Group], data_set: str, meaning: str) -> Figure:
     return figure
 
 
-def _table(groups: Sequence[Group], title: str) -> Table:
+def _table(groups: Sequence[RunGroup], title: str) -> Table:
     table = Table(title=f"{title}: mean and 95 % interval over {groups[0].trials} seeds")
     for heading in ("mode", "ε", *SHOWN, "distributed's AUC less this"):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
@@ -204,5 +204,5 @@ def _table(groups: Sequence[Group], title: str) -> Table:
     return table
 
 
-def _gain_shown(groups: Sequence[Group], mode: str, epsilon: float) -> str:
+def _gain_shown(groups: Sequence[RunGroup], mode: str, epsilon: float) -> str:
     return "" if mode == DISTRIBUTED else str(gain(groups, mode, epsilon))

@@ -50,7 +50,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """What the trials with the same labels say together.
 
     Attributes:
@@ -66,7 +66,7 @@ class Group:
     by_seed: tuple[Measures, ...] = field(default=(), repr=False)
 
 
-def run_trials(trials: Sequence[Trial], folder: Path, say: Callable[[str], None]) -> tuple[Group, ...]:
+def run_trials(trials: Sequence[Trial], folder: Path, say: Callable[[str], None]) -> tuple[RunGroup, ...]:
     """Run what has not been run yet and write the table, ``results.csv``, and everything else, ``results.json``.
 
     Each finished trial is on the disk before the next begins. A trial whose settings have changed is run again.
@@ -129,12 +129,12 @@ def _append(path: Path, trial: Trial, measures: Measures) -> None:
         os.fsync(file.fileno())
 
 
-def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple[Group, ...]:
+def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple[RunGroup, ...]:
     together: dict[tuple[tuple[str, str | float], ...], list[Measures]] = {}
     for trial in trials:
         together.setdefault(tuple(trial.labels.items()), []).append(finished[trial.key])
     return tuple(
-        Group(
+        RunGroup(
             dict(labels),
             len(measured),
             {name: over_runs([measures[name] for measures in measured]) for name in measured[0]},
@@ -144,7 +144,7 @@ def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple
     )
 
 
-def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measures], groups: Sequence[Group]) -> None:
+def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measures], groups: Sequence[RunGroup]) -> None:
     rows = [_row(group) for group in groups]
     with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -168,7 +168,7 @@ def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measure
     replace_file(folder / RESULTS_FILE, (json.dumps(everything, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _row(group: Group) -> dict[str, str | float | None]:
+def _row(group: RunGroup) -> dict[str, str | float | None]:
     row: dict[str, str | float | None] = {**group.labels, "trials": group.trials}
     for name, interval in group.measures.items():
         row |= {name: _rounded(interval.value), f"{name}_low": _rounded(interval.low)}

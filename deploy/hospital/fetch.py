@@ -24,7 +24,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from client.data.catalogue import FETCHED_NAME, ON_ITS_WAY_FOLDER
-from client.data.dicom import quiet
+from client.data.readers import quiet
 from client.data.tables import UnusableTableError, read_table
 from common.errors import ConfigError, DataError
 from common.files import alone, make_private_folder
@@ -32,7 +32,7 @@ from common.shards import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from deploy.command import FILE, command
 from deploy.hospital.pacs.access import Access, read_access
 from deploy.hospital.pacs.accounts import UNSETTLED, Accounts, Outcome
-from deploy.hospital.pacs.fetching import Fetching, Pace, Progress
+from deploy.hospital.pacs.fetching import Fetching, FetchProgress, Pace
 from deploy.hospital.pacs.studies import Pacs, Wanted, is_accession
 
 EXIT_UNSETTLED = 1
@@ -219,12 +219,12 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _telling(console: Console) -> Iterator[Callable[[Progress], None]]:
+def _telling(console: Console) -> Iterator[Callable[[FetchProgress], None]]:
     """Show a bar on a terminal, and elsewhere a line now and then."""
     if not console.is_terminal:
         last = time.monotonic()
 
-        def say(progress: Progress) -> None:
+        def say(progress: FetchProgress) -> None:
             nonlocal last
             if time.monotonic() - last >= _TOLD_SECONDS:
                 last = time.monotonic()
@@ -246,12 +246,12 @@ def _telling(console: Console) -> Iterator[Callable[[Progress], None]]:
         )
 
 
-def _said(progress: Progress) -> str:
+def _said(progress: FetchProgress) -> str:
     counted = [f"{progress.outcomes[outcome]} {outcome.value}" for outcome in Outcome if progress.outcomes[outcome]]
     return ", ".join(counted) or "none accounted for yet"
 
 
-def _show(console: Console, accounts: Accounts, progress: Progress, folder: Path) -> None:
+def _show(console: Console, accounts: Accounts, progress: FetchProgress, folder: Path) -> None:
     """Print the outcomes of this call, then why studies of this folder are not here whole, by line of the file."""
     console.print(f"{progress.done} studies: {_said(progress)}", highlight=False)
     reasons: dict[tuple[Outcome, str], list[int]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from client.enrolment import INVITATION_VARIABLE, Place, is_enrolled, join
+from client.enrolment import INVITATION_VARIABLE, JoinedPlace, is_enrolled, join
 from common.config import load_config
 from common.errors import EnrolmentError
 from common.identity.certificates import load_certificate, who_holds_the_key
@@ -63,7 +63,7 @@ def main(
     state = state.resolve()
     if not is_enrolled(state):
         config = load_config(config_file, overrides)
-        place = Place(
+        place = JoinedPlace(
             state=state,
             data=_data_folder(data),
             logs=logs.resolve() if logs else state / "logs",

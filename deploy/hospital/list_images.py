@@ -18,9 +18,9 @@ import click
 
 from client.data.archives import Archives, UnusableArchiveError
 from client.data.catalogue import scan_images
-from client.data.dicom import DECODER_ERRORS, parse_dicom, quiet
 from client.data.mistakes import ADVICE, Finding, Mistake
-from client.data.pixels import UnusableImageError, is_dicom
+from client.data.pixels import UnusableImageError
+from client.data.readers.dicom import DECODER_ERRORS, is_dicom, parse_dicom, quiet
 from client.data.tables import UnusableTableError, read_table, without_point_zero
 from common.errors import DataError
 from common.shards import COLUMNS, MANIFEST_NAME, MAX_FILE_BYTES, MAX_MANIFEST_BYTES

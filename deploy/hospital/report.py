@@ -11,10 +11,11 @@ from rich.table import Table
 
 from client.own_results import OWN_RESULTS_FILE, OwnResult, read
 from common.errors import RunError
+from common.evaluation import METRICS
 from common.run.guarantee import shown_epsilon
 from deploy.command import command, state_option
 
-COLUMNS = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "ece")
+COLUMNS = tuple(METRICS)
 
 _WIDTH_ON_PIPE = 120
 

@@ -67,7 +67,7 @@ _PROCESSES = {
 
 
 @dataclass(frozen=True)
-class Report:
+class ChaosReport:
     """What the kills did.
 
     Attributes:
@@ -198,7 +198,7 @@ def _config(asked: _Asked) -> Config:
     return config
 
 
-def _run(config: Config, folder: Path, asked: _Asked) -> tuple[Report, list["Strike"], Stopping | None]:
+def _run(config: Config, folder: Path, asked: _Asked) -> tuple[ChaosReport, list["Strike"], Stopping | None]:
     """Carry out the kills; returns also what ended them before the last, if anything did."""
     plan = plan_kills(asked.kills, config.experiment.num_clients, asked.seed)
     chaos = Chaos(config, folder / "killed")
@@ -289,7 +289,7 @@ class Chaos:
             raise RunError("the run must end with every round trained; read its logs with --out")
         return checkpoint.model[:]
 
-    def report(self, asked_for: int) -> Report:
+    def report(self, asked_for: int) -> ChaosReport:
         """Sum up what the kills did, from the run's events, the audit chains and the hospitals' ledgers.
 
         Args:
@@ -300,7 +300,7 @@ class Chaos:
         """
         recovered = [strike.recovered_seconds for strike in self.strikes if strike.recovered_seconds is not None]
         under, over = self._ledger_miscounts(*self._chains()) if self.strikes else (0, 0)
-        return Report(
+        return ChaosReport(
             asked_for=asked_for,
             kills=len(self.strikes),
             resumed=len(recovered),

@@ -20,7 +20,7 @@ from common.config import Config, load_config
 from common.errors import RunError
 from common.flower.waits import FLOWER_ENVIRONMENT
 from common.models import registry
-from common.processes import Command, Stopping, python_module, raise_on_signals
+from common.processes import ProcessCommand, Stopping, python_module, raise_on_signals
 from common.provenance import machine, versions
 from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished
 from deploy.command import FILE, CommaList, command, config_options, json_file_option
@@ -43,7 +43,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Measured:
+class LoadMeasured:
     """One run.
 
     Attributes:
@@ -95,7 +95,7 @@ def main(
     """Measure, print a line a run, and write JSON and a plot."""
     configured = partial(_config, config_file, overrides, rounds)
     raise_on_signals()
-    measured: list[Measured] = []
+    measured: list[LoadMeasured] = []
     exit_code = 0
     try:
         for count in hospitals:
@@ -113,7 +113,7 @@ def main(
     return exit_code
 
 
-def _write(path: Path | None, measured: Sequence[Measured], asked_for: Sequence[int]) -> None:
+def _write(path: Path | None, measured: Sequence[LoadMeasured], asked_for: Sequence[int]) -> None:
     """Write what was measured so far, so that nothing of it is lost when the next run is ended."""
     if path is not None:
         runs = [asdict(run) for run in measured]
@@ -121,12 +121,12 @@ def _write(path: Path | None, measured: Sequence[Measured], asked_for: Sequence[
         write_json_report(path, facts)
 
 
-def _measure_apart(config: Config) -> Measured:
+def _measure_apart(config: Config) -> LoadMeasured:
     with tempfile.TemporaryDirectory(prefix="confide-load-") as folder:
         return measure(config, Path(folder) / "run")
 
 
-def beyond(constant: Measured, run: Measured) -> Measured:
+def beyond(constant: LoadMeasured, run: LoadMeasured) -> LoadMeasured:
     """Return ``run`` with its memory beyond that of a run with a small model, in vectors of ``run``'s size."""
     return replace(
         run,
@@ -151,7 +151,7 @@ def _config(file: Path, overrides: Sequence[str], rounds: int, hospitals: int, *
     return load_config(file, given)
 
 
-def measure(config: Config, folder: Path) -> Measured:
+def measure(config: Config, folder: Path) -> LoadMeasured:
     """Carry out one run.
 
     Raises:
@@ -171,13 +171,15 @@ def measure(config: Config, folder: Path) -> Measured:
         states = (str(member.state) for member in deployment.members)
         command = python_module("deploy.resilience.light_hospitals", "--states", *states)
         log = folder / "logs" / "hospitals.log"
-        deployment.supervisor.start(Command("hospitals", command, log, {**FLOWER_ENVIRONMENT, "PYTHONPATH": str(ROOT)}))
+        deployment.supervisor.start(
+            ProcessCommand("hospitals", command, log, {**FLOWER_ENVIRONMENT, "PYTHONPATH": str(ROOT)})
+        )
         with Sampler(os.getpid(), _SAMPLE_SECONDS) as sampler:
             _follow(deployment, events, rounds)
     finally:
         deployment.supervisor.stop()
     parameters = registry.parameter_count(config.model.name, len(data.classes), data.channels, config.model.image_size)
-    return Measured(
+    return LoadMeasured(
         hospitals=config.experiment.num_clients,
         parameters=parameters,
         rounds=len(rounds),
@@ -208,7 +210,7 @@ def _follow(deployment: LoopbackDeployment, events: EventFile, rounds: list[Roun
 
 
 @styled
-def draw(measured: Sequence[Measured]) -> Figure:
+def draw(measured: Sequence[LoadMeasured]) -> Figure:
     """Draw time of a round and memory of the server against the number of hospitals."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
@@ -233,7 +235,7 @@ def draw(measured: Sequence[Measured]) -> Figure:
     return figure
 
 
-def _say(run: Measured) -> None:
+def _say(run: LoadMeasured) -> None:
     print(
         f"{run.hospitals} hospitals ({run.survivors} at least in a sum), {run.parameters:,} parameters, "
         f"{run.rounds} rounds: {run.seconds_per_round:.2f} s a round; ServerApp {run.serverapp_peak_bytes // _MIB} "

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
-from client.data.dicom import parse_dicom, quiet
+from client.data.readers.dicom import parse_dicom, quiet
 from common.errors import DataError
 from deploy.results.model_file import ModelCard
 from deploy.results.saliency import METHOD
@@ -65,7 +65,7 @@ _FORMATS = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageAnswer:
     """What the model says about one image.
 
     Attributes:
@@ -91,7 +91,7 @@ class Filed:
     picture: bytes = field(repr=False)
 
 
-def file_answer(content: bytes, answer: Answer, card: ModelCard) -> Filed:
+def file_answer(content: bytes, answer: ImageAnswer, card: ModelCard) -> Filed:
     """Make the objects for one image.
 
     Args:
@@ -112,7 +112,7 @@ def file_answer(content: bytes, answer: Answer, card: ModelCard) -> Filed:
         return Filed(_encoded(report), _encoded(picture))
 
 
-def overlay(answer: Answer, words: str) -> NDArray[np.uint8]:
+def overlay(answer: ImageAnswer, words: str) -> NDArray[np.uint8]:
     """Return the image as the model saw it, red where it speaks for the answer and blue against; uint8 (h, w, 3)."""
     size = answer.image.shape[-1]
     side = size * -(-_LEAST_SIDE // size)
@@ -172,7 +172,7 @@ def _is_latin_1(text: str) -> bool:
     return True
 
 
-def _picture(source: pydicom.Dataset, answer: Answer, card: ModelCard) -> hd.sc.SCImage:
+def _picture(source: pydicom.Dataset, answer: ImageAnswer, card: ModelCard) -> hd.sc.SCImage:
     words = f"{answer.predicted}  {answer.probabilities[answer.predicted]:.2f}   red: for it   blue: against it"
     picture = hd.sc.SCImage(
         pixel_array=overlay(answer, words),
@@ -201,7 +201,7 @@ def _picture(source: pydicom.Dataset, answer: Answer, card: ModelCard) -> hd.sc.
 
 
 def _report(
-    source: pydicom.Dataset, picture: pydicom.Dataset, answer: Answer, card: ModelCard
+    source: pydicom.Dataset, picture: pydicom.Dataset, answer: ImageAnswer, card: ModelCard
 ) -> hd.sr.ComprehensiveSR:
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from common.evaluation import METRICS
 from common.telemetry.events import Evaluated, RoundDone
 
 DRAWS = 2000
@@ -22,7 +23,6 @@ SEED = 20_170_817
 
 CONFIDENCE = 0.95
 TWO_CLASSES = 2
-MEASURES = ("accuracy", "precision", "recall", "f1", "specificity", "auc", "loss", "kappa", "ece")
 
 NORMAL_95 = 1.96
 
@@ -83,7 +83,7 @@ def of_test(tested: Evaluated) -> dict[str, Interval]:
     Noisy counts come with intervals for sampling and noise together; over exact ones they are bootstrapped here.
     """
     sure = {} if tested.intervals else over_test_records(tested)
-    return {name: sure.get(name) or _told(tested, name, tested.noise.get(name, math.nan)) for name in MEASURES}
+    return {name: sure.get(name) or _told(tested, name, tested.noise.get(name, math.nan)) for name in METRICS}
 
 
 def of_round(done: RoundDone) -> dict[str, Interval]:
@@ -91,7 +91,7 @@ def of_round(done: RoundDone) -> dict[str, Interval]:
 
     A round does not report how much of an interval is noise, so a wide one has two decimals whatever made it wide.
     """
-    return {name: _told(done, name, math.nan) for name in MEASURES}
+    return {name: _told(done, name, math.nan) for name in METRICS}
 
 
 def _told(measured: RoundDone | Evaluated, name: str, deviation: float) -> Interval:
@@ -113,7 +113,8 @@ def over_test_records(done: RoundDone | Evaluated) -> dict[str, Interval]:
     """
     if not done.confusion:
         return {}
-    drawn = _rates(_resampled(np.array(done.confusion, np.float64)))
+    matrices = _resampled(np.array(done.confusion, np.float64))
+    drawn = {name: metric.of_confusion(matrices) for name, metric in METRICS.items() if metric.of_confusion}
     if done.roc and len(done.confusion) == TWO_CLASSES:
         drawn["auc"] = _resampled_auc(done)
     return {name: _interval(getattr(done, name), draws) for name, draws in drawn.items()}
@@ -143,35 +144,6 @@ def _resampled(counts: Floats) -> Floats:
     total = counts.sum()
     draws = np.random.default_rng(SEED).multinomial(int(total), counts.ravel() / total, size=DRAWS)
     return draws.reshape(DRAWS, *counts.shape).astype(np.float64)
-
-
-def _rates(confusion: Floats) -> dict[str, Floats]:
-    """Return the metrics of confusion matrices, shape (draws, classes, classes), truth by row; each of shape (draws,).
-
-    For two classes those of class 1, for more the mean over the classes, as ``common.evaluation`` has them.
-    """
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    truly, called, total = confusion.sum(axis=2), confusion.sum(axis=1), confusion.sum(axis=(1, 2))
-    of_interest = slice(1, 2) if confusion.shape[1] == TWO_CLASSES else slice(None)
-    precision, recall = _share(right, called), _share(right, truly)
-    false_alarms = called - right
-    return {
-        "accuracy": right.sum(axis=1) / total,
-        "precision": precision[:, of_interest].mean(axis=1),
-        "recall": recall[:, of_interest].mean(axis=1),
-        "f1": _share(2 * right, truly + called)[:, of_interest].mean(axis=1),
-        "specificity": (1 - _share(false_alarms, total[:, None] - truly))[:, of_interest].mean(axis=1),
-        "kappa": _quadratic_kappa(confusion),
-    }
-
-
-def _quadratic_kappa(confusion: Floats) -> Floats:
-    classes = confusion.shape[1]
-    distance = np.square(np.subtract.outer(np.arange(classes), np.arange(classes)))
-    total = confusion.sum(axis=(1, 2))
-    by_chance = confusion.sum(axis=2)[:, :, None] * confusion.sum(axis=1)[:, None, :] / total[:, None, None]
-    expected = (by_chance * distance).sum(axis=(1, 2))
-    return _share(expected - (confusion * distance).sum(axis=(1, 2)), expected)
 
 
 def _resampled_auc(done: RoundDone | Evaluated) -> Floats:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
+from common.complaints import complaint
 from common.errors import RunError
 from common.files import replace_file
 
@@ -106,9 +107,7 @@ def load_model(folder: Path) -> tuple[NDArray[np.float32], ModelCard]:
             f"a model is a folder with {CARD_FILE} and {TENSORS_FILE}; {error.filename}: {error.strerror}"
         ) from None
     except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in finding["loc"])
-        raise RunError(f"{folder / CARD_FILE} must describe a model; {key}: {finding['msg']}") from None
+        raise RunError(f"{folder / CARD_FILE} must describe a model; {complaint(error, 'the file')}") from None
     if hashlib.sha256(encoded).hexdigest() != card.sha256:
         raise RunError(f"{folder / TENSORS_FILE} must be the file {CARD_FILE} was written for; its SHA-256 differs")
     try:

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
+from common.evaluation import METRICS
 from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.words import RELATION, admitted
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
 from deploy.results.history import RunHistory
-from deploy.results.intervals import MEASURES, of_test
+from deploy.results.intervals import of_test
 from deploy.results.model_file import (
     CARD_FILE,
     TENSORS_FILE,
@@ -179,7 +180,7 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "caveats": list(admitted(started)),
         "hospitals": list(started.hospitals),
         "rounds": {"asked": started.rounds, "done": len(history.rounds), "resumed_from": list(history.resumed_from)},
-        "metrics": {name: _number(getattr(tested, name)) for name in MEASURES} if tested else None,
+        "metrics": {name: _number(getattr(tested, name)) for name in METRICS} if tested else None,
         "confusion": [list(row) for row in tested.confusion] if tested else None,
         "test": _as_tested(tested) if tested else None,
         "not_measured": history.why_not_tested or None,
@@ -221,7 +222,7 @@ def _as_tested(tested: Evaluated) -> dict[str, Any]:
 def _as_measured(done: RoundDone) -> dict[str, Any]:
     return {
         "round": done.step,
-        **{name: _number(getattr(done, name)) for name in MEASURES},
+        **{name: _number(getattr(done, name)) for name in METRICS},
         "intervals": _ends(done.intervals),
         "evaluation_epsilon": _number(done.evaluation_epsilon),
     }

@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from client.data.contract import DataContract
-from client.data.dicom import parse_dicom, quiet
 from client.data.examine import look_at
 from client.data.mistakes import ADVICE, Finding, Mistake
-from client.data.pixels import DICOM_MARK_END, UnusableImageError, is_dicom
+from client.data.pixels import UnusableImageError
+from client.data.readers import HEAD_BYTES, quiet
+from client.data.readers.dicom import is_dicom, parse_dicom
 from common.errors import DataError
 from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
@@ -55,7 +56,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedImage:
     """One image that can be read, without its file's bytes, which may be many megabytes.
 
     Attributes:
@@ -141,7 +142,7 @@ def predict(flat: NDArray[np.float32], card: ModelCard, images: Sequence[Path]) 
     return _predictions(opened, Classifier(flat, card).scores(np.stack([each.pixels for each in opened])), card)
 
 
-def _predictions(opened: Sequence[Opened], scores: NDArray[np.float64], card: ModelCard) -> list[Prediction]:
+def _predictions(opened: Sequence[OpenedImage], scores: NDArray[np.float64], card: ModelCard) -> list[Prediction]:
     return [
         Prediction(
             str(each.path),
@@ -164,7 +165,7 @@ def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
     return int(probabilities[1] >= threshold)
 
 
-def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[Opened], list[str]]:
+def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[OpenedImage], list[str]]:
     """Return the images, and why others can't be read.
 
     Args:
@@ -188,7 +189,7 @@ def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[l
     return opened, unreadable
 
 
-def _open(path: Path, card: ModelCard) -> Opened:
+def _open(path: Path, card: ModelCard) -> OpenedImage:
     """Read an image as the model takes it, and what is odd about it."""
     content = _read(path)
     try:
@@ -200,7 +201,7 @@ def _open(path: Path, card: ModelCard) -> Opened:
         raise DataError(f"{path} cannot be used: {advice.reason}{detail}; {advice.remedy}") from None
     image = Image.fromarray(picture.pixels).convert("L" if card.channels == 1 else "RGB")
     digest = hashlib.sha256(content).hexdigest()
-    return Opened(path, digest, _study(content), fit(image, card.image_size), findings)
+    return OpenedImage(path, digest, _study(content), fit(image, card.image_size), findings)
 
 
 def _read(path: Path) -> bytes:
@@ -218,7 +219,7 @@ def _contract(card: ModelCard) -> DataContract:
     return DataContract(card.task, card.classes, card.channels, card.image_size, 1, 0.0)
 
 
-def _check_fileable(opened: Sequence[Opened]) -> None:
+def _check_fileable(opened: Sequence[OpenedImage]) -> None:
     """Refuse what gets no Structured Report, before anything is written.
 
     Raises:
@@ -243,15 +244,15 @@ def _file(
     folder: Path,
     classifier: Classifier,
     card: ModelCard,
-    opened: Sequence[Opened],
+    opened: Sequence[OpenedImage],
     predictions: Sequence[Prediction],
 ) -> None:
-    from deploy.results.dicom_answer import Answer, file_answer  # highdicom takes a second to import
+    from deploy.results.dicom_answer import ImageAnswer, file_answer  # highdicom takes a second to import
 
     for each, prediction in zip(opened, predictions, strict=True):
         chosen = card.classes.index(prediction.predicted)
         saliency = occlusion(partial(_margin, classifier, chosen), each.pixels)
-        answer = Answer(prediction.predicted, prediction.probabilities, saliency, each.pixels, each.remarks)
+        answer = ImageAnswer(prediction.predicted, prediction.probabilities, saliency, each.pixels, each.remarks)
         content = _read(each.path)
         if hashlib.sha256(content).hexdigest() != each.digest:
             raise DataError(f"--dicom-sr: {each.path} was changed while it was read; run the command again")
@@ -272,7 +273,7 @@ def _margin(classifier: Classifier, chosen: int, images: NDArray[np.uint8]) -> N
 
 
 def _stored(
-    opened: Sequence[Opened], predictions: Sequence[Prediction], scores: NDArray[np.float64], card: ModelCard
+    opened: Sequence[OpenedImage], predictions: Sequence[Prediction], scores: NDArray[np.float64], card: ModelCard
 ) -> list[StoredAnswer]:
     reference, now, answers = _contract(card).kind.reference, time.time(), []
     for each, prediction, row in zip(opened, predictions, scores, strict=True):
@@ -303,7 +304,7 @@ def _stored(
 
 def _study(content: bytes) -> tuple[str, str] | None:
     """Return Accession Number and Study Instance UID of a DICOM file, '' where it does not say; None for another."""
-    if not is_dicom(content[:DICOM_MARK_END]):
+    if not is_dicom(content[:HEAD_BYTES]):
         return None
     with quiet():
         dataset = parse_dicom(content)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from common.errors import RunError
+from common.evaluation import METRICS
 from common.files import replace_file
 from common.run.guarantee import shown_epsilon
 from deploy.command import FILE, command, out_option
@@ -75,7 +76,9 @@ def pages(runs: Sequence[RunFacts], images: dict[str, bytes]) -> dict[str, str]:
     environment = _markdown_environment()
     title = f"Confide report: {runs[0].started.task} on {runs[0].started.data_set}"
     template = environment.get_template("report.md.j2")
-    markdown = _tidy(template.render(title=_text(title), runs=runs, comparison=compare(runs), plots=PLOTS_FOLDER))
+    markdown = _tidy(
+        template.render(title=_text(title), runs=runs, metrics=METRICS, comparison=compare(runs), plots=PLOTS_FOLDER)
+    )
     return {
         REPORT_HTML: _as_html(title, markdown, images),
         REPORT_MARKDOWN: markdown,

@@ -10,13 +10,14 @@ from typing import Any
 
 from common.config import AdversaryModel, AggregationMode, Config
 from common.errors import RunError
+from common.evaluation import METRICS
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
 from deploy.results.history import RunHistory
-from deploy.results.intervals import MEASURES, Interval, of_round, of_test, over_runs
+from deploy.results.intervals import Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
 from deploy.results.statistics import explained, shown
@@ -117,7 +118,7 @@ class RunFacts:
     def metrics(self) -> dict[str, Interval]:
         """Each metric of the last model on the test parts with its interval, where it has one."""
         if self.tested is None:
-            return dict.fromkeys(MEASURES, Interval(math.nan))
+            return dict.fromkeys(METRICS, Interval(math.nan))
         return of_test(self.tested)
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from client.data.likeness import FURTHEST, Reference
+from client.data.likeness import FURTHEST, LikenessReference
 from client.data.picture_checks import thumbnail
 from common.errors import RunError
 from common.files import alone
@@ -74,7 +74,9 @@ class StoredAnswer(BaseModel):
         return bool(self.predicted)
 
 
-def input_statistics(image: NDArray[np.uint8], reference: Reference | None) -> tuple[float, float, float | None]:
+def input_statistics(
+    image: NDArray[np.uint8], reference: LikenessReference | None
+) -> tuple[float, float, float | None]:
     """Return brightness, contrast and distance of an image as the model takes it, uint8 (channels, size, size)."""
     distance = None
     if reference is not None:

@@ -29,7 +29,7 @@ from common.identity.certificates import (
     requested_hospital_key,
     verify_issued_to_hospital,
 )
-from common.identity.enrolment import Join, Joined, JoinReply, Standing, Stands, Waiting
+from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
 from common.identity.invitation import join_host_port
 from common.processes import run_service
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
@@ -60,7 +60,7 @@ class Enrolment:
         self._fleet_port = fleet_port
         self._one_at_a_time = threading.Lock()
 
-    def join(self, asked: Join, now: datetime.datetime) -> JoinReply:
+    def join(self, asked: JoinRequest, now: datetime.datetime) -> JoinReply:
         """Make the holder of a good token a member.
 
         Raises:
@@ -76,17 +76,17 @@ class Enrolment:
             if certificate is None or read_certificate(certificate).public_key() != key:
                 certificate = self._certificates.hospital(name, asked.request, now)
                 if certificate is None:
-                    return Waiting()
+                    return WaitingReply()
                 self._membership.admit(name, certificate, asked.supernode)
                 self._certificates.publish_lists(now)
             elif self._membership.is_cut_off(name):  # Its certificate came before it asked again.
                 self._membership.admit(name, certificate, asked.supernode)
             if not self._certificates.lists(name, certificate):
-                return Waiting()
+                return WaitingReply()
         _LOG.info("%s has joined", name)
         return self._joined(certificate)
 
-    def standing(self, asked: Standing, now: datetime.datetime) -> Stands:
+    def standing(self, asked: StandingRequest, now: datetime.datetime) -> StandingReply:
         """Tell a member how it stands, and renew its certificate when that is due.
 
         A member may renew a certificate that has expired: it was away, and is still on the roster.
@@ -117,13 +117,15 @@ class Enrolment:
                     _LOG.info("%s has a new certificate", name)
         return self._stands(newest, revoked=False)
 
-    def _stands(self, certificate: bytes, *, revoked: bool) -> Stands:
+    def _stands(self, certificate: bytes, *, revoked: bool) -> StandingReply:
         revocations, members = self._lists()
-        return Stands(certificate=certificate, revocations=revocations, members=members, revoked=revoked)
+        return StandingReply(certificate=certificate, revocations=revocations, members=members, revoked=revoked)
 
-    def _joined(self, certificate: bytes) -> Joined:
+    def _joined(self, certificate: bytes) -> JoinedReply:
         revocations, members = self._lists()
-        return Joined(certificate=certificate, revocations=revocations, members=members, fleet_port=self._fleet_port)
+        return JoinedReply(
+            certificate=certificate, revocations=revocations, members=members, fleet_port=self._fleet_port
+        )
 
     def _lists(self) -> tuple[bytes, bytes]:
         return self._certificates.revocations(), self._certificates.members().encoded
@@ -168,10 +170,10 @@ class _Service:
         )
 
     def _join(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._answer(encoded, Join, self._decide.join, context)
+        return self._answer(encoded, JoinRequest, self._decide.join, context)
 
     def _standing(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._answer(encoded, Standing, self._decide.standing, context)
+        return self._answer(encoded, StandingRequest, self._decide.standing, context)
 
     def _answer(
         self,

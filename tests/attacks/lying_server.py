@@ -69,21 +69,21 @@ from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model
 from common.run.messages import (
-    AdvertiseKeys,
-    CheckConsistency,
-    ConsistencyChecked,
-    InputMasked,
-    KeysAdvertised,
-    KeysShared,
-    MaskedInput,
-    PlainInput,
-    Refused,
+    ConsistencyReply,
+    ConsistencyRequest,
+    KeysReply,
+    KeysRequest,
+    MaskReply,
+    MaskRequest,
+    PlainRequest,
+    RefusedReply,
     Reply,
     Request,
-    ShareKeys,
-    Unmask,
-    UnmaskAll,
-    Unmasked,
+    SharesReply,
+    SharesRequest,
+    UnmaskAllRequest,
+    UnmaskReply,
+    UnmaskRequest,
     decode_request,
     encode,
 )
@@ -521,36 +521,36 @@ class Server:
         match step["do"]:
             case "advertise":
                 encoded = self.description(key[0]).canonical_json()
-                return AdvertiseKeys(run_description=encoded, round_number=key[1]), None, step
+                return KeysRequest(run_description=encoded, round_number=key[1]), None, step
             case "share":
                 directory = self._directory(key, step["directory"], step.get("threshold"))
                 if directory is None:
                     return None
-                return ShareKeys(**place, directory=secagg.encode(directory)), None, step
+                return SharesRequest(**place, directory=secagg.encode(directory)), None, step
             case "mask":
                 terms, model = self.terms(key, len(step["cohort"]), step["terms"])
                 cohort = tuple(sorted(map(name_of, step["cohort"])))
                 asked = secagg.MaskedInputRequest(
                     run_id, key[1], terms.encode(), cohort, self._inbox(name, key, cohort)
                 )
-                return MaskedInput(**place, request=secagg.encode(asked), next_round=step.get("next")), model, step
+                return MaskRequest(**place, request=secagg.encode(asked), next_round=step.get("next")), model, step
             case "sign":
                 listed = secagg.SurvivorList(run_id, key[1], *self._lists(step))
                 rides = self._riding(key, step)
-                return CheckConsistency(**place, survivors=secagg.encode(listed), **rides), None, step
+                return ConsistencyRequest(**place, survivors=secagg.encode(listed), **rides), None, step
             case "unmask":
                 survivors, dropped = self._lists(step)
                 chosen = self._chosen(name, key, step, survivors)
                 wanted = secagg.UnmaskingRequest(run_id, key[1], survivors, dropped, chosen)
-                return Unmask(**place, request=secagg.encode(wanted)), None, step
+                return UnmaskRequest(**place, request=secagg.encode(wanted)), None, step
             case "open":
                 everything = secagg.FullUnmaskingRequest(run_id, key[1], self._views(name, key, step))
                 rides = self._riding(key, step)
-                return UnmaskAll(**place, request=secagg.encode(everything), **rides), None, step
+                return UnmaskAllRequest(**place, request=secagg.encode(everything), **rides), None, step
             case "plain":
                 terms, model = self.terms(key, self.program.hospitals, step["terms"])
                 encoded = self.description(key[0]).canonical_json()
-                return PlainInput(**place, run_description=encoded, terms=terms.encode()), model, step
+                return PlainRequest(**place, run_description=encoded, terms=terms.encode()), model, step
         raise ValueError(f"no such step: {step['do']}")
 
     def _riding(self, key: Key, step: Step) -> dict[str, Any]:
@@ -622,7 +622,7 @@ class Server:
         _NOTED.clear()
         copied = None if array is None else array.copy()
         reply, vector = site.agent.answer(decode_request(encode(request)), copied)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedReply):
             if vector is not None:
                 raise PromiseBrokenError(f"{name} sent a vector with a refusal")
             if reply.code == "fault":
@@ -634,27 +634,27 @@ class Server:
     def _take(self, name: str, request: Request, reply: Reply, vector: Array | None, key: Key) -> None:
         following = (key[0], key[1] + 1)
         match reply:
-            case KeysAdvertised():
+            case KeysReply():
                 self.advertised[key][name] = _read(reply.advertised, secagg.AdvertisedKeys)
-            case KeysShared():
-                assert isinstance(request, ShareKeys)
+            case SharesReply():
+                assert isinstance(request, SharesRequest)
                 self._take_deal(name, key, request.directory, reply.shares)
-            case InputMasked():
-                assert isinstance(request, MaskedInput)
+            case MaskReply():
+                assert isinstance(request, MaskRequest)
                 assert vector is not None
                 self._take_vector(name, request, reply, vector, key)
                 if reply.advertised is not None:
                     advertised = _read(reply.advertised, secagg.AdvertisedKeys)
                     self.advertised[key[0], advertised.round_number][name] = advertised
-            case ConsistencyChecked():
+            case ConsistencyReply():
                 self.signatures[key].append(_read(reply.signature, secagg.SurvivorSignature))
                 if reply.shares is not None:
-                    assert isinstance(request, CheckConsistency)
+                    assert isinstance(request, ConsistencyRequest)
                     assert request.next_directory is not None
                     self._take_deal(name, following, request.next_directory, reply.shares)
-            case Unmasked():
+            case UnmaskReply():
                 self.revealed[key].append(_read(reply.revealed, secagg.UnmaskingShares))
-                if isinstance(request, UnmaskAll):
+                if isinstance(request, UnmaskAllRequest):
                     self.opened.append((name, key))
                     if reply.shares is not None:
                         assert request.next_directory is not None
@@ -666,7 +666,7 @@ class Server:
         accepted = self.accepted[name, key] = _read(directory, secagg.KeyDirectory)
         self.deals[key].append((accepted, _read(encoded, secagg.EncryptedShares)))
 
-    def _take_vector(self, name: str, request: MaskedInput, reply: InputMasked, vector: Array, key: Key) -> None:
+    def _take_vector(self, name: str, request: MaskRequest, reply: MaskReply, vector: Array, key: Key) -> None:
         site = self.sites[name]
         ((contributor, round_number, terms),) = _NOTED
         assert round_number == key[1]

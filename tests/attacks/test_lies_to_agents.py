@@ -17,18 +17,18 @@ from common.config import RunDescription
 from common.config import replace as changed
 from common.run.flat_model import hash_model
 from common.run.messages import (
-    AdvertiseKeys,
-    CheckConsistency,
-    KeysAdvertised,
-    KeysShared,
-    MaskedInput,
-    PlainInput,
-    Refused,
+    ConsistencyRequest,
+    KeysReply,
+    KeysRequest,
+    MaskRequest,
+    PlainRequest,
+    RefusedReply,
     Reply,
     Request,
-    ShareKeys,
-    Unmask,
-    UnmaskAll,
+    SharesReply,
+    SharesRequest,
+    UnmaskAllRequest,
+    UnmaskRequest,
 )
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import describe, protocol_parameters
@@ -64,10 +64,10 @@ class LyingServer:
     def ask(self, hospital: str, request: Request, array: Array | None = None) -> tuple[Reply, Array | None]:
         return self.consortium.consortium.agents[hospital].answer(request, array)
 
-    def refusal(self, request: Request, array: Array | None = None) -> Refused:
+    def refusal(self, request: Request, array: Array | None = None) -> RefusedReply:
         """Return how the victim refuses; fails when it does not."""
         reply, vector = self.ask(VICTIM, request, array)
-        assert isinstance(reply, Refused)
+        assert isinstance(reply, RefusedReply)
         assert vector is None
         return reply
 
@@ -78,31 +78,31 @@ class LyingServer:
         return secagg.decode(encoded, kind, secagg.Limits(len(HOSPITALS)), Place(SERVER, ROUND, phase))
 
     def advertised(self, hospital: str, round_number: int = ROUND) -> secagg.AdvertisedKeys:
-        request = AdvertiseKeys(run_description=self.description.canonical_json(), round_number=round_number)
+        request = KeysRequest(run_description=self.description.canonical_json(), round_number=round_number)
         reply, _ = self.ask(hospital, request)
-        assert isinstance(reply, KeysAdvertised)
+        assert isinstance(reply, KeysReply)
         return self.decode(reply.advertised, secagg.AdvertisedKeys, Phase.ADVERTISE_KEYS)
 
     def directory(self) -> secagg.KeyDirectory:
         keys = {hospital: self.advertised(hospital) for hospital in HOSPITALS}
         return advertise_keys.collect(self.parameters(), ROUND, keys).directory
 
-    def share_request(self, directory: secagg.KeyDirectory) -> ShareKeys:
-        return ShareKeys(run_id=RUN_ID, round_number=ROUND, directory=secagg.encode(directory))
+    def share_request(self, directory: secagg.KeyDirectory) -> SharesRequest:
+        return SharesRequest(run_id=RUN_ID, round_number=ROUND, directory=secagg.encode(directory))
 
     def routed(self) -> share_keys.Routed:
         directory, shares = self.directory(), {}
         for hospital in HOSPITALS:
             reply, _ = self.ask(hospital, self.share_request(directory))
-            assert isinstance(reply, KeysShared)
+            assert isinstance(reply, SharesReply)
             shares[hospital] = self.decode(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS)
         return share_keys.route(self.parameters(), directory, shares)
 
-    def mask_request(self, routed: share_keys.Routed, hospital: str = VICTIM) -> MaskedInput:
+    def mask_request(self, routed: share_keys.Routed, hospital: str = VICTIM) -> MaskRequest:
         return self.mask_with(routed.request_for(hospital, self.terms().encode()))
 
-    def mask_with(self, asked: secagg.MaskedInputRequest) -> MaskedInput:
-        return MaskedInput(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+    def mask_with(self, asked: secagg.MaskedInputRequest) -> MaskRequest:
+        return MaskRequest(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
 
     def masked(self) -> masked_input.MaskedSum:
         routed = self.routed()
@@ -112,20 +112,20 @@ class LyingServer:
             total.add(hospital, self.decode(reply.masked, secagg.MaskedInput, Phase.MASKED_INPUT), vector)  # type: ignore[union-attr,arg-type]
         return total
 
-    def check_request(self, survivors: secagg.SurvivorList) -> CheckConsistency:
-        return CheckConsistency(run_id=RUN_ID, round_number=ROUND, survivors=secagg.encode(survivors))
+    def check_request(self, survivors: secagg.SurvivorList) -> ConsistencyRequest:
+        return ConsistencyRequest(run_id=RUN_ID, round_number=ROUND, survivors=secagg.encode(survivors))
 
-    def open_request(self, total: masked_input.MaskedSum) -> UnmaskAll:
+    def open_request(self, total: masked_input.MaskedSum) -> UnmaskAllRequest:
         asked = full_unmasking.request_all(total)
-        return UnmaskAll(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+        return UnmaskAllRequest(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
 
-    def unmask_request(self) -> Unmask:
+    def unmask_request(self) -> UnmaskRequest:
         total = self.masked()
         return self.signed_by(HOSPITALS, total, total.close())
 
     def signed_by(
         self, hospitals: Iterable[str], total: masked_input.MaskedSum, survivors: secagg.SurvivorList
-    ) -> Unmask:
+    ) -> UnmaskRequest:
         """Return the request for shares that these hospitals' signatures make."""
         signatures = {}
         for hospital in hospitals:
@@ -133,7 +133,7 @@ class LyingServer:
             signature = reply.signature  # type: ignore[union-attr]
             signatures[hospital] = self.decode(signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK)
         asked = consistency_check.collect(total, signatures).request
-        return Unmask(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+        return UnmaskRequest(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
 
 
 def lying(dealt: Dealt, folder: Path, **changes: Mapping[str, Any]) -> LyingServer:
@@ -158,7 +158,7 @@ def server(dealt: Dealt, tmp_path: Path) -> LyingServer:
     return lying(dealt, tmp_path)
 
 
-def assert_attack(refused: Refused, code: str, phase: Phase) -> None:
+def assert_attack(refused: RefusedReply, code: str, phase: Phase) -> None:
     assert (refused.hospital, refused.code, refused.is_attack) == (VICTIM, code, True)
     assert refused.reason.startswith(f"round {ROUND}, {phase}, {VICTIM} refuses")
 
@@ -177,7 +177,7 @@ def test_a_second_masked_input_is_refused_also_after_the_agent_restarts(server: 
 
 def test_a_second_unmasking_is_refused_also_after_the_agent_restarts(server: LyingServer) -> None:
     request = server.unmask_request()
-    assert not isinstance(server.ask(VICTIM, request)[0], Refused)
+    assert not isinstance(server.ask(VICTIM, request)[0], RefusedReply)
     assert_attack(server.refusal(request), "second_unmasking", Phase.UNMASKING)
     server.consortium.consortium.restart(VICTIM)
     server.advertised(VICTIM, ROUND + 1)
@@ -186,7 +186,7 @@ def test_a_second_unmasking_is_refused_also_after_the_agent_restarts(server: Lyi
 
 def test_keys_of_one_round_are_not_advertised_twice(server: LyingServer) -> None:
     server.advertised(VICTIM)
-    again = AdvertiseKeys(run_description=server.description.canonical_json(), round_number=ROUND)
+    again = KeysRequest(run_description=server.description.canonical_json(), round_number=ROUND)
     assert_attack(server.refusal(again), "already_answered", Phase.ADVERTISE_KEYS)
 
 
@@ -258,13 +258,13 @@ def test_a_hospital_both_dropped_and_alive_is_refused(server: LyingServer) -> No
 def test_shares_asked_for_without_the_consistency_check_are_refused(server: LyingServer) -> None:
     survivors = server.masked().close()
     asked = secagg.UnmaskingRequest(RUN_ID, ROUND, survivors.survivors, survivors.dropped, ())
-    request = Unmask(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+    request = UnmaskRequest(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
     assert_attack(server.refusal(request), "unsigned_survivors", Phase.UNMASKING)
 
 
 def test_bytes_that_are_no_message_are_refused(server: LyingServer) -> None:
     directory = secagg.encode(server.directory())
-    request = ShareKeys(run_id=RUN_ID, round_number=ROUND, directory=directory[:-1])
+    request = SharesRequest(run_id=RUN_ID, round_number=ROUND, directory=directory[:-1])
     assert_attack(server.refusal(request), "truncated_message", Phase.SHARE_KEYS)
 
 
@@ -280,13 +280,13 @@ def test_a_run_that_protects_less_than_the_hospital_asks_for_is_refused(
 ) -> None:
     server = lying(dealt, tmp_path, **{section: values})
     description = server.description.canonical_json()
-    refused = server.refusal(AdvertiseKeys(run_description=description, round_number=ROUND))
+    refused = server.refusal(KeysRequest(run_description=description, round_number=ROUND))
     assert (refused.code, refused.is_attack) == ("policy", False)
     assert setting in refused.reason
 
 
 def test_a_bare_vector_is_not_sent_in_a_run_of_masked_ones(server: LyingServer) -> None:
-    request = PlainInput(
+    request = PlainRequest(
         run_id=RUN_ID,
         run_description=server.description.canonical_json(),
         round_number=ROUND,
@@ -297,7 +297,7 @@ def test_a_bare_vector_is_not_sent_in_a_run_of_masked_ones(server: LyingServer) 
 
 
 def test_a_step_of_a_run_that_was_never_joined_names_round_and_phase(server: LyingServer) -> None:
-    request = ShareKeys(run_id="ff" * 16, round_number=7, directory=b"")
+    request = SharesRequest(run_id="ff" * 16, round_number=7, directory=b"")
     refused = server.refusal(request)
     assert (refused.hospital, refused.code) == (VICTIM, "run")
     assert refused.reason.startswith(f"round 7, share_keys: {VICTIM}")

@@ -25,7 +25,7 @@ from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from common.evaluation.plan import Release
 from common.privacy.budget import Account, Booking
-from common.run.messages import InputPlain
+from common.run.messages import PlainReply
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg import consistency_check, full_unmasking, masked_input, unmasking
 from common.secagg.binding import request_hash
@@ -272,7 +272,7 @@ def _bare_vectors(patch: Patch) -> None:
         run = self._join(request.run_description)
         terms = RoundTerms.decode(request.terms)
         made = run.contributor.contribute(request.round_number, terms, array, cohort=len(run.description.roster))
-        return InputPlain(epsilon=made.epsilon), made.vector
+        return PlainReply(epsilon=made.epsilon), made.vector
 
     patch.setattr(HospitalAgent, "_plain", bare)
 

@@ -20,7 +20,7 @@ from common.identity import certificates as identity
 from common.identity.certificates import CertificateAuthority
 from common.identity.members import KeptMembers, sign_members
 from common.identity.revocation import Revocations, sign_revocations
-from common.run.messages import AdvertiseKeys, Refused
+from common.run.messages import KeysRequest, RefusedReply
 from common.run.terms import describe, protocol_parameters
 from tests.small_consortium import RUN_ID, Dealt, small
 
@@ -230,9 +230,11 @@ def test_an_agent_refuses_a_run_without_a_member_list(dealt: Dealt, tmp_path: Pa
     assert refused.code == "identity"
 
 
-def _asked(agent: HospitalAgent, config: Config, dealt: Dealt, roster: dict[str, str], member_list: str) -> Refused:
+def _asked(
+    agent: HospitalAgent, config: Config, dealt: Dealt, roster: dict[str, str], member_list: str
+) -> RefusedReply:
     data = dealt.data
     description = describe(config, RUN_ID, data.classes, data.channels, roster, member_list=member_list)
-    reply, _ = agent.answer(AdvertiseKeys(run_description=description.canonical_json(), round_number=1), None)
-    assert isinstance(reply, Refused)
+    reply, _ = agent.answer(KeysRequest(run_description=description.canonical_json(), round_number=1), None)
+    assert isinstance(reply, RefusedReply)
     return reply

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.config import HospitalConfig
-from common.run.messages import EpsilonReport, InputMasked
+from common.run.messages import EpsilonReport, MaskReply
 from common.run.round_terms import Purpose
 from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting
 
@@ -25,7 +25,7 @@ class Listening(Led):
 
     def ask(self, *arguments: Any) -> Any:  # noqa: ANN401 - as Led's
         answer = super().ask(*arguments)
-        if isinstance(answer[0], InputMasked) and answer[0].epsilon is not None:
+        if isinstance(answer[0], MaskReply) and answer[0].epsilon is not None:
             self.reports.append(answer[0].epsilon)
         return answer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.config import HospitalConfig, RunDescription
-from common.run.messages import AdvertiseKeys
+from common.run.messages import KeysRequest
 from tests.attacks.twins import Twins, described, hospital_data, quick_accounting
 
 STATED = 40
@@ -51,7 +51,7 @@ class Oracle:
     def agrees(self, run: RunDescription) -> bool:
         """Ask; every word of the answer is the same of both twins, or this raises."""
         self.asked += 1
-        return self.twins.refusal(AdvertiseKeys(run_description=run.canonical_json(), round_number=1)) is None
+        return self.twins.refusal(KeysRequest(run_description=run.canonical_json(), round_number=1)) is None
 
 
 @pytest.mark.parametrize("sizes", [(36, 44), (45, 60), (20, 300)])

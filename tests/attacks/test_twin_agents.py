@@ -18,7 +18,7 @@ from client.contribution import Contributor
 from common.errors import ConfigError, DataError, RunError
 from common.evaluation.plan import ReleaseKind
 from common.models.flat import share_parameters
-from common.run.messages import EpsilonReport, InputMasked
+from common.run.messages import EpsilonReport, MaskReply
 from common.run.vector import Tail
 from tests.attacks import twins
 from tests.attacks.twins import (
@@ -130,7 +130,7 @@ def refuses_by_number_of_records(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Contributor, "check", check)
 
 
-class _Timed(InputMasked, frozen=True, tag="input_masked"):
+class _Timed(MaskReply, frozen=True, tag="input_masked"):
     training_seconds: float
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from client.agent import HospitalAgent
-from common.audit.entries import Body, Opened, Signed
-from common.run.messages import ConsistencyChecked, Refused, Request, Unmask, UnmaskAll
+from common.audit.entries import Body, OpenedSum, SignedSurvivors
+from common.run.messages import ConsistencyReply, RefusedReply, Request, UnmaskAllRequest, UnmaskRequest
 from common.secagg import messages as secagg
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.phases import Phase
@@ -47,7 +47,7 @@ class Led:
     def agent(self) -> HospitalAgent:
         return self.server.consortium.consortium.agents[VICTIM]
 
-    def unmasking(self) -> Unmask:
+    def unmasking(self) -> UnmaskRequest:
         """Let everyone in the shorter list sign it, the victim with them."""
         self.total.survivors = LEFT
         self.total.views.pop(GONE, None)
@@ -77,7 +77,7 @@ def led(dealt: Dealt, tmp_path: Path) -> Led:
 
 def answered(server: LyingServer, request: Request) -> None:
     reply, _ = server.ask(VICTIM, request)
-    assert not isinstance(reply, Refused), reply
+    assert not isinstance(reply, RefusedReply), reply
 
 
 @pytest.mark.parametrize("meanwhile", list(Meanwhile))
@@ -86,7 +86,7 @@ def test_whoever_has_opened_signs_no_survivors(led: Led, meanwhile: Meanwhile) -
     answered(led.server, led.opening)
     led.let(meanwhile, memory)
     assert_attack(led.server.refusal(led.signing), "already_answered", Phase.CONSISTENCY_CHECK)
-    assert [type(body) for body in led.recorded if isinstance(body, Opened | Signed)] == [Opened]
+    assert [type(body) for body in led.recorded if isinstance(body, OpenedSum | SignedSurvivors)] == [OpenedSum]
 
 
 @pytest.mark.parametrize("meanwhile", list(Meanwhile))
@@ -113,10 +113,10 @@ def test_whoever_has_opened_reveals_nothing_for_survivors_that_others_signed(led
     signatures = []
     for name in LEFT[1:]:
         reply, _ = led.server.ask(name, led.signing)
-        assert isinstance(reply, ConsistencyChecked)
+        assert isinstance(reply, ConsistencyReply)
         signatures.append(led.server.decode(reply.signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK))
     asked = secagg.UnmaskingRequest(RUN_ID, ROUND, LEFT, (GONE,), tuple(signatures))
-    request = Unmask(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+    request = UnmaskRequest(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
     refused = led.server.refusal(request)
     assert refused.code == ("unsigned_survivors" if meanwhile is Meanwhile.MEMORY_KEPT else "run")
 
@@ -155,11 +155,11 @@ def test_a_request_without_everyones_view_opens_nothing_and_uses_up_the_slot(
     led: Led, bend: Callable[[secagg.FullUnmaskingRequest], secagg.FullUnmaskingRequest], code: str
 ) -> None:
     asked = bend(led.server.decode(led.opening.request, secagg.FullUnmaskingRequest, Phase.FULL_UNMASKING))
-    bent = UnmaskAll(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
+    bent = UnmaskAllRequest(run_id=RUN_ID, round_number=ROUND, request=secagg.encode(asked))
     assert_attack(led.server.refusal(bent), code, Phase.FULL_UNMASKING)
     assert_attack(led.server.refusal(led.signing), "already_answered", Phase.CONSISTENCY_CHECK)
     assert_attack(led.server.refusal(led.opening), "already_answered", Phase.FULL_UNMASKING)
-    assert not [body for body in led.recorded if isinstance(body, Opened | Signed)]
+    assert not [body for body in led.recorded if isinstance(body, OpenedSum | SignedSurvivors)]
 
 
 def test_an_opening_that_cannot_be_recorded_tells_nothing(led: Led) -> None:

@@ -64,21 +64,21 @@ from common.models.flat import flat_parameters, share_parameters
 from common.privacy.accounting import epsilon
 from common.run.flat_model import hash_model
 from common.run.messages import (
-    AdvertiseKeys,
-    CheckConsistency,
-    ConsistencyChecked,
-    InputMasked,
-    KeysAdvertised,
-    KeysShared,
-    MaskedInput,
-    PlainInput,
-    Refused,
+    ConsistencyReply,
+    ConsistencyRequest,
+    KeysReply,
+    KeysRequest,
+    MaskReply,
+    MaskRequest,
+    PlainRequest,
+    RefusedReply,
     Reply,
     Request,
-    ShareKeys,
-    Unmask,
-    UnmaskAll,
-    Unmasked,
+    SharesReply,
+    SharesRequest,
+    UnmaskAllRequest,
+    UnmaskReply,
+    UnmaskRequest,
     encode,
     phase_of,
 )
@@ -284,7 +284,7 @@ def _without_vector(encoded: bytes) -> bytes:
 
 
 def _comparable(reply: Reply) -> bytes:
-    if isinstance(reply, InputMasked):
+    if isinstance(reply, MaskReply):
         reply = msgspec.structs.replace(reply, masked=_without_vector(reply.masked))
     return encode(reply)
 
@@ -417,18 +417,18 @@ class Twins:
             raise TwinsDifferError(
                 f"{phase_of(request)}: {replies[0]} {left[0].shape} against {replies[1]} {left[1].shape}"
             )
-        if isinstance(replies[0], Refused):
+        if isinstance(replies[0], RefusedReply):
             self.refusals[replies[0].code] += 1
             if replies[0].code == "fault":
                 raise AssertionError(f"a fault of the agent after {request}")
         self.vectors += vectors[0] is not None
-        self.views = [_view(reply.masked) for reply in replies if isinstance(reply, InputMasked)] or self.views
+        self.views = [_view(reply.masked) for reply in replies if isinstance(reply, MaskReply)] or self.views
         return replies[0], vectors[0], vectors[1]
 
-    def refusal(self, request: Request, array: Array | None = None) -> Refused | None:
+    def refusal(self, request: Request, array: Array | None = None) -> RefusedReply | None:
         """Return how both refuse, None if they do not."""
         reply, _, _ = self.ask(request, array)
-        return reply if isinstance(reply, Refused) else None
+        return reply if isinstance(reply, RefusedReply) else None
 
     def restart(self) -> None:
         """Restart both."""
@@ -691,7 +691,7 @@ class Talk:
             self.mischief()
         self.history.append((request, array))
         reply, first, second = self.twins.ask(request, array, other)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RefusedReply):
             raise _Ended
         if self.maybe(0.04):
             self.twins.ask(request, array, other)
@@ -753,13 +753,13 @@ class Talk:
         self.round_number += 1
         try:
             if self.description is None:
-                self.ask(AdvertiseKeys(run_description=self.encoded, round_number=self.round_number))
+                self.ask(KeysRequest(run_description=self.encoded, round_number=self.round_number))
                 raise AssertionError("a hospital joined a run whose description is none")
             try:
                 # The parameters of a run that contradicts itself cannot be made; then the agent cannot either.
                 parameters = self.parameters()
             except ConfideError:
-                self.ask(AdvertiseKeys(run_description=self.encoded, round_number=self.round_number))
+                self.ask(KeysRequest(run_description=self.encoded, round_number=self.round_number))
                 return
             if self.description.aggregation.mode == "plain":
                 self._plain(purpose)
@@ -805,7 +805,7 @@ class Talk:
     def _plain(self, purpose: Purpose | None) -> None:
         assert self.description is not None
         model = self.model()
-        request = PlainInput(
+        request = PlainRequest(
             run_id=self.description.run_id,
             run_description=self.encoded,
             round_number=self.round_number,
@@ -823,8 +823,8 @@ class Talk:
         riding = self.riding if self.riding and self.riding.round_number == number else None
         peers = self._peers_of_round(riding)
         if riding is None:
-            reply, _, _ = self.ask(AdvertiseKeys(run_description=self.encoded, round_number=number))
-            assert isinstance(reply, KeysAdvertised)
+            reply, _, _ = self.ask(KeysRequest(run_description=self.encoded, round_number=number))
+            assert isinstance(reply, KeysReply)
             own = self._read(reply.advertised, secagg.AdvertisedKeys, Phase.ADVERTISE_KEYS)
         else:
             own = riding.advertised
@@ -833,8 +833,10 @@ class Talk:
         else:
             directory = riding.directory
         if riding is None or riding.shares is None:
-            reply, _, _ = self.ask(ShareKeys(run_id=run_id, round_number=number, directory=secagg.encode(directory)))
-            assert isinstance(reply, KeysShared)
+            reply, _, _ = self.ask(
+                SharesRequest(run_id=run_id, round_number=number, directory=secagg.encode(directory))
+            )
+            assert isinstance(reply, SharesReply)
             mine = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS)
         else:
             mine = riding.shares
@@ -846,7 +848,7 @@ class Talk:
         model = self.model()
         terms = self.terms(model, len(routed.cohort), purpose)
         follows = number + 1 if self.maybe(0.4) else None
-        request = MaskedInput(
+        request = MaskRequest(
             run_id=run_id,
             round_number=number,
             request=secagg.encode(routed.request_for(VICTIM, terms.encode())),
@@ -855,7 +857,7 @@ class Talk:
         for twin in self.twins.pair:
             twin.bare.clear()
         reply, first, _ = self.ask(request, model)
-        assert isinstance(reply, InputMasked)
+        assert isinstance(reply, MaskReply)
         assert first is not None
         plain = [np.concatenate([twin.bare[0].view(first.dtype), twin.bare[1]]) for twin in self.twins.pair]
         for vector in plain:
@@ -868,7 +870,7 @@ class Talk:
         peers: dict[str, Hospital],
         routed: share_keys.Routed,
         terms: RoundTerms,
-        masked: InputMasked,
+        masked: MaskReply,
         vector: Array,
         plain: Array,
         follows: int | None,
@@ -903,7 +905,7 @@ class Talk:
             reply, revealed = self._open(peers, total, rides)
         else:
             reply, revealed = self._sign_and_unmask(peers, total, rides, following)
-        assert isinstance(reply, Unmasked)
+        assert isinstance(reply, UnmaskReply)
         if following is not None and reply.shares is not None:
             following.shares = self._read(reply.shares, secagg.EncryptedShares, Phase.SHARE_KEYS, follows)
         revealed[VICTIM] = self._read(reply.revealed, secagg.UnmaskingShares, Phase.UNMASKING)
@@ -924,7 +926,7 @@ class Talk:
             own = secagg.SignedView(VICTIM, view.vector_hash, view.commitment, view.signature)
             views = tuple(own if each.hospital == VICTIM else each for each in asked.views)
             requests.append(
-                UnmaskAll(
+                UnmaskAllRequest(
                     run_id=self.description.run_id,
                     round_number=self.round_number,
                     request=secagg.encode(replace(asked, views=views)),
@@ -950,9 +952,9 @@ class Talk:
             if self.maybe(0.05):
                 raise _Ended  # The round stops before anyone signs.
             reply, _, _ = self.ask(
-                CheckConsistency(run_id=run_id, round_number=number, survivors=secagg.encode(survivors), **rides)
+                ConsistencyRequest(run_id=run_id, round_number=number, survivors=secagg.encode(survivors), **rides)
             )
-            assert isinstance(reply, ConsistencyChecked)
+            assert isinstance(reply, ConsistencyReply)
             signatures = {name: peers[name].sign(survivors) for name in survivors.survivors if name != VICTIM}
             signatures[VICTIM] = self._read(reply.signature, secagg.SurvivorSignature, Phase.CONSISTENCY_CHECK)
             if following is not None and reply.shares is not None:
@@ -960,7 +962,7 @@ class Talk:
                 following.shares = shares
             asked = consistency_check.collect(total, signatures).request
             rides = {}
-        reply, _, _ = self.ask(Unmask(run_id=run_id, round_number=number, request=secagg.encode(asked), **rides))
+        reply, _, _ = self.ask(UnmaskRequest(run_id=run_id, round_number=number, request=secagg.encode(asked), **rides))
         return reply, {name: peers[name].reveal(asked) for name in asked.survivors if name != VICTIM}
 
     def _peers_of_round(self, riding: _Riding | None) -> dict[str, Hospital]:
@@ -1111,12 +1113,12 @@ class Led(Talk):
         self.description, self.encoded, self.riding = description, description.canonical_json(), None
         self.round_number = 0
 
-    def lead(self, purpose: Purpose, model: Array | None = None, release: int | None = None) -> Refused | None:
+    def lead(self, purpose: Purpose, model: Array | None = None, release: int | None = None) -> RefusedReply | None:
         """Lead a round; return the refusal in which it ended, if it did."""
         self._sent = first_model() if model is None else model
         self._release = release
         self.round(purpose)
-        return self.last if isinstance(self.last, Refused) else None
+        return self.last if isinstance(self.last, RefusedReply) else None
 
     def bare(self) -> Array:
         """Return the first twin's last vector, which the sum less what everybody else gave is."""
@@ -1133,7 +1135,7 @@ class Led(Talk):
     ) -> tuple[Reply, Array | None, Array | None]:
         """Ask both, and keep the reply."""
         self.last, first, second = self.twins.ask(request, array, other)
-        if isinstance(self.last, Refused):
+        if isinstance(self.last, RefusedReply):
             raise _Ended
         return self.last, first, second
 

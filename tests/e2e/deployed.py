@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Config, replace
-from common.processes import Command, python_module
+from common.processes import ProcessCommand, python_module
 from common.secagg.phases import Phase
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, Exchange, RoundDone, RunFinished
 from deploy.datasets.datasets import obtain
@@ -179,4 +179,4 @@ def start_anew(
     deployment.supervisor.stop([hospital])
     command = python_module(module, "--state", str(state))
     log = deployment.folder / "logs" / f"{hospital}.log"
-    deployment.supervisor.start(Command(hospital, command, log, environment or {"PYTHONPATH": str(ROOT)}))
+    deployment.supervisor.start(ProcessCommand(hospital, command, log, environment or {"PYTHONPATH": str(ROOT)}))

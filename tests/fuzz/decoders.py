@@ -26,11 +26,12 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from client import app, own_results
-from client.data import dicom, npz
 from client.data.archives import Archives, UnusableArchiveError
 from client.data.cache import PreparedCache
 from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
-from client.data.pixels import UnusableImageError, read_raster
+from client.data.pixels import UnusableImageError
+from client.data.readers import dicom, npz
+from client.data.readers.raster import read_raster
 from client.flower.tasks import UNDELIVERABLE
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
@@ -40,7 +41,7 @@ from client.own_results import OWN_RESULTS_FILE
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
 from common import shards
-from common.audit.chain import AUDIT_FILE, Chain, Entry, read_chain
+from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
@@ -105,7 +106,7 @@ _DONE = RoundDone(
 NAME_BYTES, LENGTH_BYTES = 64, 4
 """Of what stands before each object of a message in the corpus."""
 
-_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+_ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
 
 _PLACE = Place(SERVER, 1, Phase.MASKED_INPUT)
 
@@ -145,7 +146,7 @@ def _secagg(content: bytes) -> object:
 
 def _enrolment(content: bytes) -> object:
     refusal: ConfideError | None = None
-    for message_type in (enrolment.Join, enrolment.Standing, enrolment.Stands):
+    for message_type in (enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply):
         try:
             return enrolment.decode(content, message_type)
         except ConfideError as error:

@@ -30,7 +30,7 @@ from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import shards
-from common.audit.chain import AUDIT_FILE, Entry, read_chain
+from common.audit.chain import AUDIT_FILE, AuditEntry, read_chain
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
 from common.evaluation.state import FIRST, EvaluationState
@@ -50,6 +50,7 @@ from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.progress import RunProgress
 from tests.audited_run import audited_run
 from tests.example_run import example_run
 from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
@@ -71,15 +72,15 @@ def write_seeds(corpus: Path) -> None:
 
 
 def _requests() -> Iterator[bytes]:
-    yield messages.encode(messages.AdvertiseKeys(run_description=b"{}", round_number=1))
-    yield messages.encode(messages.ShareKeys(run_id=RUN_ID, round_number=1, directory=b"abc"))
-    yield messages.encode(messages.CheckConsistency(run_id=RUN_ID, round_number=1, survivors=b"abc"))
-    yield messages.encode(messages.UnmaskAll(run_id=RUN_ID, round_number=1, request=b"abc", next_round=2))
+    yield messages.encode(messages.KeysRequest(run_description=b"{}", round_number=1))
+    yield messages.encode(messages.SharesRequest(run_id=RUN_ID, round_number=1, directory=b"abc"))
+    yield messages.encode(messages.ConsistencyRequest(run_id=RUN_ID, round_number=1, survivors=b"abc"))
+    yield messages.encode(messages.UnmaskAllRequest(run_id=RUN_ID, round_number=1, request=b"abc", next_round=2))
 
 
 def _replies() -> Iterator[bytes]:
-    yield messages.encode(messages.KeysShared(shares=b"abc"))
-    yield messages.encode(messages.Refused(hospital="hospital-1", code="budget", reason="spent", is_attack=False))
+    yield messages.encode(messages.SharesReply(shares=b"abc"))
+    yield messages.encode(messages.RefusedReply(hospital="hospital-1", code="budget", reason="spent", is_attack=False))
 
 
 def _arrays() -> Iterator[bytes]:
@@ -124,8 +125,8 @@ def _descriptions() -> Iterator[bytes]:
 def _enrolments() -> Iterator[bytes]:
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
     request = identity.request_hospital_certificate("st-mary", key)
-    yield enrolment.encode(enrolment.Join(token=bytes(TOKEN_BYTES), request=request, supernode=b"key"))
-    yield enrolment.encode(enrolment.Waiting())
+    yield enrolment.encode(enrolment.JoinRequest(token=bytes(TOKEN_BYTES), request=request, supernode=b"key"))
+    yield enrolment.encode(enrolment.WaitingReply())
 
 
 def _invitations() -> Iterator[bytes]:
@@ -247,7 +248,9 @@ def _answered() -> Iterator[bytes]:
 def _checkpoints() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         model = np.arange(6, dtype=np.float32)
-        CheckpointStore(Path(folder)).save(Checkpoint(RUN_ID, 1, 1, model, {"momentum": model}, 1, {"upload": 1}))
+        CheckpointStore(Path(folder)).save(
+            Checkpoint(RUN_ID, 1, 1, model, {"momentum": model}, 1, RunProgress(threshold=0.5))
+        )
         yield next(Path(folder).glob("step-*")).read_bytes()
 
 
@@ -353,7 +356,7 @@ def _audit_entries() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         run = audited_run(Path(folder) / "run")
         chain = read_chain((run.folder / AUDIT_FILE).read_bytes(), AUDIT_FILE, run.authority.certificate)
-        lines = [TypeAdapter(Entry).dump_json(entry) for entry in chain.entries]
+        lines = [TypeAdapter(AuditEntry).dump_json(entry) for entry in chain.entries]
         yield run.authority_file.read_bytes() + b"\n".join(lines) + b"\n"
 
 

@@ -30,9 +30,9 @@ OF_A_CHILD = "the words of a process that it has started itself"
 FUZZED: dict[str, tuple[str, ...] | str] = {
     "client/data/archives.py": ("archive",),
     "client/data/cache.py": ("prepared",),
-    "client/data/dicom.py": ("dicom",),
-    "client/data/npz.py": ("npz",),
-    "client/data/pixels.py": ("raster",),
+    "client/data/readers/dicom.py": ("dicom",),
+    "client/data/readers/npz.py": ("npz",),
+    "client/data/readers/raster.py": ("raster",),
     "client/data/tables.py": ("catalogue", "labels"),
     "client/enrolment.py": "a certificate whose SHA-256 is the one in the invitation, and nothing else",
     "client/features.py": "what this hospital's agent has cached; NumPy's heads are fuzzed as array",

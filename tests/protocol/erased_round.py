@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from common.config import replace
-from common.run.messages import Request, Unmask, UnmaskAll
+from common.run.messages import Request, UnmaskAllRequest, UnmaskRequest
 from deploy.experiment.consortium import InProcessConsortium, Loss
 from tests.memory_scan import SECRET_BYTES, Remembered
 from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
@@ -43,8 +43,8 @@ class Watching(Vanishing):
 
     def __call__(self, hospital: str, request: Request) -> Loss | None:
         run = self._agents[hospital]._run
-        if isinstance(request, Unmask | UnmaskAll) and run is not None:
-            dropped = DROPPED if isinstance(request, Unmask) else None
+        if isinstance(request, UnmaskRequest | UnmaskAllRequest) and run is not None:
+            dropped = DROPPED if isinstance(request, UnmaskRequest) else None
             for owner, pair in run.masked[request.round_number].shares.items():
                 unrevealed = pair.self_mask if owner == dropped else pair.masking_key
                 self._remembered.remember("unrevealed shares", unrevealed)

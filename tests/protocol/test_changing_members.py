@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.agent import HospitalAgent, Surroundings
-from common.audit.chain import Chain, Entry
+from common.audit.chain import AuditEntry, Chain
 from common.audit.entries import Began, Body
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, DataConfig, replace
@@ -34,7 +34,8 @@ from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
 from server.checkpoints import CheckpointStore
 from server.conversation import Conversation
-from server.run import Run, RunPlan
+from server.run import Run
+from server.run_plan import RunPlan
 from server.transport import Incoming, Outgoing, Patience
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -87,7 +88,7 @@ class Consortium:
         self.members: dict[str, bytes] = {}
         self.number = 0
         self.events: list[Event] = []
-        self.chain: list[Entry] = []
+        self.chain: list[AuditEntry] = []
 
     def certificate(self, name: str, lifetime: dt.timedelta = 30 * DAY) -> str:
         request = request_hospital_certificate(name, self.keys[name])
@@ -123,7 +124,7 @@ class Consortium:
         return Run(plan, conversation, store, self.events.append, self.record).train()
 
     def record(self, body: Body) -> None:
-        self.chain.append(Entry(len(self.chain), int(self.now.timestamp()), body))
+        self.chain.append(AuditEntry(len(self.chain), int(self.now.timestamp()), body))
 
     def hospitals_by_round(self) -> list[int]:
         return [event.hospitals for event in self.events if isinstance(event, RoundDone)]

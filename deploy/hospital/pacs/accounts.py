@@ -38,7 +38,7 @@ UNSETTLED = frozenset({Outcome.PARTLY, Outcome.NOT_FOUND, Outcome.FAILED})
 
 
 @dataclass(frozen=True)
-class Account:
+class StudyAccount:
     """What became of one study.
 
     Attributes:
@@ -70,7 +70,7 @@ class Account:
         return (self.study_instance_uid, "" if self.study_instance_uid else other)
 
 
-_COLUMNS = tuple(attribute.name for attribute in fields(Account))
+_COLUMNS = tuple(attribute.name for attribute in fields(StudyAccount))
 
 
 class Accounts:
@@ -83,7 +83,7 @@ class Accounts:
             DataError: this command did not write the file, or it cannot be read or written.
         """
         self._path = folder / FETCHED_NAME
-        self._rows: dict[tuple[str, str], Account] = {}
+        self._rows: dict[tuple[str, str], StudyAccount] = {}
         try:
             content = self._path.read_bytes() if self._path.exists() else b""
             if len(content) > MAX_MANIFEST_BYTES:
@@ -95,7 +95,7 @@ class Accounts:
         except OSError as error:
             raise DataError(f"{FETCHED_NAME} must be readable and writable: {error.strerror}") from None
 
-    def add(self, account: Account) -> None:
+    def add(self, account: StudyAccount) -> None:
         """Keep a row and write it at once.
 
         Raises:
@@ -115,13 +115,13 @@ class Accounts:
         except OSError as error:
             raise DataError(f"{FETCHED_NAME} could not be written: {error.strerror}") from None
 
-    def of_study(self, uid: str) -> Account | None:
+    def of_study(self, uid: str) -> StudyAccount | None:
         """Return the row of a study."""
         return self._rows.get((uid, ""))
 
-    def by_accession(self) -> dict[str, list[Account]]:
+    def by_accession(self) -> dict[str, list[StudyAccount]]:
         """Return the rows by their accession number."""
-        found: dict[str, list[Account]] = {}
+        found: dict[str, list[StudyAccount]] = {}
         for account in self._rows.values():
             found.setdefault(account.accession_number, []).append(account)
         return found
@@ -136,7 +136,7 @@ class Accounts:
         for key in nameless:
             del self._rows[key]
 
-    def numbered(self) -> Iterator[tuple[int, Account]]:
+    def numbered(self) -> Iterator[tuple[int, StudyAccount]]:
         """Yield every row with the number of its line in the file that :meth:`close` writes."""
         return iter(enumerate(self._rows.values(), start=2))
 
@@ -144,7 +144,7 @@ class Accounts:
         """Return how many studies have which outcome."""
         return Counter(account.outcome for account in self._rows.values())
 
-    def _keep(self, account: Account) -> None:
+    def _keep(self, account: StudyAccount) -> None:
         self._rows[account.key] = account
         if account.study_instance_uid:
             self._rows.pop(("", account.accession_number), None)
@@ -154,21 +154,21 @@ class Accounts:
         write_private(self._path, head + b"".join(map(_line, self._rows.values())))
 
 
-def _line(account: Account) -> bytes:
+def _line(account: StudyAccount) -> bytes:
     text = io.StringIO(newline="")
     cells = (" ".join(str(getattr(account, name)).split()) for name in _COLUMNS)
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _read(content: bytes) -> Iterator[Account]:
+def _read(content: bytes) -> Iterator[StudyAccount]:
     try:
         table = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
         if content and tuple(table.fieldnames or ()) != _COLUMNS:
             raise DataError(f"{FETCHED_NAME} must be one that this command wrote; move it away to begin anew")
         for row in table:
             cells = {name: text for name, text in row.items() if name not in ("outcome", "images", "size")}
-            yield Account(Outcome(row["outcome"]), images=int(row["images"]), size=int(row["size"]), **cells)
+            yield StudyAccount(Outcome(row["outcome"]), images=int(row["images"]), size=int(row["size"]), **cells)
     except (ValueError, TypeError, csv.Error):
         raise DataError(f"{FETCHED_NAME} must be one that this command wrote; move it away to begin anew") from None
 

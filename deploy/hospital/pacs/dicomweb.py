@@ -19,9 +19,9 @@ from deploy.hospital.pacs.studies import (
     PacsAwayError,
     PacsError,
     PacsRefusesError,
+    PacsStudy,
     Received,
     Series,
-    Study,
     StudyList,
     is_uid,
 )
@@ -75,21 +75,21 @@ class WebPacs:
         wanted = [study for study in found.studies if not study.modalities or study.modalities & set(modalities)]
         return StudyList(tuple(wanted), found.unlisted)
 
-    def studies_of_accession(self, accession: str) -> list[Study]:
+    def studies_of_accession(self, accession: str) -> list[PacsStudy]:
         """Ask for one accession number, and keep no other that the PACS may answer with."""
         found = self._studies({"AccessionNumber": accession})
         if found.unlisted:
             raise PacsError("the PACS cannot list it")
         return [study for study in found.studies if study.accession == accession]
 
-    def series_of(self, study: Study) -> list[Series]:
+    def series_of(self, study: PacsStudy) -> list[Series]:
         """Ask for the series of a study."""
         items, unlisted = self._every(f"studies/{study.uid}/series", {"includefield": _BODY_PART}, _SERIES_UID)
         if unlisted:
             raise PacsError("the PACS cannot list its series")
         return [Series(uid, _value(item, _MODALITY), _value(item, _BODY_PART)) for uid, item in items.items()]
 
-    def retrieve(self, study: Study, series: Series, folder: Path) -> Received:
+    def retrieve(self, study: PacsStudy, series: Series, folder: Path) -> Received:
         """Retrieve a series object by object, so that a broken one costs none of the others."""
         place = f"studies/{study.uid}/series/{series.uid}/instances"
         files = []
@@ -113,7 +113,7 @@ class WebPacs:
     def _studies(self, query: Mapping[str, str]) -> StudyList:
         items, unlisted = self._every("studies", {**query, "includefield": _MODALITIES}, _STUDY_UID)
         studies = [
-            Study(uid, _value(item, _ACCESSION), _value(item, _DATE), frozenset(_values(item, _MODALITIES)))
+            PacsStudy(uid, _value(item, _ACCESSION), _value(item, _DATE), frozenset(_values(item, _MODALITIES)))
             for uid, item in items.items()
         ]
         return StudyList(tuple(studies), unlisted)

@@ -51,9 +51,9 @@ from deploy.hospital.pacs.studies import (
     PacsAwayError,
     PacsError,
     PacsRefusesError,
+    PacsStudy,
     Received,
     Series,
-    Study,
     StudyList,
     is_uid,
 )
@@ -163,19 +163,19 @@ class DicomPacs:
 
     def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         """Ask once for each modality: a list of them is no query that every PACS knows."""
-        found: dict[str, Study] = {}
+        found: dict[str, PacsStudy] = {}
         for modality in modalities:
             studies = self._studies(StudyDate=f"{day:%Y%m%d}", ModalitiesInStudy=modality)
             found.update({study.uid: study for study in studies})
         wanted = (study for study in found.values() if not study.modalities or study.modalities & set(modalities))
         return StudyList(tuple(wanted))
 
-    def studies_of_accession(self, accession: str) -> list[Study]:
+    def studies_of_accession(self, accession: str) -> list[PacsStudy]:
         """Ask for one accession number, and keep no other that the PACS may answer with."""
         studies = self._studies(AccessionNumber=accession, StudyDate="", ModalitiesInStudy="")
         return [study for study in studies if study.accession == accession]
 
-    def series_of(self, study: Study) -> list[Series]:
+    def series_of(self, study: PacsStudy) -> list[Series]:
         """Ask for the series of a study."""
         fields = {"SeriesInstanceUID": "", "Modality": "", "BodyPartExamined": ""}
         answers = self._find("SERIES", StudyInstanceUID=study.uid, **fields)
@@ -184,7 +184,7 @@ class DicomPacs:
             for answer in answers
         ]
 
-    def retrieve(self, study: Study, series: Series, folder: Path) -> Received:
+    def retrieve(self, study: PacsStudy, series: Series, folder: Path) -> Received:
         """Retrieve a series by C-GET over the same association, or by C-MOVE to our own port."""
         query = Dataset()
         query.QueryRetrieveLevel = "SERIES"
@@ -207,10 +207,10 @@ class DicomPacs:
         if self._listener is not None:
             self._listener.shutdown()
 
-    def _studies(self, **fields: str) -> list[Study]:
+    def _studies(self, **fields: str) -> list[PacsStudy]:
         wanted = {"StudyInstanceUID": "", "AccessionNumber": "", **fields}
         return [
-            Study(
+            PacsStudy(
                 _uid(answer, "StudyInstanceUID"),
                 _text(answer, "AccessionNumber"),
                 _text(answer, "StudyDate"),

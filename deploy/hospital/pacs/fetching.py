@@ -25,22 +25,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from client.data.catalogue import ON_ITS_WAY_FOLDER
-from client.data.dicom import DECODER_ERRORS, parse_dicom, read_dicom
 from client.data.mistakes import Mistake
-from client.data.pixels import UnusableImageError, is_dicom
+from client.data.pixels import UnusableImageError
+from client.data.readers.dicom import DECODER_ERRORS, is_dicom, parse_dicom, read_dicom
 from common.errors import DataError, RunError
 from common.files import make_private_folder
 from common.shards import MAX_FILE_BYTES
-from deploy.hospital.pacs.accounts import UNSETTLED, Account, Accounts, Outcome, size_of
+from deploy.hospital.pacs.accounts import UNSETTLED, Accounts, Outcome, StudyAccount, size_of
 from deploy.hospital.pacs.files import name_of
 from deploy.hospital.pacs.studies import (
     Pacs,
     PacsAwayError,
     PacsError,
     PacsRefusesError,
+    PacsStudy,
     Received,
     Series,
-    Study,
     StudyList,
     Wanted,
 )
@@ -86,7 +86,7 @@ class Pace:
 
 
 @dataclass
-class Progress:
+class FetchProgress:
     """How far a call is.
 
     Attributes:
@@ -120,16 +120,16 @@ class Fetching:
     folder: Path
     accounts: Accounts
     pace: Pace
-    tell: Callable[[Progress], None] = lambda _progress: None
+    tell: Callable[[FetchProgress], None] = lambda _progress: None
 
-    def run(self, accessions: Sequence[str]) -> Progress:
+    def run(self, accessions: Sequence[str]) -> FetchProgress:
         """Fetch all studies of the accession numbers, or of all days where there are none.
 
         Raises:
             RunError: the PACS is away or refuses; what was done is kept.
             DataError: the disk refuses.
         """
-        progress = Progress()
+        progress = FetchProgress()
         try:
             studies = self._listed(accessions, progress)
             self._fetch_all(self._to_do(studies, progress), progress)
@@ -139,7 +139,7 @@ class Fetching:
             raise DataError(f"the folder must be writable and have room: {error.strerror}") from None
         return progress
 
-    def _listed(self, accessions: Sequence[str], progress: Progress) -> list[Study]:
+    def _listed(self, accessions: Sequence[str], progress: FetchProgress) -> list[PacsStudy]:
         pacs = self.connect()
         try:
             found = self._by_accession(pacs, accessions, progress) if accessions else self._by_day(pacs, progress)
@@ -147,7 +147,7 @@ class Fetching:
         finally:
             pacs.close()
 
-    def _by_day(self, pacs: Pacs, progress: Progress) -> Iterator[Study]:
+    def _by_day(self, pacs: Pacs, progress: FetchProgress) -> Iterator[PacsStudy]:
         if self.wanted.first is None or self.wanted.last is None:
             raise DataError("a first and a last day, or accession numbers, must be given")
         day = self.wanted.first
@@ -166,19 +166,19 @@ class Fetching:
         found = patiently(lambda: pacs.studies_of_day(day, self.wanted.modalities))
         return found if found.studies else patiently(lambda: pacs.studies_of_day(day, self.wanted.modalities))
 
-    def _by_accession(self, pacs: Pacs, accessions: Sequence[str], progress: Progress) -> Iterator[Study]:
+    def _by_accession(self, pacs: Pacs, accessions: Sequence[str], progress: FetchProgress) -> Iterator[PacsStudy]:
         accounts = self.accounts.by_accession()
         for number in dict.fromkeys(accessions):
             known = accounts.get(number)
             if known and all(self._is_settled(account) for account in known):
-                studies = [Study(account.study_instance_uid, number, account.study_date) for account in known]
+                studies = [PacsStudy(account.study_instance_uid, number, account.study_date) for account in known]
             else:
                 studies = self._with_accession(pacs, number, progress)
             progress.studies += len(studies)
             self.tell(progress)
             yield from studies
 
-    def _with_accession(self, pacs: Pacs, number: str, progress: Progress) -> list[Study]:
+    def _with_accession(self, pacs: Pacs, number: str, progress: FetchProgress) -> list[PacsStudy]:
         """Return the studies of a number, or account for one that the PACS does not have or cannot list."""
         self.pace.wait(_OF_A_QUERY)
         outcome, reason = Outcome.NOT_FOUND, ""
@@ -190,17 +190,17 @@ class Fetching:
             studies, outcome, reason = [], Outcome.FAILED, str(error)
         if not studies:
             progress.studies += 1
-            self._account(Account(outcome, number, reason=reason, taken=self.wanted.kind), progress)
+            self._account(StudyAccount(outcome, number, reason=reason, taken=self.wanted.kind), progress)
         return studies
 
-    def _unlisted(self, date: str, number: int) -> Account:
+    def _unlisted(self, date: str, number: int) -> StudyAccount:
         reason = f"the PACS cannot list it ({number} of its day)"
-        return Account(Outcome.FAILED, "", study_date=date, reason=reason, taken=self.wanted.kind)
+        return StudyAccount(Outcome.FAILED, "", study_date=date, reason=reason, taken=self.wanted.kind)
 
-    def _to_do(self, studies: Sequence[Study], progress: Progress) -> list[Study]:
+    def _to_do(self, studies: Sequence[PacsStudy], progress: FetchProgress) -> list[PacsStudy]:
         """Count what is here already, and put what failed before behind what was never tried."""
-        new: list[Study] = []
-        again: list[Study] = []
+        new: list[PacsStudy] = []
+        again: list[PacsStudy] = []
         progress.studies = progress.done + len(studies)
         for study in studies:
             account = self.accounts.of_study(study.uid)
@@ -212,14 +212,14 @@ class Fetching:
         self.tell(progress)
         return [*new, *again]
 
-    def _is_settled(self, account: Account) -> bool:
+    def _is_settled(self, account: StudyAccount) -> bool:
         """Return whether a study was taken by the same choice and is here, or was not wanted."""
         if account.taken != self.wanted.kind or account.outcome in UNSETTLED or account.outcome is Outcome.EMPTY:
             return False
         is_here = size_of(self.folder / account.folder) == (account.images, account.size)
         return account.outcome is Outcome.NOT_WANTED or is_here
 
-    def _fetch_all(self, studies: Sequence[Study], progress: Progress) -> None:
+    def _fetch_all(self, studies: Sequence[PacsStudy], progress: FetchProgress) -> None:
         free: queue.Queue[Pacs] = queue.Queue()
         for _ in range(self.connections):
             free.put(self.connect())
@@ -236,7 +236,7 @@ class Fetching:
             while not free.empty():
                 free.get().close()
 
-    def _account_all(self, accounts: Iterator[Account], progress: Progress) -> None:
+    def _account_all(self, accounts: Iterator[StudyAccount], progress: FetchProgress) -> None:
         away = 0
         for account in accounts:
             self._account(account, progress)
@@ -244,13 +244,13 @@ class Fetching:
             if away == _MOST_AWAY:
                 raise PacsAwayError("the PACS no longer answers")
 
-    def _account(self, account: Account, progress: Progress) -> None:
+    def _account(self, account: StudyAccount, progress: FetchProgress) -> None:
         self.accounts.add(account)
         progress.done += 1
         progress.outcomes[account.outcome] += 1
         self.tell(progress)
 
-    def _fetch(self, study: Study, free: "queue.Queue[Pacs]") -> Account:
+    def _fetch(self, study: PacsStudy, free: "queue.Queue[Pacs]") -> StudyAccount:
         self.pace.wait()
         pacs = free.get()
         try:
@@ -264,10 +264,12 @@ class Fetching:
         finally:
             free.put(pacs)
 
-    def _failed(self, study: Study, reason: str) -> Account:
-        return Account(Outcome.FAILED, study.accession, study.uid, study.date, reason=reason, taken=self.wanted.kind)
+    def _failed(self, study: PacsStudy, reason: str) -> StudyAccount:
+        return StudyAccount(
+            Outcome.FAILED, study.accession, study.uid, study.date, reason=reason, taken=self.wanted.kind
+        )
 
-    def _taken(self, pacs: Pacs, study: Study) -> Account:
+    def _taken(self, pacs: Pacs, study: PacsStudy) -> StudyAccount:
         """Retrieve the wanted series of a study and put them in place."""
         if not self.wanted.takes_date(study.date):
             return self._without(study, Outcome.NOT_WANTED, "another date")
@@ -288,12 +290,12 @@ class Fetching:
 
     def _put_in_place(
         self,
-        study: Study,
+        study: PacsStudy,
         series: Sequence[Series],
         received: Sequence[Received],
         mistakes: Counter[str],
         work: Path,
-    ) -> Account:
+    ) -> StudyAccount:
         not_sent = sum(one.not_sent for one in received)
         images, size = size_of(work)
         if not images:
@@ -309,10 +311,12 @@ class Fetching:
         unnamed = self.wanted.body_parts and not all(one.body_part for one in series)
         reason = "; ".join(filter(None, (lacking, "its body part is not said" if unnamed else "")))
         outcome = Outcome.PARTLY if lacking else Outcome.FETCHED
-        return Account(outcome, study.accession, study.uid, study.date, images, size, reason, folder, self.wanted.kind)
+        return StudyAccount(
+            outcome, study.accession, study.uid, study.date, images, size, reason, folder, self.wanted.kind
+        )
 
-    def _without(self, study: Study, outcome: Outcome, reason: str) -> Account:
-        return Account(outcome, study.accession, study.uid, study.date, reason=reason, taken=self.wanted.kind)
+    def _without(self, study: PacsStudy, outcome: Outcome, reason: str) -> StudyAccount:
+        return StudyAccount(outcome, study.accession, study.uid, study.date, reason=reason, taken=self.wanted.kind)
 
 
 _AWAY = f"tried {_TRIES} times"
@@ -335,12 +339,12 @@ def patiently(call: Callable[[], _Got], stopped: threading.Event | None = None) 
     return call()
 
 
-def _retrieved(pacs: Pacs, study: Study, series: Series, folder: Path) -> Received:
+def _retrieved(pacs: Pacs, study: PacsStudy, series: Series, folder: Path) -> Received:
     received = pacs.retrieve(study, series, folder)
     return received if received.files or received.not_sent else pacs.retrieve(study, series, folder)
 
 
-def _mistake_in(file: Path, study: Study) -> str | None:
+def _mistake_in(file: Path, study: PacsStudy) -> str | None:
     """Open an image as a check will; name the mistake of one that cannot be used, and remove it."""
     try:
         problem = None if _is_of(file, study) else "of another study"
@@ -355,7 +359,7 @@ def _mistake_in(file: Path, study: Study) -> str | None:
     return problem
 
 
-def _is_of(file: Path, study: Study) -> bool:
+def _is_of(file: Path, study: PacsStudy) -> bool:
     """Decode an image, and tell whether it belongs to a study.
 
     Raises:
@@ -379,10 +383,13 @@ def _said(mistakes: Counter[str], not_sent: int) -> str:
 
 
 def _in_order(
-    threads: ThreadPoolExecutor, fetch: Callable[[Study], Account], studies: Sequence[Study], connections: int
-) -> Iterator[Account]:
+    threads: ThreadPoolExecutor,
+    fetch: Callable[[PacsStudy], StudyAccount],
+    studies: Sequence[PacsStudy],
+    connections: int,
+) -> Iterator[StudyAccount]:
     """Fetch on several connections, a few studies ahead of the row that is written."""
-    waiting: deque[Future[Account]] = deque()
+    waiting: deque[Future[StudyAccount]] = deque()
     for study in studies:
         waiting.append(threads.submit(fetch, study))
         if len(waiting) > _AHEAD * connections:

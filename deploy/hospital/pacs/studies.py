@@ -26,7 +26,7 @@ class PacsRefusesError(PacsError):
 
 
 @dataclass(frozen=True)
-class Study:
+class PacsStudy:
     """A study that a PACS has.
 
     Attributes:
@@ -46,7 +46,7 @@ class Study:
 class StudyList:
     """Studies that a PACS lists, and how many more it has but fails to list."""
 
-    studies: tuple[Study, ...] = field(repr=False)
+    studies: tuple[PacsStudy, ...] = field(repr=False)
     unlisted: int = 0
 
 
@@ -107,13 +107,13 @@ class Pacs(Protocol):
     def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         """Return all studies of a day which, as far as the PACS says, have one of the modalities."""
 
-    def studies_of_accession(self, accession: str) -> list[Study]:
+    def studies_of_accession(self, accession: str) -> list[PacsStudy]:
         """Return the studies with exactly this accession number."""
 
-    def series_of(self, study: Study) -> list[Series]:
+    def series_of(self, study: PacsStudy) -> list[Series]:
         """Return the series of a study."""
 
-    def retrieve(self, study: Study, series: Series, folder: Path) -> Received:
+    def retrieve(self, study: PacsStudy, series: Series, folder: Path) -> Received:
         """Write every object of a series into a folder, one file each."""
 
     def close(self) -> None:

@@ -14,17 +14,17 @@ from common.config import HospitalConfig
 from common.errors import AuditError, ConfideError, DataError, LedgerError
 from common.run.flat_model import hash_model
 from common.run.messages import (
-    AdvertiseKeys,
-    CheckConsistency,
-    InputMasked,
-    KeysAdvertised,
-    MaskedInput,
-    PlainInput,
-    Refused,
+    ConsistencyRequest,
+    KeysReply,
+    KeysRequest,
+    MaskReply,
+    MaskRequest,
+    PlainRequest,
+    RefusedReply,
     Reply,
     Request,
-    ShareKeys,
-    Unmask,
+    SharesRequest,
+    UnmaskRequest,
 )
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import describe
@@ -54,7 +54,7 @@ class Overheard:
         if hospital != NAME:
             return None
         self.requests.append(request)
-        is_gone = any(isinstance(earlier, MaskedInput) for earlier in self.requests)
+        is_gone = any(isinstance(earlier, MaskRequest) for earlier in self.requests)
         return Loss.OF_REQUEST if is_gone else None
 
     @property
@@ -64,8 +64,8 @@ class Overheard:
     def first(self, kind: type[Any]) -> Any:  # noqa: ANN401 - of that kind
         return next(request for request in self.requests if isinstance(request, kind))
 
-    def masked_input(self) -> MaskedInput:
-        request: MaskedInput = self.first(MaskedInput)
+    def masked_input(self) -> MaskRequest:
+        request: MaskRequest = self.first(MaskRequest)
         return request
 
     def answer(self, request: Request, array: npt.NDArray[Any] | None = None) -> Reply:
@@ -77,17 +77,17 @@ def overheard(dealt: Dealt, tmp_path: Path) -> Overheard:
     return Overheard(small(dealt, tmp_path, experiment={"rounds": 1}))
 
 
-def refused(reply: Reply) -> Refused:
-    assert isinstance(reply, Refused), reply
+def refused(reply: Reply) -> RefusedReply:
+    assert isinstance(reply, RefusedReply), reply
     assert reply.hospital == NAME
     return reply
 
 
-def changed(request: MaskedInput, change: Callable[[secagg.MaskedInputRequest], secagg.MaskedInputRequest]) -> Request:
+def changed(request: MaskRequest, change: Callable[[secagg.MaskedInputRequest], secagg.MaskedInputRequest]) -> Request:
     """Return the request with what the server says of the cohort changed."""
     place, limits = Place(NAME, request.round_number, Phase.MASKED_INPUT), secagg.Limits(hospitals=len(HOSPITALS))
     inner = secagg.decode(request.request, secagg.MaskedInputRequest, limits, place)
-    return MaskedInput(
+    return MaskRequest(
         run_id=request.run_id,
         round_number=request.round_number,
         request=secagg.encode(change(inner)),
@@ -102,7 +102,7 @@ def with_a_damaged_share(inner: secagg.MaskedInputRequest) -> secagg.MaskedInput
 
 
 def test_a_vector_is_given_once(overheard: Overheard) -> None:
-    assert isinstance(overheard.answer(overheard.masked_input(), overheard.model), InputMasked)
+    assert isinstance(overheard.answer(overheard.masked_input(), overheard.model), MaskReply)
     again = refused(overheard.answer(overheard.masked_input(), overheard.model))
     assert again.code == "second_masked_input"
     assert again.is_attack
@@ -112,9 +112,9 @@ def test_a_vector_is_given_once(overheard: Overheard) -> None:
 def test_a_vector_is_given_once_also_by_an_agent_that_was_restarted(overheard: Overheard) -> None:
     overheard.answer(overheard.masked_input(), overheard.model)
     overheard.made.consortium.restart(NAME)
-    description = overheard.first(AdvertiseKeys).run_description
-    joined = overheard.answer(AdvertiseKeys(run_description=description, round_number=1000))
-    assert isinstance(joined, KeysAdvertised)
+    description = overheard.first(KeysRequest).run_description
+    joined = overheard.answer(KeysRequest(run_description=description, round_number=1000))
+    assert isinstance(joined, KeysReply)
     assert refused(overheard.answer(overheard.masked_input(), overheard.model)).code == "second_masked_input"
 
 
@@ -129,7 +129,7 @@ def test_a_bad_share_costs_no_epsilon_and_the_good_one_is_still_answered(overhea
     assert bad.code == "share_decryption"
     assert bad.is_attack
     assert not (overheard.made.folder / NAME / "ledger" / "ledger.sqlite").exists() or not overheard.made.booked(NAME)
-    assert isinstance(overheard.answer(overheard.masked_input(), overheard.model), InputMasked)
+    assert isinstance(overheard.answer(overheard.masked_input(), overheard.model), MaskReply)
 
 
 def test_a_cohort_below_the_threshold_costs_no_epsilon(overheard: Overheard) -> None:
@@ -158,28 +158,28 @@ def test_what_is_no_model_is_refused(overheard: Overheard, model: npt.NDArray[An
 
 
 def test_shares_are_given_once(overheard: Overheard) -> None:
-    assert refused(overheard.answer(overheard.first(ShareKeys))).code == "already_answered"
+    assert refused(overheard.answer(overheard.first(SharesRequest))).code == "already_answered"
 
 
 def test_nothing_is_signed_or_revealed_for_a_round_without_a_vector(overheard: Overheard) -> None:
-    signing = CheckConsistency(run_id=RUN_ID, round_number=1, survivors=b"")
-    revealing = Unmask(run_id=RUN_ID, round_number=1, request=b"")
+    signing = ConsistencyRequest(run_id=RUN_ID, round_number=1, survivors=b"")
+    revealing = UnmaskRequest(run_id=RUN_ID, round_number=1, request=b"")
     for request in (signing, revealing):
         assert "holds no secrets for this step of round 1" in refused(overheard.answer(request)).reason
 
 
 def test_bytes_that_are_no_message_are_refused(overheard: Overheard) -> None:
     request = overheard.masked_input()
-    garbage = MaskedInput(run_id=RUN_ID, round_number=1, request=request.request[:-1])
+    garbage = MaskRequest(run_id=RUN_ID, round_number=1, request=request.request[:-1])
     assert refused(overheard.answer(garbage, overheard.model)).is_attack
-    joining = AdvertiseKeys(run_description=b"{}", round_number=2000)
+    joining = KeysRequest(run_description=b"{}", round_number=2000)
     assert refused(overheard.answer(joining)).code == "config"
 
 
 def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) -> None:
-    bare = PlainInput(
+    bare = PlainRequest(
         run_id=RUN_ID,
-        run_description=overheard.first(AdvertiseKeys).run_description,
+        run_description=overheard.first(KeysRequest).run_description,
         round_number=2000,
         terms=RoundTerms(purpose=Purpose.TRAIN, model_hash=hash_model(overheard.model), fewest_survivors=0).encode(),
     )
@@ -217,7 +217,7 @@ def test_a_run_outside_the_hospitals_policy_is_refused(
         made.consortium.roster,
         member_list=made.consortium.member_list,
     )
-    asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
+    asked = KeysRequest(run_description=description.canonical_json(), round_number=1)
     reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
     assert reply.code == "policy"
     assert words in reply.reason
@@ -237,7 +237,7 @@ def test_noise_that_misses_the_runs_own_target_is_refused(dealt: Dealt, tmp_path
     )
     assert honest.noise_multiplier is not None
     lower = honest.model_copy(update={"noise_multiplier": honest.noise_multiplier / 2})
-    asked = AdvertiseKeys(run_description=lower.canonical_json(), round_number=1)
+    asked = KeysRequest(run_description=lower.canonical_json(), round_number=1)
     reply = refused(made.consortium.agents[NAME].answer(asked, None)[0])
     assert reply.code == "privacy"
     assert "must keep its target ε = 2 for 2 rounds" in reply.reason
@@ -274,7 +274,7 @@ def test_a_roster_without_this_hospitals_own_certificate_is_refused(dealt: Dealt
         other.consortium.roster,
         member_list=other.consortium.member_list,
     )
-    asked = AdvertiseKeys(run_description=description.canonical_json(), round_number=1)
+    asked = KeysRequest(run_description=description.canonical_json(), round_number=1)
     assert refused(made.consortium.agents[NAME].answer(asked, None)[0]).code == "policy"
 
 

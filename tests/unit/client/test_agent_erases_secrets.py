@@ -9,7 +9,7 @@ import pytest
 
 from client.contribution import Contributor
 from common.errors import RunError
-from common.run.messages import AdvertiseKeys, Refused, Request
+from common.run.messages import KeysRequest, RefusedReply, Request
 from common.secagg import messages as secagg
 from common.secagg.advertise_keys import RoundKeys
 from common.secagg.consistency_check import SignedState
@@ -144,8 +144,8 @@ def test_a_run_that_is_replaced_is_erased(server: LyingServer) -> None:
     server.routed()
     (shared,) = in_hand(server)
     other = server.description.model_copy(update={"run_id": "0f" * 16})
-    reply, _ = server.ask(VICTIM, AdvertiseKeys(run_description=other.canonical_json(), round_number=1))
-    assert not isinstance(reply, Refused)
+    reply, _ = server.ask(VICTIM, KeysRequest(run_description=other.canonical_json(), round_number=1))
+    assert not isinstance(reply, RefusedReply)
     assert is_erased(shared)
 
 

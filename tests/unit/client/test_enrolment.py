@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from client import enrolment
-from client.enrolment import EnrolmentService, Place, ask_standing, is_enrolled, join, proxy_for
+from client.enrolment import EnrolmentService, JoinedPlace, ask_standing, is_enrolled, join, proxy_for
 from common.config import Config, EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
 from common.files import write_private
@@ -68,9 +68,11 @@ def consortium(tmp_path: Path) -> Iterator[Consortium]:
     made.server.stop(grace=None).wait()
 
 
-def place(folder: Path) -> Place:
+def place(folder: Path) -> JoinedPlace:
     state = folder / "hospital"
-    return Place(state, folder / "data", state / "logs", runtime_port=9094, metrics_port=0, metrics_host="127.0.0.1")
+    return JoinedPlace(
+        state, folder / "data", state / "logs", runtime_port=9094, metrics_port=0, metrics_host="127.0.0.1"
+    )
 
 
 def say_nothing(_what: str) -> None:

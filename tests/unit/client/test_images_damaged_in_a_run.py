@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.config import replace
-from common.run.messages import MaskedInput, Request
+from common.run.messages import MaskRequest, Request
 from common.telemetry.events import COMPLETED, Evaluated, Refusal
 from deploy.experiment.consortium import InProcessConsortium, Loss
 from tests.small_consortium import CONFIG, POLICY, Dealt, Small
@@ -32,7 +32,7 @@ def test_images_that_are_damaged_between_two_rounds_neither_end_the_run_nor_reac
     asked: list[int] = []
 
     def line(hospital: str, request: Request) -> Loss | None:
-        if hospital == NAME and isinstance(request, MaskedInput):
+        if hospital == NAME and isinstance(request, MaskRequest):
             asked.append(request.round_number)
             if request.round_number == 1:  # the data is open: the round before this one's answer has read it
                 for path in images:

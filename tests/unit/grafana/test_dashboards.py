@@ -10,7 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from common.telemetry.metric_names import ALL
+from common.telemetry.metric_names import ALL, MODEL_METRICS
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
@@ -71,6 +71,14 @@ def test_every_metric_asked_for_is_one_we_export(path: Path) -> None:
     asked = {name for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)}
     assert asked
     assert asked <= exported | histograms
+
+
+def test_every_exported_metric_of_the_model_is_shown() -> None:
+    asked = {
+        name for path in DASHBOARDS for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)
+    }
+    # A loss has no scale that says whether a model is good, so it is served and not drawn.
+    assert {metric.name for metric in MODEL_METRICS.values()} - asked == {"confide_loss"}
 
 
 @each_dashboard

@@ -1,5 +1,7 @@
 """A run stands where its last whole checkpoint says."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,14 +9,30 @@ import numpy as np
 import pytest
 
 from common.errors import RunError
+from common.evaluation.state import EvaluationState
+from common.telemetry.events import RoundTime
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.progress import EvaluationProgress, PendingStep, RunProgress
 
 RUN = "a" * 32
+
+PROGRESS = RunProgress(
+    threshold=0.5,
+    pending=PendingStep(
+        round_number=4,
+        hospitals=3,
+        seconds=1.5,
+        upload_bytes=7,
+        parts=RoundTime(training=1.0),
+        epsilon={"hospital-1": (1.25, math.inf)},
+    ),
+    evaluation=EvaluationProgress(asked={1: 2, 10: 1}, state=EvaluationState().to_json()),
+)
 
 
 def checkpoint(step: int) -> Checkpoint:
     model = np.arange(5, dtype=np.float32) + step
-    return Checkpoint(RUN, step, step + 1, model, {"momentum": model * 2}, step - 1, {"upload_bytes": 7})
+    return Checkpoint(RUN, step, step + 1, model, {"momentum": model * 2}, step - 1, PROGRESS)
 
 
 def test_a_checkpoint_reads_back_bit_for_bit(tmp_path: Path) -> None:
@@ -22,7 +40,7 @@ def test_a_checkpoint_reads_back_bit_for_bit(tmp_path: Path) -> None:
     store.save(checkpoint(3))
     read = store.latest(RUN)
     assert read is not None
-    assert (read.step, read.round_number, read.measured_step, read.numbers) == (3, 4, 2, {"upload_bytes": 7})
+    assert (read.step, read.round_number, read.measured_step, read.progress) == (3, 4, 2, PROGRESS)
     assert read.model[:].tobytes() == checkpoint(3).model[:].tobytes()
     assert read.strategy["momentum"].tobytes() == checkpoint(3).strategy["momentum"].tobytes()
 
@@ -66,3 +84,45 @@ def test_a_folder_with_damaged_checkpoints_alone_is_no_fresh_start(tmp_path: Pat
     next(tmp_path.iterdir()).write_bytes(b"")
     with pytest.raises(RunError, match="can be read"):
         store.latest(RUN)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"pending": {"round_number": 4}},
+        {"pending": 7},
+        {"threshold": "high"},
+        {"evaluation": {"asked": {"1": 2}}},
+        {"evaluation": {"asked": {"first": 2}, "state": ""}},
+        [],
+    ],
+)
+def test_a_checkpoint_with_a_damaged_record_is_passed_over_for_the_one_before(tmp_path: Path, progress: object) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(checkpoint(1))
+    store.save(checkpoint(2))
+    rewrite_progress(max(tmp_path.iterdir()), progress)
+    latest = store.latest(RUN)
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_a_checkpoint_of_a_version_that_wrote_no_record_of_evaluations_is_read(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(checkpoint(1))
+    rewrite_progress(next(tmp_path.iterdir()), {"threshold": 0.25, "evaluation": {}})
+    latest = store.latest(RUN)
+    assert latest is not None
+    assert latest.progress == RunProgress(threshold=0.25)
+
+
+def rewrite_progress(path: Path, progress: object) -> None:
+    """Put another record into a checkpoint's header and leave its arrays."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    facts = json.loads(header["__metadata__"]["facts"])
+    header["__metadata__"]["facts"] = json.dumps({**facts, "numbers": progress})
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + content[8 + length :])

@@ -59,7 +59,9 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, tell_unreadable_replies
-from server.run import Run, RunPlan
+from server.progress import RunProgress
+from server.run import Run
+from server.run_plan import RunPlan
 from tests.protocol.parties import PLACE, Hospital
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
@@ -145,31 +147,31 @@ class Fleet:
         """Answer as an agent does, with a vector that says that nothing changed."""
         content = RecordDict()
         match request:
-            case messages.AdvertiseKeys(round_number=number):
-                reply: messages.Reply = messages.KeysAdvertised(
+            case messages.KeysRequest(round_number=number):
+                reply: messages.Reply = messages.KeysReply(
                     hospital=hospital.name, advertised=secagg.encode(hospital.advertise(number))
                 )
-            case messages.ShareKeys(directory=directory):
-                reply = messages.KeysShared(shares=self.shares(hospital, directory))
-            case messages.MaskedInput():
+            case messages.SharesRequest(directory=directory):
+                reply = messages.SharesReply(shares=self.shares(hospital, directory))
+            case messages.MaskRequest():
                 reply, content["array"] = self.masked(hospital, request)
-            case messages.CheckConsistency(survivors=survivors, next_directory=directory):
+            case messages.ConsistencyRequest(survivors=survivors, next_directory=directory):
                 signed = hospital.sign(secagg.decode(survivors, secagg.SurvivorList, secagg.Limits(), PLACE))
                 shares = None if directory is None else self.shares(hospital, directory)
-                reply = messages.ConsistencyChecked(signature=secagg.encode(signed), shares=shares)
-            case messages.Unmask(request=encoded):
+                reply = messages.ConsistencyReply(signature=secagg.encode(signed), shares=shares)
+            case messages.UnmaskRequest(request=encoded):
                 unmask = secagg.decode(encoded, secagg.UnmaskingRequest, secagg.Limits(), PLACE)
-                reply = messages.Unmasked(revealed=secagg.encode(hospital.reveal(unmask)))
-            case messages.UnmaskAll(request=encoded, next_directory=directory):
+                reply = messages.UnmaskReply(revealed=secagg.encode(hospital.reveal(unmask)))
+            case messages.UnmaskAllRequest(request=encoded, next_directory=directory):
                 everything = secagg.decode(encoded, secagg.FullUnmaskingRequest, secagg.Limits(), PLACE)
                 shares = None if directory is None else self.shares(hospital, directory)
-                reply = messages.Unmasked(revealed=secagg.encode(hospital.reveal_all(everything)), shares=shares)
+                reply = messages.UnmaskReply(revealed=secagg.encode(hospital.reveal_all(everything)), shares=shares)
             case _:
                 raise AssertionError(request)
         content["body"] = ConfigRecord({"message": messages.encode(reply)})
         return content
 
-    def masked(self, hospital: Hospital, request: messages.MaskedInput) -> tuple[messages.InputMasked, ArrayRecord]:
+    def masked(self, hospital: Hospital, request: messages.MaskRequest) -> tuple[messages.MaskReply, ArrayRecord]:
         asked = secagg.decode(request.request, secagg.MaskedInputRequest, secagg.Limits(), PLACE)
         vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.head.nbytes), self.head.dtype)
         vector[:-PARAMETERS] = self.head
@@ -177,7 +179,7 @@ class Fleet:
         state, message, vector = masked_input.mask(shared, hospital.identity, asked, vector)
         hospital.masked[asked.round_number] = state
         following = request.next_round
-        reply = messages.InputMasked(
+        reply = messages.MaskReply(
             masked=secagg.encode(message),
             advertised=None if following is None else secagg.encode(hospital.advertise(following)),
             epsilon=None,
@@ -239,7 +241,7 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     grid = http_grid.HttpGrid(token="token")
     grid._client, grid._run = cast("Any", fleet), cast("Any", SimpleNamespace(run_id=1))
     store = CheckpointStore(folder)
-    store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, {}))
+    store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, RunProgress()))
     waits = config.transport
     conversation = Conversation(GridTransport(grid, waits.poll_seconds, 0.02), waits, events.append)
     return Run(RunPlan(config, description, "none", keys), conversation, store, events.append), fleet, events

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
 from common.errors import RunError
 from common.privacy.mechanism import mean_change
-from server.strategies import ADAPTIVITY, FedAdam, FedAvg, FedAvgM, Strategy, strategy_for
+from server.strategies import ADAPTIVITY, STRATEGIES, FedAdam, FedAvg, FedAvgM, Strategy, strategy_for
 
 Array = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ def test_fedadam_follows_reddi_et_al_algorithm_2() -> None:
     assert np.allclose(walk(FedAdam(40, 0.1, 0.9), deltas()), weights, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam"])
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_a_restored_strategy_goes_on_bit_for_bit(name: str) -> None:
     aggregation = AggregationConfig.model_validate({"strategy": name})
 

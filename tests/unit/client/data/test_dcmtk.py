@@ -25,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from client.data.dicom import quiet, read_dicom
+from client.data.readers.dicom import quiet, read_dicom
 from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
 
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from client.data.clean import KEPT_KEYWORDS
 from client.data.deidentify import deidentify
-from client.data.dicom import PERSONAL_KEYWORDS, quiet, read_dicom
+from client.data.readers.dicom import PERSONAL_KEYWORDS, quiet, read_dicom
+from client.data.readers.dicom_clean import KEPT_KEYWORDS
 from common.errors import DataError
 from tests.unit.client.data.hospital_folder import CONTRACT, Hospital, dicom, encoded, healthy, packaged
 from tests.unit.client.data.planted_mistakes import (

@@ -16,9 +16,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from client.data.dicom import quiet, read_dicom
 from client.data.mistakes import Mistake
-from client.data.pixels import UnusableImageError, is_dicom
+from client.data.pixels import UnusableImageError
+from client.data.readers.dicom import is_dicom, quiet, read_dicom
 from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
 
 GREY, COLOUR = 1, 3

@@ -13,7 +13,7 @@ import pytest
 
 from client.data import DataContract, open_data
 from client.data import hospital_data as module
-from client.data.catalogue import Catalogue, Layout
+from client.data.catalogue import Catalogue, DataLayout
 from client.data.examine import Examined, examine_all
 from client.data.hospital_data import UNUSABLE_DATA, Report, check_data
 from client.data.mistakes import Mistake
@@ -183,7 +183,7 @@ def test_class_folders_with_parts_and_patients_read_like_a_manifest(hospital: Ho
     tree = in_class_folders(hospital, tmp_path / "tree")
     report = check_data(tree, CONTRACT, tmp_path / "cache", today=TODAY)
     assert report.findings == ()
-    assert report.layout is Layout.CLASS_FOLDERS
+    assert report.layout is DataLayout.CLASS_FOLDERS
     assert report.patients == 30
     assert report.counts == hospital.check(tmp_path / "other").counts
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data import npz
+from client.data.readers import npz
 from common.errors import DataError
 
 

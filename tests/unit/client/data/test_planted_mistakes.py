@@ -27,7 +27,7 @@ from common.identity.certificates import (
     sign_hospital_certificate,
 )
 from common.identity.members import sign_members
-from common.run.messages import AdvertiseKeys, Refused, Reply
+from common.run.messages import KeysRequest, RefusedReply, Reply
 from common.run.terms import layout_for
 from tests.unit.client.data.hospital_folder import Hospital, healthy
 from tests.unit.client.data.planted_mistakes import PLANTS, Plant
@@ -120,9 +120,9 @@ def test_the_agent_refuses_before_a_ledger_exists_and_tells_the_server_no_reason
     with bound_by_permissions(hospital, place):
         reply = _ask_to_join(hospital, place)
     if ADVICE[mistake].weight is Weight.WARNING or mistake in COUNTED:
-        assert not isinstance(reply, Refused) or reply.code != "data"
+        assert not isinstance(reply, RefusedReply) or reply.code != "data"
         return
-    assert isinstance(reply, Refused)
+    assert isinstance(reply, RefusedReply)
     assert (reply.code, reply.reason) == ("data", UNUSABLE_DATA)
     assert not (place / "state" / LEDGER_FOLDER).exists()
 
@@ -137,7 +137,7 @@ def _ask_to_join(hospital: Hospital, place: Path) -> Reply:
     keys = {name: one.key.public_key().public_bytes_raw() for name, one in identities.items()}
     described = _description(hospital, roster, sign_members(authority, keys, 1, NOW).decode())
     encoded = described.canonical_json()
-    return agent.answer(AdvertiseKeys(run_description=encoded, round_number=1), None)[0]
+    return agent.answer(KeysRequest(run_description=encoded, round_number=1), None)[0]
 
 
 def _identity(authority: CertificateAuthority, name: str) -> HospitalIdentity:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.dicom import quiet, read_dicom
 from client.data.hospital_data import open_data
 from client.data.pixels import Header, Picture
+from client.data.readers.dicom import quiet, read_dicom
 from client.data.traits import age_in_years, traits_of
 from common.evaluation.statistics import AGES, GREYS, NOT_KNOWN, SEXES, SIDES, TRAITS, VIEWS
 from tests.unit.client.data.hospital_folder import CONTRACT, dicom, healthy

@@ -13,7 +13,7 @@ from client.ledger.chain import Anchor
 from client.ledger.held import Held, newest_anchor, newest_entry
 from client.ledger.ledger import Ledger, accept
 from common.audit.chain import AuditChain
-from common.audit.entries import Joined
+from common.audit.entries import JoinedRun
 from common.config import PrivacyUnit
 from common.errors import AuditError, LedgerError
 from common.identity.certificates import make_authority
@@ -60,7 +60,7 @@ def test_the_newest_line_that_the_chain_names_is_found(path: Path) -> None:
 def test_what_a_party_really_writes_is_read(tmp_path: Path) -> None:
     now = datetime.datetime.now(datetime.UTC)
     chain = AuditChain(tmp_path / "audit.jsonl", server_writer(make_authority("Consortium", now), now))
-    chain.append(Joined(run_id="a1" * 16, config_hash=64 * "0"))
+    chain.append(JoinedRun(run_id="a1" * 16, config_hash=64 * "0"))
     chain.close()
     assert newest_anchor(tmp_path / "audit.jsonl") is None
 

@@ -165,7 +165,7 @@ def test_a_full_disk_between_two_bookings_of_a_round_leaves_neither(
     ledger = Ledger.open(folder, FINGERPRINT)
     append, calls = ledger_chain.append, iter((False, True))
 
-    def failing(connection: sqlite3.Connection, head: Anchor, line: ledger_chain.Line) -> ledger_chain.Entry:
+    def failing(connection: sqlite3.Connection, head: Anchor, line: ledger_chain.Line) -> ledger_chain.LedgerEntry:
         if next(calls):
             raise sqlite3.OperationalError("database or disk is full")
         return append(connection, head, line)

@@ -10,14 +10,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.audit.chain import AuditChain, read_chain
-from common.audit.entries import Identified, Joined
+from common.audit.entries import Identified, JoinedRun
 from common.audit.parties import verify_party
 from common.errors import AuditError, IdentityError
 from common.identity.certificates import CertificateAuthority, make_authority
 from tests.audited_run import server_writer
 
 NOW = datetime.datetime.now(datetime.UTC)
-ENTRY = Joined(run_id="0" * 32, config_hash="1" * 64)
+ENTRY = JoinedRun(run_id="0" * 32, config_hash="1" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_entries_come_back_in_order_with_their_writer(path: Path, authority: Cer
     AuditChain(path, server_writer(authority, NOW)).append(ENTRY)
     chain = read_chain(path.read_bytes(), "audit.jsonl", authority.certificate)
     assert chain.party == "the server"
-    assert [type(entry.body) for entry in chain.entries] == [Identified, Joined]
+    assert [type(entry.body) for entry in chain.entries] == [Identified, JoinedRun]
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 

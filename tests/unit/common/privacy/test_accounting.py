@@ -22,8 +22,8 @@ from common.errors import PrivacyError
 from common.privacy import accounting
 from common.privacy.accounting import (
     Accountant,
-    Adversary,
     Epsilon,
+    EpsilonAdversary,
     MechanismEvent,
     MechanismKind,
     against_everyone,
@@ -242,7 +242,7 @@ def test_an_infinite_epsilon_is_shown_as_such() -> None:
 
 
 def test_a_claim_names_delta_unit_adversary_and_accountant() -> None:
-    claim = Epsilon(1.2345, 1e-5, PrivacyUnit.PATIENT, Adversary.COLLUDING_SERVER, Accountant.RDP, colluders=2)
+    claim = Epsilon(1.2345, 1e-5, PrivacyUnit.PATIENT, EpsilonAdversary.COLLUDING_SERVER, Accountant.RDP, colluders=2)
     assert str(claim) == (
         "ε = 1.235 at δ = 1e-05 for each patient (zero-out), against the server with colluding hospitals (2) (RDP)"
     )
@@ -250,10 +250,12 @@ def test_a_claim_names_delta_unit_adversary_and_accountant() -> None:
 
 def test_local_noise_is_the_same_against_everyone() -> None:
     claims = against_everyone(2.0, 1e-5, PrivacyUnit.RECORD, Accountant.PRV, colluders=3)
-    assert [claim.adversary for claim in claims] == list(Adversary)
+    assert [claim.adversary for claim in claims] == list(EpsilonAdversary)
     assert {claim.value for claim in claims} == {2.0}
     without = against_everyone(2.0, 1e-5, PrivacyUnit.RECORD, Accountant.PRV, colluders=0)
-    assert [claim.adversary for claim in without] == [each for each in Adversary if each != Adversary.COLLUDING_SERVER]
+    assert [claim.adversary for claim in without] == [
+        each for each in EpsilonAdversary if each != EpsilonAdversary.COLLUDING_SERVER
+    ]
 
 
 # --- groups: a patient with several records, where each record is protected by itself ---

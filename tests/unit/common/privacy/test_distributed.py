@@ -18,7 +18,7 @@ from common.config import PrivacyUnit
 from common.errors import PrivacyError
 from common.keystream import Keystream
 from common.privacy import distributed
-from common.privacy.accounting import Accountant, Adversary, MechanismKind, epsilon
+from common.privacy.accounting import Accountant, EpsilonAdversary, MechanismKind, epsilon
 from common.privacy.calibration import noise_multiplier
 from common.privacy.discrete_gaussian import LARGEST_VARIANCE
 from common.privacy.distributed import DistributedMechanism
@@ -246,9 +246,9 @@ def test_each_adversary_gets_its_own_epsilon_and_more_colluders_never_less() -> 
         run = fitted(noise_multiplier=multiplier, hospitals=5, colluders=colluders)
         claims = run.epsilons(0.1, 5, 5, 1e-5, PrivacyUnit.PATIENT, Accountant.RDP)
         by = {claim.adversary: claim for claim in claims}
-        assert list(by) == list(Adversary)[: 3 if colluders == 0 else 4]
+        assert list(by) == list(EpsilonAdversary)[: 3 if colluders == 0 else 4]
         assert {claim.unit for claim in claims} == {PrivacyUnit.PATIENT}
-        outsider, hospital, server = (by[each].value for each in list(Adversary)[:3])
+        outsider, hospital, server = (by[each].value for each in list(EpsilonAdversary)[:3])
         assert outsider == server < hospital
         # The more noise is there in case of colluders, the less everybody else learns.
         assert server < before
@@ -256,10 +256,10 @@ def test_each_adversary_gets_its_own_epsilon_and_more_colluders_never_less() -> 
         if colluders == 0:
             assert server <= target < hospital
         else:
-            assert by[Adversary.COLLUDING_SERVER].colluders == colluders
-            assert hospital <= by[Adversary.COLLUDING_SERVER].value <= target
+            assert by[EpsilonAdversary.COLLUDING_SERVER].colluders == colluders
+            assert hospital <= by[EpsilonAdversary.COLLUDING_SERVER].value <= target
         if colluders == 1:
-            assert hospital == pytest.approx(by[Adversary.COLLUDING_SERVER].value, rel=1e-6)
+            assert hospital == pytest.approx(by[EpsilonAdversary.COLLUDING_SERVER].value, rel=1e-6)
 
 
 @pytest.mark.parametrize(("target", "of_a_hospital"), [(1.0, 1.26), (3.0, 3.87), (8.0, 10.9)])
@@ -271,7 +271,7 @@ def test_another_hospital_of_the_run_knows_its_own_noise(target: float, of_a_hos
     )
     outsider, hospital, server = run.epsilons(rate, rounds, 4, delta, PrivacyUnit.RECORD, Accountant.PRV)
     assert outsider.value == server.value <= target
-    assert hospital.adversary is Adversary.HOSPITAL
+    assert hospital.adversary is EpsilonAdversary.HOSPITAL
     assert hospital.value == pytest.approx(of_a_hospital, abs=0.05)
     assert str(hospital).endswith("for each record (zero-out), against another hospital of the run (PRV)")
 

@@ -16,25 +16,25 @@ from common.errors import RunError
 from common.run import messages
 
 REQUESTS: list[messages.Request] = [
-    messages.AdvertiseKeys(run_description=b"{}", round_number=1),
-    messages.ShareKeys(run_id="0" * 32, round_number=1, directory=b"d"),
-    messages.MaskedInput(run_id="0" * 32, round_number=2, request=b"r", next_round=3),
-    messages.CheckConsistency(run_id="0" * 32, round_number=2, survivors=b"s"),
-    messages.Unmask(run_id="0" * 32, round_number=2, request=b"r"),
-    messages.PlainInput(run_id="0" * 32, run_description=b"{}", round_number=2, terms=b"t"),
+    messages.KeysRequest(run_description=b"{}", round_number=1),
+    messages.SharesRequest(run_id="0" * 32, round_number=1, directory=b"d"),
+    messages.MaskRequest(run_id="0" * 32, round_number=2, request=b"r", next_round=3),
+    messages.ConsistencyRequest(run_id="0" * 32, round_number=2, survivors=b"s"),
+    messages.UnmaskRequest(run_id="0" * 32, round_number=2, request=b"r"),
+    messages.PlainRequest(run_id="0" * 32, run_description=b"{}", round_number=2, terms=b"t"),
 ]
 REPLIES: list[messages.Reply] = [
-    messages.KeysAdvertised(hospital="st-mary", advertised=b"a"),
-    messages.KeysShared(shares=b"s"),
-    messages.InputMasked(
+    messages.KeysReply(hospital="st-mary", advertised=b"a"),
+    messages.SharesReply(shares=b"s"),
+    messages.MaskReply(
         masked=b"m",
         advertised=None,
         epsilon=messages.EpsilonReport(1.5, 10.0),
     ),
-    messages.ConsistencyChecked(signature=b"s", shares=b"x"),
-    messages.Unmasked(revealed=b"r"),
-    messages.InputPlain(epsilon=None),
-    messages.Refused(hospital="st-mary", code="budget_exceeded", reason="no budget left", is_attack=False),
+    messages.ConsistencyReply(signature=b"s", shares=b"x"),
+    messages.UnmaskReply(revealed=b"r"),
+    messages.PlainReply(epsilon=None),
+    messages.RefusedReply(hospital="st-mary", code="budget_exceeded", reason="no budget left", is_attack=False),
 ]
 
 
@@ -47,7 +47,7 @@ def test_nothing_that_decides_a_vector_travels_beside_the_bound_request() -> Non
         "next_round": "asks for fresh keys, on which no vector depends",
         "version": "one value is read, any other refused",
     }
-    assert set(messages.MaskedInput.__struct_fields__) == harmless.keys()
+    assert set(messages.MaskRequest.__struct_fields__) == harmless.keys()
 
 
 @pytest.mark.parametrize("message", REQUESTS, ids=messages.phase_of)
@@ -80,7 +80,7 @@ def test_trailing_bytes_are_refused() -> None:
 
 
 def test_a_message_of_another_version_is_refused() -> None:
-    other = messages.AdvertiseKeys(run_description=b"", round_number=1, version=1)
+    other = messages.KeysRequest(run_description=b"", round_number=1, version=1)
     with pytest.raises(RunError, match="version"):
         messages.decode_request(messages.encode(other))
 

@@ -8,7 +8,7 @@ import pytest
 from common.config import Config, RunDescription, replace
 from common.errors import ConfigError
 from common.models import registry
-from common.privacy.accounting import Adversary as Learner
+from common.privacy.accounting import EpsilonAdversary as Learner
 from common.privacy.mechanism import DistributedNoise, mechanism_of
 from common.run.terms import claims_of, describe, layout_of, protocol_parameters, verified_layout_of
 from common.secagg.parameters import Adversary

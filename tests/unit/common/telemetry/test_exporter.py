@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from common.errors import ConfigError
 from common.telemetry.exporter import Exporter, Values
-from common.telemetry.metric_names import ALL, AUC, DROPOUTS, EXCHANGE_SECONDS, REFUSALS, RUN_INFO
+from common.telemetry.metric_names import ALL, DROPOUTS, EXCHANGE_SECONDS, MODEL_METRICS, REFUSALS, RUN_INFO
 
 
 class _Fixed(Collector):
@@ -37,14 +37,14 @@ def _scrape(values: Values) -> dict[tuple[str, tuple[tuple[str, str], ...]], flo
 
 def test_what_nobody_has_told_is_not_exposed() -> None:
     values = Values()
-    values.set(AUC, 0.9)
-    values.set(AUC, float("nan"))
+    values.set(MODEL_METRICS["auc"], 0.9)
+    values.set(MODEL_METRICS["auc"], float("nan"))
     assert _scrape(values) == {}
 
 
 def test_gauges_and_counters_are_served_under_their_names_and_labels() -> None:
     values = Values()
-    values.set(AUC, 0.93)
+    values.set(MODEL_METRICS["auc"], 0.93)
     values.add(DROPOUTS, 0)
     values.add(REFUSALS, 1, "budget")
     values.add(REFUSALS, 1, "budget")

@@ -23,7 +23,7 @@ from deploy.attacks import privacy as audit_privacy
 from deploy.attacks.canary_evaluation import measure_with_a_canary
 from deploy.attacks.canary_training import Setting, train_with_canaries
 from deploy.attacks.one_run_bound import best_bound
-from deploy.attacks.privacy import Verdict
+from deploy.attacks.privacy import PrivacyVerdict
 
 torch.set_num_threads(1)
 
@@ -36,11 +36,11 @@ def records() -> TrainingData:
     return TrainingData.of(inputs, random.integers(0, 2, 20), np.arange(20))
 
 
-def audited(folder: Path, mode: PrivacyMode = PrivacyMode.LOCAL, seed: int = 1) -> Verdict:
+def audited(folder: Path, mode: PrivacyMode = PrivacyMode.LOCAL, seed: int = 1) -> PrivacyVerdict:
     privacy = PrivacyConfig(mode=mode, target_epsilon=TARGET, delta=DELTA)
     setting = Setting(canaries=1000, rounds=30, sample_rate=0.24, hospitals=3, privacy=privacy)
     exposure = train_with_canaries(records(), setting, folder / "ledger", np.random.default_rng(seed).bytes)
-    return Verdict(setting, exposure, best_bound(exposure.scores, exposure.included, DELTA, 0.95))
+    return PrivacyVerdict(setting, exposure, best_bound(exposure.scores, exposure.included, DELTA, 0.95))
 
 
 @pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
-from common.audit.entries import Opened, Refused, Signed, Stepped, Summed
+from common.audit.entries import OpenedSum, Refused, SignedSurvivors, Stepped, Summed
 from common.errors import AuditError
 from common.identity.certificates import certificate_pem, make_authority
 from common.run.flat_model import hash_model
@@ -233,13 +233,13 @@ def test_a_view_that_the_hospitals_own_chain_lacks_is_found(run: AuditedRun) -> 
 
 
 def test_a_hospital_that_signed_survivors_and_opened_everybodys_sum_is_found(run: AuditedRun) -> None:
-    run.hospitals["hospital-1"].append(Opened(run_id=RUN_ID, round_number=2, cohort=NAMES))
+    run.hospitals["hospital-1"].append(OpenedSum(run_id=RUN_ID, round_number=2, cohort=NAMES))
     with pytest.raises(AuditError, match=r"hospital-1/audit\.jsonl, line \d+: .* the server recorded another"):
         verdict_of(run)
     run.sum_up(7, bytes(32), train=True, record_it=False)
     one, terms = run.hospitals["hospital-2"], terms_of(bytes(32))
     signature = run.signature("hospital-2", 7, terms, NAMES).hex()
-    one.append(Signed(run_id=RUN_ID, round_number=7, survivors=NAMES, signature=signature))
+    one.append(SignedSurvivors(run_id=RUN_ID, round_number=7, survivors=NAMES, signature=signature))
     with pytest.raises(AuditError, match="survivors of round 7 were signed, and its sum over everybody was opened"):
         verify(run.folder, [run.chain_file("hospital-2")], run.authority_file)
 
@@ -247,7 +247,7 @@ def test_a_hospital_that_signed_survivors_and_opened_everybodys_sum_is_found(run
 @pytest.mark.parametrize("cohort", [NAMES[:2], (*NAMES, "hospital-4")])
 def test_a_sum_opened_for_another_cohort_than_was_masked_for_is_found(run: AuditedRun, cohort: tuple[str, ...]) -> None:
     run.sum_up(7, bytes(32), train=True, record_it=False, full=False)
-    run.hospitals["hospital-1"].append(Opened(run_id=RUN_ID, round_number=7, cohort=cohort))
+    run.hospitals["hospital-1"].append(OpenedSum(run_id=RUN_ID, round_number=7, cohort=cohort))
     with pytest.raises(AuditError, match="opened round 7 for another cohort than it masked for"):
         verdict_of(run)
 

@@ -8,7 +8,7 @@ import pytest
 from common.config import Config, PrivacyMode, replace
 from common.errors import ConfigError, PrivacyError
 from common.evaluation.plan import EVALUATED
-from common.privacy.accounting import Accountant, Adversary, epsilon
+from common.privacy.accounting import Accountant, EpsilonAdversary, epsilon
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from common.run.terms import describe, evaluation_plan_of, release_mechanism
 from deploy.consortium.privacy_plan import Plan, as_text, main, plan
@@ -78,7 +78,7 @@ def test_one_hospital_adds_the_part_of_the_noise_that_the_honest_survivors_need(
 
 def test_a_server_without_colluders_learns_less(planned: Plan) -> None:
     by_adversary = {claim.adversary: claim.value for claim in planned.distributed.claims}
-    assert by_adversary[Adversary.SERVER] < by_adversary[Adversary.COLLUDING_SERVER]
+    assert by_adversary[EpsilonAdversary.SERVER] < by_adversary[EpsilonAdversary.COLLUDING_SERVER]
     alike = {claim.value for claim in planned.local.claims if claim.accountant is Accountant.RDP}
     assert len(alike) == 1
 
@@ -89,13 +89,13 @@ def test_without_colluders_another_hospital_is_told_apart_from_whoever_gets_the_
     for claims in (alone.distributed.claims[:3], alone.evaluation.claims["test"]):
         outsider, hospital, server = claims
         assert outsider.value == server.value < hospital.value
-        assert hospital.adversary is Adversary.HOSPITAL
+        assert hospital.adversary is EpsilonAdversary.HOSPITAL
 
 
 def test_the_text_names_unit_relation_delta_accountants_and_every_adversary(planned: Plan) -> None:
     text = as_text(planned)
     for word in ("for each record", "zero-out: a record against an empty one", "δ = 0.0001", "RDP", "PRV",
-                 "training.sample_rate 0.15", "evaluation: ε =", *map(str, Adversary)):  # fmt: skip
+                 "training.sample_rate 0.15", "evaluation: ε =", *map(str, EpsilonAdversary)):  # fmt: skip
         assert word in text
 
 

@@ -7,7 +7,7 @@ import pytest
 from common.config import Config, PrivacyMode
 from deploy.datasets.datasets import obtain
 from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, draw, gain, main, plan
-from deploy.experiment.runner import TABLE_FILE, Group
+from deploy.experiment.runner import TABLE_FILE, RunGroup
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
 from tests.small_consortium import CONFIG
@@ -48,7 +48,7 @@ def test_the_experiment_runs_from_one_command(tmp_path: Path, capsys: pytest.Cap
 def test_a_gain_is_of_the_same_seeds() -> None:
     aucs = {"central": (0.95, 0.90), "distributed": (0.96, 0.91)}
     groups = [
-        Group({"mode": mode, "epsilon": 1.0}, 2, {"auc": over_runs(both)}, tuple({"auc": auc} for auc in both))
+        RunGroup({"mode": mode, "epsilon": 1.0}, 2, {"auc": over_runs(both)}, tuple({"auc": auc} for auc in both))
         for mode, both in aucs.items()
     ]
     found = gain(groups, "central", 1.0)
@@ -57,7 +57,7 @@ def test_a_gain_is_of_the_same_seeds() -> None:
 
 def test_the_plot_has_a_line_with_its_intervals_for_each_mode() -> None:
     groups = [
-        Group({"mode": mode, "epsilon": epsilon}, 5, {"auc": Interval(0.9, 0.89, 0.91)})
+        RunGroup({"mode": mode, "epsilon": epsilon}, 5, {"auc": Interval(0.9, 0.89, 0.91)})
         for mode in MODES
         for epsilon in (1.0, 8.0)
     ]

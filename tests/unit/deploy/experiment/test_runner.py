@@ -9,7 +9,7 @@ import pytest
 
 from common.config import Config, replace
 from common.errors import RunError
-from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, TRIALS_FILE, Group, Trial, run_trials
+from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, TRIALS_FILE, RunGroup, Trial, run_trials
 
 
 class Trainings:
@@ -37,7 +37,7 @@ class Trainings:
         ]
 
 
-def run(trials: list[Trial], folder: Path) -> tuple[tuple[Group, ...], list[str]]:
+def run(trials: list[Trial], folder: Path) -> tuple[tuple[RunGroup, ...], list[str]]:
     said: list[str] = []
     return run_trials(trials, folder, said.append), said
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.secagg.phases import Phase
 from common.telemetry.events import Exchange, Refusal, RoundDone, RunFinished
-from deploy.resilience.chaos import Report
+from deploy.resilience.chaos import ChaosReport
 from deploy.resilience.chaos_plan import SERVER_ROLES, STARTING_POINTS, Point, Role, plan_kills
 from deploy.resilience.chaos_progress import Progress
 
@@ -99,7 +99,7 @@ def test_the_end_of_a_run_is_seen() -> None:
     assert progress.finished
 
 
-UNHARMED = Report(
+UNHARMED = ChaosReport(
     asked_for=9,
     kills=9,
     resumed=9,

@@ -33,10 +33,10 @@ def test_a_signal_tells_the_exit_code_it_asks_for(number: signal.Signals) -> Non
 def test_load_keeps_the_runs_that_were_done_and_draws_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(config: Config, _folder: Path) -> load.Measured:
+    def measured(config: Config, _folder: Path) -> load.LoadMeasured:
         if config.experiment.num_clients > 4:
             signal.raise_signal(signal.SIGINT)
-        return load.Measured(4, 100, 2, 4, 1.0, 2**20, 2**20, 200)
+        return load.LoadMeasured(4, 100, 2, 4, 1.0, 2**20, 2**20, 200)
 
     monkeypatch.setattr(load, "measure", measured)
     report, plot = tmp_path / "load.json", tmp_path / "load.png"

@@ -15,11 +15,11 @@ VECTOR_BYTES = 20 * MIB
 def test_memory_beyond_the_small_models_is_told_in_vectors_of_the_large_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(config: Config, _folder: Path) -> load.Measured:
+    def measured(config: Config, _folder: Path) -> load.LoadMeasured:
         of_server, of_superlink, vector = (
             (100 * MIB, 200 * MIB, MIB) if config.model.name == "cnn" else (150 * MIB, 240 * MIB, VECTOR_BYTES)
         )
-        return load.Measured(config.experiment.num_clients, 100, 2, 4, 1.0, of_server, of_superlink, vector)
+        return load.LoadMeasured(config.experiment.num_clients, 100, 2, 4, 1.0, of_server, of_superlink, vector)
 
     monkeypatch.setattr(load, "measure", measured)
     report = tmp_path / "load.json"
@@ -34,7 +34,7 @@ def test_memory_beyond_the_small_models_is_told_in_vectors_of_the_large_one(
 
 
 def test_without_a_small_model_nothing_is_said_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "measure", lambda *_: load.Measured(4, 100, 2, 4, 1.0, MIB, MIB, VECTOR_BYTES))
+    monkeypatch.setattr(load, "measure", lambda *_: load.LoadMeasured(4, 100, 2, 4, 1.0, MIB, MIB, VECTOR_BYTES))
     report = tmp_path / "load.json"
     assert load.main(["load", "--hospitals", "4", "--json", str(report)]) == 0
     (run,) = json.loads(report.read_text())["runs"]

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from deploy.resilience.load import Measured, draw
+from deploy.resilience.load import LoadMeasured, draw
 from deploy.resilience.resources import Sampler, Usage, processes_under, usage_of
 from deploy.resilience.soak import growth
 
@@ -70,6 +70,6 @@ def test_growth_is_counted_by_the_clock_and_not_by_the_samples() -> None:
 
 
 def test_the_plot_has_a_point_for_each_run() -> None:
-    runs = [Measured(count, 1000, 20, count, 0.5, 300 * MIB, 200 * MIB, 2000) for count in (4, 8)]
+    runs = [LoadMeasured(count, 1000, 20, count, 0.5, 300 * MIB, 200 * MIB, 2000) for count in (4, 8)]
     time_axes, memory_axes = draw(runs).axes
     assert [np.size(line.get_xdata()) for line in (*time_axes.lines, *memory_axes.lines)] == [2, 2, 2]

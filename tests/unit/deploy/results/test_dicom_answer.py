@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pydicom.uid import generate_uid
 
-from client.data.dicom import quiet
+from client.data.readers import quiet
 from common.errors import DataError
 from common.models import registry
 from common.models.flat import flat_parameters

@@ -9,6 +9,7 @@ from common.telemetry.events import RunFinished
 from deploy.results.run_folder import RunFolder
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.events import EventLog
+from server.progress import RunProgress
 from tests.example_run import example_run
 
 RUN_ID = "ab" * 16
@@ -48,7 +49,7 @@ def test_a_finished_run_leaves_its_model_beside_its_events(tmp_path: Path) -> No
     config = Config()
     model = np.zeros(parameter_count(config.model.name, 2, 1, config.model.image_size), np.float32)
     CheckpointStore(tmp_path / "run" / CHECKPOINTS_FOLDER).save(
-        Checkpoint(RUN_ID, 4, 4, model, {}, 4, {"threshold": 0.5})
+        Checkpoint(RUN_ID, 4, 4, model, {}, 4, RunProgress(threshold=0.5))
     )
     with EventLog(tmp_path / "run") as log:
         for event in example_run(4):

@@ -21,14 +21,14 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.run.messages import AdvertiseKeys, KeysAdvertised, Refused, encode
+from common.run.messages import KeysReply, KeysRequest, RefusedReply, encode
 from server.flower.arrays import carry_by_the_piece
 from server.flower.grid import GridTransport, incoming_of, tell_unreadable_replies
 from server.transport import Outgoing, Patience
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
 
-REQUEST = AdvertiseKeys(run_description=b"a run", round_number=1)
+REQUEST = KeysRequest(run_description=b"a run", round_number=1)
 
 
 @pytest.fixture(autouse=True)
@@ -93,14 +93,14 @@ def patience(seconds: float, nodes: Iterable[int]) -> Patience:
     return Patience(seconds, frozenset(nodes), 9, straggler_factor=5.0, straggler_seconds=5.0)
 
 
-def reply(message: KeysAdvertised | Refused, *arrays: np.ndarray[Any, Any]) -> RecordDict:
+def reply(message: KeysReply | RefusedReply, *arrays: np.ndarray[Any, Any]) -> RecordDict:
     content = RecordDict({"body": ConfigRecord({"message": encode(message)})})
     if arrays:
         content["array"] = ArrayRecord(list(arrays))
     return content
 
 
-KEYS = KeysAdvertised(hospital="north", advertised=b"keys")
+KEYS = KeysReply(hospital="north", advertised=b"keys")
 
 
 def test_the_private_names_of_the_control_api_are_there() -> None:

@@ -21,7 +21,7 @@ from common.identity.certificates import (
     request_hospital_certificate,
     verify_hospital_certificate,
 )
-from common.identity.enrolment import Join, Joined, Standing
+from common.identity.enrolment import JoinedReply, JoinRequest, StandingRequest
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.settings import ServerSettings
@@ -56,18 +56,18 @@ def consortium(tmp_path: Path) -> Consortium:
     return Consortium(tmp_path)
 
 
-def join_with(token: bytes, key: Ed25519PrivateKey) -> Join:
-    return Join(token=token, request=request_hospital_certificate("anything", key), supernode=SUPERNODE)
+def join_with(token: bytes, key: Ed25519PrivateKey) -> JoinRequest:
+    return JoinRequest(token=token, request=request_hospital_certificate("anything", key), supernode=SUPERNODE)
 
 
-def joined(consortium: Consortium, name: str, key: Ed25519PrivateKey) -> Joined:
+def joined(consortium: Consortium, name: str, key: Ed25519PrivateKey) -> JoinedReply:
     reply = consortium.service.join(join_with(consortium.members.invite(name, SOON), key), NOW)
-    assert isinstance(reply, Joined)
+    assert isinstance(reply, JoinedReply)
     return reply
 
 
-def standing_of(certificate: bytes, key: Ed25519PrivateKey) -> Standing:
-    return Standing(certificate=certificate, request=request_hospital_certificate("anything", key))
+def standing_of(certificate: bytes, key: Ed25519PrivateKey) -> StandingRequest:
+    return StandingRequest(certificate=certificate, request=request_hospital_certificate("anything", key))
 
 
 def test_a_good_token_gives_its_own_name_to_the_hospital_s_own_key(consortium: Consortium) -> None:
@@ -102,8 +102,8 @@ def test_a_bad_supernode_key_does_not_use_the_token_up(consortium: Consortium, s
     token = consortium.members.invite("st-mary", SOON)
     request = request_hospital_certificate("anything", Ed25519PrivateKey.generate())
     with pytest.raises(IdentityError):
-        consortium.service.join(Join(token=token, request=request, supernode=supernode), NOW)
-    assert isinstance(consortium.service.join(join_with(token, Ed25519PrivateKey.generate()), NOW), Joined)
+        consortium.service.join(JoinRequest(token=token, request=request, supernode=supernode), NOW)
+    assert isinstance(consortium.service.join(join_with(token, Ed25519PrivateKey.generate()), NOW), JoinedReply)
 
 
 def test_a_certificate_is_renewed_when_a_third_of_its_time_is_left(consortium: Consortium) -> None:
@@ -217,7 +217,7 @@ def test_a_flood_of_bad_tokens_keeps_nobody_out(consortium: Consortium, address:
         answered.set()
         for caller in callers:
             caller.join()
-    assert isinstance(enrolment.decode_join_reply(reply), Joined)
+    assert isinstance(enrolment.decode_join_reply(reply), JoinedReply)
     assert 0 < codes.count(grpc.StatusCode.PERMISSION_DENIED) < 50
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) > 100
 

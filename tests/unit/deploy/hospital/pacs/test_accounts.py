@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from client.data.catalogue import FETCHED_NAME
 from common.errors import DataError
-from deploy.hospital.pacs.accounts import Account, Accounts, Outcome
+from deploy.hospital.pacs.accounts import Accounts, Outcome, StudyAccount
 
-ONE = Account(Outcome.FETCHED, "A1", "1.2.3", "20240101", 2, 900, "", "images/ab", "CR")
-TWO = Account(Outcome.FAILED, 'A"2,', "1.2.4", "20240102", reason="1 image_damaged", taken="CR")
+ONE = StudyAccount(Outcome.FETCHED, "A1", "1.2.3", "20240101", 2, 900, "", "images/ab", "CR")
+TWO = StudyAccount(Outcome.FAILED, 'A"2,', "1.2.4", "20240102", reason="1 image_damaged", taken="CR")
 
 
 def test_what_was_added_is_read_again_without_a_close(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_line_that_was_cut_short_is_dropped_and_those_before_it_stay(tmp_path:
 
 def test_the_last_row_of_a_study_counts_and_the_file_is_made_short_again(tmp_path: Path) -> None:
     accounts = Accounts(tmp_path)
-    accounts.add(Account(Outcome.FAILED, "A1", "1.2.3"))
+    accounts.add(StudyAccount(Outcome.FAILED, "A1", "1.2.3"))
     accounts.add(ONE)
     accounts.close()
     with (tmp_path / FETCHED_NAME).open(encoding="utf-8", newline="") as file:
@@ -47,7 +47,7 @@ def test_the_last_row_of_a_study_counts_and_the_file_is_made_short_again(tmp_pat
 
 def test_a_number_that_was_not_found_is_forgotten_when_it_is(tmp_path: Path) -> None:
     accounts = Accounts(tmp_path)
-    accounts.add(Account(Outcome.NOT_FOUND, "A1"))
+    accounts.add(StudyAccount(Outcome.NOT_FOUND, "A1"))
     accounts.add(ONE)
     assert dict(accounts.counts()) == {Outcome.FETCHED: 1}
 
@@ -55,7 +55,7 @@ def test_a_number_that_was_not_found_is_forgotten_when_it_is(tmp_path: Path) -> 
 def test_studies_of_which_only_the_day_is_known_are_counted_one_by_one_and_forgotten_by_day(tmp_path: Path) -> None:
     accounts = Accounts(tmp_path)
     for number, day in ((1, "20240101"), (2, "20240101"), (1, "20240102")):
-        accounts.add(Account(Outcome.FAILED, "", study_date=day, reason=f"{number} of its day"))
+        accounts.add(StudyAccount(Outcome.FAILED, "", study_date=day, reason=f"{number} of its day"))
     assert accounts.counts()[Outcome.FAILED] == 3
     accounts.forget_unlisted("20240101")
     assert accounts.counts()[Outcome.FAILED] == 1
@@ -82,7 +82,7 @@ def test_any_number_and_reason_come_back_on_one_line(
     tmp_path_factory: pytest.TempPathFactory, number: str, reason: str
 ) -> None:
     folder = tmp_path_factory.mktemp("accounts")
-    Accounts(folder).add(Account(Outcome.FAILED, number, "1.2.3", reason=reason))
+    Accounts(folder).add(StudyAccount(Outcome.FAILED, number, "1.2.3", reason=reason))
     assert (folder / FETCHED_NAME).read_bytes().count(b"\n") == 2
     account = Accounts(folder).of_study("1.2.3")
     assert account is not None

@@ -15,10 +15,10 @@ from deploy.hospital.pacs import dicomweb
 from deploy.hospital.pacs.access import DicomWeb
 from deploy.hospital.pacs.dicomweb import WebPacs
 from deploy.hospital.pacs.files import file_of
-from deploy.hospital.pacs.studies import PacsAwayError, PacsError, PacsRefusesError, Series, Study
+from deploy.hospital.pacs.studies import PacsAwayError, PacsError, PacsRefusesError, PacsStudy, Series
 
 DAY = datetime.date(2024, 1, 5)
-STUDY, SERIES = Study("1.1", "A1"), Series("1.2", "DX")
+STUDY, SERIES = PacsStudy("1.1", "A1"), Series("1.2", "DX")
 BOUNDARY = "b0undary"
 Answer = tuple[int, Mapping[str, str], bytes]
 JSON = {"Content-Type": "application/dicom+json"}

@@ -13,15 +13,15 @@ import pytest
 from common.errors import RunError
 from deploy.hospital.pacs import fetching
 from deploy.hospital.pacs.accounts import Accounts, Outcome
-from deploy.hospital.pacs.fetching import Fetching, Pace, Progress
+from deploy.hospital.pacs.fetching import Fetching, FetchProgress, Pace
 from deploy.hospital.pacs.files import file_of
 from deploy.hospital.pacs.studies import (
     PacsAwayError,
     PacsError,
     PacsRefusesError,
+    PacsStudy,
     Received,
     Series,
-    Study,
     StudyList,
     Wanted,
 )
@@ -69,17 +69,17 @@ class Connection:
 
     def studies_of_day(self, day: datetime.date, modalities: Sequence[str]) -> StudyList:
         assert (day, tuple(modalities)) == (DAY, WANTED.modalities)
-        studies = tuple(Study(uid, f"A{uid[-1]}", f"{day:%Y%m%d}") for uid in self.archive.studies)
+        studies = tuple(PacsStudy(uid, f"A{uid[-1]}", f"{day:%Y%m%d}") for uid in self.archive.studies)
         return StudyList(()) if self.archive.loses_once("studies_of_day") else StudyList(studies, self.archive.unlisted)
 
-    def studies_of_accession(self, accession: str) -> list[Study]:
+    def studies_of_accession(self, accession: str) -> list[PacsStudy]:
         self.archive.asked[accession] += 1
-        return [Study(uid, accession, "20240105") for uid in self.archive.studies if f"A{uid[-1]}" == accession]
+        return [PacsStudy(uid, accession, "20240105") for uid in self.archive.studies if f"A{uid[-1]}" == accession]
 
-    def series_of(self, study: Study) -> list[Series]:
+    def series_of(self, study: PacsStudy) -> list[Series]:
         return [] if self.archive.loses_once("series_of") else list(self.archive.series.get(study.uid, CHEST))
 
-    def retrieve(self, study: Study, series: Series, folder: Path) -> Received:
+    def retrieve(self, study: PacsStudy, series: Series, folder: Path) -> Received:
         assert self.busy.acquire(blocking=False), "one thread at a time uses a connection"
         try:
             self.archive.asked[study.uid] += 1
@@ -105,7 +105,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(
     archive: Archive, folder: Path, wanted: Wanted = WANTED, accessions: Sequence[str] = (), connections: int = 1
-) -> tuple[Progress, Accounts]:
+) -> tuple[FetchProgress, Accounts]:
     folder.mkdir(exist_ok=True)
     accounts = Accounts(folder)
     progress = Fetching(archive.connect, connections, wanted, folder, accounts, Pace(60_000)).run(accessions)

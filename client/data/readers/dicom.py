@@ -35,7 +35,8 @@ from pydicom.uid import (
 from client.data.display import as_displayed
 from client.data.mistakes import Mistake
 from client.data.picture_checks import is_coloured
-from client.data.pixels import DICOM_MARK, Header, Picture, UnusableImageError, has_dicom_preamble
+from client.data.pixels import Header, Picture, UnusableImageError
+from client.data.readers.reader import CleanCopy, Pseudonyms
 from client.data.views import view_of
 from common.shards import MAX_FILE_BYTES, MAX_PIXELS
 
@@ -49,6 +50,13 @@ _META_GROUP, _GROUP_LENGTH_BYTES = 0x0002, 12
 
 _MOST_INFLATION, _ALWAYS_INFLATED_BYTES = 100, 2**20
 """How much larger a deflated data set may become. Radiographs become 2 to 10 times as large, and a bomb 1,000 times."""
+
+DICOM_MARK = b"DICM"
+_MARK_END = 132
+_VALUE_REPRESENTATIONS = frozenset({b"AE", b"CS", b"DA", b"LO", b"OB", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"})
+_FIRST_GROUPS = (2, 8)
+_LAST_ELEMENT, _LONGEST_FIRST_VALUE = 0x0100, 64
+"""The beginning of a file without preamble: the file meta information, or a short field that identifies the image."""
 
 _JPEG_START, _J2K_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _J2K_BOX_BYTES = 512
@@ -102,6 +110,32 @@ def quiet() -> Iterator[None]:
         finally:
             logger.setLevel(before)
             pydicom_config.settings.reading_validation_mode = validation
+
+
+def is_dicom(head: bytes) -> bool:
+    """Recognise DICOM by the first 132 bytes: by the mark, or where that is missing by a first field.
+
+    Older archives and some modalities write the data set alone (PS3.10, 7.1 asks for more).
+    """
+    return has_dicom_preamble(head) or head.startswith(DICOM_MARK) or _begins_with_field(head)
+
+
+def has_dicom_preamble(encoded: bytes) -> bool:
+    """Return whether the mark follows a preamble (PS3.10, 7.1)."""
+    return encoded[_PREAMBLE_BYTES:_MARK_END] == DICOM_MARK
+
+
+def _begins_with_field(head: bytes) -> bool:
+    """Return whether a file begins with a field of group 2 or 8, in any of the three encodings (PS3.5, 7)."""
+    if len(head) < _MARK_END:
+        return False
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in _FIRST_GROUPS and element <= _LAST_ELEMENT:
+            length = int.from_bytes(head[4:8], "little")
+            is_implicit = order == "little" and length % 2 == 0 and 0 < length <= _LONGEST_FIRST_VALUE
+            return head[4:6] in _VALUE_REPRESENTATIONS or is_implicit
+    return False
 
 
 def read_dicom(encoded: bytes, channels: int) -> Picture:
@@ -363,3 +397,24 @@ def _why_undecodable(dataset: pydicom.Dataset) -> Mistake:
     except DECODER_ERRORS:
         return Mistake.COMPRESSION_UNKNOWN
     return Mistake.IMAGE_DAMAGED
+
+
+class DicomReader:
+    """DICOM: see :class:`client.data.readers.reader.Reader`."""
+
+    name = "DICOM"
+    endings = frozenset({".dcm", ".dicom"})
+
+    def recognises(self, head: bytes) -> bool:
+        """See :class:`~client.data.readers.reader.Reader`."""
+        return is_dicom(head)
+
+    def read(self, encoded: bytes, channels: int) -> Picture:
+        """See :class:`~client.data.readers.reader.Reader`."""
+        return read_dicom(encoded, channels)
+
+    def clean(self, encoded: bytes, patient: str, pseudonyms: Pseudonyms) -> CleanCopy:
+        """See :class:`~client.data.readers.reader.Reader`."""
+        from client.data.readers.dicom_clean import clean_dicom  # It parses with what stands above.
+
+        return clean_dicom(encoded, patient, pseudonyms)

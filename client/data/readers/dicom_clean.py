@@ -8,18 +8,15 @@ offered.
 """
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import pydicom
-from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import generate_uid
 
-from client.data.dicom import parse_dicom
-from client.data.pixels import read_raster
+from client.data.mistakes import Mistake
+from client.data.pixels import UnusableImageError
+from client.data.readers.dicom import DECODER_ERRORS, parse_dicom
+from client.data.readers.reader import CleanCopy, Pseudonyms
 
 KEPT_KEYWORDS = (
     "SOPClassUID", "Modality", "ConversionType", "PresentationIntentType", "BodyPartExamined", "ViewPosition",
@@ -50,51 +47,20 @@ _EMPTIED_KEYWORDS = (
 _METHOD_CODE = ("113100", "DCM", "Basic Application Confidentiality Profile")
 
 
-@dataclass
-class Pseudonyms:
-    """New names for patients and UIDs, kept for one copy and then forgotten."""
-
-    patients: dict[str, str] = field(default_factory=dict, repr=False)
-    uids: dict[str, str] = field(default_factory=dict, repr=False)
-
-    def patient(self, original: str) -> str:
-        """Return a patient's pseudonym, or '' if the patient is unknown."""
-        return self.patients.setdefault(original, f"patient-{len(self.patients) + 1:06d}") if original else ""
-
-    def uid(self, original: str) -> str:
-        """Return the new UID that stands for an original one; where there was none, one of its own."""
-        new = generate_uid(prefix=None)  # of a random UUID (PS3.5, B.2)
-        return self.uids.setdefault(original, new) if original else new
-
-
-@dataclass(frozen=True)
-class CleanCopy:
-    """One file without personal data."""
-
-    ending: str
-    content: bytes = field(repr=False)
-    original: str = field(repr=False)
-    """The patient's identifier, which goes no further than the pseudonyms."""
-
-
-Clean: TypeAlias = Callable[[bytes, str, Pseudonyms], CleanCopy]
-"""Makes a copy from a file's content, its patient by the manifest ('' if unknown) and the pseudonyms so far."""
-
-
-def clean_raster(encoded: bytes, patient: str, _pseudonyms: Pseudonyms) -> CleanCopy:
-    """Save the pixels again, as PNG, and nothing that stood beside them."""
-    content = io.BytesIO()
-    Image.fromarray(read_raster(encoded).pixels).save(content, "PNG")
-    return CleanCopy(".png", content.getvalue(), patient)
-
-
 def clean_dicom(encoded: bytes, patient: str, pseudonyms: Pseudonyms) -> CleanCopy:
     """Write the kept fields into a new file, and nothing that stood beside them.
 
     Raises:
-        UnusableImageError: it holds no image; what else :data:`client.data.dicom.DECODER_ERRORS` lists may be raised.
+        UnusableImageError: it holds no image, or is damaged.
     """
     source = parse_dicom(encoded)
+    try:
+        return _cleaned(source, patient, pseudonyms)
+    except DECODER_ERRORS as error:
+        raise UnusableImageError(Mistake.IMAGE_DAMAGED, type(error).__name__) from None
+
+
+def _cleaned(source: pydicom.Dataset, patient: str, pseudonyms: Pseudonyms) -> CleanCopy:
     original = patient or str(source.get("PatientID", "") or "").strip()
     clean = pydicom.Dataset()
     for keyword in KEPT_KEYWORDS:

@@ -1,0 +1,71 @@
+"""What a checkpoint keeps of a run beside its arrays; typed, so that a damaged one is passed over, not half read."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from common.run.messages import EpsilonReport
+from common.telemetry.events import Count, RoundTime, Seconds
+
+
+class _Part(BaseModel):
+    # A field of a newer server is no reason to lose a run.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PendingStep(_Part):
+    """A finished training step whose model is measured in the next round.
+
+    Attributes:
+        round_number: of the round that made it.
+        hospitals: in its sum.
+        seconds: that the round took.
+        upload_bytes: from all hospitals together.
+        parts: where the seconds went.
+        epsilon: by hospital, what its ledger says: spent, and budget.
+    """
+
+    round_number: Count
+    hospitals: Count
+    seconds: Seconds
+    upload_bytes: Count
+    parts: RoundTime
+    epsilon: dict[str, tuple[float, float]]
+
+    @classmethod
+    def reports(cls, epsilon: dict[str, EpsilonReport]) -> dict[str, tuple[float, float]]:
+        """Return what hospitals reported as a checkpoint keeps it."""
+        return {name: (report.spent, report.budget) for name, report in epsilon.items()}
+
+
+class EvaluationProgress(_Part):
+    """How far the evaluation plan of a run has been carried out.
+
+    Attributes:
+        asked: how often each release was asked for, by its number.
+        state: what the releases told, as :class:`common.evaluation.state.EvaluationState` writes it.
+        told: whether it is known who is trained on.
+    """
+
+    asked: dict[Annotated[int, Field(ge=0)], Count]
+    state: str
+    told: bool = False
+
+
+class RunProgress(_Part):
+    """Everything that a run needs to go on, its arrays and counters aside.
+
+    Attributes:
+        threshold: of the decision between two classes, as validation records last fixed it.
+        pending: the last step, as long as its model is not measured.
+        evaluation: how far the plan of evaluations is; None where no plan is followed.
+    """
+
+    threshold: float | None = None
+    pending: PendingStep | None = None
+    evaluation: EvaluationProgress | None = None
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: object) -> object:
+        return None if value == {} else value  # Where counts were exact, earlier versions wrote an empty object.
