@@ -109,7 +109,7 @@ class Run:
         self._record.began(self._plan, self._checkpoint)
         rounds = self._plan.description.experiment.rounds
         reason = COMPLETED
-        if self._checkpoint.step == 0:
+        if self._checkpoint.step == 0 and self._plan.description.evaluation.statistics_epsilon:
             self._attempt(self._to_count)
         while self._checkpoint.step < rounds:
             ended = self._attempt(self._to_train)
