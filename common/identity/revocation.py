@@ -210,5 +210,6 @@ class Revocations:
                 raise StandingError(f"the certificate of {name} is revoked; the server must leave {name} out")
             if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
                 raise StandingError(
-                    f"the certificate of {name} on the roster is not valid now; the server must send its new one"
+                    f"the certificate of {name} on the roster is not valid now; the server must send its "
+                    "new one; check this machine's clock, too"
                 )

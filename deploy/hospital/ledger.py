@@ -105,7 +105,7 @@ def decide(state: Path, reason: str, data_set: bytes | None, forget: bool) -> in
         print(f"the audit chain's newest entry says: ε = {held.spent:g} spent on training, line {held.anchor.sequence}")
     anchor = None if held is None else held.anchor
     head = accept(state / LEDGER_FOLDER, reason, data_set, anchor, forget=forget)
-    print(f"accepted; the ledger goes on from {head}")
+    print(f"accepted; the ledger continues from {head}")
     return 0
 
 

@@ -135,6 +135,7 @@ def test_bytes_that_are_no_run_description_are_refused(encoded: bytes) -> None:
 
 
 def test_a_run_description_of_another_protocol_version_is_refused() -> None:
-    encoded = description().canonical_json().replace(b'"protocol_version":2', b'"protocol_version":3')
+    encoded = description().canonical_json().replace(b'"protocol_version":3', b'"protocol_version":4')
+    assert encoded != description().canonical_json()
     with pytest.raises(ConfigError, match="protocol_version"):
         RunDescription.from_json(encoded)

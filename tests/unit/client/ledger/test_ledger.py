@@ -140,7 +140,9 @@ def test_each_account_has_a_budget_of_its_own(folder: Path) -> None:
     ledger.record(RUN, 2, booking(account=Account.TEST), twice, Accountant.RDP)
     reopened = Ledger.open(folder, FINGERPRINT)
     totals = [reopened.spent(account, AMPLE, Accountant.RDP) for account in Account]
-    assert totals == [of(EVENT), of(EVENT), of(EVENT, EVENT)]
+    assert dict(zip(Account, totals, strict=True)) == {each: of(EVENT) for each in Account} | {
+        Account.TEST: of(EVENT, EVENT)
+    }
 
 
 def test_two_bookings_of_a_round_are_written_together_or_not_at_all(folder: Path) -> None:
@@ -184,7 +186,12 @@ def test_how_often_a_run_was_booked_is_known_by_account_and_event(folder: Path) 
     for event in (EVENT, DISTRIBUTED, DISTRIBUTED):
         ledger.record(RUN, 4, booking(event, Account.TEST), AMPLE, Accountant.RDP)
     for each in (ledger, Ledger.open(folder, FINGERPRINT)):
-        assert [each.lines(RUN, account) for account in Account] == [3, 0, 3]
+        assert {account: each.lines(RUN, account) for account in Account} == {
+            Account.TRAINING: 3,
+            Account.VALIDATION: 0,
+            Account.TEST: 3,
+            Account.STATISTICS: 0,
+        }
         assert each.lines(SECOND_RUN, Account.TRAINING) == 2
         assert each.lines(RUN, Account.TEST, DISTRIBUTED) == 2
         assert each.lines(RUN, Account.TRAINING, DISTRIBUTED) == 0
