@@ -151,7 +151,8 @@ class SecureAggregation:
         next_directory = self._open_directory(riding)
         shares: dict[str, secagg.EncryptedShares] = {}
         if full_unmasking.is_full(masked):
-            revealed = self._collect_all_revealed(masked, next_directory, shares)
+            opening = full_unmasking.request_all(masked)
+            revealed = self._collect_revealed(masked, opening, next_directory, shares)
             result.views = {hospital: secagg.encode(view) for hospital, view in masked.views.items()}
         elif consistency_check.needs_agreement(self._run):
             request = self._collect_signatures(masked, next_directory, shares)
@@ -298,43 +299,19 @@ class SecureAggregation:
     def _collect_revealed(
         self,
         masked: masked_input.MaskedSum,
-        request: secagg.UnmaskingRequest,
+        asked: secagg.UnmaskingRequest | secagg.FullUnmaskingRequest,
         directory: secagg.KeyDirectory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
-        unmask = UnmaskRequest(
+        is_full = isinstance(asked, secagg.FullUnmaskingRequest)
+        phase = Phase.FULL_UNMASKING if is_full else Phase.UNMASKING
+        request = (UnmaskAllRequest if is_full else UnmaskRequest)(
             run_id=self._run.run_id,
-            round_number=request.round_number,
-            request=secagg.encode(request),
+            round_number=asked.round_number,
+            request=secagg.encode(asked),
             next_round=None if directory is None else directory.round_number,
             next_directory=None if directory is None else secagg.encode(directory),
         )
-        return self._ask_to_reveal(masked, Phase.UNMASKING, unmask, directory, shares)
-
-    def _collect_all_revealed(
-        self,
-        masked: masked_input.MaskedSum,
-        directory: secagg.KeyDirectory | None,
-        shares: dict[str, secagg.EncryptedShares],
-    ) -> dict[str, secagg.UnmaskingShares]:
-        request = full_unmasking.request_all(masked)
-        unmask = UnmaskAllRequest(
-            run_id=self._run.run_id,
-            round_number=request.round_number,
-            request=secagg.encode(request),
-            next_round=None if directory is None else directory.round_number,
-            next_directory=None if directory is None else secagg.encode(directory),
-        )
-        return self._ask_to_reveal(masked, Phase.FULL_UNMASKING, unmask, directory, shares)
-
-    def _ask_to_reveal(
-        self,
-        masked: masked_input.MaskedSum,
-        phase: Phase,
-        request: UnmaskRequest | UnmaskAllRequest,
-        directory: secagg.KeyDirectory | None,
-        shares: dict[str, secagg.EncryptedShares],
-    ) -> dict[str, secagg.UnmaskingShares]:
         revealed: dict[str, secagg.UnmaskingShares] = {}
         for answer in self._ask(
             request.round_number,

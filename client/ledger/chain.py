@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.config import RunId
 from common.errors import LedgerError, PrivacyError
-from common.files import hold
+from common.files import hold, sync_folder
 from common.privacy.budget import Booking
 
 VERSION: Final = 2
@@ -231,7 +231,7 @@ def begin(folder: Path, line: Opened | AcceptedEntry) -> LedgerEntry:
             entry = append(connection, _BEFORE_THE_FIRST, line)
         _keep_refused(folder)
         new.replace(place)
-        _sync_folder(folder)
+        sync_folder(folder)
     return entry
 
 
@@ -380,7 +380,7 @@ def write_anchor(folder: Path, anchor: AnchorFile) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / _ANCHOR)
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def present_rows(folder: Path) -> list[Row]:
@@ -437,14 +437,6 @@ def _open_private(path: Path, flags: int) -> int:
     file = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.fchmod(file, 0o600)
     return file
-
-
-def _sync_folder(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _keep_refused(folder: Path) -> None:

@@ -36,6 +36,7 @@ from common.identity.certificates import (
     check_hospital_name,
 )
 from common.identity.keys import check_identity_key, checked_identity_key
+from common.identity.newest import NewestFile
 
 MEMBERS_FILE = "members.json"
 """The name of the file, in every state folder and beside what an offline authority has signed."""
@@ -154,8 +155,7 @@ class KeptMembers:
         self._folder = folder
         self._path = folder / MEMBERS_FILE
         self.authority = authority
-        self._read_at: tuple[int, int] | None = None
-        self._newest: MemberList | None = None
+        self._file = NewestFile(self._path, lambda encoded: verify_members(encoded, authority))
 
     def newest(self) -> MemberList | None:
         """Return the newest list, None where none has ever been there.
@@ -163,17 +163,7 @@ class KeptMembers:
         Raises:
             IdentityError: the file cannot be read or is no list of the authority.
         """
-        try:
-            found = self._path.stat()
-            if self._read_at != (found.st_mtime_ns, found.st_ino):
-                self._newest = verify_members(self._path.read_bytes(), self.authority)
-                self._read_at = (found.st_mtime_ns, found.st_ino)
-        except FileNotFoundError:
-            if self._newest is not None:
-                raise IdentityError(f"{self._path.name} must stay where it is; it has been removed") from None
-        except OSError as error:
-            raise IdentityError(f"{self._path.name} must be readable: {error.strerror}") from None
-        return self._newest
+        return self._file.read()
 
     def accept(self, encoded: bytes) -> MemberList:
         """Keep ``encoded`` if it is newer than what is there; return the list it is, which is the newest then.

@@ -22,6 +22,7 @@ from common.identity.certificates import (
     CertificateAuthority,
 )
 from common.identity.keys import checked_identity_key
+from common.identity.newest import NewestFile
 
 REVOCATIONS_FILE = "revoked.crl"
 """The name of the file in the state folder of the server and of every hospital that enrolled."""
@@ -139,8 +140,7 @@ class Revocations:
     def __init__(self, folder: Path, authority: x509.Certificate) -> None:
         self._path = folder / REVOCATIONS_FILE
         self._authority = authority
-        self._read_at: tuple[int, int] | None = None
-        self._newest: RevocationList | None = None
+        self._file = NewestFile(self._path, lambda encoded: verify_revocations(encoded, authority))
 
     def newest(self) -> RevocationList | None:
         """Return the newest list, None where none has ever been there.
@@ -148,17 +148,7 @@ class Revocations:
         Raises:
             IdentityError: the file cannot be read or is no list of the authority.
         """
-        try:
-            found = self._path.stat()
-            if self._read_at != (found.st_mtime_ns, found.st_ino):
-                self._newest = verify_revocations(self._path.read_bytes(), self._authority)
-                self._read_at = (found.st_mtime_ns, found.st_ino)
-        except FileNotFoundError:
-            if self._newest is not None:
-                raise IdentityError(f"{self._path.name} must stay where it is; it has been removed") from None
-        except OSError as error:
-            raise IdentityError(f"{self._path.name} must be readable: {error.strerror}") from None
-        return self._newest
+        return self._file.read()
 
     def accept(self, encoded: bytes) -> RevocationList:
         """Keep ``encoded`` if it is newer than what is there; return the newest.

@@ -7,7 +7,6 @@ is guessed, and none is lost without a word.
 
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from client.data.pixels import UnusableImageError
 from client.data.readers.dicom import DECODER_ERRORS, is_dicom, parse_dicom, quiet
 from client.data.tables import UnusableTableError, read_table, without_point_zero
 from common.errors import DataError
+from common.files import write_private
 from common.shards import COLUMNS, MANIFEST_NAME, MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 from deploy.command import FILE, command
 
@@ -259,11 +259,8 @@ def _write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     table = csv.DictWriter(text, _COLUMNS)
     table.writeheader()
     table.writerows(rows)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
-        partial.replace(path)
+        write_private(path, text.getvalue().encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise DataError(f"{MANIFEST_NAME} could not be written: {error.strerror}") from None
 
