@@ -62,7 +62,7 @@ def write_bundle(folder: Path, onnx_file: bytes, card: ModelCard) -> None:
 def metadata(card: ModelCard) -> dict[str, Any]:
     """Return ``metadata.json``."""
     epsilon = card.privacy.get("epsilon")
-    privacy = "without differential privacy" if epsilon is None else f"at epsilon {epsilon:g}"  # type: ignore[str-format]
+    privacy = "without differential privacy" if epsilon is None else f"at epsilon {epsilon:g}"
     return {
         "schema": SCHEMA,
         "version": VERSION,
