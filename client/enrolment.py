@@ -144,7 +144,7 @@ def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callab
     key = _identity_key(place.state)
     message = JoinRequest(
         token=invitation.token,
-        request=request_hospital_certificate(_ANY_NAME, key),
+        request=request_hospital_certificate(_ANY_NAME, key).pem,
         supernode=_supernode_public_key(place.state),
     )
     joined = _patiently(lambda: service.join(message), say)
@@ -164,7 +164,7 @@ def ask_standing(
         EnrolmentError: the server cannot be reached or refuses.
         IdentityError: what came is not the authority's, or older than what this hospital has seen.
     """
-    request = request_hospital_certificate(identity.name, identity.key)
+    request = request_hospital_certificate(identity.name, identity.key).pem
     pem = certificate_pem(identity.certificate)
     stands = service.standing(StandingRequest(certificate=pem, request=request))
     try:

@@ -22,11 +22,11 @@ from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.identity import enrolment
 from common.identity.certificates import (
+    HospitalSigningRequest,
     check_supernode_key,
     common_name,
     key_fingerprint,
     read_certificate,
-    requested_hospital_key,
     verify_issued_to_hospital,
 )
 from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
@@ -67,14 +67,14 @@ class Enrolment:
             EnrolmentError: the token opens nothing.
             IdentityError: request or SuperNode key are not what they must be.
         """
-        key = requested_hospital_key(asked.request)
+        request = HospitalSigningRequest.read(asked.request)
         check_supernode_key(asked.supernode)
         with self._one_at_a_time:
-            name = self._membership.take(asked.token, key_fingerprint(key), now)
+            name = self._membership.take(asked.token, key_fingerprint(request.key), now)
             known = self._membership.roster().get(name)
             certificate = None if known is None else known.encode()
-            if certificate is None or read_certificate(certificate).public_key() != key:
-                certificate = self._certificates.hospital(name, asked.request, now)
+            if certificate is None or read_certificate(certificate).public_key() != request.key:
+                certificate = self._certificates.hospital(name, request, now)
                 if certificate is None:
                     return WaitingReply()
                 self._membership.admit(name, certificate, asked.supernode)
@@ -98,19 +98,19 @@ class Enrolment:
         certificate = read_certificate(asked.certificate)
         name = common_name(certificate)
         verify_issued_to_hospital(certificate, name, self._certificates.root)
-        key = requested_hospital_key(asked.request)
-        if key != certificate.public_key():
+        request = HospitalSigningRequest.read(asked.request)
+        if request.key != certificate.public_key():
             raise EnrolmentError("the signing request must hold the key of the certificate")
         if self._certificates.is_revoked(certificate):
             return self._stands(asked.certificate, revoked=True)
         with self._one_at_a_time:
             known = self._membership.roster().get(name)
             cut_off = self._membership.is_cut_off(name)
-            if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
+            if known is None or cut_off or read_certificate(known.encode()).public_key() != request.key:
                 raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
             newest = known.encode()
             if self._certificates.is_due(read_certificate(newest), now):
-                renewed = self._certificates.hospital(name, asked.request, now)
+                renewed = self._certificates.hospital(name, request, now)
                 if renewed is not None:
                     self._membership.admit(name, renewed)
                     newest = renewed

@@ -122,9 +122,12 @@ def _descriptions() -> Iterator[bytes]:
     ).canonical_json()
 
 
+def _fixed_key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
 def _enrolments() -> Iterator[bytes]:
-    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-    request = identity.request_hospital_certificate("st-mary", key)
+    request = identity.request_hospital_certificate("st-mary", _fixed_key()).pem
     yield enrolment.encode(enrolment.JoinRequest(token=bytes(TOKEN_BYTES), request=request, supernode=b"key"))
     yield enrolment.encode(enrolment.WaitingReply())
 
@@ -147,18 +150,18 @@ def _invitations() -> Iterator[bytes]:
 def _certificates() -> Iterator[bytes]:
     authority = identity.make_authority("Confide", NOW)
     yield identity.certificate_pem(authority.certificate)
-    (request,) = _hospital_requests()
+    request = identity.request_hospital_certificate("st-mary", _fixed_key())
     yield identity.certificate_pem(
         identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
     )
 
 
 def _hospital_requests() -> Iterator[bytes]:
-    yield identity.request_hospital_certificate("st-mary", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    yield identity.request_hospital_certificate("st-mary", _fixed_key()).pem
 
 
 def _server_requests() -> Iterator[bytes]:
-    yield identity.request_server_certificate(("confide.example.org", "127.0.0.1"), identity.make_server_key())
+    yield identity.request_server_certificate(("confide.example.org", "127.0.0.1"), identity.make_server_key()).pem
 
 
 def _supernode_keys() -> Iterator[bytes]:
@@ -362,7 +365,7 @@ def _audit_entries() -> Iterator[bytes]:
 
 def _rosters() -> Iterator[bytes]:
     authority, pem = _authority()
-    (request,) = _hospital_requests()
+    request = identity.request_hospital_certificate("st-mary", _fixed_key())
     issued = identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
     yield pem + yaml.safe_dump({"st-mary": identity.certificate_pem(issued).decode()}).encode()
 

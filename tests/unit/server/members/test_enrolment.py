@@ -57,7 +57,7 @@ def consortium(tmp_path: Path) -> Consortium:
 
 
 def join_with(token: bytes, key: Ed25519PrivateKey) -> JoinRequest:
-    return JoinRequest(token=token, request=request_hospital_certificate("anything", key), supernode=SUPERNODE)
+    return JoinRequest(token=token, request=request_hospital_certificate("anything", key).pem, supernode=SUPERNODE)
 
 
 def joined(consortium: Consortium, name: str, key: Ed25519PrivateKey) -> JoinedReply:
@@ -67,7 +67,7 @@ def joined(consortium: Consortium, name: str, key: Ed25519PrivateKey) -> JoinedR
 
 
 def standing_of(certificate: bytes, key: Ed25519PrivateKey) -> StandingRequest:
-    return StandingRequest(certificate=certificate, request=request_hospital_certificate("anything", key))
+    return StandingRequest(certificate=certificate, request=request_hospital_certificate("anything", key).pem)
 
 
 def test_a_good_token_gives_its_own_name_to_the_hospital_s_own_key(consortium: Consortium) -> None:
@@ -100,7 +100,7 @@ def test_a_used_token_opens_nothing_for_another_key(consortium: Consortium) -> N
 )
 def test_a_bad_supernode_key_does_not_use_the_token_up(consortium: Consortium, supernode: bytes) -> None:
     token = consortium.members.invite("st-mary", SOON)
-    request = request_hospital_certificate("anything", Ed25519PrivateKey.generate())
+    request = request_hospital_certificate("anything", Ed25519PrivateKey.generate()).pem
     with pytest.raises(IdentityError):
         consortium.service.join(JoinRequest(token=token, request=request, supernode=supernode), NOW)
     assert isinstance(consortium.service.join(join_with(token, Ed25519PrivateKey.generate()), NOW), JoinedReply)
