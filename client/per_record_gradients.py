@@ -57,6 +57,7 @@ no other record's content. Each layer here is a sum over one record's numbers wh
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -301,11 +302,15 @@ def _by_record(model: ByRecord, inputs: Tensor, labels: Tensor) -> RecordGradien
     frozen = {name: parameter.detach() for name, parameter in named.items()}
 
     def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
-        scores = torch.func.functional_call(model, parameters, (record[None],))
+        # With tied weights, PyTorch would not put back the parameters of a layer that stands in two places.
+        scores = torch.func.functional_call(model, parameters, (record[None],), tie_weights=False)
         return functional.cross_entropy(scores, label[None])
 
-    of_one = torch.func.grad(loss)
-    rows = torch.func.vmap(of_one, in_dims=(None, 0, 0), randomness="different")(frozen, inputs, labels)
+    of_all = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
+    with warnings.catch_warnings():
+        # Of a layer without a rule for batches, which is computed one record after the other.
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        rows = of_all(frozen, inputs, labels)
     recorder = _Recorder(as_rows=True)
     for name, parameter in named.items():
         recorder.keep_rows(parameter, rows[name].contiguous())

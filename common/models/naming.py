@@ -14,6 +14,8 @@ of what it names.
 import re
 from dataclasses import dataclass
 
+from common.errors import ConfigError
+
 SHA256 = r"[0-9a-f]{64}"
 
 REGISTERED = r"[a-z][a-z0-9_]{0,63}"
@@ -31,6 +33,8 @@ PIXELS = ("imagenet", "zero_one", "minus_one_one")
 """How a backbone wants its pixels: each channel less ImageNet's mean over its deviation, 0 to 1, or -1 to 1."""
 
 MOST_FEATURES = 65_536
+
+RGB = 3
 
 _OF_PACKAGE = re.compile(rf"({IN_PACKAGE})@({SHA256})")
 _ON_BACKBONE = re.compile(
@@ -116,3 +120,14 @@ def from_outside(architecture: str) -> PackageModel | BackboneModel | None:
     if match and int(match[4]) <= MOST_FEATURES:
         return BackboneModel(match[1], match[2], match[3], int(match[4]), match[5])
     return None
+
+
+def backbone_width(features: int, channels: int) -> int:
+    """Return the number of features of an image with this many colour channels.
+
+    Raises:
+        ConfigError: there are neither 1 nor 3 channels.
+    """
+    if channels not in (1, RGB):
+        raise ConfigError(f"features of a backbone need grey or RGB images, got {channels} channels")
+    return features

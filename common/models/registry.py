@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
-from common.models.naming import BACKBONES, BackboneModel, PackageModel, from_outside
+from common.models.naming import BACKBONES, BackboneModel, PackageModel, backbone_width, from_outside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -321,4 +321,16 @@ def _entry(name: str) -> Entry:
 
 
 def _on_backbone(named: BackboneModel) -> OnFeatures:
-    raise ConfigError(f"backbones are not read yet, got {named.kind}")
+    return OnFeatures(
+        f"a head on the frozen features of a file ({named.kind})",
+        partial(_backbone, named),
+        partial(backbone_width, named.features),
+        _linear if named.head == BACKBONES[0] else _mlp,
+    )
+
+
+@cache
+def _backbone(named: BackboneModel) -> FrozenFeatures:
+    from common.models.backbone import backbone_features
+
+    return backbone_features(named)
