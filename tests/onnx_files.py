@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
@@ -21,8 +20,13 @@ def output(name: str = "features") -> ValueInfoProto:
 
 
 def weight(name: str, *shape: int, seed: int = 0) -> TensorProto:
-    values: npt.NDArray[np.float32] = np.random.default_rng(seed).standard_normal(shape, np.float32) / 4
+    values = (np.random.default_rng(seed).standard_normal(shape) / 4).astype(np.float32)
     return numpy_helper.from_array(values, name)
+
+
+def encoded(made: ModelProto) -> bytes:
+    """Return the file of a model."""
+    return bytes(made.SerializeToString())
 
 
 def nodes() -> list[NodeProto]:
@@ -53,13 +57,13 @@ def model(of: GraphProto | None = None, opset: int = OPSET) -> ModelProto:
 
 def honest() -> bytes:
     """Return a file that keeps every rule."""
-    return model().SerializeToString()
+    return encoded(model())
 
 
 def _changed(change: Callable[[ModelProto], object]) -> bytes:
     made = model()
     change(made)
-    return made.SerializeToString()
+    return encoded(made)
 
 
 def _external_data() -> bytes:
@@ -76,32 +80,32 @@ def _external_data_in_a_constant() -> bytes:
     tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
     constant = helper.make_node("Constant", [], ["leaked"], value=tensor)
-    return model(graph([constant, *nodes()])).SerializeToString()
+    return encoded(model(graph([constant, *nodes()])))
 
 
 def _cycle() -> bytes:
     body = nodes()
     body[0].input[0] = "bounded"
-    return model(graph(body)).SerializeToString()
+    return encoded(model(graph(body)))
 
 
 def _made_twice() -> bytes:
-    return model(graph([*nodes(), helper.make_node("Identity", ["mean"], ["bounded"])])).SerializeToString()
+    return encoded(model(graph([*nodes(), helper.make_node("Identity", ["mean"], ["bounded"])])))
 
 
 def _huge_shape() -> bytes:
     tensor = TensorProto(name="kernel", data_type=TensorProto.FLOAT, dims=[2**40, 2**20], raw_data=b"\0" * 16)
-    return model(graph(weights=[tensor])).SerializeToString()
+    return encoded(model(graph(weights=[tensor])))
 
 
 def _huge_initialiser() -> bytes:
     tensor = TensorProto(name="kernel", data_type=TensorProto.FLOAT, dims=[2**26], raw_data=b"\0" * 64)
-    return model(graph(weights=[tensor])).SerializeToString()
+    return encoded(model(graph(weights=[tensor])))
 
 
 def _negative_shape() -> bytes:
     tensor = TensorProto(name="kernel", data_type=TensorProto.FLOAT, dims=[-4, -4], raw_data=b"\0" * 64)
-    return model(graph(weights=[tensor])).SerializeToString()
+    return encoded(model(graph(weights=[tensor])))
 
 
 def _custom_operator() -> bytes:
@@ -111,14 +115,14 @@ def _custom_operator() -> bytes:
         graph(body), opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.example", 1)]
     )
     made.ir_version = 8
-    return made.SerializeToString()
+    return encoded(made)
 
 
 def _microsoft_operator() -> bytes:
     """One of onnxruntime's own, which is installed and would run."""
     body = nodes()
     body[1] = helper.make_node("FusedGemm", ["maps"], ["bounded"], domain="com.microsoft")
-    return model(graph(body)).SerializeToString()
+    return encoded(model(graph(body)))
 
 
 def _control_flow_bomb() -> bytes:
@@ -130,13 +134,13 @@ def _control_flow_bomb() -> bytes:
     most = numpy_helper.from_array(np.array(2**62), "most")
     go = numpy_helper.from_array(np.array(True), "go")
     body = [helper.make_node("Loop", ["most", "go"], ["never"], body=inner), *nodes()]
-    return model(graph(body, [weight("kernel", FEATURES, 3, 5, 5), most, go])).SerializeToString()
+    return encoded(model(graph(body, [weight("kernel", FEATURES, 3, 5, 5), most, go])))
 
 
 def _condition() -> bytes:
     branch = helper.make_graph(nodes(), "branch", [], [output()])
     body = [helper.make_node("If", ["go"], ["features"], then_branch=branch, else_branch=branch)]
-    return model(graph(body, [numpy_helper.from_array(np.array(True), "go")])).SerializeToString()
+    return encoded(model(graph(body, [numpy_helper.from_array(np.array(True), "go")])))
 
 
 def _function_bomb() -> bytes:
@@ -147,33 +151,33 @@ def _function_bomb() -> bytes:
         made.functions.append(
             helper.make_function("bomb", f"f{depth}", ["x"], ["y"], calls, [helper.make_opsetid("", OPSET)])
         )
-    return made.SerializeToString()
+    return encoded(made)
 
 
 def _too_many_nodes() -> bytes:
     chain = [helper.make_node("Relu", [f"v{place}" if place else "image"], [f"v{place + 1}"]) for place in range(6000)]
-    return model(graph([*chain, *nodes()])).SerializeToString()
+    return encoded(model(graph([*chain, *nodes()])))
 
 
 def _another_operator() -> bytes:
     """A tensor as large as numbers in the file say, out of nothing."""
     sizes = numpy_helper.from_array(np.array([2**20, 2**20], np.int64), "sizes")
     body = [helper.make_node("ConstantOfShape", ["sizes"], ["huge"]), *nodes()]
-    return model(graph(body, [weight("kernel", FEATURES, 3, 5, 5), sizes])).SerializeToString()
+    return encoded(model(graph(body, [weight("kernel", FEATURES, 3, 5, 5), sizes])))
 
 
 def _chance() -> bytes:
-    return model(graph([helper.make_node("RandomNormal", [], ["noise"], shape=[2]), *nodes()])).SerializeToString()
+    return encoded(model(graph([helper.make_node("RandomNormal", [], ["noise"], shape=[2]), *nodes()])))
 
 
 def _text() -> bytes:
-    tensor = helper.make_tensor("kernel", TensorProto.STRING, [1], [b"x"])
-    return model(graph(weights=[tensor])).SerializeToString()
+    tensor = TensorProto(name="kernel", data_type=TensorProto.STRING, dims=[1], string_data=[b"x"])
+    return encoded(model(graph(weights=[tensor])))
 
 
 def _not_finite() -> bytes:
     values = np.full((FEATURES, 3, 5, 5), np.nan, np.float32)
-    return model(graph(weights=[numpy_helper.from_array(values, "kernel")])).SerializeToString()
+    return encoded(model(graph(weights=[numpy_helper.from_array(values, "kernel")])))
 
 
 def _sparse() -> bytes:
@@ -190,14 +194,14 @@ def _doubling(times: int) -> bytes:
         body.append(helper.make_node("Concat", [last, last], [f"joined{place}"], axis=1))
         last = f"joined{place}"
     pool = helper.make_node("GlobalAveragePool", [last], ["mean"])
-    return model(graph([*body, pool, nodes()[3]])).SerializeToString()
+    return encoded(model(graph([*body, pool, nodes()[3]])))
 
 
 def _padding() -> bytes:
     pads = numpy_helper.from_array(np.array([0, 0, 2**20, 2**20] * 2, np.int64), "pads")
     body = [helper.make_node("Pad", ["image", "pads"], ["padded"]), *nodes()]
     body[1].input[0] = "padded"
-    return model(graph(body, [weight("kernel", FEATURES, 3, 5, 5), pads])).SerializeToString()
+    return encoded(model(graph(body, [weight("kernel", FEATURES, 3, 5, 5), pads])))
 
 
 def _slow() -> bytes:
@@ -218,7 +222,7 @@ def _slow() -> bytes:
         helper.make_node("ReduceMean", [body[-1].output[0]], ["one"], axes=[0], keepdims=1),
         helper.make_node("Identity", ["one"], ["features"]),
     ]
-    return model(graph([*start, *body, *end], [weight("weights", side, side)])).SerializeToString()
+    return encoded(model(graph([*start, *body, *end], [weight("weights", side, side)])))
 
 
 def _no_file() -> bytes:
@@ -247,16 +251,16 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "text": (_text, "NUMBERS"),
     "not finite": (_not_finite, "NOT_FINITE"),
     "sparse": (_sparse, "SPARSE"),
-    "old operator set": (lambda: model(opset=7).SerializeToString(), "VERSION"),
-    "two inputs": (lambda: model(graph(ends=([image(), output("more")], [output()]))).SerializeToString(), "INPUT"),
-    "batches of eight": (lambda: model(graph(ends=([image(8, 3, 28, 28)], [output()]))).SerializeToString(), "INPUT"),
-    "four channels": (lambda: model(graph(ends=([image(1, 4, 28, 28)], [output()]))).SerializeToString(), "INPUT"),
+    "old operator set": (lambda: encoded(model(opset=7)), "VERSION"),
+    "two inputs": (lambda: encoded(model(graph(ends=([image(), output("more")], [output()])))), "INPUT"),
+    "batches of eight": (lambda: encoded(model(graph(ends=([image(8, 3, 28, 28)], [output()])))), "INPUT"),
+    "four channels": (lambda: encoded(model(graph(ends=([image(1, 4, 28, 28)], [output()])))), "INPUT"),
     "two outputs": (
-        lambda: model(graph(ends=([image()], [output(), output("mean")]))).SerializeToString(),
+        lambda: encoded(model(graph(ends=([image()], [output(), output("mean")])))),
         "OUTPUT",
     ),
     "a convolution that does not fit": (
-        lambda: model(graph(weights=[weight("kernel", FEATURES, 5, 5, 5)])).SerializeToString(),
+        lambda: encoded(model(graph(weights=[weight("kernel", FEATURES, 5, 5, 5)]))),
         "FAILED",
     ),
 }
