@@ -37,6 +37,7 @@ from client.per_record_gradients import (
     CHUNK,
     MOST_RECORDS,
     SMALLEST_CLIPPING_NORM,
+    ByRecord,
     norm_bounds,
     record_gradients,
     weighted_rows,
@@ -367,9 +368,10 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    if clipping.unit is PrivacyUnit.PATIENT:
-        for piece in _pieces(batch, data.patients, min(CHUNK, _rows_at_once(data, parameters))):
-            rows = _unit_gradients(model, data, piece, data.patients[piece])
+    if clipping.unit is PrivacyUnit.PATIENT or isinstance(model, ByRecord):
+        units = data.units(clipping.unit)
+        for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
+            rows = _unit_gradients(model, data, piece, units[piece])
             yield weighted_rows(_clipping(norm_bounds(rows), clipping.max_grad_norm), rows)
         return
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():

@@ -125,7 +125,7 @@ def layout_for(
     if parameters is None:
         from common.models import registry  # Imported here, because a server does without.
 
-        parameters = registry.parameter_count(model.name, classes, channels, model.image_size)
+        parameters = registry.parameter_count(model.architecture, classes, channels, model.image_size)
     return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
 
 

@@ -309,7 +309,7 @@ def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_s
         evaluation=description.evaluation,
     )
     return ModelFacts(
-        architecture=description.model.name,
+        architecture=description.model.architecture,
         classes=description.classes,
         channels=description.channels,
         image_size=description.model.image_size,
