@@ -12,19 +12,16 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.identity.certificates import load_certificate
-from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
-from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals, running_beside
 from deploy.consortium import members as membership
 from deploy.consortium import server
+from deploy.consortium.serving import STOP_SECONDS, serve
 from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
-from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
 from server.members.roster import MOST_USES
 
@@ -38,7 +35,6 @@ _INVITATION_MINUTES = 15.0
 _STABLE_SECONDS = 10.0
 """How long the number must be stable: longer than between the starts of two containers of one service."""
 _POLL_SECONDS = 0.5
-_STOP_SECONDS = 20.0
 
 
 def main() -> int:
@@ -75,16 +71,12 @@ class _ServerContainer:
     def run(self) -> int:
         self._prepare(())
         self._publish()
-        with _running("server.members.enrolment", self._state) as enrolment:
+        with running_beside(
+            python_module("server.members.enrolment", "--state", str(self._state)), ROOT, STOP_SECONDS
+        ) as enrolment:
             data_set, hospitals = self._gather(enrolment)
         self._prepare(("--data-set", data_set, "--set", f"experiment.num_clients={hospitals}"))
-        outputs = RunFolder(ServerSettings.read(self._state / SERVER_SETTINGS_FILE))
-        with _running("server", self._state) as process:
-            while process.poll() is None:
-                outputs.bring_up_to_date()
-                self._renew_invitation()
-                time.sleep(_POLL_SECONDS)
-            return process.returncode
+        return serve(self._state, at_each_poll=self._renew_invitation)
 
     def _prepare(self, more: tuple[str, ...]) -> None:
         given = self._arguments
@@ -146,21 +138,6 @@ class _ServerContainer:
             self._renew_invitation()
             time.sleep(_POLL_SECONDS)
         raise RunError(f"the enrolment service must run; it ended with code {enrolment.returncode}")
-
-
-@contextmanager
-def _running(module: str, state: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run one of our modules, with what it says in this container's log, and end it whatever happens."""
-    process = subprocess.Popen(python_module(module, "--state", str(state)), cwd=ROOT)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 if __name__ == "__main__":
