@@ -44,7 +44,6 @@ from common.run.delivery import (
 )
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, RunFinished
-from deploy.results.outputs import RunOutputs, model_facts
 from deploy.source_tree import ROOT
 from server.checkpoints import CheckpointStore
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
@@ -62,6 +61,9 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, state: Path) -> None:
+        # Imported here: it brings scipy, which takes 60 MB and, on a busy machine, seconds of a server's start.
+        from deploy.results.outputs import RunOutputs
+
         self.folder = folder
         self._state = state
         self._events = EventFile(folder / EVENTS_FILE)
@@ -91,6 +93,8 @@ class RunFolder:
         checkpoint = CheckpointStore(self.folder / CHECKPOINTS_FOLDER).latest(history.started.run_id)
         if checkpoint is None or not checkpoint.step:
             return self._outputs.finish(None, None)
+        from deploy.results.outputs import model_facts
+
         chain = self._chain()
         description = _descriptions(chain)[-1]
         facts = model_facts(history, description.classes, description.channels, checkpoint.progress.threshold)

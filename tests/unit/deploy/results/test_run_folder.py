@@ -1,44 +1,28 @@
-import datetime
 from pathlib import Path
 
 import pytest
 
 from common.audit.chain import AUDIT_FILE
 from common.errors import IdentityError, RunError
-from common.files import write_private
-from common.identity.certificates import certificate_pem, load_certificate, private_key_pem
+from common.identity.certificates import load_certificate
 from common.run.delivery import DELIVERY_FILE, NEEDED_FILES, file_fact, read_delivery
 from common.run.flat_model import hash_model
-from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import EVENTS_FILE, RunFinished
 from deploy.audit.verify import find_authority, find_chains, verify
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import ResultsKeeper, RunFolder, is_complete
-from server.checkpoints import Checkpoint, CheckpointStore
 from server.events import EventLog
-from server.progress import RunProgress
-from tests.audited_run import NAMES, RUN_ID, audited_run, server_writer
+from tests.audited_run import NAMES
 from tests.example_run import example_run
+from tests.finished_run import finished_run
 
 WRITTEN = (METRICS_FILE, SUMMARY_FILE, TENSORS_FILE, CARD_FILE, "report.html", "report.md", "model_card.md", "ca.pem")
 
 
 def ended_run(state: Path) -> Path:
     """Return the folder of a run that has just ended, with what its server leaves there and nothing else."""
-    folder = state / "runs" / RUN_ID[:12]
-    run = audited_run(folder)
-    model, _ = load_model(folder)
-    for name in (TENSORS_FILE, CARD_FILE, METRICS_FILE, SUMMARY_FILE):
-        (folder / name).unlink()
-    CheckpointStore(folder / CHECKPOINTS_FOLDER).save(
-        Checkpoint(RUN_ID, 2, 4, model, {}, 2, RunProgress(threshold=0.5))
-    )
-    writer = server_writer(run.authority, datetime.datetime.now(datetime.UTC))
-    write_private(state / "ca.pem", certificate_pem(run.authority.certificate))
-    write_private(state / "tls.pem", certificate_pem(writer.certificate))
-    write_private(state / "tls.key", private_key_pem(writer.key))
-    return folder
+    return finished_run(state).folder
 
 
 def _rows(folder: Path) -> int:
