@@ -65,6 +65,7 @@ SECTIONS = (
             _entry("hospital check-data", "deploy.hospital.check_data", "check the images before privacy is spent"),
             _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),
             _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
+            _entry("hospital policy", "deploy.hospital.policy", "show or change what the hospital agrees to"),
             _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
             _entry("hospital model", "deploy.hospital.model", "show the models of finished runs that are kept here"),
             _entry("hospital shadow", "deploy.hospital.shadow", "compare a silent trial's answers with reports"),

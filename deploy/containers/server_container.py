@@ -9,6 +9,7 @@ only when CONFIDE_RUN has a new value.
 import argparse
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.identity.certificates import load_certificate
 from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals, running_beside
+from common.settings import CHECKPOINTS_FOLDER
 from deploy.consortium import members as membership
 from deploy.consortium import server
 from deploy.consortium.serving import STOP_SECONDS, serve
@@ -46,6 +48,7 @@ def main() -> int:
     parser.add_argument("--invitation", type=Path, default=Path("/invitation"), help="folder that hospitals read")
     parser.add_argument("--password", type=Path, default=Path("/grafana"), help="folder that Grafana reads")
     parser.add_argument("--deal", type=Path, default=Path("/deal"), help="folder that the dealer writes")
+    parser.add_argument("--runs", type=Path, default=Path("/runs"), help="folder that gets each run's files")
     parser.add_argument("--hospitals", default="hospital", help="DNS name with one address a running hospital")
     parser.add_argument("--run", default=os.environ.get("CONFIDE_RUN", ""), help="a new value begins a new run")
     arguments = parser.parse_args()
@@ -76,7 +79,14 @@ class _ServerContainer:
         ) as enrolment:
             data_set, hospitals = self._gather(enrolment)
         self._prepare(("--data-set", data_set, "--set", f"experiment.num_clients={hospitals}"))
-        return serve(self._state, at_each_poll=self._renew_invitation)
+        return serve(self._state, at_each_poll=self._renew_invitation, publish=self._hand_out)
+
+    def _hand_out(self, run: Path) -> None:
+        """Copy a finished run's files, without its checkpoints, to where whoever started the containers reads them."""
+        try:
+            hand_out(run, self._arguments.runs / run.name)
+        except OSError as error:
+            print(f"confide: {self._arguments.runs} must be writable: {error.strerror}", file=sys.stderr, flush=True)
 
     def _prepare(self, more: tuple[str, ...]) -> None:
         given = self._arguments
@@ -138,6 +148,24 @@ class _ServerContainer:
             self._renew_invitation()
             time.sleep(_POLL_SECONDS)
         raise RunError(f"the enrolment service must run; it ended with code {enrolment.returncode}")
+
+
+def hand_out(run: Path, target: Path) -> None:
+    """Copy a run's files so that everybody on this machine can read them.
+
+    Raises:
+        OSError: the target cannot be written.
+    """
+    for source in sorted(path for path in run.rglob("*") if path.is_file()):
+        inside = source.relative_to(run)
+        if inside.parts[0] == CHECKPOINTS_FOLDER or inside.name.startswith("."):
+            continue
+        copy = target / inside
+        for folder in reversed(copy.parents[: len(inside.parts)]):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        shutil.copyfile(source, copy)
+        copy.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-NAMES = ("st-anne", "st-john", "st-mary")
+NAMES = ("st-anne", "st-john", "st-luke", "st-mary")
+ROUNDS = 12
 WRITTEN = ("model.safetensors", "model.json", "metrics.csv", "summary.json", "report.html", "model_card.md", "ca.pem")
 
 
@@ -32,31 +33,31 @@ def ports() -> tuple[str, ...]:
 def test_a_finished_run_leaves_its_files_at_the_server_and_comes_home_also_to_who_is_back_later(
     tmp_path: Path,
 ) -> None:
-    consortium = Consortium(tmp_path, 3, ("experiment.rounds=4",))
+    consortium = Consortium(tmp_path, 4, (f"experiment.rounds={ROUNDS}",))
     try:
         consortium.start_server(["localhost"], ports())
         for name in NAMES:
             consortium.join(name, consortium.invite(name), ("--runtime-port", str(free_port())))
-        consortium.wait_for_rounds(2, 3, 240)
-        consortium.stop_hospital(NAMES[2])
+        consortium.wait_for_rounds(1, 4, 240)
+        consortium.stop_hospital(NAMES[3])
         consortium.wait_for(lambda: any(isinstance(event, RunFinished) for event in consortium.events()), 240)
         (server_run,) = (consortium.state / "runs").iterdir()
         consortium.wait_for((server_run / "delivery.json").exists, 120)
         assert {*WRITTEN, "plots"} <= {path.name for path in server_run.iterdir()}
         assert next(event.reason for event in consortium.events() if isinstance(event, RunFinished)) == COMPLETED
 
-        for name in NAMES[:2]:
+        for name in NAMES[:3]:
             state = consortium.hospital_state(name)
             consortium.wait_for(lambda state=state: len(kept_runs(state)) == 1, 120)  # type: ignore[misc]
             (kept,) = kept_runs(state)
-            assert (kept.steps, kept.has_seen_model) == (4, True)
+            assert (kept.steps, kept.has_seen_model) == (ROUNDS, True)
         # A restart of the server, and a hospital that comes back only then, need nothing by hand.
         consortium.restart_server()
-        assert kept_runs(consortium.hospital_state(NAMES[2])) == ()
-        consortium.rejoin(NAMES[2])
-        consortium.wait_for(lambda: len(kept_runs(consortium.hospital_state(NAMES[2]))) == 1, 180)
-        (late,) = kept_runs(consortium.hospital_state(NAMES[2]))
-        assert (late.steps, late.has_seen_model) == (4, False)
+        assert kept_runs(consortium.hospital_state(NAMES[3])) == ()
+        consortium.rejoin(NAMES[3])
+        consortium.wait_for(lambda: len(kept_runs(consortium.hospital_state(NAMES[3]))) == 1, 180)
+        (late,) = kept_runs(consortium.hospital_state(NAMES[3]))
+        assert (late.steps, late.has_seen_model) == (ROUNDS, False)
     finally:
         consortium.stop()
 
