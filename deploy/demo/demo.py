@@ -201,8 +201,8 @@ class _Demo:
             history = outputs.history()
         except RunError:  # Stopped before the run's first event was read: there is nothing to write.
             return
-        threshold = checkpoint.progress.threshold
-        facts = model_facts(history, data.classes, data.channels, threshold)
+        progress = checkpoint.progress
+        facts = model_facts(history, data.classes, data.channels, progress.threshold, progress.thresholds)
         model = checkpoint.model if checkpoint.step else None
         files = outputs.finish(None if model is None else model[:], facts)
         if history.rounds:

@@ -39,5 +39,7 @@ class RunFolder:
         if checkpoint is None or not checkpoint.step:
             self._outputs.finish(None, None)
             return
-        facts = model_facts(history, settings.classes, settings.channels, checkpoint.progress.threshold)
+        facts = model_facts(
+            history, settings.classes, settings.channels, checkpoint.progress.threshold, checkpoint.progress.thresholds
+        )
         self._outputs.finish(checkpoint.model[:], facts)
