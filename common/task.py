@@ -58,6 +58,10 @@ ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
 """Presets whose classes are ordered grades: their agreement is weighted by the distance between two grades."""
 
 
+MULTILABEL_TASKS = frozenset({"chest", "chestmnist"})
+"""Presets of which a record can have several labels."""
+
+
 class Counts(StrEnum):
     """What a label that says nothing certain counts as."""
 
@@ -172,7 +176,7 @@ class TaskConfig(BaseModel):
         """Return a record's number as a table holds it, so that :class:`LabelReader` reads it back."""
         if self.kind is not TaskKind.MULTILABEL:
             return self.classes[number]
-        own = [name for place, name in enumerate(self.classes) if number >> place & 1]
+        own = [self.classes[place] for place in held_by(self, number)]
         return BETWEEN_LABELS.join(own) if own else f"{self.classes[0]}{BETWEEN_NAME_AND_VALUE}0"
 
     def named(self, number: int) -> str:
@@ -190,6 +194,8 @@ def implied(name: str, classes: tuple[str, ...]) -> TaskConfig:
     """
     if len(classes) == _TWO:
         return TaskConfig(kind=TaskKind.BINARY, classes=classes, positive=classes[1:])
+    if name in MULTILABEL_TASKS:
+        return TaskConfig(kind=TaskKind.MULTILABEL, classes=classes)
     kind = TaskKind.ORDINAL if name in ORDINAL_TASKS else TaskKind.MULTICLASS
     return TaskConfig(kind=kind, classes=classes)
 
@@ -399,6 +405,13 @@ def present(labels: npt.NDArray[np.int64], classes: int) -> tuple[int, ...]:
     if labels.ndim == 1:
         return tuple(int(count) for count in np.bincount(labels, minlength=classes))
     return tuple(int(count) for count in labels.sum(axis=0))
+
+
+def held_by(task: TaskConfig, number: int) -> tuple[int, ...]:
+    """Return the places of the classes, or labels, that a record's number stands for."""
+    if task.kind is not TaskKind.MULTILABEL:
+        return (number,)
+    return tuple(place for place in range(len(task.classes)) if number >> place & 1)
 
 
 def strata(task: TaskConfig, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

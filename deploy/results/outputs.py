@@ -18,8 +18,9 @@ from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.words import RELATION, admitted
-from common.task import TaskKind
+from common.task import TaskConfig, TaskKind
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
+from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_test
 from deploy.results.model_file import (
@@ -183,7 +184,7 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "caveats": list(admitted(started)),
         "hospitals": list(started.hospitals),
         "rounds": {"asked": started.rounds, "done": len(history.rounds), "resumed_from": list(history.resumed_from)},
-        "metrics": {name: _number(getattr(tested, name)) for name in METRICS} if tested else None,
+        "metrics": _told(tested, started.terms) if tested else None,
         "each": {name: each_as_json(figures) for name, figures in tested.each.items()} if tested else None,
         "confusion": [list(row) for row in tested.confusion] if tested else None,
         "test": _as_tested(tested) if tested else None,
@@ -207,6 +208,12 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def _told(tested: Evaluated, terms: TaskConfig) -> dict[str, float | None]:
+    """Return the figures by name; null what says nothing of the task."""
+    shown = shown_metrics(terms)
+    return {name: _number(getattr(tested, name)) if name in shown else None for name in METRICS}
 
 
 def each_as_json(figures: ClassFigures) -> dict[str, Any]:
