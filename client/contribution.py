@@ -34,6 +34,7 @@ from common.errors import (
     RunError,
 )
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.labels import of_labels
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
@@ -47,6 +48,7 @@ from common.run.messages import EpsilonReport
 from common.run.round_terms import RoundTerms
 from common.run.terms import evaluation_plan_of, fewest_survivors, release_mechanism, verified_layout_of
 from common.run.vector import Tail
+from common.task import TaskKind, present, targets
 
 _SEED_LENGTH = 8
 """The bytes that ``experiment.seed`` takes."""
@@ -88,7 +90,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Training records as statistics count them: (n,) labels, (n, traits) bins and (n,) units."""
+    """Training records as statistics count them: labels as evaluation takes them, (n, traits) bins and (n,) units."""
 
     labels: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] = field(repr=False)
@@ -164,13 +166,14 @@ class Contributor:
         self._model = _model_of(run)
 
         def prepared(part: HospitalRecords) -> TrainingData:
-            return TrainingData.of(_inputs(run, part.images, cache), part.labels, part.patients)
+            labels = targets(run.task, part.labels)
+            return TrainingData.of(_inputs(run, part.images, cache), labels, part.patients)
 
         parts = [prepared(part) for part in (data.train, data.validation, data.test)]
         everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
         counted = self._of_stated_patients(
-            TrainingData.of(data.train.traits_or_unknown(), data.train.labels, data.train.patients)
+            TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients)
         )
         self._counted = _Counted(
             counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
@@ -229,7 +232,7 @@ class Contributor:
             found.append(f"the run takes {most} training {unit}s of a hospital, {everything.count(unit)} are there")
         if policy.stated_units_per_class:
             labels = everything.labels.numpy()
-            fewest = int(np.bincount(labels, minlength=len(self._run.classes)).min()) if len(labels) else 0
+            fewest = min(present(labels, len(self._run.classes)))
             if fewest < policy.stated_units_per_class:
                 found.append(
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
@@ -351,11 +354,13 @@ class Contributor:
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
             return none, none, None
-        return (
-            validation,
-            test,
-            metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS))),
-        )
+        return validation, test, self._own_figures(validation, test)
+
+    def _own_figures(self, validation: Array, test: Array) -> Metrics:
+        if self._run.task.kind is TaskKind.MULTILABEL:
+            parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
+            return of_labels(*parts, _OWN_BINS)[0]
+        return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(

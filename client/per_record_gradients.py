@@ -67,6 +67,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from client.losses import score_gradients, summed_loss
 from common.errors import ConfigError
 
 SUPPORTED = (nn.Conv2d, nn.Linear, nn.GroupNorm)
@@ -276,7 +277,7 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     Args:
         model: of supported layers only; each used once a forward pass.
         inputs: (records, …), at least one record.
-        labels: (records,) int64.
+        labels: (records,) int64; of a multi-label task (records, labels) of 0 and 1.
         as_rows: hold every gradient explicitly, as clipping by patient and integer clipping need.
 
     Raises:
@@ -289,7 +290,7 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     parameters = list(model.parameters())
     recorder = _Recorder(as_rows=as_rows)
     with recorder:
-        loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+        loss = summed_loss(model(inputs), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     if sorted(id(block.parameter) for block in recorder.blocks) != sorted(map(id, parameters)):
         names = ", ".join(layer.__name__ for layer in SUPPORTED)
@@ -319,10 +320,9 @@ def _by_record(model: ByRecord, inputs: Tensor, labels: Tensor) -> RecordGradien
 
 @torch.no_grad()
 def _linear_model_gradients(model: nn.Linear, inputs: Tensor, labels: Tensor, *, as_rows: bool) -> RecordGradients:
-    """Return softmax regression's gradients in closed form, (p - y) x, since autograd would cost more than they do."""
+    """Return the gradients of a linear model in closed form, (p - y) x, since autograd would cost more than they do."""
     recorder = _Recorder(as_rows=as_rows)
-    residuals = functional.softmax(model(inputs), dim=1)
-    residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+    residuals = score_gradients(model(inputs), labels)
     weight, *bias = model.parameters()
     recorder.keep_linear(inputs, residuals, weight, bias[0] if bias else None)
     return RecordGradients(recorder.blocks, [weight, *bias], len(labels))

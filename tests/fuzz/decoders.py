@@ -60,6 +60,7 @@ from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.datasets.image_tree import read_tree
@@ -448,7 +449,7 @@ def _catalogue(content: bytes) -> object:
     """Read as the list of a hospital's images, with those it has accepted beside it."""
     with _file(shards.MANIFEST_NAME, content) as path:
         path.with_name(ACCEPTED_NAME).write_bytes(content)
-        return read_catalogue(path.parent, ("normal", "pneumonia"))
+        return read_catalogue(path.parent, implied("pneumonia", ("normal", "pneumonia")))
 
 
 def _labels(content: bytes) -> object:
