@@ -8,6 +8,7 @@ from client.training import logits
 from common.models import registry
 from common.models.flat import share_parameters
 from common.models.frozen import extract
+from common.task import TaskKind
 from deploy.results.model_file import ModelCard
 
 
@@ -32,6 +33,47 @@ class Classifier:
         """
         inputs = images if self._features is None else np.concatenate(list(extract(self._features, images)))
         return np.asarray(logits(self._network, torch.from_numpy(inputs)).double().numpy())
+
+
+UNCERTAIN = 0.5
+"""The threshold of a label for which none was measured."""
+
+BETWEEN_LABELS = "|"
+NO_LABEL = "none of the labels"
+
+
+def probabilities_of(scores: NDArray[np.float64], card: ModelCard) -> NDArray[np.float64]:
+    """Return each class's probability, shape (n, classes), at the card's temperature; of labels, each one's own."""
+    tempered = scores / card.temperature
+    if card.kind is TaskKind.MULTILABEL:
+        return np.asarray(torch.sigmoid(torch.from_numpy(tempered)).numpy())
+    return softmax(tempered)
+
+
+def decided(probabilities: NDArray[np.float64], card: ModelCard) -> str:
+    """Return the class in words: of two the second from the threshold on; without one, the most probable; labels by |.
+
+    Args:
+        probabilities: of one image, shape (classes,).
+        card: of the model.
+    """
+    if card.kind is TaskKind.MULTILABEL:
+        thresholds = card.thresholds or (UNCERTAIN,) * len(card.classes)
+        named = [name for name, value, least in zip(card.classes, probabilities, thresholds, strict=True)
+                 if value >= least]  # fmt: skip
+        return BETWEEN_LABELS.join(named) or NO_LABEL
+    return card.classes[decide(probabilities, card.threshold)]
+
+
+def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
+    """Return the class: of two the second from ``threshold`` on; without a threshold the most probable one.
+
+    >>> decide(np.array([0.7, 0.3]), 0.25), decide(np.array([0.7, 0.3]), None)
+    (1, 0)
+    """
+    if threshold is None:
+        return int(probabilities.argmax())
+    return int(probabilities[1] >= threshold)
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
