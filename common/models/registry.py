@@ -103,12 +103,23 @@ def _imagenet_resnet() -> FrozenFeatures:
     return resnet_features()
 
 
+@cache
+def _scattering_efficientnet() -> FrozenFeatures:
+    from common.models.concatenated import Concatenated
+
+    return Concatenated((_scattering(), _efficientnet()))
+
+
 def _scattering_width(channels: int) -> int:
     return _scattering().width(channels)
 
 
 def _efficientnet_width(channels: int) -> int:
     return _efficientnet().width(channels)
+
+
+def _scattering_efficientnet_width(channels: int) -> int:
+    return _scattering_efficientnet().width(channels)
 
 
 def _imagenet_resnet_width(channels: int) -> int:
@@ -131,6 +142,10 @@ MODELS: Mapping[str, OnImages | OnFeatures] = {
     ),
     "efficientnet_mlp": OnFeatures(
         "one hidden layer on frozen EfficientNet-Lite0 features", _efficientnet, _efficientnet_width, _mlp
+    ),
+    "scattering_efficientnet_linear": OnFeatures(
+        "a linear classifier on scattering and frozen EfficientNet-Lite0 features together", _scattering_efficientnet,
+        _scattering_efficientnet_width, _linear,
     ),
     "imagenet_resnet_linear": OnFeatures(
         "a linear classifier on frozen ResNet-18 features, from a file", _imagenet_resnet, _imagenet_resnet_width,
