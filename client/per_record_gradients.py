@@ -65,6 +65,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from common.errors import ConfigError
+from common.models.centred import CentredModel
 
 SUPPORTED = (nn.Conv2d, nn.Linear, nn.GroupNorm)
 
@@ -252,7 +253,8 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     """Return the gradient of each record's cross-entropy.
 
     Args:
-        model: of supported layers only; each used once a forward pass.
+        model: of supported layers only; each used once a forward pass. A centre is no parameter here: what the head
+            sees is what the record's numbers are.
         inputs: (records, …), at least one record.
         labels: (records,) int64.
         as_rows: hold every gradient explicitly, as clipping by patient and integer clipping need.
@@ -260,6 +262,10 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     Raises:
         ConfigError: a parameter of the model belongs to a layer that is not supported.
     """
+    if isinstance(model, CentredModel):
+        with torch.no_grad():
+            centred = model.centring(inputs)
+        return record_gradients(model.head, centred, labels, as_rows=as_rows)
     if type(model) is nn.Linear:
         return _linear_model_gradients(model, inputs, labels, as_rows=as_rows)
     parameters = list(model.parameters())
@@ -271,6 +277,40 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
         names = ", ".join(layer.__name__ for layer in SUPPORTED)
         raise ConfigError(f"a model trained with privacy must hold each parameter in one layer of {names}, used once")
     return RecordGradients(recorder.blocks, parameters, len(labels))
+
+
+def mean_gradient_rows(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of the mean of each record's cross-entropies over its copies, (records, elements).
+
+    Args:
+        model: as for :func:`record_gradients`.
+        inputs: (records, copies, width) float32, at least one record.
+        labels: (records,) int64, of all copies of a record.
+    """
+    copies = inputs.shape[1]
+    if isinstance(model, CentredModel):
+        with torch.no_grad():
+            inputs = model.centring(inputs)
+        return mean_gradient_rows(model.head, inputs, labels)
+    if type(model) is nn.Linear:
+        return _mean_linear_rows(model, inputs, labels)
+    repeated = labels.repeat_interleave(copies)
+    rows = record_gradients(model, inputs.flatten(0, 1), repeated, as_rows=True).rows()
+    return rows.view(len(labels), copies, -1).mean(dim=1)
+
+
+@torch.no_grad()
+def _mean_linear_rows(model: nn.Linear, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Do as :func:`mean_gradient_rows` in closed form: the mean of (p - y) x over a record's copies is one product."""
+    residuals = functional.softmax(model(inputs), dim=2)
+    residuals[torch.arange(len(labels)), :, labels] -= 1.0
+    residuals /= inputs.shape[1]
+    weight, *bias = model.parameters()
+    rows = torch.empty(len(labels), weight.numel() + sum(each.numel() for each in bias))
+    torch.bmm(residuals.transpose(1, 2), inputs, out=rows[:, : weight.numel()].view(len(labels), *weight.shape))
+    if bias:
+        rows[:, weight.numel() :] = residuals.sum(dim=1)
+    return rows
 
 
 @torch.no_grad()

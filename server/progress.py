@@ -59,11 +59,13 @@ class RunProgress(_Part):
         threshold: of the decision between two classes, as validation records last fixed it.
         pending: the last step, as long as its model is not measured.
         evaluation: how far the plan of evaluations is; None where no plan is followed.
+        centred: whether the mean of features is known, and in the model where it is used.
     """
 
     threshold: float | None = None
     pending: PendingStep | None = None
     evaluation: EvaluationProgress | None = None
+    centred: bool = False
 
     @field_validator("evaluation", mode="before")
     @classmethod

@@ -32,7 +32,7 @@ class Concatenated:
     def __call__(self, images: Tensor) -> Tensor:
         """Return (n, width) float32 features of norm ``frozen.NORM`` of (n, channels, height, width) uint8 images."""
         made = (
-            functional.normalize(torch.cat([part(some) for some in images.split(part.at_once)]), dim=1)
+            functional.normalize(torch.cat([part(some) for some in torch.split(images, part.at_once)]), dim=1)
             for part in self._parts
         )
         return functional.normalize(torch.cat(list(made), dim=1), dim=1) * frozen.NORM

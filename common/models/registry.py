@@ -43,7 +43,8 @@ class OnFeatures:
         features: what turns images into the model's input.
         width: channels of an image to the number of features; known without the features' weights, which a server
             need not have.
-        make: (features, classes) to the model.
+        make: (features, classes) to the model's trainable head; before it the features are centred
+            (:mod:`common.models.centred`).
     """
 
     words: str
@@ -187,7 +188,11 @@ def build(name: str, classes: int, channels: int, image_size: int, seed: int) ->
     width = entry.width(channels) if isinstance(entry, OnFeatures) else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.make(width, classes) if isinstance(entry, OnFeatures) else entry.make(classes, channels)
+        if isinstance(entry, OnImages):
+            return entry.make(classes, channels)
+        from common.models.centred import CentredModel
+
+        return CentredModel(entry.make(width, classes), width)
 
 
 def frozen_features(name: str) -> FrozenFeatures | None:
@@ -198,6 +203,15 @@ def frozen_features(name: str) -> FrozenFeatures | None:
     """
     entry = _entry(name)
     return entry.features() if isinstance(entry, OnFeatures) else None
+
+
+def is_on_features(name: str) -> bool:
+    """Return whether a model is trained on frozen features; nothing is loaded for it.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    return isinstance(_entry(name), OnFeatures)
 
 
 def input_shape(name: str, records: int, channels: int, image_size: int) -> tuple[int, ...]:

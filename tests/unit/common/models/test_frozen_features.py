@@ -150,7 +150,7 @@ def test_concatenated_features_are_their_parts_with_equal_weight() -> None:
     made, start = both(several), 0
     for part in parts:
         assert part is not None
-        alone = torch.cat([part(some) for some in several.split(part.at_once)])
+        alone = torch.cat([part(some) for some in torch.split(several, part.at_once)])
         assert torch.allclose(made[:, start : start + alone.shape[1]], alone / math.sqrt(2), atol=1e-3)
         start += alone.shape[1]
     assert start == made.shape[1] == both.width(1)
