@@ -298,10 +298,10 @@ class Contributor:
         self._mean.check_cohort(cohort)
         if self._ledger is None or self._mean.event is None:
             return
-        allowed = 1 + self._run.evaluation.repeats
-        booked = self._ledger.lines(self._run.run_id, Account.TRAINING, self._mean.event)
-        if booked >= allowed:
-            raise RunError(f"the mean of features was asked for {booked} times, the run allows {allowed}")
+        repeats = self._run.evaluation.repeats
+        told = self._ledger.lines(self._run.run_id, Account.TRAINING, self._mean.event)
+        if told > repeats:
+            raise RunError(f"the mean of features was asked for {told} times, the run allows {1 + repeats}")
 
     @staticmethod
     def _asked(plan: EvaluationPlan, question: Question) -> Release:
