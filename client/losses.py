@@ -25,6 +25,6 @@ def score_gradients(scores: Tensor, labels: Tensor) -> Tensor:
     """Return each record's gradient of that loss by its scores: probability less truth, of the shape of ``scores``."""
     if labels.ndim == 1:
         residuals = functional.softmax(scores, dim=1)
-        residuals[torch.arange(len(labels)), labels] -= 1.0
+        residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
         return residuals
     return torch.sigmoid(scores) - labels

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.canonical import canonical_json
 from common.errors import ConfigError
+from common.models import naming
 from common.secagg.parameters import GraphParameters
 from common.task import MOST_CLASSES, TaskConfig, implied
 
@@ -40,6 +41,9 @@ RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 """Of an entry in a table (a task, a model, a strategy); whoever uses the table refuses a name that it lacks."""
+
+
+Sha256 = Annotated[str, Field(pattern=rf"^{naming.SHA256}$")]
 
 
 class PrivacyMode(StrEnum):
@@ -71,6 +75,15 @@ class AdversaryModel(StrEnum):
     SEMI_HONEST = "semi-honest"
 
 
+class Warp(StrEnum):
+    """How the copies of a record's image differ from it; ``client/warps.py`` says by how much."""
+
+    NONE = "none"
+    CHEST = "chest"
+    XRAY = "xray"
+    MIRROR = "mirror"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -96,17 +109,41 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Which model of the registry, for which images."""
+    """Which model, for which images; ``common/models/naming.py`` says in which three ways it can be named."""
 
-    name: Name = "cnn"
+    name: Annotated[str, AfterValidator(naming.checked_name)] = "cnn"
     image_size: Annotated[int, Field(ge=28, le=512)] = 28
+    sha256: Annotated[str, Field(pattern=rf"^(?:{naming.SHA256})?$")] = ""
+    """Of the source of a package, or of the file of a backbone; empty for a model of the registry."""
+    backbone: Annotated[str, Field(pattern=rf"^(?:{naming.REGISTERED})?$")] = ""
+    features: Annotated[int, Field(ge=0, le=naming.MOST_FEATURES)] = 0
+    pixels: Literal["imagenet", "zero_one", "minus_one_one"] = "imagenet"
+
+    @model_validator(mode="after")
+    def _is_named_whole(self) -> Self:
+        on_backbone = self.name in naming.BACKBONES
+        if (":" in self.name or on_backbone) != bool(self.sha256):
+            raise ValueError(
+                "must give sha256 for a package:function and for a backbone, and for no other model (./confide model "
+                "hash tells it)"
+            )
+        if on_backbone != bool(self.backbone) or on_backbone != bool(self.features):
+            raise ValueError(
+                f"must give backbone and features for {' and '.join(naming.BACKBONES)}, and for no other model"
+            )
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The string that says everything that decides the model but classes, channels and size of images."""
+        return naming.architecture(self.name, self.sha256, self.backbone, self.pixels, self.features)
 
 
 class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
 
     ``sample_rate`` is public and the same at every hospital, so neither noise nor ε shows how much data one has.
-    ``batch_size`` counts in mode ``none`` alone.
+    ``batch_size`` counts in mode ``none`` alone. ``copies`` and ``warp`` count for models on frozen features alone.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
@@ -115,6 +152,16 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     proximal_mu: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    copies: Annotated[int, Field(ge=1, le=16)] = 1
+    warp: Annotated[Warp, Field(strict=False)] = Warp.NONE
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Self:
+        if (self.copies > 1) != (self.warp is not Warp.NONE):
+            raise ValueError(
+                "training.copies must be above 1 where training.warp names a kind of warp, and 1 where it is none"
+            )
+        return self
 
 
 class AggregationConfig(_Section):
@@ -163,6 +210,7 @@ class PrivacyConfig(_Section):
     unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
     colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     tolerated_dropouts: Annotated[int, Field(ge=0, le=1023)] = 1
+    mean_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class EvaluationConfig(_Section):
@@ -240,6 +288,8 @@ class HospitalConfig(_Section):
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    accepted_models: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)] = ()
+    """The SHA-256 of each package and each backbone's file that this hospital agrees to train with."""
 
 
 class Config(_Section):
