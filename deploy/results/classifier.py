@@ -8,7 +8,8 @@ from client.training import logits
 from common.models import registry
 from common.models.flat import share_parameters
 from common.models.frozen import extract
-from deploy.results.model_file import ModelCard
+from common.task import TaskKind
+from deploy.results.model_file import ModelCard, ModelFacts
 
 
 class Classifier:
@@ -32,6 +33,23 @@ class Classifier:
         """
         inputs = images if self._features is None else np.concatenate(list(extract(self._features, images)))
         return np.asarray(logits(self._network, torch.from_numpy(inputs)).double().numpy())
+
+
+def probabilities_of(scores: NDArray[np.float64], card: ModelFacts) -> NDArray[np.float64]:
+    """Return the probability of each class, of which a row sums to 1, or of each label for itself, (n, classes)."""
+    return sigmoid(scores) if card.kind is TaskKind.MULTILABEL else softmax(scores)
+
+
+def labels_said(probabilities: NDArray[np.float64], card: ModelFacts) -> tuple[str, ...]:
+    """Return the labels that a multi-label model says one image has: each from its own threshold on."""
+    thresholds = card.thresholds or (0.5,) * len(card.classes)
+    pairs = zip(card.classes, probabilities, thresholds, strict=True)
+    return tuple(name for name, probability, threshold in pairs if probability >= threshold)
+
+
+def sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability of each label, shape (n, labels), from its logit."""
+    return np.asarray(torch.sigmoid(torch.from_numpy(scores)).numpy())
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
