@@ -41,7 +41,18 @@ from common.identity.certificates import (
     request_hospital_certificate,
     verify_hospital_certificate,
 )
-from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
+from common.identity.enrolment import (
+    AnswerReply,
+    AnswerRequest,
+    JoinedReply,
+    JoinReply,
+    JoinRequest,
+    ProposalReply,
+    ProposalRequest,
+    StandingReply,
+    StandingRequest,
+    WaitingReply,
+)
 from common.identity.invitation import Invitation, join_host_port
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
@@ -90,6 +101,14 @@ class EnrolmentService:
     def standing(self, message: StandingRequest) -> StandingReply:
         """Ask how this hospital stands; raises :class:`EnrolmentError` when that is refused."""
         return enrolment.decode(self._call(enrolment.STANDING, message), StandingReply, enrolment.MAXIMUM_REPLY_BYTES)
+
+    def proposal(self, message: ProposalRequest) -> ProposalReply:
+        """Ask for the proposal of a run; raises :class:`EnrolmentError` when that is refused."""
+        return enrolment.decode(self._call(enrolment.PROPOSAL, message), ProposalReply, enrolment.MAXIMUM_REPLY_BYTES)
+
+    def answer(self, message: AnswerRequest) -> AnswerReply:
+        """Send an answer to a proposal; raises :class:`EnrolmentError` when it is refused."""
+        return enrolment.decode(self._call(enrolment.ANSWER, message), AnswerReply)
 
     def _call(self, method: str, message: enrolment.Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))

@@ -73,6 +73,13 @@ class AdversaryModel(StrEnum):
     SEMI_HONEST = "semi-honest"
 
 
+class RunConsent(StrEnum):
+    """Who at a hospital decides whether it takes part in a run that its policy allows."""
+
+    AUTOMATIC = "automatic"
+    ASK = "ask"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -223,6 +230,7 @@ class EnrolmentConfig(_Section):
 class HospitalConfig(_Section):
     """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
 
+    runs: Annotated[RunConsent, Field(strict=False)] = RunConsent.AUTOMATIC
     epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
     evaluation_epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 4.0
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4

@@ -40,7 +40,7 @@ def _before_round_1(run_id: str, model: npt.NDArray[np.float32]) -> Checkpoint:
 def _make(state: Path) -> None:
     die_with_parent()
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
-    config = load_config(settings.config)
+    config = load_config(settings.run_config or settings.config)
     model = _made(config.model, len(settings.classes), settings.channels, config.experiment.seed)
     CheckpointStore(settings.run / CHECKPOINTS_FOLDER).save(_before_round_1(settings.run_id, model))
 

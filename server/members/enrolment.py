@@ -1,8 +1,8 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` for a caller with an invitation's token and ``Standing`` for a caller with a member's
-key (``common.identity.enrolment``).
+``Join`` for a caller with an invitation's token, and ``Standing``, ``Proposal`` and ``Answer`` for a caller with a
+member's key (``common.identity.enrolment``).
 """
 
 import datetime
@@ -29,13 +29,27 @@ from common.identity.certificates import (
     requested_hospital_key,
     verify_issued_to_hospital,
 )
-from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
+from common.identity.enrolment import (
+    AnswerReply,
+    AnswerRequest,
+    JoinedReply,
+    JoinReply,
+    JoinRequest,
+    ProposalNotice,
+    ProposalReply,
+    ProposalRequest,
+    StandingReply,
+    StandingRequest,
+    WaitingReply,
+)
 from common.identity.invitation import join_host_port
 from common.processes import run_service
+from common.run.proposal import MOST_OPEN, RunAnswer
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.run_queue import OPEN, RunQueue
 
 _LOG = logging.getLogger("confide.enrolment")
 
@@ -54,10 +68,13 @@ _Asked = TypeVar("_Asked", bound=enrolment.Message)
 class Enrolment:
     """What the service decides, without the network."""
 
-    def __init__(self, membership: Membership, certificates: Certificates, fleet_port: int) -> None:
+    def __init__(
+        self, membership: Membership, certificates: Certificates, fleet_port: int, queue: RunQueue | None = None
+    ) -> None:
         self._membership = membership
         self._certificates = certificates
         self._fleet_port = fleet_port
+        self._queue = queue
         self._one_at_a_time = threading.Lock()
 
     def join(self, asked: JoinRequest, now: datetime.datetime) -> JoinReply:
@@ -117,9 +134,67 @@ class Enrolment:
                     _LOG.info("%s has a new certificate", name)
         return self._stands(newest, revoked=False)
 
+    def proposal(self, asked: ProposalRequest, _now: datetime.datetime) -> ProposalReply:
+        """Send a member the proposal of an open run.
+
+        Raises:
+            EnrolmentError: the caller is no member, or there is no such run.
+        """
+        self._member(asked)
+        found = None if self._queue is None else self._queue.proposal(asked.run_id)
+        if found is None:
+            raise EnrolmentError("a proposal must be one that this server has made; it has none for this run")
+        return ProposalReply(proposal=found.encode())
+
+    def answer(self, asked: AnswerRequest, _now: datetime.datetime) -> AnswerReply:
+        """Keep a member's answer to a proposal.
+
+        Raises:
+            EnrolmentError: the caller is no member, or answers for another.
+            RunError, IdentityError: as :meth:`server.run_queue.RunQueue.take_answer`.
+        """
+        name, certificate = self._member(asked)
+        answer = RunAnswer.decode(asked.answer)
+        if answer.hospital != name or self._queue is None:
+            raise EnrolmentError(f"{name} must answer for itself, got an answer of {answer.hospital}")
+        self._queue.take_answer(answer, certificate)
+        _LOG.info("%s %s run %s", name, "agrees to" if answer.agreed else "declines", answer.run_id[:12])
+        return AnswerReply()
+
+    def _member(self, asked: StandingRequest) -> tuple[str, bytes]:
+        """Return who asks, and its certificate on the roster (PEM)."""
+        certificate = read_certificate(asked.certificate)
+        name = common_name(certificate)
+        verify_issued_to_hospital(certificate, name, self._certificates.root)
+        known = self._membership.roster().get(name)
+        key = requested_hospital_key(asked.request)
+        gone = known is None or self._membership.is_cut_off(name) or self._certificates.is_revoked(certificate)
+        if gone or known is None or read_certificate(known.encode()).public_key() != key:
+            raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
+        return name, known.encode()
+
+    def _notices(self, name: str) -> tuple[ProposalNotice, ...]:
+        """Return the runs that a hospital may take part in; those whose roster lacks it are described anew later."""
+        if self._queue is None:
+            return ()
+        notices = []
+        for run in self._queue.all():
+            if run.state in OPEN:
+                found = self._queue.notice(run.run_id, name)
+                if found is not None:
+                    notices.append(ProposalNotice(run_id=run.run_id, digest=found[0], answered=found[1]))
+        return tuple(notices[-MOST_OPEN:])
+
     def _stands(self, certificate: bytes, *, revoked: bool) -> StandingReply:
         revocations, members = self._lists()
-        return StandingReply(certificate=certificate, revocations=revocations, members=members, revoked=revoked)
+        name = common_name(read_certificate(certificate))
+        return StandingReply(
+            certificate=certificate,
+            revocations=revocations,
+            members=members,
+            revoked=revoked,
+            proposals=() if revoked else self._notices(name),
+        )
 
     def _joined(self, certificate: bytes) -> JoinedReply:
         revocations, members = self._lists()
@@ -154,7 +229,7 @@ class Allowance:
 
 
 class _Service:
-    """The two calls as gRPC sees them: bytes in, bytes out, errors as status codes."""
+    """The calls as gRPC sees them: bytes in, bytes out, errors as status codes."""
 
     def __init__(self, decide: Enrolment, allowance: Allowance) -> None:
         self._decide = decide
@@ -166,6 +241,8 @@ class _Service:
             {
                 enrolment.JOIN: grpc.unary_unary_rpc_method_handler(self._join),
                 enrolment.STANDING: grpc.unary_unary_rpc_method_handler(self._standing),
+                enrolment.PROPOSAL: grpc.unary_unary_rpc_method_handler(self._proposal),
+                enrolment.ANSWER: grpc.unary_unary_rpc_method_handler(self._take_answer),
             },
         )
 
@@ -174,6 +251,12 @@ class _Service:
 
     def _standing(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, StandingRequest, self._decide.standing, context)
+
+    def _proposal(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, ProposalRequest, self._decide.proposal, context)
+
+    def _take_answer(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, AnswerRequest, self._decide.answer, context)
 
     def _answer(
         self,
@@ -206,7 +289,7 @@ def serve(state: Path) -> None:
     certificates, membership = Certificates(state, settings, config), Membership(state)
     _wait_until_ready(certificates)
     server = grpc_server(
-        Enrolment(membership, certificates, settings.fleet_port), Allowance(config.refusals_per_minute)
+        Enrolment(membership, certificates, settings.fleet_port, RunQueue(state)), Allowance(config.refusals_per_minute)
     )
     address = join_host_port(settings.fleet_host, settings.enrolment_port)
     server.add_secure_port(address, reloading_credentials(state))
