@@ -248,6 +248,15 @@ def ask_server(state: Path, request: OperatorRequest) -> tuple[RunView, ...]:
     return reply.runs
 
 
+def read_request(encoded: bytes) -> OperatorRequest:
+    """Read what a command sent, or raise :class:`RunError`."""
+    try:
+        asked: OperatorRequest = msgspec.json.decode(encoded, type=OperatorRequest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RunError(f"the server and this command must be of one version: {error}") from None
+    return asked
+
+
 class _Listener(socketserver.UnixStreamServer):
     def __init__(self, address: str, operator: Operator) -> None:
         self.operator = operator
@@ -268,9 +277,9 @@ class _Handler(socketserver.BaseRequestHandler):
         if user not in {0, os.getuid()}:
             return
         try:
-            asked = msgspec.json.decode(_read(connection), type=OperatorRequest)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            reply = OperatorReply(error=f"the server and this command must be of one version: {error}")
+            asked = read_request(_read(connection))
+        except RunError as error:
+            reply = OperatorReply(error=str(error))
         else:
             reply = self.server.operator.answer(asked, datetime.datetime.now(datetime.UTC))
         connection.sendall(msgspec.json.encode(reply))
