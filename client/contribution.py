@@ -16,20 +16,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
-from client.data.hospital_data import HospitalData, HospitalRecords
+from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
+from client.own_models import RECORDS, fit_to_train
 from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
 from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
-from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
+from common.errors import (
+    BudgetExceededError,
+    ConfigError,
+    DataError,
+    EvaluationSpentError,
+    PrivacyError,
+    RunError,
+)
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.labels import of_labels
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
+from common.models.naming import BackboneModel, PackageModel, from_outside
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps, mechanism_of
@@ -37,6 +48,7 @@ from common.run.messages import EpsilonReport
 from common.run.round_terms import RoundTerms
 from common.run.terms import evaluation_plan_of, fewest_survivors, release_mechanism, verified_layout_of
 from common.run.vector import Tail
+from common.task import TaskKind, present, targets
 
 _SEED_LENGTH = 8
 """The bytes that ``experiment.seed`` takes."""
@@ -78,7 +90,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Training records as statistics count them: (n,) labels, (n, traits) bins and (n,) units."""
+    """Training records as statistics count them: labels as evaluation takes them, (n, traits) bins and (n,) units."""
 
     labels: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] = field(repr=False)
@@ -151,18 +163,17 @@ class Contributor:
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
-        self._model = registry.build(
-            run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
-        )
+        self._model = _model_of(run)
 
         def prepared(part: HospitalRecords) -> TrainingData:
-            return TrainingData.of(model_inputs(run.model.name, part.images, cache), part.labels, part.patients)
+            labels = targets(run.task, part.labels)
+            return TrainingData.of(_inputs(run, part.images, cache), labels, part.patients)
 
         parts = [prepared(part) for part in (data.train, data.validation, data.test)]
         everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
         counted = self._of_stated_patients(
-            TrainingData.of(data.train.traits_or_unknown(), data.train.labels, data.train.patients)
+            TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients)
         )
         self._counted = _Counted(
             counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
@@ -221,7 +232,7 @@ class Contributor:
             found.append(f"the run takes {most} training {unit}s of a hospital, {everything.count(unit)} are there")
         if policy.stated_units_per_class:
             labels = everything.labels.numpy()
-            fewest = int(np.bincount(labels, minlength=len(self._run.classes)).min()) if len(labels) else 0
+            fewest = min(present(labels, len(self._run.classes)))
             if fewest < policy.stated_units_per_class:
                 found.append(
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
@@ -343,11 +354,13 @@ class Contributor:
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
             return none, none, None
-        return (
-            validation,
-            test,
-            metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS))),
-        )
+        return validation, test, self._own_figures(validation, test)
+
+    def _own_figures(self, validation: Array, test: Array) -> Metrics:
+        if self._run.task.kind is TaskKind.MULTILABEL:
+            parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
+            return of_labels(*parts, _OWN_BINS)[0]
+        return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(
@@ -452,6 +465,38 @@ class Contributor:
             part.value: rounded_up(self._ledger.spent(_ACCOUNTS[part], self._budget(_ACCOUNTS[part]), self._accountant))
             for part in EVALUATED
         }
+
+
+def _model_of(run: RunDescription) -> nn.Module:
+    """Return the run's model, ready for training; one from outside is tried on made-up records first.
+
+    Raises:
+        ConfigError: it cannot be trained; whether it can depends on no record.
+    """
+    name, classes, size = run.model.architecture, len(run.classes), run.model.image_size
+    model = registry.build(name, classes, run.channels, size, run.experiment.seed)
+    match from_outside(name):
+        case PackageModel():
+            return fit_to_train(model, registry.input_shape(name, RECORDS, run.channels, size), classes, run.model.name)
+        case BackboneModel():
+            features = registry.frozen_features(name)
+            if features is not None:
+                features(torch.zeros(1, run.channels, size, size, dtype=torch.uint8))
+    return model
+
+
+def _inputs(run: RunDescription, images: npt.NDArray[np.uint8], cache: Path) -> Array:
+    """Return what the model is trained on.
+
+    Raises:
+        DataError: a backbone fails on an image here, although it ran on a made-up one: that shows no more to a server
+            than that the data cannot be used.
+    """
+    try:
+        return model_inputs(run.model.architecture, images, cache)
+    except ConfigError as error:
+        _LOG.error("the backbone cannot be run on this hospital's images: %s", error)
+        raise DataError(UNUSABLE_DATA) from None
 
 
 def _kind(error: Exception) -> str:

@@ -47,8 +47,12 @@ from common.identity.enrolment import (
     JoinedReply,
     JoinReply,
     JoinRequest,
+    PieceReply,
+    PieceRequest,
     ProposalReply,
     ProposalRequest,
+    ResultsReply,
+    ResultsRequest,
     StandingReply,
     StandingRequest,
     WaitingReply,
@@ -110,6 +114,27 @@ class EnrolmentService:
         """Send an answer to a proposal; raises :class:`EnrolmentError` when it is refused."""
         return enrolment.decode(self._call(enrolment.ANSWER, message), AnswerReply)
 
+    def results(self, identity: HospitalIdentity) -> Mapping[str, bytes]:
+        """Return the finished runs that this hospital may have, each with the SHA-256 of its delivery.
+
+        Raises:
+            EnrolmentError: that is refused; also by a server of an earlier version, which does not know the call.
+        """
+        certificate, request = proof_of(identity)
+        reply = self._call(enrolment.RESULTS, ResultsRequest(certificate=certificate, request=request))
+        return enrolment.decode(reply, ResultsReply, enrolment.MAXIMUM_REPLY_BYTES).runs
+
+    def piece(self, identity: HospitalIdentity, run_id: str, name: str, offset: int) -> bytes:
+        """Return a stretch of a file of a finished run, nothing beyond its end.
+
+        Raises:
+            EnrolmentError: that is refused.
+        """
+        certificate, request = proof_of(identity)
+        asked = PieceRequest(certificate=certificate, request=request, run_id=run_id, name=name, offset=offset)
+        reply = self._call(enrolment.PIECE, asked)
+        return enrolment.decode(reply, PieceReply, enrolment.MAXIMUM_REPLY_BYTES).content
+
     def _call(self, method: str, message: enrolment.Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))
         options = [("grpc.max_receive_message_length", enrolment.MAXIMUM_REPLY_BYTES)]
@@ -163,7 +188,7 @@ def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callab
     key = _identity_key(place.state)
     message = JoinRequest(
         token=invitation.token,
-        request=request_hospital_certificate(_ANY_NAME, key),
+        request=request_hospital_certificate(_ANY_NAME, key).pem,
         supernode=_supernode_public_key(place.state),
     )
     joined = _patiently(lambda: service.join(message), say)
@@ -183,8 +208,7 @@ def ask_standing(
         EnrolmentError: the server cannot be reached or refuses.
         IdentityError: what came is not the authority's, or older than what this hospital has seen.
     """
-    request = request_hospital_certificate(identity.name, identity.key)
-    pem = certificate_pem(identity.certificate)
+    pem, request = proof_of(identity)
     stands = service.standing(StandingRequest(certificate=pem, request=request))
     try:
         # The member list goes first: the revocation list knows its number, and runs must be described with that one.
@@ -198,6 +222,11 @@ def ask_standing(
             raise EnrolmentError("a renewed certificate must hold this hospital's own key; the server sent another")
         write_private(state / "identity.pem", stands.certificate)
     return stands
+
+
+def proof_of(identity: HospitalIdentity) -> tuple[bytes, bytes]:
+    """Return a hospital's certificate, and a signing request by its key, which proves that it asks itself."""
+    return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key).pem
 
 
 def _recognise(invitation: Invitation) -> EnrolmentService:

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from client.agreement import RunAgreements
-from client.enrolment import EnrolmentService
+from client.enrolment import EnrolmentService, proof_of
 from common.errors import EnrolmentError, RunError
-from common.identity.certificates import HospitalIdentity, certificate_pem, request_hospital_certificate
+from common.identity.certificates import HospitalIdentity
 from common.identity.enrolment import AnswerRequest, ProposalNotice, ProposalRequest, StandingReply
 from common.processes import python_module
 from common.run.proposal import Proposal
@@ -58,7 +58,7 @@ class Proposals:
         for notice in known:
             answer = self._agreements.answer_to(notice.run_id)
             if answer is not None and not notice.answered:
-                certificate, request = _proof(identity)
+                certificate, request = proof_of(identity)
                 service.answer(AnswerRequest(certificate=certificate, request=request, answer=answer.encode()))
                 _LOG.info("the server has this hospital's answer to run %s", notice.run_id[:12])
 
@@ -74,7 +74,7 @@ class Proposals:
                 "which are not looked at"
             )
             return False
-        certificate, request = _proof(identity)
+        certificate, request = proof_of(identity)
         asked = ProposalRequest(certificate=certificate, request=request, run_id=notice.run_id)
         encoded = service.proposal(asked).proposal
         proposal = Proposal.decode(encoded)
@@ -102,8 +102,3 @@ class Proposals:
         if words not in self._complaints:
             self._complaints.add(words)
             _LOG.warning("%s", words)
-
-
-def _proof(identity: HospitalIdentity) -> tuple[bytes, bytes]:
-    """Return what shows that a member asks itself: its certificate, and a fresh request by the same key."""
-    return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key)

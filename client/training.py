@@ -31,12 +31,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
+from client.losses import summed_loss
 from client.per_record_gradients import (
     CHUNK,
     MOST_RECORDS,
     SMALLEST_CLIPPING_NORM,
+    ByRecord,
     norm_bounds,
     record_gradients,
     weighted_rows,
@@ -105,7 +106,7 @@ class TrainingData:
 
     Attributes:
         inputs: (n, channels, height, width) uint8 images, or (n, features) float32 cached features.
-        labels: (n,) int64 in [0, classes).
+        labels: (n,) int64 in [0, classes); of a multi-label task (n, labels) int64 of 0 and 1.
         patients: (n,) int64, which patient a record is of, numbered from 0 without gaps.
     """
 
@@ -367,9 +368,10 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    if clipping.unit is PrivacyUnit.PATIENT:
-        for piece in _pieces(batch, data.patients, min(CHUNK, _rows_at_once(data, parameters))):
-            rows = _unit_gradients(model, data, piece, data.patients[piece])
+    if clipping.unit is PrivacyUnit.PATIENT or isinstance(model, ByRecord):
+        units = data.units(clipping.unit)
+        for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
+            rows = _unit_gradients(model, data, piece, units[piece])
             yield weighted_rows(_clipping(norm_bounds(rows), clipping.max_grad_norm), rows)
         return
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():
@@ -437,7 +439,7 @@ def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tens
     """Return the mean gradient of the batch's cross-entropy, (d,) float32; zeros where that is not finite."""
     model.zero_grad(set_to_none=True)
     for piece in torch.split(batch, _physical_batch(data)):
-        loss = functional.cross_entropy(model(_as_input(data.inputs[piece])), data.labels[piece], reduction="sum")
+        loss = summed_loss(model(_as_input(data.inputs[piece])), data.labels[piece])
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
     gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None])
     return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)

@@ -10,21 +10,17 @@ from common.config import (
     ModelConfig,
     PrivacyConfig,
     RunDescription,
+    task_of,
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
-from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan, Release
 from common.privacy.accounting import Accountant, Epsilon, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import mechanism_of, survivors_for_noise
 from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
-
-TWO_CLASSES = 2
-
-ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
-"""Tasks whose classes are ordered grades: their agreement is weighted by the distance between two grades."""
+from common.task import TaskKind
 
 
 def describe(
@@ -53,7 +49,8 @@ def describe(
     """
     mechanism = mechanism_of(config)
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
+    kind = TaskKind(task_of(config, classes).kind)
+    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, kind, len(classes))
     layout = layout_for(
         agreed.model,
         agreed.aggregation,
@@ -77,11 +74,11 @@ def describe(
 
 def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
     """Return how the run's models are measured under noise; None where counts are exact."""
-    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, len(run.classes))
+    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, TaskKind(run.task.kind), len(run.classes))
 
 
 def evaluation_plan_for(
-    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, classes: int
+    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, kind: TaskKind, classes: int
 ) -> EvaluationPlan | None:
     """Do as :func:`evaluation_plan_of` for a run that is still to be described."""
     if evaluation.exact:
@@ -89,7 +86,7 @@ def evaluation_plan_for(
     return EvaluationPlan.of(
         rounds=experiment.rounds,
         classes=classes,
-        kind=_task_kind(experiment.task, classes),
+        kind=kind,
         epsilon=evaluation.target_epsilon,
         delta=privacy.delta,
         accountant=Accountant(privacy.accountant),
@@ -97,12 +94,6 @@ def evaluation_plan_for(
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
     )
-
-
-def _task_kind(task: str, classes: int) -> TaskKind:
-    if classes == TWO_CLASSES:
-        return TaskKind.BINARY
-    return TaskKind.ORDINAL if task in ORDINAL_TASKS else TaskKind.MULTICLASS
 
 
 def layout_for(
@@ -125,7 +116,7 @@ def layout_for(
     if parameters is None:
         from common.models import registry  # Imported here, because a server does without.
 
-        parameters = registry.parameter_count(model.name, classes, channels, model.image_size)
+        parameters = registry.parameter_count(model.architecture, classes, channels, model.image_size)
     return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
 
 

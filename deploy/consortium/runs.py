@@ -10,12 +10,15 @@ from typing import Any
 
 import click
 
-from common.config import PrivacyMode, load_config
+from common.config import Config, PrivacyMode, load_config
 from common.errors import ConfigError
+from common.models.naming import PackageModel, from_outside
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from common.task import TaskConfig
 from deploy.command import FILE, CommaList, command, state_option
-from deploy.datasets.datasets import task_named
+from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
+from server.initial_model import INITIAL_MODEL_FILE, read_initial_model
 from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server
 from server.run_queue import FOLDER_DIGITS
 
@@ -71,13 +74,12 @@ def propose_run(
         ConfigError: no server runs there, or the configuration names what is not there.
         RunError: the server refuses.
     """
-    from common.models.registry import parameter_count  # It brings PyTorch, which the server itself does without.
-
     if not math.isfinite(days) or days <= 0:
         raise ConfigError(f"--days must be above 0, got {days:g}")
-    config = load_config(config_file or ServerSettings.read(state / SERVER_SETTINGS_FILE).config, overrides)
+    asked = load_config(config_file or ServerSettings.read(state / SERVER_SETTINGS_FILE).config, overrides)
+    config = with_task(_task_anew(asked, overrides))
     check_names(config)
-    task = task_named(config.experiment.task)
+    task = task_of_config(config)
     (view,) = ask_server(
         state,
         Propose(
@@ -85,9 +87,7 @@ def propose_run(
             data_set=data_set or f"{task.name} (the hospitals' own)",
             classes=task.classes,
             channels=task.channels,
-            parameters=parameter_count(
-                config.model.name, len(task.classes), task.channels, config.model.image_size
-            ),
+            parameters=_parameters(state, config, len(task.classes), task.channels),
             days=days,
             hospitals=hospitals,
             held=held,
@@ -95,6 +95,26 @@ def propose_run(
     )
     print("\n".join(told(view)))
     return view
+
+
+def _task_anew(config: Config, overrides: tuple[str, ...]) -> Config:
+    """Let ``--set experiment.task=NAME`` name another preset: the server's own file spells its task out."""
+    named = any(setting.startswith("experiment.task=") for setting in overrides)
+    spelt = any(setting.startswith("task.") for setting in overrides)
+    return config.model_copy(update={"task": TaskConfig()}) if named and not spelt else config
+
+
+def _parameters(state: Path, config: Config, classes: int, channels: int) -> int:
+    """Count the model's parameters, which takes PyTorch; the server itself does without.
+
+    Of a model out of a package they are those of the first model that its proposer has brought, where there is one.
+    """
+    from common.models.registry import parameter_count
+
+    brought = state / INITIAL_MODEL_FILE
+    if brought.exists() and isinstance(from_outside(config.model.architecture), PackageModel):
+        return len(read_initial_model(brought))
+    return parameter_count(config.model.architecture, classes, channels, config.model.image_size)
 
 
 @command("list", "Show all runs of a server, in the order of the queue.", "./confide run list --state /srv/consortium")

@@ -18,6 +18,7 @@ from safetensors import numpy as safetensors
 from common.complaints import complaint
 from common.errors import RunError
 from common.files import replace_file
+from common.task import TaskKind
 
 TENSORS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -44,6 +45,11 @@ class ModelFacts(BaseModel):
     image_size: Annotated[int, Field(ge=1, le=4096)]
     threshold: Annotated[float, Field(ge=0, le=1)] | None
     """The probability from which the second of two classes is predicted; None where the most probable class is."""
+    kind: TaskKind | None = None
+    """How scores are read: of a multi-label task each for itself; None in a file of an earlier version."""
+    positive: tuple[str, ...] = ()
+    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """Of each label of a multi-label task: the probability from which the label is said to be there."""
     run_id: str
     task: str
     data_set: str

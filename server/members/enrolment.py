@@ -1,8 +1,8 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` for a caller with an invitation's token, and ``Standing``, ``Proposal`` and ``Answer`` for a caller with a
-member's key (``common.identity.enrolment``).
+``Join`` for a caller with an invitation's token, and ``Standing``, ``Proposal``, ``Answer``, ``Results`` and ``Piece``
+for a caller with a member's key (``common.identity.enrolment``).
 """
 
 import datetime
@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.identity import enrolment
 from common.identity.certificates import (
+    HospitalSigningRequest,
     check_supernode_key,
     common_name,
     key_fingerprint,
     read_certificate,
-    requested_hospital_key,
     verify_issued_to_hospital,
 )
 from common.identity.enrolment import (
@@ -35,9 +37,13 @@ from common.identity.enrolment import (
     JoinedReply,
     JoinReply,
     JoinRequest,
+    PieceReply,
+    PieceRequest,
     ProposalNotice,
     ProposalReply,
     ProposalRequest,
+    ResultsReply,
+    ResultsRequest,
     StandingReply,
     StandingRequest,
     WaitingReply,
@@ -47,6 +53,7 @@ from common.processes import run_service
 from common.run.proposal import MOST_OPEN, RunAnswer
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
+from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 from server.run_queue import OPEN, RunQueue
@@ -69,12 +76,18 @@ class Enrolment:
     """What the service decides, without the network."""
 
     def __init__(
-        self, membership: Membership, certificates: Certificates, fleet_port: int, queue: RunQueue | None = None
+        self,
+        membership: Membership,
+        certificates: Certificates,
+        fleet_port: int,
+        finished: FinishedRuns,
+        queue: RunQueue,
     ) -> None:
         self._membership = membership
         self._certificates = certificates
         self._fleet_port = fleet_port
         self._queue = queue
+        self._finished = finished
         self._one_at_a_time = threading.Lock()
 
     def join(self, asked: JoinRequest, now: datetime.datetime) -> JoinReply:
@@ -84,14 +97,14 @@ class Enrolment:
             EnrolmentError: the token opens nothing.
             IdentityError: request or SuperNode key are not what they must be.
         """
-        key = requested_hospital_key(asked.request)
+        request = HospitalSigningRequest.read(asked.request)
         check_supernode_key(asked.supernode)
         with self._one_at_a_time:
-            name = self._membership.take(asked.token, key_fingerprint(key), now)
+            name = self._membership.take(asked.token, key_fingerprint(request.key), now)
             known = self._membership.roster().get(name)
             certificate = None if known is None else known.encode()
-            if certificate is None or read_certificate(certificate).public_key() != key:
-                certificate = self._certificates.hospital(name, asked.request, now)
+            if certificate is None or read_certificate(certificate).public_key() != request.key:
+                certificate = self._certificates.hospital(name, request, now)
                 if certificate is None:
                     return WaitingReply()
                 self._membership.admit(name, certificate, asked.supernode)
@@ -112,22 +125,13 @@ class Enrolment:
             EnrolmentError: the caller was never a member, or has another key than the member.
             IdentityError: certificate or request are not what they must be.
         """
-        certificate = read_certificate(asked.certificate)
-        name = common_name(certificate)
-        verify_issued_to_hospital(certificate, name, self._certificates.root)
-        key = requested_hospital_key(asked.request)
-        if key != certificate.public_key():
-            raise EnrolmentError("the signing request must hold the key of the certificate")
+        certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
             return self._stands(asked.certificate, revoked=True)
         with self._one_at_a_time:
-            known = self._membership.roster().get(name)
-            cut_off = self._membership.is_cut_off(name)
-            if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
-                raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
-            newest = known.encode()
+            newest = self._member(name, request.key)
             if self._certificates.is_due(read_certificate(newest), now):
-                renewed = self._certificates.hospital(name, asked.request, now)
+                renewed = self._certificates.hospital(name, request, now)
                 if renewed is not None:
                     self._membership.admit(name, renewed)
                     newest = renewed
@@ -140,8 +144,8 @@ class Enrolment:
         Raises:
             EnrolmentError: the caller is no member, or there is no such run.
         """
-        self._member(asked)
-        found = None if self._queue is None else self._queue.proposal(asked.run_id)
+        self._standing_member(asked)
+        found = self._queue.proposal(asked.run_id)
         if found is None:
             raise EnrolmentError("a proposal must be one that this server has made; it has none for this run")
         return ProposalReply(proposal=found.encode())
@@ -153,30 +157,16 @@ class Enrolment:
             EnrolmentError: the caller is no member, or answers for another.
             RunError, IdentityError: as :meth:`server.run_queue.RunQueue.take_answer`.
         """
-        name, certificate = self._member(asked)
+        name = self._standing_member(asked)
         answer = RunAnswer.decode(asked.answer)
-        if answer.hospital != name or self._queue is None:
+        if answer.hospital != name:
             raise EnrolmentError(f"{name} must answer for itself, got an answer of {answer.hospital}")
-        self._queue.take_answer(answer, certificate)
+        self._queue.take_answer(answer, self._membership.roster()[name].encode())
         _LOG.info("%s %s run %s", name, "agrees to" if answer.agreed else "declines", answer.run_id[:12])
         return AnswerReply()
 
-    def _member(self, asked: StandingRequest) -> tuple[str, bytes]:
-        """Return who asks, and its certificate on the roster (PEM)."""
-        certificate = read_certificate(asked.certificate)
-        name = common_name(certificate)
-        verify_issued_to_hospital(certificate, name, self._certificates.root)
-        known = self._membership.roster().get(name)
-        key = requested_hospital_key(asked.request)
-        gone = known is None or self._membership.is_cut_off(name) or self._certificates.is_revoked(certificate)
-        if gone or known is None or read_certificate(known.encode()).public_key() != key:
-            raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
-        return name, known.encode()
-
     def _notices(self, name: str) -> tuple[ProposalNotice, ...]:
         """Return the runs that a hospital may take part in; those whose roster lacks it are described anew later."""
-        if self._queue is None:
-            return ()
         notices = []
         for run in self._queue.all():
             if run.state in OPEN:
@@ -184,6 +174,52 @@ class Enrolment:
                 if found is not None:
                     notices.append(ProposalNotice(run_id=run.run_id, digest=found[0], answered=found[1]))
         return tuple(notices[-MOST_OPEN:])
+
+    def results(self, asked: ResultsRequest, _now: datetime.datetime) -> ResultsReply:
+        """Tell a member which finished runs it may have: those on whose roster it was.
+
+        Raises:
+            EnrolmentError: the caller is no member, or was revoked.
+            IdentityError: certificate or request are not what they must be.
+        """
+        return ResultsReply(runs=self._finished.of(self._standing_member(asked)))
+
+    def piece(self, asked: PieceRequest, _now: datetime.datetime) -> PieceReply:
+        """Give a member a stretch of a file of a finished run.
+
+        Raises:
+            EnrolmentError: as for :meth:`results`; or there is no such run for it, or no such file.
+            IdentityError: as for :meth:`results`.
+        """
+        name = self._standing_member(asked)
+        return PieceReply(content=self._finished.piece(name, asked.run_id, asked.name, asked.offset))
+
+    def _identified(
+        self, asked: StandingRequest | ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest
+    ) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
+        """Return who asks: a hospital that the authority certified once, and that holds the certificate's key."""
+        certificate = read_certificate(asked.certificate)
+        name = common_name(certificate)
+        verify_issued_to_hospital(certificate, name, self._certificates.root)
+        request = HospitalSigningRequest.read(asked.request)
+        if request.key != certificate.public_key():
+            raise EnrolmentError("the signing request must hold the key of the certificate")
+        return certificate, name, request
+
+    def _member(self, name: str, key: Ed25519PublicKey) -> bytes:
+        """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is none with this key."""
+        known = self._membership.roster().get(name)
+        cut_off = self._membership.is_cut_off(name)
+        if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
+            raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
+        return known.encode()
+
+    def _standing_member(self, asked: ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest) -> str:
+        certificate, name, request = self._identified(asked)
+        if self._certificates.is_revoked(certificate):
+            raise EnrolmentError(f"{name} has been revoked; runs and their results are for members")
+        self._member(name, request.key)
+        return name
 
     def _stands(self, certificate: bytes, *, revoked: bool) -> StandingReply:
         revocations, members = self._lists()
@@ -243,6 +279,8 @@ class _Service:
                 enrolment.STANDING: grpc.unary_unary_rpc_method_handler(self._standing),
                 enrolment.PROPOSAL: grpc.unary_unary_rpc_method_handler(self._proposal),
                 enrolment.ANSWER: grpc.unary_unary_rpc_method_handler(self._take_answer),
+                enrolment.RESULTS: grpc.unary_unary_rpc_method_handler(self._results),
+                enrolment.PIECE: grpc.unary_unary_rpc_method_handler(self._piece),
             },
         )
 
@@ -257,6 +295,12 @@ class _Service:
 
     def _take_answer(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, AnswerRequest, self._decide.answer, context)
+
+    def _results(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, ResultsRequest, self._decide.results, context)
+
+    def _piece(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, PieceRequest, self._decide.piece, context)
 
     def _answer(
         self,
@@ -288,8 +332,10 @@ def serve(state: Path) -> None:
     config = load_config(settings.config).enrolment
     certificates, membership = Certificates(state, settings, config), Membership(state)
     _wait_until_ready(certificates)
+    finished = FinishedRuns(state, certificates.root)
     server = grpc_server(
-        Enrolment(membership, certificates, settings.fleet_port, RunQueue(state)), Allowance(config.refusals_per_minute)
+        Enrolment(membership, certificates, settings.fleet_port, finished, RunQueue(state)),
+        Allowance(config.refusals_per_minute),
     )
     address = join_host_port(settings.fleet_host, settings.enrolment_port)
     server.add_secure_port(address, reloading_credentials(state))
