@@ -68,16 +68,21 @@ def check_whole_run(policy: HospitalConfig, run: RunDescription, booked: Iterabl
 
 
 def planned_bookings(run: RunDescription) -> tuple[Booking, ...]:
-    """Return what a hospital books in a run of which no round fails: every round of training, every release once.
+    """Return what a hospital books in a run of which no round fails: training, the mean of features, every release.
 
     Raises:
         PrivacyError: the run's noise does not keep its ε.
     """
-    training = mechanism_of(run).plan(run, layout_of(run).parameters).booking(run.privacy.delta)
+    mechanism, parameters = mechanism_of(run), layout_of(run).parameters
+    training = mechanism.plan(run, parameters).booking(run.privacy.delta)
     bookings = []
     if training is not None:
         event = replace(training.event, steps=training.event.steps * run.experiment.rounds)
         bookings.append(replace(training, event=event))
+    mean = mechanism.mean_plan(run, parameters)
+    once = None if mean is None else mean.booking(run.privacy.delta)
+    if once is not None:
+        bookings.append(once)
     plan, privacy = evaluation_plan_of(run), run.privacy
     if plan is None:
         return tuple(bookings)

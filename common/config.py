@@ -82,6 +82,15 @@ class RunConsent(StrEnum):
     ASK = "ask"
 
 
+class Warp(StrEnum):
+    """How the copies of a record's image differ from it; ``client/warps.py`` says by how much."""
+
+    NONE = "none"
+    CHEST = "chest"
+    XRAY = "xray"
+    MIRROR = "mirror"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -141,7 +150,7 @@ class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
 
     ``sample_rate`` is public and the same at every hospital, so neither noise nor ε shows how much data one has.
-    ``batch_size`` counts in mode ``none`` alone.
+    ``batch_size`` counts in mode ``none`` alone. ``copies`` and ``warp`` count for models on frozen features alone.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
@@ -150,6 +159,16 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     proximal_mu: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    copies: Annotated[int, Field(ge=1, le=16)] = 1
+    warp: Annotated[Warp, Field(strict=False)] = Warp.NONE
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Self:
+        if (self.copies > 1) != (self.warp is not Warp.NONE):
+            raise ValueError(
+                "training.copies must be above 1 where training.warp names a kind of warp, and 1 where it is none"
+            )
+        return self
 
 
 class AggregationConfig(_Section):
@@ -198,6 +217,7 @@ class PrivacyConfig(_Section):
     unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
     colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     tolerated_dropouts: Annotated[int, Field(ge=0, le=1023)] = 1
+    mean_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class EvaluationConfig(_Section):

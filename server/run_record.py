@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.audit.chain import Record
-from common.audit.entries import Began, Finished, Stepped, Summed
+from common.audit.entries import Began, Centred, Finished, Stepped, Summed
 from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
@@ -83,6 +83,10 @@ class RunJournal:
     def stepped(self, number: int, step: int, model: FlatModel) -> None:
         """Record the model that a training step made."""
         self._record(Stepped(run_id=self._run_id, round_number=number, step=step, model_hash=hash_model(model).hex()))
+
+    def centred(self, number: int, model: FlatModel) -> None:
+        """Record the model that the mean of features has given its centre."""
+        self._record(Centred(run_id=self._run_id, round_number=number, model_hash=hash_model(model).hex()))
 
     def measured(self, step: int, pending: PendingStep, reading: Reading) -> None:
         """Report a finished step with the measures of its model, undefined ones when nobody measured it."""

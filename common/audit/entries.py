@@ -132,6 +132,15 @@ class Stepped(_Body):
     model_hash: Hash
 
 
+class Centred(_Body):
+    """Server: a round's sum, the mean of features, became the centre of the model that training starts from."""
+
+    kind: Literal["centred"] = "centred"
+    run_id: RunId
+    round_number: Count
+    model_hash: Hash
+
+
 class Told(_Body):
     """Server: what a run's ``events.jsonl`` holds with the line that is about to be written, a step's or the last."""
 
@@ -175,6 +184,7 @@ Body = (
     | Began
     | Summed
     | Stepped
+    | Centred
     | Told
     | Refused
     | Finished

@@ -270,22 +270,24 @@ def metrics(counts: EvaluationCounts) -> Metrics:
 
 
 def threshold_edge(validation: PartCounts) -> int:
-    """Return the bin edge at which the two-class decision is best on the validation part.
+    """Return the bin edge at which the two-class decision errs equally often in both classes of the validation part.
 
-    Best is the largest sum of sensitivity and specificity (Youden 1950). Unlike accuracy it does not depend on how
-    common the disease is in the validation part, which is not how common it is where the model will be used. Where
-    several edges are equally good the middle one is taken, the farthest from a decision that the data contradict.
-    Without records of both classes the edge is that of p = 0.5.
+    Equal error is the rule that noisy counts follow, too (:mod:`common.evaluation.decode`). Unlike accuracy it does not
+    depend on how common the disease is in the validation part, which is not how common it is where the model will be
+    used. On classes that are all but separated the largest sum of sensitivity and specificity (Youden 1950) is a wide
+    plateau, and which of its edges is the best is chance; where the errors cross is not. Where several edges are
+    equally good the middle one is taken, the farthest from a decision that the data contradict. Without records of both
+    classes the edge is that of p = 0.5.
     """
     negatives, positives = validation.histograms[0]
     bins = len(positives)
     if not negatives.sum() or not positives.sum():
         return bins // 2
     # Entry e is the decision "positive from bin e on". In integers, so that equally good edges compare equal.
-    caught = np.concatenate([positives[::-1].cumsum()[::-1], [0]])
-    spared = np.concatenate([[0], negatives.cumsum()])
-    gain = caught * int(negatives.sum()) + spared * int(positives.sum())
-    best = np.flatnonzero(gain == gain.max())
+    missed = np.concatenate([[0], positives.cumsum()])
+    alarms = np.concatenate([negatives[::-1].cumsum()[::-1], [0]])
+    apart = np.abs(missed * int(negatives.sum()) - alarms * int(positives.sum()))
+    best = np.flatnonzero(apart == apart.min())
     return int(best[len(best) // 2])
 
 

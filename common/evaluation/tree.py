@@ -45,9 +45,11 @@ def answer(
         plan: of the run.
         question: which release, and where scores are cut.
         logits: (records, classes) of the model asked about, of any values; not read where classes alone are counted.
+            A record's warped copies are records of their own here, of its unit.
         labels: (records,) int64 in [0, classes); of a multi-label task (records, labels) of 0 and 1.
-        units: (records,) int64, which unit each record is of: all different, or a number for each patient. A patient's
-            vector is the mean over the patient's records.
+        units: (records,) int64, which unit each record is of: all different, or a number for each patient, or for each
+            record and its copies. A unit's vector is the mean over what it has, so that it adds one vector of norm at
+            most S however many copies there are.
         stated_units: how many units count. If there are more, a fixed random subset counts; fewer are filled up with
             empty ones.
         seed: decides the subset: a secret of the hospital, the same for all releases of a run.

@@ -10,11 +10,13 @@ from common.config import (
     ModelConfig,
     PrivacyConfig,
     RunDescription,
+    Warp,
     task_of,
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
 from common.evaluation.plan import EvaluationPlan, Release
+from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import mechanism_of, survivors_for_noise
@@ -47,6 +49,7 @@ def describe(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
+    config = _without_what_images_lack(config)
     mechanism = mechanism_of(config)
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
     kind = TaskKind(task_of(config, classes).kind)
@@ -69,6 +72,18 @@ def describe(
         roster=roster,
         member_list=member_list,
         noise_multiplier=mechanism.agreed_noise(config.training, config.experiment.rounds),
+    )
+
+
+def _without_what_images_lack(config: Config) -> Config:
+    """Return a configuration whose model on images has neither copies nor a mean, which are of frozen features."""
+    if registry.is_on_features(config.model.architecture):
+        return config
+    return config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"copies": 1, "warp": Warp.NONE}),
+            "privacy": config.privacy.model_copy(update={"mean_share": 0.0}),
+        }
     )
 
 
@@ -157,6 +172,11 @@ def verified_layout_of(run: RunDescription) -> VectorLayout:
         raise ConfigError(
             f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
         )
+    if (run.privacy.mean_share or run.training.copies > 1) and not registry.is_on_features(run.model.architecture):
+        raise ConfigError(
+            f"privacy.mean_share must be 0 and training.copies 1 for a model on images, the run names "
+            f"{run.privacy.mean_share:g} and {run.training.copies} for {run.model.name}"
+        )
     return layout
 
 
@@ -178,7 +198,7 @@ def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures
     Args:
         run: the description.
         cohort: hospitals in the round.
-        trains: the round is one of training; its mechanism says whether its noise lies in the sum alone.
+        trains: the round reads training records; the run's mechanism says whether its noise lies in the sum alone.
         measures: a release of the evaluation plan is asked for.
     """
     training = mechanism_of(run).fewest_survivors(cohort) if trains else 0

@@ -28,6 +28,9 @@ from deploy.datasets.image_tree import TreePicture, is_split_tree, read_tree
 from deploy.datasets.partition import partition
 from deploy.datasets.tasks import TASK_DATA_SETS, Task, medmnist, task_named
 
+MEDMNIST_PAGE = "https://zenodo.org/records/10519652"
+"""Where MedMNIST's files are published."""
+
 DATA_VARIABLE = "CONFIDE_DATA"
 """Environment variable: a folder with data files that were put there beforehand."""
 
@@ -330,7 +333,11 @@ def _phantom(task: Task, image_size: int, records: int, why: str) -> DataSet:
     shares = np.repeat(np.array(PHANTOM_SHARES)[:, None], len(task.classes), axis=1)
     rows = partition(made.labels, made.patients, shares, np.random.default_rng(_CARVING_SEED))
     parts = {split: made.select(chosen) for split, chosen in zip(SPLITS, rows, strict=True)}
-    banner = f"PHANTOM DATA: procedural images, not patients ({why}). No result says anything about a disease."
+    banner = (
+        f"PHANTOM DATA: procedural images, not patients, because {why}. No result says anything about a disease.\n"
+        f"For real images, get {published_file(task, image_size).name} ({MEDMNIST_PAGE}) on a machine with a network, "
+        f"and name its folder in ${DATA_VARIABLE}, or the file with --data."
+    )
     name = f"phantom-{task.name}"
     return DataSet(
         name, "phantom", task.name, task.classes, task.channels, image_size, parts, (banner,), banner, task.terms

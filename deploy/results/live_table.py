@@ -99,6 +99,10 @@ class LiveTable:
         self._progress = message
         self._print_on_pipe(f"{message} …")
 
+    def remember(self, message: str) -> None:
+        """Say what stays on the screen to the end, above everything else."""
+        self._console.print(message, style="bold", highlight=False, soft_wrap=True)
+
     def show(self, event: Event) -> None:
         """Take in the next event."""
         self._events.append(event)

@@ -19,6 +19,7 @@ from common.complaints import complaint
 from common.errors import RunError
 from common.files import replace_file
 from common.task import TaskKind
+from deploy.results.preparation import Preparation, preparation_of
 
 TENSORS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -61,7 +62,9 @@ class ModelFacts(BaseModel):
 class ModelCard(ModelFacts):
     """The whole of ``model.json``."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
+    preparation: Preparation
+    """What is done around the network: enough to use the tensors without Confide."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """The SHA-256 of ``model.safetensors``."""
     tensors: Annotated[tuple[TensorShape, ...], Field(min_length=1)]
@@ -90,7 +93,12 @@ def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> Mo
         {tensor.name: part.reshape(tensor.shape) for tensor, part in zip(shapes, parts, strict=True)},
         metadata={"format": "pt", "run_id": facts.run_id},
     )
-    card = ModelCard(**facts.model_dump(), sha256=hashlib.sha256(encoded).hexdigest(), tensors=shapes)
+    card = ModelCard(
+        **facts.model_dump(),
+        preparation=preparation_of(facts.architecture, len(facts.classes), facts.channels, facts.image_size),
+        sha256=hashlib.sha256(encoded).hexdigest(),
+        tensors=shapes,
+    )
     replace_file(folder / TENSORS_FILE, encoded)
     replace_file(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
     return card

@@ -504,7 +504,7 @@ class Server:
         purpose = Purpose(stated.get("purpose", "train"))
         fewest = stated.get("fewest")
         if fewest is None:
-            trains, measures = purpose is Purpose.TRAIN, question is not None
+            trains, measures = purpose is not Purpose.EVALUATE, question is not None
             fewest = fewest_survivors(description, cohort, trains=trains, measures=measures)
         return RoundTerms(
             purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question
@@ -948,7 +948,7 @@ def _check_sum(server: Server, opened: Sum) -> None:
             f"a sum over {hospitals} and {colluding} colluders can be unmasked, {fewest} must be in it"
         )
     run, terms = first.description, first.terms
-    private_training = terms.trains and run.privacy.mode is PrivacyMode.DISTRIBUTED
+    private_training = terms.reads_training_records and run.privacy.mode is PrivacyMode.DISTRIBUTED
     needed = len(first.cohort) - run.privacy.tolerated_dropouts
     if (private_training or terms.question is not None) and len(hospitals) + colluding < needed:
         raise PromiseBrokenError(
@@ -1036,8 +1036,10 @@ def _cost(vector: Vector) -> Iterator[tuple[str, int, Booking]]:
     """Yield what a hospital must have booked before it sent a vector."""
     run, terms, privacy = vector.description, vector.terms, vector.description.privacy
     plan, number = evaluation_plan_of(run), vector.key[1]
-    if terms.trains and privacy.mode is not PrivacyMode.NONE:
-        event = mechanism_of(run).plan(run, layout_of(run).parameters).event
+    if terms.reads_training_records and privacy.mode is not PrivacyMode.NONE:
+        mechanism, parameters = mechanism_of(run), layout_of(run).parameters
+        told = mechanism.mean_plan(run, parameters) if terms.purpose is Purpose.MEAN else None
+        event = (told or mechanism.plan(run, parameters)).event
         assert event is not None
         colluders = None if privacy.mode is PrivacyMode.LOCAL else privacy.colluders
         yield run.run_id, number, Booking(Account.TRAINING, event, privacy.unit, colluders, privacy.delta)

@@ -79,6 +79,7 @@ from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
 from deploy.results.outputs import SUMMARY_FILE, summary
+from deploy.results.preparation import Preparation
 from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
 from server.checkpoints import CheckpointStore
@@ -241,6 +242,11 @@ def _answered_rounds(content: bytes) -> object:
         return AnsweredRoundsFile(path, "hospital")
 
 
+PREPARATION = Preparation(
+    mode="L", fit="", image_size=28, scaling="", features=(), network="", scores="", complete=True
+)
+
+
 def _checkpoint(content: bytes) -> object:
     with _file("step-00000001-round-000000000001.safetensors", content) as path:
         found = CheckpointStore(path.parent).latest(RUN_ID)
@@ -259,6 +265,7 @@ def _model(content: bytes) -> object:
         task="pneumonia",
         data_set="phantom",
         privacy={},
+        preparation=PREPARATION,
         sha256=hashlib.sha256(content).hexdigest(),
         tensors=(TensorShape(name="weight", shape=(2, 3)),),
     )

@@ -52,3 +52,12 @@ def test_statistics_are_planned_where_they_are_asked_for() -> None:
     run = Members.made().description(replace(CONFIG, evaluation={"statistics_epsilon": 0.5}))
     costs = {cost.account: cost for cost in check_whole_run(HospitalConfig(allow_statistics_epsilon=0.6), run, ())}
     assert 0 < costs[Account.STATISTICS].after <= 0.5 + 1e-6
+
+
+def test_the_mean_of_features_is_part_of_the_target() -> None:
+    config = replace(CONFIG, model={"name": "scattering_linear"}, privacy={"mean_share": 0.1})
+    run = Members.made().description(config)
+    training = [booking for booking in planned_bookings(run) if booking.account is Account.TRAINING]
+    assert [booking.event.sample_rate for booking in training] == [run.training.sample_rate, 1.0]
+    cost = check_whole_run(HospitalConfig(), run, ())[0]
+    assert 0.9 * run.privacy.target_epsilon < cost.after <= run.privacy.target_epsilon + 1e-6
