@@ -34,6 +34,7 @@ from server.members.enrolment import Allowance, Enrolment, grpc_server
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.run_queue import RunQueue
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)
@@ -52,8 +53,9 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
+        finished = FinishedRuns(self.state, self.certificates.root)
         self.server = grpc_server(
-            Enrolment(self.members, self.certificates, 19092, FinishedRuns(self.state, self.certificates.root)),
+            Enrolment(self.members, self.certificates, 19092, finished, RunQueue(self.state)),
             Allowance(100),
         )
         self.port = self.server.add_secure_port("127.0.0.1:0", reloading_credentials(self.state))
