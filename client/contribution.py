@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
-from client.data.hospital_data import HospitalData, HospitalRecords
+from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
+from client.own_models import RECORDS, fit_to_train
 from client.training import (
     TrainingData,
     feature_mean,
@@ -31,13 +33,21 @@ from client.training import (
 )
 from client.warps import copies_of
 from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
-from common.errors import BudgetExceededError, EvaluationSpentError, PrivacyError, RunError
+from common.errors import (
+    BudgetExceededError,
+    ConfigError,
+    DataError,
+    EvaluationSpentError,
+    PrivacyError,
+    RunError,
+)
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
+from common.models.naming import BackboneModel, PackageModel, from_outside
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps, RoundPlan, mechanism_of
@@ -168,12 +178,10 @@ class Contributor:
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
-        self._model = registry.build(
-            run.model.name, len(run.classes), run.channels, run.model.image_size, run.experiment.seed
-        )
+        self._model = _model_of(run)
 
         def prepared(part: HospitalRecords, copies: int) -> TrainingData:
-            inputs = model_inputs(run.model.name, copies_of(part.images, run.training.warp, copies), cache)
+            inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
             if copies > 1:
                 inputs = inputs.reshape(len(part), copies, -1)
             return TrainingData.of(inputs, part.labels, part.patients)
@@ -514,6 +522,38 @@ def _of_copies(part: TrainingData, of_records: Tensor) -> npt.NDArray[np.int64]:
     """Return what is known of each record for each of its copies, in the order of their scores."""
     repeated: npt.NDArray[np.int64] = of_records.repeat_interleave(part.copies, dim=0).numpy()
     return repeated
+
+
+def _model_of(run: RunDescription) -> nn.Module:
+    """Return the run's model, ready for training; one from outside is tried on made-up records first.
+
+    Raises:
+        ConfigError: it cannot be trained; whether it can depends on no record.
+    """
+    name, classes, size = run.model.architecture, len(run.classes), run.model.image_size
+    model = registry.build(name, classes, run.channels, size, run.experiment.seed)
+    match from_outside(name):
+        case PackageModel():
+            return fit_to_train(model, registry.input_shape(name, RECORDS, run.channels, size), classes, run.model.name)
+        case BackboneModel():
+            features = registry.frozen_features(name)
+            if features is not None:
+                features(torch.zeros(1, run.channels, size, size, dtype=torch.uint8))
+    return model
+
+
+def _inputs(run: RunDescription, images: npt.NDArray[np.uint8], cache: Path) -> Array:
+    """Return what the model is trained on.
+
+    Raises:
+        DataError: a backbone fails on an image here, although it ran on a made-up one: that shows no more to a server
+            than that the data cannot be used.
+    """
+    try:
+        return model_inputs(run.model.architecture, images, cache)
+    except ConfigError as error:
+        _LOG.error("the backbone cannot be run on this hospital's images: %s", error)
+        raise DataError(UNUSABLE_DATA) from None
 
 
 def _kind(error: Exception) -> str:

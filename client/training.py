@@ -41,6 +41,7 @@ from client.per_record_gradients import (
     CHUNK,
     MOST_RECORDS,
     SMALLEST_CLIPPING_NORM,
+    ByRecord,
     mean_gradient_rows,
     norm_bounds,
     record_gradients,
@@ -470,7 +471,8 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    if clipping.unit is PrivacyUnit.PATIENT or data.inputs.dim() == _WITH_COPIES:
+    has_rows = isinstance(model, ByRecord) or data.inputs.dim() == _WITH_COPIES
+    if clipping.unit is PrivacyUnit.PATIENT or has_rows:
         units = data.units(clipping.unit)
         for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
             rows = _unit_gradients(model, data, piece, units[piece])

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.canonical import canonical_json
 from common.errors import ConfigError
+from common.models import naming
 from common.secagg.parameters import GraphParameters
 
 _SHOWN = reprlib.Repr()
@@ -42,6 +43,9 @@ RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 """Of an entry in a table (a task, a model, a strategy); whoever uses the table refuses a name that it lacks."""
+
+
+Sha256 = Annotated[str, Field(pattern=rf"^{naming.SHA256}$")]
 
 
 class PrivacyMode(StrEnum):
@@ -107,10 +111,34 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Which model of the registry, for which images."""
+    """Which model, for which images; ``common/models/naming.py`` says in which three ways it can be named."""
 
-    name: Name = "cnn"
+    name: Annotated[str, AfterValidator(naming.checked_name)] = "cnn"
     image_size: Annotated[int, Field(ge=28, le=512)] = 28
+    sha256: Annotated[str, Field(pattern=rf"^(?:{naming.SHA256})?$")] = ""
+    """Of the source of a package, or of the file of a backbone; empty for a model of the registry."""
+    backbone: Annotated[str, Field(pattern=rf"^(?:{naming.REGISTERED})?$")] = ""
+    features: Annotated[int, Field(ge=0, le=naming.MOST_FEATURES)] = 0
+    pixels: Literal["imagenet", "zero_one", "minus_one_one"] = "imagenet"
+
+    @model_validator(mode="after")
+    def _is_named_whole(self) -> Self:
+        on_backbone = self.name in naming.BACKBONES
+        if (":" in self.name or on_backbone) != bool(self.sha256):
+            raise ValueError(
+                "must give sha256 for a package:function and for a backbone, and for no other model (./confide model "
+                "hash tells it)"
+            )
+        if on_backbone != bool(self.backbone) or on_backbone != bool(self.features):
+            raise ValueError(
+                f"must give backbone and features for {' and '.join(naming.BACKBONES)}, and for no other model"
+            )
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The string that says everything that decides the model but classes, channels and size of images."""
+        return naming.architecture(self.name, self.sha256, self.backbone, self.pixels, self.features)
 
 
 class TrainingConfig(_Section):
@@ -262,6 +290,8 @@ class HospitalConfig(_Section):
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    accepted_models: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)] = ()
+    """The SHA-256 of each package and each backbone's file that this hospital agrees to train with."""
 
 
 class Config(_Section):

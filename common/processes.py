@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -154,6 +154,32 @@ def die_with_parent() -> None:
     _die_with(os.getppid(), ctypes.CDLL(None))
 
 
+@contextlib.contextmanager
+def running_beside(command: tuple[str, ...], root: Path, stop_seconds: float) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a role's process beside this one: it writes where this one does, and dies with it.
+
+    Args:
+        command: of one of our modules.
+        root: where it finds our modules.
+        stop_seconds: at the end, the time between SIGTERM and SIGKILL.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)),  # noqa: PLW1509 - as in _spawn
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(stop_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def _prepare(parent: int, libc: ctypes.CDLL) -> None:
     """Run between fork and exec: a supervisor may start processes as another user, but what it starts may not."""
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
@@ -246,9 +272,18 @@ def python_module(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", name, *arguments)
 
 
+def python_path(root: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the value of ``PYTHONPATH`` for a child: the source tree, then what this process was given.
+
+    A person's own folders stay on it, such as those of packages that models come from.
+    """
+    given = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return os.pathsep.join(dict.fromkeys((str(root), *given)))
+
+
 def become(command: tuple[str, ...], root: Path) -> NoReturn:
     """Turn this process into ``command``, which finds our modules in ``root``; signals reach it directly."""
-    os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(root)})  # noqa: S606 - a Python of ours
+    os.execve(command[0], command, {**os.environ, "PYTHONPATH": python_path(root)})  # noqa: S606 - a Python of ours
 
 
 def last_line(log: Path) -> str:

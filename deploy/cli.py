@@ -65,7 +65,9 @@ SECTIONS = (
             _entry("hospital check-data", "deploy.hospital.check_data", "check the images before privacy is spent"),
             _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),
             _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
+            _entry("hospital policy", "deploy.hospital.policy", "show or change what the hospital agrees to"),
             _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
+            _entry("hospital model", "deploy.hospital.model", "show the models of finished runs that are kept here"),
             _entry("hospital shadow", "deploy.hospital.shadow", "compare a silent trial's answers with reports"),
             _entry("hospital ledger", "deploy.hospital.ledger", "show or verify what the hospital has spent"),
         ),
@@ -79,6 +81,14 @@ SECTIONS = (
             _entry("ca", "deploy.consortium.authority", "run the certificate authority on files alone"),
             _entry("certs", "deploy.consortium.certs", "show what lies in certs/, or begin it"),
             _entry("privacy plan", "deploy.consortium.privacy_plan", "say which noise an ε needs before a run"),
+        ),
+    ),
+    Section(
+        "A model of your own",
+        (
+            _entry("model hash", "deploy.models.hash", "print by which hash hospitals accept a package or a file"),
+            _entry("model check", "deploy.models.check", "try a model: gradients, memory, seconds and ε of a round"),
+            _entry("model initial", "deploy.models.initial", "make the first weights of a package's model"),
         ),
     ),
     Section(
@@ -128,6 +138,7 @@ SECTIONS = (
 GROUPS = {
     ("hospital",): "What a hospital does.",
     ("privacy",): "What privacy costs, before a run.",
+    ("model",): "Models from outside: a package that hospitals install, or a backbone's file.",
     ("audit",): "Whether a run did what it claims.",
     ("experiment",): "What convinces: measurements on real images.",
     ("dev",): "What only developers of Confide need: checks, fuzzing, benchmarks.",

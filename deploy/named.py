@@ -14,7 +14,7 @@ def check_names(config: Config) -> None:
     Raises:
         ConfigError: there is no such model or strategy; names those that there are.
     """
-    registry.require(config.model.name)
+    registry.require(config.model.architecture)
     strategies.require(config.aggregation.strategy)
 
 

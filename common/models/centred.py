@@ -51,11 +51,11 @@ class CentredModel(nn.Module):
         return logits
 
 
-def trained_length(model: nn.Module) -> int:
-    """Return how many of the flat model's first parameters training changes; the others are a centre."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def centre_length(model: nn.Module) -> int:
     """Return how many of the flat model's last parameters are a centre; 0 for a model on images."""
-    return sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    return model.centring.centre.numel() if isinstance(model, CentredModel) else 0
+
+
+def trained_length(model: nn.Module) -> int:
+    """Return how many of the flat model's first parameters training changes; the others are a centre."""
+    return sum(parameter.numel() for parameter in model.parameters()) - centre_length(model)

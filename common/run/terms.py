@@ -80,7 +80,7 @@ def describe(
 
 def _without_what_images_lack(config: Config) -> Config:
     """Return a configuration whose model on images has neither copies nor a mean, which are of frozen features."""
-    if registry.is_on_features(config.model.name):
+    if registry.is_on_features(config.model.architecture):
         return config
     return config.model_copy(
         update={
@@ -138,7 +138,7 @@ def layout_for(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
     """
     if parameters is None:
-        parameters = registry.parameter_count(model.name, classes, channels, model.image_size)
+        parameters = registry.parameter_count(model.architecture, classes, channels, model.image_size)
     return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
 
 
@@ -179,7 +179,7 @@ def verified_layout_of(run: RunDescription) -> VectorLayout:
         raise ConfigError(
             f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
         )
-    if (run.privacy.mean_share or run.training.copies > 1) and not registry.is_on_features(run.model.name):
+    if (run.privacy.mean_share or run.training.copies > 1) and not registry.is_on_features(run.model.architecture):
         raise ConfigError(
             f"privacy.mean_share must be 0 and training.copies 1 for a model on images, the run names "
             f"{run.privacy.mean_share:g} and {run.training.copies} for {run.model.name}"

@@ -22,6 +22,7 @@ from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, Sig
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
+from common.run.delivery import AUTHORITY_FILE as CERTIFICATE_FILE
 from common.run.flat_model import hash_model
 from common.run.guarantee import Guarantee
 from common.run.words import AUTHORITY_ON_SERVER, admitted_of
@@ -35,7 +36,7 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
-"""Where chains lie inside a demo's folder."""
+"""Where the authority's certificate lies inside a demo's folder."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,24 @@ class Verdict:
 @authority_option()
 def main(run: Path, chain: tuple[Path, ...], authority: Path | None) -> int:
     """Verify; returns 0 when everything agrees."""
-    for line in verify(run, chain or find_chains(run), authority or run / AUTHORITY_FILE).lines():
+    for line in verify(run, chain or find_chains(run), authority or find_authority(run)).lines():
         print(line)
     return 0
 
 
 def find_chains(run: Path) -> list[Path]:
-    """Return the chains of a demo's hospitals."""
-    return sorted((run / "consortium").glob(f"*/{AUDIT_FILE}"))
+    """Return the chains of a demo's hospitals; or the hospital's own, of a run that a hospital has been given."""
+    own = run.absolute().parent.parent / AUDIT_FILE
+    return sorted((run / "consortium").glob(f"*/{AUDIT_FILE}")) or ([own] if own.exists() else [])
+
+
+def find_authority(run: Path) -> Path:
+    """Return the authority's certificate: that of the state folder around the run, a demo's, or that beside the run.
+
+    What a hospital already trusts goes before what came with a run.
+    """
+    around = run.absolute().parent.parent / CERTIFICATE_FILE
+    return next((path for path in (around, run / AUTHORITY_FILE) if path.exists()), run / CERTIFICATE_FILE)
 
 
 def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
@@ -309,7 +320,7 @@ def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_s
         evaluation=description.evaluation,
     )
     return ModelFacts(
-        architecture=description.model.name,
+        architecture=description.model.architecture,
         classes=description.classes,
         channels=description.channels,
         image_size=description.model.image_size,

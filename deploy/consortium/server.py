@@ -27,12 +27,12 @@ from common.identity.certificates import (
     who_holds_the_key,
 )
 from common.identity.invitation import join_host_port
-from common.processes import become, python_module
+from common.processes import Stopping, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, config_options, state_option
+from deploy.consortium.serving import serve
 from deploy.datasets.datasets import task_named
 from deploy.named import check_names
-from deploy.source_tree import ROOT
 from server.members import authority
 from server.members.authority import Authority
 from server.members.certificates import REQUESTS_FOLDER, Certificates
@@ -87,7 +87,7 @@ class _Asked:
 @click.option("--runtime-port", type=int, default=RUNTIME_PORT, metavar="PORT", help="On loopback only.")
 @click.option("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="Where Prometheus may read.")
 def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool, no_start: bool, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
-    """Prepare the state folder and become the server's supervisor."""
+    """Prepare the state folder, run the server, and keep what its runs leave."""
     asked = _Asked(**options)
     if asked.authority is not None and asked.hold_authority_key:
         raise ConfigError("--authority and --hold-authority-key exclude each other; got both")
@@ -103,7 +103,11 @@ def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool,
     where = join_host_port(settings.hosts[0], settings.enrolment_port)
     print(f"hospitals join at {where}; logs in {settings.logs}", file=sys.stderr)
     if not no_start:
-        become(python_module("server", "--state", str(state), *(("--once",) if once else ())), ROOT)
+        raise_on_signals()
+        try:
+            return serve(state, once=once)
+        except Stopping:
+            return 0
     return 0
 
 

@@ -13,8 +13,8 @@ from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError, RunError
 from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
-from common.settings import CACHE_FOLDER, CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
-from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
+from common.telemetry.events import COMPLETED, RunFinished
 from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain, task_named
 from deploy.demo.dealer import deal
@@ -25,9 +25,8 @@ from deploy.demo.monitoring import write_configuration
 from deploy.demo.recipe import with_recipe
 from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
-from deploy.results.outputs import RunOutputs, model_facts
+from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
-from server.checkpoints import Checkpoint, CheckpointStore
 from server.run import new_run_id
 
 EXIT_INTERRUPTED = 130
@@ -125,9 +124,8 @@ class _Demo:
         self._warned: set[str] = set()
 
     def run(self) -> int:
-        outputs = RunOutputs(self._folder)
+        outputs = RunFolder(self._folder, self._deployment.consortium.server_state)
         finished: RunFinished | None = None
-        data: DataSet | None = None
         try:
             data = self._obtain()
             ports = self._deployment.set_up(data)
@@ -147,7 +145,7 @@ class _Demo:
         finally:
             self._table.starting("stopping every process")
             self._deployment.supervisor.stop()
-            self._finish(outputs, data, finished)
+            self._finish(outputs, finished)
 
     def _obtain(self) -> DataSet:
         self._table.starting("getting the data")
@@ -176,13 +174,11 @@ class _Demo:
         for member in self._deployment.members:
             state_dealt(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, member.data, self._config)
 
-    def _follow(self, outputs: RunOutputs) -> RunFinished:
-        events = EventFile(self._folder / EVENTS_FILE)
+    def _follow(self, outputs: RunFolder) -> RunFinished:
         while True:
             # Looked at before the events, so that none of the last is missed.
             ended = self._deployment.supervisor.ended()
-            for event in events.read_new():
-                outputs.add(event)
+            for event in outputs.bring_up_to_date():
                 self._table.show(event)
                 if isinstance(event, RunFinished):
                     return event
@@ -199,29 +195,12 @@ class _Demo:
         if len(self._warned) > len(self._deployment.members) - self._config.aggregation.min_hospitals:
             raise RunError(f"too few hospitals are left: {self._deployment.last_words(ended[0])}")
 
-    def _finish(self, outputs: RunOutputs, data: DataSet | None, finished: RunFinished | None) -> None:
-        checkpoint = self._checkpoint()
-        if data is None or checkpoint is None:
-            return
+    def _finish(self, outputs: RunFolder, finished: RunFinished | None) -> None:
+        """Write what there is, also of a run that was stopped."""
         try:
-            history = outputs.history()
-        except RunError:  # Stopped before the run's first event was read: there is nothing to write.
-            return
-        threshold = checkpoint.progress.threshold
-        facts = model_facts(history, data.classes, data.channels, threshold)
-        model = checkpoint.model if checkpoint.step else None
-        files = outputs.finish(None if model is None else model[:], facts)
-        if history.rounds:
-            # Imported here, because matplotlib and jinja2 take a second that the start of a demo need not wait for.
-            from deploy.results.report import write_report
-            from deploy.results.report_facts import RunFacts
-
-            files = (*files, *write_report([RunFacts.read(self._folder)], self._folder))
-        self._table.finish(files, state=finished.reason if finished else "stopped")
-
-    def _checkpoint(self) -> Checkpoint | None:
-        try:
-            return CheckpointStore(self._folder / CHECKPOINTS_FOLDER).latest(self._run_id)
+            files = outputs.finish()
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
-            return None
+            return
+        if files:
+            self._table.finish(files, state=finished.reason if finished else "stopped")

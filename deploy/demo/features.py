@@ -50,7 +50,7 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
     Returns:
         Files to be linked into a hospital's cache; none for a model on images.
     """
-    if not registry.is_on_features(config.model.name):
+    if not registry.is_on_features(config.model.architecture):
         return ()
     kept = folder or default_cache() / FEATURES_FOLDER
     index = kept / f"{_INDEX_PREFIX}{_named(data, config)}.json"
@@ -68,9 +68,12 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
     # Processes of their own, because a small network leaves most of several threads idle.
     workers = max(1, min(os.cpu_count() or 1, len(chunks)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        name, warp = config.model.architecture, config.training.warp
         waiting: set[Future[list[str]]] = {
             # A folder for each, because a feature cache removes what an earlier user of its folder left unfinished.
-            pool.submit(_compute, config.model.name, images, config.training.warp, copies, kept / f"part-{number}")
+            pool.submit(
+                _compute, config.model.architecture, images, config.training.warp, copies, kept / f"part-{number}"
+            )
             for number, (images, copies) in enumerate(chunks)
         }
         files: set[str] = set()
@@ -92,7 +95,7 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
 
 def _named(data: DataSet, config: Config) -> str:
     """Return a name for everything that the features follow from."""
-    features = registry.frozen_features(config.model.name)
+    features = registry.frozen_features(config.model.architecture)
     version = "" if features is None else features.version
     digest = hashlib.sha256(f"{version} {config.training.warp} {config.training.copies}".encode())
     for split, part in data.parts.items():
@@ -128,10 +131,10 @@ def give(files: Sequence[Path], cache: Path) -> None:
 
 def bytes_needed(data: DataSet, config: Config) -> int:
     """Return the disk that the hospitals' own sets of features take; 0 for a model on images."""
-    if not registry.is_on_features(config.model.name):
+    if not registry.is_on_features(config.model.architecture):
         return 0
     pictures = sum(len(part) * (1 if split == "test" else config.training.copies) for split, part in data.parts.items())
-    width = registry.input_shape(config.model.name, 1, data.channels, config.model.image_size)[1]
+    width = registry.input_shape(config.model.architecture, 1, data.channels, config.model.image_size)[1]
     return pictures * width * _BYTES_PER_NUMBER
 
 

@@ -279,7 +279,7 @@ def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, th
     started = history.started
     spent = history.rounds[-1].epsilon if history.rounds else math.nan
     return ModelFacts(
-        architecture=started.config.model.name,
+        architecture=started.config.model.architecture,
         classes=classes,
         channels=channels,
         image_size=started.config.model.image_size,

@@ -118,7 +118,7 @@ from common.secagg.phases import Phase
 from common.secagg.shamir import rebuild
 from tests.attacks.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
 
-MOST_HOSPITALS = 6
+MOST_HOSPITALS = 12
 UNITS = 20
 PREFIX = 24
 """Elements of each segment that are looked at: more than enough to tell a mask from none."""
@@ -1110,9 +1110,9 @@ def _some(source: random.Random, of: Sequence[int], least: int = 1) -> list[int]
 class _Dice:
     """Makes one random program."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, hospitals: int | None = None) -> None:
         self.source = random.Random(seed)  # noqa: S311 - repeatable
-        self.hospitals = self.source.choice((4, 4, 5, 6))
+        self.hospitals = self.source.choice((4, 4, 5, 6)) if hospitals is None else hospitals
         self.everyone = list(range(1, self.hospitals + 1))
         self.mode = MODES[seed % len(MODES)]
         self.left_out = _some(self.source, self.everyone[: self.hospitals - 3])
@@ -1340,6 +1340,9 @@ class _Dice:
         return {**terms, **self.source.choice(bend)}
 
 
-def random_program(seed: int) -> Program:
-    """Return the program of a seed; its mode is the seed modulo three."""
-    return _Dice(seed).program()
+def random_program(seed: int, hospitals: int | None = None) -> Program:
+    """Return the program of a seed; its mode is the seed modulo three.
+
+    It is for 4 to 6 hospitals, or for as many as are named.
+    """
+    return _Dice(seed, hospitals).program()
