@@ -76,7 +76,6 @@ def _steps(rounds: int, length: float) -> tuple[tuple[str, dict[str, Any]], ...]
 
 
 _PNEUMONIA_28 = (
-    Aim(Method.CENTRAL),
     Aim(Method.FEDAVG, auc=0.985, accuracy=0.940),
     Aim(Method.DISTRIBUTED_DP, 8.0, auc=0.984, accuracy=0.930, sections=_steps(30, 400.0)),
     Aim(Method.DISTRIBUTED_DP, 3.0, auc=0.980, accuracy=0.925, sections=_steps(30, 200.0)),
