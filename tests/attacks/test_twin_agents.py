@@ -280,10 +280,10 @@ def counts_the_units_that_are_there(patch: pytest.MonkeyPatch) -> None:
 def books_twice_what_is_hard(patch: pytest.MonkeyPatch) -> None:
     real = Contributor._book_training
 
-    def book(self: Contributor, round_number: int) -> Any:  # noqa: ANN401
+    def book(self: Contributor, round_number: int, plan: Any) -> Any:  # noqa: ANN401
         if len(self._train) % 2:
-            real(self, round_number)
-        return real(self, round_number)
+            real(self, round_number, plan)
+        return real(self, round_number, plan)
 
     patch.setattr(Contributor, "_book_training", book)
 

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from client.features import model_inputs
 from common.models import registry
 from common.privacy.calibration import mean_noise_multiplier
+from common.run.messages import MaskRequest, Request
+from common.run.round_terms import Purpose, RoundTerms
+from common.secagg import messages as secagg
+from common.secagg.errors import Place
+from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, RoundDone
+from deploy.experiment.consortium import Loss
 from server.checkpoints import CheckpointStore
 from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, everybody, small
 
@@ -45,7 +51,8 @@ def true_mean(made: Small) -> NDArray[np.float64]:
     """Return the mean of all hospitals' training images at norm 1, without copies."""
     images = made.dealt.data.parts["train"].images
     features = np.asarray(model_inputs(MODEL, images, made.folder / "own-cache"), np.float64)
-    return features.mean(axis=0) / 10.0
+    mean: NDArray[np.float64] = features.mean(axis=0) / 10.0
+    return mean
 
 
 @pytest.mark.parametrize("mode", ["none", "local", "distributed"])
@@ -106,15 +113,8 @@ def test_a_round_that_fails_is_asked_again_as_often_as_the_run_allows_and_traini
     assert booked.count(mean_noise_multiplier(made.config.privacy)) == 1 + made.config.evaluation.repeats
 
 
-def _lost_masks(hospital: str, request: object) -> object:
+def _lost_masks(hospital: str, request: Request) -> Loss | None:
     """Lose the replies of one hospital in every round that asks for the mean."""
-    from common.run.messages import MaskRequest
-    from common.run.round_terms import Purpose, RoundTerms
-    from common.secagg import messages as secagg
-    from common.secagg.errors import Place
-    from common.secagg.phases import Phase
-    from deploy.experiment.consortium import Loss
-
     if hospital != "hospital-4" or not isinstance(request, MaskRequest):
         return None
     place = Place("test", 1, Phase.MASKED_INPUT)

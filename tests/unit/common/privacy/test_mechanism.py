@@ -133,6 +133,12 @@ class Trainer:
         total: NDArray[np.int64] = np.rint(self.gradient * (noise.norm_bound / noise.max_grad_norm)).astype(np.int64)
         return total
 
+    def feature_mean(self, plan: PlainSteps | NoisySteps) -> NDArray[np.float32]:
+        raise AssertionError(f"a round of training asked for the mean of features: {plan}")
+
+    def feature_sum(self, plan: NoisySum) -> NDArray[np.int64]:
+        raise AssertionError(f"a round of training asked for the mean of features: {plan}")
+
 
 @pytest.mark.parametrize(
     ("mode", "work"),
