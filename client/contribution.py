@@ -42,6 +42,7 @@ from common.errors import (
     RunError,
 )
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.labels import of_labels
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
@@ -55,6 +56,7 @@ from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import evaluation_plan_of, fewest_survivors, release_mechanism, verified_layout_of
 from common.run.vector import Tail
+from common.task import TaskKind, present, targets
 
 _SEED_LENGTH = 8
 """The bytes that ``experiment.seed`` takes."""
@@ -96,7 +98,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Training records as statistics count them: (n,) labels, (n, traits) bins and (n,) units."""
+    """Training records as statistics count them: labels as evaluation takes them, (n, traits) bins and (n,) units."""
 
     labels: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] = field(repr=False)
@@ -184,7 +186,7 @@ class Contributor:
             inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
             if copies > 1:
                 inputs = inputs.reshape(len(part), copies, -1)
-            return TrainingData.of(inputs, part.labels, part.patients)
+            return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
 
         # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.
         copies = run.training.copies
@@ -192,7 +194,7 @@ class Contributor:
         everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
         counted = self._of_stated_patients(
-            TrainingData.of(data.train.traits_or_unknown(), data.train.labels, data.train.patients)
+            TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients)
         )
         self._counted = _Counted(
             counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
@@ -256,7 +258,7 @@ class Contributor:
             found.append(f"the run takes {most} training {unit}s of a hospital, {everything.count(unit)} are there")
         if policy.stated_units_per_class:
             labels = everything.labels.numpy()
-            fewest = int(np.bincount(labels, minlength=len(self._run.classes)).min()) if len(labels) else 0
+            fewest = min(present(labels, len(self._run.classes)))
             if fewest < policy.stated_units_per_class:
                 found.append(
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
@@ -407,11 +409,13 @@ class Contributor:
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
             return none, none, None
-        return (
-            validation,
-            test,
-            metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS))),
-        )
+        return validation, test, self._own_figures(validation, test)
+
+    def _own_figures(self, validation: Array, test: Array) -> Metrics:
+        if self._run.task.kind is TaskKind.MULTILABEL:
+            parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
+            return of_labels(*parts, _OWN_BINS)[0]
+        return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(
@@ -518,12 +522,6 @@ class Contributor:
         }
 
 
-def _of_copies(part: TrainingData, of_records: Tensor) -> npt.NDArray[np.int64]:
-    """Return what is known of each record for each of its copies, in the order of their scores."""
-    repeated: npt.NDArray[np.int64] = of_records.repeat_interleave(part.copies, dim=0).numpy()
-    return repeated
-
-
 def _model_of(run: RunDescription) -> nn.Module:
     """Return the run's model, ready for training; one from outside is tried on made-up records first.
 
@@ -554,6 +552,12 @@ def _inputs(run: RunDescription, images: npt.NDArray[np.uint8], cache: Path) -> 
     except ConfigError as error:
         _LOG.error("the backbone cannot be run on this hospital's images: %s", error)
         raise DataError(UNUSABLE_DATA) from None
+
+
+def _of_copies(part: TrainingData, of_records: Tensor) -> npt.NDArray[np.int64]:
+    """Return what is known of each record for each of its copies, in the order of their scores."""
+    repeated: npt.NDArray[np.int64] = of_records.repeat_interleave(part.copies, dim=0).numpy()
+    return repeated
 
 
 def _kind(error: Exception) -> str:

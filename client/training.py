@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.losses import summed_loss
 from client.per_record_gradients import (
     CHUNK,
     MOST_RECORDS,
@@ -118,7 +119,7 @@ class TrainingData:
     Attributes:
         inputs: (n, channels, height, width) uint8 images, or cached float32 features, (n, features) or, with the
             features of copies, (n, copies, features).
-        labels: (n,) int64 in [0, classes).
+        labels: (n,) int64 in [0, classes); of a multi-label task (n, labels) int64 of 0 and 1.
         patients: (n,) int64, which patient a record is of, numbered from 0 without gaps.
     """
 
@@ -471,8 +472,8 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    has_rows = isinstance(model, ByRecord) or data.inputs.dim() == _WITH_COPIES
-    if clipping.unit is PrivacyUnit.PATIENT or has_rows:
+    by_row = isinstance(model, ByRecord) or data.inputs.dim() == _WITH_COPIES
+    if clipping.unit is PrivacyUnit.PATIENT or by_row:
         units = data.units(clipping.unit)
         for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
             rows = _unit_gradients(model, data, piece, units[piece])
@@ -560,8 +561,7 @@ def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tens
     for piece in torch.split(batch, _physical_batch(data)):
         inputs, labels = _as_input(data.inputs[piece]), data.labels[piece].repeat_interleave(data.copies, dim=0)
         found = model(inputs).flatten(0, -2)  # The copies of a record one after the other.
-        loss = functional.cross_entropy(found, labels, reduction="sum")
-        (loss / (len(batch) * data.copies)).backward()  # type: ignore[no-untyped-call]
+        (summed_loss(found, labels) / (len(batch) * data.copies)).backward()  # type: ignore[no-untyped-call]
     gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None])
     return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)
 

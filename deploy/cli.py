@@ -98,6 +98,7 @@ SECTIONS = (
             _entry("dashboard", "deploy.results.dashboard", "follow a run in a browser"),
             _entry("statistics", "deploy.results.statistics", "show who a run trains on, in noisy counts"),
             _entry("predict", "deploy.results.predict", "classify images with a trained model"),
+            _entry("export", "deploy.results.export", "write the model as ONNX, or as a MONAI bundle"),
         ),
     ),
     Section(

@@ -310,6 +310,9 @@ class Run:
         if reading.measured is not None and not math.isnan(reading.measured.threshold):
             # With more than two classes there is none.
             progress = progress.model_copy(update={"threshold": reading.measured.threshold})
+        thresholds = tuple(figures.threshold for figures in reading.each)
+        if thresholds and not any(map(math.isnan, thresholds)):
+            progress = progress.model_copy(update={"thresholds": thresholds})
         pending = progress.pending
         if pending is not None:  # The initial model is nobody's step; nor is a second measurement of the last one.
             self._record.measured(self._checkpoint.step, pending, reading)

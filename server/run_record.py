@@ -52,6 +52,7 @@ class RunJournal:
                 run_id=self._run_id,
                 data_set=plan.data_set,
                 task=description.experiment.task,
+                terms=description.task,
                 rounds=description.experiment.rounds,
                 hospitals=tuple(sorted(description.roster)),
                 config=plan.config,
@@ -141,6 +142,7 @@ class RunJournal:
                 noise=dict(reading.noise),
                 epsilon=reading.epsilon,
                 claim=evaluation_claim(plan.description, reading.epsilon),
+                each=dict(zip(plan.description.classes, reading.each, strict=False)),
             )
         )
 
@@ -153,6 +155,7 @@ class RunJournal:
                 steps=checkpoint.step,
                 model_hash=hash_model(checkpoint.model).hex(),
                 threshold=checkpoint.progress.threshold,
+                thresholds=checkpoint.progress.thresholds,
             )
         )
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=checkpoint.step))

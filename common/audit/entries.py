@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.config import RunId
+from common.task import MOST_CLASSES
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hexadecimal = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=65_536)]
@@ -154,6 +155,8 @@ class Finished(_Body):
     steps: Count
     model_hash: Hash
     threshold: float | None
+    thresholds: Annotated[tuple[float, ...], Field(max_length=MOST_CLASSES)] = ()
+    """Of each label of a multi-label task."""
 
 
 Body = (

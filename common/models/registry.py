@@ -199,10 +199,6 @@ MODELS: Mapping[str, OnImages | OnFeatures] = {
     "efficientnet_mlp": OnFeatures(
         "one hidden layer on frozen EfficientNet-Lite0 features", _efficientnet, _efficientnet_width, _mlp
     ),
-    "scattering_efficientnet_linear": OnFeatures(
-        "a linear classifier on scattering and frozen EfficientNet-Lite0 features together", _scattering_efficientnet,
-        _scattering_efficientnet_width, _linear,
-    ),
     "efficientnet_lite1_linear": OnFeatures(
         "a linear classifier on frozen EfficientNet-Lite1 features", partial(_efficientnet, 1),
         partial(_efficientnet_width, variant=1), _linear,
@@ -218,6 +214,10 @@ MODELS: Mapping[str, OnImages | OnFeatures] = {
     "efficientnet_lite2_mlp": OnFeatures(
         "one hidden layer on frozen EfficientNet-Lite2 features", partial(_efficientnet, 2),
         partial(_efficientnet_width, variant=2), _mlp,
+    ),
+    "scattering_efficientnet_linear": OnFeatures(
+        "a linear classifier on scattering and frozen EfficientNet-Lite0 features together", _scattering_efficientnet,
+        _scattering_efficientnet_width, _linear,
     ),
     "imagenet_resnet_linear": OnFeatures(
         "a linear classifier on frozen ResNet-18 features, from a file", _imagenet_resnet, _imagenet_resnet_width,

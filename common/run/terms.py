@@ -11,10 +11,10 @@ from common.config import (
     PrivacyConfig,
     RunDescription,
     Warp,
+    task_of,
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
-from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan, Release
 from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, rounded_up
@@ -22,11 +22,7 @@ from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import mechanism_of, survivors_for_noise
 from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
-
-TWO_CLASSES = 2
-
-ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
-"""Tasks whose classes are ordered grades: their agreement is weighted by the distance between two grades."""
+from common.task import TaskKind
 
 
 def describe(
@@ -56,7 +52,8 @@ def describe(
     config = _without_what_images_lack(config)
     mechanism = mechanism_of(config)
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
+    kind = TaskKind(task_of(config, classes).kind)
+    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, kind, len(classes))
     layout = layout_for(
         agreed.model,
         agreed.aggregation,
@@ -92,11 +89,11 @@ def _without_what_images_lack(config: Config) -> Config:
 
 def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
     """Return how the run's models are measured under noise; None where counts are exact."""
-    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, len(run.classes))
+    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, TaskKind(run.task.kind), len(run.classes))
 
 
 def evaluation_plan_for(
-    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, classes: int
+    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, kind: TaskKind, classes: int
 ) -> EvaluationPlan | None:
     """Do as :func:`evaluation_plan_of` for a run that is still to be described."""
     if evaluation.exact:
@@ -104,7 +101,7 @@ def evaluation_plan_for(
     return EvaluationPlan.of(
         rounds=experiment.rounds,
         classes=classes,
-        kind=_task_kind(experiment.task, classes),
+        kind=kind,
         epsilon=evaluation.target_epsilon,
         delta=privacy.delta,
         accountant=Accountant(privacy.accountant),
@@ -112,12 +109,6 @@ def evaluation_plan_for(
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
     )
-
-
-def _task_kind(task: str, classes: int) -> TaskKind:
-    if classes == TWO_CLASSES:
-        return TaskKind.BINARY
-    return TaskKind.ORDINAL if task in ORDINAL_TASKS else TaskKind.MULTICLASS
 
 
 def layout_for(

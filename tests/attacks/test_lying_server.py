@@ -221,7 +221,7 @@ def _test_part_unbooked(patch: Patch) -> None:
 
 
 def _training_unbooked(patch: Patch) -> None:
-    patch.setattr(Contributor, "_book_training", lambda self, _number: self._report())
+    patch.setattr(Contributor, "_book_training", lambda self, _number, _plan: self._report())
 
 
 def _half_the_rate_booked(patch: Patch) -> None:

@@ -18,6 +18,7 @@ from client.contribution import Contributor
 from common.errors import ConfigError, DataError, RunError
 from common.evaluation.plan import ReleaseKind
 from common.models.flat import share_parameters
+from common.privacy.mechanism import RoundPlan
 from common.run.messages import EpsilonReport, MaskReply
 from common.run.vector import Tail
 from tests.attacks import twins
@@ -280,7 +281,7 @@ def counts_the_units_that_are_there(patch: pytest.MonkeyPatch) -> None:
 def books_twice_what_is_hard(patch: pytest.MonkeyPatch) -> None:
     real = Contributor._book_training
 
-    def book(self: Contributor, round_number: int, plan: Any) -> Any:  # noqa: ANN401
+    def book(self: Contributor, round_number: int, plan: RoundPlan) -> Any:  # noqa: ANN401
         if len(self._train) % 2:
             real(self, round_number, plan)
         return real(self, round_number, plan)

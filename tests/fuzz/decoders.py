@@ -60,6 +60,7 @@ from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.datasets.image_tree import read_tree
@@ -76,6 +77,7 @@ from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
 from deploy.results.outputs import SUMMARY_FILE, summary
+from deploy.results.preparation import Preparation
 from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
 from server.checkpoints import CheckpointStore
@@ -230,6 +232,11 @@ def _answered_rounds(content: bytes) -> object:
         return AnsweredRoundsFile(path, "hospital")
 
 
+PREPARATION = Preparation(
+    mode="L", fit="", image_size=28, scaling="", features=(), network="", scores="", complete=True
+)
+
+
 def _checkpoint(content: bytes) -> object:
     with _file("step-00000001-round-000000000001.safetensors", content) as path:
         found = CheckpointStore(path.parent).latest(RUN_ID)
@@ -248,6 +255,7 @@ def _model(content: bytes) -> object:
         task="pneumonia",
         data_set="phantom",
         privacy={},
+        preparation=PREPARATION,
         sha256=hashlib.sha256(content).hexdigest(),
         tensors=(TensorShape(name="weight", shape=(2, 3)),),
     )
@@ -448,7 +456,7 @@ def _catalogue(content: bytes) -> object:
     """Read as the list of a hospital's images, with those it has accepted beside it."""
     with _file(shards.MANIFEST_NAME, content) as path:
         path.with_name(ACCEPTED_NAME).write_bytes(content)
-        return read_catalogue(path.parent, ("normal", "pneumonia"))
+        return read_catalogue(path.parent, implied("pneumonia", ("normal", "pneumonia")))
 
 
 def _labels(content: bytes) -> object:

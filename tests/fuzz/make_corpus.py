@@ -56,7 +56,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.progress import RunProgress
 from tests.audited_run import audited_run
 from tests.example_run import example_run
-from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
+from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, PREPARATION, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -276,7 +276,8 @@ def _cards() -> Iterator[bytes]:
     )  # fmt: skip
     digest = hashlib.sha256(tensors).hexdigest()
     shapes = (TensorShape(name="weight", shape=(2, 3)),)
-    yield ModelCard(**facts.model_dump(), sha256=digest, tensors=shapes).model_dump_json().encode()
+    card = ModelCard(**facts.model_dump(), preparation=PREPARATION, sha256=digest, tensors=shapes)
+    yield card.model_dump_json().encode()
 
 
 def _events() -> Iterator[bytes]:

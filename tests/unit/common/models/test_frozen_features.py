@@ -142,7 +142,7 @@ def test_exposure_does_not_change_scattering_features() -> None:
 
 def test_thinning_out_is_keeping_every_second_pixel() -> None:
     signal = torch.rand(8, 8, dtype=torch.float64)
-    thinned = torch.fft.ifft2(scattering._thin(torch.fft.fft2(signal), 1)).real
+    thinned = torch.fft.ifft2(scattering.thin(torch.fft.fft2(signal), 1)).real
     assert torch.allclose(thinned, signal[::2, ::2])
 
 

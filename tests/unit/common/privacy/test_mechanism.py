@@ -134,10 +134,10 @@ class Trainer:
         return total
 
     def feature_mean(self, plan: PlainSteps | NoisySteps) -> NDArray[np.float32]:
-        raise AssertionError(f"a round of training asked for the mean of features: {plan}")
+        raise AssertionError(f"a plan of training asks for a mean: {plan}")
 
     def feature_sum(self, plan: NoisySum) -> NDArray[np.int64]:
-        raise AssertionError(f"a round of training asked for the mean of features: {plan}")
+        raise AssertionError(f"a plan of training asks for a mean: {plan}")
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_results_are_for_members_with_their_own_key_alone(consortium: Consortium
     asked = standing_of(certificate, key)
     request = ResultsRequest(certificate=asked.certificate, request=asked.request)
     assert consortium.service.results(request, NOW).runs == {}
-    forged = ResultsRequest(certificate=certificate, request=request_hospital_certificate("anything", other))
+    forged = ResultsRequest(certificate=certificate, request=request_hospital_certificate("anything", other).pem)
     with pytest.raises(EnrolmentError, match="must hold the key of the certificate"):
         consortium.service.results(forged, NOW)
     piece = PieceRequest(
