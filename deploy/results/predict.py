@@ -28,8 +28,9 @@ from client.data.readers.dicom import is_dicom, parse_dicom
 from common.errors import DataError
 from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
+from common.task import TaskKind
 from deploy.command import FILE, command, json_option
-from deploy.results.classifier import Classifier, log_odds, softmax
+from deploy.results.classifier import Classifier, labels_said, log_odds, probabilities_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 from deploy.results.saliency import occlusion
 from deploy.results.stored_answers import StoredAnswer, input_statistics, store
@@ -105,6 +106,10 @@ def main(model: Path, images: tuple[Path, ...], dicom_sr: Path | None, kept: Pat
     """Classify the images named, and store or file the answers."""
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
+    if card.kind is TaskKind.MULTILABEL and (dicom_sr is not None or kept is not None):
+        raise DataError(
+            "--dicom-sr and --store must be used with a model of one class an image, got one of many labels"
+        )
     classifier = Classifier(flat, card)
     opened, unreadable = _open_all(images, card, go_on=kept is not None)
     if dicom_sr is not None:
@@ -146,12 +151,18 @@ def _predictions(opened: Sequence[OpenedImage], scores: NDArray[np.float64], car
     return [
         Prediction(
             str(each.path),
-            card.classes[decide(row, card.threshold)],
+            _said(row, card),
             dict(zip(card.classes, row.tolist(), strict=True)),
             each.remarks,
         )
-        for each, row in zip(opened, softmax(scores), strict=True)
+        for each, row in zip(opened, probabilities_of(scores, card), strict=True)
     ]
+
+
+def _said(probabilities: NDArray[np.float64], card: ModelCard) -> str:
+    if card.kind is TaskKind.MULTILABEL:
+        return ", ".join(labels_said(probabilities, card)) or "none of the labels"
+    return card.classes[decide(probabilities, card.threshold)]
 
 
 def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
@@ -318,7 +329,9 @@ def _remark(finding: Finding) -> str:
 
 def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
     rule = (
-        "most probable class"
+        "each label from its own threshold on"
+        if card.kind is TaskKind.MULTILABEL
+        else "most probable class"
         if card.threshold is None
         else (f"{card.classes[1]} from {card.threshold:.3f} on, as validation records fixed it")
     )
