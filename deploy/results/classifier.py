@@ -37,13 +37,13 @@ class Classifier:
         return np.asarray(logits(self._network, torch.from_numpy(inputs)).double().numpy())
 
 
-<<<<<<< HEAD
 def _with_centre(network: nn.Module, flat: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a copy of the parameters; a model stored before models on features had a centre gets one of zeros."""
     whole = sum(parameter.numel() for parameter in network.parameters())
     lacks_centre = len(flat) == whole - centre_length(network)
     return np.concatenate([flat, np.zeros(whole - len(flat), np.float32)]) if lacks_centre else flat.copy()
-=======
+
+
 def probabilities_of(scores: NDArray[np.float64], card: ModelFacts) -> NDArray[np.float64]:
     """Return the probability of each class, of which a row sums to 1, or of each label for itself, (n, classes)."""
     return sigmoid(scores) if card.kind is TaskKind.MULTILABEL else softmax(scores)
@@ -59,7 +59,6 @@ def labels_said(probabilities: NDArray[np.float64], card: ModelFacts) -> tuple[s
 def sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the probability of each label, shape (n, labels), from its logit."""
     return np.asarray(torch.sigmoid(torch.from_numpy(scores)).numpy())
->>>>>>> main
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -635,6 +635,7 @@ _BOOKED_BEFORE = (
 )
 
 _MEAN = "tests/attacks/test_lies_about_the_mean.py"
+_FULL_BATCHES = "tests/unit/common/privacy/test_feature_mean.py::test_full_batches_and_the_mean"
 _MEAN_BOOKED = f"{_MEAN}::test_each_answer_is_booked_and_there_are_no_more_than_the_run_allows"
 
 _CONTRIBUTION_MUTATIONS = (
@@ -657,10 +658,7 @@ _CONTRIBUTION_MUTATIONS = (
         "common/privacy/calibration.py",
         "return math.sqrt(steps / (1 - privacy.mean_share)) / mu",
         "return math.sqrt(steps) / mu",
-        (
-            "tests/unit/common/privacy/test_feature_mean.py::"
-            "test_full_batches_and_the_mean_are_one_gaussian_mechanism_and_the_accountant_says_so",
-        ),
+        (f"{_FULL_BATCHES}_are_one_gaussian_mechanism_and_the_accountant_says_so",),
     ),
     Mutation(
         "training is booked at half of its sample rate",
