@@ -197,7 +197,7 @@ def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callab
     key = _identity_key(place.state)
     message = JoinRequest(
         token=invitation.token,
-        request=request_hospital_certificate(_ANY_NAME, key),
+        request=request_hospital_certificate(_ANY_NAME, key).pem,
         supernode=_supernode_public_key(place.state),
     )
     joined = _patiently(lambda: service.join(message), say)
@@ -235,7 +235,7 @@ def ask_standing(
 
 def _proof(identity: HospitalIdentity) -> tuple[bytes, bytes]:
     """Return a hospital's certificate, and a signing request by its key, which proves that it asks itself."""
-    return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key)
+    return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key).pem
 
 
 def _recognise(invitation: Invitation) -> EnrolmentService:

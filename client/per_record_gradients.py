@@ -5,14 +5,15 @@ Opacus' ``GradSampleModule`` lets autograd form the sum as well and then forms t
 costs 2 to 3 times a plain step on a CPU. Here a layer's backward pass forms them *instead*, by the cheaper of two ways:
 
 - *rows*: each record's gradient explicitly, for a convolution as one batched product of the output's gradients with
-  the patches of the input that each output position saw;
+  the patches of the input that each output position saw, for a grouped one as one product for each place in the kernel;
 - *ghost*: only its norm, from the Gram matrices of the layer's inputs and output gradients (Goodfellow 2015; Li et al.
   2021, arXiv:2110.05679, section 4), and after clipping the weighted sum as one product (Bu et al. 2022,
   arXiv:2210.00038: no second backward pass). For wide layers with few positions this is far cheaper, and it never holds
   records x parameters numbers.
 
 Supported are the layers of ``common/models``: Conv2d, Linear and GroupNorm; a model with a parameter elsewhere is
-refused. ``tests/unit/client/test_per_record_gradients.py`` holds them to Opacus' gradients.
+refused, unless it is wrapped as :class:`ByRecord`. Then ``torch.func`` runs the model on each record by itself and
+gives rows, slower. ``tests/unit/client/test_per_record_gradients.py`` holds them to Opacus' gradients.
 
 **Whose norm is bounded.** The weights may have been chosen by a lying server so that float32 rounds a large gradient to
 a small norm. Therefore "record i's gradient" G_i means here, exactly and in real arithmetic: for an explicit row the
@@ -54,7 +55,9 @@ no other record's content. Each layer here is a sum over one record's numbers wh
 ``tests/attacks/test_clipping.py`` compares the bits.
 """
 
+import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -64,7 +67,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from client.losses import score_gradients, summed_loss
 from common.errors import ConfigError
+from common.models.centred import CentredModel
 
 SUPPORTED = (nn.Conv2d, nn.Linear, nn.GroupNorm)
 
@@ -102,6 +107,9 @@ _FLOAT32_MARGIN = 2.0**-15
 _FLOAT64_MARGIN = 1e-12
 _FLOAT64_UNIT = 2.0**-53
 _SMALLEST_NORMAL = 2.0**-126
+
+_MATRIX = 2
+"""The number of axes of a batch of rows."""
 
 _Context: TypeAlias = Any
 """Autograd's context, which takes any attribute."""
@@ -154,7 +162,7 @@ class RecordGradients:
         It is infinite for a gradient that is not finite, or too large to be added with certainty. The bound is above
         the norm by less than 2^-15 of it, but where positions of a convolution cancel to below 10^-3 of their sizes.
         """
-        total = torch.zeros(self._records, dtype=torch.float64)
+        total = torch.zeros(self._records, dtype=torch.float64, device=self._blocks[0].squared_norms.device)
         for block in self._blocks:
             total += block.squared_norms
         return _bounded(total).sqrt_().mul_(1 + _FLOAT64_MARGIN)
@@ -184,6 +192,22 @@ class RecordGradients:
         if len(rows) != len(self._blocks):
             raise ValueError("explicit gradients are kept with as_rows=True only")
         return torch.cat(rows, dim=1)
+
+
+class ByRecord(nn.Module):
+    """A model whose gradients ``torch.func`` forms, one record after the other, as if each were a batch by itself.
+
+    Any layer will do that ``torch.func.vmap`` can run. The parameters are those of the model inside, in its order.
+    """
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the model inside does."""
+        scores: Tensor = self.inside(x)
+        return scores
 
 
 def norm_bounds(rows: Tensor) -> Tensor:
@@ -252,20 +276,27 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     """Return the gradient of each record's cross-entropy.
 
     Args:
-        model: of supported layers only; each used once a forward pass.
+        model: of supported layers only; each used once a forward pass. A centre is no parameter here: what the head
+            sees is what the record's numbers are.
         inputs: (records, …), at least one record.
-        labels: (records,) int64.
+        labels: (records,) int64; of a multi-label task (records, labels) of 0 and 1.
         as_rows: hold every gradient explicitly, as clipping by patient and integer clipping need.
 
     Raises:
         ConfigError: a parameter of the model belongs to a layer that is not supported.
     """
+    if isinstance(model, ByRecord):
+        return _by_record(model, inputs, labels)
+    if isinstance(model, CentredModel):
+        with torch.no_grad():
+            centred = model.centring(inputs)
+        return record_gradients(model.head, centred, labels, as_rows=as_rows)
     if type(model) is nn.Linear:
         return _linear_model_gradients(model, inputs, labels, as_rows=as_rows)
     parameters = list(model.parameters())
     recorder = _Recorder(as_rows=as_rows)
     with recorder:
-        loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+        loss = summed_loss(model(inputs), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     if sorted(id(block.parameter) for block in recorder.blocks) != sorted(map(id, parameters)):
         names = ", ".join(layer.__name__ for layer in SUPPORTED)
@@ -273,12 +304,66 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     return RecordGradients(recorder.blocks, parameters, len(labels))
 
 
+def _by_record(model: ByRecord, inputs: Tensor, labels: Tensor) -> RecordGradients:
+    named = dict(model.named_parameters())
+    frozen = {name: parameter.detach() for name, parameter in named.items()}
+
+    def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
+        # With tied weights, PyTorch would not put back the parameters of a layer that stands in two places.
+        scores = torch.func.functional_call(model, parameters, (record[None],), tie_weights=False)
+        return summed_loss(scores, label[None])
+
+    of_all = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
+    with warnings.catch_warnings():
+        # Of a layer without a rule for batches, which is computed one record after the other.
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        rows = of_all(frozen, inputs, labels)
+    recorder = _Recorder(as_rows=True)
+    for name, parameter in named.items():
+        recorder.keep_rows(parameter, rows[name].contiguous())
+    return RecordGradients(recorder.blocks, list(named.values()), len(labels))
+
+
+def mean_gradient_rows(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of the mean of each record's cross-entropies over its copies, (records, elements).
+
+    Args:
+        model: as for :func:`record_gradients`.
+        inputs: (records, copies, width) float32, at least one record.
+        labels: (records,) int64, of all copies of a record; of a multi-label task (records, labels) of 0 and 1.
+    """
+    copies = inputs.shape[1]
+    if isinstance(model, CentredModel):
+        with torch.no_grad():
+            inputs = model.centring(inputs)
+        return mean_gradient_rows(model.head, inputs, labels)
+    if type(model) is nn.Linear:
+        return _mean_linear_rows(model, inputs, labels)
+    repeated = labels.repeat_interleave(copies, dim=0)
+    rows = record_gradients(model, inputs.flatten(0, 1), repeated, as_rows=True).rows()
+    return rows.view(len(labels), copies, -1).mean(dim=1)
+
+
+@torch.no_grad()
+def _mean_linear_rows(model: nn.Linear, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Do as :func:`mean_gradient_rows` in closed form: the mean of (p - y) x over a record's copies is one product."""
+    copies = inputs.shape[1]
+    scores = model(inputs)
+    residuals = score_gradients(scores.flatten(0, 1), labels.repeat_interleave(copies, dim=0)).view_as(scores)
+    residuals /= copies
+    weight, *bias = model.parameters()
+    rows = torch.empty(len(labels), weight.numel() + sum(each.numel() for each in bias))
+    torch.bmm(residuals.transpose(1, 2), inputs, out=rows[:, : weight.numel()].view(len(labels), *weight.shape))
+    if bias:
+        rows[:, weight.numel() :] = residuals.sum(dim=1)
+    return rows
+
+
 @torch.no_grad()
 def _linear_model_gradients(model: nn.Linear, inputs: Tensor, labels: Tensor, *, as_rows: bool) -> RecordGradients:
-    """Return softmax regression's gradients in closed form, (p - y) x, since autograd would cost more than they do."""
+    """Return the gradients of a linear model in closed form, (p - y) x, since autograd would cost more than they do."""
     recorder = _Recorder(as_rows=as_rows)
-    residuals = functional.softmax(model(inputs), dim=1)
-    residuals[torch.arange(len(labels)), labels] -= 1.0
+    residuals = score_gradients(model(inputs), labels)
     weight, *bias = model.parameters()
     recorder.keep_linear(inputs, residuals, weight, bias[0] if bias else None)
     return RecordGradients(recorder.blocks, [weight, *bias], len(labels))
@@ -350,21 +435,29 @@ class _Recorder(TorchFunctionMode):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, recorder: _Recorder
+        ctx: _Context,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: _Geometry,
+        groups: int,
+        recorder: _Recorder,
     ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.bias, ctx.geometry, ctx.recorder = weight, bias, geometry, recorder
-        return torch.conv2d(x, weight, bias, *geometry)
+        ctx.weight, ctx.bias, ctx.geometry, ctx.groups, ctx.recorder = weight, bias, geometry, groups, recorder
+        return torch.conv2d(x, weight, bias, *geometry, groups)
 
     @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
         (grad,) = grads
         # Detached, or a recipe kept for later would hold the graph, and the graph holds the recorder.
         x = ctx.saved_tensors[0].detach()
-        weight, geometry, recorder = ctx.weight, ctx.geometry, ctx.recorder
+        weight, geometry, groups, recorder = ctx.weight, ctx.geometry, ctx.groups, ctx.recorder
         positions, patch, filters = grad[0, 0].numel(), weight[0].numel(), len(weight)
         ghost_is_cheaper = GHOST_ADVANTAGE * positions * (patch + filters) < patch * filters
-        if ghost_is_cheaper and positions <= MOST_POSITIONS and not recorder.as_rows:
+        if groups > 1:
+            recorder.keep_rows(weight, _grouped_rows(x, grad, weight, geometry, groups))
+        elif ghost_is_cheaper and positions <= MOST_POSITIONS and not recorder.as_rows:
             _ghost_convolution(recorder, x, grad, weight, geometry)
         else:
             rows = _convolution_rows(x, grad, weight, geometry)
@@ -373,21 +466,48 @@ class _Convolution(torch.autograd.Function):
         if ctx.bias is not None:
             recorder.keep_rows(ctx.bias, grad.sum(dim=(2, 3)))
         if not ctx.needs_input_grad[0]:
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         wanted = [True, False, False]
-        of_input = _aten.convolution_backward(grad, x, weight, None, *geometry, False, [0, 0], 1, wanted)[0]
-        return of_input, None, None, None, None
+        of_input = _aten.convolution_backward(grad, x, weight, None, *geometry, False, [0, 0], groups, wanted)[0]
+        return of_input, None, None, None, None, None
 
 
 def _convolution_rows(x: Tensor, grad: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
     """Return each record's weight gradient, (records, filters, patch), the patch as :func:`_patches` orders it."""
     positions, patch = grad[0, 0].numel(), weight[0].numel()
-    rows = torch.empty(len(x), len(weight), patch)
+    rows = x.new_empty(len(x), len(weight), patch)
     at_once = max(1, CACHED_ELEMENTS // (positions * patch))
     for first in range(0, len(x), at_once):
         some = slice(first, first + at_once)
         torch.bmm(grad[some].flatten(2), _patches(x[some], weight, geometry, grad.shape[2:]), out=rows[some])
     return rows
+
+
+def _grouped_rows(x: Tensor, grad: Tensor, weight: Tensor, geometry: _Geometry, groups: int) -> Tensor:
+    """Return each record's weight gradient of a grouped convolution, (records, filters, channels, height, width).
+
+    A filter sees few channels, one where the convolution is depthwise, so patches would be small and many. Instead each
+    place in the kernel takes one product over the positions of the output.
+    """
+    stride, padding, dilation = geometry
+    padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    records, (filters, channels, height, width) = len(x), weight.shape
+    out_height, out_width = grad.shape[2:]
+    of_output = grad.reshape(records, groups, filters // groups, -1)
+    rows = x.new_empty(records, groups, filters // groups, channels, height, width)
+    for row, column in itertools.product(range(height), range(width)):
+        first_row, first_column = row * dilation[0], column * dilation[1]
+        seen = padded[
+            :,
+            :,
+            first_row : first_row + stride[0] * (out_height - 1) + 1 : stride[0],
+            first_column : first_column + stride[1] * (out_width - 1) + 1 : stride[1],
+        ].reshape(records, groups, channels, -1)
+        if channels == 1:
+            rows[..., 0, row, column] = torch.linalg.vecdot(of_output, seen)
+        else:
+            rows[..., row, column] = of_output @ seen.transpose(2, 3)
+    return rows.view(records, filters, channels, height, width)
 
 
 def _patches(x: Tensor, weight: Tensor, geometry: _Geometry, out_size: Sequence[int]) -> Tensor:
@@ -490,18 +610,24 @@ def _convolution(
     input: Tensor,  # noqa: A002 - torch's own name of the argument
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
+    stride: Sequence[int] | int = (1, 1),
+    padding: Sequence[int] | int | str = (0, 0),
+    dilation: Sequence[int] | int = (1, 1),
     groups: int = 1,
 ) -> object:
-    if groups != 1:
-        raise ConfigError("a model trained with privacy must not have grouped convolutions")
-    geometry = _Geometry(stride, padding, dilation)
-    return _Convolution.apply(input, weight, bias, geometry, recorder)
+    if isinstance(padding, str):
+        raise ConfigError(f"a convolution trained with privacy must give its padding in pixels, got {padding!r}")
+    geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation))
+    return _Convolution.apply(input, weight, bias, geometry, groups, recorder)
+
+
+def _pair(value: Sequence[int] | int) -> Sequence[int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 def _linear(recorder: _Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> object:  # noqa: A002
+    if input.dim() != _MATRIX:
+        raise ConfigError(f"a linear layer trained with privacy must take one row a record, got {input.dim()} axes")
     return _Linear.apply(input, weight, bias, recorder)
 
 
@@ -513,6 +639,8 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> object:
+    if weight is None or bias is None:
+        return functional.group_norm(input, num_groups, weight, bias, eps)  # It has nothing to train.
     return _GroupNorm.apply(input, num_groups, weight, bias, eps, recorder)
 
 

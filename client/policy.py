@@ -3,6 +3,7 @@
 from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyUnit, RunDescription
 from common.errors import PolicyError
 from common.identity.certificates import HospitalIdentity, read_certificate
+from common.models.naming import PackageModel, from_outside
 from common.privacy.mechanism import mechanism_of
 
 
@@ -33,6 +34,7 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             "this hospital trains with differential privacy only, the run asks for privacy.mode none; "
             "its operator can set hospital.allow_no_privacy"
         )
+    _check_model(policy, run)
     _check_statement(policy, run)
     noise_in_sums = mechanism.noise_in_sum or not run.evaluation.exact
     if noise_in_sums and run.privacy.colluders < policy.min_colluders:
@@ -63,6 +65,28 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
     own = run.roster.get(identity.name)
     if own is None or read_certificate(own.encode()).public_key() != identity.key.public_key():
         raise PolicyError(f"the roster must name {identity.name} with a certificate for its own key")
+
+
+def _check_model(policy: HospitalConfig, run: RunDescription) -> None:
+    """Refuse a model from outside that this hospital's people have not accepted; nothing of it is run or read.
+
+    Raises:
+        PolicyError: its hash is not among those that are accepted.
+        ConfigError: the package that was accepted is not the one that is installed.
+    """
+    outside = from_outside(run.model.architecture)
+    if outside is None:
+        return
+    if outside.sha256 not in policy.accepted_models:
+        kind = "package" if isinstance(outside, PackageModel) else "backbone"
+        raise PolicyError(
+            f"this hospital trains with packages and backbones that it accepted alone, the run's {kind} "
+            f"({run.model.name}) has the SHA-256 {outside.sha256}; its operator can add it to hospital.accepted_models"
+        )
+    if isinstance(outside, PackageModel):
+        from common.models.package import check_installed
+
+        check_installed(outside)
 
 
 def _check_statistics(policy: HospitalConfig, run: RunDescription) -> None:

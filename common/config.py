@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.canonical import canonical_json
 from common.errors import ConfigError
+from common.models import naming
 from common.secagg.parameters import GraphParameters
+from common.task import MOST_CLASSES, TaskConfig, TaskKind, implied
 
 _SHOWN = reprlib.Repr()
 """Shortens a value in an error: a few aliases in YAML can stand for gigabytes."""
@@ -28,9 +30,6 @@ PROTOCOL_VERSION = 3
 """The version of everything that travels between server and hospital; they refuse messages of another version."""
 
 
-MOST_CLASSES = 256
-"""The largest number of classes of a task. A model and an evaluation grow with it, so millions would exhaust memory."""
-
 MOST_HOSPITALS = 1024
 
 LONGEST_MEMBER_LIST_BYTES = 2**18
@@ -42,6 +41,9 @@ RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 """Of an entry in a table (a task, a model, a strategy); whoever uses the table refuses a name that it lacks."""
+
+
+Sha256 = Annotated[str, Field(pattern=rf"^{naming.SHA256}$")]
 
 
 class PrivacyMode(StrEnum):
@@ -73,6 +75,15 @@ class AdversaryModel(StrEnum):
     SEMI_HONEST = "semi-honest"
 
 
+class Warp(StrEnum):
+    """How the copies of a record's image differ from it; ``client/warps.py`` says by how much."""
+
+    NONE = "none"
+    CHEST = "chest"
+    XRAY = "xray"
+    MIRROR = "mirror"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -98,17 +109,41 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Which model of the registry, for which images."""
+    """Which model, for which images; ``common/models/naming.py`` says in which three ways it can be named."""
 
-    name: Name = "cnn"
+    name: Annotated[str, AfterValidator(naming.checked_name)] = "cnn"
     image_size: Annotated[int, Field(ge=28, le=512)] = 28
+    sha256: Annotated[str, Field(pattern=rf"^(?:{naming.SHA256})?$")] = ""
+    """Of the source of a package, or of the file of a backbone; empty for a model of the registry."""
+    backbone: Annotated[str, Field(pattern=rf"^(?:{naming.REGISTERED})?$")] = ""
+    features: Annotated[int, Field(ge=0, le=naming.MOST_FEATURES)] = 0
+    pixels: Literal["imagenet", "zero_one", "minus_one_one"] = "imagenet"
+
+    @model_validator(mode="after")
+    def _is_named_whole(self) -> Self:
+        on_backbone = self.name in naming.BACKBONES
+        if (":" in self.name or on_backbone) != bool(self.sha256):
+            raise ValueError(
+                "must give sha256 for a package:function and for a backbone, and for no other model (./confide model "
+                "hash tells it)"
+            )
+        if on_backbone != bool(self.backbone) or on_backbone != bool(self.features):
+            raise ValueError(
+                f"must give backbone and features for {' and '.join(naming.BACKBONES)}, and for no other model"
+            )
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The string that says everything that decides the model but classes, channels and size of images."""
+        return naming.architecture(self.name, self.sha256, self.backbone, self.pixels, self.features)
 
 
 class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
 
     ``sample_rate`` is public and the same at every hospital, so neither noise nor ε shows how much data one has.
-    ``batch_size`` counts in mode ``none`` alone.
+    ``batch_size`` counts in mode ``none`` alone. ``copies`` and ``warp`` count for models on frozen features alone.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
@@ -117,6 +152,16 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     proximal_mu: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    copies: Annotated[int, Field(ge=1, le=16)] = 1
+    warp: Annotated[Warp, Field(strict=False)] = Warp.NONE
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Self:
+        if (self.copies > 1) != (self.warp is not Warp.NONE):
+            raise ValueError(
+                "training.copies must be above 1 where training.warp names a kind of warp, and 1 where it is none"
+            )
+        return self
 
 
 class AggregationConfig(_Section):
@@ -165,6 +210,7 @@ class PrivacyConfig(_Section):
     unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
     colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     tolerated_dropouts: Annotated[int, Field(ge=0, le=1023)] = 1
+    mean_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class EvaluationConfig(_Section):
@@ -242,12 +288,15 @@ class HospitalConfig(_Section):
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    accepted_models: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)] = ()
+    """The SHA-256 of each package and each backbone's file that this hospital agrees to train with."""
 
 
 class Config(_Section):
     """The whole of ``config.yaml``."""
 
     experiment: ExperimentConfig = ExperimentConfig()
+    task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -271,6 +320,7 @@ class Config(_Section):
                 f"aggregation.min_hospitals ({self.aggregation.min_hospitals}) must be at most "
                 f"experiment.num_clients ({self.experiment.num_clients})"
             )
+        _require_countable(self.task, self.evaluation)
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
@@ -289,6 +339,8 @@ class RunDescription(_Section):
     """Who the members of the consortium are, signed by its authority (``common.identity.members``); hospitals refuse a
     run whose roster is not all of them. Empty where no hospital takes part, as in a central baseline."""
     experiment: ExperimentConfig
+    task: TaskConfig
+    """What is learnt, and what labels mean; complete, and normal (:meth:`common.task.TaskConfig.normal`)."""
     model: ModelConfig
     training: TrainingConfig
     aggregation: AggregationConfig
@@ -302,6 +354,9 @@ class RunDescription(_Section):
     def _noise_is_agreed(self) -> Self:
         if (self.noise_multiplier is not None) != (self.privacy.mode is PrivacyMode.DISTRIBUTED):
             raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
+        if self.task.is_preset or self.task.classes != self.classes or self.task.normal() != self.task:
+            raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
+        _require_countable(self.task, self.evaluation)
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
@@ -327,6 +382,7 @@ class RunDescription(_Section):
             roster=roster,
             member_list=member_list,
             experiment=config.experiment,
+            task=task_of(config, classes),
             model=config.model,
             training=config.training,
             aggregation=config.aggregation,
@@ -355,6 +411,17 @@ class RunDescription(_Section):
             return cls.model_validate_json(encoded)
         except ValidationError as error:
             raise ConfigError(_first_complaint(error)) from None
+
+
+def task_of(config: Config, classes: tuple[str, ...]) -> TaskConfig:
+    """Return a run's task; where the configuration leaves it to a preset, what its name and classes imply."""
+    return implied(config.experiment.task, classes) if config.task.is_preset else config.task.normal()
+
+
+def _require_countable(task: TaskConfig, evaluation: EvaluationConfig) -> None:
+    """Refuse exact counts of several labels: their vector would need a layout of its own."""
+    if evaluation.exact and task.kind is TaskKind.MULTILABEL:
+        raise ValueError("evaluation.exact must be false in a multilabel task, whose labels are counted under noise")
 
 
 def _require_hidden_shares(

@@ -272,9 +272,18 @@ def python_module(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", name, *arguments)
 
 
+def python_path(root: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the value of ``PYTHONPATH`` for a child: the source tree, then what this process was given.
+
+    A person's own folders stay on it, such as those of packages that models come from.
+    """
+    given = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return os.pathsep.join(dict.fromkeys((str(root), *given)))
+
+
 def become(command: tuple[str, ...], root: Path) -> NoReturn:
     """Turn this process into ``command``, which finds our modules in ``root``; signals reach it directly."""
-    os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(root)})  # noqa: S606 - a Python of ours
+    os.execve(command[0], command, {**os.environ, "PYTHONPATH": python_path(root)})  # noqa: S606 - a Python of ours
 
 
 def last_line(log: Path) -> str:

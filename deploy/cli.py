@@ -84,12 +84,21 @@ SECTIONS = (
         ),
     ),
     Section(
+        "A model of your own",
+        (
+            _entry("model hash", "deploy.models.hash", "print by which hash hospitals accept a package or a file"),
+            _entry("model check", "deploy.models.check", "try a model: gradients, memory, seconds and ε of a round"),
+            _entry("model initial", "deploy.models.initial", "make the first weights of a package's model"),
+        ),
+    ),
+    Section(
         "Results of a run",
         (
             _entry("report", "deploy.results.report", "write a report and a model card"),
             _entry("dashboard", "deploy.results.dashboard", "follow a run in a browser"),
             _entry("statistics", "deploy.results.statistics", "show who a run trains on, in noisy counts"),
             _entry("predict", "deploy.results.predict", "classify images with a trained model"),
+            _entry("export", "deploy.results.export", "write the model as ONNX, or as a MONAI bundle"),
         ),
     ),
     Section(
@@ -130,6 +139,7 @@ SECTIONS = (
 GROUPS = {
     ("hospital",): "What a hospital does.",
     ("privacy",): "What privacy costs, before a run.",
+    ("model",): "Models from outside: a package that hospitals install, or a backbone's file.",
     ("audit",): "Whether a run did what it claims.",
     ("experiment",): "What convinces: measurements on real images.",
     ("dev",): "What only developers of Confide need: checks, fuzzing, benchmarks.",

@@ -126,7 +126,7 @@ def audit(data_set: DataSet, config: Config, iterations: int) -> Audit:
         ConfigError: the configured model is not trained on images, or the data set is too small.
     """
     records = data_set.parts["train"]
-    if registry.frozen_features(config.model.name) is not None:
+    if registry.frozen_features(config.model.architecture) is not None:
         raise RunError(f"model.name must be a model trained on images to be inverted, got {config.model.name}")
     needed = SECURE_MINIMUM * max(BATCHES)
     if len(records.labels) < needed:
@@ -160,7 +160,7 @@ class _Step:
     def __init__(self, data_set: DataSet, config: Config, sigma: float) -> None:
         self.config, self.sigma, self.classes = config, sigma, len(data_set.classes)
         self.model: nn.Module = registry.build(
-            config.model.name, self.classes, data_set.channels, data_set.image_size, config.experiment.seed
+            config.model.architecture, self.classes, data_set.channels, data_set.image_size, config.experiment.seed
         )
         self.start = flat_parameters(self.model)
         self.layout = VectorLayout.for_run(

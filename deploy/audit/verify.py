@@ -27,6 +27,7 @@ from common.run.flat_model import hash_model
 from common.run.guarantee import Guarantee
 from common.run.words import AUTHORITY_ON_SERVER, admitted_of
 from common.secagg.binding import cohort_hash
+from common.task import TaskKind
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
@@ -296,23 +297,33 @@ def _check_model(run: Path, record: RunRecord) -> None:
     # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
-    expected = expected_facts(record, card.threshold, authority_on_server=on_server).model_dump()
+    expected = expected_facts(record, card.threshold, card.thresholds, authority_on_server=on_server).model_dump()
     for key, value in expected.items():
         if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
             raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
 
 
-def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_server: bool = False) -> ModelFacts:
+def expected_facts(
+    record: RunRecord,
+    threshold: float | None,
+    thresholds: tuple[float, ...] = (),
+    *,
+    authority_on_server: bool = False,
+) -> ModelFacts:
     """Return what ``model.json`` must say of the record's last model.
 
     Args:
         record: of the run.
         threshold: that of the card, for a run that has not ended: only the end is recorded with one.
+        thresholds: likewise, of each label.
         authority_on_server: as the run's events say.
     """
     description = record.description
+    if record.finished is not None:
+        threshold, thresholds = record.finished.threshold, record.finished.thresholds
     config = Config(
         experiment=description.experiment,
+        task=description.task,
         model=description.model,
         training=description.training,
         aggregation=description.aggregation,
@@ -320,11 +331,14 @@ def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_s
         evaluation=description.evaluation,
     )
     return ModelFacts(
-        architecture=description.model.name,
+        architecture=description.model.architecture,
         classes=description.classes,
         channels=description.channels,
         image_size=description.model.image_size,
-        threshold=threshold if record.finished is None else record.finished.threshold,
+        threshold=threshold,
+        thresholds=thresholds,
+        kind=TaskKind(description.task.kind),
+        positive=description.task.positive,
         run_id=description.run_id,
         task=description.experiment.task,
         data_set=record.data_set,

@@ -31,7 +31,7 @@ from common.processes import Stopping, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, config_options, state_option
 from deploy.consortium.serving import serve
-from deploy.datasets.datasets import task_named
+from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
 from server.members import authority
 from server.members.authority import Authority
@@ -91,7 +91,7 @@ def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool,
     asked = _Asked(**options)
     if asked.authority is not None and asked.hold_authority_key:
         raise ConfigError("--authority and --hold-authority-key exclude each other; got both")
-    config = load_config(config_file, overrides)
+    config = with_task(load_config(config_file, overrides))
     check_names(config)
     state = state.resolve()
     settings = _settings(asked, state, config)
@@ -118,7 +118,7 @@ def _settings(asked: _Asked, state: Path, config: Config) -> ServerSettings:
     if not hosts:
         raise ConfigError("--address must say what hospitals call this server, such as --address confide.example.org")
     run_id = new_run_id() if before is None or asked.new_run else before.run_id
-    task = task_named(config.experiment.task)
+    task = task_of_config(config)
     return ServerSettings(
         config=state / "config.yaml",
         run=state / "runs" / run_id[:12],

@@ -9,18 +9,24 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from common.config import Config, load_config
+from common.config import Config, load_config, replace
 from common.errors import ConfideError, ConfigError, RunError
+from common.files import replace_file
 from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
-from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import COMPLETED, RunFinished
 from deploy.command import command, config_options, out_option
-from deploy.datasets.datasets import DataSet, obtain, task_named
+from deploy.datasets.datasets import DataSet, obtain
+from deploy.datasets.image_tree import is_split_tree
+from deploy.datasets.own_data import TASK_FILE, Proposal, propose
+from deploy.datasets.tasks import task_of_config, with_task
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
+from deploy.demo.features import bytes_needed, features_for, give
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
+from deploy.demo.recipe import with_recipe
 from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
 from deploy.results.run_folder import RunFolder
@@ -75,19 +81,37 @@ def main(
         "data.source": data,
     }
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
-    config = load_config(config_file, (*given, *overrides))
+    config = with_recipe(load_config(config_file, (*given, *overrides)), (*given, *overrides))
     check_names(config)
-    task_named(config.experiment.task)
+    proposal = _proposal(config) if task is None else None
+    config = with_task(config) if proposal is None else _as_proposed(config, proposal)
     run_id = new_run_id()
     folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])
     raise_on_signals()
     console = Console()
+    if proposal is not None:
+        replace_file(folder / TASK_FILE, proposal.as_yaml().encode())
+        console.print(f"{folder / TASK_FILE} holds the task that the data suggest:\n", highlight=False, markup=False)
+        console.print(proposal.as_yaml(), highlight=False, markup=False)
     try:
         with LiveTable(console) as table:
             return _Demo(config, run_id, folder, table).run()
     except Stopping:
         console.print(f"stopped; what was finished lies in {folder}", highlight=False)
         return EXIT_INTERRUPTED
+
+
+def _proposal(config: Config) -> Proposal | None:
+    """Return the task that a person's own images suggest; None where the configuration says it or they fit it."""
+    path = Path(config.data.source).expanduser()
+    named = config.data.source in ("auto", "phantom") or path.suffix == ".npz"
+    if not config.task.is_preset or named or not path.exists():
+        return None
+    return None if is_split_tree(path, task_of_config(config).classes) else propose(path)
+
+
+def _as_proposed(config: Config, proposal: Proposal) -> Config:
+    return replace(config, experiment={"task": proposal.name}, task=proposal.terms.model_dump())
 
 
 def _prepare_folder(folder: Path) -> Path:
@@ -128,9 +152,12 @@ class _Demo:
             data = self._obtain()
             ports = self._deployment.set_up(data)
             self._table.starting(f"metrics: prometheus --config.file={write_configuration(self._folder, ports)}")
+            self._deal(data)
+            features = features_for(data, self._config, self._table.starting)
             self._table.starting("starting the server")
             self._deployment.start_server()
-            self._deal(data)
+            for member in self._deployment.members:
+                give(features, member.state / CACHE_FOLDER)
             self._table.starting("waiting for the server")
             self._deployment.await_server()
             self._table.starting(f"starting {len(self._deployment.members)} hospitals")
@@ -144,15 +171,17 @@ class _Demo:
 
     def _obtain(self) -> DataSet:
         self._table.starting("getting the data")
-        data = obtain(self._config.data, self._config.experiment.task, self._config.model.image_size)
+        config = self._config
+        data = obtain(config.data, config.experiment.task, config.model.image_size, terms=config.task)
         if data.banner:
-            self._table.starting(data.banner)
+            self._table.remember(data.banner)
         return data
 
     def _deal(self, data: DataSet) -> None:
         config, members = self._config, self._deployment.members
         self._table.starting(f"dealing {data.name} to {len(members)} hospitals")
         needed = sum(map(len, data.parts.values())) * max(_BYTES_PER_RECORD, data.channels * data.image_size**2)
+        needed += bytes_needed(data, config)
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise ConfigError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import RunError
-from common.processes import ProcessCommand, Supervisor, last_line, python_module
+from common.processes import ProcessCommand, Supervisor, last_line, python_module, python_path
 from common.settings import HOSPITAL_SETTINGS_FILE, READY_FILE, HospitalSettings, ServerSettings, free_port
 from deploy.datasets.datasets import DataSet
 from deploy.demo.consortium import ConsortiumOnThisMachine, Member
@@ -59,7 +59,7 @@ class LoopbackDeployment:
     def start_server(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the server's supervisor; it ends when the run is finished."""
         arguments = python_module("server", "--state", str(self.consortium.server_state), "--once")
-        environment = environment or {"PYTHONPATH": str(ROOT)}
+        environment = environment or {"PYTHONPATH": python_path(ROOT)}
         self.supervisor.start(ProcessCommand(SERVER, arguments, self._log(SERVER), environment))
 
     def await_server(self) -> None:
@@ -81,7 +81,7 @@ class LoopbackDeployment:
         """Start each hospital's supervisor."""
         # The hospitals share this machine's cores; each would otherwise start as many threads as there are cores.
         threads = str(max(1, (os.cpu_count() or 1) // len(self.members)))
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+        environment = {"PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": threads}
         for member in self.members:
             command = python_module("client", "--state", str(member.state))
             self.supervisor.start(ProcessCommand(member.name, command, self._log(member.name), environment))

@@ -97,7 +97,9 @@ class Laboratory:
         require_enough_units(units, privacy.delta, privacy.unit)
         plan = LocalNoise(privacy).steps(training, rounds=1)
         classes, model_of = len(self.data.classes), config.model
-        model = registry.build(model_of.name, classes, self.data.channels, model_of.image_size, config.experiment.seed)
+        model = registry.build(
+            model_of.architecture, classes, self.data.channels, model_of.image_size, config.experiment.seed
+        )
         start = flat_parameters(model)
         trained = (
             start + train_locally(model, start, train, training, plan, os.urandom, expected_units=rate * units).delta
@@ -109,7 +111,7 @@ class Laboratory:
 
     def _pooled(self, config: Config, split: Split) -> TrainingData:
         records = self.data.parts[split]
-        inputs = model_inputs(config.model.name, records.images, self.folder / "everybody")
+        inputs = model_inputs(config.model.architecture, records.images, self.folder / "everybody")
         return TrainingData.of(inputs, records.labels, np.unique(records.patients, return_inverse=True)[1])
 
     def _sites(self, config: Config, states: Path) -> dict[str, Site]:

@@ -178,7 +178,9 @@ def measure(config: Config, folder: Path) -> LoadMeasured:
             _follow(deployment, events, rounds)
     finally:
         deployment.supervisor.stop()
-    parameters = registry.parameter_count(config.model.name, len(data.classes), data.channels, config.model.image_size)
+    parameters = registry.parameter_count(
+        config.model.architecture, len(data.classes), data.channels, config.model.image_size
+    )
     return LoadMeasured(
         hospitals=config.experiment.num_clients,
         parameters=parameters,

@@ -24,11 +24,11 @@ from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.identity import enrolment
 from common.identity.certificates import (
+    HospitalSigningRequest,
     check_supernode_key,
     common_name,
     key_fingerprint,
     read_certificate,
-    requested_hospital_key,
     verify_issued_to_hospital,
 )
 from common.identity.enrolment import (
@@ -93,14 +93,14 @@ class Enrolment:
             EnrolmentError: the token opens nothing.
             IdentityError: request or SuperNode key are not what they must be.
         """
-        key = requested_hospital_key(asked.request)
+        request = HospitalSigningRequest.read(asked.request)
         check_supernode_key(asked.supernode)
         with self._one_at_a_time:
-            name = self._membership.take(asked.token, key_fingerprint(key), now)
+            name = self._membership.take(asked.token, key_fingerprint(request.key), now)
             known = self._membership.roster().get(name)
             certificate = None if known is None else known.encode()
-            if certificate is None or read_certificate(certificate).public_key() != key:
-                certificate = self._certificates.hospital(name, asked.request, now)
+            if certificate is None or read_certificate(certificate).public_key() != request.key:
+                certificate = self._certificates.hospital(name, request, now)
                 if certificate is None:
                     return WaitingReply()
                 self._membership.admit(name, certificate, asked.supernode)
@@ -121,13 +121,13 @@ class Enrolment:
             EnrolmentError: the caller was never a member, or has another key than the member.
             IdentityError: certificate or request are not what they must be.
         """
-        certificate, name, key = self._identified(asked)
+        certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
             return self._stands(asked.certificate, revoked=True)
         with self._one_at_a_time:
-            newest = self._member(name, key)
+            newest = self._member(name, request.key)
             if self._certificates.is_due(read_certificate(newest), now):
-                renewed = self._certificates.hospital(name, asked.request, now)
+                renewed = self._certificates.hospital(name, request, now)
                 if renewed is not None:
                     self._membership.admit(name, renewed)
                     newest = renewed
@@ -168,15 +168,15 @@ class Enrolment:
 
     def _identified(
         self, asked: StandingRequest | ResultsRequest | PieceRequest | LedgerRequest
-    ) -> tuple[x509.Certificate, str, Ed25519PublicKey]:
+    ) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
         """Return who asks: a hospital that the authority certified once, and that holds the certificate's key."""
         certificate = read_certificate(asked.certificate)
         name = common_name(certificate)
         verify_issued_to_hospital(certificate, name, self._certificates.root)
-        key = requested_hospital_key(asked.request)
-        if key != certificate.public_key():
+        request = HospitalSigningRequest.read(asked.request)
+        if request.key != certificate.public_key():
             raise EnrolmentError("the signing request must hold the key of the certificate")
-        return certificate, name, key
+        return certificate, name, request
 
     def _member(self, name: str, key: Ed25519PublicKey) -> bytes:
         """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is none with this key."""
@@ -187,10 +187,10 @@ class Enrolment:
         return known.encode()
 
     def _standing_member(self, asked: ResultsRequest | PieceRequest | LedgerRequest) -> str:
-        certificate, name, key = self._identified(asked)
+        certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
             raise EnrolmentError(f"{name} has been revoked; a run's results are for members")
-        self._member(name, key)
+        self._member(name, request.key)
         return name
 
     def _stands(self, certificate: bytes, *, revoked: bool) -> StandingReply:

@@ -46,6 +46,13 @@ def ghost_convolution() -> nn.Module:
     )
 
 
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=3), nn.GroupNorm(2, 8), nn.Conv2d(8, 16, 3, stride=2, groups=8), nn.SiLU(),
+        nn.Conv2d(16, 8, 2, groups=2), nn.Flatten(), nn.Linear(32, CLASSES),
+    )  # fmt: skip
+
+
 def group_norm() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 8, 5, stride=3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(512, CLASSES)
@@ -60,6 +67,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "ghost convolution": (ghost_convolution, True),
     "convolution as rows": (lambda: SmallCnn(classes=CLASSES, channels=1), True),
     "group norm": (group_norm, True),
+    "depthwise": (depthwise, True),
     "hidden layer": (hidden_layer, False),
     "cached features": (lambda: nn.Linear(12, CLASSES), False),
 }

@@ -188,7 +188,7 @@ class Consortium:
     def join(self, name: str) -> HospitalIdentity:
         key = Ed25519PrivateKey.generate()
         token = self.members.invite(name, NOW + dt.timedelta(hours=1))
-        request = request_hospital_certificate("anything", key)
+        request = request_hospital_certificate("anything", key).pem
         supernode = openssh_public(make_supernode_key().public_key())
         reply = self.service.join(JoinRequest(token=token, request=request, supernode=supernode), NOW)
         assert isinstance(reply, JoinedReply)
@@ -199,7 +199,7 @@ class Consortium:
         self.certificates.revoke(name, NOW)
 
     def tell(self, identity: HospitalIdentity, statement: bytes | None) -> bytes | None:
-        request = request_hospital_certificate(identity.name, identity.key)
+        request = request_hospital_certificate(identity.name, identity.key).pem
         pem = certificate_pem(identity.certificate)
         asked = LedgerRequest(certificate=pem, request=request, statement=statement)
         return self.service.ledger(asked, NOW).statement

@@ -71,6 +71,7 @@ from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.datasets.image_tree import read_tree
@@ -87,6 +88,7 @@ from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
 from deploy.results.outputs import SUMMARY_FILE, summary
+from deploy.results.preparation import Preparation
 from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
 from server.checkpoints import CheckpointStore
@@ -241,6 +243,11 @@ def _answered_rounds(content: bytes) -> object:
         return AnsweredRoundsFile(path, "hospital")
 
 
+PREPARATION = Preparation(
+    mode="L", fit="", image_size=28, scaling="", features=(), network="", scores="", complete=True
+)
+
+
 def _checkpoint(content: bytes) -> object:
     with _file("step-00000001-round-000000000001.safetensors", content) as path:
         found = CheckpointStore(path.parent).latest(RUN_ID)
@@ -259,6 +266,7 @@ def _model(content: bytes) -> object:
         task="pneumonia",
         data_set="phantom",
         privacy={},
+        preparation=PREPARATION,
         sha256=hashlib.sha256(content).hexdigest(),
         tensors=(TensorShape(name="weight", shape=(2, 3)),),
     )
@@ -479,7 +487,7 @@ def _catalogue(content: bytes) -> object:
     """Read as the list of a hospital's images, with those it has accepted beside it."""
     with _file(shards.MANIFEST_NAME, content) as path:
         path.with_name(ACCEPTED_NAME).write_bytes(content)
-        return read_catalogue(path.parent, ("normal", "pneumonia"))
+        return read_catalogue(path.parent, implied("pneumonia", ("normal", "pneumonia")))
 
 
 def _labels(content: bytes) -> object:
@@ -547,8 +555,8 @@ DECODERS = (
     Decoder("enrolment", _enrolment),
     Decoder("invitation", lambda content: Invitation.decode(content.decode("utf-8", "replace"))),
     Decoder("certificate", _certificate),
-    Decoder("hospital-request", identity.requested_hospital_key),
-    Decoder("server-request", identity.requested_hosts),
+    Decoder("hospital-request", identity.HospitalSigningRequest.read),
+    Decoder("server-request", identity.ServerSigningRequest.read),
     Decoder("supernode-key", identity.check_supernode_key),
     Decoder("config", _config),
     Decoder("manifest", _manifest),

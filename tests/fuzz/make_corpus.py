@@ -57,7 +57,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.progress import RunProgress
 from tests.audited_run import audited_run
 from tests.example_run import example_run
-from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
+from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, PREPARATION, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -126,9 +126,12 @@ def _descriptions() -> Iterator[bytes]:
     ).canonical_json()
 
 
+def _fixed_key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
 def _enrolments() -> Iterator[bytes]:
-    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-    request = identity.request_hospital_certificate("st-mary", key)
+    request = identity.request_hospital_certificate("st-mary", _fixed_key()).pem
     yield enrolment.encode(enrolment.JoinRequest(token=bytes(TOKEN_BYTES), request=request, supernode=b"key"))
     yield enrolment.encode(enrolment.WaitingReply())
     yield enrolment.encode(enrolment.ResultsReply(runs={RUN_ID: bytes(32)}))
@@ -155,18 +158,18 @@ def _invitations() -> Iterator[bytes]:
 def _certificates() -> Iterator[bytes]:
     authority = identity.make_authority("Confide", NOW)
     yield identity.certificate_pem(authority.certificate)
-    (request,) = _hospital_requests()
+    request = identity.request_hospital_certificate("st-mary", _fixed_key())
     yield identity.certificate_pem(
         identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
     )
 
 
 def _hospital_requests() -> Iterator[bytes]:
-    yield identity.request_hospital_certificate("st-mary", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    yield identity.request_hospital_certificate("st-mary", _fixed_key()).pem
 
 
 def _server_requests() -> Iterator[bytes]:
-    yield identity.request_server_certificate(("confide.example.org", "127.0.0.1"), identity.make_server_key())
+    yield identity.request_server_certificate(("confide.example.org", "127.0.0.1"), identity.make_server_key()).pem
 
 
 def _supernode_keys() -> Iterator[bytes]:
@@ -274,7 +277,8 @@ def _cards() -> Iterator[bytes]:
     )  # fmt: skip
     digest = hashlib.sha256(tensors).hexdigest()
     shapes = (TensorShape(name="weight", shape=(2, 3)),)
-    yield ModelCard(**facts.model_dump(), sha256=digest, tensors=shapes).model_dump_json().encode()
+    card = ModelCard(**facts.model_dump(), preparation=PREPARATION, sha256=digest, tensors=shapes)
+    yield card.model_dump_json().encode()
 
 
 def _events() -> Iterator[bytes]:
@@ -404,7 +408,7 @@ def _audit_entries() -> Iterator[bytes]:
 
 def _rosters() -> Iterator[bytes]:
     authority, pem = _authority()
-    (request,) = _hospital_requests()
+    request = identity.request_hospital_certificate("st-mary", _fixed_key())
     issued = identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
     yield pem + yaml.safe_dump({"st-mary": identity.certificate_pem(issued).decode()}).encode()
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from client.per_record_gradients import CHUNK, MOST_RECORDS, norm_bounds, record_gradients, weighted_rows
 from common.errors import ConfigError
+from common.models import registry
 from common.models.cnn import SmallCnn
 
 torch.set_num_threads(1)
@@ -33,9 +34,26 @@ def strided() -> nn.Module:
     )
 
 
+def grouped() -> nn.Module:
+    """Depthwise convolutions, one with two filters a channel, and groups of several channels; odd geometry."""
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1, groups=2, bias=False),
+        nn.GroupNorm(4, 8),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=8),
+        nn.SiLU(),
+        nn.Conv2d(8, 12, 3, stride=2, groups=4),
+        nn.Conv2d(12, 24, 3, padding=2, groups=12, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 3),
+    )
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cnn": (lambda: SmallCnn(classes=3, channels=2), (5, 2, 28, 28)),
     "strided": (strided, (5, 2, 18, 20)),
+    "grouped": (grouped, (5, 2, 18, 20)),
     "linear": (lambda: nn.Linear(11, 3), (5, 11)),
 }
 
@@ -120,10 +138,49 @@ def test_a_parameter_that_is_not_in_exactly_one_supported_layer_is_refused(model
         record_gradients(model, *batch((5, 4)))
 
 
-def test_a_grouped_convolution_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 3))
-    with pytest.raises(ConfigError, match="grouped"):
+@pytest.mark.parametrize("as_rows", [False, True])
+@pytest.mark.parametrize("name", ["densenet121", "efficientnet_b0"])
+def test_the_gradients_of_deep_networks_are_those_of_each_record_alone(name: str, *, as_rows: bool) -> None:
+    model = registry.build(name, 3, 1, 64, seed=4)
+    inputs, labels = batch((3, 1, 64, 64))
+    alone = []
+    for record in range(3):
+        model.zero_grad()
+        functional.cross_entropy(model(inputs[record : record + 1]), labels[record : record + 1]).backward()  # type: ignore[no-untyped-call]
+        alone.append(torch.cat([parameter.grad.reshape(-1).clone() for parameter in model.parameters()]))  # type: ignore[union-attr]
+    expected = torch.stack(alone)
+    ours = record_gradients(model, inputs, labels, as_rows=as_rows)
+    exact = expected.double().norm(dim=1)
+    assert torch.allclose(ours.norms(), exact, rtol=0.01)
+    assert bool((ours.norms() >= exact * (1 - 1e-4)).all())
+    weights = torch.tensor([1.0, 0.0, 0.3])
+    off = ours.weighted_sum(weights.double()).double() - (weights @ expected).double()
+    assert float(off.norm()) < 1e-4 * float(exact.max())
+    if as_rows:
+        assert float((ours.rows() - expected).norm()) < 1e-4 * float(exact.max())
+
+
+def test_a_convolution_whose_padding_is_a_word_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(ConfigError, match="padding in pixels, got 'same'"):
         record_gradients(model, *batch((5, 2, 3, 3)))
+
+
+def test_a_linear_layer_on_several_rows_of_a_record_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Flatten(), nn.Linear(12, 3))
+    with pytest.raises(ConfigError, match="one row a record, got 3 axes"):
+        record_gradients(model, *batch((5, 6, 4)))
+
+
+def test_a_group_norm_without_parameters_is_computed_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4, affine=False), nn.Flatten(), nn.Linear(4, 3))
+    inputs, labels = batch((5, 2, 3, 3))
+    rows = record_gradients(model, inputs, labels, as_rows=True).rows()
+    model.zero_grad()
+    functional.cross_entropy(model(inputs), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    whole = torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters()])  # type: ignore[union-attr]
+    assert torch.allclose(rows.sum(dim=0), whole, atol=1e-5)
 
 
 def test_rows_that_were_not_kept_are_not_handed_out_as_if_there_were_none() -> None:

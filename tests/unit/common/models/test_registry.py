@@ -13,6 +13,7 @@ from common.models.flat import flat_parameters, share_parameters
 def test_every_model_scores_every_class_and_has_no_buffers(
     name: str, classes: int, channels: int, image_size: int
 ) -> None:
+    image_size = max(image_size, registry.smallest_image(name))
     model = registry.build(name, classes, channels, image_size, seed=1)
     with torch.inference_mode():
         scores = model(torch.zeros(registry.input_shape(name, 3, channels, image_size)))
@@ -25,17 +26,28 @@ def test_every_model_scores_every_class_and_has_no_buffers(
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone(name: str) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one = flat_parameters(registry.build(name, 2, 1, 28, seed=1))
+    size = registry.smallest_image(name)
+    one = flat_parameters(registry.build(name, 2, 1, size, seed=1))
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
-    assert np.array_equal(one, flat_parameters(registry.build(name, 2, 1, 28, seed=1)))
+    assert np.array_equal(one, flat_parameters(registry.build(name, 2, 1, size, seed=1)))
     if not np.array_equal(one, np.zeros_like(one)):
-        assert not np.array_equal(one, flat_parameters(registry.build(name, 2, 1, 28, seed=2)))
+        assert not np.array_equal(one, flat_parameters(registry.build(name, 2, 1, size, seed=2)))
 
 
 def test_the_default_model_is_small() -> None:
     assert registry.parameter_count("cnn", classes=2, channels=1, image_size=28) == 25_842
     assert registry.parameter_count("cnn_wide", classes=2, channels=1, image_size=28) == 57_194
+
+
+@pytest.mark.parametrize("name", ["densenet121", "efficientnet_b0"])
+def test_deep_networks_take_images_of_64_to_512_pixels(name: str) -> None:
+    model = registry.build(name, 2, 1, 512, seed=1)
+    with torch.inference_mode():
+        for side in (64, 512):
+            assert torch.isfinite(model(torch.rand(1, 1, side, side))).all()
+    with pytest.raises(ConfigError, match=rf"at least 64 for model\.name {name}, got 63"):
+        registry.build(name, 2, 1, 63, seed=1)
 
 
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:

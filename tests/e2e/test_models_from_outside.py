@@ -1,0 +1,78 @@
+"""Models from outside over real processes: a package that pip installed, and who refuses it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.installed_package import NAME, install, source_of_the_example
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.e2e
+
+
+def confide(*words: str, site: Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run a command with a folder of installed packages on the path."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(site))), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        (sys.executable, "-m", "deploy", *words),
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=seconds,
+    )  # fmt: skip
+
+
+def demo(out: Path, *settings: str, site: Path) -> subprocess.CompletedProcess[str]:
+    given = (
+        "data.phantom_records=600", "privacy.accountant=rdp", "training.sample_rate=0.5", "experiment.rounds=2",
+        "privacy.delta=0.001", "hospital.delta=0.001", *settings,
+    )  # fmt: skip
+    words = tuple(word for setting in given for word in ("--set", setting))
+    return confide("demo", "--data", "phantom", "--hospitals", "3", "--out", str(out), *words, site=site)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the package of docs/extending.md."""
+    return install(tmp_path_factory.mktemp("package"), NAME, {"__init__.py": source_of_the_example()})
+
+
+@pytest.fixture(scope="module")
+def sha256(site: Path) -> str:
+    told = confide("model", "hash", NAME, site=site)
+    assert told.returncode == 0, told.stderr
+    return told.stdout.strip()
+
+
+def test_the_example_is_checked_before_a_run(site: Path) -> None:
+    told = confide("model", "check", f"{NAME}:small", "--set", "hospital.stated_training_units=40", site=site)
+    assert told.returncode == 0, told.stderr
+    assert "every layer is known" in told.stdout
+    assert "1.layers.1: BatchNorm2d became GroupNorm of 16 groups" in told.stdout
+    assert "ε for each unit" in told.stdout
+
+
+def test_a_package_of_ones_own_trains_over_real_processes(tmp_path: Path, site: Path, sha256: str) -> None:
+    finished = demo(
+        tmp_path / "run", f"model.name={NAME}:small", f"model.sha256={sha256}",
+        f"hospital.accepted_models=[{sha256}]", site=site,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert card["architecture"] == f"{NAME}:small@{sha256}"
+    assert {tensor["name"] for tensor in card["tensors"]} >= {"0.weight", "1.layers.1.weight", "4.bias"}
+
+
+def test_a_package_that_hospitals_did_not_accept_is_refused_by_name(tmp_path: Path, site: Path, sha256: str) -> None:
+    finished = demo(
+        tmp_path / "run", f"model.name={NAME}:small", f"model.sha256={sha256}",
+        "transport.start_deadline_seconds=20", site=site,
+    )  # fmt: skip
+    assert finished.returncode != 0
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert f"has the SHA-256 {sha256}; its operator can add it to hospital.accepted_models" in events
+    for hospital in (1, 2, 3):
+        ledgers = list((tmp_path / "run" / "consortium").rglob(f"hospital-{hospital}/ledger/*"))
+        assert not any('"spent"' in path.read_text() for path in ledgers if path.is_file())
