@@ -252,9 +252,7 @@ class Hospital:
         self, proposal: Proposal, by: Literal["policy", "operator"], costs: tuple[PlannedCost, ...], record: Record
     ) -> RunAnswer:
         """Answer yes, once; returns the answer that counts."""
-        left = {
-            cost.account.value: AnsweredEpsilon(after=rounded_up(cost.after), budget=cost.budget) for cost in costs
-        }
+        left = {cost.account.value: AnsweredEpsilon(after=rounded_up(cost.after), budget=cost.budget) for cost in costs}
         answer = RunAnswer(
             run_id=proposal.run_id, proposal=proposal.hash(), hospital=self.identity.name, agreed=True, by=by,
             epsilon=left,

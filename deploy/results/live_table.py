@@ -40,7 +40,8 @@ LINES_AROUND_TABLE = 17
 NOTES_SHOWN = 4
 
 LABELS = {
-    "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity", "kappa": "kappa",
+    "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity",
+    "kappa": "kappa",
 }  # fmt: skip
 """The labels of the measures that are printed at the end."""
 

@@ -38,6 +38,7 @@ from common.settings import ServerSettings
 from server.members.authority import Authority
 from server.members.certificates import Certificates
 from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
@@ -61,9 +62,10 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
+        root = self.certificates.root
         self.queue = RunQueue(self.state)
-        finished = FinishedRuns(self.state, self.certificates.root)
-        self.service = Enrolment(self.members, self.certificates, 9092, finished, self.queue)
+        finished, ledgers = FinishedRuns(self.state, root), RememberedLedgers(self.state, root)
+        self.service = Enrolment(self.members, self.certificates, 9092, finished, self.queue, ledgers)
 
 
 @pytest.fixture
