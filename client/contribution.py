@@ -185,7 +185,7 @@ class Contributor:
         def prepared(part: HospitalRecords, copies: int) -> TrainingData:
             inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
             if copies > 1:
-                inputs = inputs.reshape(len(part), copies, -1)
+                inputs = inputs.reshape(len(part), copies, inputs.shape[1])
             return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
 
         # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.

@@ -130,8 +130,6 @@ def layout_for(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
     """
     if parameters is None:
-        from common.models import registry  # Imported here, because a server does without.
-
         parameters = registry.parameter_count(model.architecture, classes, channels, model.image_size)
     return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
 
