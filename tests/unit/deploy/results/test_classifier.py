@@ -4,6 +4,7 @@ from common.models import registry
 from common.models.flat import flat_parameters
 from deploy.results.classifier import Classifier
 from deploy.results.model_file import ModelCard, TensorShape
+from deploy.results.preparation import preparation_of
 
 NAME = "scattering_linear"
 
@@ -12,6 +13,7 @@ def _card() -> ModelCard:
     return ModelCard(
         architecture=NAME, classes=("normal", "pneumonia"), channels=1, image_size=28, threshold=0.5, run_id=32 * "0",
         task="pneumonia", data_set="phantom", privacy={}, sha256=64 * "0", tensors=(TensorShape(name="x", shape=(1,)),),
+        preparation=preparation_of(NAME, 2, 1, 28),
     )  # fmt: skip
 
 
