@@ -75,6 +75,13 @@ class AdversaryModel(StrEnum):
     SEMI_HONEST = "semi-honest"
 
 
+class RunConsent(StrEnum):
+    """Who at a hospital decides whether it takes part in a run that its policy allows."""
+
+    AUTOMATIC = "automatic"
+    ASK = "ask"
+
+
 class Warp(StrEnum):
     """How the copies of a record's image differ from it; ``client/warps.py`` says by how much."""
 
@@ -269,6 +276,7 @@ class EnrolmentConfig(_Section):
 class HospitalConfig(_Section):
     """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
 
+    runs: Annotated[RunConsent, Field(strict=False)] = RunConsent.AUTOMATIC
     epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
     evaluation_epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 4.0
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4

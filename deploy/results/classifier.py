@@ -11,7 +11,7 @@ from common.models.centred import centre_length
 from common.models.flat import share_parameters
 from common.models.frozen import extract
 from common.task import TaskKind
-from deploy.results.model_file import ModelCard, ModelFacts
+from deploy.results.model_file import ModelCard
 
 
 class Classifier:
@@ -44,21 +44,45 @@ def _with_centre(network: nn.Module, flat: NDArray[np.float32]) -> NDArray[np.fl
     return np.concatenate([flat, np.zeros(whole - len(flat), np.float32)]) if lacks_centre else flat.copy()
 
 
-def probabilities_of(scores: NDArray[np.float64], card: ModelFacts) -> NDArray[np.float64]:
-    """Return the probability of each class, of which a row sums to 1, or of each label for itself, (n, classes)."""
-    return sigmoid(scores) if card.kind is TaskKind.MULTILABEL else softmax(scores)
+UNCERTAIN = 0.5
+"""The threshold of a label for which none was measured."""
+
+BETWEEN_LABELS = "|"
+NO_LABEL = "none of the labels"
 
 
-def labels_said(probabilities: NDArray[np.float64], card: ModelFacts) -> tuple[str, ...]:
-    """Return the labels that a multi-label model says one image has: each from its own threshold on."""
-    thresholds = card.thresholds or (0.5,) * len(card.classes)
-    pairs = zip(card.classes, probabilities, thresholds, strict=True)
-    return tuple(name for name, probability, threshold in pairs if probability >= threshold)
+def probabilities_of(scores: NDArray[np.float64], card: ModelCard) -> NDArray[np.float64]:
+    """Return each class's probability, shape (n, classes), at the card's temperature; of labels, each one's own."""
+    tempered = scores / card.temperature
+    if card.kind is TaskKind.MULTILABEL:
+        return np.asarray(torch.sigmoid(torch.from_numpy(tempered)).numpy())
+    return softmax(tempered)
 
 
-def sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probability of each label, shape (n, labels), from its logit."""
-    return np.asarray(torch.sigmoid(torch.from_numpy(scores)).numpy())
+def decided(probabilities: NDArray[np.float64], card: ModelCard) -> str:
+    """Return the class in words: of two the second from the threshold on; without one, the most probable; labels by |.
+
+    Args:
+        probabilities: of one image, shape (classes,).
+        card: of the model.
+    """
+    if card.kind is TaskKind.MULTILABEL:
+        thresholds = card.thresholds or (UNCERTAIN,) * len(card.classes)
+        named = [name for name, value, least in zip(card.classes, probabilities, thresholds, strict=True)
+                 if value >= least]  # fmt: skip
+        return BETWEEN_LABELS.join(named) or NO_LABEL
+    return card.classes[decide(probabilities, card.threshold)]
+
+
+def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
+    """Return the class: of two the second from ``threshold`` on; without a threshold the most probable one.
+
+    >>> decide(np.array([0.7, 0.3]), 0.25), decide(np.array([0.7, 0.3]), None)
+    (1, 0)
+    """
+    if threshold is None:
+        return int(probabilities.argmax())
+    return int(probabilities[1] >= threshold)
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

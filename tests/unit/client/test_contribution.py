@@ -60,7 +60,7 @@ class Hospital:
     ) -> None:
         self.run, self.folder = run, folder / f"ledger-{seed}"
         parts = {name: records(count, per_patient) for name, count in HELD.items()}
-        data = HospitalData(**parts, fingerprint=bytes(32))
+        data = HospitalData(parts["train"], parts["validation"], parts["test"], bytes(32))
         self.policy: HospitalConfig = willing(**{**STATED, **policy})
         source = Keystream(bound_hash("test", bytes([seed])))
         ledger = Ledger.open(self.folder, data.fingerprint)
@@ -251,7 +251,7 @@ def test_a_part_without_records_has_copies_of_none(dealt: Dealt, tmp_path: Path,
     parts = {name: records(0 if name == part else 6) for name in HELD}
     ledger = Ledger.open(tmp_path / "ledger", bytes(32))
     random = Keystream(bound_hash("test", b"1")).draw
-    data = HospitalData(**parts, fingerprint=bytes(32))
+    data = HospitalData(parts["train"], parts["validation"], parts["test"], bytes(32))
     contributor = Contributor(run, data, ledger, willing(**STATED), random, tmp_path / "cache")
     model = initial_model(run)
     for purpose in (Purpose.MEAN, Purpose.TRAIN):

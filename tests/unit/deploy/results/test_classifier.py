@@ -12,8 +12,8 @@ NAME = "scattering_linear"
 def _card() -> ModelCard:
     return ModelCard(
         architecture=NAME, classes=("normal", "pneumonia"), channels=1, image_size=28, threshold=0.5, run_id=32 * "0",
-        task="pneumonia", data_set="phantom", privacy={}, sha256=64 * "0", tensors=(TensorShape(name="x", shape=(1,)),),
-        preparation=preparation_of(NAME, 2, 1, 28),
+        task="pneumonia", data_set="phantom", privacy={},
+        preparation=preparation_of(NAME, 2, 1, 28), sha256=64 * "0", tensors=(TensorShape(name="x", shape=(1,)),),
     )  # fmt: skip
 
 
