@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +92,11 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
                 "a process that computes features must not end by itself; free memory, or start with "
                 "--set model.name=cnn, which needs none"
             ) from None
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BaseException:
+            # Whoever stops a demo does not wait for what its workers have in hand; the pool would.
+            for worker in active_children():
+                worker.terminate()
+            raise
     say(f"features: computed in {time.monotonic() - started:.0f} s")
     replace_file(index, json.dumps(sorted(files)).encode())
     return tuple(sorted(kept / name for name in files))
