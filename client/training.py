@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.device import CPU, is_cpu, rows_that_fit
 from client.per_record_gradients import (
     CHUNK,
     MOST_RECORDS,
@@ -47,6 +48,7 @@ from common.errors import DataError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
 from common.keystream import SEED_BYTES, Keystream
 from common.models.flat import share_parameters
+from common.models.memory import in_pieces
 from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps
 from common.privacy.schedule import Schedule
 
@@ -210,6 +212,7 @@ def train_locally(
     random: Random,
     *,
     expected_units: float,
+    device: torch.device = CPU,
 ) -> LocalUpdate:
     """Train from the round's model on this hospital's records.
 
@@ -223,6 +226,7 @@ def train_locally(
             repeatable bit for bit.
         expected_units: of a noisy step's batch, by what the hospital states: the noisy sum is divided by this public
             number, never by how many units there are.
+        device: where gradients are computed; they are clipped, added up and noised on the CPU in any case.
 
     Returns:
         The change, finite whatever the model and the data are. After noisy steps it is (ε, δ)-private for the unit
@@ -236,7 +240,8 @@ def train_locally(
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
     weights = anchor.clone()
-    share_parameters(model, weights)
+    on_device = weights.to(device)  # The very same tensor on a CPU.
+    share_parameters(model.to(device), on_device)
     model.train()
     match plan:
         case NoisySteps():
@@ -253,6 +258,8 @@ def train_locally(
         velocity += gradient + training.proximal_mu * change if training.proximal_mu else gradient
         change -= training.learning_rate * velocity
         torch.add(anchor, change, out=weights)
+        if on_device is not weights:
+            on_device.copy_(weights)
         steps += 1
     torch.nan_to_num(change, nan=0.0, out=change)  # A proximal term may run away; what leaves is a number all the same.
     return LocalUpdate(delta=change.numpy(), steps=steps, seconds=time.perf_counter() - began)
@@ -265,6 +272,7 @@ def noisy_gradient_sum(
     plan: NoisySum,
     cohort: int,
     random: Random,
+    device: torch.device = CPU,
 ) -> GradientSum:
     """Return this hospital's part of one optimiser step in mode ``distributed``.
 
@@ -275,13 +283,14 @@ def noisy_gradient_sum(
         plan: the sampling, the clipping and the noise; the same at every hospital of a run.
         cohort: hospitals in this round.
         random: source of fresh bytes, ``os.urandom``; 64 are drawn.
+        device: where gradients are computed; they are clipped to whole numbers on the CPU in any case.
 
     Returns:
         Whole numbers that carry this hospital's share of the noise and are private only inside the secure sum, as
         the theorem in ``common/privacy/distributed.py`` says; never to be sent unmasked.
     """
     began = time.perf_counter()
-    share_parameters(model, torch.from_numpy(start.copy()))
+    share_parameters(model.to(device), torch.from_numpy(start.copy()).to(device))
     model.train()
     units = data.units(plan.unit)
     (batch,) = _poisson_batches(data, plan.unit, Schedule(plan.sample_rate, 1), Keystream(random(SEED_BYTES)))
@@ -368,7 +377,7 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    if clipping.unit is PrivacyUnit.PATIENT or isinstance(model, ByRecord):
+    if clipping.unit is PrivacyUnit.PATIENT or isinstance(model, ByRecord) or not is_cpu(_device_of(model)):
         units = data.units(clipping.unit)
         for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
             rows = _unit_gradients(model, data, piece, units[piece])
@@ -381,21 +390,45 @@ def _clipped_pieces(
 
 def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
     """Return one row a unit, (units, d): the mean gradient of its records."""
-    rows = record_gradients(model, _as_input(data.inputs[records]), data.labels[records], as_rows=True).rows()
+    rows = _record_rows(model, data, records)
     _, members, sizes = torch.unique(units, return_inverse=True, return_counts=True)
     if len(sizes) == len(records):
         return rows
     return torch.zeros(len(sizes), rows.shape[1]).index_add_(0, members, rows).div_(sizes[:, None])
 
 
+def _record_rows(model: nn.Module, data: TrainingData, records: Tensor) -> Tensor:
+    """Return every record's gradient, (records, d) float32 on the CPU, wherever it is computed."""
+    device = _device_of(model)
+
+    def rows(some: Tensor) -> Tensor:
+        inputs, labels = _as_input(data.inputs[some].to(device)), data.labels[some].to(device)
+        return record_gradients(model, inputs, labels, as_rows=True).rows()
+
+    if is_cpu(device):
+        return rows(records)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    at_once = rows_that_fit(device, parameters, len(records))
+    return torch.cat(list(in_pieces(records, at_once, lambda some: rows(some).cpu())))
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def scores(
-    model: nn.Module, flat: NDArray[np.float32], validation: TrainingData, test: TrainingData, classes: int
+    model: nn.Module,
+    flat: NDArray[np.float32],
+    validation: TrainingData,
+    test: TrainingData,
+    classes: int,
+    device: torch.device = CPU,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return a model's scores on a hospital's validation and test part, (records, classes) each.
 
     They are finite whatever the model is; its parameters are overwritten.
     """
-    share_parameters(model, torch.from_numpy(flat.copy()))
+    share_parameters(model.to(device), torch.from_numpy(flat.copy()).to(device))
     return _scores(model, validation, classes), _scores(model, test, classes)
 
 
@@ -418,9 +451,10 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     on a single record must not show it.
     """
     model.eval()
+    device = _device_of(model)
     size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))
     with torch.inference_mode():
-        found = torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+        found = torch.cat(list(in_pieces(inputs, size, lambda some: model(_as_input(some.to(device))).cpu())))
         return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
@@ -437,11 +471,19 @@ def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> Part
 
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
     """Return the mean gradient of the batch's cross-entropy, (d,) float32; zeros where that is not finite."""
-    model.zero_grad(set_to_none=True)
-    for piece in torch.split(batch, _physical_batch(data)):
-        loss = functional.cross_entropy(model(_as_input(data.inputs[piece])), data.labels[piece], reduction="sum")
-        (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-    gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None])
+    device, parameters = _device_of(model), list(model.parameters())
+
+    def of_piece(piece: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, labels = _as_input(data.inputs[piece].to(device)), data.labels[piece].to(device)
+        loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+        return torch.autograd.grad(loss / len(batch), parameters, allow_unused=True)
+
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for gradients in in_pieces(batch, _physical_batch(data), of_piece):
+        for so_far, gradient in zip(total, gradients, strict=True):
+            if gradient is not None:
+                so_far.add_(gradient)
+    gradient = torch.cat([each.reshape(-1) for each in total]).cpu()
     return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)
 
 

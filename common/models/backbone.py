@@ -29,6 +29,7 @@ from torchvision import models
 from common.errors import ConfigError
 from common.models import frozen
 from common.models.backbone_file import find
+from common.models.memory import in_pieces
 from common.models.naming import ONNX, RGB, BackboneModel, backbone_width
 from common.models.onnx_rules import BackboneRefusedError, Breach
 from common.models.onnx_worker import OK, SIZE, STATUS
@@ -104,6 +105,9 @@ class _Network(Protocol):
     def __call__(self, images: Tensor) -> Tensor:
         """Return (n, features) float32 of (n, 3, height, width) float32."""
 
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on, where it can."""
+
     def close(self) -> None:
         """Give back what it holds until it is called again."""
 
@@ -149,6 +153,10 @@ class BackboneFeatures:
                 f"model.features must be what the backbone gives, {found[0].numel()}, got {self._features}"
             )
         return found
+
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on; an ONNX file stays on the CPU, in its own process."""
+        self._network.to(device)
 
     def close(self) -> None:
         """Give back what the network holds, such as its process; the next call takes it again."""
@@ -197,10 +205,19 @@ class _TorchvisionNetwork:
             raise _refused(BackboneRefusedError(Breach.SHAPE, f"weights that are not those of {kind}, at {name[:60]}"))
         network.load_state_dict(weights, strict=False)  # Counts of batches may be missing; all else was compared.
         self._network = network.eval().requires_grad_(requires_grad=False)
+        self._device = torch.device("cpu")
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = self._network(images)
+            return torch.cat(list(in_pieces(images, len(images), self._features)))
+
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on."""
+        self._device = device
+        self._network.to(device)
+
+    def _features(self, images: Tensor) -> Tensor:
+        found: Tensor = self._network(images.to(self._device)).cpu()
         return found
 
     def close(self) -> None:
@@ -235,6 +252,9 @@ class _OnnxNetwork:
             )
         rows = [self._row(image.contiguous().numpy().tobytes(), height, width) for image in images]
         return torch.from_numpy(np.stack(rows))
+
+    def to(self, device: torch.device) -> None:
+        """Stay on the CPU."""
 
     def close(self) -> None:
         """End the process."""
