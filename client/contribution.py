@@ -17,14 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
 from client.device import choose
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
-from client.training import TrainingData, noisy_gradient_sum, scores, train_locally
+from client.training import (
+    TrainingData,
+    feature_mean,
+    noisy_feature_sum,
+    noisy_gradient_sum,
+    scores,
+    train_locally,
+)
+from client.warps import copies_of
 from common.config import HospitalConfig, PrivacyUnit, RunDescription, TrainingConfig
 from common.errors import (
     BudgetExceededError,
@@ -35,6 +43,7 @@ from common.errors import (
     RunError,
 )
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
+from common.evaluation.labels import of_labels
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
@@ -44,11 +53,12 @@ from common.models.frozen import move
 from common.models.naming import BackboneModel, PackageModel, from_outside
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps, mechanism_of
+from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps, RoundPlan, mechanism_of
 from common.run.messages import EpsilonReport
-from common.run.round_terms import RoundTerms
+from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import evaluation_plan_of, fewest_survivors, release_mechanism, verified_layout_of
 from common.run.vector import Tail
+from common.task import TaskKind, present, targets
 
 _SEED_LENGTH = 8
 """The bytes that ``experiment.seed`` takes."""
@@ -90,7 +100,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Training records as statistics count them: (n,) labels, (n, traits) bins and (n,) units."""
+    """Training records as statistics count them: labels as evaluation takes them, (n, traits) bins and (n,) units."""
 
     labels: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] = field(repr=False)
@@ -132,6 +142,14 @@ class _Trainer:
         """See :class:`common.privacy.mechanism.Trainer`."""
         return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random, self.device).total
 
+    def feature_mean(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
+        """See :class:`common.privacy.mechanism.Trainer`."""
+        return feature_mean(self.model, self.data, plan, self.stated, self.random)
+
+    def feature_sum(self, plan: NoisySum) -> npt.NDArray[np.int64]:
+        """See :class:`common.privacy.mechanism.Trainer`."""
+        return noisy_feature_sum(self.model, self.data, plan, self.cohort, self.random)
+
 
 class Contributor:
     """Does one run's work on this hospital's data.
@@ -168,6 +186,7 @@ class Contributor:
         self._mechanism = mechanism_of(run)
         self._accountant = Accountant(run.privacy.accountant)
         self._training = self._mechanism.plan(run, self.layout.parameters)
+        self._mean = self._mechanism.mean_plan(run, self.layout.parameters)
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
@@ -175,20 +194,30 @@ class Contributor:
         self._model = _model_of(run)
         move(registry.frozen_features(run.model.architecture), self._device)
 
-        def prepared(part: HospitalRecords) -> TrainingData:
-            return TrainingData.of(_inputs(run, part.images, cache), part.labels, part.patients)
+        def prepared(part: HospitalRecords, copies: int) -> TrainingData:
+            inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
+            if copies > 1:
+                inputs = inputs.reshape(len(part), copies, -1)
+            return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
 
-        parts = [prepared(part) for part in (data.train, data.validation, data.test)]
+        # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.
+        copies = run.training.copies
+        parts = [prepared(data.train, copies), prepared(data.validation, copies), prepared(data.test, 1)]
         everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
         counted = self._of_stated_patients(
-            TrainingData.of(data.train.traits_or_unknown(), data.train.labels, data.train.patients)
+            TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients)
         )
         self._counted = _Counted(
             counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
         )
         left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
         self.notes = self._shortfalls(everything, left_out)
+
+    @property
+    def run(self) -> RunDescription:
+        """Return the agreed description."""
+        return self._run
 
     def _check_evaluation_noise(self) -> None:
         """Refuse a plan whose releases together cost more than the ε that the run names for evaluation."""
@@ -241,7 +270,7 @@ class Contributor:
             found.append(f"the run takes {most} training {unit}s of a hospital, {everything.count(unit)} are there")
         if policy.stated_units_per_class:
             labels = everything.labels.numpy()
-            fewest = int(np.bincount(labels, minlength=len(self._run.classes)).min()) if len(labels) else 0
+            fewest = min(present(labels, len(self._run.classes)))
             if fewest < policy.stated_units_per_class:
                 found.append(
                     f"hospital.stated_units_per_class states {policy.stated_units_per_class}, a class has {fewest}"
@@ -258,11 +287,15 @@ class Contributor:
                 would be too little.
             EvaluationSpentError: the release was asked for as often as the run allows.
         """
-        fewest = fewest_survivors(self._run, cohort, trains=terms.trains, measures=terms.question is not None)
+        reads, measures = terms.reads_training_records, terms.question is not None
+        fewest = fewest_survivors(self._run, cohort, trains=reads, measures=measures)
         if terms.fewest_survivors != fewest:
             raise RunError(
                 f"this round's sum must be over at least {fewest} hospitals, its terms say {terms.fewest_survivors}"
             )
+        if terms.purpose is Purpose.MEAN:
+            self._check_mean(terms, cohort)
+            return None
         if terms.trains:
             self._training.check_cohort(cohort)
         if terms.question is None:
@@ -277,6 +310,20 @@ class Contributor:
         release_mechanism(self._run, self.plan, release).share_variance(cohort)
         self._check_repeats(release)
         return release
+
+    def _check_mean(self, terms: RoundTerms, cohort: int) -> None:
+        """Refuse to tell the mean of features where the run has none, beside a question, or too often."""
+        if self._mean is None:
+            raise RunError("a run without privacy.mean_share must not ask for the mean of features")
+        if terms.question is not None:
+            raise RunError("the mean of features must be asked in a round without a question")
+        self._mean.check_cohort(cohort)
+        if self._ledger is None or self._mean.event is None:
+            return
+        repeats = self._run.evaluation.repeats
+        told = self._ledger.lines(self._run.run_id, Account.TRAINING, self._mean.event)
+        if told > repeats:
+            raise RunError(f"the mean of features was asked for {told} times, the run allows {1 + repeats}")
 
     @staticmethod
     def _asked(plan: EvaluationPlan, question: Question) -> Release:
@@ -325,36 +372,45 @@ class Contributor:
             raise RunError(
                 f"the model must be {self.layout.parameters} float32 numbers, got {model.shape} of {model.dtype}"
             )
-        report = self._book_training(round_number) if terms.trains else self._report()
+        plan = self._plan_of(terms)
+        report = self._report() if plan is None else self._book_training(round_number, plan)
         answered = release is not None and self._book_release(round_number, release)
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         validation, test, own = self._measured(model)
         started = time.perf_counter()
-        change = self._change(model, cohort, random) if terms.trains else self._no_change()
+        change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
         tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
-        vector = self._training.encode(self.layout, change, tail, random)
+        vector = (plan or self._training).encode(self.layout, change, tail, random)
         return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes)
+
+    def _plan_of(self, terms: RoundTerms) -> RoundPlan | None:
+        """Return how this round reads training records; None where it reads none."""
+        if not terms.reads_training_records:
+            return None
+        return self._mean if terms.purpose is Purpose.MEAN else self._training
 
     def _no_change(self) -> Array:
         return self._training.no_change(self.layout.parameters)
 
-    def _change(self, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
+    def _change(self, plan: RoundPlan, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
         """Return this hospital's contribution to the model, as the run's mechanism makes it.
 
         When anything goes wrong with the data, it returns the change of a hospital without data, with all its noise.
         """
         try:
-            return self._trained(self._train, model, cohort, random)
+            return self._trained(plan, self._train, model, cohort, random)
         except Exception as error:  # noqa: BLE001 - whatever it is, stopping would show the server that it happened
             _LOG.error("training failed on this hospital's records (%s); the round goes without them", _kind(error))
-            return self._trained(self._train.emptied(), model, cohort, random)
+            return self._trained(plan, self._train.emptied(), model, cohort, random)
 
-    def _trained(self, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random) -> Array:
+    def _trained(
+        self, plan: RoundPlan, data: TrainingData, model: npt.NDArray[np.float32], cohort: int, random: Random
+    ) -> Array:
         stated = self._policy.stated_training_units
-        return self._training.change(
-            _Trainer(self._model, model, data, self._run.training, stated, cohort, random, self._device)
-        )
+        if plan is self._mean:  # Of more units the sum over what is stated would be no mean.
+            data = data.limited(stated, self._run.privacy.unit, self._choice)
+        return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random, self._device))
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
@@ -367,16 +423,18 @@ class Contributor:
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
             return none, none, None
-        return (
-            validation,
-            test,
-            metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS))),
-        )
+        return validation, test, self._own_figures(validation, test)
+
+    def _own_figures(self, validation: Array, test: Array) -> Metrics:
+        if self._run.task.kind is TaskKind.MULTILABEL:
+            parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
+            return of_labels(*parts, _OWN_BINS)[0]
+        return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(
-            validation=count(validation, self._validation.labels.numpy(), shape),
-            test=count(test, self._test.labels.numpy(), shape),
+            validation=count(validation, _of_copies(self._validation, self._validation.labels), shape),
+            test=count(test, _of_copies(self._test, self._test.labels), shape),
         )
 
     def _tail(
@@ -410,8 +468,8 @@ class Contributor:
                     self.plan,
                     terms.question,
                     logits,
-                    part.labels.numpy(),
-                    part.units(self._run.privacy.unit).numpy(),
+                    _of_copies(part, part.labels),
+                    _of_copies(part, part.units(self._run.privacy.unit)),
                     units[release.part],
                     self._choice,
                 )
@@ -438,8 +496,8 @@ class Contributor:
         seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
         return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
 
-    def _book_training(self, round_number: int) -> EpsilonReport | None:
-        booking = self._training.booking(self._run.privacy.delta)
+    def _book_training(self, round_number: int, plan: RoundPlan) -> EpsilonReport | None:
+        booking = plan.booking(self._run.privacy.delta)
         if self._ledger is None or booking is None:
             return None
         policy = self._budget(Account.TRAINING)
@@ -508,6 +566,12 @@ def _inputs(run: RunDescription, images: npt.NDArray[np.uint8], cache: Path) -> 
     except ConfigError as error:
         _LOG.error("the backbone cannot be run on this hospital's images: %s", error)
         raise DataError(UNUSABLE_DATA) from None
+
+
+def _of_copies(part: TrainingData, of_records: Tensor) -> npt.NDArray[np.int64]:
+    """Return what is known of each record for each of its copies, in the order of their scores."""
+    repeated: npt.NDArray[np.int64] = of_records.repeat_interleave(part.copies, dim=0).numpy()
+    return repeated
 
 
 def _kind(error: Exception) -> str:

@@ -41,7 +41,18 @@ from common.identity.certificates import (
     request_hospital_certificate,
     verify_hospital_certificate,
 )
-from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
+from common.identity.enrolment import (
+    JoinedReply,
+    JoinReply,
+    JoinRequest,
+    PieceReply,
+    PieceRequest,
+    ResultsReply,
+    ResultsRequest,
+    StandingReply,
+    StandingRequest,
+    WaitingReply,
+)
 from common.identity.invitation import Invitation, join_host_port
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
@@ -90,6 +101,27 @@ class EnrolmentService:
     def standing(self, message: StandingRequest) -> StandingReply:
         """Ask how this hospital stands; raises :class:`EnrolmentError` when that is refused."""
         return enrolment.decode(self._call(enrolment.STANDING, message), StandingReply, enrolment.MAXIMUM_REPLY_BYTES)
+
+    def results(self, identity: HospitalIdentity) -> Mapping[str, bytes]:
+        """Return the finished runs that this hospital may have, each with the SHA-256 of its delivery.
+
+        Raises:
+            EnrolmentError: that is refused; also by a server of an earlier version, which does not know the call.
+        """
+        certificate, request = _proof(identity)
+        reply = self._call(enrolment.RESULTS, ResultsRequest(certificate=certificate, request=request))
+        return enrolment.decode(reply, ResultsReply, enrolment.MAXIMUM_REPLY_BYTES).runs
+
+    def piece(self, identity: HospitalIdentity, run_id: str, name: str, offset: int) -> bytes:
+        """Return a stretch of a file of a finished run, nothing beyond its end.
+
+        Raises:
+            EnrolmentError: that is refused.
+        """
+        certificate, request = _proof(identity)
+        asked = PieceRequest(certificate=certificate, request=request, run_id=run_id, name=name, offset=offset)
+        reply = self._call(enrolment.PIECE, asked)
+        return enrolment.decode(reply, PieceReply, enrolment.MAXIMUM_REPLY_BYTES).content
 
     def _call(self, method: str, message: enrolment.Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))
@@ -144,7 +176,7 @@ def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callab
     key = _identity_key(place.state)
     message = JoinRequest(
         token=invitation.token,
-        request=request_hospital_certificate(_ANY_NAME, key),
+        request=request_hospital_certificate(_ANY_NAME, key).pem,
         supernode=_supernode_public_key(place.state),
     )
     joined = _patiently(lambda: service.join(message), say)
@@ -164,8 +196,7 @@ def ask_standing(
         EnrolmentError: the server cannot be reached or refuses.
         IdentityError: what came is not the authority's, or older than what this hospital has seen.
     """
-    request = request_hospital_certificate(identity.name, identity.key)
-    pem = certificate_pem(identity.certificate)
+    pem, request = _proof(identity)
     stands = service.standing(StandingRequest(certificate=pem, request=request))
     try:
         # The member list goes first: the revocation list knows its number, and runs must be described with that one.
@@ -179,6 +210,11 @@ def ask_standing(
             raise EnrolmentError("a renewed certificate must hold this hospital's own key; the server sent another")
         write_private(state / "identity.pem", stands.certificate)
     return stands
+
+
+def _proof(identity: HospitalIdentity) -> tuple[bytes, bytes]:
+    """Return a hospital's certificate, and a signing request by its key, which proves that it asks itself."""
+    return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key).pem
 
 
 def _recognise(invitation: Invitation) -> EnrolmentService:

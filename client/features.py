@@ -67,6 +67,19 @@ def model_inputs(
         raise DataError(f"the hospital's feature cache must be writable: {error.strerror}") from None
 
 
+def model_files(name: str, images: NDArray[np.uint8], folder: Path) -> tuple[Path, ...]:
+    """Return where :func:`model_inputs` keeps the features of a set of images: its rows and their digests.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot take such images.
+    """
+    features = registry.frozen_features(name)
+    if features is None or not len(images):
+        return ()
+    path = _FeatureCache(folder, features, images.shape[1:], LIMIT_BYTES).path_of(images)
+    return path, path.with_suffix(".images")
+
+
 class _FeatureCache:
     """The files of one version of one transform, for images of one shape."""
 
@@ -77,15 +90,22 @@ class _FeatureCache:
         self._width = features.width(image_shape[0])
         self._limit_bytes = limit_bytes
 
+    def path_of(self, images: NDArray[np.uint8]) -> Path:
+        """Return the file of the features of a set of images."""
+        return self._path(b"".join(_digests(images)))
+
+    def _path(self, named: bytes) -> Path:
+        return self._folder / f"{self._prefix}{hashlib.sha256(named).hexdigest()[:_KEY_LETTERS]}.npy"
+
     def rows(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features of images, (n, width) float32.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full.
         """
-        digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
+        digests = _digests(images)
         named = b"".join(digests)
-        path = self._folder / f"{self._prefix}{hashlib.sha256(named).hexdigest()[:_KEY_LETTERS]}.npy"
+        path = self._path(named)
         cached = self._map(path, named)
         if cached is not None:
             return cached
@@ -163,6 +183,10 @@ class _FeatureCache:
                 for file in (path, path.with_suffix(".images")):
                     with contextlib.suppress(FileNotFoundError):
                         file.unlink()
+
+
+def _digests(images: NDArray[np.uint8]) -> list[bytes]:
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
 
 
 def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -67,7 +67,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from client.losses import score_gradients, summed_loss
 from common.errors import ConfigError
+from common.models.centred import CentredModel
 
 SUPPORTED = (nn.Conv2d, nn.Linear, nn.GroupNorm)
 
@@ -274,9 +276,10 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     """Return the gradient of each record's cross-entropy.
 
     Args:
-        model: of supported layers only; each used once a forward pass.
+        model: of supported layers only; each used once a forward pass. A centre is no parameter here: what the head
+            sees is what the record's numbers are.
         inputs: (records, …), at least one record.
-        labels: (records,) int64.
+        labels: (records,) int64; of a multi-label task (records, labels) of 0 and 1.
         as_rows: hold every gradient explicitly, as clipping by patient and integer clipping need.
 
     Raises:
@@ -284,12 +287,16 @@ def record_gradients(model: nn.Module, inputs: Tensor, labels: Tensor, *, as_row
     """
     if isinstance(model, ByRecord):
         return _by_record(model, inputs, labels)
+    if isinstance(model, CentredModel):
+        with torch.no_grad():
+            centred = model.centring(inputs)
+        return record_gradients(model.head, centred, labels, as_rows=as_rows)
     if type(model) is nn.Linear:
         return _linear_model_gradients(model, inputs, labels, as_rows=as_rows)
     parameters = list(model.parameters())
     recorder = _Recorder(as_rows=as_rows)
     with recorder:
-        loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+        loss = summed_loss(model(inputs), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     if sorted(id(block.parameter) for block in recorder.blocks) != sorted(map(id, parameters)):
         names = ", ".join(layer.__name__ for layer in SUPPORTED)
@@ -304,7 +311,7 @@ def _by_record(model: ByRecord, inputs: Tensor, labels: Tensor) -> RecordGradien
     def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
         # With tied weights, PyTorch would not put back the parameters of a layer that stands in two places.
         scores = torch.func.functional_call(model, parameters, (record[None],), tie_weights=False)
-        return functional.cross_entropy(scores, label[None])
+        return summed_loss(scores, label[None])
 
     of_all = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
     with warnings.catch_warnings():
@@ -317,12 +324,46 @@ def _by_record(model: ByRecord, inputs: Tensor, labels: Tensor) -> RecordGradien
     return RecordGradients(recorder.blocks, list(named.values()), len(labels))
 
 
+def mean_gradient_rows(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of the mean of each record's cross-entropies over its copies, (records, elements).
+
+    Args:
+        model: as for :func:`record_gradients`.
+        inputs: (records, copies, width) float32, at least one record.
+        labels: (records,) int64, of all copies of a record; of a multi-label task (records, labels) of 0 and 1.
+    """
+    copies = inputs.shape[1]
+    if isinstance(model, CentredModel):
+        with torch.no_grad():
+            inputs = model.centring(inputs)
+        return mean_gradient_rows(model.head, inputs, labels)
+    if type(model) is nn.Linear:
+        return _mean_linear_rows(model, inputs, labels)
+    repeated = labels.repeat_interleave(copies, dim=0)
+    rows = record_gradients(model, inputs.flatten(0, 1), repeated, as_rows=True).rows()
+    return rows.view(len(labels), copies, -1).mean(dim=1)
+
+
+@torch.no_grad()
+def _mean_linear_rows(model: nn.Linear, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Do as :func:`mean_gradient_rows` in closed form: the mean of (p - y) x over a record's copies is one product."""
+    copies = inputs.shape[1]
+    scores = model(inputs)
+    residuals = score_gradients(scores.flatten(0, 1), labels.repeat_interleave(copies, dim=0)).view_as(scores)
+    residuals /= copies
+    weight, *bias = model.parameters()
+    rows = inputs.new_empty(len(labels), weight.numel() + sum(each.numel() for each in bias))
+    torch.bmm(residuals.transpose(1, 2), inputs, out=rows[:, : weight.numel()].view(len(labels), *weight.shape))
+    if bias:
+        rows[:, weight.numel() :] = residuals.sum(dim=1)
+    return rows
+
+
 @torch.no_grad()
 def _linear_model_gradients(model: nn.Linear, inputs: Tensor, labels: Tensor, *, as_rows: bool) -> RecordGradients:
-    """Return softmax regression's gradients in closed form, (p - y) x, since autograd would cost more than they do."""
+    """Return the gradients of a linear model in closed form, (p - y) x, since autograd would cost more than they do."""
     recorder = _Recorder(as_rows=as_rows)
-    residuals = functional.softmax(model(inputs), dim=1)
-    residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+    residuals = score_gradients(model(inputs), labels)
     weight, *bias = model.parameters()
     recorder.keep_linear(inputs, residuals, weight, bias[0] if bias else None)
     return RecordGradients(recorder.blocks, [weight, *bias], len(labels))

@@ -27,7 +27,7 @@ from common.mask_workers import MaskWorkers, cores
 from common.processes import (
     EXIT_REFUSED,
 )
-from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
+from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -72,7 +72,7 @@ def _serve_alone(state: Path) -> int:
         surroundings = Surroundings(
             state=state,
             data=settings.data,
-            cache=state / "cache",
+            cache=state / CACHE_FOLDER,
             random=os.urandom,
             record=chain.append,
             apply_masks=apply_masks,

@@ -1,4 +1,4 @@
-"""``python -m client.standing --state DIR``: keeps a hospital's membership: its certificate and the two lists.
+"""``python -m client.standing --state DIR``: keeps a hospital's membership, and brings finished runs home.
 
 A process of its own beside SuperNode and agent. It asks the enrolment service every few seconds; the agent reads the
 lists from the hospital's disk, so that a server which withholds them is noticed when the revocation list grows old.
@@ -13,10 +13,12 @@ from pathlib import Path
 import msgspec
 
 from client.enrolment import EnrolmentService, ask_standing
+from client.kept_runs import RunReceiver
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.files import write_private
 from common.identity.certificates import (
+    HospitalIdentity,
     load_certificate,
     load_identity,
 )
@@ -58,6 +60,7 @@ def keep(state: Path) -> None:
     authority = load_certificate(state / "ca.pem")
     service = EnrolmentService(settings.enrolment_address, authority)
     revocations, members = Revocations(state, authority), KeptMembers(state, authority)
+    receiver, trouble = RunReceiver(state, authority, service), ""
     last = read_last_standing(state)
     while True:
         identity = load_identity(state)
@@ -75,7 +78,20 @@ def keep(state: Path) -> None:
                 f"{identity.name} has been revoked by the consortium's authority; it takes part in nothing any more; "
                 "to join again, ask for a new invitation and use a new state folder"
             )
+        trouble = _receive(receiver, identity, seconds, trouble) if last.problem is None else trouble
         time.sleep(seconds)
+
+
+def _receive(receiver: RunReceiver, identity: HospitalIdentity, seconds: float, before: str) -> str:
+    """Fetch finished runs for a while; returns what went wrong, which the log has once. Membership goes on without."""
+    try:
+        receiver.advance(identity, seconds)
+    except (ConfideError, OSError) as error:
+        problem = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+        if problem != before:
+            _LOG.warning("finished runs: %s", problem)
+        return problem
+    return ""
 
 
 def main() -> int:

@@ -9,6 +9,10 @@ rounding of the change) does not read the data again. The relation is zero-out: 
 place, which is computed with like any other and counts as zero. So the number of units is public, and of a patient the
 number of records. An empty batch is a step like any other.
 
+**Copies.** A record may come with warped copies of its features. Its loss is the mean over them, so its gradient is the
+mean over them too, *before* it is clipped: one record still adds one vector of norm at most C
+(``docs/proofs/copies.md``). The mean of features, asked before training, is of unit vectors that are averaged alike.
+
 **Randomness.** Batches and noise come from AES-256-CTR under a key fresh from the operating system for each call
 (``common/keystream.py``), not from torch's Mersenne Twister, whose state can be computed from its output.
 
@@ -24,7 +28,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -34,11 +38,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from client.device import CPU, is_cpu, rows_that_fit
+from client.losses import summed_loss
 from client.per_record_gradients import (
     CHUNK,
     MOST_RECORDS,
     SMALLEST_CLIPPING_NORM,
     ByRecord,
+    mean_gradient_rows,
     norm_bounds,
     record_gradients,
     weighted_rows,
@@ -47,8 +53,10 @@ from common.config import PrivacyUnit, TrainingConfig
 from common.errors import DataError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, count
 from common.keystream import SEED_BYTES, Keystream
+from common.models.centred import centre_length, trained_length
 from common.models.flat import share_parameters
 from common.models.memory import in_pieces
+from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps
 from common.privacy.schedule import Schedule
 
@@ -88,6 +96,10 @@ SLACK = 2.0**-10
 """The share of C that clipping reserves for everything that float32 can lose, so that nothing passes C itself."""
 
 
+_WITH_COPIES = 3
+"""Dimensions of cached features that have copies; images have four."""
+
+
 class Clipping(Protocol):
     """Whose gradient is clipped, and to which L2 norm."""
 
@@ -107,8 +119,9 @@ class TrainingData:
     """Records as the loop reads them.
 
     Attributes:
-        inputs: (n, channels, height, width) uint8 images, or (n, features) float32 cached features.
-        labels: (n,) int64 in [0, classes).
+        inputs: (n, channels, height, width) uint8 images, or cached float32 features, (n, features) or, with the
+            features of copies, (n, copies, features).
+        labels: (n,) int64 in [0, classes); of a multi-label task (n, labels) int64 of 0 and 1.
         patients: (n,) int64, which patient a record is of, numbered from 0 without gaps.
     """
 
@@ -136,6 +149,11 @@ class TrainingData:
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.labels)
+
+    @property
+    def copies(self) -> int:
+        """Return how many copies each record has; 1 for the record alone."""
+        return self.inputs.shape[1] if self.inputs.dim() == _WITH_COPIES else 1
 
     def units(self, unit: PrivacyUnit) -> Tensor:
         """Return for each record the number of its unit of privacy, from 0 without gaps, (n,) int64."""
@@ -251,18 +269,20 @@ def train_locally(
         case _:
             raise RunError("a plan of optimiser steps must be given; this one sends a gradient sum")
     # The change is kept apart from the weights, which may be too large for it to show in their difference, or infinite.
-    change, velocity = torch.zeros_like(weights), torch.zeros_like(weights)
+    trained = slice(trained_length(model))  # A centre stays as it is.
+    whole = torch.zeros_like(weights)
+    change, velocity = whole[trained], torch.zeros_like(weights[trained])
     steps = 0
     for gradient in gradients:  # Each is of the weights at hand.
         velocity *= training.momentum
         velocity += gradient + training.proximal_mu * change if training.proximal_mu else gradient
         change -= training.learning_rate * velocity
-        torch.add(anchor, change, out=weights)
+        torch.add(anchor[trained], change, out=weights[trained])
         if on_device is not weights:
             on_device.copy_(weights)
         steps += 1
     torch.nan_to_num(change, nan=0.0, out=change)  # A proximal term may run away; what leaves is a number all the same.
-    return LocalUpdate(delta=change.numpy(), steps=steps, seconds=time.perf_counter() - began)
+    return LocalUpdate(delta=whole.numpy(), steps=steps, seconds=time.perf_counter() - began)
 
 
 def noisy_gradient_sum(
@@ -287,17 +307,95 @@ def noisy_gradient_sum(
 
     Returns:
         Whole numbers that carry this hospital's share of the noise and are private only inside the secure sum, as
-        the theorem in ``common/privacy/distributed.py`` says; never to be sent unmasked.
+        the theorem in ``common/privacy/distributed.py`` says; never to be sent unmasked. A centre's numbers are 0.
     """
     began = time.perf_counter()
     share_parameters(model.to(device), torch.from_numpy(start.copy()).to(device))
     model.train()
     units = data.units(plan.unit)
+    noise = _for_a_part(plan.noise, trained_length(model))
     (batch,) = _poisson_batches(data, plan.unit, Schedule(plan.sample_rate, 1), Keystream(random(SEED_BYTES)))
-    total = plan.noise.noise_share(cohort, Keystream(random(SEED_BYTES)))
-    for piece in _pieces(batch, units, _rows_at_once(data, len(start))):
-        total += plan.noise.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
+    total = np.zeros(len(start), np.int64)
+    trained = total[: noise.dimension]
+    trained += noise.noise_share(cohort, Keystream(random(SEED_BYTES)))
+    for piece in _pieces(batch, units, _rows_at_once(data, noise.dimension)):
+        trained += noise.clip(_unit_gradients(model, data, piece, units[piece]).numpy()).total
     return GradientSum(total=total, seconds=time.perf_counter() - began)
+
+
+def noisy_feature_sum(
+    model: nn.Module, data: TrainingData, plan: NoisySum, cohort: int, random: Random
+) -> NDArray[np.int64]:
+    """Return this hospital's part of the mean of features in mode ``distributed``.
+
+    Args:
+        model: of the registry, with a centre.
+        data: the training part, of as many units as the hospital states.
+        plan: the clipping and the noise; every unit is in the sum.
+        cohort: hospitals in this round.
+        random: source of fresh bytes, ``os.urandom``; 32 are drawn.
+
+    Returns:
+        (d,) int64: in the centre's place the sum of the units' mean unit features with this hospital's share of the
+        noise, private only inside the secure sum; 0 elsewhere.
+    """
+    width = centre_length(model)
+    noise = _for_a_part(plan.noise, width)
+    total = np.zeros(trained_length(model) + width, np.int64)
+    centre = total[len(total) - width :]
+    centre += noise.noise_share(cohort, Keystream(random(SEED_BYTES)))
+    for rows in _unit_features(data, plan.unit):
+        centre += noise.clip(rows.numpy()).total
+    return total
+
+
+def feature_mean(
+    model: nn.Module, data: TrainingData, plan: PlainSteps | NoisySteps, stated: float, random: Random
+) -> NDArray[np.float32]:
+    """Return this hospital's part of the mean of features where its own noise is complete, or where there is none.
+
+    Args:
+        model: of the registry, with a centre.
+        data: the training part, of as many units as the hospital states.
+        plan: the clipping and the noise, or that there is neither.
+        stated: the units that the hospital states, by which a noisy sum is divided.
+        random: source of fresh bytes, ``os.urandom``; 32 are drawn.
+
+    Returns:
+        (d,) float32: in the centre's place the mean of the units' mean unit features; 0 elsewhere. With noise it is
+        (ε, δ)-private for the unit against everyone, by the Gaussian mechanism that ``plan.event`` names: the sum moves
+        by at most C when an empty unit takes the place of one, as :func:`_clipped_sum` shows for gradients.
+    """
+    width = centre_length(model)
+    found = np.zeros(trained_length(model) + width, np.float32)
+    centre = found[len(found) - width :]
+    if isinstance(plan, NoisySteps):
+        bound = plan.max_grad_norm
+        pieces = (weighted_rows(_clipping(norm_bounds(rows), bound), rows) for rows in _unit_features(data, plan.unit))
+        clipped = _sum_on_grid(pieces, width, bound)
+        stream = Keystream(random(SEED_BYTES))
+        centre[:] = _noisy_mean(clipped, plan.noise_multiplier * bound, stated, stream).numpy()
+        return found
+    total = torch.zeros(width, dtype=torch.float64)
+    for rows in _unit_features(data, PrivacyUnit.RECORD):
+        total += rows.sum(dim=0, dtype=torch.float64)
+    centre[:] = total.div_(max(1, len(data))).float().numpy()
+    return found
+
+
+def _unit_features(data: TrainingData, unit: PrivacyUnit) -> Iterator[Tensor]:
+    """Yield, a few units at a time, the mean over records and copies of their features at norm 1, (units, width)."""
+    units = data.units(unit)
+    everything = torch.arange(len(data))
+    for piece in _pieces(everything, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
+        features = functional.normalize(data.inputs[piece], dim=-1)
+        rows = features.mean(dim=1) if data.inputs.dim() == _WITH_COPIES else features
+        yield _means_of_units(rows, units[piece])
+
+
+def _for_a_part(noise: DistributedMechanism, dimension: int) -> DistributedMechanism:
+    """Return the same mechanism for a part of the vector; what it books is for the whole, which is no less."""
+    return replace(noise, dimension=dimension)
 
 
 def _noisy_gradients(
@@ -366,9 +464,15 @@ def _clipped_sum(model: nn.Module, data: TrainingData, batch: Tensor, clipping: 
 
     Together C(1 - 2^-10) + 2·(3.5e-4 + 2^-16)·C < C. A unit whose gradient is not finite counts as zero.
     """
-    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
-    grid = 2.0 ** (math.floor(math.log2(clipping.max_grad_norm)) - SUM_BITS)
-    for piece_sum in _clipped_pieces(model, data, batch, clipping, len(total)):
+    parameters = trained_length(model)
+    return _sum_on_grid(_clipped_pieces(model, data, batch, clipping, parameters), parameters, clipping.max_grad_norm)
+
+
+def _sum_on_grid(pieces: Iterator[Tensor], length: int, bound: float) -> Tensor:
+    """Return the sum of clipped pieces, (length,) float64, each rounded to the grid of :func:`_clipped_sum`."""
+    total = torch.zeros(length, dtype=torch.float64)
+    grid = 2.0 ** (math.floor(math.log2(bound)) - SUM_BITS)
+    for piece_sum in pieces:
         total += piece_sum.mul_(1 / grid).round_()
     return total.mul_(grid)
 
@@ -377,7 +481,8 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    if clipping.unit is PrivacyUnit.PATIENT or isinstance(model, ByRecord) or not is_cpu(_device_of(model)):
+    by_row = isinstance(model, ByRecord) or data.inputs.dim() == _WITH_COPIES or not is_cpu(_device_of(model))
+    if clipping.unit is PrivacyUnit.PATIENT or by_row:
         units = data.units(clipping.unit)
         for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
             rows = _unit_gradients(model, data, piece, units[piece])
@@ -389,26 +494,31 @@ def _clipped_pieces(
 
 
 def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
-    """Return one row a unit, (units, d): the mean gradient of its records."""
-    rows = _record_rows(model, data, records)
+    """Return one row a unit, (units, trained parameters): the mean gradient of its records, each over its copies."""
+    return _means_of_units(_record_rows(model, data, records), units)
+
+
+def _means_of_units(rows: Tensor, units: Tensor) -> Tensor:
+    """Return the mean of each unit's rows, (units, elements), in the order of the units' numbers."""
     _, members, sizes = torch.unique(units, return_inverse=True, return_counts=True)
-    if len(sizes) == len(records):
+    if len(sizes) == len(rows):
         return rows
     return torch.zeros(len(sizes), rows.shape[1]).index_add_(0, members, rows).div_(sizes[:, None])
 
 
 def _record_rows(model: nn.Module, data: TrainingData, records: Tensor) -> Tensor:
-    """Return every record's gradient, (records, d) float32 on the CPU, wherever it is computed."""
+    """Return every record's gradient, (records, trained parameters) float32 on the CPU, wherever it is computed."""
     device = _device_of(model)
 
     def rows(some: Tensor) -> Tensor:
         inputs, labels = _as_input(data.inputs[some].to(device)), data.labels[some].to(device)
+        if inputs.dim() == _WITH_COPIES:
+            return mean_gradient_rows(model, inputs, labels)
         return record_gradients(model, inputs, labels, as_rows=True).rows()
 
     if is_cpu(device):
         return rows(records)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    at_once = rows_that_fit(device, parameters, len(records))
+    at_once = rows_that_fit(device, trained_length(model), len(records))
     return torch.cat(list(in_pieces(records, at_once, lambda some: rows(some).cpu())))
 
 
@@ -424,9 +534,10 @@ def scores(
     classes: int,
     device: torch.device = CPU,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return a model's scores on a hospital's validation and test part, (records, classes) each.
+    """Return a model's scores on a hospital's validation and test part, (records · copies, classes) each.
 
-    They are finite whatever the model is; its parameters are overwritten.
+    The scores of a record's copies stand one after the other. They are finite whatever the model is; its parameters are
+    overwritten.
     """
     share_parameters(model.to(device), torch.from_numpy(flat.copy()).to(device))
     return _scores(model, validation, classes), _scores(model, test, classes)
@@ -445,7 +556,7 @@ def evaluate(
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's scores, (n, classes) float32, at least one record, in pieces that fit in memory.
+    """Return the model's scores, (n, …, classes) float32, at least one record, in pieces that fit in memory.
 
     Scores beyond ±LARGEST_LOGIT are cut to it, and one that is undefined is 0: a model that a server made to overflow
     on a single record must not show it.
@@ -461,22 +572,25 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
 def _scores(model: nn.Module, part: TrainingData, classes: int) -> NDArray[np.float32]:
     if not len(part):
         return np.zeros((0, classes), np.float32)
-    found: NDArray[np.float32] = logits(model, part.inputs).numpy()
+    found: NDArray[np.float32] = logits(model, part.inputs).reshape(-1, classes).numpy()
     return found
 
 
 def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> PartCounts:
-    return count(_scores(model, part, shape.classes), part.labels.numpy(), shape)
+    return count(_scores(model, part, shape.classes), part.labels.repeat_interleave(part.copies, dim=0).numpy(), shape)
 
 
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
     """Return the mean gradient of the batch's cross-entropy, (d,) float32; zeros where that is not finite."""
-    device, parameters = _device_of(model), list(model.parameters())
+    device = _device_of(model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def of_piece(piece: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, labels = _as_input(data.inputs[piece].to(device)), data.labels[piece].to(device)
-        loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
-        return torch.autograd.grad(loss / len(batch), parameters, allow_unused=True)
+        inputs = _as_input(data.inputs[piece].to(device))
+        labels = data.labels[piece].repeat_interleave(data.copies, dim=0).to(device)
+        found = model(inputs).flatten(0, -2)  # The copies of a record one after the other.
+        loss = summed_loss(found, labels) / (len(batch) * data.copies)
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
 
     total = [torch.zeros_like(parameter) for parameter in parameters]
     for gradients in in_pieces(batch, _physical_batch(data), of_piece):

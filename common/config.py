@@ -14,6 +14,7 @@ from common.canonical import canonical_json
 from common.errors import ConfigError
 from common.models import naming
 from common.secagg.parameters import GraphParameters
+from common.task import MOST_CLASSES, TaskConfig, TaskKind, implied
 
 _SHOWN = reprlib.Repr()
 """Shortens a value in an error: a few aliases in YAML can stand for gigabytes."""
@@ -28,9 +29,6 @@ SECURE_MINIMUM = 3
 PROTOCOL_VERSION = 3
 """The version of everything that travels between server and hospital; they refuse messages of another version."""
 
-
-MOST_CLASSES = 256
-"""The largest number of classes of a task. A model and an evaluation grow with it, so millions would exhaust memory."""
 
 MOST_HOSPITALS = 1024
 
@@ -75,6 +73,15 @@ class AdversaryModel(StrEnum):
 
     ACTIVE = "active"
     SEMI_HONEST = "semi-honest"
+
+
+class Warp(StrEnum):
+    """How the copies of a record's image differ from it; ``client/warps.py`` says by how much."""
+
+    NONE = "none"
+    CHEST = "chest"
+    XRAY = "xray"
+    MIRROR = "mirror"
 
 
 class _Section(BaseModel):
@@ -136,7 +143,7 @@ class TrainingConfig(_Section):
     """One hospital's optimiser; in mode ``distributed`` learning rate and momentum act on the server.
 
     ``sample_rate`` is public and the same at every hospital, so neither noise nor ε shows how much data one has.
-    ``batch_size`` counts in mode ``none`` alone.
+    ``batch_size`` counts in mode ``none`` alone. ``copies`` and ``warp`` count for models on frozen features alone.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
@@ -145,6 +152,16 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     proximal_mu: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    copies: Annotated[int, Field(ge=1, le=16)] = 1
+    warp: Annotated[Warp, Field(strict=False)] = Warp.NONE
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Self:
+        if (self.copies > 1) != (self.warp is not Warp.NONE):
+            raise ValueError(
+                "training.copies must be above 1 where training.warp names a kind of warp, and 1 where it is none"
+            )
+        return self
 
 
 class AggregationConfig(_Section):
@@ -193,6 +210,7 @@ class PrivacyConfig(_Section):
     unit: Annotated[PrivacyUnit, Field(strict=False)] = PrivacyUnit.RECORD
     colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     tolerated_dropouts: Annotated[int, Field(ge=0, le=1023)] = 1
+    mean_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class EvaluationConfig(_Section):
@@ -279,6 +297,7 @@ class Config(_Section):
     """The whole of ``config.yaml``."""
 
     experiment: ExperimentConfig = ExperimentConfig()
+    task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -302,6 +321,7 @@ class Config(_Section):
                 f"aggregation.min_hospitals ({self.aggregation.min_hospitals}) must be at most "
                 f"experiment.num_clients ({self.experiment.num_clients})"
             )
+        _require_countable(self.task, self.evaluation)
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
@@ -320,6 +340,8 @@ class RunDescription(_Section):
     """Who the members of the consortium are, signed by its authority (``common.identity.members``); hospitals refuse a
     run whose roster is not all of them. Empty where no hospital takes part, as in a central baseline."""
     experiment: ExperimentConfig
+    task: TaskConfig
+    """What is learnt, and what labels mean; complete, and normal (:meth:`common.task.TaskConfig.normal`)."""
     model: ModelConfig
     training: TrainingConfig
     aggregation: AggregationConfig
@@ -333,6 +355,9 @@ class RunDescription(_Section):
     def _noise_is_agreed(self) -> Self:
         if (self.noise_multiplier is not None) != (self.privacy.mode is PrivacyMode.DISTRIBUTED):
             raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
+        if self.task.is_preset or self.task.classes != self.classes or self.task.normal() != self.task:
+            raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
+        _require_countable(self.task, self.evaluation)
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
@@ -358,6 +383,7 @@ class RunDescription(_Section):
             roster=roster,
             member_list=member_list,
             experiment=config.experiment,
+            task=task_of(config, classes),
             model=config.model,
             training=config.training,
             aggregation=config.aggregation,
@@ -386,6 +412,17 @@ class RunDescription(_Section):
             return cls.model_validate_json(encoded)
         except ValidationError as error:
             raise ConfigError(_first_complaint(error)) from None
+
+
+def task_of(config: Config, classes: tuple[str, ...]) -> TaskConfig:
+    """Return a run's task; where the configuration leaves it to a preset, what its name and classes imply."""
+    return implied(config.experiment.task, classes) if config.task.is_preset else config.task.normal()
+
+
+def _require_countable(task: TaskConfig, evaluation: EvaluationConfig) -> None:
+    """Refuse exact counts of several labels: their vector would need a layout of its own."""
+    if evaluation.exact and task.kind is TaskKind.MULTILABEL:
+        raise ValueError("evaluation.exact must be false in a multilabel task, whose labels are counted under noise")
 
 
 def _require_hidden_shares(

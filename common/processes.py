@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -152,6 +152,32 @@ def _spawn(command: ProcessCommand) -> subprocess.Popen[bytes]:
 def die_with_parent() -> None:
     """Let the kernel kill this process when the one that started it dies; for one that no supervisor started."""
     _die_with(os.getppid(), ctypes.CDLL(None))
+
+
+@contextlib.contextmanager
+def running_beside(command: tuple[str, ...], root: Path, stop_seconds: float) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a role's process beside this one: it writes where this one does, and dies with it.
+
+    Args:
+        command: of one of our modules.
+        root: where it finds our modules.
+        stop_seconds: at the end, the time between SIGTERM and SIGKILL.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)),  # noqa: PLW1509 - as in _spawn
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(stop_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _prepare(parent: int, libc: ctypes.CDLL) -> None:

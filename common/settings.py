@@ -24,6 +24,8 @@ RELAY_FOLDER = "relay"
 """What a hospital's SuperNode may read in the state folder: its own key, the Runtime API's certificate and secret."""
 CHECKPOINTS_FOLDER = "checkpoints"
 """The name of the folder in a run's folder."""
+CACHE_FOLDER = "cache"
+"""The name of the folder in a hospital's state folder, of prepared images and their features."""
 SECRET_BYTES = 32
 """The length of a secret that opens a Runtime API to the process beside it."""
 

@@ -29,6 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from common.errors import DataError
 from common.files import make_private_folder
+from common.task import TaskConfig, TaskKind, implied
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -62,7 +63,7 @@ class Records:
 
     Attributes:
         images: uint8, shape (n, c, h, w).
-        labels: int64, shape (n,): the index of the class.
+        labels: int64, shape (n,): the index of the class, or the sum over labels (:mod:`common.task`).
         patients: n identifiers, an empty one where the patient is unknown.
     """
 
@@ -104,6 +105,15 @@ class ShardDescription:
     classes: tuple[str, ...]
     channels: int
     image_size: int
+    several: bool = False
+    """Whether a record can have any number of the classes, which then are labels."""
+
+    @property
+    def terms(self) -> TaskConfig:
+        """What the labels are."""
+        if self.several:
+            return TaskConfig(kind=TaskKind.MULTILABEL, classes=self.classes)
+        return implied(self.task, self.classes)
 
 
 @dataclass(frozen=True)
@@ -132,13 +142,13 @@ def write(folder: Path, description: ShardDescription, parts: Mapping[Split, Rec
     if (folder / MANIFEST_NAME).exists():
         raise DataError(f"the folder for a shard must be new: {folder} holds one already; remove it or choose another")
     for records in parts.values():
-        if len(records) and not 0 <= records.labels.min() <= records.labels.max() < len(description.classes):
-            raise DataError(f"a shard's labels must lie in 0 … {len(description.classes) - 1}")
+        if len(records) and not 0 <= records.labels.min() <= records.labels.max() < description.terms.numbers:
+            raise DataError(f"a shard's labels must lie in 0 … {description.terms.numbers - 1}")
     try:
         make_private_folder(folder)
         rows: list[tuple[str, str, str, str]] = []
         for split, records in parts.items():
-            rows += _write_images(folder, split, records, description.classes)
+            rows += _write_images(folder, split, records, description.terms)
         _write_private(folder / DESCRIPTION_NAME, _encode_description(description))
         table = io.StringIO(newline="")
         csv.writer(table).writerows([COLUMNS, *rows])
@@ -250,6 +260,7 @@ def read_description(folder: Path) -> ShardDescription | None:
             tuple(str(name) for name in tree["classes"]),
             int(tree["channels"]),
             int(tree["image_size"]),
+            bool(tree.get("several", False)),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DataError(f"{DESCRIPTION_NAME} must be a readable shard description; remove it or deal again") from None
@@ -385,13 +396,12 @@ def _encode_description(description: ShardDescription) -> bytes:
         "classes": list(description.classes),
         "channels": description.channels,
         "image_size": description.image_size,
+        **({"several": True} if description.several else {}),
     }
     return json.dumps(tree, indent=1).encode()
 
 
-def _write_images(
-    folder: Path, split: Split, records: Records, classes: Sequence[str]
-) -> list[tuple[str, str, str, str]]:
+def _write_images(folder: Path, split: Split, records: Records, task: TaskConfig) -> list[tuple[str, str, str, str]]:
     (folder / split).mkdir(mode=0o700, exist_ok=True)
     names = [f"{split}/{position:06d}.png" for position in range(len(records))]
 
@@ -404,7 +414,7 @@ def _write_images(
         for _ in threads.map(write_one, range(len(records))):
             pass  # map raises here what a thread met
     return [
-        (name, classes[label], patient, split)
+        (name, task.written(int(label)), patient, split)
         for name, label, patient in zip(names, records.labels, records.patients, strict=True)
     ]
 

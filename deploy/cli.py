@@ -65,7 +65,9 @@ SECTIONS = (
             _entry("hospital check-data", "deploy.hospital.check_data", "check the images before privacy is spent"),
             _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),
             _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
+            _entry("hospital policy", "deploy.hospital.policy", "show or change what the hospital agrees to"),
             _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
+            _entry("hospital model", "deploy.hospital.model", "show the models of finished runs that are kept here"),
             _entry("hospital shadow", "deploy.hospital.shadow", "compare a silent trial's answers with reports"),
             _entry("hospital ledger", "deploy.hospital.ledger", "show or verify what the hospital has spent"),
         ),
@@ -96,6 +98,7 @@ SECTIONS = (
             _entry("dashboard", "deploy.results.dashboard", "follow a run in a browser"),
             _entry("statistics", "deploy.results.statistics", "show who a run trains on, in noisy counts"),
             _entry("predict", "deploy.results.predict", "classify images with a trained model"),
+            _entry("export", "deploy.results.export", "write the model as ONNX, or as a MONAI bundle"),
         ),
     ),
     Section(

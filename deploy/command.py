@@ -169,7 +169,7 @@ def out_option(default: Path | None = None, shown: str = "", help: str = "") -> 
 def chain_option() -> Callable[[_Function], _Function]:
     """Return ``--chain``: the audit chains of a run's hospitals."""
     return click.option(
-        "--chain", multiple=True, type=FILE, show_default="all hospitals of a demo", metavar="FILE",
+        "--chain", multiple=True, type=FILE, show_default="those beside the run", metavar="FILE",
         help="A hospital's audit chain, audit.jsonl; repeatable.",
     )  # fmt: skip
 
@@ -177,5 +177,9 @@ def chain_option() -> Callable[[_Function], _Function]:
 def authority_option() -> Callable[[_Function], _Function]:
     """Return ``--authority``: what all trust in a run comes from."""
     return click.option(
-        "--authority", type=FILE, show_default="a demo's", metavar="FILE", help="The consortium's certificate, ca.pem."
+        "--authority",
+        type=FILE,
+        show_default="the one beside the run",
+        metavar="FILE",
+        help="The consortium's certificate, ca.pem.",
     )

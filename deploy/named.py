@@ -29,5 +29,11 @@ def names_in_words() -> str:
         widest = max(map(len, words))
         lines.append(f"{key} is one of:")
         for name, said in words.items():
-            lines += wrap(said, WIDTH, initial_indent=f"  {name:<{widest}}  ", subsequent_indent=" " * (widest + 4))
+            lines += wrap(
+                said,
+                WIDTH,
+                initial_indent=f"  {name:<{widest}}  ",
+                subsequent_indent=" " * (widest + 4),
+                break_on_hyphens=False,
+            )
     return "\n".join(lines)

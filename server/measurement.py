@@ -13,13 +13,15 @@ from common.config import RunDescription
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
 from common.evaluation.decode import decode, next_question
+from common.evaluation.metrics import ClassFigures, areas_of, class_figures
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState
-from common.evaluation.statistics import Statistics, read_tables
+from common.evaluation.statistics import LABELS_HELD, Statistics, read_tables
 from common.privacy.gaussian import gaussian_epsilon
 from common.run.terms import evaluation_plan_of, release_mechanism
 from common.run.vector import Tail, VectorLayout
+from common.task import TaskKind
 from server.progress import EvaluationProgress
 
 PartName = Literal["test", "validation", "none"]
@@ -36,6 +38,7 @@ class Reading:
         noise: by measure, the standard deviation that privacy noise gives it.
         epsilon: what this run's evaluations have cost each record of ``part`` so far; NaN where counts are exact.
         statistics: who the run trains on, where that was asked.
+        each: the figures of each class of several, or of each label; empty where the part does not tell.
     """
 
     part: PartName = "none"
@@ -44,6 +47,7 @@ class Reading:
     noise: Mapping[str, float] = field(default_factory=dict)
     epsilon: float = math.nan
     statistics: Statistics | None = None
+    each: tuple[ClassFigures, ...] = ()
 
 
 class Measurements(Protocol):
@@ -112,7 +116,9 @@ class ExactMeasurements:
         """See :class:`Measurements`."""
         counts = self._layout.exact_counts(tail)
         counts.check()
-        return Reading("test", metrics(counts))
+        several = len(counts.test.confusion) > 2  # noqa: PLR2004 - of two classes, the figures are those of the second
+        each = class_figures(counts.test.confusion, areas_of(counts.test.histograms)) if several else ()
+        return Reading("test", metrics(counts), each=each)
 
     def spent(self) -> None:
         """See :class:`Measurements`."""
@@ -183,7 +189,8 @@ class PlannedMeasurements:
             return Reading()
         if release.kind is ReleaseKind.STATISTICS:
             self._told = True
-            told = read_tables(self._description.classes, tail.entries, units, variance)
+            names = LABELS_HELD if self._plan.kind is TaskKind.MULTILABEL else self._description.classes
+            told = read_tables(names, tail.entries, units, variance)
             return Reading(epsilon=self._spent_on(release.part), statistics=told)
         measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
         epsilon = self._spent_on(release.part)
@@ -195,6 +202,7 @@ class PlannedMeasurements:
             measured.intervals,
             measured.noise,
             epsilon,
+            each=measured.each,
         )
 
     def _spent_on(self, part: Part) -> float:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.run.messages import EpsilonReport
+from common.task import MOST_CLASSES
 from common.telemetry.events import Count, RoundTime, Seconds
 
 
@@ -57,13 +58,17 @@ class RunProgress(_Part):
 
     Attributes:
         threshold: of the decision between two classes, as validation records last fixed it.
+        thresholds: of each label of a multi-label task, likewise; empty in other tasks.
         pending: the last step, as long as its model is not measured.
         evaluation: how far the plan of evaluations is; None where no plan is followed.
+        centred: whether the mean of features is known, and in the model where it is used.
     """
 
     threshold: float | None = None
+    thresholds: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=MOST_CLASSES)] = ()
     pending: PendingStep | None = None
     evaluation: EvaluationProgress | None = None
+    centred: bool = False
 
     @field_validator("evaluation", mode="before")
     @classmethod

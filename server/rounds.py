@@ -50,17 +50,22 @@ class Asked:
     """What a round is for; the cohort, once it is known, makes :class:`~common.run.round_terms.RoundTerms` of it.
 
     Attributes:
-        purpose: train, or evaluate alone.
+        purpose: train, evaluate alone, or tell the mean of features.
         question: the release of the evaluation plan that is asked for, if any.
     """
 
     purpose: Purpose
     question: Question | None = None
 
+    @property
+    def reads_training_records(self) -> bool:
+        """Return whether hospitals need a budget for training to answer."""
+        return self.purpose is not Purpose.EVALUATE
+
     def terms(self, description: RunDescription, model: FlatModel, cohort: int) -> RoundTerms:
         """Return the round's terms for a cohort of ``cohort`` hospitals."""
         fewest = fewest_survivors(
-            description, cohort, trains=self.purpose is Purpose.TRAIN, measures=self.question is not None
+            description, cohort, trains=self.reads_training_records, measures=self.question is not None
         )
         return RoundTerms(
             purpose=self.purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=self.question

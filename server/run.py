@@ -3,6 +3,7 @@
 Who takes part is :mod:`server.waiting`; what the run tells of itself is :mod:`server.run_record`.
 """
 
+import logging
 import math
 import secrets
 import time
@@ -16,7 +17,7 @@ from common.audit.chain import Record, discard
 from common.config import AggregationMode
 from common.errors import RunError
 from common.evaluation.plan import Part
-from common.privacy.mechanism import mechanism_of
+from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
 from common.run.flat_model import stretches
 from common.run.round_terms import Purpose
 from common.run.terms import (
@@ -36,6 +37,8 @@ from server.run_record import RunJournal
 from server.strategies import Strategy, strategy_for
 from server.waiting import POLL_SECONDS, Attendance
 
+_LOG = logging.getLogger("confide.server")
+
 _RESERVED_ROUNDS = 64
 """Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
 never asks for a number that hospitals have answered."""
@@ -51,10 +54,14 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """What a round's sum says: the mean change of the model, a stretch at a time, and how good the model is."""
+    """What a round's sum says: the mean change of the model, a stretch at a time, and how good the model is.
+
+    ``stated`` are the training units that its hospitals state, together.
+    """
 
     change: Callable[[slice], npt.NDArray[np.float32]]
     reading: Reading
+    stated: int
 
 
 class Run:
@@ -74,7 +81,8 @@ class Run:
         self._record = RunJournal(plan.description.run_id, report, record)
         self._attendance = Attendance(conversation)
         self._layout = layout_of(plan.description)
-        self._decoded = mechanism_of(plan.description).decoder(plan.description, self._layout.parameters)
+        self._mechanism = mechanism_of(plan.description)
+        self._decoded = self._mechanism.decoder(plan.description, self._layout.parameters)
         self._aggregation = _aggregation(plan, conversation)
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
@@ -111,6 +119,8 @@ class Run:
         reason = COMPLETED
         if self._checkpoint.step == 0 and self._plan.description.evaluation.statistics_epsilon:
             self._attempt(self._to_count)
+        if self._checkpoint.step == 0 and self._plan.description.privacy.mean_share:
+            self._attempt(self._to_centre)
         while self._checkpoint.step < rounds:
             ended = self._attempt(self._to_train)
             if ended is not None:
@@ -124,6 +134,9 @@ class Run:
     def _to_count(self) -> Asked | None:
         question = self._measurements.before_training()
         return None if question is None else Asked(Purpose.EVALUATE, question)
+
+    def _to_centre(self) -> Asked | None:
+        return None if self._checkpoint.progress.centred else Asked(Purpose.MEAN)
 
     def _to_train(self) -> Asked:
         return Asked(Purpose.TRAIN, self._measurements.while_training(self._checkpoint.step))
@@ -164,7 +177,7 @@ class Run:
                 return "the evaluation plan allows no further release"
             hospitals = self._attendance.wait(
                 self._plan,
-                train=asked.purpose is Purpose.TRAIN,
+                train=asked.reads_training_records,
                 is_first=self._round == self._checkpoint.round_number,
             )
             if isinstance(hospitals, str):
@@ -197,7 +210,7 @@ class Run:
         self._record.began(self._plan, self._checkpoint)
 
     def _one_round(self, hospitals: frozenset[str], asked: Asked) -> None:
-        number, trains = self._next_number(), asked.purpose is Purpose.TRAIN
+        number, another_follows = self._next_number(), asked.reads_training_records
         self._conversation.begin_round()
         started = time.monotonic()
         summed = self._aggregation.aggregate(
@@ -205,29 +218,36 @@ class Run:
             hospitals,
             self._checkpoint.model,
             asked,
-            next_round=number + 1 if trains else None,
+            next_round=number + 1 if another_follows else None,
         )
         decoded = self._decode(number, summed)
         self._record.summed(number, summed)
         seconds = time.monotonic() - started
         self._record.counted(self._plan, decoded.reading)
         self._measure(decoded.reading)
-        if trains:
-            self._take_step(number, summed, decoded, seconds)
-        else:
-            self._save()
+        match asked.purpose:
+            case Purpose.TRAIN:
+                self._take_step(number, summed, decoded, seconds)
+            case Purpose.MEAN:
+                self._take_centre(number, summed, decoded)
+            case Purpose.EVALUATE:
+                self._save()
 
     def _decode(self, number: int, summed: RoundSum) -> "_Decoded":
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""
         hospitals = len(summed.survivors)
         try:
             decoded = self._layout.decode(summed.total, hospitals)
+            stated = decoded.tail.weight
             reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             self._conversation.refused_by_server((refusal,))
             raise refusal from None
-        return _Decoded(self._decoded(decoded), reading)
+        read = self._decoded
+        if summed.terms.purpose is Purpose.MEAN:
+            read = self._mechanism.mean_decoder(self._plan.description, self._layout.parameters)
+        return _Decoded(read(decoded), reading, stated)
 
     def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
         """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""
@@ -250,6 +270,33 @@ class Run:
         self._record.stepped(number, self._checkpoint.step, draft.checkpoint.model)
         self._checkpoint = self._store.publish(draft)
 
+    def _take_centre(self, number: int, summed: RoundSum, decoded: "_Decoded") -> None:
+        """Put the mean of features into the model, unless its noise is too large for it to be of use.
+
+        Whether it is follows from what is public: the noise, and how many units the hospitals state. It is no step of
+        training, so no strategy has a part in it.
+        """
+        public = SummedMean(summed.cohort, len(summed.survivors), decoded.stated)
+        model = self._checkpoint.model
+        deviation = self._mechanism.deviation_of_mean(self._plan.description, self._layout.parameters, public)
+        # The model's trained part is all zeros in such a sum, so what is not zero is the centre.
+        width = sum(int(np.count_nonzero(decoded.change(stretch))) for stretch in stretches(len(model)))
+        error = deviation * math.sqrt(width)
+        is_used = error <= LARGEST_MEAN_ERROR
+        _LOG.info(
+            "the mean of features %s: the expected norm of its noise is %.3f, at most %g is of use",
+            "is in the model" if is_used else "is left out", error, LARGEST_MEAN_ERROR,
+        )  # fmt: skip
+        progress = self._checkpoint.progress.model_copy(update={"centred": True})
+        self._checkpoint = replace(self._checkpoint, progress=progress)
+        if not is_used:
+            self._save()
+            return
+        centred = (model[stretch] + decoded.change(stretch) for stretch in stretches(len(model)))
+        draft = self._store.draft(self._to_save(), centred)
+        self._record.centred(number, draft.checkpoint.model)
+        self._checkpoint = self._store.publish(draft)
+
     def _stepped(self, decoded: "_Decoded") -> Iterator[npt.NDArray[np.float32]]:
         model = self._checkpoint.model
         for stretch in stretches(len(model)):
@@ -263,6 +310,9 @@ class Run:
         if reading.measured is not None and not math.isnan(reading.measured.threshold):
             # With more than two classes there is none.
             progress = progress.model_copy(update={"threshold": reading.measured.threshold})
+        thresholds = tuple(figures.threshold for figures in reading.each)
+        if thresholds and not any(map(math.isnan, thresholds)):
+            progress = progress.model_copy(update={"thresholds": thresholds})
         pending = progress.pending
         if pending is not None:  # The initial model is nobody's step; nor is a second measurement of the last one.
             self._record.measured(self._checkpoint.step, pending, reading)

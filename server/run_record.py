@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.audit.chain import Record
-from common.audit.entries import Began, Finished, Stepped, Summed
+from common.audit.entries import Began, Centred, Finished, Stepped, Summed
 from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
@@ -52,6 +52,7 @@ class RunJournal:
                 run_id=self._run_id,
                 data_set=plan.data_set,
                 task=description.experiment.task,
+                terms=description.task,
                 rounds=description.experiment.rounds,
                 hospitals=tuple(sorted(description.roster)),
                 config=plan.config,
@@ -82,6 +83,10 @@ class RunJournal:
     def stepped(self, number: int, step: int, model: FlatModel) -> None:
         """Record the model that a training step made."""
         self._record(Stepped(run_id=self._run_id, round_number=number, step=step, model_hash=hash_model(model).hex()))
+
+    def centred(self, number: int, model: FlatModel) -> None:
+        """Record the model that the mean of features has given its centre."""
+        self._record(Centred(run_id=self._run_id, round_number=number, model_hash=hash_model(model).hex()))
 
     def measured(self, step: int, pending: PendingStep, reading: Reading) -> None:
         """Report a finished step with the measures of its model, undefined ones when nobody measured it."""
@@ -137,6 +142,7 @@ class RunJournal:
                 noise=dict(reading.noise),
                 epsilon=reading.epsilon,
                 claim=evaluation_claim(plan.description, reading.epsilon),
+                each=dict(zip(plan.description.classes, reading.each, strict=False)),
             )
         )
 
@@ -149,6 +155,7 @@ class RunJournal:
                 steps=checkpoint.step,
                 model_hash=hash_model(checkpoint.model).hex(),
                 threshold=checkpoint.progress.threshold,
+                thresholds=checkpoint.progress.thresholds,
             )
         )
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=checkpoint.step))

@@ -1,6 +1,8 @@
-"""Lists what a hospital's data claims to hold, in any of the three layouts, without opening an image.
+"""Lists what a hospital's data claims to hold, in any of the four layouts, without opening an image.
 
-- ``manifest.csv`` (or ``manifest.xlsx``) with the columns ``file,label`` and, where known, ``patient_id,split``;
+- ``manifest.csv`` (or ``manifest.xlsx``) with the columns ``file,label`` and, where known, ``patient_id,split``; in a
+  multi-label task a column for each label may stand in the place of ``label``;
+- the table of a public set of chest X-rays as it is published (:mod:`client.data.known_tables`);
 - one folder for each class, ``[train|val|test/]CLASS/[PATIENT/]image``;
 - an npz file in MedMNIST's layout.
 
@@ -20,7 +22,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+import numpy.typing as npt
+
+from client.data import known_tables
 from client.data.archives import Archives, UnusableArchiveError, split_path
+from client.data.known_tables import KnownTable, Said, find_known_table
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import (
     ARCHIVE_ENDING,
@@ -31,9 +38,10 @@ from client.data.readers import (
     npz,
     reader_of,
 )
-from client.data.tables import Table, UnusableTableError, read_table, without_point_zero
+from client.data.tables import Table, UnusableTableError, read_table
 from common.errors import DataError
-from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split, class_index
+from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split
+from common.task import BETWEEN_LABELS, BETWEEN_NAME_AND_VALUE, TaskConfig, TaskKind, Unread, implied
 
 ACCEPTED_NAME = "accepted.csv"
 MANIFEST_WORKBOOK_NAME = "manifest.xlsx"
@@ -71,6 +79,11 @@ _BESIDE_IMAGES = frozenset(
 )
 """Names of files that are known to hold no exported image."""
 
+_NO_PATIENT = frozenset({"images", "image"})
+"""Names of folders inside a class folder that are no patient's."""
+
+_NO_TASK = implied("", ("0", "1"))  # of a scan for images, which reads no label
+
 _NO_ENDING = "no ending"
 _ENDINGS_NAMED = 8
 
@@ -79,6 +92,7 @@ class DataLayout(StrEnum):
     """How the data lies."""
 
     MANIFEST = "manifest.csv"
+    KNOWN_TABLE = "the table of a public set"
     CLASS_FOLDERS = "a folder for each class"
     NPZ = "npz file"
 
@@ -89,10 +103,11 @@ class ListedImage:
 
     Attributes:
         file: its path from the data folder, or ``train_images[7]`` in an npz file.
-        label: index of its class.
+        label: its number (:mod:`common.task`): the index of its class, or the sum over its labels.
         label_text: the label as it was written.
         patient: identifier, '' if unknown.
         split: None where the hospital leaves the choice to Confide.
+        said: what a table says of it that a file of its kind cannot.
     """
 
     file: str = field(repr=False)
@@ -100,6 +115,7 @@ class ListedImage:
     label_text: str = field(repr=False)
     patient: str = field(repr=False)
     split: Split | None = field(repr=False)
+    said: Said | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,28 +144,30 @@ class _Listing:
     """What has been found so far, and a running digest of it."""
 
     root: Path
-    classes: Sequence[str]
+    task: TaskConfig
     archives: Archives = field(repr=False)
     entries: list[ListedImage] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 1"))
+    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 2"))
+    left_out: int = 0
+    """How many records the task leaves out for what their labels say."""
 
     def find(self, mistake: Mistake, where: str, detail: str = "") -> None:
         self.findings.append(Finding(mistake, where, detail))
 
     def add(self, entry: ListedImage, status: os.stat_result) -> None:
         self.entries.append(entry)
-        said = (entry.file, entry.label_text, entry.patient, entry.split)
+        said = (entry.file, entry.label_text, entry.patient, entry.split, entry.said)
         stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         self.digest.update(repr((said, stamp)).encode())
 
 
-def read_catalogue(data: Path, classes: Sequence[str]) -> Catalogue:
+def read_catalogue(data: Path, task: TaskConfig) -> Catalogue:
     """List a hospital's data.
 
     Args:
         data: a folder, or an npz file.
-        classes: names of the run's classes in the order of their indices.
+        task: of the run, which says what labels mean.
 
     Returns:
         The list, with what is wrong with it among its findings.
@@ -161,18 +179,22 @@ def read_catalogue(data: Path, classes: Sequence[str]) -> Catalogue:
         raise DataError("the hospital's data folder does not exist; mount it, or correct the path")
     root = Path(os.path.realpath(data))
     with Archives(root) as archives:
-        return _catalogue(_Listing(root, classes, archives))
+        return _catalogue(_Listing(root, task, archives))
 
 
 def _catalogue(listing: _Listing) -> Catalogue:
     layout, npz_file = _layout_of(listing.root)
     match layout:
+        case DataLayout.KNOWN_TABLE:
+            _list_known_table(listing)
         case DataLayout.NPZ:
             _list_npz(listing, npz_file)
         case DataLayout.MANIFEST:
             _list_manifest(listing)
         case DataLayout.CLASS_FOLDERS:
             _list_class_folders(listing)
+    if listing.left_out:
+        listing.find(Mistake.TABLE_REMARK, "", f"{listing.left_out} records are left out, as the task says")
     if not listing.entries and not listing.findings:
         listing.find(Mistake.EMPTY_FOLDER, "")
     accepted = frozenset(_read_accepted(listing))
@@ -197,7 +219,7 @@ def scan_images(root: Path) -> Scan:
     """Return every image below ``root``, and what else lies there, without opening more than the head of a file."""
     real = Path(os.path.realpath(root))
     with Archives(real) as archives:
-        listing = _Listing(real, (), archives)
+        listing = _Listing(real, _NO_TASK, archives)
         images = tuple(_walk(listing))
     return Scan(images, tuple(listing.findings))
 
@@ -216,6 +238,8 @@ def _layout_of(root: Path) -> tuple[DataLayout, Path]:
         return DataLayout.NPZ, root
     if (root / MANIFEST_NAME).exists() or (root / MANIFEST_WORKBOOK_NAME).exists():
         return DataLayout.MANIFEST, root
+    if find_known_table(root) is not None:
+        return DataLayout.KNOWN_TABLE, root
     archives = list(root.glob("*.npz"))
     return (DataLayout.NPZ, archives[0]) if len(archives) == 1 else (DataLayout.CLASS_FOLDERS, root)
 
@@ -223,19 +247,18 @@ def _layout_of(root: Path) -> tuple[DataLayout, Path]:
 def _list_npz(listing: _Listing, path: Path) -> None:
     for split in SPLITS:
         try:
-            labels, images = npz.labels(path, split), npz.describe(path, split).records
+            labels, images = npz.label_rows(path, split), npz.describe(path, split).records
         except DataError as error:
             listing.find(Mistake.NPZ_MALFORMED, path.name, str(error))
             return
         if len(labels) != images:
             listing.find(Mistake.NPZ_MALFORMED, path.name, f"{split}: {images} images and {len(labels)} labels")
             return
-        for number, label in enumerate(labels.tolist()):
+        for number, text in enumerate(label_texts(labels, listing.task)):
             file = f"{split}_images[{number}]"
-            if 0 <= label < len(listing.classes):
-                listing.add(ListedImage(file, label, str(label), "", split), path.stat())
-            else:
-                listing.find(Mistake.LABEL_UNKNOWN, file, str(label))
+            label = _label_of(listing, text, file)
+            if label is not None:
+                listing.add(ListedImage(file, label, sys.intern(text), "", split), path.stat())
 
 
 def _list_manifest(listing: _Listing) -> None:
@@ -243,42 +266,76 @@ def _list_manifest(listing: _Listing) -> None:
     if name == MANIFEST_NAME and (listing.root / MANIFEST_WORKBOOK_NAME).exists():
         listing.find(Mistake.MANIFEST_MALFORMED, MANIFEST_WORKBOOK_NAME, f"{MANIFEST_NAME} is there too; keep one")
         return
-    table = _read(listing, name, _COLUMNS, _REQUIRED_COLUMNS)
+    wanted, required, by_column = _manifest_columns(listing, name)
+    table = _read(listing, name, wanted, required)
     if table is None:
         return
-    unheard = _Listing(listing.root, listing.classes, listing.archives)
+    unheard = _Listing(listing.root, listing.task, listing.archives)
     times = Counter(str(PurePosixPath(cells["file"])) for _, cells in _rows(unheard, table, name))
     # Read twice rather than kept: a row with its cells takes as much memory as all that is remembered of an image.
     for number, cells in _rows(listing, table, name):
-        _list_row(listing, number, cells, times)
+        _list_row(listing, number, cells, times, by_column)
     for file in _walk(listing):
         if file not in times:
             listing.find(Mistake.FILE_EXTRA, file)
 
 
-def _list_row(listing: _Listing, number: int, cells: Mapping[str, str], times: Mapping[str, int]) -> None:
+def _manifest_columns(listing: _Listing, name: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that are wanted of a manifest, those it must have, and those of labels, if it has such.
+
+    In a multi-label task a manifest without a column ``label`` may have one for each label, with 1, 0, -1 or nothing.
+    """
+    task = listing.task
+    names = tuple(dict.fromkeys((*task.classes, *task.labels)))
+    if task.kind is not TaskKind.MULTILABEL or not names:
+        return _COLUMNS, _REQUIRED_COLUMNS, ()
+    wanted = (*_COLUMNS, *(each for each in names if each not in _COLUMNS))
+    try:
+        found = read_table((listing.root / name).read_bytes(), wanted, ("file",)).columns
+    except (OSError, UnusableTableError):
+        return _COLUMNS, _REQUIRED_COLUMNS, ()  # Said once, when it is read.
+    if "label" in found:
+        return _COLUMNS, _REQUIRED_COLUMNS, ()
+    return wanted, ("file", *task.classes), tuple(each for each in names if each in found)
+
+
+def _list_row(
+    listing: _Listing,
+    number: int,
+    cells: Mapping[str, str],
+    times: Mapping[str, int],
+    by_column: Sequence[str],
+) -> None:
     where = f"row {number}: {cells['file']}"
     file = str(PurePosixPath(cells["file"]))
     split = _split_of(cells.get("split", ""))
-    label = _label_of(cells["label"], listing.classes)
+    text = BETWEEN_LABELS.join(f"{name}{BETWEEN_NAME_AND_VALUE}{cells[name]}" for name in by_column)
+    text = text if by_column else cells["label"]
     if times[file] > 1:
         listing.find(Mistake.MANIFEST_ROW_REPEATED, where)
-    elif not cells["label"]:
-        listing.find(Mistake.LABEL_MISSING, where)
-    elif label is None:
-        listing.find(Mistake.LABEL_UNKNOWN, where, cells["label"])
+    elif (label := _label_of(listing, text, where)) is None:
+        return
     elif isinstance(split, Mistake):
         listing.find(split, where, cells["split"])
     elif isinstance(status := _status_inside(listing, file), Mistake):
         listing.find(status, where)
     else:
-        label_text = sys.intern(cells["label"])  # one object for all that have it
+        label_text = sys.intern(text)  # one object for all that have it
         listing.add(ListedImage(file, label, label_text, cells.get("patient_id", ""), split), status)
 
 
-def _label_of(text: str, classes: Sequence[str]) -> int | None:
-    label = class_index(text, classes)
-    return class_index(without_point_zero(text), classes) if label is None else label
+def _label_of(listing: _Listing, text: str, where: str) -> int | None:
+    """Return a label's number; where there is none, say why, or count the record among those that are left out."""
+    label = listing.task.reader.read(text)
+    if not isinstance(label, Unread):
+        return label
+    if label is Unread.LEFT_OUT:
+        listing.left_out += 1
+    elif label is Unread.UNKNOWN:
+        listing.find(Mistake.LABEL_UNKNOWN, where, text)
+    else:
+        listing.find(Mistake.LABEL_MISSING, where, "uncertain" if label is Unread.UNCERTAIN else "")
+    return None
 
 
 def _split_of(text: str) -> Split | Mistake | None:
@@ -308,15 +365,81 @@ def _status_inside(listing: _Listing, file: str) -> os.stat_result | Mistake:
         return Mistake.FILE_MISSING
 
 
+def label_texts(rows: npt.NDArray[np.int64], task: TaskConfig) -> Iterator[str]:
+    """Yield the labels of an npz file, (n, labels), as a table would hold them."""
+    for row in rows.tolist():
+        if task.kind is TaskKind.MULTILABEL and len(row) == len(task.classes):
+            pairs = zip(task.classes, row, strict=True)
+            yield BETWEEN_LABELS.join(f"{name}{BETWEEN_NAME_AND_VALUE}{value}" for name, value in pairs)
+        else:
+            yield BETWEEN_LABELS.join(str(value) for value in row)
+
+
+def _list_known_table(listing: _Listing) -> None:
+    known = find_known_table(listing.root)
+    if known is None:
+        return
+    files = list(_walk(listing))
+    by_name = {file if known.by_path else known_tables.stem(file): file for file in reversed(files)}
+
+    def read(name: str, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+        table = _read(listing, name, columns, columns[:2])
+        if table is not None:
+            yield from _rows(listing, table, name)
+
+    used: set[str] = set()
+    passed: Counter[str] = Counter()
+    for row in known.rows(read):
+        found = _named_image(row.image, by_name, known)
+        if found is None:
+            passed[f"rows of the table of {known.name} name images that are not here"] += 1
+        elif found in used:
+            listing.find(Mistake.MANIFEST_ROW_REPEATED, f"row {row.line}: {found}")
+        else:
+            used.add(found)
+            _list_known_row(listing, found, row, passed)
+    for what, count in passed.items():
+        listing.find(Mistake.TABLE_REMARK, "", f"{count} {what}")
+    for file in sorted(set(files) - used):
+        listing.find(Mistake.FILE_EXTRA, file)
+
+
+def _named_image(image: str, by_name: Mapping[str, str], known: KnownTable) -> str | None:
+    """Return the file that a row of a known table names; a path may begin above the folder."""
+    if not known.by_path:
+        return by_name.get(known_tables.stem(image) if PurePosixPath(image).suffix else image)
+    parts = PurePosixPath(image).parts
+    paths = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((by_name[path] for path in paths if path in by_name), None)
+
+
+def _list_known_row(listing: _Listing, file: str, row: known_tables.KnownRow, passed: Counter[str]) -> None:
+    if row.label is None:
+        passed["images are lateral views and are left out"] += 1
+        return
+    label = _label_of(listing, row.label, f"row {row.line}: {file}")
+    if label is None:
+        return
+    status = _status_inside(listing, file)
+    if isinstance(status, Mistake):
+        listing.find(status, file)
+        return
+    said = Said(*map(sys.intern, (row.said.position, row.said.sex, row.said.age)))
+    listing.add(ListedImage(file, label, sys.intern(row.label), row.patient, None, said), status)
+
+
 def _list_class_folders(listing: _Listing) -> None:
     unknown: set[str] = set()
+    read = listing.task.reader.read
     for file in _walk(listing):
         path = PurePosixPath(file)
         above = [name for name in path.parts[:-1] if PurePosixPath(name).suffix.lower() != ARCHIVE_ENDING]
         split = SPLIT_FOLDERS.get(above[0].lower()) if above else None
         folders = above[1:] if split else above
-        label = class_index(folders[0], listing.classes) if folders else None
-        if label is None:
+        label = read(folders[0]) if folders else Unread.UNKNOWN
+        if label is Unread.LEFT_OUT:
+            listing.left_out += 1
+        elif isinstance(label, Unread):
             place = str(path.parent)
             if place not in unknown:  # once for a folder, not for each of its images
                 unknown.add(place)
@@ -324,7 +447,7 @@ def _list_class_folders(listing: _Listing) -> None:
         elif isinstance(status := _status_inside(listing, file), Mistake):
             listing.find(status, file)
         else:
-            patient = folders[1] if len(folders) > 1 else ""
+            patient = next((name for name in folders[1:] if name.casefold() not in _NO_PATIENT), "")
             listing.add(ListedImage(file, label, folders[0], patient, split), status)
 
 
@@ -427,7 +550,10 @@ def _read(listing: _Listing, name: str, wanted: Sequence[str], required: Sequenc
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             listing.find(Mistake.MANIFEST_MALFORMED, name, f"more than {MAX_MANIFEST_BYTES} bytes")
             return None
-        content = path.read_bytes()
+        content = known_tables.decompressed(name, path.read_bytes(), MAX_MANIFEST_BYTES)
+    except ValueError as refused:
+        listing.find(Mistake.MANIFEST_MALFORMED, name, str(refused))
+        return None
     except OSError:
         listing.find(Mistake.UNREADABLE, name)
         return None

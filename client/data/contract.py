@@ -5,6 +5,7 @@ from typing import Self
 
 from client.data.likeness import CHEST, LikenessReference
 from common.config import PrivacyUnit, RunDescription
+from common.task import ImageKindName, TaskConfig, implied
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ FUNDUS_PHOTOGRAPH = ImageKind("fundus photograph", frozenset({"OP", "XC", "SC", 
 
 ANY_IMAGE = ImageKind("image")
 
+_KINDS_BY_NAME = {
+    ImageKindName.CHEST_RADIOGRAPH: CHEST_RADIOGRAPH,
+    ImageKindName.FUNDUS_PHOTOGRAPH: FUNDUS_PHOTOGRAPH,
+}
+
 _KINDS = {
     "pneumonia": CHEST_RADIOGRAPH,
     "pneumoniamnist": CHEST_RADIOGRAPH,
@@ -81,6 +87,7 @@ class DataContract:
         delta: of (ε, δ); must stay below 1 / training records; 0 for a run without privacy.
         unit: what one unit of privacy is; ``patient`` needs every patient known.
         min_records_per_class: training records there must be of every class; with 0 a class may be missing.
+        terms: what labels mean; None where that follows from the name and the classes.
     """
 
     task: str
@@ -91,6 +98,12 @@ class DataContract:
     delta: float
     unit: PrivacyUnit = PrivacyUnit.RECORD
     min_records_per_class: int = 0
+    terms: TaskConfig | None = None
+
+    @property
+    def meaning(self) -> TaskConfig:
+        """What the task is and what labels mean."""
+        return implied(self.task, self.classes) if self.terms is None else self.terms
 
     @classmethod
     def of_run(cls, run: RunDescription) -> Self:
@@ -108,9 +121,12 @@ class DataContract:
             0.0,
             run.privacy.unit,
             0,
+            run.task,
         )
 
     @property
     def kind(self) -> ImageKind:
         """What the task's images are by nature."""
+        if self.terms is not None and self.terms.images in _KINDS_BY_NAME:
+            return _KINDS_BY_NAME[self.terms.images]
         return _KINDS.get(self.task, ANY_IMAGE)

@@ -43,7 +43,7 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
     Raises:
         DataError: ``out`` holds something, lies inside the data, or cannot be written, or the data is an npz file.
     """
-    catalogue = read_catalogue(folder, contract.classes)
+    catalogue = read_catalogue(folder, contract.meaning)
     if catalogue.layout is DataLayout.NPZ:
         raise DataError("an npz file holds pixels alone; there is nothing to clean")
     if out.exists() and any(out.iterdir()):
@@ -82,4 +82,4 @@ def _clean_all(
         path.touch(mode=0o600)
         path.write_bytes(copy.content)
         split = entry.split or (choose_split(copy.original.encode()) if copy.original else "")
-        yield name, contract.classes[entry.label], pseudonyms.patient(copy.original), split
+        yield name, contract.meaning.written(entry.label), pseudonyms.patient(copy.original), split

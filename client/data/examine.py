@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from client.data.archives import Archives, UnusableArchiveError
 from client.data.catalogue import Catalogue, DataLayout, ListedImage
 from client.data.contract import DataContract
+from client.data.known_tables import Said
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import check_picture, thumbnail
 from client.data.pixels import Header, Picture, UnusableImageError
@@ -139,6 +140,8 @@ def _examine_file(archives: Archives, entry: ListedImage, contract: DataContract
         picture = read_picture(content, contract.channels)
     except UnusableImageError as problem:
         return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),))
+    if entry.said is not None:
+        picture = replace(picture, header=_told(picture.header, entry.said))
     header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
     return _examine_picture(entry, picture, hashlib.sha256(content).digest(), header, contract)
 
@@ -179,6 +182,17 @@ def read_file(archives: Archives, file: str) -> bytes:
     if len(content) > MAX_FILE_BYTES:
         raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"more than {MAX_FILE_BYTES} bytes")
     return content
+
+
+def _told(header: Header, said: Said) -> Header:
+    """Return a header with what a table says of the image where the file itself says nothing."""
+    return replace(
+        header,
+        position=header.position or said.position,
+        view=header.view or (FRONTAL if said.position else ""),  # Lateral views of a known table are not listed.
+        sex=header.sex or said.sex,
+        age=header.age or said.age,
+    )
 
 
 def _passed_over(entry: ListedImage, picture: Picture) -> Iterator[Finding]:

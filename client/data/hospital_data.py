@@ -20,6 +20,7 @@ from client.data.survey import Survey, check_counts
 from common.errors import DataError
 from common.evaluation.statistics import unknown_traits
 from common.shards import SPLITS, Split
+from common.task import counted
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -30,7 +31,7 @@ class HospitalRecords:
 
     Attributes:
         images: uint8, shape (n, c, h, w), mapped from disk: take a batch at a time.
-        labels: int64, shape (n,): the index of the class.
+        labels: int64, shape (n,): what :mod:`common.task` makes of a label, such as the index of the class.
         patients: int64, shape (n,): equal numbers mean one patient; the numbers themselves mean nothing.
         traits: uint8, shape (n, tables): bins of :mod:`client.data.traits`; None where they are not known.
     """
@@ -135,7 +136,7 @@ def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> Hospital
 def _open(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
     cache = PreparedCache(cache_dir)
     for _ in range(_TRIES):
-        catalogue = read_catalogue(folder, contract.classes)
+        catalogue = read_catalogue(folder, contract.meaning)
         _tell_or_refuse(catalogue.findings)
         prepared = cache.find(_cache_key(catalogue, contract))
         if prepared is not None:
@@ -176,7 +177,7 @@ def check_data(
     Raises:
         DataError: there is no such folder, or the cache cannot be written.
     """
-    catalogue = read_catalogue(folder, contract.classes)
+    catalogue = read_catalogue(folder, contract.meaning)
     image_bytes = contract.channels * contract.image_size**2
     cache = PreparedCache(cache_dir, cache_limit_bytes)
     with cache.build(_cache_key(catalogue, contract), len(catalogue.entries) * image_bytes) as writer:
@@ -239,12 +240,9 @@ def _tell_or_refuse(findings: tuple[Finding, ...]) -> None:
 
 def _cache_key(catalogue: Catalogue, contract: DataContract) -> str:
     """Name prepared images by the data as listed and by how the contract wants them prepared and checked."""
-    wanted = (contract.task, contract.classes, contract.channels, contract.image_size, contract.unit.value)
+    wanted = (contract.task, contract.meaning, contract.channels, contract.image_size, contract.unit.value)
     return hashlib.sha256(repr((CACHE_VERSION, catalogue.digest, wanted)).encode()).hexdigest()[:32]
 
 
 def _counts(prepared: Prepared, contract: DataContract) -> dict[Split, tuple[int, ...]]:
-    return {
-        split: tuple(np.bincount(part.labels, minlength=len(contract.classes)).tolist())
-        for split, part in prepared.parts.items()
-    }
+    return {split: counted(contract.meaning, part.labels) for split, part in prepared.parts.items()}

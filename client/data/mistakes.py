@@ -186,11 +186,15 @@ ADVICE: dict[Mistake, Advice] = {
         "it was there when the images were listed and gone when its turn came, so it is not used",
         "nothing if it was removed on purpose; else put it back and check again when nobody writes to the folder",
     ),
-    Mistake.LABEL_MISSING: Advice(Weight.REFUSED, "the label is empty", "fill in the class, or delete the row"),
+    Mistake.LABEL_MISSING: Advice(
+        Weight.REFUSED,
+        "the label is empty or uncertain (-1), and the task does not say what that counts as",
+        "fill in the class, delete the row, or agree on task.empty and task.uncertain",
+    ),
     Mistake.LABEL_UNKNOWN: Advice(
         Weight.REFUSED,
-        "the label (or class folder) is not one of the run's classes",
-        "use one of the classes listed above",
+        "the label (or class folder) is not one of the run's classes, and its label map does not name it",
+        "use one of the classes listed above, or agree on a task.labels that names this label",
     ),
     Mistake.SPLIT_UNKNOWN: Advice(
         Weight.REFUSED, "split must be train, val, test or empty", "correct it; where it is empty Confide chooses"

@@ -111,7 +111,7 @@ class Shortcut:
 
 
 def find_shortcuts(
-    traces: Sequence[Traces], labels: npt.NDArray[np.int64], classes: Sequence[str]
+    traces: Sequence[Traces], labels: npt.NDArray[np.int64], classes: Sequence[str], *, tasks: int = 1
 ) -> Iterator[Shortcut]:
     """Yield the traces that predict a class against the others.
 
@@ -119,6 +119,7 @@ def find_shortcuts(
         traces: of one image of each patient.
         labels: int64 of shape (n,).
         classes: names in the order of their indices.
+        tasks: how many sets of labels of these images are tested, for which chance is corrected too.
     """
     if not len(traces):
         return
@@ -126,7 +127,7 @@ def find_shortcuts(
     columns.update(_told_apart([trace.source for trace in traces], "the kind of file"))
     columns.update(_told_apart([trace.view for trace in traces], "the view"))
     wanted = [0] if len(classes) == 2 else range(len(classes))  # noqa: PLR2004 - of two, one gives the other
-    tests = max(1, len(columns) * len(wanted))
+    tests = max(1, len(columns) * len(wanted) * tasks)
     for trace, values in columns.items():
         for label in wanted:
             auc, chance = rank_test(values, labels == label)

@@ -14,9 +14,10 @@ from client.data.contract import DataContract
 from client.data.examine import Examined, Usable
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import THUMBNAIL_SIDE
-from client.data.shortcuts import NAMES, Traces, find_shortcuts
+from client.data.shortcuts import NAMES, Shortcut, Traces, find_shortcuts
 from common.config import PrivacyUnit
 from common.shards import SPLITS, Split, combine_digests, record_digest
+from common.task import TaskKind, counted, targets
 
 _CHOSEN_SHARES: tuple[tuple[int, Split], ...] = ((80, "train"), (90, "val"), (100, "test"))
 """Out of a hundred patients whose split is left open, how many go to each part, cumulated."""
@@ -101,9 +102,11 @@ class Survey:
 
     def counts(self) -> dict[Split, tuple[int, ...]]:
         """Return how many images each part has of each class; for the hospital's own eyes."""
-        counted = Counter((seen.split, seen.entry.label) for seen in self._seen)
-        classes = range(len(self.contract.classes))
-        return {split: tuple(counted[split, label] for label in classes) for split in SPLITS}
+        labels: dict[Split, list[int]] = {split: [] for split in SPLITS}
+        for seen in self._seen:
+            labels[seen.split].append(seen.entry.label)
+        task = self.contract.meaning
+        return {split: counted(task, np.array(labels[split], np.int64)) for split in SPLITS}
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is wrong with the images taken together."""
@@ -135,7 +138,7 @@ class Survey:
             if seen.split != first.split:
                 detail = f"{seen.split}; {first.split} has {first.entry.file}"
                 yield Finding(Mistake.PATIENT_ON_BOTH_SIDES, seen.entry.file, detail)
-            if seen.entry.label != first.entry.label:
+            if seen.entry.label != first.entry.label and self.contract.meaning.kind is not TaskKind.MULTILABEL:
                 detail = f"{self._name(seen)}; {first.entry.file} is {self._name(first)}"
                 yield Finding(Mistake.PATIENT_CONTRADICTING_LABELS, seen.entry.file, detail)
 
@@ -160,12 +163,20 @@ class Survey:
         ]
         traces = [Traces(numbers[row], self._seen[row].source, self._seen[row].view) for row in alone]
         labels = np.array([self._seen[row].entry.label for row in alone], np.int64)
-        for shortcut in find_shortcuts(traces, labels, self.contract.classes):
+        for shortcut in self._shortcuts(traces, labels):
             detail = (
                 f"{shortcut.trace} predicts {shortcut.name} with an AUC of {shortcut.auc:.2f} "
                 f"over {len(alone)} images; by chance at most 1 in {1 / max(shortcut.chance, 1e-12):.0e}"
             )
             yield Finding(Mistake.SHORTCUT, "", detail)
+
+    def _shortcuts(self, traces: Sequence[Traces], labels: npt.NDArray[np.int64]) -> Iterator[Shortcut]:
+        task = self.contract.meaning
+        if task.kind is not TaskKind.MULTILABEL:
+            yield from find_shortcuts(traces, labels, task.classes)
+            return
+        for name, present in zip(task.classes, targets(task, labels).T, strict=True):
+            yield from find_shortcuts(traces, 1 - present, (name, f"no {name}"), tasks=len(task.classes))
 
     def _duplicate_findings(self) -> Iterator[Finding]:
         if not self._seen:
@@ -188,7 +199,7 @@ class Survey:
         return Finding(Mistake.DUPLICATE_IN_TEST if only_counts_twice else mistake, second.entry.file, detail)
 
     def _name(self, seen: _Seen) -> str:
-        return self.contract.classes[seen.entry.label]
+        return self.contract.meaning.named(seen.entry.label)
 
 
 def choose_split(key: bytes) -> Split:
@@ -207,8 +218,11 @@ def check_counts(counts: Mapping[Split, Sequence[int]], contract: DataContract) 
     for split in SPLITS:
         if not sum(counts[split]):
             yield Finding(Mistake.PART_EMPTY, "", split)
-    if total and max(train) == total:
+    several = contract.meaning.kind is TaskKind.MULTILABEL  # Where a record counts under any number of labels.
+    if total and max(train) == total and not several:
         yield Finding(Mistake.SINGLE_CLASS, "", f"all {total} are {contract.classes[train.index(total)]}")
+    if several and not total and any(sum(of_part) for of_part in counts.values()):
+        yield Finding(Mistake.SINGLE_CLASS, "", "no training image has any of the labels")
     for name, count in zip(contract.classes, train, strict=True):
         if count < contract.min_records_per_class:
             yield Finding(Mistake.TOO_FEW_IN_CLASS, "", f"{name}: {count} of {contract.min_records_per_class}")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.config import RunId
+from common.task import MOST_CLASSES
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hexadecimal = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=65_536)]
@@ -116,6 +117,15 @@ class Stepped(_Body):
     model_hash: Hash
 
 
+class Centred(_Body):
+    """Server: a round's sum, the mean of features, became the centre of the model that training starts from."""
+
+    kind: Literal["centred"] = "centred"
+    run_id: RunId
+    round_number: Count
+    model_hash: Hash
+
+
 class Told(_Body):
     """Server: what a run's ``events.jsonl`` holds with the line that is about to be written, a step's or the last."""
 
@@ -145,6 +155,8 @@ class Finished(_Body):
     steps: Count
     model_hash: Hash
     threshold: float | None
+    thresholds: Annotated[tuple[float, ...], Field(max_length=MOST_CLASSES)] = ()
+    """Of each label of a multi-label task."""
 
 
 Body = (
@@ -156,6 +168,7 @@ Body = (
     | Began
     | Summed
     | Stepped
+    | Centred
     | Told
     | Refused
     | Finished

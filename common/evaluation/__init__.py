@@ -8,12 +8,12 @@ from common.evaluation.exact import (
     PartCounts,
     count,
 )
-from common.evaluation.layout import TaskKind
 from common.evaluation.metrics import METRICS, Figures, Metric, Metrics, metrics, threshold_edge
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState, Measured
 from common.evaluation.tree import answer
+from common.task import TaskKind
 
 __all__ = [
     "FIXED_POINT",

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from common.errors import RunError
 from common.evaluation import intervals
 from common.evaluation.density import mixture_quantiles, mixture_share
-from common.evaluation.layout import Layout, TaskKind
+from common.evaluation.layout import Layout
 from common.evaluation.measure_classes import class_shares, of_classes
 from common.evaluation.measure_scores import DRAWS, ClassCount, ScoreFigures, of_score
-from common.evaluation.metrics import METRICS, UNDEFINED, Metrics
+from common.evaluation.metrics import METRICS, UNDEFINED, ClassFigures, Metrics
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState, Measured, Reference
 from common.evaluation.tree import asked
+from common.task import TaskKind
 
 Floats = NDArray[np.float64]
 
@@ -182,9 +183,35 @@ def _together(figures: list[ScoreFigures]) -> Measured:
         noise[name] = math.sqrt(float(private.sum())) / len(figures)
         reach = intervals.Z * math.hypot(sampling, noise[name]) + abs(float(full.mean()) - value)
         ends[name] = max(metric.low, value - reach), min(metric.high, value + reach)
-    each = tuple(figure.metrics for figure in figures)
-    overall = _unknown(each[0].records).model_copy(update={**means, "auc_error_bound": 0.0})
+    each = tuple(_of_label(figure) for figure in figures)
+    overall = _unknown(figures[0].metrics.records).model_copy(update={**means, "auc_error_bound": 0.0})
     return Measured(overall, ends, noise, each, _bound_warning(figures))
+
+
+def _of_label(figure: ScoreFigures) -> ClassFigures:
+    measured, shown = figure.metrics, ("recall", "specificity", "precision", "auc")
+    (_spared, alarms), (missed, caught) = measured.confusion
+    return ClassFigures(
+        support=missed + caught,
+        called=alarms + caught,
+        recall=measured.recall,
+        specificity=measured.specificity,
+        precision=measured.precision,
+        auc=measured.auc,
+        threshold=measured.threshold,
+        intervals={name: figure.intervals[name] for name in shown if not math.isnan(getattr(measured, name))},
+        noise=_noise_of_counts(figure) | {name: figure.noise[name] for name in shown if name in figure.noise},
+    )
+
+
+def _noise_of_counts(figure: ScoreFigures) -> dict[str, float]:
+    """Return the deviation that noise alone gives the numbers of units, from the second bootstrap."""
+    positives, caught = figure.draws["_positives"], figure.draws["_caught"]
+    called = caught + (figure.metrics.records - positives) - figure.draws["_spared"]
+    return {
+        "support": float(np.std(positives[1 + DRAWS :], ddof=1)),
+        "called": float(np.std(called[1 + DRAWS :], ddof=1)),
+    }
 
 
 def _bound_warning(figures: list[ScoreFigures]) -> tuple[str, ...]:

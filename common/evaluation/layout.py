@@ -28,6 +28,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from common.errors import PrivacyError
+from common.task import TaskKind
 
 NORM_BOUND = 1000
 """S, large enough that rounding a patient's mean to whole numbers costs less than a thousandth."""
@@ -40,18 +41,6 @@ MOST_ROWS = 64
 TWO_CLASSES = 2
 
 _RING = 1 << 31
-
-
-class TaskKind(StrEnum):
-    """How labels are to be read."""
-
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    ORDINAL = "ordinal"
-    """Classes that are grades, in order."""
-
-    MULTILABEL = "multilabel"
-    """Any number of labels for one record."""
 
 
 class Numbers(StrEnum):

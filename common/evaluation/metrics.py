@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from common.evaluation.exact import FIXED_POINT, SCORE_TEMPER, TWO_CLASSES, EvaluationCounts, Integers, PartCounts
+from common.task import TaskKind
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +44,30 @@ class Figures(BaseModel):
     loss: Measure
     kappa: Measure = math.nan
     ece: Measure = math.nan
+
+
+class ClassFigures(BaseModel):
+    """How well one class of several, or one label, is told from the rest; NaN where that is undefined.
+
+    Attributes:
+        support: units that are of the class.
+        called: units that are decided to be.
+        threshold: least probability that is called so; NaN where the most probable class is.
+        intervals: name of a figure to the ends of its 95 % interval; empty where counts are exact.
+        noise: name of a figure to the standard deviation that privacy noise alone gives it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    support: Measure
+    called: Measure
+    recall: Measure
+    specificity: Measure
+    precision: Measure
+    auc: Measure
+    threshold: Measure = math.nan
+    intervals: dict[str, tuple[Measure, Measure]] = {}
+    noise: dict[str, Measure] = {}
 
 
 class Metrics(Figures):
@@ -193,6 +218,36 @@ only records. The calibration error is of the most probable class, in CALIBRATIO
 UNDEFINED: Mapping[str, float] = dict.fromkeys(METRICS, math.nan)
 
 
+def metrics_of_kind(kind: TaskKind) -> tuple[str, ...]:
+    """Return the names of the metrics that say something of a task: quadratic kappa of ordered grades alone."""
+    return tuple(name for name in METRICS if name != "kappa" or kind is TaskKind.ORDINAL)
+
+
+def class_figures(confusion: Integers, areas: tuple[float, ...] = ()) -> tuple[ClassFigures, ...]:
+    """Return each class's figures from exact counts.
+
+    Args:
+        confusion: (C, C), truth by row.
+        areas: each class's AUC against the rest; undefined where it is not given.
+    """
+    right, called, true, total = (each[0] for each in _by_class(confusion[None].astype(np.float64)))
+    return tuple(
+        ClassFigures(
+            support=float(true[place]),
+            called=float(called[place]),
+            recall=_rate(right[place], true[place]),
+            specificity=_rate(total[0] - true[place] - called[place] + right[place], total[0] - true[place]),
+            precision=_rate(right[place], called[place]),
+            auc=areas[place] if areas else math.nan,
+        )
+        for place in range(len(confusion))
+    )
+
+
+def _rate(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else math.nan
+
+
 def metrics(counts: EvaluationCounts) -> Metrics:
     """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
 
@@ -215,22 +270,24 @@ def metrics(counts: EvaluationCounts) -> Metrics:
 
 
 def threshold_edge(validation: PartCounts) -> int:
-    """Return the bin edge at which the two-class decision is best on the validation part.
+    """Return the bin edge at which the two-class decision errs equally often in both classes of the validation part.
 
-    Best is the largest sum of sensitivity and specificity (Youden 1950). Unlike accuracy it does not depend on how
-    common the disease is in the validation part, which is not how common it is where the model will be used. Where
-    several edges are equally good the middle one is taken, the farthest from a decision that the data contradict.
-    Without records of both classes the edge is that of p = 0.5.
+    Equal error is the rule that noisy counts follow, too (:mod:`common.evaluation.decode`). Unlike accuracy it does not
+    depend on how common the disease is in the validation part, which is not how common it is where the model will be
+    used. On classes that are all but separated the largest sum of sensitivity and specificity (Youden 1950) is a wide
+    plateau, and which of its edges is the best is chance; where the errors cross is not. Where several edges are
+    equally good the middle one is taken, the farthest from a decision that the data contradict. Without records of both
+    classes the edge is that of p = 0.5.
     """
     negatives, positives = validation.histograms[0]
     bins = len(positives)
     if not negatives.sum() or not positives.sum():
         return bins // 2
     # Entry e is the decision "positive from bin e on". In integers, so that equally good edges compare equal.
-    caught = np.concatenate([positives[::-1].cumsum()[::-1], [0]])
-    spared = np.concatenate([[0], negatives.cumsum()])
-    gain = caught * int(negatives.sum()) + spared * int(positives.sum())
-    best = np.flatnonzero(gain == gain.max())
+    missed = np.concatenate([[0], positives.cumsum()])
+    alarms = np.concatenate([negatives[::-1].cumsum()[::-1], [0]])
+    apart = np.abs(missed * int(negatives.sum()) - alarms * int(positives.sum()))
+    best = np.flatnonzero(apart == apart.min())
     return int(best[len(best) // 2])
 
 
@@ -260,15 +317,26 @@ def auc_and_bound(histograms: Integers) -> tuple[float, float]:
     (Mann and Whitney 1947), and is off by at most one half.
     """
     areas, bounds = [], []
-    for negatives, positives in histograms:
-        pairs = int(negatives.sum()) * int(positives.sum())
-        if not pairs:
-            return float("nan"), float("nan")
-        below = np.concatenate([[0], negatives.cumsum()[:-1]])
-        tied = int((positives * negatives).sum())
-        areas.append((int((positives * below).sum()) + tied / 2) / pairs)
-        bounds.append(tied / 2 / pairs)
+    for histogram in histograms:
+        area, bound = _area_and_bound(histogram)
+        areas.append(area)
+        bounds.append(bound)
     return float(np.mean(areas)), float(np.mean(bounds))
+
+
+def areas_of(histograms: Integers) -> tuple[float, ...]:
+    """Return the AUC of each score; NaN where one of its two groups is empty."""
+    return tuple(_area_and_bound(histogram)[0] for histogram in histograms)
+
+
+def _area_and_bound(histogram: Integers) -> tuple[float, float]:
+    negatives, positives = histogram
+    pairs = int(negatives.sum()) * int(positives.sum())
+    if not pairs:
+        return math.nan, math.nan
+    below = np.concatenate([[0], negatives.cumsum()[:-1]])
+    tied = int((positives * negatives).sum())
+    return (int((positives * below).sum()) + tied / 2) / pairs, tied / 2 / pairs
 
 
 def _roc(histogram: Integers) -> tuple[tuple[float, float], ...]:

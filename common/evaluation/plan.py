@@ -15,11 +15,12 @@ from functools import lru_cache
 from typing import Self
 
 from common.errors import PrivacyError
-from common.evaluation.layout import NORM_BOUND, Layout, TaskKind, layout_of
-from common.evaluation.statistics import length_of
+from common.evaluation.layout import NORM_BOUND, Layout, layout_of
+from common.evaluation.statistics import class_bins, length_of
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.gaussian import accounted_epsilon, accounted_mu
+from common.task import TaskKind
 
 CLASSES_SHARE = 0.05
 INTERIM_SHARE = 0.50
@@ -165,7 +166,7 @@ class EvaluationPlan:
     def length(self) -> int:
         """Return how many entries a vector has, whichever release it answers."""
         longest = max(self.layout(release).length for release in self.releases)
-        return longest if self.statistics is None else max(longest, length_of(self.classes))
+        return longest if self.statistics is None else max(longest, length_of(class_bins(self.kind, self.classes)))
 
     @property
     def final_validation(self) -> Release:

@@ -7,7 +7,7 @@ import msgspec
 
 from common.errors import RunError
 from common.evaluation.layout import MOST_SCORES
-from common.evaluation.metrics import Metrics
+from common.evaluation.metrics import ClassFigures, Metrics
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Finite = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
@@ -89,12 +89,12 @@ class Measured:
         metrics: as exact counts give them; NaN where the release does not say.
         intervals: name of a metric to the ends of its 95 % interval, over the sampling of units and privacy noise.
         noise: name of a metric to the standard deviation that noise alone gives it.
-        each: of a multi-label task, the metrics of each label.
+        each: of a task of several classes, and of several labels, the figures of each.
         warnings: sentences for whoever reads the figures; usually empty.
     """
 
     metrics: Metrics
     intervals: dict[str, tuple[float, float]]
     noise: dict[str, float]
-    each: tuple[Metrics, ...] = ()
+    each: tuple[ClassFigures, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.errors import RunError
 from common.evaluation.layout import NORM_BOUND
+from common.task import TaskKind
 
 NOT_KNOWN = "not known"
 """Bin 0 of every table but the classes."""
@@ -36,6 +37,9 @@ TRAITS = (
     ("grey levels from the 1st to the 99th percentile", GREYS),
 )
 """Tables beside that of the classes, with their bins; a record's traits are one bin of each, in this order."""
+
+LABELS_HELD = ("none of the labels", "one label", "two labels or more")
+"""The first table's bins in a multi-label task, where a record can be under several labels and must count once."""
 
 TABLES = 1 + len(TRAITS)
 WEIGHT = math.isqrt(NORM_BOUND**2 // TABLES)
@@ -90,8 +94,13 @@ class Statistics:
         return SUPPRESSED_BELOW * self.deviation
 
 
+def class_bins(kind: TaskKind, classes: int) -> int:
+    """Return how many bins the first table has."""
+    return len(LABELS_HELD) if kind is TaskKind.MULTILABEL else classes
+
+
 def length_of(classes: int) -> int:
-    """Return the entries of all tables."""
+    """Return the entries of all tables, the first of which has ``classes`` bins."""
     return classes + sum(len(bins) for _, bins in TRAITS)
 
 
@@ -99,8 +108,8 @@ def vectors_of(classes: int, labels: NDArray[np.int64], traits: NDArray[np.uint8
     """Return each record's vector, (records, length_of(classes)), of norm at most S.
 
     Args:
-        classes: of the task.
-        labels: (records,); one that is no class counts in no bin of that table.
+        classes: bins of the first table.
+        labels: (records,) of its bins; one that is none of them counts in no bin of that table.
         traits: (records, len(TRAITS)), the bin in each table; one that is out of range is not known.
     """
     vectors = np.zeros((len(labels), length_of(classes)), np.int64)
@@ -124,7 +133,7 @@ def read_tables(classes: tuple[str, ...], summed: NDArray[np.int64], units: int,
     """Return what a sum says; a function of the sum and of public numbers.
 
     Args:
-        classes: names of the classes.
+        classes: names of the first table's bins.
         summed: (length,) int64 with the tables in its first entries, noise included.
         units: stated by the hospitals in the sum, together.
         variance: of the noise in each entry.

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.evaluation.layout import NORM_BOUND, Layout, Numbers, TaskKind, entry_of
+from common.evaluation.layout import NORM_BOUND, Layout, Numbers, entry_of
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
-from common.evaluation.statistics import length_of, vectors_of
+from common.evaluation.statistics import class_bins, length_of, vectors_of
+from common.task import TaskKind
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -44,9 +45,11 @@ def answer(
         plan: of the run.
         question: which release, and where scores are cut.
         logits: (records, classes) of the model asked about, of any values; not read where classes alone are counted.
+            A record's warped copies are records of their own here, of its unit.
         labels: (records,) int64 in [0, classes); of a multi-label task (records, labels) of 0 and 1.
-        units: (records,) int64, which unit each record is of: all different, or a number for each patient. A patient's
-            vector is the mean over the patient's records.
+        units: (records,) int64, which unit each record is of: all different, or a number for each patient, or for each
+            record and its copies. A unit's vector is the mean over what it has, so that it adds one vector of norm at
+            most S however many copies there are.
         stated_units: how many units count. If there are more, a fixed random subset counts; fewer are filled up with
             empty ones.
         seed: decides the subset: a secret of the hospital, the same for all releases of a run.
@@ -72,7 +75,7 @@ def answer_statistics(
 
     Args:
         plan: of the run, with a release of statistics.
-        labels: (records,) int64 in [0, classes).
+        labels: as for :func:`answer`.
         traits: (records, len(TRAITS)) bins of :data:`common.evaluation.statistics.TRAITS`.
         units: as for :func:`answer`.
         stated_units: likewise.
@@ -81,11 +84,13 @@ def answer_statistics(
     Returns:
         (plan.length,) int64; entries beyond the tables are 0.
     """
+    bins = class_bins(plan.kind, plan.classes)
+    held = labels if labels.ndim == 1 else np.minimum(labels.sum(axis=1), bins - 1)
 
     def vectors(rows: Integers) -> Integers:
-        return vectors_of(plan.classes, labels[rows], traits[rows])
+        return vectors_of(bins, held[rows], traits[rows])
 
-    return _summed(plan, length_of(plan.classes), vectors, units, stated_units, seed)
+    return _summed(plan, length_of(bins), vectors, units, stated_units, seed)
 
 
 def _summed(

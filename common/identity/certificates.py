@@ -102,29 +102,94 @@ def who_holds_the_key(authority: x509.Certificate) -> str:
     return "the authority's key is not on the server: nobody becomes a member without the organiser's signature"
 
 
-def request_hospital_certificate(name: str, key: Ed25519PrivateKey) -> bytes:
-    """Return a PEM signing request for hospital ``name``, which proves possession of ``key``.
+@dataclass(frozen=True)
+class HospitalSigningRequest:
+    """A hospital's request for a certificate (PKCS #10), read and found to be signed by the key it holds."""
+
+    key: Ed25519PublicKey
+    pem: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, pem: bytes) -> "HospitalSigningRequest":
+        """Read a request that came from elsewhere.
+
+        Raises:
+            IdentityError: it is no request, is not signed by its own key, or that is not an Ed25519 key for which its
+                owner alone can sign.
+        """
+        return cls(checked_identity_key(_load_request(pem).public_key(), "a hospital's signing request"), pem)
+
+
+@dataclass(frozen=True)
+class ServerSigningRequest:
+    """A server's request for a TLS certificate, read and found to be signed by the key it holds."""
+
+    hosts: tuple[str, ...]
+    """DNS names and IP addresses, at least one."""
+    key: ec.EllipticCurvePublicKey
+    pem: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, pem: bytes) -> "ServerSigningRequest":
+        """Read a request that came from elsewhere.
+
+        Raises:
+            IdentityError: it is no request, is not signed by its own key, names no host, or its key is not elliptic.
+        """
+        request = _load_request(pem)
+        hosts, key = _requested_hosts(request), request.public_key()
+        if not hosts or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise IdentityError("a server's signing request must name its hosts and hold an elliptic-curve key")
+        return cls(hosts, key, pem)
+
+
+def read_signing_request(pem: bytes) -> HospitalSigningRequest | ServerSigningRequest:
+    """Read a request of either kind; a server's names hosts.
+
+    Raises:
+        IdentityError: it is neither.
+    """
+    kind = ServerSigningRequest if _requested_hosts(_load_request(pem)) else HospitalSigningRequest
+    return kind.read(pem)
+
+
+def _requested_hosts(request: x509.CertificateSigningRequest) -> tuple[str, ...]:
+    try:
+        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    except UNREADABLE:
+        raise IdentityError("a signing request must be one that `confide server` or `join` made") from None
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return (*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses))
+
+
+def request_hospital_certificate(name: str, key: Ed25519PrivateKey) -> HospitalSigningRequest:
+    """Make the signing request of hospital ``name``, which proves possession of ``key``.
 
     Raises:
         IdentityError: the name is not a lower-case DNS label.
     """
     check_hospital_name(name)
     request = x509.CertificateSigningRequestBuilder().subject_name(_name(name)).sign(key, None)
-    return request.public_bytes(serialization.Encoding.PEM)
+    return HospitalSigningRequest(key.public_key(), request.public_bytes(serialization.Encoding.PEM))
 
 
 def sign_hospital_certificate(
-    authority: CertificateAuthority, request_pem: bytes, name: str, now: datetime.datetime, lifetime: datetime.timedelta
+    authority: CertificateAuthority,
+    request: HospitalSigningRequest,
+    name: str,
+    now: datetime.datetime,
+    lifetime: datetime.timedelta,
 ) -> x509.Certificate:
     """Sign a hospital's request as ``name``, whatever name the request itself asks for.
 
     Raises:
-        IdentityError: the request is not one, is not signed by its own key, or its key is not Ed25519.
+        IdentityError: the name is not a lower-case DNS label.
     """
     check_hospital_name(name)
-    public_key = requested_hospital_key(request_pem)
     return (
-        _builder(_name(name), authority.certificate.subject, public_key, now, lifetime)
+        _builder(_name(name), authority.certificate.subject, request.key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(
@@ -135,55 +200,28 @@ def sign_hospital_certificate(
     )
 
 
-def requested_hospital_key(request_pem: bytes) -> Ed25519PublicKey:
-    """Return the key that a hospital's signing request asks a certificate for and proves to hold.
-
-    Raises:
-        IdentityError: the request is not one, is not signed by its own key, or its key is not an Ed25519 key for which
-            its owner alone can sign.
-    """
-    return checked_identity_key(_load_request(request_pem).public_key(), "a hospital's signing request")
-
-
-def request_server_certificate(hosts: Sequence[str], key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a PEM signing request for a TLS server certificate for ``hosts`` (DNS names and IP addresses)."""
+def request_server_certificate(hosts: Sequence[str], key: ec.EllipticCurvePrivateKey) -> ServerSigningRequest:
+    """Make the request for a TLS server certificate for ``hosts`` (DNS names and IP addresses)."""
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_name(_SERVER_NAME))
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return request.public_bytes(serialization.Encoding.PEM)
-
-
-def requested_hosts(request_pem: bytes) -> tuple[str, ...]:
-    """Return the hosts that a server's signing request asks a certificate for; none for a hospital's request."""
-    try:
-        names = _load_request(request_pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ()
-    except UNREADABLE:
-        raise IdentityError("a signing request must be one that `confide server` or `join` made") from None
-    addresses = names.get_values_for_type(x509.IPAddress)
-    return (*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses))
+    return ServerSigningRequest(tuple(hosts), key.public_key(), request.public_bytes(serialization.Encoding.PEM))
 
 
 def sign_server_certificate(
-    authority: CertificateAuthority, request_pem: bytes, now: datetime.datetime, lifetime: datetime.timedelta
+    authority: CertificateAuthority,
+    request: ServerSigningRequest,
+    now: datetime.datetime,
+    lifetime: datetime.timedelta,
 ) -> x509.Certificate:
-    """Sign a server's request, for the hosts it names.
-
-    Raises:
-        IdentityError: the request is not one, is not signed by its own key, names no host, or its key is not elliptic.
-    """
-    hosts = requested_hosts(request_pem)
-    public_key = _load_request(request_pem).public_key()
-    if not hosts or not isinstance(public_key, ec.EllipticCurvePublicKey):
-        raise IdentityError("a server's signing request must name its hosts and hold an elliptic-curve key")
+    """Sign a server's request, for the hosts it names."""
     return (
-        _builder(_name(_SERVER_NAME), authority.certificate.subject, public_key, now, lifetime)
+        _builder(_name(_SERVER_NAME), authority.certificate.subject, request.key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in request.hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(authority.key, None)
     )

@@ -1,8 +1,10 @@
 """What a hospital and the enrolment service say to each other, over gRPC and TLS.
 
-Two calls: *join*, once, with an invitation's token; and *standing*, every few seconds, which brings the lists of
-revocations and members and, when the certificate grows old, a new one. MessagePack with the version in every message; a
-message that is too long, of another version, or with a field that is unknown, missing or out of range is refused whole.
+Four calls: *join*, once, with an invitation's token; *standing*, every few seconds, which brings the lists of
+revocations and members and, when the certificate grows old, a new one; *results*, which says of which finished runs
+there is a model; and *piece*, which brings a stretch of one of their files (``common/run/delivery.py``). MessagePack
+with the version in every message; a message that is too long, of another version, or with a field that is unknown,
+missing or out of range is refused whole.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -18,14 +20,21 @@ VERSION = 2
 SERVICE = "confide.Enrolment"
 JOIN = "Join"
 STANDING = "Standing"
+RESULTS = "Results"
+PIECE = "Piece"
 
 MAXIMUM_REQUEST_BYTES = 16_384
 """A signing request, a certificate and a key take about 2 KiB."""
 MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + MAXIMUM_MEMBERS_BYTES + 65_536
 
+PIECE_BYTES = 2**20
+"""The longest stretch of a file that one answer brings; a slow line carries it within the deadline of a call."""
+
 _Revocations = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
 _Members = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_MEMBERS_BYTES)]
 _Pem = Annotated[bytes, msgspec.Meta(max_length=8192)]
+_RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+_Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
@@ -75,6 +84,35 @@ class StandingReply(Message, frozen=True, tag="stands"):
     revocations: _Revocations
     members: _Members
     revoked: bool
+
+
+class ResultsRequest(Message, frozen=True, tag="results"):
+    """Hospital: proves who it is, as for :class:`StandingRequest`, and asks which finished runs it may have."""
+
+    certificate: _Pem
+    request: _Pem
+
+
+class ResultsReply(Message, frozen=True, tag="offered"):
+    """Server: the runs on whose roster the hospital was, each with the SHA-256 of its ``delivery.json``."""
+
+    runs: Annotated[dict[_RunId, _Digest], msgspec.Meta(max_length=10_000)]
+
+
+class PieceRequest(Message, frozen=True, tag="piece"):
+    """Hospital: proves who it is, and asks for a stretch of a file of a run."""
+
+    certificate: _Pem
+    request: _Pem
+    run_id: _RunId
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class PieceReply(Message, frozen=True, tag="stretch"):
+    """Server: the bytes from the offset on, :data:`PIECE_BYTES` at most; fewer at the file's end, and none after it."""
+
+    content: Annotated[bytes, msgspec.Meta(max_length=PIECE_BYTES)]
 
 
 JoinReply = JoinedReply | WaitingReply

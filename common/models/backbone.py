@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Limits:
+class BackboneLimits:
     """What a network from a file may take.
 
     Attributes:
@@ -55,7 +55,7 @@ class Limits:
     cpu_seconds: int = 24 * 3600
 
 
-LIMITS = Limits()
+LIMITS = BackboneLimits()
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -164,7 +164,7 @@ class BackboneFeatures:
 
 
 def backbone_features(
-    named: BackboneModel, environment: Mapping[str, str] = os.environ, limits: Limits = LIMITS
+    named: BackboneModel, environment: Mapping[str, str] = os.environ, limits: BackboneLimits = LIMITS
 ) -> BackboneFeatures:
     """Return the frozen features of the file that a run names.
 
@@ -235,7 +235,7 @@ def _is_count(name: str) -> bool:
 class _OnnxNetwork:
     """An ONNX file in a process of its own, which is started when it is needed and again when it was closed."""
 
-    def __init__(self, encoded: bytes, limits: Limits) -> None:
+    def __init__(self, encoded: bytes, limits: BackboneLimits) -> None:
         self._encoded = encoded
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None

@@ -21,6 +21,10 @@ class OverlappingMaxPool(nn.Module):
         channels_inner = x.contiguous(memory_format=torch.channels_last)
         return functional.max_pool2d(channels_inner, kernel_size=2, stride=1).contiguous()
 
+    def extra_repr(self) -> str:
+        """Return what a reader of ``model.json`` must know of it."""
+        return "MaxPool2d, kernel_size=2, stride=1"
+
 
 class SmallCnn(nn.Sequential):
     """Two wide convolutions and two linear layers, bounded activations throughout.

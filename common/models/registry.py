@@ -52,7 +52,8 @@ class OnFeatures:
         features: what turns images into the model's input.
         width: channels of an image to the number of features; known without the features' weights, which a server
             need not have.
-        make: (features, classes) to the model.
+        make: (features, classes) to the model's trainable head; before it the features are centred
+            (:mod:`common.models.centred`).
     """
 
     words: str
@@ -151,6 +152,13 @@ def _imagenet_resnet() -> FrozenFeatures:
     return resnet_features()
 
 
+@cache
+def _scattering_efficientnet() -> FrozenFeatures:
+    from common.models.concatenated import Concatenated
+
+    return Concatenated((_scattering(), _efficientnet()))
+
+
 def _scattering_width(channels: int) -> int:
     return _scattering().width(channels)
 
@@ -160,6 +168,10 @@ def _efficientnet_width(channels: int, variant: int = 0) -> int:
     from common.models.efficientnet import BLOCK_CHANNELS
 
     return width_of(BLOCK_CHANNELS[variant], channels)
+
+
+def _scattering_efficientnet_width(channels: int) -> int:
+    return _scattering_efficientnet().width(channels)
 
 
 def _imagenet_resnet_width(channels: int) -> int:
@@ -202,6 +214,10 @@ MODELS: Mapping[str, OnImages | OnFeatures] = {
     "efficientnet_lite2_mlp": OnFeatures(
         "one hidden layer on frozen EfficientNet-Lite2 features", partial(_efficientnet, 2),
         partial(_efficientnet_width, variant=2), _mlp,
+    ),
+    "scattering_efficientnet_linear": OnFeatures(
+        "a linear classifier on scattering and frozen EfficientNet-Lite0 features together", _scattering_efficientnet,
+        _scattering_efficientnet_width, _linear,
     ),
     "imagenet_resnet_linear": OnFeatures(
         "a linear classifier on frozen ResNet-18 features, from a file", _imagenet_resnet, _imagenet_resnet_width,
@@ -253,7 +269,9 @@ def build_with_replaced(
         torch.manual_seed(seed)
         match entry:
             case OnFeatures():
-                return entry.make(width, classes), ()
+                from common.models.centred import CentredModel
+
+                return CentredModel(entry.make(width, classes), width), ()
             case OnImages():
                 return entry.make(classes, channels), ()
             case OfPackage():
@@ -278,6 +296,15 @@ def frozen_features(name: str) -> FrozenFeatures | None:
     """
     entry = _entry(name)
     return entry.features() if isinstance(entry, OnFeatures) else None
+
+
+def is_on_features(name: str) -> bool:
+    """Return whether a model is trained on frozen features; nothing is loaded for it.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    return isinstance(_entry(name), OnFeatures)
 
 
 def input_shape(name: str, records: int, channels: int, image_size: int) -> tuple[int, ...]:

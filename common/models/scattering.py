@@ -52,7 +52,7 @@ class Scattering:
     def __init__(self) -> None:
         wavelets = [torch.stack([_morlet(scale, turn) for turn in range(DIRECTIONS)]) for scale in range(SCALES)]
         self._wavelets = {
-            (scale, thinned): _thin(wavelets[scale], thinned)
+            (scale, thinned): thin(wavelets[scale], thinned)
             for scale in range(SCALES)
             for thinned in range(max(1, scale))
         }
@@ -100,12 +100,15 @@ class Scattering:
 
 def _modulus(spectrum: Tensor, octaves: int) -> Tensor:
     """Return |x * ψ| at every 2^octaves-th pixel; a wavelet of that scale leaves little that this would fold back."""
-    modulus: Tensor = torch.fft.ifft2(_thin(spectrum, octaves)).abs()
+    modulus: Tensor = torch.fft.ifft2(thin(spectrum, octaves)).abs()
     return modulus
 
 
-def _thin(spectrum: Tensor, octaves: int) -> Tensor:
-    """Return the spectrum of the signal of which every 2^octaves-th pixel is kept: its folds, averaged."""
+def thin(spectrum: Tensor, octaves: int) -> Tensor:
+    """Return the spectrum of the signal of which every 2^octaves-th pixel is kept: its folds, averaged.
+
+    It is linear with real weights, so it may be done to real and imaginary parts by themselves.
+    """
     for _ in range(octaves):
         half = spectrum.shape[-1] // 2
         rows = spectrum[..., :half, :] + spectrum[..., half:, :]

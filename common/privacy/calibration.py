@@ -5,6 +5,7 @@ target ε and δ. So it is the same at every hospital, shows nothing about how m
 plan`` and a deployed run get it from the same functions here.
 """
 
+import math
 from collections.abc import Sequence
 
 from common.config import PrivacyConfig, PrivacyUnit
@@ -18,6 +19,7 @@ from common.privacy.accounting import (
     epsilon_bounds,
     rounded_up,
 )
+from common.privacy.gaussian import accounted_mu
 from common.privacy.schedule import Schedule
 
 EPSILON_TOLERANCE = 0.01
@@ -93,7 +95,9 @@ def require_enough_units(units: int, delta: float, unit: PrivacyUnit = PrivacyUn
 def run_noise_multiplier(schedule: Schedule, privacy: PrivacyConfig, rounds: int) -> float:
     """Return the noise multiplier with which all rounds of a run together cost its target ε.
 
-    In mode ``local`` it is of each step's noise at each hospital, in mode ``distributed`` of a round's sum.
+    In mode ``local`` it is of each step's noise at each hospital, in mode ``distributed`` of a round's sum. What the
+    mean of features takes of the budget (``privacy.mean_share``) is left out of it. Where every unit is in every batch
+    (``sample_rate`` 1), all steps are one Gaussian mechanism and the multiplier is found in closed form.
 
     Args:
         schedule: the sampling of one round.
@@ -103,13 +107,39 @@ def run_noise_multiplier(schedule: Schedule, privacy: PrivacyConfig, rounds: int
     Raises:
         PrivacyError: as :func:`noise_multiplier`.
     """
+    accountant, steps = Accountant(privacy.accountant), schedule.steps * rounds
+    if schedule.sample_rate == 1:
+        mu = accounted_mu(privacy.target_epsilon, privacy.delta, accountant)
+        if mu:
+            return math.sqrt(steps / (1 - privacy.mean_share)) / mu
+    before = (_mean_event(privacy),) if privacy.mean_share else ()
     return noise_multiplier(
-        privacy.target_epsilon,
-        privacy.delta,
-        schedule.sample_rate,
-        schedule.steps * rounds,
-        Accountant(privacy.accountant),
+        privacy.target_epsilon, privacy.delta, schedule.sample_rate, steps, accountant, already=before
     )
+
+
+def mean_noise_multiplier(privacy: PrivacyConfig) -> float:
+    """Return the noise multiplier of the one release of the mean of features: its share of the run's μ².
+
+    With σ₁ that of a single release that spends the whole target, it is σ₁ / √``mean_share``.
+
+    Args:
+        privacy: the target ε, δ, accountant, and ``mean_share``, which must be above 0.
+
+    Raises:
+        PrivacyError: no noise reaches the target.
+    """
+    mu = accounted_mu(privacy.target_epsilon, privacy.delta, Accountant(privacy.accountant))
+    if not mu or not privacy.mean_share:
+        raise PrivacyError(
+            f"no noise keeps a mean of features within {privacy.mean_share:g} of ε = {privacy.target_epsilon:g} at "
+            f"δ = {privacy.delta:g}; raise privacy.target_epsilon, or set privacy.mean_share to 0"
+        )
+    return 1 / (mu * math.sqrt(privacy.mean_share))
+
+
+def _mean_event(privacy: PrivacyConfig) -> MechanismEvent:
+    return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, mean_noise_multiplier(privacy), 1.0, 1)
 
 
 def noise_multiplier(

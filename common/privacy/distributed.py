@@ -36,6 +36,7 @@ Floating point only proposes.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -295,29 +296,42 @@ class DistributedMechanism:
         )
 
     def epsilons(
-        self, sample_rate: float, rounds: int, cohort: int, delta: float, unit: PrivacyUnit, accountant: Accountant
+        self,
+        sample_rate: float,
+        rounds: int,
+        cohort: int,
+        delta: float,
+        unit: PrivacyUnit,
+        accountant: Accountant,
+        once_before: tuple["DistributedMechanism", ...] = (),
     ) -> tuple[Epsilon, ...]:
         """Return what an outsider with every model, another hospital of the run and the server learn at most.
 
         An outsider and the server see sums with the noise of n - X hospitals. A hospital of the run sees the models,
         too, and knows its own noise: it learns what a server with one colluding hospital learns, which is more than the
         target ε where k is 0. The server with k hospitals is among the claims where k is above 0. A claim is infinite
-        where nothing is promised.
+        where nothing is promised. ``once_before`` are releases of the same records before the rounds, each made once of
+        every unit.
         """
 
-        def claim(adversary: EpsilonAdversary, event: MechanismEvent | None, colluders: int = 0) -> Epsilon:
-            value = math.inf if event is None else epsilon([event], delta, accountant)
+        def claim(adversary: EpsilonAdversary, events: Sequence[MechanismEvent | None], colluders: int = 0) -> Epsilon:
+            known = [event for event in events if event is not None]
+            value = epsilon(known, delta, accountant) if len(known) == len(events) else math.inf
             return Epsilon(value, delta, unit, adversary, accountant, colluders)
 
-        alone = self.event_against(0, cohort, sample_rate, rounds)
+        def against(colluders: int) -> list[MechanismEvent | None]:
+            before = [each.event_against(colluders, cohort, 1.0) for each in once_before]
+            return [self.event_against(colluders, cohort, sample_rate, rounds), *before]
+
         claims = (
-            claim(EpsilonAdversary.OUTSIDER, alone),
-            claim(EpsilonAdversary.HOSPITAL, self.event_against(1, cohort, sample_rate, rounds)),
-            claim(EpsilonAdversary.SERVER, alone),
+            claim(EpsilonAdversary.OUTSIDER, against(0)),
+            claim(EpsilonAdversary.HOSPITAL, against(1)),
+            claim(EpsilonAdversary.SERVER, against(0)),
         )
         if not self.colluders:
             return claims
-        return (*claims, claim(EpsilonAdversary.COLLUDING_SERVER, self.event(sample_rate, rounds), self.colluders))
+        planned = [self.event(sample_rate, rounds), *(each.event(1.0) for each in once_before)]
+        return (*claims, claim(EpsilonAdversary.COLLUDING_SERVER, planned, self.colluders))
 
     def _whole_numbers(self, gradients: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Propose whole numbers, row by row; a gradient that isn't finite becomes one that :meth:`clip` refuses."""

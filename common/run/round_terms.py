@@ -29,12 +29,15 @@ class Purpose(StrEnum):
     EVALUATE = "evaluate"
     """The change is all zeros, and costs nothing."""
 
+    MEAN = "mean"
+    """The change is the mean of the hospitals' unit-norm features, in the place of the model's centre."""
+
 
 class RoundTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
     """What one round asks of every hospital of its cohort, the same for all.
 
     Attributes:
-        purpose: train, or evaluate alone.
+        purpose: train, evaluate alone, or tell the mean of features.
         model_hash: SHA-256 of the model that comes with the request, 32 bytes.
         fewest_survivors: how many vectors the sum must hold for its noise to be enough; 0 where it needs none.
         question: the release of the evaluation plan that is asked for; None for none, and where counts are exact.
@@ -51,6 +54,11 @@ class RoundTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     def trains(self) -> bool:
         """Return whether hospitals train in this round."""
         return self.purpose is Purpose.TRAIN
+
+    @property
+    def reads_training_records(self) -> bool:
+        """Return whether the change in this round's vectors depends on training records, which then pay for it."""
+        return self.purpose is not Purpose.EVALUATE
 
     def encode(self) -> bytes:
         """Return the one encoding of these terms: MessagePack."""

@@ -10,21 +10,19 @@ from common.config import (
     ModelConfig,
     PrivacyConfig,
     RunDescription,
+    Warp,
+    task_of,
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
-from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan, Release
+from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import mechanism_of, survivors_for_noise
 from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
-
-TWO_CLASSES = 2
-
-ORDINAL_TASKS = frozenset({"retina", "retinamnist"})
-"""Tasks whose classes are ordered grades: their agreement is weighted by the distance between two grades."""
+from common.task import TaskKind
 
 
 def describe(
@@ -51,9 +49,11 @@ def describe(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
+    config = _without_what_images_lack(config)
     mechanism = mechanism_of(config)
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, len(classes))
+    kind = TaskKind(task_of(config, classes).kind)
+    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, kind, len(classes))
     layout = layout_for(
         agreed.model,
         agreed.aggregation,
@@ -75,13 +75,25 @@ def describe(
     )
 
 
+def _without_what_images_lack(config: Config) -> Config:
+    """Return a configuration whose model on images has neither copies nor a mean, which are of frozen features."""
+    if registry.is_on_features(config.model.architecture):
+        return config
+    return config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"copies": 1, "warp": Warp.NONE}),
+            "privacy": config.privacy.model_copy(update={"mean_share": 0.0}),
+        }
+    )
+
+
 def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
     """Return how the run's models are measured under noise; None where counts are exact."""
-    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, len(run.classes))
+    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, TaskKind(run.task.kind), len(run.classes))
 
 
 def evaluation_plan_for(
-    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, classes: int
+    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, kind: TaskKind, classes: int
 ) -> EvaluationPlan | None:
     """Do as :func:`evaluation_plan_of` for a run that is still to be described."""
     if evaluation.exact:
@@ -89,7 +101,7 @@ def evaluation_plan_for(
     return EvaluationPlan.of(
         rounds=experiment.rounds,
         classes=classes,
-        kind=_task_kind(experiment.task, classes),
+        kind=kind,
         epsilon=evaluation.target_epsilon,
         delta=privacy.delta,
         accountant=Accountant(privacy.accountant),
@@ -97,12 +109,6 @@ def evaluation_plan_for(
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
     )
-
-
-def _task_kind(task: str, classes: int) -> TaskKind:
-    if classes == TWO_CLASSES:
-        return TaskKind.BINARY
-    return TaskKind.ORDINAL if task in ORDINAL_TASKS else TaskKind.MULTICLASS
 
 
 def layout_for(
@@ -166,6 +172,11 @@ def verified_layout_of(run: RunDescription) -> VectorLayout:
         raise ConfigError(
             f"the run's vector must have {layout.length} elements, its description says {run.vector_length}"
         )
+    if (run.privacy.mean_share or run.training.copies > 1) and not registry.is_on_features(run.model.architecture):
+        raise ConfigError(
+            f"privacy.mean_share must be 0 and training.copies 1 for a model on images, the run names "
+            f"{run.privacy.mean_share:g} and {run.training.copies} for {run.model.name}"
+        )
     return layout
 
 
@@ -187,7 +198,7 @@ def fewest_survivors(run: RunDescription, cohort: int, *, trains: bool, measures
     Args:
         run: the description.
         cohort: hospitals in the round.
-        trains: the round is one of training; its mechanism says whether its noise lies in the sum alone.
+        trains: the round reads training records; the run's mechanism says whether its noise lies in the sum alone.
         measures: a release of the evaluation plan is asked for.
     """
     training = mechanism_of(run).fewest_survivors(cohort) if trains else 0

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.complaints import complaint
-from common.config import MOST_CLASSES, Config, RunId
+from common.config import Config, RunId
 from common.errors import RunError
-from common.evaluation.metrics import Figures, Measure
+from common.evaluation.metrics import ClassFigures, Figures, Measure
+from common.task import MOST_CLASSES, TaskConfig
 
 EVENTS_FILE = "events.jsonl"
 """The name of the file in a run's folder."""
@@ -68,6 +69,8 @@ class RunStarted(_Event):
     run_id: RunId
     data_set: str
     task: str
+    terms: TaskConfig = TaskConfig()
+    """What is learnt, with its classes; a preset where an earlier version wrote the event."""
     rounds: Annotated[int, Field(ge=1, le=MOST_COUNTED)]
     hospitals: tuple[str, ...]
     config: Config
@@ -201,6 +204,8 @@ class Evaluated(Figures, _Event):
     """What evaluations of this run have cost each test record; undefined where counts are exact."""
     claim: str = ""
     """That ε with its δ, unit, relation and adversary, in one sentence."""
+    each: Annotated[dict[str, ClassFigures], Field(max_length=MOST_CLASSES)] = Field(default_factory=dict)
+    """By name, the figures of each class of several, or of each label."""
 
 
 class Counted(_Event):

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from client.ledger.ledger import Ledger
 from common.config import PrivacyConfig
-from common.evaluation.layout import TaskKind
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.evaluation.tree import answer
 from common.keystream import SEED_BYTES, Keystream
 from common.privacy.accounting import Accountant, Epsilon, EpsilonAdversary
 from common.privacy.budget import Account, Booking, BudgetPolicy
+from common.task import TaskKind
 from deploy.attacks.canary_training import RUN_ID, Exposure
 
 Random = Callable[[int], bytes]

@@ -24,7 +24,7 @@ from common.audit.chain import AUDIT_FILE
 from common.errors import ConfigError, RunError
 from common.provenance import versions
 from common.telemetry.events import EVENTS_FILE
-from deploy.audit.verify import AUTHORITY_FILE, find_chains, verify
+from deploy.audit.verify import find_authority, find_chains, verify
 from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts
@@ -54,7 +54,7 @@ def main(run: Path, chain: tuple[Path, ...], authority: Path | None, out: Path |
     """Write the archive; returns 0 when the run's audit holds."""
     archive = out or run / "evidence.zip"
     with tempfile.TemporaryDirectory(prefix="confide-evidence-") as scratch:
-        gather(run, chain or find_chains(run), authority or run / AUTHORITY_FILE, Path(scratch))
+        gather(run, chain or find_chains(run), authority or find_authority(run), Path(scratch))
         pack(Path(scratch), archive)
     print(archive)
     return 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from cryptography import x509
 
 from common.audit.chain import AuditEntry, Chain
-from common.audit.entries import Began, Contributed, Finished, Stepped, Summed, Told
+from common.audit.entries import Began, Centred, Contributed, Finished, Stepped, Summed, Told
 from common.audit.parties import SERVER_PARTY
 from common.config import AggregationMode, RunDescription
 from common.errors import AuditError, ConfideError, IdentityError, RunError
@@ -13,7 +13,7 @@ from common.identity.certificates import verify_roster
 from common.identity.members import verify_members
 from common.privacy.mechanism import mechanism_of
 from common.run.flat_model import hash_model
-from common.run.round_terms import RoundTerms
+from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import protocol_parameters
 from common.secagg import messages as secagg
 from common.secagg.binding import cohort_hash, request_hash, survivors_hash
@@ -55,14 +55,23 @@ class RunRecord:
     is_told_to_its_end: bool = False
     _step: int = 0
     _trained: Summed | None = None
+    _told_mean: Summed | None = None
+    _first: str = ""
+
+    def __post_init__(self) -> None:
+        """Remember the initial model, which a server that was killed before it kept the centre goes on from."""
+        self._first = self.models.get(0, "")
 
     def follow(self, entry: AuditEntry, place: str) -> None:
         """Take in one entry of the server's chain, or raise :class:`AuditError` where it can't follow the others."""
         body = entry.body
         match body:
             case Began():
-                _require(self.models.get(body.step) == body.model_hash, place, "it continues from a model no step made")
-                self._step, self._trained, self.finished = body.step, None, None
+                is_made = self.models.get(body.step) == body.model_hash
+                is_first = (body.step, body.model_hash) == (0, self._first)
+                _require(is_made or is_first, place, "it continues from a model no step made")
+                self.models[body.step] = body.model_hash
+                self._step, self._trained, self._told_mean, self.finished = body.step, None, None, None
                 self.is_told_to_its_end = False
             case Summed():
                 self._follow_sum(body, place)
@@ -73,6 +82,12 @@ class RunRecord:
                 self._step, self._trained = body.step, None
                 self.models[body.step] = body.model_hash
                 self.last_epsilon = trained.epsilon if trained else {}
+            case Centred():
+                told = self._told_mean
+                _require(told is not None and told.round_number == body.round_number, place, "no mean gave it")
+                _require(self._step == 0, place, f"a centre must be there before step 1, got one after {self._step}")
+                self._told_mean = None
+                self.models[0] = body.model_hash
             case Finished():
                 made = (body.steps, body.model_hash) == (self._step, self.models[self._step])
                 _require(made, place, "it ends with another model than the last step made")
@@ -110,6 +125,8 @@ class RunRecord:
         self.sums[body.round_number] = body
         if body.train:
             self._trained = body
+        if RoundTerms.decode(bytes.fromhex(body.terms)).purpose is Purpose.MEAN:
+            self._told_mean = body
 
     def _follow_views(self, body: Summed, place: str) -> None:
         """Check a round in which nobody was missing: all of the cohort signed one view, and the sum is over them."""

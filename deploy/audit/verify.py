@@ -22,10 +22,12 @@ from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, Sig
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
+from common.run.delivery import AUTHORITY_FILE as CERTIFICATE_FILE
 from common.run.flat_model import hash_model
 from common.run.guarantee import Guarantee
 from common.run.words import AUTHORITY_ON_SERVER, admitted_of
 from common.secagg.binding import cohort_hash
+from common.task import TaskKind
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
@@ -35,7 +37,7 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
-"""Where chains lie inside a demo's folder."""
+"""Where the authority's certificate lies inside a demo's folder."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,24 @@ class Verdict:
 @authority_option()
 def main(run: Path, chain: tuple[Path, ...], authority: Path | None) -> int:
     """Verify; returns 0 when everything agrees."""
-    for line in verify(run, chain or find_chains(run), authority or run / AUTHORITY_FILE).lines():
+    for line in verify(run, chain or find_chains(run), authority or find_authority(run)).lines():
         print(line)
     return 0
 
 
 def find_chains(run: Path) -> list[Path]:
-    """Return the chains of a demo's hospitals."""
-    return sorted((run / "consortium").glob(f"*/{AUDIT_FILE}"))
+    """Return the chains of a demo's hospitals; or the hospital's own, of a run that a hospital has been given."""
+    own = run.absolute().parent.parent / AUDIT_FILE
+    return sorted((run / "consortium").glob(f"*/{AUDIT_FILE}")) or ([own] if own.exists() else [])
+
+
+def find_authority(run: Path) -> Path:
+    """Return the authority's certificate: that of the state folder around the run, a demo's, or that beside the run.
+
+    What a hospital already trusts goes before what came with a run.
+    """
+    around = run.absolute().parent.parent / CERTIFICATE_FILE
+    return next((path for path in (around, run / AUTHORITY_FILE) if path.exists()), run / CERTIFICATE_FILE)
 
 
 def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
@@ -285,23 +297,33 @@ def _check_model(run: Path, record: RunRecord) -> None:
     # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
-    expected = expected_facts(record, card.threshold, authority_on_server=on_server).model_dump()
+    expected = expected_facts(record, card.threshold, card.thresholds, authority_on_server=on_server).model_dump()
     for key, value in expected.items():
         if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
             raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
 
 
-def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_server: bool = False) -> ModelFacts:
+def expected_facts(
+    record: RunRecord,
+    threshold: float | None,
+    thresholds: tuple[float, ...] = (),
+    *,
+    authority_on_server: bool = False,
+) -> ModelFacts:
     """Return what ``model.json`` must say of the record's last model.
 
     Args:
         record: of the run.
         threshold: that of the card, for a run that has not ended: only the end is recorded with one.
+        thresholds: likewise, of each label.
         authority_on_server: as the run's events say.
     """
     description = record.description
+    if record.finished is not None:
+        threshold, thresholds = record.finished.threshold, record.finished.thresholds
     config = Config(
         experiment=description.experiment,
+        task=description.task,
         model=description.model,
         training=description.training,
         aggregation=description.aggregation,
@@ -313,7 +335,10 @@ def expected_facts(record: RunRecord, threshold: float | None, *, authority_on_s
         classes=description.classes,
         channels=description.channels,
         image_size=description.model.image_size,
-        threshold=threshold if record.finished is None else record.finished.threshold,
+        threshold=threshold,
+        thresholds=thresholds,
+        kind=TaskKind(description.task.kind),
+        positive=description.task.positive,
         run_id=description.run_id,
         task=description.experiment.task,
         data_set=record.data_set,

@@ -15,12 +15,12 @@ from common.config import EnrolmentConfig, load_config
 from common.errors import IdentityError
 from common.files import write_private
 from common.identity.certificates import (
+    ServerSigningRequest,
     certificate_pem,
     check_hospital_name,
     fingerprint,
     key_fingerprint,
-    requested_hospital_key,
-    requested_hosts,
+    read_signing_request,
 )
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import REVOCATIONS_FILE
@@ -136,19 +136,19 @@ def _members(encoded: bytes, authority: Authority) -> str:
 def _sign(authority: Authority, path: Path, now: datetime.datetime, lifetimes: EnrolmentConfig) -> str:
     """Sign one request, write the certificate beside it, and return the line that says what was signed."""
     try:
-        request = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise IdentityError(f"{path} must be a readable signing request: {error.strerror}") from None
     signed = path.with_suffix(".pem")
-    hosts = requested_hosts(request)
-    if hosts:
+    request = read_signing_request(content)
+    if isinstance(request, ServerSigningRequest):
         lifetime = datetime.timedelta(hours=lifetimes.server_certificate_hours)
         certificate = authority.sign_server(request, now, lifetime)
-        whom = f"server {', '.join(hosts)}"
+        whom = f"server {', '.join(request.hosts)}"
     else:
         name = check_hospital_name(path.stem)
         lifetime = datetime.timedelta(hours=lifetimes.hospital_certificate_hours)
         certificate = authority.sign_hospital(request, name, now, lifetime)
-        whom = f"hospital {name}, key {key_fingerprint(requested_hospital_key(request))}"
+        whom = f"hospital {name}, key {key_fingerprint(request.key)}"
     write_private(signed, certificate_pem(certificate))
     return f"{signed}: {whom}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"

@@ -7,7 +7,7 @@ import click
 from cryptography import x509
 
 from common.errors import ConfideError
-from common.identity.certificates import fingerprint, load_certificate, requested_hosts
+from common.identity.certificates import ServerSigningRequest, fingerprint, load_certificate, read_signing_request
 from common.identity.members import MEMBERS_FILE, verify_members
 from common.identity.revocation import verify_revocations
 from deploy.command import FILE, command
@@ -42,7 +42,8 @@ def _describe(path: Path, folder: Path) -> str:
             case ".pem":
                 said = _certificate(load_certificate(path))
             case ".csr":
-                hosts = requested_hosts(path.read_bytes())
+                request = read_signing_request(path.read_bytes())
+                hosts = request.hosts if isinstance(request, ServerSigningRequest) else ()
                 said = f"signing request for {', '.join(hosts) or f'hospital {path.stem}'}"
             case ".crl":
                 said = _revocations(path.read_bytes(), folder)

@@ -27,12 +27,12 @@ from common.identity.certificates import (
     who_holds_the_key,
 )
 from common.identity.invitation import join_host_port
-from common.processes import become, python_module
+from common.processes import Stopping, raise_on_signals
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, config_options, state_option
-from deploy.datasets.datasets import task_named
+from deploy.consortium.serving import serve
+from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
-from deploy.source_tree import ROOT
 from server.members import authority
 from server.members.authority import Authority
 from server.members.certificates import REQUESTS_FOLDER, Certificates
@@ -87,11 +87,11 @@ class _Asked:
 @click.option("--runtime-port", type=int, default=RUNTIME_PORT, metavar="PORT", help="On loopback only.")
 @click.option("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="Where Prometheus may read.")
 def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool, no_start: bool, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
-    """Prepare the state folder and become the server's supervisor."""
+    """Prepare the state folder, run the server, and keep what its runs leave."""
     asked = _Asked(**options)
     if asked.authority is not None and asked.hold_authority_key:
         raise ConfigError("--authority and --hold-authority-key exclude each other; got both")
-    config = load_config(config_file, overrides)
+    config = with_task(load_config(config_file, overrides))
     check_names(config)
     state = state.resolve()
     settings = _settings(asked, state, config)
@@ -103,7 +103,11 @@ def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool,
     where = join_host_port(settings.hosts[0], settings.enrolment_port)
     print(f"hospitals join at {where}; logs in {settings.logs}", file=sys.stderr)
     if not no_start:
-        become(python_module("server", "--state", str(state), *(("--once",) if once else ())), ROOT)
+        raise_on_signals()
+        try:
+            return serve(state, once=once)
+        except Stopping:
+            return 0
     return 0
 
 
@@ -114,7 +118,7 @@ def _settings(asked: _Asked, state: Path, config: Config) -> ServerSettings:
     if not hosts:
         raise ConfigError("--address must say what hospitals call this server, such as --address confide.example.org")
     run_id = new_run_id() if before is None or asked.new_run else before.run_id
-    task = task_named(config.experiment.task)
+    task = task_of_config(config)
     return ServerSettings(
         config=state / "config.yaml",
         run=state / "runs" / run_id[:12],

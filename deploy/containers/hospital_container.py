@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from client.enrolment import is_enrolled
 from common.config import load_config
-from common.errors import ConfideError
-from common.processes import EXIT_REFUSED, become, python_module
+from common.errors import ConfideError, EnrolmentError
+from common.processes import EXIT_REFUSED, Stopping, become, python_module, raise_on_signals
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.demo.dealer_service import CERTIFICATE_FILE, PORT
 from deploy.demo.dealing import state_dealt
@@ -28,6 +28,7 @@ _RELAY_USER = "relay"
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; nothing is published
 _DEAL_SECONDS = 600.0
 _ASK_AGAIN_SECONDS = 30.0
+"""The time between two tries to join, or to get a shard."""
 
 
 def main() -> int:
@@ -42,25 +43,55 @@ def main() -> int:
     parser.add_argument("--deal", type=Path, default=Path("/deal"))
     arguments = parser.parse_args()
     os.umask(0o077)
+    raise_on_signals()
     try:
         return _become_hospital(arguments)
+    except Stopping:
+        return 0
     except ConfideError as error:
         print(f"confide: {error}", file=sys.stderr, flush=True)
         return EXIT_REFUSED
 
 
 def _become_hospital(arguments: argparse.Namespace) -> NoReturn:
-    _join(arguments)
-    if arguments.dealer:
+    _await_membership(arguments)
+    if not arguments.dealer:
+        _tell_other_policy(arguments.state, arguments.config)
+    else:
         _await_shard(Dealer(arguments.dealer, PORT, arguments.deal / CERTIFICATE_FILE), arguments.state, arguments.data)
         own = HospitalSettings.read(arguments.state / HOSPITAL_SETTINGS_FILE).config
         state_dealt(own, arguments.data, load_config(own))
     become(python_module("client", "--state", str(arguments.state), "--relay-user", _RELAY_USER), ROOT)
 
 
+def _await_membership(arguments: argparse.Namespace) -> None:
+    """Join, and wait where that cannot be done yet: an engine would start a container that ends again for ever."""
+    said = ""
+    while not is_enrolled(arguments.state):
+        try:
+            _join(arguments)
+        except EnrolmentError as error:
+            if str(error) != said:
+                said = str(error)
+                print(f"confide: not a member yet, and waiting: {error}", file=sys.stderr, flush=True)
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+
+def _tell_other_policy(state: Path, mounted: Path) -> None:
+    """Say where the mounted policy is another than the one that counts: it was copied when the hospital joined."""
+    own = load_config(HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE).config).hospital.model_dump()
+    given = load_config(mounted).hospital.model_dump()
+    others = [f"{name} is {own[name]}, not {given[name]}" for name in own if own[name] != given[name]]
+    if others:
+        print(
+            f"confide: the mounted {mounted.name} does not reach a hospital that has joined; {'; '.join(others)}. "
+            "`confide hospital policy --set KEY=VALUE` changes what counts",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def _join(arguments: argparse.Namespace) -> None:
-    if is_enrolled(arguments.state):
-        return
     invitation = () if arguments.invitation is None else (str(arguments.invitation),)
     join.main(
         [

@@ -9,22 +9,21 @@ only when CONFIDE_RUN has a new value.
 import argparse
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.identity.certificates import load_certificate
-from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
-from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals, running_beside
+from common.settings import CHECKPOINTS_FOLDER
 from deploy.consortium import members as membership
 from deploy.consortium import server
+from deploy.consortium.serving import STOP_SECONDS, serve
 from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
-from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
 from server.members.roster import MOST_USES
 
@@ -38,7 +37,6 @@ _INVITATION_MINUTES = 15.0
 _STABLE_SECONDS = 10.0
 """How long the number must be stable: longer than between the starts of two containers of one service."""
 _POLL_SECONDS = 0.5
-_STOP_SECONDS = 20.0
 
 
 def main() -> int:
@@ -50,6 +48,7 @@ def main() -> int:
     parser.add_argument("--invitation", type=Path, default=Path("/invitation"), help="folder that hospitals read")
     parser.add_argument("--password", type=Path, default=Path("/grafana"), help="folder that Grafana reads")
     parser.add_argument("--deal", type=Path, default=Path("/deal"), help="folder that the dealer writes")
+    parser.add_argument("--runs", type=Path, default=Path("/runs"), help="folder that gets each run's files")
     parser.add_argument("--hospitals", default="hospital", help="DNS name with one address a running hospital")
     parser.add_argument("--run", default=os.environ.get("CONFIDE_RUN", ""), help="a new value begins a new run")
     arguments = parser.parse_args()
@@ -75,16 +74,19 @@ class _ServerContainer:
     def run(self) -> int:
         self._prepare(())
         self._publish()
-        with _running("server.members.enrolment", self._state) as enrolment:
+        with running_beside(
+            python_module("server.members.enrolment", "--state", str(self._state)), ROOT, STOP_SECONDS
+        ) as enrolment:
             data_set, hospitals = self._gather(enrolment)
         self._prepare(("--data-set", data_set, "--set", f"experiment.num_clients={hospitals}"))
-        outputs = RunFolder(ServerSettings.read(self._state / SERVER_SETTINGS_FILE))
-        with _running("server", self._state) as process:
-            while process.poll() is None:
-                outputs.bring_up_to_date()
-                self._renew_invitation()
-                time.sleep(_POLL_SECONDS)
-            return process.returncode
+        return serve(self._state, at_each_poll=self._renew_invitation, publish=self._hand_out)
+
+    def _hand_out(self, run: Path) -> None:
+        """Copy a finished run's files, without its checkpoints, to where whoever started the containers reads them."""
+        try:
+            hand_out(run, self._arguments.runs / run.name)
+        except OSError as error:
+            print(f"confide: {self._arguments.runs} must be writable: {error.strerror}", file=sys.stderr, flush=True)
 
     def _prepare(self, more: tuple[str, ...]) -> None:
         given = self._arguments
@@ -148,19 +150,22 @@ class _ServerContainer:
         raise RunError(f"the enrolment service must run; it ended with code {enrolment.returncode}")
 
 
-@contextmanager
-def _running(module: str, state: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run one of our modules, with what it says in this container's log, and end it whatever happens."""
-    process = subprocess.Popen(python_module(module, "--state", str(state)), cwd=ROOT)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def hand_out(run: Path, target: Path) -> None:
+    """Copy a run's files so that everybody on this machine can read them.
+
+    Raises:
+        OSError: the target cannot be written.
+    """
+    for source in sorted(path for path in run.rglob("*") if path.is_file()):
+        inside = source.relative_to(run)
+        if inside.parts[0] == CHECKPOINTS_FOLDER or inside.name.startswith("."):
+            continue
+        copy = target / inside
+        for folder in reversed(copy.parents[: len(inside.parts)]):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        shutil.copyfile(source, copy)
+        copy.chmod(0o644)
 
 
 if __name__ == "__main__":

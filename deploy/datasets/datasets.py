@@ -11,21 +11,25 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from client.data.catalogue import label_texts
+from client.data.contract import DataContract
 from client.data.readers import npz
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, Records, Split, fit, to_image
-from deploy.datasets import phantom
+from common.task import TaskConfig, TaskKind, groups_of, implied, strata
+from deploy.datasets import own_data, phantom
 from deploy.datasets.download import NoAnswerError, PublishedFile, check_md5, download
-from deploy.datasets.image_tree import TreePicture, read_tree
+from deploy.datasets.image_tree import TreePicture, is_split_tree, read_tree
 from deploy.datasets.partition import partition
+from deploy.datasets.tasks import TASK_DATA_SETS, Task, medmnist, task_named
 
-TASK_DATA_SETS = {"pneumonia": "pneumoniamnist", "retina": "retinamnist"}
+MEDMNIST_PAGE = "https://zenodo.org/records/10519652"
+"""Where MedMNIST's files are published."""
 
 DATA_VARIABLE = "CONFIDE_DATA"
 """Environment variable: a folder with data files that were put there beforehand."""
@@ -42,17 +46,6 @@ PHANTOM_SHARES = (0.75, 0.1, 0.15)
 
 _CARVING_SEED = 2023
 """The seed of carving. A data set is the same for every run, so it does not follow ``experiment.seed``."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """The classes of a task, and MedMNIST's data set for it."""
-
-    name: str
-    data_set: str
-    title: str
-    classes: tuple[str, ...]
-    channels: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,13 @@ class DataSet:
     parts: Mapping[Split, Records]
     notes: tuple[str, ...] = ()
     banner: str | None = None
+    given: TaskConfig | None = None
+    """What the labels are; None where the task's name and the classes say it."""
+
+    @property
+    def terms(self) -> TaskConfig:
+        """What the labels are."""
+        return implied(self.task, self.classes) if self.given is None else self.given
 
     @property
     def is_phantom(self) -> bool:
@@ -89,28 +89,31 @@ def obtain(
     image_size: int,
     cache: Path | None = None,
     environment: Mapping[str, str] = os.environ,
+    terms: TaskConfig | None = None,
 ) -> DataSet:
     """Get the data set that ``data.source`` names: ``auto``, ``phantom`` or a path.
 
     ``auto`` takes the task's MedMNIST file from the folder in ``$CONFIDE_DATA``, else from the cache, else downloads it
     to the cache; where nothing answers it makes the phantom and says so in ``banner``. A path is an npz file in
-    MedMNIST's layout, or a folder or tar of ``train|val|test/CLASS/image``.
+    MedMNIST's layout, a folder or tar of ``train|val|test/CLASS/image`` or, where ``terms`` are given, in any layout
+    that a hospital's data may have.
 
     Args:
         config: the ``data`` section.
-        task: ``pneumonia``, ``retina``, or the name of a MedMNIST 2D data set with one label a record.
+        task: ``pneumonia``, ``retina``, the name of a MedMNIST 2D data set or, with ``terms``, any name.
         image_size: pixels on a side of what is returned; the next larger published size is taken.
         cache: where downloads stay; :func:`default_cache` unless given.
         environment: of this process unless given.
+        terms: what is learnt, for data at a path; the preset's unless given.
 
     Raises:
         DataError: the task is unknown, the path is missing, or a file is corrupt or not in a known layout.
     """
-    wanted = task_named(task)
+    wanted = _task(task, config.source, terms)
     if config.source == "phantom":
         return _phantom(wanted, image_size, config.phantom_records, "the built-in phantom was asked for")
     if config.source != "auto":
-        return _from_path(Path(config.source).expanduser(), wanted, image_size)
+        return _from_path(Path(config.source).expanduser(), wanted, image_size, any_layout=terms is not None)
     published = published_file(wanted, image_size)
     try:
         found = _find_or_download(published, cache or default_cache(environment), environment, config)
@@ -119,26 +122,24 @@ def obtain(
     return _from_npz(found, wanted, image_size, wanted.title)
 
 
-def task_named(name: str) -> Task:
-    """Look a task up by its own name or that of a MedMNIST data set, with or without the ending ``mnist``.
-
-    Raises:
-        DataError: MedMNIST has no such 2D data set with one label a record.
-    """
-    candidates = (TASK_DATA_SETS.get(name, name), f"{name}mnist")
-    known = {flag: entry for flag, entry in _medmnist().items() if _is_single_label_2d(flag, entry)}
-    for flag in candidates:
-        if flag in known:
-            entry = known[flag]
-            classes = tuple(entry["label"][str(index)] for index in range(len(entry["label"])))
-            return Task(name, flag, entry["python_class"], classes, entry["n_channels"])
-    allowed = ", ".join([*TASK_DATA_SETS, *known])
-    raise DataError(f"experiment.task must be one of {allowed}; got {name!r}")
+def _task(name: str, source: str, terms: TaskConfig | None) -> Task:
+    """Return a preset, or for data at a path the task that is given."""
+    if terms is None:
+        return task_named(name)
+    if source in ("auto", "phantom"):
+        found = task_named(name)
+        if found.classes != terms.classes:
+            raise DataError(
+                f"data.source must be a path where the section task says what is learnt, got {source}: "
+                f"{found.title} has the classes {', '.join(found.classes)}"
+            )
+        return found
+    return Task(name, "", name, terms)
 
 
 def published_file(task: Task, image_size: int) -> PublishedFile:
     """Return the published npz of the smallest size that is at least ``image_size``, else the largest."""
-    entry = _medmnist()[task.data_set]
+    entry = medmnist()[task.data_set]
     endings = {28: "", **{size: f"_{size}" for size in (64, 128, 224) if f"url_{size}" in entry}}
     ending = endings[min((size for size in endings if size >= image_size), default=max(endings))]
     return PublishedFile(f"{task.data_set}{ending}.npz", entry[f"url{ending}"], entry[f"MD5{ending}"])
@@ -178,16 +179,6 @@ def kermany_patient(file_name: str) -> str:
     return normal[0] if normal else ""
 
 
-def _medmnist() -> dict[str, dict[str, Any]]:
-    from medmnist.info import INFO  # imports torch: only where it is needed
-
-    return dict(INFO)
-
-
-def _is_single_label_2d(flag: str, entry: dict[str, Any]) -> bool:
-    return not flag.endswith("3d") and not entry["task"].startswith("multi-label")
-
-
 def _find_or_download(
     published: PublishedFile, cache: Path, environment: Mapping[str, str], config: DataConfig
 ) -> Path:
@@ -204,23 +195,34 @@ def _find_or_download(
     return download(published, cache, config.download_timeout_seconds)
 
 
-def _from_path(path: Path, task: Task, image_size: int) -> DataSet:
+def _from_path(path: Path, task: Task, image_size: int, *, any_layout: bool) -> DataSet:
     if not path.exists():
         raise DataError(f"--data must be auto, phantom or a path that exists; there is no {path}")
     if path.suffix == ".npz":
         return _from_npz(path, task, image_size, path.stem)
+    if any_layout and not is_split_tree(path, task.classes):
+        contract = DataContract(task.name, task.classes, task.channels, image_size, 1, 0.0, terms=task.terms)
+        parts, notes = own_data.read(path, contract)
+        found = _data_set(task, path.name.partition(".")[0], path.name, image_size, parts)
+        return replace(found, notes=(*notes, *found.notes))
     return _from_tree(path, task, image_size)
 
 
 def _from_npz(path: Path, task: Task, image_size: int, name: str) -> DataSet:
     parts: dict[Split, Records] = {}
     for split in SPLITS:
-        labels = npz.labels(path, split)
+        read = [task.terms.reader.read(text) for text in label_texts(npz.label_rows(path, split), task.terms)]
+        labels = np.array([label for label in read if isinstance(label, int)], np.int64)
+        if len(labels) < len(read):
+            raise DataError(f"{path.name}: {task.name} has the labels {_allowed(task)}; {split} has others")
         images = _resized(npz.image_blocks(path, split), len(labels), task.channels, image_size, path)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(task.classes):
-            raise DataError(f"{path.name}: {task.name} has the labels 0 … {len(task.classes) - 1}; {split} has others")
         parts[split] = Records(images, labels, ("",) * len(labels))
     return _data_set(task, name, path.name, image_size, parts)
+
+
+def _allowed(task: Task) -> str:
+    several = task.terms.kind is TaskKind.MULTILABEL
+    return f"0 and 1 for each of {len(task.classes)}" if several else f"0 … {len(task.classes) - 1}"
 
 
 def _resized(
@@ -266,7 +268,7 @@ def _stack(pictures: Sequence[TreePicture], channels: int, image_size: int) -> R
 
 def _data_set(task: Task, name: str, source: str, image_size: int, parts: Mapping[Split, Records]) -> DataSet:
     """Make the last two promises true: a validation part that is large enough, and no patient in two splits."""
-    plain = DataSet(name, source, task.name, task.classes, task.channels, image_size, parts)
+    plain = DataSet(name, source, task.name, task.classes, task.channels, image_size, parts, given=task.terms)
     return _keep_apart(_enlarge_validation(plain))
 
 
@@ -276,8 +278,8 @@ def _enlarge_validation(data: DataSet) -> DataSet:
     if len(validation) >= SMALLEST_VALIDATION_SHARE * together:
         return data
     pooled = _concatenate(train, validation)
-    shares = np.repeat([[1.0 - VALIDATION_SHARE], [VALIDATION_SHARE]], len(data.classes), axis=1)
-    rows = partition(pooled.labels, pooled.patients, shares, np.random.default_rng(_CARVING_SEED))
+    shares = np.repeat([[1.0 - VALIDATION_SHARE], [VALIDATION_SHARE]], groups_of(data.terms), axis=1)
+    rows = partition(strata(data.terms, pooled.labels), pooled.patients, shares, np.random.default_rng(_CARVING_SEED))
     note = f"the {len(validation)} validation images were too few: {len(rows[1])} of {together} were taken by patient"
     parts = {**data.parts, "train": pooled.select(rows[0]), "val": pooled.select(rows[1])}
     return replace(data, parts=parts, notes=(*data.notes, note))
@@ -331,6 +333,12 @@ def _phantom(task: Task, image_size: int, records: int, why: str) -> DataSet:
     shares = np.repeat(np.array(PHANTOM_SHARES)[:, None], len(task.classes), axis=1)
     rows = partition(made.labels, made.patients, shares, np.random.default_rng(_CARVING_SEED))
     parts = {split: made.select(chosen) for split, chosen in zip(SPLITS, rows, strict=True)}
-    banner = f"PHANTOM DATA: procedural images, not patients ({why}). No result says anything about a disease."
+    banner = (
+        f"PHANTOM DATA: procedural images, not patients, because {why}. No result says anything about a disease.\n"
+        f"For real images, get {published_file(task, image_size).name} ({MEDMNIST_PAGE}) on a machine with a network, "
+        f"and name its folder in ${DATA_VARIABLE}, or the file with --data."
+    )
     name = f"phantom-{task.name}"
-    return DataSet(name, "phantom", task.name, task.classes, task.channels, image_size, parts, (banner,), banner)
+    return DataSet(
+        name, "phantom", task.name, task.classes, task.channels, image_size, parts, (banner,), banner, task.terms
+    )

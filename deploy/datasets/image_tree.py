@@ -75,6 +75,34 @@ def read_tree(path: Path, classes: Sequence[str], image_size: int, channels: int
             yield from threads.map(decode, batch)
 
 
+def is_split_tree(path: Path, classes: Sequence[str]) -> bool:
+    """Return whether a folder or tar is such a tree, of these classes and no others; no image is opened.
+
+    Raises:
+        DataError: the tar is damaged.
+    """
+    found = False
+    for name in _names(path):
+        try:
+            found = _place(name, classes, path.name) is not None or found
+        except DataError:
+            return False
+    return found
+
+
+def _names(path: Path) -> Iterator[PurePosixPath]:
+    if path.is_dir():
+        yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
+        return
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            yield from (PurePosixPath(member.name) for member in archive)
+    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error):
+        raise DataError(
+            f"{path.name} must be an npz file, or a folder or tar of images; it is damaged or something else"
+        ) from None
+
+
 def _some(files: Iterator[_File]) -> list[_File]:
     batch, held = list[_File](), 0
     for file in itertools.islice(files, _DECODED_TOGETHER):

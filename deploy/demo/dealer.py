@@ -15,6 +15,7 @@ import numpy.typing as npt
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS, ShardDescription, Split, write
+from common.task import TaskKind, counted, groups_of, strata
 from deploy.datasets.datasets import DataSet
 from deploy.datasets.partition import partition
 
@@ -62,7 +63,7 @@ def split(data: DataSet, hospitals: int, config: DataConfig, seed: int, batch_si
     complaint = ""
     for draw in range(draws):
         random = np.random.default_rng([seed, draw])
-        shares = _draw_shares(config, hospitals, len(data.classes), random)
+        shares = _draw_shares(config, hospitals, groups_of(data.terms), random)
         hands = _deal_by_shares(data, shares, random)
         complaint = _complaint(data, hands, batch_size)
         if not complaint:
@@ -82,7 +83,8 @@ def deal(
         DataError: the split is refused, a folder holds a shard already, or the disk refuses.
     """
     hands = split(data, len(folders), config, seed, batch_size)
-    description = ShardDescription(data.name, data.task, data.classes, data.channels, data.image_size)
+    several = data.terms.kind is TaskKind.MULTILABEL
+    description = ShardDescription(data.name, data.task, data.classes, data.channels, data.image_size, several)
     summaries = []
     for folder, hand in zip(folders, hands, strict=True):
         parts = {part: data.parts[part].select(rows) for part, rows in hand.rows.items()}
@@ -109,7 +111,8 @@ def _draw_shares(
 
 def _deal_by_shares(data: DataSet, shares: npt.NDArray[np.float64], random: np.random.Generator) -> tuple[Hand, ...]:
     """Deal each split by the same shares, so that a hospital tests on the mix it trains on."""
-    dealt = {part: partition(data.parts[part].labels, data.parts[part].patients, shares, random) for part in SPLITS}
+    groups = {part: strata(data.terms, data.parts[part].labels) for part in SPLITS}
+    dealt = {part: partition(groups[part], data.parts[part].patients, shares, random) for part in SPLITS}
     return tuple(Hand({part: dealt[part][number] for part in SPLITS}) for number in range(len(shares)))
 
 
@@ -128,4 +131,4 @@ def _complaint(data: DataSet, hands: Sequence[Hand], batch_size: int) -> str:
 
 
 def _counts(labels: npt.NDArray[np.int64], data: DataSet) -> tuple[int, ...]:
-    return tuple(int(count) for count in np.bincount(labels, minlength=len(data.classes)))
+    return counted(data.terms, labels)

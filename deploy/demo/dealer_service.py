@@ -151,7 +151,13 @@ def _write_shards(
 ) -> tuple[Path, ...]:
     """Get the data, split it, pack the shards, and tell the server what was dealt; no copy of the data stays."""
     with tempfile.TemporaryDirectory() as cache:
-        data = obtain(config.data, config.experiment.task, config.model.image_size, Path(cache))
+        data = obtain(
+            config.data,
+            config.experiment.task,
+            config.model.image_size,
+            Path(cache),
+            terms=None if config.task.is_preset else config.task.normal(),
+        )
     if data.banner:
         _LOG.warning(data.banner)
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.config import Config, PrivacyUnit, replace
 from common.errors import DataError
 from common.files import write_private
-from common.shards import ManifestRow, class_index, read_description, read_manifest
+from common.shards import ManifestRow, read_description, read_manifest
+from common.task import held_by
 
 DEAL_FILE = "deal.json"
 
@@ -53,9 +54,10 @@ def count_dealt(shard: Path, unit: PrivacyUnit) -> DealtCounts:
     for row in rows:
         name = _unit_of(row, unit)
         units[row.split].add(name)
-        label = class_index(row.label, description.classes)
-        if row.split == "train" and label is not None:
-            classes[label].add(name)
+        label = description.terms.reader.read(row.label)
+        if row.split == "train" and isinstance(label, int):
+            for place in held_by(description.terms, label):
+                classes[place].add(name)
     return DealtCounts(len(units["train"]), len(units["val"]), len(units["test"]), min(map(len, classes)))
 
 

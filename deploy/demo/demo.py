@@ -9,23 +9,28 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from common.config import Config, load_config
+from common.config import Config, load_config, replace
 from common.errors import ConfideError, ConfigError, RunError
+from common.files import replace_file
 from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
-from common.settings import CHECKPOINTS_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
-from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
+from common.telemetry.events import COMPLETED, RunFinished
 from deploy.command import command, config_options, out_option
-from deploy.datasets.datasets import DataSet, obtain, task_named
+from deploy.datasets.datasets import DataSet, obtain
+from deploy.datasets.image_tree import is_split_tree
+from deploy.datasets.own_data import TASK_FILE, Proposal, propose
+from deploy.datasets.tasks import task_of_config, with_task
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
+from deploy.demo.features import bytes_needed, features_for, give
 from deploy.demo.loopback import LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
+from deploy.demo.recipe import with_recipe
 from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
-from deploy.results.outputs import RunOutputs, model_facts
+from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
-from server.checkpoints import Checkpoint, CheckpointStore
 from server.run import new_run_id
 
 EXIT_INTERRUPTED = 130
@@ -76,19 +81,37 @@ def main(
         "data.source": data,
     }
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
-    config = load_config(config_file, (*given, *overrides))
+    config = with_recipe(load_config(config_file, (*given, *overrides)), (*given, *overrides))
     check_names(config)
-    task_named(config.experiment.task)
+    proposal = _proposal(config) if task is None else None
+    config = with_task(config) if proposal is None else _as_proposed(config, proposal)
     run_id = new_run_id()
     folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])
     raise_on_signals()
     console = Console()
+    if proposal is not None:
+        replace_file(folder / TASK_FILE, proposal.as_yaml().encode())
+        console.print(f"{folder / TASK_FILE} holds the task that the data suggest:\n", highlight=False, markup=False)
+        console.print(proposal.as_yaml(), highlight=False, markup=False)
     try:
         with LiveTable(console) as table:
             return _Demo(config, run_id, folder, table).run()
     except Stopping:
         console.print(f"stopped; what was finished lies in {folder}", highlight=False)
         return EXIT_INTERRUPTED
+
+
+def _proposal(config: Config) -> Proposal | None:
+    """Return the task that a person's own images suggest; None where the configuration says it or they fit it."""
+    path = Path(config.data.source).expanduser()
+    named = config.data.source in ("auto", "phantom") or path.suffix == ".npz"
+    if not config.task.is_preset or named or not path.exists():
+        return None
+    return None if is_split_tree(path, task_of_config(config).classes) else propose(path)
+
+
+def _as_proposed(config: Config, proposal: Proposal) -> Config:
+    return replace(config, experiment={"task": proposal.name}, task=proposal.terms.model_dump())
 
 
 def _prepare_folder(folder: Path) -> Path:
@@ -123,16 +146,18 @@ class _Demo:
         self._warned: set[str] = set()
 
     def run(self) -> int:
-        outputs = RunOutputs(self._folder)
+        outputs = RunFolder(self._folder, self._deployment.consortium.server_state)
         finished: RunFinished | None = None
-        data: DataSet | None = None
         try:
             data = self._obtain()
             ports = self._deployment.set_up(data)
             self._table.starting(f"metrics: prometheus --config.file={write_configuration(self._folder, ports)}")
+            self._deal(data)
+            features = features_for(data, self._config, self._table.starting)
             self._table.starting("starting the server")
             self._deployment.start_server()
-            self._deal(data)
+            for member in self._deployment.members:
+                give(features, member.state / CACHE_FOLDER)
             self._table.starting("waiting for the server")
             self._deployment.await_server()
             self._table.starting(f"starting {len(self._deployment.members)} hospitals")
@@ -142,19 +167,21 @@ class _Demo:
         finally:
             self._table.starting("stopping every process")
             self._deployment.supervisor.stop()
-            self._finish(outputs, data, finished)
+            self._finish(outputs, finished)
 
     def _obtain(self) -> DataSet:
         self._table.starting("getting the data")
-        data = obtain(self._config.data, self._config.experiment.task, self._config.model.image_size)
+        config = self._config
+        data = obtain(config.data, config.experiment.task, config.model.image_size, terms=config.task)
         if data.banner:
-            self._table.starting(data.banner)
+            self._table.remember(data.banner)
         return data
 
     def _deal(self, data: DataSet) -> None:
         config, members = self._config, self._deployment.members
         self._table.starting(f"dealing {data.name} to {len(members)} hospitals")
         needed = sum(map(len, data.parts.values())) * max(_BYTES_PER_RECORD, data.channels * data.image_size**2)
+        needed += bytes_needed(data, config)
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise ConfigError(
@@ -170,13 +197,11 @@ class _Demo:
         for member in self._deployment.members:
             state_dealt(HospitalSettings.read(member.state / HOSPITAL_SETTINGS_FILE).config, member.data, self._config)
 
-    def _follow(self, outputs: RunOutputs) -> RunFinished:
-        events = EventFile(self._folder / EVENTS_FILE)
+    def _follow(self, outputs: RunFolder) -> RunFinished:
         while True:
             # Looked at before the events, so that none of the last is missed.
             ended = self._deployment.supervisor.ended()
-            for event in events.read_new():
-                outputs.add(event)
+            for event in outputs.bring_up_to_date():
                 self._table.show(event)
                 if isinstance(event, RunFinished):
                     return event
@@ -193,29 +218,12 @@ class _Demo:
         if len(self._warned) > len(self._deployment.members) - self._config.aggregation.min_hospitals:
             raise RunError(f"too few hospitals are left: {self._deployment.last_words(ended[0])}")
 
-    def _finish(self, outputs: RunOutputs, data: DataSet | None, finished: RunFinished | None) -> None:
-        checkpoint = self._checkpoint()
-        if data is None or checkpoint is None:
-            return
+    def _finish(self, outputs: RunFolder, finished: RunFinished | None) -> None:
+        """Write what there is, also of a run that was stopped."""
         try:
-            history = outputs.history()
-        except RunError:  # Stopped before the run's first event was read: there is nothing to write.
-            return
-        threshold = checkpoint.progress.threshold
-        facts = model_facts(history, data.classes, data.channels, threshold)
-        model = checkpoint.model if checkpoint.step else None
-        files = outputs.finish(None if model is None else model[:], facts)
-        if history.rounds:
-            # Imported here, because matplotlib and jinja2 take a second that the start of a demo need not wait for.
-            from deploy.results.report import write_report
-            from deploy.results.report_facts import RunFacts
-
-            files = (*files, *write_report([RunFacts.read(self._folder)], self._folder))
-        self._table.finish(files, state=finished.reason if finished else "stopped")
-
-    def _checkpoint(self) -> Checkpoint | None:
-        try:
-            return CheckpointStore(self._folder / CHECKPOINTS_FOLDER).latest(self._run_id)
+            files = outputs.finish()
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
-            return None
+            return
+        if files:
+            self._table.finish(files, state=finished.reason if finished else "stopped")

@@ -4,6 +4,7 @@ Every method goes through :class:`client.contribution.Contributor`: the hospital
 hospitals train together, the contributor alone where all records are in one place.
 """
 
+import math
 import os
 import tempfile
 import time
@@ -11,13 +12,24 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from client.contribution import Contributor
 from client.data.hospital_data import HospitalData
 from client.ledger.ledger import Ledger
 from common.config import Config, HospitalConfig, replace
 from common.errors import RunError
 from common.evaluation import Metrics, metrics
-from common.privacy.mechanism import DistributedNoise, LocalNoise, Mechanism, NoPrivacy, mechanism_of
+from common.privacy.mechanism import (
+    LARGEST_MEAN_ERROR,
+    DistributedNoise,
+    LocalNoise,
+    Mechanism,
+    NoPrivacy,
+    SummedMean,
+    mechanism_of,
+)
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
 from common.run.terms import describe
@@ -136,6 +148,8 @@ def _in_one_place(config: Config, held: HospitalData, data: DataSet, cache: Path
         strategy = strategy_for(config.aggregation, config.training, config.privacy, layout.parameters)
         weights = initial_model(description)
         spent: EpsilonReport | None = None
+        if description.privacy.mean_share:
+            weights = weights + _mean_of_features(contributor, weights)
         for number in range(1, config.experiment.rounds + 2):
             is_training = number <= config.experiment.rounds
             asked = Asked(Purpose.TRAIN if is_training else Purpose.EVALUATE)
@@ -145,6 +159,18 @@ def _in_one_place(config: Config, held: HospitalData, data: DataSet, cache: Path
                 yield _done(number - 1, metrics(layout.exact_counts(decoded.tail)), spent)
             if is_training:
                 weights, spent = strategy.step(weights, decoded.mean_delta), contribution.epsilon
+
+
+def _mean_of_features(contributor: Contributor, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the mean of one place's features, in the centre's place, where its noise leaves it of use."""
+    run, layout = contributor.run, contributor.layout
+    mechanism = mechanism_of(run)
+    told = contributor.contribute(0, Asked(Purpose.MEAN).terms(run, weights, 1), weights, cohort=1)
+    decoded = layout.decode(told.vector, 1)
+    change = mechanism.mean_decoder(run, layout.parameters)(decoded)(slice(None))
+    deviation = mechanism.deviation_of_mean(run, layout.parameters, SummedMean(1, 1, decoded.tail.weight))
+    is_used = deviation * math.sqrt(np.count_nonzero(change)) <= LARGEST_MEAN_ERROR
+    return change if is_used else np.zeros_like(change)
 
 
 def _done(step: int, measured: Metrics, spent: EpsilonReport | None) -> RoundDone:

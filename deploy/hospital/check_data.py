@@ -21,7 +21,7 @@ from common.errors import DataError
 from common.privacy.mechanism import mechanism_of
 from common.shards import SPLITS
 from deploy.command import FILE, command, config_options
-from deploy.datasets.datasets import task_named
+from deploy.datasets.tasks import task_of_config
 
 SHOWN_OF_A_KIND = 5
 """Places of one mistake in the table; all of them are in the file of ``--findings``."""
@@ -77,7 +77,7 @@ def contract_of(config: Config) -> DataContract:
     Raises:
         DataError: the task is unknown.
     """
-    task = task_named(config.experiment.task)
+    task = task_of_config(config)
     return DataContract(
         config.experiment.task,
         task.classes,
@@ -87,6 +87,7 @@ def contract_of(config: Config) -> DataContract:
         config.privacy.delta,
         config.privacy.unit,
         config.experiment.min_records_per_class,
+        task.terms,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from common.config import Config
-from deploy.datasets.datasets import task_named
+from deploy.datasets.tasks import task_of_config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,5 +30,5 @@ def classes_and_channels(config: Config, classes: int | None, channels: int | No
     """
     if classes is not None and channels is not None:
         return classes, channels
-    task = task_named(config.experiment.task)
+    task = task_of_config(config)
     return classes or len(task.classes), channels or task.channels

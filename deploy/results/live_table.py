@@ -26,6 +26,7 @@ from common.telemetry.events import (
     RunFinished,
     RunStarted,
 )
+from deploy.results.by_class import by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
@@ -97,6 +98,10 @@ class LiveTable:
         """Say what is being waited for."""
         self._progress = message
         self._print_on_pipe(f"{message} …")
+
+    def remember(self, message: str) -> None:
+        """Say what stays on the screen to the end, above everything else."""
+        self._console.print(message, style="bold", highlight=False, soft_wrap=True)
 
     def show(self, event: Event) -> None:
         """Take in the next event."""
@@ -240,8 +245,11 @@ def _final_figures(history: RunHistory) -> list[str]:
     how = EXACT_COUNTS if tested.exact else f"asked once{at}"
     lines = [f"On the hospitals' pooled test parts, {tested.records} {unit}s, {how}:"]
     lines += [
-        f"  {label:<12} {_final(sure)}" for name, label in LABELS.items() if (sure := of_test(tested)[name]).is_told
+        f"  {label:<12} {_final(sure)}"
+        for name, label in LABELS.items()
+        if name in shown_metrics(history.started.terms) and (sure := of_test(tested)[name]).is_told
     ]
+    lines += by_class_lines(history)
     if tested.exact:
         return [*lines, "  in brackets: 95 %, sampling of the records"]
     return [

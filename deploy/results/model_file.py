@@ -18,6 +18,8 @@ from safetensors import numpy as safetensors
 from common.complaints import complaint
 from common.errors import RunError
 from common.files import replace_file
+from common.task import TaskKind
+from deploy.results.preparation import Preparation, preparation_of
 
 TENSORS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -44,6 +46,11 @@ class ModelFacts(BaseModel):
     image_size: Annotated[int, Field(ge=1, le=4096)]
     threshold: Annotated[float, Field(ge=0, le=1)] | None
     """The probability from which the second of two classes is predicted; None where the most probable class is."""
+    kind: TaskKind | None = None
+    """How scores are read: of a multi-label task each for itself; None in a file of an earlier version."""
+    positive: tuple[str, ...] = ()
+    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """Of each label of a multi-label task: the probability from which the label is said to be there."""
     run_id: str
     task: str
     data_set: str
@@ -55,7 +62,9 @@ class ModelFacts(BaseModel):
 class ModelCard(ModelFacts):
     """The whole of ``model.json``."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
+    preparation: Preparation
+    """What is done around the network: enough to use the tensors without Confide."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """The SHA-256 of ``model.safetensors``."""
     tensors: Annotated[tuple[TensorShape, ...], Field(min_length=1)]
@@ -84,7 +93,12 @@ def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> Mo
         {tensor.name: part.reshape(tensor.shape) for tensor, part in zip(shapes, parts, strict=True)},
         metadata={"format": "pt", "run_id": facts.run_id},
     )
-    card = ModelCard(**facts.model_dump(), sha256=hashlib.sha256(encoded).hexdigest(), tensors=shapes)
+    card = ModelCard(
+        **facts.model_dump(),
+        preparation=preparation_of(facts.architecture, len(facts.classes), facts.channels, facts.image_size),
+        sha256=hashlib.sha256(encoded).hexdigest(),
+        tensors=shapes,
+    )
     replace_file(folder / TENSORS_FILE, encoded)
     replace_file(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
     return card

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from common.errors import RunError
 from common.evaluation import METRICS
+from common.evaluation.metrics import ClassFigures
 from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.words import RELATION, admitted
+from common.task import TaskConfig, TaskKind
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
+from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_test
 from deploy.results.model_file import (
@@ -177,10 +180,12 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "state": history.finished.reason if history.finished else "running",
         "data_set": started.data_set,
         "task": started.task,
+        "terms": started.terms.model_dump(mode="json"),
         "caveats": list(admitted(started)),
         "hospitals": list(started.hospitals),
         "rounds": {"asked": started.rounds, "done": len(history.rounds), "resumed_from": list(history.resumed_from)},
-        "metrics": {name: _number(getattr(tested, name)) for name in METRICS} if tested else None,
+        "metrics": _told(tested, started.terms) if tested else None,
+        "each": {name: each_as_json(figures) for name, figures in tested.each.items()} if tested else None,
         "confusion": [list(row) for row in tested.confusion] if tested else None,
         "test": _as_tested(tested) if tested else None,
         "not_measured": history.why_not_tested or None,
@@ -202,6 +207,22 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "config_hash": started.config_hash,
         "versions": versions(),
         "machine": machine(),
+    }
+
+
+def _told(tested: Evaluated, terms: TaskConfig) -> dict[str, float | None]:
+    """Return the figures by name; null what says nothing of the task."""
+    shown = shown_metrics(terms)
+    return {name: _number(getattr(tested, name)) if name in shown else None for name in METRICS}
+
+
+def each_as_json(figures: ClassFigures) -> dict[str, Any]:
+    """Return one class's or label's figures as strict JSON."""
+    values = {name: getattr(figures, name) for name in ClassFigures.model_fields if name not in ("intervals", "noise")}
+    return {
+        **{name: _number(value) for name, value in values.items()},
+        "intervals": _ends(figures.intervals),
+        "noise_sd": {name: _number(deviation) for name, deviation in figures.noise.items()},
     }
 
 
@@ -266,7 +287,13 @@ def time_spent(history: RunHistory) -> dict[str, Any]:
     }
 
 
-def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, threshold: float | None) -> ModelFacts:
+def model_facts(
+    history: RunHistory,
+    classes: tuple[str, ...],
+    channels: int,
+    threshold: float | None,
+    thresholds: tuple[float, ...] = (),
+) -> ModelFacts:
     """Return what ``model.json`` says about the run's last model.
 
     Args:
@@ -275,6 +302,7 @@ def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, th
         channels: of an image.
         threshold: fixed on the pooled validation parts before the test parts are asked; None where the most probable
             class is predicted.
+        thresholds: of each label of a multi-label task, likewise.
     """
     started = history.started
     spent = history.rounds[-1].epsilon if history.rounds else math.nan
@@ -284,6 +312,9 @@ def model_facts(history: RunHistory, classes: tuple[str, ...], channels: int, th
         channels=channels,
         image_size=started.config.model.image_size,
         threshold=threshold,
+        kind=None if started.terms.is_preset else TaskKind(started.terms.kind),
+        positive=started.terms.positive,
+        thresholds=thresholds,
         run_id=started.run_id,
         task=started.task,
         data_set=started.data_set,

@@ -16,6 +16,7 @@ from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
+from deploy.results.by_class import ByClass, by_class, shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
@@ -100,6 +101,8 @@ class RunFacts:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, numbers where no model card names them."""
+        if not self.started.terms.is_preset:
+            return self.started.terms.classes
         if self.card:
             return self.card.classes
         return tuple(str(label) for label in range(len(self.tested.confusion) if self.tested else 0))
@@ -119,7 +122,13 @@ class RunFacts:
         """Each metric of the last model on the test parts with its interval, where it has one."""
         if self.tested is None:
             return dict.fromkeys(METRICS, Interval(math.nan))
-        return of_test(self.tested)
+        shown = shown_metrics(self.started.terms)
+        return {name: sure for name, sure in of_test(self.tested).items() if name in shown}
+
+    @property
+    def by_class(self) -> ByClass | None:
+        """The last model's figures of each class of several, or of each label; None where there are none."""
+        return by_class(self.history)
 
     @property
     def noise(self) -> dict[str, str]:

@@ -17,12 +17,13 @@ from common.errors import IdentityError
 from common.files import locked, write_private
 from common.identity.certificates import (
     CertificateAuthority,
+    HospitalSigningRequest,
+    ServerSigningRequest,
     certificate_pem,
     load_certificate,
     load_signing_key,
     make_authority,
     private_key_pem,
-    requested_hospital_key,
     sign_hospital_certificate,
     sign_server_certificate,
 )
@@ -101,17 +102,17 @@ class Authority:
         return cls(folder)
 
     def sign_hospital(
-        self, request_pem: bytes, name: str, now: datetime.datetime, lifetime: datetime.timedelta
+        self, request: HospitalSigningRequest, name: str, now: datetime.datetime, lifetime: datetime.timedelta
     ) -> x509.Certificate:
         """Sign a hospital's request as ``name`` and enter it in the register before it can be used.
 
         A hospital that was no member becomes one, and the member list gets a new number.
 
         Raises:
-            IdentityError: the request is not one, ``name`` is a member with another key, or its key is another's.
+            IdentityError: ``name`` is a member with another key, or its key is another's.
         """
-        key = requested_hospital_key(request_pem).public_bytes_raw().hex()
-        certificate = sign_hospital_certificate(self._pair, request_pem, name, now, lifetime)
+        key = request.key.public_bytes_raw().hex()
+        certificate = sign_hospital_certificate(self._pair, request, name, now, lifetime)
         entry = _Issued(name, f"{certificate.serial_number:x}", certificate.not_valid_after_utc.timestamp())
         with locked(self._folder):
             register = self._read()
@@ -126,9 +127,11 @@ class Authority:
             self._write(_with_members(_with_issued(register, (*register.issued, entry)), members, now))
         return certificate
 
-    def sign_server(self, request_pem: bytes, now: datetime.datetime, lifetime: datetime.timedelta) -> x509.Certificate:
+    def sign_server(
+        self, request: ServerSigningRequest, now: datetime.datetime, lifetime: datetime.timedelta
+    ) -> x509.Certificate:
         """Sign a server's request, for the hosts it names."""
-        return sign_server_certificate(self._pair, request_pem, now, lifetime)
+        return sign_server_certificate(self._pair, request, now, lifetime)
 
     def revoke(self, name: str, now: datetime.datetime) -> int:
         """Revoke every certificate of hospital ``name`` that has not expired; returns how many there were.

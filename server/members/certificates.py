@@ -18,6 +18,7 @@ from common.errors import IdentityError, StandingError
 from common.files import write_private
 from common.identity.certificates import (
     CLOCK_SKEW,
+    HospitalSigningRequest,
     certificate_pem,
     load_certificate,
     load_server_key,
@@ -25,7 +26,6 @@ from common.identity.certificates import (
     private_key_pem,
     read_certificate,
     request_server_certificate,
-    requested_hospital_key,
     verify_hospital_certificate,
     verify_issued_to_hospital,
     verify_server_certificate,
@@ -72,25 +72,20 @@ class Certificates:
         """Whether the authority signs elsewhere, so that a person there must admit and revoke."""
         return self._authority is None
 
-    def hospital(self, name: str, request_pem: bytes, now: datetime.datetime) -> bytes | None:
-        """Return the certificate for a hospital's request as PEM, None while an offline authority has not signed it.
-
-        Raises:
-            IdentityError: it is no signing request.
-        """
-        key = requested_hospital_key(request_pem)
+    def hospital(self, name: str, request: HospitalSigningRequest, now: datetime.datetime) -> bytes | None:
+        """Return the certificate for a hospital's request as PEM, None while an offline authority has not signed it."""
         if self._authority is not None:
             lifetime = datetime.timedelta(hours=self._config.hospital_certificate_hours)
-            return certificate_pem(self._authority.sign_hospital(request_pem, name, now, lifetime))
+            return certificate_pem(self._authority.sign_hospital(request, name, now, lifetime))
         signed = self._take_up(name)
         if signed is not None:
             try:
-                if verify_hospital_certificate(signed, name, self.root, now) == key:
+                if verify_hospital_certificate(signed, name, self.root, now) == request.key:
                     return signed
                 _LOG.warning("what was signed for %s is for another key; its newest request waits now", name)
             except IdentityError as error:
                 _LOG.warning("what was signed for %s cannot be used: %s", name, error)
-        self._hand_over(name, request_pem)
+        self._hand_over(name, request.pem)
         return None
 
     def is_due(self, certificate: x509.Certificate, now: datetime.datetime) -> bool:
@@ -249,7 +244,7 @@ class Certificates:
             if verify_server_certificate(certificate, self.root, key, self._hosts):
                 return signed
             _LOG.warning("what was signed for the server does not fit it; its newest request waits now")
-        self._hand_over(_SERVER_REQUEST, request)
+        self._hand_over(_SERVER_REQUEST, request.pem)
         return None
 
     def _server_key(self) -> ec.EllipticCurvePrivateKey:

@@ -1,8 +1,8 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` for a caller with an invitation's token and ``Standing`` for a caller with a member's
-key (``common.identity.enrolment``).
+``Join`` for a caller with an invitation's token, and ``Standing``, ``Results`` and ``Piece`` for a caller with a
+member's key (``common.identity.enrolment``).
 """
 
 import datetime
@@ -17,23 +17,37 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.identity import enrolment
 from common.identity.certificates import (
+    HospitalSigningRequest,
     check_supernode_key,
     common_name,
     key_fingerprint,
     read_certificate,
-    requested_hospital_key,
     verify_issued_to_hospital,
 )
-from common.identity.enrolment import JoinedReply, JoinReply, JoinRequest, StandingReply, StandingRequest, WaitingReply
+from common.identity.enrolment import (
+    JoinedReply,
+    JoinReply,
+    JoinRequest,
+    PieceReply,
+    PieceRequest,
+    ResultsReply,
+    ResultsRequest,
+    StandingReply,
+    StandingRequest,
+    WaitingReply,
+)
 from common.identity.invitation import join_host_port
 from common.processes import run_service
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
+from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 
@@ -54,10 +68,13 @@ _Asked = TypeVar("_Asked", bound=enrolment.Message)
 class Enrolment:
     """What the service decides, without the network."""
 
-    def __init__(self, membership: Membership, certificates: Certificates, fleet_port: int) -> None:
+    def __init__(
+        self, membership: Membership, certificates: Certificates, fleet_port: int, finished: FinishedRuns
+    ) -> None:
         self._membership = membership
         self._certificates = certificates
         self._fleet_port = fleet_port
+        self._finished = finished
         self._one_at_a_time = threading.Lock()
 
     def join(self, asked: JoinRequest, now: datetime.datetime) -> JoinReply:
@@ -67,14 +84,14 @@ class Enrolment:
             EnrolmentError: the token opens nothing.
             IdentityError: request or SuperNode key are not what they must be.
         """
-        key = requested_hospital_key(asked.request)
+        request = HospitalSigningRequest.read(asked.request)
         check_supernode_key(asked.supernode)
         with self._one_at_a_time:
-            name = self._membership.take(asked.token, key_fingerprint(key), now)
+            name = self._membership.take(asked.token, key_fingerprint(request.key), now)
             known = self._membership.roster().get(name)
             certificate = None if known is None else known.encode()
-            if certificate is None or read_certificate(certificate).public_key() != key:
-                certificate = self._certificates.hospital(name, asked.request, now)
+            if certificate is None or read_certificate(certificate).public_key() != request.key:
+                certificate = self._certificates.hospital(name, request, now)
                 if certificate is None:
                     return WaitingReply()
                 self._membership.admit(name, certificate, asked.supernode)
@@ -95,27 +112,64 @@ class Enrolment:
             EnrolmentError: the caller was never a member, or has another key than the member.
             IdentityError: certificate or request are not what they must be.
         """
-        certificate = read_certificate(asked.certificate)
-        name = common_name(certificate)
-        verify_issued_to_hospital(certificate, name, self._certificates.root)
-        key = requested_hospital_key(asked.request)
-        if key != certificate.public_key():
-            raise EnrolmentError("the signing request must hold the key of the certificate")
+        certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
             return self._stands(asked.certificate, revoked=True)
         with self._one_at_a_time:
-            known = self._membership.roster().get(name)
-            cut_off = self._membership.is_cut_off(name)
-            if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
-                raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
-            newest = known.encode()
+            newest = self._member(name, request.key)
             if self._certificates.is_due(read_certificate(newest), now):
-                renewed = self._certificates.hospital(name, asked.request, now)
+                renewed = self._certificates.hospital(name, request, now)
                 if renewed is not None:
                     self._membership.admit(name, renewed)
                     newest = renewed
                     _LOG.info("%s has a new certificate", name)
         return self._stands(newest, revoked=False)
+
+    def results(self, asked: ResultsRequest, _now: datetime.datetime) -> ResultsReply:
+        """Tell a member which finished runs it may have: those on whose roster it was.
+
+        Raises:
+            EnrolmentError: the caller is no member, or was revoked.
+            IdentityError: certificate or request are not what they must be.
+        """
+        return ResultsReply(runs=self._finished.of(self._standing_member(asked)))
+
+    def piece(self, asked: PieceRequest, _now: datetime.datetime) -> PieceReply:
+        """Give a member a stretch of a file of a finished run.
+
+        Raises:
+            EnrolmentError: as for :meth:`results`; or there is no such run for it, or no such file.
+            IdentityError: as for :meth:`results`.
+        """
+        name = self._standing_member(asked)
+        return PieceReply(content=self._finished.piece(name, asked.run_id, asked.name, asked.offset))
+
+    def _identified(
+        self, asked: StandingRequest | ResultsRequest | PieceRequest
+    ) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
+        """Return who asks: a hospital that the authority certified once, and that holds the certificate's key."""
+        certificate = read_certificate(asked.certificate)
+        name = common_name(certificate)
+        verify_issued_to_hospital(certificate, name, self._certificates.root)
+        request = HospitalSigningRequest.read(asked.request)
+        if request.key != certificate.public_key():
+            raise EnrolmentError("the signing request must hold the key of the certificate")
+        return certificate, name, request
+
+    def _member(self, name: str, key: Ed25519PublicKey) -> bytes:
+        """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is none with this key."""
+        known = self._membership.roster().get(name)
+        cut_off = self._membership.is_cut_off(name)
+        if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
+            raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
+        return known.encode()
+
+    def _standing_member(self, asked: ResultsRequest | PieceRequest) -> str:
+        certificate, name, request = self._identified(asked)
+        if self._certificates.is_revoked(certificate):
+            raise EnrolmentError(f"{name} has been revoked; a run's results are for members")
+        self._member(name, request.key)
+        return name
 
     def _stands(self, certificate: bytes, *, revoked: bool) -> StandingReply:
         revocations, members = self._lists()
@@ -154,7 +208,7 @@ class Allowance:
 
 
 class _Service:
-    """The two calls as gRPC sees them: bytes in, bytes out, errors as status codes."""
+    """The calls as gRPC sees them: bytes in, bytes out, errors as status codes."""
 
     def __init__(self, decide: Enrolment, allowance: Allowance) -> None:
         self._decide = decide
@@ -166,6 +220,8 @@ class _Service:
             {
                 enrolment.JOIN: grpc.unary_unary_rpc_method_handler(self._join),
                 enrolment.STANDING: grpc.unary_unary_rpc_method_handler(self._standing),
+                enrolment.RESULTS: grpc.unary_unary_rpc_method_handler(self._results),
+                enrolment.PIECE: grpc.unary_unary_rpc_method_handler(self._piece),
             },
         )
 
@@ -174,6 +230,12 @@ class _Service:
 
     def _standing(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, StandingRequest, self._decide.standing, context)
+
+    def _results(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, ResultsRequest, self._decide.results, context)
+
+    def _piece(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, PieceRequest, self._decide.piece, context)
 
     def _answer(
         self,
@@ -205,8 +267,9 @@ def serve(state: Path) -> None:
     config = load_config(settings.config).enrolment
     certificates, membership = Certificates(state, settings, config), Membership(state)
     _wait_until_ready(certificates)
+    finished = FinishedRuns(state, certificates.root)
     server = grpc_server(
-        Enrolment(membership, certificates, settings.fleet_port), Allowance(config.refusals_per_minute)
+        Enrolment(membership, certificates, settings.fleet_port, finished), Allowance(config.refusals_per_minute)
     )
     address = join_host_port(settings.fleet_host, settings.enrolment_port)
     server.add_secure_port(address, reloading_credentials(state))

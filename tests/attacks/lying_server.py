@@ -118,7 +118,7 @@ from common.secagg.phases import Phase
 from common.secagg.shamir import rebuild
 from tests.attacks.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
 
-MOST_HOSPITALS = 6
+MOST_HOSPITALS = 12
 UNITS = 20
 PREFIX = 24
 """Elements of each segment that are looked at: more than enough to tell a mask from none."""
@@ -504,7 +504,7 @@ class Server:
         purpose = Purpose(stated.get("purpose", "train"))
         fewest = stated.get("fewest")
         if fewest is None:
-            trains, measures = purpose is Purpose.TRAIN, question is not None
+            trains, measures = purpose is not Purpose.EVALUATE, question is not None
             fewest = fewest_survivors(description, cohort, trains=trains, measures=measures)
         return RoundTerms(
             purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question
@@ -948,7 +948,7 @@ def _check_sum(server: Server, opened: Sum) -> None:
             f"a sum over {hospitals} and {colluding} colluders can be unmasked, {fewest} must be in it"
         )
     run, terms = first.description, first.terms
-    private_training = terms.trains and run.privacy.mode is PrivacyMode.DISTRIBUTED
+    private_training = terms.reads_training_records and run.privacy.mode is PrivacyMode.DISTRIBUTED
     needed = len(first.cohort) - run.privacy.tolerated_dropouts
     if (private_training or terms.question is not None) and len(hospitals) + colluding < needed:
         raise PromiseBrokenError(
@@ -1036,8 +1036,10 @@ def _cost(vector: Vector) -> Iterator[tuple[str, int, Booking]]:
     """Yield what a hospital must have booked before it sent a vector."""
     run, terms, privacy = vector.description, vector.terms, vector.description.privacy
     plan, number = evaluation_plan_of(run), vector.key[1]
-    if terms.trains and privacy.mode is not PrivacyMode.NONE:
-        event = mechanism_of(run).plan(run, layout_of(run).parameters).event
+    if terms.reads_training_records and privacy.mode is not PrivacyMode.NONE:
+        mechanism, parameters = mechanism_of(run), layout_of(run).parameters
+        told = mechanism.mean_plan(run, parameters) if terms.purpose is Purpose.MEAN else None
+        event = (told or mechanism.plan(run, parameters)).event
         assert event is not None
         colluders = None if privacy.mode is PrivacyMode.LOCAL else privacy.colluders
         yield run.run_id, number, Booking(Account.TRAINING, event, privacy.unit, colluders, privacy.delta)
@@ -1108,9 +1110,9 @@ def _some(source: random.Random, of: Sequence[int], least: int = 1) -> list[int]
 class _Dice:
     """Makes one random program."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, hospitals: int | None = None) -> None:
         self.source = random.Random(seed)  # noqa: S311 - repeatable
-        self.hospitals = self.source.choice((4, 4, 5, 6))
+        self.hospitals = self.source.choice((4, 4, 5, 6)) if hospitals is None else hospitals
         self.everyone = list(range(1, self.hospitals + 1))
         self.mode = MODES[seed % len(MODES)]
         self.left_out = _some(self.source, self.everyone[: self.hospitals - 3])
@@ -1338,6 +1340,9 @@ class _Dice:
         return {**terms, **self.source.choice(bend)}
 
 
-def random_program(seed: int) -> Program:
-    """Return the program of a seed; its mode is the seed modulo three."""
-    return _Dice(seed).program()
+def random_program(seed: int, hospitals: int | None = None) -> Program:
+    """Return the program of a seed; its mode is the seed modulo three.
+
+    It is for 4 to 6 hospitals, or for as many as are named.
+    """
+    return _Dice(seed, hospitals).program()

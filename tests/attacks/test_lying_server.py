@@ -132,7 +132,8 @@ def test_the_threshold_of_the_theorem_is_that_of_the_product() -> None:
 Patch = pytest.MonkeyPatch
 
 
-def _request_unbound(patch: Patch) -> None:
+def request_unbound(patch: Patch) -> None:
+    """Leave the request out of what a pair's mask is derived from."""
     bound: Callable[..., bytes] = vars(masked_input)["pairwise_seed_info"]
 
     def unbound(context: bytes, cohort: bytes, _request: bytes, *rest: Any) -> bytes:  # noqa: ANN401 - passed on
@@ -220,7 +221,7 @@ def _test_part_unbooked(patch: Patch) -> None:
 
 
 def _training_unbooked(patch: Patch) -> None:
-    patch.setattr(Contributor, "_book_training", lambda self, _number: self._report())
+    patch.setattr(Contributor, "_book_training", lambda self, _number, _plan: self._report())
 
 
 def _half_the_rate_booked(patch: Patch) -> None:
@@ -277,7 +278,7 @@ def _bare_vectors(patch: Patch) -> None:
     patch.setattr(HospitalAgent, "_plain", bare)
 
 
-def _any_share(patch: Patch) -> None:
+def any_share(patch: Patch) -> None:
     """Reveal both kinds of share for whoever dropped out."""
     only = unmasking.shares_for
 
@@ -299,7 +300,7 @@ class Defect:
 
 
 DEFECTS: dict[str, Defect] = {
-    "the request is left out of the masks": Defect(_request_unbound, "row-1-none", "different things"),
+    "the request is left out of the masks": Defect(request_unbound, "row-1-none", "different things"),
     "the cohort is left out of the masks": Defect(_cohort_unbound, "another-cohort-for-one", "different things"),
     "the purpose stands outside the terms": Defect(_purpose_outside_the_terms, "row-1-local", "different things"),
     "survivors are not held against the cohort": Defect(
@@ -323,7 +324,7 @@ DEFECTS: dict[str, Defect] = {
         _part_of_the_consortium, "row-6-part-of-the-consortium-none", "part of the consortium"
     ),
     "bare vectors are sent": Defect(_bare_vectors, "bare-vector", "without masks"),
-    "both kinds of share are revealed": Defect(_any_share, "declared-dropped", "must be in it"),
+    "both kinds of share are revealed": Defect(any_share, "declared-dropped", "must be in it"),
 }
 
 # That t hospitals must sign is not among them: with 2t > n + n_C no two lists find the shares that both need, signed or

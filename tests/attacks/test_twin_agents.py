@@ -18,6 +18,7 @@ from client.contribution import Contributor
 from common.errors import ConfigError, DataError, RunError
 from common.evaluation.plan import ReleaseKind
 from common.models.flat import share_parameters
+from common.privacy.mechanism import RoundPlan
 from common.run.messages import EpsilonReport, MaskReply
 from common.run.vector import Tail
 from tests.attacks import twins
@@ -32,6 +33,8 @@ from tests.attacks.twins import (
 )
 
 CONVERSATIONS = 300
+MEAN_CONVERSATIONS = 40
+
 STATISTICS_CONVERSATIONS = 40
 """In runs that all ask who is trained on."""
 
@@ -93,6 +96,23 @@ def test_statistics_tell_twins_apart_by_nothing_but_their_vectors(asking: pytest
     # Twins answered under noise, and with noise alone when their account was spent.
     assert counted.count(True) >= 2 * 5
     assert counted.count(False) > 0
+
+
+@pytest.fixture
+def on_features(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every run of a conversation be of a model on frozen features, with copies and a mean."""
+    monkeypatch.setattr(twins, "RUNS", twins.RUNS_ON_FEATURES)
+    twins._described.cache_clear()
+    yield
+    twins._described.cache_clear()
+
+
+@pytest.mark.usefixtures("on_features")
+def test_a_mean_of_features_tells_twins_apart_by_nothing_but_their_vectors() -> None:
+    twins.TOLD_MEANS.clear()
+    hold(0, MEAN_CONVERSATIONS)
+    # Sums that hold a mean were unmasked, and answers and refusals of it were compared.
+    assert len(twins.TOLD_MEANS) >= 5
 
 
 def test_the_harness_finds_statistics_that_are_refused_for_what_the_data_are(asking: pytest.MonkeyPatch) -> None:
@@ -166,10 +186,10 @@ def refuses_scores_that_are_not_finite(patch: pytest.MonkeyPatch) -> None:
 def refuses_gradients_that_are_not_finite(patch: pytest.MonkeyPatch) -> None:
     real = Contributor._change
 
-    def change(self: Contributor, model: Any, *rest: Any) -> Any:  # noqa: ANN401
+    def change(self: Contributor, plan: Any, model: Any, *rest: Any) -> Any:  # noqa: ANN401
         if len(self._train) and not _is_finite(self, model, self._train.inputs):
             raise RunError("training diverged")
-        return real(self, model, *rest)
+        return real(self, plan, model, *rest)
 
     patch.setattr(Contributor, "_change", change)
 
@@ -219,8 +239,8 @@ def refuses_an_empty_part(patch: pytest.MonkeyPatch) -> None:
 def reports_epsilon_of_its_own_sample_rate(patch: pytest.MonkeyPatch) -> None:
     real = Contributor._book_training
 
-    def book(self: Contributor, round_number: int) -> Any:  # noqa: ANN401
-        report = real(self, round_number)
+    def book(self: Contributor, round_number: int, plan: Any) -> Any:  # noqa: ANN401
+        report = real(self, round_number, plan)
         return None if report is None else EpsilonReport(report.spent * 20 / max(1, len(self._train)), report.budget)
 
     patch.setattr(Contributor, "_book_training", book)
@@ -261,10 +281,10 @@ def counts_the_units_that_are_there(patch: pytest.MonkeyPatch) -> None:
 def books_twice_what_is_hard(patch: pytest.MonkeyPatch) -> None:
     real = Contributor._book_training
 
-    def book(self: Contributor, round_number: int) -> Any:  # noqa: ANN401
+    def book(self: Contributor, round_number: int, plan: RoundPlan) -> Any:  # noqa: ANN401
         if len(self._train) % 2:
-            real(self, round_number)
-        return real(self, round_number)
+            real(self, round_number, plan)
+        return real(self, round_number, plan)
 
     patch.setattr(Contributor, "_book_training", book)
 

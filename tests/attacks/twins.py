@@ -484,6 +484,26 @@ RUNS: tuple[dict[str, dict[str, Any]], ...] = (
 )
 """Changes of :data:`BASE`, few enough that the accountant is asked little."""
 
+_ON_FEATURES: dict[str, dict[str, Any]] = {
+    "model": {"name": "scattering_linear"},
+    "training": {"copies": 2, "warp": "chest"},
+}
+
+RUNS_ON_FEATURES: tuple[dict[str, dict[str, Any]], ...] = tuple(
+    {**_ON_FEATURES, "privacy": {"mean_share": 0.1, **privacy}, **others}
+    for privacy, others in (
+        ({}, {}),
+        ({"mode": "distributed"}, {}),
+        ({"mode": "distributed", "unit": "patient"}, {"evaluation": {"repeats": 0}}),
+        ({"unit": "patient"}, {}),
+        ({"mode": "none"}, {"evaluation": {"exact": True}}),
+    )
+)
+"""Runs of a model on frozen features, which may ask for their mean."""
+
+TOLD_MEANS: list[RoundTerms] = []
+"""The terms of rounds that asked for a mean and came to their end."""
+
 BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("privacy", "delta", (1e-3, 1 / 20, 1 / 25, 1 / 30, 1 / 41, 0.09)),
     ("privacy", "colluders", (0, 1, 2, 3)),
@@ -776,6 +796,8 @@ class Talk:
         except ConfideError:
             plan = None
         purpose = purpose or (Purpose.TRAIN if self.maybe(0.8) else Purpose.EVALUATE)
+        if self.description.privacy.mean_share and self.maybe(0.4):
+            purpose = Purpose.MEAN
         question = None
         if plan is not None and (purpose is Purpose.EVALUATE or self.maybe(0.5)):
             release = self.source.choice(plan.releases)
@@ -785,8 +807,10 @@ class Talk:
             if self.maybe(0.05):
                 edges = (*edges, 1)
             question = Question(release.number, tuple(self._edges(count) for count in edges))
+        if purpose is Purpose.MEAN and self.maybe(0.8):
+            question = None
         fewest = fewest_survivors(
-            self.description, cohort, trains=purpose is Purpose.TRAIN, measures=question is not None
+            self.description, cohort, trains=purpose is not Purpose.EVALUATE, measures=question is not None
         )
         if self.maybe(0.04):
             fewest = self.source.randint(0, 5)
@@ -859,6 +883,8 @@ class Talk:
         reply, first, _ = self.ask(request, model)
         assert isinstance(reply, MaskReply)
         assert first is not None
+        if terms.purpose is Purpose.MEAN:
+            TOLD_MEANS.append(terms)
         plain = [np.concatenate([twin.bare[0].view(first.dtype), twin.bare[1]]) for twin in self.twins.pair]
         for vector in plain:
             self.check(vector, terms)
@@ -1151,7 +1177,8 @@ class Led(Talk):
         if plan is not None and self._release is not None:
             edges = plan.layout(plan.release(self._release)).edges
             question = Question(self._release, tuple(tuple(np.linspace(-4, 4, count).tolist()) for count in edges))
-        fewest = fewest_survivors(self.description, cohort, trains=purpose is Purpose.TRAIN, measures=bool(question))
+        reads = purpose is not Purpose.EVALUATE
+        fewest = fewest_survivors(self.description, cohort, trains=reads, measures=bool(question))
         return RoundTerms(purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=question)
 
 

@@ -41,6 +41,8 @@ class Consortium:
             for word in ("--set", setting)
         )  # fmt: skip
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopped: set[str] = set()
+        self._commands: dict[str, tuple[Sequence[str], Prefix, Mapping[str, str] | None]] = {}
         self._events: EventFile | None = None
         self._seen: list[Event] = []
         source = DataConfig(source="phantom", phantom_records=900)
@@ -53,7 +55,7 @@ class Consortium:
         if "--authority" not in arguments:
             arguments = ("--hold-authority-key", *arguments)
         self._start("server", ("server", "--state", str(self.state), *named, *self._settings, *arguments), prefix)
-        self.wait_for((self.state / SERVER_SETTINGS_FILE).exists, 60)
+        self.wait_for((self.state / SERVER_SETTINGS_FILE).exists, 180)
         self._events = EventFile(ServerSettings.read(self.state / SERVER_SETTINGS_FILE).run / EVENTS_FILE)
 
     def invite(self, name: str, *arguments: str) -> str:
@@ -84,6 +86,24 @@ class Consortium:
         )  # fmt: skip
         self._start(name, command, prefix, environment)
 
+    def stop_hospital(self, name: str) -> None:
+        """Stop a hospital in good order; the others go on."""
+        self._stopped.add(name)
+        process = self._processes[name]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+    def rejoin(self, name: str) -> None:
+        """Start a hospital that was stopped again, by the command it joined with."""
+        self._start(name, *self._commands[name])
+
+    def restart_server(self) -> None:
+        """Stop the server in good order, and start it again."""
+        process = self._processes["server"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        self._start("server", *self._commands["server"])
+
     def ended(self, name: str) -> int | None:
         return self._processes[name].poll()
 
@@ -104,6 +124,7 @@ class Consortium:
         give_up = time.monotonic() + seconds
         while not condition():
             dead = [name for name, process in self._processes.items() if process.poll() not in (None, 2)]
+            dead = [name for name in dead if name not in self._stopped]
             assert not dead, f"ended: {dead}\n{self.last_words()}"
             assert time.monotonic() < give_up, self.last_words()
             time.sleep(0.1)
@@ -122,6 +143,8 @@ class Consortium:
     def _start(
         self, name: str, command: Sequence[str], prefix: Prefix, environment: Mapping[str, str] | None = None
     ) -> None:
+        self._commands[name] = (command, prefix, environment)
+        self._stopped.discard(name)
         with (self.folder / f"{name}.out").open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 (*prefix, sys.executable, "-m", "deploy", *command),

@@ -28,7 +28,7 @@ def test_every_role_started_with_umask_000_keeps_its_files_to_itself(tmp_path: P
     demo = subprocess.Popen(
         (
             sys.executable, "-m", "deploy", "demo", "--data", "phantom", "--hospitals", "3", "--rounds", "50",
-            "--set", "data.phantom_records=600", "--out", str(out),
+            "--set", "data.phantom_records=600", "--set", "model.name=cnn", "--out", str(out),
         ),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -33,11 +33,13 @@ from client.data.pixels import UnusableImageError
 from client.data.readers import dicom, npz
 from client.data.readers.raster import read_raster
 from client.flower.tasks import UNDELIVERABLE
+from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
+from client.received_run import model_hash_of
 from client.round_state import AnsweredRoundsFile
 from client.standing import STANDING_FILE, read_last_standing
 from common import shards
@@ -52,11 +54,13 @@ from common.identity.invitation import TOKEN_BYTES, Invitation
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.run import messages
+from common.run.delivery import read_delivery
 from common.run.round_terms import RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
 from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
+from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.datasets.image_tree import read_tree
@@ -73,6 +77,7 @@ from deploy.results.history import RunHistory
 from deploy.results.live_table import LiveTable
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, TensorShape, load_model
 from deploy.results.outputs import SUMMARY_FILE, summary
+from deploy.results.preparation import Preparation
 from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
 from server.checkpoints import CheckpointStore
@@ -146,7 +151,10 @@ def _secagg(content: bytes) -> object:
 
 def _enrolment(content: bytes) -> object:
     refusal: ConfideError | None = None
-    for message_type in (enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply):
+    for message_type in (
+        enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply, enrolment.ResultsRequest,
+        enrolment.ResultsReply, enrolment.PieceRequest, enrolment.PieceReply,
+    ):  # fmt: skip
         try:
             return enrolment.decode(content, message_type)
         except ConfideError as error:
@@ -224,6 +232,11 @@ def _answered_rounds(content: bytes) -> object:
         return AnsweredRoundsFile(path, "hospital")
 
 
+PREPARATION = Preparation(
+    mode="L", fit="", image_size=28, scaling="", features=(), network="", scores="", complete=True
+)
+
+
 def _checkpoint(content: bytes) -> object:
     with _file("step-00000001-round-000000000001.safetensors", content) as path:
         found = CheckpointStore(path.parent).latest(RUN_ID)
@@ -242,6 +255,7 @@ def _model(content: bytes) -> object:
         task="pneumonia",
         data_set="phantom",
         privacy={},
+        preparation=PREPARATION,
         sha256=hashlib.sha256(content).hexdigest(),
         tensors=(TensorShape(name="weight", shape=(2, 3)),),
     )
@@ -357,6 +371,31 @@ def _members(content: bytes) -> object:
     return verify_members(encoded, authority)
 
 
+def _delivery(content: bytes) -> object:
+    authority, encoded = _with_authority(content)
+    return read_delivery(encoded, authority)
+
+
+def _received_model(content: bytes) -> object:
+    """Read as the card of a model that a server hands over."""
+    with _file(CARD_FILE, content) as path:
+        path.with_name(TENSORS_FILE).write_bytes(_TENSORS)
+        return model_hash_of(path.parent)
+
+
+def _received_tensors(content: bytes) -> object:
+    with _file(TENSORS_FILE, content) as path:
+        path.with_name(CARD_FILE).write_text('{"tensors": [{"name": "weight"}]}')
+        return model_hash_of(path.parent)
+
+
+def _received_run(content: bytes) -> object:
+    with _file(f"{RUNS_FOLDER}/{REFUSED_FILE}", content) as path:
+        refused = refused_runs(path.parents[1])
+    with _file(RECEIVED_FILE, content) as path:
+        return read_received(path.parent), refused
+
+
 def _audit_chain(content: bytes) -> object:
     authority, encoded = _with_authority(content)
     chain = read_chain(encoded, "audit.jsonl", authority)
@@ -417,7 +456,7 @@ def _catalogue(content: bytes) -> object:
     """Read as the list of a hospital's images, with those it has accepted beside it."""
     with _file(shards.MANIFEST_NAME, content) as path:
         path.with_name(ACCEPTED_NAME).write_bytes(content)
-        return read_catalogue(path.parent, ("normal", "pneumonia"))
+        return read_catalogue(path.parent, implied("pneumonia", ("normal", "pneumonia")))
 
 
 def _labels(content: bytes) -> object:
@@ -485,8 +524,8 @@ DECODERS = (
     Decoder("enrolment", _enrolment),
     Decoder("invitation", lambda content: Invitation.decode(content.decode("utf-8", "replace"))),
     Decoder("certificate", _certificate),
-    Decoder("hospital-request", identity.requested_hospital_key),
-    Decoder("server-request", identity.requested_hosts),
+    Decoder("hospital-request", identity.HospitalSigningRequest.read),
+    Decoder("server-request", identity.ServerSigningRequest.read),
     Decoder("supernode-key", identity.check_supernode_key),
     Decoder("config", _config),
     Decoder("manifest", _manifest),
@@ -510,6 +549,10 @@ DECODERS = (
     Decoder("settings", _settings),
     Decoder("revocations", _revocations),
     Decoder("members", _members),
+    Decoder("delivery", _delivery),
+    Decoder("received-model", _received_model),
+    Decoder("received-tensors", _received_tensors),
+    Decoder("received-run", _received_run),
     Decoder("audit-chain", _audit_chain),
     Decoder("audit-entries", _audit_entries),
     Decoder("roster", _roster),

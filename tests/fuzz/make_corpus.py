@@ -25,12 +25,14 @@ from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
 
 from client.data.cache import PreparedCache
+from client.kept_runs import ReceivedRun
 from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
 from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, read_chain
+from common.audit.parties import Writer
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
 from common.evaluation.state import FIRST, EvaluationState
@@ -42,6 +44,7 @@ from common.identity.revocation import sign_revocations
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
+from common.run.delivery import NEEDED_FILES, FileFact, sign
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -53,7 +56,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.progress import RunProgress
 from tests.audited_run import audited_run
 from tests.example_run import example_run
-from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, RUN_ID, feed
+from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, PREPARATION, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -122,11 +125,18 @@ def _descriptions() -> Iterator[bytes]:
     ).canonical_json()
 
 
+def _fixed_key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
 def _enrolments() -> Iterator[bytes]:
-    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-    request = identity.request_hospital_certificate("st-mary", key)
+    request = identity.request_hospital_certificate("st-mary", _fixed_key()).pem
     yield enrolment.encode(enrolment.JoinRequest(token=bytes(TOKEN_BYTES), request=request, supernode=b"key"))
     yield enrolment.encode(enrolment.WaitingReply())
+    yield enrolment.encode(enrolment.ResultsReply(runs={RUN_ID: bytes(32)}))
+    yield enrolment.encode(
+        enrolment.PieceRequest(certificate=b"PEM", request=request, run_id=RUN_ID, name="model.json", offset=7)
+    )
 
 
 def _invitations() -> Iterator[bytes]:
@@ -147,18 +157,18 @@ def _invitations() -> Iterator[bytes]:
 def _certificates() -> Iterator[bytes]:
     authority = identity.make_authority("Confide", NOW)
     yield identity.certificate_pem(authority.certificate)
-    (request,) = _hospital_requests()
+    request = identity.request_hospital_certificate("st-mary", _fixed_key())
     yield identity.certificate_pem(
         identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
     )
 
 
 def _hospital_requests() -> Iterator[bytes]:
-    yield identity.request_hospital_certificate("st-mary", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    yield identity.request_hospital_certificate("st-mary", _fixed_key()).pem
 
 
 def _server_requests() -> Iterator[bytes]:
-    yield identity.request_server_certificate(("confide.example.org", "127.0.0.1"), identity.make_server_key())
+    yield identity.request_server_certificate(("confide.example.org", "127.0.0.1"), identity.make_server_key()).pem
 
 
 def _supernode_keys() -> Iterator[bytes]:
@@ -266,7 +276,8 @@ def _cards() -> Iterator[bytes]:
     )  # fmt: skip
     digest = hashlib.sha256(tensors).hexdigest()
     shapes = (TensorShape(name="weight", shape=(2, 3)),)
-    yield ModelCard(**facts.model_dump(), sha256=digest, tensors=shapes).model_dump_json().encode()
+    card = ModelCard(**facts.model_dump(), preparation=PREPARATION, sha256=digest, tensors=shapes)
+    yield card.model_dump_json().encode()
 
 
 def _events() -> Iterator[bytes]:
@@ -345,6 +356,27 @@ def _members() -> Iterator[bytes]:
     yield pem + sign_members(authority, {}, 1, NOW)
 
 
+def _deliveries() -> Iterator[bytes]:
+    authority, pem = _authority()
+    writer = Writer(*identity.make_tls_certificate(authority, ("localhost",), NOW, datetime.timedelta(days=30)))
+    files = dict.fromkeys(NEEDED_FILES, FileFact(length_bytes=7, sha256="ab" * 32))
+    yield pem + sign(RUN_ID, "cd" * 32, "3:" + "ef" * 32, files, ("hospital-1",), writer, NOW).encode()
+
+
+def _received_cards() -> Iterator[bytes]:
+    yield b'{"tensors": [{"name": "weight", "shape": [2, 3]}]}'
+
+
+def _received_runs() -> Iterator[bytes]:
+    yield (
+        ReceivedRun(
+            run_id=RUN_ID, delivery="ab" * 32, time=1.8e9, task="pneumonia", steps=4, rounds=5, last_step_seen=4
+        )
+        .model_dump_json()
+        .encode()
+    )
+
+
 def _audit_chains() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         run = audited_run(Path(folder) / "run")
@@ -362,7 +394,7 @@ def _audit_entries() -> Iterator[bytes]:
 
 def _rosters() -> Iterator[bytes]:
     authority, pem = _authority()
-    (request,) = _hospital_requests()
+    request = identity.request_hospital_certificate("st-mary", _fixed_key())
     issued = identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
     yield pem + yaml.safe_dump({"st-mary": identity.certificate_pem(issued).decode()}).encode()
 
@@ -505,6 +537,10 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "settings": _settings,
     "revocations": _revocations,
     "members": _members,
+    "delivery": _deliveries,
+    "received-model": _received_cards,
+    "received-tensors": _models,
+    "received-run": _received_runs,
     "audit-chain": _audit_chains,
     "audit-entries": _audit_entries,
     "roster": _rosters,

@@ -622,7 +622,7 @@ _SPENT = f"{_CONTRIBUTION}::test_a_part_whose_budget_is_spent_adds_noise_alone_a
 _FEWEST = f"{_CONTRIBUTION}::test_terms_that_allow_a_sum_with_too_little_noise_are_refused"
 _FRESH = f"{_CONTRIBUTION}::test_two_rounds_of_one_model_share_no_randomness_under_privacy"
 
-_BOOKS = "        report = self._book_training(round_number) if terms.trains else self._report()\n"
+_BOOKS = "        report = self._report() if plan is None else self._book_training(round_number, plan)\n"
 _BOOKED_BEFORE = (
     _BOOKS
     + """\
@@ -630,7 +630,7 @@ _BOOKED_BEFORE = (
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         validation, test, own = self._measured(model)
         started = time.perf_counter()
-        change = self._change(model, cohort, random) if terms.trains else self._no_change()
+        change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
 """
 )
 
@@ -653,7 +653,7 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "training is not booked at all",
         "client/contribution.py",
-        "report = self._book_training(round_number) if terms.trains else self._report()",
+        "report = self._report() if plan is None else self._book_training(round_number, plan)",
         "report = self._report()",
         (_BOOKING_FIRST,),
     ),
@@ -744,7 +744,7 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "training that fails is told to the server",
         "client/contribution.py",
-        "return self._trained(self._train.emptied(), model, cohort, random)",
+        "return self._trained(plan, self._train.emptied(), model, cohort, random)",
         "raise",
         (f"{_CONTRIBUTION}::test_training_that_fails_gives_a_valid_vector",),
     ),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from common.errors import DataError
 from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
 from common.shards import MAX_PIXELS, Split
+from common.task import MOST_LABELS
 
 BLOCK_BYTES = 32 * 2**20
 """The bytes of pixels that are held at once while a member is read."""
@@ -49,9 +50,29 @@ def labels(path: Path, split: Split) -> npt.NDArray[np.int64]:
     """
     with _member(path, f"{split}_labels") as file:
         shape, dtype = _header(file, path, f"{split}_labels")
-        if dtype.kind not in "iu" or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):  # noqa: PLR2004
-            raise DataError(f"{path.name}: {split}_labels must hold one whole number a record, shape (n,) or (n, 1)")
-        return np.frombuffer(_read(file, shape[0] * dtype.itemsize, path), dtype).astype(np.int64)
+        return _labels(file, path, split, shape, dtype)[:, 0]
+
+
+def label_rows(path: Path, split: Split) -> npt.NDArray[np.int64]:
+    """Read one split's labels, int64 of shape (n, labels): one of a task of classes, 0 and 1 of a multi-label task.
+
+    Raises:
+        DataError: labels are missing, or are no whole numbers.
+    """
+    with _member(path, f"{split}_labels") as file:
+        shape, dtype = _header(file, path, f"{split}_labels")
+        return _labels(file, path, split, shape, dtype, most=MOST_LABELS)
+
+
+def _labels(
+    file: IO[bytes], path: Path, split: Split, shape: tuple[int, ...], dtype: np.dtype[np.generic], most: int = 1
+) -> npt.NDArray[np.int64]:
+    width = shape[1] if len(shape) == 2 else 1  # noqa: PLR2004 - (n, labels)
+    if dtype.kind not in "iu" or len(shape) not in (1, 2) or not 1 <= width <= most:
+        wanted, columns = ("one whole number", "1") if most == 1 else (f"1 to {most} whole numbers", "labels")
+        raise DataError(f"{path.name}: {split}_labels must hold {wanted} a record, shape (n,) or (n, {columns})")
+    flat = np.frombuffer(_read(file, shape[0] * width * dtype.itemsize, path), dtype).astype(np.int64)
+    return flat.reshape(shape[0], width)
 
 
 def image_blocks(path: Path, split: Split) -> Iterator[npt.NDArray[np.uint8]]:

@@ -31,6 +31,7 @@ from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSett
 from server.members.authority import Authority
 from server.members.certificates import Certificates
 from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 
@@ -51,7 +52,10 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
-        self.server = grpc_server(Enrolment(self.members, self.certificates, 19092), Allowance(100))
+        self.server = grpc_server(
+            Enrolment(self.members, self.certificates, 19092, FinishedRuns(self.state, self.certificates.root)),
+            Allowance(100),
+        )
         self.port = self.server.add_secure_port("127.0.0.1:0", reloading_credentials(self.state))
         self.server.start()
 
@@ -223,3 +227,14 @@ def test_a_refusal_of_the_server_is_one_line(consortium: Consortium, tmp_path: P
         join(wrong, place(tmp_path), Config(), say_nothing)
     assert "\n" not in str(refused.value)
     assert grpc.StatusCode.PERMISSION_DENIED.name not in str(refused.value)
+
+
+def test_finished_runs_are_asked_for_over_the_network_by_who_is_a_member(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    here = place(tmp_path)
+    join(consortium.invitation(), here, Config(), say_nothing)
+    service = EnrolmentService(f"localhost:{consortium.port}", consortium.certificates.root)
+    assert service.results(load_identity(here.state)) == {}
+    with pytest.raises(EnrolmentError, match="the server refused: the server must have a finished run"):
+        service.piece(load_identity(here.state), "0" * 32, "delivery.json", 0)

@@ -1,6 +1,7 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from client.per_record_gradients import (
     MOST_RECORDS,
     SUM_ERROR,
     RecordGradients,
+    mean_gradient_rows,
+    norm_bounds,
     record_gradients,
 )
 from client.training import LocalUpdate, TrainingData, evaluate, noisy_gradient_sum, scores
@@ -25,8 +28,10 @@ from common.config import PrivacyConfig, PrivacyMode, PrivacyUnit, TrainingConfi
 from common.errors import DataError, RunError
 from common.evaluation import EvaluationShape, count
 from common.keystream import Keystream
+from common.models.centred import CentredModel, trained_length
 from common.models.cnn import SmallCnn
 from common.models.flat import flat_parameters, share_parameters
+from common.models.heads import linear_head, mlp_head
 from common.privacy.distributed import LARGEST_DIMENSION, DistributedMechanism
 from common.privacy.mechanism import DistributedNoise, LocalNoise, NoisySteps, NoisySum, PlainSteps
 from common.privacy.schedule import Schedule
@@ -552,6 +557,107 @@ def test_scores_do_not_depend_on_how_many_records_are_scored_at_once(monkeypatch
 def test_images_become_numbers_between_minus_one_and_one_and_features_stay_as_they_are() -> None:
     assert module._as_input(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
     assert module._as_input(torch.tensor([7.5])).tolist() == [7.5]
+
+
+# Copies, and the mean of features
+
+
+def with_copies(records: int = 40, copies: int = 3, width: int = 6, per_patient: int = 1) -> TrainingData:
+    rng = np.random.default_rng(3)
+    inputs = rng.standard_normal((records, copies, width)).astype(np.float32)
+    return TrainingData.of(inputs, rng.integers(0, 2, records), np.arange(records) // per_patient)
+
+
+HEADS = (linear_head, mlp_head)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_records_gradient_is_the_mean_over_its_copies(head: Callable[[int, int], nn.Module]) -> None:
+    torch.manual_seed(2)
+    model = CentredModel(head(6, 2), 6)
+    for parameter in model.head.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    model.centring.centre.data = torch.linspace(-0.1, 0.2, 6)
+    data = with_copies(12)
+    rows = mean_gradient_rows(model, data.inputs, data.labels)
+    alone = [record_gradients(model, data.inputs[:, k], data.labels, as_rows=True).rows() for k in range(3)]
+    assert torch.allclose(rows, torch.stack(alone).mean(dim=0), atol=1e-6)
+    assert rows.shape == (12, trained_length(model))
+
+
+def test_no_record_moves_the_sum_by_more_than_the_clipping_bound_however_many_copies_it_has() -> None:
+    model, _ = linear()
+    nn.init.normal_(next(model.parameters()), std=30.0)
+    for copies in (1, 2, 5):
+        data, bound = with_copies(30, copies), 0.5
+        plan = NoisySteps(PrivacyUnit.RECORD, Schedule(1.0, 1), bound, 1.0)
+        whole = module._clipped_sum(model, data, torch.arange(30), plan)
+        for row in range(5):
+            others = torch.arange(30)[torch.arange(30) != row]
+            without = module._clipped_sum(model, data, others, plan)
+            assert float((whole - without).norm()) <= bound
+        mechanism = DistributedMechanism(1.0, bound, 2**14, len(flat_parameters(model)), 0, 1)
+        rows = module._unit_gradients(model, data, torch.arange(30), torch.arange(30)).numpy()
+        for row in rows:
+            assert np.linalg.norm(mechanism.clip(row[None]).total) <= 2**14
+
+
+def test_plain_training_takes_the_mean_over_copies() -> None:
+    model, start = linear()
+    data = with_copies(20)
+    training = TrainingConfig(learning_rate=0.5, batch_size=20)
+    update = train_locally(model, start, data, training, NONE, 0.0, seeded(1))
+    share_parameters(model, torch.from_numpy(start.copy()))
+    loss = functional.cross_entropy(model(data.inputs.flatten(0, 1)), data.labels.repeat_interleave(3))
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    assert np.allclose(update.delta, -0.5 * torch.cat([each.reshape(-1) for each in expected]).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("privacy", [NONE, LOCAL])
+def test_training_leaves_the_centre_as_it_is(privacy: PrivacyConfig) -> None:
+    model = CentredModel(linear_head(6, 2), 6)
+    start = flat_parameters(model)
+    start[-6:] = np.linspace(-0.1, 0.1, 6)
+    update = train_locally(model, start, with_copies(), TrainingConfig(learning_rate=0.5), privacy, 1.0, seeded(1))
+    assert update.delta[:-6].any()
+    assert not update.delta[-6:].any()
+    noise = DistributedMechanism(1.0, 0.5, 2**14, len(start), 0, 1)
+    total = noisy_gradient_sum(model, start, with_copies(), sum_of(noise, 1.0), 4, seeded(2)).total
+    assert total[:-6].any()
+    assert not total[-6:].any()
+
+
+def _unit_means(data: TrainingData) -> NDArray[np.float64]:
+    unit = functional.normalize(data.inputs.double(), dim=-1).mean(dim=1)
+    return unit.numpy()
+
+
+def test_the_mean_of_features_is_that_of_unit_vectors_in_the_centres_place() -> None:
+    model, data = CentredModel(linear_head(6, 2), 6), with_copies(50)
+    exact = module.feature_mean(model, data, PlainSteps(8, 1), 50, seeded(1))
+    assert not exact[:-6].any()
+    assert np.allclose(exact[-6:], _unit_means(data).mean(axis=0), atol=1e-6)
+    noise = DistributedMechanism(0.01, 1.0, 2**16, len(exact), 0, 1)
+    total = module.noisy_feature_sum(model, data, sum_of(noise, 1.0), 4, seeded(1))
+    assert not total[:-6].any()
+    assert np.allclose(total[-6:] / 2**16, _unit_means(data).sum(axis=0), atol=0.1)
+    quiet = NoisySteps(PrivacyUnit.RECORD, Schedule(1.0, 1), 1.0, 1e-4)
+    local = module.feature_mean(model, data, quiet, 50, seeded(1))
+    assert np.allclose(local[-6:], _unit_means(data).mean(axis=0), atol=2e-3)
+    louder = module.feature_mean(model, data, replace(quiet, noise_multiplier=500.0), 50, seeded(1))
+    assert 3 < np.linalg.norm(louder[-6:] - local[-6:]) / math.sqrt(6) < 30
+
+
+@pytest.mark.parametrize("unit", PrivacyUnit)
+def test_no_unit_moves_the_sum_of_features_by_more_than_one(unit: PrivacyUnit) -> None:
+    data = with_copies(30, per_patient=3)
+    rows = torch.cat(list(module._unit_features(data, unit)))
+    assert len(rows) == data.count(unit)
+    assert float(rows.norm(dim=1).max()) <= 1 + 1e-6
+    noise = DistributedMechanism(1.0, 1.0, 2**14, 6, 0, 1)
+    assert all(np.linalg.norm(noise.clip(row[None].numpy()).total) <= 2**14 for row in rows)
+    bounded = module._clipping(norm_bounds(rows), 1.0)[:, None] * rows
+    assert float(bounded.norm(dim=1).max()) < 1
 
 
 def test_records_that_do_not_belong_together_are_refused() -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from common.config import Config, PrivacyMode, RunDescription, load_config, replace
 from common.errors import ConfigError
+from common.task import TaskConfig, TaskKind, implied
 
 SHIPPED = Path(__file__).parents[3] / "config.yaml"
 
@@ -98,6 +100,7 @@ def description(**changes: object) -> RunDescription:
         "roster": {"hospital-1": "pem"},
         "member_list": "{}",
         "experiment": config.experiment,
+        "task": implied("pneumonia", ("normal", "pneumonia")),
         "model": config.model,
         "training": config.training,
         "aggregation": config.aggregation,
@@ -120,6 +123,30 @@ def test_every_change_of_a_run_description_changes_its_hash() -> None:
     assert description(vector_length=11).hash() != description().hash()
     denser = replace(Config(), graph={"security_bits": 80}).graph
     assert description(graph=denser).hash() != description().hash()
+
+
+def test_what_a_label_means_is_in_a_run_descriptions_hash() -> None:
+    task = implied("pneumonia", ("normal", "pneumonia"))
+    told = task.model_copy(update={"labels": {"1.0": "normal"}})
+    assert description(task=told).hash() != description().hash()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TaskConfig(),
+        implied("pneumonia", ("normal", "tb")),
+        TaskConfig(kind=TaskKind.BINARY, classes=("normal", "pneumonia"), positive=("normal",)),
+    ],
+)
+def test_a_run_description_whose_task_is_of_other_classes_or_another_order_is_refused(task: TaskConfig) -> None:
+    with pytest.raises(ValidationError, match="task must say everything of the run's classes"):
+        description(task=task)
+
+
+def test_exact_counts_of_several_labels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.exact must be false in a multilabel task"):
+        replace(Config(), task={"kind": "multilabel", "classes": ("mass",)}, evaluation={"exact": True})
 
 
 def test_a_run_description_with_a_graph_weaker_than_any_hospital_accepts_is_refused() -> None:

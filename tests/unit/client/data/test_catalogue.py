@@ -12,7 +12,10 @@ from PIL import Image
 from client.data.catalogue import printable, read_catalogue, scan_images
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import HEAD_BYTES, READERS, read_picture
+from common.task import implied
 from tests.unit.client.data.hospital_folder import CLASSES, chest_images, dicom, png
+
+TASK = implied("pneumonia", CLASSES)
 
 
 def dicom_file() -> bytes:
@@ -186,16 +189,16 @@ def test_a_label_is_a_class_in_any_case_or_its_index_as_a_spreadsheet_writes_it(
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(chest_images()[0]))
     (tmp_path / "manifest.csv").write_text(f'File{separator}Label\na.png{separator}"{label}"\n', encoding="utf-8")
-    catalogue = read_catalogue(tmp_path, CLASSES)
+    catalogue = read_catalogue(tmp_path, TASK)
     assert catalogue.findings == ()
     assert [entry.label for entry in catalogue.entries] == [1]
 
 
-@pytest.mark.parametrize("label", ["2", "1.5", "-1", "0.1", "x"])
+@pytest.mark.parametrize("label", ["2", "1.5", "-2", "0.1", "x"])
 def test_another_label_is_none(tmp_path: Path, label: str) -> None:
     (tmp_path / "a.png").write_bytes(png(chest_images()[0]))
     (tmp_path / "manifest.csv").write_text(f"file,label\na.png,{label}\n", encoding="utf-8")
-    (finding,) = read_catalogue(tmp_path, CLASSES).findings
+    (finding,) = read_catalogue(tmp_path, TASK).findings
     assert (finding.mistake, finding.detail) == (Mistake.LABEL_UNKNOWN, label)
 
 

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from common.config import Config, replace
 from common.errors import ConfigError, RunError
 from common.evaluation import statistics as tables
-from common.evaluation.layout import NORM_BOUND, TaskKind
+from common.evaluation.layout import NORM_BOUND
 from common.evaluation.plan import EvaluationPlan, Part, ReleaseKind
 from common.evaluation.statistics import AGES, SEXES, TRAITS, WEIGHT, length_of, read_tables, unknown_traits, vectors_of
 from common.evaluation.tree import answer_statistics
 from common.privacy.accounting import Accountant, epsilon
+from common.task import TaskKind
 
 DELTA = 1e-4
 SEED = bytes(8)

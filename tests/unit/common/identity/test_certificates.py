@@ -76,11 +76,11 @@ def test_the_authority_signs_its_own_choice_of_name() -> None:
 
 
 def test_a_request_whose_key_did_not_sign_it_is_refused() -> None:
-    request = bytearray(identity.request_hospital_certificate("st-mary", Ed25519PrivateKey.generate()))
+    request = bytearray(identity.request_hospital_certificate("st-mary", Ed25519PrivateKey.generate()).pem)
     middle = request.index(b"\n") + 80
     request[middle] = ord("A") if request[middle] != ord("A") else ord("B")
     with pytest.raises(IdentityError):
-        identity.sign_hospital_certificate(AUTHORITY, bytes(request), "st-mary", NOW, LIFETIME)
+        identity.HospitalSigningRequest.read(bytes(request))
 
 
 def test_a_roster_in_which_two_hospitals_share_a_key_is_refused() -> None:
@@ -152,10 +152,10 @@ def test_a_certificate_whose_signed_bytes_are_changed_is_refused_with_the_one_ty
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_request_whose_signed_bytes_are_changed_is_refused_with_the_one_typed_error(place: int, change: int) -> None:
-    der = bytearray(ssl.PEM_cert_to_DER_cert(FUZZED_REQUEST.decode().replace(" REQUEST", "")))
+    der = bytearray(ssl.PEM_cert_to_DER_cert(FUZZED_REQUEST.pem.decode().replace(" REQUEST", "")))
     der[place % len(der)] ^= change
     try:
-        key = identity.requested_hospital_key(pem("CERTIFICATE REQUEST", bytes(der)))
+        key = identity.HospitalSigningRequest.read(pem("CERTIFICATE REQUEST", bytes(der))).key
     except IdentityError:
         return
     assert key == FUZZED_KEY.public_key()
@@ -164,7 +164,7 @@ def test_a_request_whose_signed_bytes_are_changed_is_refused_with_the_one_typed_
 @given(st.binary(max_size=300))
 def test_other_bytes_are_no_request_certificate_or_key(content: bytes) -> None:
     with pytest.raises(IdentityError):
-        identity.requested_hosts(pem("CERTIFICATE REQUEST", content))
+        identity.read_signing_request(pem("CERTIFICATE REQUEST", content))
     with pytest.raises(IdentityError):
         identity.read_certificate(pem("CERTIFICATE", content))
     with pytest.raises(IdentityError):

@@ -126,7 +126,7 @@ def test_a_request_that_nobody_signed_is_refused(key: bytes) -> None:
     request = request_with(key)
     assert x509.load_pem_x509_csr(request).is_signature_valid
     with pytest.raises(IdentityError, match="a hospital's signing request must"):
-        identity.sign_hospital_certificate(AUTHORITY, request, "st-mary", NOW, DAY)
+        identity.HospitalSigningRequest.read(request)
 
 
 @every_encoding

@@ -14,7 +14,13 @@ from common.models.frozen import extract
 
 torch.set_num_threads(1)
 
-NAMES = ("scattering_linear", "efficientnet_linear", "efficientnet_lite1_linear", "efficientnet_lite2_linear")
+NAMES = (
+    "scattering_linear",
+    "efficientnet_linear",
+    "efficientnet_lite1_linear",
+    "efficientnet_lite2_linear",
+    "scattering_efficientnet_linear",
+)
 
 
 def images(n: int = 3, channels: int = 1, side: int = 28, seed: int = 0) -> Tensor:
@@ -136,8 +142,25 @@ def test_exposure_does_not_change_scattering_features() -> None:
 
 def test_thinning_out_is_keeping_every_second_pixel() -> None:
     signal = torch.rand(8, 8, dtype=torch.float64)
-    thinned = torch.fft.ifft2(scattering._thin(torch.fft.fft2(signal), 1)).real
+    thinned = torch.fft.ifft2(scattering.thin(torch.fft.fft2(signal), 1)).real
     assert torch.allclose(thinned, signal[::2, ::2])
+
+
+def test_concatenated_features_are_their_parts_with_equal_weight() -> None:
+    several = images(20)
+    both, *parts = (
+        registry.frozen_features(name)
+        for name in ("scattering_efficientnet_linear", "scattering_linear", "efficientnet_linear")
+    )
+    assert both is not None
+    made, start = both(several), 0
+    for part in parts:
+        assert part is not None
+        alone = torch.cat([part(some) for some in torch.split(several, part.at_once)])
+        assert torch.allclose(made[:, start : start + alone.shape[1]], alone / math.sqrt(2), atol=1e-3)
+        start += alone.shape[1]
+    assert start == made.shape[1] == both.width(1)
+    assert both.version == "scattering-1+efficientnet-lite0-1"
 
 
 @pytest.mark.parametrize("variant", [0, 1, 2])

@@ -133,6 +133,12 @@ class Trainer:
         total: NDArray[np.int64] = np.rint(self.gradient * (noise.norm_bound / noise.max_grad_norm)).astype(np.int64)
         return total
 
+    def feature_mean(self, plan: PlainSteps | NoisySteps) -> NDArray[np.float32]:
+        raise AssertionError(f"a plan of training asks for a mean: {plan}")
+
+    def feature_sum(self, plan: NoisySum) -> NDArray[np.int64]:
+        raise AssertionError(f"a plan of training asks for a mean: {plan}")
+
 
 @pytest.mark.parametrize(
     ("mode", "work"),

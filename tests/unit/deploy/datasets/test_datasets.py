@@ -11,7 +11,7 @@ from PIL import Image
 from common.config import DataConfig
 from common.errors import DataError
 from common.shards import SPLITS
-from deploy.datasets import datasets
+from deploy.datasets import datasets, tasks
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.datasets.download import NoAnswerError, PublishedFile
 
@@ -140,12 +140,12 @@ def test_a_task_without_a_phantom_says_how_to_go_on(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("task", ["chestmnist", "organmnist3d", "measles"])
 def test_a_task_that_is_no_2d_single_label_one_is_refused_with_the_list(task: str) -> None:
     with pytest.raises(DataError, match=rf"must be one of pneumonia, retina, pathmnist.*got '{task}'"):
-        datasets.task_named(task)
+        tasks.task_named(task)
 
 
 @pytest.mark.parametrize(("size", "name"), [(28, ""), (32, "_64"), (64, "_64"), (200, "_224"), (512, "_224")])
 def test_the_next_larger_published_size_is_taken(size: int, name: str) -> None:
-    published = datasets.published_file(datasets.task_named("pneumonia"), size)
+    published = datasets.published_file(tasks.task_named("pneumonia"), size)
     assert published.name == f"pneumoniamnist{name}.npz"
     assert published.md5 == INFO["pneumoniamnist"][f"MD5{name}"]
 

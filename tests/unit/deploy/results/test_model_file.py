@@ -85,7 +85,7 @@ def test_a_card_that_lists_other_tensors_is_refused(tmp_path: Path, flat: NDArra
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("format_version", 2), ("sha256", "x"), ("image_size", 0), ("threshold", 1.5), ("code", "import os")],
+    [("format_version", 1), ("sha256", "x"), ("image_size", 0), ("threshold", 1.5), ("code", "import os")],
 )
 def test_a_card_that_breaks_the_format_is_refused_by_its_key(
     tmp_path: Path, flat: NDArray[np.float32], key: str, value: object

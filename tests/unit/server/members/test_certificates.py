@@ -12,6 +12,8 @@ from common.errors import IdentityError
 from common.files import write_private
 from common.identity import certificates as identity
 from common.identity.certificates import (
+    HospitalSigningRequest,
+    ServerSigningRequest,
     certificate_pem,
     load_certificate,
     request_hospital_certificate,
@@ -124,8 +126,12 @@ def test_an_offline_authority_signs_files(tmp_path: Path) -> None:
     assert not certificates.is_ready()
 
     authority = Authority(tmp_path / "authority")
-    tls = authority.sign_server((requests / "server.members.tls.csr").read_bytes(), NOW, HOUR)
-    signed = authority.sign_hospital((requests / "st-mary.csr").read_bytes(), "st-mary", NOW, HOUR)
+    tls = authority.sign_server(
+        ServerSigningRequest.read((requests / "server.members.tls.csr").read_bytes()), NOW, HOUR
+    )
+    signed = authority.sign_hospital(
+        HospitalSigningRequest.read((requests / "st-mary.csr").read_bytes()), "st-mary", NOW, HOUR
+    )
     (requests / "server.members.tls.pem").write_bytes(certificate_pem(tls))
     (requests / "st-mary.pem").write_bytes(certificate_pem(signed))
     lists = authority.sign_lists(NOW, HOUR)
@@ -150,7 +156,7 @@ def test_what_was_signed_for_another_key_is_not_used(tmp_path: Path) -> None:
         write_private(requests / "st-mary.pem", certificate_pem(signed))
         request = request_hospital_certificate("x", Ed25519PrivateKey.generate())
         assert certificates.hospital("st-mary", request, NOW) is None
-        assert (requests / "st-mary.csr").read_bytes() == request
+        assert (requests / "st-mary.csr").read_bytes() == request.pem
 
 
 def test_an_authority_is_never_made_over_another(tmp_path: Path) -> None:

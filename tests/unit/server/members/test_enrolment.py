@@ -21,13 +21,14 @@ from common.identity.certificates import (
     request_hospital_certificate,
     verify_hospital_certificate,
 )
-from common.identity.enrolment import JoinedReply, JoinRequest, StandingRequest
+from common.identity.enrolment import JoinedReply, JoinRequest, PieceRequest, ResultsRequest, StandingRequest
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.settings import ServerSettings
 from server.members.authority import Authority
 from server.members.certificates import Certificates
 from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 
@@ -48,7 +49,9 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
-        self.service = Enrolment(self.members, self.certificates, 9092)
+        self.service = Enrolment(
+            self.members, self.certificates, 9092, FinishedRuns(self.state, self.certificates.root)
+        )
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def consortium(tmp_path: Path) -> Consortium:
 
 
 def join_with(token: bytes, key: Ed25519PrivateKey) -> JoinRequest:
-    return JoinRequest(token=token, request=request_hospital_certificate("anything", key), supernode=SUPERNODE)
+    return JoinRequest(token=token, request=request_hospital_certificate("anything", key).pem, supernode=SUPERNODE)
 
 
 def joined(consortium: Consortium, name: str, key: Ed25519PrivateKey) -> JoinedReply:
@@ -67,7 +70,7 @@ def joined(consortium: Consortium, name: str, key: Ed25519PrivateKey) -> JoinedR
 
 
 def standing_of(certificate: bytes, key: Ed25519PrivateKey) -> StandingRequest:
-    return StandingRequest(certificate=certificate, request=request_hospital_certificate("anything", key))
+    return StandingRequest(certificate=certificate, request=request_hospital_certificate("anything", key).pem)
 
 
 def test_a_good_token_gives_its_own_name_to_the_hospital_s_own_key(consortium: Consortium) -> None:
@@ -100,7 +103,7 @@ def test_a_used_token_opens_nothing_for_another_key(consortium: Consortium) -> N
 )
 def test_a_bad_supernode_key_does_not_use_the_token_up(consortium: Consortium, supernode: bytes) -> None:
     token = consortium.members.invite("st-mary", SOON)
-    request = request_hospital_certificate("anything", Ed25519PrivateKey.generate())
+    request = request_hospital_certificate("anything", Ed25519PrivateKey.generate()).pem
     with pytest.raises(IdentityError):
         consortium.service.join(JoinRequest(token=token, request=request, supernode=supernode), NOW)
     assert isinstance(consortium.service.join(join_with(token, Ed25519PrivateKey.generate()), NOW), JoinedReply)
@@ -239,3 +242,23 @@ def test_a_renewed_server_certificate_serves_the_next_connection(consortium: Con
     before = ssl.get_server_certificate((host, int(port)))
     consortium.certificates.keep_current(NOW + dt.timedelta(days=25))
     assert ssl.get_server_certificate((host, int(port))) != before
+
+
+def test_results_are_for_members_with_their_own_key_alone(consortium: Consortium) -> None:
+    key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    certificate = joined(consortium, "st-mary", key).certificate
+    asked = standing_of(certificate, key)
+    request = ResultsRequest(certificate=asked.certificate, request=asked.request)
+    assert consortium.service.results(request, NOW).runs == {}
+    forged = ResultsRequest(certificate=certificate, request=request_hospital_certificate("anything", other).pem)
+    with pytest.raises(EnrolmentError, match="must hold the key of the certificate"):
+        consortium.service.results(forged, NOW)
+    piece = PieceRequest(
+        certificate=asked.certificate, request=asked.request, run_id="0" * 32, name="delivery.json", offset=0
+    )
+    with pytest.raises(EnrolmentError, match="must have a finished run with this identifier"):
+        consortium.service.piece(piece, NOW)
+    consortium.certificates.revoke("st-mary", NOW)
+    for call in (lambda: consortium.service.results(request, NOW), lambda: consortium.service.piece(piece, NOW)):
+        with pytest.raises(EnrolmentError, match="results are for members"):
+            call()

@@ -1,0 +1,135 @@
+"""What a person reads of each class, or of each label: a table with support, and loud lines where a class is missed.
+
+A column is shown with two decimals and its 95 % interval where there is noise. A figure that noise would drown is a
+dash, never a number.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.evaluation.metrics import ClassFigures, metrics_of_kind
+from common.task import TaskConfig, TaskKind
+from common.telemetry.events import Evaluated
+from deploy.results.history import RunHistory
+from deploy.results.intervals import Interval
+
+DEVIATIONS = 3.0
+"""Deviations of the noise below which a number of decisions does not stand out from none."""
+
+_NO_WORD = "–"
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """A table, ready to print.
+
+    Attributes:
+        heading: of the section.
+        columns: names of the columns.
+        rows: cells, the name of a class first.
+        lines: what must not be missed, a sentence each.
+        sums: what the positive classes together say, a sentence each.
+    """
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...]
+    sums: tuple[str, ...] = ()
+
+
+def by_class(history: RunHistory) -> ByClass | None:
+    """Return the table of a run's last model on the test parts; None where there is none."""
+    tested, terms = history.tested, history.started.terms
+    if tested is None or not tested.each:
+        return None
+    several = terms.kind is TaskKind.MULTILABEL
+    what = "label" if several else "grade" if terms.kind is TaskKind.ORDINAL else "class"
+    columns: tuple[str, ...] = (what, "units", "prevalence", "AUC", "sensitivity", "specificity", "precision")
+    rows = tuple(_row(name, figures, tested, terms) for name, figures in tested.each.items())
+    if several:
+        columns = (*columns, "threshold")
+        thresholds = (_plain(figures.threshold, 3) for figures in tested.each.values())
+        rows = tuple((*row, threshold) for row, threshold in zip(rows, thresholds, strict=True))
+    return ByClass(f"Each {what}", columns, rows, missed(tested, what), _sums(tested, terms))
+
+
+def by_class_lines(history: RunHistory) -> list[str]:
+    """Return the table in 80 columns, with what must not be missed, for the end of a run."""
+    found = by_class(history)
+    if found is None or history.tested is None:
+        return []
+    lines = [f"  {found.columns[0]:<24.24} {'units':>9}  {'AUC':<22} sensitivity"]
+    for row, figures in zip(found.rows, history.tested.each.values(), strict=True):
+        cells = row[0], row[1], _rate(figures, "auc"), _rate(figures, "recall")
+        lines.append(f"  {cells[0]:<24.24} {cells[1]:>9}  {cells[2]:<22} {cells[3]}")
+    return [*lines, *(f"NOTE: {line}" for line in found.lines)]
+
+
+def missed(tested: Evaluated, what: str) -> tuple[str, ...]:
+    """Return a line for every class that is never decided for, or too seldom to tell from never."""
+    lines = []
+    for name, figures in tested.each.items():
+        noise = figures.noise.get("called", 0.0)
+        if figures.called < max(0.5, DEVIATIONS * noise):
+            how = (
+                "is never predicted"
+                if not noise
+                else f"is predicted never, or too seldom to stand out from the noise ({figures.called:.0f} "
+                f"±{1.96 * noise:.0f} of {tested.records})"
+            )
+            lines.append(f"The {what} {name} {how}: the model does not find it.")
+    return tuple(lines)
+
+
+def shown_metrics(terms: TaskConfig) -> frozenset[str]:
+    """Return the metrics that say something of a task; of a preset in an old file, all."""
+    if terms.is_preset:
+        return frozenset({*metrics_of_kind(TaskKind.ORDINAL)})
+    return frozenset(metrics_of_kind(TaskKind(terms.kind)))
+
+
+def _row(name: str, figures: ClassFigures, tested: Evaluated, terms: TaskConfig) -> tuple[str, ...]:
+    mark = " (positive)" if name in terms.positive and terms.kind is not TaskKind.MULTILABEL else ""
+    noise = 1.96 * figures.noise.get("support", 0.0)
+    units = f"{figures.support:.0f} ±{noise:.0f}" if noise else f"{figures.support:.0f}"
+    share = figures.support / tested.records if tested.records else math.nan
+    rates = ("auc", "recall", "specificity", "precision")
+    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in rates))
+
+
+def _rate(figures: ClassFigures, name: str) -> str:
+    value = getattr(figures, name)
+    low, high = figures.intervals.get(name, (math.nan, math.nan))
+    noisy = bool(figures.noise)
+    if math.isnan(value) or (noisy and high - low >= 1.0):  # From 0 to 1: it says nothing.
+        return _NO_WORD
+    return str(Interval(value, low, high, decimals=2 if noisy else 3))
+
+
+def _plain(value: float, decimals: int) -> str:
+    return _NO_WORD if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _sums(tested: Evaluated, terms: TaskConfig) -> tuple[str, ...]:
+    """Say how well the positive classes together are told from the others, read off the confusion matrix."""
+    sick = terms.sick
+    if terms.is_preset or terms.kind is TaskKind.MULTILABEL or not sick or len(tested.confusion) <= max(sick):
+        return ()
+    rows = dict(enumerate(tested.confusion))
+    found, ill = _decided(rows, sick, sick)
+    false, well = _decided(rows, tuple(place for place in rows if place not in sick), sick)
+    if not ill or not well:
+        return ()
+    names = " or ".join(terms.classes[place] for place in sick)
+    about = "" if tested.exact else "about "
+    told = (
+        f"Of the units that are {names}, {about}{100 * found / ill:.0f} % are decided to be one of these; of the "
+        f"others, {about}{100 * (1 - false / well):.0f} % are decided to be none of these."
+    )
+    return (told,)
+
+
+def _decided(rows: Mapping[int, tuple[int, ...]], truly: tuple[int, ...], so: tuple[int, ...]) -> tuple[int, int]:
+    return sum(rows[place][called] for place in truly for called in so), sum(sum(rows[place]) for place in truly)

@@ -1,0 +1,70 @@
+"""A finished run in a server's state folder, as its server leaves it, and a hospital that took part in it."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cryptography import x509
+
+from common.audit.chain import AUDIT_FILE, read_chain
+from common.audit.entries import Identified
+from common.audit.parties import Writer
+from common.files import write_private
+from common.identity.certificates import HospitalIdentity, certificate_pem, private_key_pem
+from common.settings import CHECKPOINTS_FOLDER
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
+from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
+from deploy.results.run_folder import RunFolder
+from server.checkpoints import Checkpoint, CheckpointStore
+from server.progress import RunProgress
+from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The run, its server's state folder and the key that signs there."""
+
+    run: AuditedRun
+    state: Path
+    writer: Writer
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @property
+    def authority(self) -> x509.Certificate:
+        return self.run.authority.certificate
+
+    def write_results(self) -> None:
+        """Write what the server writes at a run's end."""
+        folder = RunFolder(self.folder, self.state)
+        folder.bring_up_to_date()
+        folder.finish()
+
+    def hospital(self, state: Path, name: str = NAMES[0]) -> HospitalIdentity:
+        """Make the state folder of a hospital that took part, with its chain; returns who it is."""
+        content = self.run.chain_file(name).read_bytes()
+        write_private(state / AUDIT_FILE, content)
+        write_private(state / "ca.pem", certificate_pem(self.authority))
+        first = read_chain(content, AUDIT_FILE, self.authority).entries[0].body
+        assert isinstance(first, Identified)
+        certificate = x509.load_pem_x509_certificate(first.certificate.encode())
+        return HospitalIdentity(name, certificate, self.run.sign[name])
+
+
+def finished_run(state: Path) -> FinishedRun:
+    """Write the run; its results are not written yet."""
+    run = audited_run(state / "runs" / RUN_ID[:12])
+    model, _ = load_model(run.folder)
+    for name in (TENSORS_FILE, CARD_FILE, METRICS_FILE, SUMMARY_FILE):
+        (run.folder / name).unlink()
+    CheckpointStore(run.folder / CHECKPOINTS_FOLDER).save(
+        Checkpoint(RUN_ID, 2, 4, np.asarray(model), {}, 2, RunProgress(threshold=0.5))
+    )
+    writer = server_writer(run.authority, datetime.datetime.now(datetime.UTC))
+    write_private(state / "ca.pem", certificate_pem(run.authority.certificate))
+    write_private(state / "tls.pem", certificate_pem(writer.certificate))
+    write_private(state / "tls.key", private_key_pem(writer.key))
+    return FinishedRun(run, state, writer)

@@ -1,0 +1,64 @@
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.datasets import phantom
+from deploy.results.export import main
+from deploy.results.onnx_file import INPUT
+from tests.unit.deploy.results.exported_model import answers_of, model_of
+
+MANDATORY = {
+    "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task", "description",
+    "authors", "copyright", "network_data_format",
+}  # fmt: skip
+"""Of ``metadata.json``, by MONAI's bundle specification."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    model_of(folder, "cnn")
+    assert main(["export", str(folder), "--monai"]) == 0
+    return folder / "monai_bundle"
+
+
+def _read(bundle: Path, name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((bundle / "configs" / name).read_text(encoding="utf-8"))
+    return read
+
+
+def test_a_bundle_has_the_files_that_the_specification_names(bundle: Path) -> None:
+    files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert files == {
+        "LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.onnx",
+        "scripts/__init__.py", "scripts/onnx_network.py",
+    }  # fmt: skip
+
+
+def test_the_metadata_says_what_the_specification_asks_for(bundle: Path) -> None:
+    said = _read(bundle, "metadata.json")
+    assert MANDATORY - said.keys() == set()
+    assert said["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "normal", "1": "pneumonia"}
+    assert said["network_data_format"]["inputs"]["image"]["num_channels"] == 1
+    assert "not a medical device" in said["description"]
+    assert "at epsilon 3" in said["description"]
+
+
+def test_the_network_of_a_bundle_answers_as_the_onnx_file(bundle: Path) -> None:
+    config = _read(bundle, "inference.json")
+    assert config["network_def"]["_target_"] == "scripts.onnx_network.OnnxNetwork"
+    spec = importlib.util.spec_from_file_location("onnx_network", bundle / "scripts" / "onnx_network.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network = module.OnnxNetwork(str(bundle / "models" / "model.onnx"))
+    pictures = phantom.chest(5, 40, seed=9).images
+    expected, _ = answers_of((bundle / "models" / "model.onnx").read_bytes(), pictures)
+    assert np.array_equal(network(torch.from_numpy(pictures).float()).numpy(), expected)
+    assert INPUT == "image"
