@@ -17,6 +17,7 @@ from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from client.device import choose
 from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
+from client.ledger.place import registry_folder
 from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
 from common.config import load_config
@@ -76,6 +77,8 @@ def _serve_alone(state: Path) -> int:
             random=os.urandom,
             record=chain.append,
             apply_masks=apply_masks,
+            # A hospital that joined has data of its own; a demo's is dealt anew each time.
+            ledgers=None if settings.enrolment_address is None else registry_folder(),
         )
         agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
         with contextlib.closing(agent):

@@ -388,7 +388,7 @@ def _unit_features(data: TrainingData, unit: PrivacyUnit) -> Iterator[Tensor]:
     units = data.units(unit)
     everything = torch.arange(len(data))
     for piece in _pieces(everything, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
-        features = functional.normalize(data.inputs[piece], dim=-1)
+        features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)
         rows = features.mean(dim=1) if data.inputs.dim() == _WITH_COPIES else features
         yield _means_of_units(rows, units[piece])
 
@@ -498,6 +498,12 @@ def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units
     return _means_of_units(_record_rows(model, data, records), units)
 
 
+def _chosen(records: Tensor) -> Tensor | slice:
+    """Return records that stand side by side as a slice, which is read where it is and not copied."""
+    first, last = int(records[0]), int(records[-1]) + 1
+    return slice(first, last) if last - first == len(records) and bool((records.diff() == 1).all()) else records
+
+
 def _means_of_units(rows: Tensor, units: Tensor) -> Tensor:
     """Return the mean of each unit's rows, (units, elements), in the order of the units' numbers."""
     _, members, sizes = torch.unique(units, return_inverse=True, return_counts=True)
@@ -511,7 +517,8 @@ def _record_rows(model: nn.Module, data: TrainingData, records: Tensor) -> Tenso
     device = _device_of(model)
 
     def rows(some: Tensor) -> Tensor:
-        inputs, labels = _as_input(data.inputs[some].to(device)), data.labels[some].to(device)
+        chosen = _chosen(some)
+        inputs, labels = _as_input(data.inputs[chosen].to(device)), data.labels[chosen].to(device)
         if inputs.dim() == _WITH_COPIES:
             return mean_gradient_rows(model, inputs, labels)
         return record_gradients(model, inputs, labels, as_rows=True).rows()
