@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
+from client.device import choose
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
@@ -48,6 +49,7 @@ from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
+from common.models.frozen import move
 from common.models.naming import BackboneModel, PackageModel, from_outside
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
@@ -120,17 +122,25 @@ class _Trainer:
     stated: int
     cohort: int
     random: Random
+    device: torch.device
 
     def steps(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
         """See :class:`common.privacy.mechanism.Trainer`."""
         expected = plan.expected_batch(self.stated)
         return train_locally(
-            self.model, self.start, self.data, self.training, plan, self.random, expected_units=expected
+            self.model,
+            self.start,
+            self.data,
+            self.training,
+            plan,
+            self.random,
+            expected_units=expected,
+            device=self.device,
         ).delta
 
     def gradient_sum(self, plan: NoisySum) -> npt.NDArray[np.int64]:
         """See :class:`common.privacy.mechanism.Trainer`."""
-        return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random).total
+        return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random, self.device).total
 
     def feature_mean(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
         """See :class:`common.privacy.mechanism.Trainer`."""
@@ -180,7 +190,9 @@ class Contributor:
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
+        self._device = choose(policy.device)
         self._model = _model_of(run)
+        move(registry.frozen_features(run.model.architecture), self._device)
 
         def prepared(part: HospitalRecords, copies: int) -> TrainingData:
             inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
@@ -398,12 +410,14 @@ class Contributor:
         stated = self._policy.stated_training_units
         if plan is self._mean:  # Of more units the sum over what is stated would be no mean.
             data = data.limited(stated, self._run.privacy.unit, self._choice)
-        return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random))
+        return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random, self._device))
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
         try:
-            validation, test = scores(self._model, model, self._validation, self._test, len(self._run.classes))
+            validation, test = scores(
+                self._model, model, self._validation, self._test, len(self._run.classes), self._device
+            )
         except Exception as error:  # noqa: BLE001 - as in _change
             _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
             self._validation, self._test = self._validation.emptied(), self._test.emptied()

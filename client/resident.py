@@ -15,6 +15,7 @@ from pathlib import Path
 
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
+from client.device import choose
 from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
 from client.ledger.place import registry_folder
 from common.audit.chain import AUDIT_FILE, AuditChain
@@ -28,6 +29,8 @@ from common.processes import (
     EXIT_REFUSED,
 )
 from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
+
+_LOG = logging.getLogger("confide.hospital")
 
 _PREDECESSOR_SECONDS = 10.0
 """An agent whose supervisor was killed has this long to end: two must never answer from the same state."""
@@ -55,6 +58,7 @@ def _serve(state: Path) -> int:
 def _serve_alone(state: Path) -> int:
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     config = load_config(settings.config)
+    _LOG.info("features and gradients are computed on %s", choose(config.hospital.device))
     identity = load_identity(state)
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")

@@ -97,9 +97,9 @@ def listen(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda:
     """Return every later call of the training, with what it was given and what came of it."""
     heard: Heard = []
 
-    def listened(*given: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401 - passed on
+    def listened(*given: Any, expected_units: float, device: torch.device) -> LocalUpdate:  # noqa: ANN401 - passed on
         before()
-        update = train_locally(*given, expected_units=expected_units)
+        update = train_locally(*given, expected_units=expected_units, device=device)
         heard.append(({"sigma": given[4].noise_multiplier, "expected": expected_units}, update))
         return update
 
@@ -227,10 +227,17 @@ def test_training_that_fails_gives_a_valid_vector(
 ) -> None:
     hospital = Hospital(description, tmp_path)
 
-    def failing(model: Any, start: Any, data: TrainingData, *rest: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401
+    def failing(
+        model: Any,  # noqa: ANN401 - passed on
+        start: Any,  # noqa: ANN401
+        data: TrainingData,
+        *rest: Any,  # noqa: ANN401
+        expected_units: float,
+        device: torch.device,
+    ) -> LocalUpdate:
         if len(data):
             raise RuntimeError("one record of this hospital's cannot be trained on")
-        return train_locally(model, start, data, *rest, expected_units=expected_units)
+        return train_locally(model, start, data, *rest, expected_units=expected_units, device=device)
 
     monkeypatch.setattr(module, "train_locally", failing)
     made = hospital.contribute()
