@@ -256,6 +256,7 @@ class HospitalAgent:
         least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
         parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
         run = _Run(description, parameters, self._prepare(description), checked.certificates)
+        run.contributor.check_planned_end()
         self._here.record(JoinedRun(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
         self._run = run
