@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography import x509
 
+from client.agreement import RunAgreements, check_time
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData
@@ -139,6 +140,8 @@ class _Run:
     parameters: RunParameters
     contributor: Contributor
     certificates: Mapping[str, x509.Certificate]
+    until: int | None
+    """When this hospital's agreement ends, in Unix seconds."""
     keys: dict[int, advertise_keys.RoundKeys] = field(default_factory=dict, repr=False)
     shared: dict[int, share_keys.SharedKeys] = field(default_factory=dict, repr=False)
     masked: dict[int, masked_input.MaskedState] = field(default_factory=dict, repr=False)
@@ -178,6 +181,7 @@ class HospitalAgent:
         )
         self._data: tuple[DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
+        self._agreements = RunAgreements(surroundings.state)
         self._revocations = Revocations(surroundings.state, authority)
         self._members = KeptMembers(surroundings.state, authority)
         self._run: _Run | None = None
@@ -245,6 +249,7 @@ class HospitalAgent:
         if self._run is not None and self._run.description == description:
             return self._run
         check_agreement(self._policy, description, self._identity)
+        until = self._agreements.check_run(description, self._policy.runs, self._here.now())
         checked = check_roster(
             description.roster,
             description.member_list.encode(),
@@ -255,8 +260,9 @@ class HospitalAgent:
         )
         least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
         parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
-        run = _Run(description, parameters, self._prepare(description), checked.certificates)
+        run = _Run(description, parameters, self._prepare(description), checked.certificates, until)
         run.contributor.check_planned_end()
+        self._agreements.hold_to(description)
         self._here.record(JoinedRun(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
         self._run = run
@@ -334,6 +340,7 @@ class HospitalAgent:
         shared = _state(run.shared, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
         self._check_standing(run, asked.cohort)
+        check_time(run.description.run_id, run.until, self._here.now())
         terms = RoundTerms.decode(asked.terms)
         model = _checked_model(array, terms, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
         started = self._here.clock()
@@ -456,6 +463,7 @@ class HospitalAgent:
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
         self._check_standing(run, [self._identity.name])
+        check_time(run.description.run_id, run.until, self._here.now())
         terms = RoundTerms.decode(request.terms)
         model = _checked_model(array, terms, run, Place(self._identity.name, request.round_number, Phase.MASKED_INPUT))
         cohort = len(run.description.roster)

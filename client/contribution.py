@@ -43,7 +43,7 @@ from common.errors import (
     RunError,
 )
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
-from common.evaluation.labels import of_labels
+from common.evaluation.labels import count_labels, figures_of_labels, flat_labels
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
@@ -186,7 +186,7 @@ class Contributor:
         def prepared(part: HospitalRecords, copies: int) -> TrainingData:
             inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
             if copies > 1:
-                inputs = inputs.reshape(len(part), copies, -1)
+                inputs = inputs.reshape(len(part), copies, inputs.shape[1])
             return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
 
         # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.
@@ -296,9 +296,9 @@ class Contributor:
         fitting = bisect.bisect_right(range(rounds), policy.budget, key=end) - 1
         fits = f"{fitting} of its {rounds} rounds would fit" if fitting > 0 else "not one of its rounds would fit"
         raise BudgetExceededError(
-            f"this run's planned end would bring this hospital to ε = {rounded_up(reached):.3f} at δ = {policy.delta:g} "
-            f"for each {policy.unit} of its training data, and its budget is {policy.budget:g}; {fits}, and "
-            "`confide privacy plan --state` says which ε would. Nothing was spent"
+            f"this run's planned end would bring this hospital to ε = {rounded_up(reached):.3f} at "
+            f"δ = {policy.delta:g} for each {policy.unit} of its training data, and its budget is {policy.budget:g}; "
+            f"{fits}, and `confide privacy plan --state` says which ε would. Nothing was spent"
         )
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
@@ -447,9 +447,17 @@ class Contributor:
 
     def _own_figures(self, validation: Array, test: Array) -> Metrics:
         if self._run.task.kind is TaskKind.MULTILABEL:
-            parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
-            return of_labels(*parts, _OWN_BINS)[0]
+            return figures_of_labels(self._label_counts(validation, test, _OWN_BINS))[0]
         return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
+
+    def _label_counts(self, validation: Array, test: Array, bins: int) -> tuple[EvaluationCounts, ...]:
+        parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
+        return count_labels(*parts, bins)
+
+    def _exact(self, validation: Array, test: Array, shape: EvaluationShape) -> npt.NDArray[np.int64]:
+        if shape.labels:
+            return flat_labels(self._label_counts(validation, test, shape.bins))
+        return self._counts(validation, test, shape).flat()
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(
@@ -471,8 +479,8 @@ class Contributor:
         """Return what stands before the change: what the policy states, and the evaluation with its noise."""
         policy = self._policy
         if isinstance(self.layout.evaluation, EvaluationShape):
-            counts = self._counts(validation, test, self.layout.evaluation)
-            return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts.flat())
+            counts = self._exact(validation, test, self.layout.evaluation)
+            return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts)
         entries = np.zeros(self.layout.evaluation, np.int64)
         units = dict.fromkeys(Part, 0)
         if release is not None and self.plan is not None and terms.question is not None:

@@ -44,6 +44,8 @@ from common.identity.certificates import (
     verify_hospital_certificate,
 )
 from common.identity.enrolment import (
+    AnswerReply,
+    AnswerRequest,
     JoinedReply,
     JoinReply,
     JoinRequest,
@@ -51,6 +53,8 @@ from common.identity.enrolment import (
     LedgerRequest,
     PieceReply,
     PieceRequest,
+    ProposalReply,
+    ProposalRequest,
     ResultsReply,
     ResultsRequest,
     StandingReply,
@@ -110,13 +114,21 @@ class EnrolmentService:
         """Ask how this hospital stands; raises :class:`EnrolmentError` when that is refused."""
         return enrolment.decode(self._call(enrolment.STANDING, message), StandingReply, enrolment.MAXIMUM_REPLY_BYTES)
 
+    def proposal(self, message: ProposalRequest) -> ProposalReply:
+        """Ask for the proposal of a run; raises :class:`EnrolmentError` when that is refused."""
+        return enrolment.decode(self._call(enrolment.PROPOSAL, message), ProposalReply, enrolment.MAXIMUM_REPLY_BYTES)
+
+    def answer(self, message: AnswerRequest) -> AnswerReply:
+        """Send an answer to a proposal; raises :class:`EnrolmentError` when it is refused."""
+        return enrolment.decode(self._call(enrolment.ANSWER, message), AnswerReply)
+
     def results(self, identity: HospitalIdentity) -> Mapping[str, bytes]:
         """Return the finished runs that this hospital may have, each with the SHA-256 of its delivery.
 
         Raises:
             EnrolmentError: that is refused; also by a server of an earlier version, which does not know the call.
         """
-        certificate, request = _proof(identity)
+        certificate, request = proof_of(identity)
         reply = self._call(enrolment.RESULTS, ResultsRequest(certificate=certificate, request=request))
         return enrolment.decode(reply, ResultsReply, enrolment.MAXIMUM_REPLY_BYTES).runs
 
@@ -126,7 +138,7 @@ class EnrolmentService:
         Raises:
             EnrolmentError: that is refused.
         """
-        certificate, request = _proof(identity)
+        certificate, request = proof_of(identity)
         asked = PieceRequest(certificate=certificate, request=request, run_id=run_id, name=name, offset=offset)
         reply = self._call(enrolment.PIECE, asked)
         return enrolment.decode(reply, PieceReply, enrolment.MAXIMUM_REPLY_BYTES).content
@@ -137,7 +149,7 @@ class EnrolmentService:
         Raises:
             EnrolmentError: that is refused; the statement says less than what the consortium remembers.
         """
-        certificate, request = _proof(identity)
+        certificate, request = proof_of(identity)
         asked = LedgerRequest(certificate=certificate, request=request, statement=statement)
         reply = self._call(enrolment.LEDGER, asked)
         return enrolment.decode(reply, LedgerReply, enrolment.MAXIMUM_REPLY_BYTES).statement
@@ -217,7 +229,7 @@ def ask_standing(
         EnrolmentError: the server cannot be reached or refuses.
         IdentityError: what came is not the authority's, or older than what this hospital has seen.
     """
-    pem, request = _proof(identity)
+    pem, request = proof_of(identity)
     stands = service.standing(StandingRequest(certificate=pem, request=request))
     try:
         # The member list goes first: the revocation list knows its number, and runs must be described with that one.
@@ -233,7 +245,7 @@ def ask_standing(
     return stands
 
 
-def _proof(identity: HospitalIdentity) -> tuple[bytes, bytes]:
+def proof_of(identity: HospitalIdentity) -> tuple[bytes, bytes]:
     """Return a hospital's certificate, and a signing request by its key, which proves that it asks itself."""
     return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key).pem
 

@@ -379,7 +379,7 @@ def _unit_features(data: TrainingData, unit: PrivacyUnit) -> Iterator[Tensor]:
     units = data.units(unit)
     everything = torch.arange(len(data))
     for piece in _pieces(everything, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
-        features = functional.normalize(data.inputs[piece], dim=-1)
+        features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)
         rows = features.mean(dim=1) if data.inputs.dim() == _WITH_COPIES else features
         yield _means_of_units(rows, units[piece])
 
@@ -486,10 +486,17 @@ def _clipped_pieces(
 
 def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
     """Return one row a unit, (units, trained parameters): the mean gradient of its records, each over its copies."""
-    inputs, labels = _as_input(data.inputs[records]), data.labels[records]
+    chosen = _chosen(records)
+    inputs, labels = _as_input(data.inputs[chosen]), data.labels[chosen]
     if inputs.dim() == _WITH_COPIES:
         return _means_of_units(mean_gradient_rows(model, inputs, labels), units)
     return _means_of_units(record_gradients(model, inputs, labels, as_rows=True).rows(), units)
+
+
+def _chosen(records: Tensor) -> Tensor | slice:
+    """Return records that stand side by side as a slice, which is read where it is and not copied."""
+    first, last = int(records[0]), int(records[-1]) + 1
+    return slice(first, last) if last - first == len(records) and bool((records.diff() == 1).all()) else records
 
 
 def _means_of_units(rows: Tensor, units: Tensor) -> Tensor:

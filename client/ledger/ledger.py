@@ -295,6 +295,18 @@ def verify(folder: Path, held: Anchor | None = None) -> Anchor:
         return chain.verified(folder, held)[-1].anchor
 
 
+def booked(folder: Path, held: Anchor | None = None) -> tuple[Booking, ...]:
+    """Return the sum over all lines, without the data set at hand; empty where there is no ledger yet.
+
+    Raises:
+        LedgerError: as :func:`verify`, but not where there is no ledger and ``held`` knows of none.
+    """
+    if held is None and not chain.exists(folder):
+        return ()
+    with chain.exclusive(folder, make=held is not None):
+        return _Totals.of(entry.line for entry in chain.verified(folder, held)).bookings()
+
+
 def export(folder: Path) -> dict[str, Any]:
     """Return the verified ledger as plain values for JSON: version, data set, head, totals, and each line's digest.
 

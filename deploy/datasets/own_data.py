@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from client.data.archives import Archives
@@ -38,6 +39,7 @@ TASK_FILE = "task.yaml"
 _SAMPLED = 24
 """Images that are opened to tell grey from colour."""
 
+_GREY_AXES = 2
 _FEWEST_CLASSES = 2
 _MOST_PROPOSED = 20
 """Findings that are proposed as labels where a table has hundreds: the most frequent ones."""
@@ -173,7 +175,7 @@ class _Held:
     split: Split
     label: int
     patient: str
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = field(repr=False)
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
 
 
 def _parts(kept: list[_Held], contract: DataContract) -> Mapping[Split, Records]:
@@ -237,12 +239,14 @@ def _channels(folder: Path) -> int:
     step = max(1, len(images) // _SAMPLED)
     with quiet(), Archives(folder) as archives:
         for file in images[::step][:_SAMPLED]:
-            try:
-                read_picture(read_file(archives, file), 1)
-            except UnusableImageError as problem:
-                if problem.mistake is Mistake.WRONG_COLOUR:
+            with contextlib.suppress(UnusableImageError):
+                if _is_coloured(read_picture(read_file(archives, file), 3).pixels):
                     return 3
     return 1
+
+
+def _is_coloured(pixels: npt.NDArray[np.uint8]) -> bool:
+    return pixels.ndim > _GREY_AXES and bool((pixels[..., 0] != pixels[..., 1]).any())
 
 
 def _class_folders(folder: Path) -> list[str]:

@@ -68,11 +68,10 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
     # Processes of their own, because a small network leaves most of several threads idle.
     workers = max(1, min(os.cpu_count() or 1, len(chunks)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        name, warp = config.model.architecture, config.training.warp
         waiting: set[Future[list[str]]] = {
             # A folder for each, because a feature cache removes what an earlier user of its folder left unfinished.
-            pool.submit(
-                _compute, config.model.architecture, images, config.training.warp, copies, kept / f"part-{number}"
-            )
+            pool.submit(_compute, name, images, warp, copies, kept / f"part-{number}")
             for number, (images, copies) in enumerate(chunks)
         }
         files: set[str] = set()

@@ -44,6 +44,7 @@ from server.members.enrolment import Enrolment
 from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
+from server.run_queue import RunQueue
 
 NOW = dt.datetime.now(dt.UTC)
 RUN_ID = "0123456789abcdef0123456789abcdef"
@@ -183,7 +184,8 @@ class Consortium:
         self.members = Membership(self.state)
         root = self.certificates.root
         self.ledgers = RememberedLedgers(self.state, root)
-        self.service = Enrolment(self.members, self.certificates, 9092, FinishedRuns(self.state, root), self.ledgers)
+        finished, queue = FinishedRuns(self.state, root), RunQueue(self.state)
+        self.service = Enrolment(self.members, self.certificates, 9092, finished, queue, self.ledgers)
 
     def join(self, name: str) -> HospitalIdentity:
         key = Ed25519PrivateKey.generate()

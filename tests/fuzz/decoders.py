@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from client import app, own_results
+from client.agreement import PROPOSALS_FOLDER, RunAgreements
 from client.data.archives import Archives, UnusableArchiveError
 from client.data.cache import PreparedCache
 from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
@@ -55,7 +56,7 @@ from client.standing import STANDING_FILE, read_last_standing
 from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
 from common.audit.parties import SERVER_PARTY
-from common.config import Config, RunDescription, load_config
+from common.config import Config, RunConsent, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
 from common.identity import certificates as identity
@@ -66,6 +67,7 @@ from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.run import messages
 from common.run.delivery import read_delivery
+from common.run.proposal import Proposal, RunAnswer
 from common.run.round_terms import RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
@@ -97,6 +99,8 @@ from server.flower.grid import incoming_of, read_reply
 from server.members.authority import REGISTER_FILE, Authority
 from server.members.roster import INVITATIONS_FOLDER, Membership
 from server.metrics import RunMetrics
+from server.operator_socket import read_request
+from server.run_queue import RunQueue
 
 REFUSALS = (ConfideError, UnusableImageError)
 """How a decoder refuses; the second is how a reader of images tells the examination of a hospital's data."""
@@ -121,6 +125,11 @@ _DONE = RoundDone(
 
 NAME_BYTES, LENGTH_BYTES = 64, 4
 """Of what stands before each object of a message in the corpus."""
+
+DESCRIPTION = RunDescription.of(
+    Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
+)
+"""A run whose terms a hospital has kept."""
 
 _ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
 
@@ -163,7 +172,8 @@ def _secagg(content: bytes) -> object:
 def _enrolment(content: bytes) -> object:
     refusal: ConfideError | None = None
     for message_type in (
-        enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply, enrolment.ResultsRequest,
+        enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply, enrolment.ProposalRequest,
+        enrolment.ProposalReply, enrolment.AnswerRequest, enrolment.AnswerReply, enrolment.ResultsRequest,
         enrolment.ResultsReply, enrolment.PieceRequest, enrolment.PieceReply,
     ):  # fmt: skip
         try:
@@ -473,6 +483,20 @@ def _standing(content: bytes) -> object:
         return read_last_standing(path.parent)
 
 
+def _agreed_terms(content: bytes) -> object:
+    """Read what a hospital has kept of a run that nobody proposed."""
+    with _file(f"{PROPOSALS_FOLDER}/{RUN_ID}.terms", content) as path:
+        return RunAgreements(path.parents[1]).check_run(DESCRIPTION, RunConsent.ASK, _NOW)
+
+
+def _kept_run(content: bytes) -> object:
+    with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
+        place = RunQueue(Path(folder)).folder(RUN_ID)
+        place.mkdir(parents=True)
+        (place / "run.json").write_bytes(content)
+        return RunQueue(Path(folder)).settle(_NOW), RunQueue(Path(folder)).due()
+
+
 def _prepared(content: bytes) -> object:
     """Read as what a cache without an image says of itself."""
     with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
@@ -593,6 +617,11 @@ DECODERS = (
     Decoder("register", _register),
     Decoder("private-keys", _private_keys),
     Decoder("standing", _standing),
+    Decoder("proposal", Proposal.decode),
+    Decoder("run-answer", RunAnswer.decode),
+    Decoder("agreed-terms", _agreed_terms),
+    Decoder("kept-run", _kept_run),
+    Decoder("operator-request", read_request),
     Decoder("prepared", _prepared),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import openpyxl
 import pydicom
@@ -46,6 +47,7 @@ from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
+from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -54,10 +56,12 @@ from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.operator_socket import ChangeRun, Propose, ShowRuns
 from server.progress import RunProgress
+from server.run_queue import KeptRun, RunState
 from tests.audited_run import audited_run
 from tests.example_run import example_run
-from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, PREPARATION, RUN_ID, feed
+from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -138,6 +142,11 @@ def _enrolments() -> Iterator[bytes]:
     yield enrolment.encode(
         enrolment.PieceRequest(certificate=b"PEM", request=request, run_id=RUN_ID, name="model.json", offset=7)
     )
+    notice = enrolment.ProposalNotice(run_id=RUN_ID, digest="ab" * 32, answered=False)
+    stands = enrolment.StandingReply(certificate=b"PEM", revocations=b"DER", members=b"{}", revoked=False)
+    yield enrolment.encode(msgspec.structs.replace(stands, proposals=(notice,)))
+    yield enrolment.encode(enrolment.ProposalRequest(certificate=b"PEM", request=request, run_id=RUN_ID))
+    yield enrolment.encode(enrolment.AnswerRequest(certificate=b"PEM", request=request, answer=b"{}"))
 
 
 def _invitations() -> Iterator[bytes]:
@@ -434,6 +443,36 @@ def _standings() -> Iterator[bytes]:
     yield json.dumps({"answered": 1.0, "problem": None}).encode()
 
 
+def _proposals() -> Iterator[bytes]:
+    roster = {"a": "PEM", "b": "PEM", "c": "PEM"}
+    description = DESCRIPTION.model_copy(update={"roster": roster})
+    yield Proposal(description=description, data_set="phantom", hospitals=("a", "b", "c"), until=1).encode()
+
+
+def _run_answers() -> Iterator[bytes]:
+    left = {"training": AnsweredEpsilon(after=3.0, budget=10.0)}
+    answer = RunAnswer(run_id=RUN_ID, proposal="ab" * 32, hospital="a", agreed=True, by="policy", epsilon=left)
+    yield answer.signed(Ed25519PrivateKey.from_private_bytes(bytes(range(32)))).encode()
+
+
+def _agreed_terms() -> Iterator[bytes]:
+    yield json.dumps({"terms": terms_hash(DESCRIPTION), "until": None}).encode()
+
+
+def _kept_runs() -> Iterator[bytes]:
+    run = KeptRun(
+        run_id=RUN_ID, number=1, state=RunState.AGREED, proposed=1.0, data_set="phantom", classes=("a", "b"),
+        channels=1, hospitals=("a", "b", "c"), until=2**40,
+    )  # fmt: skip
+    yield msgspec.json.encode(run)
+
+
+def _operator_requests() -> Iterator[bytes]:
+    yield msgspec.json.encode(ShowRuns("1"))
+    yield msgspec.json.encode(ChangeRun("1", "stop"))
+    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 1000, 30.0, ("a",)))
+
+
 def _prepared() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         cache = PreparedCache(Path(folder))
@@ -564,6 +603,11 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "register": _registers,
     "private-keys": _private_keys,
     "standing": _standings,
+    "proposal": _proposals,
+    "run-answer": _run_answers,
+    "agreed-terms": _agreed_terms,
+    "kept-run": _kept_runs,
+    "operator-request": _operator_requests,
     "prepared": _prepared,
     "catalogue": _catalogues,
     "labels": _labels,

@@ -28,6 +28,7 @@ OWN_RESULTS = "results of a measurement, which it has written itself"
 OF_A_CHILD = "the words of a process that it has started itself"
 
 FUZZED: dict[str, tuple[str, ...] | str] = {
+    "client/agreement.py": ("agreed-terms",),
     "client/data/archives.py": ("archive",),
     "client/data/cache.py": ("prepared",),
     "client/data/readers/dicom.py": ("dicom",),
@@ -70,6 +71,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/provenance.py": OF_OUR_OWN,
     "common/identity/revocation.py": ("revocations",),
     "common/run/delivery.py": ("delivery",),
+    "common/run/proposal.py": ("proposal", "run-answer"),
     "common/run/round_terms.py": ("round-terms",),
     "common/settings.py": ("settings",),
     "common/shards.py": ("manifest", "shard-description", "shard-image"),
@@ -98,6 +100,8 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "server/checkpoints.py": ("checkpoint",),
     "server/flower/control.py": ("supernode-key",),
     "server/flower/arrays.py": ("flower-reply",),
+    "server/operator_socket.py": ("operator-request",),
+    "server/run_queue.py": ("kept-run",),
     "server/members/roster.py": ("roster", "invited"),
 }
 """What reads bytes, with its decoders in ``confide dev fuzz``, or why it has none."""

@@ -634,7 +634,32 @@ _BOOKED_BEFORE = (
 """
 )
 
+_MEAN = "tests/attacks/test_lies_about_the_mean.py"
+_FULL_BATCHES = "tests/unit/common/privacy/test_feature_mean.py::test_full_batches_and_the_mean"
+_MEAN_BOOKED = f"{_MEAN}::test_each_answer_is_booked_and_there_are_no_more_than_the_run_allows"
+
 _CONTRIBUTION_MUTATIONS = (
+    Mutation(
+        "the mean of features is not booked",
+        "client/contribution.py",
+        "report = self._report() if plan is None else self._book_training(round_number, plan)",
+        "report = self._report() if plan is None or plan is self._mean else self._book_training(round_number, plan)",
+        (_MEAN_BOOKED,),
+    ),
+    Mutation(
+        "the mean of features is told as often as a server asks",
+        "client/contribution.py",
+        "if told > repeats:",
+        "if told > 10**9 + repeats:",
+        (_MEAN_BOOKED,),
+    ),
+    Mutation(
+        "the noise of steps leaves no room for the mean of features",
+        "common/privacy/calibration.py",
+        "return math.sqrt(steps / (1 - privacy.mean_share)) / mu",
+        "return math.sqrt(steps) / mu",
+        (f"{_FULL_BATCHES}_are_one_gaussian_mechanism_and_the_accountant_says_so",),
+    ),
     Mutation(
         "training is booked at half of its sample rate",
         "common/privacy/mechanism.py",

@@ -35,6 +35,7 @@ from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.run_queue import RunQueue
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)
@@ -56,7 +57,7 @@ class Consortium:
         root = self.certificates.root
         finished, ledgers = FinishedRuns(self.state, root), RememberedLedgers(self.state, root)
         self.server = grpc_server(
-            Enrolment(self.members, self.certificates, 19092, finished, ledgers),
+            Enrolment(self.members, self.certificates, 19092, finished, RunQueue(self.state), ledgers),
             Allowance(100),
         )
         self.port = self.server.add_secure_port("127.0.0.1:0", reloading_credentials(self.state))

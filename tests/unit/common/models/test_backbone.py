@@ -241,8 +241,8 @@ def test_the_registry_counts_a_heads_parameters_without_the_file(monkeypatch: py
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     name = architecture("backbone_linear", "c" * 64, "onnx", "imagenet", 512)
     assert from_outside(name) == BackboneModel("backbone_linear", "onnx", "imagenet", 512, "c" * 64)
-    assert registry.parameter_count(name, 2, 1, 224) == 2 * 513
-    assert registry.parameter_count(name.replace("linear", "mlp"), 2, 1, 224) == 64 * 513 + 2 * 65
+    assert registry.parameter_count(name, 2, 1, 224) == 2 * 513 + 512  # The centre of its features, too.
+    assert registry.parameter_count(name.replace("linear", "mlp"), 2, 1, 224) == 64 * 513 + 2 * 65 + 512
     with pytest.raises(ConfigError, match=r"SHA-256 c{64} must lie in the folder"):
         registry.frozen_features(name)
     with pytest.raises(ConfigError, match="grey or RGB images, got 2"):
