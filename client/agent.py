@@ -261,6 +261,7 @@ class HospitalAgent:
         least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
         parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
         run = _Run(description, parameters, self._prepare(description), checked.certificates, until)
+        run.contributor.check_planned_end()
         self._agreements.hold_to(description)
         self._here.record(JoinedRun(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()

@@ -6,11 +6,12 @@ of the data. Whatever the data are, and whatever the model does to them, the res
 short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
 """
 
+import bisect
 import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,39 @@ class Contributor:
         for note in found:
             _LOG.warning("%s; the server learns nothing of this", note)
         return tuple(found)
+
+    def check_planned_end(self) -> None:
+        """Refuse a run whose planned end would pass this hospital's budget for training, before its first round.
+
+        A run in which this hospital has booked a round is not judged again: each further round is, by itself. The
+        answer is a function of the run description, the ledger and the policy, as each round's ε is.
+
+        Raises:
+            BudgetExceededError: says what the run would bring the hospital to, and how many rounds would fit.
+        """
+        booking = self._training.booking(self._run.privacy.delta)
+        if self._ledger is None or booking is None or self._ledger.lines(self._run.run_id, Account.TRAINING):
+            return
+        policy, rounds = self._budget(Account.TRAINING), self._run.experiment.rounds
+        mean = None if self._mean is None else self._mean.booking(self._run.privacy.delta)
+
+        def end(after: int) -> float:
+            assert self._ledger is not None  # noqa: S101 - as above
+            planned = [] if mean is None else [mean]
+            if after:
+                planned.append(replace(booking, event=replace(booking.event, steps=booking.event.steps * after)))
+            return self._ledger.with_planned(planned, policy, self._accountant)
+
+        reached = end(rounds)
+        if reached <= policy.budget:
+            return
+        fitting = bisect.bisect_right(range(rounds), policy.budget, key=end) - 1
+        fits = f"{fitting} of its {rounds} rounds would fit" if fitting > 0 else "not one of its rounds would fit"
+        raise BudgetExceededError(
+            f"this run's planned end would bring this hospital to ε = {rounded_up(reached):.3f} at "
+            f"δ = {policy.delta:g} for each {policy.unit} of its training data, and its budget is {policy.budget:g}; "
+            f"{fits}, and `confide privacy plan --state` says which ε would. Nothing was spent"
+        )
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
         """Return the release that a round's terms ask for, or refuse terms that the run does not allow.

@@ -373,8 +373,8 @@ def feature_mean(
         bound = plan.max_grad_norm
         pieces = (weighted_rows(_clipping(norm_bounds(rows), bound), rows) for rows in _unit_features(data, plan.unit))
         clipped = _sum_on_grid(pieces, width, bound)
-        stream = Keystream(random(SEED_BYTES))
-        centre[:] = _noisy_mean(clipped, plan.noise_multiplier * bound, stated, stream).numpy()
+        noise = Keystream(random(SEED_BYTES))
+        centre[:] = _noisy_mean(clipped, plan.noise_multiplier * bound, stated, noise).numpy()
         return found
     total = torch.zeros(width, dtype=torch.float64)
     for rows in _unit_features(data, PrivacyUnit.RECORD):

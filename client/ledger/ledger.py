@@ -205,6 +205,23 @@ class Ledger:
         self._catch_up()
         return self._epsilon(account, policy, accountant, ())
 
+    def with_planned(
+        self, planned: Sequence[Booking], policy: BudgetPolicy, accountant: Accountant = Accountant.PRV
+    ) -> float:
+        """Return what ε of training would be after bookings that are planned; nothing is written.
+
+        Args:
+            planned: of training; an event with n times a round's steps stands for n rounds.
+            policy: the hospital's own.
+            accountant: composes the lines.
+
+        Raises:
+            LedgerError: the ledger was tampered with or cannot be read.
+            PrivacyError: a booking promises less than the policy wants and can't be converted.
+        """
+        self._catch_up()
+        return self._epsilon(Account.TRAINING, policy, accountant, planned)
+
     def lines(self, run_id: str, account: Account, event: MechanismEvent | None = None) -> int:
         """Return how often a run was booked on an account, or how often with this very event.
 

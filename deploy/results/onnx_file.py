@@ -106,11 +106,6 @@ def to_onnx(flat: NDArray[np.float32], card: ModelCard) -> bytes:
     return encoded
 
 
-def _thresholds(card: ModelCard) -> tuple[float, ...]:
-    """Return each label's threshold of a multi-label model; of others none."""
-    return (card.thresholds or (0.5,) * len(card.classes)) if card.kind is TaskKind.MULTILABEL else ()
-
-
 def metadata_of(card: ModelCard) -> dict[str, str]:
     """Return what the file says of itself; values that are not words are JSON."""
     return {

@@ -406,8 +406,8 @@ _PRIVACY_MUTATIONS = (
     Mutation(
         "noise is made for one round of the run alone",
         "common/privacy/calibration.py",
-        "schedule.steps * rounds,",
-        "schedule.steps,",
+        "schedule.steps * rounds\n",
+        "schedule.steps\n",
         (f"{_PRIVACY}/test_calibration.py",),
     ),
     Mutation(
@@ -510,8 +510,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "noise of mode distributed comes from a constant key",
         "client/training.py",
-        "plan.noise.noise_share(cohort, Keystream(random(SEED_BYTES)))",
-        "plan.noise.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
+        "trained += noise.noise_share(cohort, Keystream(random(SEED_BYTES)))",
+        "trained += noise.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_BYTES}",),
     ),
     Mutation(
@@ -552,7 +552,7 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "the records of a patient are clipped one by one",
         "client/training.py",
-        "rows = _unit_gradients(model, data, piece, data.patients[piece])",
+        "rows = _unit_gradients(model, data, piece, units[piece])",
         "rows = _unit_gradients(model, data, piece, torch.arange(len(piece)))",
         (f"{_TRAINING}::test_no_patient_moves_the_clipped_sum_by_more_than_the_clipping_bound",),
     ),
