@@ -5,6 +5,7 @@ only if one of them is the authority whose fingerprint its invitation carries; f
 one it trusts. All connections go outwards, through a proxy where gRPC's environment variables name one.
 """
 
+import contextlib
 import datetime
 import hashlib
 import http.client
@@ -22,6 +23,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.ledger.remembered import keep_remembered
 from common.config import Config
 from common.errors import EnrolmentError
 from common.files import write_private
@@ -42,11 +44,17 @@ from common.identity.certificates import (
     verify_hospital_certificate,
 )
 from common.identity.enrolment import (
+    AnswerReply,
+    AnswerRequest,
     JoinedReply,
     JoinReply,
     JoinRequest,
+    LedgerReply,
+    LedgerRequest,
     PieceReply,
     PieceRequest,
+    ProposalReply,
+    ProposalRequest,
     ResultsReply,
     ResultsRequest,
     StandingReply,
@@ -86,6 +94,10 @@ class UnreachableError(EnrolmentError):
     """The enrolment service did not answer, or was too busy; it may answer later."""
 
 
+class UnknownCallError(EnrolmentError):
+    """The server is of an earlier version, which does not know the call."""
+
+
 @dataclass(frozen=True)
 class EnrolmentService:
     """Where a consortium's enrolment service listens, and the authority its certificate must come from."""
@@ -102,13 +114,21 @@ class EnrolmentService:
         """Ask how this hospital stands; raises :class:`EnrolmentError` when that is refused."""
         return enrolment.decode(self._call(enrolment.STANDING, message), StandingReply, enrolment.MAXIMUM_REPLY_BYTES)
 
+    def proposal(self, message: ProposalRequest) -> ProposalReply:
+        """Ask for the proposal of a run; raises :class:`EnrolmentError` when that is refused."""
+        return enrolment.decode(self._call(enrolment.PROPOSAL, message), ProposalReply, enrolment.MAXIMUM_REPLY_BYTES)
+
+    def answer(self, message: AnswerRequest) -> AnswerReply:
+        """Send an answer to a proposal; raises :class:`EnrolmentError` when it is refused."""
+        return enrolment.decode(self._call(enrolment.ANSWER, message), AnswerReply)
+
     def results(self, identity: HospitalIdentity) -> Mapping[str, bytes]:
         """Return the finished runs that this hospital may have, each with the SHA-256 of its delivery.
 
         Raises:
             EnrolmentError: that is refused; also by a server of an earlier version, which does not know the call.
         """
-        certificate, request = _proof(identity)
+        certificate, request = proof_of(identity)
         reply = self._call(enrolment.RESULTS, ResultsRequest(certificate=certificate, request=request))
         return enrolment.decode(reply, ResultsReply, enrolment.MAXIMUM_REPLY_BYTES).runs
 
@@ -118,10 +138,21 @@ class EnrolmentService:
         Raises:
             EnrolmentError: that is refused.
         """
-        certificate, request = _proof(identity)
+        certificate, request = proof_of(identity)
         asked = PieceRequest(certificate=certificate, request=request, run_id=run_id, name=name, offset=offset)
         reply = self._call(enrolment.PIECE, asked)
         return enrolment.decode(reply, PieceReply, enrolment.MAXIMUM_REPLY_BYTES).content
+
+    def ledger(self, identity: HospitalIdentity, statement: bytes | None) -> bytes | None:
+        """State how far this hospital's ledger is, or ask without a statement; returns what the consortium remembers.
+
+        Raises:
+            EnrolmentError: that is refused; the statement says less than what the consortium remembers.
+        """
+        certificate, request = proof_of(identity)
+        asked = LedgerRequest(certificate=certificate, request=request, statement=statement)
+        reply = self._call(enrolment.LEDGER, asked)
+        return enrolment.decode(reply, LedgerReply, enrolment.MAXIMUM_REPLY_BYTES).statement
 
     def _call(self, method: str, message: enrolment.Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))
@@ -136,6 +167,8 @@ class EnrolmentService:
             except grpc.RpcError as error:
                 if error.code() in _PASSING:
                     raise UnreachableError(f"the server at {self.address} must answer: {error.details()}") from None
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise UnknownCallError(f"the server is of an earlier version, which knows no {method}") from None
                 raise EnrolmentError(f"the server refused: {error.details()}") from None
 
 
@@ -196,7 +229,7 @@ def ask_standing(
         EnrolmentError: the server cannot be reached or refuses.
         IdentityError: what came is not the authority's, or older than what this hospital has seen.
     """
-    pem, request = _proof(identity)
+    pem, request = proof_of(identity)
     stands = service.standing(StandingRequest(certificate=pem, request=request))
     try:
         # The member list goes first: the revocation list knows its number, and runs must be described with that one.
@@ -212,7 +245,7 @@ def ask_standing(
     return stands
 
 
-def _proof(identity: HospitalIdentity) -> tuple[bytes, bytes]:
+def proof_of(identity: HospitalIdentity) -> tuple[bytes, bytes]:
     """Return a hospital's certificate, and a signing request by its key, which proves that it asks itself."""
     return certificate_pem(identity.certificate), request_hospital_certificate(identity.name, identity.key).pem
 
@@ -300,6 +333,11 @@ def _settle(
             f"{members.number}, which does not; ask the consortium's operator"
         )
     Revocations(state, service.authority).accept(joined.revocations)
+    identity = HospitalIdentity(name, read_certificate(joined.certificate), key)
+    with contextlib.suppress(UnknownCallError):
+        told = service.ledger(identity, None)
+        if told is not None:
+            keep_remembered(state, told, name, service.authority)
     write_private(state / "ca.pem", authority)
     write_private(relay / "ca.pem", authority)
     write_private(state / "identity.pem", joined.certificate)

@@ -1,7 +1,8 @@
-"""``python -m client.standing --state DIR``: keeps a hospital's membership, and brings finished runs home.
+"""``python -m client.standing --state DIR``: keeps a hospital's membership; brings proposals and finished runs.
 
 A process of its own beside SuperNode and agent. It asks the enrolment service every few seconds; the agent reads the
 lists from the hospital's disk, so that a server which withholds them is noticed when the revocation list grows old.
+What is proposed comes the same way, and the hospital's answers go back by it.
 """
 
 import datetime
@@ -14,6 +15,8 @@ import msgspec
 
 from client.enrolment import EnrolmentService, ask_standing
 from client.kept_runs import RunReceiver
+from client.ledger.remembered import STATED_FILE
+from client.proposals import Proposals
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.files import write_private
@@ -60,13 +63,17 @@ def keep(state: Path) -> None:
     authority = load_certificate(state / "ca.pem")
     service = EnrolmentService(settings.enrolment_address, authority)
     revocations, members = Revocations(state, authority), KeptMembers(state, authority)
+    proposals = Proposals(state)
     receiver, trouble = RunReceiver(state, authority, service), ""
+    stated, refused = b"", ""
     last = read_last_standing(state)
     while True:
         identity = load_identity(state)
         try:
-            ask_standing(service, identity, state, revocations, members)
-            last = LastStanding(datetime.datetime.now(datetime.UTC).timestamp(), None)
+            stands = ask_standing(service, identity, state, revocations, members)
+            now = datetime.datetime.now(datetime.UTC)
+            last = LastStanding(now.timestamp(), None)
+            proposals.follow(stands, service, identity, now)
         except ConfideError as error:
             if last.problem != str(error):
                 _LOG.warning("%s", error)
@@ -78,8 +85,27 @@ def keep(state: Path) -> None:
                 f"{identity.name} has been revoked by the consortium's authority; it takes part in nothing any more; "
                 "to join again, ask for a new invitation and use a new state folder"
             )
+        if last.problem is None:
+            stated, refused = _state_ledger(service, identity, state, stated, refused)
         trouble = _receive(receiver, identity, seconds, trouble) if last.problem is None else trouble
         time.sleep(seconds)
+
+
+def _state_ledger(
+    service: EnrolmentService, identity: HospitalIdentity, state: Path, stated: bytes, refused: str
+) -> tuple[bytes, str]:
+    """Pass on what the agent has stated about its ledger since the last time; returns that, and what went wrong."""
+    path = state / STATED_FILE
+    statement = path.read_bytes() if path.exists() else b""
+    if statement == stated:
+        return stated, refused
+    try:
+        service.ledger(identity, statement)
+    except ConfideError as error:
+        if str(error) != refused:
+            _LOG.warning("%s", error)
+        return stated, str(error)
+    return statement, ""
 
 
 def _receive(receiver: RunReceiver, identity: HospitalIdentity, seconds: float, before: str) -> str:

@@ -60,6 +60,8 @@ class ServerSettings(_Settings):
 
     config: Path
     """The consortium's ``config.yaml``, complete."""
+    run_config: Path | None = None
+    """The configuration of the run, as it was proposed; None where it is the consortium's."""
     run: Path
     """Where the run's events, checkpoints and results go."""
     logs: Path

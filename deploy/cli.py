@@ -64,6 +64,9 @@ SECTIONS = (
             _entry("hospital list-images", "deploy.hospital.list_images", "begin a manifest from a PACS export"),
             _entry("hospital check-data", "deploy.hospital.check_data", "check the images before privacy is spent"),
             _entry("hospital join", "deploy.hospital.join", "join a consortium and take part"),
+            _entry("hospital runs", "deploy.hospital.runs:runs", "show the runs that are proposed, and what they cost"),
+            _entry("hospital approve", "deploy.hospital.runs:approve", "agree to a run that is proposed"),
+            _entry("hospital decline", "deploy.hospital.runs:decline", "decline a run that is proposed"),
             _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
             _entry("hospital policy", "deploy.hospital.policy", "show or change what the hospital agrees to"),
             _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
@@ -76,6 +79,12 @@ SECTIONS = (
         "A consortium",
         (
             _entry("server", "deploy.consortium.server", "run the server that hospitals join"),
+            _entry("run propose", "deploy.consortium.runs:propose", "propose a run to the hospitals"),
+            _entry("run list", "deploy.consortium.runs:list_runs", "show all runs of a server"),
+            _entry("run show", "deploy.consortium.runs:show", "show one run, and what hospitals answered"),
+            _entry("run start", "deploy.consortium.runs:start", "let a run begin that was held back"),
+            _entry("run stop", "deploy.consortium.runs:stop", "end a run after its round"),
+            _entry("run resume", "deploy.consortium.runs:resume", "let a stopped or failed run go on"),
             _entry("invite", "deploy.consortium.members:invite", "print an invitation for a hospital"),
             _entry("revoke", "deploy.consortium.members:revoke", "cut a hospital off"),
             _entry("ca", "deploy.consortium.authority", "run the certificate authority on files alone"),
@@ -138,6 +147,7 @@ SECTIONS = (
 
 GROUPS = {
     ("hospital",): "What a hospital does.",
+    ("run",): "The runs of a running server, from a proposal to their end.",
     ("privacy",): "What privacy costs, before a run.",
     ("model",): "Models from outside: a package that hospitals install, or a backbone's file.",
     ("audit",): "Whether a run did what it claims.",

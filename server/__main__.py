@@ -1,7 +1,8 @@
 """``python -m server --state DIR``: the consortium's server, one supervisor over Flower's processes and ours.
 
-Starts the SuperLink, lets the enrolled SuperNodes in, starts Flower's executor and submits the run. When any of
-them dies, the run is submitted again and continues from its last checkpoint.
+Starts the SuperLink, lets the enrolled SuperNodes in, and carries one run after the other that hospitals have agreed
+to: starts Flower's executor and submits the run. When any of them dies, the run is submitted again and continues from
+its last checkpoint.
 """
 
 import argparse
@@ -15,11 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
 
 import httpx
 
-from common.config import load_config
 from common.errors import ConfideError, RunError
 from common.files import write_private
 from common.flower.waits import FLOWER_ENVIRONMENT
@@ -46,10 +45,14 @@ from common.settings import (
     ServerSettings,
     check_port_free,
 )
-from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RoundDone, RunFinished, RunStarted
+from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
+from server.events import EventLog
 from server.flower.control import Control
 from server.members.admission import Admission
 from server.members.roster import Membership
+from server.only_one import only_server
+from server.operator_socket import Operator, OperatorSocket
+from server.run_queue import CONFIG_FILE, FOLDER_DIGITS, KeptRun, RunQueue, RunState
 
 _LOG = logging.getLogger("confide.server")
 
@@ -64,6 +67,8 @@ _STATUS_SECONDS = 1.0
 _EXECUTOR_POLL_SECONDS = 0.5
 """The time between two polls of Flower's executor for a ServerApp to start, which happens once a submission."""
 _SUPERLINK_SECONDS = 60.0
+_PREDECESSOR_SECONDS = 10.0
+"""A server that was killed has this long to end before another takes up its state."""
 _SPARING: Mapping[str, str] = MappingProxyType(
     {
         "FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PULLS": "1",
@@ -103,12 +108,12 @@ def main() -> int:
 
 
 class _Server:
-    """The processes of one server and the run they carry."""
+    """The processes of one server and the runs they carry."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
         self._settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
-        self._config = load_config(self._settings.config)
+        self._queue = RunQueue(state)
         self._events = EventFile(self._settings.run / EVENTS_FILE)
         self._last: RunFinished | None = None
         self._steps = 0
@@ -117,23 +122,28 @@ class _Server:
         self._supervisor = Supervisor()
         self._services = Supervisor()
         self._runtime = f"127.0.0.1:{self._settings.runtime_port}"
+        self._link: tuple[Control, Admission] | None = None
 
     def run(self, *, once: bool) -> int:
+        with only_server(self._state, _PREDECESSOR_SECONDS):
+            return self._run_alone(once=once)
+
+    def _run_alone(self, *, once: bool) -> int:
         check_port_free(self._settings.fleet_host, self._settings.fleet_port, "the Fleet API")
         check_port_free("127.0.0.1", self._settings.runtime_port, "the Runtime API")
         write_private(self._state / "superexec.secret", secrets.token_bytes(SECRET_BYTES))
         certificate, key = make_local_tls(("127.0.0.1", "localhost"), datetime.datetime.now(datetime.UTC))
         write_private(self._state / _LOCAL_CERTIFICATE, certificate_pem(certificate))
         write_private(self._state / _LOCAL_KEY, private_key_pem(key))
+        (self._state / READY_FILE).unlink(missing_ok=True)  # Of a server that was killed.
         try:
             self._start_services()
-            if (last := self._finished()) is not None and last.reason != COMPLETED:
-                self._last = None  # A person who starts the server again has corrected what ended the run.
-            finished = self._carry_to_the_end()
-            if once:
-                return 0 if finished.reason == COMPLETED else EXIT_REFUSED
-            self._idle()
+            if not self._settings.enrolment_port:
+                return self._carry_the_only_run(once=once)
+            with OperatorSocket(self._state, Operator(self._state)):
+                return self._carry_the_queue(once=once)
         finally:
+            self._disconnect()
             self._supervisor.stop()
             self._services.stop()
 
@@ -146,17 +156,118 @@ class _Server:
             self._services.start(ProcessCommand("enrolment", command, settings.logs / "enrolment.log"))
         if settings.metrics_port:
             check_port_free(settings.metrics_host, settings.metrics_port, "the metrics")
-            where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
-            command = python_module("server.metrics", "--run", str(settings.run), *where)
-            self._services.start(ProcessCommand("metrics", command, settings.logs / "metrics.log"))
+            self._start_exporter()
 
-    def _carry_to_the_end(self) -> RunFinished:
+    def _start_exporter(self) -> None:
+        settings = self._settings
+        where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
+        command = python_module("server.metrics", "--run", str(settings.run), *where)
+        self._services.start(ProcessCommand("metrics", command, settings.logs / "metrics.log"))
+
+    def _carry_the_only_run(self, *, once: bool) -> int:
+        """Carry the run of a server whose hospitals were all enrolled beforehand: nobody is asked about it."""
+        settings = self._settings
+        run = self._queue.adopt(settings.run_id, settings.data_set, settings.classes, settings.channels)
+        last = self._finished()
+        if run.state is not RunState.FINISHED and (last is None or last.reason != COMPLETED):
+            self._last = None  # A person who starts the server again has corrected what ended the run.
+        self._queue.begin(run.run_id)
+        ended = self._conclude(run, self._carry_to_the_end(run))
+        if once:
+            return 0 if ended.state is RunState.FINISHED else EXIT_REFUSED
+        while True:
+            self._services.revive()
+            time.sleep(_POLL_SECONDS)
+
+    def _carry_the_queue(self, *, once: bool) -> int:
+        """Carry the runs that hospitals have agreed to, one after the other, until this process is stopped."""
+        while True:
+            run = self._await_turn()
+            self._take_up(run)
+            last = self._finished()
+            if run.state is RunState.RUNNING and last is not None and last.reason == COMPLETED:
+                ended = self._conclude(run, last)  # It ended while no supervisor was there to note it.
+            else:
+                self._last = None
+                self._queue.begin(run.run_id)
+                _LOG.info("run %s begins", _named(run))
+                ended = self._conclude(run, self._carry_or_give_up(run))
+            _LOG.info("run %s is %s after %d rounds: %s", _named(ended), ended.state, self._steps, ended.reason)
+            if once:
+                return 0 if ended.state is RunState.FINISHED else EXIT_REFUSED
+
+    def _await_turn(self) -> KeptRun:
+        """Return the next run that is due; hospitals can connect meanwhile."""
+        while True:
+            try:
+                with self._talking():
+                    _, admission = self._connected()
+                    while (due := self._next_due()) is None:
+                        admission.keep_in_step()
+                        self._services.revive()
+                        self._require_superlink()
+                        time.sleep(_STATUS_SECONDS)
+                    return due
+            except RunError as error:
+                self._say_again(error)
+                self._disconnect()
+                time.sleep(_LONGEST_PAUSE_SECONDS)
+
+    def _next_due(self) -> KeptRun | None:
+        for run in self._queue.settle(datetime.datetime.now(datetime.UTC)):
+            _LOG.info("run %s is %s%s", _named(run), run.state, f": {run.reason}" if run.reason else "")
+        return self._queue.due()
+
+    def _take_up(self, run: KeptRun) -> None:
+        """Make a run the one that the ServerApp and the exporter read."""
+        folder = self._queue.folder(run.run_id)
+        settings = self._settings.model_copy(
+            update={
+                "run": folder,
+                "run_id": run.run_id,
+                "run_config": folder / CONFIG_FILE,
+                "data_set": run.data_set,
+                "classes": run.classes,
+                "channels": run.channels,
+            }
+        )
+        is_new = settings.run != self._settings.run
+        self._settings = settings
+        settings.write(self._state / SERVER_SETTINGS_FILE)
+        self._events, self._last, self._steps = EventFile(folder / EVENTS_FILE), None, 0
+        self._failed_starts = 0
+        if is_new and settings.metrics_port:
+            self._services.stop(("metrics",))
+            self._start_exporter()
+
+    def _carry_or_give_up(self, run: KeptRun) -> RunFinished:
+        """Carry a run; one that cannot go on ends with its reason, and the server stays for the next."""
+        try:
+            return self._carry_to_the_end(run)
+        except RunError as error:
+            print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            return self._ended_here(str(error))
+
+    def _ended_here(self, reason: str) -> RunFinished:
+        """Report the end of a run whose ServerApp is not there to report it."""
+        finished = RunFinished(time=time.time(), reason=reason, rounds_done=self._steps)
+        with EventLog(self._settings.run) as events:
+            events.append(finished)
+        return finished
+
+    def _conclude(self, run: KeptRun, finished: RunFinished) -> KeptRun:
+        states = {COMPLETED: RunState.FINISHED, STOPPED: RunState.STOPPED}
+        return self._queue.end(run.run_id, states.get(finished.reason, RunState.FAILED), finished.reason)
+
+    def _carry_to_the_end(self, run: KeptRun) -> RunFinished:
         fruitless = 0
         while (finished := self._finished()) is None:
+            if self._queue.must_stop(run.run_id) and not self._has_begun():
+                return self._ended_here(STOPPED)
             steps = self._steps
             time.sleep(min(fruitless * _POLL_SECONDS, _LONGEST_PAUSE_SECONDS))
             self._failed_starts += 1
-            self._carry_run()
+            self._carry_run(run)
             fruitless = 0 if self._finished() or self._steps > steps else fruitless + 1
             if self._failed_starts == _MOST_FAILED_STARTS:
                 raise RunError(f"the ServerApp must start: {self._last_words}")
@@ -166,48 +277,59 @@ class _Server:
                 )
         return finished
 
-    def _carry_run(self) -> None:
+    def _carry_run(self, run: KeptRun) -> None:
         """Start Flower's missing processes, submit the run, and return when it has ended, for any reason."""
-        (self._state / READY_FILE).unlink(missing_ok=True)
         is_sound = False
         try:
-            with self._control() as control:
-                if not self._supervisor.is_running("superlink"):
-                    self._supervisor.start(self._superlink())
-                    self._await_superlink(control)
-                admission = Admission(Membership(self._state), control)
-                admission.keep_in_step()
-                (self._state / READY_FILE).touch(mode=0o600)
-                self._gather(admission)
-                self._supervisor.start(self._superexec())
-                flower_run = control.start_run(self._state)
-                self._last_words = self._watch(control, admission, flower_run)
-                is_sound = control.is_up() and not self._failed_starts
-                if is_sound:
-                    control.end_run(flower_run)
+            with self._talking():
+                control, admission = self._connected()
+                if self._gathered(run, admission):
+                    self._supervisor.start(self._superexec())
+                    flower_run = control.start_run(self._state)
+                    self._last_words = self._watch(control, admission, flower_run)
+                    is_sound = control.is_up() and not self._failed_starts
+                    if is_sound:
+                        control.end_run(flower_run)
+                else:
+                    is_sound, self._failed_starts = True, 0
         except RunError as error:
             self._last_words = str(error)
-            print(f"confide: {error}; the run is submitted again", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            self._say_again(error)
         finally:
-            (self._state / READY_FILE).unlink(missing_ok=True)
             # An executor outlives its ServerApp and its SuperLink, and has nothing to hand over. A working SuperLink
             # stays: the hospitals' nodes are connected to it, and take up the resubmitted run at once.
-            self._supervisor.stop(("superexec",) if is_sound else ("superlink", "superexec"), at_once=True)
+            self._supervisor.stop(("superexec",), at_once=True)
+            if not is_sound:
+                self._disconnect()
 
-    def _gather(self, admission: Admission) -> None:
-        """Wait until enough hospitals have joined and connected; where all are enrolled beforehand the run does."""
-        if not self._settings.enrolment_port:
-            return
-        least, expected = self._config.aggregation.min_hospitals, self._config.experiment.num_clients
+    def _say_again(self, error: RunError) -> None:
+        print(f"confide: {error}; it is tried again", file=sys.stderr, flush=True)  # noqa: T201 - its log
+
+    def _gathered(self, run: KeptRun, admission: Admission) -> bool:
+        """Wait for the hospitals that a run names; where all are enrolled beforehand the ServerApp does.
+
+        Returns:
+            False when the run is to stop before they are there.
+        """
+        if not run.hospitals:
+            return True
+        config = self._queue.config(run.run_id)
+        least, named = config.aggregation.min_hospitals, frozenset(run.hospitals)
         said: frozenset[str] | None = None
-        for online in admission.gather(least, expected, self._config.transport):
+        for online in admission.gather(least, named, config.transport.start_deadline_seconds):
+            if self._queue.must_stop(run.run_id):
+                return False
             if online != said:
                 said = online
-                names = ", ".join(sorted(online)) or "none"
-                _LOG.info("waiting for hospitals: %d must be online, %d are (%s)", least, len(online), names)
-            if not self._supervisor.is_running("superlink"):
-                raise RunError(f"the SuperLink must run; see {self._settings.logs / 'superlink.log'}")
+                missing = ", ".join(sorted(named - online))
+                _LOG.info("run %s waits for %s; %d are online", _named(run), missing, len(online))
+            self._require_superlink()
             self._services.revive()
+        return True
+
+    def _require_superlink(self) -> None:
+        if not self._supervisor.is_running("superlink"):
+            raise RunError(f"the SuperLink must run; see {self._settings.logs / 'superlink.log'}")
 
     def _watch(self, control: Control, admission: Admission, flower_run: int) -> str:
         """Wait for the end of the run, and return what Flower says about it."""
@@ -221,6 +343,7 @@ class _Server:
                     return details
                 serverapp_seen = serverapp_seen or serverapp_runs
                 admission.keep_in_step()
+                self._queue.settle(datetime.datetime.now(datetime.UTC))
                 next_question = time.monotonic() + _STATUS_SECONDS
             self._services.revive()
             time.sleep(_POLL_SECONDS)
@@ -232,24 +355,41 @@ class _Server:
                 self._last = event
             elif isinstance(event, RunStarted):
                 self._failed_starts = 0
+                self._last = None  # It went on after that end.
             elif isinstance(event, RoundDone):
                 self._steps = max(self._steps, event.step)
         return self._last
 
-    def _idle(self) -> NoReturn:
-        while True:
-            self._services.revive()
-            time.sleep(_POLL_SECONDS)
+    def _has_begun(self) -> bool:
+        """Return whether a ServerApp is there to end the run itself."""
+        return self._supervisor.is_running("superexec")
+
+    def _connected(self) -> tuple[Control, Admission]:
+        """Return the way to a working SuperLink; a new one knows no members, and gets them all."""
+        if self._link is None or not self._supervisor.is_running("superlink"):
+            self._disconnect()
+            control = Control(self._runtime, (self._state / _LOCAL_CERTIFICATE).read_bytes())
+            self._link = control, Admission(Membership(self._state), control)
+            self._supervisor.start(self._superlink())
+            self._await_superlink(control)
+        self._link[1].keep_in_step()
+        (self._state / READY_FILE).touch(mode=0o600)
+        return self._link
+
+    def _disconnect(self) -> None:
+        (self._state / READY_FILE).unlink(missing_ok=True)
+        if self._link is not None:
+            self._link[0].close()
+            self._link = None
+        self._supervisor.stop(("superlink",), at_once=True)
 
     @contextmanager
-    def _control(self) -> Iterator[Control]:
-        control = Control(self._runtime, (self._state / _LOCAL_CERTIFICATE).read_bytes())
+    def _talking(self) -> Iterator[None]:
+        """Turn a SuperLink that does not answer into a :class:`RunError`."""
         try:
-            yield control
+            yield
         except httpx.HTTPError as error:
             raise RunError(f"the SuperLink must answer, got {type(error).__name__}; see superlink.log") from None
-        finally:
-            control.close()
 
     def _await_superlink(self, control: Control) -> None:
         give_up = time.monotonic() + _SUPERLINK_SECONDS
@@ -304,6 +444,10 @@ class _Server:
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
+
+
+def _named(run: KeptRun) -> str:
+    return f"{run.number} ({run.run_id[:FOLDER_DIGITS]})"
 
 
 if __name__ == "__main__":

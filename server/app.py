@@ -40,6 +40,7 @@ from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run
 from server.run_plan import RunPlan
+from server.run_queue import RunQueue
 
 _LOG = logging.getLogger("confide.server")
 
@@ -98,7 +99,8 @@ def _begun(store: CheckpointStore, state: Path, run_id: str) -> Checkpoint:
 
 
 def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: MaskApplier) -> RunPlan:
-    config = load_config(settings.config)
+    config = load_config(settings.run_config or settings.config)
+    queue = RunQueue(state)
     authority = load_certificate(state / "ca.pem")
     membership = Membership(state)
 
@@ -112,17 +114,23 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
             parameters,
             members.member_list,
         )
+        queue.hold_terms(settings.run_id, description)
         return RunPlan(
             config,
             description,
             settings.data_set,
             members.keys,
             apply_masks,
-            absent=members.absent,
+            absent=absent(members),
             consortium=len(members.keys),
             authority_on_server=held_by_server(authority),
             newest=newest,
+            must_stop=lambda: queue.must_stop(settings.run_id),
         )
+
+    def absent(members: Members) -> frozenset[str]:
+        agreed = queue.agreed(settings.run_id)
+        return members.absent if agreed is None else members.absent | (members.roster.keys() - agreed)
 
     def newest(plan: RunPlan) -> RunPlan:
         try:
@@ -130,9 +138,9 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
         except IdentityError as error:
             _LOG.warning("the run continues with the members it has: %s", error)
             return plan
-        if len(members.roster) - len(members.absent) < config.aggregation.min_hospitals:
+        if len(members.roster) - len(absent(members)) < config.aggregation.min_hospitals:
             return plan  # With too few members left the run waits for others under the description it has.
         same = (members.roster, members.member_list) == (plan.description.roster, plan.description.member_list)
-        return replace(plan, absent=members.absent) if same else plan_for(members)
+        return replace(plan, absent=absent(members)) if same else plan_for(members)
 
     return plan_for(membership.all_members(authority, datetime.datetime.now(datetime.UTC)))

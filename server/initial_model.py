@@ -65,7 +65,7 @@ def _before_round_1(run_id: str, model: npt.NDArray[np.float32]) -> Checkpoint:
 def _make(state: Path) -> None:
     die_with_parent()
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
-    config = load_config(settings.config)
+    config = load_config(settings.run_config or settings.config)
     given = state / INITIAL_MODEL_FILE
     if given.exists() and isinstance(from_outside(config.model.architecture), PackageModel):
         model = read_initial_model(given)

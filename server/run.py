@@ -26,7 +26,7 @@ from common.run.terms import (
 )
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
 from common.secagg.phases import Phase
-from common.telemetry.events import COMPLETED, Event, RoundTime
+from common.telemetry.events import COMPLETED, STOPPED, Event, RoundTime
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
@@ -109,7 +109,7 @@ class Run:
         return measurements_of(self._plan.description, self._layout, checkpoint.progress.evaluation)
 
     def train(self) -> str:
-        """Run to the end; returns why it ended, which is :data:`COMPLETED` when every round was trained.
+        """Run to the end; returns why it ended: :data:`COMPLETED` when every round was trained, or :data:`STOPPED`.
 
         Raises:
             RunError: the disk refuses, or a checkpoint cannot be read.
@@ -122,11 +122,11 @@ class Run:
         if self._checkpoint.step == 0 and self._plan.description.privacy.mean_share:
             self._attempt(self._to_centre)
         while self._checkpoint.step < rounds:
-            ended = self._attempt(self._to_train)
+            ended = STOPPED if self._plan.must_stop() else self._attempt(self._to_train)
             if ended is not None:
                 reason = ended
                 break
-        if self._checkpoint.step:
+        if self._checkpoint.step and reason != STOPPED:  # It may go on, and the last model is measured once.
             self._measure_last_model()
         self._record.finished(reason, self._checkpoint)
         return reason

@@ -3,6 +3,7 @@
 import time
 
 from common.errors import EvaluationSpentError
+from common.telemetry.events import STOPPED
 from server.conversation import Conversation
 from server.run_plan import RunPlan
 
@@ -45,7 +46,7 @@ class Attendance:
             return self._too_few(allowed, least)
         give_up = time.monotonic() + transport.start_deadline_seconds
         stable_since, last = time.monotonic(), frozenset[str]()
-        while True:
+        while not plan.must_stop():
             online = self._conversation.online() & allowed
             now = time.monotonic()
             if online != last:
@@ -57,6 +58,7 @@ class Attendance:
             if now > give_up:
                 return f"only {len(online)} of at least {least} hospitals were online within the deadline"
             time.sleep(POLL_SECONDS)
+        return STOPPED
 
     def _allowed(self, plan: RunPlan, *, train: bool) -> frozenset[str]:
         gone = {name for name, code in self._retired.items() if train or code != _SPENT}

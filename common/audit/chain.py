@@ -11,10 +11,12 @@ it does not.** A writer can cut its own chain short or begin another; that shows
 """
 
 import datetime
+import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -80,7 +82,8 @@ class Chain:
 class AuditChain:
     """Appends to one party's chain; each line is on the disk before :meth:`append` returns.
 
-    A line that a kill cut short was never acknowledged to anybody and is removed at the next start.
+    A line that a kill cut short was never acknowledged to anybody and is removed before the next one is written.
+    Several processes of the party may write in turn: each sees the others' lines before it links its own to them.
 
     Args:
         path: of the file; made, with mode 0600, if missing.
@@ -96,18 +99,43 @@ class AuditChain:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            last = self._drop_torn_line()
         except OSError as error:
             raise AuditError(f"{path.name} must be readable and writable: {error.strerror}") from None
-        self._sequence, self._previous = _head(path, last)
+        self._sequence, self._previous, self._end = 0, _NO_LINE, -1
         self.append(Identified(certificate=certificate_pem(writer.certificate).decode()))
 
     def append(self, body: Body) -> None:
         """Write one entry, durably.
 
         Raises:
-            AuditError: the disk refuses; whatever the entry is about must not happen.
+            AuditError: the disk refuses, or the last line is not one of a chain; whatever the entry is about must not
+                happen.
         """
+        with self._alone():
+            self._catch_up()
+            self._write(body)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the party's other processes from writing; the kernel ends this when the process dies."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _catch_up(self) -> None:
+        """Follow what another process has written since this one wrote last."""
+        try:
+            if os.fstat(self._descriptor).st_size == self._end:
+                return
+            last = self._drop_torn_line()
+            self._end = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise AuditError(f"{self._path.name} must be readable and writable: {error.strerror}") from None
+        self._sequence, self._previous = _head(self._path, last)
+
+    def _write(self, body: Body) -> None:
         unsigned = {
             "version": VERSION,
             "sequence": self._sequence + 1,
@@ -130,6 +158,7 @@ class AuditChain:
             raise AuditError(f"{self._path.name} must be writable: the disk is full; free space")
         self._sequence += 1
         self._previous = hashlib.sha256(line).hexdigest()
+        self._end = end + len(line)
 
     def close(self) -> None:
         """Close the file."""

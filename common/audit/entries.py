@@ -27,6 +27,21 @@ class Identified(_Body):
     """PEM, issued by the consortium's authority."""
 
 
+class AnsweredProposal(_Body):
+    """Hospital: it agreed to a run that was proposed, or declined it, once and for all."""
+
+    kind: Literal["answered"] = "answered"
+    run_id: RunId
+    proposal: Hash
+    """Of the proposal, ``common/run/proposal.py``."""
+    terms: Hash
+    """Of the run's terms, which are its description without its members."""
+    agreed: bool
+    by: Literal["policy", "operator"]
+    code: Annotated[str, Field(max_length=64)]
+    reason: Annotated[str, Field(max_length=1000)]
+
+
 class JoinedRun(_Body):
     """Hospital: it agreed to a run's terms."""
 
@@ -163,6 +178,7 @@ class Finished(_Body):
 
 Body = (
     Identified
+    | AnsweredProposal
     | JoinedRun
     | Contributed
     | SignedSurvivors

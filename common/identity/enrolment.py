@@ -1,10 +1,12 @@
 """What a hospital and the enrolment service say to each other, over gRPC and TLS.
 
-Four calls: *join*, once, with an invitation's token; *standing*, every few seconds, which brings the lists of
-revocations and members and, when the certificate grows old, a new one; *results*, which says of which finished runs
-there is a model; and *piece*, which brings a stretch of one of their files (``common/run/delivery.py``). MessagePack
-with the version in every message; a message that is too long, of another version, or with a field that is unknown,
-missing or out of range is refused whole.
+Seven calls. *Join*, once, with an invitation's token. *Standing*, every few seconds, which brings the lists of
+revocations and members, the runs that are proposed and, when the certificate grows old, a new one. *Proposal*, which
+brings a run's proposal, and *answer*, which takes this hospital's answer to it (``common/run/proposal.py``). *Results*,
+which says of which finished runs there is a model, and *piece*, which brings a stretch of one of their files
+(``common/run/delivery.py``). *Ledger*, by which a hospital states how far its ledger is, and learns what the consortium
+remembers under its name. MessagePack with the version in every message; a message that is too long, of another version,
+or with a field that is unknown, missing or out of range is refused whole.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -13,19 +15,24 @@ import msgspec
 
 from common.errors import EnrolmentError
 from common.identity.invitation import TOKEN_BYTES
+from common.identity.ledger_statement import MAXIMUM_STATEMENT_BYTES
 from common.identity.members import MAXIMUM_MEMBERS_BYTES
 from common.identity.revocation import MAXIMUM_LIST_BYTES
+from common.run.proposal import LONGEST_ANSWER_BYTES, LONGEST_PROPOSAL_BYTES, MOST_OPEN
 
-VERSION = 2
+VERSION = 3
 SERVICE = "confide.Enrolment"
 JOIN = "Join"
 STANDING = "Standing"
+PROPOSAL = "Proposal"
+ANSWER = "Answer"
 RESULTS = "Results"
 PIECE = "Piece"
+LEDGER = "Ledger"
 
 MAXIMUM_REQUEST_BYTES = 16_384
 """A signing request, a certificate and a key take about 2 KiB."""
-MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + MAXIMUM_MEMBERS_BYTES + 65_536
+MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + MAXIMUM_MEMBERS_BYTES + LONGEST_PROPOSAL_BYTES + 65_536
 
 PIECE_BYTES = 2**20
 """The longest stretch of a file that one answer brings; a slow line carries it within the deadline of a call."""
@@ -33,6 +40,7 @@ PIECE_BYTES = 2**20
 _Revocations = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
 _Members = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_MEMBERS_BYTES)]
 _Pem = Annotated[bytes, msgspec.Meta(max_length=8192)]
+_Statement = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_STATEMENT_BYTES)]
 _RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
@@ -77,6 +85,15 @@ class StandingRequest(Message, frozen=True, tag="standing"):
     request: _Pem
 
 
+class ProposalNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run that is proposed, and whether this hospital's answer has arrived."""
+
+    run_id: _RunId
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the proposal."""
+    answered: bool
+
+
 class StandingReply(Message, frozen=True, tag="stands"):
     """Server: the newest revocation and member lists, and the certificate to use from now on, which may be the same."""
 
@@ -84,6 +101,30 @@ class StandingReply(Message, frozen=True, tag="stands"):
     revocations: _Revocations
     members: _Members
     revoked: bool
+    proposals: Annotated[tuple[ProposalNotice, ...], msgspec.Meta(max_length=MOST_OPEN)] = ()
+    """The runs that this hospital may take part in."""
+
+
+class ProposalRequest(StandingRequest, frozen=True, tag="proposal"):
+    """Hospital: send the proposal of a run."""
+
+    run_id: _RunId
+
+
+class ProposalReply(Message, frozen=True, tag="proposed"):
+    """Server: the proposal, in its one encoding (``common.run.proposal``)."""
+
+    proposal: Annotated[bytes, msgspec.Meta(max_length=LONGEST_PROPOSAL_BYTES)]
+
+
+class AnswerRequest(StandingRequest, frozen=True, tag="answer"):
+    """Hospital: its signed answer to a proposal, in its one encoding (``common.run.proposal``)."""
+
+    answer: Annotated[bytes, msgspec.Meta(max_length=LONGEST_ANSWER_BYTES)]
+
+
+class AnswerReply(Message, frozen=True, tag="answer_kept"):
+    """Server: it has kept the answer."""
 
 
 class ResultsRequest(Message, frozen=True, tag="results"):
@@ -107,6 +148,23 @@ class PieceRequest(Message, frozen=True, tag="piece"):
     run_id: _RunId
     name: Annotated[str, msgspec.Meta(max_length=64)]
     offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class LedgerRequest(Message, frozen=True, tag="ledger"):
+    """Hospital: proves who it is, and states how far its ledger is (``common/identity/ledger_statement.py``).
+
+    Without a statement it asks what the consortium remembers under its name.
+    """
+
+    certificate: _Pem
+    request: _Pem
+    statement: _Statement | None = None
+
+
+class LedgerReply(Message, frozen=True, tag="remembered"):
+    """Server: the last statement under this name, which an earlier member may have signed; None where there is none."""
+
+    statement: _Statement | None
 
 
 class PieceReply(Message, frozen=True, tag="stretch"):

@@ -24,8 +24,12 @@ EVENTS_FILE = "events.jsonl"
 COMPLETED = "completed"
 """The reason of a run that trained all its rounds."""
 
+STOPPED = "stopped"
+"""The reason of a run that its operator has stopped; it may go on."""
 
-def _printable(words: str) -> str:
+
+def printable(words: str) -> str:
+    """Return words in which a space stands for each character that a terminal might take for a command."""
     return "".join(letter if letter.isprintable() else " " for letter in words)
 
 
@@ -119,7 +123,7 @@ class Refusal(_Event):
     kind: Literal["refusal"] = "refusal"
     round: Count
     hospital: str
-    reason: Annotated[str, AfterValidator(_printable)]
+    reason: Annotated[str, AfterValidator(printable)]
     """A sentence for a person, in the hospital's words: a terminal takes other characters for commands."""
     code: str
     """A word from a short fixed list, fit for a Prometheus label."""

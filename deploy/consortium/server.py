@@ -28,7 +28,7 @@ from common.identity.certificates import (
 )
 from common.identity.invitation import join_host_port
 from common.processes import Stopping, raise_on_signals
-from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from common.settings import PORT_PATIENCE_SECONDS, SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, config_options, state_option
 from deploy.consortium.serving import serve
 from deploy.datasets.tasks import task_of_config, with_task
@@ -36,7 +36,9 @@ from deploy.named import check_names
 from server.members import authority
 from server.members.authority import Authority
 from server.members.certificates import REQUESTS_FOLDER, Certificates
+from server.only_one import only_server
 from server.run import new_run_id
+from server.run_queue import RunQueue
 
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 """Ports: hospitals connect to the first two, and the third stays on the loopback interface."""
@@ -51,8 +53,6 @@ class _Asked:
     address: tuple[str, ...]
     authority: Path | None
     hold_authority_key: bool
-    data_set: str | None
-    new_run: bool
     listen: str
     fleet_port: int
     enrolment_port: int
@@ -64,8 +64,9 @@ class _Asked:
     "server",
     "Run a consortium's server, which hospitals on other machines join by invitation.\n\n"
     "The first start makes everything in the state folder; later ones go on from there, and so does an unfinished run. "
-    "Who is a member is for the consortium's authority to sign. Its key belongs on the organiser's machine, where "
-    "./confide ca make makes it; its certificate comes here with --authority.",
+    "Runs are proposed with ./confide run propose; each keeps the settings that it was proposed with, whatever a later "
+    "start says. Who is a member is for the consortium's authority to sign. Its key belongs on the organiser's "
+    "machine, where ./confide ca make makes it; its certificate comes here with --authority.",
     "./confide server --state /srv/consortium --address confide.example.org \\\n  --authority ca.pem",
 )
 @state_option("server")
@@ -77,9 +78,7 @@ class _Asked:
     is_flag=True,
     help="Make an authority here and keep its key. The server then can invent hospitals, and every output says so.",
 )
-@click.option("--data-set", metavar="NAME", help="What outputs call the hospitals' data.")
-@click.option("--new-run", is_flag=True, help="Begin a new run; the last one has finished.")
-@click.option("--once", is_flag=True, help="End when the run is finished.")
+@click.option("--once", is_flag=True, help="End with the first run that ends.")
 @click.option("--no-start", is_flag=True, help="Only prepare the state folder.")
 @click.option("--listen", default="0.0.0.0", metavar="ADDRESS", help="Where hospitals may connect.")  # noqa: S104
 @click.option("--fleet-port", type=int, default=FLEET_PORT, metavar="PORT", help="For hospitals' messages.")
@@ -94,12 +93,14 @@ def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool,
     config = with_task(load_config(config_file, overrides))
     check_names(config)
     state = state.resolve()
-    settings = _settings(asked, state, config)
-    root = _install_authority(state, settings, asked.authority)
-    write_private(settings.config, config.as_yaml())
-    settings.write(state / SERVER_SETTINGS_FILE)
-    print(f"consortium authority {fingerprint(root)}; {who_holds_the_key(root)}", file=sys.stderr)
-    _await_certificate(state, settings, config)
+    _settings(asked, state, config)  # What is asked for is checked before anything is made.
+    with only_server(state, PORT_PATIENCE_SECONDS):
+        settings = _settings(asked, state, config)
+        root = _install_authority(state, settings, asked.authority)
+        write_private(settings.config, config.as_yaml())
+        settings.write(state / SERVER_SETTINGS_FILE)
+        print(f"consortium authority {fingerprint(root)}; {who_holds_the_key(root)}", file=sys.stderr)
+        _await_certificate(state, settings, config)
     where = join_host_port(settings.hosts[0], settings.enrolment_port)
     print(f"hospitals join at {where}; logs in {settings.logs}", file=sys.stderr)
     if not no_start:
@@ -117,16 +118,22 @@ def _settings(asked: _Asked, state: Path, config: Config) -> ServerSettings:
     hosts = tuple(map(check_host, asked.address or (before.hosts if before else ())))
     if not hosts:
         raise ConfigError("--address must say what hospitals call this server, such as --address confide.example.org")
-    run_id = new_run_id() if before is None or asked.new_run else before.run_id
-    task = task_of_config(config)
+    if before is None:
+        task, run_id = task_of_config(config), new_run_id()
+        # The first run that is proposed will be this one.
+        run: dict[str, Any] = {
+            "run": RunQueue(state).folder(run_id),
+            "run_id": run_id,
+            "data_set": f"{task.name} (the hospitals' own)",
+            "classes": task.classes,
+            "channels": task.channels,
+        }
+    else:
+        run = before.model_dump(include={"run", "run_config", "run_id", "data_set", "classes", "channels"})
     return ServerSettings(
         config=state / "config.yaml",
-        run=state / "runs" / run_id[:12],
         logs=state / "logs",
-        run_id=run_id,
-        data_set=asked.data_set or f"{task.name} (the hospitals' own)",
-        classes=task.classes,
-        channels=task.channels,
+        **run,
         fleet_host=asked.listen,
         fleet_port=asked.fleet_port,
         runtime_port=asked.runtime_port,

@@ -2,8 +2,8 @@
 
 It does by itself what people do in a real consortium: makes the authority and keeps its key here, which every output
 says; leaves an invitation in a volume that the hospitals read, valid for minutes and renewed while the demo is up; and
-starts a run once the number of hospitals is stable. An interrupted run continues; a finished one is followed by another
-only when CONFIDE_RUN has a new value.
+proposes a run once the number of hospitals is stable, which begins when all have agreed by their policies. An
+interrupted run continues; another is proposed only when CONFIDE_RUN has a new value.
 """
 
 import argparse
@@ -16,16 +16,16 @@ import time
 from pathlib import Path
 
 from common.config import load_config
-from common.errors import ConfideError, RunError
+from common.errors import ConfideError
 from common.identity.certificates import load_certificate
-from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals, running_beside
+from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER
 from deploy.consortium import members as membership
 from deploy.consortium import server
-from deploy.consortium.serving import STOP_SECONDS, serve
+from deploy.consortium.serving import serve
 from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
 from deploy.source_tree import ROOT
-from server.members.roster import MOST_USES
+from server.members.roster import MOST_USES, Membership
 
 INVITATION_FILE = "invitation"
 AUTHORITY_FILE = "ca.pem"
@@ -36,6 +36,8 @@ _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; the 
 _INVITATION_MINUTES = 15.0
 _STABLE_SECONDS = 10.0
 """How long the number must be stable: longer than between the starts of two containers of one service."""
+_LABEL_FILE = "run"
+"""What CONFIDE_RUN was when a run was proposed last."""
 _POLL_SECONDS = 0.5
 
 
@@ -50,7 +52,7 @@ def main() -> int:
     parser.add_argument("--deal", type=Path, default=Path("/deal"), help="folder that the dealer writes")
     parser.add_argument("--runs", type=Path, default=Path("/runs"), help="folder that gets each run's files")
     parser.add_argument("--hospitals", default="hospital", help="DNS name with one address a running hospital")
-    parser.add_argument("--run", default=os.environ.get("CONFIDE_RUN", ""), help="a new value begins a new run")
+    parser.add_argument("--run", default=os.environ.get("CONFIDE_RUN", ""), help="a new value proposes a new run")
     arguments = parser.parse_args()
     os.umask(0o077)
     raise_on_signals()
@@ -70,16 +72,18 @@ class _ServerContainer:
         self._arguments = arguments
         self._state: Path = arguments.state
         self._invite_at = 0.0
+        self._running = 0, time.monotonic()
+        """How many hospitals run, and since when."""
 
     def run(self) -> int:
-        self._prepare(())
+        self._prepare()
         self._publish()
-        with running_beside(
-            python_module("server.members.enrolment", "--state", str(self._state)), ROOT, STOP_SECONDS
-        ) as enrolment:
-            data_set, hospitals = self._gather(enrolment)
-        self._prepare(("--data-set", data_set, "--set", f"experiment.num_clients={hospitals}"))
-        return serve(self._state, at_each_poll=self._renew_invitation, publish=self._hand_out)
+        return serve(self._state, at_each_poll=self._look_after, publish=self._hand_out)
+
+    def _look_after(self) -> None:
+        self._renew_invitation()
+        if not self._is_proposed() and self._is_gathered():
+            self._propose()
 
     def _hand_out(self, run: Path) -> None:
         """Copy a finished run's files, without its checkpoints, to where whoever started the containers reads them."""
@@ -88,10 +92,8 @@ class _ServerContainer:
         except OSError as error:
             print(f"confide: {self._arguments.runs} must be writable: {error.strerror}", file=sys.stderr, flush=True)
 
-    def _prepare(self, more: tuple[str, ...]) -> None:
+    def _prepare(self) -> None:
         given = self._arguments
-        label = self._state / "run"
-        is_new = label.exists() and label.read_text(encoding="utf-8") != given.run
         server.main(
             [
                 "server",
@@ -101,11 +103,25 @@ class _ServerContainer:
                 "--hold-authority-key",
                 "--metrics-host", _EVERY_ADDRESS,
                 "--no-start",
-                *(("--new-run",) if is_new else ()),
-                *more,
             ]
         )  # fmt: skip
-        label.write_text(given.run, encoding="utf-8")
+
+    def _is_proposed(self) -> bool:
+        label = self._state / _LABEL_FILE
+        return label.exists() and label.read_text(encoding="utf-8") == self._arguments.run
+
+    def _propose(self) -> None:
+        """Propose a run to all members, in a process of its own: it takes PyTorch for a moment."""
+        data_set = dealt_data_set(self._arguments.deal, load_certificate(self._state / AUTHORITY_FILE))
+        command = (
+            *python_module("deploy", "run", "propose"),
+            "--state", str(self._state),
+            "--data-set", str(data_set),
+        )  # fmt: skip
+        if subprocess.run(command, cwd=ROOT, check=False).returncode == 0:
+            (self._state / _LABEL_FILE).write_text(self._arguments.run, encoding="utf-8")
+        else:
+            time.sleep(_STABLE_SECONDS)  # The reason stands above, in this container's log; it may pass.
 
     def _publish(self) -> None:
         """Leave what other containers read: the authority's certificate, an invitation, Grafana's password."""
@@ -132,22 +148,16 @@ class _ServerContainer:
         publish(self._arguments.invitation / INVITATION_FILE, private.read_bytes())
         private.unlink()
 
-    def _gather(self, enrolment: "subprocess.Popen[bytes]") -> tuple[str, int]:
-        """Let hospitals join until the data is dealt and their number is stable; return its name and the number."""
-        authority = load_certificate(self._state / AUTHORITY_FILE)
+    def _is_gathered(self) -> bool:
+        """Return whether the data is dealt, every hospital that runs has joined, and their number is stable."""
+        now = count_addresses(self._arguments.hospitals)
+        if now != self._running[0]:
+            self._running = now, time.monotonic()
+        still = time.monotonic() - self._running[1] >= _STABLE_SECONDS
         least = load_config(self._arguments.config).aggregation.min_hospitals
-        running, since = 0, time.monotonic()
-        while enrolment.poll() is None:
-            now = count_addresses(self._arguments.hospitals)
-            if now != running:
-                running, since = now, time.monotonic()
-            still = time.monotonic() - since >= _STABLE_SECONDS
-            data_set = dealt_data_set(self._arguments.deal, authority)
-            if still and running >= least and data_set is not None:
-                return data_set, running
-            self._renew_invitation()
-            time.sleep(_POLL_SECONDS)
-        raise RunError(f"the enrolment service must run; it ended with code {enrolment.returncode}")
+        joined = len(Membership(self._state).roster())
+        authority = load_certificate(self._state / AUTHORITY_FILE)
+        return still and joined >= now >= least and dealt_data_set(self._arguments.deal, authority) is not None
 
 
 def hand_out(run: Path, target: Path) -> None:

@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from client.training import logits
 from common.models import registry
+from common.models.centred import centre_length
 from common.models.flat import share_parameters
 from common.models.frozen import extract
 from common.task import TaskKind
@@ -22,7 +24,7 @@ class Classifier:
 
     def __init__(self, flat: NDArray[np.float32], card: ModelCard) -> None:
         self._network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
-        share_parameters(self._network, torch.from_numpy(flat.copy()))
+        share_parameters(self._network, torch.from_numpy(_with_centre(self._network, flat)))
         self._features = registry.frozen_features(card.architecture)
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -33,6 +35,13 @@ class Classifier:
         """
         inputs = images if self._features is None else np.concatenate(list(extract(self._features, images)))
         return np.asarray(logits(self._network, torch.from_numpy(inputs)).double().numpy())
+
+
+def _with_centre(network: nn.Module, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy of the parameters; a model stored before models on features had a centre gets one of zeros."""
+    whole = sum(parameter.numel() for parameter in network.parameters())
+    lacks_centre = len(flat) == whole - centre_length(network)
+    return np.concatenate([flat, np.zeros(whole - len(flat), np.float32)]) if lacks_centre else flat.copy()
 
 
 UNCERTAIN = 0.5

@@ -4,7 +4,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
-from common.config import TransportConfig
 from server.members.roster import Membership
 
 _POLL_SECONDS = 0.5
@@ -42,21 +41,21 @@ class Admission:
                 self._nodes.register(name, key)
         self._registered = keys
 
-    def gather(self, least: int, expected: int, transport: TransportConfig) -> Iterator[frozenset[str]]:
+    def gather(self, least: int, expected: frozenset[str], patience_seconds: float) -> Iterator[frozenset[str]]:
         """Yield who is online, poll after poll, until a run can start.
 
-        That is when all of the ``expected`` number are online, or at least ``least`` and their number has been stable
-        for ``roster_stable_seconds``.
+        That is when all of ``expected`` are online, or at least ``least`` of them and their number has been stable for
+        ``patience_seconds``.
         """
         last: frozenset[str] = frozenset()
         since = time.monotonic()
         while True:
             self.keep_in_step()
-            online = frozenset(self._nodes.online())
+            online = frozenset(self._nodes.online()) & expected
             if online != last:
                 last, since = online, time.monotonic()
-            still = time.monotonic() - since >= transport.roster_stable_seconds
-            if len(online) >= expected or (len(online) >= least and still):
+            still = time.monotonic() - since >= patience_seconds
+            if online == expected or (len(online) >= least and still):
                 return
             yield online
             time.sleep(_POLL_SECONDS)

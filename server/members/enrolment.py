@@ -1,8 +1,8 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` for a caller with an invitation's token, and ``Standing``, ``Results`` and ``Piece`` for a caller with a
-member's key (``common.identity.enrolment``).
+``Join`` for a caller with an invitation's token, and ``Standing``, ``Proposal``, ``Answer``, ``Results``, ``Piece`` and
+``Ledger`` for a caller with a member's key (``common.identity.enrolment``).
 """
 
 import datetime
@@ -32,11 +32,18 @@ from common.identity.certificates import (
     verify_issued_to_hospital,
 )
 from common.identity.enrolment import (
+    AnswerReply,
+    AnswerRequest,
     JoinedReply,
     JoinReply,
     JoinRequest,
+    LedgerReply,
+    LedgerRequest,
     PieceReply,
     PieceRequest,
+    ProposalNotice,
+    ProposalReply,
+    ProposalRequest,
     ResultsReply,
     ResultsRequest,
     StandingReply,
@@ -45,11 +52,14 @@ from common.identity.enrolment import (
 )
 from common.identity.invitation import join_host_port
 from common.processes import run_service
+from common.run.proposal import MOST_OPEN, RunAnswer
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
+from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.run_queue import OPEN, RunQueue
 
 _LOG = logging.getLogger("confide.enrolment")
 
@@ -69,12 +79,20 @@ class Enrolment:
     """What the service decides, without the network."""
 
     def __init__(
-        self, membership: Membership, certificates: Certificates, fleet_port: int, finished: FinishedRuns
+        self,
+        membership: Membership,
+        certificates: Certificates,
+        fleet_port: int,
+        finished: FinishedRuns,
+        queue: RunQueue,
+        ledgers: RememberedLedgers,
     ) -> None:
         self._membership = membership
         self._certificates = certificates
         self._fleet_port = fleet_port
+        self._queue = queue
         self._finished = finished
+        self._ledgers = ledgers
         self._one_at_a_time = threading.Lock()
 
     def join(self, asked: JoinRequest, now: datetime.datetime) -> JoinReply:
@@ -125,6 +143,43 @@ class Enrolment:
                     _LOG.info("%s has a new certificate", name)
         return self._stands(newest, revoked=False)
 
+    def proposal(self, asked: ProposalRequest, _now: datetime.datetime) -> ProposalReply:
+        """Send a member the proposal of an open run.
+
+        Raises:
+            EnrolmentError: the caller is no member, or there is no such run.
+        """
+        self._standing_member(asked)
+        found = self._queue.proposal(asked.run_id)
+        if found is None:
+            raise EnrolmentError("a proposal must be one that this server has made; it has none for this run")
+        return ProposalReply(proposal=found.encode())
+
+    def answer(self, asked: AnswerRequest, _now: datetime.datetime) -> AnswerReply:
+        """Keep a member's answer to a proposal.
+
+        Raises:
+            EnrolmentError: the caller is no member, or answers for another.
+            RunError, IdentityError: as :meth:`server.run_queue.RunQueue.take_answer`.
+        """
+        name = self._standing_member(asked)
+        answer = RunAnswer.decode(asked.answer)
+        if answer.hospital != name:
+            raise EnrolmentError(f"{name} must answer for itself, got an answer of {answer.hospital}")
+        self._queue.take_answer(answer, self._membership.roster()[name].encode())
+        _LOG.info("%s %s run %s", name, "agrees to" if answer.agreed else "declines", answer.run_id[:12])
+        return AnswerReply()
+
+    def _notices(self, name: str) -> tuple[ProposalNotice, ...]:
+        """Return the runs that a hospital may take part in; those whose roster lacks it are described anew later."""
+        notices = []
+        for run in self._queue.all():
+            if run.state in OPEN:
+                found = self._queue.notice(run.run_id, name)
+                if found is not None:
+                    notices.append(ProposalNotice(run_id=run.run_id, digest=found[0], answered=found[1]))
+        return tuple(notices[-MOST_OPEN:])
+
     def results(self, asked: ResultsRequest, _now: datetime.datetime) -> ResultsReply:
         """Tell a member which finished runs it may have: those on whose roster it was.
 
@@ -144,8 +199,22 @@ class Enrolment:
         name = self._standing_member(asked)
         return PieceReply(content=self._finished.piece(name, asked.run_id, asked.name, asked.offset))
 
+    def ledger(self, asked: LedgerRequest, _now: datetime.datetime) -> LedgerReply:
+        """Take in how far a member's ledger is, and tell what is remembered under its name.
+
+        Raises:
+            EnrolmentError: the caller is no member; or it states that less is spent than before.
+            IdentityError: certificate, request or statement are not what they must be.
+        """
+        name = self._standing_member(asked)
+        if asked.statement is not None:
+            self._ledgers.state(name, read_certificate(asked.certificate).public_key(), asked.statement)
+        told = self._ledgers.of(name)
+        return LedgerReply(statement=None if told is None else told.encode())
+
     def _identified(
-        self, asked: StandingRequest | ResultsRequest | PieceRequest
+        self,
+        asked: StandingRequest | ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest | LedgerRequest,
     ) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
         """Return who asks: a hospital that the authority certified once, and that holds the certificate's key."""
         certificate = read_certificate(asked.certificate)
@@ -164,16 +233,25 @@ class Enrolment:
             raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
         return known.encode()
 
-    def _standing_member(self, asked: ResultsRequest | PieceRequest) -> str:
+    def _standing_member(
+        self, asked: ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest | LedgerRequest
+    ) -> str:
         certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
-            raise EnrolmentError(f"{name} has been revoked; a run's results are for members")
+            raise EnrolmentError(f"{name} has been revoked; runs and their results are for members")
         self._member(name, request.key)
         return name
 
     def _stands(self, certificate: bytes, *, revoked: bool) -> StandingReply:
         revocations, members = self._lists()
-        return StandingReply(certificate=certificate, revocations=revocations, members=members, revoked=revoked)
+        name = common_name(read_certificate(certificate))
+        return StandingReply(
+            certificate=certificate,
+            revocations=revocations,
+            members=members,
+            revoked=revoked,
+            proposals=() if revoked else self._notices(name),
+        )
 
     def _joined(self, certificate: bytes) -> JoinedReply:
         revocations, members = self._lists()
@@ -220,8 +298,11 @@ class _Service:
             {
                 enrolment.JOIN: grpc.unary_unary_rpc_method_handler(self._join),
                 enrolment.STANDING: grpc.unary_unary_rpc_method_handler(self._standing),
+                enrolment.PROPOSAL: grpc.unary_unary_rpc_method_handler(self._proposal),
+                enrolment.ANSWER: grpc.unary_unary_rpc_method_handler(self._take_answer),
                 enrolment.RESULTS: grpc.unary_unary_rpc_method_handler(self._results),
                 enrolment.PIECE: grpc.unary_unary_rpc_method_handler(self._piece),
+                enrolment.LEDGER: grpc.unary_unary_rpc_method_handler(self._ledger),
             },
         )
 
@@ -231,11 +312,20 @@ class _Service:
     def _standing(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, StandingRequest, self._decide.standing, context)
 
+    def _proposal(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, ProposalRequest, self._decide.proposal, context)
+
+    def _take_answer(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, AnswerRequest, self._decide.answer, context)
+
     def _results(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, ResultsRequest, self._decide.results, context)
 
     def _piece(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, PieceRequest, self._decide.piece, context)
+
+    def _ledger(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, LedgerRequest, self._decide.ledger, context)
 
     def _answer(
         self,
@@ -267,10 +357,9 @@ def serve(state: Path) -> None:
     config = load_config(settings.config).enrolment
     certificates, membership = Certificates(state, settings, config), Membership(state)
     _wait_until_ready(certificates)
-    finished = FinishedRuns(state, certificates.root)
-    server = grpc_server(
-        Enrolment(membership, certificates, settings.fleet_port, finished), Allowance(config.refusals_per_minute)
-    )
+    finished, ledgers = FinishedRuns(state, certificates.root), RememberedLedgers(state, certificates.root)
+    decide = Enrolment(membership, certificates, settings.fleet_port, finished, RunQueue(state), ledgers)
+    server = grpc_server(decide, Allowance(config.refusals_per_minute))
     address = join_host_port(settings.fleet_host, settings.enrolment_port)
     server.add_secure_port(address, reloading_credentials(state))
     server.start()

@@ -13,6 +13,7 @@ from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, Event, EventFile, RoundDone
 from deploy.datasets.datasets import obtain
 from deploy.demo.dealer import deal
+from server.members.roster import Membership
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -44,6 +45,7 @@ class Consortium:
         self._stopped: set[str] = set()
         self._commands: dict[str, tuple[Sequence[str], Prefix, Mapping[str, str] | None]] = {}
         self._events: EventFile | None = None
+        self._is_proposed = False
         self._seen: list[Event] = []
         source = DataConfig(source="phantom", phantom_records=900)
         data = obtain(source, "pneumonia", 28)
@@ -67,6 +69,23 @@ class Consortium:
     def revoke(self, name: str) -> None:
         command = (sys.executable, "-m", "deploy", "revoke", name, "--state", str(self.state))
         subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+
+    def deploy(self, *words: str) -> str:
+        """Run a command, and return what it prints."""
+        command = (sys.executable, "-m", "deploy", *words)
+        done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=False, capture_output=True, text=True)
+        assert done.returncode in {0, 1}, done.stdout + done.stderr
+        return done.stdout
+
+    def run(self, action: str, *words: str) -> str:
+        """Run ``confide run ACTION``."""
+        return self.deploy("run", action, *words, "--state", str(self.state))
+
+    def propose(self, members: int, *words: str) -> str:
+        """Propose a run once so many hospitals have joined."""
+        self.wait_for(lambda: len(Membership(self.state).roster()) >= members, 240)
+        self._is_proposed = True
+        return self.run("propose", *words)
 
     def hospital_state(self, name: str) -> Path:
         return self.folder / name
@@ -116,7 +135,9 @@ class Consortium:
         return [event for event in self.events() if isinstance(event, RoundDone)]
 
     def wait_for_rounds(self, more: int, hospitals: int, seconds: float) -> None:
-        """Wait until ``more`` further rounds, each of ``hospitals`` hospitals, are finished."""
+        """Wait until ``more`` further rounds, each of ``hospitals`` hospitals, are finished; proposes the first run."""
+        if not self._is_proposed:
+            self.propose(hospitals)
         before = len(self.rounds())
         self.wait_for(lambda: sum(done.hospitals == hospitals for done in self.rounds()[before:]) >= more, seconds)
 

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from client import app, own_results
+from client.agreement import PROPOSALS_FOLDER, RunAgreements
 from client.data.archives import Archives, UnusableArchiveError
 from client.data.cache import PreparedCache
 from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
@@ -37,6 +38,16 @@ from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_rece
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
+from client.ledger.place import (
+    DIGEST_BYTES,
+    IMAGES_FILE,
+    PLACE_FILE,
+    REGISTRY_FILE,
+    STATES_FILE,
+    ledger_folder,
+    open_ledger,
+)
+from client.ledger.remembered import REMEMBERED_FILE, remembered
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.received_run import model_hash_of
@@ -45,16 +56,18 @@ from client.standing import STANDING_FILE, read_last_standing
 from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
 from common.audit.parties import SERVER_PARTY
-from common.config import Config, RunDescription, load_config
+from common.config import Config, RunConsent, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.ledger_statement import read_statement
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.run import messages
 from common.run.delivery import read_delivery
+from common.run.proposal import Proposal, RunAnswer
 from common.run.round_terms import RoundTerms
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
@@ -86,6 +99,8 @@ from server.flower.grid import incoming_of, read_reply
 from server.members.authority import REGISTER_FILE, Authority
 from server.members.roster import INVITATIONS_FOLDER, Membership
 from server.metrics import RunMetrics
+from server.operator_socket import read_request
+from server.run_queue import RunQueue
 
 REFUSALS = (ConfideError, UnusableImageError)
 """How a decoder refuses; the second is how a reader of images tells the examination of a hospital's data."""
@@ -110,6 +125,11 @@ _DONE = RoundDone(
 
 NAME_BYTES, LENGTH_BYTES = 64, 4
 """Of what stands before each object of a message in the corpus."""
+
+DESCRIPTION = RunDescription.of(
+    Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
+)
+"""A run whose terms a hospital has kept."""
 
 _ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
 
@@ -152,7 +172,8 @@ def _secagg(content: bytes) -> object:
 def _enrolment(content: bytes) -> object:
     refusal: ConfideError | None = None
     for message_type in (
-        enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply, enrolment.ResultsRequest,
+        enrolment.JoinRequest, enrolment.StandingRequest, enrolment.StandingReply, enrolment.ProposalRequest,
+        enrolment.ProposalReply, enrolment.AnswerRequest, enrolment.AnswerReply, enrolment.ResultsRequest,
         enrolment.ResultsReply, enrolment.PieceRequest, enrolment.PieceReply,
     ):  # fmt: skip
         try:
@@ -376,6 +397,26 @@ def _delivery(content: bytes) -> object:
     return read_delivery(encoded, authority)
 
 
+def _ledger_statement(content: bytes) -> object:
+    """Read as what a hospital states, as what another member of its name has stated, and as what was kept of that."""
+    with _file(REMEMBERED_FILE, content.partition(b"-----END CERTIFICATE-----\n")[2]) as path:
+        remembered(path.parent)
+    authority, encoded = _with_authority(content)
+    return read_statement(encoded, authority)
+
+
+def _ledger_place(content: bytes) -> object:
+    """Read as each of the files by which a ledger is found."""
+    with _file(f"machine/{REGISTRY_FILE}", content) as path:
+        open_ledger(path.parents[1] / "state", bytes(32), bytes(DIGEST_BYTES), path.parent)
+    with _file(f"ledger/{STATES_FILE}", content) as path, suppress(LedgerError):
+        open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
+    with _file(f"ledger/{IMAGES_FILE}", content) as path, suppress(LedgerError):
+        open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
+    with _file(PLACE_FILE, content) as path:
+        return ledger_folder(path.parent)
+
+
 def _received_model(content: bytes) -> object:
     """Read as the card of a model that a server hands over."""
     with _file(CARD_FILE, content) as path:
@@ -440,6 +481,20 @@ def _private_keys(content: bytes) -> object:
 def _standing(content: bytes) -> object:
     with _file(STANDING_FILE, content) as path:
         return read_last_standing(path.parent)
+
+
+def _agreed_terms(content: bytes) -> object:
+    """Read what a hospital has kept of a run that nobody proposed."""
+    with _file(f"{PROPOSALS_FOLDER}/{RUN_ID}.terms", content) as path:
+        return RunAgreements(path.parents[1]).check_run(DESCRIPTION, RunConsent.ASK, _NOW)
+
+
+def _kept_run(content: bytes) -> object:
+    with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
+        place = RunQueue(Path(folder)).folder(RUN_ID)
+        place.mkdir(parents=True)
+        (place / "run.json").write_bytes(content)
+        return RunQueue(Path(folder)).settle(_NOW), RunQueue(Path(folder)).due()
 
 
 def _prepared(content: bytes) -> object:
@@ -550,6 +605,8 @@ DECODERS = (
     Decoder("revocations", _revocations),
     Decoder("members", _members),
     Decoder("delivery", _delivery),
+    Decoder("ledger-statement", _ledger_statement),
+    Decoder("ledger-place", _ledger_place),
     Decoder("received-model", _received_model),
     Decoder("received-tensors", _received_tensors),
     Decoder("received-run", _received_run),
@@ -560,6 +617,11 @@ DECODERS = (
     Decoder("register", _register),
     Decoder("private-keys", _private_keys),
     Decoder("standing", _standing),
+    Decoder("proposal", Proposal.decode),
+    Decoder("run-answer", RunAnswer.decode),
+    Decoder("agreed-terms", _agreed_terms),
+    Decoder("kept-run", _kept_run),
+    Decoder("operator-request", read_request),
     Decoder("prepared", _prepared),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),

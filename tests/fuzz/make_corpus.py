@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import openpyxl
 import pydicom
@@ -39,12 +40,14 @@ from common.evaluation.state import FIRST, EvaluationState
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.ledger_statement import state_ledger
 from common.identity.members import sign_members
 from common.identity.revocation import sign_revocations
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
+from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -53,10 +56,12 @@ from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
 from deploy.results.outputs import summary
 from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.operator_socket import ChangeRun, Propose, ShowRuns
 from server.progress import RunProgress
+from server.run_queue import KeptRun, RunState
 from tests.audited_run import audited_run
 from tests.example_run import example_run
-from tests.fuzz.decoders import DECODERS, LENGTH_BYTES, PREPARATION, RUN_ID, feed
+from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -137,6 +142,11 @@ def _enrolments() -> Iterator[bytes]:
     yield enrolment.encode(
         enrolment.PieceRequest(certificate=b"PEM", request=request, run_id=RUN_ID, name="model.json", offset=7)
     )
+    notice = enrolment.ProposalNotice(run_id=RUN_ID, digest="ab" * 32, answered=False)
+    stands = enrolment.StandingReply(certificate=b"PEM", revocations=b"DER", members=b"{}", revoked=False)
+    yield enrolment.encode(msgspec.structs.replace(stands, proposals=(notice,)))
+    yield enrolment.encode(enrolment.ProposalRequest(certificate=b"PEM", request=request, run_id=RUN_ID))
+    yield enrolment.encode(enrolment.AnswerRequest(certificate=b"PEM", request=request, answer=b"{}"))
 
 
 def _invitations() -> Iterator[bytes]:
@@ -363,6 +373,19 @@ def _deliveries() -> Iterator[bytes]:
     yield pem + sign(RUN_ID, "cd" * 32, "3:" + "ef" * 32, files, ("hospital-1",), writer, NOW).encode()
 
 
+def _ledger_statements() -> Iterator[bytes]:
+    authority, pem = _authority()
+    key = Ed25519PrivateKey.from_private_bytes(bytes([1] * 32))
+    request = identity.request_hospital_certificate("st-mary", key)
+    issued = identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
+    stated = state_ledger(identity.HospitalIdentity("st-mary", issued, key), f"3:{'ab' * 32}", 8.51, NOW)
+    yield pem + stated.encode()
+
+
+def _ledger_places() -> Iterator[bytes]:
+    yield b'{"version": 1, "folder": "/srv/confide/ledger"}'
+
+
 def _received_cards() -> Iterator[bytes]:
     yield b'{"tensors": [{"name": "weight", "shape": [2, 3]}]}'
 
@@ -418,6 +441,36 @@ def _private_keys() -> Iterator[bytes]:
 
 def _standings() -> Iterator[bytes]:
     yield json.dumps({"answered": 1.0, "problem": None}).encode()
+
+
+def _proposals() -> Iterator[bytes]:
+    roster = {"a": "PEM", "b": "PEM", "c": "PEM"}
+    description = DESCRIPTION.model_copy(update={"roster": roster})
+    yield Proposal(description=description, data_set="phantom", hospitals=("a", "b", "c"), until=1).encode()
+
+
+def _run_answers() -> Iterator[bytes]:
+    left = {"training": AnsweredEpsilon(after=3.0, budget=10.0)}
+    answer = RunAnswer(run_id=RUN_ID, proposal="ab" * 32, hospital="a", agreed=True, by="policy", epsilon=left)
+    yield answer.signed(Ed25519PrivateKey.from_private_bytes(bytes(range(32)))).encode()
+
+
+def _agreed_terms() -> Iterator[bytes]:
+    yield json.dumps({"terms": terms_hash(DESCRIPTION), "until": None}).encode()
+
+
+def _kept_runs() -> Iterator[bytes]:
+    run = KeptRun(
+        run_id=RUN_ID, number=1, state=RunState.AGREED, proposed=1.0, data_set="phantom", classes=("a", "b"),
+        channels=1, hospitals=("a", "b", "c"), until=2**40,
+    )  # fmt: skip
+    yield msgspec.json.encode(run)
+
+
+def _operator_requests() -> Iterator[bytes]:
+    yield msgspec.json.encode(ShowRuns("1"))
+    yield msgspec.json.encode(ChangeRun("1", "stop"))
+    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 1000, 30.0, ("a",)))
 
 
 def _prepared() -> Iterator[bytes]:
@@ -538,6 +591,8 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "revocations": _revocations,
     "members": _members,
     "delivery": _deliveries,
+    "ledger-statement": _ledger_statements,
+    "ledger-place": _ledger_places,
     "received-model": _received_cards,
     "received-tensors": _models,
     "received-run": _received_runs,
@@ -548,6 +603,11 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "register": _registers,
     "private-keys": _private_keys,
     "standing": _standings,
+    "proposal": _proposals,
+    "run-answer": _run_answers,
+    "agreed-terms": _agreed_terms,
+    "kept-run": _kept_runs,
+    "operator-request": _operator_requests,
     "prepared": _prepared,
     "catalogue": _catalogues,
     "labels": _labels,

@@ -28,6 +28,7 @@ OWN_RESULTS = "results of a measurement, which it has written itself"
 OF_A_CHILD = "the words of a process that it has started itself"
 
 FUZZED: dict[str, tuple[str, ...] | str] = {
+    "client/agreement.py": ("agreed-terms",),
     "client/data/archives.py": ("archive",),
     "client/data/cache.py": ("prepared",),
     "client/data/readers/dicom.py": ("dicom",),
@@ -39,6 +40,8 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "client/kept_runs.py": ("received-run",),
     "client/ledger/chain.py": ("ledger", "ledger-anchor", "anchor"),
     "client/ledger/held.py": ("ledger-held",),
+    "client/ledger/place.py": ("ledger-place",),
+    "client/ledger/remembered.py": ("ledger-statement",),
     "client/ledger/salvage.py": ("ledger", "ledger-anchor"),
     "client/own_results.py": ("own-results",),
     "client/received_run.py": ("received-model", "received-tensors"),
@@ -60,6 +63,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
         "private-keys",
     ),
     "common/identity/invitation.py": ("invitation",),
+    "common/identity/ledger_statement.py": ("ledger-statement",),
     "common/identity/members.py": ("members",),
     "common/run/messages.py": ("request", "reply", "array", "flower-request", "flower-reply"),
     "common/models/efficientnet.py": OF_OUR_OWN,
@@ -67,6 +71,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/provenance.py": OF_OUR_OWN,
     "common/identity/revocation.py": ("revocations",),
     "common/run/delivery.py": ("delivery",),
+    "common/run/proposal.py": ("proposal", "run-answer"),
     "common/run/round_terms.py": ("round-terms",),
     "common/settings.py": ("settings",),
     "common/shards.py": ("manifest", "shard-description", "shard-image"),
@@ -90,10 +95,13 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "deploy/results/stored_answers.py": ("stored-answers",),
     "deploy/development/supply_chain.py": OF_A_CHILD,
     "server/members/authority.py": ("register",),
+    "server/members/ledgers.py": ("ledger-statement",),
     "server/members/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
     "server/checkpoints.py": ("checkpoint",),
     "server/flower/control.py": ("supernode-key",),
     "server/flower/arrays.py": ("flower-reply",),
+    "server/operator_socket.py": ("operator-request",),
+    "server/run_queue.py": ("kept-run",),
     "server/members/roster.py": ("roster", "invited"),
 }
 """What reads bytes, with its decoders in ``confide dev fuzz``, or why it has none."""

@@ -31,9 +31,11 @@ from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSett
 from server.members.authority import Authority
 from server.members.certificates import Certificates
 from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.run_queue import RunQueue
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)
@@ -52,8 +54,10 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
+        root = self.certificates.root
+        finished, ledgers = FinishedRuns(self.state, root), RememberedLedgers(self.state, root)
         self.server = grpc_server(
-            Enrolment(self.members, self.certificates, 19092, FinishedRuns(self.state, self.certificates.root)),
+            Enrolment(self.members, self.certificates, 19092, finished, RunQueue(self.state), ledgers),
             Allowance(100),
         )
         self.port = self.server.add_secure_port("127.0.0.1:0", reloading_credentials(self.state))

@@ -47,6 +47,19 @@ def test_a_restart_goes_on_with_the_same_chain_and_another_key(path: Path, autho
     assert len({key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in chain.keys}) == 3
 
 
+def test_two_processes_of_a_party_write_one_chain_in_turn(path: Path, authority: CertificateAuthority) -> None:
+    identity = server_writer(authority, NOW)
+    agent, operator = AuditChain(path, identity), AuditChain(path, identity)
+    for writer in (agent, operator, operator, agent):
+        writer.append(ENTRY)
+    with path.open("ab") as file:
+        file.write(b'{"torn')  # A third one was killed.
+    agent.append(ENTRY)
+    operator.append(ENTRY)
+    chain = read_chain(path.read_bytes(), "audit.jsonl", authority.certificate)
+    assert [type(entry.body) for entry in chain.entries] == [Identified, Identified, *6 * [JoinedRun]]
+
+
 @pytest.mark.parametrize("torn", [b"{", b'{"version":1,"seq', b"\x00" * 40])
 def test_a_line_that_a_kill_cut_short_is_dropped_at_the_next_start(
     path: Path, authority: CertificateAuthority, torn: bytes

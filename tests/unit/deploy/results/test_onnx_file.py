@@ -130,6 +130,9 @@ class _Nothing:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return images
 
+    def to(self, device: torch.device) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -21,16 +21,29 @@ from common.identity.certificates import (
     request_hospital_certificate,
     verify_hospital_certificate,
 )
-from common.identity.enrolment import JoinedReply, JoinRequest, PieceRequest, ResultsRequest, StandingRequest
+from common.identity.enrolment import (
+    AnswerRequest,
+    JoinedReply,
+    JoinRequest,
+    PieceRequest,
+    ProposalRequest,
+    ResultsRequest,
+    StandingRequest,
+)
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
+from common.run.proposal import RunAnswer
+from common.run.terms import describe
 from common.settings import ServerSettings
 from server.members.authority import Authority
 from server.members.certificates import Certificates
 from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.run_queue import RunProposal, RunQueue, RunState
+from tests.proposed_run import CONFIG, PARAMETERS
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)
@@ -49,9 +62,10 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
-        self.service = Enrolment(
-            self.members, self.certificates, 9092, FinishedRuns(self.state, self.certificates.root)
-        )
+        root = self.certificates.root
+        self.queue = RunQueue(self.state)
+        finished, ledgers = FinishedRuns(self.state, root), RememberedLedgers(self.state, root)
+        self.service = Enrolment(self.members, self.certificates, 9092, finished, self.queue, ledgers)
 
 
 @pytest.fixture
@@ -107,6 +121,58 @@ def test_a_bad_supernode_key_does_not_use_the_token_up(consortium: Consortium, s
     with pytest.raises(IdentityError):
         consortium.service.join(JoinRequest(token=token, request=request, supernode=supernode), NOW)
     assert isinstance(consortium.service.join(join_with(token, Ed25519PrivateKey.generate()), NOW), JoinedReply)
+
+
+def test_members_are_shown_what_is_proposed_and_answer_for_themselves(consortium: Consortium) -> None:
+    keys = {name: Ed25519PrivateKey.generate() for name in ("st-anne", "st-john", "st-mary")}
+    certificates = {name: joined(consortium, name, key).certificate for name, key in keys.items()}
+    members = consortium.members.all_members(consortium.certificates.root, NOW)
+    classes = ("normal", "pneumonia")
+    description = describe(CONFIG, "a" * 32, classes, 1, members.roster, PARAMETERS, members.member_list)
+    until = int(SOON.timestamp())
+    consortium.queue.propose(RunProposal(CONFIG, description, "phantom", tuple(sorted(keys)), until), NOW)
+
+    def standing(name: str) -> StandingRequest:
+        return standing_of(certificates[name], keys[name])
+
+    (notice,) = consortium.service.standing(standing("st-mary"), NOW).proposals
+    assert (notice.run_id, notice.answered) == ("a" * 32, False)
+    asked = standing("st-mary")
+    request = ProposalRequest(certificate=asked.certificate, request=asked.request, run_id=notice.run_id)
+    found = consortium.queue.proposal(notice.run_id)
+    assert found is not None
+    assert consortium.service.proposal(request, NOW).proposal == found.encode()
+
+    def answer(whose: str, by: str) -> AnswerRequest:
+        given = RunAnswer(run_id=found.run_id, proposal=found.hash(), hospital=whose, agreed=True, by="policy")
+        proof = standing(by)
+        encoded = given.signed(keys[by]).encode()
+        return AnswerRequest(certificate=proof.certificate, request=proof.request, answer=encoded)
+
+    with pytest.raises(EnrolmentError, match="must answer for itself"):
+        consortium.service.answer(answer("st-john", "st-mary"), NOW)
+    for name in keys:
+        consortium.service.answer(answer(name, name), NOW)
+    assert consortium.service.standing(asked, NOW).proposals[0].answered
+    assert [run.state for run in consortium.queue.settle(NOW)] == [RunState.AGREED]
+    consortium.queue.end(found.run_id, RunState.FINISHED, "completed")
+    assert consortium.service.standing(asked, NOW).proposals == ()
+
+
+def test_who_is_no_member_is_shown_no_proposal_and_cannot_answer(consortium: Consortium) -> None:
+    key = Ed25519PrivateKey.generate()
+    first = joined(consortium, "st-mary", key).certificate
+    stranger = Ed25519PrivateKey.generate()
+    strange = request_hospital_certificate("anything", stranger).pem
+    with pytest.raises(EnrolmentError, match="must hold the key of the certificate"):
+        consortium.service.proposal(ProposalRequest(certificate=first, request=strange, run_id="a" * 32), NOW)
+    request = request_hospital_certificate("anything", key).pem
+    own = ProposalRequest(certificate=first, request=request, run_id="a" * 32)
+    with pytest.raises(EnrolmentError, match="it has none for this run"):
+        consortium.service.proposal(own, NOW)
+    consortium.members.remove("st-mary")
+    with pytest.raises(EnrolmentError, match="is not a member with this key"):
+        consortium.service.proposal(own, NOW)
 
 
 def test_a_certificate_is_renewed_when_a_third_of_its_time_is_left(consortium: Consortium) -> None:

@@ -1,0 +1,239 @@
+"""``confide run …``: the runs of a running server, from their proposal to their end.
+
+Each command asks the server that runs on a state folder, through its socket there; none needs a restart.
+"""
+
+import datetime
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.config import Config, PrivacyMode, load_config
+from common.errors import ConfigError
+from common.models.naming import PackageModel, from_outside
+from common.settings import SERVER_SETTINGS_FILE, ServerSettings
+from common.task import TaskConfig
+from deploy.command import FILE, CommaList, command, state_option
+from deploy.datasets.tasks import task_of_config, with_task
+from deploy.named import check_names
+from server.initial_model import INITIAL_MODEL_FILE, read_initial_model
+from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server
+from server.run_queue import FOLDER_DIGITS
+
+_DAYS = 30.0
+
+
+@command(
+    "propose",
+    "Propose a run to the hospitals of a running server. It begins, when its turn comes, once all that it names have "
+    "agreed: by their policy, or by hand with ./confide hospital approve. What is proposed is not changed any more; "
+    "another configuration is another run.",
+    "./confide run propose --state /srv/consortium --set experiment.rounds=20",
+)
+@state_option("server")
+@click.option("--config", "config_file", type=FILE, show_default="the server's", metavar="FILE", help="Settings.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace a setting for this run; repeatable."
+)
+@click.option(
+    "--hospitals", type=CommaList(str), default=(), show_default="all members", metavar="A,B,C", help="Who must agree."
+)
+@click.option("--days", type=float, default=_DAYS, metavar="D", help="The agreement ends then.")
+@click.option("--data-set", metavar="NAME", help="What outputs call the hospitals' data.")
+@click.option("--hold", is_flag=True, help="Wait for ./confide run start when all have agreed.")
+def propose(
+    *,
+    state: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    hospitals: tuple[str, ...],
+    days: float,
+    data_set: str | None,
+    hold: bool,
+) -> int:
+    """Propose a run; returns 0."""
+    propose_run(state, config_file, overrides, hospitals=hospitals, days=days, data_set=data_set, held=hold)
+    return 0
+
+
+def propose_run(
+    state: Path,
+    config_file: Path | None = None,
+    overrides: tuple[str, ...] = (),
+    *,
+    hospitals: tuple[str, ...] = (),
+    days: float = _DAYS,
+    data_set: str | None = None,
+    held: bool = False,
+) -> RunView:
+    """Propose a run to the server on ``state``, print it, and return it.
+
+    Raises:
+        ConfigError: no server runs there, or the configuration names what is not there.
+        RunError: the server refuses.
+    """
+    if not math.isfinite(days) or days <= 0:
+        raise ConfigError(f"--days must be above 0, got {days:g}")
+    asked = load_config(config_file or ServerSettings.read(state / SERVER_SETTINGS_FILE).config, overrides)
+    config = with_task(_task_anew(asked, overrides))
+    check_names(config)
+    task = task_of_config(config)
+    (view,) = ask_server(
+        state,
+        Propose(
+            config=config.model_dump(mode="json"),
+            data_set=data_set or f"{task.name} (the hospitals' own)",
+            classes=task.classes,
+            channels=task.channels,
+            parameters=_parameters(state, config, len(task.classes), task.channels),
+            days=days,
+            hospitals=hospitals,
+            held=held,
+        ),
+    )
+    print("\n".join(told(view)))
+    return view
+
+
+def _task_anew(config: Config, overrides: tuple[str, ...]) -> Config:
+    """Let ``--set experiment.task=NAME`` name another preset: the server's own file spells its task out."""
+    named = any(setting.startswith("experiment.task=") for setting in overrides)
+    spelt = any(setting.startswith("task.") for setting in overrides)
+    return config.model_copy(update={"task": TaskConfig()}) if named and not spelt else config
+
+
+def _parameters(state: Path, config: Config, classes: int, channels: int) -> int:
+    """Count the model's parameters, which takes PyTorch; the server itself does without.
+
+    Of a model out of a package they are those of the first model that its proposer has brought, where there is one.
+    """
+    from common.models.registry import parameter_count
+
+    brought = state / INITIAL_MODEL_FILE
+    if brought.exists() and isinstance(from_outside(config.model.architecture), PackageModel):
+        return len(read_initial_model(brought))
+    return parameter_count(config.model.architecture, classes, channels, config.model.image_size)
+
+
+@command("list", "Show all runs of a server, in the order of the queue.", "./confide run list --state /srv/consortium")
+@state_option("server")
+def list_runs(state: Path) -> int:
+    """Print one line a run; returns 0."""
+    rows: list[tuple[str, ...]] = [("run", "id", "state", "rounds", "task", "model", "agreed", "")]
+    rows += [_row(view) for view in ask_server(state, ShowRuns())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+@command(
+    "show",
+    "Show one run: what was proposed, and what each hospital answered.\n\nRUN is its number, or the beginning of its "
+    "identifier.",
+    "./confide run show 2 --state /srv/consortium",
+)
+@click.argument("run")
+@state_option("server")
+def show(run: str, state: Path) -> int:
+    """Print what is known of a run; returns 0."""
+    (view,) = ask_server(state, ShowRuns(run))
+    print("\n".join(told(view)))
+    return 0
+
+
+@command(
+    "start",
+    "Let a run begin that was proposed with --hold. All that it names must have agreed.\n\nRUN is its number, or the "
+    "beginning of its identifier.",
+    "./confide run start 2 --state /srv/consortium",
+)
+@click.argument("run")
+@state_option("server")
+def start(run: str, state: Path) -> int:
+    """Let a run begin; returns 0."""
+    return _change(run, state, "start")
+
+
+@command(
+    "stop",
+    "End a run after its round, or take one that has not begun from the queue. It can go on with ./confide run resume.",
+    "./confide run stop 2 --state /srv/consortium",
+)
+@click.argument("run")
+@state_option("server")
+def stop(run: str, state: Path) -> int:
+    """End a run; returns 0."""
+    return _change(run, state, "stop")
+
+
+@command(
+    "resume",
+    "Let a run go on that was stopped or has failed. It keeps its configuration, its rounds and what they have cost.",
+    "./confide run resume 2 --state /srv/consortium",
+)
+@click.argument("run")
+@state_option("server")
+def resume(run: str, state: Path) -> int:
+    """Let a run go on; returns 0."""
+    return _change(run, state, "resume")
+
+
+def _change(run: str, state: Path, change: str) -> int:
+    (view,) = ask_server(state, ChangeRun(run, change))
+    print(f"run {view.number} ({view.run_id[:FOLDER_DIGITS]}) {_standing(view)}")
+    return 0
+
+
+def _row(view: RunView) -> tuple[str, ...]:
+    agreed = sum(view.answers.get(name, {}).get("agreed", False) for name in view.hospitals)
+    return (
+        str(view.number), view.run_id[:FOLDER_DIGITS], view.state, f"{view.done} of {view.rounds}", view.task,
+        view.model, f"{agreed} of {len(view.hospitals)}", view.reason if view.reason != view.state else "",
+    )  # fmt: skip
+
+
+def _standing(view: RunView) -> str:
+    words = {
+        "proposed": "waits for the hospitals' answers",
+        "agreed": "waits for ./confide run start" if view.held else "begins when its turn comes",
+        "running": "ends after its round" if view.stopping else "is going on",
+        "finished": "is finished",
+    }
+    because = f": {view.reason}" if view.reason and view.reason != view.state else ""
+    return words.get(view.state, f"is {view.state}") + because
+
+
+def told(view: RunView) -> tuple[str, ...]:
+    """Return a run in words and figures."""
+    private = view.mode != PrivacyMode.NONE.value
+    lines = [
+        f"run             {view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {_standing(view)}",
+        f"trains          {view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done",
+        f"privacy         mode {view.mode}"
+        + (f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g}" if private else ""),
+    ]
+    lines += [f"                {claim}" for claim in view.claims]
+    if view.until is not None:
+        lines.append(f"must be there   {', '.join(view.hospitals)}; until {_time(view.until)}")
+    for name in sorted({*view.hospitals, *view.answers}):
+        lines.append(f"{name:<15} {_answered(view.answers.get(name))}")
+    return tuple(lines)
+
+
+def _answered(answer: dict[str, Any] | None) -> str:
+    if answer is None:
+        return "has not answered"
+    if not answer["agreed"]:
+        return f"declines, by its {answer['by']}: {answer['reason']}"
+    left = [
+        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run"
+        for account, cost in sorted(answer["epsilon"].items())
+    ]
+    return f"agrees, by its {answer['by']}" + (f": {'; '.join(left)}" if left else "")
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,146 @@
+"""The server's own operator is answered over its socket, nobody else, and errors come back as words."""
+
+import datetime as dt
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from common.config import replace
+from common.errors import ConfigError, RunError
+from common.files import write_private
+from common.identity.certificates import certificate_pem
+from common.identity.members import MEMBERS_FILE
+from common.settings import ROSTER_FILE, SERVER_SETTINGS_FILE, SUPERNODES_FOLDER, ServerSettings
+from server import operator_socket
+from server.operator_socket import (
+    SOCKET_FILE,
+    ChangeRun,
+    Operator,
+    OperatorReply,
+    OperatorSocket,
+    Propose,
+    ShowRuns,
+    ask_server,
+)
+from server.run_queue import RunQueue
+from tests.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
+
+MEMBERS = Members.made((*NAMES, "st-luke"))
+
+
+def proposal(**changes: object) -> Propose:
+    asked = Propose(
+        config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
+        parameters=PARAMETERS, days=30.0,
+    )  # fmt: skip
+    return msgspec.structs.replace(asked, **changes)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    # A path that is longer than a socket's name may be.
+    made = tmp_path / ("a-long-name-" * 12)
+    ServerSettings(
+        config=made / "config.yaml", run=made, logs=made, run_id=RUN_ID, data_set="phantom", classes=("a", "b"),
+        channels=1,
+    ).write(made / SERVER_SETTINGS_FILE)  # fmt: skip
+    write_private(made / "ca.pem", certificate_pem(MEMBERS.authority.certificate))
+    write_private(made / MEMBERS_FILE, MEMBERS.member_list.encode())
+    write_private(made / ROSTER_FILE, yaml.safe_dump(MEMBERS.roster).encode())
+    for name in MEMBERS.identities:
+        write_private(made / SUPERNODES_FOLDER / f"{name}.pub", b"a key")
+    return made
+
+
+@pytest.fixture
+def served(state: Path) -> Iterator[Path]:
+    with OperatorSocket(state, Operator(state)):
+        yield state
+
+
+def test_a_run_is_proposed_listed_shown_stopped_and_resumed(served: Path) -> None:
+    (first,) = ask_server(served, proposal())
+    assert (first.run_id, first.number, first.state) == (RUN_ID, 1, "proposed")
+    assert first.hospitals == tuple(sorted(MEMBERS.identities))
+    assert first.claims
+    (second,) = ask_server(served, proposal(hospitals=NAMES, held=True))
+    assert second.run_id != RUN_ID
+    assert (second.hospitals, second.held) == (NAMES, True)
+    # The configuration counts those that are named.
+    assert RunQueue(served).config(second.run_id).experiment.num_clients == len(NAMES)
+    assert [view.number for view in ask_server(served, ShowRuns())] == [1, 2]
+    assert ask_server(served, ShowRuns("2")) == ask_server(served, ShowRuns(second.run_id[:12])) == (second,)
+    (stopped,) = ask_server(served, ChangeRun("2", "stop"))
+    assert stopped.state == "stopped"
+    (resumed,) = ask_server(served, ChangeRun("2", "resume"))
+    assert resumed.state == "proposed"
+
+
+def test_what_the_server_refuses_comes_back_in_its_words(served: Path) -> None:
+    with pytest.raises(RunError, match="st-peter are not on the authority's list"):
+        ask_server(served, proposal(hospitals=(*NAMES, "st-peter")))
+    with pytest.raises(RunError, match="greater than or equal to 3"):
+        ask_server(served, proposal(hospitals=NAMES[:2]))
+    with pytest.raises(RunError, match="must be one of this version"):
+        ask_server(served, proposal(config={"experiment": {"rounds": 0}}))
+    with pytest.raises(RunError, match="0 runs are called '7'"):
+        ask_server(served, ShowRuns("7"))
+    assert ask_server(served, ShowRuns()) == ()
+
+
+def test_the_socket_is_the_owner_s_alone_and_gone_when_the_server_is(state: Path) -> None:
+    with OperatorSocket(state, Operator(state)):
+        assert (state / SOCKET_FILE).stat().st_mode & 0o777 == 0o600
+        assert ask_server(state, ShowRuns()) == ()
+    assert not (state / SOCKET_FILE).exists()
+    with pytest.raises(ConfigError, match="a server must run on this state folder"):
+        ask_server(state, ShowRuns())
+
+
+def test_another_user_is_not_answered(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stranger(socket.socket):
+        def getsockopt(self, *_asked: int) -> bytes:  # type: ignore[override]  # as the kernel tells of another user
+            return struct.pack("3i", 1, os.getuid() + 1, 1)
+
+    accept = socket.socket.accept
+
+    def accept_stranger(listener: socket.socket) -> tuple[socket.socket, object]:
+        connection, address = accept(listener)
+        return Stranger(fileno=connection.detach()), address
+
+    monkeypatch.setattr(operator_socket._Listener, "get_request", lambda self: accept_stranger(self.socket))
+    if os.getuid() == 0:
+        with pytest.raises((ConfigError, msgspec.DecodeError)):
+            ask_server(served, ShowRuns())
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"type":"erase"}', b"\xff" * 100, b'{"type":"list","more":1}'])
+def test_bytes_that_are_no_request_are_answered_with_an_error(served: Path, content: bytes) -> None:
+    with operator_socket._short(served / SOCKET_FILE) as address, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        connection.sendall(content)
+        connection.shutdown(socket.SHUT_WR)
+        reply = msgspec.json.decode(operator_socket._read(connection), type=OperatorReply)
+    assert reply.error is not None
+    assert "must be of one version" in reply.error
+    assert ask_server(served, ShowRuns()) == ()
+
+
+def test_a_server_without_members_proposes_nothing(state: Path) -> None:
+    (state / MEMBERS_FILE).unlink()
+    reply = Operator(state).answer(proposal(), dt.datetime.now(dt.UTC))
+    assert reply.error is not None
+    assert "nobody has joined yet" in reply.error
+
+
+def test_a_configuration_is_what_was_sent(served: Path) -> None:
+    wanted = replace(CONFIG, experiment={"rounds": 7}, privacy={"target_epsilon": 2.5})
+    (view,) = ask_server(served, proposal(config=wanted.model_dump(mode="json")))
+    assert (view.rounds, view.epsilon) == (7, 2.5)
+    assert RunQueue(served).config(view.run_id).training == wanted.training
