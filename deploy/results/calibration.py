@@ -91,8 +91,8 @@ class Calibration:
         bins = [one for one in self.spread.reliability(self.temperature) if one.share]
         highest = bins[-1]
         return (
-            f"where it says {highest.said:.0%} or so, {highest.seen:.0%} are; on average a probability is "
-            f"{self.after:.2f} off"
+            f"of those to whom it gives about {100 * highest.said:.0f} %, {100 * highest.seen:.0f} % are sick; on "
+            f"average a probability is {self.after:.2f} off"
         )
 
     def points(self, prevalence: float | None = None) -> tuple[OperatingPoint, ...]:
@@ -111,10 +111,10 @@ class Calibration:
         made = []
         for rate in RATES:
             place = int(np.argmax(spared >= rate - 1e-9))
-            made.append((f"specificity at least {rate:.0%}", place))
+            made.append((f"specificity at least {100 * rate:.0f} %", place))
         for rate in RATES:
             place = int(np.flatnonzero(found >= rate - 1e-9)[-1])
-            made.append((f"sensitivity at least {rate:.0%}", place))
+            made.append((f"sensitivity at least {100 * rate:.0f} %", place))
         points = []
         for wanted, place in made:
             sensitivity, specificity = float(found[place]), float(spared[place])
