@@ -258,6 +258,12 @@ def test_other_thresholds_are_given_at_the_prevalence_that_the_reader_names(tmp_
     assert "where 2.0 % are sick" in text
     assert "specificity at least 95 %" in text
     assert "reliability.png" in text
+    assert "These rows are rough" in text
+    exact = _run(tmp_path / "exact", example_run(6, config=EXACT))
+    assert main(["report", str(exact)]) == 0
+    told = (exact / "report.md").read_text()
+    assert "These rows are rough" not in told
+    assert "over the sampling of records. They are read off" in told
 
 
 def test_the_page_has_a_dark_side_and_tables_that_scroll_on_a_phone(reported: Path) -> None:
