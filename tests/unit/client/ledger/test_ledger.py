@@ -319,7 +319,7 @@ def test_an_anchor_is_on_the_disk_before_it_takes_its_place(folder: Path, monkey
     sync, move = os.fsync, Path.replace
 
     def noted_sync(number: int) -> None:
-        done.append(f"synced {Path(os.readlink(f'/proc/self/fd/{number}')).name}")
+        done.append(f"synced {Path(f'/proc/self/fd/{number}').readlink().name}")
         sync(number)
 
     def noted_move(path: Path, target: Path) -> Path:
