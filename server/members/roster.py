@@ -26,6 +26,7 @@ from common.identity.certificates import (
 from common.identity.invitation import TOKEN_BYTES
 from common.identity.members import KeptMembers
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
+from server.members.versions import MemberVersions
 
 INVITATIONS_FOLDER = "invitations"
 MOST_USES = 1024
@@ -57,7 +58,8 @@ class Members:
         roster: name to PEM identity certificate, which may have expired, for everyone on the list.
         keys: of the same hospitals, raw Ed25519, 32 bytes, each checked against the authority and the list.
         member_list: as the authority signed it.
-        absent: who of them cannot take part now: its certificate has expired, or its SuperNode was cut off.
+        absent: who of them cannot take part now: its certificate has expired, its SuperNode was cut off, or it speaks
+            another version of the protocol.
     """
 
     roster: dict[str, str] = field(repr=False)
@@ -72,6 +74,7 @@ class Membership:
     def __init__(self, state: Path) -> None:
         self._state = state
         self._invitations = state / INVITATIONS_FOLDER
+        self.versions = MemberVersions(state)
 
     def invite(self, name: str, expires: datetime.datetime, group: int | None = None) -> bytes:
         """Make an invitation and return its token, 32 random bytes.
@@ -199,7 +202,8 @@ class Membership:
             raise IdentityError("the certificates of the roster must hold the keys of the authority's member list")
         expired = {name for name, pem in roster.items() if read_certificate(pem.encode()).not_valid_after_utc <= now}
         cut_off = {name for name in roster if self.is_cut_off(name)}
-        return Members(roster, keys, newest.text(), frozenset(expired | cut_off))
+        others = self.versions.others() & roster.keys()
+        return Members(roster, keys, newest.text(), frozenset(expired | cut_off | others))
 
     def supernode_keys(self) -> dict[str, bytes]:
         """Return the members' SuperNode keys, OpenSSH, by the hospitals' names."""
