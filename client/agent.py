@@ -28,14 +28,15 @@ from client.agreement import RunAgreements, check_time
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData
-from client.ledger.held import newest_anchor
-from client.ledger.ledger import LEDGER_FOLDER, Ledger
+from client.ledger.ledger import Ledger
+from client.ledger.place import open_ledger
+from client.ledger.remembered import STATED_FILE
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
-from common.audit.chain import AUDIT_FILE, Record, discard
+from common.audit.chain import Record, discard
 from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors
 from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
@@ -48,9 +49,13 @@ from common.errors import (
     RunError,
     StandingError,
 )
+from common.files import write_private
 from common.identity.certificates import HospitalIdentity
+from common.identity.ledger_statement import state_ledger
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
+from common.privacy.accounting import Accountant, rounded_up
+from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
 from common.run import messages
 from common.run.flat_model import hash_model
@@ -111,6 +116,7 @@ class Surroundings:
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
         apply_masks: puts the masks on.
         open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
+        ledgers: this machine's list of ledgers; None where the data is not a hospital's own, as in a demo.
     """
 
     state: Path
@@ -123,6 +129,7 @@ class Surroundings:
     record: Record = discard
     apply_masks: MaskApplier = apply_masks
     open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
+    ledgers: Path | None = None
 
 
 @dataclass
@@ -254,6 +261,7 @@ class HospitalAgent:
         least = max(description.aggregation.min_hospitals, self._policy.min_hospitals)
         parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
         run = _Run(description, parameters, self._prepare(description), checked.certificates, until)
+        run.contributor.check_planned_end()
         self._agreements.hold_to(description)
         self._here.record(JoinedRun(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
@@ -269,10 +277,28 @@ class HospitalAgent:
         data = self._data[1]
         ledger = None
         if mechanism_of(description).is_private or not description.evaluation.exact:
-            held = newest_anchor(self._here.state / AUDIT_FILE)
-            self._ledger = self._ledger or Ledger.open(self._here.state / LEDGER_FOLDER, data.fingerprint, held)
+            state, ledgers = self._here.state, self._here.ledgers
+            self._ledger = self._ledger or open_ledger(state, data.fingerprint, data.images, ledgers)
             ledger = self._ledger
+            self._state_ledger(ledger, None)
         return Contributor(description, data, ledger, self._policy, self._here.random, cache)
+
+    def _state_ledger(self, ledger: Ledger, spent: float | None) -> None:
+        """Write down, signed, how far the ledger is, for the process that keeps this hospital's membership.
+
+        Args:
+            ledger: open.
+            spent: on training, by the PRV accountant; None to have it composed.
+        """
+        if self._here.ledgers is None:
+            return
+        if spent is None:
+            spent = rounded_up(ledger.spent(Account.TRAINING, BudgetPolicy.of(self._policy, Account.TRAINING)))
+        statement = state_ledger(self._identity, str(ledger.head()), spent, self._here.now())
+        try:
+            write_private(self._here.state / STATED_FILE, statement.encode())
+        except OSError as error:
+            _LOG.warning("%s must be writable: %s", STATED_FILE, error.strerror)
 
     def _known_run(
         self, request: SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest
@@ -454,6 +480,9 @@ class HospitalAgent:
         self, run: _Run, round_number: int, terms: RoundTerms, epsilon: EpsilonReport | None, view: bytes | None
     ) -> None:
         ledger = None if self._ledger is None else str(self._ledger.head())
+        if self._ledger is not None:
+            is_prv = Accountant(run.description.privacy.accountant) is Accountant.PRV
+            self._state_ledger(self._ledger, epsilon.spent if epsilon is not None and is_prv else None)
         self._here.record(
             Contributed(
                 run_id=run.parameters.run_id,

@@ -6,11 +6,12 @@ of the data. Whatever the data are, and whatever the model does to them, the res
 short of what the policy states, or cannot be used, the hospital's own operator is told, and nobody else.
 """
 
+import bisect
 import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
+from client.device import choose
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
@@ -42,12 +44,13 @@ from common.errors import (
     RunError,
 )
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
-from common.evaluation.labels import of_labels
+from common.evaluation.labels import count_labels, figures_of_labels, flat_labels
 from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.tree import answer, answer_statistics, asked
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
+from common.models.frozen import move
 from common.models.naming import BackboneModel, PackageModel, from_outside
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
@@ -120,17 +123,25 @@ class _Trainer:
     stated: int
     cohort: int
     random: Random
+    device: torch.device
 
     def steps(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
         """See :class:`common.privacy.mechanism.Trainer`."""
         expected = plan.expected_batch(self.stated)
         return train_locally(
-            self.model, self.start, self.data, self.training, plan, self.random, expected_units=expected
+            self.model,
+            self.start,
+            self.data,
+            self.training,
+            plan,
+            self.random,
+            expected_units=expected,
+            device=self.device,
         ).delta
 
     def gradient_sum(self, plan: NoisySum) -> npt.NDArray[np.int64]:
         """See :class:`common.privacy.mechanism.Trainer`."""
-        return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random).total
+        return noisy_gradient_sum(self.model, self.start, self.data, plan, self.cohort, self.random, self.device).total
 
     def feature_mean(self, plan: PlainSteps | NoisySteps) -> npt.NDArray[np.float32]:
         """See :class:`common.privacy.mechanism.Trainer`."""
@@ -180,12 +191,14 @@ class Contributor:
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
         self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
+        self._device = choose(policy.device)
         self._model = _model_of(run)
+        move(registry.frozen_features(run.model.architecture), self._device)
 
         def prepared(part: HospitalRecords, copies: int) -> TrainingData:
             inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
             if copies > 1:
-                inputs = inputs.reshape(len(part), copies, -1)
+                inputs = inputs.reshape(len(part), copies, inputs.shape[1])
             return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
 
         # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.
@@ -266,6 +279,39 @@ class Contributor:
         for note in found:
             _LOG.warning("%s; the server learns nothing of this", note)
         return tuple(found)
+
+    def check_planned_end(self) -> None:
+        """Refuse a run whose planned end would pass this hospital's budget for training, before its first round.
+
+        A run in which this hospital has booked a round is not judged again: each further round is, by itself. The
+        answer is a function of the run description, the ledger and the policy, as each round's ε is.
+
+        Raises:
+            BudgetExceededError: says what the run would bring the hospital to, and how many rounds would fit.
+        """
+        booking = self._training.booking(self._run.privacy.delta)
+        if self._ledger is None or booking is None or self._ledger.lines(self._run.run_id, Account.TRAINING):
+            return
+        policy, rounds = self._budget(Account.TRAINING), self._run.experiment.rounds
+        mean = None if self._mean is None else self._mean.booking(self._run.privacy.delta)
+
+        def end(after: int) -> float:
+            assert self._ledger is not None  # noqa: S101 - as above
+            planned = [] if mean is None else [mean]
+            if after:
+                planned.append(replace(booking, event=replace(booking.event, steps=booking.event.steps * after)))
+            return self._ledger.with_planned(planned, policy, self._accountant)
+
+        reached = end(rounds)
+        if reached <= policy.budget:
+            return
+        fitting = bisect.bisect_right(range(rounds), policy.budget, key=end) - 1
+        fits = f"{fitting} of its {rounds} rounds would fit" if fitting > 0 else "not one of its rounds would fit"
+        raise BudgetExceededError(
+            f"this run's planned end would bring this hospital to ε = {rounded_up(reached):.3f} at "
+            f"δ = {policy.delta:g} for each {policy.unit} of its training data, and its budget is {policy.budget:g}; "
+            f"{fits}, and `confide privacy plan --state` says which ε would. Nothing was spent"
+        )
 
     def check(self, terms: RoundTerms, cohort: int) -> Release | None:
         """Return the release that a round's terms ask for, or refuse terms that the run does not allow.
@@ -398,12 +444,14 @@ class Contributor:
         stated = self._policy.stated_training_units
         if plan is self._mean:  # Of more units the sum over what is stated would be no mean.
             data = data.limited(stated, self._run.privacy.unit, self._choice)
-        return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random))
+        return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random, self._device))
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
         try:
-            validation, test = scores(self._model, model, self._validation, self._test, len(self._run.classes))
+            validation, test = scores(
+                self._model, model, self._validation, self._test, len(self._run.classes), self._device
+            )
         except Exception as error:  # noqa: BLE001 - as in _change
             _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
@@ -413,9 +461,17 @@ class Contributor:
 
     def _own_figures(self, validation: Array, test: Array) -> Metrics:
         if self._run.task.kind is TaskKind.MULTILABEL:
-            parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
-            return of_labels(*parts, _OWN_BINS)[0]
+            return figures_of_labels(self._label_counts(validation, test, _OWN_BINS))[0]
         return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
+
+    def _label_counts(self, validation: Array, test: Array, bins: int) -> tuple[EvaluationCounts, ...]:
+        parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
+        return count_labels(*parts, bins)
+
+    def _exact(self, validation: Array, test: Array, shape: EvaluationShape) -> npt.NDArray[np.int64]:
+        if shape.labels:
+            return flat_labels(self._label_counts(validation, test, shape.bins))
+        return self._counts(validation, test, shape).flat()
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(
@@ -437,8 +493,8 @@ class Contributor:
         """Return what stands before the change: what the policy states, and the evaluation with its noise."""
         policy = self._policy
         if isinstance(self.layout.evaluation, EvaluationShape):
-            counts = self._counts(validation, test, self.layout.evaluation)
-            return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts.flat())
+            counts = self._exact(validation, test, self.layout.evaluation)
+            return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts)
         entries = np.zeros(self.layout.evaluation, np.int64)
         units = dict.fromkeys(Part, 0)
         if release is not None and self.plan is not None and terms.question is not None:

@@ -5,6 +5,7 @@ only if one of them is the authority whose fingerprint its invitation carries; f
 one it trusts. All connections go outwards, through a proxy where gRPC's environment variables name one.
 """
 
+import contextlib
 import datetime
 import hashlib
 import http.client
@@ -22,6 +23,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.ledger.remembered import keep_remembered
 from common.config import Config
 from common.errors import EnrolmentError
 from common.files import write_private
@@ -47,6 +49,8 @@ from common.identity.enrolment import (
     JoinedReply,
     JoinReply,
     JoinRequest,
+    LedgerReply,
+    LedgerRequest,
     PieceReply,
     PieceRequest,
     ProposalReply,
@@ -88,6 +92,10 @@ _Result = TypeVar("_Result")
 
 class UnreachableError(EnrolmentError):
     """The enrolment service did not answer, or was too busy; it may answer later."""
+
+
+class UnknownCallError(EnrolmentError):
+    """The server is of an earlier version, which does not know the call."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,17 @@ class EnrolmentService:
         reply = self._call(enrolment.PIECE, asked)
         return enrolment.decode(reply, PieceReply, enrolment.MAXIMUM_REPLY_BYTES).content
 
+    def ledger(self, identity: HospitalIdentity, statement: bytes | None) -> bytes | None:
+        """State how far this hospital's ledger is, or ask without a statement; returns what the consortium remembers.
+
+        Raises:
+            EnrolmentError: that is refused; the statement says less than what the consortium remembers.
+        """
+        certificate, request = proof_of(identity)
+        asked = LedgerRequest(certificate=certificate, request=request, statement=statement)
+        reply = self._call(enrolment.LEDGER, asked)
+        return enrolment.decode(reply, LedgerReply, enrolment.MAXIMUM_REPLY_BYTES).statement
+
     def _call(self, method: str, message: enrolment.Message) -> bytes:
         credentials = grpc.ssl_channel_credentials(certificate_pem(self.authority))
         options = [("grpc.max_receive_message_length", enrolment.MAXIMUM_REPLY_BYTES)]
@@ -148,6 +167,8 @@ class EnrolmentService:
             except grpc.RpcError as error:
                 if error.code() in _PASSING:
                     raise UnreachableError(f"the server at {self.address} must answer: {error.details()}") from None
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise UnknownCallError(f"the server is of an earlier version, which knows no {method}") from None
                 raise EnrolmentError(f"the server refused: {error.details()}") from None
 
 
@@ -312,6 +333,11 @@ def _settle(
             f"{members.number}, which does not; ask the consortium's operator"
         )
     Revocations(state, service.authority).accept(joined.revocations)
+    identity = HospitalIdentity(name, read_certificate(joined.certificate), key)
+    with contextlib.suppress(UnknownCallError):
+        told = service.ledger(identity, None)
+        if told is not None:
+            keep_remembered(state, told, name, service.authority)
     write_private(state / "ca.pem", authority)
     write_private(relay / "ca.pem", authority)
     write_private(state / "identity.pem", joined.certificate)

@@ -352,7 +352,7 @@ def _mean_linear_rows(model: nn.Linear, inputs: Tensor, labels: Tensor) -> Tenso
     residuals = score_gradients(scores.flatten(0, 1), labels.repeat_interleave(copies, dim=0)).view_as(scores)
     residuals /= copies
     weight, *bias = model.parameters()
-    rows = torch.empty(len(labels), weight.numel() + sum(each.numel() for each in bias))
+    rows = inputs.new_empty(len(labels), weight.numel() + sum(each.numel() for each in bias))
     torch.bmm(residuals.transpose(1, 2), inputs, out=rows[:, : weight.numel()].view(len(labels), *weight.shape))
     if bias:
         rows[:, weight.numel() :] = residuals.sum(dim=1)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
+from client.device import choose
 from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
+from client.ledger.place import registry_folder
 from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
 from common.config import load_config
@@ -27,6 +29,8 @@ from common.processes import (
     EXIT_REFUSED,
 )
 from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
+
+_LOG = logging.getLogger("confide.hospital")
 
 _PREDECESSOR_SECONDS = 10.0
 """An agent whose supervisor was killed has this long to end: two must never answer from the same state."""
@@ -54,6 +58,7 @@ def _serve(state: Path) -> int:
 def _serve_alone(state: Path) -> int:
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     config = load_config(settings.config)
+    _LOG.info("features and gradients are computed on %s", choose(config.hospital.device))
     identity = load_identity(state)
     relay = state / RELAY_FOLDER
     api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
@@ -72,6 +77,8 @@ def _serve_alone(state: Path) -> int:
             random=os.urandom,
             record=chain.append,
             apply_masks=apply_masks,
+            # A hospital that joined has data of its own; a demo's is dealt anew each time.
+            ledgers=None if settings.enrolment_address is None else registry_folder(),
         )
         agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
         with contextlib.closing(agent):

@@ -15,6 +15,7 @@ import msgspec
 
 from client.enrolment import EnrolmentService, ask_standing
 from client.kept_runs import RunReceiver
+from client.ledger.remembered import STATED_FILE
 from client.proposals import Proposals
 from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
@@ -72,6 +73,7 @@ def keep(state: Path) -> None:
     revocations, members = Revocations(state, authority), KeptMembers(state, authority)
     proposals = Proposals(state)
     receiver, trouble = RunReceiver(state, authority, service), ""
+    stated, refused = b"", ""
     last = read_last_standing(state)
     while True:
         identity = load_identity(state)
@@ -91,6 +93,8 @@ def keep(state: Path) -> None:
                 f"{identity.name} has been revoked by the consortium's authority; it takes part in nothing any more; "
                 "to join again, ask for a new invitation and use a new state folder"
             )
+        if last.problem is None:
+            stated, refused = _state_ledger(service, identity, state, stated, refused)
         trouble = _receive(receiver, identity, seconds, trouble) if last.problem is None else trouble
         time.sleep(seconds)
 
@@ -110,6 +114,23 @@ def _told(stands: StandingReply, before: LastStanding, now: datetime.datetime) -
 def _standing_of(notice: ProposalNotice) -> str:
     reason = printable(notice.reason)
     return notice.state + (f": {reason}" if reason and reason != notice.state else "")
+
+
+def _state_ledger(
+    service: EnrolmentService, identity: HospitalIdentity, state: Path, stated: bytes, refused: str
+) -> tuple[bytes, str]:
+    """Pass on what the agent has stated about its ledger since the last time; returns that, and what went wrong."""
+    path = state / STATED_FILE
+    statement = path.read_bytes() if path.exists() else b""
+    if statement == stated:
+        return stated, refused
+    try:
+        service.ledger(identity, statement)
+    except ConfideError as error:
+        if str(error) != refused:
+            _LOG.warning("%s", error)
+        return stated, str(error)
+    return statement, ""
 
 
 def _receive(receiver: RunReceiver, identity: HospitalIdentity, seconds: float, before: str) -> str:

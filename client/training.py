@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.device import CPU, is_cpu, rows_that_fit
 from client.losses import summed_loss
 from client.per_record_gradients import (
     CHUNK,
@@ -54,6 +55,7 @@ from common.evaluation import EvaluationCounts, EvaluationShape, PartCounts, cou
 from common.keystream import SEED_BYTES, Keystream
 from common.models.centred import centre_length, trained_length
 from common.models.flat import share_parameters
+from common.models.memory import in_pieces
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import NoisySteps, NoisySum, PlainSteps
 from common.privacy.schedule import Schedule
@@ -228,6 +230,7 @@ def train_locally(
     random: Random,
     *,
     expected_units: float,
+    device: torch.device = CPU,
 ) -> LocalUpdate:
     """Train from the round's model on this hospital's records.
 
@@ -241,6 +244,7 @@ def train_locally(
             repeatable bit for bit.
         expected_units: of a noisy step's batch, by what the hospital states: the noisy sum is divided by this public
             number, never by how many units there are.
+        device: where gradients are computed; they are clipped, added up and noised on the CPU in any case.
 
     Returns:
         The change, finite whatever the model and the data are. After noisy steps it is (ε, δ)-private for the unit
@@ -254,7 +258,8 @@ def train_locally(
     stream = Keystream(random(SEED_BYTES))
     anchor = torch.from_numpy(start)
     weights = anchor.clone()
-    share_parameters(model, weights)
+    on_device = weights.to(device)  # The very same tensor on a CPU.
+    share_parameters(model.to(device), on_device)
     model.train()
     match plan:
         case NoisySteps():
@@ -273,6 +278,8 @@ def train_locally(
         velocity += gradient + training.proximal_mu * change if training.proximal_mu else gradient
         change -= training.learning_rate * velocity
         torch.add(anchor[trained], change, out=weights[trained])
+        if on_device is not weights:
+            on_device.copy_(weights)
         steps += 1
     torch.nan_to_num(change, nan=0.0, out=change)  # A proximal term may run away; what leaves is a number all the same.
     return LocalUpdate(delta=whole.numpy(), steps=steps, seconds=time.perf_counter() - began)
@@ -285,6 +292,7 @@ def noisy_gradient_sum(
     plan: NoisySum,
     cohort: int,
     random: Random,
+    device: torch.device = CPU,
 ) -> GradientSum:
     """Return this hospital's part of one optimiser step in mode ``distributed``.
 
@@ -295,13 +303,14 @@ def noisy_gradient_sum(
         plan: the sampling, the clipping and the noise; the same at every hospital of a run.
         cohort: hospitals in this round.
         random: source of fresh bytes, ``os.urandom``; 64 are drawn.
+        device: where gradients are computed; they are clipped to whole numbers on the CPU in any case.
 
     Returns:
         Whole numbers that carry this hospital's share of the noise and are private only inside the secure sum, as
         the theorem in ``common/privacy/distributed.py`` says; never to be sent unmasked. A centre's numbers are 0.
     """
     began = time.perf_counter()
-    share_parameters(model, torch.from_numpy(start.copy()))
+    share_parameters(model.to(device), torch.from_numpy(start.copy()).to(device))
     model.train()
     units = data.units(plan.unit)
     noise = _for_a_part(plan.noise, trained_length(model))
@@ -364,8 +373,8 @@ def feature_mean(
         bound = plan.max_grad_norm
         pieces = (weighted_rows(_clipping(norm_bounds(rows), bound), rows) for rows in _unit_features(data, plan.unit))
         clipped = _sum_on_grid(pieces, width, bound)
-        stream = Keystream(random(SEED_BYTES))
-        centre[:] = _noisy_mean(clipped, plan.noise_multiplier * bound, stated, stream).numpy()
+        noise = Keystream(random(SEED_BYTES))
+        centre[:] = _noisy_mean(clipped, plan.noise_multiplier * bound, stated, noise).numpy()
         return found
     total = torch.zeros(width, dtype=torch.float64)
     for rows in _unit_features(data, PrivacyUnit.RECORD):
@@ -379,7 +388,7 @@ def _unit_features(data: TrainingData, unit: PrivacyUnit) -> Iterator[Tensor]:
     units = data.units(unit)
     everything = torch.arange(len(data))
     for piece in _pieces(everything, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
-        features = functional.normalize(data.inputs[piece], dim=-1)
+        features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)
         rows = features.mean(dim=1) if data.inputs.dim() == _WITH_COPIES else features
         yield _means_of_units(rows, units[piece])
 
@@ -472,7 +481,7 @@ def _clipped_pieces(
     model: nn.Module, data: TrainingData, batch: Tensor, clipping: Clipping, parameters: int
 ) -> Iterator[Tensor]:
     """Yield the clipped sum of each piece of a batch, (d,)."""
-    by_row = isinstance(model, ByRecord) or data.inputs.dim() == _WITH_COPIES
+    by_row = isinstance(model, ByRecord) or data.inputs.dim() == _WITH_COPIES or not is_cpu(_device_of(model))
     if clipping.unit is PrivacyUnit.PATIENT or by_row:
         units = data.units(clipping.unit)
         for piece in _pieces(batch, units, min(CHUNK, _rows_at_once(data, parameters))):
@@ -486,10 +495,13 @@ def _clipped_pieces(
 
 def _unit_gradients(model: nn.Module, data: TrainingData, records: Tensor, units: Tensor) -> Tensor:
     """Return one row a unit, (units, trained parameters): the mean gradient of its records, each over its copies."""
-    inputs, labels = _as_input(data.inputs[records]), data.labels[records]
-    if inputs.dim() == _WITH_COPIES:
-        return _means_of_units(mean_gradient_rows(model, inputs, labels), units)
-    return _means_of_units(record_gradients(model, inputs, labels, as_rows=True).rows(), units)
+    return _means_of_units(_record_rows(model, data, records), units)
+
+
+def _chosen(records: Tensor) -> Tensor | slice:
+    """Return records that stand side by side as a slice, which is read where it is and not copied."""
+    first, last = int(records[0]), int(records[-1]) + 1
+    return slice(first, last) if last - first == len(records) and bool((records.diff() == 1).all()) else records
 
 
 def _means_of_units(rows: Tensor, units: Tensor) -> Tensor:
@@ -500,15 +512,41 @@ def _means_of_units(rows: Tensor, units: Tensor) -> Tensor:
     return torch.zeros(len(sizes), rows.shape[1]).index_add_(0, members, rows).div_(sizes[:, None])
 
 
+def _record_rows(model: nn.Module, data: TrainingData, records: Tensor) -> Tensor:
+    """Return every record's gradient, (records, trained parameters) float32 on the CPU, wherever it is computed."""
+    device = _device_of(model)
+
+    def rows(some: Tensor) -> Tensor:
+        chosen = _chosen(some)
+        inputs, labels = _as_input(data.inputs[chosen].to(device)), data.labels[chosen].to(device)
+        if inputs.dim() == _WITH_COPIES:
+            return mean_gradient_rows(model, inputs, labels)
+        return record_gradients(model, inputs, labels, as_rows=True).rows()
+
+    if is_cpu(device):
+        return rows(records)
+    at_once = rows_that_fit(device, trained_length(model), len(records))
+    return torch.cat(list(in_pieces(records, at_once, lambda some: rows(some).cpu())))
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def scores(
-    model: nn.Module, flat: NDArray[np.float32], validation: TrainingData, test: TrainingData, classes: int
+    model: nn.Module,
+    flat: NDArray[np.float32],
+    validation: TrainingData,
+    test: TrainingData,
+    classes: int,
+    device: torch.device = CPU,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return a model's scores on a hospital's validation and test part, (records · copies, classes) each.
 
     The scores of a record's copies stand one after the other. They are finite whatever the model is; its parameters are
     overwritten.
     """
-    share_parameters(model, torch.from_numpy(flat.copy()))
+    share_parameters(model.to(device), torch.from_numpy(flat.copy()).to(device))
     return _scores(model, validation, classes), _scores(model, test, classes)
 
 
@@ -531,9 +569,10 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     on a single record must not show it.
     """
     model.eval()
+    device = _device_of(model)
     size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))
     with torch.inference_mode():
-        found = torch.cat([model(_as_input(inputs[start : start + size])) for start in range(0, len(inputs), size)])
+        found = torch.cat(list(in_pieces(inputs, size, lambda some: model(_as_input(some.to(device))).cpu())))
         return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
@@ -550,12 +589,22 @@ def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> Part
 
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
     """Return the mean gradient of the batch's cross-entropy, (d,) float32; zeros where that is not finite."""
-    model.zero_grad(set_to_none=True)
-    for piece in torch.split(batch, _physical_batch(data)):
-        inputs, labels = _as_input(data.inputs[piece]), data.labels[piece].repeat_interleave(data.copies, dim=0)
+    device = _device_of(model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def of_piece(piece: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = _as_input(data.inputs[piece].to(device))
+        labels = data.labels[piece].repeat_interleave(data.copies, dim=0).to(device)
         found = model(inputs).flatten(0, -2)  # The copies of a record one after the other.
-        (summed_loss(found, labels) / (len(batch) * data.copies)).backward()  # type: ignore[no-untyped-call]
-    gradient = torch.cat([each.grad.reshape(-1) for each in model.parameters() if each.grad is not None])
+        loss = summed_loss(found, labels) / (len(batch) * data.copies)
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for gradients in in_pieces(batch, _physical_batch(data), of_piece):
+        for so_far, gradient in zip(total, gradients, strict=True):
+            if gradient is not None:
+                so_far.add_(gradient)
+    gradient = torch.cat([each.reshape(-1) for each in total]).cpu()
     return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)
 
 

@@ -14,7 +14,7 @@ from common.canonical import canonical_json
 from common.errors import ConfigError
 from common.models import naming
 from common.secagg.parameters import GraphParameters
-from common.task import MOST_CLASSES, TaskConfig, TaskKind, implied
+from common.task import MOST_CLASSES, TaskConfig, implied
 
 _SHOWN = reprlib.Repr()
 """Shortens a value in an error: a few aliases in YAML can stand for gigabytes."""
@@ -290,6 +290,7 @@ class HospitalConfig(_Section):
     min_colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     answer_seconds: Annotated[float, Field(ge=0, le=3600.0)] = 0.0
+    device: Annotated[str, Field(pattern=r"^(?:auto|cpu|cuda(?::[0-9]{1,2})?)$")] = "auto"
     allow_partial_roster: bool = False
     allow_plain: bool = False
     allow_semi_honest: bool = False
@@ -328,7 +329,6 @@ class Config(_Section):
                 f"aggregation.min_hospitals ({self.aggregation.min_hospitals}) must be at most "
                 f"experiment.num_clients ({self.experiment.num_clients})"
             )
-        _require_countable(self.task, self.evaluation)
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
@@ -364,7 +364,6 @@ class RunDescription(_Section):
             raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
         if self.task.is_preset or self.task.classes != self.classes or self.task.normal() != self.task:
             raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
-        _require_countable(self.task, self.evaluation)
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         return self
 
@@ -424,12 +423,6 @@ class RunDescription(_Section):
 def task_of(config: Config, classes: tuple[str, ...]) -> TaskConfig:
     """Return a run's task; where the configuration leaves it to a preset, what its name and classes imply."""
     return implied(config.experiment.task, classes) if config.task.is_preset else config.task.normal()
-
-
-def _require_countable(task: TaskConfig, evaluation: EvaluationConfig) -> None:
-    """Refuse exact counts of several labels: their vector would need a layout of its own."""
-    if evaluation.exact and task.kind is TaskKind.MULTILABEL:
-        raise ValueError("evaluation.exact must be false in a multilabel task, whose labels are counted under noise")
 
 
 def _require_hidden_shares(

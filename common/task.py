@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -167,9 +166,9 @@ class TaskConfig(BaseModel):
             return tuple(range(len(self.classes)))
         return tuple(place for place, name in enumerate(self.classes) if name in self.positive)
 
-    @cached_property
+    @property
     def reader(self) -> "LabelReader":
-        """Return what reads a hospital's labels."""
+        """Return what reads a hospital's labels; keep it where there are many."""
         return LabelReader(self)
 
     def written(self, number: int) -> str:

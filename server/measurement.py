@@ -11,8 +11,9 @@ from typing import Literal, Protocol
 
 from common.config import RunDescription
 from common.errors import RunError
-from common.evaluation import Metrics, metrics
+from common.evaluation import EvaluationShape, Metrics, metrics
 from common.evaluation.decode import decode, next_question
+from common.evaluation.labels import figures_of_labels, labels_from_flat
 from common.evaluation.metrics import ClassFigures, areas_of, class_figures
 from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
@@ -114,6 +115,13 @@ class ExactMeasurements:
 
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:  # noqa: ARG002
         """See :class:`Measurements`."""
+        shape = self._layout.evaluation
+        if isinstance(shape, EvaluationShape) and shape.labels:
+            labels = labels_from_flat(tail.entries, shape)
+            for counts in labels:
+                counts.check()
+            measured, of_each = figures_of_labels(labels)
+            return Reading("test", measured, each=of_each)
         counts = self._layout.exact_counts(tail)
         counts.check()
         several = len(counts.test.confusion) > 2  # noqa: PLR2004 - of two classes, the figures are those of the second

@@ -371,8 +371,6 @@ class RunQueue:
         write_private(self.folder(run.run_id) / _RECORD_FILE, msgspec.json.encode(run))
 
 
-
-
 def _because(run: KeptRun) -> str:
     return f": {run.reason}" if run.reason else ""
 

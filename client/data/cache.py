@@ -3,7 +3,8 @@
 ::
 
     cache/
-      prepared-<key>/   index.json (written last), and for each split its images, labels, patient numbers and traits
+      prepared-<key>/   index.json (written last), images.bin (hashes of the images), and for each split its images,
+                        labels, patient numbers and traits
       building-…/       one being written; removed at the next start if that was cut short
 
 The images are mapped, not read: a run of any size needs only the memory of the batch in hand.
@@ -39,6 +40,7 @@ LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
 
 _INDEX_NAME = "index.json"
+_IMAGES_NAME = "images.bin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +62,11 @@ class PreparedPart:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """All prepared parts, and the fingerprint of the data they came from."""
+    """All prepared parts, the fingerprint of the data they came from, and hashes of its images."""
 
     parts: dict[Split, PreparedPart] = field(repr=False)
     fingerprint: bytes
+    images: bytes = field(repr=False)
 
 
 @dataclass
@@ -103,8 +106,12 @@ class PreparedWriter:
         part.patients.append(patient)
         part.traits += traits.tobytes()
 
-    def commit(self, fingerprint: bytes) -> None:
+    def commit(self, fingerprint: bytes, images: bytes = b"") -> None:
         """Make what was added the prepared data.
+
+        Args:
+            fingerprint: of the data.
+            images: hashes of its images, for the ledger (:attr:`client.data.survey.Survey.images`).
 
         Raises:
             OSError: the disk is full.
@@ -120,6 +127,9 @@ class PreparedWriter:
                 with _create(self._folder / f"{split}.{name}") as file:
                     file.write(content)
                     _sync(file)
+        with _create(self._folder / _IMAGES_NAME) as file:
+            file.write(images)
+            _sync(file)
         index = {
             "format": CACHE_FORMAT,
             "version": CACHE_VERSION,
@@ -167,7 +177,7 @@ class PreparedCache:
             shape = tuple(int(side) for side in index["shape"])
             parts = {split: _map_part(folder, split, int(index["records"][split]), shape) for split in SPLITS}
             folder.touch()  # the least recently used goes first when room is needed
-            return Prepared(parts, bytes.fromhex(index["fingerprint"]))
+            return Prepared(parts, bytes.fromhex(index["fingerprint"]), (folder / _IMAGES_NAME).read_bytes())
         except (OSError, ValueError, KeyError, OverflowError, TypeError, RecursionError):
             return None
 

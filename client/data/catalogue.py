@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from client.data import known_tables
 from client.data.archives import Archives, UnusableArchiveError, split_path
-from client.data.known_tables import KnownTable, Said, find_known_table
+from client.data.known_tables import KnownTable, Said, find_known_table, is_table
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import (
     ARCHIVE_ENDING,
@@ -41,7 +41,7 @@ from client.data.readers import (
 from client.data.tables import Table, UnusableTableError, read_table
 from common.errors import DataError
 from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split
-from common.task import BETWEEN_LABELS, BETWEEN_NAME_AND_VALUE, TaskConfig, TaskKind, Unread, implied
+from common.task import BETWEEN_LABELS, BETWEEN_NAME_AND_VALUE, LabelReader, TaskConfig, TaskKind, Unread, implied
 
 ACCEPTED_NAME = "accepted.csv"
 MANIFEST_WORKBOOK_NAME = "manifest.xlsx"
@@ -149,8 +149,14 @@ class _Listing:
     entries: list[ListedImage] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 2"))
+    reader: LabelReader = field(init=False, repr=False)
+    beside: frozenset[str] = frozenset()
+    """Names of files below the folder, beside :data:`_BESIDE_IMAGES`, that are known to be no images."""
     left_out: int = 0
     """How many records the task leaves out for what their labels say."""
+
+    def __post_init__(self) -> None:
+        self.reader = self.task.reader
 
     def find(self, mistake: Mistake, where: str, detail: str = "") -> None:
         self.findings.append(Finding(mistake, where, detail))
@@ -326,7 +332,7 @@ def _list_row(
 
 def _label_of(listing: _Listing, text: str, where: str) -> int | None:
     """Return a label's number; where there is none, say why, or count the record among those that are left out."""
-    label = listing.task.reader.read(text)
+    label = listing.reader.read(text)
     if not isinstance(label, Unread):
         return label
     if label is Unread.LEFT_OUT:
@@ -379,6 +385,7 @@ def _list_known_table(listing: _Listing) -> None:
     known = find_known_table(listing.root)
     if known is None:
         return
+    listing.beside = frozenset(path.name for path in listing.root.iterdir() if is_table(path.name))
     files = list(_walk(listing))
     by_name = {file if known.by_path else known_tables.stem(file): file for file in reversed(files)}
 
@@ -430,7 +437,7 @@ def _list_known_row(listing: _Listing, file: str, row: known_tables.KnownRow, pa
 
 def _list_class_folders(listing: _Listing) -> None:
     unknown: set[str] = set()
-    read = listing.task.reader.read
+    read = listing.reader.read
     for file in _walk(listing):
         path = PurePosixPath(file)
         above = [name for name in path.parts[:-1] if PurePosixPath(name).suffix.lower() != ARCHIVE_ENDING]
@@ -466,7 +473,7 @@ def _walk(listing: _Listing) -> Iterator[str]:
                 listing.find(Mistake.OUTSIDE_FOLDER, printable(os.path.normpath(f"{inside}/{name}")))
         for name in sorted(files):
             file = os.path.normpath(f"{inside}/{name}")
-            if name not in _BESIDE_IMAGES:
+            if name not in _BESIDE_IMAGES and file not in listing.beside:
                 yield from _images_of(listing, file, others)
     if others:
         named = [f"{count} {ending}" for ending, count in others.most_common(_ENDINGS_NAMED)]

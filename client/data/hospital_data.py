@@ -59,12 +59,14 @@ class HospitalData:
         validation: what a decision threshold is chosen on.
         test: what the global model is measured on.
         fingerprint: 32 bytes that name this data; the privacy ledger is bound to it.
+        images: 16 bytes for each hash of an image, by which the ledger knows it again; they never leave this machine.
     """
 
     train: HospitalRecords
     validation: HospitalRecords
     test: HospitalRecords
     fingerprint: bytes
+    images: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def _as_data(prepared: Prepared, contract: DataContract) -> HospitalData:
         HospitalRecords(validation.images, validation.labels, validation.patients, validation.traits),
         HospitalRecords(test.images, test.labels, test.patients, test.traits),
         prepared.fingerprint,
+        prepared.images,
     )
 
 
@@ -185,7 +188,7 @@ def check_data(
         survey, found = _examine(catalogue, contract, writer, progress, date)
         report = _report(catalogue, survey, found)
         if report.can_be_opened:
-            writer.commit(survey.fingerprint)
+            writer.commit(survey.fingerprint, survey.images)
     return report
 
 

@@ -113,7 +113,7 @@ def find_known_table(folder: Path) -> KnownTable | None:
     """Return the known table that lies in a folder; None where there is none."""
     heads: dict[str, frozenset[str]] = {}
     try:
-        tables = sorted(path for path in folder.iterdir() if path.name.lower().endswith(TABLE_ENDINGS))
+        tables = sorted(path for path in folder.iterdir() if is_table(path.name))
     except OSError:
         return None
     for path in tables[:_MOST_TABLES]:
@@ -124,6 +124,11 @@ def find_known_table(folder: Path) -> KnownTable | None:
             files = found[0] if len(found) == 1 else [matching[0] for matching in found]
             return KnownTable(name, tuple(files), by_path, task, rows)
     return None
+
+
+def is_table(name: str) -> bool:
+    """Return whether a file's name is that of a table."""
+    return name.lower().endswith(TABLE_ENDINGS)
 
 
 def decompressed(name: str, content: bytes, most: int) -> bytes:

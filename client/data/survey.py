@@ -64,6 +64,7 @@ class Survey:
     _seen: list[_Seen] = field(default_factory=list, repr=False)
     _record_digests: bytearray = field(default_factory=bytearray, repr=False)
     _pixel_digests: bytearray = field(default_factory=bytearray, repr=False)
+    _content_digests: bytearray = field(default_factory=bytearray, repr=False)
     _thumbnails: bytearray = field(default_factory=bytearray, repr=False)
     _traces: bytearray = field(default_factory=bytearray, repr=False)
     _patient_numbers: dict[str, int] = field(default_factory=dict, repr=False)
@@ -87,6 +88,7 @@ class Survey:
         self._traces += usable.traces.numbers.tobytes()
         self._record_digests += record_digest(examined.content_digest, entry.label_text, patient, split)
         self._pixel_digests += hashlib.blake2b(usable.pixels.tobytes(), digest_size=_PIXEL_DIGEST_BYTES).digest()
+        self._content_digests += examined.content_digest[:_PIXEL_DIGEST_BYTES]
         self._thumbnails += usable.thumbnail.astype(_KEPT_AS).tobytes()
         return split, self._patient_numbers.setdefault(patient, row) if patient else row
 
@@ -94,6 +96,11 @@ class Survey:
     def fingerprint(self) -> bytes:
         """32 bytes that name this data; see :func:`common.shards.fingerprint`."""
         return combine_digests(_pieces(self._record_digests, _RECORD_DIGEST_BYTES))
+
+    @property
+    def images(self) -> bytes:
+        """The hash of each image's file and of its pixels, 16 bytes each: by these a ledger knows images again."""
+        return bytes(self._content_digests + self._pixel_digests)
 
     @property
     def patients(self) -> int:

@@ -24,7 +24,7 @@ any state in which that line is not there. The chain proves order and completene
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -111,13 +111,15 @@ class Ledger:
         self._take_in(entries)
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: bytes, held: Anchor | None = None) -> Self:
+    def open(cls, folder: Path, fingerprint: bytes, held: Anchor | None = None, earlier: Collection[str] = ()) -> Self:
         """Open the ledger of a data set, or begin one; the whole chain and the anchor are verified.
 
         Args:
             folder: the ledger's own folder; made if missing.
             fingerprint: of the data set, 32 bytes.
             held: an anchor that is kept elsewhere; the ledger must be there and still hold that line.
+            earlier: fingerprints, in hexadecimal, of what the data set was before it grew or was corrected
+                (:mod:`client.ledger.place`); the ledger may be bound to one of them.
 
         Raises:
             LedgerError: the ledger was edited, truncated, rolled back or removed, is of another data set or of another
@@ -129,7 +131,7 @@ class Ledger:
             if held is None and not chain.exists(folder):
                 chain.begin(folder, Opened(fingerprint=fingerprint.hex()))
             entries = chain.verified(folder, held)
-            if _bound_to(entries) != fingerprint.hex():
+            if _bound_to(entries) not in (fingerprint.hex(), *earlier):
                 raise LedgerError(f"the ledger is bound to another data set (did the data change?); {chain.OPERATOR}")
             ledger = cls(folder, entries)
             chain.write_anchor(folder, ledger._anchor_file())
@@ -202,6 +204,23 @@ class Ledger:
         """
         self._catch_up()
         return self._epsilon(account, policy, accountant, ())
+
+    def with_planned(
+        self, planned: Sequence[Booking], policy: BudgetPolicy, accountant: Accountant = Accountant.PRV
+    ) -> float:
+        """Return what ε of training would be after bookings that are planned; nothing is written.
+
+        Args:
+            planned: of training; an event with n times a round's steps stands for n rounds.
+            policy: the hospital's own.
+            accountant: composes the lines.
+
+        Raises:
+            LedgerError: the ledger was tampered with or cannot be read.
+            PrivacyError: a booking promises less than the policy wants and can't be converted.
+        """
+        self._catch_up()
+        return self._epsilon(Account.TRAINING, policy, accountant, planned)
 
     def lines(self, run_id: str, account: Account, event: MechanismEvent | None = None) -> int:
         """Return how often a run was booked on an account, or how often with this very event.

@@ -16,8 +16,8 @@ from common.errors import RunError
 from common.evaluation import intervals
 from common.evaluation.density import mixture_quantiles, mixture_share
 from common.evaluation.layout import Layout
-from common.evaluation.measure_classes import class_shares, of_classes
-from common.evaluation.measure_scores import DRAWS, ClassCount, ScoreFigures, of_score
+from common.evaluation.measure_classes import TELLING_DEVIATIONS, class_shares, of_classes
+from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, ClassCount, ScoreFigures, of_score
 from common.evaluation.metrics import METRICS, UNDEFINED, ClassFigures, Metrics
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
 from common.evaluation.question import Question
@@ -120,7 +120,10 @@ def decode(
         )
         for tree in range(layout.trees)
     ]
-    measured = _alone(figures[0]) if layout.kind is TaskKind.BINARY else _together(figures)
+    if layout.kind is TaskKind.BINARY:
+        measured = _alone(figures[0])
+    else:
+        measured = _together(figures, [_sides_told(share, share_noise) for share in shares])
     references = tuple(figure.reference for figure in figures)
     return measured, EvaluationState(state.shares, state.share_noise, references)
 
@@ -164,8 +167,22 @@ def _alone(figure: ScoreFigures) -> Measured:
     return Measured(figure.metrics, figure.intervals, figure.noise, warnings=_bound_warning([figure]))
 
 
-def _together(figures: list[ScoreFigures]) -> Measured:
-    """Return the means over labels.
+def _sides_told(share: float, share_noise: float) -> tuple[bool, bool]:
+    """Return whether a label's units, and those without it, stand out from the noise in their number."""
+    least = TELLING_DEVIATIONS * share_noise
+    return share >= max(least, LEAST_SHARE * (1 + _CLOSEST)), 1 - share >= least
+
+
+def _told(name: str, sides: tuple[bool, bool]) -> bool:
+    """Return whether a figure of one label says anything: a rate over units that may not be there does not."""
+    own, others = sides
+    if name in ("recall", "precision", "f1"):
+        return own
+    return others if name == "specificity" else (own and others) or name not in ("auc", "kappa")
+
+
+def _together(figures: list[ScoreFigures], sides: list[tuple[bool, bool]]) -> Measured:
+    """Return the means over the labels of which there are enough units to tell; NaN where there is none such.
 
     Labels of one unit go together, so their sampling errors are taken to be wholly correlated; their noise is not.
     """
@@ -173,33 +190,35 @@ def _together(figures: list[ScoreFigures]) -> Measured:
     ends: dict[str, tuple[float, float]] = {}
     noise: dict[str, float] = {}
     for name, metric in METRICS.items():
-        draws = np.stack([figure.draws[name] for figure in figures])
+        told = [figure for figure, side in zip(figures, sides, strict=True) if _told(name, side)]
+        if not told:
+            means[name] = math.nan
+            continue
+        draws = np.stack([figure.draws[name] for figure in told])
         value = means[name] = float(draws[:, 0].mean())
         if math.isnan(value):
             continue
         full, alone = draws[:, 1 : 1 + DRAWS], draws[:, 1 + DRAWS :]
         private = alone.var(axis=1, ddof=1)
         sampling = float(np.sqrt(np.maximum(full.var(axis=1, ddof=1) - private, 0)).mean())
-        noise[name] = math.sqrt(float(private.sum())) / len(figures)
+        noise[name] = math.sqrt(float(private.sum())) / len(told)
         reach = intervals.Z * math.hypot(sampling, noise[name]) + abs(float(full.mean()) - value)
         ends[name] = max(metric.low, value - reach), min(metric.high, value + reach)
-    each = tuple(_of_label(figure) for figure in figures)
+    each = tuple(_of_label(figure, side) for figure, side in zip(figures, sides, strict=True))
     overall = _unknown(figures[0].metrics.records).model_copy(update={**means, "auc_error_bound": 0.0})
     return Measured(overall, ends, noise, each, _bound_warning(figures))
 
 
-def _of_label(figure: ScoreFigures) -> ClassFigures:
-    measured, shown = figure.metrics, ("recall", "specificity", "precision", "auc")
+def _of_label(figure: ScoreFigures, sides: tuple[bool, bool]) -> ClassFigures:
+    measured, rates = figure.metrics, ("recall", "specificity", "precision", "auc")
+    shown = [name for name in rates if _told(name, sides) and not math.isnan(getattr(measured, name))]
     (_spared, alarms), (missed, caught) = measured.confusion
     return ClassFigures(
         support=missed + caught,
         called=alarms + caught,
-        recall=measured.recall,
-        specificity=measured.specificity,
-        precision=measured.precision,
-        auc=measured.auc,
+        **{name: getattr(measured, name) if name in shown else math.nan for name in rates},
         threshold=measured.threshold,
-        intervals={name: figure.intervals[name] for name in shown if not math.isnan(getattr(measured, name))},
+        intervals={name: figure.intervals[name] for name in shown},
         noise=_noise_of_counts(figure) | {name: figure.noise[name] for name in shown if name in figure.noise},
     )
 

@@ -53,10 +53,14 @@ TWO_CLASSES = 2
 
 @dataclass(frozen=True)
 class EvaluationShape:
-    """How many counts one evaluation has: ``classes`` of the task and ``bins`` of the score histogram."""
+    """How many counts one evaluation has: ``classes`` of the task and ``bins`` of the score histogram.
+
+    With ``labels``, it is that many evaluations of two classes, one after the other.
+    """
 
     classes: int
     bins: int
+    labels: int = 0
 
     @property
     def scores(self) -> int:
@@ -75,14 +79,14 @@ class EvaluationShape:
 
     @property
     def length(self) -> int:
-        """Return how many integers an evaluation has: the validation part, then the test part."""
-        return 2 * self.part_length
+        """Return how many integers an evaluation has: the validation part, then the test part, for each label."""
+        return 2 * self.part_length * max(1, self.labels)
 
     def bits(self) -> Integers:
         """Return the width in bits that each of the ``length`` integers needs at one hospital."""
         part = np.full(self.part_length, SUM_BITS, np.int64)
         part[: self.counts_length] = COUNT_BITS
-        return np.concatenate([part, part])
+        return np.tile(part, 2 * max(1, self.labels))
 
 
 @dataclass(frozen=True)

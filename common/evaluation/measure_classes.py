@@ -31,6 +31,10 @@ LARGEST_AUC_NOISE = 0.015
 LARGEST_CLASS_AUC_NOISE = 0.05
 """The largest noise with which one class's AUC is shown, beside its interval; above it there is no telling."""
 
+TELLING_DEVIATIONS = 3.0
+"""Deviations of the noise that a number of units must reach before rates over them are shown. Below it their intervals
+do not cover: of two units that noise made up, any model finds all or none."""
+
 _PROJECTIONS = 30
 
 
@@ -280,8 +284,19 @@ def _of_class(draws: dict[str, Floats], area: Floats | None) -> ClassFigures:
     if area is not None and (spread := float(np.std(area[1 + DRAWS :], ddof=1))) <= LARGEST_CLASS_AUC_NOISE:
         draws, noise = {**draws, "auc": area}, {**noise, "auc": spread}
     counts = ("support", "called")
+    least = {name: TELLING_DEVIATIONS * noise[name] for name in counts}
+    untold = {
+        name
+        for name, count in (("recall", "support"), ("auc", "support"), ("precision", "called"))
+        if float(draws[count][0]) < max(least[count], 1.0)
+    }
+    draws = {name: values for name, values in draws.items() if name not in untold}
+    noise = {name: spread for name, spread in noise.items() if name not in untold}
     return ClassFigures(
-        **{"auc": math.nan, **{name: float(values[0]) for name, values in draws.items()}},
+        **{
+            **dict.fromkeys(("auc", "recall", "precision"), math.nan),
+            **{name: float(values[0]) for name, values in draws.items()},
+        },
         intervals={
             name: intervals.of_draws(float(values[0]), values[1 : 1 + DRAWS], 0.0, 1.0)
             for name, values in draws.items()

@@ -1,11 +1,12 @@
 """What a hospital and the enrolment service say to each other, over gRPC and TLS.
 
-Six calls. *Join*, once, with an invitation's token. *Standing*, every few seconds, which brings the lists of
+Seven calls. *Join*, once, with an invitation's token. *Standing*, every few seconds, which brings the lists of
 revocations and members, the runs that are proposed and, when the certificate grows old, a new one. *Proposal*, which
 brings a run's proposal, and *answer*, which takes this hospital's answer to it (``common/run/proposal.py``). *Results*,
 which says of which finished runs there is a model, and *piece*, which brings a stretch of one of their files
-(``common/run/delivery.py``). MessagePack with the version in every message; a message that is too long, of another
-version, or with a field that is unknown, missing or out of range is refused whole.
+(``common/run/delivery.py``). *Ledger*, by which a hospital states how far its ledger is, and learns what the consortium
+remembers under its name. MessagePack with the version in every message; a message that is too long, of another version,
+or with a field that is unknown, missing or out of range is refused whole.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -15,6 +16,7 @@ import msgspec
 from common.config import PROTOCOL_VERSION
 from common.errors import EnrolmentError
 from common.identity.invitation import TOKEN_BYTES
+from common.identity.ledger_statement import MAXIMUM_STATEMENT_BYTES
 from common.identity.members import MAXIMUM_MEMBERS_BYTES
 from common.identity.revocation import MAXIMUM_LIST_BYTES
 from common.provenance import confide_version, speaks
@@ -28,6 +30,7 @@ PROPOSAL = "Proposal"
 ANSWER = "Answer"
 RESULTS = "Results"
 PIECE = "Piece"
+LEDGER = "Ledger"
 
 MAXIMUM_REQUEST_BYTES = 16_384
 """A signing request, a certificate and a key take about 2 KiB."""
@@ -39,8 +42,9 @@ PIECE_BYTES = 2**20
 _Software = Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z.+-]{0,40}$")]
 _Revocations = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
 _Members = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_MEMBERS_BYTES)]
-_RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _Pem = Annotated[bytes, msgspec.Meta(max_length=8192)]
+_Statement = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_STATEMENT_BYTES)]
+_RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
@@ -159,6 +163,23 @@ class PieceRequest(Message, frozen=True, tag="piece"):
     run_id: _RunId
     name: Annotated[str, msgspec.Meta(max_length=64)]
     offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class LedgerRequest(Message, frozen=True, tag="ledger"):
+    """Hospital: proves who it is, and states how far its ledger is (``common/identity/ledger_statement.py``).
+
+    Without a statement it asks what the consortium remembers under its name.
+    """
+
+    certificate: _Pem
+    request: _Pem
+    statement: _Statement | None = None
+
+
+class LedgerReply(Message, frozen=True, tag="remembered"):
+    """Server: the last statement under this name, which an earlier member may have signed; None where there is none."""
+
+    statement: _Statement | None
 
 
 class PieceReply(Message, frozen=True, tag="stretch"):

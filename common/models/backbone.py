@@ -29,6 +29,7 @@ from torchvision import models
 from common.errors import ConfigError
 from common.models import frozen
 from common.models.backbone_file import find
+from common.models.memory import in_pieces
 from common.models.naming import ONNX, RGB, BackboneModel, backbone_width
 from common.models.onnx_rules import BackboneRefusedError, Breach
 from common.models.onnx_worker import OK, SIZE, STATUS
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Limits:
+class BackboneLimits:
     """What a network from a file may take.
 
     Attributes:
@@ -54,7 +55,7 @@ class Limits:
     cpu_seconds: int = 24 * 3600
 
 
-LIMITS = Limits()
+LIMITS = BackboneLimits()
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -104,6 +105,9 @@ class _Network(Protocol):
     def __call__(self, images: Tensor) -> Tensor:
         """Return (n, features) float32 of (n, 3, height, width) float32."""
 
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on, where it can."""
+
     def close(self) -> None:
         """Give back what it holds until it is called again."""
 
@@ -150,13 +154,17 @@ class BackboneFeatures:
             )
         return found
 
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on; an ONNX file stays on the CPU, in its own process."""
+        self._network.to(device)
+
     def close(self) -> None:
         """Give back what the network holds, such as its process; the next call takes it again."""
         self._network.close()
 
 
 def backbone_features(
-    named: BackboneModel, environment: Mapping[str, str] = os.environ, limits: Limits = LIMITS
+    named: BackboneModel, environment: Mapping[str, str] = os.environ, limits: BackboneLimits = LIMITS
 ) -> BackboneFeatures:
     """Return the frozen features of the file that a run names.
 
@@ -197,10 +205,19 @@ class _TorchvisionNetwork:
             raise _refused(BackboneRefusedError(Breach.SHAPE, f"weights that are not those of {kind}, at {name[:60]}"))
         network.load_state_dict(weights, strict=False)  # Counts of batches may be missing; all else was compared.
         self._network = network.eval().requires_grad_(requires_grad=False)
+        self._device = torch.device("cpu")
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = self._network(images)
+            return torch.cat(list(in_pieces(images, len(images), self._features)))
+
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on."""
+        self._device = device
+        self._network.to(device)
+
+    def _features(self, images: Tensor) -> Tensor:
+        found: Tensor = self._network(images.to(self._device)).cpu()
         return found
 
     def close(self) -> None:
@@ -218,7 +235,7 @@ def _is_count(name: str) -> bool:
 class _OnnxNetwork:
     """An ONNX file in a process of its own, which is started when it is needed and again when it was closed."""
 
-    def __init__(self, encoded: bytes, limits: Limits) -> None:
+    def __init__(self, encoded: bytes, limits: BackboneLimits) -> None:
         self._encoded = encoded
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
@@ -235,6 +252,9 @@ class _OnnxNetwork:
             )
         rows = [self._row(image.contiguous().numpy().tobytes(), height, width) for image in images]
         return torch.from_numpy(np.stack(rows))
+
+    def to(self, device: torch.device) -> None:
+        """Stay on the CPU."""
 
     def close(self) -> None:
         """End the process."""

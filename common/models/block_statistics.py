@@ -13,11 +13,15 @@ from torch.nn import functional
 
 from common.errors import ConfigError
 from common.models import frozen
+from common.models.memory import in_pieces
 
 SMALLEST_SIDE = 112
 """Pixels; smaller images are enlarged to it, since five halvings leave nothing of 28 pixels."""
 
 RGB = 3
+
+ON_A_GPU_AT_ONCE = 64
+"""Images for one call on a GPU, which has no use for a core's cache."""
 
 
 def width_of(block_channels: Sequence[int], channels: int) -> int:
@@ -69,8 +73,21 @@ class BlockStatistics:
         """See :func:`width_of`."""
         return width_of(self._block_channels, channels)
 
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on, in pieces that fit into its memory; features come back to the CPU."""
+        self._network.to(device)
+        self._mean, self._deviation = self._mean.to(device), self._deviation.to(device)
+        self.at_once = BlockStatistics.at_once if device.type == "cpu" else ON_A_GPU_AT_ONCE
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return (n, width) float32 features of L2 norm ``frozen.NORM`` of (n, 1 or 3, height, width) uint8 images."""
+        return torch.cat(list(in_pieces(images, self.at_once, self._features))) if len(images) else self._none(images)
+
+    def _none(self, images: Tensor) -> Tensor:
+        return torch.empty(0, self.width(images.shape[1]))
+
+    def _features(self, images: Tensor) -> Tensor:
+        images = images.to(self._mean.device)
         x = (images.to(torch.float32) - self._mean) / self._deviation
         if min(x.shape[2:]) < SMALLEST_SIDE:
             size = [SMALLEST_SIDE, SMALLEST_SIDE]
@@ -80,7 +97,7 @@ class BlockStatistics:
         summaries = [torch.std_mean(output, dim=(2, 3)) for output in self._outputs]
         # Each summary is centred and scaled by itself, or the blocks with the largest activations would drown the rest.
         parts = [_standardised(summary) for both in summaries for summary in both]
-        return functional.normalize(torch.cat(parts, dim=1), dim=1) * frozen.NORM
+        return (functional.normalize(torch.cat(parts, dim=1), dim=1) * frozen.NORM).cpu()
 
     def _keep(self, _block: nn.Module, _inputs: Any, output: Tensor) -> None:  # noqa: ANN401 - torch's hook
         self._outputs.append(output)

@@ -9,9 +9,14 @@ the mean over all hospitals' training records that a round of its own has told (
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from common.models import frozen
+
+_FURTHEST = 1e30
+"""The largest number of a centre; its square is beyond float32, so the features' norm is infinite then."""
+
+_SHORTEST = 1e-12
+"""The least norm that is divided by, as in ``torch.nn.functional.normalize``."""
 
 
 class Centring(nn.Module):
@@ -27,7 +32,10 @@ class Centring(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (…, width) features of norm ``frozen.NORM``, or 0 where the centre is beyond any float, of such."""
-        return functional.normalize(features / frozen.NORM - self.centre, dim=-1) * frozen.NORM
+        # The cut keeps the difference finite for any centre; a norm that overflows then gives zeros.
+        moved = features - (self.centre * frozen.NORM).clamp(-_FURTHEST, _FURTHEST)
+        norms = torch.linalg.vector_norm(moved, dim=-1, keepdim=True).clamp_min_(_SHORTEST)
+        return moved.mul_(frozen.NORM / norms)
 
 
 class CentredModel(nn.Module):
@@ -51,11 +59,11 @@ class CentredModel(nn.Module):
         return logits
 
 
-def trained_length(model: nn.Module) -> int:
-    """Return how many of the flat model's first parameters training changes; the others are a centre."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def centre_length(model: nn.Module) -> int:
     """Return how many of the flat model's last parameters are a centre; 0 for a model on images."""
-    return sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    return model.centring.centre.numel() if isinstance(model, CentredModel) else 0
+
+
+def trained_length(model: nn.Module) -> int:
+    """Return how many of the flat model's first parameters training changes; the others are a centre."""
+    return sum(parameter.numel() for parameter in model.parameters()) - centre_length(model)

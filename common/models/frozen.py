@@ -39,3 +39,10 @@ def extract(features: FrozenFeatures, images: NDArray[np.uint8]) -> Iterator[NDA
     for start in range(0, len(images), features.at_once):
         with torch.inference_mode():
             yield features(torch.from_numpy(images[start : start + features.at_once])).numpy()
+
+
+def move(features: FrozenFeatures | None, device: torch.device) -> None:
+    """Compute features on a device, where their transform can; any other stays on the CPU."""
+    to = getattr(features, "to", None)
+    if callable(to):
+        to(device)

@@ -15,6 +15,7 @@ from common.config import (
 )
 from common.errors import ConfigError
 from common.evaluation import EvaluationShape
+from common.evaluation.exact import TWO_CLASSES
 from common.evaluation.plan import EvaluationPlan, Release
 from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, rounded_up
@@ -57,7 +58,7 @@ def describe(
     layout = layout_for(
         agreed.model,
         agreed.aggregation,
-        evaluation_shape(config.evaluation, plan, len(classes)),
+        evaluation_shape(config.evaluation, plan, kind, len(classes)),
         classes=len(classes),
         channels=channels,
         hospitals=len(roster),
@@ -129,15 +130,19 @@ def layout_for(
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
     """
     if parameters is None:
-        from common.models import registry  # Imported here, because a server does without.
-
         parameters = registry.parameter_count(model.architecture, classes, channels, model.image_size)
     return VectorLayout.for_run(aggregation, evaluation, parameters=parameters, hospitals=hospitals)
 
 
-def evaluation_shape(evaluation: EvaluationConfig, plan: EvaluationPlan | None, classes: int) -> EvaluationShape | int:
+def evaluation_shape(
+    evaluation: EvaluationConfig, plan: EvaluationPlan | None, kind: TaskKind, classes: int
+) -> EvaluationShape | int:
     """Return what a vector holds of evaluation: exact counts, or the longest release of the plan."""
-    return EvaluationShape(classes, evaluation.score_bins) if plan is None else plan.length
+    if plan is not None:
+        return plan.length
+    if kind is TaskKind.MULTILABEL:
+        return EvaluationShape(TWO_CLASSES, evaluation.score_bins, classes)
+    return EvaluationShape(classes, evaluation.score_bins)
 
 
 def layout_of(run: RunDescription) -> VectorLayout:
@@ -146,7 +151,7 @@ def layout_of(run: RunDescription) -> VectorLayout:
     Raises:
         ConfigError: the length has no room for a model, or the ring is too small for so many hospitals.
     """
-    shape = evaluation_shape(run.evaluation, evaluation_plan_of(run), len(run.classes))
+    shape = evaluation_shape(run.evaluation, evaluation_plan_of(run), TaskKind(run.task.kind), len(run.classes))
 
     def laid_out(parameters: int) -> VectorLayout:
         return VectorLayout.for_run(run.aggregation, shape, parameters=parameters, hospitals=len(run.roster))
@@ -163,7 +168,7 @@ def verified_layout_of(run: RunDescription) -> VectorLayout:
     layout = layout_for(
         run.model,
         run.aggregation,
-        evaluation_shape(run.evaluation, evaluation_plan_of(run), len(run.classes)),
+        evaluation_shape(run.evaluation, evaluation_plan_of(run), TaskKind(run.task.kind), len(run.classes)),
         classes=len(run.classes),
         channels=run.channels,
         hospitals=len(run.roster),

@@ -35,6 +35,7 @@ from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.history import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
+from deploy.results.preparation import preparation_of
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
 """Where the authority's certificate lies inside a demo's folder."""
@@ -301,6 +302,11 @@ def _check_model(run: Path, record: RunRecord) -> None:
     for key, value in expected.items():
         if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
             raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
+    prepared = preparation_of(card.architecture, len(card.classes), card.channels, card.image_size)
+    # Where this machine lacks the weights of a model's features, it cannot tell what they are.
+    is_known = prepared.complete or not card.preparation.complete
+    if is_known and card.preparation != prepared:
+        raise AuditError(f"{CARD_FILE}: preparation must be what is done around {card.architecture}; it was changed")
 
 
 def expected_facts(

@@ -20,6 +20,7 @@ from common.identity.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, state_option
 from server.members.certificates import Certificates
+from server.members.ledgers import RememberedLedgers
 from server.members.roster import MOST_USES, Membership
 
 
@@ -41,8 +42,20 @@ from server.members.roster import MOST_USES, Membership
     "--address", show_default="the first", metavar="HOST", help="Which of the server's addresses the invitation names."
 )
 @click.option("--out", type=FILE, metavar="FILE", help="Write it there instead of printing it.")
+@click.option(
+    "--forget-ledger",
+    is_flag=True,
+    help="Let it come with less than the data of this name had spent, because its ledger is lost.",
+)
 def invite(
-    name: str, state: Path, hours: float | None, group: int | None, address: str | None, out: Path | None
+    *,
+    name: str,
+    state: Path,
+    hours: float | None,
+    group: int | None,
+    address: str | None,
+    out: Path | None,
+    forget_ledger: bool,
 ) -> int:
     """Make an invitation; returns 0."""
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
@@ -52,6 +65,10 @@ def invite(
     if host not in settings.hosts:
         raise EnrolmentError(f"--address must be one of {', '.join(settings.hosts)}, which the server has, got {host}")
     lasting = load_config(settings.config).enrolment.invitation_hours if hours is None else hours
+    if forget_ledger and RememberedLedgers(state, load_certificate(state / "ca.pem")).forget(
+        name, datetime.datetime.now(datetime.UTC)
+    ):
+        print(f"what the data of {name} had spent is forgotten by your decision", file=sys.stderr)
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=lasting)
     token = Membership(state).invite(name, expires, group)
     certificate = load_certificate(state / "ca.pem")

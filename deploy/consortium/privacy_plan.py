@@ -4,13 +4,18 @@ The plan describes the run as the server would and asks the very functions that 
 deployed run costs.
 """
 
+import bisect
 import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
+from pydantic import TypeAdapter
 
+from client.ledger import chain
+from client.ledger.ledger import export
+from client.ledger.place import ledger_folder
 from common.config import Config, PrivacyUnit, RunDescription, load_config
 from common.config import replace as replaced
 from common.evaluation.plan import EVALUATED, Part
@@ -23,13 +28,18 @@ from common.privacy.accounting import (
     epsilon,
     rounded_up,
 )
+from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import require_enough_units
-from common.privacy.mechanism import DistributedNoise, LocalNoise, Mechanism
+from common.privacy.mechanism import DistributedNoise, LocalNoise, Mechanism, mechanism_of
 from common.run.guarantee import relation
 from common.run.terms import describe, evaluation_plan_of, release_mechanism
-from deploy.command import command, config_options, json_option
+from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+from deploy.command import FILE, command, config_options, json_option
 
 _RUN_ID = 32 * "0"
+_HALVINGS = 10
+"""How often the range of ε is halved: to a thousandth of the target."""
+_BOOKINGS: TypeAdapter[tuple[Booking, ...]] = TypeAdapter(tuple[Booking, ...])
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,56 @@ def _without_infinity(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def fitting(config: Config, state: Path, parameters: int, classes: int) -> str:
+    """Return what a run would leave of a hospital's budget for training, and what would fit.
+
+    Args:
+        config: of the run.
+        state: the hospital's state folder, with its ledger and policy.
+        parameters: of the model.
+        classes: of the task.
+
+    Raises:
+        LedgerError: the ledger is not whole.
+    """
+    policy = BudgetPolicy.of(
+        load_config(HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE).config).hospital, Account.TRAINING
+    )
+    ledger, accountant = ledger_folder(state), Accountant(config.privacy.accountant)
+    booked = _BOOKINGS.validate_python(export(ledger)["bookings"]) if chain.exists(ledger) else ()
+    booked = tuple(booking for booking in booked if booking.account is Account.TRAINING)
+
+    def end(target: float, rounds: int) -> float:
+        """Return ε after so many rounds of a run that is calibrated to a target over all its rounds."""
+        asked = replaced(config, privacy={"target_epsilon": target})
+        run = _described(asked, type(mechanism_of(asked)), parameters, classes)
+        booking = mechanism_of(run).plan(run, parameters).booking(run.privacy.delta)
+        if booking is None:
+            return 0.0
+        planned = (
+            (replace(booking, event=replace(booking.event, steps=booking.event.steps * rounds)),) if rounds else ()
+        )
+        return epsilon(policy.events_of((*booked, *planned)), policy.delta, accountant)
+
+    rounds, target = config.experiment.rounds, config.privacy.target_epsilon
+    spent, reached = end(target, 0), end(target, rounds)
+    told = (
+        f"this hospital's training data has spent ε = {rounded_up(spent):.3f} of {policy.budget:g} at δ = "
+        f"{policy.delta:g}; after this run {rounded_up(reached):.3f}"
+    )
+    if reached <= policy.budget:
+        return f"{told}: it fits"
+    fit = bisect.bisect_right(range(rounds), policy.budget, key=lambda after: end(target, after)) - 1
+    low, high = 0.0, target
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if end(middle, rounds) <= policy.budget else (low, middle)
+    smaller = f"a run with privacy.target_epsilon {low:.2f} would" if low else "no run of so many rounds would"
+    return (
+        f"{told}: it does not fit, and is refused before its first round; {max(fit, 0)} rounds would fit, or {smaller}"
+    )
+
+
 def _given(**values: object) -> dict[str, object]:
     """Return what the command line says; the configuration says the rest."""
     return {name: value for name, value in values.items() if value is not None}
@@ -270,6 +330,9 @@ def _given(**values: object) -> dict[str, object]:
 )
 @click.option("--classes", type=int, default=2, metavar="C", help="Of the task; they set what an evaluation counts.")
 @click.option("--parameters", type=int, default=26_000, metavar="P", help="Of the model; they set the rounding alone.")
+@click.option(
+    "--state", type=FILE, metavar="DIR", help="A hospital's state folder: say also what fits its budget for training."
+)
 @config_options("the consortium")
 @json_option()
 def main(
@@ -287,6 +350,7 @@ def main(
     dropouts: int | None,
     classes: int,
     parameters: int,
+    state: Path | None,
     config_file: Path,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -310,4 +374,6 @@ def main(
     stated = config.hospital.stated_training_units if records is None else records
     answer = plan(asked, stated, parameters, classes)
     print(_as_json(answer) if as_json else as_text(answer))
+    if state is not None and not as_json:
+        print("\n" + fitting(asked, state, parameters, classes))
     return 0

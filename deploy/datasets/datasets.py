@@ -210,8 +210,9 @@ def _from_path(path: Path, task: Task, image_size: int, *, any_layout: bool) -> 
 
 def _from_npz(path: Path, task: Task, image_size: int, name: str) -> DataSet:
     parts: dict[Split, Records] = {}
+    reader = task.terms.reader
     for split in SPLITS:
-        read = [task.terms.reader.read(text) for text in label_texts(npz.label_rows(path, split), task.terms)]
+        read = [reader.read(text) for text in label_texts(npz.label_rows(path, split), task.terms)]
         labels = np.array([label for label in read if isinstance(label, int)], np.int64)
         if len(labels) < len(read):
             raise DataError(f"{path.name}: {task.name} has the labels {_allowed(task)}; {split} has others")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from client.data.archives import Archives
@@ -38,6 +39,7 @@ TASK_FILE = "task.yaml"
 _SAMPLED = 24
 """Images that are opened to tell grey from colour."""
 
+_GREY_AXES = 2
 _FEWEST_CLASSES = 2
 _MOST_PROPOSED = 20
 """Findings that are proposed as labels where a table has hundreds: the most frequent ones."""
@@ -54,7 +56,7 @@ _ABSENT = "uncertain and empty labels count as absent (negative); decide."
 
 
 @dataclass(frozen=True)
-class Proposal:
+class TaskProposal:
     """What a person's data suggest.
 
     Attributes:
@@ -108,7 +110,7 @@ def opened(path: Path) -> Iterator[Path]:
         yield _innermost(Path(folder))
 
 
-def propose(path: Path) -> Proposal:
+def propose(path: Path) -> TaskProposal:
     """Return the task that a folder or a tar suggests.
 
     Raises:
@@ -121,7 +123,7 @@ def propose(path: Path) -> Proposal:
         if known is not None and known.task is not None:
             terms = known.task.model_copy(update={"channels": channels})
             doubts = (_ABSENT,) if terms.uncertain is Counts.NEGATIVE else ()
-            return Proposal(name, terms, f"the table of {known.name}", doubts)
+            return TaskProposal(name, terms, f"the table of {known.name}", doubts)
         if known is not None:
             return _of_findings(name, [row.label for row in known.rows(_reader(folder)) if row.label is not None],
                                 channels, f"the table of {known.name}")  # fmt: skip
@@ -173,7 +175,7 @@ class _Held:
     split: Split
     label: int
     patient: str
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = field(repr=False)
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
 
 
 def _parts(kept: list[_Held], contract: DataContract) -> Mapping[Split, Records]:
@@ -237,12 +239,14 @@ def _channels(folder: Path) -> int:
     step = max(1, len(images) // _SAMPLED)
     with quiet(), Archives(folder) as archives:
         for file in images[::step][:_SAMPLED]:
-            try:
-                read_picture(read_file(archives, file), 1)
-            except UnusableImageError as problem:
-                if problem.mistake is Mistake.WRONG_COLOUR:
+            with contextlib.suppress(UnusableImageError):
+                if _is_coloured(read_picture(read_file(archives, file), 3).pixels):
                     return 3
     return 1
+
+
+def _is_coloured(pixels: npt.NDArray[np.uint8]) -> bool:
+    return pixels.ndim > _GREY_AXES and bool((pixels[..., 0] != pixels[..., 1]).any())
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -255,7 +259,7 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(names, key=str.casefold)
 
 
-def _of_manifest(name: str, folder: Path, channels: int) -> Proposal:
+def _of_manifest(name: str, folder: Path, channels: int) -> TaskProposal:
     try:
         columns = _all_columns(folder / MANIFEST_NAME)
         table = read_table((folder / MANIFEST_NAME).read_bytes(), columns, ("file",))
@@ -299,7 +303,7 @@ def _reader(folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 - the
     return rows
 
 
-def _of_findings(name: str, texts: list[str], channels: int, source: str) -> Proposal:
+def _of_findings(name: str, texts: list[str], channels: int, source: str) -> TaskProposal:
     """Propose the most frequent findings of lists such as ``Edema|Effusion`` as labels; the others are no matter."""
     times = Counter(item.strip() for text in texts for item in text.split(BETWEEN_LABELS) if item.strip())
     healthy = [item for item in times if _HEALTHY.fullmatch(item)]
@@ -308,7 +312,7 @@ def _of_findings(name: str, texts: list[str], channels: int, source: str) -> Pro
     return _of_labels(name, sorted(frequent), other, channels, source)
 
 
-def _of_labels(name: str, labels: Iterable[str], other: Mapping[str, str], channels: int, source: str) -> Proposal:
+def _of_labels(name: str, labels: Iterable[str], other: Mapping[str, str], channels: int, source: str) -> TaskProposal:
     terms = _terms(
         kind=TaskKind.MULTILABEL,
         classes=tuple(labels),
@@ -317,10 +321,10 @@ def _of_labels(name: str, labels: Iterable[str], other: Mapping[str, str], chann
         empty=Counts.NEGATIVE,
         channels=channels,
     )
-    return Proposal(name, terms, source, (_ABSENT,))
+    return TaskProposal(name, terms, source, (_ABSENT,))
 
 
-def _of_classes(name: str, classes: list[str], channels: int, source: str) -> Proposal:
+def _of_classes(name: str, classes: list[str], channels: int, source: str) -> TaskProposal:
     if not _FEWEST_CLASSES <= len(classes) <= MOST_CLASSES:
         found = ", ".join(classes[:3]) or "none"
         raise DataError(
@@ -333,14 +337,14 @@ def _of_classes(name: str, classes: list[str], channels: int, source: str) -> Pr
         positive = sick if len(sick) == 1 else (classes[1],)
         doubts = () if len(sick) == 1 else (f"nothing says that {classes[1]} is the class looked for; decide.",)
         terms = _terms(kind=TaskKind.BINARY, classes=tuple(classes), positive=positive, channels=channels)
-        return Proposal(name, terms.normal(), source, doubts)
+        return TaskProposal(name, terms.normal(), source, doubts)
     if all(each.isdigit() for each in classes):
         ordered = tuple(sorted(classes, key=int))
         doubts = ("numbers are taken for grades in their order; if they are not, kind is multiclass.",)
-        return Proposal(name, _terms(kind=TaskKind.ORDINAL, classes=ordered, channels=channels), source, doubts)
+        return TaskProposal(name, _terms(kind=TaskKind.ORDINAL, classes=ordered, channels=channels), source, doubts)
     positive = sick if len(sick) < len(classes) else ()
     terms = _terms(kind=TaskKind.MULTICLASS, classes=tuple(classes), positive=positive, channels=channels)
-    return Proposal(name, terms, source)
+    return TaskProposal(name, terms, source)
 
 
 def _terms(**fields: object) -> TaskConfig:

@@ -175,15 +175,15 @@ def _hilum(canvas: _Canvas) -> _Batch:
 
 
 def _opacities(canvas: _Canvas, ill: npt.NDArray[np.int64]) -> _Batch:
-    """One to three patches with ragged edges somewhere in the lungs of those who are ill; some are hardly visible."""
+    """One to three patches with ragged edges somewhere in the lungs of those who are ill; some are faint."""
     image = np.zeros_like(canvas.x)
     ragged = 1.0 + 0.45 * canvas.clouds(14)
     for patch in range(3):
         present = ill[:, None, None] * (canvas.uniform(0.0, 1.0) < (1.0, 0.6, 0.3)[patch])
         side = canvas.side()
         where = side * canvas.uniform(0.28, 0.62), canvas.uniform(-0.5, 0.45)
-        size = canvas.uniform(0.09, 0.26), canvas.uniform(0.09, 0.26)
-        image += present * canvas.uniform(0.08, 0.36) * canvas.blob(*where, *size)
+        size = canvas.uniform(0.11, 0.28), canvas.uniform(0.11, 0.28)
+        image += present * canvas.uniform(0.16, 0.46) * canvas.blob(*where, *size)
     return np.asarray(image * ragged, np.float32)
 
 

@@ -51,10 +51,11 @@ def count_dealt(shard: Path, unit: PrivacyUnit) -> DealtCounts:
     rows = read_manifest(shard)
     classes = [set[str]() for _ in description.classes]
     units: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    reader = description.terms.reader
     for row in rows:
         name = _unit_of(row, unit)
         units[row.split].add(name)
-        label = description.terms.reader.read(row.label)
+        label = reader.read(row.label)
         if row.split == "train" and isinstance(label, int):
             for place in held_by(description.terms, label):
                 classes[place].add(name)

@@ -19,7 +19,7 @@ from common.telemetry.events import COMPLETED, RunFinished
 from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.datasets.image_tree import is_split_tree
-from deploy.datasets.own_data import TASK_FILE, Proposal, propose
+from deploy.datasets.own_data import TASK_FILE, TaskProposal, propose
 from deploy.datasets.tasks import task_of_config, with_task
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
@@ -101,7 +101,7 @@ def main(
         return EXIT_INTERRUPTED
 
 
-def _proposal(config: Config) -> Proposal | None:
+def _proposal(config: Config) -> TaskProposal | None:
     """Return the task that a person's own images suggest; None where the configuration says it or they fit it."""
     path = Path(config.data.source).expanduser()
     named = config.data.source in ("auto", "phantom") or path.suffix == ".npz"
@@ -110,7 +110,7 @@ def _proposal(config: Config) -> Proposal | None:
     return None if is_split_tree(path, task_of_config(config).classes) else propose(path)
 
 
-def _as_proposed(config: Config, proposal: Proposal) -> Config:
+def _as_proposed(config: Config, proposal: TaskProposal) -> Config:
     return replace(config, experiment={"task": proposal.name}, task=proposal.terms.model_dump())
 
 

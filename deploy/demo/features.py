@@ -11,15 +11,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Config, Warp
+from common.errors import RunError
 from common.files import replace_file
 from common.models import registry
 from deploy.datasets.datasets import DataSet, default_cache
@@ -49,6 +50,9 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
 
     Returns:
         Files to be linked into a hospital's cache; none for a model on images.
+
+    Raises:
+        RunError: a process that computes them has ended.
     """
     if not registry.is_on_features(config.model.architecture):
         return ()
@@ -68,11 +72,10 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
     # Processes of their own, because a small network leaves most of several threads idle.
     workers = max(1, min(os.cpu_count() or 1, len(chunks)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        name, warp = config.model.architecture, config.training.warp
         waiting: set[Future[list[str]]] = {
             # A folder for each, because a feature cache removes what an earlier user of its folder left unfinished.
-            pool.submit(
-                _compute, config.model.architecture, images, config.training.warp, copies, kept / f"part-{number}"
-            )
+            pool.submit(_compute, name, images, warp, copies, kept / f"part-{number}")
             for number, (images, copies) in enumerate(chunks)
         }
         files: set[str] = set()
@@ -84,9 +87,16 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
                     done += 1
                 left = (time.monotonic() - started) / done * (len(chunks) - done)
                 say(f"features: {100 * done // len(chunks)} %, {math.ceil(left)} s left; once for all demos")
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BrokenExecutor:
+            raise RunError(
+                "a process that computes features must not end by itself; free memory, or start with "
+                "--set model.name=cnn, which needs none"
+            ) from None
+        except BaseException:
+            # Whoever stops a demo does not wait for what its workers have in hand; the pool would.
+            for worker in active_children():
+                worker.terminate()
+            raise
     say(f"features: computed in {time.monotonic() - started:.0f} s")
     replace_file(index, json.dumps(sorted(files)).encode())
     return tuple(sorted(kept / name for name in files))

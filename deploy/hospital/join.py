@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 
 from client.enrolment import INVITATION_VARIABLE, JoinedPlace, is_enrolled, join
+from client.ledger.place import go_on_with
+from client.ledger.remembered import remembered
 from common.config import load_config
 from common.errors import EnrolmentError
 from common.identity.certificates import load_certificate, who_holds_the_key
@@ -36,6 +38,13 @@ _STANDARD_INPUT = "-"
 @click.argument("invitation", required=False)
 @click.option("--data", type=FILE, metavar="DIR", help="This hospital's images.")
 @state_option("hospital", Path("hospital-state"))
+@click.option(
+    "--ledger",
+    type=FILE,
+    metavar="DIR",
+    help="The ledger that these images have had so far, or the state folder that holds it. One that this machine knows "
+    "is found by itself.",
+)
 @click.option("--logs", type=FILE, show_default="logs in --state", metavar="DIR", help="Where the logs go.")
 @config_options("this hospital")
 @click.option("--no-start", is_flag=True, help="Only join.")
@@ -51,6 +60,7 @@ def main(
     *,
     invitation: str | None,
     data: Path | None,
+    ledger: Path | None,
     state: Path,
     logs: Path | None,
     config_file: Path,
@@ -61,6 +71,8 @@ def main(
 ) -> int:
     """Join if that has not been done, then become the hospital's supervisor."""
     state = state.resolve()
+    if ledger is not None:
+        _say(f"the ledger of these images is in {go_on_with(state, ledger)}; back it up where it is")
     if not is_enrolled(state):
         config = load_config(config_file, overrides)
         place = JoinedPlace(
@@ -73,6 +85,9 @@ def main(
         )
         name = join(_invitation(invitation), place, config, _say)
         _say(f"joined as {name}; keys and ledger are in {state}; back it up, and show it to nobody")
+        told = remembered(state)
+        if told is not None:
+            _say(f"the consortium remembers that the data of {name} has spent ε = {told.epsilon:g}")
         _say(who_holds_the_key(load_certificate(state / "ca.pem")))
     os.environ.pop(INVITATION_VARIABLE, None)  # The SuperNode and others that are started from here have no use for it.
     if not no_start:

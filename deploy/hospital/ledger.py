@@ -10,8 +10,10 @@ import click
 from pydantic import TypeAdapter
 
 from client.ledger.chain import Anchor
-from client.ledger.held import newest_anchor, newest_entry
-from client.ledger.ledger import LEDGER_FOLDER, accept, export, verify
+from client.ledger.held import newest_entry
+from client.ledger.ledger import accept, export, verify
+from client.ledger.place import held_line, ledger_folder
+from client.ledger.remembered import remembered
 from common.audit.chain import AUDIT_FILE
 from common.config import HospitalConfig, load_config
 from common.errors import LedgerError, PrivacyError
@@ -41,7 +43,7 @@ def main() -> None:
 @config_options("this hospital")
 def show(state: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
     """Print the ledger for a person."""
-    print(_as_text(export(state / LEDGER_FOLDER), load_config(config_file, overrides).hospital))
+    print(_as_text(export(ledger_folder(state)), load_config(config_file, overrides).hospital))
     return 0
 
 
@@ -61,9 +63,9 @@ def _anchor(_context: click.Context, _option: click.Parameter, text: str | None)
 @click.option("--anchor", callback=_anchor, metavar="LINE:DIGEST", help="One that was kept outside this machine.")
 def check(state: Path, anchor: Anchor | None) -> int:
     """Print the head of a ledger that is whole."""
-    head = verify(state / LEDGER_FOLDER, newest_anchor(state / AUDIT_FILE))
+    head = verify(ledger_folder(state), held_line(state))
     if anchor is not None:
-        verify(state / LEDGER_FOLDER, anchor)
+        verify(ledger_folder(state), anchor)
     print(f"whole: {head}")
     return 0
 
@@ -74,7 +76,7 @@ def check(state: Path, anchor: Anchor | None) -> int:
 @state_option("hospital")
 def print_json(state: Path) -> int:
     """Print the ledger for other programs."""
-    print(json.dumps(export(state / LEDGER_FOLDER), indent=2))
+    print(json.dumps(export(ledger_folder(state)), indent=2))
     return 0
 
 
@@ -103,8 +105,11 @@ def decide(state: Path, reason: str, data_set: bytes | None, forget: bool) -> in
     held = newest_entry(state / AUDIT_FILE)
     if held is not None and held.spent is not None:
         print(f"the audit chain's newest entry says: ε = {held.spent:g} spent on training, line {held.anchor.sequence}")
-    anchor = None if held is None else held.anchor
-    head = accept(state / LEDGER_FOLDER, reason, data_set, anchor, forget=forget)
+    told = remembered(state) if held is None else None
+    if told is not None:
+        print(f"the consortium remembers: ε = {told.epsilon:g} spent on training")
+    anchor = held_line(state)
+    head = accept(ledger_folder(state), reason, data_set, anchor, forget=forget)
     print(f"accepted; the ledger continues from {head}")
     return 0
 

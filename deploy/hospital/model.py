@@ -66,7 +66,7 @@ def show(run: str | None, state: Path) -> int:
 @main.command(
     "path",
     help="Print the folder of one model, for predict, report, evidence and audit verify.",
-    example="./confide predict $(./confide hospital model path) image.dcm",
+    example="./confide hospital model path --state /srv/confide",
 )
 @click.argument("run", required=False)
 @state_option("hospital", _DEFAULT_STATE)

@@ -17,8 +17,10 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
 from torch import nn
 
+from client.device import choose
 from client.own_models import RECORDS, GradientMethod, gradient_method, layers_of
 from client.per_record_gradients import ByRecord
 from client.training import TrainingData, noisy_gradient_sum, train_locally
@@ -49,6 +51,7 @@ class Tried:
         replaced: each layer that another stands in for, in words.
         parameters: that are trained.
         vector_bytes: what a hospital sends in a round.
+        device: where gradients are computed.
         units: in an expected batch of a step.
         steps: in a round.
         seconds: of one round's training, by the one step that was measured.
@@ -64,6 +67,7 @@ class Tried:
     replaced: tuple[str, ...]
     parameters: int
     vector_bytes: int
+    device: str
     units: float
     steps: int
     seconds: float
@@ -140,7 +144,8 @@ def try_model(config: Config, classes: int, channels: int) -> Tried:
         method = gradient_method(model, shape, classes, config.model.name)
         model = ByRecord(model) if method is GradientMethod.FUNCTORCH else model
     stated = config.hospital.stated_training_units
-    seconds = _one_step(model, run, plan, stated, (stated, *shape[1:]))
+    device = choose(config.hospital.device)
+    seconds = _one_step(model, run, plan, stated, (stated, *shape[1:]), device)
     steps = plan.schedule.steps if isinstance(plan, NoisySteps) else 1
     if isinstance(plan, PlainSteps):
         steps = plan.local_epochs * math.ceil(stated / plan.batch_size)
@@ -152,6 +157,7 @@ def try_model(config: Config, classes: int, channels: int) -> Tried:
         replaced=tuple(f"{each.place}: {each.before} became {each.after}" for each in replaced),
         parameters=parameters,
         vector_bytes=run.vector_length * run.aggregation.modulus_bits // 8,
+        device=str(device),
         units=plan.expected_batch(stated),
         steps=steps,
         seconds=steps * seconds,
@@ -162,7 +168,14 @@ def try_model(config: Config, classes: int, channels: int) -> Tried:
     )
 
 
-def _one_step(model: nn.Module, run: RunDescription, plan: RoundPlan, stated: int, shape: tuple[int, ...]) -> float:
+def _one_step(
+    model: nn.Module,
+    run: RunDescription,
+    plan: RoundPlan,
+    stated: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> float:
     """Return the seconds of one step on made-up records."""
     random = np.random.default_rng(1)
     is_image = registry.frozen_features(run.model.architecture) is None
@@ -172,13 +185,13 @@ def _one_step(model: nn.Module, run: RunDescription, plan: RoundPlan, stated: in
     began = time.perf_counter()
     match plan:
         case NoisySum():
-            noisy_gradient_sum(model, start, data, plan, len(run.roster), random.bytes)
+            noisy_gradient_sum(model, start, data, plan, len(run.roster), random.bytes, device)
         case NoisySteps():
             one = dataclasses.replace(plan, schedule=dataclasses.replace(plan.schedule, steps=1))
-            train_locally(model, start, data, run.training, one, random.bytes, expected_units=expected)
+            train_locally(model, start, data, run.training, one, random.bytes, expected_units=expected, device=device)
         case PlainSteps():
             batch = data.limited(plan.batch_size, PrivacyUnit.RECORD, b"one batch")
-            train_locally(model, start, batch, run.training, plan, random.bytes, expected_units=expected)
+            train_locally(model, start, batch, run.training, plan, random.bytes, expected_units=expected, device=device)
             return (time.perf_counter() - began) / plan.local_epochs
     return time.perf_counter() - began
 
@@ -211,8 +224,8 @@ def _print(found: dict[str, Any]) -> None:
     for line in found["replaced"]:
         print(f"  {line}")
     print(
-        f"a round here: {found['seconds']:.1f} s of training ({found['steps']} steps of about {found['units']:.0f} "
-        f"units; one was measured), {found['peak_bytes'] / 2**20:,.0f} MiB of memory"
+        f"a round here, on {found['device']}: {found['seconds']:.1f} s of training ({found['steps']} steps of about "
+        f"{found['units']:.0f} units; one was measured), {found['peak_bytes'] / 2**20:,.0f} MiB of memory"
     )
     if found["epsilon_first"] is not None:
         print(

@@ -18,6 +18,7 @@ DEVIATIONS = 3.0
 """Deviations of the noise below which a number of decisions does not stand out from none."""
 
 _NO_WORD = "–"
+_HALF_A_UNIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,19 @@ def by_class_lines(history: RunHistory) -> list[str]:
 
 
 def missed(tested: Evaluated, what: str) -> tuple[str, ...]:
-    """Return a line for every class that is never decided for, or too seldom to tell from never."""
-    lines = []
-    for name, figures in tested.each.items():
-        noise = figures.noise.get("called", 0.0)
-        if figures.called < max(0.5, DEVIATIONS * noise):
-            how = (
-                "is never predicted"
-                if not noise
-                else f"is predicted never, or too seldom to stand out from the noise ({figures.called:.0f} "
-                f"±{1.96 * noise:.0f} of {tested.records})"
-            )
-            lines.append(f"The {what} {name} {how}: the model does not find it.")
-    return tuple(lines)
+    """Return a line that names every class that is never decided for, or too seldom to tell from never."""
+    noise = {name: figures.noise.get("called", 0.0) for name, figures in tested.each.items()}
+    names = [
+        name for name, figures in tested.each.items() if figures.called < max(_HALF_A_UNIT, DEVIATIONS * noise[name])
+    ]
+    if not names:
+        return ()
+    most = max(noise[name] for name in names)
+    how = f"never, or too seldom to stand out from the noise (±{1.96 * most:.0f} units)" if most else "never"
+    plural = {"class": "classes"}.get(what, f"{what}s")
+    whose = f"The {what} {names[0]} is" if len(names) == 1 else f"These {len(names)} {plural} are"
+    listed = "" if len(names) == 1 else f": {', '.join(names)}"
+    return (f"{whose} predicted {how}{listed}.",)
 
 
 def shown_metrics(terms: TaskConfig) -> frozenset[str]:

@@ -3,11 +3,14 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from client.training import logits
 from common.models import registry
+from common.models.centred import centre_length
 from common.models.flat import share_parameters
 from common.models.frozen import extract
+from common.task import TaskKind
 from deploy.results.model_file import ModelCard
 
 
@@ -21,7 +24,7 @@ class Classifier:
 
     def __init__(self, flat: NDArray[np.float32], card: ModelCard) -> None:
         self._network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
-        share_parameters(self._network, torch.from_numpy(flat.copy()))
+        share_parameters(self._network, torch.from_numpy(_with_centre(self._network, flat)))
         self._features = registry.frozen_features(card.architecture)
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -32,6 +35,54 @@ class Classifier:
         """
         inputs = images if self._features is None else np.concatenate(list(extract(self._features, images)))
         return np.asarray(logits(self._network, torch.from_numpy(inputs)).double().numpy())
+
+
+def _with_centre(network: nn.Module, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy of the parameters; a model stored before models on features had a centre gets one of zeros."""
+    whole = sum(parameter.numel() for parameter in network.parameters())
+    lacks_centre = len(flat) == whole - centre_length(network)
+    return np.concatenate([flat, np.zeros(whole - len(flat), np.float32)]) if lacks_centre else flat.copy()
+
+
+UNCERTAIN = 0.5
+"""The threshold of a label for which none was measured."""
+
+BETWEEN_LABELS = "|"
+NO_LABEL = "none of the labels"
+
+
+def probabilities_of(scores: NDArray[np.float64], card: ModelCard) -> NDArray[np.float64]:
+    """Return each class's probability, shape (n, classes), at the card's temperature; of labels, each one's own."""
+    tempered = scores / card.temperature
+    if card.kind is TaskKind.MULTILABEL:
+        return np.asarray(torch.sigmoid(torch.from_numpy(tempered)).numpy())
+    return softmax(tempered)
+
+
+def decided(probabilities: NDArray[np.float64], card: ModelCard) -> str:
+    """Return the class in words: of two the second from the threshold on; without one, the most probable; labels by |.
+
+    Args:
+        probabilities: of one image, shape (classes,).
+        card: of the model.
+    """
+    if card.kind is TaskKind.MULTILABEL:
+        thresholds = card.thresholds or (UNCERTAIN,) * len(card.classes)
+        named = [name for name, value, least in zip(card.classes, probabilities, thresholds, strict=True)
+                 if value >= least]  # fmt: skip
+        return BETWEEN_LABELS.join(named) or NO_LABEL
+    return card.classes[decide(probabilities, card.threshold)]
+
+
+def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
+    """Return the class: of two the second from ``threshold`` on; without a threshold the most probable one.
+
+    >>> decide(np.array([0.7, 0.3]), 0.25), decide(np.array([0.7, 0.3]), None)
+    (1, 0)
+    """
+    if threshold is None:
+        return int(probabilities.argmax())
+    return int(probabilities[1] >= threshold)
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

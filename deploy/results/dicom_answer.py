@@ -186,7 +186,7 @@ def _picture(source: pydicom.Dataset, answer: ImageAnswer, card: ModelCard) -> h
         sop_instance_uid=generate_uid(),
         instance_number=1,
         manufacturer=MANUFACTURER,
-        manufacturer_model_name=card.architecture,
+        manufacturer_model_name=_short_name(card),
         software_versions=card.sha256,
         series_description="Confide saliency, research only",
     )
@@ -206,11 +206,11 @@ def _report(
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
-            uid=_model_uid(card), name="Confide", manufacturer_name=MANUFACTURER, model_name=card.architecture
+            uid=_model_uid(card), name="Confide", manufacturer_name=MANUFACTURER, model_name=_short_name(card)
         ),
     )
     algorithm = hd.sr.AlgorithmIdentification(
-        name=f"Confide {card.architecture}",
+        name=f"Confide {_short_name(card)}",
         version=card.sha256,
         parameters=[
             RESEARCH,
@@ -259,7 +259,7 @@ def _report(
         sop_instance_uid=generate_uid(),
         instance_number=1,
         manufacturer=MANUFACTURER,
-        manufacturer_model_name=card.architecture,
+        manufacturer_model_name=_short_name(card),
         software_versions=card.sha256,
         is_complete=False,
         is_final=False,
@@ -278,6 +278,11 @@ def _concept(name: str, card: ModelCard) -> CodedConcept:
         value, meaning = _SNOMED[name]
         return CodedConcept(value, "SCT", meaning)
     return CodedConcept(f"C{card.classes.index(name)}", _SCHEME, name[:64])
+
+
+def _short_name(card: ModelCard) -> str:
+    """Return the model's name without the hash of a package or a file: DICOM takes 64 letters."""
+    return card.architecture.partition("@")[0][:56]
 
 
 def _model_uid(card: ModelCard) -> str:

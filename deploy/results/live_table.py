@@ -39,7 +39,10 @@ LINES_AROUND_TABLE = 17
 
 NOTES_SHOWN = 4
 
-LABELS = {"accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity"}
+LABELS = {
+    "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity",
+    "kappa": "kappa",
+}  # fmt: skip
 """The labels of the measures that are printed at the end."""
 
 _WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)

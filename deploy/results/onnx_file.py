@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from client.training import LARGEST_LOGIT
 from common.errors import RunError
 from common.models import registry
+from common.models.backbone import BackboneFeatures
 from common.models.flat import share_parameters
 from common.models.frozen import FrozenFeatures
 from common.models.scattering import Scattering
-from deploy.results.classifier import Classifier, softmax
+from common.task import TaskKind
+from deploy.results.classifier import UNCERTAIN, Classifier, probabilities_of
 from deploy.results.model_file import ModelCard
 from deploy.results.onnx_preparation import IR_VERSION, OPSET, preparation
 from deploy.results.onnx_scattering import RealScattering
@@ -44,20 +46,27 @@ _PRODUCER = "confide"
 class _WholeModel(nn.Module):
     """From prepared pictures, uint8 (n, channels, size, size), to probabilities and decisions.
 
-    As :class:`deploy.results.classifier.Classifier` and :func:`deploy.results.predict.decide` answer.
+    As :class:`deploy.results.classifier.Classifier` and :func:`deploy.results.classifier.decided` answer.
     """
 
-    def __init__(self, network: nn.Module, features: FrozenFeatures | None, threshold: float | None) -> None:
+    def __init__(self, network: nn.Module, features: FrozenFeatures | None, card: ModelCard) -> None:
         super().__init__()
         self.network = network
         self._features = features
-        self._threshold = threshold
+        self._temperature = card.temperature
+        self._threshold = card.threshold
+        self._is_multilabel = card.kind is TaskKind.MULTILABEL
+        self._thresholds = torch.tensor(card.thresholds or (UNCERTAIN,) * len(card.classes), dtype=torch.float64)
 
     def forward(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities, float32 (n, classes), and decisions, int64 (n,)."""
+        """Return probabilities, float32 (n, classes), and decisions, int64 (n,), of labels 0 or 1, (n, classes)."""
         inputs = prepared.to(torch.float32) / 127.5 - 1.0 if self._features is None else self._features(prepared)
         logits = torch.nan_to_num(self.network(inputs), nan=0.0).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
-        probabilities = torch.softmax(logits.to(torch.float64), dim=1)
+        tempered = logits.to(torch.float64) / self._temperature
+        if self._is_multilabel:
+            probabilities = torch.sigmoid(tempered)
+            return probabilities.to(torch.float32), (probabilities >= self._thresholds).to(torch.int64)
+        probabilities = torch.softmax(tempered, dim=1)
         if self._threshold is None:
             decision = probabilities.argmax(dim=1)
         else:
@@ -78,7 +87,12 @@ def to_onnx(flat: NDArray[np.float32], card: ModelCard) -> bytes:
     network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
     share_parameters(network, torch.from_numpy(flat.copy()))
     features = registry.frozen_features(card.architecture)
-    whole = _WholeModel(network, None if features is None else _exportable(features), card.threshold).eval()
+    if isinstance(features, BackboneFeatures):
+        raise RunError(
+            f"{card.architecture} cannot be exported: its features come from a file, which export does not put into "
+            "its own yet; give that file with model.safetensors and model.json"
+        )
+    whole = _WholeModel(network, None if features is None else _exportable(features), card).eval()
     model = compose.merge_models(
         compose.add_prefix(preparation(card.channels, card.image_size), "preparation/", rename_inputs=False),
         compose.add_prefix(_core(whole, card), "model/", rename_outputs=False),
@@ -98,6 +112,9 @@ def metadata_of(card: ModelCard) -> dict[str, str]:
         "mode": "L" if card.channels == 1 else "RGB",
         "classes": json.dumps(card.classes),
         "threshold": json.dumps(card.threshold),
+        "thresholds": json.dumps(card.thresholds),
+        "temperature": json.dumps(card.temperature),
+        "kind": card.kind.value if card.kind is not None else "",
         "task": card.task,
         "data_set": card.data_set,
         "epsilon": json.dumps(card.privacy.get("epsilon")),
@@ -175,7 +192,7 @@ def _check(encoded: bytes, classifier: Classifier, card: ModelCard) -> None:
         pictures = random.integers(0, 256, (2, card.channels, side, side + 3), np.uint8)
         (found,) = session.run([PROBABILITIES], {INPUT: pictures})
         prepared = np.stack([fit(to_image(picture), card.image_size) for picture in pictures])
-        apart = float(np.abs(found - softmax(classifier.scores(prepared))).max())
+        apart = float(np.abs(found - probabilities_of(classifier.scores(prepared), card)).max())
         if not apart <= TOLERANCE:
             raise RunError(
                 f"{card.architecture} cannot be exported: onnxruntime must give the probabilities of "

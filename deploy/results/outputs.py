@@ -18,7 +18,7 @@ from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.words import RELATION, admitted
-from common.task import TaskConfig, TaskKind
+from common.task import TaskConfig, TaskKind, implied
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
 from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
@@ -306,14 +306,15 @@ def model_facts(
     """
     started = history.started
     spent = history.rounds[-1].epsilon if history.rounds else math.nan
+    terms = implied(started.task, classes) if started.terms.is_preset else started.terms
     return ModelFacts(
         architecture=started.config.model.architecture,
         classes=classes,
         channels=channels,
         image_size=started.config.model.image_size,
         threshold=threshold,
-        kind=None if started.terms.is_preset else TaskKind(started.terms.kind),
-        positive=started.terms.positive,
+        kind=TaskKind(terms.kind),
+        positive=terms.positive,
         thresholds=thresholds,
         run_id=started.run_id,
         task=started.task,

@@ -28,9 +28,11 @@ from client.data.readers.dicom import is_dicom, parse_dicom
 from common.errors import DataError
 from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
+from common.task import TaskKind
 from deploy.command import FILE, command, json_option
-from deploy.results.classifier import Classifier, log_odds, softmax
+from deploy.results.classifier import Classifier, decided, log_odds, probabilities_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
+from deploy.results.predict_files import Prediction, Unanswered, files_of, write_table
 from deploy.results.saliency import occlusion
 from deploy.results.stored_answers import StoredAnswer, input_statistics, store
 
@@ -39,20 +41,11 @@ NOT_A_DEVICE = "A research model, not a medical device: no decision about a pati
 TWO_CLASSES = 2
 REPORT_ENDING, PICTURE_ENDING = ".confide-sr.dcm", ".confide-saliency.dcm"
 
+_AT_ONCE = 256
+"""Images in memory at a time."""
+
 _ALLOWS_AN_ANSWER = frozenset({Mistake.FUTURE_STUDY, Mistake.BURNED_IN_TEXT, Mistake.BURNED_IN_TEXT_SUSPECTED})
 """What a check says of a clock, or of privacy, and not of whether the model was trained for such an image."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one image."""
-
-    file: str
-    predicted: str
-    probabilities: dict[str, float]
-    """Class to probability; they sum to 1."""
-    remarks: tuple[str, ...] = ()
-    """Why the image may be unlike those that the model was trained for, as ``kind: reason``."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +80,14 @@ class OpenedImage:
 @command(
     "predict",
     "Classify images with a trained model, at the threshold that its hospitals' validation parts chose. A research "
-    "model, not a medical device.\n\n"
-    f"MODEL is a run's folder, or one of {CARD_FILE} and {TENSORS_FILE}. IMAGE is PNG, JPEG or DICOM.",
-    "./confide predict runs/0123456789ab image.png",
+    "model, not a medical device. What a check of the data would find of an image is said beside its answer; a file "
+    "that cannot be used is named at the end, and the others are answered.\n\n"
+    f"MODEL is a run's folder, or one of {CARD_FILE} and {TENSORS_FILE}. IMAGE is PNG, JPEG or DICOM, or a folder.",
+    "./confide predict runs/0123456789ab image.png\n./confide predict runs/0123456789ab /srv/xrays --csv answers.csv",
 )
 @click.argument("model", type=FILE)
 @click.argument("images", nargs=-1, required=True, type=FILE, metavar="IMAGE...")
+@click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="Write the answers to this table.")
 @click.option(
     "--dicom-sr",
     type=FILE,
@@ -101,30 +96,87 @@ class OpenedImage:
 )
 @click.option("--store", "kept", type=FILE, metavar="FILE", help="Add the answers to this file, for a silent trial.")
 @json_option()
-def main(model: Path, images: tuple[Path, ...], dicom_sr: Path | None, kept: Path | None, as_json: bool) -> int:
+def main(
+    model: Path,
+    images: tuple[Path, ...],
+    csv_file: Path | None,
+    dicom_sr: Path | None,
+    kept: Path | None,
+    as_json: bool,
+) -> int:
     """Classify the images named, and store or file the answers."""
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    classifier = Classifier(flat, card)
-    opened, unreadable = _open_all(images, card, go_on=kept is not None)
-    if dicom_sr is not None:
-        _check_fileable(opened)
-    scores = classifier.scores(np.stack([each.pixels for each in opened]))
-    predictions = _predictions(opened, scores, card)
+    if card.kind is TaskKind.MULTILABEL and (dicom_sr or kept):
+        raise DataError("--dicom-sr and --store take one class an image, and this model gives labels; use --csv")
+    paths, passed_over = files_of(images)
+    asked = _Asked(Classifier(flat, card), card, kept, dicom_sr)
+    asked.about(paths)
+    answers, unanswered = asked.answers, asked.unanswered
+    reasons = "\n".join(each.error for each in unanswered)
+    if not answers:
+        raise DataError(f"no image could be read\n{reasons}")
+    if csv_file is not None:
+        write_table(csv_file, answers, unanswered, card)
     if as_json:
-        for prediction in predictions:
-            print(json.dumps(vars(prediction)))
+        for each in (*answers, *unanswered):
+            print(json.dumps(vars(each)))
     else:
-        _print_table(predictions, card)
-    if kept is not None:
-        added = store(kept, _stored(opened, predictions, scores, card))
-        if not as_json:
-            print(f"{added} answers were stored, {len(opened) - added} were stored before")
-    if dicom_sr is not None:
-        _file(dicom_sr, classifier, card, opened, predictions)
-    if unreadable:
-        raise DataError(f"{len(unreadable)} images got no answer, {len(opened)} did\n" + "\n".join(unreadable))
+        _print_table(answers, card)
+        if passed_over:
+            print(f"{passed_over} files in folders are no images and were passed over")
+        if kept is not None:
+            print(f"{asked.added} answers were stored, {len(answers) - asked.added} were stored before")
+    if unanswered:
+        raise DataError(f"{len(unanswered)} images got no answer, {len(answers)} did\n{reasons}")
     return 0
+
+
+@dataclass
+class _Asked:
+    """What a model has said so far.
+
+    Attributes:
+        classifier: the model.
+        card: what it is.
+        kept: a file that answers are added to, or None.
+        dicom_sr: a folder that reports go into, or None.
+        answers: in the order of the files.
+        unanswered: files that cannot be used.
+        added: how many answers the file of ``kept`` lacked.
+    """
+
+    classifier: Classifier
+    card: ModelCard
+    kept: Path | None
+    dicom_sr: Path | None
+    answers: list[Prediction] = field(default_factory=list)
+    unanswered: list[Unanswered] = field(default_factory=list)
+    added: int = 0
+
+    def about(self, paths: Sequence[Path]) -> None:
+        """Ask about files, a few at a time; before a report is filed, all are checked.
+
+        Raises:
+            DataError: where reports are to be filed, one image cannot be used or was flagged.
+        """
+        size = len(paths) if self.dicom_sr is not None else _AT_ONCE
+        for start in range(0, len(paths), size):
+            opened, unreadable = _open_all(paths[start : start + size], self.card, go_on=self.dicom_sr is None)
+            self.unanswered += unreadable
+            if opened:
+                self._answer(opened)
+
+    def _answer(self, opened: Sequence[OpenedImage]) -> None:
+        if self.dicom_sr is not None:
+            _check_fileable(opened)
+        scores = self.classifier.scores(np.stack([each.pixels for each in opened]))
+        predictions = _predictions(opened, scores, self.card)
+        self.answers += predictions
+        if self.kept is not None:
+            self.added += store(self.kept, _stored(opened, predictions, scores, self.card))
+        if self.dicom_sr is not None:
+            _file(self.dicom_sr, self.classifier, self.card, opened, predictions)
 
 
 def predict(flat: NDArray[np.float32], card: ModelCard, images: Sequence[Path]) -> list[Prediction]:
@@ -146,35 +198,24 @@ def _predictions(opened: Sequence[OpenedImage], scores: NDArray[np.float64], car
     return [
         Prediction(
             str(each.path),
-            card.classes[decide(row, card.threshold)],
+            decided(row, card),
             dict(zip(card.classes, row.tolist(), strict=True)),
             each.remarks,
         )
-        for each, row in zip(opened, softmax(scores), strict=True)
+        for each, row in zip(opened, probabilities_of(scores, card), strict=True)
     ]
 
 
-def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
-    """Return the class: of two the second from ``threshold`` on; without a threshold the most probable one.
-
-    >>> decide(np.array([0.7, 0.3]), 0.25), decide(np.array([0.7, 0.3]), None)
-    (1, 0)
-    """
-    if threshold is None:
-        return int(probabilities.argmax())
-    return int(probabilities[1] >= threshold)
-
-
-def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[OpenedImage], list[str]]:
+def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[OpenedImage], list[Unanswered]]:
     """Return the images, and why others can't be read.
 
     Args:
         paths: of the files.
         card: of the model.
-        go_on: leave out what cannot be read, unless nothing can: a trial's nightly command must not end at one file.
+        go_on: leave out what cannot be read: a folder's thousand answers must not end at one file.
 
     Raises:
-        DataError: an image, or with ``go_on`` every one, cannot be used; names the file, the reason and the remedy.
+        DataError: without ``go_on``, an image cannot be used; names the file, the reason and the remedy.
     """
     opened, unreadable = [], []
     for path in paths:
@@ -183,9 +224,7 @@ def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[l
         except DataError as error:
             if not go_on:
                 raise
-            unreadable.append(str(error))
-    if not opened:
-        raise DataError("no image could be read\n" + "\n".join(unreadable))
+            unreadable.append(Unanswered(str(path), str(error)))
     return opened, unreadable
 
 
@@ -317,11 +356,9 @@ def _remark(finding: Finding) -> str:
 
 
 def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
-    rule = (
-        "most probable class"
-        if card.threshold is None
-        else (f"{card.classes[1]} from {card.threshold:.3f} on, as validation records fixed it")
-    )
+    rule = "each label from its threshold on" if card.kind is TaskKind.MULTILABEL else "most probable class"
+    if card.threshold is not None:
+        rule = f"{card.classes[1]} from {card.threshold:.3f} on, as validation records fixed it"
     table = Table(title=f"{card.architecture} trained on {card.data_set} ({rule})", title_justify="left")
     table.add_column("image", overflow="fold")
     table.add_column("prediction", style="bold")

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.models import registry
+from common.errors import ConfigError
+from common.models import naming, registry
 from common.models.block_statistics import SMALLEST_SIDE
 from common.models.frozen import NORM
 
@@ -83,19 +84,22 @@ def preparation_of(architecture: str, classes: int, channels: int, image_size: i
     Raises:
         ConfigError: there is no such model, or it cannot take such images.
     """
-    features = registry.frozen_features(architecture)
-    versions = () if features is None else tuple(features.version.split("+"))
+    try:
+        features = registry.frozen_features(architecture)
+        versions = () if features is None else tuple(features.version.split("+"))
+    except ConfigError:  # A server need not have the weights of the features that hospitals compute.
+        features, versions = None, (f"of {architecture}",)
     network = registry.build(architecture, classes, channels, image_size, seed=0)
     return Preparation(
         mode="L" if channels == 1 else "RGB",
         fit=RESIZED,
         image_size=image_size,
-        scaling=SCALED if features is None else "8-bit pixels go into the features as they are",
+        scaling=SCALED if not versions else "8-bit pixels go into the features as they are",
         features=(
             *(_WORDS.get(version, version) for version in versions),
             *([f"scaled to L2 norm {NORM:g}"] if versions else []),
         ),
         network=repr(network),
-        scores="softmax over the classes; see threshold for how a class is chosen",
-        complete=all(version in _WORDS for version in versions),
+        scores="divide by temperature; softmax over the classes, or the sigmoid of each label; then threshold",
+        complete=all(version in _WORDS for version in versions) and naming.from_outside(architecture) is None,
     )

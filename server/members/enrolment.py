@@ -1,8 +1,8 @@
 """``python -m server.members.enrolment --state DIR``: lets invited hospitals in, and keeps members' certificates alive.
 
 One gRPC service over TLS, in a process of its own, so that a flood of callers costs the run nothing. It answers
-``Join`` for a caller with an invitation's token, and ``Standing``, ``Proposal``, ``Answer``, ``Results`` and ``Piece``
-for a caller with a member's key (``common.identity.enrolment``).
+``Join`` for a caller with an invitation's token, and ``Standing``, ``Proposal``, ``Answer``, ``Results``, ``Piece`` and
+``Ledger`` for a caller with a member's key (``common.identity.enrolment``).
 """
 
 import datetime
@@ -37,6 +37,8 @@ from common.identity.enrolment import (
     JoinedReply,
     JoinReply,
     JoinRequest,
+    LedgerReply,
+    LedgerRequest,
     PieceReply,
     PieceRequest,
     ProposalNotice,
@@ -53,6 +55,7 @@ from common.processes import run_service
 from common.run.proposal import LONGEST_REASON, MOST_NOTICES, MOST_OPEN, RunAnswer
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
+from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
@@ -83,6 +86,7 @@ class Enrolment:
         fleet_port: int,
         finished: FinishedRuns,
         queue: RunQueue,
+        ledgers: RememberedLedgers,
     ) -> None:
         self._membership = membership
         self._certificates = certificates
@@ -90,6 +94,7 @@ class Enrolment:
         self._queue = queue
         self._versions = membership.versions
         self._finished = finished
+        self._ledgers = ledgers
         self._one_at_a_time = threading.Lock()
 
     def join(self, asked: JoinRequest, now: datetime.datetime) -> JoinReply:
@@ -213,8 +218,22 @@ class Enrolment:
         name = self._standing_member(asked)
         return PieceReply(content=self._finished.piece(name, asked.run_id, asked.name, asked.offset))
 
+    def ledger(self, asked: LedgerRequest, _now: datetime.datetime) -> LedgerReply:
+        """Take in how far a member's ledger is, and tell what is remembered under its name.
+
+        Raises:
+            EnrolmentError: the caller is no member; or it states that less is spent than before.
+            IdentityError: certificate, request or statement are not what they must be.
+        """
+        name = self._standing_member(asked)
+        if asked.statement is not None:
+            self._ledgers.state(name, read_certificate(asked.certificate).public_key(), asked.statement)
+        told = self._ledgers.of(name)
+        return LedgerReply(statement=None if told is None else told.encode())
+
     def _identified(
-        self, asked: StandingRequest | ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest
+        self,
+        asked: StandingRequest | ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest | LedgerRequest,
     ) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
         """Return who asks: a hospital that the authority certified once, and that holds the certificate's key."""
         certificate = read_certificate(asked.certificate)
@@ -233,7 +252,9 @@ class Enrolment:
             raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
         return known.encode()
 
-    def _standing_member(self, asked: ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest) -> str:
+    def _standing_member(
+        self, asked: ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest | LedgerRequest
+    ) -> str:
         certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
             raise EnrolmentError(f"{name} has been revoked; runs and their results are for members")
@@ -300,6 +321,7 @@ class _Service:
                 enrolment.ANSWER: grpc.unary_unary_rpc_method_handler(self._take_answer),
                 enrolment.RESULTS: grpc.unary_unary_rpc_method_handler(self._results),
                 enrolment.PIECE: grpc.unary_unary_rpc_method_handler(self._piece),
+                enrolment.LEDGER: grpc.unary_unary_rpc_method_handler(self._ledger),
             },
         )
 
@@ -320,6 +342,9 @@ class _Service:
 
     def _piece(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
         return self._answer(encoded, PieceRequest, self._decide.piece, context)
+
+    def _ledger(self, encoded: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._answer(encoded, LedgerRequest, self._decide.ledger, context)
 
     def _answer(
         self,
@@ -351,11 +376,9 @@ def serve(state: Path) -> None:
     config = load_config(settings.config).enrolment
     certificates, membership = Certificates(state, settings, config), Membership(state)
     _wait_until_ready(certificates)
-    finished = FinishedRuns(state, certificates.root)
-    server = grpc_server(
-        Enrolment(membership, certificates, settings.fleet_port, finished, RunQueue(state)),
-        Allowance(config.refusals_per_minute),
-    )
+    finished, ledgers = FinishedRuns(state, certificates.root), RememberedLedgers(state, certificates.root)
+    decide = Enrolment(membership, certificates, settings.fleet_port, finished, RunQueue(state), ledgers)
+    server = grpc_server(decide, Allowance(config.refusals_per_minute))
     address = join_host_port(settings.fleet_host, settings.enrolment_port)
     server.add_secure_port(address, reloading_credentials(state))
     server.start()

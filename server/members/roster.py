@@ -26,6 +26,7 @@ from common.identity.certificates import (
 from common.identity.invitation import TOKEN_BYTES
 from common.identity.members import KeptMembers
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
+from server.members.ledgers import RememberedLedgers
 from server.members.versions import MemberVersions
 
 INVITATIONS_FOLDER = "invitations"
@@ -58,8 +59,8 @@ class Members:
         roster: name to PEM identity certificate, which may have expired, for everyone on the list.
         keys: of the same hospitals, raw Ed25519, 32 bytes, each checked against the authority and the list.
         member_list: as the authority signed it.
-        absent: who of them cannot take part now: its certificate has expired, its SuperNode was cut off, or it speaks
-            another version of the protocol.
+        absent: who of them cannot take part now: its certificate has expired, its SuperNode was cut off, it came back
+            with a ledger that says less than before, or it speaks another version of the protocol.
     """
 
     roster: dict[str, str] = field(repr=False)
@@ -201,7 +202,8 @@ class Membership:
         if keys != newest.members:
             raise IdentityError("the certificates of the roster must hold the keys of the authority's member list")
         expired = {name for name, pem in roster.items() if read_certificate(pem.encode()).not_valid_after_utc <= now}
-        cut_off = {name for name in roster if self.is_cut_off(name)}
+        ledgers = RememberedLedgers(self._state, authority)
+        cut_off = {name for name in roster if self.is_cut_off(name) or ledgers.is_less(name)}
         others = self.versions.others() & roster.keys()
         return Members(roster, keys, newest.text(), frozenset(expired | cut_off | others))
 

@@ -1,16 +1,21 @@
 """A server names models that hospitals have not accepted; refusals depend on policy alone, and cost nothing."""
 
+import hashlib
 import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.config import HospitalConfig
+from common.models.backbone_file import FOLDER_VARIABLE
+from common.models.onnx_rules import Breach
 from common.models.package import package_hash
 from common.run.messages import KeysReply, KeysRequest, RefusedReply
 from common.run.terms import describe
+from tests.onnx_files import FEATURES, HOSTILE, honest
 from tests.small_consortium import CONFIG, RUN_ID, Dealt, everybody, small
 
 SOURCE = """
@@ -20,6 +25,8 @@ def small(classes, channels, image_size):
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size**2, classes))
 """
 PARAMETERS = 2 * (28 * 28 + 1)
+HEAD = 2 * (FEATURES + 1) + FEATURES
+"""The parameters of a linear head on a backbone, and the centre of its features."""
 OTHER = "ab" * 32
 
 _numbers = itertools.count()
@@ -45,7 +52,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def refusals(
-    dealt: Dealt, folder: Path, policies: dict[str, HospitalConfig] | None = None, **model: object
+    dealt: Dealt,
+    folder: Path,
+    policies: dict[str, HospitalConfig] | None = None,
+    parameters: int = PARAMETERS,
+    **model: object,
 ) -> dict[str, tuple[str, str]]:
     """Return how each hospital refuses a run of such a model, code and words; none of those that agree."""
     consortium = small(dealt, folder, policies=policies)
@@ -54,7 +65,7 @@ def refusals(
         update={"model": type(CONFIG.model).model_validate({**CONFIG.model.model_dump(), **model})}
     )
     description = describe(
-        named, RUN_ID, data.classes, data.channels, consortium.consortium.roster, PARAMETERS,
+        named, RUN_ID, data.classes, data.channels, consortium.consortium.roster, parameters,
         consortium.consortium.member_list,
     )  # fmt: skip
     request = KeysRequest(run_description=description.canonical_json(), round_number=1)
@@ -122,3 +133,53 @@ def test_no_function_of_python_or_of_this_program_can_be_named(dealt: Dealt, tmp
     refused = refusals(dealt, tmp_path, everybody(accepted_models=[OTHER]), name=function, sha256=OTHER)
     assert len(refused) == 4
     assert {code for code, _ in refused.values()} == {"config"}
+
+
+def on_backbone(sha256: str, **changes: object) -> dict[str, Any]:
+    return {"name": "backbone_linear", "backbone": "onnx", "features": FEATURES, "sha256": sha256, **changes}
+
+
+def test_a_backbone_that_no_policy_accepts_is_refused_whether_or_not_its_file_is_there(
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "network.onnx").write_bytes(honest())
+    sha256 = hashlib.sha256(honest()).hexdigest()
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    missing = refusals(dealt, tmp_path / "a", parameters=HEAD, **on_backbone(sha256))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    there = refusals(dealt, tmp_path / "b", parameters=HEAD, **on_backbone(sha256))
+    assert there == missing
+    expected = (
+        "this hospital trains with packages and backbones that it accepted alone, the run's backbone "
+        f"(backbone_linear) has the SHA-256 {sha256}; its operator can add it to hospital.accepted_models"
+    )
+    assert set(there.values()) == {("policy", expected)}
+    assert len(there) == 4
+
+
+def test_an_accepted_backbone_is_joined_and_another_hash_or_a_hostile_file_is_refused(
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, breach = HOSTILE["external data"]
+    hashes = []
+    for name, file in (("good", honest()), ("bad", make())):
+        (tmp_path / f"{name}.onnx").write_bytes(file)
+        hashes.append(hashlib.sha256(file).hexdigest())
+    good, bad = hashes
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    policies = everybody(accepted_models=[good, bad, OTHER])
+    assert refusals(dealt, tmp_path / "a", policies, parameters=HEAD, **on_backbone(good)) == {}
+    for sha256, words in (
+        (OTHER, f"a backbone's file with the SHA-256 {OTHER} must lie in the folder"),
+        (bad, f"the backbone's file is refused, {Breach[breach]}"),
+    ):
+        refused = refusals(dealt, tmp_path / sha256[:8], policies, parameters=HEAD, **on_backbone(sha256))
+        assert len(refused) == 4
+        for code, reason in refused.values():
+            assert code == "config"
+            assert reason.startswith(words)
+            assert str(tmp_path) not in reason
+    wider = refusals(
+        dealt, tmp_path / "wider", policies, parameters=HEAD + 3, **on_backbone(good, features=FEATURES + 1)
+    )
+    assert {reason for _, reason in wider.values()} == {"model.features must be what the backbone gives, 8, got 9"}

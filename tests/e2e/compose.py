@@ -81,6 +81,8 @@ class Consortium:
         if service is not None:
             labels.append(f"com.docker.compose.service={service}")
         found = self.client.containers.list(all=True, filters={"label": labels})
+        # One prepares the folder of results and has ended before any other begins.
+        found = [item for item in found if item.labels.get("com.docker.compose.service") != "runs"]
         return sorted(found, key=lambda container: str(container.name))
 
     def events(self) -> list[Event]:

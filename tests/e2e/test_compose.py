@@ -49,7 +49,9 @@ pytestmark = [
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     config = tmp_path_factory.mktemp("compose") / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
-    settings = {"CONFIDE_CONFIG": str(config), "CONFIDE_SEATS": str(SEATS)}
+    settings = {
+        "CONFIDE_CONFIG": str(config), "CONFIDE_SEATS": str(SEATS), "CONFIDE_RUNS": str(config.parent / "runs")
+    }  # fmt: skip
     made = Consortium(f"confide-test-{uuid.uuid4().hex[:8]}", settings)
     made.compose("build", "server", "hospital", "dealer")
     try:

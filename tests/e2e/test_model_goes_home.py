@@ -11,7 +11,7 @@ from common.settings import free_port
 from common.telemetry.events import COMPLETED, RunFinished
 from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 NAMES = ("st-anne", "st-john", "st-luke", "st-mary")
 ROUNDS = 12

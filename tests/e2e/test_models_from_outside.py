@@ -1,5 +1,6 @@
 """Models from outside over real processes: a package that pip installed, and who refuses it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -7,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
+from torchvision.models import resnet18
 
+from common.models.backbone_file import FOLDER_VARIABLE
 from tests.installed_package import NAME, install, source_of_the_example
+from tests.onnx_files import FEATURES, HOSTILE, honest
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,8 +22,13 @@ pytestmark = pytest.mark.e2e
 
 
 def confide(*words: str, site: Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:
-    """Run a command with a folder of installed packages on the path."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(site))), "OMP_NUM_THREADS": "1"}
+    """Run a command with a folder of installed packages on the path, which holds the files of backbones as well."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(site))),
+        FOLDER_VARIABLE: str(site),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(
         (sys.executable, "-m", "deploy", *words),
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=seconds,
@@ -46,6 +57,15 @@ def sha256(site: Path) -> str:
     return told.stdout.strip()
 
 
+def assert_refused_before_any_epsilon(run: Path, words: str) -> None:
+    """Check that each hospital refused in these words, and booked nothing."""
+    for hospital in ("hospital-1", "hospital-2", "hospital-3"):
+        logs = [path.read_text() for path in run.rglob("agent.log") if hospital in path.parts]
+        assert any(words in log for log in logs), (hospital, logs)
+        ledgers = [path for path in (run / "consortium").rglob("ledger/*") if hospital in path.parts and path.is_file()]
+        assert not any('"spent"' in path.read_text() for path in ledgers)
+
+
 def test_the_example_is_checked_before_a_run(site: Path) -> None:
     told = confide("model", "check", f"{NAME}:small", "--set", "hospital.stated_training_units=40", site=site)
     assert told.returncode == 0, told.stderr
@@ -60,7 +80,7 @@ def test_a_package_of_ones_own_trains_over_real_processes(tmp_path: Path, site: 
         f"hospital.accepted_models=[{sha256}]", site=site,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["architecture"] == f"{NAME}:small@{sha256}"
     assert {tensor["name"] for tensor in card["tensors"]} >= {"0.weight", "1.layers.1.weight", "4.bias"}
 
@@ -71,8 +91,46 @@ def test_a_package_that_hospitals_did_not_accept_is_refused_by_name(tmp_path: Pa
         "transport.start_deadline_seconds=20", site=site,
     )  # fmt: skip
     assert finished.returncode != 0
-    events = (tmp_path / "run" / "events.jsonl").read_text()
-    assert f"has the SHA-256 {sha256}; its operator can add it to hospital.accepted_models" in events
-    for hospital in (1, 2, 3):
-        ledgers = list((tmp_path / "run" / "consortium").rglob(f"hospital-{hospital}/ledger/*"))
-        assert not any('"spent"' in path.read_text() for path in ledgers if path.is_file())
+    assert_refused_before_any_epsilon(
+        tmp_path / "run", f"has the SHA-256 {sha256}; its operator can add it to hospital.accepted_models"
+    )
+
+
+@pytest.mark.parametrize("kind", ["onnx", "resnet18"])
+def test_a_backbone_from_a_file_trains_over_real_processes(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(1)
+    weights = {name: tensor.contiguous() for name, tensor in resnet18().state_dict().items()}
+    file, ending, features = (honest(), "onnx", FEATURES) if kind == "onnx" else (save(weights), "safetensors", 512)
+    (tmp_path / f"network.{ending}").write_bytes(file)
+    told = confide("model", "hash", str(tmp_path / f"network.{ending}"), site=tmp_path)
+    sha256 = told.stdout.strip()
+    assert sha256 == hashlib.sha256(file).hexdigest()
+    finished = demo(
+        tmp_path / "run", "model.name=backbone_linear", f"model.backbone={kind}", f"model.features={features}",
+        f"model.sha256={sha256}", f"hospital.accepted_models=[{sha256}]", site=tmp_path,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["architecture"] == f"backbone_linear@{kind}/imagenet/{features}/{sha256}"
+
+
+def test_a_hostile_backbone_is_refused_by_name_at_each_hospital_that_accepted_it(tmp_path: Path) -> None:
+    file = HOSTILE["control-flow bomb"][0]()
+    (tmp_path / "network.onnx").write_bytes(file)
+    sha256 = hashlib.sha256(file).hexdigest()
+    finished = demo(
+        tmp_path / "run", "model.name=backbone_linear", "model.backbone=onnx", f"model.features={FEATURES}",
+        f"model.sha256={sha256}", f"hospital.accepted_models=[{sha256}]", "transport.start_deadline_seconds=20",
+        site=tmp_path,
+    )  # fmt: skip
+    assert finished.returncode != 0
+    assert_refused_before_any_epsilon(tmp_path / "run", "the backbone's file is refused, control flow")
+
+
+def test_a_deep_network_of_the_registry_trains_over_real_processes(tmp_path: Path) -> None:
+    finished = demo(
+        tmp_path / "run", "model.name=efficientnet_b0", "model.image_size=64", "privacy.mode=distributed",
+        "training.sample_rate=0.05", "experiment.rounds=1", site=tmp_path,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["architecture"] == "efficientnet_b0"

@@ -38,6 +38,16 @@ from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_rece
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
+from client.ledger.place import (
+    DIGEST_BYTES,
+    IMAGES_FILE,
+    PLACE_FILE,
+    REGISTRY_FILE,
+    STATES_FILE,
+    ledger_folder,
+    open_ledger,
+)
+from client.ledger.remembered import REMEMBERED_FILE, remembered
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.received_run import model_hash_of
@@ -52,6 +62,7 @@ from common.evaluation.state import EvaluationState
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.ledger_statement import read_statement
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.run import messages
@@ -386,6 +397,26 @@ def _delivery(content: bytes) -> object:
     return read_delivery(encoded, authority)
 
 
+def _ledger_statement(content: bytes) -> object:
+    """Read as what a hospital states, as what another member of its name has stated, and as what was kept of that."""
+    with _file(REMEMBERED_FILE, content.partition(b"-----END CERTIFICATE-----\n")[2]) as path:
+        remembered(path.parent)
+    authority, encoded = _with_authority(content)
+    return read_statement(encoded, authority)
+
+
+def _ledger_place(content: bytes) -> object:
+    """Read as each of the files by which a ledger is found."""
+    with _file(f"machine/{REGISTRY_FILE}", content) as path:
+        open_ledger(path.parents[1] / "state", bytes(32), bytes(DIGEST_BYTES), path.parent)
+    with _file(f"ledger/{STATES_FILE}", content) as path, suppress(LedgerError):
+        open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
+    with _file(f"ledger/{IMAGES_FILE}", content) as path, suppress(LedgerError):
+        open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
+    with _file(PLACE_FILE, content) as path:
+        return ledger_folder(path.parent)
+
+
 def _received_model(content: bytes) -> object:
     """Read as the card of a model that a server hands over."""
     with _file(CARD_FILE, content) as path:
@@ -574,6 +605,8 @@ DECODERS = (
     Decoder("revocations", _revocations),
     Decoder("members", _members),
     Decoder("delivery", _delivery),
+    Decoder("ledger-statement", _ledger_statement),
+    Decoder("ledger-place", _ledger_place),
     Decoder("received-model", _received_model),
     Decoder("received-tensors", _received_tensors),
     Decoder("received-run", _received_run),

@@ -40,6 +40,7 @@ from common.evaluation.state import FIRST, EvaluationState
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
+from common.identity.ledger_statement import state_ledger
 from common.identity.members import sign_members
 from common.identity.revocation import sign_revocations
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
@@ -372,6 +373,19 @@ def _deliveries() -> Iterator[bytes]:
     yield pem + sign(RUN_ID, "cd" * 32, "3:" + "ef" * 32, files, ("hospital-1",), writer, NOW).encode()
 
 
+def _ledger_statements() -> Iterator[bytes]:
+    authority, pem = _authority()
+    key = Ed25519PrivateKey.from_private_bytes(bytes([1] * 32))
+    request = identity.request_hospital_certificate("st-mary", key)
+    issued = identity.sign_hospital_certificate(authority, request, "st-mary", NOW, datetime.timedelta(days=30))
+    stated = state_ledger(identity.HospitalIdentity("st-mary", issued, key), f"3:{'ab' * 32}", 8.51, NOW)
+    yield pem + stated.encode()
+
+
+def _ledger_places() -> Iterator[bytes]:
+    yield b'{"version": 1, "folder": "/srv/confide/ledger"}'
+
+
 def _received_cards() -> Iterator[bytes]:
     yield b'{"tensors": [{"name": "weight", "shape": [2, 3]}]}'
 
@@ -577,6 +591,8 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "revocations": _revocations,
     "members": _members,
     "delivery": _deliveries,
+    "ledger-statement": _ledger_statements,
+    "ledger-place": _ledger_places,
     "received-model": _received_cards,
     "received-tensors": _models,
     "received-run": _received_runs,

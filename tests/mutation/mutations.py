@@ -406,8 +406,8 @@ _PRIVACY_MUTATIONS = (
     Mutation(
         "noise is made for one round of the run alone",
         "common/privacy/calibration.py",
-        "schedule.steps * rounds,",
-        "schedule.steps,",
+        "schedule.steps * rounds\n",
+        "schedule.steps\n",
         (f"{_PRIVACY}/test_calibration.py",),
     ),
     Mutation(
@@ -510,8 +510,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "noise of mode distributed comes from a constant key",
         "client/training.py",
-        "plan.noise.noise_share(cohort, Keystream(random(SEED_BYTES)))",
-        "plan.noise.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
+        "trained += noise.noise_share(cohort, Keystream(random(SEED_BYTES)))",
+        "trained += noise.noise_share(cohort, Keystream(bytes(SEED_BYTES)))",
         (f"{_TRAINING}::{_BYTES}",),
     ),
     Mutation(
@@ -552,7 +552,7 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "the records of a patient are clipped one by one",
         "client/training.py",
-        "rows = _unit_gradients(model, data, piece, data.patients[piece])",
+        "rows = _unit_gradients(model, data, piece, units[piece])",
         "rows = _unit_gradients(model, data, piece, torch.arange(len(piece)))",
         (f"{_TRAINING}::test_no_patient_moves_the_clipped_sum_by_more_than_the_clipping_bound",),
     ),
@@ -634,7 +634,32 @@ _BOOKED_BEFORE = (
 """
 )
 
+_MEAN = "tests/attacks/test_lies_about_the_mean.py"
+_FULL_BATCHES = "tests/unit/common/privacy/test_feature_mean.py::test_full_batches_and_the_mean"
+_MEAN_BOOKED = f"{_MEAN}::test_each_answer_is_booked_and_there_are_no_more_than_the_run_allows"
+
 _CONTRIBUTION_MUTATIONS = (
+    Mutation(
+        "the mean of features is not booked",
+        "client/contribution.py",
+        "report = self._report() if plan is None else self._book_training(round_number, plan)",
+        "report = self._report() if plan is None or plan is self._mean else self._book_training(round_number, plan)",
+        (_MEAN_BOOKED,),
+    ),
+    Mutation(
+        "the mean of features is told as often as a server asks",
+        "client/contribution.py",
+        "if told > repeats:",
+        "if told > 10**9 + repeats:",
+        (_MEAN_BOOKED,),
+    ),
+    Mutation(
+        "the noise of steps leaves no room for the mean of features",
+        "common/privacy/calibration.py",
+        "return math.sqrt(steps / (1 - privacy.mean_share)) / mu",
+        "return math.sqrt(steps) / mu",
+        (f"{_FULL_BATCHES}_are_one_gaussian_mechanism_and_the_accountant_says_so",),
+    ),
     Mutation(
         "training is booked at half of its sample rate",
         "common/privacy/mechanism.py",
@@ -756,7 +781,7 @@ _LEDGER_MUTATIONS = (
         "client/ledger/chain.py",
         "            os.fsync(file.fileno())\n",
         "",
-        (f"{_LEDGER}::test_lines_are_durable_before_record_returns",),
+        (f"{_LEDGER}::test_an_anchor_is_on_the_disk_before_it_takes_its_place",),
     ),
     Mutation(
         "a budget that is passed is ignored",

@@ -60,7 +60,7 @@ class Hospital:
     ) -> None:
         self.run, self.folder = run, folder / f"ledger-{seed}"
         parts = {name: records(count, per_patient) for name, count in HELD.items()}
-        data = HospitalData(**parts, fingerprint=bytes(32))
+        data = HospitalData(parts["train"], parts["validation"], parts["test"], bytes(32))
         self.policy: HospitalConfig = willing(**{**STATED, **policy})
         source = Keystream(bound_hash("test", bytes([seed])))
         ledger = Ledger.open(self.folder, data.fingerprint)
@@ -97,9 +97,9 @@ def listen(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda:
     """Return every later call of the training, with what it was given and what came of it."""
     heard: Heard = []
 
-    def listened(*given: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401 - passed on
+    def listened(*given: Any, expected_units: float, device: torch.device) -> LocalUpdate:  # noqa: ANN401 - passed on
         before()
-        update = train_locally(*given, expected_units=expected_units)
+        update = train_locally(*given, expected_units=expected_units, device=device)
         heard.append(({"sigma": given[4].noise_multiplier, "expected": expected_units}, update))
         return update
 
@@ -227,12 +227,41 @@ def test_training_that_fails_gives_a_valid_vector(
 ) -> None:
     hospital = Hospital(description, tmp_path)
 
-    def failing(model: Any, start: Any, data: TrainingData, *rest: Any, expected_units: float) -> LocalUpdate:  # noqa: ANN401
+    def failing(
+        model: Any,  # noqa: ANN401 - passed on
+        start: Any,  # noqa: ANN401
+        data: TrainingData,
+        *rest: Any,  # noqa: ANN401
+        expected_units: float,
+        device: torch.device,
+    ) -> LocalUpdate:
         if len(data):
             raise RuntimeError("one record of this hospital's cannot be trained on")
-        return train_locally(model, start, data, *rest, expected_units=expected_units)
+        return train_locally(model, start, data, *rest, expected_units=expected_units, device=device)
 
     monkeypatch.setattr(module, "train_locally", failing)
     made = hospital.contribute()
     assert made.vector.shape == (description.vector_length,)
     assert hospital.contributor.layout.decode(made.vector, 1).mean_delta.any()  # Noise, as ever.
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_part_without_records_has_copies_of_none(dealt: Dealt, tmp_path: Path, part: str) -> None:
+    made = small(
+        dealt,
+        tmp_path,
+        model={"name": "scattering_linear"},
+        training={"copies": 2, "warp": "chest"},
+        privacy={"mean_share": 0.1},
+    )
+    run = describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, made.consortium.roster)
+    parts = {name: records(0 if name == part else 6) for name in HELD}
+    ledger = Ledger.open(tmp_path / "ledger", bytes(32))
+    random = Keystream(bound_hash("test", b"1")).draw
+    data = HospitalData(parts["train"], parts["validation"], parts["test"], bytes(32))
+    contributor = Contributor(run, data, ledger, willing(**STATED), random, tmp_path / "cache")
+    model = initial_model(run)
+    for purpose in (Purpose.MEAN, Purpose.TRAIN):
+        fewest = fewest_survivors(run, COHORT, trains=True, measures=False)
+        terms = RoundTerms(purpose=purpose, model_hash=hash_model(model), fewest_survivors=fewest)
+        assert contributor.contribute(1, terms, model, cohort=COHORT).vector.shape == (run.vector_length,)

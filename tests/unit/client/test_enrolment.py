@@ -31,6 +31,7 @@ from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings, ServerSett
 from server.members.authority import Authority
 from server.members.certificates import Certificates
 from server.members.enrolment import Allowance, Enrolment, grpc_server
+from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
@@ -53,9 +54,10 @@ class Consortium:
         self.certificates = Certificates(self.state, settings, EnrolmentConfig(hospital_certificate_hours=30.0))
         self.certificates.keep_current(NOW)
         self.members = Membership(self.state)
-        finished = FinishedRuns(self.state, self.certificates.root)
+        root = self.certificates.root
+        finished, ledgers = FinishedRuns(self.state, root), RememberedLedgers(self.state, root)
         self.server = grpc_server(
-            Enrolment(self.members, self.certificates, 19092, finished, RunQueue(self.state)),
+            Enrolment(self.members, self.certificates, 19092, finished, RunQueue(self.state), ledgers),
             Allowance(100),
         )
         self.port = self.server.add_secure_port("127.0.0.1:0", reloading_credentials(self.state))

@@ -91,6 +91,28 @@ def test_norms_and_sums_are_those_of_opacus(name: str, *, as_rows: bool) -> None
         assert torch.allclose(ours.rows(), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("as_rows", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_norms_and_sums_of_several_labels_are_those_of_opacus(name: str, *, as_rows: bool) -> None:
+    make, shape = MODELS[name]
+    torch.manual_seed(0)
+    model = make()
+    inputs, _ = batch(shape)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1]])
+    wrapped = GradSampleModule(model, loss_reduction="sum")
+    scores = wrapped(inputs)
+    functional.binary_cross_entropy_with_logits(scores, labels.float(), reduction="sum").backward()  # type: ignore[no-untyped-call]
+    expected = torch.cat([parameter.grad_sample.flatten(1) for parameter in wrapped.parameters()], dim=1).detach()
+    wrapped.remove_hooks()
+    ours = record_gradients(model, inputs, labels, as_rows=as_rows)
+    exact = expected.double().norm(dim=1)
+    assert (ours.norms() >= exact * (1 - 1e-5)).all()
+    assert torch.allclose(ours.norms(), exact, rtol=0.01)
+    weights = torch.tensor([1.0, 0.0, 0.3, 0.25, 2.0])
+    assert torch.allclose(ours.weighted_sum(weights).float(), weights @ expected, rtol=1e-3, atol=1e-5)
+
+
 def test_a_record_has_the_same_gradient_whoever_shares_its_batch() -> None:
     torch.manual_seed(0)
     model = SmallCnn(classes=2, channels=1)

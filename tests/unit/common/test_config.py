@@ -144,11 +144,6 @@ def test_a_run_description_whose_task_is_of_other_classes_or_another_order_is_re
         description(task=task)
 
 
-def test_exact_counts_of_several_labels_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.exact must be false in a multilabel task"):
-        replace(Config(), task={"kind": "multilabel", "classes": ("mass",)}, evaluation={"exact": True})
-
-
 def test_a_run_description_with_a_graph_weaker_than_any_hospital_accepts_is_refused() -> None:
     encoded = description().canonical_json().replace(b'"security_bits":40', b'"security_bits":2')
     with pytest.raises(ConfigError, match=r"graph\.security_bits .*≥ 40.*got 2"):

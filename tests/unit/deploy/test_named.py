@@ -26,7 +26,8 @@ def test_a_name_that_its_table_lacks_is_refused_before_anything_is_set_up(
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         demo.main(["demo", "--out", str(tmp_path / "out"), "--set", f"{key}=unheard_of"])
-    assert str(refused.value) == f"{key} must be one of {', '.join(names)}, got 'unheard_of'"
+    others = ", backbone_linear, backbone_mlp or package:function" if key == "model.name" else ""
+    assert str(refused.value) == f"{key} must be one of {', '.join(names)}{others}, got 'unheard_of'"
     assert not (tmp_path / "out").exists()
 
 

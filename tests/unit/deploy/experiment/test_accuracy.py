@@ -7,7 +7,7 @@ from common.errors import ConfigError
 from common.provenance import ROOT
 from common.telemetry.events import RoundDone
 from deploy.datasets.datasets import obtain
-from deploy.experiment.accuracy import FAMILIES, Aim, _chosen, plan
+from deploy.experiment.accuracy import FAMILIES, OWN_FILE, Aim, _chosen, own_file, plan
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Study, Training
 from deploy.experiment.tables import accuracy_table
@@ -30,8 +30,20 @@ def test_every_family_is_a_configuration_and_a_plan(name: str) -> None:
 def test_the_xrays_are_asked_for_only_where_they_are_needed() -> None:
     assert _chosen((), None) == ("pneumonia-28", "retina-28")
     assert _chosen((), Path("x.tar")) == tuple(FAMILIES)
-    with pytest.raises(ConfigError, match="pneumonia-224 needs --xrays PATH"):
+    with pytest.raises(ConfigError, match=r"pneumonia-224 needs pneumoniamnist_224\.npz in .*, or --xrays PATH"):
         _chosen(("pneumonia-224",), None)
+
+
+def test_medmnists_own_file_is_taken_where_it_lies_with_the_data(tmp_path: Path) -> None:
+    given, cache = tmp_path / "given", tmp_path / "cache"
+    environment = {"CONFIDE_DATA": str(given)}
+    assert own_file(environment, cache) is None
+    cache.mkdir()
+    (cache / OWN_FILE).touch()
+    assert own_file(environment, cache) == cache / OWN_FILE
+    given.mkdir()
+    (given / OWN_FILE).touch()
+    assert own_file(environment, cache) == given / OWN_FILE
 
 
 @pytest.mark.parametrize(("auc", "accuracy", "reached"), [(0.5, 0.5, "yes"), (0.5, 1.1, "no"), (1.1, None, "no")])

@@ -12,6 +12,7 @@ from client.data.mistakes import ADVICE, Mistake
 from common.config import Config
 from common.errors import ConfigError, DataError
 from deploy import cli
+from deploy.datasets.tasks import task_named
 from deploy.hospital import check_data
 from tests.unit.client.data.hospital_folder import Hospital, dicom, healthy
 from tests.unit.client.data.planted_mistakes import another_chest
@@ -109,7 +110,13 @@ def test_prepared_images_are_kept_for_the_agent_and_only_for_its_user(hospital: 
 
 def test_the_contract_follows_the_configuration() -> None:
     assert check_data.contract_of(Config()) == DataContract(
-        "pneumonia", ("normal", "pneumonia"), channels=1, image_size=28, batch_size=1, delta=1e-4
+        "pneumonia",
+        ("normal", "pneumonia"),
+        channels=1,
+        image_size=28,
+        batch_size=1,
+        delta=1e-4,
+        terms=task_named("pneumonia").terms,
     )
 
 

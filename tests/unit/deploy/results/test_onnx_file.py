@@ -16,11 +16,14 @@ from torch import nn
 
 from common.errors import RunError
 from common.models import registry
+from common.models.backbone import BackboneFeatures
 from common.models.flat import flat_parameters
+from common.models.naming import BackboneModel
 from common.models.scattering import Scattering
 from common.shards import fit, to_image
+from common.task import TaskKind
 from deploy.datasets import phantom
-from deploy.results.classifier import Classifier, softmax
+from deploy.results.classifier import Classifier, probabilities_of, softmax
 from deploy.results.export import main
 from deploy.results.model_file import load_model
 from deploy.results.onnx_file import TOLERANCE, to_onnx
@@ -100,6 +103,8 @@ def test_the_ten_lines_of_the_documentation_answer_as_predict_does(
         pytest.param("resnet18", 1, 0.5, marks=pytest.mark.slow),
         pytest.param("efficientnet_linear", 1, 0.5, marks=pytest.mark.slow),
         pytest.param("efficientnet_mlp", 3, None, marks=pytest.mark.slow),
+        pytest.param("densenet121", 1, 0.5, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", 1, 0.5, marks=pytest.mark.slow),
     ],
 )
 def test_a_model_answers_in_onnxruntime_as_in_predict(
@@ -107,7 +112,8 @@ def test_a_model_answers_in_onnxruntime_as_in_predict(
 ) -> None:
     card = model_of(tmp_path, name, channels, threshold)
     flat, _ = load_model(tmp_path)
-    chosen = phantom.chest(10, 28, seed=7).images if channels == 1 else phantom.retina(10, 28, seed=7).images
+    make = phantom.chest if channels == 1 else phantom.retina
+    chosen = make(10, card.image_size, seed=7).images
     probabilities, decision = answers_of(to_onnx(flat, card), chosen)
     expected = softmax(Classifier(flat, card).scores(chosen))
     assert np.abs(probabilities - expected).max() <= TOLERANCE
@@ -116,6 +122,42 @@ def test_a_model_answers_in_onnxruntime_as_in_predict(
         assert np.array_equal(decision, expected.argmax(axis=1))
     else:
         assert np.array_equal(decision, expected[:, 1] >= threshold)
+
+
+class _Nothing:
+    """A backbone that is never asked."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def to(self, device: torch.device) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_model_on_features_from_a_file_is_refused_in_one_line(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat, card = load_model(exported)
+    features = BackboneFeatures(BackboneModel("linear", "onnx", "imagenet", 4, "a" * 64), _Nothing())
+    monkeypatch.setattr(registry, "frozen_features", lambda _: features)
+    with pytest.raises(RunError, match="cnn cannot be exported: its features come from a file"):
+        to_onnx(flat, card)
+
+
+def test_a_model_of_labels_answers_each_by_itself_at_its_threshold_and_temperature(tmp_path: Path) -> None:
+    said = {"kind": TaskKind.MULTILABEL, "classes": ("edema", "mass", "none"), "thresholds": (0.5, 0.45, 0.6),
+            "temperature": 1.7}  # fmt: skip
+    card = model_of(tmp_path, "cnn", threshold=None, changed=said)
+    flat, _ = load_model(tmp_path)
+    chosen = phantom.chest(10, 28, seed=7).images
+    probabilities, decision = answers_of(to_onnx(flat, card), chosen)
+    expected = probabilities_of(Classifier(flat, card).scores(chosen), card)
+    assert np.abs(probabilities - expected).max() <= TOLERANCE
+    assert np.array_equal(decision, expected >= np.array(card.thresholds))
+    assert set(decision.ravel().tolist()) == {0, 1}
 
 
 def test_the_file_says_what_it_is_and_nothing_of_the_machine(exported: Path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from client.training import logits
 from common.errors import DataError, RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
+from common.task import TaskKind
 from deploy.datasets import phantom
 from deploy.results.model_file import ModelFacts, save_model
 from deploy.results.predict import main
@@ -127,6 +129,68 @@ def test_what_is_no_image_is_refused_by_name_with_a_remedy(model: Path, content:
 def test_an_image_that_does_not_exist_is_refused_by_name(model: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png must be a readable image"):
         main(["predict", str(model), str(model / "gone.png")])
+
+
+def test_a_folder_is_answered_past_its_bad_files_in_a_table_and_as_json(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model / "x-rays"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "a.dcm").write_bytes(_chest())
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "deeper" / "c.png").write_bytes(png(np.zeros((64, 64), np.uint8)))
+    (folder / "letter.txt").write_text("no image")
+    table = model / "answers.csv"
+    with pytest.raises(DataError, match=r"1 images got no answer, 2 did\n.*b\.png cannot be used"):
+        main(["predict", str(model), str(folder), "--csv", str(table), "--json"])
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(each["file"]).name for each in said] == ["a.dcm", "c.png", "b.png"]
+    assert said[1]["remarks"][0].startswith("constant_image")
+    assert "cannot be used" in said[2]["error"]
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == [said[0]["predicted"], said[1]["predicted"], ""]
+    assert float(rows[0]["pneumonia"]) == pytest.approx(said[0]["probabilities"]["pneumonia"], abs=1e-6)
+    assert rows[1]["remarks"].startswith("constant_image")
+    assert "cannot be used" in rows[2]["error"]
+
+
+def test_a_folder_without_an_image_is_refused(model: Path) -> None:
+    (model / "empty").mkdir()
+    (model / "empty" / "letter.txt").write_text("no image")
+    with pytest.raises(DataError, match="there must be an image to ask about, got folders with 1 other files"):
+        main(["predict", str(model), str(model / "empty")])
+
+
+def test_a_model_of_labels_says_each_that_reaches_its_threshold(
+    tmp_path: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    scores = logits(NETWORK, torch.from_numpy(pixels[None, None])).double()[0]
+    expected = torch.sigmoid(scores / 2).tolist()
+    facts = _facts(None).model_copy(update={
+        "kind": TaskKind.MULTILABEL, "classes": ("edema", "mass"), "temperature": 2.0,
+        "thresholds": (expected[0] - 0.01, expected[1] + 0.01),
+    })  # fmt: skip
+    save_model(tmp_path, flat_parameters(NETWORK), facts)
+    (answer,) = _asked(capsys, tmp_path, tmp_path / "x.png")
+    assert answer["predicted"] == "edema"
+    assert answer["probabilities"] == {"edema": pytest.approx(expected[0]), "mass": pytest.approx(expected[1])}
+    assert sum(expected) != pytest.approx(1)
+    with pytest.raises(DataError, match="take one class an image, and this model gives labels"):
+        main(["predict", str(tmp_path), str(tmp_path / "x.png"), "--store", str(tmp_path / "kept")])
+
+
+def test_the_temperature_divides_the_scores(
+    tmp_path: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    save_model(tmp_path, flat_parameters(NETWORK), _facts(0.5).model_copy(update={"temperature": 4.0}))
+    (answer,) = _asked(capsys, tmp_path, tmp_path / "x.png")
+    plain = _probability(pixels)
+    tempered = 1 / (1 + ((1 - plain) / plain) ** (1 / 4))
+    assert answer["probabilities"]["pneumonia"] == pytest.approx(tempered)  # type: ignore[index]
+    assert abs(tempered - 0.5) < abs(plain - 0.5)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Whole runs of a task with several labels, in one process: the deployed code, on images whose labels can be seen."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.shards import Records, Split
+from common.task import TaskConfig, TaskKind, counted
+from common.telemetry.events import Evaluated, RunFinished, RunStarted
+from deploy.datasets.datasets import DataSet
+from deploy.demo.dealer import deal
+from tests.small_consortium import CONFIG, HOSPITALS, Dealt, everybody, small
+
+LABELS = ("left", "right", "rare")
+TERMS = TaskConfig(kind=TaskKind.MULTILABEL, classes=LABELS)
+CHANGES: dict[str, dict[str, Any]] = {"experiment": {"task": "marks", "rounds": 2}, "task": TERMS.model_dump()}
+SIZES: dict[Split, int] = {"train": 240, "val": 60, "test": 80}
+
+
+def marked(records: int, seed: int) -> Records:
+    """Return images with a bright half for each of the first two labels; the third shows nowhere."""
+    random = np.random.default_rng(seed)
+    present = random.random((records, 3)) < (0.5, 0.4, 0.05)
+    images = random.integers(0, 60, (records, 1, 28, 28)).astype(np.uint8)
+    images[present[:, 0], :, :, :14] += 120
+    images[present[:, 1], :, :, 14:] += 120
+    numbers = (present * (1, 2, 4)).sum(axis=1).astype(np.int64)
+    return Records(images, numbers, tuple(f"{seed}-{number}" for number in range(records)))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
+    folder = tmp_path_factory.mktemp("several")
+    parts = {split: marked(size, seed) for seed, (split, size) in enumerate(SIZES.items())}
+    data = DataSet("marks", "made", "marks", LABELS, 1, 28, parts, given=TERMS)
+    deal(data, [folder / name / "shard" for name in HOSPITALS], CONFIG.data, CONFIG.experiment.seed, 1)
+    return Dealt(data, folder)
+
+
+def test_a_private_run_measures_each_label_within_the_secure_sum(several: Dealt, tmp_path: Path) -> None:
+    everyone = everybody(evaluation_epsilon_budget=500.0, stated_validation_units=15, stated_test_units=20)
+    made = small(several, tmp_path, **CHANGES, evaluation={"target_epsilon": 40.0}, policies=everyone)
+    made.run().train()
+    (started,), (finished,), (tested,) = made.of(RunStarted), made.of(RunFinished), made.of(Evaluated)
+    assert finished.reason == "completed"
+    assert started.terms == TERMS
+    assert tuple(tested.each) == LABELS
+    truth = counted(TERMS, several.data.parts["test"].labels)
+    for place, name in enumerate(LABELS):
+        figures = tested.each[name]
+        assert figures.noise["support"] > 0
+        assert abs(figures.support - truth[place]) <= 4 * figures.noise["support"] + 2
+        assert 0 <= figures.threshold <= 1
+    assert finished.rounds_done == 2
+    assert len(made.run()._checkpoint.progress.thresholds) == len(LABELS)
+
+
+def test_exact_counts_are_the_records_of_each_label(several: Dealt, tmp_path: Path) -> None:
+    everyone = everybody(allow_no_privacy=True, allow_exact_evaluation=True)
+    made = small(several, tmp_path, **{**CHANGES, "experiment": {"task": "marks", "rounds": 6}},
+                 privacy={"mode": "none"}, evaluation={"exact": True, "score_bins": 256},
+                 training={"batch_size": 16, "learning_rate": 0.1, "local_epochs": 2}, policies=everyone)  # fmt: skip
+    made.run().train()
+    (tested,) = made.of(Evaluated)
+    truth = counted(TERMS, several.data.parts["test"].labels)
+    assert tuple(figures.support for figures in tested.each.values()) == truth
+    assert tested.records == SIZES["test"]
+    assert tested.each["left"].auc > 0.95  # It can be seen in the image.
+    assert tested.each["right"].auc > 0.95
+
+
+def test_every_hospital_reads_its_labels_as_the_run_says(several: Dealt, tmp_path: Path) -> None:
+    """A hospital whose labels lie outside the run's map is out before anything is booked."""
+    narrower = TaskConfig(kind=TaskKind.MULTILABEL, classes=("left", "right"))
+    data = dataclasses.replace(several.data, classes=narrower.classes, given=narrower)
+    other = Dealt(data, several.folder)
+    made = small(other, tmp_path, **{**CHANGES, "task": narrower.model_dump()})
+    made.run().train()
+    assert not made.of(Evaluated) or made.of(Evaluated)[0].records == 0
+    assert all(made.spent(hospital) == [] for hospital in HOSPITALS)

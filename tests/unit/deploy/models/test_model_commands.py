@@ -1,0 +1,109 @@
+"""``confide model``: the hash that hospitals accept, a trial before a run, and first weights for a server."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.config import Config, replace
+from common.errors import ConfigError, RunError
+from common.models import registry
+from common.models.flat import flat_parameters
+from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
+from deploy.models import check, initial
+from deploy.models import hash as hash_command
+from server import initial_model
+from server.checkpoints import CheckpointStore
+from tests.onnx_files import honest
+
+RUN_ID = "c1" * 16
+ABSENT = replace(Config(), model={"name": "not_on_this_server:small", "sha256": "d" * 64})
+
+SMALL = ("--set", "hospital.stated_training_units=30", "--set", "privacy.accountant=rdp", "--set", "privacy.delta=0.01")
+
+
+def a_server(folder: Path, config: Config) -> ServerSettings:
+    settings = ServerSettings(
+        config=folder / "config.yaml", run=folder / "run", logs=folder / "logs", run_id=RUN_ID, data_set="made up",
+        classes=("a", "b"), channels=1,
+    )  # fmt: skip
+    (folder / "config.yaml").write_bytes(config.as_yaml())
+    settings.write(folder / SERVER_SETTINGS_FILE)
+    return settings
+
+
+def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "network.onnx"
+    path.write_bytes(honest())
+    assert hash_command.main(["hash", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == hashlib.sha256(honest()).hexdigest()
+    with pytest.raises(ConfigError, match="the package not_here must be installed"):
+        hash_command.main(["hash", "not_here:small"])
+
+
+def test_a_trial_tells_gradients_size_memory_and_cost(capfd: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["check", "cnn", *SMALL, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["gradients"] == "layers"
+    assert found["parameters"] == registry.parameter_count("cnn", 2, 1, 28)
+    assert found["vector_bytes"] >= 2 * found["parameters"]
+    assert found["peak_bytes"] > 2**26
+    assert found["seconds"] > 0
+    assert 0 < found["epsilon_first"] < found["epsilon_run"] <= 8
+    assert all(is_known for _, _, _, is_known in found["layers"])
+
+
+def test_a_trial_of_a_run_without_privacy_has_no_cost(capfd: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["check", "scattering_linear", *SMALL, "--set", "privacy.mode=none"]) == 0
+    shown = capfd.readouterr().out
+    assert "the run has no differential privacy" in shown
+    assert "ε" not in shown
+
+
+def test_a_trial_says_in_one_line_why_a_model_cannot_be_made() -> None:
+    with pytest.raises(ConfigError, match=r"image_size must be at least 64 for model\.name densenet121, got 28"):
+        check.main(["check", "densenet121", *SMALL])
+    with pytest.raises(ConfigError, match="the package not_here must be installed"):
+        check.main(["check", "not_here:small", *SMALL])
+
+
+def test_first_weights_are_those_of_the_seed_and_spare_a_server_the_package(tmp_path: Path) -> None:
+    out = tmp_path / initial_model.INITIAL_MODEL_FILE
+    assert initial.main(["initial", "--out", str(out), "--set", "experiment.seed=5"]) == 0
+    expected = flat_parameters(registry.build("cnn", 2, 1, 28, seed=5))
+    assert np.array_equal(initial_model.read_initial_model(out), expected)
+    settings = a_server(tmp_path, ABSENT)
+    initial_model._make(tmp_path)
+    made = CheckpointStore(settings.run / CHECKPOINTS_FOLDER).latest(RUN_ID)
+    assert made is not None
+    assert np.array_equal(made.model[:], expected)
+
+
+def test_a_server_without_package_or_file_says_what_is_missing(tmp_path: Path) -> None:
+    a_server(tmp_path, ABSENT)
+    with pytest.raises(ConfigError, match="the package not_on_this_server must be installed"):
+        initial_model._make(tmp_path)
+
+
+def test_the_file_is_for_packages_alone(tmp_path: Path) -> None:
+    np.save(tmp_path / initial_model.INITIAL_MODEL_FILE, np.ones(3, np.float32))
+    settings = a_server(tmp_path, Config())
+    initial_model._make(tmp_path)
+    made = CheckpointStore(settings.run / CHECKPOINTS_FOLDER).latest(RUN_ID)
+    assert made is not None
+    assert len(made.model) == registry.parameter_count("cnn", 2, 1, 28)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.ones((2, 2), np.float32), np.ones(4), np.array([np.nan], np.float32), np.empty(0, np.float32)]
+)
+def test_a_file_of_first_weights_holds_finite_numbers_alone(wrong: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / initial_model.INITIAL_MODEL_FILE
+    np.save(path, wrong)
+    with pytest.raises(RunError, match="must hold finite float32 numbers"):
+        initial_model.read_initial_model(path)
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(RunError, match="one NumPy file of numbers"):
+        initial_model.read_initial_model(path)
