@@ -26,8 +26,7 @@ from typing import Literal
 
 import msgspec
 
-from client.ledger.held import newest_anchor
-from client.ledger.ledger import LEDGER_FOLDER, booked
+from client.ledger.place import booked_by, registry_folder
 from client.planned_cost import PlannedCost, check_whole_run
 from client.policy import check_agreement
 from common.audit.chain import AUDIT_FILE, AuditChain, Record
@@ -234,8 +233,7 @@ class Hospital:
         if now.timestamp() > proposal.until:
             raise PolicyError("a proposal must be answered before it ends; its time is over")
         check_agreement(self.policy, self._with_itself(proposal.description), self.identity)
-        held = newest_anchor(self.state / AUDIT_FILE)
-        return check_whole_run(self.policy, proposal.description, booked(self.state / LEDGER_FOLDER, held))
+        return check_whole_run(self.policy, proposal.description, booked_by(self.state, registry_folder()))
 
     def _with_itself(self, description: RunDescription) -> RunDescription:
         """Return a description as it will be once this hospital is in it, which may have joined after the proposal.

@@ -17,6 +17,9 @@ from common.run.proposal import Proposal
 
 _LOG = logging.getLogger("confide.standing")
 
+_OPEN = frozenset({"proposed", "agreed", "running", "stopped", "failed"})
+"""The states of a run in which an answer still counts."""
+
 
 def _start(state: Path) -> None:
     done = subprocess.run(python_module("client.agreement", "--state", str(state)), check=False)
@@ -48,7 +51,8 @@ class Proposals:
             EnrolmentError: the server cannot be reached, or refuses an answer.
             RunError: what it proposes is not a proposal, or the answer could not be made.
         """
-        known = [notice for notice in stands.proposals if self._is_kept(notice, service, identity, now)]
+        opened = [notice for notice in stands.proposals if notice.state in _OPEN]
+        known = [notice for notice in opened if self._is_kept(notice, service, identity, now)]
         new = {notice.run_id for notice in known if self._agreements.answer_to(notice.run_id) is None}
         if new - self._considered:
             self._answer(self._state)

@@ -25,10 +25,12 @@ from common.identity.certificates import (
     load_certificate,
     load_identity,
 )
+from common.identity.enrolment import ProposalNotice, StandingReply, same_protocol
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
 from common.processes import run_service
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
+from common.telemetry.events import printable
 
 STANDING_FILE = "standing.json"
 _LOG = logging.getLogger("confide.standing")
@@ -40,6 +42,12 @@ class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answered: float | None
     """Seconds since 1970."""
     problem: str | None
+    protocol: int | None = None
+    """The version of the protocol that the server speaks."""
+    software: str = ""
+    """The server's version of Confide."""
+    runs: dict[str, str] = {}
+    """The runs that the server told of, by identifier: the state of each, and the reason where there is one."""
 
 
 def read_last_standing(state: Path) -> LastStanding:
@@ -72,12 +80,12 @@ def keep(state: Path) -> None:
         try:
             stands = ask_standing(service, identity, state, revocations, members)
             now = datetime.datetime.now(datetime.UTC)
-            last = LastStanding(now.timestamp(), None)
+            last = _told(stands, last, now)
             proposals.follow(stands, service, identity, now)
         except ConfideError as error:
             if last.problem != str(error):
                 _LOG.warning("%s", error)
-            last = LastStanding(last.answered, str(error))
+            last = msgspec.structs.replace(last, problem=str(error))
         write_private(state / STANDING_FILE, msgspec.json.encode(last))
         newest = revocations.newest()
         if newest is not None and identity.certificate.serial_number in newest.revoked:
@@ -89,6 +97,23 @@ def keep(state: Path) -> None:
             stated, refused = _state_ledger(service, identity, state, stated, refused)
         trouble = _receive(receiver, identity, seconds, trouble) if last.problem is None else trouble
         time.sleep(seconds)
+
+
+def _told(stands: StandingReply, before: LastStanding, now: datetime.datetime) -> LastStanding:
+    """Return what the server says, and log what is new of it: another version, a run that begins or ends."""
+    problem = same_protocol(stands)
+    if problem is not None and before.protocol != stands.protocol:
+        _LOG.error("%s", problem)
+    runs = {notice.run_id: _standing_of(notice) for notice in stands.proposals}
+    for run_id, standing in runs.items():
+        if before.runs.get(run_id) != standing:
+            _LOG.info("run %s is %s", run_id[:12], standing)
+    return LastStanding(now.timestamp(), problem, stands.protocol, stands.software, runs)
+
+
+def _standing_of(notice: ProposalNotice) -> str:
+    reason = printable(notice.reason)
+    return notice.state + (f": {reason}" if reason and reason != notice.state else "")
 
 
 def _state_ledger(

@@ -16,6 +16,7 @@
     │   └── EvaluationSpentError        it has measured models as often as the run agreed
     ├── AuditError                  an audit chain was changed, contradicts another, or cannot be written
     ├── RunError                    a run cannot start or continue
+    │   └── OtherVersionError           the other side speaks another version of the protocol
     └── secagg.errors.SecAggError   the protocol; drawn in ``common/secagg/errors.py``
 
 None of them ever carries a secret, a patient's identifier or a path inside a hospital's data.
@@ -83,6 +84,10 @@ class EvaluationSpentError(PolicyError):
 
 class RunError(ConfideError):
     """A run cannot start or cannot continue."""
+
+
+class OtherVersionError(RunError):
+    """The other side speaks another version of the protocol; names both."""
 
 
 class AuditError(ConfideError):

@@ -30,6 +30,15 @@ def confide_version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
+def speaks(protocol: int, software: str) -> str:
+    """Say which version of the protocol a side speaks, and which software it is.
+
+    >>> speaks(3, "0.2.0")
+    'protocol version 3 (Confide 0.2.0)'
+    """
+    return f"protocol version {protocol} (Confide {software or 'of an earlier version'})"
+
+
 def commit() -> str:
     """Return the commit of the source tree, with ``+changes`` where files differ from it; ``unknown`` without git.
 

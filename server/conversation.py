@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from common.config import TransportConfig
+from common.errors import OtherVersionError
 from common.run.messages import RefusedReply, Reply
 from common.secagg.errors import SecAggError
 from common.telemetry.events import AttackRefused, Dropout, Event, Exchange, HospitalLost, HospitalOnline, Refusal
@@ -30,6 +31,8 @@ class RoundTally:
     seconds: float = 0.0
     upload_bytes: int = 0
     refused: dict[str, RefusedReply] = field(default_factory=dict)
+    other_version: set[str] = field(default_factory=set)
+    """The hospitals whose replies are of another version of the protocol."""
 
 
 class Conversation:
@@ -132,7 +135,9 @@ class Conversation:
         now = self._clock()
         if incoming.reply is None:
             reason = incoming.fault or "no reply"
-            self._report(Refusal(time=now, round=round_number, hospital=name, reason=reason, code="Fault"))
+            self._report(Refusal(time=now, round=round_number, hospital=name, reason=reason, code=incoming.code))
+            if incoming.code == OtherVersionError.code:
+                self.tally.other_version.add(name)
             return None
         if isinstance(incoming.reply, RefusedReply):
             refused = incoming.reply

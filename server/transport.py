@@ -44,6 +44,8 @@ class Incoming:
     array: npt.NDArray[Any] | None
     fault: str | None
     size_bytes: int
+    code: str = "Fault"
+    """Of the fault, fit for a metric's label."""
 
 
 class Patience:

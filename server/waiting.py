@@ -2,7 +2,7 @@
 
 import time
 
-from common.errors import EvaluationSpentError
+from common.errors import EvaluationSpentError, OtherVersionError
 from common.telemetry.events import STOPPED
 from server.conversation import Conversation
 from server.run_plan import RunPlan
@@ -30,6 +30,8 @@ class Attendance:
         self._retired.update(
             {name: code for name, code in refused.items() if code in _NEVER_AGAIN or code == _SPENT},
         )
+        # Asked again, such a hospital would only refuse again; it takes part once it was upgraded and the run resumed.
+        self._retired.update(dict.fromkeys(self._conversation.tally.other_version, OtherVersionError.code))
         return EvaluationSpentError.code in refused.values()
 
     def wait(self, plan: RunPlan, *, train: bool, is_first: bool) -> frozenset[str] | str:

@@ -82,11 +82,15 @@ COUNTED = frozenset(
         Mistake.TOO_FEW_IN_CLASS,
         Mistake.TOO_FEW_FOR_BATCH,
         Mistake.DELTA_TOO_LARGE,
+        Mistake.LABEL_MISSING,
+        Mistake.LABEL_UNKNOWN,
     }
 )
-"""What follows from the number of images. No run may refuse for it, because that would tell the server the number.
+"""What follows from the number of images, or from the labels that a run's map names. No run may refuse for it.
 
-``check-data`` refuses for them, so that the hospital's staff corrects it; a run that meets them tells the operator.
+A server chooses both, so it could ask again and again, and learn a number, or whether a table holds a finding, from who
+refuses. ``check-data`` refuses for them, so that the hospital's staff corrects it. A run that meets them leaves out the
+records in question, and tells the operator.
 """
 
 

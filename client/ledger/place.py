@@ -30,11 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.ledger import chain
 from client.ledger.chain import Anchor, Hexadecimal
 from client.ledger.held import newest_anchor
-from client.ledger.ledger import LEDGER_FOLDER, Ledger
+from client.ledger.ledger import LEDGER_FOLDER, Ledger, booked
 from client.ledger.remembered import remembered, remembered_anchor
 from common.audit.chain import AUDIT_FILE
 from common.errors import LedgerError
 from common.files import hold, locked, write_private
+from common.privacy.budget import Booking
 
 PLACE_FILE = "ledger-place.json"
 """In a hospital's state folder: where its ledger lies, if elsewhere."""
@@ -126,6 +127,24 @@ def held_line(state: Path) -> Anchor | None:
         LedgerError: what the consortium remembers cannot be read.
     """
     return newest_anchor(state / AUDIT_FILE) or remembered_anchor(state)
+
+
+def booked_by(state: Path, registry: Path | None) -> tuple[Booking, ...]:
+    """Return what a hospital's ledger holds, without its data: what is known of a run's cost before its data is open.
+
+    Where the ledger is not here yet, as in a new state folder, it is the one of this machine that holds the line which
+    the consortium remembers. A new state folder without such a line has booked nothing that can be known by then.
+
+    Raises:
+        LedgerError: the ledger was tampered with, or the line that it must hold is nowhere on this machine.
+        AuditError: the hospital's chain cannot be read.
+    """
+    folder, held = ledger_folder(state), held_line(state)
+    if held is not None and not chain.exists(folder):
+        for other in _registered(registry):
+            with suppress(LedgerError):
+                return booked(other, held)
+    return booked(folder, held)
 
 
 def open_ledger(state: Path, fingerprint: bytes, images: bytes, registry: Path | None) -> Ledger:

@@ -13,12 +13,14 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from common.config import PROTOCOL_VERSION
 from common.errors import EnrolmentError
 from common.identity.invitation import TOKEN_BYTES
 from common.identity.ledger_statement import MAXIMUM_STATEMENT_BYTES
 from common.identity.members import MAXIMUM_MEMBERS_BYTES
 from common.identity.revocation import MAXIMUM_LIST_BYTES
-from common.run.proposal import LONGEST_ANSWER_BYTES, LONGEST_PROPOSAL_BYTES, MOST_OPEN
+from common.provenance import confide_version, speaks
+from common.run.proposal import LONGEST_ANSWER_BYTES, LONGEST_PROPOSAL_BYTES, LONGEST_REASON, MOST_NOTICES
 
 VERSION = 3
 SERVICE = "confide.Enrolment"
@@ -37,6 +39,7 @@ MAXIMUM_REPLY_BYTES = MAXIMUM_LIST_BYTES + MAXIMUM_MEMBERS_BYTES + LONGEST_PROPO
 PIECE_BYTES = 2**20
 """The longest stretch of a file that one answer brings; a slow line carries it within the deadline of a call."""
 
+_Software = Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z.+-]{0,40}$")]
 _Revocations = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_LIST_BYTES)]
 _Members = Annotated[bytes, msgspec.Meta(max_length=MAXIMUM_MEMBERS_BYTES)]
 _Pem = Annotated[bytes, msgspec.Meta(max_length=8192)]
@@ -45,10 +48,19 @@ _RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
+class _AnyVersion(msgspec.Struct):
+    """What a message of any version says of its writer."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    software: _Software = ""
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
-    """What every message begins with."""
+    """What every message begins with: the versions of enrolment, of the protocol of runs, and of the software."""
 
     version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)] = VERSION
+    protocol: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = PROTOCOL_VERSION
+    software: _Software = confide_version()
 
 
 class JoinRequest(Message, frozen=True, tag="join"):
@@ -86,12 +98,15 @@ class StandingRequest(Message, frozen=True, tag="standing"):
 
 
 class ProposalNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run that is proposed, and whether this hospital's answer has arrived."""
+    """A run that was proposed: where it stands, and whether this hospital's answer has arrived."""
 
     run_id: _RunId
     digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     """SHA-256 of the proposal."""
     answered: bool
+    state: Annotated[str, msgspec.Meta(pattern="^[a-z]{1,16}$")] = "proposed"
+    reason: Annotated[str, msgspec.Meta(max_length=LONGEST_REASON)] = ""
+    """Why it ended, or cannot begin; in the server's words."""
 
 
 class StandingReply(Message, frozen=True, tag="stands"):
@@ -101,8 +116,8 @@ class StandingReply(Message, frozen=True, tag="stands"):
     revocations: _Revocations
     members: _Members
     revoked: bool
-    proposals: Annotated[tuple[ProposalNotice, ...], msgspec.Meta(max_length=MOST_OPEN)] = ()
-    """The runs that this hospital may take part in."""
+    proposals: Annotated[tuple[ProposalNotice, ...], msgspec.Meta(max_length=MOST_NOTICES)] = ()
+    """The runs that this hospital may take part in, and those that ended last."""
 
 
 class ProposalRequest(StandingRequest, frozen=True, tag="proposal"):
@@ -205,4 +220,29 @@ def _decode(encoded: bytes, expected: Any, limit: int) -> Any:  # noqa: ANN401 -
     try:
         return msgspec.msgpack.decode(encoded, type=expected)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_other_version(encoded)
         raise EnrolmentError(f"a message must be one of enrolment version {VERSION}: {error}") from None
+
+
+def _refuse_other_version(encoded: bytes) -> None:
+    try:
+        other = msgspec.msgpack.decode(encoded, type=_AnyVersion)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    if other.version != VERSION:
+        raise EnrolmentError(
+            f"both sides must speak one version of enrolment; this one speaks version {VERSION} (Confide "
+            f"{confide_version()}), the other {other.version} (Confide {other.software or 'of an earlier version'}); "
+            "upgrade the older one"
+        )
+
+
+def same_protocol(other: Message) -> str | None:
+    """Return what to say of a side that speaks another version of the protocol of runs; None for the same one."""
+    if other.protocol == PROTOCOL_VERSION:
+        return None
+    return (
+        f"both sides must speak one version of the protocol; this one speaks "
+        f"{speaks(PROTOCOL_VERSION, confide_version())}, the other {speaks(other.protocol, other.software)}; no run "
+        "with it until the older one is upgraded"
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.config import PROTOCOL_VERSION
-from common.errors import RunError
+from common.errors import OtherVersionError, RunError
 
 MAXIMUM_MESSAGE_BYTES = 64 * 2**20
 """The largest message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
@@ -33,6 +33,10 @@ LONGEST_HEAD_BYTES = 512
 RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 RoundNumber = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 Hospital = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class _AnyVersion(msgspec.Struct):
+    version: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
@@ -196,11 +200,13 @@ def decode_request(encoded: bytes) -> Request:
     """Read what a server sent.
 
     Raises:
+        OtherVersionError: the server speaks another version.
         RunError: too long, not a message of this version, or a field is unknown, missing or out of range.
     """
     try:
         return _REQUEST.decode(_bounded(encoded))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_other_version(encoded, "the server", "this hospital")
         raise RunError(f"a request must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
 
 
@@ -209,7 +215,21 @@ def decode_reply(encoded: bytes) -> Reply:
     try:
         return _REPLY.decode(_bounded(encoded))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_other_version(encoded, "the hospital", "this server")
         raise RunError(f"a reply must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+
+
+def _refuse_other_version(encoded: bytes, whose: str, here: str) -> None:
+    """Raise :class:`OtherVersionError` for a message that says itself that it is of another version."""
+    try:
+        version = msgspec.msgpack.decode(encoded, type=_AnyVersion).version
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    if version != PROTOCOL_VERSION:
+        raise OtherVersionError(
+            f"both sides must speak one version of the protocol; {whose} speaks version {version}, {here} "
+            f"{PROTOCOL_VERSION}; upgrade the older one"
+        )
 
 
 def read_array(encoded: bytes) -> npt.NDArray[Any]:

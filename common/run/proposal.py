@@ -30,6 +30,9 @@ VERSION: Final = 1
 MOST_OPEN = 32
 """The most runs that are proposed, waiting or going on at once."""
 
+MOST_NOTICES = MOST_OPEN + 8
+"""The most runs that a hospital is told of at once: the open ones, and those that ended last."""
+
 LONGEST_PROPOSAL_BYTES = 4 * 2**20
 """A description with the certificates of 1,024 hospitals takes about 1 MiB."""
 

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable import inflatable_utils
 from google.protobuf.message import DecodeError
 
-from common.errors import RunError
+from common.errors import OtherVersionError, RunError
 from common.flower.seam import replace_in
 from common.flower.waits import limit_pulls, poll_pause, shorten_backoff
 from common.run.messages import decode_reply, phase_of
@@ -165,6 +165,8 @@ def incoming_of(node: int, reply: Message, longest_bytes: int) -> Incoming:
     try:
         message = decode_reply(encoded)
         array = _only_array(arrays, longest_bytes) if isinstance(arrays, ArrayRecord) else None
+    except OtherVersionError as error:
+        return Incoming(node, None, None, str(error), 0, error.code)
     except RunError as error:
         return Incoming(node, None, None, f"{_UNREADABLE}: {error}", 0)
     return Incoming(node, message, array, None, len(encoded) + (0 if array is None else array.nbytes))

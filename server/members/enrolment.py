@@ -52,13 +52,14 @@ from common.identity.enrolment import (
 )
 from common.identity.invitation import join_host_port
 from common.processes import run_service
-from common.run.proposal import MOST_OPEN, RunAnswer
+from common.run.proposal import LONGEST_REASON, MOST_NOTICES, MOST_OPEN, RunAnswer
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
 from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.members.versions import SpokenVersions
 from server.run_queue import OPEN, RunQueue
 
 _LOG = logging.getLogger("confide.enrolment")
@@ -91,6 +92,7 @@ class Enrolment:
         self._certificates = certificates
         self._fleet_port = fleet_port
         self._queue = queue
+        self._versions = membership.versions
         self._finished = finished
         self._ledgers = ledgers
         self._one_at_a_time = threading.Lock()
@@ -135,6 +137,7 @@ class Enrolment:
             return self._stands(asked.certificate, revoked=True)
         with self._one_at_a_time:
             newest = self._member(name, request.key)
+            self._note_versions(name, asked)
             if self._certificates.is_due(read_certificate(newest), now):
                 renewed = self._certificates.hospital(name, request, now)
                 if renewed is not None:
@@ -171,14 +174,30 @@ class Enrolment:
         return AnswerReply()
 
     def _notices(self, name: str) -> tuple[ProposalNotice, ...]:
-        """Return the runs that a hospital may take part in; those whose roster lacks it are described anew later."""
+        """Return the open runs and those that ended last; a hospital that joined later is asked like the others."""
+        runs = self._queue.all()
+        ended = [run for run in runs if run.state not in OPEN][-(MOST_NOTICES - MOST_OPEN) :]
         notices = []
-        for run in self._queue.all():
-            if run.state in OPEN:
-                found = self._queue.notice(run.run_id, name)
-                if found is not None:
-                    notices.append(ProposalNotice(run_id=run.run_id, digest=found[0], answered=found[1]))
-        return tuple(notices[-MOST_OPEN:])
+        for run in (*ended, *(run for run in runs if run.state in OPEN)):
+            found = self._queue.notice(run.run_id, name)
+            if found is not None:
+                digest, answered = found
+                state, reason = run.state.value, run.reason[:LONGEST_REASON]
+                notices.append(
+                    ProposalNotice(run_id=run.run_id, digest=digest, answered=answered, state=state, reason=reason)
+                )
+        return tuple(notices[-MOST_NOTICES:])
+
+    def _note_versions(self, name: str, asked: StandingRequest) -> None:
+        """Remember which versions a hospital speaks, and say so once when they are not this server's."""
+        before = self._versions.of(name)
+        now = SpokenVersions(asked.protocol, asked.software)
+        if before == now:
+            return
+        self._versions.note(name, now)
+        problem = enrolment.same_protocol(asked)
+        if problem is not None:
+            _LOG.warning("%s: %s", name, problem)
 
     def results(self, asked: ResultsRequest, _now: datetime.datetime) -> ResultsReply:
         """Tell a member which finished runs it may have: those on whose roster it was.

@@ -27,6 +27,7 @@ from common.identity.invitation import TOKEN_BYTES
 from common.identity.members import KeptMembers
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
 from server.members.ledgers import RememberedLedgers
+from server.members.versions import MemberVersions
 
 INVITATIONS_FOLDER = "invitations"
 MOST_USES = 1024
@@ -58,8 +59,8 @@ class Members:
         roster: name to PEM identity certificate, which may have expired, for everyone on the list.
         keys: of the same hospitals, raw Ed25519, 32 bytes, each checked against the authority and the list.
         member_list: as the authority signed it.
-        absent: who of them cannot take part now: its certificate has expired, its SuperNode was cut off, or it came
-            back with a ledger that says less than before.
+        absent: who of them cannot take part now: its certificate has expired, its SuperNode was cut off, it came back
+            with a ledger that says less than before, or it speaks another version of the protocol.
     """
 
     roster: dict[str, str] = field(repr=False)
@@ -74,6 +75,7 @@ class Membership:
     def __init__(self, state: Path) -> None:
         self._state = state
         self._invitations = state / INVITATIONS_FOLDER
+        self.versions = MemberVersions(state)
 
     def invite(self, name: str, expires: datetime.datetime, group: int | None = None) -> bytes:
         """Make an invitation and return its token, 32 random bytes.
@@ -202,7 +204,8 @@ class Membership:
         expired = {name for name, pem in roster.items() if read_certificate(pem.encode()).not_valid_after_utc <= now}
         ledgers = RememberedLedgers(self._state, authority)
         cut_off = {name for name in roster if self.is_cut_off(name) or ledgers.is_less(name)}
-        return Members(roster, keys, newest.text(), frozenset(expired | cut_off))
+        others = self.versions.others() & roster.keys()
+        return Members(roster, keys, newest.text(), frozenset(expired | cut_off | others))
 
     def supernode_keys(self) -> dict[str, bytes]:
         """Return the members' SuperNode keys, OpenSSH, by the hospitals' names."""

@@ -112,7 +112,7 @@ def decide(hospital: Hospital, proposal: Proposal, by_hand: bool | None) -> None
 
 def test_an_answer_that_depended_on_the_data_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.agreement.die_with_parent", lambda: None)
-    monkeypatch.setattr("client.agreement.booked", lambda folder, _held: spent_by_fingerprint(folder))
+    monkeypatch.setattr("client.agreement.booked_by", lambda state, _registry: spent_by_images(state))
     twins = [a_hospital(tmp_path / name, HospitalConfig(), name[:1].encode() * 32, None) for name in ("one", "two")]
     proposal = MEMBERS.proposal()
     for state in twins:
@@ -122,6 +122,6 @@ def test_an_answer_that_depended_on_the_data_would_be_found(tmp_path: Path, monk
     assert first != second
 
 
-def spent_by_fingerprint(folder: Path) -> object:
+def spent_by_images(state: Path) -> object:
     """Be a defect: count as spent what depends on the data."""
-    return planned_bookings(MEMBERS.proposal().description) if folder.parent.name == "one" else ()
+    return planned_bookings(MEMBERS.proposal().description) if state.name == "one" else ()

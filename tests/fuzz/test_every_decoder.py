@@ -102,6 +102,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "server/flower/arrays.py": ("flower-reply",),
     "server/operator_socket.py": ("operator-request",),
     "server/run_queue.py": ("kept-run",),
+    "server/members/versions.py": "what the enrolment service beside it has kept of messages, which are fuzzed",
     "server/members/roster.py": ("roster", "invited"),
 }
 """What reads bytes, with its decoders in ``confide dev fuzz``, or why it has none."""

@@ -781,7 +781,7 @@ _LEDGER_MUTATIONS = (
         "client/ledger/chain.py",
         "            os.fsync(file.fileno())\n",
         "",
-        (f"{_LEDGER}::test_lines_are_durable_before_record_returns",),
+        (f"{_LEDGER}::test_an_anchor_is_on_the_disk_before_it_takes_its_place",),
     ),
     Mutation(
         "a budget that is passed is ignored",

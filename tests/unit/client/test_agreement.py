@@ -8,11 +8,15 @@ import pytest
 
 from client.agreement import MOST_A_DAY, Hospital, RunAgreements, unanswered
 from client.ledger.ledger import LEDGER_FOLDER, Ledger
+from client.ledger.place import open_ledger, registry_folder
+from client.ledger.remembered import REMEMBERED_FILE
 from client.planned_cost import planned_bookings
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.audit.entries import AnsweredProposal
 from common.config import HospitalConfig, RunConsent, replace
 from common.errors import BudgetExceededError, LedgerError, PolicyError, RunError
+from common.files import write_private
+from common.identity.ledger_statement import state_ledger
 from common.privacy.budget import BudgetPolicy
 from common.run.proposal import Proposal, RunAnswer, terms_hash
 from tests.proposed_run import CONFIG, HOUR, NOW, Members
@@ -195,3 +199,22 @@ def test_the_answer_is_kept_only_after_the_chain_has_it(tmp_path: Path) -> None:
     with pytest.raises(LedgerError):
         hospital.agree(PROPOSAL, "policy", (), record)
     assert agreements.answer_to(PROPOSAL.run_id) is None
+
+
+def test_a_new_state_folder_counts_the_ledger_of_this_machine_that_the_consortium_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "machine"))
+    earlier, state = tmp_path / "earlier", tmp_path / "state"
+    ledger = open_ledger(earlier, b"f" * 32, b"i" * 16, registry_folder())
+    training = planned_bookings(PROPOSAL.description)[0]
+    ledger.record("e" * 32, 1, training, BudgetPolicy.of(HospitalConfig(), training.account))
+    hospital = MEMBERS.hospital(NAME, state)
+    before = hospital.consider(PROPOSAL, NOW)[0].before
+    stated = state_ledger(MEMBERS.identities[NAME], str(ledger.head()), 3.0, NOW)
+    write_private(state / REMEMBERED_FILE, stated.encode())
+    after = hospital.consider(PROPOSAL, NOW)[0].before
+    assert before == 0 < after
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    with pytest.raises(LedgerError):
+        hospital.consider(PROPOSAL, NOW)

@@ -313,6 +313,26 @@ def test_lines_are_durable_before_record_returns(folder: Path) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
+def test_an_anchor_is_on_the_disk_before_it_takes_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger.open(folder, FINGERPRINT)
+    done: list[str] = []
+    sync, move = os.fsync, Path.replace
+
+    def noted_sync(number: int) -> None:
+        done.append(f"synced {Path(f'/proc/self/fd/{number}').readlink().name}")
+        sync(number)
+
+    def noted_move(path: Path, target: Path) -> Path:
+        done.append(f"moved {path.name}")
+        return move(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_move)
+    ledger_chain.write_anchor(folder, ledger_chain.read_anchor(folder))
+    (new,) = (each.removeprefix("moved ") for each in done if each.startswith("moved "))
+    assert done == [f"synced {new}", f"moved {new}", f"synced {folder.name}"]
+
+
 def test_the_data_set_is_bound(folder: Path) -> None:
     Ledger.open(folder, FINGERPRINT)
     with pytest.raises(LedgerError, match="bound to another data set"):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.config import EnrolmentConfig
+from common.config import PROTOCOL_VERSION, EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
 from common.files import write_private
 from common.identity import enrolment
@@ -32,6 +33,7 @@ from common.identity.enrolment import (
 )
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
+from common.provenance import confide_version
 from common.run.proposal import RunAnswer
 from common.run.terms import describe
 from common.settings import ServerSettings
@@ -42,6 +44,7 @@ from server.members.ledgers import RememberedLedgers
 from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
+from server.members.versions import SpokenVersions
 from server.run_queue import RunProposal, RunQueue, RunState
 from tests.proposed_run import CONFIG, PARAMETERS
 
@@ -156,7 +159,38 @@ def test_members_are_shown_what_is_proposed_and_answer_for_themselves(consortium
     assert consortium.service.standing(asked, NOW).proposals[0].answered
     assert [run.state for run in consortium.queue.settle(NOW)] == [RunState.AGREED]
     consortium.queue.end(found.run_id, RunState.FINISHED, "completed")
-    assert consortium.service.standing(asked, NOW).proposals == ()
+    (ended,) = consortium.service.standing(asked, NOW).proposals
+    assert (ended.state, ended.reason) == ("finished", "completed")
+
+
+def test_both_sides_say_their_versions_and_a_member_of_another_protocol_is_left_out_of_runs(
+    consortium: Consortium, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    asked = standing_of(joined(consortium, "st-mary", key).certificate, key)
+    reply = consortium.service.standing(asked, NOW)
+    assert (reply.protocol, reply.software) == (PROTOCOL_VERSION, confide_version())
+    assert enrolment.same_protocol(reply) is None
+    assert consortium.members.versions.all() == {"st-mary": SpokenVersions(PROTOCOL_VERSION, confide_version())}
+    older = msgspec.structs.replace(asked, protocol=PROTOCOL_VERSION - 1, software="0.1.0")
+    for _ in range(3):
+        consortium.service.standing(older, NOW)
+    said = [record.getMessage() for record in caplog.records if "one version of the protocol" in record.getMessage()]
+    assert len(said) == 1
+    assert f"the other protocol version {PROTOCOL_VERSION - 1} (Confide 0.1.0)" in said[0]
+    root = consortium.certificates.root
+    assert consortium.members.all_members(root, NOW).absent == frozenset({"st-mary"})
+    consortium.service.standing(asked, NOW)
+    assert consortium.members.all_members(root, NOW).absent == frozenset()
+
+
+def test_a_message_of_another_version_of_enrolment_is_refused_with_both_versions() -> None:
+    later = msgspec.msgpack.encode({"version": enrolment.VERSION + 1, "software": "9.9", "type": "standing", "new": 1})
+    with pytest.raises(EnrolmentError, match=rf"version {enrolment.VERSION} \(Confide .*the other .*Confide 9\.9"):
+        enrolment.decode(later, StandingRequest)
+    earlier = msgspec.msgpack.encode({"version": 2, "type": "standing", "certificate": b"", "request": b""})
+    with pytest.raises(EnrolmentError, match=r"the other 2 \(Confide of an earlier version\); upgrade the older"):
+        enrolment.decode(earlier, StandingRequest)
 
 
 def test_who_is_no_member_is_shown_no_proposal_and_cannot_answer(consortium: Consortium) -> None:
