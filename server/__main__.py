@@ -238,6 +238,7 @@ class _Server:
         self._settings = settings
         settings.write(self._state / SERVER_SETTINGS_FILE)
         self._events, self._last, self._steps = EventFile(folder / EVENTS_FILE), None, 0
+        self._began = time.time()
         self._failed_starts = 0
         if is_new and settings.metrics_port:
             self._services.stop(("metrics",))
@@ -371,7 +372,7 @@ class _Server:
                 self._rounds = event.rounds
             elif isinstance(event, RoundDone):
                 self._steps = max(self._steps, event.step)
-                if event.time >= self._began:  # The others were told by the supervisor before.
+                if event.time >= self._began:  # The others were told when they were new.
                     self._tell(event)
         return self._last
 
