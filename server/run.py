@@ -310,6 +310,9 @@ class Run:
         if reading.measured is not None and not math.isnan(reading.measured.threshold):
             # With more than two classes there is none.
             progress = progress.model_copy(update={"threshold": reading.measured.threshold})
+        fixes_temperature = reading.part == "validation" or self._measurements.exact
+        if reading.measured is not None and fixes_temperature and not math.isnan(reading.measured.temperature):
+            progress = progress.model_copy(update={"temperature": reading.measured.temperature})
         thresholds = tuple(figures.threshold for figures in reading.each)
         if thresholds and not any(map(math.isnan, thresholds)):
             progress = progress.model_copy(update={"thresholds": thresholds})

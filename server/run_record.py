@@ -156,6 +156,7 @@ class RunJournal:
                 model_hash=hash_model(checkpoint.model).hex(),
                 threshold=checkpoint.progress.threshold,
                 thresholds=checkpoint.progress.thresholds,
+                temperature=checkpoint.progress.temperature,
             )
         )
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=checkpoint.step))
@@ -169,4 +170,5 @@ def measures(measured: Metrics | None) -> dict[str, Any]:
         **{name: getattr(measured, name) for name in METRICS},
         "confusion": tuple(tuple(int(count) for count in row) for row in measured.confusion),
         "roc": measured.roc or None,
+        "scores": measured.scores,
     }

@@ -227,7 +227,8 @@ def _tell(run: AuditedRun, authority_on_server: bool) -> None:
     keys = {name: key.public_key().public_bytes_raw() for name, key in run.sign.items()}
     record = RunRecord(run.description, protocol_parameters(run.description, keys, 3), "a test")
     record.last_epsilon = dict.fromkeys(NAMES, EPSILON)
-    save_model(run.folder, model, expected_facts(record, 0.5, authority_on_server=authority_on_server))
+    facts = expected_facts(record, None, authority_on_server=authority_on_server)
+    save_model(run.folder, model, facts.model_copy(update={"threshold": 0.5}))
 
 
 def _tell_figures(run: AuditedRun, finished: Finished, authority_on_server: bool) -> None:

@@ -20,6 +20,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, log_loss, roc_auc_score, roc_curve
 
 from common.config import Config, replace
+from common.evaluation.calibration import rows_of
 from common.telemetry.events import (
     Dropout,
     Evaluated,
@@ -235,6 +236,9 @@ def _measures(task: _Task, step: int, part: str, share: float | None) -> tuple[d
     if binary:
         curve = roc_curve(truth, chance[:, 1])
         told["roc"] = tuple((float(x), float(y)) for x, y in zip(curve[0], curve[1], strict=True))
+        order, own = np.argsort(chance[:, 1]), (truth == 1).astype(np.float64)
+        scores = np.log(np.clip(chance[:, 1], 1e-6, 1 - 1e-6) / np.clip(chance[:, 0], 1e-6, 1 - 1e-6))[order]
+        told["scores"] = rows_of(scores, 1 - own[order], own[order])
     if share is None:
         return told, {}
     noise = {name: math.sqrt(2) * deviation / len(truth) for name in ("accuracy", "precision", "recall", "f1")}

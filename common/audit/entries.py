@@ -172,6 +172,8 @@ class Finished(_Body):
     threshold: float | None
     thresholds: Annotated[tuple[float, ...], Field(max_length=MOST_CLASSES)] = ()
     """Of each label of a multi-label task."""
+    temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """What scores are divided by; ``threshold`` is of the probabilities before that."""
 
 
 Body = (

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.evaluation import intervals
+from common.evaluation.calibration import rows_of
 from common.evaluation.density import (
     FIRST_LOG,
     FIRST_MEAN,
@@ -27,7 +28,7 @@ from common.evaluation.density import (
 )
 from common.evaluation.exact import CALIBRATION_BINS, MAX_LOSS
 from common.evaluation.layout import Layout, entry_of
-from common.evaluation.metrics import METRICS, Metrics
+from common.evaluation.metrics import METRICS, Metrics, temperature_of
 from common.evaluation.state import FIRST, Normal, Reference
 
 Floats = NDArray[np.float64]
@@ -137,7 +138,7 @@ def of_score(
     reached = tuple(fitted_normal(group) for group in groups)
     return ScoreFigures(
         draws=draws,
-        metrics=_metrics(draws, units, cuts, cells),
+        metrics=_metrics(draws, units, cuts, cells, ends, is_seen=not unseen),
         intervals=_intervals(draws, observed, noise, positive, units, classes.noise * units),
         noise={
             name: float(np.std(values[1 + DRAWS :], ddof=1))
@@ -241,7 +242,17 @@ def _smooth(cells: tuple[Floats, Floats], ends: Floats, units: int) -> dict[str,
     }
 
 
-def _metrics(draws: dict[str, Floats], units: int, cuts: Floats, cells: tuple[Floats, Floats]) -> Metrics:
+def _metrics(
+    draws: dict[str, Floats],
+    units: int,
+    cuts: Floats,
+    cells: tuple[Floats, Floats],
+    ends: Floats,
+    *,
+    is_seen: bool,
+) -> Metrics:
+    # Where the edges missed the scores, their spread would be the fit's invention.
+    spread = rows_of((ends[:-1] + ends[1:]) / 2, cells[0][0], cells[1][0]) if is_seen else ()
     positives = round(float(draws["_positives"][0]))
     caught = min(round(float(draws["_caught"][0])), positives)
     spared = min(round(float(draws["_spared"][0])), units - positives)
@@ -255,6 +266,8 @@ def _metrics(draws: dict[str, Floats], units: int, cuts: Floats, cells: tuple[Fl
         threshold=1 / (1 + math.exp(-threshold)) if threshold > -700 else 0.0,  # noqa: PLR2004 - exp's own range
         confusion=((spared, units - positives - spared), (positives - caught, caught)),
         roc=tuple((min(float(x), 1.0), min(float(y), 1.0)) for x, y in zip(alarms, hits, strict=True)),
+        scores=spread,
+        temperature=temperature_of(spread),
     )
 
 

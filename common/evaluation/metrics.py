@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from common.evaluation.calibration import Row, Spread, rows_of
 from common.evaluation.exact import FIXED_POINT, SCORE_TEMPER, TWO_CLASSES, EvaluationCounts, Integers, PartCounts
 from common.task import TaskKind
 
@@ -80,6 +81,9 @@ class Metrics(Figures):
             than two classes, where the most probable class is called.
         confusion: records by truth (row) and decision (column).
         roc: (false-positive rate, true-positive rate) of the two-class ROC curve at every bin edge, else empty.
+        scores: the spread of the test part's scores, see :mod:`common.evaluation.calibration`; empty where there is
+            none.
+        temperature: of the validation part; NaN where there is none.
     """
 
     records: int
@@ -87,6 +91,8 @@ class Metrics(Figures):
     threshold: float
     confusion: tuple[tuple[int, ...], ...]
     roc: tuple[tuple[float, float], ...]
+    scores: tuple[Row, ...] = ()
+    temperature: float = math.nan
 
 
 def accuracy(confusion: Floats) -> Floats:
@@ -266,7 +272,22 @@ def metrics(counts: EvaluationCounts) -> Metrics:
         threshold=threshold,
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         roc=_roc(test.histograms[0]) if binary else (),
+        scores=_spread(test.histograms[0]) if binary else (),
+        temperature=temperature_of(_spread(counts.validation.histograms[0])) if binary else math.nan,
     )
+
+
+def temperature_of(rows: tuple[Row, ...]) -> float:
+    """Return the best temperature of a spread; NaN where it lacks a class."""
+    spread = Spread.of(rows)
+    return math.nan if spread is None else spread.best_temperature()
+
+
+def _spread(histogram: Integers) -> tuple[Row, ...]:
+    """Return the spread of a score histogram; the scale of its bins is that of :func:`_edge_probability`."""
+    negatives, positives = histogram
+    middles = (np.arange(len(positives)) + 0.5) / len(positives)
+    return rows_of(SCORE_TEMPER * np.log(middles / (1 - middles)), negatives.astype(float), positives.astype(float))
 
 
 def threshold_edge(validation: PartCounts) -> int:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from common.complaints import complaint
 from common.config import Config, RunId
 from common.errors import RunError
+from common.evaluation.calibration import ROWS
 from common.evaluation.metrics import ClassFigures, Figures, Measure
 from common.task import MOST_CLASSES, TaskConfig
 
@@ -159,6 +160,12 @@ class RoundTime(BaseModel):
     """The rest."""
 
 
+_Units = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+Scores = Annotated[tuple[tuple[Annotated[float, Field(allow_inf_nan=False)], _Units, _Units], ...],
+                   Field(max_length=ROWS)]  # fmt: skip
+"""How many units of each of two classes have which log-odds of the second (:mod:`common.evaluation.calibration`)."""
+
 Interval = tuple[Measure, Measure]
 """Lower and upper end."""
 
@@ -188,6 +195,7 @@ class RoundDone(Figures, _Event):
     """Name of a measure to its 95 % interval, over sampling of the records and privacy noise together."""
     evaluation_epsilon: Measure = math.nan
     """What evaluations of this run have cost each record of ``part`` so far."""
+    scores: Scores = ()
 
 
 class Evaluated(Figures, _Event):
@@ -201,6 +209,7 @@ class Evaluated(Figures, _Event):
     threshold: Measure = math.nan
     confusion: Confusion = ()
     roc: tuple[tuple[Share, Share], ...] | None = None
+    scores: Scores = ()
     intervals: dict[str, Interval] = Field(default_factory=dict)
     noise: dict[str, Measure] = Field(default_factory=dict)
     """Standard deviation that privacy noise alone gives a measure, by name."""

@@ -10,6 +10,7 @@ events are those that the server's chain has the hash of, and its figures what t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from cryptography import x509
@@ -21,6 +22,7 @@ from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors, Summed
 from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
+from common.evaluation.calibration import tempered
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.run.delivery import AUTHORITY_FILE as CERTIFICATE_FILE
 from common.run.flat_model import hash_model
@@ -298,7 +300,7 @@ def _check_model(run: Path, record: RunRecord) -> None:
     # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
-    expected = expected_facts(record, card.threshold, card.thresholds, authority_on_server=on_server).model_dump()
+    expected = expected_facts(record, card, authority_on_server=on_server).model_dump()
     for key, value in expected.items():
         if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
             raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
@@ -309,24 +311,28 @@ def _check_model(run: Path, record: RunRecord) -> None:
         raise AuditError(f"{CARD_FILE}: preparation must be what is done around {card.architecture}; it was changed")
 
 
-def expected_facts(
-    record: RunRecord,
-    threshold: float | None,
-    thresholds: tuple[float, ...] = (),
-    *,
-    authority_on_server: bool = False,
-) -> ModelFacts:
+def expected_facts(record: RunRecord, card: ModelFacts | None, *, authority_on_server: bool = False) -> ModelFacts:
     """Return what ``model.json`` must say of the record's last model.
 
     Args:
         record: of the run.
-        threshold: that of the card, for a run that has not ended: only the end is recorded with one.
-        thresholds: likewise, of each label.
+        card: what decides in a run that has not ended: only the end is recorded with thresholds and a temperature.
         authority_on_server: as the run's events say.
     """
     description = record.description
+    decision: dict[str, Any] = {}
     if record.finished is not None:
-        threshold, thresholds = record.finished.threshold, record.finished.thresholds
+        ended = record.finished
+        threshold = ended.threshold
+        if threshold is not None and ended.temperature is not None:
+            threshold = tempered(threshold, ended.temperature)
+        decision = {
+            "threshold": threshold,
+            "thresholds": ended.thresholds,
+            "temperature": ended.temperature or 1.0,
+        }
+    elif card is not None:
+        decision = {name: getattr(card, name) for name in ("threshold", "thresholds", "temperature")}
     config = Config(
         experiment=description.experiment,
         task=description.task,
@@ -341,8 +347,7 @@ def expected_facts(
         classes=description.classes,
         channels=description.channels,
         image_size=description.model.image_size,
-        threshold=threshold,
-        thresholds=thresholds,
+        **{"threshold": None, **decision},
         kind=TaskKind(description.task.kind),
         positive=description.task.positive,
         run_id=description.run_id,

@@ -94,7 +94,7 @@ def main(
         console.print(f"{folder / TASK_FILE} holds the task that the data suggest:\n", highlight=False, markup=False)
         console.print(proposal.as_yaml(), highlight=False, markup=False)
     try:
-        with LiveTable(console) as table:
+        with LiveTable(console, folder) as table:
             return _Demo(config, run_id, folder, table).run()
     except Stopping:
         console.print(f"stopped; what was finished lies in {folder}", highlight=False)
@@ -147,7 +147,7 @@ class _Demo:
 
     def run(self) -> int:
         outputs = RunFolder(self._folder, self._deployment.consortium.server_state)
-        finished: RunFinished | None = None
+        why = "stopped"
         try:
             data = self._obtain()
             ports = self._deployment.set_up(data)
@@ -163,11 +163,16 @@ class _Demo:
             self._table.starting(f"starting {len(self._deployment.members)} hospitals")
             self._deployment.start_hospitals()
             finished = self._follow(outputs)
+            why = finished.reason
+        except ConfideError as error:
+            why = str(error)
+            raise
+        else:
             return 0 if finished.reason == COMPLETED else 1
         finally:
             self._table.starting("stopping every process")
             self._deployment.supervisor.stop()
-            self._finish(outputs, finished)
+            self._finish(outputs, why)
 
     def _obtain(self) -> DataSet:
         self._table.starting("getting the data")
@@ -218,12 +223,11 @@ class _Demo:
         if len(self._warned) > len(self._deployment.members) - self._config.aggregation.min_hospitals:
             raise RunError(f"too few hospitals are left: {self._deployment.last_words(ended[0])}")
 
-    def _finish(self, outputs: RunFolder, finished: RunFinished | None) -> None:
-        """Write what there is, also of a run that was stopped."""
+    def _finish(self, outputs: RunFolder, why: str) -> None:
+        """Write what there is, also of a run that was stopped, and say why it ended."""
         try:
             files = outputs.finish()
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
             return
-        if files:
-            self._table.finish(files, state=finished.reason if finished else "stopped")
+        self._table.finish(files, state=why)

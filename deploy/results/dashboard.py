@@ -13,6 +13,7 @@ from common.processes import become
 from common.settings import check_port_free
 from common.telemetry.events import EVENTS_FILE
 from deploy.command import FILE, command
+from deploy.results.metric_sinks import SINKS, write
 
 PAGE = Path(__file__).with_name("dashboard_page.py")
 DEFAULT_PORT = 8501
@@ -31,12 +32,17 @@ _OPTIONS = {
     "dashboard",
     "Show a running or finished run in a browser, for those without Grafana. Only this machine can open the page "
     "unless --address says otherwise, and the page fetches nothing from elsewhere.\n\nRUN is a run's folder.",
-    "./confide dashboard runs/0123456789ab",
+    "./confide dashboard runs/0123456789ab\n./confide dashboard runs/0123456789ab --log tensorboard",
 )
 @click.argument("run", type=FILE)
 @click.option("--port", type=int, default=DEFAULT_PORT, metavar="PORT", help="Where the page is served.")
+@click.option(
+    "--log",
+    type=click.Choice(sorted(SINKS)),
+    help="Write the metrics for TensorBoard (RUN/tensorboard) or MLflow until the run ends, and serve no page.",
+)
 @click.option("--address", default="127.0.0.1", metavar="ADDRESS", help="To listen on; there is no password.")
-def main(run: Path, port: int, address: str) -> int:
+def main(run: Path, port: int, log: str | None, address: str) -> int:
     """Serve the page until it is interrupted.
 
     Raises:
@@ -46,6 +52,14 @@ def main(run: Path, port: int, address: str) -> int:
     folder = run.resolve()
     if not (folder / EVENTS_FILE).is_file():
         raise RunError(f"{run} must be the folder of a run, with its {EVENTS_FILE}; there is none")
+    if log is None:
+        _serve(run, folder, port, address)
+    else:
+        write(folder, log)
+    return 0
+
+
+def _serve(run: Path, folder: Path, port: int, address: str) -> None:
     check_port_free(address, port, "the dashboard")
     print(f"http://{address}:{port} shows {run}; Ctrl-C ends it", flush=True)
     become(_command(folder, address, port), PAGE.parent.parent)

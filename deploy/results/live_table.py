@@ -34,10 +34,17 @@ HEADINGS = (
     "round", "accuracy", "precision", "recall", "F1", "AUC", "loss", "ε of budget", "hospitals", "seconds",
 )  # fmt: skip
 
-LINES_AROUND_TABLE = 17
+LINES_AROUND_TABLE = 20
 """The lines of the terminal that are reserved for headings, caveats and notes; the rounds fill the others."""
 
 NOTES_SHOWN = 4
+
+LOGS = "logs"
+"""The folder of a run's logs, in its own."""
+
+_MINUTE_SECONDS, _SHORT_SECONDS = 60, 90
+_ROUNDS_FOR_RATE = 6
+"""Rounds whose time says how long the next ones take: the first one of a run is slower."""
 
 LABELS = {
     "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity",
@@ -71,10 +78,12 @@ class LiveTable:
 
     Args:
         console: where to; standard output when left out.
+        folder: of the run, which is named at once, with how to follow it elsewhere and where its logs are.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, folder: Path | None = None) -> None:
         self._console = console or Console()
+        self._folder = folder
         self._started: RunStarted | None = None
         self._events: list[Event] = []
         self._rounds: dict[int, RoundDone] = {}
@@ -86,6 +95,10 @@ class LiveTable:
 
     def __enter__(self) -> Self:
         """Start drawing."""
+        if self._folder is not None:
+            words = f"run: {self._folder}", f"in a browser: ./confide dashboard {self._folder}"
+            for line in (*words, f"logs: {self._folder / LOGS}"):
+                self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -164,8 +177,16 @@ class LiveTable:
             self._progress = (
                 "the last model is being measured"
                 if last
-                else f"round {done.step + 1} of {self._started.rounds} is under way"
+                else f"round {done.step + 1} of {self._started.rounds} is under way{self._left(self._started)}"
             )
+
+    def _left(self, started: RunStarted) -> str:
+        """Say about how long the remaining rounds take, by the time that the last ones took; measuring not counted."""
+        done = [self._rounds[step] for step in sorted(self._rounds)][-_ROUNDS_FOR_RATE:]
+        each = done[-1].seconds
+        if len(done) > 1:
+            each = max(0.0, (done[-1].time - done[0].time) / (done[-1].step - done[0].step))
+        return f", about {_as_time(each * (started.rounds - done[-1].step))} left"
 
     def _test(self, tested: Evaluated) -> None:
         """Take in the last model's figures; exact ones stand in the last round's row already."""
@@ -221,6 +242,17 @@ class LiveTable:
         if measured:
             lines.append(evaluation_cost(started, max(measured, key=lambda done: done.step)))
         return lines
+
+
+def _as_time(seconds: float) -> str:
+    """Return seconds, or minutes from a minute and a half on, in words.
+
+    >>> _as_time(8.4), _as_time(600)
+    ('8 s', '10 min')
+    """
+    if seconds < _SHORT_SECONDS:
+        return f"{seconds:.0f} s"
+    return f"{seconds / _MINUTE_SECONDS:.0f} min"
 
 
 def print_summary(console: Console, history: RunHistory | None, files: Sequence[Path], state: str) -> None:

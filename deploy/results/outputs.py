@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import RunError
 from common.evaluation import METRICS
+from common.evaluation.calibration import tempered
 from common.evaluation.metrics import ClassFigures
 from common.files import replace_file
 from common.provenance import machine, versions
@@ -293,6 +294,7 @@ def model_facts(
     channels: int,
     threshold: float | None,
     thresholds: tuple[float, ...] = (),
+    temperature: float | None = None,
 ) -> ModelFacts:
     """Return what ``model.json`` says about the run's last model.
 
@@ -303,6 +305,8 @@ def model_facts(
         threshold: fixed on the pooled validation parts before the test parts are asked; None where the most probable
             class is predicted.
         thresholds: of each label of a multi-label task, likewise.
+        temperature: of the scores of two classes, fixed likewise; the threshold that is returned is of the
+            probabilities after it, so that the same images are decided the same.
     """
     started = history.started
     spent = history.rounds[-1].epsilon if history.rounds else math.nan
@@ -312,7 +316,8 @@ def model_facts(
         classes=classes,
         channels=channels,
         image_size=started.config.model.image_size,
-        threshold=threshold,
+        threshold=threshold if threshold is None or temperature is None else tempered(threshold, temperature),
+        temperature=1.0 if temperature is None else temperature,
         kind=TaskKind(terms.kind),
         positive=terms.positive,
         thresholds=thresholds,

@@ -13,6 +13,7 @@ from common.errors import RunError
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, RELATION, admitted
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
+from deploy.results.calibration import Calibration
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_round, of_test
 
@@ -37,6 +38,7 @@ PRIVACY_FILE = "privacy.png"
 CONFUSION_FILE = "confusion.png"
 ROC_FILE = "roc.png"
 TIME_FILE = "time.png"
+RELIABILITY_FILE = "reliability.png"
 
 
 def plot_run(history: RunHistory, folder: Path, class_names: Sequence[str] = ()) -> tuple[Path, ...]:
@@ -104,7 +106,7 @@ def learning(history: RunHistory) -> Figure:
     _by_round(axes, steps, room=0.0 if exact or history.tested is None else 0.45)
     if rounds:
         title = f"after round {rounds[-1].step}"
-        axes.legend(loc="lower right", title=title, title_fontproperties={"weight": "bold"})
+        _legend(figure, axes, title)
     else:
         axes.text(0.5, 0.5, "no round's model was measured", ha="center", transform=axes.transAxes, color=VERMILION)
     return figure
@@ -130,7 +132,7 @@ def privacy(history: RunHistory) -> Figure:
     axes.set(xlabel="round", ylabel="ε spent over all runs on the hospital's data")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     _by_round(axes, steps)
-    axes.legend(loc="lower right")
+    _legend(figure, axes)
     return figure
 
 
@@ -178,7 +180,27 @@ def roc(history: RunHistory, tested: Evaluated) -> Figure:
     )
     axes.set(xlabel="false alarms among the healthy", ylabel="found among the sick", aspect="equal")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(loc="lower right")
+    _legend(figure, axes)
+    return figure
+
+
+@styled
+def reliability(history: RunHistory, calibration: Calibration) -> Figure:
+    """Draw what the last model says against what is seen on the test parts, without and with its temperature."""
+    title = f"What a probability is worth, test, after round {history.rounds[-1].step}"
+    figure, axes = _figure(history.started, title, _about_counts(history.started))
+    axes.plot((0, 1), (0, 1), color=BLACK, linestyle=":", linewidth=1, label="as said")
+    drawn = ((1.0, "as trained", calibration.before, ORANGE),
+             (calibration.temperature, "with the temperature", calibration.after, BLUE))  # fmt: skip
+    for temperature, label, error, colour in drawn:
+        bins = calibration.spread.reliability(temperature)
+        axes.plot([one.said for one in bins], [one.seen for one in bins], color=colour, linewidth=1.2,
+                  label=f"{label}: ECE {error:.3f}")  # fmt: skip
+        axes.scatter([one.said for one in bins], [one.seen for one in bins], color=colour,
+                     s=[12 + 220 * one.share for one in bins])  # fmt: skip
+    axes.set(xlabel="said: probability of the disease", ylabel="seen: share of the sick", aspect="equal")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _legend(figure, axes, "size: how many")
     return figure
 
 
@@ -198,8 +220,8 @@ def auc_of_runs(histories: Sequence[RunHistory]) -> Figure:
         axes.plot([], [], color=SERIES[index % len(SERIES)], label=kind)
     parts = dict.fromkeys(_part(history.started) for history in histories)
     axes.set(xlabel="round", ylabel=f"AUC on the hospitals' pooled {' or '.join(parts)} parts")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend(figure, axes)
     return figure
 
 
@@ -232,6 +254,12 @@ def _figure(started: RunStarted, title: str, note: str = "") -> tuple[Figure, Ax
     ]
     figure.supxlabel("\n".join(below), fontsize=7.5, color="#555555", x=0.01, ha="left")
     return figure, axes
+
+
+def _legend(figure: Figure, axes: Axes, title: str = "") -> None:
+    """Put the legend beside the axes, where it hides no curve."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8, title=title or None,
+                  title_fontproperties={"weight": "bold", "size": 8})  # fmt: skip
 
 
 def _source(started: RunStarted) -> str:
@@ -297,7 +325,7 @@ def _draw_test(axes: Axes, tested: Evaluated, place: float) -> None:
 
 
 def _by_round(axes: Axes, steps: Sequence[int], room: float = 0.0) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5 + room)
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from common.files import replace_file
 from common.run.guarantee import shown_epsilon
 from deploy.command import FILE, command, out_option
 from deploy.results import plots
+from deploy.results.leaves_picture import LEAVES_FILE, leaves
 from deploy.results.report_facts import RunFacts, compare
 
 REPORT_HTML = "report.html"
@@ -37,10 +39,18 @@ _BYTES_A_STEP = 1000
     "./confide report runs/0123456789ab",
 )
 @click.argument("runs", nargs=-1, required=True, type=FILE, metavar="RUN...")
+@click.option(
+    "--prevalence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    show_default="that of the test parts",
+    metavar="SHARE",
+    help="How many are sick where the model would be used, 0 to 1; for how often an alarm is right.",
+)
 @out_option(shown="the first run's folder", help="Where to write.")
-def main(runs: tuple[Path, ...], out: Path | None) -> int:
+def main(runs: tuple[Path, ...], prevalence: float | None, out: Path | None) -> int:
     """Write the report."""
-    for file in write_report([RunFacts.read(folder) for folder in runs], out or runs[0]):
+    facts = [replace(RunFacts.read(folder), prevalence=prevalence) for folder in runs]
+    for file in write_report(facts, out or runs[0]):
         print(file)
     return 0
 
@@ -98,7 +108,10 @@ def _model_cards(runs: Sequence[RunFacts], environment: jinja2.Environment) -> d
 def _figures(runs: Sequence[RunFacts]) -> dict[str, Figure]:
     figures = {} if len(runs) == 1 else {"auc_of_runs.png": plots.auc_of_runs([run.history for run in runs])}
     for run in runs:
-        for name, figure in plots.figures_of_run(run.history, run.classes).items():
+        drawn = {**plots.figures_of_run(run.history, run.classes), LEAVES_FILE: leaves(run.history)}
+        if run.calibration is not None:
+            drawn[plots.RELIABILITY_FILE] = plots.reliability(run.history, run.calibration)
+        for name, figure in drawn.items():
             figures[f"{run.started.run_id[:8]}-{name}"] = figure
     return figures
 
@@ -112,6 +125,8 @@ def _png(figure: Figure) -> bytes:
 def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:
     """Return the report as one page with the images inside it."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    # A table that is wider than a phone scrolls by itself, and not the page.
+    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     for name, image in images.items():
         data = f"data:image/png;base64,{base64.b64encode(image).decode()}"
         body = body.replace(f'src="{PLOTS_FOLDER}/{name}"', f'src="{data}"')
@@ -128,7 +143,7 @@ def _markdown_environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(text=_text, epsilon=_epsilon, bytes=_bytes)
+    environment.filters.update(text=_text, epsilon=_epsilon, bytes=_bytes, rate=_rate)
     return environment
 
 
@@ -139,6 +154,11 @@ def _tidy(markdown: str) -> str:
 def _text(value: object) -> str:
     """Return a foreign text (a hospital's reason, a data set's name) as Markdown that shows it letter for letter."""
     return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _rate(found: tuple[float, float, float]) -> str:
+    value, low, high = found
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _epsilon(value: float | None) -> str:

@@ -17,10 +17,12 @@ from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
 from deploy.results.by_class import ByClass, by_class, shown_metrics
+from deploy.results.calibration import Calibration, OperatingPoint
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
+from deploy.results.reader_questions import Answer, answers, epsilon_in_words
 from deploy.results.statistics import explained, shown
 
 COMPARED = ("auc", "accuracy", "f1", "recall", "specificity", "epsilon")
@@ -44,6 +46,8 @@ class RunFacts:
     summary: dict[str, Any]
     """``summary.json``; empty where the run left none."""
     card: ModelCard | None
+    prevalence: float | None = None
+    """Of the disease where the reader would use the model; None takes that of the test parts."""
 
     @classmethod
     def read(cls, folder: Path) -> "RunFacts":
@@ -129,6 +133,32 @@ class RunFacts:
     def by_class(self) -> ByClass | None:
         """The last model's figures of each class of several, or of each label; None where there are none."""
         return by_class(self.history)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the last model's probabilities are worth; None where the run has not told it."""
+        return Calibration.of(self.history, self.card.temperature if self.card else 1.0)
+
+    @property
+    def prevalence_used(self) -> float:
+        """The prevalence that predictive values are given for."""
+        told = self.calibration
+        return self.prevalence if self.prevalence is not None else told.spread.prevalence() if told else math.nan
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        """Thresholds that another use may choose."""
+        return self.calibration.points(self.prevalence) if self.calibration else ()
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What a reader asks first."""
+        return answers(self.history, self.calibration)
+
+    @property
+    def epsilon_in_words(self) -> str:
+        """What ε allows somebody to learn."""
+        return epsilon_in_words(self.history)
 
     @property
     def noise(self) -> dict[str, str]:

@@ -98,7 +98,14 @@ class RunFolder:
         chain = self._chain()
         description = _descriptions(chain)[-1]
         progress = checkpoint.progress
-        facts = model_facts(history, description.classes, description.channels, progress.threshold, progress.thresholds)
+        facts = model_facts(
+            history,
+            description.classes,
+            description.channels,
+            progress.threshold,
+            progress.thresholds,
+            progress.temperature,
+        )
         files = self._outputs.finish(checkpoint.model[:], facts)
         if history.rounds:
             # Imported here: jinja2 and Markdown take a while that the start of a demo need not wait for.

@@ -1,10 +1,11 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from common.config import Config, replace
-from common.telemetry.events import Event
+from common.telemetry.events import Event, RoundDone
 from deploy.results.live_table import LiveTable
 from tests.example_run import example_of_three_classes, example_run
 
@@ -166,3 +167,38 @@ def test_a_server_that_holds_the_authoritys_key_is_told_at_start_and_end() -> No
     start, end = _shown(example_run(3, authority_on_server=True), terminal=False).split("Run ended", 1)
     for part in (start, end):
         assert "NOTE: The server holds the authority's key" in part
+
+
+def test_the_time_that_is_left_follows_from_the_rounds_that_are_done() -> None:
+    events = example_run(12)
+    last = next(place for place, event in enumerate(events) if isinstance(event, RoundDone) and event.step == 4)
+    table = LiveTable(Console(file=io.StringIO(), width=80))
+    for event in events[: last + 1]:
+        table.show(event)
+    assert table._progress == "round 5 of 12 is under way, about 80 s left"  # rounds end every ten seconds
+
+
+def test_a_run_names_its_folder_its_logs_and_how_to_follow_it_at_once(tmp_path: Path) -> None:
+    written = io.StringIO()
+    with LiveTable(Console(file=written, width=80), tmp_path / "run"):
+        pass
+    assert f"run: {tmp_path / 'run'}\n" in written.getvalue()
+    assert f"./confide dashboard {tmp_path / 'run'}\n" in written.getvalue()
+    assert f"logs: {tmp_path / 'run' / 'logs'}\n" in written.getvalue()
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_a_terminal_of_80_columns_and_24_lines_shows_all_of_the_table(height: int) -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=80, height=height, color_system=None)
+    table = LiveTable(console)
+    for event in example_run(12)[:60]:
+        table.show(event)
+    picture = io.StringIO()
+    drawn = Console(file=picture, force_terminal=True, width=80, height=height, color_system=None)
+    drawn.print(table._draw())
+    lines = picture.getvalue().splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= 80
+    assert "AUC" in "".join(lines)
+    assert "ε of budget" in "".join(lines)

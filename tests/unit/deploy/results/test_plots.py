@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ from PIL import Image
 
 from common.config import Config, replace
 from common.errors import RunError
+from common.evaluation.calibration import Spread
 from deploy.results import plots
+from deploy.results.calibration import Calibration
 from deploy.results.history import RunHistory
+from deploy.results.leaves_picture import leaves
 from tests.example_run import example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
@@ -19,8 +23,9 @@ TESTED = HISTORY.tested
 
 def _texts(figure: Figure) -> str:
     axes = figure.axes[0]
-    legend = axes.get_legend()
-    labels = [] if legend is None else [text.get_text() for text in legend.get_texts()]
+    own = axes.get_legend()
+    legends = [*([] if own is None else [own]), *figure.legends]
+    labels = [text.get_text() for legend in legends for text in legend.get_texts()]
     return "\n".join(
         [*(text.get_text() for text in axes.texts), *labels, figure.get_supxlabel(), axes.get_title("left")]
     )
@@ -143,3 +148,44 @@ def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> N
     (tmp_path / "plots").write_text("a file")
     with pytest.raises(RunError, match="plots must be writable"):
         plots.plot_run(HISTORY, tmp_path / "plots")
+
+
+def test_a_legend_beside_the_axes_hides_no_curve() -> None:
+    drawn = (plots.learning(HISTORY), plots.privacy(HISTORY), plots.roc(HISTORY, TESTED))
+    for figure in drawn:
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x0 >= figure.axes[0].get_window_extent().x1
+
+
+def test_rounds_are_whole_numbers_also_where_there_is_one() -> None:
+    for rounds in (1, 2, 12):
+        figure = plots.learning(RunHistory.of(example_run(rounds)))
+        figure.draw_without_rendering()
+        assert all(float(place).is_integer() for place in figure.axes[0].get_xticks())
+
+
+def test_reliability_is_drawn_without_and_with_the_temperature() -> None:
+    spread = Spread.of(TESTED.scores)
+    assert spread is not None
+    calibration = Calibration(spread, 2.0)
+    shown = _texts(plots.reliability(HISTORY, calibration))
+    assert f"as trained: ECE {calibration.before:.3f}" in shown
+    assert f"with the temperature: ECE {calibration.after:.3f}" in shown
+    assert calibration.before != pytest.approx(calibration.after, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ("masked", "no single vector", "noise")),
+        ({"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}}, ("not masked", "every hospital's")),
+        ({"privacy": {"mode": "none"}}, ("masked", "no noise")),
+    ],
+)
+def test_the_picture_of_what_leaves_follows_the_configuration(
+    changes: dict[str, dict[str, Any]], words: tuple[str, ...]
+) -> None:
+    figure = leaves(RunHistory.of(example_run(2, config=replace(Config(), **changes))))
+    shown = "\n".join(text.get_text() for text in figure.axes[0].texts)
+    assert all(word in shown for word in words)

@@ -241,3 +241,26 @@ def test_a_server_that_holds_the_authoritys_key_is_told_where_the_guarantee_is(t
     assert "could certify hospitals of its own invention, and a sum over them and one real hospital is" in text
     assert "hospitals that it invents count among them" in text
     assert "> **The server holds the authority's key" in text
+
+
+def test_the_first_screen_says_how_many_are_missed_how_sure_and_for_whom_not(reported: Path) -> None:
+    text = (reported / "report.md").read_text()
+    first = text[: text.index("## For whom this is")]
+    for question in ("How many of the sick does it miss?", "How sure are these figures?", "For whom does it not work?"):
+        assert question in first
+    assert "in words: whoever holds the model" in first
+
+
+def test_other_thresholds_are_given_at_the_prevalence_that_the_reader_names(tmp_path: Path) -> None:
+    folder = _run(tmp_path / "run", example_run(6))
+    assert main(["report", str(folder), "--prevalence", "0.02"]) == 0
+    text = (folder / "report.md").read_text()
+    assert "where 2.0 % are sick" in text
+    assert "specificity at least 95 %" in text
+    assert "reliability.png" in text
+
+
+def test_the_page_has_a_dark_side_and_tables_that_scroll_on_a_phone(reported: Path) -> None:
+    page = (reported / "report.html").read_text()
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("<table>") == page.count('<div class="wide"><table>')
