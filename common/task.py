@@ -119,6 +119,12 @@ class TaskConfig(BaseModel):
     channels: Annotated[int, Field(ge=1, le=4)] = 1
     images: Annotated[ImageKindName, Field(strict=False)] = ImageKindName.ANY
 
+    def __hash__(self) -> int:
+        """Hash by content; the label map has no hash of its own."""
+        labels = frozenset(self.labels.items())
+        said = (self.kind, self.classes, self.positive, labels, self.uncertain, self.empty, self.channels, self.images)
+        return hash(said)
+
     @property
     def is_preset(self) -> bool:
         """Whether the section leaves the task to ``experiment.task``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from common.config import Config, PrivacyMode, load_config
+from common.config import Config, load_config
 from common.errors import ConfigError
 from common.models.naming import PackageModel, from_outside
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
@@ -208,7 +208,7 @@ def _standing(view: RunView) -> str:
 
 def told(view: RunView) -> tuple[str, ...]:
     """Return a run in words and figures."""
-    private = view.mode != PrivacyMode.NONE.value
+    private = bool(view.claims)
     lines = [
         f"run             {view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {_standing(view)}",
         f"trains          {view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done",

@@ -182,8 +182,8 @@ def _opacities(canvas: _Canvas, ill: npt.NDArray[np.int64]) -> _Batch:
         present = ill[:, None, None] * (canvas.uniform(0.0, 1.0) < (1.0, 0.6, 0.3)[patch])
         side = canvas.side()
         where = side * canvas.uniform(0.28, 0.62), canvas.uniform(-0.5, 0.45)
-        size = canvas.uniform(0.11, 0.28), canvas.uniform(0.11, 0.28)
-        image += present * canvas.uniform(0.16, 0.46) * canvas.blob(*where, *size)
+        size = canvas.uniform(0.11, 0.26), canvas.uniform(0.11, 0.26)
+        image += present * canvas.uniform(0.16, 0.40) * canvas.blob(*where, *size)
     return np.asarray(image * ragged, np.float32)
 
 

@@ -65,6 +65,8 @@ from common.identity.invitation import TOKEN_BYTES, Invitation
 from common.identity.ledger_statement import read_statement
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
+from common.models import onnx_rules
+from common.models.onnx_rules import BackboneRefusedError
 from common.run import messages
 from common.run.delivery import read_delivery
 from common.run.proposal import Proposal, RunAnswer
@@ -77,6 +79,7 @@ from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
 from deploy.datasets.image_tree import read_tree
+from deploy.datasets.own_data import propose
 from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.hospital.list_images import Key, read_labels
@@ -551,6 +554,25 @@ def _image_tree(content: bytes) -> object:
         return deque(read_tree(path, ("normal", "pneumonia"), 28, 1), maxlen=1)
 
 
+def _own_data(content: bytes) -> object:
+    """Read as a person's own images in a tar, whose task is to be proposed."""
+    with _file("images.tar", content) as path:
+        return propose(path)
+
+
+def _known_table(content: bytes) -> object:
+    """Read as a public set's table that lies beside its images."""
+    with _file("Data_Entry_2017.csv", content) as path:
+        return propose(path.parent)
+
+
+def _onnx(content: bytes) -> object:
+    try:
+        return onnx_rules.read(content)
+    except BackboneRefusedError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _dealt_shard(content: bytes) -> None:
     with _file("shard.zip", content) as path, path.open("rb") as archive:
         unpack(archive, path.parent / "shard")
@@ -631,6 +653,9 @@ DECODERS = (
     Decoder("pacs-matches", _pacs_matches),
     Decoder("fetched", _fetched),
     Decoder("image-tree", _image_tree),
+    Decoder("own-data", _own_data),
+    Decoder("known-table", _known_table),
+    Decoder("onnx", _onnx),
     Decoder("dealt-shard", _dealt_shard),
     Decoder("dealt-data-set", _dealt_data_set),
 )

@@ -63,6 +63,7 @@ from tests.audited_run import audited_run
 from tests.example_run import example_run
 from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed
 from tests.ledger_of_version_1 import write_ledger
+from tests.onnx_files import honest
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -509,6 +510,14 @@ def _fetched() -> Iterator[bytes]:
     yield head + b'fetched,A1,1.2.3,20240101,1,900,,images/ab,CR\nfailed,"A,2",1.2.4,,0,0,1 image_damaged,,CR\n'
 
 
+def _known_tables() -> Iterator[bytes]:
+    yield b"Image Index,Finding Labels,Follow-up #,Patient ID\n1.png,No Finding,0,1\n2.png,Edema|Mass,0,2\n"
+
+
+def _onnx_files() -> Iterator[bytes]:
+    yield honest()
+
+
 def _labels() -> Iterator[bytes]:
     yield b"accession_number,label\n7,normal\n8,pneumonia\n"
     book = openpyxl.Workbook()
@@ -617,6 +626,9 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "pacs-matches": _pacs_matches,
     "fetched": _fetched,
     "image-tree": _image_trees,
+    "own-data": _image_trees,
+    "known-table": _known_tables,
+    "onnx": _onnx_files,
     "dealt-shard": _dealt_shards,
     "dealt-data-set": _dealt_data_sets,
 }

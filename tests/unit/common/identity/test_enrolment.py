@@ -28,8 +28,8 @@ def test_other_bytes_are_refused(encoded: bytes) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 1},
-        {"version": 3},
+        {"version": enrolment.VERSION - 1},
+        {"version": enrolment.VERSION + 1},
         {"token": b"short"},
         {"request": bytes(9000)},
         {"supernode": bytes(2000)},
@@ -38,7 +38,7 @@ def test_other_bytes_are_refused(encoded: bytes) -> None:
     ],
 )
 def test_a_field_of_another_version_range_or_name_is_refused(changes: dict[str, object]) -> None:
-    good = {"type": "join", "version": 2, "token": b"t" * 32, "request": b"r", "supernode": b"k"}
+    good = {"type": "join", "version": enrolment.VERSION, "token": b"t" * 32, "request": b"r", "supernode": b"k"}
     assert isinstance(enrolment.decode(msgspec.msgpack.encode(good), JoinRequest), JoinRequest)
     fields = {**good, **changes}
     with pytest.raises(EnrolmentError):
