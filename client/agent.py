@@ -86,6 +86,7 @@ from common.secagg.errors import ModelHashError, Place, SecAggError, UnusableMod
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
+from common.telemetry.logs import with_facts
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -390,6 +391,13 @@ class HospitalAgent:
             records_per_second=contribution.records_per_second,
             notes=contribution.notes,
         )
+        run_id, epsilon = run.description.run_id[:12], contribution.epsilon
+        spent_so_far = "" if epsilon is None else f"; ε {epsilon.spent:g} of {epsilon.budget:g} is spent on training"
+        facts = {} if epsilon is None else {"epsilon": epsilon.spent, "budget": epsilon.budget}
+        _LOG.info(
+            "run %s, round %d: this hospital's vector is made%s", run_id, round_number, spent_so_far,
+            extra=with_facts(run=run_id, round=round_number, **facts),
+        )  # fmt: skip
         if contribution.own is not None:
             spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
             now = self._here.now().timestamp()

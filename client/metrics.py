@@ -7,6 +7,7 @@ a restart of either, and ``confide hospital status`` shows the same ones.
 """
 
 import argparse
+import datetime
 import platform
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from common.errors import BudgetExceededError
 from common.provenance import commit, confide_version
 from common.telemetry import metric_names as names
 from common.telemetry.exporter import Exporter, Values, serve_until_stopped
+from common.telemetry.lifetimes import show_lifetimes
 
 
 class HospitalMetrics(Collector):
@@ -37,6 +39,7 @@ class HospitalMetrics(Collector):
         """
         values = Values()
         values.set_only(names.BUILD_INFO, 1, *self._build)
+        show_lifetimes(values, self._path.parent, "identity.pem", datetime.datetime.now(datetime.UTC))
         status = HospitalStatus.read(self._path)
         if status is not None:
             _show(values, status)

@@ -29,6 +29,7 @@ from common.processes import (
     EXIT_REFUSED,
 )
 from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
+from common.telemetry.logs import begin_logging
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -41,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m client.resident", description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     state = parser.parse_args().state
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    begin_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll for a task.
     try:
         return _serve(state)

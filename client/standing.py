@@ -31,6 +31,7 @@ from common.identity.revocation import Revocations
 from common.processes import run_service
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import printable
+from common.telemetry.logs import with_facts
 
 STANDING_FILE = "standing.json"
 _LOG = logging.getLogger("confide.standing")
@@ -107,7 +108,7 @@ def _told(stands: StandingReply, before: LastStanding, now: datetime.datetime) -
     runs = {notice.run_id: _standing_of(notice) for notice in stands.proposals}
     for run_id, standing in runs.items():
         if before.runs.get(run_id) != standing:
-            _LOG.info("run %s is %s", run_id[:12], standing)
+            _LOG.info("run %s is %s", run_id[:12], standing, extra=with_facts(run=run_id[:12], state=standing))
     return LastStanding(now.timestamp(), problem, stands.protocol, stands.software, runs)
 
 

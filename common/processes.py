@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import ctypes
-import logging
 import os
 import resource
 import signal
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 from common.errors import ConfideError, RunError
 from common.hosts import past_proxies
+from common.telemetry.logs import begin_logging
 
 EXIT_REFUSED = 2
 """The exit code of a process that cannot work until a person corrects something; it is not started again."""
@@ -255,7 +255,7 @@ def run_service(module: str, description: str | None, serve: Callable[[Path], No
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--state", type=Path, required=True)
     state = parser.parse_args().state
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    begin_logging()
     raise_on_signals()
     try:
         serve(state)

@@ -79,6 +79,7 @@ SECTIONS = (
         "A consortium",
         (
             _entry("server", "deploy.consortium.server", "run the server that hospitals join"),
+            _entry("status", "deploy.consortium.status", "show how the server stands"),
             _entry("run propose", "deploy.consortium.runs:propose", "propose a run to the hospitals"),
             _entry("run list", "deploy.consortium.runs:list_runs", "show all runs of a server"),
             _entry("run show", "deploy.consortium.runs:show", "show one run, and what hospitals answered"),

@@ -4,12 +4,14 @@ A command is a function under :func:`command`, which makes it a :class:`Command`
 it in this process and returns its exit code; the first word is the command's own name.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from common.telemetry.logs import FORMAT_VARIABLE, LogFormat
 from deploy.source_tree import ROOT
 
 WIDTH = 80
@@ -154,6 +156,19 @@ def config_options(whose: str = "") -> Callable[[_Function], _Function]:
 def json_file_option() -> Callable[[_Function], _Function]:
     """Return ``--json FILE``, which reaches the command as ``json_file``."""
     return click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the figures here too, as JSON.")
+
+
+def log_format_option() -> Callable[[_Function], _Function]:
+    """Return ``--log-format``, which the processes that a command starts inherit; it reaches the command by no name."""
+
+    def remember(_ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            os.environ[FORMAT_VARIABLE] = value
+
+    return click.option(
+        "--log-format", type=click.Choice([each.value for each in LogFormat]), callback=remember, expose_value=False,
+        show_default=f"{FORMAT_VARIABLE}, else text", help="Lines for people, or one JSON object a line.",
+    )  # fmt: skip
 
 
 def json_option() -> Callable[[_Function], _Function]:

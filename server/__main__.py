@@ -8,6 +8,7 @@ its last checkpoint.
 import argparse
 import datetime
 import logging
+import math
 import os
 import secrets
 import sys
@@ -46,6 +47,7 @@ from common.settings import (
     check_port_free,
 )
 from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
+from common.telemetry.logs import begin_logging, with_facts
 from server.events import EventLog
 from server.flower.control import Control
 from server.members.admission import Admission
@@ -94,7 +96,7 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder with server.json, keys and roster")
     parser.add_argument("--once", action="store_true", help="end when the run is finished")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    begin_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll of the SuperLink.
     raise_on_signals()
     os.umask(PRIVATE_UMASK)
@@ -117,6 +119,8 @@ class _Server:
         self._events = EventFile(self._settings.run / EVENTS_FILE)
         self._last: RunFinished | None = None
         self._steps = 0
+        self._rounds = 0
+        self._began = time.time()
         self._failed_starts = 0
         self._last_words = ""
         self._supervisor = Supervisor()
@@ -161,7 +165,7 @@ class _Server:
     def _start_exporter(self) -> None:
         settings = self._settings
         where = ("--port", str(settings.metrics_port), "--host", settings.metrics_host)
-        command = python_module("server.metrics", "--run", str(settings.run), *where)
+        command = python_module("server.metrics", "--run", str(settings.run), "--state", str(self._state), *where)
         self._services.start(ProcessCommand("metrics", command, settings.logs / "metrics.log"))
 
     def _carry_the_only_run(self, *, once: bool) -> int:
@@ -192,7 +196,6 @@ class _Server:
                 self._queue.begin(run.run_id)
                 _LOG.info("run %s begins", _named(run))
                 ended = self._conclude(run, self._carry_or_give_up(run))
-            _LOG.info("run %s is %s after %d rounds: %s", _named(ended), ended.state, self._steps, ended.reason)
             if once:
                 return 0 if ended.state is RunState.FINISHED else EXIT_REFUSED
 
@@ -235,6 +238,7 @@ class _Server:
         self._settings = settings
         settings.write(self._state / SERVER_SETTINGS_FILE)
         self._events, self._last, self._steps = EventFile(folder / EVENTS_FILE), None, 0
+        self._began = time.time()
         self._failed_starts = 0
         if is_new and settings.metrics_port:
             self._services.stop(("metrics",))
@@ -257,7 +261,16 @@ class _Server:
 
     def _conclude(self, run: KeptRun, finished: RunFinished) -> KeptRun:
         states = {COMPLETED: RunState.FINISHED, STOPPED: RunState.STOPPED}
-        return self._queue.end(run.run_id, states.get(finished.reason, RunState.FAILED), finished.reason)
+        ended = self._queue.end(run.run_id, states.get(finished.reason, RunState.FAILED), finished.reason)
+        _LOG.log(
+            logging.ERROR if ended.state is RunState.FAILED else logging.INFO,
+            "run %s is %s after %d rounds: %s",
+            _named(ended), ended.state, self._steps, ended.reason,
+            extra=with_facts(
+                run=run.run_id[:FOLDER_DIGITS], state=ended.state, rounds=self._steps, reason=ended.reason
+            ),
+        )  # fmt: skip
+        return ended
 
     def _carry_to_the_end(self, run: KeptRun) -> RunFinished:
         fruitless = 0
@@ -356,9 +369,24 @@ class _Server:
             elif isinstance(event, RunStarted):
                 self._failed_starts = 0
                 self._last = None  # It went on after that end.
+                self._rounds = event.rounds
             elif isinstance(event, RoundDone):
                 self._steps = max(self._steps, event.step)
+                if event.time >= self._began:  # The others were told when they were new.
+                    self._tell(event)
         return self._last
+
+    def _tell(self, done: RoundDone) -> None:
+        """Log one line for a round."""
+        run = self._settings.run_id[:FOLDER_DIGITS]
+        figures = {name: getattr(done, name) for name in ("auc", "accuracy", "epsilon")}
+        known = {name: round(value, 4) for name, value in figures.items() if math.isfinite(value)}
+        measured = "".join(f", {name} {value:g}" for name, value in known.items())
+        _LOG.info(
+            "run %s, round %d of %d: %d hospitals, %.1f s%s",
+            run, done.step, self._rounds, done.hospitals, done.seconds, measured,
+            extra=with_facts(run=run, round=done.step, hospitals=done.hospitals, seconds=done.seconds, **known),
+        )  # fmt: skip
 
     def _has_begun(self) -> bool:
         """Return whether a ServerApp is there to end the run itself."""

@@ -1,15 +1,17 @@
 """The server's Prometheus exporter: what ``events.jsonl`` says, as metrics.
 
-    python -m server.metrics --run DIR --port 9400
+    python -m server.metrics --run DIR --state DIR --port 9400
 
 It keeps nothing of its own. Started again, it reads the events from the first on and has the same values.
 """
 
 import argparse
+import datetime
 import math
 import platform
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from common.run.guarantee import Guarantee
 from common.run.words import admitted
 from common.telemetry import metric_names as names
 from common.telemetry.events import (
+    COMPLETED,
     EVENTS_FILE,
+    STOPPED,
     AttackRefused,
     Dropout,
     Evaluated,
@@ -37,6 +41,9 @@ from common.telemetry.events import (
     RunStarted,
 )
 from common.telemetry.exporter import Exporter, Values, serve_until_stopped
+from common.telemetry.lifetimes import show_lifetimes
+from server.members.tls import TLS_CERTIFICATE_FILE
+from server.run_queue import FOLDER_DIGITS, RunQueue, RunState
 
 EXCHANGE_BOUNDS = (
     0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
@@ -44,14 +51,20 @@ EXCHANGE_BOUNDS = (
 """Buckets in seconds, around the 0.3 s of an exchange of small messages and up past the default deadline."""
 
 
+LAST_ROUNDS = 64
+"""How many rounds are kept as series of their own: those of some minutes, and no more than Prometheus likes."""
+
+
 class RunMetrics(Collector):
     """The metrics of the run in a folder, brought up to date by each scrape.
 
     Args:
         run: the folder; the run need not have begun.
+        state: the server's state folder, with its other runs and its certificate; None shows the one run alone.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, state: Path | None = None) -> None:
+        self._state = state
         self._events = EventFile(run / EVENTS_FILE)
         self._lock = threading.Lock()  # two scrapes may come at once
         self._build = (confide_version(), commit(), platform.python_version())
@@ -66,12 +79,23 @@ class RunMetrics(Collector):
         with self._lock:
             for event in self._events.read_new():
                 self._take(event)
+            if self._state is not None:
+                self._show_server(self._state)
             return list(self._values.collect())
+
+    def _show_server(self, state: Path) -> None:
+        """Show what is not of one run: where each run stands, and how long the server's certificate holds."""
+        show_lifetimes(self._values, state, TLS_CERTIFICATE_FILE, datetime.datetime.now(datetime.UTC))
+        self._values.clear(names.RUN_RESULT)
+        for run in RunQueue(state).all():
+            self._values.set(names.RUN_RESULT, 1, run.run_id[:FOLDER_DIGITS], run.state.value)
 
     def _begin(self) -> None:
         self._values = Values()
         self._online: dict[str, bool] = {}
         self._spent: dict[str, float] = {}
+        self._run_id = ""
+        self._last_rounds: deque[str] = deque()
         self._values.set_only(names.BUILD_INFO, 1, *self._build)
 
     def _take(self, event: Event) -> None:
@@ -100,11 +124,16 @@ class RunMetrics(Collector):
                 self._take_test(event)
             case RunFinished():
                 self._values.set(names.RUN_ACTIVE, 0)
+                results = {COMPLETED: RunState.FINISHED, STOPPED: RunState.STOPPED}
+                result = results.get(event.reason, RunState.FAILED)
+                self._values.set_only(names.RUN_RESULT, 1, self._run_id[:FOLDER_DIGITS], result.value)
 
     def _take_start(self, started: RunStarted) -> None:
         if started.resumed_from_round == 0:
             self._begin()
         values, guarantee = self._values, Guarantee.of(started.config)
+        self._run_id = started.run_id
+        values.set_only(names.RUN_RESULT, 1, started.run_id[:FOLDER_DIGITS], RunState.RUNNING.value)
         values.set_only(
             names.RUN_INFO, 1, started.run_id, started.data_set, started.task,
             " ".join(admitted(started)),
@@ -133,6 +162,7 @@ class RunMetrics(Collector):
         values.set(names.ROUND, done.step)
         values.set(names.LAST_PROGRESS, done.time)
         values.set(names.ROUND_SECONDS, done.seconds)
+        self._show_round(done)
         if done.part != "none":  # Or the figures stay those of the last round that was measured.
             self._take_figures(done)
         for hospital, spent in done.epsilon_spent.items():
@@ -145,6 +175,27 @@ class RunMetrics(Collector):
             values.set(names.EPSILON_BUDGET, budget, hospital)
         for part, seconds in done.seconds_by_part.model_dump().items():
             values.add(names.ROUND_PART_SECONDS, seconds, part)
+
+    def _show_round(self, done: RoundDone) -> None:
+        """Keep the last rounds as series of their own: a round that is shorter than a scrape is not missed."""
+        run, step = self._run_id[:FOLDER_DIGITS], str(done.step)
+        measured = done.part != "none"
+        shown = {
+            names.ROUND_FINISHED: done.time,
+            names.ROUND_DURATION: done.seconds,
+            names.ROUND_HOSPITALS: float(done.hospitals),
+            names.ROUND_EPSILON: done.epsilon,
+            names.ROUND_AUC: done.auc if measured else math.nan,
+            names.ROUND_ACCURACY: done.accuracy if measured else math.nan,
+        }
+        if step not in self._last_rounds:
+            self._last_rounds.append(step)
+        for metric, value in shown.items():
+            self._values.set(metric, value, run, step)
+        if len(self._last_rounds) > LAST_ROUNDS:
+            oldest = self._last_rounds.popleft()
+            for metric in shown:
+                self._values.set(metric, math.nan, run, oldest)
 
     def _take_figures(self, done: RoundDone) -> None:
         values, exact = self._values, done.part == "test"
@@ -174,23 +225,24 @@ class RunMetrics(Collector):
             values.set(names.EVALUATION_EPSILON, tested.epsilon, "test")
 
 
-def serve(run: Path, port: int, host: str = "127.0.0.1") -> Exporter:
+def serve(run: Path, port: int, host: str = "127.0.0.1", state: Path | None = None) -> Exporter:
     """Serve the metrics of the run in ``run`` until the returned exporter is closed.
 
     Raises:
         ConfigError: the port is taken.
     """
-    return Exporter(RunMetrics(run), port, host)
+    return Exporter(RunMetrics(run, state), port, host)
 
 
 def main() -> int:
     """Serve until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m server.metrics", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="the run's folder, with its events.jsonl")
+    parser.add_argument("--state", type=Path, help="the server's state folder, with its other runs and certificate")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 where Prometheus is another container")
     arguments = parser.parse_args()
-    return serve_until_stopped(lambda: serve(arguments.run, arguments.port, arguments.host))
+    return serve_until_stopped(lambda: serve(arguments.run, arguments.port, arguments.host, arguments.state))
 
 
 if __name__ == "__main__":

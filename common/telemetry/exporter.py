@@ -96,6 +96,10 @@ class Values:
         """Set a gauge that has one series at a time, such as an ``_info``."""
         self._numbers[metric] = {labels: value}
 
+    def clear(self, metric: PrometheusMetric) -> None:
+        """Remove every series of a gauge, which is about to be set anew."""
+        self._numbers.pop(metric, None)
+
     def add(self, metric: PrometheusMetric, amount: float, *labels: str) -> None:
         """Let one series of a counter grow."""
         series = self._numbers.setdefault(metric, {})

@@ -24,6 +24,15 @@ class PrometheusMetric:
 
 BUILD_INFO = PrometheusMetric("confide_build_info", "Versions of the software.", ("version", "commit", "python"))
 
+CERTIFICATE_LEFT = PrometheusMetric(
+    "confide_certificate_left_ratio",
+    "Part of its lifetime that a certificate or the revocation list has left; renewed by itself at a third, or a half.",
+    ("of",),
+)
+CERTIFICATE_EXPIRES = PrometheusMetric(
+    "confide_certificate_expires_timestamp_seconds", "When it ends, in seconds since the epoch.", ("of",)
+)
+
 # The server: how good the model is ------------------------------------------------------------------------------------
 
 ROUND = PrometheusMetric("confide_round", "Training steps finished in the run shown.")
@@ -56,6 +65,21 @@ TEST_NOISE = PrometheusMetric(
     "confide_test_noise", "Standard deviation that privacy noise alone gives it.", ("measure",)
 )
 
+# The server: each of the last rounds of a run, so that no scrape misses one ------------------------------------------
+
+ROUND_FINISHED = PrometheusMetric(
+    "confide_round_finished_timestamp_seconds", "When a round ended, in seconds since the epoch.", ("run", "round")
+)
+ROUND_DURATION = PrometheusMetric("confide_round_duration_seconds", "How long a round took.", ("run", "round"))
+ROUND_HOSPITALS = PrometheusMetric("confide_round_hospitals", "Hospitals in a round's sum.", ("run", "round"))
+ROUND_EPSILON = PrometheusMetric(
+    "confide_round_epsilon", "The largest epsilon that a hospital had spent after a round.", ("run", "round")
+)
+ROUND_AUC = PrometheusMetric("confide_round_auc", "AUC of a round's model, where it was measured.", ("run", "round"))
+ROUND_ACCURACY = PrometheusMetric(
+    "confide_round_accuracy", "Accuracy of a round's model, where it was measured.", ("run", "round")
+)
+
 # The server: privacy --------------------------------------------------------------------------------------------------
 
 EPSILON_SPENT = PrometheusMetric(
@@ -86,7 +110,12 @@ PRIVACY_INFO = PrometheusMetric(
 RUN_INFO = PrometheusMetric(
     "confide_run_info", "Which run is shown, on which data.", ("run_id", "data_set", "task", "caveats")
 )
-RUN_ACTIVE = PrometheusMetric("confide_run_active", "1 while the run is active, 0 once it has finished.")
+RUN_RESULT = PrometheusMetric(
+    "confide_run_result",
+    "Where a run that was proposed stands: proposed, agreed, running, stopped, failed, finished, declined, lapsed.",
+    ("run", "result"),
+)
+RUN_ACTIVE = PrometheusMetric("confide_run_active", "1 while the run is active, 0 once it has ended.")
 LAST_PROGRESS = PrometheusMetric(
     "confide_last_progress_timestamp_seconds", "When the run last finished an exchange, in seconds since the epoch."
 )

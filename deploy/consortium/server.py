@@ -29,7 +29,7 @@ from common.identity.certificates import (
 from common.identity.invitation import join_host_port
 from common.processes import Stopping, raise_on_signals
 from common.settings import PORT_PATIENCE_SECONDS, SERVER_SETTINGS_FILE, ServerSettings
-from deploy.command import FILE, command, config_options, state_option
+from deploy.command import FILE, command, config_options, log_format_option, state_option
 from deploy.consortium.serving import serve
 from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
@@ -84,6 +84,7 @@ class _Asked:
 @click.option("--fleet-port", type=int, default=FLEET_PORT, metavar="PORT", help="For hospitals' messages.")
 @click.option("--enrolment-port", type=int, default=ENROLMENT_PORT, metavar="PORT", help="For hospitals that join.")
 @click.option("--runtime-port", type=int, default=RUNTIME_PORT, metavar="PORT", help="On loopback only.")
+@log_format_option()
 @click.option("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="Where Prometheus may read.")
 def main(state: Path, config_file: Path, overrides: tuple[str, ...], once: bool, no_start: bool, **options: Any) -> int:  # noqa: ANN401 - the fields of _Asked
     """Prepare the state folder, run the server, and keep what its runs leave."""

@@ -20,7 +20,7 @@ from common.identity.certificates import load_certificate, who_holds_the_key
 from common.identity.invitation import Invitation
 from common.processes import become, python_module
 from common.settings import HospitalSettings
-from deploy.command import FILE, command, config_options, state_option
+from deploy.command import FILE, command, config_options, log_format_option, state_option
 from deploy.source_tree import ROOT
 
 _STANDARD_INPUT = "-"
@@ -55,6 +55,7 @@ _STANDARD_INPUT = "-"
     metavar="PORT",
     help="For the hospital's own processes; on loopback only.",
 )
+@log_format_option()
 @click.option("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="Where Prometheus may read.")
 def main(
     *,

@@ -4,9 +4,10 @@ import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
+from client.agreement import RunAgreements
 from client.standing import read_last_standing
 from client.status import STATUS_FILE, HospitalStatus
-from common.config import HospitalConfig, load_config
+from common.config import PROTOCOL_VERSION, HospitalConfig, load_config
 from common.identity.certificates import (
     HospitalIdentity,
     fingerprint,
@@ -16,6 +17,7 @@ from common.identity.certificates import (
 )
 from common.identity.members import CONTRADICTION_FILE, KeptMembers
 from common.identity.revocation import Revocations
+from common.provenance import confide_version, speaks
 from common.run.guarantee import shown_epsilon
 from common.run.words import RELATION
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
@@ -50,12 +52,24 @@ def main(state: Path) -> int:
     last = read_last_standing(state)
     if last.answered is not None:
         print(f"last answer     {_time(datetime.datetime.fromtimestamp(last.answered, datetime.UTC))}")
+    if last.protocol is not None:
+        print(f"versions        server {speaks(last.protocol, last.software)}; this hospital "
+              f"{speaks(PROTOCOL_VERSION, confide_version())}")  # fmt: skip
+    for run_id, standing in last.runs.items():
+        print(f"run             {run_id[:12]} is {standing}; {_answered(state, run_id)}")
     for line in _data_and_privacy(HospitalStatus.read(state / STATUS_FILE), load_config(settings.config).hospital):
         print(line)
     problems = list(_problems(state, identity, now))
     for problem in problems:
         print(f"needs you       {problem}")
     return EXIT_NOT_IN_ORDER if problems else 0
+
+
+def _answered(state: Path, run_id: str) -> str:
+    answer = RunAgreements(state).answer_to(run_id)
+    if answer is None:
+        return "this hospital has not answered: ./confide hospital runs"
+    return f"this hospital {'agrees' if answer.agreed else 'has declined'}, by its {answer.by}"
 
 
 def _data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> Iterator[str]:
@@ -67,6 +81,10 @@ def _data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> 
     )
     if status is None:
         return
+    if status.run_id is not None:
+        yield f"took part       in run {status.run_id[:12]}, last in round {status.round}"
+    for code, count in sorted(status.refusals.items()):
+        yield f"refused         {count} requests: {code}"
     meaning = f"at δ={policy.delta:g} for each {policy.unit.value} ({RELATION})"
     yield f"privacy         training: ε {shown_epsilon(status.epsilon_spent)} of {policy.epsilon_budget:g} {meaning}"
     for part, spent in sorted(status.evaluation_epsilon_spent.items()):

@@ -70,6 +70,8 @@ def test_a_run_is_agreed_to_by_hand_and_by_policy_stops_goes_on_and_keeps_its_te
         assert finished == [STOPPED, COMPLETED]
         assert f"{ROUNDS} of {ROUNDS}" in consortium.run("list")
 
+        everybody_sees_it(consortium, run.run_id[:12])
+
         # Another run declines by hand, and what is finished is not changed any more.
         consortium.run("propose", "--set", "experiment.rounds=3")
         second = queue.find("2")
@@ -86,6 +88,21 @@ def test_a_run_is_agreed_to_by_hand_and_by_policy_stops_goes_on_and_keeps_its_te
     answers = [body for body in bodies if isinstance(body, AnsweredProposal)]
     assert [(answer.agreed, answer.by) for answer in answers] == [(True, "operator"), (False, "operator")]
     assert bodies.index(answers[0]) < next(place for place, body in enumerate(bodies) if isinstance(body, JoinedRun))
+
+
+def everybody_sees_it(consortium: Consortium, run: str) -> None:
+    """Look at logs and status of both sides after a run of all rounds."""
+    log = (consortium.folder / "server.out").read_text()
+    assert [log.count(f"round {number} of {ROUNDS}: 3 hospitals") for number in range(1, ROUNDS + 1)] == [1] * ROUNDS
+    assert f"is finished after {ROUNDS} rounds: completed" in log
+    state = consortium.hospital_state("st-mary")
+    assert f"run {run}, round " in (state / "logs" / "agent.log").read_text()
+    told = consortium.deploy("status", "--state", str(consortium.state))
+    assert f"run             1 ({run}) is finished" in told
+    assert told.count("protocol version") == 4  # The server, and each hospital.
+    standing = consortium.deploy("hospital", "status", "--state", str(state))
+    assert f"run             {run} is " in standing
+    assert "this hospital agrees, by its operator" in standing
 
 
 def refuses_a_second_server(consortium: Consortium, ports: tuple[str, ...]) -> None:

@@ -1,13 +1,19 @@
+import datetime as dt
 from pathlib import Path
 
 import pytest
 
 from common.config import Config, replace
 from common.errors import RunError
+from common.files import write_private
+from common.identity.certificates import certificate_pem, make_authority, make_tls_certificate
 from common.telemetry import metric_names as names
 from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
-from server.metrics import RunMetrics
+from server.metrics import LAST_ROUNDS, RunMetrics
+from server.run_queue import RunQueue, RunState
 from tests.example_run import HOSPITALS, RUN_ID, example_run
+
+NOW = dt.datetime.now(dt.UTC)
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -189,3 +195,50 @@ def test_exact_counts_are_called_so_and_have_no_epsilon(tmp_path: Path) -> None:
     (told,) = (labels for name, labels in samples if name == "confide_run_info")
     assert "exact counts: not differentially private" in told[-1]
     assert "The server holds the authority's key" in told[-1]
+
+
+def test_no_round_is_missed_between_two_scrapes_and_a_bounded_number_is_kept(tmp_path: Path) -> None:
+    events = example_run(6)
+    done = [event for event in events if isinstance(event, RoundDone)]
+    _write(tmp_path, events)
+    samples = _samples(RunMetrics(tmp_path))
+    for event in done:
+        key = (RUN_ID[:12], str(event.step))
+        assert samples["confide_round_auc", key] == event.auc
+        assert samples["confide_round_duration_seconds", key] == event.seconds
+        assert samples["confide_round_epsilon", key] == event.epsilon
+        assert samples["confide_round_finished_timestamp_seconds", key] == event.time
+    more = [done[-1].model_copy(update={"step": step}) for step in range(7, 7 + LAST_ROUNDS)]
+    _write(tmp_path, [*events[:-1], *more])
+    rounds = {labels[1] for name, labels in _samples(RunMetrics(tmp_path)) if name == "confide_round_hospitals"}
+    assert rounds == {str(step) for step in range(7, 7 + LAST_ROUNDS)}
+
+
+@pytest.mark.parametrize(
+    ("reason", "result"), [("completed", "finished"), ("stopped", "stopped"), ("5 rounds in a row failed", "failed")]
+)
+def test_a_run_that_failed_is_not_called_finished(tmp_path: Path, reason: str, result: str) -> None:
+    events = example_run(3)
+    last = events[-1]
+    assert isinstance(last, RunFinished)
+    _write(tmp_path, events[:-1])
+    assert _samples(RunMetrics(tmp_path))["confide_run_result", (RUN_ID[:12], "running")] == 1
+    _write(tmp_path, [*events[:-1], last.model_copy(update={"reason": reason})])
+    told = {labels for name, labels in _samples(RunMetrics(tmp_path)) if name == "confide_run_result"}
+    assert told == {(RUN_ID[:12], result)}
+
+
+def test_a_server_shows_where_each_of_its_runs_stands_and_how_long_its_certificate_holds(tmp_path: Path) -> None:
+    queue = RunQueue(tmp_path)
+    queue.adopt("a" * 32, "phantom", ("x", "y"), 1)
+    queue.end("a" * 32, RunState.FAILED, "too few hospitals")
+    authority = make_authority("Test", NOW)
+    certificate, _ = make_tls_certificate(authority, ("localhost",), NOW, dt.timedelta(hours=10))
+    write_private(tmp_path / "ca.pem", certificate_pem(authority.certificate))
+    write_private(tmp_path / "tls.pem", certificate_pem(certificate))
+    metrics = RunMetrics(tmp_path / "run", tmp_path)
+    samples = _samples(metrics)
+    assert samples["confide_run_result", ("a" * 12, "failed")] == 1
+    assert 0.9 < samples["confide_certificate_left_ratio", ("tls",)] <= 1
+    queue.resume("a" * 32)
+    assert ("confide_run_result", ("a" * 12, "failed")) not in _samples(metrics)

@@ -1,0 +1,50 @@
+"""The server's operator sees members, versions and runs, and what needs a person, without a running server."""
+
+from pathlib import Path
+
+import pytest
+
+from common.telemetry.events import EVENTS_FILE, RoundDone, RunFinished
+from deploy.consortium import server, status
+from server.members.roster import Membership
+from server.members.versions import SpokenVersions
+from server.run_queue import RunProposal, RunQueue, RunState
+from tests.example_run import example_run
+from tests.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
+
+
+def shown(state: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    capsys.readouterr()
+    code = status.main(["status", "--state", str(state)])
+    return code, capsys.readouterr().out
+
+
+def test_a_server_shows_its_members_versions_and_runs_and_what_needs_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "server"
+    server.main(["server", "--state", str(state), "--address", "localhost", "--no-start", "--hold-authority-key"])
+    code, told = shown(state, capsys)
+    assert code == 0
+    assert "not running" in told
+    assert "certificate     until" in told
+
+    members, membership, queue = Members.made(), Membership(state), RunQueue(state)
+    for name, pem in members.roster.items():
+        membership.admit(name, pem.encode(), b"key")
+    membership.versions.note("st-anne", SpokenVersions(2, "0.1.0"))
+    description = members.description()
+    queue.propose(RunProposal(CONFIG, description, "phantom", NAMES, int((NOW + HOUR).timestamp())), NOW)
+    events = [event for event in example_run(6) if not isinstance(event, RunFinished)]
+    (queue.folder(RUN_ID) / EVENTS_FILE).write_text("".join(event.to_line() for event in events))
+    queue.end(RUN_ID, RunState.FAILED, "too few hospitals are left")
+    code, told = shown(state, capsys)
+    assert code == 1
+    assert "st-anne: protocol version 2 (Confide 0.1.0)" in told
+    assert "st-john: has not said which version it speaks" in told
+    assert "run             1 (0123456789ab) is failed: too few hospitals are left" in told
+    last = [event for event in events if isinstance(event, RoundDone)][-1]
+    assert f"6 rounds done, the last with {last.hospitals} hospitals; largest ε" in told
+    assert "hospital-4 refused 1 times: budget" in told
+    assert "needs you       st-anne speaks another version of the protocol" in told
+    assert "`confide run resume 1`" in told
