@@ -17,14 +17,14 @@ _TWO_CLASSES = 2
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReaderAnswer:
     """A question with its answer, both in words."""
 
     question: str
     answer: str
 
 
-def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Answer, ...]:
+def answers(history: RunHistory, calibration: Calibration | None) -> tuple[ReaderAnswer, ...]:
     """Return the questions that the run can answer, of a task with two classes; none where nothing was measured."""
     tested = history.tested
     if tested is None or len(tested.confusion) != _TWO_CLASSES:
@@ -32,9 +32,11 @@ def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Answe
     sure = of_test(tested)
     unit = history.started.config.privacy.unit.value
     said = [
-        Answer("How many of the sick does it miss?", _of_a_hundred(sure["recall"], "sick", "missed")),
-        Answer("How many of the healthy does it alarm?", _of_a_hundred(sure["specificity"], "healthy", "alarmed")),
-        Answer(
+        ReaderAnswer("How many of the sick does it miss?", _of_a_hundred(sure["recall"], "sick", "missed")),
+        ReaderAnswer(
+            "How many of the healthy does it alarm?", _of_a_hundred(sure["specificity"], "healthy", "alarmed")
+        ),
+        ReaderAnswer(
             "How sure are these figures?",
             f"They come from {tested.records} {unit}s of the hospitals' pooled test parts; ranges are 95 % intervals"
             + (" over the sampling of records." if tested.exact else " over the sampling of records and privacy noise.")
@@ -43,8 +45,8 @@ def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Answe
     ]
     if calibration is not None:
         how = calibration.sentence()
-        said.append(Answer("Can its probabilities be read as chances?", f"{how[0].upper()}{how[1:]}."))
-    return (*said, Answer("For whom does it not work?", _for_whom_not(history)))
+        said.append(ReaderAnswer("Can its probabilities be read as chances?", f"{how[0].upper()}{how[1:]}."))
+    return (*said, ReaderAnswer("For whom does it not work?", _for_whom_not(history)))
 
 
 def epsilon_in_words(history: RunHistory) -> str:

@@ -22,7 +22,7 @@ from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
-from deploy.results.reader_questions import Answer, answers, epsilon_in_words
+from deploy.results.reader_questions import ReaderAnswer, answers, epsilon_in_words
 from deploy.results.statistics import explained, shown
 
 COMPARED = ("auc", "accuracy", "f1", "recall", "specificity", "epsilon")
@@ -151,7 +151,7 @@ class RunFacts:
         return self.calibration.points(self.prevalence) if self.calibration else ()
 
     @property
-    def answers(self) -> tuple[Answer, ...]:
+    def answers(self) -> tuple[ReaderAnswer, ...]:
         """What a reader asks first."""
         return answers(self.history, self.calibration)
 
