@@ -6,7 +6,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.config import AggregationMode, Config, PrivacyMode
+from common.config import AggregationMode, Config
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import shown_epsilon
 from deploy.results.history import RunHistory
 
@@ -29,7 +30,7 @@ def leaves(history: RunHistory) -> Figure:
     _box(axes, 5.6, "the server", _server_reads(config, len(history.started.hospitals)))
     _box(axes, 11.1, "whoever gets the model", "the model, pooled figures\nand this report")
     _arrow(axes, 4.0, 5.5, "one vector\na round", _on_the_way(config), _protects(config))
-    _arrow(axes, 9.5, 11.0, "model,\nfigures", _noise(config, history), config.privacy.mode is not PrivacyMode.NONE)
+    _arrow(axes, 9.5, 11.0, "model,\nfigures", _noise(config, history), mechanism_of(config).is_private)
     axes.text(
         0.1, 0.2, "Orange: without protection. Who learns what stands in the table below.", fontsize=8, color=_GREY
     )
@@ -51,7 +52,7 @@ def _on_the_way(config: Config) -> str:
 
 
 def _noise(config: Config, history: RunHistory) -> str:
-    if config.privacy.mode is PrivacyMode.NONE or not history.rounds:
+    if not mechanism_of(config).is_private or not history.rounds:
         return "no noise"
     return f"noise:\nε = {shown_epsilon(history.rounds[-1].epsilon)}"
 

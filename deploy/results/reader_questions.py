@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from common.config import PrivacyMode
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import shown_epsilon
 from deploy.results.calibration import Calibration, attacker_gains
 from deploy.results.history import RunHistory
@@ -52,7 +52,7 @@ def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Reade
 def epsilon_in_words(history: RunHistory) -> str:
     """Say what ε allows somebody to learn about one unit of the training data."""
     config = history.started.config
-    if config.privacy.mode is PrivacyMode.NONE or not history.rounds:
+    if not mechanism_of(config).is_private or not history.rounds:
         return "Without differential privacy nothing bounds what the model tells about a person it was trained on."
     epsilon = history.rounds[-1].epsilon
     if not math.isfinite(epsilon):

@@ -510,6 +510,17 @@ def _fetched() -> Iterator[bytes]:
     yield head + b'fetched,A1,1.2.3,20240101,1,900,,images/ab,CR\nfailed,"A,2",1.2.4,,0,0,1 image_damaged,,CR\n'
 
 
+def _own_data() -> Iterator[bytes]:
+    (picture, _) = _images()
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in ("mine/covid/a.png", "mine/covid/b.png", "mine/normal/c.png", "mine/normal/d.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
+    yield out.getvalue()
+
+
 def _known_tables() -> Iterator[bytes]:
     yield b"Image Index,Finding Labels,Follow-up #,Patient ID\n1.png,No Finding,0,1\n2.png,Edema|Mass,0,2\n"
 
@@ -626,7 +637,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "pacs-matches": _pacs_matches,
     "fetched": _fetched,
     "image-tree": _image_trees,
-    "own-data": _image_trees,
+    "own-data": _own_data,
     "known-table": _known_tables,
     "onnx": _onnx_files,
     "dealt-shard": _dealt_shards,
