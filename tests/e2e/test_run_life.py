@@ -17,7 +17,8 @@ from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SERVER = "127.0.0.1"
-ROUNDS = 12
+ROUNDS = 40
+"""Enough that the command to stop arrives before the last one, on a busy machine too."""
 
 
 @pytest.fixture
