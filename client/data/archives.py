@@ -106,7 +106,8 @@ class Archives:
         """
         try:
             with (self._root / file).open("rb") as opened:
-                return opened.read(most)
+                # No more than the file has: a read allocates all that it is asked for.
+                return opened.read(min(most, os.fstat(opened.fileno()).st_size + 1))
         except NotADirectoryError:
             inside = split_path(self._root, file)
             if inside is None or not self.has(*inside):
