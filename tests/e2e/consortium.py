@@ -37,6 +37,8 @@ class Consortium:
     def __init__(self, folder: Path, hospitals: int, settings: Sequence[str] = ()) -> None:
         self.folder = folder
         self.state = folder / "server"
+        # A machine of its own, or its list of ledgers would know these images from another test.
+        self._environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "machine")}
         self._settings = tuple(
             word for setting in (*SETTINGS, f"experiment.num_clients={hospitals}", *settings)
             for word in ("--set", setting)
@@ -63,17 +65,17 @@ class Consortium:
     def invite(self, name: str, *arguments: str) -> str:
         command = (sys.executable, "-m", "deploy", "invite", name, "--state", str(self.state), *arguments)
         return subprocess.run(
-            command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True, text=True
+            command, env=self._environment, cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout.strip()
 
     def revoke(self, name: str) -> None:
         command = (sys.executable, "-m", "deploy", "revoke", name, "--state", str(self.state))
-        subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(command, env=self._environment, cwd=ROOT, check=True, capture_output=True)
 
     def deploy(self, *words: str) -> str:
         """Run a command, and return what it prints."""
         command = (sys.executable, "-m", "deploy", *words)
-        done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, env=self._environment, cwd=ROOT, check=False, capture_output=True, text=True)
         assert done.returncode in {0, 1}, done.stdout + done.stderr
         return done.stdout
 
@@ -170,7 +172,7 @@ class Consortium:
             self._processes[name] = subprocess.Popen(
                 (*prefix, sys.executable, "-m", "deploy", *command),
                 cwd=ROOT,
-                env={**ENVIRONMENT, **(environment or {})},
+                env={**self._environment, **(environment or {})},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
