@@ -10,11 +10,13 @@
 
 A run has a folder of its own. What describes it, ``config.yaml`` and ``proposal.json``, is written once and never
 changed: a changed run is another one. The supervisor, the service of enrolment and the ServerApp read and write under
-the folder's lock.
+one lock.
 """
 
 import datetime
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -24,13 +26,14 @@ import msgspec
 
 from common.config import Config, RunDescription, load_config
 from common.errors import ConfigError, RunError
-from common.files import locked, write_private
+from common.files import hold, make_private_folder, write_private
 from common.identity.certificates import read_certificate
 from common.run.proposal import MOST_OPEN, Proposal, RunAnswer, terms_hash
 
 RUNS_FOLDER = "runs"
 PROPOSAL_FILE, CONFIG_FILE = "proposal.json", "config.yaml"
 _RECORD_FILE, _ANSWERS_FOLDER = "run.json", "answers"
+_LOCK_FILE = "runs.lock"
 
 FOLDER_DIGITS = 12
 """So many digits of a run's identifier name its folder, and name it in commands."""
@@ -103,6 +106,7 @@ class RunQueue:
     """The runs of one server."""
 
     def __init__(self, state: Path) -> None:
+        self._state = state
         self._folder = state / RUNS_FOLDER
 
     def propose(self, asked: RunProposal, now: datetime.datetime) -> KeptRun:
@@ -118,7 +122,7 @@ class RunQueue:
             )
         except ValueError as error:
             raise RunError(str(error).splitlines()[-1].strip()) from None
-        with locked(self._folder):
+        with self._locked():
             runs = self._all()
             if sum(run.state in OPEN for run in runs) >= MOST_OPEN:
                 raise RunError(f"at most {MOST_OPEN} runs may be open at once; `confide run stop` or wait")
@@ -148,7 +152,7 @@ class RunQueue:
 
         One that is not finished goes on: a person who starts the server again has corrected what ended it.
         """
-        with locked(self._folder):
+        with self._locked():
             if (self.folder(run_id) / _RECORD_FILE).exists():
                 kept = self._read(run_id)
                 if kept.state in {RunState.FAILED, RunState.STOPPED, RunState.RUNNING}:
@@ -163,7 +167,7 @@ class RunQueue:
 
     def all(self) -> tuple[KeptRun, ...]:
         """Return all runs in the order in which they were proposed."""
-        with locked(self._folder):
+        with self._locked():
             return self._all()
 
     def find(self, name: str) -> KeptRun:
@@ -184,7 +188,7 @@ class RunQueue:
 
     def get(self, run_id: str) -> KeptRun:
         """Return a run by its whole identifier, or raise :class:`RunError`."""
-        with locked(self._folder):
+        with self._locked():
             return self._read(run_id)
 
     def folder(self, run_id: str) -> Path:
@@ -231,7 +235,7 @@ class RunQueue:
             RunError: it is not an answer to this server's proposal, or another one than before.
         """
         answer.verify(read_certificate(certificate).public_key())  # type: ignore[arg-type]  # the roster's are Ed25519
-        with locked(self._folder):
+        with self._locked():
             self._read(answer.run_id)
             proposal = self.proposal(answer.run_id)
             if proposal is None or proposal.hash() != answer.proposal:
@@ -243,7 +247,7 @@ class RunQueue:
 
     def settle(self, now: datetime.datetime) -> tuple[KeptRun, ...]:
         """Take note of the answers and of the time; returns the runs that changed their state."""
-        with locked(self._folder):
+        with self._locked():
             changed = []
             for run in self._all():
                 settled = self._settled(run, now)
@@ -326,7 +330,7 @@ class RunQueue:
             RunError: its configuration was changed.
         """
         terms = terms_hash(description)
-        with locked(self._folder):
+        with self._locked():
             run = self._read(run_id)
             if run.terms and run.terms != terms:
                 raise RunError(
@@ -338,6 +342,13 @@ class RunQueue:
 
     def _answer(self, run_id: str, hospital: str) -> Path:
         return self.folder(run_id) / _ANSWERS_FOLDER / f"{hospital}.json"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, which lies beside the folder: that holds runs alone."""
+        make_private_folder(self._state)
+        with hold(self._state / _LOCK_FILE):
+            yield
 
     def _settled(self, run: KeptRun, now: datetime.datetime) -> KeptRun:
         if run.state in {RunState.PROPOSED, RunState.AGREED} and run.until is not None and now.timestamp() > run.until:
@@ -355,7 +366,7 @@ class RunQueue:
         return agreed is None or set(run.hospitals) <= agreed
 
     def _change(self, run_id: str, **changes: object) -> KeptRun:
-        with locked(self._folder):
+        with self._locked():
             run = msgspec.structs.replace(self._read(run_id), **changes)
             self._write(run)
             return run

@@ -107,7 +107,7 @@ def test_hospitals_join_renew_and_are_revoked_while_a_run_goes_on(tmp_path: Path
 
 def served_serial(port: int) -> int:
     """Return the serial number of the certificate that whoever connects to a port now is shown."""
-    served = ssl.get_server_certificate((LOOPBACK, port), timeout=10)
+    served = ssl.get_server_certificate((SERVER, port), timeout=10)
     return x509.load_pem_x509_certificate(served.encode()).serial_number
 
 
