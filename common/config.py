@@ -124,7 +124,7 @@ class ModelConfig(_Section):
     """Of the source of a package, or of the file of a backbone; empty for a model of the registry."""
     backbone: Annotated[str, Field(pattern=rf"^(?:{naming.REGISTERED})?$")] = ""
     features: Annotated[int, Field(ge=0, le=naming.MOST_FEATURES)] = 0
-    pixels: Literal["imagenet", "zero_one", "minus_one_one"] = "imagenet"
+    pixels: naming.Pixels = "imagenet"
 
     @model_validator(mode="after")
     def _is_named_whole(self) -> Self:

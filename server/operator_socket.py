@@ -24,13 +24,13 @@ from common.complaints import complaint
 from common.config import Config, RunDescription, replace
 from common.errors import ConfideError, ConfigError, RunError
 from common.identity.certificates import load_certificate
-from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer
+from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer, RunState
 from common.run.terms import claims_of, describe
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone
 from server.members.roster import Membership
 from server.run import new_run_id
-from server.run_queue import KeptRun, RunProposal, RunQueue, RunState
+from server.run_queue import KeptRun, RunProposal, RunQueue
 
 SOCKET_FILE = "operator.sock"
 

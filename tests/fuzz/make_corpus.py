@@ -47,7 +47,7 @@ from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
-from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, terms_hash
+from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -58,7 +58,7 @@ from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.operator_socket import ChangeRun, Propose, ShowRuns
 from server.progress import RunProgress
-from server.run_queue import KeptRun, RunState
+from server.run_queue import KeptRun
 from tests.audited_run import audited_run
 from tests.example_run import example_run
 from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed

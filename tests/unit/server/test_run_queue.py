@@ -8,9 +8,9 @@ import pytest
 from common.config import replace
 from common.errors import IdentityError, RunError
 from common.identity.certificates import certificate_pem
-from common.run.proposal import MOST_OPEN, Proposal, RunAnswer
+from common.run.proposal import MOST_OPEN, Proposal, RunAnswer, RunState
 from common.telemetry.events import COMPLETED
-from server.run_queue import CONFIG_FILE, KeptRun, RunProposal, RunQueue, RunState
+from server.run_queue import CONFIG_FILE, KeptRun, RunProposal, RunQueue
 from tests.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
 
 MEMBERS = Members.made((*NAMES, "st-luke"))
