@@ -22,7 +22,7 @@ from common.secagg.messages import KeyDirectory, MaskedInputRequest, SurvivorLis
 from common.secagg.parameters import Adversary, GraphParameters
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, route
-from tests.protocol.parties import RUN_ID, TERMS, Consortium, sent
+from tests.support.parties import RUN_ID, TERMS, Consortium, sent
 
 VICTIM = "hospital-1"
 OTHER_TERMS = bytes(32)

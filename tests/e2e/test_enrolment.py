@@ -13,7 +13,7 @@ from cryptography import x509
 
 from common.identity.certificates import load_certificate
 from common.settings import free_port
-from tests.e2e.consortium import Consortium
+from tests.support.consortium import Consortium
 
 pytestmark = pytest.mark.e2e
 

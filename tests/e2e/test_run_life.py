@@ -12,7 +12,7 @@ from common.identity.certificates import load_certificate
 from common.settings import SERVER_SETTINGS_FILE, free_port
 from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
 from server.run_queue import RunQueue, RunState
-from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
+from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -20,8 +20,8 @@ from deploy.audit.verify import find_authority, find_chains, verify
 from deploy.hospital import model as model_command
 from deploy.results.model_file import ModelCard, ModelFacts, load_model, save_model
 from server.members.results import FinishedRuns
-from tests.audited_run import NAMES, RUN_ID
-from tests.finished_run import FinishedRun, finished_run
+from tests.support.audited_run import NAMES, RUN_ID
+from tests.support.finished_run import FinishedRun, finished_run
 
 LONG = 60.0
 

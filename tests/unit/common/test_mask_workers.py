@@ -16,7 +16,7 @@ from common.mask_workers import LEAST_BYTES, SLOT_BYTES, MaskWorkers, cores
 from common.secagg.erasing import erase
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import Vector
-from tests.memory_scan import PIECES, Remembered
+from tests.support.memory_scan import PIECES, Remembered
 
 ROOT = Path(__file__).parents[3]
 MASKS = [Mask(bytes([number]) * 32, subtract=number % 2 == 1) for number in range(4)]

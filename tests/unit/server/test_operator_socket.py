@@ -29,7 +29,7 @@ from server.operator_socket import (
     ask_server,
 )
 from server.run_queue import RunQueue
-from tests.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
+from tests.support.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
 
 MEMBERS = Members.made((*NAMES, "st-luke"))
 

@@ -10,7 +10,7 @@ from common.task import TaskConfig, TaskKind
 from common.telemetry.events import Evaluated, Event, RunStarted
 from deploy.results.by_class import by_class, by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
-from tests.example_run import example_of_three_classes
+from tests.support.example_run import example_of_three_classes
 
 LUNGS = TaskConfig(kind=TaskKind.MULTICLASS, classes=("covid", "normal", "tb"), positive=("covid", "tb"))
 MATRIX = np.array([[6, 2, 2], [1, 18, 1], [3, 7, 0]])

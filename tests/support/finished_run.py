@@ -18,7 +18,7 @@ from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import RunFolder
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.progress import RunProgress
-from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
+from tests.support.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from tests.protocol.parties import Hospital
+from tests.support.parties import Hospital
 
 VICTIM = "hospital-1"
 MOST_HOSPITALS = 5
