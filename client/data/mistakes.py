@@ -90,7 +90,7 @@ COUNTED = frozenset(
 
 A server chooses both, so it could ask again and again, and learn a number, or whether a table holds a finding, from who
 refuses. ``check-data`` refuses for them, so that the hospital's staff corrects it. A run that meets them leaves out the
-records in question, and tells the operator.
+records in question, and informs the operator.
 """
 
 

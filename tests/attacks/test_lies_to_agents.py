@@ -1,6 +1,6 @@
 """A lying server against the deployed agents: every refusal is a reply that names the error, and costs nothing.
 
-The protocol's own catalogue (the other files here) tells of every lie; these tests tell that the agent applies it,
+The protocol's own catalogue (the other files here) has every lie; these tests show that the agent applies it,
 remembers across a restart what it has answered, and books no privacy for what it refuses.
 """
 

@@ -58,7 +58,7 @@ def _quick() -> Iterator[None]:
 
 
 class Tally:
-    """What random programs came to."""
+    """How random programs ended."""
 
     def __init__(self) -> None:
         self.replies: Counter[str] = Counter()
@@ -79,7 +79,7 @@ class Tally:
 def test_no_random_server_breaks_the_promise(mode: str) -> None:
     tally = Tally()
     tally.play(range(MODES.index(mode), FAST, len(MODES)))
-    # That it means something: rounds come to their sums, and hospitals refuse for many reasons.
+    # That it means something: rounds reach their sums, and hospitals refuse for many reasons.
     assert tally.sums >= FAST // len(MODES) // 2
     assert tally.replies["unmasked"] >= FAST // len(MODES) // 2
     assert len(tally.replies) >= 15, tally.replies

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 LOOPBACK = "127.0.0.1"
 SERVER = "127.0.0.2"
-"""Of this machine too, but not among the addresses that Confide keeps from going to a proxy."""
+"""An address of this machine too, but not among the addresses that Confide keeps from going to a proxy."""
 
 
 class ConnectProxy:

@@ -8,7 +8,7 @@ from common.secagg.phases import Phase
 from tests.support.deployed import deployed_in
 
 FLOWER_LOOKS_EVERY_SECONDS = 3.0
-"""By itself, a SuperNode that has found no message looks for the next one after so long."""
+"""By itself, a SuperNode that has found no message polls for the next one after this time."""
 
 ROUNDS = 5
 

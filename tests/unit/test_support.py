@@ -1,7 +1,7 @@
 """What tests share lies in ``tests/support``, or belongs to a tool that has a folder of its own."""
 
-import ast
 import functools
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,16 +10,15 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ("tests.support", "tests.fuzz", "tests.mutation", "tests.benchmarks")
 
 
+IMPORT = re.compile(r"^\s*(?:from|import) (tests\b[\w.]*)(?: import (.+))?$", re.MULTILINE)
+
+
 def imported(path: Path) -> set[str]:
-    """Return the modules below ``tests`` that a file imports."""
+    """Return the modules below ``tests`` that a file may import: a name that is imported may be one too."""
     modules = set[str]()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            # ``from tests.support import twins`` imports a module, other names just add a path that does not exist.
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {module for module in modules if module.startswith("tests.")}
+    for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):
+        modules |= {module, *(f"{module}.{name.strip()}" for name in names.split(","))}
+    return modules
 
 
 @functools.cache

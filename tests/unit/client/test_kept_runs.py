@@ -74,10 +74,17 @@ class Scene:
         (self.run.folder / DELIVERY_FILE).write_bytes(signed.encode())
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    run = finished_run(tmp_path / "server")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Finish one run, of which each test changes a copy."""
+    run = finished_run(tmp_path_factory.mktemp("finished") / "server")
     run.write_results()
+    return run
+
+
+@pytest.fixture
+def scene(finished: FinishedRun, tmp_path: Path) -> Scene:
+    run = finished.copy(tmp_path / "server")
     identity = run.hospital(tmp_path / "hospital")
     line = Line("localhost:1", run.authority, finished=FinishedRuns(run.state, run.authority))
     return Scene(run, tmp_path / "hospital", identity, line)

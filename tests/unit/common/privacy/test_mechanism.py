@@ -75,6 +75,12 @@ def test_no_other_file_asks_which_mode_a_run_is_in() -> None:
     assert asking == MAY_ASK
 
 
+def test_no_template_asks_which_mode_a_run_is_in() -> None:
+    templates = list((ROOT / "deploy").rglob("*.j2"))
+    assert len(templates) > 3
+    assert [path.name for path in templates if "privacy.mode" in path.read_text(encoding="utf-8")] == []
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -16,7 +16,7 @@ MANDATORY = {
     "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task", "description",
     "authors", "copyright", "network_data_format",
 }  # fmt: skip
-"""Of ``metadata.json``, by MONAI's bundle specification."""
+"""The keys of ``metadata.json``, by MONAI's bundle specification."""
 
 
 @pytest.fixture(scope="module")
