@@ -17,7 +17,7 @@ def imported(path: Path) -> set[str]:
     """Return the modules below ``tests`` that a file may import: a name that is imported may be one too."""
     modules = set[str]()
     for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):
-        modules |= {module, *(f"{module}.{name.strip()}" for name in names.split(","))}
+        modules |= {module, *(f"{module}.{name.strip()}" for name in names.split(",") if name)}
     return modules
 
 
