@@ -50,7 +50,7 @@ class Propose(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prop
     classes: tuple[str, ...]
     channels: int
     parameters: Annotated[int, msgspec.Meta(ge=1)]
-    """Of the model: the server itself does without PyTorch."""
+    """The number of the model's parameters: the server itself does without PyTorch."""
     days: Annotated[float, msgspec.Meta(gt=0, le=3660)]
     hospitals: tuple[str, ...] = ()
     """Who must agree; all members where it is empty."""

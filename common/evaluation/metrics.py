@@ -221,6 +221,18 @@ METRICS: Mapping[str, Metric] = {
 """AUC with more than two classes is the mean of one-versus-rest, as MedMNIST reports, and NaN where a class has no or
 only records. The calibration error is of the most probable class, in CALIBRATION_BINS equal bins."""
 
+HEADLINES = ("auc", "accuracy", "f1")
+"""The metrics that curves and small tables show, where not all have room."""
+
+SUMMARISED = (*HEADLINES, "recall", "specificity", "kappa")
+"""The metrics that the last lines of a run and a comparison of runs name, those of the task."""
+
+BY_ROUND = ("accuracy", "precision", "recall", "f1", "auc", "loss")
+"""The metrics that a run's table and ``metrics.csv`` have for each round: a fixed format, which programs read."""
+
+OF_A_CLASS = ("auc", "recall", "specificity", "precision")
+"""The metrics that one class of several, or one label, has: fields of :class:`ClassFigures`."""
+
 UNDEFINED: Mapping[str, float] = dict.fromkeys(METRICS, math.nan)
 
 

@@ -144,7 +144,7 @@ class RunAnswer(_Signed):
     reason: _Words = ""
     """Why it declines, as a sentence; empty where it agrees."""
     epsilon: Annotated[dict[str, AnsweredEpsilon], Field(max_length=8)] = Field(default_factory=dict)
-    """By account. Empty where it declines: the sentence says what matters."""
+    """The cost by account. Empty where it declines: the sentence says what matters."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{0,128}$")] = ""
 
     def signed(self, key: Ed25519PrivateKey) -> Self:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from common.config import Config, load_config, replace
 from common.errors import RunError
+from common.evaluation.metrics import HEADLINES
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
@@ -46,7 +47,7 @@ AGAINST = (
     "ε holds: central, against whoever gets the model, but the centre sees every record; distributed, against the "
     "server too; local, against everyone outside the hospital."
 )
-SHOWN = ("auc", "accuracy", "f1", "spent")
+SHOWN = (*HEADLINES, "spent")
 PLOT_FILE = "auc-by-epsilon.png"
 GAINS_FILE = "gains.csv"
 APART = 1.03

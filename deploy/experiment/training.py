@@ -13,7 +13,7 @@ from client.features import model_inputs
 from client.training import TrainingData, evaluate, train_locally
 from common.config import Config, HospitalConfig, PrivacyUnit, replace
 from common.errors import ConfigError, RunError
-from common.evaluation import EvaluationShape, metrics
+from common.evaluation import METRICS, EvaluationShape, metrics
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, epsilon, rounded_up
@@ -29,9 +29,6 @@ from server.run import new_run_id
 
 _FEWEST_STATED = 20
 """What a policy states at least."""
-
-MEASURES = ("auc", "accuracy", "f1", "precision", "recall", "specificity", "loss", "ece")
-"""What every training is measured by, on the official test part."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Laboratory:
             report: called with each event of the run.
 
         Returns:
-            MEASURES of the last model, and the largest ε that a hospital has spent.
+            METRICS of the last model on the official test part, and the largest ε that a hospital has spent.
 
         Raises:
             RunError: the run did not reach its last round.
@@ -72,7 +69,7 @@ class Laboratory:
             reason = consortium.server(new_run_id(), self.data, Path(states) / "checkpoints", take).train()
         if reason != COMPLETED:
             raise RunError(f"every round of a trial must be trained, got {len(done)}: {reason}")
-        return {name: float(getattr(done[-1], name)) for name in MEASURES} | {"spent": done[-1].epsilon}
+        return {name: float(getattr(done[-1], name)) for name in METRICS} | {"spent": done[-1].epsilon}
 
     def train_centrally(self, config: Config) -> Measures:
         """Train where all data lies in one place: the bound that mode ``distributed`` is measured against.
@@ -107,7 +104,7 @@ class Laboratory:
         shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
         measured = metrics(evaluate(model, trained, validation, test, shape))
         spent = rounded_up(epsilon([plan.event], privacy.delta, Accountant(privacy.accountant)))
-        return {name: float(getattr(measured, name)) for name in MEASURES} | {"spent": spent}
+        return {name: float(getattr(measured, name)) for name in METRICS} | {"spent": spent}
 
     def _pooled(self, config: Config, split: Split) -> TrainingData:
         records = self.data.parts[split]

@@ -129,7 +129,7 @@ class RunFolder:
         except OSError as error:
             raise AuditError(f"{AUDIT_FILE} must be readable: {error.strerror}") from None
         if not _descriptions(chain):
-            raise AuditError(f"{AUDIT_FILE} must record the run that {EVENTS_FILE} tells of")
+            raise AuditError(f"{AUDIT_FILE} must record the run in {EVENTS_FILE}")
         return chain
 
     def _authority(self) -> x509.Certificate:

@@ -242,7 +242,7 @@ class Enrolment:
         return certificate, name, request
 
     def _member(self, name: str, key: Ed25519PublicKey) -> bytes:
-        """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is none with this key."""
+        """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is no member with this key."""
         known = self._membership.roster().get(name)
         cut_off = self._membership.is_cut_off(name)
         if known is None or cut_off or read_certificate(known.encode()).public_key() != key:

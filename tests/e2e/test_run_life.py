@@ -13,7 +13,7 @@ from common.run.proposal import RunState
 from common.settings import SERVER_SETTINGS_FILE, free_port
 from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
 from server.run_queue import RunQueue
-from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
+from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

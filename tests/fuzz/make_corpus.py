@@ -59,11 +59,11 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.operator_socket import ChangeRun, Propose, ShowRuns
 from server.progress import RunProgress
 from server.run_queue import KeptRun
-from tests.audited_run import audited_run
-from tests.example_run import example_run
 from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed
-from tests.ledger_of_version_1 import write_ledger
-from tests.onnx_files import honest
+from tests.support.audited_run import audited_run
+from tests.support.example_run import example_run
+from tests.support.ledger_of_version_1 import write_ledger
+from tests.support.onnx_files import honest
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

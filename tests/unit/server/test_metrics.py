@@ -12,7 +12,7 @@ from common.telemetry import metric_names as names
 from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
 from server.metrics import LAST_ROUNDS, RunMetrics
 from server.run_queue import RunQueue
-from tests.example_run import HOSPITALS, RUN_ID, example_run
+from tests.support.example_run import HOSPITALS, RUN_ID, example_run
 
 NOW = dt.datetime.now(dt.UTC)
 

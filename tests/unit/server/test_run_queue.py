@@ -11,7 +11,7 @@ from common.identity.certificates import certificate_pem
 from common.run.proposal import MOST_OPEN, Proposal, RunAnswer, RunState
 from common.telemetry.events import COMPLETED
 from server.run_queue import CONFIG_FILE, KeptRun, RunProposal, RunQueue
-from tests.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
+from tests.support.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
 
 MEMBERS = Members.made((*NAMES, "st-luke"))
 

@@ -10,8 +10,8 @@ from deploy.consortium import server, status
 from server.members.roster import Membership
 from server.members.versions import SpokenVersions
 from server.run_queue import RunProposal, RunQueue
-from tests.example_run import example_run
-from tests.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
+from tests.support.example_run import example_run
+from tests.support.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
 
 
 def shown(state: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

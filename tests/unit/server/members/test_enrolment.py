@@ -46,7 +46,7 @@ from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 from server.members.versions import SpokenVersions
 from server.run_queue import RunProposal, RunQueue
-from tests.proposed_run import CONFIG, PARAMETERS
+from tests.support.proposed_run import CONFIG, PARAMETERS
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)

@@ -91,7 +91,7 @@ from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from tests.protocol.parties import Hospital
+from tests.support.parties import Hospital
 
 VICTIM = "hospital-1"
 MOST_HOSPITALS = 5
@@ -344,7 +344,7 @@ class Twin:
         return HospitalAgent(me, authority.certificate, self.policy, surroundings)
 
     def _open(self, _folder: Path, contract: DataContract, _cache: Path) -> HospitalData:
-        """Open what is in memory; whether it is fit for the task is the one bit that a hospital tells, and public."""
+        """Open what is in memory; whether it is fit for the task is the one bit that a hospital sends, and public."""
         if (contract.image_size, contract.channels, contract.classes) != (SIDE, 1, CLASSES):
             raise DataError("the images are not what the run asks for")
         return self.data
@@ -355,7 +355,7 @@ class Twin:
         self.agent = self.started()
 
     def lines(self) -> list[Any]:
-        """Return what the audit chain tells others, without the digest of the ledger's head."""
+        """Return what the audit chain shows others, without the digest of the ledger's head."""
         bodies = [json.loads(line)["body"] for line in (self.state / AUDIT_FILE).read_bytes().splitlines()]
         for body in bodies:
             if body.get("ledger"):
@@ -502,7 +502,7 @@ RUNS_ON_FEATURES: tuple[dict[str, dict[str, Any]], ...] = tuple(
 """Runs of a model on frozen features, which may ask for their mean."""
 
 TOLD_MEANS: list[RoundTerms] = []
-"""The terms of rounds that asked for a mean and came to their end."""
+"""The terms of rounds that asked for a mean and reached their end."""
 
 BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("privacy", "delta", (1e-3, 1 / 20, 1 / 25, 1 / 30, 1 / 41, 0.09)),
