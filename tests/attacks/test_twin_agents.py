@@ -35,6 +35,9 @@ from tests.attacks.twins import (
 CONVERSATIONS = 300
 MEAN_CONVERSATIONS = 40
 
+TASK_CONVERSATIONS = 36
+"""Four of each difference."""
+
 STATISTICS_CONVERSATIONS = 40
 """In runs that all ask who is trained on."""
 
@@ -115,6 +118,14 @@ def test_a_mean_of_features_tells_twins_apart_by_nothing_but_their_vectors() -> 
     hold(0, MEAN_CONVERSATIONS)
     # Sums that hold a mean were unmasked, and answers and refusals of it were compared.
     assert len(twins.TOLD_MEANS) >= 5
+
+
+@pytest.mark.parametrize("kind", twins.TASKS)
+def test_a_task_of_several_classes_or_labels_tells_twins_apart_by_nothing_but_their_vectors(kind: str) -> None:
+    with twins.of_task(twins.TASKS[kind]):
+        tally = hold(0, TASK_CONVERSATIONS)
+    assert tally.vectors > TASK_CONVERSATIONS
+    assert tally.sums > TASK_CONVERSATIONS // 2
 
 
 def test_the_harness_finds_statistics_that_are_refused_for_what_the_data_are(asking: pytest.MonkeyPatch) -> None:
