@@ -14,10 +14,9 @@ import numpy.typing as npt
 from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCache, PreparedWriter
 from client.data.catalogue import Catalogue, DataLayout, read_catalogue
 from client.data.contract import DataContract
-from client.data.examine import Examined, examine_all
-from client.data.mistakes import Finding, Mistake, Weight
+from client.data.examine import examine_all
+from client.data.mistakes import COUNTED, Finding, Weight
 from client.data.survey import Survey, check_counts
-from common.config import PrivacyUnit
 from common.errors import DataError
 from common.evaluation.statistics import unknown_traits
 from common.shards import SPLITS, Split
@@ -95,8 +94,8 @@ class Report:
 
     @property
     def can_be_opened(self) -> bool:
-        """Whether a run takes it: nothing that the run's own terms decide may keep it from that."""
-        return not any(finding.refuses for finding in self.findings)
+        """Whether every image does; their number must not decide it (:data:`~client.data.mistakes.COUNTED`)."""
+        return not any(map(_refuses, self.findings))
 
 
 Progress = Callable[[int, int], None]
@@ -200,20 +199,10 @@ def _examine(
     for done, examined in enumerate(examine_all(catalogue, contract, today), start=1):
         found += examined.findings
         if examined.usable is not None:
-            # The survey knows of every image, so that a ledger is bound to the same data whatever a run's terms are.
             split, patient = survey.add(examined, examined.usable)
-            if not _is_left_out(examined, catalogue, contract):
-                writer.add(split, examined.usable.pixels, examined.entry.label, patient, examined.usable.traits)
+            writer.add(split, examined.usable.pixels, examined.entry.label, patient, examined.usable.traits)
         progress(done, len(catalogue.entries))
     return survey, found
-
-
-def _is_left_out(examined: Examined, catalogue: Catalogue, contract: DataContract) -> bool:
-    """Return whether a run does without an image because of the run's own terms."""
-    is_nobodys = not (examined.entry.patient or examined.header.patient)
-    unknown = (Finding(Mistake.PATIENT_UNKNOWN),) if contract.unit is PrivacyUnit.PATIENT and is_nobodys else ()
-    found = (*examined.findings, *unknown)
-    return any(finding.leaves_out and not _is_accepted(finding, catalogue) for finding in found)
 
 
 def _report(catalogue: Catalogue, survey: Survey, found: list[Finding]) -> Report:
@@ -231,6 +220,10 @@ def _is_accepted(finding: Finding, catalogue: Catalogue) -> bool:
     return is_listed and finding.advice.weight is Weight.ACCEPTABLE
 
 
+def _refuses(finding: Finding) -> bool:
+    return finding.blocks and finding.mistake not in COUNTED
+
+
 def _tell_or_refuse(findings: tuple[Finding, ...]) -> None:
     """Tell the operator which kinds were found how often and what to do, but never where, and refuse if one refuses.
 
@@ -243,7 +236,7 @@ def _tell_or_refuse(findings: tuple[Finding, ...]) -> None:
         if found:
             advice = found[0].advice
             _LOG.warning("the data: %s in %d places: %s: %s", mistake.value, len(found), advice.reason, advice.remedy)
-    kinds = sorted({finding.mistake for finding in findings if finding.refuses})
+    kinds = sorted({finding.mistake for finding in findings if _refuses(finding)})
     if kinds:
         raise DataError(f"it breaks the run's contract ({', '.join(kinds)})")
 

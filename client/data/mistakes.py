@@ -68,9 +68,9 @@ class Weight(StrEnum):
     """How much a mistake matters."""
 
     REFUSED = "refused"
-    """The data is refused: by ``check-data``, and by a run as :attr:`Finding.refuses` says."""
+    """A run refuses this data."""
     ACCEPTABLE = "acceptable"
-    """It is refused likewise until the data manager has checked it and listed it in ``accepted.csv``."""
+    """A run refuses it until the data manager has checked it and listed it in ``accepted.csv``."""
     WARNING = "warning"
     """A warning: it is shown, and refuses nothing."""
 
@@ -94,33 +94,6 @@ records in question, and tells the operator.
 """
 
 
-LEFT_OUT = frozenset(
-    {
-        Mistake.IMAGE_TOO_SMALL,
-        Mistake.WRONG_COLOUR,
-        Mistake.WRONG_PHOTOMETRIC,
-        Mistake.NARROW_RANGE,
-        Mistake.INVERTED_IMAGE,
-        Mistake.WRONG_MODALITY,
-        Mistake.WRONG_BODY_PART,
-        Mistake.WRONG_VIEW,
-        Mistake.PATIENT_UNKNOWN,
-    }
-)
-"""What is found in one image because of a term that the server chooses: size, channels, kind of image, unit.
-
-No run may refuse for it: a server that asks for one size after the other would learn how large the smallest image is. A
-run leaves the image out, unless its data manager has accepted it, and tells the operator.
-"""
-
-KEPT = frozenset({Mistake.MIXED_MODALITIES, Mistake.ONE_PATIENT_FOR_MANY, Mistake.PATIENT_CONTRADICTING_LABELS})
-"""What is found in several images together because of the labels that a run's map names, or of its kind of image.
-
-No run may refuse for it: a server that maps two findings to two classes would learn whether a patient has both. A run
-goes on with these images, and tells the operator; ``check-data`` refuses for them.
-"""
-
-
 class Advice(NamedTuple):
     """What a data manager reads beside the place: why it matters and what to do."""
 
@@ -139,14 +112,12 @@ class Finding:
             hospital's own staff, and a repr hides it.
         detail: what was got; of the same kind as ``where``.
         accepted: listed in ``accepted.csv``.
-        by_terms: other terms of a run, or another label map, would not have found it; so no run may refuse for it.
     """
 
     mistake: Mistake
     where: str = field(default="", repr=False)
     detail: str = field(default="", repr=False)
     accepted: bool = False
-    by_terms: bool = False
 
     @property
     def advice(self) -> Advice:
@@ -155,18 +126,8 @@ class Finding:
 
     @property
     def blocks(self) -> bool:
-        """Whether ``check-data`` refuses the data until this is corrected or accepted."""
+        """Whether a run refuses the data until this is corrected or accepted."""
         return self.advice.weight is not Weight.WARNING and not self.accepted
-
-    @property
-    def refuses(self) -> bool:
-        """Whether a run does: only for what no term of a run decides."""
-        return self.blocks and not self.by_terms and self.mistake not in COUNTED | LEFT_OUT | KEPT
-
-    @property
-    def leaves_out(self) -> bool:
-        """Whether a run leaves out the image in which it was found."""
-        return self.blocks and self.mistake in LEFT_OUT
 
 
 ADVICE: dict[Mistake, Advice] = {

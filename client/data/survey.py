@@ -203,14 +203,7 @@ class Survey:
         first, second = self._seen[original], self._seen[row]
         only_counts_twice = first.split == second.split == "test" and first.entry.label == second.entry.label
         detail = f"same as {first.entry.file} ({first.split}, {self._name(first)})"
-        # Labels are as the run reads them, and two pictures can be alike at the run's size alone.
-        in_test = first.split == second.split == "test"
-        by_terms = in_test or self._content_of(original) != self._content_of(row)
-        found = Mistake.DUPLICATE_IN_TEST if only_counts_twice else mistake
-        return Finding(found, second.entry.file, detail, by_terms=by_terms)
-
-    def _content_of(self, row: int) -> bytes:
-        return bytes(self._content_digests[row * _PIXEL_DIGEST_BYTES : (row + 1) * _PIXEL_DIGEST_BYTES])
+        return Finding(Mistake.DUPLICATE_IN_TEST if only_counts_twice else mistake, second.entry.file, detail)
 
     def _name(self, seen: _Seen) -> str:
         return self.contract.meaning.named(seen.entry.label)

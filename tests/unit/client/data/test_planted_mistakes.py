@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.agent import HospitalAgent, Surroundings
 from client.data.catalogue import ACCEPTED_NAME
 from client.data.hospital_data import UNUSABLE_DATA, open_data
-from client.data.mistakes import ADVICE, COUNTED, KEPT, LEFT_OUT, Mistake, Weight
+from client.data.mistakes import ADVICE, COUNTED, Mistake, Weight
 from client.ledger.ledger import LEDGER_FOLDER
 from common.config import Config, HospitalConfig, RunDescription, replace
 from common.errors import DataError
@@ -30,27 +30,12 @@ from common.identity.members import sign_members
 from common.run.messages import KeysRequest, RefusedReply, Reply
 from common.run.terms import layout_for
 from tests.unit.client.data.hospital_folder import Hospital, healthy
-from tests.unit.client.data.planted_mistakes import (
-    PLANTS,
-    Plant,
-    the_same_picture_as_jpeg,
-    the_same_picture_larger,
-    the_same_pixels_as_dicom,
-)
+from tests.unit.client.data.planted_mistakes import PLANTS, Plant
 
 NOBODY = 65_534
 NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)
 
 every_plant = pytest.mark.parametrize(("mistake", "plant"), PLANTS, ids=[plant.__name__ for _, plant in PLANTS])
-
-
-_ALIKE_AT_THE_RUNS_SIZE = (the_same_picture_as_jpeg, the_same_picture_larger, the_same_pixels_as_dicom)
-
-
-def refuses(mistake: Mistake, plant: Plant) -> bool:
-    """Return whether a run refuses data with this mistake: not where its own terms decide whether there is one."""
-    decided_by_terms = mistake in COUNTED | LEFT_OUT | KEPT or plant in _ALIKE_AT_THE_RUNS_SIZE
-    return ADVICE[mistake].weight is not Weight.WARNING and not decided_by_terms
 
 
 @pytest.fixture
@@ -117,7 +102,7 @@ def test_data_that_cannot_be_opened_is_refused_by_one_sentence_and_its_reason_to
             open_data(hospital.folder, hospital.contract, place / "cache")
         except DataError as error:
             told = str(error)
-    assert told == (UNUSABLE_DATA if refuses(mistake, plant) else "")
+    assert told == ("" if ADVICE[mistake].weight is Weight.WARNING or mistake in COUNTED else UNUSABLE_DATA)
     assert ADVICE[mistake].remedy in caplog.text
     assert mistake.value in caplog.text
     name = where.rpartition(": ")[2]
@@ -134,28 +119,12 @@ def test_the_agent_refuses_before_a_ledger_exists_and_tells_the_server_no_reason
     plant(hospital)
     with bound_by_permissions(hospital, place):
         reply = _ask_to_join(hospital, place)
-    if not refuses(mistake, plant):
+    if ADVICE[mistake].weight is Weight.WARNING or mistake in COUNTED:
         assert not isinstance(reply, RefusedReply) or reply.code != "data"
         return
     assert isinstance(reply, RefusedReply)
     assert (reply.code, reply.reason) == ("data", UNUSABLE_DATA)
     assert not (place / "state" / LEDGER_FOLDER).exists()
-
-
-@pytest.mark.parametrize(
-    ("mistake", "plant"),
-    [each for each in PLANTS if each[0] in LEFT_OUT],
-    ids=[plant.__name__ for mistake, plant in PLANTS if mistake in LEFT_OUT],
-)
-def test_an_image_that_does_not_fit_a_runs_terms_is_left_out_of_the_run(
-    place: Path, mistake: Mistake, plant: Plant
-) -> None:
-    hospital = healthy(place / "data")
-    where = plant(hospital)
-    spoiled = {finding.where for finding in hospital.check(place / "cache").findings if finding.mistake is mistake}
-    assert where in spoiled
-    data = open_data(hospital.folder, hospital.contract, place / "cache")
-    assert len(data.train) + len(data.validation) + len(data.test) == len(hospital.rows) - len(spoiled)
 
 
 def _ask_to_join(hospital: Hospital, place: Path) -> Reply:
