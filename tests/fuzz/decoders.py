@@ -505,7 +505,7 @@ def _prepared(content: bytes) -> object:
     """Read as what a cache without an image says of itself."""
     with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
         cache = PreparedCache(Path(folder))
-        with cache.build("key", 0) as writer:
+        with cache.build("key", 0, (1, 8, 8)) as writer:
             writer.commit(b"")
         (Path(folder) / "prepared-key" / "index.json").write_bytes(content)
         return cache.find("key")

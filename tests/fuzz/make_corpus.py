@@ -477,7 +477,7 @@ def _operator_requests() -> Iterator[bytes]:
 def _prepared() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         cache = PreparedCache(Path(folder))
-        with cache.build("key", 100) as writer:
+        with cache.build("key", 100, (1, 1, 1)) as writer:
             writer.commit(bytes(32))
         yield (Path(folder) / "prepared-key" / "index.json").read_bytes()
 

@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 from pathlib import Path
@@ -6,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from client.data.cache import PreparedCache
+from client.data.cache import CACHE_VERSION, PreparedCache
 from common.errors import DataError
 
 FINGERPRINT = bytes(range(32))
@@ -15,7 +16,7 @@ BYTES = IMAGES.nbytes
 
 
 def fill(cache: PreparedCache, key: str, images: npt.NDArray[np.uint8] = IMAGES, *, commit: bool = True) -> None:
-    with cache.build(key, images.nbytes) as writer:
+    with cache.build(key, len(images), (1, 8, 8)) as writer:
         for number, pixels in enumerate(images):
             writer.add("train" if number < 4 else "test", pixels, number % 2, number // 2, np.full(6, number, np.uint8))
         if commit:
@@ -77,7 +78,8 @@ def test_a_file_cut_short_makes_the_whole_unusable(tmp_path: Path, name: str) ->
 def test_another_version_is_not_read(tmp_path: Path) -> None:
     fill(PreparedCache(tmp_path), "a")
     index = tmp_path / "prepared-a" / "index.json"
-    index.write_text(index.read_text().replace('"version": 3', '"version": 2'))
+    other = {**json.loads(index.read_text()), "version": CACHE_VERSION - 1}
+    index.write_text(json.dumps(other))
     assert PreparedCache(tmp_path).find("a") is None
 
 
