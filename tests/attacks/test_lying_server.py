@@ -34,6 +34,8 @@ from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from tests.support.defects import Patch, any_share, request_unbound
 from tests.support.lying_server import (
+    FEATURES,
+    KINDS,
     MODES,
     Program,
     PromiseBrokenError,
@@ -47,6 +49,11 @@ from tests.support.lying_server_programs import FOLDER, FOUR, MEASURE, as_text, 
 
 FAST, SLOW = 300, 5000
 """Random programs; the slow ones come on top."""
+
+FAST_OF_A_KIND, SLOW_OF_A_KIND = 45, 1000
+"""Likewise, for each of the other kinds of run."""
+
+FOUND_WITHIN = 300
 
 FILES = sorted(FOLDER.glob("*.json"), key=lambda path: path.stem)
 
@@ -64,10 +71,10 @@ class Tally:
         self.replies: Counter[str] = Counter()
         self.sums = 0
 
-    def play(self, seeds: range) -> None:
+    def play(self, seeds: range, kind: str = "") -> None:
         for seed in seeds:
             try:
-                outcome = play(random_program(seed), seed)
+                outcome = play(random_program(seed, kind=kind), seed)
             except AssertionError as error:
                 raise type(error)(f"program {seed}: {error}") from error
             self.sums += len(outcome.sums)
@@ -83,6 +90,39 @@ def test_no_random_server_breaks_the_promise(mode: str) -> None:
     assert tally.sums >= FAST // len(MODES) // 2
     assert tally.replies["unmasked"] >= FAST // len(MODES) // 2
     assert len(tally.replies) >= 15, tally.replies
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_random_server_breaks_the_promise_in_runs_of_another_kind(kind: str) -> None:
+    tally = Tally()
+    tally.play(range(FAST_OF_A_KIND), kind)
+    assert tally.sums >= FAST_OF_A_KIND // 2
+    assert tally.replies["unmasked"] >= FAST_OF_A_KIND // 2
+    assert len(tally.replies) >= 12, tally.replies
+
+
+def test_a_mean_that_is_not_booked_or_is_told_again_and_again_is_found_by_a_random_program() -> None:
+    book = Contributor._book_training
+
+    def books_steps_alone(self: Contributor, number: int, plan: Any) -> Any:  # noqa: ANN401 - as the real one
+        return self._report() if plan is self._mean else book(self, number, plan)
+
+    for name, defect in (("_book_training", books_steps_alone), ("_check_mean", lambda *_: None)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Contributor, name, defect)
+            with pytest.raises(PromiseBrokenError, match=r"training in round|may ask 2 times"):
+                Tally().play(range(FOUND_WITHIN), FEATURES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_random_server_of_thousands_breaks_the_promise_in_runs_of_another_kind(kind: str, tenth: int) -> None:
+    tally = Tally()
+    first = FAST_OF_A_KIND + tenth * SLOW_OF_A_KIND // 10
+    tally.play(range(first, first + SLOW_OF_A_KIND // 10), kind)
+    assert tally.sums >= SLOW_OF_A_KIND // 20
 
 
 @pytest.mark.slow
