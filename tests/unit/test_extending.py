@@ -1,17 +1,21 @@
 """The examples of ``docs/extending.md`` are code that runs where the page puts it."""
 
+import importlib
 import re
 import textwrap
 
 import numpy as np
 import torch
 
-import common.evaluation.metrics as metrics_module
-import server.strategies as strategies_module
 from client.data.readers import read_picture
 from deploy.source_tree import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+
+
+def names_of(module: str) -> dict[str, object]:
+    """Return the names of a module, also of one that a function of its name hides in its package."""
+    return vars(importlib.import_module(module))
 
 
 def run(words: str, inside: dict[str, object] | None = None) -> dict[str, object]:
@@ -35,7 +39,7 @@ def test_the_example_of_a_model_classifies_images_of_any_size() -> None:
 
 
 def test_the_example_of_a_strategy_takes_a_step() -> None:
-    names = run("class FedSign", vars(strategies_module))
+    names = run("class FedSign", names_of("server.strategies"))
     sign = names["FedSign"]
     assert callable(sign)
     stepped = sign(3, 0.5).step(np.zeros(3, np.float32), np.array([0.2, -7.0, 0.0], np.float32), 0)
@@ -43,7 +47,7 @@ def test_the_example_of_a_strategy_takes_a_step() -> None:
 
 
 def test_the_example_of_a_metric_is_the_mean_of_the_shares_found() -> None:
-    balanced = run("def balanced_accuracy", vars(metrics_module))["balanced_accuracy"]
+    balanced = run("def balanced_accuracy", names_of("common.evaluation.metrics"))["balanced_accuracy"]
     assert callable(balanced)
     assert balanced(np.array([[[8.0, 2.0], [1.0, 1.0]]])).tolist() == [(0.8 + 0.5) / 2]
 
