@@ -12,6 +12,7 @@ The images are mapped, not read: a run of any size needs only the memory of the 
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -33,9 +34,10 @@ from common.shards import (
 )
 
 CACHE_FORMAT = "confide-prepared"
-CACHE_VERSION = 4
-"""The version of what is kept. Version 4 has where each record came from; version 3 has what statistics count of it;
-version 2 shows pictures as :mod:`client.data.display` says."""
+CACHE_VERSION = 5
+"""The version of what is kept. Version 5 has where each record came from; version 4 has hashes of the images that the
+task leaves out; version 3 has what statistics count of each record; version 2 shows pictures as
+:mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
@@ -89,10 +91,9 @@ class _PartWriter:
 class PreparedWriter:
     """Takes prepared images one by one; they count only after :meth:`commit`."""
 
-    def __init__(self, folder: Path, target: Path) -> None:
-        """Write into ``folder``, and become ``target`` in the end."""
-        self._folder, self._target = folder, target
-        self._shape: tuple[int, ...] = (1, 0, 0)
+    def __init__(self, folder: Path, target: Path, shape: tuple[int, int, int]) -> None:
+        """Write images of one shape (c, h, w) into ``folder``, and become ``target`` in the end."""
+        self._folder, self._target, self._shape = folder, target, shape
         self._parts = {split: _PartWriter(_create(folder / f"{split}.images")) for split in SPLITS}
 
     def add(
@@ -110,7 +111,6 @@ class PreparedWriter:
             OSError: the disk is full.
         """
         part = self._parts[split]
-        self._shape = pixels.shape
         part.images.write(pixels.tobytes())
         part.labels.append(label)
         part.patients.append(patient)
@@ -150,7 +150,7 @@ class PreparedWriter:
             "version": CACHE_VERSION,
             "fingerprint": fingerprint.hex(),
             "root": str(root),
-            "shape": list(self._shape),
+            "shape": self._shape,
             "records": {split: len(part.labels) for split, part in self._parts.items()},
         }
         with _create(self._folder / _INDEX_NAME) as file:
@@ -199,16 +199,16 @@ class PreparedCache:
             return None
 
     @contextlib.contextmanager
-    def build(self, key: str, expected_bytes: int) -> Iterator[PreparedWriter]:
-        """Give a writer for data that will take ``expected_bytes``, removing older data to make room.
+    def build(self, key: str, images: int, shape: tuple[int, int, int]) -> Iterator[PreparedWriter]:
+        """Give a writer for so many images of one shape (c, h, w), removing older data to make room.
 
         Raises:
             DataError: there is no room; the size is not named, because this may travel to the server.
         """
-        self._make_room(expected_bytes)
+        self._make_room(images * math.prod(shape))
         try:
             folder = Path(tempfile.mkdtemp(prefix="building-", dir=self._folder))
-            writer = PreparedWriter(folder, self._folder / f"prepared-{key}")
+            writer = PreparedWriter(folder, self._folder / f"prepared-{key}", shape)
             try:
                 yield writer
             finally:

@@ -15,7 +15,7 @@ from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCach
 from client.data.catalogue import Catalogue, DataLayout, read_catalogue
 from client.data.contract import DataContract
 from client.data.examine import Examined, examine_all
-from client.data.mistakes import COUNTED, Finding, Weight
+from client.data.mistakes import DEPENDS_ON_TERMS, Finding, Weight
 from client.data.survey import Survey, check_counts
 from client.data.watch import NO_STAMP, Origin, Watch, stamp_of
 from common.errors import DataError
@@ -81,7 +81,7 @@ class Report:
     Attributes:
         layout: how the data lies.
         findings: everything that is wrong, the worst first.
-        images: how many were listed.
+        images: how many were listed under a label that the task names.
         patients: how many known ones there are.
         counts: usable images of each part and class.
     """
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def can_be_opened(self) -> bool:
-        """Whether every image does; their number must not decide it (:data:`~client.data.mistakes.COUNTED`)."""
+        """Whether every image does; a run's terms do not decide it (:data:`~client.data.mistakes.DEPENDS_ON_TERMS`)."""
         return not any(map(_refuses, self.findings))
 
 
@@ -199,9 +199,9 @@ def check_data(
         DataError: there is no such folder, or the cache cannot be written.
     """
     catalogue = read_catalogue(folder, contract.meaning)
-    image_bytes = contract.channels * contract.image_size**2
+    shape = (contract.channels, contract.image_size, contract.image_size)
     cache = PreparedCache(cache_dir, cache_limit_bytes)
-    with cache.build(_cache_key(catalogue, contract), len(catalogue.entries) * image_bytes) as writer:
+    with cache.build(_cache_key(catalogue, contract), len(catalogue.labelled), shape) as writer:
         date = today or datetime.datetime.now(datetime.UTC).date()
         survey, found = _examine(catalogue, contract, writer, progress, date)
         report = _report(catalogue, survey, found)
@@ -215,11 +215,16 @@ def _examine(
 ) -> tuple[Survey, list[Finding]]:
     survey, found = Survey(contract), list(catalogue.findings)
     for done, examined in enumerate(examine_all(catalogue, contract, today), start=1):
-        found += examined.findings
-        if examined.usable is not None:
+        label, own = examined.entry.label, [_judged(finding, catalogue) for finding in examined.findings]
+        if label is None:  # Its file must be sound all the same, or who refuses would tell that there is such an image.
+            own = [finding for finding in own if _refuses(finding)]
+        found += own
+        if label is None or examined.usable is None or any(finding.blocks for finding in own):
+            survey.pass_over(examined)
+        else:
             split, patient = survey.add(examined, examined.usable)
             origin = _origin(catalogue, examined)
-            writer.add(split, examined.usable.pixels, examined.entry.label, patient, examined.usable.traits, origin)
+            writer.add(split, examined.usable.pixels, label, patient, examined.usable.traits, origin)
         progress(done, len(catalogue.entries))
     return survey, found
 
@@ -240,21 +245,19 @@ def _origin(catalogue: Catalogue, examined: Examined) -> Origin:
 
 def _report(catalogue: Catalogue, survey: Survey, found: list[Finding]) -> Report:
     weights = list(Weight)
-    everything = [
-        replace(finding, accepted=True) if _is_accepted(finding, catalogue) else finding
-        for finding in (*found, *survey.findings())
-    ]
+    everything = [_judged(finding, catalogue) for finding in (*found, *survey.findings())]
     everything.sort(key=lambda finding: (not finding.blocks, weights.index(finding.advice.weight)))
-    return Report(catalogue.layout, tuple(everything), len(catalogue.entries), survey.patients, survey.counts())
+    return Report(catalogue.layout, tuple(everything), len(catalogue.labelled), survey.patients, survey.counts())
 
 
-def _is_accepted(finding: Finding, catalogue: Catalogue) -> bool:
+def _judged(finding: Finding, catalogue: Catalogue) -> Finding:
+    """Return a finding with whether the data manager accepts it."""
     is_listed = (finding.where, finding.mistake.value) in catalogue.accepted
-    return is_listed and finding.advice.weight is Weight.ACCEPTABLE
+    return replace(finding, accepted=is_listed and finding.advice.weight is Weight.ACCEPTABLE)
 
 
 def _refuses(finding: Finding) -> bool:
-    return finding.blocks and finding.mistake not in COUNTED
+    return finding.blocks and finding.mistake not in DEPENDS_ON_TERMS
 
 
 def _tell_or_refuse(findings: tuple[Finding, ...]) -> None:

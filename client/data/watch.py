@@ -49,7 +49,7 @@ _BETWEEN = b"\0"
 GONE_FILE = "images-gone.csv"
 """The file in the hospital's state folder that names the images which no longer count, for its operator alone."""
 
-HELD_NAME = "held.json"
+HELD_FILE = "held.json"
 """The file in the hospital's state folder that says with which prepared images the run at hand began."""
 
 
@@ -249,15 +249,15 @@ def hold(state: Path, run_id: str, key: str) -> None:
     if held(state, run_id) == key:
         return
     try:
-        write_private(state / HELD_NAME, json.dumps({"run_id": run_id, "prepared": key}).encode())
+        write_private(state / HELD_FILE, json.dumps({"run_id": run_id, "prepared": key}).encode())
     except OSError as error:
-        _LOG.warning("%s must be writable, or a restart reads the images anew: %s", HELD_NAME, error.strerror)
+        _LOG.warning("%s must be writable, or a restart reads the images anew: %s", HELD_FILE, error.strerror)
 
 
 def held(state: Path, run_id: str) -> str:
     """Return the key of the prepared images that a run began with, '' where none is known."""
     try:
-        content = json.loads((state / HELD_NAME).read_bytes())
+        content = json.loads((state / HELD_FILE).read_bytes())
         return str(content["prepared"]) if content["run_id"] == run_id else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""

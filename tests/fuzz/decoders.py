@@ -34,6 +34,7 @@ from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError
 from client.data.readers import dicom, npz
 from client.data.readers.raster import read_raster
+from client.data.watch import HELD_FILE, held
 from client.flower.tasks import UNDELIVERABLE
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
 from client.ledger.chain import Anchor
@@ -505,10 +506,16 @@ def _prepared(content: bytes) -> object:
     """Read as what a cache without an image says of itself."""
     with tempfile.TemporaryDirectory(prefix="confide-bytes-") as folder:
         cache = PreparedCache(Path(folder))
-        with cache.build("key", 0) as writer:
+        with cache.build("key", 0, (1, 8, 8)) as writer:
             writer.commit(b"")
         (Path(folder) / "prepared-key" / "index.json").write_bytes(content)
         return cache.find("key")
+
+
+def _began_with(content: bytes) -> object:
+    """Read as the note of the prepared images that a run began with."""
+    with _file(HELD_FILE, content) as path:
+        return held(path.parent, RUN_ID)
 
 
 def _catalogue(content: bytes) -> object:
@@ -647,6 +654,7 @@ DECODERS = (
     Decoder("kept-run", _kept_run),
     Decoder("operator-request", read_request),
     Decoder("prepared", _prepared),
+    Decoder("began-with", _began_with),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),
     Decoder("stored-answers", _stored_answers),

@@ -12,7 +12,7 @@ from client.data.contract import DataContract
 from client.data.hospital_data import check_data
 from client.data.known_tables import CHEXPERT_LABELS, NIH_LABELS, find_known_table
 from client.data.mistakes import Mistake
-from common.task import Counts, TaskConfig, TaskKind, held_by
+from common.task import Counts, ImageKindName, TaskConfig, TaskKind, held_by
 
 NIH = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -116,7 +116,9 @@ SETS: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, tuple[str, ...]
 
 def names(catalogue: Catalogue, terms: TaskConfig) -> dict[str, tuple[str, ...]]:
     return {
-        entry.file: tuple(terms.classes[place] for place in held_by(terms, entry.label)) for entry in catalogue.entries
+        entry.file: tuple(terms.classes[place] for place in held_by(terms, entry.label))
+        for entry in catalogue.entries
+        if entry.label is not None
     }
 
 
@@ -204,7 +206,7 @@ def test_a_damaged_table_is_refused_and_never_read_in_part(tmp_path: Path, damag
     (tmp_path / "Data_Entry_2017.csv.gz").write_bytes(damage)
     terms = TaskConfig(kind=TaskKind.MULTILABEL, classes=NIH_LABELS, labels={"No Finding": ""})
     catalogue = read_catalogue(tmp_path, terms)
-    assert catalogue.entries == ()
+    assert catalogue.labelled == ()
     assert any(finding.blocks for finding in catalogue.findings)
 
 
@@ -220,7 +222,7 @@ def test_the_check_counts_images_of_each_label_and_finds_a_view_that_gives_the_l
     known = find_known_table(tmp_path)
     assert known is not None
     assert known.task is not None
-    terms = known.task.model_copy(update={"images": known.task.images})
+    terms = known.task.model_copy(update={"images": ImageKindName.ANY})
     report = check_data(
         tmp_path, DataContract("own", terms.classes, 1, 28, 1, 0.0, terms=terms), tmp_path.parent / "cache"
     )
