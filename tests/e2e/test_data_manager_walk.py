@@ -1,9 +1,12 @@
 """The data manager's page, step by step as it stands there: from a PACS to a hospital that has joined and trains."""
 
+import contextlib
 import csv
+import os
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,20 +54,29 @@ class Walker:
         self.said: list[str] = []
         # Where ./confide would look for its environment and its list of ledgers.
         self._environment = {
-            **ENVIRONMENT, "COLUMNS": str(COLUMNS), "TERM": "dumb", "XDG_STATE_HOME": str(machine),
+            **ENVIRONMENT, "TERM": "dumb", "XDG_STATE_HOME": str(machine),
         }  # fmt: skip
 
     def type(self, line: str, expected: int = 0) -> str:
         """Type one line of the page, and return what it prints; fail where it ends with another code."""
         words = line.replace("\\\n", " ").split()
         assert words[0] == "./confide"
-        done = subprocess.run(
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (40, COLUMNS))
+        process = subprocess.Popen(
             (sys.executable, "-m", "deploy", *words[1:]), cwd=self.folder, env=self._environment,
-            capture_output=True, text=True, check=False, timeout=300,
+            stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
         )  # fmt: skip
-        text = done.stdout + done.stderr
+        os.close(theirs)
+        printed = bytearray()
+        with contextlib.suppress(OSError):  # What Linux raises when the last writer has closed its end.
+            while piece := os.read(ours, 65536):
+                printed += piece
+        os.close(ours)
+        code = process.wait(60)
+        text = printed.decode().replace("\r\n", "\n")
         self.said.append(f"$ {line}\n{text}")
-        assert done.returncode == expected, self.said[-1]
+        assert code == expected, self.said[-1]
         return text
 
 
@@ -74,10 +86,9 @@ def commands_of_the_page() -> set[str]:
     return {" ".join(line.split()[1:3]) for line in re.findall(r"^\./confide .*$", text, flags=re.MULTILINE)}
 
 
-def test_the_page_leads_from_a_pacs_to_a_hospital_that_trains(pacs: Orthanc, tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def what_a_data_manager_has(pacs: Orthanc, home: Path) -> Path:
+    """Write the table of findings, how the PACS is reached, and the consortium's configuration."""
     home.mkdir()
-    walker = Walker(home, tmp_path / "machine")
     labels = phantom.chest(STUDIES, SIDE, 21).labels
     with (home / "findings.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -92,6 +103,12 @@ def test_the_page_leads_from_a_pacs_to_a_hospital_that_trains(pacs: Orthanc, tmp
         settings.setdefault(section, {})[key] = yaml.safe_load(value)
     settings["experiment"]["num_clients"] = 3
     (home / "config.yaml").write_text(yaml.safe_dump(settings))
+    return home
+
+
+def test_the_page_leads_from_a_pacs_to_a_hospital_that_trains(pacs: Orthanc, tmp_path: Path) -> None:
+    home = what_a_data_manager_has(pacs, tmp_path / "home")
+    walker = Walker(home, tmp_path / "machine")
 
     # 1. Get the studies
     said = walker.type(
@@ -139,8 +156,12 @@ def test_the_page_leads_from_a_pacs_to_a_hospital_that_trains(pacs: Orthanc, tmp
     typed = {" ".join(line.splitlines()[0].split()[2:4]) for line in walker.said}
     assert commands_of_the_page() - {"predict $(./confide"} <= {*typed, "hospital ledger", "hospital model"}
     assert not secrets_in("\n".join(walker.said))
-    for line in "\n".join(walker.said).splitlines():
-        assert len(line) <= COLUMNS or line.startswith("$ ") or "confide1-" in line or str(tmp_path) in line, line
+    too_wide = [
+        line
+        for line in "\n".join(walker.said).splitlines()
+        if len(line) > COLUMNS and not line.startswith("$ ") and str(tmp_path) not in line
+    ]
+    assert not too_wide
 
 
 def secrets_in(text: str) -> list[str]:
