@@ -34,6 +34,7 @@ from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError
 from client.data.readers import dicom, npz
 from client.data.readers.raster import read_raster
+from client.data.watch import HELD_FILE, held
 from client.flower.tasks import UNDELIVERABLE
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
 from client.ledger.chain import Anchor
@@ -511,6 +512,12 @@ def _prepared(content: bytes) -> object:
         return cache.find("key")
 
 
+def _began_with(content: bytes) -> object:
+    """Read as the note of the prepared images that a run began with."""
+    with _file(HELD_FILE, content) as path:
+        return held(path.parent, RUN_ID)
+
+
 def _catalogue(content: bytes) -> object:
     """Read as the list of a hospital's images, with those it has accepted beside it."""
     with _file(shards.MANIFEST_NAME, content) as path:
@@ -647,6 +654,7 @@ DECODERS = (
     Decoder("kept-run", _kept_run),
     Decoder("operator-request", read_request),
     Decoder("prepared", _prepared),
+    Decoder("began-with", _began_with),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),
     Decoder("stored-answers", _stored_answers),

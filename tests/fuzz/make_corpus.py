@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
 
 from client.data.cache import PreparedCache
+from client.data.watch import HELD_FILE, hold
 from client.kept_runs import ReceivedRun
 from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
@@ -482,6 +483,12 @@ def _prepared() -> Iterator[bytes]:
         yield (Path(folder) / "prepared-key" / "index.json").read_bytes()
 
 
+def _began_with() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        hold(Path(folder), RUN_ID, "ab" * 32)
+        yield (Path(folder) / HELD_FILE).read_bytes()
+
+
 def _catalogues() -> Iterator[bytes]:
     yield b"file,label,patient_id,split,mistake\na.png,normal,p1,train,image_damaged\nb.png,1,p2,,file_missing\n"
 
@@ -629,6 +636,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "kept-run": _kept_runs,
     "operator-request": _operator_requests,
     "prepared": _prepared,
+    "began-with": _began_with,
     "catalogue": _catalogues,
     "labels": _labels,
     "stored-answers": _stored_answers,

@@ -328,7 +328,7 @@ class _Site:
         )
 
 
-def _open(_folder: Path, _contract: DataContract, _cache: Path) -> HospitalData:
+def _open(_folder: Path, _contract: DataContract, _cache: Path, _began_with: str) -> HospitalData:
     return _data()
 
 

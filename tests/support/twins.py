@@ -347,7 +347,7 @@ class Twin:
         self.chain = chain
         return HospitalAgent(me, authority.certificate, self.policy, surroundings)
 
-    def _open(self, _folder: Path, contract: DataContract, _cache: Path) -> HospitalData:
+    def _open(self, _folder: Path, contract: DataContract, _cache: Path, _began_with: str) -> HospitalData:
         """Open what is in memory; whether it is fit for the task is the one bit that a hospital sends, and public."""
         if (contract.image_size, contract.channels, contract.classes) != (SIDE, 1, TASK.classes):
             raise DataError("the images are not what the run asks for")
