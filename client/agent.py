@@ -4,8 +4,9 @@ The agent knows neither Flower nor a network, so that experiments and tests run 
 
 **What a reply depends on.** The masked vector depends on the data. Everything else that leaves this hospital, refusals
 and their words included, is a function of the run description, the hospital's policy, its bookkeeping of what was asked
-before, and fresh randomness. Before a run's data is open, one bit about it leaves for each task: whether it could be
-opened (:func:`_outward`). The time of a vector depends on how much data there is, unless the operator states
+before, and fresh randomness. One bit about the data leaves: whether its folder and images can be read
+(:func:`_outward`). What a run's own terms find wrong in an image leaves that image out and nothing else
+(``client/data/mistakes.py``). The time of a vector depends on how much data there is, unless the operator states
 ``hospital.answer_seconds``.
 """
 

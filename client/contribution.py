@@ -26,6 +26,7 @@ from client.device import choose
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
+from client.planned_cost import ACCOUNTS
 from client.training import (
     TrainingData,
     feature_mean,
@@ -71,7 +72,6 @@ _OWN_BINS = 256
 _ROUNDING = 1e-9
 """By how much an accountant's own sums may pass a target that its inverse was solved for."""
 
-_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -398,7 +398,7 @@ class Contributor:
             if each.part is release.part and self._release_event(each) == self._release_event(release)
         ]
         allowed = len(alike) + self._run.evaluation.repeats
-        booked = self._ledger.lines(self._run.run_id, _ACCOUNTS[release.part], self._release_event(release))
+        booked = self._ledger.lines(self._run.run_id, ACCOUNTS[release.part], self._release_event(release))
         if booked >= allowed:
             raise EvaluationSpentError(
                 f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
@@ -589,7 +589,7 @@ class Contributor:
         """Book a release, if this hospital's budget for it allows; says whether it does."""
         if self._ledger is None:
             return False
-        privacy, account = self._run.privacy, _ACCOUNTS[release.part]
+        privacy, account = self._run.privacy, ACCOUNTS[release.part]
         booking = Booking(account, self._release_event(release), privacy.unit, privacy.colluders, privacy.delta)
         try:
             self._ledger.record(self._run.run_id, round_number, booking, self._budget(account), self._accountant)
@@ -612,7 +612,7 @@ class Contributor:
         if self._ledger is None:
             return {}
         return {
-            part.value: rounded_up(self._ledger.spent(_ACCOUNTS[part], self._budget(_ACCOUNTS[part]), self._accountant))
+            part.value: rounded_up(self._ledger.spent(ACCOUNTS[part], self._budget(ACCOUNTS[part]), self._accountant))
             for part in EVALUATED
         }
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.evaluation.metrics import ClassFigures, metrics_of_kind
+from common.evaluation.metrics import METRICS, OF_A_CLASS, ClassFigures, metrics_of_kind
 from common.task import TaskConfig, TaskKind
 from common.telemetry.events import Evaluated
 from deploy.results.history import RunHistory
@@ -47,7 +47,7 @@ def by_class(history: RunHistory) -> ByClass | None:
         return None
     several = terms.kind is TaskKind.MULTILABEL
     what = "label" if several else "grade" if terms.kind is TaskKind.ORDINAL else "class"
-    columns: tuple[str, ...] = (what, "units", "prevalence", "AUC", "sensitivity", "specificity", "precision")
+    columns: tuple[str, ...] = (what, "units", "prevalence", *(METRICS[name].label for name in OF_A_CLASS))
     rows = tuple(_row(name, figures, tested, terms) for name, figures in tested.each.items())
     if several:
         columns = (*columns, "threshold")
@@ -96,8 +96,7 @@ def _row(name: str, figures: ClassFigures, tested: Evaluated, terms: TaskConfig)
     noise = 1.96 * figures.noise.get("support", 0.0)
     units = f"{figures.support:.0f} ±{noise:.0f}" if noise else f"{figures.support:.0f}"
     share = figures.support / tested.records if tested.records else math.nan
-    rates = ("auc", "recall", "specificity", "precision")
-    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in rates))
+    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in OF_A_CLASS))
 
 
 def _rate(figures: ClassFigures, name: str) -> str:

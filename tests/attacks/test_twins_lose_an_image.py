@@ -15,8 +15,8 @@ from client.data.hospital_data import HospitalData
 from client.data.watch import Gone, Origin, Origins, OriginsWriter, Watch, stamp_of
 from common.errors import DataError
 from common.shards import Split
-from tests.attacks import twins
-from tests.attacks.twins import Difference, Talk, Twins, TwinsDifferError, quick_accounting, random_policy, twin_data
+from tests.support import twins
+from tests.support.twins import Difference, Talk, Twins, TwinsDifferError, quick_accounting, random_policy, twin_data
 
 CONVERSATIONS = 40
 ON_FEATURES = 15

@@ -54,7 +54,7 @@ class Measurement:
     Attributes:
         check: of opening, checking and keeping every image.
         later_start: of finding all of it kept.
-        load: of the machine (one minute's average) when it began; above 0.5 the clock tells of others too.
+        load: of the machine (one minute's average) when it began; above 0.5 the clock counts others too.
     """
 
     check: Cost

@@ -10,7 +10,7 @@ import pytest
 from client.data.watch import GONE_FILE
 from common.settings import free_port
 from common.telemetry.events import Refusal
-from tests.e2e.consortium import Consortium
+from tests.support.consortium import Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

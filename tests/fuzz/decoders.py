@@ -108,10 +108,10 @@ from server.operator_socket import read_request
 from server.run_queue import RunQueue
 
 REFUSALS = (ConfideError, UnusableImageError)
-"""How a decoder refuses; the second is how a reader of images tells the examination of a hospital's data."""
+"""How a decoder refuses; the second is how a reader of images reports to the examination of a hospital's data."""
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
-"""Of the checkpoints in the corpus."""
+"""The run of the checkpoints in the corpus."""
 
 _TENSORS = safetensors.numpy.save({"weight": np.arange(6, dtype=np.float32).reshape(2, 3)})
 """A model file, for cards."""
@@ -129,7 +129,7 @@ _DONE = RoundDone(
 """A run of one round, for summaries."""
 
 NAME_BYTES, LENGTH_BYTES = 64, 4
-"""Of what stands before each object of a message in the corpus."""
+"""The length of what stands before each object of a message in the corpus."""
 
 DESCRIPTION = RunDescription.of(
     Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
@@ -228,7 +228,7 @@ def _npz(content: bytes) -> object:
 
 
 def _ledger(content: bytes) -> object:
-    """Read as a ledger's database, and where that is refused as one whose operator goes on with what it tells."""
+    """Read as a ledger's database, and where that is refused as one whose operator goes on with what it holds."""
     with _file(f"{LEDGER_FOLDER}/ledger.sqlite", content) as path:
         try:
             return verify(path.parent)

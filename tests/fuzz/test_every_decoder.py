@@ -1,4 +1,4 @@
-"""Whatever reads bytes is fuzzed, or says here why nobody else's bytes come to it; nothing reads what can run code."""
+"""Whatever reads bytes is fuzzed, or says here why nobody else's bytes reach it; nothing reads what can run code."""
 
 import re
 import subprocess

@@ -12,7 +12,7 @@ from common.task import TaskConfig, TaskKind, counted
 from common.telemetry.events import Evaluated, RunFinished, RunStarted
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import deal
-from tests.small_consortium import CONFIG, HOSPITALS, Dealt, everybody, small
+from tests.support.small_consortium import CONFIG, HOSPITALS, Dealt, everybody, small
 
 LABELS = ("left", "right", "rare")
 TERMS = TaskConfig(kind=TaskKind.MULTILABEL, classes=LABELS)

@@ -287,7 +287,7 @@ def read_matches(content: bytes) -> list[dict[str, Any]]:
 def _checked_uid(item: Mapping[str, Any], key: str) -> str:
     uid = _value(item, key)
     if not is_uid(uid):
-        raise PacsError("the PACS answered with a UID that is none")
+        raise PacsError("the PACS answered with an invalid UID")
     return uid
 
 

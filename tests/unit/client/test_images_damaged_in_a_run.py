@@ -22,7 +22,7 @@ from common.config import replace
 from common.run.messages import MaskRequest, Request
 from common.telemetry.events import COMPLETED, Evaluated, Refusal
 from deploy.experiment.consortium import InProcessConsortium, Loss, Site
-from tests.small_consortium import CONFIG, POLICY, Dealt, Small, everybody
+from tests.support.small_consortium import CONFIG, POLICY, Dealt, Small, everybody
 
 NAME = "hospital-1"
 Damage = Callable[[Path], object]

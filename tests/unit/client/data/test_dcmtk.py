@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from client.data.readers.dicom import quiet, read_dicom
-from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
+from tests.support.hospital_folder import dicom, encoded, packaged
 
 pytestmark = pytest.mark.skipif(
     shutil.which("dcmj2pnm") is None, reason="dcmtk is not installed (Debian: apt-get install dcmtk)"

@@ -16,7 +16,7 @@ from client.data.hospital_data import HospitalData
 from client.data.watch import GONE_FILE, NO_STAMP, Gone, Origin, Origins, OriginsWriter, Watch, held, hold, name_gone
 from common.errors import DataError
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import CONTRACT, Hospital, healthy
+from tests.support.hospital_folder import CONTRACT, Hospital, healthy
 
 RUN = "ab" * 32
 
