@@ -32,9 +32,9 @@ from common.shards import (
 )
 
 CACHE_FORMAT = "confide-prepared"
-CACHE_VERSION = 3
-"""The version of what is kept. Version 3 has what statistics count of each record; version 2 shows pictures as
-:mod:`client.data.display` says."""
+CACHE_VERSION = 4
+"""The version of what is kept. Version 4 says which labels of a record are not known; version 3 has what statistics
+count of each record; version 2 shows pictures as :mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""

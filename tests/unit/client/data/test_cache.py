@@ -77,7 +77,7 @@ def test_a_file_cut_short_makes_the_whole_unusable(tmp_path: Path, name: str) ->
 def test_another_version_is_not_read(tmp_path: Path) -> None:
     fill(PreparedCache(tmp_path), "a")
     index = tmp_path / "prepared-a" / "index.json"
-    index.write_text(index.read_text().replace('"version": 3', '"version": 2'))
+    index.write_text(index.read_text().replace('"version": 4', '"version": 3'))
     assert PreparedCache(tmp_path).find("a") is None
 
 
