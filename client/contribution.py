@@ -465,8 +465,8 @@ class Contributor:
         return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
 
     def _label_counts(self, validation: Array, test: Array, bins: int) -> tuple[EvaluationCounts, ...]:
-        parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
-        return count_labels(*parts, bins)
+        validated = validation, _of_copies(self._validation, self._validation.labels)
+        return count_labels(validated, (test, _of_copies(self._test, self._test.labels)), bins)
 
     def _exact(self, validation: Array, test: Array, shape: EvaluationShape) -> npt.NDArray[np.int64]:
         if shape.labels:

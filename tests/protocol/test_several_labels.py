@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.shards import Records, Split
-from common.task import TaskConfig, TaskKind, counted
-from common.telemetry.events import Evaluated, RunFinished, RunStarted
+from common.task import Counts, TaskConfig, TaskKind, counted
+from common.telemetry.events import Evaluated, Refusal, RunFinished, RunStarted
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import deal
 from tests.small_consortium import CONFIG, HOSPITALS, Dealt, everybody, small
@@ -72,12 +72,42 @@ def test_exact_counts_are_the_records_of_each_label(several: Dealt, tmp_path: Pa
     assert tested.each["right"].auc > 0.95
 
 
-def test_every_hospital_reads_its_labels_as_the_run_says(several: Dealt, tmp_path: Path) -> None:
-    """A hospital whose labels lie outside the run's map is out before anything is booked."""
+def test_records_whose_labels_lie_outside_the_runs_map_are_left_out_and_the_server_sees_nothing_of_it(
+    several: Dealt, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A refusal would show the server which labels a hospital has; its operator is told (decision 017)."""
     narrower = TaskConfig(kind=TaskKind.MULTILABEL, classes=("left", "right"))
     data = dataclasses.replace(several.data, classes=narrower.classes, given=narrower)
     other = Dealt(data, several.folder)
     made = small(other, tmp_path, **{**CHANGES, "task": narrower.model_dump()})
     made.run().train()
-    assert not made.of(Evaluated) or made.of(Evaluated)[0].records == 0
-    assert all(made.spent(hospital) == [] for hospital in HOSPITALS)
+    assert made.of(RunFinished)[0].reason == "completed"
+    assert made.of(Refusal) == []
+    assert made.hospitals == [len(HOSPITALS)] * 2
+    told = [record.message for record in caplog.records if "label_unknown" in record.message]
+    assert len(told) >= len(HOSPITALS)
+
+
+def test_labels_that_are_not_known_are_left_out_of_the_counts_with_copies_of_images_too(tmp_path: Path) -> None:
+    """Of a model on features, whose validation records come with copies; half of the second label is not known."""
+    terms = TERMS.model_copy(update={"uncertain": Counts.LEAVE_OUT})
+    parts = {split: marked(size, seed) for seed, (split, size) in enumerate(SIZES.items())}
+    for records in parts.values():
+        records.labels[::2] &= ~2
+        records.labels[::2] |= 2 << len(LABELS)
+    data = DataSet("marks", "made", "marks", LABELS, 1, 28, parts, given=terms)
+    deal(data, [tmp_path / name / "shard" for name in HOSPITALS], CONFIG.data, CONFIG.experiment.seed, 1)
+    made = small(
+        Dealt(data, tmp_path), tmp_path / "state",
+        experiment={"task": "marks", "rounds": 8}, task=terms.model_dump(), evaluation={"exact": True},
+        model={"name": "scattering_linear"}, privacy={"mode": "none"},
+        training={"copies": 2, "warp": "chest", "batch_size": 16, "learning_rate": 0.5, "local_epochs": 4},
+        policies=everybody(allow_no_privacy=True, allow_exact_evaluation=True),
+    )  # fmt: skip
+    made.run().train()
+    (tested,) = made.of(Evaluated)
+    test = parts["test"].labels
+    assert [figures.records for figures in tested.each.values()] == [len(test), len(test) / 2, len(test)]
+    assert tuple(figures.support for figures in tested.each.values()) == counted(terms, test)
+    assert tested.each["left"].auc > 0.75
+    assert tested.each["left"].recall > 0.6  # At the threshold that validation records, with their copies, chose.
