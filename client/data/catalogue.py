@@ -103,7 +103,8 @@ class ListedImage:
 
     Attributes:
         file: its path from the data folder, or ``train_images[7]`` in an npz file.
-        label: its number (:mod:`common.task`): the index of its class, or the sum over its labels.
+        label: its number (:mod:`common.task`): the index of its class, or the sum over its labels; None where the run's
+            task leaves it out. It is listed all the same, so that nothing but training depends on what a task names.
         label_text: the label as it was written.
         patient: identifier, '' if unknown.
         split: None where the hospital leaves the choice to Confide.
@@ -111,7 +112,7 @@ class ListedImage:
     """
 
     file: str = field(repr=False)
-    label: int = field(repr=False)
+    label: int | None = field(repr=False)
     label_text: str = field(repr=False)
     patient: str = field(repr=False)
     split: Split | None = field(repr=False)
@@ -124,8 +125,8 @@ class Catalogue:
 
     Attributes:
         root: the folder with links resolved, or the npz file.
-        layout: which of the three.
-        entries: what can be opened.
+        layout: which of the four.
+        entries: every image, in an npz file in its order.
         findings: what is wrong with the list itself.
         accepted: files and mistakes that the data manager accepts.
         digest: 32 bytes that change whenever the list, or the size or time of any file, does.
@@ -138,6 +139,11 @@ class Catalogue:
     accepted: frozenset[tuple[str, str]] = field(repr=False)
     digest: bytes
 
+    @property
+    def labelled(self) -> tuple[ListedImage, ...]:
+        """The images whose labels the task names."""
+        return tuple(entry for entry in self.entries if entry.label is not None)
+
 
 @dataclass
 class _Listing:
@@ -148,7 +154,7 @@ class _Listing:
     archives: Archives = field(repr=False)
     entries: list[ListedImage] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 2"))
+    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"confide catalogue 3"))
     reader: LabelReader = field(init=False, repr=False)
     beside: frozenset[str] = frozenset()
     """Names of files below the folder, beside :data:`_BESIDE_IMAGES`, that are known to be no images."""
@@ -263,8 +269,7 @@ def _list_npz(listing: _Listing, path: Path) -> None:
         for number, text in enumerate(label_texts(labels, listing.task)):
             file = f"{split}_images[{number}]"
             label = _label_of(listing, text, file)
-            if label is not None:
-                listing.add(ListedImage(file, label, sys.intern(text), "", split), path.stat())
+            listing.add(ListedImage(file, label, sys.intern(text), "", split), path.stat())
 
 
 def _list_manifest(listing: _Listing) -> None:
@@ -319,14 +324,12 @@ def _list_row(
     text = text if by_column else cells["label"]
     if times[file] > 1:
         listing.find(Mistake.MANIFEST_ROW_REPEATED, where)
-    elif (label := _label_of(listing, text, where)) is None:
-        return
     elif isinstance(split, Mistake):
         listing.find(split, where, cells["split"])
     elif isinstance(status := _status_inside(listing, file), Mistake):
         listing.find(status, where)
     else:
-        label_text = sys.intern(text)  # one object for all that have it
+        label, label_text = _label_of(listing, text, where), sys.intern(text)  # one object for all that have it
         listing.add(ListedImage(file, label, label_text, cells.get("patient_id", ""), split), status)
 
 
@@ -424,13 +427,11 @@ def _list_known_row(listing: _Listing, file: str, row: known_tables.KnownRow, pa
     if row.label is None:
         passed["images are lateral views and are left out"] += 1
         return
-    label = _label_of(listing, row.label, f"row {row.line}: {file}")
-    if label is None:
-        return
     status = _status_inside(listing, file)
     if isinstance(status, Mistake):
         listing.find(status, file)
         return
+    label = _label_of(listing, row.label, f"row {row.line}: {file}")
     said = Said(*map(sys.intern, (row.said.position, row.said.sex, row.said.age)))
     listing.add(ListedImage(file, label, sys.intern(row.label), row.patient, None, said), status)
 
@@ -443,7 +444,11 @@ def _list_class_folders(listing: _Listing) -> None:
         above = [name for name in path.parts[:-1] if PurePosixPath(name).suffix.lower() != ARCHIVE_ENDING]
         split = SPLIT_FOLDERS.get(above[0].lower()) if above else None
         folders = above[1:] if split else above
-        label = read(folders[0]) if folders else Unread.UNKNOWN
+        text = folders[0] if folders else ""
+        label = read(text) if folders else Unread.UNKNOWN
+        if isinstance(status := _status_inside(listing, file), Mistake):
+            listing.find(status, file)
+            continue
         if label is Unread.LEFT_OUT:
             listing.left_out += 1
         elif isinstance(label, Unread):
@@ -451,11 +456,9 @@ def _list_class_folders(listing: _Listing) -> None:
             if place not in unknown:  # once for a folder, not for each of its images
                 unknown.add(place)
                 listing.find(Mistake.LABEL_UNKNOWN, place, "" if folders else "images outside any class folder")
-        elif isinstance(status := _status_inside(listing, file), Mistake):
-            listing.find(status, file)
-        else:
-            patient = next((name for name in folders[1:] if name.casefold() not in _NO_PATIENT), "")
-            listing.add(ListedImage(file, label, folders[0], patient, split), status)
+        patient = next((name for name in folders[1:] if name.casefold() not in _NO_PATIENT), "")
+        number = None if isinstance(label, Unread) else label
+        listing.add(ListedImage(file, number, sys.intern(text), patient, split), status)
 
 
 def _walk(listing: _Listing) -> Iterator[str]:

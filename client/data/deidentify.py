@@ -70,9 +70,11 @@ def deidentify(folder: Path, contract: DataContract, report: Report, out: Path) 
 def _clean_all(
     archives: Archives, entries: list[ListedImage], contract: DataContract, out: Path
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Write copies one by one and yield their rows of the manifest; what can't be read is left out."""
+    """Write copies one by one and yield their rows of the manifest; what has no label or can't be read is left out."""
     pseudonyms = Pseudonyms()
     for number, entry in enumerate(entries):
+        if entry.label is None:
+            continue
         try:
             copy = clean_copy(read_file(archives, entry.file), entry.patient, pseudonyms)
         except UnusableImageError:

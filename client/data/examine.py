@@ -24,6 +24,7 @@ from client.data.readers import npz, quiet, read_picture
 from client.data.shortcuts import Traces, traces_of
 from client.data.traits import traits_of
 from client.data.views import FRONTAL
+from common.config import PrivacyUnit
 from common.errors import DataError
 from common.shards import MAX_FILE_BYTES, SPLITS, fit
 
@@ -32,6 +33,9 @@ _AHEAD = 32
 
 _CLOCK_TOLERANCE = datetime.timedelta(days=1)
 """The tolerance for a study's date: one from a time zone ahead of this machine's may be dated tomorrow."""
+
+_OF_NO_SINGLE_FILE = frozenset({Mistake.PERSONAL_DATA, Mistake.PATIENT_UNKNOWN})
+"""What is no finding of a file that is looked at and not kept."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -58,7 +62,7 @@ class Examined:
         entry: what was claimed of it.
         findings: what is wrong with it.
         header: what its file says beside the pixels.
-        content_digest: SHA-256 of the file.
+        content_digest: SHA-256 of the file; empty if it could not be read.
         usable: None if it could not be decoded.
     """
 
@@ -105,7 +109,7 @@ def _examine_npz(catalogue: Catalogue, contract: DataContract, threads: ThreadPo
 def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Picture, tuple[Finding, ...]]:
     """Read one file that no hospital listed, and return what a check would find in it alone; for users of a model.
 
-    Enter :func:`client.data.readers.quiet` around it. Personal data in the header is no finding here: nothing is kept.
+    Enter :func:`client.data.readers.quiet` around it. Whose image it is does not matter here: nothing is kept.
 
     Args:
         content: the whole file.
@@ -120,7 +124,7 @@ def look_at(content: bytes, contract: DataContract, file: str = "") -> tuple[Pic
     latest = (datetime.datetime.now(datetime.UTC).date() + _CLOCK_TOLERANCE).strftime("%Y%m%d")
     header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
     examined = _examine_picture(entry, picture, b"", header, contract)
-    return picture, tuple(finding for finding in examined.findings if finding.mistake is not Mistake.PERSONAL_DATA)
+    return picture, tuple(finding for finding in examined.findings if finding.mistake not in _OF_NO_SINGLE_FILE)
 
 
 def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
@@ -135,15 +139,17 @@ def _in_order(threads: ThreadPoolExecutor, function: Callable[[_In], _Out], item
 
 
 def _examine_file(archives: Archives, entry: ListedImage, contract: DataContract, latest: str) -> Examined:
+    digest = b""
     try:
         content = read_file(archives, entry.file)
+        digest = hashlib.sha256(content).digest()
         picture = read_picture(content, contract.channels)
     except UnusableImageError as problem:
-        return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),))
+        return Examined(entry, (Finding(problem.mistake, entry.file, problem.detail),), content_digest=digest)
     if entry.said is not None:
         picture = replace(picture, header=_told(picture.header, entry.said))
     header = (*_passed_over(entry, picture), *_header_findings(entry, picture.header, contract, latest))
-    return _examine_picture(entry, picture, hashlib.sha256(content).digest(), header, contract)
+    return _examine_picture(entry, picture, digest, header, contract)
 
 
 def _examine_pixels(pixels: npt.NDArray[np.uint8], entry: ListedImage, contract: DataContract) -> Examined:
@@ -159,9 +165,11 @@ def _examine_picture(
     pixels = fit(image, contract.image_size)
     small = thumbnail(pixels)
     mistakes = check_picture(picture.pixels, small, contract)
-    findings = (*header, *(Finding(mistake, entry.file, detail) for mistake, detail in mistakes))
+    found = [*header, *(Finding(mistake, entry.file, detail) for mistake, detail in mistakes)]
+    if contract.unit is PrivacyUnit.PATIENT and not (entry.patient or picture.header.patient):
+        found.append(Finding(Mistake.PATIENT_UNKNOWN, entry.file))
     return Examined(
-        entry, findings, picture.header, digest, Usable(pixels, small, traces_of(picture), traits_of(picture))
+        entry, tuple(found), picture.header, digest, Usable(pixels, small, traces_of(picture), traits_of(picture))
     )
 
 

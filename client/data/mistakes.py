@@ -75,8 +75,21 @@ class Weight(StrEnum):
     """A warning: it is shown, and refuses nothing."""
 
 
-COUNTED = frozenset(
+DEPENDS_ON_TERMS = frozenset(
     {
+        Mistake.IMAGE_TOO_SMALL,
+        Mistake.WRONG_COLOUR,
+        Mistake.WRONG_PHOTOMETRIC,
+        Mistake.NARROW_RANGE,
+        Mistake.INVERTED_IMAGE,
+        Mistake.WRONG_MODALITY,
+        Mistake.MIXED_MODALITIES,
+        Mistake.WRONG_BODY_PART,
+        Mistake.WRONG_VIEW,
+        Mistake.DUPLICATE_IMAGE,
+        Mistake.DUPLICATE_REENCODED,
+        Mistake.PATIENT_CONTRADICTING_LABELS,
+        Mistake.PATIENT_UNKNOWN,
         Mistake.PART_EMPTY,
         Mistake.SINGLE_CLASS,
         Mistake.TOO_FEW_IN_CLASS,
@@ -86,11 +99,15 @@ COUNTED = frozenset(
         Mistake.LABEL_UNKNOWN,
     }
 )
-"""What follows from the number of images, or from the labels that a run's map names. No run may refuse for it.
+"""What is a mistake only by the terms of a run: its label map, image size, colours, kind of image, unit or numbers. No
+run may refuse for it.
 
-A server chooses both, so it could ask again and again, and learn a number, or whether a table holds a finding, from who
-refuses. ``check-data`` refuses for them, so that the hospital's staff corrects it. A run that meets them leaves out the
-records in question, and tells the operator.
+A server chooses the terms, so it could ask again and again, and learn from who refuses: a number; or whether any record
+has one rare label, by a map that names that label alone and a size that no image has. ``check-data`` refuses for them,
+so that the hospital's staff corrects it. A run that meets them leaves out the image in question where it is that
+image's own fault, and keeps it where only several images together are at fault; it informs the operator in both cases.
+
+All other mistakes are the same whatever a run asks, since images that its map leaves out are opened too.
 """
 
 

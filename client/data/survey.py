@@ -15,7 +15,6 @@ from client.data.examine import Examined, Usable
 from client.data.mistakes import Finding, Mistake
 from client.data.picture_checks import THUMBNAIL_SIDE
 from client.data.shortcuts import NAMES, Shortcut, Traces, find_shortcuts
-from common.config import PrivacyUnit
 from common.shards import SPLITS, Split, combine_digests, record_digest
 from common.task import TaskKind, counted, targets
 
@@ -49,6 +48,7 @@ class _Seen:
     """What is remembered of one image: little, because there may be a million."""
 
     entry: ListedImage = field(repr=False)
+    label: int
     split: Split
     patient: str = field(repr=False)
     modality: str
@@ -58,16 +58,25 @@ class _Seen:
 
 @dataclass
 class Survey:
-    """Takes in one examined image after another; :meth:`findings` is what they say together."""
+    """Takes in one examined image after another; :meth:`findings` is what they say together.
+
+    What a run's terms leave out is passed over. Its hashes are kept, and its patient and part, so that by which images
+    a ledger knows the data, and what refuses a run, do not depend on the terms.
+    """
 
     contract: DataContract
     _seen: list[_Seen] = field(default_factory=list, repr=False)
     _record_digests: bytearray = field(default_factory=bytearray, repr=False)
     _pixel_digests: bytearray = field(default_factory=bytearray, repr=False)
     _content_digests: bytearray = field(default_factory=bytearray, repr=False)
+    _passed_over: bytearray = field(default_factory=bytearray, repr=False)
     _thumbnails: bytearray = field(default_factory=bytearray, repr=False)
     _traces: bytearray = field(default_factory=bytearray, repr=False)
     _patient_numbers: dict[str, int] = field(default_factory=dict, repr=False)
+    _images: int = 0
+    _images_of: Counter[str] = field(default_factory=Counter, repr=False)
+    _first_of: dict[str, tuple[Split, str]] = field(default_factory=dict, repr=False)
+    _moved: list[tuple[str, Finding]] = field(default_factory=list, repr=False)
 
     def add(self, examined: Examined, usable: Usable) -> tuple[Split, int]:
         """Remember one image.
@@ -81,16 +90,38 @@ class Survey:
             nothing but that equal numbers are one patient.
         """
         row, entry = len(self._seen), examined.entry
-        patient = entry.patient or examined.header.patient
-        split = entry.split or choose_split(patient.encode() or examined.content_digest)
+        if entry.label is None:
+            raise ValueError("an image without a label is passed over, not added")
+        patient, split = self._place(examined)
         said = (examined.header.modality, usable.traces.source, usable.traces.view)
-        self._seen.append(_Seen(entry, split, patient, *map(sys.intern, said)))
+        self._seen.append(_Seen(entry, entry.label, split, patient, *map(sys.intern, said)))
         self._traces += usable.traces.numbers.tobytes()
         self._record_digests += record_digest(examined.content_digest, entry.label_text, patient, split)
-        self._pixel_digests += hashlib.blake2b(usable.pixels.tobytes(), digest_size=_PIXEL_DIGEST_BYTES).digest()
+        self._pixel_digests += _digest_of(usable)
         self._content_digests += examined.content_digest[:_PIXEL_DIGEST_BYTES]
         self._thumbnails += usable.thumbnail.astype(_KEPT_AS).tobytes()
         return split, self._patient_numbers.setdefault(patient, row) if patient else row
+
+    def pass_over(self, examined: Examined) -> None:
+        """Remember which image it is that the run does not use."""
+        self._place(examined)
+        self._passed_over += examined.content_digest[:_PIXEL_DIGEST_BYTES]
+        if examined.usable is not None:
+            self._passed_over += _digest_of(examined.usable)
+
+    def _place(self, examined: Examined) -> tuple[str, Split]:
+        """Return an image's patient, or '', and part, and note a patient that is in another part already."""
+        entry = examined.entry
+        patient = entry.patient or examined.header.patient
+        split = entry.split or choose_split(patient.encode() or examined.content_digest)
+        self._images += 1
+        if patient:
+            self._images_of[patient] += 1
+            first_split, first_file = self._first_of.setdefault(patient, (split, entry.file))
+            if split != first_split:
+                detail = f"{split}; {first_split} has {first_file}"
+                self._moved.append((patient, Finding(Mistake.PATIENT_ON_BOTH_SIDES, entry.file, detail)))
+        return patient, split
 
     @property
     def fingerprint(self) -> bytes:
@@ -100,7 +131,7 @@ class Survey:
     @property
     def images(self) -> bytes:
         """The hash of each image's file and of its pixels, 16 bytes each: by these a ledger knows images again."""
-        return bytes(self._content_digests + self._pixel_digests)
+        return bytes(self._content_digests + self._pixel_digests + self._passed_over)
 
     @property
     def patients(self) -> int:
@@ -111,7 +142,7 @@ class Survey:
         """Return how many images each part has of each class; for the hospital's own eyes."""
         labels: dict[Split, list[int]] = {split: [] for split in SPLITS}
         for seen in self._seen:
-            labels[seen.split].append(seen.entry.label)
+            labels[seen.split].append(seen.label)
         task = self.contract.meaning
         return {split: counted(task, np.array(labels[split], np.int64)) for split in SPLITS}
 
@@ -125,27 +156,20 @@ class Survey:
 
     def _shared_patient(self) -> str:
         """Return the patient id that stands for many persons, or ''."""
-        counted = Counter(seen.patient for seen in self._seen if seen.patient).most_common(1)
-        patient, times = counted[0] if counted else ("", 0)
-        return patient if times >= max(_MANY_OF_ONE, len(self._seen) / 2) else ""
+        patient, times = max(self._images_of.items(), key=lambda pair: pair[1], default=("", 0))
+        return patient if times >= max(_MANY_OF_ONE, self._images / 2) else ""
 
     def _patient_findings(self) -> Iterator[Finding]:
         shared = self._shared_patient()
         if shared:
-            times = sum(seen.patient == shared for seen in self._seen)
-            yield Finding(Mistake.ONE_PATIENT_FOR_MANY, "", f"{times} of {len(self._seen)} images")
+            yield Finding(Mistake.ONE_PATIENT_FOR_MANY, "", f"{self._images_of[shared]} of {self._images} images")
+        # Of the shared one it is said once, and what follows from it is no mistake of its own.
+        yield from (finding for patient, finding in self._moved if patient != shared)
         for seen in self._seen:
-            if shared and seen.patient == shared:
-                continue  # said once, and what follows from it is no mistake of its own
-            if not seen.patient:
-                if self.contract.unit is PrivacyUnit.PATIENT:
-                    yield Finding(Mistake.PATIENT_UNKNOWN, seen.entry.file)
+            if seen.patient in ("", shared):
                 continue
             first = self._seen[self._patient_numbers[seen.patient]]
-            if seen.split != first.split:
-                detail = f"{seen.split}; {first.split} has {first.entry.file}"
-                yield Finding(Mistake.PATIENT_ON_BOTH_SIDES, seen.entry.file, detail)
-            if seen.entry.label != first.entry.label and self.contract.meaning.kind is not TaskKind.MULTILABEL:
+            if seen.label != first.label and self.contract.meaning.kind is not TaskKind.MULTILABEL:
                 detail = f"{self._name(seen)}; {first.entry.file} is {self._name(first)}"
                 yield Finding(Mistake.PATIENT_CONTRADICTING_LABELS, seen.entry.file, detail)
 
@@ -169,7 +193,7 @@ class Survey:
             if seen.patient in ("", shared) or self._patient_numbers[seen.patient] == row
         ]
         traces = [Traces(numbers[row], self._seen[row].source, self._seen[row].view) for row in alone]
-        labels = np.array([self._seen[row].entry.label for row in alone], np.int64)
+        labels = np.array([self._seen[row].label for row in alone], np.int64)
         for shortcut in self._shortcuts(traces, labels):
             detail = (
                 f"{shortcut.trace} predicts {shortcut.name} with an AUC of {shortcut.auc:.2f} "
@@ -203,12 +227,16 @@ class Survey:
 
     def _duplicate(self, mistake: Mistake, original: int, row: int) -> Finding:
         first, second = self._seen[original], self._seen[row]
-        only_counts_twice = first.split == second.split == "test" and first.entry.label == second.entry.label
+        only_counts_twice = first.split == second.split == "test" and first.label == second.label
         detail = f"same as {first.entry.file} ({first.split}, {self._name(first)})"
         return Finding(Mistake.DUPLICATE_IN_TEST if only_counts_twice else mistake, second.entry.file, detail)
 
     def _name(self, seen: _Seen) -> str:
-        return self.contract.meaning.named(seen.entry.label)
+        return self.contract.meaning.named(seen.label)
+
+
+def _digest_of(usable: Usable) -> bytes:
+    return hashlib.blake2b(usable.pixels.tobytes(), digest_size=_PIXEL_DIGEST_BYTES).digest()
 
 
 def choose_split(key: bytes) -> Split:

@@ -25,7 +25,7 @@ _STEPS = 60
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 BINS = 10
-"""Of a reliability diagram."""
+"""The bins of a reliability diagram."""
 
 LARGEST_SCORE = 700.0
 """Beyond it exp overflows."""
@@ -141,7 +141,8 @@ def rows_of(scores: Floats, others: Floats, own: Floats) -> tuple[Row, ...]:
     rows = []
     for index in np.unique(group[whole > 0]):
         here = (group == index) & (whole > 0)
-        score = float(scores[here] @ whole[here] / whole[here].sum())
+        shares = whole[here] / whole[here].max()  # Weights as small as floats can be would round the products to zero.
+        score = float(np.average(scores[here], weights=shares))
         rows.append((score, float(others[here].sum()), float(own[here].sum())))
     return tuple(rows)
 

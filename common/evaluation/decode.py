@@ -18,7 +18,7 @@ from common.evaluation.density import mixture_quantiles, mixture_share
 from common.evaluation.layout import Layout
 from common.evaluation.measure_classes import TELLING_DEVIATIONS, class_shares, known_shares, of_classes
 from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, ClassCount, ScoreFigures, of_score
-from common.evaluation.metrics import METRICS, UNDEFINED, ClassFigures, Metrics
+from common.evaluation.metrics import METRICS, OF_A_CLASS, UNDEFINED, ClassFigures, Metrics
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
 from common.evaluation.question import Question
 from common.evaluation.state import EvaluationState, Measured, Reference
@@ -219,13 +219,13 @@ def _together(figures: list[ScoreFigures], sides: list[tuple[bool, bool]], units
 
 
 def _of_label(figure: ScoreFigures, sides: tuple[bool, bool]) -> ClassFigures:
-    measured, rates = figure.metrics, ("recall", "specificity", "precision", "auc")
-    shown = [name for name in rates if _told(name, sides) and not math.isnan(getattr(measured, name))]
+    measured = figure.metrics
+    shown = [name for name in OF_A_CLASS if _told(name, sides) and not math.isnan(getattr(measured, name))]
     (_spared, alarms), (missed, caught) = measured.confusion
     return ClassFigures(
         support=missed + caught,
         called=alarms + caught,
-        **{name: getattr(measured, name) if name in shown else math.nan for name in rates},
+        **{name: getattr(measured, name) if name in shown else math.nan for name in OF_A_CLASS},
         threshold=measured.threshold,
         records=float(measured.records),
         intervals={name: figure.intervals[name] for name in shown},

@@ -17,7 +17,7 @@ from common.evaluation import intervals
 from common.evaluation.density import auc_of, boundaries, cells_of, decode_group, halves_of
 from common.evaluation.layout import Layout, Numbers
 from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, fitted_normal, priors_of, tree_halves, tree_noise
-from common.evaluation.metrics import METRICS, UNDEFINED, ClassFigures, Metrics
+from common.evaluation.metrics import METRICS, UNDEFINED, ClassFigures, Metrics, by_class
 from common.evaluation.state import Measured, Reference
 from common.evaluation.tree import LARGEST_LOSS
 from common.task import TaskKind
@@ -282,8 +282,7 @@ def _each(layout: Layout, first: _Draws, bootstrap: _Draws, areas: list[Floats])
     if first.confusion is None or bootstrap.confusion is None:
         return ()
     matrices = np.concatenate([first.confusion, bootstrap.confusion])
-    right = np.diagonal(matrices, axis1=1, axis2=2)
-    true, called, total = matrices.sum(axis=2), matrices.sum(axis=1), matrices.sum(axis=(1, 2))[:, None]
+    right, called, true, total = by_class(matrices)
     draws = {
         "support": true,
         "called": called,

@@ -24,7 +24,7 @@ from client.data.catalogue import SPLIT_FOLDERS, read_catalogue, scan_images
 from client.data.contract import DataContract
 from client.data.examine import examine_all, read_file
 from client.data.known_tables import find_known_table
-from client.data.mistakes import COUNTED, Finding, Mistake, Weight
+from client.data.mistakes import Finding, Mistake, Weight
 from client.data.pixels import UnusableImageError
 from client.data.readers import quiet, read_picture
 from client.data.survey import Survey
@@ -154,15 +154,18 @@ def read(path: Path, contract: DataContract) -> tuple[Mapping[Split, Records], t
         today = datetime.datetime.now(datetime.UTC).date()
         left_out: dict[str, Mistake] = {}
         for examined in examine_all(catalogue, contract, today):
+            label = examined.entry.label
+            if label is None:
+                continue
             for finding in examined.findings:
                 if finding.blocks:
                     left_out.setdefault(examined.entry.file, finding.mistake)
             if examined.usable is not None:
                 split, _ = survey.add(examined, examined.usable)
                 patient = examined.entry.patient or examined.header.patient
-                held.append(_Held(examined.entry.file, split, examined.entry.label, patient, examined.usable.pixels))
+                held.append(_Held(examined.entry.file, split, label, patient, examined.usable.pixels))
         for finding in survey.findings():
-            if finding.blocks and finding.where and finding.mistake not in COUNTED:
+            if finding.blocks and finding.where:
                 left_out.setdefault(finding.where, finding.mistake)
     found.update(mistake.value for mistake in left_out.values())
     kept = [one for one in held if one.file not in left_out]

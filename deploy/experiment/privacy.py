@@ -6,7 +6,6 @@ centre that all would have to trust (``central``).
 """
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from common.config import Config, load_config, replace
 from common.errors import RunError
+from common.evaluation.metrics import HEADLINES
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
@@ -46,7 +46,9 @@ AGAINST = (
     "ε holds: central, against whoever gets the model, but the centre sees every record; distributed, against the "
     "server too; local, against everyone outside the hospital."
 )
-SHOWN = ("auc", "accuracy", "f1", "spent")
+SHOWN = (*HEADLINES, "spent")
+RELEASED = ("released_auc", "released_accuracy", "accuracy_as_released")
+"""What the run's own noisy counts say of the same models, and what the threshold from them is worth."""
 PLOT_FILE = "auc-by-epsilon.png"
 GAINS_FILE = "gains.csv"
 APART = 1.03
@@ -109,16 +111,14 @@ def _trial(config: Config, laboratory: Laboratory, mode: str, epsilon: float, se
         return Trial(labels, replace(seeded, privacy={"mode": DISTRIBUTED}), laboratory.train_centrally)
     moded = replace(seeded, privacy={"mode": mode})
     if not mechanism_of(moded).noise_in_sum:
-        moded = _in_passes(moded, len(laboratory.data.parts["train"]))
-    return Trial(labels, moded, laboratory.train_federated)
+        moded = _in_passes(moded)
+    return Trial(labels, moded, laboratory.train_and_release)
 
 
-def _in_passes(config: Config, records: int) -> Config:
+def _in_passes(config: Config) -> Config:
     """Return the steps of mode ``distributed`` as rounds of one pass over a hospital's data each."""
-    rate = config.training.sample_rate
-    batch = math.ceil(rate * math.ceil(records / config.experiment.num_clients))
-    rounds = max(1, round(config.experiment.rounds * rate))
-    return replace(config, experiment={"rounds": rounds}, training={"batch_size": batch, "local_epochs": 1})
+    rounds = max(1, round(config.experiment.rounds * config.training.sample_rate))
+    return replace(config, experiment={"rounds": rounds}, training={"local_epochs": 1})
 
 
 def gain(groups: Sequence[RunGroup], mode: str, epsilon: float) -> Interval:
@@ -190,7 +190,7 @@ def draw(groups: Sequence[RunGroup], data_set: str, meaning: str) -> Figure:
 
 def _table(groups: Sequence[RunGroup], title: str) -> Table:
     table = Table(title=f"{title}: mean and 95 % interval over {groups[0].trials} seeds")
-    for heading in ("mode", "ε", *SHOWN, "distributed's AUC less this"):
+    for heading in ("mode", "ε", *SHOWN, *RELEASED, "distributed's AUC less this"):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
     for group in sorted(
         groups, key=lambda group: (float(group.labels["epsilon"]), MODES.index(str(group.labels["mode"])))
@@ -199,6 +199,7 @@ def _table(groups: Sequence[RunGroup], title: str) -> Table:
             str(group.labels["mode"]),
             f"{group.labels['epsilon']:g}",
             *(str(group.measures[name]) for name in SHOWN),
+            *(str(group.measures.get(name, "")) for name in RELEASED),
             _gain_shown(groups, str(group.labels["mode"]), float(group.labels["epsilon"])),
         )
     return table

@@ -147,7 +147,9 @@ def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple
 def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measures], groups: Sequence[RunGroup]) -> None:
     rows = [_row(group) for group in groups]
     with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        # Not every group measures the same.
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     everything: dict[str, Any] = {

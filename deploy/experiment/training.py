@@ -1,5 +1,6 @@
 """One training of an experiment: a whole federated run in this process, or DP-SGD on everybody's data in one place."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -8,30 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from client.features import model_inputs
-from client.training import TrainingData, evaluate, train_locally
+from client.training import TrainingData, evaluate, scores, train_locally
 from common.config import Config, HospitalConfig, PrivacyUnit, replace
 from common.errors import ConfigError, RunError
-from common.evaluation import EvaluationShape, metrics
+from common.evaluation import METRICS, EvaluationShape, metrics
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, epsilon, rounded_up
 from common.privacy.calibration import require_enough_units
 from common.privacy.mechanism import LocalNoise
 from common.shards import SPLITS, Split, read_manifest
-from common.telemetry.events import COMPLETED, Event, RoundDone
+from common.telemetry.events import COMPLETED, Evaluated, Event, RoundDone
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import deal
 from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.runner import Measures
+from server.checkpoints import CheckpointStore
 from server.run import new_run_id
 
 _FEWEST_STATED = 20
 """What a policy states at least."""
 
-MEASURES = ("auc", "accuracy", "f1", "precision", "recall", "specificity", "loss", "ece")
-"""What every training is measured by, on the official test part."""
+RELEASED = ("auc", "accuracy")
+"""What noisy counts are compared by."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,70 @@ class Laboratory:
             report: called with each event of the run.
 
         Returns:
-            MEASURES of the last model, and the largest ε that a hospital has spent.
+            METRICS of the last model on the official test part, and the largest ε that a hospital has spent.
 
         Raises:
             RunError: the run did not reach its last round.
         """
-        done: list[RoundDone] = []
         config = replace(config, evaluation={"exact": True}, hospital={"allow_exact_evaluation": True})
+        with tempfile.TemporaryDirectory(dir=self.folder) as states:
+            done, _, _ = self._run(config, Path(states), report)
+        return {name: float(getattr(done, name)) for name in METRICS} | {"spent": done.epsilon}
+
+    def train_and_release(self, config: Config) -> Measures:
+        """Train as :meth:`train_federated`, and measure as a deployed consortium does: by noisy counts alone.
+
+        Returns:
+            As :meth:`train_federated`, counted exactly; ``released_…``, what the run itself says of the same model;
+            and ``accuracy_as_released``, counted exactly at the threshold that the run released.
+
+        Raises:
+            RunError: the run did not reach its last round, or its task has no released threshold.
+        """
+        config = replace(config, evaluation={"exact": False})
+        found: list[Evaluated] = []
+
+        def take(event: Event) -> None:
+            if isinstance(event, Evaluated):
+                found.append(event)
+
+        with tempfile.TemporaryDirectory(dir=self.folder) as states:
+            done, run_id, checkpoints = self._run(config, Path(states), take)
+            last = checkpoints.latest(run_id)
+            flat = None if last is None else np.array(last.model[:])
+        if flat is None or not found or math.isnan(found[-1].threshold):
+            raise RunError("a trial must release the figures of its last model and a threshold")
+        released = found[-1]
+        model, classes = self._model(config), len(self.data.classes)
+        validation, test = self._pooled(config, "val"), self._pooled(config, "test")
+        shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
+        exact = metrics(evaluate(model, flat, validation, test, shape))
+        _, of_test = scores(model, flat, validation, test, classes)
+        called = 1 / (1 + np.exp(of_test[:, 0].astype(np.float64) - of_test[:, 1])) >= released.threshold
+        accuracy = float(np.mean(called == (test.labels.numpy() == 1)))
+        return (
+            {name: float(getattr(exact, name)) for name in METRICS}
+            | {"spent": done.epsilon, "accuracy_as_released": accuracy}
+            | {f"released_{name}": float(getattr(released, name)) for name in RELEASED}
+        )
+
+    def _run(
+        self, config: Config, states: Path, report: Callable[[Event], None]
+    ) -> tuple[RoundDone, str, CheckpointStore]:
+        """Run a consortium to its end; returns its last round, its name and its checkpoints."""
+        done: list[RoundDone] = []
 
         def take(event: Event) -> None:
             if isinstance(event, RoundDone):
                 done.append(event)
             report(event)
 
-        with tempfile.TemporaryDirectory(dir=self.folder) as states:
-            consortium = InProcessConsortium(config, self._sites(config, Path(states)))
-            reason = consortium.server(new_run_id(), self.data, Path(states) / "checkpoints", take).train()
+        consortium = InProcessConsortium(config, self._sites(config, states))
+        run_id, folder = new_run_id(), states / "checkpoints"
+        reason = consortium.server(run_id, self.data, folder, take).train()
         if reason != COMPLETED:
             raise RunError(f"every round of a trial must be trained, got {len(done)}: {reason}")
-        return {name: float(getattr(done[-1], name)) for name in MEASURES} | {"spent": done[-1].epsilon}
+        return done[-1], run_id, CheckpointStore(folder)
 
     def train_centrally(self, config: Config) -> Measures:
         """Train where all data lies in one place: the bound that mode ``distributed`` is measured against.
@@ -96,18 +144,21 @@ class Laboratory:
         privacy, training = central.privacy, central.training
         require_enough_units(units, privacy.delta, privacy.unit)
         plan = LocalNoise(privacy).steps(training, rounds=1)
-        classes, model_of = len(self.data.classes), config.model
-        model = registry.build(
-            model_of.architecture, classes, self.data.channels, model_of.image_size, config.experiment.seed
-        )
+        model = self._model(config)
         start = flat_parameters(model)
         trained = (
             start + train_locally(model, start, train, training, plan, os.urandom, expected_units=rate * units).delta
         )
-        shape = EvaluationShape(classes=classes, bins=config.evaluation.score_bins)
+        shape = EvaluationShape(classes=len(self.data.classes), bins=config.evaluation.score_bins)
         measured = metrics(evaluate(model, trained, validation, test, shape))
         spent = rounded_up(epsilon([plan.event], privacy.delta, Accountant(privacy.accountant)))
-        return {name: float(getattr(measured, name)) for name in MEASURES} | {"spent": spent}
+        return {name: float(getattr(measured, name)) for name in METRICS} | {"spent": spent}
+
+    def _model(self, config: Config) -> nn.Module:
+        named = config.model
+        return registry.build(
+            named.architecture, len(self.data.classes), self.data.channels, named.image_size, config.experiment.seed
+        )
 
     def _pooled(self, config: Config, split: Split) -> TrainingData:
         records = self.data.parts[split]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.evaluation.metrics import ClassFigures, metrics_of_kind
+from common.evaluation.metrics import METRICS, OF_A_CLASS, ClassFigures, metrics_of_kind
 from common.task import TaskConfig, TaskKind
 from common.telemetry.events import Evaluated
 from deploy.results.history import RunHistory
@@ -47,7 +47,7 @@ def by_class(history: RunHistory) -> ByClass | None:
         return None
     several = terms.kind is TaskKind.MULTILABEL
     what = "label" if several else "grade" if terms.kind is TaskKind.ORDINAL else "class"
-    columns: tuple[str, ...] = (what, "units", "prevalence", "AUC", "sensitivity", "specificity", "precision")
+    columns: tuple[str, ...] = (what, "units", "prevalence", *(METRICS[name].label for name in OF_A_CLASS))
     rows = tuple(_row(name, figures, tested, terms) for name, figures in tested.each.items())
     if several:
         columns = (*columns, "threshold")
@@ -97,8 +97,7 @@ def _row(name: str, figures: ClassFigures, tested: Evaluated, terms: TaskConfig)
     units = f"{figures.support:.0f} ±{noise:.0f}" if noise else f"{figures.support:.0f}"
     of_whom = tested.records if math.isnan(figures.records) else figures.records
     share = figures.support / of_whom if of_whom else math.nan
-    rates = ("auc", "recall", "specificity", "precision")
-    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in rates))
+    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in OF_A_CLASS))
 
 
 def _rate(figures: ClassFigures, name: str) -> str:

@@ -1,6 +1,6 @@
 """Whatever a server asks for: what it can unmask are sums over enough hospitals that did the same thing.
 
-The harness is ``tests/attacks/lying_server.py``. That it would find what it looks for is tested too: each defect below,
+The harness is ``tests/support/lying_server.py``. That it would find what it looks for is tested too: each defect below,
 put into the product, is found by a stored program, and by random ones.
 
 **Row 1 of the findings** at 30890c7, with four hospitals and this attack (``train=True`` to one hospital of a masked
@@ -32,7 +32,10 @@ from common.secagg.binding import request_hash
 from common.secagg.errors import SurvivorsError
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from tests.attacks.lying_server import (
+from tests.support.defects import Patch, any_share, request_unbound
+from tests.support.lying_server import (
+    FEATURES,
+    KINDS,
     MODES,
     Program,
     PromiseBrokenError,
@@ -42,10 +45,15 @@ from tests.attacks.lying_server import (
     quick_hospitals,
     random_program,
 )
-from tests.attacks.lying_server_programs import FOLDER, FOUR, MEASURE, as_text, described, programs
+from tests.support.lying_server_programs import FOLDER, FOUR, MEASURE, as_text, described, programs
 
 FAST, SLOW = 300, 5000
 """Random programs; the slow ones come on top."""
+
+FAST_OF_A_KIND, SLOW_OF_A_KIND = 45, 1000
+"""Likewise, for each of the other kinds of run."""
+
+FOUND_WITHIN = 300
 
 FILES = sorted(FOLDER.glob("*.json"), key=lambda path: path.stem)
 
@@ -57,16 +65,16 @@ def _quick() -> Iterator[None]:
 
 
 class Tally:
-    """What random programs came to."""
+    """How random programs ended."""
 
     def __init__(self) -> None:
         self.replies: Counter[str] = Counter()
         self.sums = 0
 
-    def play(self, seeds: range) -> None:
+    def play(self, seeds: range, kind: str = "") -> None:
         for seed in seeds:
             try:
-                outcome = play(random_program(seed), seed)
+                outcome = play(random_program(seed, kind=kind), seed)
             except AssertionError as error:
                 raise type(error)(f"program {seed}: {error}") from error
             self.sums += len(outcome.sums)
@@ -78,10 +86,43 @@ class Tally:
 def test_no_random_server_breaks_the_promise(mode: str) -> None:
     tally = Tally()
     tally.play(range(MODES.index(mode), FAST, len(MODES)))
-    # That it means something: rounds come to their sums, and hospitals refuse for many reasons.
+    # That it means something: rounds reach their sums, and hospitals refuse for many reasons.
     assert tally.sums >= FAST // len(MODES) // 2
     assert tally.replies["unmasked"] >= FAST // len(MODES) // 2
     assert len(tally.replies) >= 15, tally.replies
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_random_server_breaks_the_promise_in_runs_of_another_kind(kind: str) -> None:
+    tally = Tally()
+    tally.play(range(FAST_OF_A_KIND), kind)
+    assert tally.sums >= FAST_OF_A_KIND // 2
+    assert tally.replies["unmasked"] >= FAST_OF_A_KIND // 2
+    assert len(tally.replies) >= 12, tally.replies
+
+
+def test_a_mean_that_is_not_booked_or_is_told_again_and_again_is_found_by_a_random_program() -> None:
+    book = Contributor._book_training
+
+    def books_steps_alone(self: Contributor, number: int, plan: Any) -> Any:  # noqa: ANN401 - as the real one
+        return self._report() if plan is self._mean else book(self, number, plan)
+
+    for name, defect in (("_book_training", books_steps_alone), ("_check_mean", lambda *_: None)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Contributor, name, defect)
+            with pytest.raises(PromiseBrokenError, match=r"training in round|may ask 2 times"):
+                Tally().play(range(FOUND_WITHIN), FEATURES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_random_server_of_thousands_breaks_the_promise_in_runs_of_another_kind(kind: str, tenth: int) -> None:
+    tally = Tally()
+    first = FAST_OF_A_KIND + tenth * SLOW_OF_A_KIND // 10
+    tally.play(range(first, first + SLOW_OF_A_KIND // 10), kind)
+    assert tally.sums >= SLOW_OF_A_KIND // 20
 
 
 @pytest.mark.slow
@@ -128,18 +169,6 @@ def test_the_threshold_of_the_theorem_is_that_of_the_product() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Defects that must be found
-
-Patch = pytest.MonkeyPatch
-
-
-def request_unbound(patch: Patch) -> None:
-    """Leave the request out of what a pair's mask is derived from."""
-    bound: Callable[..., bytes] = vars(masked_input)["pairwise_seed_info"]
-
-    def unbound(context: bytes, cohort: bytes, _request: bytes, *rest: Any) -> bytes:  # noqa: ANN401 - passed on
-        return bound(context, cohort, bytes(32), *rest)
-
-    patch.setattr(masked_input, "pairwise_seed_info", unbound)
 
 
 def _cohort_unbound(patch: Patch) -> None:
@@ -276,18 +305,6 @@ def _bare_vectors(patch: Patch) -> None:
         return PlainReply(epsilon=made.epsilon), made.vector
 
     patch.setattr(HospitalAgent, "_plain", bare)
-
-
-def any_share(patch: Patch) -> None:
-    """Reveal both kinds of share for whoever dropped out."""
-    only = unmasking.shares_for
-
-    def both(masked: Any, request: Any) -> Any:  # noqa: ANN401 - passed on
-        given = only(masked, request)
-        everybody = dataclasses.replace(request, survivors=tuple(masked.shares))
-        return dataclasses.replace(given, self_mask_shares=only(masked, everybody).self_mask_shares)
-
-    patch.setattr(unmasking, "shares_for", both)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Whatever a server sends: nothing but the masked vector depends on a hospital's data.
 
-The harness is ``tests/attacks/twins.py``. That it would find what it looks for is tested too: each defect below, put
+The harness is ``tests/support/twins.py``. That it would find what it looks for is tested too: each defect below, put
 into the agent, is found within a few conversations.
 """
 
@@ -21,8 +21,8 @@ from common.models.flat import share_parameters
 from common.privacy.mechanism import RoundPlan
 from common.run.messages import EpsilonReport, MaskReply
 from common.run.vector import Tail
-from tests.attacks import twins
-from tests.attacks.twins import (
+from tests.support import twins
+from tests.support.twins import (
     KINDS,
     Difference,
     Tally,
@@ -35,10 +35,15 @@ from tests.attacks.twins import (
 CONVERSATIONS = 300
 MEAN_CONVERSATIONS = 40
 
+TASK_CONVERSATIONS = 36
+"""Four of each difference."""
+
 STATISTICS_CONVERSATIONS = 40
 """In runs that all ask who is trained on."""
 
-MOST_CONVERSATIONS = 10_000
+PIECES, IN_A_PIECE = 20, 500
+"""The slow test holds 10,000 conversations, in pieces that can be chosen by name and share the machine's cores."""
+
 FOUND_WITHIN = 64
 """Conversations with twins of the difference that it is about, within which a defect must show."""
 
@@ -115,6 +120,14 @@ def test_a_mean_of_features_tells_twins_apart_by_nothing_but_their_vectors() -> 
     assert len(twins.TOLD_MEANS) >= 5
 
 
+@pytest.mark.parametrize("kind", twins.TASKS)
+def test_a_task_of_several_classes_or_labels_tells_twins_apart_by_nothing_but_their_vectors(kind: str) -> None:
+    with twins.of_task(twins.TASKS[kind]):
+        tally = hold(0, TASK_CONVERSATIONS)
+    assert tally.vectors > TASK_CONVERSATIONS
+    assert tally.sums > TASK_CONVERSATIONS // 2
+
+
 def test_the_harness_finds_statistics_that_are_refused_for_what_the_data_are(asking: pytest.MonkeyPatch) -> None:
     def answer(self: Any, *_arguments: Any) -> Any:  # noqa: ANN401
         raise RunError(f"{len(self.labels)} records cannot be counted")
@@ -127,12 +140,18 @@ def test_the_harness_finds_statistics_that_are_refused_for_what_the_data_are(ask
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(6 * 3600)
-def test_ten_thousand_conversations_with_twins_find_no_difference() -> None:
-    tally = hold(CONVERSATIONS, MOST_CONVERSATIONS)
-    print(f"{tally.conversations} conversations, {tally.requests} requests, {tally.sums} sums")  # noqa: T201 - reported
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("piece", range(1, PIECES + 1))
+def test_ten_thousand_conversations_with_twins_find_no_difference(piece: int) -> None:
+    first = CONVERSATIONS + IN_A_PIECE * (piece - 1)
+    tally = hold(first, IN_A_PIECE)
+    print(  # noqa: T201 - reported
+        f"conversations {first} to {first + IN_A_PIECE - 1}: {tally.requests} requests, {tally.vectors} vectors, "
+        f"{tally.sums} sums, refused: {dict(sorted(tally.refusals.items()))}"
+    )
     print(tally.table())  # noqa: T201
-    assert tally.conversations == MOST_CONVERSATIONS
+    assert tally.conversations == IN_A_PIECE
+    assert tally.sums > IN_A_PIECE // 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------

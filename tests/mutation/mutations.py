@@ -988,6 +988,328 @@ _SERVER_MUTATIONS = (
     ),
 )
 
+_OUTLIVES = f"{_ATTACKS}/test_ledger_outlives_membership.py"
+_UNACCEPTED = f"{_ATTACKS}/test_unaccepted_models.py"
+_AGREEMENT = "tests/unit/client/test_agreement.py"
+_PROPOSAL = "tests/unit/common/run/test_proposal.py"
+_KEPT = "tests/unit/client/test_kept_runs.py"
+_PLANTED = "tests/unit/client/data/test_planted_mistakes.py"
+_MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
+_PLANNED = "tests/unit/client/test_planned_cost.py"
+
+_TASK_AND_MODEL_MUTATIONS = (
+    Mutation(
+        "a task is not bound in the run's hash",
+        "common/config.py",
+        'return canonical_json(self.model_dump(mode="json"))',
+        'return canonical_json(self.model_dump(mode="json", exclude={"task"}))',
+        ("tests/unit/common/test_config.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+    ),
+    Mutation(
+        "the share of the mean, copies and their warp are not bound in the run's hash",
+        "common/config.py",
+        'return canonical_json(self.model_dump(mode="json"))',
+        'return canonical_json(self.model_dump(mode="json", exclude={"training": {"copies", "warp"}, '
+        '"privacy": {"mean_share"}}))',
+        ("tests/unit/common/test_config.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+    ),
+    Mutation(
+        "the label map is left out of the terms that hospitals agree to",
+        "common/run/proposal.py",
+        'MEMBERS = frozenset({"roster", "member_list", "vector_length"})',
+        'MEMBERS = frozenset({"roster", "member_list", "vector_length", "task"})',
+        (f"{_PROPOSAL}::test_terms_change_with_every_section_and_not_with_the_members",),
+    ),
+    Mutation(
+        "a model from outside is run whatever its hash",
+        "client/policy.py",
+        "if outside.sha256 not in policy.accepted_models:",
+        "if not outside.sha256:",
+        (_UNACCEPTED,),
+    ),
+    Mutation(
+        "an accepted package may be installed with another source",
+        "common/models/package.py",
+        "if _hash(files) != model.sha256:",
+        "if not _hash(files):",
+        (_UNACCEPTED,),
+    ),
+    Mutation(
+        "a backbone's file may be another one than was accepted",
+        "common/models/backbone.py",
+        "if hashlib.sha256(encoded).hexdigest() != named.sha256:",
+        "if not hashlib.sha256(encoded).hexdigest():",
+        (_UNACCEPTED, "tests/unit/common/models/test_backbone.py"),
+    ),
+    Mutation(
+        "a run refuses for what its own terms find in an image",
+        "client/data/mistakes.py",
+        "self.mistake not in COUNTED | LEFT_OUT | KEPT",
+        "self.mistake not in COUNTED | KEPT",
+        (f"{_ATTACKS}/test_terms_that_ask_about_records.py",),
+    ),
+    Mutation(
+        "a run refuses for a patient who has two findings by its map",
+        "client/data/mistakes.py",
+        "self.mistake not in COUNTED | LEFT_OUT | KEPT",
+        "self.mistake not in COUNTED | LEFT_OUT",
+        (f"{_ATTACKS}/test_terms_that_ask_about_records.py",),
+    ),
+    Mutation(
+        "pictures that are alike at the run's size alone refuse it",
+        "client/data/survey.py",
+        "by_terms = in_test or self._content_of(original) != self._content_of(row)",
+        "by_terms = in_test",
+        (f"{_ATTACKS}/test_terms_that_ask_about_records.py",),
+    ),
+    Mutation(
+        "an image that does not fit a run's terms is used in it",
+        "client/data/hospital_data.py",
+        "if not _is_left_out(examined, catalogue, contract):",
+        "if catalogue.entries:",
+        (f"{_PLANTED}::test_an_image_that_does_not_fit_a_runs_terms_is_left_out_of_the_run",),
+    ),
+)
+
+_MEAN_MUTATIONS = (
+    Mutation(
+        "features enter their mean at the length that a model gives them",
+        "client/training.py",
+        "features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)",
+        "features = data.inputs[_chosen(piece)]",
+        (_MEAN_UNIT, _TRAINING),
+    ),
+    Mutation(
+        "the mean of features in mode distributed carries no noise",
+        "client/training.py",
+        "    centre += noise.noise_share(cohort, Keystream(random(SEED_BYTES)))\n",
+        "",
+        (_MEAN_UNIT, _TRAINING),
+    ),
+    Mutation(
+        "the mean of features in mode local carries no noise",
+        "client/training.py",
+        "centre[:] = _noisy_mean(clipped, plan.noise_multiplier * bound, stated, noise).numpy()",
+        "centre[:] = _noisy_mean(clipped, 0.0 * bound, stated, noise).numpy()",
+        (_MEAN_UNIT, _TRAINING),
+    ),
+    Mutation(
+        "the real number of units divides the mean of features",
+        "client/contribution.py",
+        "return feature_mean(self.model, self.data, plan, self.stated, self.random)",
+        "return feature_mean(self.model, self.data, plan, max(1, len(self.data)), self.random)",
+        (_MEAN_UNIT, _TRAINING, _CONTRIBUTION),
+    ),
+    Mutation(
+        "the mean of features counts more units than are stated",
+        "client/contribution.py",
+        "            data = data.limited(stated, self._run.privacy.unit, self._choice)\n",
+        "            pass\n",
+        (_MEAN_UNIT, _MEAN, _CONTRIBUTION),
+    ),
+    Mutation(
+        "copies of a record are summed instead of averaged",
+        "client/per_record_gradients.py",
+        "    residuals /= copies\n",
+        "",
+        (_TRAINING, _RECORD_GRADIENTS),
+    ),
+    Mutation(
+        "copies of a record are summed instead of averaged in other heads",
+        "client/per_record_gradients.py",
+        "return rows.view(len(labels), copies, -1).mean(dim=1)",
+        "return rows.view(len(labels), copies, -1).sum(dim=1)",
+        (_TRAINING, _RECORD_GRADIENTS),
+    ),
+    Mutation(
+        "the mean of features is left out of a run's planned end",
+        "client/contribution.py",
+        "planned = [] if mean is None else [mean]",
+        "planned: list[Any] = []",
+        (_CONTRIBUTION, _MEAN),
+    ),
+    Mutation(
+        "the mean of features is left out of what a proposal costs",
+        "client/planned_cost.py",
+        "    if once is not None:\n        bookings.append(once)\n",
+        "",
+        (f"{_PLANNED}::test_the_mean_of_features_is_part_of_the_target",),
+    ),
+    Mutation(
+        "the mean of features is asked beside a question",
+        "client/contribution.py",
+        "        if terms.question is not None:\n"
+        '            raise RunError("the mean of features must be asked in a round without a question")\n',
+        "",
+        (f"{_MEAN}::test_a_mean_beside_a_question_or_of_a_run_without_one_is_refused",),
+    ),
+    Mutation(
+        "statistics are asked beside training",
+        "client/contribution.py",
+        "if release.kind is ReleaseKind.STATISTICS and terms.trains:",
+        "if release.kind is ReleaseKind.STATISTICS and cohort < 0:",
+        (_CONTRIBUTION, "tests/unit/server/test_run_statistics.py"),
+    ),
+    Mutation(
+        "each label of a multi-label release is counted at the full norm",
+        "common/evaluation/layout.py",
+        "share = 1 / math.sqrt(trees)",
+        "share = 1.0",
+        (_TREE, "tests/unit/common/evaluation/test_plan.py"),
+    ),
+)
+
+_RUN_MUTATIONS = (
+    Mutation(
+        "a run goes on under other terms than were agreed",
+        "client/agreement.py",
+        "if agreed is not None and agreed.terms != terms:",
+        "if agreed is not None and not agreed.terms:",
+        (_AGREEMENT,),
+    ),
+    Mutation(
+        "a run goes on after the agreed time",
+        "client/agreement.py",
+        "if until is not None and now.timestamp() > until:",
+        "if until is not None and now.timestamp() < 0:",
+        (_AGREEMENT,),
+    ),
+    Mutation(
+        "a run that was declined is joined",
+        "client/agreement.py",
+        "if not kept.answer.agreed:",
+        "if not kept.answer.by:",
+        (f"{_AGREEMENT}::test_a_run_that_was_declined_is_refused",),
+    ),
+    Mutation(
+        "the agent does not ask what was agreed to",
+        "client/agent.py",
+        "until = self._agreements.check_run(description, self._policy.runs, self._here.now())",
+        "until = None",
+        (_AGENT, _AGREEMENT),
+    ),
+    Mutation(
+        "an agreement's end is forgotten once a run has begun",
+        "client/agent.py",
+        "        check_time(run.description.run_id, run.until, self._here.now())\n"
+        "        terms = RoundTerms.decode(asked.terms)\n",
+        "        terms = RoundTerms.decode(asked.terms)\n",
+        (_AGENT,),
+    ),
+    Mutation(
+        "a server may change what a hospital has answered",
+        "common/run/proposal.py",
+        'exclude={"signature"}))\n\n    @classmethod',
+        'exclude={"signature", "agreed"}))\n\n    @classmethod',
+        (_PROPOSAL,),
+    ),
+    Mutation(
+        "a proposal is answered twice",
+        "client/agreement.py",
+        "            if before is not None:\n                return before\n",
+        "",
+        (_AGREEMENT,),
+    ),
+    Mutation(
+        "a run whose planned end passes the budget is begun",
+        "client/agent.py",
+        "        run.contributor.check_planned_end()\n",
+        "",
+        (_AGENT, _CONTRIBUTION),
+    ),
+    Mutation(
+        "a proposal that passes a budget is agreed to",
+        "client/planned_cost.py",
+        "if not cost.after <= cost.budget:",
+        "if cost.after < 0:",
+        (_PLANNED, _AGREEMENT),
+    ),
+    Mutation(
+        "a received file need not be the one that the server signed",
+        "client/received_run.py",
+        "if file_fact(folder / name) != fact:",
+        "if not file_fact(folder / name):",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a received model need not be the one with which the run ended",
+        "client/received_run.py",
+        "if model_hash_of(folder) != delivery.model_hash:",
+        "if not model_hash_of(folder):",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a received run may record another round than this hospital was asked for",
+        "client/received_run.py",
+        "same = (mine.terms, mine.model_hash, mine.train) == (summed.terms, summed.model_hash, summed.train)",
+        "same = True",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a received run may lack terms that this hospital agreed to",
+        "client/received_run.py",
+        "_require(entry.body.config_hash in run.terms, place,",
+        "_require(bool(run.terms), place,",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a delivery is believed whoever signed it",
+        "common/run/delivery.py",
+        "if not is_signed_by(key, bytes.fromhex(delivery.signature), delivery.signed_part()):",
+        "if not delivery.signature:",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a new state folder begins with an empty ledger",
+        "client/ledger/place.py",
+        "    _require_remembered(state, folder)\n",
+        "",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "images that another ledger knows are counted anew",
+        "client/ledger/place.py",
+        "if any(other.resolve() != folder.resolve() for other in others):",
+        "if len(others) < 0:",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "a ledger need not hold the line that the consortium remembers",
+        "client/ledger/place.py",
+        "return newest_anchor(state / AUDIT_FILE) or remembered_anchor(state)",
+        "return newest_anchor(state / AUDIT_FILE)",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "data that shares no image with the ledger's is taken for the same",
+        "client/ledger/place.py",
+        "if fingerprint.hex() in earlier or _knows(folder, here):",
+        "if earlier:",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "a statement about a ledger is believed whoever signed it",
+        "common/identity/ledger_statement.py",
+        "if party != statement.hospital or not is_signed_by(",
+        "if party != statement.hospital and not is_signed_by(",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "the consortium takes a statement of less than was spent",
+        "server/members/ledgers.py",
+        "if before is not None and statement.epsilon < before.epsilon - _TOLERANCE:",
+        "if before is not None and statement.epsilon < 0:",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "one member states for another",
+        "server/members/ledgers.py",
+        "if statement.hospital != name or signed_by != key:",
+        "if statement.hospital != name and signed_by != key:",
+        (_OUTLIVES,),
+    ),
+)
+
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
     *_PRIVACY_MUTATIONS,
@@ -999,5 +1321,8 @@ MUTATIONS = (
     *_ROSTER_MUTATIONS,
     *_POLICY_MUTATIONS,
     *_SERVER_MUTATIONS,
+    *_TASK_AND_MODEL_MUTATIONS,
+    *_MEAN_MUTATIONS,
+    *_RUN_MUTATIONS,
 )
 """All of them; each name is its own."""

@@ -21,8 +21,8 @@ from common import shards
 from common.config import PrivacyUnit
 from common.errors import DataError
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import CLASSES, CONTRACT, TODAY, Hospital, chest_images, dicom, healthy, png
-from tests.unit.client.data.planted_mistakes import another_chest
+from tests.support.hospital_folder import CLASSES, CONTRACT, TODAY, Hospital, chest_images, dicom, healthy, png
+from tests.support.planted_mistakes import another_chest
 
 Maker = Callable[[int, int, int], shards.Records]
 
@@ -218,6 +218,32 @@ def test_npz_files_of_grey_and_colour_images_are_read(tmp_path: Path, maker: Mak
     data = open_data(tmp_path / "shard.npz", contract, tmp_path / "cache")
     assert np.array_equal(data.test.images, records.images[75:])
     assert len(set(data.train.patients.tolist())) == 60
+
+
+def test_a_record_of_an_npz_file_keeps_its_label_where_the_one_before_is_left_out(tmp_path: Path) -> None:
+    records = phantom.chest(90, 28, 8)
+    arrays = {}
+    for split, rows in (("train", slice(0, 60)), ("val", slice(60, 75)), ("test", slice(75, 90))):
+        arrays[f"{split}_images"] = records.images[rows, 0]
+        arrays[f"{split}_labels"] = (np.arange(rows.start, rows.stop)[:, None] % 3).astype(np.uint8)
+    np.savez(tmp_path / "shard.npz", allow_pickle=False, **arrays)
+    data = open_data(tmp_path / "shard.npz", replace(CONTRACT, task="own"), tmp_path / "cache")  # 2 is not named
+    used = np.arange(60) % 3 != 2
+    assert np.array_equal(data.train.images, records.images[:60][used])
+    assert np.array_equal(data.train.labels, (np.arange(60) % 3)[used])
+    assert [len(data.validation), len(data.test)] == [10, 10]
+
+
+def test_an_image_that_the_terms_of_a_run_exclude_is_left_out_and_told_to_the_operator(
+    hospital: Hospital, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital.file(3).write_bytes(png(chest_images()[3][:20]))
+    hospital.file(4).write_bytes(png(255 - chest_images()[4]))
+    assert len(open_data(hospital.folder, CONTRACT, tmp_path / "cache").train) == 38
+    assert "image_too_small in 1 places" in caplog.text
+    assert "inverted_image in 1 places" in caplog.text
+    (hospital.folder / "accepted.csv").write_text("file,mistake\nimage-004.png,inverted_image\n")
+    assert len(open_data(hospital.folder, CONTRACT, tmp_path / "cache").train) == 39
 
 
 def test_the_fingerprint_is_that_of_the_shard_format(hospital: Hospital, tmp_path: Path) -> None:

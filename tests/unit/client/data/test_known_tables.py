@@ -12,7 +12,7 @@ from client.data.contract import DataContract
 from client.data.hospital_data import check_data
 from client.data.known_tables import CHEXPERT_LABELS, NIH_LABELS, find_known_table
 from client.data.mistakes import Mistake
-from common.task import Counts, TaskConfig, TaskKind, held_by, unknown_in
+from common.task import Counts, ImageKindName, TaskConfig, TaskKind, held_by, unknown_in
 
 NIH = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -116,7 +116,9 @@ SETS: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, tuple[str, ...]
 
 def names(catalogue: Catalogue, terms: TaskConfig) -> dict[str, tuple[str, ...]]:
     return {
-        entry.file: tuple(terms.classes[place] for place in held_by(terms, entry.label)) for entry in catalogue.entries
+        entry.file: tuple(terms.classes[place] for place in held_by(terms, entry.label))
+        for entry in catalogue.entries
+        if entry.label is not None
     }
 
 
@@ -177,8 +179,9 @@ def test_an_uncertain_label_counts_as_the_task_says(tmp_path: Path) -> None:
     assert held[Counts.LEAVE_OUT]["patient00002"] == ("Fracture", "Lung Opacity")
     terms = known.task.model_copy(update={"uncertain": Counts.LEAVE_OUT})
     entries = {Path(entry.file).parts[1]: entry for entry in read_catalogue(tmp_path, terms).entries}
-    unknown = [terms.classes[place] for place in unknown_in(terms, entries["patient00002"].label)]
-    assert unknown == ["Cardiomegaly", "Edema"]
+    label = entries["patient00002"].label
+    assert label is not None
+    assert [terms.classes[place] for place in unknown_in(terms, label)] == ["Cardiomegaly", "Edema"]
 
 
 def test_a_label_that_the_task_does_not_name_is_found_with_its_row(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_damaged_table_is_refused_and_never_read_in_part(tmp_path: Path, damag
     (tmp_path / "Data_Entry_2017.csv.gz").write_bytes(damage)
     terms = TaskConfig(kind=TaskKind.MULTILABEL, classes=NIH_LABELS, labels={"No Finding": ""})
     catalogue = read_catalogue(tmp_path, terms)
-    assert catalogue.entries == ()
+    assert catalogue.labelled == ()
     assert any(finding.blocks for finding in catalogue.findings)
 
 
@@ -224,7 +227,7 @@ def test_the_check_counts_images_of_each_label_and_finds_a_view_that_gives_the_l
     known = find_known_table(tmp_path)
     assert known is not None
     assert known.task is not None
-    terms = known.task.model_copy(update={"images": known.task.images})
+    terms = known.task.model_copy(update={"images": ImageKindName.ANY})
     report = check_data(
         tmp_path, DataContract("own", terms.classes, 1, 28, 1, 0.0, terms=terms), tmp_path.parent / "cache"
     )

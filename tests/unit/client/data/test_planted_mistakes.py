@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.agent import HospitalAgent, Surroundings
 from client.data.catalogue import ACCEPTED_NAME
 from client.data.hospital_data import UNUSABLE_DATA, open_data
-from client.data.mistakes import ADVICE, COUNTED, Mistake, Weight
+from client.data.mistakes import ADVICE, DEPENDS_ON_TERMS, Mistake, Weight
 from client.ledger.ledger import LEDGER_FOLDER
 from common.config import Config, HospitalConfig, RunDescription, replace
 from common.errors import DataError
@@ -29,8 +29,8 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.run.messages import KeysRequest, RefusedReply, Reply
 from common.run.terms import layout_for
-from tests.unit.client.data.hospital_folder import Hospital, healthy
-from tests.unit.client.data.planted_mistakes import PLANTS, Plant
+from tests.support.hospital_folder import Hospital, healthy
+from tests.support.planted_mistakes import PLANTS, Plant
 
 NOBODY = 65_534
 NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)
@@ -102,7 +102,7 @@ def test_data_that_cannot_be_opened_is_refused_by_one_sentence_and_its_reason_to
             open_data(hospital.folder, hospital.contract, place / "cache")
         except DataError as error:
             told = str(error)
-    assert told == ("" if ADVICE[mistake].weight is Weight.WARNING or mistake in COUNTED else UNUSABLE_DATA)
+    assert told == ("" if ADVICE[mistake].weight is Weight.WARNING or mistake in DEPENDS_ON_TERMS else UNUSABLE_DATA)
     assert ADVICE[mistake].remedy in caplog.text
     assert mistake.value in caplog.text
     name = where.rpartition(": ")[2]
@@ -119,7 +119,7 @@ def test_the_agent_refuses_before_a_ledger_exists_and_tells_the_server_no_reason
     plant(hospital)
     with bound_by_permissions(hospital, place):
         reply = _ask_to_join(hospital, place)
-    if ADVICE[mistake].weight is Weight.WARNING or mistake in COUNTED:
+    if ADVICE[mistake].weight is Weight.WARNING or mistake in DEPENDS_ON_TERMS:
         assert not isinstance(reply, RefusedReply) or reply.code != "data"
         return
     assert isinstance(reply, RefusedReply)

@@ -1,16 +1,18 @@
 """The privacy experiment on a few phantom images: every mode by the deployed code, in one process."""
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from common.config import Config, PrivacyMode
+from common.privacy.mechanism import LocalNoise
 from deploy.datasets.datasets import obtain
-from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, draw, gain, main, plan
+from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, RELEASED, draw, gain, main, plan
 from deploy.experiment.runner import TABLE_FILE, RunGroup
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
-from tests.small_consortium import CONFIG
+from tests.support.small_consortium import CONFIG
 
 
 def test_the_modes_differ_in_where_the_noise_is_and_in_nothing_else(tmp_path: Path) -> None:
@@ -22,8 +24,8 @@ def test_the_modes_differ_in_where_the_noise_is_and_in_nothing_else(tmp_path: Pa
     assert [trial.labels["mode"] for trial in (central, distributed, local)] == list(MODES)
     assert central.config == distributed.config
     assert local.config.privacy.mode is PrivacyMode.LOCAL
-    records = len(laboratory.data.parts["train"]) // 4
-    steps_of_a_round = -(-records // local.config.training.batch_size)
+    assert local.config.training.sample_rate == distributed.config.training.sample_rate
+    steps_of_a_round = LocalNoise(local.config.privacy).schedule(local.config.training).steps
     assert local.config.experiment.rounds * steps_of_a_round == 8
 
 
@@ -33,6 +35,11 @@ def test_the_experiment_runs_from_one_command(tmp_path: Path, capsys: pytest.Cap
     assert main(["privacy", *asked, *(word for setting in small for word in ("--set", setting))]) == 0
     table = (tmp_path / TABLE_FILE).read_text().splitlines()
     assert [line.split(",")[:3] for line in table[1:]] == [[mode, "8.0", "1"] for mode in MODES]
+    of_mode = {row["mode"]: row for row in csv.DictReader(table)}
+    assert of_mode["central"]["released_auc"] == ""
+    for mode in ("local", "distributed"):
+        for name in RELEASED:
+            assert 0 <= float(of_mode[mode][name]) <= 1
     assert (tmp_path / PLOT_FILE).stat().st_size > 0
     gains = (tmp_path / GAINS_FILE).read_text().splitlines()
     assert [line.split(",")[:2] for line in gains[1:]] == [["central", "8.0"], ["local", "8.0"]]

@@ -10,7 +10,7 @@ from common.task import Counts, TaskConfig, TaskKind
 from common.telemetry.events import Evaluated, Event, RunStarted
 from deploy.results.by_class import by_class, by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
-from tests.example_run import example_of_three_classes
+from tests.support.example_run import example_of_three_classes
 
 LUNGS = TaskConfig(kind=TaskKind.MULTICLASS, classes=("covid", "normal", "tb"), positive=("covid", "tb"))
 MATRIX = np.array([[6, 2, 2], [1, 18, 1], [3, 7, 0]])
@@ -35,7 +35,7 @@ def exactly(matrix: np.ndarray = MATRIX) -> dict[str, ClassFigures]:
 def test_each_class_has_its_support_and_its_own_sensitivity() -> None:
     table = by_class(history(LUNGS, exactly(), exact=True))
     assert table is not None
-    assert table.columns[:5] == ("class", "units", "prevalence", "AUC", "sensitivity")
+    assert table.columns[:5] == ("class", "units", "prevalence", "AUC", "recall (sensitivity)")
     assert [row[0] for row in table.rows] == ["covid (positive)", "normal", "tb (positive)"]
     assert table.rows[0][1:] == ("10", "25 %", "0.900", "0.600", "0.867", "0.600")
 

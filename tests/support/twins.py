@@ -91,13 +91,17 @@ from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from tests.protocol.parties import Hospital
+from common.task import TaskConfig, TaskKind, implied
+from tests.support.parties import Hospital
 
 VICTIM = "hospital-1"
 MOST_HOSPITALS = 5
 STATED_BY_PEERS = 20
 SIDE = 28
 CLASSES = ("normal", "pneumonia")
+TASK = implied("pneumonia", CLASSES)
+"""What the twins' labels mean; :func:`of_task` changes it."""
+
 LARGEST_FLOAT = 3.4e38
 
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one
@@ -183,7 +187,7 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
     counts = (int(source.integers(18, 42)), int(source.integers(3, 9)), int(source.integers(3, 9)))
     parts = np.repeat([0, 1, 2], counts)
     total = len(parts)
-    labels = source.integers(0, 2, total)
+    labels = source.integers(0, TASK.numbers, total)
     patients = np.where(source.random(total) < 0.5, np.arange(total), np.arange(total) // 3 * 3) + 1000 * parts
     # Of a stream of its own, so that every other column stays what it was before there were traits.
     traits = np.random.default_rng((seed, 1)).integers(0, 3, (total, len(TRAITS))).astype(np.uint8)
@@ -197,7 +201,7 @@ def twin_data(difference: Difference, seed: int) -> tuple[HospitalData, Hospital
             images[0, 14, 14] ^= 128
             return table.data(), table.with_row(row, images=images).data()
         case Difference.LABEL:
-            return table.data(), table.with_row(row, labels=1 - labels[row]).data()
+            return table.data(), table.with_row(row, labels=(labels[row] + 1) % TASK.numbers).data()
         case Difference.SPLIT:
             moved = (int(parts[row]) + int(source.integers(1, 3))) % 3
             return table.data(), table.with_row(row, parts=moved, patients=1000 * moved + 999).data()
@@ -343,9 +347,9 @@ class Twin:
         self.chain = chain
         return HospitalAgent(me, authority.certificate, self.policy, surroundings)
 
-    def _open(self, _folder: Path, contract: DataContract, _cache: Path) -> HospitalData:
-        """Open what is in memory; whether it is fit for the task is the one bit that a hospital tells, and public."""
-        if (contract.image_size, contract.channels, contract.classes) != (SIDE, 1, CLASSES):
+    def _open(self, _folder: Path, contract: DataContract, _cache: Path, _began_with: str) -> HospitalData:
+        """Open what is in memory; whether it is fit for the task is the one bit that a hospital sends, and public."""
+        if (contract.image_size, contract.channels, contract.classes) != (SIDE, 1, TASK.classes):
             raise DataError("the images are not what the run asks for")
         return self.data
 
@@ -355,7 +359,7 @@ class Twin:
         self.agent = self.started()
 
     def lines(self) -> list[Any]:
-        """Return what the audit chain tells others, without the digest of the ledger's head."""
+        """Return what the audit chain shows others, without the digest of the ledger's head."""
         bodies = [json.loads(line)["body"] for line in (self.state / AUDIT_FILE).read_bytes().splitlines()]
         for body in bodies:
             if body.get("ledger"):
@@ -501,8 +505,40 @@ RUNS_ON_FEATURES: tuple[dict[str, dict[str, Any]], ...] = tuple(
 )
 """Runs of a model on frozen features, which may ask for their mean."""
 
+RUNS_OF_TASKS: tuple[dict[str, dict[str, Any]], ...] = (
+    {},
+    {"privacy": {"mode": "distributed"}},
+    {"privacy": {"mode": "distributed", "unit": "patient"}, "evaluation": {"repeats": 0}},
+    {"privacy": {"mode": "none"}, "evaluation": {"exact": True}},
+    {"evaluation": {"exact": True}},
+    {"evaluation": {"statistics_epsilon": 0.5}},
+)
+"""Runs of tasks with several classes or labels, whose evaluation is another one."""
+
+TASKS = {
+    "ordinal": TaskConfig(kind=TaskKind.ORDINAL, classes=("none", "mild", "severe"), positive=("severe",)),
+    "multiclass": TaskConfig(kind=TaskKind.MULTICLASS, classes=("normal", "bacteria", "virus", "other")),
+    "multilabel": TaskConfig(kind=TaskKind.MULTILABEL, classes=("effusion", "mass", "nodule")),
+}
+
+
+@contextmanager
+def of_task(task: TaskConfig) -> Iterator[None]:
+    """Let the twins' data, models and runs be of another task than that of two classes."""
+    runs = tuple({**run, "task": task.model_dump()} for run in RUNS_OF_TASKS)
+    cached = (_described, first_model, overflowing_model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.support.twins.TASK", task)
+        patch.setattr("tests.support.twins.RUNS", runs)
+        for function in cached:
+            function.cache_clear()
+        yield
+    for function in cached:
+        function.cache_clear()
+
+
 TOLD_MEANS: list[RoundTerms] = []
-"""The terms of rounds that asked for a mean and came to their end."""
+"""The terms of rounds that asked for a mean and reached their end."""
 
 BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("privacy", "delta", (1e-3, 1 / 20, 1 / 25, 1 / 30, 1 / 41, 0.09)),
@@ -530,7 +566,7 @@ _OF_NOISE = {("privacy", "delta"), ("experiment", "rounds"), ("training", "local
 def _described(number: int, hospitals: int) -> RunDescription:
     config = changed(BASE, **{section: dict(values) for section, values in RUNS[number].items()})
     roster, member_list = _members(hospitals)
-    return describe(config, 32 * "0", CLASSES, 1, roster, member_list=member_list)
+    return describe(config, 32 * "0", TASK.classes, 1, roster, member_list=member_list)
 
 
 def random_run(source: random.Random, near: tuple[int, ...], hospitals: int) -> RunDescription | bytes:
@@ -570,7 +606,7 @@ def random_run(source: random.Random, near: tuple[int, ...], hospitals: int) -> 
 
 def overflows(flat: Array, images: Array) -> Array:
     """Say for each image whether the model's scores or its gradient are not finite on it alone."""
-    model = registry.build("cnn", len(CLASSES), 1, SIDE, 1)
+    model = registry.build("cnn", len(TASK.classes), 1, SIDE, 1)
     share_parameters(model, torch.from_numpy(flat.copy()))
     inputs = torch.from_numpy(images).to(torch.float32) / 127.5 - 1
     with torch.inference_mode():
@@ -609,7 +645,7 @@ def overflowing_model(which: int = 0) -> Array:
 @cache
 def first_model() -> Array:
     """Return the run's first model."""
-    flat: Array = flat_parameters(registry.build("cnn", len(CLASSES), 1, SIDE, 1))
+    flat: Array = flat_parameters(registry.build("cnn", len(TASK.classes), 1, SIDE, 1))
     return flat
 
 

@@ -64,6 +64,8 @@ from common.identity.certificates import (
 )
 from common.identity.members import sign_members
 from common.keystream import Keystream
+from common.models import registry
+from common.models.frozen import extract
 from common.privacy.accounting import Accountant
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
@@ -116,7 +118,7 @@ from common.secagg.neighbours import neighbourhoods
 from common.secagg.parameters import RunParameters, Segment
 from common.secagg.phases import Phase
 from common.secagg.shamir import rebuild
-from tests.attacks.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
+from tests.support.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
 
 MOST_HOSPITALS = 12
 UNITS = 20
@@ -192,7 +194,8 @@ def _described(hospitals: int, encoded: str) -> RunDescription:
     roster, member_list, _ = _members(hospitals)
     named = {name: pem for name, pem in roster.items() if number_of(name) not in run.get("without", ())}
     config = changed(BASE, **run.get("changes", {}))
-    return describe(config, f"{run['id']:032x}", CLASSES, 1, named, member_list=member_list)
+    classes = config.task.classes or CLASSES
+    return describe(config, f"{run['id']:032x}", classes, 1, named, member_list=member_list)
 
 
 @cache
@@ -201,9 +204,10 @@ def _data() -> HospitalData:
 
 
 @cache
-def _models() -> tuple[Array, ...]:
-    models = (first_model(), first_model() + np.float32(0.5))
-    return tuple(model.astype(np.float32) for model in models)
+def _models(length: int) -> tuple[Array, ...]:
+    """Return two models of a run; nothing here depends on what they are but that they differ."""
+    first = first_model() if length == len(first_model()) else np.zeros(length, np.float32)
+    return tuple(model.astype(np.float32) for model in (first, first + np.float32(0.5)))
 
 
 def pinned_threshold(members: int, present: int) -> int:
@@ -324,7 +328,7 @@ class _Site:
         )
 
 
-def _open(_folder: Path, _contract: DataContract, _cache: Path) -> HospitalData:
+def _open(_folder: Path, _contract: DataContract, _cache: Path, _began_with: str) -> HospitalData:
     return _data()
 
 
@@ -341,7 +345,8 @@ def quick_hospitals() -> Iterator[None]:
 
     def scored(_model: Any, _flat: Array, *parts: Any) -> tuple[Array, Array]:  # noqa: ANN401 - as scores
         validation, test, classes = parts
-        return np.zeros((len(validation), classes), np.float32), np.zeros((len(test), classes), np.float32)
+        zeros = [np.zeros((len(part) * part.copies, classes), np.float32) for part in (validation, test)]
+        return zeros[0], zeros[1]
 
     contribute = Contributor.contribute
 
@@ -354,8 +359,21 @@ def quick_hospitals() -> Iterator[None]:
         patch.setattr(client.contribution, "train_locally", trained)
         patch.setattr(client.contribution, "noisy_gradient_sum", summed)
         patch.setattr(client.contribution, "scores", scored)
+        patch.setattr(client.contribution, "model_inputs", _inputs_once)
         patch.setattr(Contributor, "contribute", noted)
         yield
+
+
+_INPUTS: dict[tuple[str, bytes], Array] = {}
+
+
+def _inputs_once(name: str, images: Array, _cache: Path) -> Array:
+    """Return a model's inputs; the features of the same images are computed once."""
+    key = (name, hashlib.sha256(images.tobytes()).digest())
+    if key not in _INPUTS:
+        features = registry.frozen_features(name)
+        _INPUTS[key] = images if features is None else np.concatenate([*extract(features, images)])
+    return _INPUTS[key]
 
 
 _NOTED: list[tuple[Contributor, int, RoundTerms]] = []
@@ -495,7 +513,8 @@ class Server:
 
     def terms(self, key: Key, cohort: int, stated: Mapping[str, Any]) -> tuple[RoundTerms, Array]:
         """Return a round's terms, honest in what is not stated, and the model that goes with them."""
-        description, model = self.description(key[0]), _models()[stated.get("model", 0)]
+        description = self.description(key[0])
+        model = _models(layout_of(description).parameters)[stated.get("model", 0)]
         plan, question, release = evaluation_plan_of(description), None, stated.get("release")
         if release is not None and plan is not None:
             at = stated.get("edges", 4.0)
@@ -1001,7 +1020,7 @@ def _check_ledger(server: Server, name: str) -> None:
         if vector.hospital == name:
             for run_id, number, booking in _cost(vector):
                 revealed[run_id, number, booking] += 1
-                if booking.account is not Account.TRAINING:
+                if booking.account is not Account.TRAINING or vector.terms.purpose is Purpose.MEAN:
                     asked[run_id, booking] += 1
                     allowed[run_id, booking] = _most_asked(vector.description, booking)
     missing = revealed - server.sites[name].bookings()
@@ -1021,6 +1040,8 @@ def _check_ledger(server: Server, name: str) -> None:
 
 def _most_asked(run: RunDescription, booking: Booking) -> int:
     """Return how often a run may ask for what costs as much: as planned, and the repeats."""
+    if booking.account is Account.TRAINING:
+        return 1 + run.evaluation.repeats  # The mean of features; steps have a budget alone.
     plan = evaluation_plan_of(run)
     assert plan is not None
     alike = [
@@ -1107,10 +1128,24 @@ def _some(source: random.Random, of: Sequence[int], least: int = 1) -> list[int]
     return sorted(source.sample(list(of), source.randint(min(least, len(of)), len(of))))
 
 
+FEATURES, LABELS = "features", "labels"
+
+KINDS: dict[str, dict[str, Any]] = {
+    FEATURES: {
+        "model": {"name": "scattering_linear"},
+        "training": {"copies": 2, "warp": "chest"},
+        "privacy": {"mean_share": 0.1},
+    },
+    LABELS: {"task": {"kind": "multilabel", "classes": ("effusion", "mass", "nodule")}},
+}
+"""What runs of another kind change: models on frozen features, which may ask for their mean, and several labels."""
+
+
 class _Dice:
     """Makes one random program."""
 
-    def __init__(self, seed: int, hospitals: int | None = None) -> None:
+    def __init__(self, seed: int, hospitals: int | None = None, kind: str = "") -> None:
+        self.kind = kind
         self.source = random.Random(seed)  # noqa: S311 - repeatable
         self.hospitals = self.source.choice((4, 4, 5, 6)) if hospitals is None else hospitals
         self.everyone = list(range(1, self.hospitals + 1))
@@ -1130,10 +1165,12 @@ class _Dice:
         }
         if self.mode != "none":
             changes["training"] = {"sample_rate": 1.0}
+        for section, values in KINDS.get(self.kind, {}).items():
+            changes[section] = {**changes.get(section, {}), **values}
         runs: list[dict[str, Any]] = [
             {"id": 1, "changes": changes},
             {"id": 2, "changes": changes},
-            {"id": 1, "changes": {**changes, "training": {"learning_rate": 0.5}}},
+            {"id": 1, "changes": {**changes, "training": {**self._copies(), "learning_rate": 0.5}}},
             {"id": 1, "changes": changes, "without": self.left_out},
             {"id": 3, "changes": {**changes, "privacy": {**changes["privacy"], "unit": "patient"}}},
         ]
@@ -1154,6 +1191,10 @@ class _Dice:
             runs=tuple(runs),
             steps=tuple(self._disturbed(steps)),
         )
+
+    def _copies(self) -> dict[str, Any]:
+        copies: dict[str, Any] = KINDS.get(self.kind, {}).get("training", {})
+        return copies
 
     def _interleaved(self, rounds: list[list[Step]]) -> list[Step]:
         left, steps = [list(each) for each in rounds], []
@@ -1325,13 +1366,18 @@ class _Dice:
         source = self.source
         if self.always is not None:
             return dict(self.always)
+        if self.kind == FEATURES and source.random() < 0.5:
+            return {"purpose": "mean", "release": source.choice((None, None, None, 0))}
         purpose = source.choice(("train", "train", "evaluate"))
         release = source.choice((0, 1, 2, 3)) if purpose == "evaluate" else source.choice((None, 0, 1))
         return {"purpose": purpose, "release": release}
 
     def _bent(self, terms: dict[str, Any]) -> dict[str, Any]:
+        other = "evaluate" if terms["purpose"] == "train" else "train"
+        if self.kind == FEATURES and terms["purpose"] != "mean" and self.source.random() < 0.5:
+            other = "mean"
         bend: tuple[dict[str, Any], ...] = (
-            {"purpose": "evaluate" if terms["purpose"] == "train" else "train"},
+            {"purpose": other},
             {"model": 1},
             {"release": self.source.choice((None, 0, 1, 2, 3, 7))},
             {"edges": 2.0},
@@ -1340,9 +1386,9 @@ class _Dice:
         return {**terms, **self.source.choice(bend)}
 
 
-def random_program(seed: int, hospitals: int | None = None) -> Program:
+def random_program(seed: int, hospitals: int | None = None, kind: str = "") -> Program:
     """Return the program of a seed; its mode is the seed modulo three.
 
-    It is for 4 to 6 hospitals, or for as many as are named.
+    It is for 4 to 6 hospitals, or for as many as are named; ``kind`` is one of :data:`KINDS`, or of two classes.
     """
-    return _Dice(seed, hospitals).program()
+    return _Dice(seed, hospitals, kind).program()
