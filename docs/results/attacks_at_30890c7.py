@@ -1,5 +1,3 @@
-# ruff: noqa
-# mypy: ignore-errors
 """The attacks of SECURITY.md's history, played against the unmodified code of commit 30890c7. Each must succeed there.
 
     git worktree add ../old 30890c7 && cp docs/results/attacks_at_30890c7.py ../old/tests/attacks/test_rows.py
