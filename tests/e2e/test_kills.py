@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from common.telemetry.events import AttackRefused, Dropout
 from tests.support.deployed import Deployed, deployed_in
 
 FLOWER_HEARTBEAT_SECONDS = 60.0
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    with deployed_in(tmp_path_factory.mktemp("kills") / "run") as running:
-        yield running
 
 
 AFTER_ITS_VECTOR = {
