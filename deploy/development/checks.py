@@ -38,8 +38,23 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _ROOM_BYTES = 8 * 2**30
 """What tests may need of memory and of files in memory together, on two workers."""
 
-_WHOLE = ("attacks", "benchmarks", "e2e", "mutation", "unit/deploy/attacks", "unit/deploy/experiment")
-"""Folders of tests that train, attack or measure whole systems; ``--fast`` leaves them out."""
+_WHOLE = (
+    "attacks", "benchmarks", "e2e", "fuzz", "mutation", "protocol",
+    "unit/deploy/attacks", "unit/deploy/experiment", "unit/deploy/models", "unit/deploy/resilience",
+    # A consortium in one process, or a finished run.
+    "unit/client/test_agent.py", "unit/client/test_agent_erases_secrets.py", "unit/client/test_contribution.py",
+    "unit/client/test_images_damaged_in_a_run.py", "unit/client/test_kept_runs.py",
+    "unit/client/test_patients_stay_unnamed.py", "unit/common/privacy/test_mechanism.py",
+    "unit/deploy/audit/test_verify.py", "unit/deploy/results/test_monai_bundle.py",
+    "unit/deploy/results/test_onnx_file.py", "unit/deploy/results/test_run_folder.py",
+    "unit/server/test_optimisers_under_masks.py", "unit/server/test_rounds.py", "unit/server/test_run.py",
+    "unit/server/test_run_mean.py", "unit/server/test_run_statistics.py",
+    # Processes that are killed, searched or kept within limits, and every mistake of a whole data set.
+    "unit/client/data/test_likeness.py", "unit/client/data/test_planted_mistakes.py",
+    "unit/client/ledger/test_ledger_survives.py", "unit/common/models/test_backbone.py",
+    "unit/common/test_mask_workers.py",
+)  # fmt: skip
+"""Tests that train, attack, kill or measure whole systems; ``--fast`` leaves them out."""
 
 
 @command("check", "Run the static checks alone: style, types, imports, secrets, advisories.", "./confide dev check")
