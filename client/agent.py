@@ -29,6 +29,7 @@ from client.agreement import RunAgreements, check_time
 from client.contribution import Contribution, Contributor
 from client.data import DataContract, open_data
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData
+from client.data.watch import GONE_FILE, held, hold, name_gone
 from client.ledger.ledger import Ledger
 from client.ledger.place import open_ledger
 from client.ledger.remembered import STATED_FILE
@@ -117,7 +118,8 @@ class Surroundings:
         pause: waits for this many seconds.
         record: writes the hospital's audit chain; what cannot be recorded does not happen.
         apply_masks: puts the masks on.
-        open_data: reads the hospital's data from its folder, for a contract, with the cache at hand.
+        open_data: reads the hospital's data from its folder, for a contract, with the cache at hand; for a run that has
+            begun, the data with the key that it began with.
         ledgers: this machine's list of ledgers; None where the data is not a hospital's own, as in a demo.
     """
 
@@ -130,7 +132,7 @@ class Surroundings:
     pause: Callable[[float], None] = time.sleep
     record: Record = discard
     apply_masks: MaskApplier = apply_masks
-    open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
+    open_data: Callable[[Path, DataContract, Path, str], HospitalData] = open_data
     ledgers: Path | None = None
 
 
@@ -188,6 +190,7 @@ class HospitalAgent:
         self._members = KeptMembers(surroundings.state, authority)
         self._run: _Run | None = None
         self._last_refusal: Refused | None = None
+        self._told_gone: tuple[tuple[str, str], ...] | None = None
 
     def close(self) -> None:
         """Erase the secrets of the rounds in hand; the hospital takes part again when it has joined again."""
@@ -275,8 +278,11 @@ class HospitalAgent:
     def _prepare(self, description: RunDescription) -> Contributor:
         contract, cache = DataContract.of_run(description), self._here.cache
         if self._data is None or self._data[0] != contract:
-            self._data = (contract, self._here.open_data(self._here.data, contract, cache))
+            began_with = held(self._here.state, description.run_id)
+            self._data = (contract, self._here.open_data(self._here.data, contract, cache, began_with))
         data = self._data[1]
+        if data.key:
+            hold(self._here.state, description.run_id, data.key)
         ledger = None
         if mechanism_of(description).is_private or not description.evaluation.exact:
             state, ledgers = self._here.state, self._here.ledgers
@@ -399,11 +405,22 @@ class HospitalAgent:
             "run %s, round %d: this hospital's vector is made%s", run_id, round_number, spent_so_far,
             extra=with_facts(run=run_id, round=round_number, **facts),
         )  # fmt: skip
+        self._tell_what_is_gone(contribution.gone)
         if contribution.own is not None:
             spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
             now = self._here.now().timestamp()
             result = OwnResult.of(now, run.description.run_id, round_number, contribution.own, spent)
             append(self._here.state / OWN_RESULTS_FILE, result)
+
+    def _tell_what_is_gone(self, gone: tuple[tuple[str, str], ...]) -> None:
+        """Name the images that no longer count in a file for the hospital's operator; a log must not name them."""
+        if gone == self._told_gone:
+            return
+        try:
+            name_gone(self._here.state, gone)
+        except OSError as error:
+            _LOG.warning("%s must be writable: %s", GONE_FILE, error.strerror)
+        self._told_gone = gone
 
     def _check_consistency(self, run: _Run, request: ConsistencyRequest) -> Reply:
         round_number = request.round_number

@@ -11,7 +11,7 @@ Rules, in the order they are applied:
 5. The agent takes part in a run of the agreed terms, until the agreed time, and in no other under that identifier.
 
 **What an answer depends on.** The proposal, the policy, what the ledger was asked to book before, and the operator's
-decision. The data is not opened. An operator who looks at images before deciding tells with the answer what they saw:
+decision. The data is not opened. An operator who looks at images before deciding reveals with the answer what they saw:
 that is theirs to know.
 
 It is a process of its own, started for what is new: the accountants take PyTorch, which need not stay in memory.

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
+from client.data.watch import GONE_FILE, Gone
 from client.device import choose
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
+from client.planned_cost import ACCOUNTS
 from client.training import (
     TrainingData,
     feature_mean,
@@ -70,7 +72,6 @@ _OWN_BINS = 256
 _ROUNDING = 1e-9
 """By how much an accountant's own sums may pass a target that its inverse was solved for."""
 
-_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
 
 _LOG = logging.getLogger("confide.hospital")
 
@@ -89,6 +90,7 @@ class Contribution:
         records_per_second: through the training steps, for the hospital's own operator; None without training.
         own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
         notes: what the hospital's operator should know; must not leave the hospital.
+        gone: the images that no longer count, and why; may identify patients, and must not leave the hospital.
     """
 
     vector: Array = field(repr=False)
@@ -97,19 +99,26 @@ class Contribution:
     records_per_second: float | None = field(default=None, repr=False)
     own: Metrics | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+    gone: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """Training records as statistics count them: labels as evaluation takes them, (n, traits) bins and (n,) units."""
+    """Training records as statistics count them: with the bins of their traits in the place of their images."""
 
-    labels: npt.NDArray[np.int64] = field(repr=False)
-    traits: npt.NDArray[np.uint8] = field(repr=False)
-    units: npt.NDArray[np.int64] = field(repr=False)
+    records: TrainingData = field(repr=False)
+    unit: PrivacyUnit
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Return those of the records that are not gone."""
+        return self.records.of_copies(self.records.labels)
 
     def answer(self, plan: EvaluationPlan, stated: int, seed: bytes) -> npt.NDArray[np.int64]:
         """Return the sum of the units' vectors, before noise; of more units than are stated a fixed subset counts."""
-        return answer_statistics(plan, self.labels, self.traits, self.units, stated, seed)
+        records = self.records
+        traits, units = records.inputs[records.here].numpy(), records.of_copies(records.units(self.unit))
+        return answer_statistics(plan, self.labels, traits, units, stated, seed)
 
 
 @dataclass(frozen=True)
@@ -209,11 +218,23 @@ class Contributor:
         counted = self._of_stated_patients(
             TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients)
         )
-        self._counted = _Counted(
-            counted.labels.numpy(), counted.inputs.numpy(), counted.units(run.privacy.unit).numpy()
-        )
+        self._counted = _Counted(counted, run.privacy.unit)
         left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
-        self.notes = self._shortfalls(everything, left_out)
+        self._shortfall_notes = self._shortfalls(everything, left_out)
+        self._watch, self._gone = data.watch, Gone({}, ())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the operator should know about the data; it stays here."""
+        number = len(self._gone.files)
+        if not number:
+            return self._shortfall_notes
+        images, count = ("1 image has", "counts") if number == 1 else (f"{number} images have", "count")
+        gone = (
+            f"{images} been removed, damaged or changed since this run began, and no longer {count}; {GONE_FILE} in "
+            "the state folder says which and how"
+        )
+        return (*self._shortfall_notes, gone)
 
     @property
     def run(self) -> RunDescription:
@@ -377,7 +398,7 @@ class Contributor:
             if each.part is release.part and self._release_event(each) == self._release_event(release)
         ]
         allowed = len(alike) + self._run.evaluation.repeats
-        booked = self._ledger.lines(self._run.run_id, _ACCOUNTS[release.part], self._release_event(release))
+        booked = self._ledger.lines(self._run.run_id, ACCOUNTS[release.part], self._release_event(release))
         if booked >= allowed:
             raise EvaluationSpentError(
                 f"a release of this kind on the {release.part} part was asked for {booked} times, the run allows "
@@ -410,13 +431,30 @@ class Contributor:
         report = self._report() if plan is None else self._book_training(round_number, plan)
         answered = release is not None and self._book_release(round_number, release)
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
+        self._leave_out_what_is_gone()
         validation, test, own = self._measured(model)
         started = time.perf_counter()
         change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
         tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
         vector = (plan or self._training).encode(self.layout, change, tail, random)
-        return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes)
+        return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes, self._gone.files)
+
+    def _leave_out_what_is_gone(self) -> None:
+        """Let records whose images have been removed, damaged or changed since the run began count as empty ones.
+
+        What the ledger books is the same with and without them, and so is all that leaves but the vector.
+        """
+        gone = self._gone if self._watch is None else self._watch.gone()
+        if gone is self._gone:
+            return
+        self._gone = gone
+        self._train = self._train.without(gone.rows["train"])
+        self._counted = replace(self._counted, records=self._counted.records.without(gone.rows["train"]))
+        self._validation = self._validation.without(gone.rows["val"])
+        self._test = self._test.without(gone.rows["test"])
+        if gone.files:
+            _LOG.warning("the data: %s; the server learns nothing of this", self.notes[-1])
 
     def _plan_of(self, terms: RoundTerms) -> RoundPlan | None:
         """Return how this round reads training records; None where it reads none."""
@@ -465,8 +503,8 @@ class Contributor:
         return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
 
     def _label_counts(self, validation: Array, test: Array, bins: int) -> tuple[EvaluationCounts, ...]:
-        parts = (validation, self._validation.labels.numpy()), (test, self._test.labels.numpy())
-        return count_labels(*parts, bins)
+        of_validation, of_test = (part.of_copies(part.labels) for part in (self._validation, self._test))
+        return count_labels((validation, of_validation), (test, of_test), bins)
 
     def _exact(self, validation: Array, test: Array, shape: EvaluationShape) -> npt.NDArray[np.int64]:
         if shape.labels:
@@ -475,8 +513,8 @@ class Contributor:
 
     def _counts(self, validation: Array, test: Array, shape: EvaluationShape) -> EvaluationCounts:
         return EvaluationCounts(
-            validation=count(validation, _of_copies(self._validation, self._validation.labels), shape),
-            test=count(test, _of_copies(self._test, self._test.labels), shape),
+            validation=count(validation, self._validation.of_copies(self._validation.labels), shape),
+            test=count(test, self._test.of_copies(self._test.labels), shape),
         )
 
     def _tail(
@@ -494,7 +532,8 @@ class Contributor:
         policy = self._policy
         if isinstance(self.layout.evaluation, EvaluationShape):
             counts = self._exact(validation, test, self.layout.evaluation)
-            return Tail(policy.stated_training_units, len(self._validation), len(self._test), counts)
+            validation_here, test_here = len(self._validation.here), len(self._test.here)
+            return Tail(policy.stated_training_units, validation_here, test_here, counts)
         entries = np.zeros(self.layout.evaluation, np.int64)
         units = dict.fromkeys(Part, 0)
         if release is not None and self.plan is not None and terms.question is not None:
@@ -510,8 +549,8 @@ class Contributor:
                     self.plan,
                     terms.question,
                     logits,
-                    _of_copies(part, part.labels),
-                    _of_copies(part, part.units(self._run.privacy.unit)),
+                    part.of_copies(part.labels),
+                    part.of_copies(part.units(self._run.privacy.unit)),
                     units[release.part],
                     self._choice,
                 )
@@ -523,7 +562,7 @@ class Contributor:
 
     def _records_of_a_round(self) -> float:
         """Return how many records are expected to pass through the training steps of one round."""
-        return self._training.passes * len(self._train)
+        return self._training.passes * len(self._train.here)
 
     def _source_for(self, model: npt.NDArray[np.float32]) -> Random:
         """Return the source of this round's sampling, training noise and rounding.
@@ -550,7 +589,7 @@ class Contributor:
         """Book a release, if this hospital's budget for it allows; says whether it does."""
         if self._ledger is None:
             return False
-        privacy, account = self._run.privacy, _ACCOUNTS[release.part]
+        privacy, account = self._run.privacy, ACCOUNTS[release.part]
         booking = Booking(account, self._release_event(release), privacy.unit, privacy.colluders, privacy.delta)
         try:
             self._ledger.record(self._run.run_id, round_number, booking, self._budget(account), self._accountant)
@@ -573,7 +612,7 @@ class Contributor:
         if self._ledger is None:
             return {}
         return {
-            part.value: rounded_up(self._ledger.spent(_ACCOUNTS[part], self._budget(_ACCOUNTS[part]), self._accountant))
+            part.value: rounded_up(self._ledger.spent(ACCOUNTS[part], self._budget(ACCOUNTS[part]), self._accountant))
             for part in EVALUATED
         }
 
@@ -608,12 +647,6 @@ def _inputs(run: RunDescription, images: npt.NDArray[np.uint8], cache: Path) -> 
     except ConfigError as error:
         _LOG.error("the backbone cannot be run on this hospital's images: %s", error)
         raise DataError(UNUSABLE_DATA) from None
-
-
-def _of_copies(part: TrainingData, of_records: Tensor) -> npt.NDArray[np.int64]:
-    """Return what is known of each record for each of its copies, in the order of their scores."""
-    repeated: npt.NDArray[np.int64] = of_records.repeat_interleave(part.copies, dim=0).numpy()
-    return repeated
 
 
 def _kind(error: Exception) -> str:

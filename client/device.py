@@ -1,9 +1,9 @@
 """Where this hospital computes features and gradients: on the CPU, or on a GPU.
 
 **The guarantee is the same.** A GPU computes each record's gradient and nothing else that privacy rests on. Every
-gradient comes to the CPU as an explicit row of float32. There the same code as without a GPU measures the row's norm,
-clips, adds up, adds noise and encodes (``client/training.py``). What is bounded is the row that arrived, whatever was
-computed; so neither TF32, nor another order of summation, nor an unreliable GPU can weaken the bound.
+gradient is copied to the CPU as an explicit row of float32. There the same code as without a GPU measures the row's
+norm, clips, adds up, adds noise and encodes (``client/training.py``). What is bounded is the row that arrived, whatever
+was computed; so neither TF32, nor another order of summation, nor an unreliable GPU can weaken the bound.
 
 Sampling, noise and masks never leave the CPU.
 """

@@ -19,7 +19,8 @@ RECORDS = 3
 """Made-up records that a model is tried on: the least that have a neighbour on each side."""
 
 _TOLERANCE = 1e-3
-"""Of a gradient's or a score's norm; float32 in another order loses far less, and a mixed batch far more."""
+"""The share of a norm, of a gradient or a score, by which two computations may differ. Float32 in another order loses
+far less, and a mixed batch far more."""
 
 _STIR = 0.05
 """The deviation of what is added to the initial weights, so that a layer that begins at zero is tried, too."""
@@ -34,9 +35,9 @@ class GradientMethod(StrEnum):
     """How every record's gradient is formed."""
 
     LAYERS = "layers"
-    """By the layers of ``client/per_record_gradients.py``, all at once."""
+    """Computed by the layers of ``client/per_record_gradients.py``, all at once."""
     FUNCTORCH = "functorch"
-    """By ``torch.func``, which runs the model on each record by itself: any layer, but slower."""
+    """Computed by ``torch.func``, which runs the model on each record by itself: any layer, but slower."""
 
 
 @dataclass(frozen=True)

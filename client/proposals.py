@@ -13,12 +13,9 @@ from common.errors import EnrolmentError, RunError
 from common.identity.certificates import HospitalIdentity
 from common.identity.enrolment import AnswerRequest, ProposalNotice, ProposalRequest, StandingReply
 from common.processes import python_module
-from common.run.proposal import Proposal
+from common.run.proposal import OPEN, Proposal
 
 _LOG = logging.getLogger("confide.standing")
-
-_OPEN = frozenset({"proposed", "agreed", "running", "stopped", "failed"})
-"""The states of a run in which an answer still counts."""
 
 
 def _start(state: Path) -> None:
@@ -51,7 +48,7 @@ class Proposals:
             EnrolmentError: the server cannot be reached, or refuses an answer.
             RunError: what it proposes is not a proposal, or the answer could not be made.
         """
-        opened = [notice for notice in stands.proposals if notice.state in _OPEN]
+        opened = [notice for notice in stands.proposals if notice.state in OPEN]
         known = [notice for notice in opened if self._is_kept(notice, service, identity, now)]
         new = {notice.run_id for notice in known if self._agreements.answer_to(notice.run_id) is None}
         if new - self._considered:

@@ -123,11 +123,23 @@ class TrainingData:
             features of copies, (n, copies, features).
         labels: (n,) int64 in [0, classes); of a multi-label task (n, labels) int64 of 0 and 1.
         patients: (n,) int64, which patient a record is of, numbered from 0 without gaps.
+        rows: (n,) int64, the places of the records in the hospital's part, of which these may be some; by default all.
+        gone: (n,) bool, whose images are no longer there: each counts as an empty record, everywhere. Nothing else
+            about the others moves, neither their numbers nor their places in memory. By default none.
     """
 
     inputs: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
     patients: Tensor = field(repr=False)
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
+    gone: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool), repr=False)
+
+    def __post_init__(self) -> None:
+        """Fill in the defaults."""
+        if len(self.rows) != len(self.labels):
+            object.__setattr__(self, "rows", torch.arange(len(self.labels)))
+        if len(self.gone) != len(self.labels):
+            object.__setattr__(self, "gone", torch.zeros(len(self.labels), dtype=torch.bool))
 
     @classmethod
     def of(
@@ -188,9 +200,23 @@ class TrainingData:
         """Return a part of the same kind without any record."""
         return self._of_records(torch.zeros(len(self), dtype=torch.bool))
 
+    def without(self, gone: NDArray[np.bool_]) -> Self:
+        """Return the same records, of which those count as empty that ``gone`` names, a bool for each of the part."""
+        return replace(self, gone=torch.from_numpy(gone)[self.rows])
+
+    @property
+    def here(self) -> Tensor:
+        """Return the numbers of the records that are not gone."""
+        return (~self.gone).nonzero()[:, 0]
+
+    def of_copies(self, of_records: Tensor) -> NDArray[np.int64]:
+        """Return what is known of each record for each copy of those that are not gone, in the order of the scores."""
+        repeated: NDArray[np.int64] = of_records[self.here].repeat_interleave(self.copies, dim=0).numpy()
+        return repeated
+
     def _of_records(self, chosen: Tensor) -> Self:
         _, numbers = torch.unique(self.patients[chosen], return_inverse=True)
-        return type(self)(self.inputs[chosen], self.labels[chosen], numbers)
+        return type(self)(self.inputs[chosen], self.labels[chosen], numbers, self.rows[chosen], self.gone[chosen])
 
 
 @dataclass(frozen=True)
@@ -379,15 +405,14 @@ def feature_mean(
     total = torch.zeros(width, dtype=torch.float64)
     for rows in _unit_features(data, PrivacyUnit.RECORD):
         total += rows.sum(dim=0, dtype=torch.float64)
-    centre[:] = total.div_(max(1, len(data))).float().numpy()
+    centre[:] = total.div_(max(1, len(data.here))).float().numpy()
     return found
 
 
 def _unit_features(data: TrainingData, unit: PrivacyUnit) -> Iterator[Tensor]:
     """Yield, a few units at a time, the mean over records and copies of their features at norm 1, (units, width)."""
     units = data.units(unit)
-    everything = torch.arange(len(data))
-    for piece in _pieces(everything, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
+    for piece in _pieces(data.here, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
         features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)
         rows = features.mean(dim=1) if data.inputs.dim() == _WITH_COPIES else features
         yield _means_of_units(rows, units[piece])
@@ -543,8 +568,8 @@ def scores(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return a model's scores on a hospital's validation and test part, (records · copies, classes) each.
 
-    The scores of a record's copies stand one after the other. They are finite whatever the model is; its parameters are
-    overwritten.
+    The scores of a record's copies stand one after the other; of a record that is gone there are none. They are finite
+    whatever the model is; its parameters are overwritten.
     """
     share_parameters(model.to(device), torch.from_numpy(flat.copy()).to(device))
     return _scores(model, validation, classes), _scores(model, test, classes)
@@ -579,12 +604,12 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
 def _scores(model: nn.Module, part: TrainingData, classes: int) -> NDArray[np.float32]:
     if not len(part):
         return np.zeros((0, classes), np.float32)
-    found: NDArray[np.float32] = logits(model, part.inputs).reshape(-1, classes).numpy()
+    found: NDArray[np.float32] = logits(model, part.inputs)[part.here].reshape(-1, classes).numpy()
     return found
 
 
 def _count(model: nn.Module, part: TrainingData, shape: EvaluationShape) -> PartCounts:
-    return count(_scores(model, part, shape.classes), part.labels.repeat_interleave(part.copies, dim=0).numpy(), shape)
+    return count(_scores(model, part, shape.classes), part.of_copies(part.labels), shape)
 
 
 def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tensor:
@@ -613,14 +638,15 @@ def _poisson_batches(data: TrainingData, unit: PrivacyUnit, schedule: Schedule, 
     units, count = data.units(unit), data.count(unit)
     for _ in range(schedule.steps):
         chosen = torch.from_numpy(stream.uniform(count) < schedule.sample_rate)
-        yield chosen[units].nonzero()[:, 0]
+        yield (chosen[units] & ~data.gone).nonzero()[:, 0]
 
 
 def _epochs(data: TrainingData, plan: PlainSteps, stream: Keystream) -> Iterator[Tensor]:
     """Yield the record numbers of each batch of ``local_epochs`` shuffled passes."""
+    here = data.here
     for _ in range(plan.local_epochs):
-        order = np.argsort(stream.uniform(len(data)), kind="stable")
-        yield from torch.split(torch.from_numpy(order), plan.batch_size)
+        order = np.argsort(stream.uniform(len(here)), kind="stable")
+        yield from torch.split(here[torch.from_numpy(order)], plan.batch_size)
 
 
 def _pieces(batch: Tensor, units: Tensor, size: int) -> Iterator[Tensor]:

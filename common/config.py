@@ -40,7 +40,7 @@ RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-"""Of an entry in a table (a task, a model, a strategy); whoever uses the table refuses a name that it lacks."""
+"""The name of an entry in a table: a task, model or strategy. Whoever uses the table refuses a name that it lacks."""
 
 
 Sha256 = Annotated[str, Field(pattern=rf"^{naming.SHA256}$")]
@@ -121,10 +121,10 @@ class ModelConfig(_Section):
     name: Annotated[str, AfterValidator(naming.checked_name)] = "cnn"
     image_size: Annotated[int, Field(ge=28, le=512)] = 28
     sha256: Annotated[str, Field(pattern=rf"^(?:{naming.SHA256})?$")] = ""
-    """Of the source of a package, or of the file of a backbone; empty for a model of the registry."""
+    """The SHA-256 of a package's source or of a backbone's file; empty for a model of the registry."""
     backbone: Annotated[str, Field(pattern=rf"^(?:{naming.REGISTERED})?$")] = ""
     features: Annotated[int, Field(ge=0, le=naming.MOST_FEATURES)] = 0
-    pixels: Literal["imagenet", "zero_one", "minus_one_one"] = "imagenet"
+    pixels: naming.Pixels = "imagenet"
 
     @model_validator(mode="after")
     def _is_named_whole(self) -> Self:
@@ -132,7 +132,7 @@ class ModelConfig(_Section):
         if (":" in self.name or on_backbone) != bool(self.sha256):
             raise ValueError(
                 "must give sha256 for a package:function and for a backbone, and for no other model (./confide model "
-                "hash tells it)"
+                "hash prints it)"
             )
         if on_backbone != bool(self.backbone) or on_backbone != bool(self.features):
             raise ValueError(

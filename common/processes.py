@@ -166,7 +166,7 @@ def running_beside(command: tuple[str, ...], root: Path, stop_seconds: float) ->
     process = subprocess.Popen(
         command,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": python_path(root)},
         preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)),  # noqa: PLW1509 - as in _spawn
     )
     try:

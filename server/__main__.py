@@ -39,6 +39,7 @@ from common.processes import (
     python_module,
     raise_on_signals,
 )
+from common.run.proposal import RunState
 from common.settings import (
     READY_FILE,
     SECRET_BYTES,
@@ -54,7 +55,7 @@ from server.members.admission import Admission
 from server.members.roster import Membership
 from server.only_one import only_server
 from server.operator_socket import Operator, OperatorSocket
-from server.run_queue import CONFIG_FILE, FOLDER_DIGITS, KeptRun, RunQueue, RunState
+from server.run_queue import CONFIG_FILE, FOLDER_DIGITS, KeptRun, RunQueue
 
 _LOG = logging.getLogger("confide.server")
 

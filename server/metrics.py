@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from common.errors import BudgetExceededError
 from common.provenance import commit, confide_version
 from common.run.guarantee import Guarantee
+from common.run.proposal import RunState
 from common.run.words import admitted
 from common.telemetry import metric_names as names
 from common.telemetry.events import (
@@ -43,7 +44,7 @@ from common.telemetry.events import (
 from common.telemetry.exporter import Exporter, Values, serve_until_stopped
 from common.telemetry.lifetimes import show_lifetimes
 from server.members.tls import TLS_CERTIFICATE_FILE
-from server.run_queue import FOLDER_DIGITS, RunQueue, RunState
+from server.run_queue import FOLDER_DIGITS, RunQueue
 
 EXCHANGE_BOUNDS = (
     0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,

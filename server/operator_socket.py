@@ -24,13 +24,13 @@ from common.complaints import complaint
 from common.config import Config, RunDescription, replace
 from common.errors import ConfideError, ConfigError, RunError
 from common.identity.certificates import load_certificate
-from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer
+from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer, RunState
 from common.run.terms import claims_of, describe
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone
 from server.members.roster import Membership
 from server.run import new_run_id
-from server.run_queue import KeptRun, RunProposal, RunQueue, RunState
+from server.run_queue import KeptRun, RunProposal, RunQueue
 
 SOCKET_FILE = "operator.sock"
 
@@ -50,7 +50,7 @@ class Propose(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prop
     classes: tuple[str, ...]
     channels: int
     parameters: Annotated[int, msgspec.Meta(ge=1)]
-    """Of the model: the server itself does without PyTorch."""
+    """The number of the model's parameters: the server itself does without PyTorch."""
     days: Annotated[float, msgspec.Meta(gt=0, le=3660)]
     hospitals: tuple[str, ...] = ()
     """Who must agree; all members where it is empty."""

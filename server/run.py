@@ -1,6 +1,6 @@
 """A whole run on the server: round after round, checkpoint, measure, finish.
 
-Who takes part is :mod:`server.waiting`; what the run tells of itself is :mod:`server.run_record`.
+Who takes part is :mod:`server.waiting`; what the run reports about itself is :mod:`server.run_record`.
 """
 
 import logging

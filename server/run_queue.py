@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,7 @@ from common.config import Config, RunDescription, load_config
 from common.errors import ConfigError, RunError
 from common.files import hold, make_private_folder, write_private
 from common.identity.certificates import read_certificate
-from common.run.proposal import MOST_OPEN, Proposal, RunAnswer, terms_hash
+from common.run.proposal import MOST_OPEN, OPEN, Proposal, RunAnswer, RunState, terms_hash
 
 RUNS_FOLDER = "runs"
 PROPOSAL_FILE, CONFIG_FILE = "proposal.json", "config.yaml"
@@ -37,23 +36,6 @@ _LOCK_FILE = "runs.lock"
 
 FOLDER_DIGITS = 12
 """So many digits of a run's identifier name its folder, and name it in commands."""
-
-
-class RunState(StrEnum):
-    """Where a run stands."""
-
-    PROPOSED = "proposed"
-    AGREED = "agreed"
-    RUNNING = "running"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    FINISHED = "finished"
-    DECLINED = "declined"
-    LAPSED = "lapsed"
-
-
-OPEN = frozenset({RunState.PROPOSED, RunState.AGREED, RunState.RUNNING, RunState.STOPPED, RunState.FAILED})
-"""The states in which hospitals are still shown the proposal."""
 
 
 class KeptRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What a run tells of itself: events for whoever watches it, and entries of the audit record for whoever checks it."""
+"""What a run reports about itself: events for whoever watches it, entries of the audit record for whoever checks it."""
 
 import math
 import time

@@ -45,7 +45,7 @@ class Incoming:
     fault: str | None
     size_bytes: int
     code: str = "Fault"
-    """Of the fault, fit for a metric's label."""
+    """The kind of the fault, fit for a metric's label."""
 
 
 class Patience:

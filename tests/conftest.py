@@ -10,7 +10,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
-    from tests.small_consortium import Dealt
+    from tests.support.small_consortium import Dealt
 
 _DEPLOYED = "tests/e2e/"
 
@@ -46,6 +46,6 @@ def open_umask() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def dealt(tmp_path_factory: pytest.TempPathFactory) -> "Dealt":
     """Deal four hospitals a few phantom images each, once."""
-    from tests.small_consortium import Dealt  # imports torch, which most tests do without
+    from tests.support.small_consortium import Dealt  # imports torch, which most tests do without
 
     return Dealt.into(tmp_path_factory.mktemp("dealt"))

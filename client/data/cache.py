@@ -4,7 +4,7 @@
 
     cache/
       prepared-<key>/   index.json (written last), images.bin (hashes of the images), and for each split its images,
-                        labels, patient numbers and traits
+                        labels, patient numbers, traits, and where each record came from
       building-…/       one being written; removed at the next start if that was cut short
 
 The images are mapped, not read: a run of any size needs only the memory of the batch in hand.
@@ -24,6 +24,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from client.data.watch import Origin, Origins, OriginsWriter
 from common.errors import DataError
 from common.evaluation.statistics import TRAITS
 from common.files import make_private_folder
@@ -33,9 +34,10 @@ from common.shards import (
 )
 
 CACHE_FORMAT = "confide-prepared"
-CACHE_VERSION = 4
-"""The version of what is kept. Version 4 has hashes of the images that the task leaves out; version 3 has what
-statistics count of each record; version 2 shows pictures as :mod:`client.data.display` says."""
+CACHE_VERSION = 6
+"""The version of what is kept. Version 6 says which labels of a record are not known; version 5 has where each record
+came from; version 4 has hashes of the images that the task leaves out; version 3 has what statistics count of each
+record; version 2 shows pictures as :mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
@@ -53,21 +55,28 @@ class PreparedPart:
         labels: int64, shape (n,).
         patients: int64, shape (n,), running numbers.
         traits: uint8, shape (n, tables), bins of :mod:`client.data.traits`.
+        origins: n of them.
     """
 
     images: npt.NDArray[np.uint8] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
     patients: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] = field(repr=False)
+    origins: Origins = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """All prepared parts, the fingerprint of the data they came from, and hashes of its images."""
+    """All prepared parts, the fingerprint of the data they came from, and hashes of its images.
+
+    ``root`` is where their files are named from, and ``key`` is the name of this data in the cache.
+    """
 
     parts: dict[Split, PreparedPart] = field(repr=False)
     fingerprint: bytes
     images: bytes = field(repr=False)
+    root: Path = field(repr=False)
+    key: str
 
 
 @dataclass
@@ -76,6 +85,7 @@ class _PartWriter:
     labels: list[int] = field(default_factory=list, repr=False)
     patients: list[int] = field(default_factory=list, repr=False)
     traits: bytearray = field(default_factory=bytearray, repr=False)
+    origins: OriginsWriter = field(default_factory=OriginsWriter, repr=False)
 
 
 class PreparedWriter:
@@ -93,8 +103,9 @@ class PreparedWriter:
         label: int,
         patient: int,
         traits: npt.NDArray[np.uint8],
+        origin: Origin,
     ) -> None:
-        """Append one image, uint8 of shape (c, h, w), with its bins in the tables of statistics.
+        """Append one image, uint8 of shape (c, h, w), with its bins in the tables of statistics and its origin.
 
         Raises:
             OSError: the disk is full.
@@ -104,12 +115,14 @@ class PreparedWriter:
         part.labels.append(label)
         part.patients.append(patient)
         part.traits += traits.tobytes()
+        part.origins.add(origin)
 
-    def commit(self, fingerprint: bytes, images: bytes = b"") -> None:
+    def commit(self, fingerprint: bytes, root: Path = Path(), images: bytes = b"") -> None:
         """Make what was added the prepared data.
 
         Args:
             fingerprint: of the data.
+            root: from which the origins name their files.
             images: hashes of its images, for the ledger (:attr:`client.data.survey.Survey.images`).
 
         Raises:
@@ -121,6 +134,9 @@ class PreparedWriter:
                 "labels": np.array(part.labels, np.int64).tobytes(),
                 "patients": np.array(part.patients, np.int64).tobytes(),
                 "traits": bytes(part.traits),
+                "files": bytes(part.origins.files),
+                "digests": bytes(part.origins.digests),
+                "stamps": bytes(part.origins.stamps),
             }
             for name, content in columns.items():
                 with _create(self._folder / f"{split}.{name}") as file:
@@ -133,6 +149,7 @@ class PreparedWriter:
             "format": CACHE_FORMAT,
             "version": CACHE_VERSION,
             "fingerprint": fingerprint.hex(),
+            "root": str(root),
             "shape": self._shape,
             "records": {split: len(part.labels) for split, part in self._parts.items()},
         }
@@ -176,7 +193,8 @@ class PreparedCache:
             shape = tuple(int(side) for side in index["shape"])
             parts = {split: _map_part(folder, split, int(index["records"][split]), shape) for split in SPLITS}
             folder.touch()  # the least recently used goes first when room is needed
-            return Prepared(parts, bytes.fromhex(index["fingerprint"]), (folder / _IMAGES_NAME).read_bytes())
+            images = (folder / _IMAGES_NAME).read_bytes()
+            return Prepared(parts, bytes.fromhex(index["fingerprint"]), images, Path(index["root"]), key)
         except (OSError, ValueError, KeyError, OverflowError, TypeError, RecursionError):
             return None
 
@@ -218,14 +236,17 @@ def _map_part(folder: Path, split: Split, records: int, shape: tuple[int, ...]) 
     labels = np.fromfile(folder / f"{split}.labels", np.int64)
     patients = np.fromfile(folder / f"{split}.patients", np.int64)
     traits = np.fromfile(folder / f"{split}.traits", np.uint8).reshape(records, len(TRAITS))
+    origins = Origins(*((folder / f"{split}.{name}").read_bytes() for name in ("files", "digests", "stamps")))
     path = folder / f"{split}.images"
-    if not len(labels) == len(patients) == records or path.stat().st_size != records * int(np.prod(shape)):
+    if not len(labels) == len(patients) == len(origins) == records or path.stat().st_size != records * int(
+        np.prod(shape)
+    ):
         raise ValueError("cut short")
     if not records:
-        return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients, traits)
+        return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients, traits, origins)
     # Copy on write: writing into a batch changes memory, never the cache.
     images = np.memmap(path, np.uint8, "c", shape=(records, *shape))
-    return PreparedPart(images.view(np.ndarray), labels, patients, traits)
+    return PreparedPart(images.view(np.ndarray), labels, patients, traits, origins)
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -20,6 +20,7 @@ class ImageKind:
         reference: what images of the task look like; None if that is not known.
         upright: the mean picture on an 8 x 8 grid, row by row, to recognise an inverted image; empty if none is known.
         least_range: of 256 grey levels, how many must lie between the 1st and the 99th percentile of an image.
+        most_bare: the largest share of an image that may be about black; 1 if any may.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ImageKind:
     reference: LikenessReference | None = None
     upright: tuple[float, ...] = ()
     least_range: int = 0
+    most_bare: float = 1.0
 
 
 _LEAST_RANGE = 16
@@ -53,6 +55,8 @@ CHEST_RADIOGRAPH = ImageKind(
         +0.07, +0.18, +0.21, +0.23, +0.22, +0.16, +0.12, -0.01,
     ),
     least_range=_LEAST_RANGE,
+    # A chest fills its film, a limb does not. Of 3,451 chest X-rays one has more.
+    most_bare=0.35,
 )  # fmt: skip
 """DICOM modalities of X-rays. Many archives call a digitised or re-exported radiograph SC or OT."""
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCache, PreparedWriter
 from client.data.catalogue import Catalogue, DataLayout, read_catalogue
 from client.data.contract import DataContract
-from client.data.examine import examine_all
+from client.data.examine import Examined, examine_all
 from client.data.mistakes import DEPENDS_ON_TERMS, Finding, Weight
 from client.data.survey import Survey, check_counts
+from client.data.watch import NO_STAMP, Origin, Watch, stamp_of
 from common.errors import DataError
 from common.evaluation.statistics import unknown_traits
 from common.shards import SPLITS, Split
@@ -60,6 +61,8 @@ class HospitalData:
         test: what the global model is measured on.
         fingerprint: 32 bytes that name this data; the privacy ledger is bound to it.
         images: 16 bytes for each hash of an image, by which the ledger knows it again; they never leave this machine.
+        watch: sees to whether the files are still as they were read; None where there are no files.
+        key: by which :func:`open_data` finds this very data again, '' where there is none.
     """
 
     train: HospitalRecords
@@ -67,6 +70,8 @@ class HospitalData:
     test: HospitalRecords
     fingerprint: bytes
     images: bytes = field(default=b"", repr=False)
+    watch: Watch | None = field(default=None, repr=False)
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,27 +117,38 @@ _TRIES = 3
 """How often data that changes while it is read is read again before the operator is asked."""
 
 
-def open_data(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
+def open_data(folder: Path, contract: DataContract, cache_dir: Path, began_with: str = "") -> HospitalData:
     """Read a hospital's data, check it against the contract, and return it ready to train on.
 
     The first time, and after any change, every image is opened and checked, and kept as the model will see it; later
-    the kept images are mapped. Once it has returned, no file of the hospital is read again: what happens to an image
-    then cannot reach a run.
+    the kept images are mapped. What happens to a file once this has returned is seen by :class:`Watch`.
+
+    A run that has begun goes on with the data it began with, whatever the folder holds by now: whether the hospital
+    takes part in it must no longer depend on the data.
 
     Args:
         folder: the hospital's data, in any layout of :mod:`client.data.catalogue`.
         contract: what the run asks.
         cache_dir: the hospital's own folder for prepared images, on its own disk.
+        began_with: :attr:`HospitalData.key` of what the run began with, '' where it begins now.
 
     Raises:
         DataError: the data cannot be used. The message may travel to the server, so it is always ``UNUSABLE_DATA``;
             kinds, numbers and remedies go to the operator's log, and places to neither.
     """
     try:
-        return _open(folder, contract, cache_dir)
+        return _kept(contract, cache_dir, began_with) or _open(folder, contract, cache_dir)
     except DataError as error:
         _LOG.error("the data: %s", error)
         raise DataError(UNUSABLE_DATA) from None
+
+
+def _kept(contract: DataContract, cache_dir: Path, key: str) -> HospitalData | None:
+    """Return the data with this key, if it was prepared for this contract and is still there."""
+    if not key.endswith(_wanted(contract)):
+        return None
+    prepared = PreparedCache(cache_dir).find(key)
+    return None if prepared is None else _as_data(prepared, contract)
 
 
 def _open(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData:
@@ -156,6 +172,8 @@ def _as_data(prepared: Prepared, contract: DataContract) -> HospitalData:
         HospitalRecords(test.images, test.labels, test.patients, test.traits),
         prepared.fingerprint,
         prepared.images,
+        Watch(prepared.root, {split: part.origins for split, part in prepared.parts.items()}),
+        prepared.key,
     )
 
 
@@ -188,7 +206,7 @@ def check_data(
         survey, found = _examine(catalogue, contract, writer, progress, date)
         report = _report(catalogue, survey, found)
         if report.can_be_opened:
-            writer.commit(survey.fingerprint, survey.images)
+            writer.commit(survey.fingerprint, catalogue.root, survey.images)
     return report
 
 
@@ -205,9 +223,24 @@ def _examine(
             survey.pass_over(examined)
         else:
             split, patient = survey.add(examined, examined.usable)
-            writer.add(split, examined.usable.pixels, label, patient, examined.usable.traits)
+            origin = _origin(catalogue, examined)
+            writer.add(split, examined.usable.pixels, label, patient, examined.usable.traits, origin)
         progress(done, len(catalogue.entries))
     return survey, found
+
+
+def _origin(catalogue: Catalogue, examined: Examined) -> Origin:
+    """Return where a record came from.
+
+    A file that is replaced between its reading and this gets the newer stamp. It changes the catalogue as well, so the
+    data is read again before a run may use it.
+    """
+    file = examined.entry.file
+    try:
+        stamp = stamp_of(catalogue.root, file)
+    except OSError:
+        stamp = NO_STAMP
+    return Origin(file, examined.content_digest, stamp)
 
 
 def _report(catalogue: Catalogue, survey: Survey, found: list[Finding]) -> Report:
@@ -246,8 +279,12 @@ def _tell_or_refuse(findings: tuple[Finding, ...]) -> None:
 
 def _cache_key(catalogue: Catalogue, contract: DataContract) -> str:
     """Name prepared images by the data as listed and by how the contract wants them prepared and checked."""
+    return f"{catalogue.digest.hex()[:32]}-{_wanted(contract)}"
+
+
+def _wanted(contract: DataContract) -> str:
     wanted = (contract.task, contract.meaning, contract.channels, contract.image_size, contract.unit.value)
-    return hashlib.sha256(repr((CACHE_VERSION, catalogue.digest, wanted)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((CACHE_VERSION, wanted)).encode()).hexdigest()[:32]
 
 
 def _counts(prepared: Prepared, contract: DataContract) -> dict[Split, tuple[int, ...]]:

@@ -105,7 +105,7 @@ run may refuse for it.
 A server chooses the terms, so it could ask again and again, and learn from who refuses: a number; or whether any record
 has one rare label, by a map that names that label alone and a size that no image has. ``check-data`` refuses for them,
 so that the hospital's staff corrects it. A run that meets them leaves out the image in question where it is that
-image's own fault, and keeps it where only several images together are at fault; it tells the operator in both cases.
+image's own fault, and keeps it where only several images together are at fault; it informs the operator in both cases.
 
 All other mistakes are the same whatever a run asks, since images that its map leaves out are opened too.
 """

@@ -27,6 +27,9 @@ noise that JPEG puts into the colour of grey images stays well below."""
 
 _LONGEST_TO_SHORTEST = 2.0
 
+_BARE_SIDE, _BARE_LEVEL = 64, 0.1
+"""How many pixels of the shorter side are looked at for bare film, and which part of the grey range counts as bare."""
+
 _TEXT_STEP, _TEXT_EDGES, _TEXT_ROWS = 70, 8, 5
 """Text is five rows in which a quarter of the width has eight or more steps of 70 levels from one pixel to the next. Of
 5,856 chest X-rays with their L and R marks this finds one; of a line of text written into them, 98 %."""
@@ -61,6 +64,8 @@ def check_picture(
         yield Mistake.INVERTED_IMAGE, ""
     elif kind.reference is not None and (why := kind.reference.why_unlike(small)):
         yield Mistake.UNLIKE_TASK, why
+    elif kind.most_bare < 1 and (share := bare_share(grey)) > kind.most_bare:
+        yield Mistake.UNLIKE_TASK, f"{share:.0%} of it is bare, as around a limb"
     if has_text(grey):
         yield Mistake.BURNED_IN_TEXT_SUSPECTED, ""
 
@@ -90,6 +95,24 @@ def is_coloured(pixels: _Pixels) -> bool:
         return False
     spread = pixels.max(axis=2) - pixels.min(axis=2)
     return bool(np.mean(spread > _COLOUR_LEVELS) > _COLOUR_SHARE)
+
+
+def bare_share(grey: _Pixels) -> float:
+    """Return the share of an image that is darker than a tenth of the way from its 1st to its 99th percentile.
+
+    A frame of one colour, such as padding, is left out.
+    """
+    inside = grey[_varied(grey, axis=1)][:, _varied(grey, axis=0)]
+    step = max(1, min(inside.shape) // _BARE_SIDE)
+    some = inside[::step, ::step].astype(np.float32)
+    black, white = np.percentile(some, (1, 99))
+    return float(np.mean(some < black + _BARE_LEVEL * (white - black)))
+
+
+def _varied(grey: _Pixels, axis: int) -> slice:
+    """Return the rows (axis 1) or columns (axis 0) from the first to the last that is not all of one colour."""
+    (varied,) = np.nonzero(grey.max(axis=axis) > grey.min(axis=axis))
+    return slice(int(varied[0]), int(varied[-1]) + 1) if len(varied) else slice(0, grey.shape[1 - axis])
 
 
 def has_text(grey: _Pixels) -> bool:

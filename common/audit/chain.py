@@ -11,12 +11,10 @@ it does not.** A writer can cut its own chain short or begin another; that shows
 """
 
 import datetime
-import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -29,6 +27,7 @@ from common.audit.parties import PublicKey, Writer, is_signed_by, verify_party
 from common.canonical import canonical_json
 from common.complaints import complaint
 from common.errors import AuditError, IdentityError
+from common.files import hold
 from common.identity.certificates import certificate_pem
 
 VERSION: Final = 1
@@ -38,6 +37,8 @@ AUDIT_FILE = "audit.jsonl"
 _DOMAIN = b"confide audit chain 1\x00"
 """Signed before every line, so that no other message of Confide can pass for one."""
 _NO_LINE = 64 * "0"
+_LOCK_FILE = ".audit.lock"
+"""Held beside the file by whichever of a party's processes writes; the kernel gives it back when the process dies."""
 _LONGEST_LINE_BYTES = 128 * 2**20
 
 Record = Callable[[Body], None]
@@ -111,18 +112,9 @@ class AuditChain:
             AuditError: the disk refuses, or the last line is not one of a chain; whatever the entry is about must not
                 happen.
         """
-        with self._alone():
+        with hold(self._path.with_name(_LOCK_FILE)):
             self._catch_up()
             self._write(body)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep the party's other processes from writing; the kernel ends this when the process dies."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _catch_up(self) -> None:
         """Follow what another process has written since this one wrote last."""

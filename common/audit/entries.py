@@ -33,9 +33,9 @@ class AnsweredProposal(_Body):
     kind: Literal["answered"] = "answered"
     run_id: RunId
     proposal: Hash
-    """Of the proposal, ``common/run/proposal.py``."""
+    """The hash of the proposal, see ``common/run/proposal.py``."""
     terms: Hash
-    """Of the run's terms, which are its description without its members."""
+    """The hash of the run's terms, which are its description without its members."""
     agreed: bool
     by: Literal["policy", "operator"]
     code: Annotated[str, Field(max_length=64)]
@@ -171,7 +171,7 @@ class Finished(_Body):
     model_hash: Hash
     threshold: float | None
     thresholds: Annotated[tuple[float, ...], Field(max_length=MOST_CLASSES)] = ()
-    """Of each label of a multi-label task."""
+    """The threshold of each label of a multi-label task."""
     temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
     """What scores are divided by; ``threshold`` is of the probabilities before that."""
 

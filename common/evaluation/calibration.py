@@ -25,7 +25,7 @@ _STEPS = 60
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 BINS = 10
-"""Of a reliability diagram."""
+"""The bins of a reliability diagram."""
 
 LARGEST_SCORE = 700.0
 """Beyond it exp overflows."""

@@ -54,6 +54,7 @@ class ClassFigures(BaseModel):
         support: units that are of the class.
         called: units that are decided to be.
         threshold: least probability that is called so; NaN where the most probable class is.
+        records: units of which the label is known; NaN where that is all.
         intervals: name of a figure to the ends of its 95 % interval; empty where counts are exact.
         noise: name of a figure to the standard deviation that privacy noise alone gives it.
     """
@@ -67,6 +68,7 @@ class ClassFigures(BaseModel):
     precision: Measure
     auc: Measure
     threshold: Measure = math.nan
+    records: Measure = math.nan
     intervals: dict[str, tuple[Measure, Measure]] = {}
     noise: dict[str, Measure] = {}
 
@@ -102,25 +104,25 @@ def accuracy(confusion: Floats) -> Floats:
 
 def precision(confusion: Floats) -> Floats:
     """Return the share of alarms that are right."""
-    right, called, _, _ = _by_class(confusion)
+    right, called, _, _ = by_class(confusion)
     return _of_interest(_share(right, called))
 
 
 def recall(confusion: Floats) -> Floats:
     """Return the share of positive records that are found."""
-    right, _, true, _ = _by_class(confusion)
+    right, _, true, _ = by_class(confusion)
     return _of_interest(_share(right, true))
 
 
 def f1(confusion: Floats) -> Floats:
     """Return the harmonic mean of precision and recall."""
-    right, called, true, _ = _by_class(confusion)
+    right, called, true, _ = by_class(confusion)
     return _of_interest(_share(2 * right, called + true))
 
 
 def specificity(confusion: Floats) -> Floats:
     """Return the true-negative rate."""
-    right, called, true, total = _by_class(confusion)
+    right, called, true, total = by_class(confusion)
     return _of_interest(_share(total - true - called + right, total - true))
 
 
@@ -221,6 +223,18 @@ METRICS: Mapping[str, Metric] = {
 """AUC with more than two classes is the mean of one-versus-rest, as MedMNIST reports, and NaN where a class has no or
 only records. The calibration error is of the most probable class, in CALIBRATION_BINS equal bins."""
 
+HEADLINES = ("auc", "accuracy", "f1")
+"""The metrics that curves and small tables show, where not all have room."""
+
+SUMMARISED = (*HEADLINES, "recall", "specificity", "kappa")
+"""The metrics that the last lines of a run and a comparison of runs name, those of the task."""
+
+BY_ROUND = ("accuracy", "precision", "recall", "f1", "auc", "loss")
+"""The metrics that a run's table and ``metrics.csv`` have for each round: a fixed format, which programs read."""
+
+OF_A_CLASS = ("auc", "recall", "specificity", "precision")
+"""The metrics that one class of several, or one label, has: fields of :class:`ClassFigures`."""
+
 UNDEFINED: Mapping[str, float] = dict.fromkeys(METRICS, math.nan)
 
 
@@ -236,7 +250,7 @@ def class_figures(confusion: Integers, areas: tuple[float, ...] = ()) -> tuple[C
         confusion: (C, C), truth by row.
         areas: each class's AUC against the rest; undefined where it is not given.
     """
-    right, called, true, total = (each[0] for each in _by_class(confusion[None].astype(np.float64)))
+    right, called, true, total = (each[0] for each in by_class(confusion[None].astype(np.float64)))
     return tuple(
         ClassFigures(
             support=float(true[place]),
@@ -371,7 +385,7 @@ def _roc(histogram: Integers) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in points[moved])
 
 
-def _by_class(confusion: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def by_class(confusion: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Return, by class (B, C), the records decided rightly, called so, and truly so; and all records (B, 1)."""
     right = np.diagonal(confusion, axis1=1, axis2=2)
     return right, confusion.sum(axis=1), confusion.sum(axis=2), confusion.sum(axis=(1, 2))[:, None]

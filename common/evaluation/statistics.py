@@ -109,7 +109,7 @@ def vectors_of(classes: int, labels: NDArray[np.int64], traits: NDArray[np.uint8
 
     Args:
         classes: bins of the first table.
-        labels: (records,) of its bins; one that is none of them counts in no bin of that table.
+        labels: (records,) of its bins; one that is not among them counts in no bin of that table.
         traits: (records, len(TRAITS)), the bin in each table; one that is out of range is not known.
     """
     vectors = np.zeros((len(labels), length_of(classes)), np.int64)

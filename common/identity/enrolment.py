@@ -142,11 +142,8 @@ class AnswerReply(Message, frozen=True, tag="answer_kept"):
     """Server: it has kept the answer."""
 
 
-class ResultsRequest(Message, frozen=True, tag="results"):
-    """Hospital: proves who it is, as for :class:`StandingRequest`, and asks which finished runs it may have."""
-
-    certificate: _Pem
-    request: _Pem
+class ResultsRequest(StandingRequest, frozen=True, tag="results"):
+    """Hospital: asks which finished runs it may have."""
 
 
 class ResultsReply(Message, frozen=True, tag="offered"):
@@ -155,24 +152,20 @@ class ResultsReply(Message, frozen=True, tag="offered"):
     runs: Annotated[dict[_RunId, _Digest], msgspec.Meta(max_length=10_000)]
 
 
-class PieceRequest(Message, frozen=True, tag="piece"):
-    """Hospital: proves who it is, and asks for a stretch of a file of a run."""
+class PieceRequest(StandingRequest, frozen=True, tag="piece"):
+    """Hospital: asks for a stretch of a file of a run."""
 
-    certificate: _Pem
-    request: _Pem
     run_id: _RunId
     name: Annotated[str, msgspec.Meta(max_length=64)]
     offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-class LedgerRequest(Message, frozen=True, tag="ledger"):
-    """Hospital: proves who it is, and states how far its ledger is (``common/identity/ledger_statement.py``).
+class LedgerRequest(StandingRequest, frozen=True, tag="ledger"):
+    """Hospital: states how far its ledger is (``common/identity/ledger_statement.py``).
 
     Without a statement it asks what the consortium remembers under its name.
     """
 
-    certificate: _Pem
-    request: _Pem
     statement: _Statement | None = None
 
 

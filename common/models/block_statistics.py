@@ -14,11 +14,10 @@ from torch.nn import functional
 from common.errors import ConfigError
 from common.models import frozen
 from common.models.memory import in_pieces
+from common.models.naming import RGB
 
 SMALLEST_SIDE = 112
 """Pixels; smaller images are enlarged to it, since five halvings leave nothing of 28 pixels."""
-
-RGB = 3
 
 ON_A_GPU_AT_ONCE = 64
 """Images for one call on a GPU, which has no use for a core's cache."""

@@ -7,12 +7,8 @@ Huang et al. 2017 (arXiv:1608.06993), the network that chest X-rays are most oft
 from torch import nn
 from torchvision.models import densenet121, efficientnet_b0
 
+from common.models.naming import RGB
 from common.models.replaced_layers import replace_layers
-
-SMALLEST_SIDE = 64
-"""Pixels: five halvings leave two positions on a side."""
-
-RGB = 3
 
 
 def group_norm_densenet121(classes: int, channels: int) -> nn.Module:

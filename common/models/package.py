@@ -55,7 +55,7 @@ def package_hash(package: str) -> str:
 
 
 def check_installed(model: PackageModel) -> None:
-    """Check that a package is installed with the source that a name tells; nothing of it is run.
+    """Check that a package is installed with the source that a name states; nothing of it is run.
 
     Raises:
         ConfigError: it is missing, or has another source.
@@ -64,7 +64,7 @@ def check_installed(model: PackageModel) -> None:
 
 
 def load(model: PackageModel) -> Any:  # noqa: ANN401 - a function, or a class, of any kind
-    """Return the function, from the source that the name's hash tells.
+    """Return the function, from the source that the name's hash states.
 
     Raises:
         ConfigError: the package is missing or has another source, was loaded by this process from another source, or

@@ -3,7 +3,7 @@
 from torch import nn
 from torchvision.models import resnet18
 
-RGB = 3
+from common.models.naming import RGB
 
 GROUPS = 32
 """As Wu and He 2018 (arXiv:1803.08494) recommend."""

@@ -40,7 +40,7 @@ class Account(StrEnum):
     VALIDATION = "validation"
     TEST = "test"
     STATISTICS = "statistics"
-    """Of training records, too: what counting them costs beside training on them."""
+    """The account for counting training records, which costs beside training on them."""
 
 
 @dataclass(frozen=True, slots=True)

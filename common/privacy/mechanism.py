@@ -458,6 +458,14 @@ class Mechanism(ABC):
         """Say what hospitals that work with the server cannot do, to be added to what masks keep from them."""
         return ""
 
+    def what_a_seed_repeats(self) -> str:
+        """Say how far another run with the same seed is the same."""
+        return (
+            "The seed fixes the split of the data and the first model. The noise of differential privacy and the masks "
+            "come from the operating system's generator, not from the seed, and must: figures will differ a little "
+            "from run to run."
+        )
+
 
 class NoPrivacy(Mechanism):
     """Mode ``none``: plain training, for baselines and for hospitals that agree to it."""
@@ -492,6 +500,13 @@ class NoPrivacy(Mechanism):
         """See :class:`Mechanism`."""
         unit = self.privacy.unit.value
         return f"nothing is out of reach by proof: no differential privacy limits what a {unit} gives away"
+
+    def what_a_seed_repeats(self) -> str:
+        """See :class:`Mechanism`."""
+        return (
+            "The seed fixes the split of the data and the first model; without noise the result is the same to the "
+            "last bit on the same machine."
+        )
 
 
 class LocalNoise(Mechanism):

@@ -40,7 +40,7 @@ OPTIONAL_FILES = ("metrics.csv", "summary.json", "report.html", "model_card.md")
 
 MAXIMUM_DELIVERY_BYTES = 256 * 1024
 MAXIMUM_FILE_BYTES = 2 * 2**30
-"""Of one file: room for a model of 500 million parameters."""
+"""The most bytes of one file: room for a model of 500 million parameters."""
 
 _DOMAIN = b"confide delivery 1\x00"
 """Signed before the fields, so that no other message of Confide can pass for a delivery."""

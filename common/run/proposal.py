@@ -11,6 +11,7 @@ operator's decision: never its data.
 """
 
 import hashlib
+from enum import StrEnum
 from typing import Annotated, Final, Literal, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -45,6 +46,23 @@ MEMBERS = frozenset({"roster", "member_list", "vector_length"})
 
 _DOMAIN = b"confide run answer 1\x00"
 """Signed before every answer, so that no other message of Confide can pass for one."""
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    PROPOSED = "proposed"
+    AGREED = "agreed"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+    DECLINED = "declined"
+    LAPSED = "lapsed"
+
+
+OPEN = frozenset({RunState.PROPOSED, RunState.AGREED, RunState.RUNNING, RunState.STOPPED, RunState.FAILED})
+"""The states in which hospitals are still shown the proposal, and an answer still counts."""
 
 _HospitalName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 _Words = Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(printable)]
@@ -126,7 +144,7 @@ class RunAnswer(_Signed):
     reason: _Words = ""
     """Why it declines, as a sentence; empty where it agrees."""
     epsilon: Annotated[dict[str, AnsweredEpsilon], Field(max_length=8)] = Field(default_factory=dict)
-    """By account. Empty where it declines: the sentence says what matters."""
+    """The cost by account. Empty where it declines: the sentence says what matters."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{0,128}$")] = ""
 
     def signed(self, key: Ed25519PrivateKey) -> Self:

@@ -336,7 +336,7 @@ class MaskedSum:
         self.survivors: tuple[str, ...] = ()
         """Whose vectors are in the sum (the paper's U_3), sorted; filled by :meth:`close`."""
         self.views: dict[str, MaskedInput] = {}
-        """By hospital whose vector is in the sum: what it signed of the round."""
+        """What each hospital whose vector is in the sum signed of the round."""
         self._closed = False
 
     @property

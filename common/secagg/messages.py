@@ -117,7 +117,7 @@ class MaskedInput:
     modulus_bits: int
     vector_length: int
     vector_hash: bytes
-    """Of the masked vector, y_u."""
+    """The digest of the masked vector, y_u."""
     commitment: bytes
     """A slot for the hash of a commitment to what the vector hides (h_u), under the signature. There are no commitments
     yet: it is empty, and a view in which it is not is refused."""

@@ -218,7 +218,7 @@ class Evaluated(Figures, _Event):
     claim: str = ""
     """That ε with its δ, unit, relation and adversary, in one sentence."""
     each: Annotated[dict[str, ClassFigures], Field(max_length=MOST_CLASSES)] = Field(default_factory=dict)
-    """By name, the figures of each class of several, or of each label."""
+    """The figures of each class of several, or of each label, by name."""
 
 
 class Counted(_Event):
@@ -227,7 +227,7 @@ class Counted(_Event):
     kind: Literal["counted"] = "counted"
     tables: Annotated[dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]],
                       Field(max_length=64)]  # fmt: skip
-    """By table and bin; null where a count does not stand out from the noise, which is not 0."""
+    """The counts by table and bin; null where a count does not stand out from the noise, which is not 0."""
     units: Count
     """That the counted hospitals state to train on: records, or patients."""
     deviation: Deviation

@@ -42,7 +42,7 @@ MODEL_METRICS: Mapping[str, PrometheusMetric] = {
     for name, metric in METRICS.items()
     if metric.help is not None
 }
-"""By the names of :data:`common.evaluation.metrics.METRICS`, those that are exported."""
+"""The metrics of :data:`common.evaluation.metrics.METRICS` that are exported, by name."""
 
 MEASURED_INFO = PrometheusMetric(
     "confide_measured_info",

@@ -12,12 +12,13 @@ from common.identity.invitation import join_host_port
 from common.identity.revocation import Revocations
 from common.provenance import confide_version, speaks
 from common.run.guarantee import shown_epsilon
+from common.run.proposal import RunState
 from common.settings import READY_FILE, SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, Refusal, RoundDone
 from deploy.command import command, state_option
 from server.members.roster import Membership
 from server.members.tls import TLS_CERTIFICATE_FILE
-from server.run_queue import FOLDER_DIGITS, KeptRun, RunQueue, RunState
+from server.run_queue import FOLDER_DIGITS, KeptRun, RunQueue
 
 EXIT_NOT_IN_ORDER = 1
 

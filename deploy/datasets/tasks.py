@@ -55,7 +55,7 @@ class Task:
 
     @property
     def channels(self) -> int:
-        """Of an image."""
+        """The channels of an image."""
         return self.terms.channels
 
 

@@ -36,7 +36,7 @@ RECIPES = {
     "pneumonia": Recipe("scattering_efficientnet_linear", 20, 400.0, 3, Warp.CHEST, 0.04),
     "retina": Recipe("efficientnet_linear", 20, 160.0, 2, Warp.MIRROR, 0.06),
 }
-"""By task. 20 steps learn as much as 30 and leave time; the noise that ε asks for is the same for both."""
+"""The settings by task. 20 steps learn as much as 30 and leave time; the noise that ε asks for is the same for both."""
 
 _OF_RECIPES = ("experiment.rounds", "model.name", "training.sample_rate", "training.learning_rate", "training.copies",
                "training.warp", "privacy.mean_share", "privacy.max_grad_norm")  # fmt: skip

@@ -123,7 +123,7 @@ class Site:
     state: Path
     cache: Path
     policy: HospitalConfig
-    open_data: Callable[[Path, DataContract, Path], HospitalData] = open_data
+    open_data: Callable[[Path, DataContract, Path, str], HospitalData] = open_data
 
 
 class InProcessConsortium:

@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.evaluation.metrics import HEADLINES, METRICS
 from common.files import replace_file
 from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study
-from deploy.experiment.tables import SCORES, finals, is_of
+from deploy.experiment.tables import finals, is_of
 from deploy.results.intervals import over_runs
 from deploy.results.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
 
@@ -29,8 +30,6 @@ COLOURS = {
 
 TOGETHER = (Method.FEDAVG, Method.LOCAL_DP, Method.DISTRIBUTED_DP)
 
-_NAMES = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1"}
-
 _PANEL = (4.2, 3.0)
 """The size of a panel in inches."""
 
@@ -41,16 +40,16 @@ _BAR = 0.26
 @styled
 def draw_learning(study: Study, outcomes: Outcomes, splits: Sequence[str], path: Path) -> None:
     """Draw AUC, accuracy and F1 against rounds, a column for each split: the mean and the range over seeds."""
-    figure = Figure(figsize=(_PANEL[0] * len(splits), _PANEL[1] * len(SCORES)), layout="constrained")
-    panels = figure.subplots(len(SCORES), len(splits), sharex=True, sharey="row", squeeze=False)
+    figure = Figure(figsize=(_PANEL[0] * len(splits), _PANEL[1] * len(HEADLINES)), layout="constrained")
+    panels = figure.subplots(len(HEADLINES), len(splits), sharex=True, sharey="row", squeeze=False)
     for column, split in enumerate(splits):
         panels[0][column].set_title(split)
         for method in Method:
             runs = _runs(outcomes, method, split)
-            for row, score in enumerate(SCORES):
+            for row, score in enumerate(HEADLINES):
                 _draw_mean(panels[row][column], runs, score, method)
-    for row, score in enumerate(SCORES):
-        panels[row][0].set_ylabel(_NAMES[score])
+    for row, score in enumerate(HEADLINES):
+        panels[row][0].set_ylabel(METRICS[score].heading)
     for panel in panels[-1]:
         panel.set(xscale="log", xlabel="round")
     for panel in panels.ravel():

@@ -40,7 +40,7 @@ class InMemory:
     def __init__(self, held: HospitalData) -> None:
         self._held = held
 
-    def __call__(self, _folder: Path, _contract: DataContract, _cache: Path) -> HospitalData:
+    def __call__(self, _folder: Path, _contract: DataContract, _cache: Path, _began_with: str = "") -> HospitalData:
         """Return the records, whatever the folder."""
         return self._held
 

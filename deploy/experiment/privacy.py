@@ -16,6 +16,7 @@ from rich.table import Table
 
 from common.config import Config, load_config, replace
 from common.errors import RunError
+from common.evaluation.metrics import HEADLINES
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
@@ -45,7 +46,7 @@ AGAINST = (
     "ε holds: central, against whoever gets the model, but the centre sees every record; distributed, against the "
     "server too; local, against everyone outside the hospital."
 )
-SHOWN = ("auc", "accuracy", "spent")
+SHOWN = (*HEADLINES, "spent")
 RELEASED = ("released_auc", "released_accuracy", "accuracy_as_released")
 """What the run's own noisy counts say of the same models, and what the threshold from them is worth."""
 PLOT_FILE = "auc-by-epsilon.png"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import RunError
+from common.evaluation.metrics import METRICS
 from common.files import replace_file
 from common.telemetry.events import RoundDone
 from deploy.datasets.datasets import DataSet
@@ -17,8 +18,6 @@ from deploy.experiment.runner import Measures, Trial, run_trials
 
 ROUNDS_FOLDER = "rounds"
 CACHE_FOLDER = "cache"
-
-MEASURES = ("auc", "accuracy", "f1", "precision", "recall", "specificity", "kappa", "ece", "loss")
 
 _KEY_LETTERS = 24
 """Hexadecimal digits of SHA-256 in the name of a file."""
@@ -113,7 +112,7 @@ class Study:
         rounds = train(training.method, training.config, self.data, self.folder / CACHE_FOLDER, training.hospital)
         kept = (*(done.model_copy(update={"roc": None}) for done in rounds[:-1]), rounds[-1])
         replace_file(self._path(training), "".join(done.to_line() for done in kept).encode())
-        return {name: float(getattr(rounds[-1], name)) for name in MEASURES} | {"spent": rounds[-1].epsilon}
+        return {name: float(getattr(rounds[-1], name)) for name in METRICS} | {"spent": rounds[-1].epsilon}
 
     def _path(self, training: Training) -> Path:
         described = json.dumps([training.labels(self.data), training.config.model_dump(mode="json")], sort_keys=True)

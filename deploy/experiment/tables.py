@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from common.config import Config
+from common.evaluation.metrics import HEADLINES
 from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study, Training
 from deploy.results.intervals import TWO_CLASSES, over_runs, over_test_records
-
-SCORES = ("auc", "accuracy", "f1")
 
 Kind = tuple[Method, float | None]
 """A method and the ε it is calibrated for, None without privacy."""
@@ -91,7 +90,7 @@ def _accuracy_row(
 ) -> str:
     auc, accuracy, last, ece = (
         over_runs([float(getattr(done, name)) for done in measured])
-        for name in ("auc", "accuracy", "kappa" if has_grades else "f1", "ece")
+        for name in (*HEADLINES[:2], "kappa" if has_grades else HEADLINES[2], "ece")
     )
     over_records = over_test_records(measured[0]).get("auc")
     reached = [value.value >= least for value, least in zip((auc, accuracy), aim, strict=True) if least is not None]
@@ -132,4 +131,4 @@ def _kinds(outcomes: Outcomes) -> list[Kind]:
 def _cell(measured: Sequence[RoundDone]) -> str:
     if not measured:
         return "not run"
-    return "<br>".join(str(over_runs([float(getattr(done, score)) for done in measured])) for score in SCORES)
+    return "<br>".join(str(over_runs([float(getattr(done, score)) for done in measured])) for score in HEADLINES)

@@ -15,7 +15,7 @@ from client.features import model_inputs
 from client.training import TrainingData, evaluate, scores, train_locally
 from common.config import Config, HospitalConfig, PrivacyUnit, replace
 from common.errors import ConfigError, RunError
-from common.evaluation import EvaluationShape, metrics
+from common.evaluation import METRICS, EvaluationShape, metrics
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.privacy.accounting import Accountant, epsilon, rounded_up
@@ -32,9 +32,6 @@ from server.run import new_run_id
 
 _FEWEST_STATED = 20
 """What a policy states at least."""
-
-MEASURES = ("auc", "accuracy", "f1", "precision", "recall", "specificity", "loss", "ece")
-"""What every training is measured by, on the official test part."""
 
 RELEASED = ("auc", "accuracy")
 """What noisy counts are compared by."""
@@ -60,7 +57,7 @@ class Laboratory:
             report: called with each event of the run.
 
         Returns:
-            MEASURES of the last model, and the largest ε that a hospital has spent.
+            METRICS of the last model on the official test part, and the largest ε that a hospital has spent.
 
         Raises:
             RunError: the run did not reach its last round.
@@ -68,7 +65,7 @@ class Laboratory:
         config = replace(config, evaluation={"exact": True}, hospital={"allow_exact_evaluation": True})
         with tempfile.TemporaryDirectory(dir=self.folder) as states:
             done, _, _ = self._run(config, Path(states), report)
-        return {name: float(getattr(done, name)) for name in MEASURES} | {"spent": done.epsilon}
+        return {name: float(getattr(done, name)) for name in METRICS} | {"spent": done.epsilon}
 
     def train_and_release(self, config: Config) -> Measures:
         """Train as :meth:`train_federated`, and measure as a deployed consortium does: by noisy counts alone.
@@ -102,7 +99,7 @@ class Laboratory:
         called = 1 / (1 + np.exp(of_test[:, 0].astype(np.float64) - of_test[:, 1])) >= released.threshold
         accuracy = float(np.mean(called == (test.labels.numpy() == 1)))
         return (
-            {name: float(getattr(exact, name)) for name in MEASURES}
+            {name: float(getattr(exact, name)) for name in METRICS}
             | {"spent": done.epsilon, "accuracy_as_released": accuracy}
             | {f"released_{name}": float(getattr(released, name)) for name in RELEASED}
         )
@@ -155,7 +152,7 @@ class Laboratory:
         shape = EvaluationShape(classes=len(self.data.classes), bins=config.evaluation.score_bins)
         measured = metrics(evaluate(model, trained, validation, test, shape))
         spent = rounded_up(epsilon([plan.event], privacy.delta, Accountant(privacy.accountant)))
-        return {name: float(getattr(measured, name)) for name in MEASURES} | {"spent": spent}
+        return {name: float(getattr(measured, name)) for name in METRICS} | {"spent": spent}
 
     def _model(self, config: Config) -> nn.Module:
         named = config.model

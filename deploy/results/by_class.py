@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.evaluation.metrics import ClassFigures, metrics_of_kind
+from common.evaluation.metrics import METRICS, OF_A_CLASS, ClassFigures, metrics_of_kind
 from common.task import TaskConfig, TaskKind
 from common.telemetry.events import Evaluated
 from deploy.results.history import RunHistory
@@ -30,7 +30,7 @@ class ByClass:
         columns: names of the columns.
         rows: cells, the name of a class first.
         lines: what must not be missed, a sentence each.
-        sums: what the positive classes together say, a sentence each.
+        sums: what the positive classes together say, or of how many units labels are known, a sentence each.
     """
 
     heading: str
@@ -47,7 +47,7 @@ def by_class(history: RunHistory) -> ByClass | None:
         return None
     several = terms.kind is TaskKind.MULTILABEL
     what = "label" if several else "grade" if terms.kind is TaskKind.ORDINAL else "class"
-    columns: tuple[str, ...] = (what, "units", "prevalence", "AUC", "sensitivity", "specificity", "precision")
+    columns: tuple[str, ...] = (what, "units", "prevalence", *(METRICS[name].label for name in OF_A_CLASS))
     rows = tuple(_row(name, figures, tested, terms) for name, figures in tested.each.items())
     if several:
         columns = (*columns, "threshold")
@@ -95,9 +95,9 @@ def _row(name: str, figures: ClassFigures, tested: Evaluated, terms: TaskConfig)
     mark = " (positive)" if name in terms.positive and terms.kind is not TaskKind.MULTILABEL else ""
     noise = 1.96 * figures.noise.get("support", 0.0)
     units = f"{figures.support:.0f} ±{noise:.0f}" if noise else f"{figures.support:.0f}"
-    share = figures.support / tested.records if tested.records else math.nan
-    rates = ("auc", "recall", "specificity", "precision")
-    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in rates))
+    of_whom = tested.records if math.isnan(figures.records) else figures.records
+    share = figures.support / of_whom if of_whom else math.nan
+    return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in OF_A_CLASS))
 
 
 def _rate(figures: ClassFigures, name: str) -> str:
@@ -114,8 +114,12 @@ def _plain(value: float, decimals: int) -> str:
 
 
 def _sums(tested: Evaluated, terms: TaskConfig) -> tuple[str, ...]:
-    """Say how well the positive classes together are told from the others, read off the confusion matrix."""
+    """Say how well the positive classes together are told from the others, or of how many units labels are known."""
     sick = terms.sick
+    known = [figures.records for figures in tested.each.values() if not math.isnan(figures.records)]
+    if terms.leaves_labels_out and known:
+        fewest = f"{'' if tested.exact else 'about '}{min(known):.0f}"
+        return (f"A label is counted where it is known: of {fewest} to {max(known):.0f} of {tested.records} units.",)
     if terms.is_preset or terms.kind is TaskKind.MULTILABEL or not sick or len(tested.confusion) <= max(sick):
         return ()
     rows = dict(enumerate(tested.confusion))

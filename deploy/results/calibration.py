@@ -143,7 +143,7 @@ def predictive_values(sensitivity: float, specificity: float, prevalence: float)
 
 
 def attacker_gains(epsilon: float, prior: float) -> float:
-    """Return the most that somebody who believed ``prior`` can come to believe of a record, but for probability δ.
+    """Return the most that somebody who believed ``prior`` can believe of a record afterwards, but for probability δ.
 
     The odds that a record was used, or has a property, change by a factor of e^ε at most.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from common.errors import RunError
+from common.evaluation.metrics import HEADLINES, METRICS
 from common.run.guarantee import Guarantee, shown_epsilon
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.telemetry.events import RoundDone
@@ -19,7 +20,7 @@ ROUND = "round"
 
 Table = dict[str, list[float | None]]
 
-_MEASURES = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1"}
+_MEASURES = {name: METRICS[name].heading for name in HEADLINES}
 
 
 def history_of(run: Path) -> RunHistory | None:

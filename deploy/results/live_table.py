@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from common.evaluation.metrics import BY_ROUND, METRICS, SUMMARISED
 from common.run.guarantee import Guarantee, shown_epsilon
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.telemetry.events import (
@@ -31,7 +32,7 @@ from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 
 HEADINGS = (
-    "round", "accuracy", "precision", "recall", "F1", "AUC", "loss", "ε of budget", "hospitals", "seconds",
+    "round", *(METRICS[name].heading for name in BY_ROUND), "ε of budget", "hospitals", "seconds",
 )  # fmt: skip
 
 LINES_AROUND_TABLE = 20
@@ -46,17 +47,17 @@ _MINUTE_SECONDS, _SHORT_SECONDS = 60, 90
 _ROUNDS_FOR_RATE = 6
 """Rounds whose time says how long the next ones take: the first one of a run is slower."""
 
-LABELS = {
-    "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "recall": "sensitivity", "specificity": "specificity",
-    "kappa": "kappa",
-}  # fmt: skip
-"""The labels of the measures that are printed at the end."""
-
 _WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)
 """The widths of the columns on a pipe, where later rows are not known yet."""
 
-_DROPPED = ("precision", "hospitals", "seconds", "recall", "loss", "F1", "accuracy")
+_DROPPED = (
+    "precision", "hospitals", "seconds",
+    *(METRICS[name].heading for name in reversed(BY_ROUND) if name not in ("precision", "auc")),
+)  # fmt: skip
 """Columns that a narrow terminal leaves out, the first one first; AUC and ε stay."""
+
+_WITH_INTERVAL = ("accuracy", "auc")
+"""The metrics that the table prints with their uncertainty."""
 
 _FRAME = 3
 """Characters that a table takes beside each of its cells."""
@@ -280,8 +281,8 @@ def _final_figures(history: RunHistory) -> list[str]:
     how = EXACT_COUNTS if tested.exact else f"asked once{at}"
     lines = [f"On the hospitals' pooled test parts, {tested.records} {unit}s, {how}:"]
     lines += [
-        f"  {label:<12} {_final(sure)}"
-        for name, label in LABELS.items()
+        f"  {METRICS[name].label:<20} {_final(sure)}"
+        for name in SUMMARISED
         if name in shown_metrics(history.started.terms) and (sure := of_test(tested)[name]).is_told
     ]
     lines += by_class_lines(history)
@@ -321,8 +322,9 @@ def _measured_on(started: RunStarted) -> str:
 
 def _headings_shown(width: int, rows: Sequence[Sequence[str]], *, exact: bool) -> tuple[str, ...]:
     """Return the columns that fit into ``width`` characters, with the rows there are and those to come."""
+    wide = [METRICS[name].heading for name in _WITH_INTERVAL]
     needed = {
-        heading: max(len(heading), _SURE if heading in ("accuracy", "AUC") and not exact else 0, *map(len, column))
+        heading: max(len(heading), _SURE if heading in wide and not exact else 0, *map(len, column))
         for heading, *column in zip(HEADINGS, *rows, strict=True)
     }
     shown = list(HEADINGS)
@@ -351,12 +353,7 @@ def _test_cells(tested: Evaluated) -> tuple[str, ...]:
 
 def _figures(sure: Mapping[str, Interval]) -> tuple[str, ...]:
     """Return the measures in the order of the columns, the two that matter most with their uncertainty."""
-    return (
-        sure["accuracy"].short,
-        *(sure[name].figure for name in ("precision", "recall", "f1")),
-        sure["auc"].short,
-        sure["loss"].figure,
-    )
+    return tuple(sure[name].short if name in _WITH_INTERVAL else sure[name].figure for name in BY_ROUND)
 
 
 def _epsilon(done: RoundDone) -> str:

@@ -126,4 +126,4 @@ SINKS: Mapping[str, tuple[str, str, Callable[[Path], contextlib.AbstractContextM
     "tensorboard": ("tensorboard", "tensorboard", _tensorboard),
     "mlflow": ("mlflow", "mlflow", _mlflow),
 }
-"""By name: the module that must be there, the package that brings it, and what opens the sink."""
+"""For each name: the module that must be there, the package that brings it, and what opens the sink."""

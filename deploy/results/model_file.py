@@ -50,7 +50,7 @@ class ModelFacts(BaseModel):
     """How scores are read: of a multi-label task each for itself; None in a file of an earlier version."""
     positive: tuple[str, ...] = ()
     thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    """Of each label of a multi-label task: the probability from which the label is said to be there."""
+    """For each label of a multi-label task, the probability from which the label is said to be there."""
     temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Scores are divided by it before they become probabilities; the thresholds are of what comes out."""
     run_id: str

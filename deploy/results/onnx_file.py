@@ -133,7 +133,7 @@ def _exportable(features: FrozenFeatures) -> FrozenFeatures:
 
 
 def _core(whole: nn.Module, card: ModelCard) -> onnx.ModelProto:
-    """Return what PyTorch's exporter makes of the model, without what it tells of this machine."""
+    """Return what PyTorch's exporter makes of the model, without what it records about this machine."""
     example = torch.zeros((2, card.channels, card.image_size, card.image_size), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

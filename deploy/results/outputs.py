@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.errors import RunError
 from common.evaluation import METRICS
 from common.evaluation.calibration import tempered
-from common.evaluation.metrics import ClassFigures
+from common.evaluation.metrics import BY_ROUND, ClassFigures
 from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
@@ -35,7 +35,7 @@ METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
 
 COLUMNS = (
-    "round", "accuracy", "precision", "recall", "f1", "auc", "loss", "epsilon", "hospitals", "seconds", "upload_bytes",
+    "round", *BY_ROUND, "epsilon", "hospitals", "seconds", "upload_bytes",
     "part", "accuracy_low", "accuracy_high", "auc_low", "auc_high", "evaluation_epsilon",
 )  # fmt: skip
 """The last model's figures on the test parts are in ``summary.json``: a row here is a round."""
@@ -150,7 +150,7 @@ def metrics_row(done: RoundDone) -> list[str | int]:
 
     A round that the plan of evaluations leaves out has its part ``none`` and no measure at all.
     """
-    measures = (done.accuracy, done.precision, done.recall, done.f1, done.auc, done.loss)
+    measures = (getattr(done, name) for name in BY_ROUND)
     ends = [end for name in ("accuracy", "auc") for end in done.intervals.get(name, (math.nan, math.nan))]
     return [
         done.step,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import RunError
+from common.evaluation.metrics import HEADLINES, METRICS
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, RELATION, admitted
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
@@ -31,7 +32,9 @@ HOSPITALS_NAMED = len(SERIES)
 FEW_CLASSES = 5
 """The most cells a side that have room for large figures."""
 
-_CURVES = (("auc", "AUC", BLUE), ("accuracy", "Accuracy", ORANGE), ("f1", "F1", GREEN))
+_CURVES = tuple(
+    (name, METRICS[name].heading, colour) for name, colour in zip(HEADLINES, (BLUE, ORANGE, GREEN), strict=True)
+)
 
 LEARNING_FILE = "learning.png"
 PRIVACY_FILE = "privacy.png"

@@ -54,7 +54,7 @@ _WORDS = {
         smallest=SMALLEST_SIDE,
     ),
 }
-"""By version of the features. A version that is not here is told by its name alone."""
+"""The words for each version of the features. A version that is not here is shown by its name alone."""
 
 
 class Preparation(BaseModel):
@@ -67,13 +67,13 @@ class Preparation(BaseModel):
     fit: str
     image_size: Annotated[int, Field(ge=1, le=4096)]
     scaling: str
-    """From 8-bit pixels to the network's input, where it takes images; else what features are made from."""
+    """The way from 8-bit pixels to the network's input, where it takes images; else what features are made from."""
     features: tuple[str, ...]
     """Frozen features that the network takes in place of the image, one after the other; empty for an image."""
     network: str
     """The trained network as PyTorch prints it; tensors are named by its places."""
     scores: str
-    """From the network's output to probabilities."""
+    """The way from the network's output to probabilities."""
     complete: bool
     """Whether the words above are all that is needed; a model of an own package needs that package."""
 

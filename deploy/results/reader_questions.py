@@ -53,10 +53,10 @@ def epsilon_in_words(history: RunHistory) -> str:
     """Say what ε allows somebody to learn about one unit of the training data."""
     config = history.started.config
     if not mechanism_of(config).is_private or not history.rounds:
-        return "Without differential privacy nothing bounds what the model tells about a person it was trained on."
+        return "Without differential privacy nothing bounds what the model reveals about a person it was trained on."
     epsilon = history.rounds[-1].epsilon
     if not math.isfinite(epsilon):
-        return "Nothing bounds what the model tells about a person it was trained on: its ε is infinite."
+        return "Nothing bounds what the model reveals about a person it was trained on: its ε is infinite."
     gains = ", ".join(f"{100 * prior:.0f} % to at most {_share(attacker_gains(epsilon, prior))}" for prior in PRIORS)
     odds = f"{math.exp(epsilon):,.0f}" if epsilon > 1 else f"{math.exp(epsilon):.2f}"
     return (

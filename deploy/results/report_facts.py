@@ -11,6 +11,7 @@ from typing import Any
 from common.config import AdversaryModel, AggregationMode, Config
 from common.errors import RunError
 from common.evaluation import METRICS
+from common.evaluation.metrics import SUMMARISED
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
@@ -25,7 +26,7 @@ from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
 from deploy.results.reader_questions import ReaderAnswer, answers, epsilon_in_words
 from deploy.results.statistics import explained, shown
 
-COMPARED = ("auc", "accuracy", "f1", "recall", "specificity", "epsilon")
+COMPARED = (*(name for name in SUMMARISED if name != "kappa"), "epsilon")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RunFacts:
     """``summary.json``; empty where the run left none."""
     card: ModelCard | None
     prevalence: float | None = None
-    """Of the disease where the reader would use the model; None takes that of the test parts."""
+    """The prevalence of the disease where the reader would use the model; None takes that of the test parts."""
 
     @classmethod
     def read(cls, folder: Path) -> "RunFacts":
@@ -86,6 +87,11 @@ class RunFacts:
     def caveats(self) -> tuple[str, ...]:
         """What must be admitted."""
         return admitted(self.started)
+
+    @property
+    def what_a_seed_repeats(self) -> str:
+        """How far another run with the same seed is the same."""
+        return mechanism_of(self.config).what_a_seed_repeats()
 
     @property
     def state(self) -> str:

@@ -31,7 +31,7 @@ from common.config import RunDescription
 from common.errors import AuditError, ConfideError, RunError
 from common.files import replace_file
 from common.identity.certificates import load_certificate, load_server_key
-from common.processes import EXIT_REFUSED, PRIVATE_UMASK, die_with_parent, python_module
+from common.processes import EXIT_REFUSED, PRIVATE_UMASK, die_with_parent, python_module, python_path
 from common.run.delivery import (
     AUTHORITY_FILE,
     DELIVERY_FILE,
@@ -129,7 +129,7 @@ class RunFolder:
         except OSError as error:
             raise AuditError(f"{AUDIT_FILE} must be readable: {error.strerror}") from None
         if not _descriptions(chain):
-            raise AuditError(f"{AUDIT_FILE} must record the run that {EVENTS_FILE} tells of")
+            raise AuditError(f"{AUDIT_FILE} must record the run in {EVENTS_FILE}")
         return chain
 
     def _authority(self) -> x509.Certificate:
@@ -199,7 +199,7 @@ class ResultsKeeper:
         if not run.has_ended:
             return False
         command = python_module("deploy.results.run_folder", str(folder), "--state", str(self._state))
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": python_path(ROOT)}, check=False)
         if done.returncode:
             raise RunError("they could not be written, see above; start the server again once that is corrected")
         return True

@@ -26,7 +26,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 STATISTICS = ("score", "brightness", "contrast", "distance")
-"""Of an answer, whose drift is looked for."""
+"""The features of an answer whose drift is looked for."""
 
 
 class StoredAnswer(BaseModel):

@@ -52,7 +52,7 @@ from common.identity.enrolment import (
 )
 from common.identity.invitation import join_host_port
 from common.processes import run_service
-from common.run.proposal import LONGEST_REASON, MOST_NOTICES, MOST_OPEN, RunAnswer
+from common.run.proposal import LONGEST_REASON, MOST_NOTICES, MOST_OPEN, OPEN, RunAnswer
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from server.members.certificates import Certificates
 from server.members.ledgers import RememberedLedgers
@@ -60,7 +60,7 @@ from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 from server.members.versions import SpokenVersions
-from server.run_queue import OPEN, RunQueue
+from server.run_queue import RunQueue
 
 _LOG = logging.getLogger("confide.enrolment")
 
@@ -231,10 +231,7 @@ class Enrolment:
         told = self._ledgers.of(name)
         return LedgerReply(statement=None if told is None else told.encode())
 
-    def _identified(
-        self,
-        asked: StandingRequest | ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest | LedgerRequest,
-    ) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
+    def _identified(self, asked: StandingRequest) -> tuple[x509.Certificate, str, HospitalSigningRequest]:
         """Return who asks: a hospital that the authority certified once, and that holds the certificate's key."""
         certificate = read_certificate(asked.certificate)
         name = common_name(certificate)
@@ -245,16 +242,14 @@ class Enrolment:
         return certificate, name, request
 
     def _member(self, name: str, key: Ed25519PublicKey) -> bytes:
-        """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is none with this key."""
+        """Return a member's newest certificate, or raise :class:`EnrolmentError` for who is no member with this key."""
         known = self._membership.roster().get(name)
         cut_off = self._membership.is_cut_off(name)
         if known is None or cut_off or read_certificate(known.encode()).public_key() != key:
             raise EnrolmentError(f"{name} is not a member with this key; ask the consortium for an invitation")
         return known.encode()
 
-    def _standing_member(
-        self, asked: ProposalRequest | AnswerRequest | ResultsRequest | PieceRequest | LedgerRequest
-    ) -> str:
+    def _standing_member(self, asked: StandingRequest) -> str:
         certificate, name, request = self._identified(asked)
         if self._certificates.is_revoked(certificate):
             raise EnrolmentError(f"{name} has been revoked; runs and their results are for members")

@@ -5,7 +5,7 @@ import pytest
 from common.secagg.answered_rounds import AnsweredRounds
 from common.secagg.errors import AlreadyAnsweredError, SecondMaskedInputError, SecondUnmaskingError
 from common.secagg.phases import Phase
-from tests.protocol.parties import RUN_ID
+from tests.support.parties import RUN_ID
 
 HOSPITAL = "hospital-1"
 

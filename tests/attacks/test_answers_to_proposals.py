@@ -1,6 +1,6 @@
 """What a hospital answers to a proposal depends on the proposal, its policy, its bookings and its operator alone.
 
-The twins' idea (``tests/attacks/twins.py``): two hospitals with one identity and one policy, whose data differ in every
+The twins' idea (``tests/support/twins.py``): two hospitals with one identity and one policy, whose data differ in every
 record, hear the same proposals. All that leaves them is compared byte by byte. The data of one of them cannot be read
 at all: an answer that opened it would fail.
 """
@@ -22,7 +22,7 @@ from common.identity.certificates import certificate_pem, private_key_pem
 from common.privacy.budget import BudgetPolicy
 from common.run.proposal import Proposal
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
-from tests.proposed_run import CONFIG, NOW, Members
+from tests.support.proposed_run import CONFIG, NOW, Members
 
 MEMBERS = Members.made()
 NAME = "st-mary"

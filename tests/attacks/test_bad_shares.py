@@ -28,7 +28,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import EncryptedShare, EncryptedShares, MaskedInputRequest, RevealedShare, UnmaskingShares
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, SharePair, commit_to_pair, pack_shares, route
-from tests.protocol.parties import TERMS, Consortium
+from tests.support.parties import TERMS, Consortium
 
 VICTIM, DEALER, OTHER, LAST = "hospital-1", "hospital-2", "hospital-3", "hospital-5"
 

@@ -23,7 +23,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import MaskedInput
 from common.secagg.parameters import Vector
 from common.secagg.phases import Phase
-from tests.protocol.parties import TERMS, Consortium
+from tests.support.parties import TERMS, Consortium
 
 SENDER, LAST = "hospital-1", "hospital-5"
 

@@ -17,9 +17,9 @@ from client.ledger.place import DIGEST_BYTES, open_ledger
 from common.config import HospitalConfig, PrivacyUnit
 from common.run.round_terms import Purpose
 from common.task import ImageKindName, TaskConfig, TaskKind
-from tests.attacks.twins import Led, Twins, described, quick_accounting
-from tests.unit.client.data.hospital_folder import CONTRACT, Hospital, healthy, png
-from tests.unit.client.data.planted_mistakes import another_chest
+from tests.support.hospital_folder import CONTRACT, Hospital, healthy, png
+from tests.support.planted_mistakes import another_chest
+from tests.support.twins import Led, Twins, described, quick_accounting
 
 RARE = "silicosis"
 POLICY = HospitalConfig(

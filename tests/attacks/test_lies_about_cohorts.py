@@ -22,7 +22,7 @@ from common.secagg.messages import KeyDirectory, MaskedInputRequest, SurvivorLis
 from common.secagg.parameters import Adversary, GraphParameters
 from common.secagg.phases import Phase
 from common.secagg.share_keys import Routed, route
-from tests.protocol.parties import RUN_ID, TERMS, Consortium, sent
+from tests.support.parties import RUN_ID, TERMS, Consortium, sent
 
 VICTIM = "hospital-1"
 OTHER_TERMS = bytes(32)
@@ -96,7 +96,7 @@ def test_two_cohorts_that_differ_in_one_hospital_are_found_out(consortium: Conso
     for name in consortium.names:
         cohort = smaller if name == VICTIM else consortium.names
         consortium[name].mask(request_to(name, routed, cohort), consortium.vector())
-    # The server tells each the survivors that fit the cohort it was shown.
+    # The server sends each the survivors that fit the cohort it was shown.
     signatures = {
         name: consortium[name].sign(SurvivorList(RUN_ID, 1, smaller, () if name == VICTIM else (consortium.names[-1],)))
         for name in smaller

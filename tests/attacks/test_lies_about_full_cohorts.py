@@ -39,7 +39,7 @@ from common.secagg.messages import (
 )
 from common.secagg.parameters import Adversary, GraphParameters, Segment, Vector
 from common.secagg.phases import Phase
-from tests.protocol.parties import RUN_ID, TERMS, Consortium, sent
+from tests.support.parties import RUN_ID, TERMS, Consortium, sent
 
 VICTIM, PEER = "hospital-1", "hospital-2"
 

@@ -30,7 +30,7 @@ from common.secagg.errors import (
 from common.secagg.keys import public_key
 from common.secagg.messages import AdvertisedKeys, KeyDirectory
 from common.secagg.phases import Phase
-from tests.protocol.parties import Consortium, Hospital
+from tests.support.parties import Consortium, Hospital
 
 BAD_KEYS = json.loads((Path(__file__).parents[1] / "vectors" / "secagg_bad_public_keys.json").read_text())["vectors"]
 THE_SERVERS_OWN = bytes(range(32))

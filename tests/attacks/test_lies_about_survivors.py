@@ -24,7 +24,7 @@ from common.secagg.errors import (
 from common.secagg.messages import SurvivorList, SurvivorSignature, UnmaskingRequest
 from common.secagg.parameters import Adversary
 from common.secagg.phases import Phase
-from tests.protocol.parties import RUN_ID, Consortium, Hospital
+from tests.support.parties import RUN_ID, Consortium, Hospital
 
 VICTIM, PEER, LAST = "hospital-1", "hospital-2", "hospital-5"
 

@@ -17,7 +17,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import UnmaskingRequest
 from common.secagg.parameters import Adversary, Vector
 from common.secagg.unmasking import unmask
-from tests.protocol.parties import RUN_ID, TERMS, Consortium, plain_sum
+from tests.support.parties import RUN_ID, TERMS, Consortium, plain_sum
 
 VICTIM = "hospital-1"
 

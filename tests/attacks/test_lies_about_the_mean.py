@@ -15,7 +15,7 @@ from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import layout_of
 from common.secagg.binding import request_hash
-from tests.attacks.twins import CLASSES, SIDE, Array, Led, Twins, described, hospital_data, quick_accounting
+from tests.support.twins import CLASSES, SIDE, Array, Led, Twins, described, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(
     delta=1e-3,

@@ -1,6 +1,6 @@
 """Whatever a server asks for: what it can unmask are sums over enough hospitals that did the same thing.
 
-The harness is ``tests/attacks/lying_server.py``. That it would find what it looks for is tested too: each defect below,
+The harness is ``tests/support/lying_server.py``. That it would find what it looks for is tested too: each defect below,
 put into the product, is found by a stored program, and by random ones.
 
 **Row 1 of the findings** at 30890c7, with four hospitals and this attack (``train=True`` to one hospital of a masked
@@ -32,7 +32,8 @@ from common.secagg.binding import request_hash
 from common.secagg.errors import SurvivorsError
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
-from tests.attacks.lying_server import (
+from tests.support.defects import Patch, any_share, request_unbound
+from tests.support.lying_server import (
     FEATURES,
     KINDS,
     MODES,
@@ -44,7 +45,7 @@ from tests.attacks.lying_server import (
     quick_hospitals,
     random_program,
 )
-from tests.attacks.lying_server_programs import FOLDER, FOUR, MEASURE, as_text, described, programs
+from tests.support.lying_server_programs import FOLDER, FOUR, MEASURE, as_text, described, programs
 
 FAST, SLOW = 300, 5000
 """Random programs; the slow ones come on top."""
@@ -64,7 +65,7 @@ def _quick() -> Iterator[None]:
 
 
 class Tally:
-    """What random programs came to."""
+    """How random programs ended."""
 
     def __init__(self) -> None:
         self.replies: Counter[str] = Counter()
@@ -85,7 +86,7 @@ class Tally:
 def test_no_random_server_breaks_the_promise(mode: str) -> None:
     tally = Tally()
     tally.play(range(MODES.index(mode), FAST, len(MODES)))
-    # That it means something: rounds come to their sums, and hospitals refuse for many reasons.
+    # That it means something: rounds reach their sums, and hospitals refuse for many reasons.
     assert tally.sums >= FAST // len(MODES) // 2
     assert tally.replies["unmasked"] >= FAST // len(MODES) // 2
     assert len(tally.replies) >= 15, tally.replies
@@ -168,18 +169,6 @@ def test_the_threshold_of_the_theorem_is_that_of_the_product() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Defects that must be found
-
-Patch = pytest.MonkeyPatch
-
-
-def request_unbound(patch: Patch) -> None:
-    """Leave the request out of what a pair's mask is derived from."""
-    bound: Callable[..., bytes] = vars(masked_input)["pairwise_seed_info"]
-
-    def unbound(context: bytes, cohort: bytes, _request: bytes, *rest: Any) -> bytes:  # noqa: ANN401 - passed on
-        return bound(context, cohort, bytes(32), *rest)
-
-    patch.setattr(masked_input, "pairwise_seed_info", unbound)
 
 
 def _cohort_unbound(patch: Patch) -> None:
@@ -316,18 +305,6 @@ def _bare_vectors(patch: Patch) -> None:
         return PlainReply(epsilon=made.epsilon), made.vector
 
     patch.setattr(HospitalAgent, "_plain", bare)
-
-
-def any_share(patch: Patch) -> None:
-    """Reveal both kinds of share for whoever dropped out."""
-    only = unmasking.shares_for
-
-    def both(masked: Any, request: Any) -> Any:  # noqa: ANN401 - passed on
-        given = only(masked, request)
-        everybody = dataclasses.replace(request, survivors=tuple(masked.shares))
-        return dataclasses.replace(given, self_mask_shares=only(masked, everybody).self_mask_shares)
-
-    patch.setattr(unmasking, "shares_for", both)
 
 
 @dataclasses.dataclass(frozen=True)

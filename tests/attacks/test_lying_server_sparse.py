@@ -16,9 +16,9 @@ import pytest
 
 from common.secagg import neighbours
 from common.secagg.neighbours import Degree
-from tests.attacks.lying_server import Program, PromiseBrokenError, honest_round, play, quick_hospitals, random_program
-from tests.attacks.lying_server_programs import MEASURE, TEST, described
-from tests.attacks.test_lying_server import any_share, request_unbound
+from tests.support.defects import any_share, request_unbound
+from tests.support.lying_server import Program, PromiseBrokenError, honest_round, play, quick_hospitals, random_program
+from tests.support.lying_server_programs import MEASURE, TEST, described
 
 HOSPITALS = 11
 EVERYONE = tuple(range(1, HOSPITALS + 1))

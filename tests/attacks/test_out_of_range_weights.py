@@ -9,7 +9,7 @@ from common.config import Config
 from common.run.vector import Tail, VectorLayout, WeightRangeError
 from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Vector
-from tests.protocol.parties import TERMS, Consortium
+from tests.support.parties import TERMS, Consortium
 
 PARAMETERS = 20
 ENTRIES = 6

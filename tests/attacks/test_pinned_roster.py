@@ -22,7 +22,7 @@ from common.identity.members import KeptMembers, sign_members
 from common.identity.revocation import Revocations, sign_revocations
 from common.run.messages import KeysRequest, RefusedReply
 from common.run.terms import describe, protocol_parameters
-from tests.small_consortium import RUN_ID, Dealt, small
+from tests.support.small_consortium import RUN_ID, Dealt, small
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

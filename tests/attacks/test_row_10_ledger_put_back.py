@@ -13,7 +13,7 @@ import pytest
 from client.ledger.ledger import LEDGER_FOLDER
 from common.config import HospitalConfig
 from common.run.round_terms import Purpose
-from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting
+from tests.support.twins import Led, Twins, described, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(delta=1e-3, stated_training_units=20, stated_validation_units=6, stated_test_units=6)
 

@@ -14,7 +14,7 @@ import pytest
 from client.data.hospital_data import HospitalData, HospitalRecords
 from common.config import HospitalConfig
 from common.run.round_terms import Purpose
-from tests.attacks.twins import Led, Twins, described, hospital_data, loud_images, overflowing_model, quick_accounting
+from tests.support.twins import Led, Twins, described, hospital_data, loud_images, overflowing_model, quick_accounting
 
 POLICY = HospitalConfig(
     delta=1e-3,

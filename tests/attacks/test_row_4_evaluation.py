@@ -18,7 +18,7 @@ from common.evaluation.tree import answer
 from common.keystream import Keystream
 from common.run.round_terms import Purpose
 from common.run.terms import evaluation_plan_of, layout_of, release_mechanism
-from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting
+from tests.support.twins import Led, Twins, described, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(
     delta=1e-4, stated_training_units=20, stated_validation_units=6, stated_test_units=6, allow_no_privacy=True

@@ -24,7 +24,7 @@ from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import evaluation_plan_of, fewest_survivors, layout_of, release_mechanism
 from common.run.vector import DecodedSum
-from tests.attacks.twins import described, first_model, hospital_data, quick_accounting
+from tests.support.twins import described, first_model, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(
     delta=1e-3,

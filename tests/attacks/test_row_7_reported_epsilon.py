@@ -12,7 +12,7 @@ import pytest
 from common.config import HospitalConfig
 from common.run.messages import EpsilonReport, MaskReply
 from common.run.round_terms import Purpose
-from tests.attacks.twins import Led, Twins, described, hospital_data, quick_accounting
+from tests.support.twins import Led, Twins, described, hospital_data, quick_accounting
 
 POLICY = HospitalConfig(delta=1e-3, stated_training_units=20, stated_validation_units=6, stated_test_units=6)
 SIZES = (20, 21, 25, 33, 60, 61, 100)

@@ -11,7 +11,7 @@ import pytest
 
 from common.config import HospitalConfig, RunDescription
 from common.run.messages import KeysRequest
-from tests.attacks.twins import Twins, described, hospital_data, quick_accounting
+from tests.support.twins import Twins, described, hospital_data, quick_accounting
 
 STATED = 40
 PER_CLASS = 3

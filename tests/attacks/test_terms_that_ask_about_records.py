@@ -30,7 +30,7 @@ from common.identity.members import sign_members
 from common.run.messages import KeysReply, KeysRequest, RefusedReply
 from common.run.terms import describe
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import Hospital, chest_images, dicom, healthy, png
+from tests.support.hospital_folder import Hospital, chest_images, dicom, healthy, png
 
 NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)
 NAMES = ("north", "south", "west")

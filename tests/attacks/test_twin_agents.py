@@ -1,6 +1,6 @@
 """Whatever a server sends: nothing but the masked vector depends on a hospital's data.
 
-The harness is ``tests/attacks/twins.py``. That it would find what it looks for is tested too: each defect below, put
+The harness is ``tests/support/twins.py``. That it would find what it looks for is tested too: each defect below, put
 into the agent, is found within a few conversations.
 """
 
@@ -21,8 +21,8 @@ from common.models.flat import share_parameters
 from common.privacy.mechanism import RoundPlan
 from common.run.messages import EpsilonReport, MaskReply
 from common.run.vector import Tail
-from tests.attacks import twins
-from tests.attacks.twins import (
+from tests.support import twins
+from tests.support.twins import (
     KINDS,
     Difference,
     Tally,

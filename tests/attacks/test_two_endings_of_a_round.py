@@ -16,8 +16,8 @@ from common.run.messages import ConsistencyReply, RefusedReply, Request, UnmaskA
 from common.secagg import messages as secagg
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.phases import Phase
-from tests.attacks.test_lies_to_agents import ROUND, VICTIM, LyingServer, assert_attack, lying
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt
+from tests.support.lying_by_hand import ROUND, VICTIM, LyingServer, assert_attack, lying
+from tests.support.small_consortium import HOSPITALS, RUN_ID, Dealt
 
 GONE = "hospital-4"
 LEFT = tuple(name for name in HOSPITALS if name != GONE)

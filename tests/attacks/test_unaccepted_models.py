@@ -15,8 +15,8 @@ from common.models.onnx_rules import Breach
 from common.models.package import package_hash
 from common.run.messages import KeysReply, KeysRequest, RefusedReply
 from common.run.terms import describe
-from tests.onnx_files import FEATURES, HOSTILE, honest
-from tests.small_consortium import CONFIG, RUN_ID, Dealt, everybody, small
+from tests.support.onnx_files import FEATURES, HOSTILE, honest
+from tests.support.small_consortium import CONFIG, RUN_ID, Dealt, everybody, small
 
 SOURCE = """
 from torch import nn

@@ -54,7 +54,7 @@ class Measurement:
     Attributes:
         check: of opening, checking and keeping every image.
         later_start: of finding all of it kept.
-        load: of the machine (one minute's average) when it began; above 0.5 the clock tells of others too.
+        load: of the machine (one minute's average) when it began; above 0.5 the clock counts others too.
     """
 
     check: Cost
@@ -144,8 +144,19 @@ def _start(data: Path, contract: DataContract, cache: Path) -> Cost:
 
 
 def _cost(images: int, started: float, cpu: float) -> Cost:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
-    return Cost(images, time.perf_counter() - started, time.process_time() - cpu, peak)
+    return Cost(images, time.perf_counter() - started, time.process_time() - cpu, _peak_bytes())
+
+
+def _peak_bytes() -> int:
+    """Return the peak of this process's resident memory.
+
+    On Linux, ``getrusage`` would count what the process had before it became this program: its parent's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * _KIBIBYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
 
 
 def _make(folder: Path, records: int, image_size: int) -> Path:

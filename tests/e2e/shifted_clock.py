@@ -11,7 +11,7 @@ _SITE = Path(__file__).parent / "clock"
 
 
 class Clock:
-    """A clock that tells the machine's time until it is set.
+    """A clock that shows the machine's time until it is set.
 
     Args:
         file: says how far the clock is off; processes that go by the clock look at it all the time.

@@ -22,7 +22,7 @@ from docker.errors import NotFound
 from docker.models.containers import Container
 
 from common.telemetry.events import COMPLETED, RoundDone, RunFinished, RunStarted
-from tests.e2e.compose import Consortium, engine_answers, hashes, is_denied, processes, shell
+from tests.support.compose import Consortium, engine_answers, hashes, is_denied, processes, shell
 
 HOSPITALS = 3
 SEATS = 4

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from common.settings import free_port
 from common.telemetry.events import Evaluated, Event
-from tests.example_run import example_run
+from tests.support.example_run import example_run
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = os.environ.get("CONFIDE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -18,7 +18,7 @@ from client.status import HospitalStatus
 from common.settings import free_port
 from common.telemetry.events import Event
 from server.metrics import serve as serve_run
-from tests.example_run import HOSPITALS, example_run
+from tests.support.example_run import HOSPITALS, example_run
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = os.environ.get("CONFIDE_PROMETHEUS") or shutil.which("prometheus")

@@ -13,13 +13,13 @@ from cryptography import x509
 
 from common.identity.certificates import load_certificate
 from common.settings import free_port
-from tests.e2e.consortium import Consortium
+from tests.support.consortium import Consortium
 
 pytestmark = pytest.mark.e2e
 
 LOOPBACK = "127.0.0.1"
 SERVER = "127.0.0.2"
-"""Of this machine too, but not among the addresses that Confide keeps from going to a proxy."""
+"""An address of this machine too, but not among the addresses that Confide keeps from going to a proxy."""
 
 
 class ConnectProxy:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.telemetry.events import EVENTS_FILE
-from tests.example_run import example_run
+from tests.support.example_run import example_run
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 200

@@ -12,8 +12,8 @@ from common.processes import EXIT_REFUSED
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import Refusal, RunFinished, RunStarted
 from deploy.demo.loopback import SERVER
-from tests.e2e.deployed import CONFIG, PATIENCE_SECONDS, Deployed, deployed_in
 from tests.e2e.small_disk import full, small_disk
+from tests.support.deployed import CONFIG, PATIENCE_SECONDS, Deployed, deployed_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

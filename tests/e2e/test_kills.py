@@ -10,7 +10,7 @@ import pytest
 from common.processes import children_of
 from common.secagg.phases import Phase
 from common.telemetry.events import AttackRefused, Dropout
-from tests.e2e.deployed import Deployed, deployed_in
+from tests.support.deployed import Deployed, deployed_in
 
 FLOWER_HEARTBEAT_SECONDS = 60.0
 

@@ -9,7 +9,7 @@ import pytest
 from client.kept_runs import kept_runs
 from common.settings import free_port
 from common.telemetry.events import COMPLETED, RunFinished
-from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
+from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

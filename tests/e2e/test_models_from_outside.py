@@ -13,8 +13,8 @@ from safetensors.torch import save
 from torchvision.models import resnet18
 
 from common.models.backbone_file import FOLDER_VARIABLE
-from tests.installed_package import NAME, install, source_of_the_example
-from tests.onnx_files import FEATURES, HOSTILE, honest
+from tests.support.installed_package import NAME, install, source_of_the_example
+from tests.support.onnx_files import FEATURES, HOSTILE, honest
 
 ROOT = Path(__file__).parents[2]
 

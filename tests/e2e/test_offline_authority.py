@@ -13,7 +13,7 @@ from common.identity.members import MEMBERS_FILE, KeptMembers
 from common.identity.revocation import REVOCATIONS_FILE
 from common.settings import free_port
 from server.members.certificates import REQUESTS_FOLDER
-from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
+from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = pytest.mark.e2e
 

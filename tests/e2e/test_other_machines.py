@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.telemetry.events import HospitalLost
-from tests.e2e.consortium import Consortium
+from tests.support.consortium import Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.network, pytest.mark.timeout(900)]
 

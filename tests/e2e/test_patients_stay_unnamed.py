@@ -15,8 +15,8 @@ from deploy.demo.loopback import LoopbackDeployment
 from deploy.results.outputs import RunOutputs
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts
-from tests import named_patients
-from tests.small_consortium import CONFIG, RUN_ID
+from tests.support import named_patients
+from tests.support.small_consortium import CONFIG, RUN_ID
 
 LIMIT_SECONDS = 200.0
 DEPLOYED = replace(

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from common.settings import free_port
-from tests.e2e.compose import engine_answers
-from tests.e2e.consortium import ROOT, Consortium
+from tests.support.compose import engine_answers
+from tests.support.consortium import ROOT, Consortium
 
 NAME = "st-mary"
 CONFIG = {"hospital": {"allow_no_privacy": True}, "enrolment": {"standing_seconds": 1.0}}

@@ -9,10 +9,11 @@ import pytest
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.audit.entries import AnsweredProposal, JoinedRun
 from common.identity.certificates import load_certificate
+from common.run.proposal import RunState
 from common.settings import SERVER_SETTINGS_FILE, free_port
 from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
-from server.run_queue import RunQueue, RunState
-from tests.e2e.consortium import ENVIRONMENT, ROOT, Consortium
+from server.run_queue import RunQueue
+from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -7,8 +7,8 @@ import pytest
 from common.config import replace
 from common.secagg.phases import Phase
 from common.telemetry.events import AttackRefused, Dropout
-from tests.e2e.deployed import CONFIG, deployed_in
 from tests.e2e.slowing import slowed
+from tests.support.deployed import CONFIG, deployed_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

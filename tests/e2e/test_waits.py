@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from common.secagg.phases import Phase
-from tests.e2e.deployed import deployed_in
+from tests.support.deployed import deployed_in
 
 FLOWER_LOOKS_EVERY_SECONDS = 3.0
-"""By itself, a SuperNode that has found no message looks for the next one after so long."""
+"""By itself, a SuperNode that has found no message polls for the next one after this time."""
 
 ROUNDS = 5
 

@@ -34,6 +34,7 @@ from client.data.catalogue import ACCEPTED_NAME, FETCHED_NAME, read_catalogue
 from client.data.pixels import UnusableImageError
 from client.data.readers import dicom, npz
 from client.data.readers.raster import read_raster
+from client.data.watch import HELD_FILE, held
 from client.flower.tasks import UNDELIVERABLE
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
 from client.ledger.chain import Anchor
@@ -107,10 +108,10 @@ from server.operator_socket import read_request
 from server.run_queue import RunQueue
 
 REFUSALS = (ConfideError, UnusableImageError)
-"""How a decoder refuses; the second is how a reader of images tells the examination of a hospital's data."""
+"""How a decoder refuses; the second is how a reader of images reports to the examination of a hospital's data."""
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
-"""Of the checkpoints in the corpus."""
+"""The run of the checkpoints in the corpus."""
 
 _TENSORS = safetensors.numpy.save({"weight": np.arange(6, dtype=np.float32).reshape(2, 3)})
 """A model file, for cards."""
@@ -128,7 +129,7 @@ _DONE = RoundDone(
 """A run of one round, for summaries."""
 
 NAME_BYTES, LENGTH_BYTES = 64, 4
-"""Of what stands before each object of a message in the corpus."""
+"""The length of what stands before each object of a message in the corpus."""
 
 DESCRIPTION = RunDescription.of(
     Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
@@ -227,7 +228,7 @@ def _npz(content: bytes) -> object:
 
 
 def _ledger(content: bytes) -> object:
-    """Read as a ledger's database, and where that is refused as one whose operator goes on with what it tells."""
+    """Read as a ledger's database, and where that is refused as one whose operator goes on with what it holds."""
     with _file(f"{LEDGER_FOLDER}/ledger.sqlite", content) as path:
         try:
             return verify(path.parent)
@@ -511,6 +512,12 @@ def _prepared(content: bytes) -> object:
         return cache.find("key")
 
 
+def _began_with(content: bytes) -> object:
+    """Read as the note of the prepared images that a run began with."""
+    with _file(HELD_FILE, content) as path:
+        return held(path.parent, RUN_ID)
+
+
 def _catalogue(content: bytes) -> object:
     """Read as the list of a hospital's images, with those it has accepted beside it."""
     with _file(shards.MANIFEST_NAME, content) as path:
@@ -647,6 +654,7 @@ DECODERS = (
     Decoder("kept-run", _kept_run),
     Decoder("operator-request", read_request),
     Decoder("prepared", _prepared),
+    Decoder("began-with", _began_with),
     Decoder("catalogue", _catalogue),
     Decoder("labels", _labels),
     Decoder("stored-answers", _stored_answers),

@@ -18,7 +18,7 @@ from deploy.source_tree import ROOT
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
 
 LONGEST_BYTES = 1 << 16
-"""Of what is fed; no message of the protocol but the vector itself is longer."""
+"""The most bytes that are fed; no message of the protocol but the vector itself is longer."""
 
 MEMORY_MIB = 2048
 """A decoder that takes more is stopped, and counts as a defect. Torch alone takes 500."""

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
 
 from client.data.cache import PreparedCache
+from client.data.watch import HELD_FILE, hold
 from client.kept_runs import ReceivedRun
 from client.ledger.ledger import Ledger
 from client.own_results import OwnResult
@@ -47,7 +48,7 @@ from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
-from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, terms_hash
+from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
@@ -58,12 +59,12 @@ from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.operator_socket import ChangeRun, Propose, ShowRuns
 from server.progress import RunProgress
-from server.run_queue import KeptRun, RunState
-from tests.audited_run import audited_run
-from tests.example_run import example_run
+from server.run_queue import KeptRun
 from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed
-from tests.ledger_of_version_1 import write_ledger
-from tests.onnx_files import honest
+from tests.support.audited_run import audited_run
+from tests.support.example_run import example_run
+from tests.support.ledger_of_version_1 import write_ledger
+from tests.support.onnx_files import honest
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -482,6 +483,12 @@ def _prepared() -> Iterator[bytes]:
         yield (Path(folder) / "prepared-key" / "index.json").read_bytes()
 
 
+def _began_with() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        hold(Path(folder), RUN_ID, "ab" * 32)
+        yield (Path(folder) / HELD_FILE).read_bytes()
+
+
 def _catalogues() -> Iterator[bytes]:
     yield b"file,label,patient_id,split,mistake\na.png,normal,p1,train,image_damaged\nb.png,1,p2,,file_missing\n"
 
@@ -629,6 +636,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "kept-run": _kept_runs,
     "operator-request": _operator_requests,
     "prepared": _prepared,
+    "began-with": _began_with,
     "catalogue": _catalogues,
     "labels": _labels,
     "stored-answers": _stored_answers,

@@ -11,8 +11,8 @@ from pathlib import Path
 from common.config import replace
 from common.run.messages import Request, UnmaskAllRequest, UnmaskRequest
 from deploy.experiment.consortium import InProcessConsortium, Loss
-from tests.memory_scan import SECRET_BYTES, Remembered
-from tests.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
+from tests.support.memory_scan import SECRET_BYTES, Remembered
+from tests.support.small_consortium import CONFIG, HOSPITALS, Dealt, Small, Vanishing, everybody
 
 DROPPED = HOSPITALS[-1]
 

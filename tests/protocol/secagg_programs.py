@@ -40,7 +40,7 @@ from common.secagg.messages import (
 )
 from common.secagg.parameters import Adversary, RunParameters, Vector
 from common.secagg.phases import Phase
-from tests.protocol.parties import Hospital
+from tests.support.parties import Hospital
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "secagg_programs"
 RUN_ID = "0123456789abcdef0123456789abcdef"

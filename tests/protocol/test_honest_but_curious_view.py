@@ -18,7 +18,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import Adversary, Segment, Vector
 from common.secagg.shamir import rebuild
-from tests.protocol.parties import TERMS, Consortium, sent
+from tests.support.parties import TERMS, Consortium, sent
 
 LENGTH = 1 << 17
 BINS = 256

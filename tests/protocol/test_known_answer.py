@@ -14,7 +14,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.messages import encode
 from common.secagg.parameters import VERSION
 from common.secagg.unmasking import unmask
-from tests.protocol.parties import TERMS, Consortium, sent
+from tests.support.parties import TERMS, Consortium, sent
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "secagg_round.json"
 SEED = 2017

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.config import Config
 from common.run.vector import Tail, VectorLayout
-from tests.protocol.parties import Consortium
+from tests.support.parties import Consortium
 
 PARAMETERS = 6
 ENTRIES = 4

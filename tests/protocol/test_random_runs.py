@@ -19,7 +19,7 @@ from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Adversary, Vector
 from common.secagg.phases import Phase
 from common.secagg.share_keys import route
-from tests.protocol.parties import TERMS, Consortium, plain_sum, sent
+from tests.support.parties import TERMS, Consortium, plain_sum, sent
 
 FAST_RUNS, SLOW_RUNS, FULL_RUNS = 100, 1000, 1000
 FEWEST, MOST = 3, 50

@@ -6,7 +6,7 @@ import pytest
 from common.secagg.advertise_keys import collect
 from common.secagg.masked_input import MaskedSum
 from common.secagg.share_keys import route
-from tests.protocol.parties import TERMS, Consortium, sent
+from tests.support.parties import TERMS, Consortium, sent
 
 AWAY, FORGETFUL = "hospital-5", "hospital-4"
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.memory_scan import PIECES
 from tests.protocol.erased_round import DRAWN_BY
+from tests.support.memory_scan import PIECES
 
 ROOT = Path(__file__).parents[2]
 ROUND_SECONDS = 300.0

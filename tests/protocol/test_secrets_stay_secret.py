@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from common.secagg.errors import SecAggError
-from tests.protocol.parties import TERMS, Consortium
+from tests.support.parties import TERMS, Consortium
 
 
 def forms_of(secret: bytes) -> set[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.secagg.parameters import Adversary
-from tests.protocol.parties import Consortium, plain_sum
+from tests.support.parties import Consortium, plain_sum
 
 
 @pytest.mark.parametrize("adversary", list(Adversary))

@@ -7,7 +7,7 @@ import pytest
 
 from common.secagg.masked_input import MaskedSum
 from common.secagg.parameters import Adversary, GraphParameters
-from tests.protocol.parties import TERMS, Consortium, sent
+from tests.support.parties import TERMS, Consortium, sent
 
 SMALL = GraphParameters(complete_up_to=8, colluding=0.05, security_bits=3, grinding_bits=0, correctness_bits=4)
 """Weak parameters, so that the graph is sparse at a size that is quick to run."""

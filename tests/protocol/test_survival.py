@@ -22,7 +22,7 @@ from deploy.audit.verify import verify
 from deploy.experiment.consortium import InProcessConsortium, InProcessTransport, Loss
 from server.checkpoints import Checkpoint, CheckpointStore, Draft
 from server.transport import Incoming, Outgoing
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, everybody, small
+from tests.support.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, Vanishing, everybody, small
 
 ROUNDS = 3
 

@@ -33,7 +33,7 @@ Sets = NDArray[np.int64]
 LOSES_BOTH = "a hospital loses b and s"
 TWO_SUMS = "two sums of one round"
 CONTRADICTION = "a hospital signs survivors and opens the sum over everybody"
-"""By itself this tells nothing; but then signatures, which the audit goes by, do not say which sum was opened."""
+"""By itself this reveals nothing; but then signatures, which the audit goes by, do not say which sum was opened."""
 
 
 def behaviours() -> frozenset[frozenset[Phase]]:

@@ -28,11 +28,14 @@ from deploy.hospital.pacs.studies import (
 
 _STUDY_UID, _SERIES_UID, _INSTANCE_UID = "0020000D", "0020000E", "00080018"
 _ACCESSION, _DATE, _MODALITIES, _MODALITY, _BODY_PART = "00080050", "00080020", "00080061", "00080060", "00180015"
+_SERIES_OF_STUDY, _OBJECTS_OF_SERIES = "00201206", "00201209"
 
 _PAGE = 200
 _MOST_PAGES = 5000
 _MOST_UNLISTED = 20
 """The most matches in a row that cannot be listed; after more the query fails, not the studies."""
+
+_MOST_DIGITS = 9
 
 _LARGEST_ANSWER = 64 * 2**20
 
@@ -84,16 +87,20 @@ class WebPacs:
 
     def series_of(self, study: PacsStudy) -> list[Series]:
         """Ask for the series of a study."""
-        items, unlisted = self._every(f"studies/{study.uid}/series", {"includefield": _BODY_PART}, _SERIES_UID)
+        place = f"studies/{study.uid}/series"
+        items, unlisted = self._every(place, {"includefield": _BODY_PART}, _SERIES_UID, study.series)
         if unlisted:
             raise PacsError("the PACS cannot list its series")
-        return [Series(uid, _value(item, _MODALITY), _value(item, _BODY_PART)) for uid, item in items.items()]
+        return [
+            Series(uid, _value(item, _MODALITY), _value(item, _BODY_PART), _count(item, _OBJECTS_OF_SERIES))
+            for uid, item in items.items()
+        ]
 
     def retrieve(self, study: PacsStudy, series: Series, folder: Path) -> Received:
         """Retrieve a series object by object, so that a broken one costs none of the others."""
         place = f"studies/{study.uid}/series/{series.uid}/instances"
         files = []
-        listed, not_sent = self._every(place, {}, _INSTANCE_UID)
+        listed, not_sent = self._every(place, {}, _INSTANCE_UID, series.objects)
         for uid in listed:
             path = file_of(folder, uid)
             try:
@@ -113,13 +120,23 @@ class WebPacs:
     def _studies(self, query: Mapping[str, str]) -> StudyList:
         items, unlisted = self._every("studies", {**query, "includefield": _MODALITIES}, _STUDY_UID)
         studies = [
-            PacsStudy(uid, _value(item, _ACCESSION), _value(item, _DATE), frozenset(_values(item, _MODALITIES)))
+            PacsStudy(
+                uid,
+                _value(item, _ACCESSION),
+                _value(item, _DATE),
+                frozenset(_values(item, _MODALITIES)),
+                _count(item, _SERIES_OF_STUDY),
+            )
             for uid, item in items.items()
         ]
         return StudyList(tuple(studies), unlisted)
 
-    def _every(self, place: str, query: Mapping[str, str], key: str) -> tuple[dict[str, dict[str, Any]], int]:
-        """Return all matches by their UID, page after page until one brings nothing new, and how many cannot be listed.
+    def _every(
+        self, place: str, query: Mapping[str, str], key: str, expected: int | None = None
+    ) -> tuple[dict[str, dict[str, Any]], int]:
+        """Return all matches by their UID, and how many cannot be listed.
+
+        It asks page after page until one brings nothing new, or until there are as many as the PACS has said.
 
         Orthanc opens a file of each match, and answers a whole page with an error where one file is damaged; so a page
         that fails is asked for in smaller ones, down to the match that fails alone.
@@ -141,7 +158,7 @@ class WebPacs:
             before, in_a_row = len(found), 0
             for item in items:
                 found.setdefault(_checked_uid(item, key), item)
-            if len(found) == before:
+            if len(found) == before or len(found) + unlisted == expected:
                 return found, unlisted
             offset, limit = offset + len(items), min(_PAGE, 2 * limit)
         raise PacsError("the PACS sends pages without end")
@@ -270,12 +287,18 @@ def read_matches(content: bytes) -> list[dict[str, Any]]:
 def _checked_uid(item: Mapping[str, Any], key: str) -> str:
     uid = _value(item, key)
     if not is_uid(uid):
-        raise PacsError("the PACS answered with a UID that is none")
+        raise PacsError("the PACS answered with an invalid UID")
     return uid
 
 
 def _value(item: Mapping[str, Any], key: str) -> str:
     return next(iter(_values(item, key)), "")
+
+
+def _count(item: Mapping[str, Any], key: str) -> int | None:
+    """Return a number of things, None where it is not said or is no number above 0."""
+    text = _value(item, key)
+    return int(text) if text.isascii() and text.isdigit() and 0 < len(text) <= _MOST_DIGITS and int(text) else None
 
 
 def _values(item: Mapping[str, Any], key: str) -> list[str]:

@@ -34,12 +34,14 @@ class PacsStudy:
         accession: its accession number, '' if it has none.
         date: as YYYYMMDD, '' if unknown.
         modalities: of its series; empty where the PACS does not say.
+        series: how many it has; None where the PACS does not say.
     """
 
     uid: str = field(repr=False)
     accession: str = field(repr=False)
     date: str = field(default="", repr=False)
     modalities: frozenset[str] = frozenset()
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ class StudyList:
 
 @dataclass(frozen=True)
 class Series:
-    """One series of a study; its modality and body part are '' where the PACS does not say."""
+    """One series of a study; its modality and body part are '', and its objects None, where the PACS does not say."""
 
     uid: str = field(repr=False)
     modality: str = ""
     body_part: str = ""
+    objects: int | None = None
 
 
 @dataclass(frozen=True)

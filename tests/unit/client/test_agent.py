@@ -34,7 +34,7 @@ from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, Evaluated, Refusal, RoundDone
 from deploy.experiment.consortium import Loss
 from server.run import Run
-from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
+from tests.support.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, small, willing
 
 NAME = "hospital-1"
 

@@ -17,8 +17,8 @@ from common.secagg.masked_input import MaskedState
 from common.secagg.phases import Phase
 from common.secagg.share_keys import SharedKeys, SharePair
 from deploy.experiment.consortium import Loss
-from tests.attacks.test_lies_to_agents import ROUND, VICTIM, LyingServer, lying
-from tests.small_consortium import Dealt, Vanishing, small
+from tests.support.lying_by_hand import ROUND, VICTIM, LyingServer, lying
+from tests.support.small_consortium import Dealt, Vanishing, small
 
 State = RoundKeys | SharedKeys | MaskedState | SignedState
 

@@ -19,7 +19,7 @@ from common.files import write_private
 from common.identity.ledger_statement import state_ledger
 from common.privacy.budget import BudgetPolicy
 from common.run.proposal import Proposal, RunAnswer, terms_hash
-from tests.proposed_run import CONFIG, HOUR, NOW, Members
+from tests.support.proposed_run import CONFIG, HOUR, NOW, Members
 
 MEMBERS = Members.made()
 PROPOSAL = MEMBERS.proposal()

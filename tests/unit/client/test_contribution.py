@@ -26,7 +26,7 @@ from common.run.terms import describe, fewest_survivors, release_mechanism
 from common.run.vector import Tail
 from common.secagg.binding import bound_hash
 from server.initial_model import initial_model
-from tests.small_consortium import RUN_ID, Dealt, small, willing
+from tests.support.small_consortium import RUN_ID, Dealt, small, willing
 
 COHORT = 4
 STATED = {"stated_training_units": 40, "stated_validation_units": 7, "stated_test_units": 9}

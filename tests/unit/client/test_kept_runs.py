@@ -20,8 +20,8 @@ from deploy.audit.verify import find_authority, find_chains, verify
 from deploy.hospital import model as model_command
 from deploy.results.model_file import ModelCard, ModelFacts, load_model, save_model
 from server.members.results import FinishedRuns
-from tests.audited_run import NAMES, RUN_ID
-from tests.finished_run import FinishedRun, finished_run
+from tests.support.audited_run import NAMES, RUN_ID
+from tests.support.finished_run import FinishedRun, finished_run
 
 LONG = 60.0
 
@@ -74,10 +74,17 @@ class Scene:
         (self.run.folder / DELIVERY_FILE).write_bytes(signed.encode())
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    run = finished_run(tmp_path / "server")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Finish one run, of which each test changes a copy."""
+    run = finished_run(tmp_path_factory.mktemp("finished") / "server")
     run.write_results()
+    return run
+
+
+@pytest.fixture
+def scene(finished: FinishedRun, tmp_path: Path) -> Scene:
+    run = finished.copy(tmp_path / "server")
     identity = run.hospital(tmp_path / "hospital")
     line = Line("localhost:1", run.authority, finished=FinishedRuns(run.state, run.authority))
     return Scene(run, tmp_path / "hospital", identity, line)

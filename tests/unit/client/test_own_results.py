@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from client.own_results import OwnResult, append, read
+from client.own_results import append, read
 from common.errors import RunError
-
-RUN, OTHER = "ab" * 16, "cd" * 16
-
-
-def result(number: int = 1, run_id: str = RUN, accuracy: float = 0.8) -> OwnResult:
-    figures = dict.fromkeys(("precision", "recall", "f1", "specificity", "loss", "ece"), 0.5)
-    return OwnResult(
-        time=1.0, run_id=run_id, round=number, records=40, accuracy=accuracy, auc=math.nan, epsilon_spent=1.5, **figures
-    )
+from tests.support.own_result import OTHER, RUN, result
 
 
 def test_what_was_appended_is_read_in_order_with_undefined_figures(tmp_path: Path) -> None:

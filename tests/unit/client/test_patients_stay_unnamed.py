@@ -10,8 +10,8 @@ from common.shards import MANIFEST_NAME
 from common.telemetry.events import Event, Refusal, RoundDone
 from deploy.datasets.datasets import obtain
 from deploy.experiment.consortium import InProcessConsortium, Site
-from tests import named_patients
-from tests.small_consortium import CONFIG, HOSPITALS, RUN_ID
+from tests.support import named_patients
+from tests.support.small_consortium import CONFIG, HOSPITALS, RUN_ID
 
 DATA = "data"
 

@@ -8,7 +8,7 @@ from client.planned_cost import check_whole_run, planned_bookings
 from common.config import HospitalConfig, replace
 from common.errors import BudgetExceededError, PrivacyError
 from common.privacy.budget import Account
-from tests.proposed_run import CONFIG, Members
+from tests.support.proposed_run import CONFIG, Members
 
 RUN = Members.made().description()
 

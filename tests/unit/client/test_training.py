@@ -660,6 +660,64 @@ def test_no_unit_moves_the_sum_of_features_by_more_than_one(unit: PrivacyUnit) -
     assert float(bounded.norm(dim=1).max()) < 1
 
 
+def lost(data: TrainingData) -> tuple[TrainingData, TrainingData]:
+    """Return the data with three records gone, and what it is where they never were."""
+    gone = np.zeros(len(data), np.bool_)
+    gone[[0, 7, 8]] = True
+    kept = torch.from_numpy(~gone)
+    never = TrainingData.of(data.inputs[kept].numpy(), data.labels[kept].numpy(), data.patients[kept].numpy())
+    return data.without(gone), never
+
+
+@pytest.mark.parametrize("per_patient", [1, 3])
+@pytest.mark.parametrize("unit", [PrivacyUnit.RECORD, PrivacyUnit.PATIENT])
+def test_a_record_that_is_gone_counts_as_an_empty_one_in_a_private_sum(unit: PrivacyUnit, per_patient: int) -> None:
+    model, start = linear()
+    gone, never = lost(features(per_patient=per_patient))
+    plan = replace(sum_of(DistributedMechanism(1.0, 0.5, 1000, len(start), 0, 0), 1.0), unit=unit)
+    one, other = (noisy_gradient_sum(model, start, data, plan, 3, seeded(4)).total for data in (gone, never))
+    # Pieces of a batch are rounded alike; the sums of float32 inside them are in another order.
+    assert np.abs(one - other).max() <= 2
+    assert not np.array_equal(one, noisy_gradient_sum(model, start, replace_gone(gone), plan, 3, seeded(4)).total)
+
+
+def replace_gone(data: TrainingData) -> TrainingData:
+    """Return the same data with every record there again."""
+    return data.without(np.zeros(len(data), np.bool_))
+
+
+def test_a_record_that_is_gone_is_in_no_plain_batch_and_no_figure() -> None:
+    model, start = linear()
+    gone, never = lost(features())
+    full = TrainingConfig(batch_size=60, learning_rate=0.3)
+    trained = [train_locally(model, start, data, full, NONE, 0.0, os.urandom).delta for data in (gone, never)]
+    assert np.allclose(trained[0], trained[1], atol=1e-6)
+    shape = EvaluationShape(2, 16)
+    one, other = (evaluate(model, start, data, data, shape).flat() for data in (gone, never))
+    assert np.array_equal(one, other)
+    found, _ = scores(model, start, gone, gone, 2)
+    assert len(found) == 57
+    assert gone.of_copies(gone.labels).tolist() == never.labels.tolist()
+
+
+def test_a_part_of_the_records_knows_which_are_gone_and_all_may_be() -> None:
+    data = features(per_patient=2)
+    limited = data.limited(20, PrivacyUnit.PATIENT, b"seed")
+    gone = np.zeros(len(data), np.bool_)
+    gone[limited.rows[:5].numpy()] = True
+    assert limited.without(gone).gone.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert (
+        data.without(gone).limited(20, PrivacyUnit.PATIENT, b"seed").gone.tolist()
+        == limited.without(gone).gone.tolist()
+    )
+    nothing = data.without(np.ones(len(data), np.bool_))
+    model, start = linear()
+    for privacy, sigma in ((NONE, 0.0), (LOCAL, 1.0)):
+        update = train_locally(model, start, nothing, TrainingConfig(batch_size=16), privacy, sigma, seeded(3))
+        assert np.isfinite(update.delta).all()
+    assert scores(model, start, nothing, nothing, 2)[0].shape == (0, 2)
+
+
 def test_records_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(DataError, match="got 3, 2, 3"):
         TrainingData.of(np.zeros((3, 6), np.float32), np.zeros(2, np.int64), np.zeros(3, np.int64))

@@ -62,7 +62,7 @@ from server.flower.grid import GridTransport, tell_unreadable_replies
 from server.progress import RunProgress
 from server.run import Run
 from server.run_plan import RunPlan
-from tests.protocol.parties import PLACE, Hospital
+from tests.support.parties import PLACE, Hospital
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
 

@@ -7,11 +7,12 @@ from common.config import Config, replace
 from common.errors import RunError
 from common.files import write_private
 from common.identity.certificates import certificate_pem, make_authority, make_tls_certificate
+from common.run.proposal import RunState
 from common.telemetry import metric_names as names
 from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
 from server.metrics import LAST_ROUNDS, RunMetrics
-from server.run_queue import RunQueue, RunState
-from tests.example_run import HOSPITALS, RUN_ID, example_run
+from server.run_queue import RunQueue
+from tests.support.example_run import HOSPITALS, RUN_ID, example_run
 
 NOW = dt.datetime.now(dt.UTC)
 

@@ -29,7 +29,7 @@ from server.operator_socket import (
     ask_server,
 )
 from server.run_queue import RunQueue
-from tests.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
+from tests.support.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
 
 MEMBERS = Members.made((*NAMES, "st-luke"))
 
@@ -105,7 +105,7 @@ def test_the_socket_is_the_owner_s_alone_and_gone_when_the_server_is(state: Path
 
 def test_another_user_is_not_answered(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stranger(socket.socket):
-        def getsockopt(self, *_asked: int) -> bytes:  # type: ignore[override]  # as the kernel tells of another user
+        def getsockopt(self, *_asked: int) -> bytes:  # type: ignore[override]  # as the kernel answers about another user
             return struct.pack("3i", 1, os.getuid() + 1, 1)
 
     accept = socket.socket.accept

@@ -8,7 +8,7 @@ import pytest
 
 from common.telemetry.events import COMPLETED, RoundDone
 from server.checkpoints import Checkpoint, CheckpointStore
-from tests.small_consortium import RUN_ID, Dealt, everybody, small
+from tests.support.small_consortium import RUN_ID, Dealt, everybody, small
 
 OPTIMISERS: dict[str, dict[str, dict[str, Any]]] = {
     "FedAvg": {},

@@ -23,7 +23,7 @@ from deploy.experiment.consortium import Loss
 from server.conversation import Conversation
 from server.initial_model import initial_model
 from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
-from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, Vanishing, everybody, small, willing
+from tests.support.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Small, Vanishing, everybody, small, willing
 
 VANISHING = "hospital-2"
 OTHERS = tuple(name for name in HOSPITALS if name != VANISHING)

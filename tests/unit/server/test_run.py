@@ -26,7 +26,7 @@ from common.telemetry.events import (
 )
 from deploy.experiment.consortium import Loss
 from server.checkpoints import CheckpointStore
-from tests.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Vanishing, everybody, small, willing
+from tests.support.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Vanishing, everybody, small, willing
 
 
 class KilledError(BaseException):

@@ -18,7 +18,7 @@ from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, RoundDone
 from deploy.experiment.consortium import Loss
 from server.checkpoints import CheckpointStore
-from tests.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, everybody, small
+from tests.support.small_consortium import HOSPITALS, RUN_ID, Dealt, Small, everybody, small
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.telemetry.events import COMPLETED, Counted, Evaluated, Refusal
-from tests.small_consortium import Dealt, everybody, small, willing
+from tests.support.small_consortium import Dealt, everybody, small, willing
 
 EPSILON = 2.0
 ASKED = {"evaluation": {"score_bins": 16, "statistics_epsilon": EPSILON}}

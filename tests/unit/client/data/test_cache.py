@@ -8,19 +8,23 @@ import numpy.typing as npt
 import pytest
 
 from client.data.cache import CACHE_VERSION, PreparedCache
+from client.data.watch import NO_STAMP, Origin
 from common.errors import DataError
 
 FINGERPRINT = bytes(range(32))
 IMAGES = np.random.default_rng(3).integers(0, 256, (6, 1, 8, 8)).astype(np.uint8)
 BYTES = IMAGES.nbytes
+ROOT = Path("/data")
 
 
 def fill(cache: PreparedCache, key: str, images: npt.NDArray[np.uint8] = IMAGES, *, commit: bool = True) -> None:
     with cache.build(key, len(images), (1, 8, 8)) as writer:
         for number, pixels in enumerate(images):
-            writer.add("train" if number < 4 else "test", pixels, number % 2, number // 2, np.full(6, number, np.uint8))
+            origin = Origin(f"IM{number}", bytes([number]) * 32, NO_STAMP)
+            traits = np.full(6, number, np.uint8)
+            writer.add("train" if number < 4 else "test", pixels, number % 2, number // 2, traits, origin)
         if commit:
-            writer.commit(FINGERPRINT)
+            writer.commit(FINGERPRINT, ROOT)
 
 
 def test_what_was_committed_is_found_as_it_was(tmp_path: Path) -> None:
@@ -35,6 +39,9 @@ def test_what_was_committed_is_found_as_it_was(tmp_path: Path) -> None:
     assert found.parts["test"].traits.tolist() == [[4] * 6, [5] * 6]
     assert found.parts["val"].images.shape == (0, 1, 8, 8)
     assert found.parts["val"].traits.shape == (0, 6)
+    assert (found.root, found.key) == (ROOT, "a")
+    assert [origin.file for origin in found.parts["train"].origins] == ["IM0", "IM1", "IM2", "IM3"]
+    assert list(found.parts["test"].origins) == [Origin(f"IM{n}", bytes([n]) * 32, NO_STAMP) for n in (4, 5)]
 
 
 def test_nothing_is_found_under_another_key_or_before_a_commit(tmp_path: Path) -> None:
@@ -65,7 +72,9 @@ def test_writing_into_a_batch_changes_memory_and_never_the_cache(tmp_path: Path)
     assert np.array_equal(again.parts["train"].images, IMAGES[:4])
 
 
-@pytest.mark.parametrize("name", ["train.images", "train.labels", "test.patients", "index.json"])
+@pytest.mark.parametrize(
+    "name", ["train.images", "train.labels", "test.patients", "index.json", "train.files", "test.stamps"]
+)
 def test_a_file_cut_short_makes_the_whole_unusable(tmp_path: Path, name: str) -> None:
     fill(PreparedCache(tmp_path), "a")
     path = tmp_path / "prepared-a" / name
@@ -91,7 +100,7 @@ def test_what_was_cut_short_is_removed_at_the_next_start(tmp_path: Path) -> None
 
 
 def test_the_least_recently_used_gives_way_when_room_is_needed(tmp_path: Path) -> None:
-    cache = PreparedCache(tmp_path, limit_bytes=3 * BYTES)
+    cache = PreparedCache(tmp_path, limit_bytes=6 * BYTES)
     fill(cache, "a")
     fill(cache, "b")
     (tmp_path / "prepared-b").touch()

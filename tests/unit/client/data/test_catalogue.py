@@ -13,7 +13,7 @@ from client.data.catalogue import printable, read_catalogue, scan_images
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import HEAD_BYTES, READERS, read_picture
 from common.task import implied
-from tests.unit.client.data.hospital_folder import CLASSES, chest_images, dicom, png
+from tests.support.hospital_folder import CLASSES, chest_images, dicom, png
 
 TASK = implied("pneumonia", CLASSES)
 

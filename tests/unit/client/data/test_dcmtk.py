@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from client.data.readers.dicom import quiet, read_dicom
-from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
+from tests.support.hospital_folder import dicom, encoded, packaged
 
 pytestmark = pytest.mark.skipif(
     shutil.which("dcmj2pnm") is None, reason="dcmtk is not installed (Debian: apt-get install dcmtk)"
@@ -286,3 +286,93 @@ def test_a_grey_picture_stored_as_rgb_shows_what_dcmtk_shows(tmp_path: Path) -> 
     content = dicom(np.stack([BYTES] * 3, axis=2))
     expected = dcmtk(content, tmp_path, ())
     assert np.array_equal(confide(content), expected)
+
+
+KINDS_OF_PIXELS: dict[str, Callable[[], bytes]] = {
+    "8 bits": lambda: grey(BYTES, 8, WindowCenter=100, WindowWidth=80),
+    "10 bits": lambda: grey(RAMP // np.uint16(4), 10, WindowCenter=600, WindowWidth=300),
+    "12 bits": lambda: grey(**WINDOW),
+    "12 bits, monochrome1": lambda: grey(**WINDOW, PhotometricInterpretation="MONOCHROME1"),
+    "12 bits, signed": lambda: grey(SIGNED, WindowCenter=0, WindowWidth=1000),
+    "16 bits": lambda: grey(RAMP * np.uint16(16), 16, WindowCenter=30000, WindowWidth=40000),
+    "16 bits, signed": lambda: grey(SIGNED * np.int16(16), 16, WindowCenter=-3000, WindowWidth=40000),
+    "8 bits in words of 16": lambda: grey(BYTES.astype(np.uint16), 8, WindowCenter=100, WindowWidth=80),
+}
+ENCODERS: dict[str, tuple[str, ...]] = {
+    "JPEG baseline": ("dcmcjpeg", "+eb"),
+    "JPEG extended": ("dcmcjpeg", "+ee"),
+    "JPEG lossless": ("dcmcjpeg", "+el"),
+    "JPEG lossless, first order": ("dcmcjpeg", "+e1"),
+    "JPEG-LS": ("dcmcjpls", "+el"),
+    "JPEG-LS near lossless": ("dcmcjpls", "+en", "+md", "2"),
+    "RLE": ("dcmcrle",),
+    "deflated": ("dcmconv", "+td"),
+    "big endian": ("dcmconv", "+tb"),
+    "implicit": ("dcmconv", "+ti"),
+}
+LOSSY_OF_8_BITS, LOSSY_OF_12_BITS = frozenset({"JPEG baseline"}), frozenset({"JPEG extended"})
+
+
+def can_encode(encoder: str, pixels: str) -> bool:
+    """Tell whether an encoder takes such pixels: JPEG has room for so many bits, dcmtk's JPEG-LS loses none signed."""
+    bits = int(pixels.split(maxsplit=1)[0])
+    if encoder in LOSSY_OF_8_BITS:
+        return bits <= 8
+    if encoder == "JPEG-LS near lossless":
+        return "signed" not in pixels
+    return bits <= 12 or encoder not in LOSSY_OF_12_BITS
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pixels"),
+    [(encoder, pixels) for encoder in ENCODERS for pixels in KINDS_OF_PIXELS if can_encode(encoder, pixels)],
+)
+def test_what_dcmtk_encodes_shows_what_dcmtk_shows(encoder: str, pixels: str, tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.dcm", tmp_path / "packed.dcm"
+    plain.write_bytes(KINDS_OF_PIXELS[pixels]())
+    program, *options = ENCODERS[encoder]
+    environment = {**os.environ, "LC_ALL": "C"}
+    subprocess.run([program, *options, plain, packed], check=True, capture_output=True, env=environment)
+    shower = "dcml2pnm" if program == "dcmcjpls" else "dcmj2pnm"
+    content = packed.read_bytes()
+    assert pydicom.dcmread(packed).file_meta.TransferSyntaxUID != pydicom.dcmread(plain).file_meta.TransferSyntaxUID
+    expected = dcmtk(content, tmp_path, FIRST_WINDOW, shower)
+    assert np.abs(confide(content).astype(float) - expected).mean() < LEVEL
+
+
+COLOURS = np.stack([BYTES, BYTES[::-1], BYTES.T], axis=2)
+
+
+def palette(bits: int, entries: int) -> bytes:
+    """Return a picture of 256 colours, whose tables have entries of 8 or 16 bits."""
+    values = np.linspace(0, 2**bits - 1, entries).astype(f"<u{bits // 8}")
+    tables: dict[str, Any] = {
+        f"{name}PaletteColorLookupTable{part}": value
+        for name, data in (("Red", values), ("Green", values[::-1]), ("Blue", np.roll(values, 40)))
+        for part, value in (("Descriptor", [entries % 65536, 0, bits]), ("Data", data.tobytes()))
+    }
+    return dicom(BYTES, PhotometricInterpretation="PALETTE COLOR", **tables)
+
+
+COLOURED: dict[str, Callable[[], bytes]] = {
+    "RGB": lambda: dicom(COLOURS),
+    "RGB, plane after plane": lambda: dicom(np.moveaxis(COLOURS, 2, 0).reshape(64, 64, 3), PlanarConfiguration=1),
+    "YBR, full": lambda: dicom(COLOURS, PhotometricInterpretation="YBR_FULL"),
+    "palette of 16 bits": lambda: palette(16, 256),
+}
+
+
+@pytest.mark.parametrize("case", COLOURED)
+def test_colours_show_what_dcmtk_shows(case: str, tmp_path: Path) -> None:
+    assert difference(COLOURED[case](), tmp_path, (), channels=3) < LEVEL
+
+
+@pytest.mark.parametrize("encoder", ["JPEG baseline", "JPEG lossless, first order", "RLE", "deflated", "big endian"])
+def test_colours_that_dcmtk_encodes_show_what_dcmtk_shows(encoder: str, tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.dcm", tmp_path / "packed.dcm"
+    smooth = np.stack([np.sort(BYTES, axis=None).reshape(64, 64)] * 3, axis=2) // np.array([1, 2, 3], np.uint8)
+    plain.write_bytes(dicom(smooth))
+    program, *options = ENCODERS[encoder]
+    environment = {**os.environ, "LC_ALL": "C"}
+    subprocess.run([program, *options, plain, packed], check=True, capture_output=True, env=environment)
+    assert difference(packed.read_bytes(), tmp_path, (), channels=3) < LEVEL

@@ -16,8 +16,8 @@ from client.data.deidentify import deidentify
 from client.data.readers.dicom import PERSONAL_KEYWORDS, quiet, read_dicom
 from client.data.readers.dicom_clean import KEPT_KEYWORDS
 from common.errors import DataError
-from tests.unit.client.data.hospital_folder import CONTRACT, Hospital, dicom, encoded, healthy, packaged
-from tests.unit.client.data.planted_mistakes import (
+from tests.support.hospital_folder import CONTRACT, Hospital, dicom, encoded, healthy, packaged
+from tests.support.planted_mistakes import (
     a_header_that_admits_text,
     a_jpeg_with_an_author,
     a_name_written_into_the_pixels,

@@ -19,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from client.data.mistakes import Mistake
 from client.data.pixels import UnusableImageError
 from client.data.readers.dicom import is_dicom, quiet, read_dicom
-from tests.unit.client.data.hospital_folder import dicom, encoded, packaged
+from tests.support.hospital_folder import dicom, encoded, packaged
 
 GREY, COLOUR = 1, 3
 

@@ -21,8 +21,8 @@ from common import shards
 from common.config import PrivacyUnit
 from common.errors import DataError
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import CLASSES, CONTRACT, TODAY, Hospital, chest_images, dicom, healthy, png
-from tests.unit.client.data.planted_mistakes import another_chest
+from tests.support.hospital_folder import CLASSES, CONTRACT, TODAY, Hospital, chest_images, dicom, healthy, png
+from tests.support.planted_mistakes import another_chest
 
 Maker = Callable[[int, int, int], shards.Records]
 

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from client.data.contract import CHEST_RADIOGRAPH
 from client.data.likeness import CHEST
-from client.data.picture_checks import thumbnail
+from client.data.picture_checks import bare_share, thumbnail
 from common.shards import fit
 from deploy.datasets import phantom
 from deploy.datasets.datasets import DATA_VARIABLE
@@ -47,6 +48,10 @@ def _is_in_reference(name: str, patient: str) -> bool:
 
 def small(image: Image.Image) -> Thumbnails:
     return thumbnail(fit(image, 224))
+
+
+def is_bare(image: Image.Image) -> bool:
+    return bare_share(np.asarray(image)) > CHEST_RADIOGRAPH.most_bare
 
 
 def share_unlike(thumbnails: list[Thumbnails]) -> float:
@@ -103,10 +108,50 @@ def leg(random: np.random.Generator) -> Image.Image:
     return Image.fromarray((255 * np.clip(picture + random.normal(0, 0.02, picture.shape), 0, 1)).astype(np.uint8))
 
 
-def test_most_drawn_limbs_are_unlike_a_chest() -> None:
-    """Real ones were not at hand to measure; a limb in the middle of a film has much of the shape of a mediastinum."""
+def hand(random: np.random.Generator) -> Image.Image:
+    """Draw a palm with five fingers, each of bones in soft tissue, on black."""
+    rows, columns = np.mgrid[0:224, 0:224] / 223.0
+    picture = 0.6 * (np.hypot((rows - 0.75) / 0.22, (columns - 0.5) / 0.25) < 1)
+    for angle in np.linspace(-0.6, 0.6, 5) + random.uniform(-0.05, 0.05):
+        along = (0.75 - rows) * np.cos(angle) + (columns - 0.5) * np.sin(angle)
+        across = np.abs((columns - 0.5) * np.cos(angle) - (0.75 - rows) * np.sin(angle))
+        finger = (along > 0) & (along < random.uniform(0.5, 0.65))
+        picture = np.maximum(picture, finger * (0.4 * (across < 0.05) + 0.5 * (across < 0.02)))
+    return Image.fromarray((255 * np.clip(picture + random.normal(0, 0.02, picture.shape), 0, 1)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("draw", [leg, hand])
+@pytest.mark.parametrize("quarters", [0, 1])
+def test_nearly_all_drawn_limbs_are_unlike_a_chest(
+    draw: Callable[[np.random.Generator], Image.Image], quarters: int
+) -> None:
+    """Real ones were not at hand to measure; by shape alone about half of the legs would pass for a mediastinum."""
     random = np.random.default_rng(1)
-    assert share_unlike([small(leg(random)) for _ in range(200)]) >= 0.5
+    limbs = [draw(random).rotate(90 * quarters) for _ in range(200)]
+    found = [bool(CHEST.why_unlike(small(limb))) or is_bare(limb) for limb in limbs]
+    assert np.mean(found) >= 0.97
+
+
+@needs_data
+def test_hardly_any_chest_xray_is_as_bare_as_a_limb() -> None:
+    bare = [
+        is_bare(image)
+        for archive, patient in (("kermany_cxr_224.tar", r"(person\d+|IM-\d+)"), ("nih_cxr_224.tar", r"/(\d+)_"))
+        for image in held_out(archive, patient, 1)
+    ]
+    assert len(bare) > 3000
+    assert sum(bare) <= 2
+
+
+def test_padding_around_a_chest_is_no_bare_film() -> None:
+    chest = phantom.chest(1, 64, 31).images[0, 0]
+    for frame in (((30, 30), (30, 30)), ((0, 0), (64, 0)), ((5, 90), (0, 0))):
+        assert not is_bare(Image.fromarray(np.pad(chest, frame)))
+
+
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_no_phantom_is_bare(size: int) -> None:
+    assert not any(is_bare(Image.fromarray(image)) for image in phantom.chest(200, size, 31).images[:, 0])
 
 
 def test_noise_is_unlike_a_chest() -> None:

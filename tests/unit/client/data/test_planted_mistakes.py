@@ -29,8 +29,8 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.run.messages import KeysRequest, RefusedReply, Reply
 from common.run.terms import layout_for
-from tests.unit.client.data.hospital_folder import Hospital, healthy
-from tests.unit.client.data.planted_mistakes import PLANTS, Plant
+from tests.support.hospital_folder import Hospital, healthy
+from tests.support.planted_mistakes import PLANTS, Plant
 
 NOBODY = 65_534
 NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)

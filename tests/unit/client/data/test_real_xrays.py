@@ -19,7 +19,7 @@ from client.data.hospital_data import Report, check_data
 from client.data.mistakes import Mistake
 from common.shards import COLUMNS, MANIFEST_NAME
 from deploy.datasets.datasets import DATA_VARIABLE, kermany_patient
-from tests.unit.client.data.hospital_folder import CONTRACT, TODAY, dicom
+from tests.support.hospital_folder import CONTRACT, TODAY, dicom
 
 ARCHIVE = Path(os.environ.get(DATA_VARIABLE, "/nowhere")) / "kermany_cxr_224.tar"
 

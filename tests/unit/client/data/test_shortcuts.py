@@ -12,7 +12,7 @@ from client.data.mistakes import Mistake
 from client.data.pixels import Header, Picture
 from client.data.shortcuts import CHANCE, NAMES, Traces, find_shortcuts, rank_test, traces_of
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import CLASSES, Hospital, chest_images, dicom, healthy, png
+from tests.support.hospital_folder import CLASSES, Hospital, chest_images, dicom, healthy, png
 
 TRIALS = 2000
 

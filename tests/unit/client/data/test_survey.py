@@ -12,7 +12,7 @@ from client.data.mistakes import Mistake
 from client.data.picture_checks import centred
 from client.data.survey import alike, check_counts, choose_split
 from common.shards import Split
-from tests.unit.client.data.hospital_folder import CONTRACT
+from tests.support.hospital_folder import CONTRACT
 
 ENOUGH: dict[Split, tuple[int, ...]] = {"train": (20, 30), "val": (3, 4), "test": (3, 4)}
 

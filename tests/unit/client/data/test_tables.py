@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.data.mistakes import Mistake
 from client.data.tables import UnusableTableError, read_table, without_point_zero
-from tests.unit.client.data.hospital_folder import workbook
+from tests.support.hospital_folder import workbook
 
 WANTED = ("file", "label", "patient_id")
 REQUIRED = ("file", "label")

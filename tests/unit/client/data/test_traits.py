@@ -10,7 +10,7 @@ from client.data.pixels import Header, Picture
 from client.data.readers.dicom import quiet, read_dicom
 from client.data.traits import age_in_years, traits_of
 from common.evaluation.statistics import AGES, GREYS, NOT_KNOWN, SEXES, SIDES, TRAITS, VIEWS
-from tests.unit.client.data.hospital_folder import CONTRACT, dicom, healthy
+from tests.support.hospital_folder import CONTRACT, dicom, healthy
 
 GREY = np.full((600, 700), 120, np.uint8)
 

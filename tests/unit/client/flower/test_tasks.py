@@ -261,7 +261,7 @@ def test_a_reply_lives_as_long_as_its_request_whatever_this_machines_clock_says(
     assert (reply.metadata.created_at, reply.metadata.ttl) == (asked.metadata.created_at, asked.metadata.ttl)
 
 
-class Refusal(grpc.RpcError):  # type: ignore[misc] # gRPC tells no types
+class Refusal(grpc.RpcError):  # type: ignore[misc] # gRPC has no types
     """A SuperLink's, of a call of a SuperNode's."""
 
     def code(self) -> grpc.StatusCode:

@@ -19,7 +19,7 @@ from common.errors import AuditError, LedgerError
 from common.identity.certificates import make_authority
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from tests.audited_run import server_writer
+from tests.support.audited_run import server_writer
 
 FINGERPRINT = bytes(32)
 NEWEST = f"7:{64 * 'c'}"

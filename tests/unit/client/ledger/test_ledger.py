@@ -26,7 +26,7 @@ from common.errors import BudgetExceededError, LedgerError, PrivacyError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, for_a_group
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.privacy.calibration import noise_multiplier
-from tests.ledger_of_version_1 import write_ledger
+from tests.support.ledger_of_version_1 import write_ledger
 
 FINGERPRINT = bytes(range(32))
 ANOTHER = bytes(32)

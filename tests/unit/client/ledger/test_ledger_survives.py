@@ -58,7 +58,7 @@ class Hospital:
             self.released += len(os.read(self.process.stdout.fileno(), 4096))
 
     def live_and_die(self, folder: Path, seconds: float) -> None:
-        """Run a child for so long and kill it; it never ends by itself."""
+        """Run a child for this time and kill it; it never ends by itself."""
         child = self.start(folder)
         self.watch(seconds)
         os.kill(child, signal.SIGKILL)

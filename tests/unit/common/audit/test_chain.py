@@ -14,7 +14,7 @@ from common.audit.entries import Identified, JoinedRun
 from common.audit.parties import verify_party
 from common.errors import AuditError, IdentityError
 from common.identity.certificates import CertificateAuthority, make_authority
-from tests.audited_run import server_writer
+from tests.support.audited_run import server_writer
 
 NOW = datetime.datetime.now(datetime.UTC)
 ENTRY = JoinedRun(run_id="0" * 32, config_hash="1" * 64)

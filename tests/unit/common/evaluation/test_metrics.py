@@ -1,3 +1,4 @@
+import ast
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 from common.evaluation import METRICS, Figures
 from common.evaluation.metrics import quadratic_kappa
 from common.telemetry.metric_names import MODEL_METRICS
+from deploy.source_tree import ROOT
 
 
 def test_the_table_and_the_fields_of_figures_name_the_same_metrics() -> None:
@@ -50,3 +52,30 @@ def test_an_undefined_figure_is_null_in_a_file_and_nan_here() -> None:
     figures = Figures.model_validate({"auc": None, "accuracy": 0.5, "precision": 1, "recall": 1, "f1": 1, "loss": 0})
     assert math.isnan(figures.auc)
     assert math.isnan(figures.kappa)
+
+
+def _lists_of_metrics(text: str) -> list[str]:
+    """Return each list, tuple, set or table of a source that spells out three or more metrics."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.List | ast.Tuple | ast.Set):
+            items: list[ast.expr | None] = [*node.elts]
+        elif isinstance(node, ast.Dict):
+            items = [*node.keys]
+        else:
+            continue
+        named = [item.value for item in items if isinstance(item, ast.Constant) and item.value in METRICS]
+        if len(named) > 2:
+            found.append(", ".join(map(str, named)))
+    return found
+
+
+def test_no_place_but_evaluation_has_a_list_of_metrics_of_its_own() -> None:
+    lists = {}
+    for package in ("client", "common", "server", "deploy"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if ROOT / "common" / "evaluation" not in path.parents:
+                lists[str(path.relative_to(ROOT))] = _lists_of_metrics(path.read_text(encoding="utf-8"))
+    assert {path: found for path, found in lists.items() if found} == {}
+    assert _lists_of_metrics('SHOWN = ("auc", "accuracy", "f1")') == ["auc, accuracy, f1"]
+    assert _lists_of_metrics('{"auc": 1, "accuracy": 2, "loss": 3}') == ["auc, accuracy, loss"]

@@ -18,7 +18,7 @@ from common.task import TaskKind
 DELTA = 1e-4
 SEED = bytes(8)
 ROUNDING = 1e-12
-"""Of the accountants, as for the other releases."""
+"""The tolerance of the accountants, as for the other releases."""
 
 
 def plan_of(

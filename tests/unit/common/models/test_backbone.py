@@ -23,7 +23,7 @@ from common.models.backbone import ARCHITECTURES, BackboneFeatures, BackboneLimi
 from common.models.backbone_file import FOLDER_VARIABLE, file_hash, find
 from common.models.naming import BackboneModel, architecture, from_outside
 from common.models.onnx_rules import BackboneRefusedError, Breach
-from tests.onnx_files import FEATURES, HOSTILE, HUNGRY, encoded, graph, honest, image, model, nodes, output
+from tests.support.onnx_files import FEATURES, HOSTILE, HUNGRY, encoded, graph, honest, image, model, nodes, output
 
 torch.set_num_threads(1)
 

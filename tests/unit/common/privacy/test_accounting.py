@@ -31,7 +31,7 @@ from common.privacy.accounting import (
     for_a_group,
     rounded_up,
 )
-from tests.unit.common.privacy.published import as_dp_event, gaussian, published, steps_of
+from tests.support.published import as_dp_event, gaussian, published, steps_of
 
 GAUSSIAN = MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN
 

@@ -8,7 +8,7 @@ from common.config import HospitalConfig, PrivacyUnit
 from common.errors import PrivacyError
 from common.privacy.accounting import for_a_group
 from common.privacy.budget import Account, Booking, BudgetPolicy
-from tests.unit.common.privacy.published import gaussian
+from tests.support.published import gaussian
 
 EVENT = gaussian(2.0, 0.1, 3)
 colluders = st.none() | st.integers(0, 5)

@@ -18,7 +18,7 @@ from common.privacy.calibration import (
     run_noise_multiplier,
 )
 from common.privacy.mechanism import DistributedNoise, LocalNoise
-from tests.unit.common.privacy.published import gaussian, published
+from tests.support.published import gaussian, published
 
 
 @pytest.mark.parametrize("case", published("opacus", solve_for="noise_multiplier"))

@@ -22,7 +22,7 @@ from common.privacy.accounting import Accountant, EpsilonAdversary, MechanismKin
 from common.privacy.calibration import noise_multiplier
 from common.privacy.discrete_gaussian import LARGEST_VARIANCE
 from common.privacy.distributed import DistributedMechanism
-from tests.unit.common.privacy.published import gaussian
+from tests.support.published import gaussian
 
 SEED = bytes(range(32))
 DIMENSION = 12

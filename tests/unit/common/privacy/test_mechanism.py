@@ -36,7 +36,7 @@ from common.run.vector import Tail
 from common.telemetry.events import COMPLETED, RoundDone
 
 if TYPE_CHECKING:
-    from tests.small_consortium import Dealt
+    from tests.support.small_consortium import Dealt
 
 ROOT = Path(__file__).parents[4]
 PACKAGES = ("client", "common", "deploy", "server")
@@ -73,6 +73,12 @@ def test_no_other_file_asks_which_mode_a_run_is_in() -> None:
         if next(questions(path.read_text(encoding="utf-8")), None) is not None
     }
     assert asking == MAY_ASK
+
+
+def test_no_template_asks_which_mode_a_run_is_in() -> None:
+    templates = list((ROOT / "deploy").rglob("*.j2"))
+    assert len(templates) > 3
+    assert [path.name for path in templates if "privacy.mode" in path.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize(
@@ -251,7 +257,7 @@ def documented() -> str:
 def test_the_documented_example_trains_and_is_booked_as_it_runs(
     dealt: "Dealt", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.small_consortium import small  # imports torch, which the tests above do without
+    from tests.support.small_consortium import small  # imports torch, which the tests above do without
 
     # The example's own name for the mode is not in the enumeration, so the class stands in for mode local.
     names = {**vars(module), "PrivacyMode": SimpleNamespace(FULL_BATCH=PrivacyMode.LOCAL)}

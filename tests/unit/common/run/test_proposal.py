@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from common.config import replace
 from common.errors import IdentityError, RunError
 from common.run.proposal import LONGEST_ANSWER_BYTES, Proposal, RunAnswer, terms_hash
-from tests.proposed_run import CONFIG, Members
+from tests.support.proposed_run import CONFIG, Members
 
 MEMBERS = Members.made()
 PROPOSAL = MEMBERS.proposal()

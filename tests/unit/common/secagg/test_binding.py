@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.secagg.binding import bind, bound_hash, cohort_hash, directory_hash, round_context, survivors_hash
-from tests.protocol.parties import Consortium
+from tests.support.parties import Consortium
 
 parts = st.lists(st.binary(max_size=5), max_size=4)
 

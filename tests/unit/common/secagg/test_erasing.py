@@ -15,7 +15,7 @@ from common.secagg.masks import Mask, apply_masks
 from common.secagg.messages import MaskedInputRequest
 from common.secagg.parameters import Adversary, Vector
 from common.secagg.share_keys import SharePair
-from tests.protocol.parties import TERMS, Consortium
+from tests.support.parties import TERMS, Consortium
 
 NAME = "hospital-1"
 

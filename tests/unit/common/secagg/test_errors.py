@@ -33,12 +33,14 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
-    drawn = re.findall(r"[├└]── (\w+)", SecAggError.__doc__ or "")
+    # Python 3.13 takes the indentation out of docstrings, older ones leave it.
+    docstring = inspect.cleandoc(SecAggError.__doc__ or "")
+    drawn = re.findall(r"[├└]── (\w+)", docstring)
     assert sorted(drawn) == sorted(kind.__name__ for kind in ALL if kind is not SecAggError)
     parents: dict[int, str] = {0: "SecAggError"}
-    for line in (SecAggError.__doc__ or "").splitlines():
+    for line in docstring.splitlines():
         found = re.search(r"[├└]── (\w+)", line)
         if found:
-            depth = (found.start() - 8) // 4 + 1
+            depth = (found.start() - 4) // 4 + 1
             parents[depth] = found.group(1)
             assert getattr(errors, found.group(1)).__bases__[0].__name__ == parents[depth - 1]

@@ -9,7 +9,7 @@ import pytest
 from common.secagg.messages import KeyDirectory
 from common.secagg.neighbours import Degree, Neighbourhoods, degree, enough_stay, neighbourhoods, private_threshold
 from common.secagg.parameters import Adversary, GraphParameters
-from tests.protocol.parties import Consortium
+from tests.support.parties import Consortium
 
 STATED = GraphParameters()
 WEAK = GraphParameters(complete_up_to=5, security_bits=3, grinding_bits=0, correctness_bits=3)

@@ -10,7 +10,7 @@ from common.config import SECURE_MINIMUM as CONFIGURED_MINIMUM
 from common.config import AdversaryModel
 from common.secagg.errors import ParameterError
 from common.secagg.parameters import SECURE_MINIMUM, Adversary, RunParameters
-from tests.protocol.parties import Consortium
+from tests.support.parties import Consortium
 
 RUN = Consortium(6).run
 

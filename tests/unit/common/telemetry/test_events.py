@@ -17,7 +17,7 @@ from common.telemetry.events import (
     RunStarted,
     parse_event,
 )
-from tests.example_run import example_run
+from tests.support.example_run import example_run
 
 EVENTS = example_run(3)
 

@@ -12,7 +12,7 @@ from common.errors import AuditError, ConfigError
 from deploy.audit import evidence
 from deploy.audit.verify import verify
 from deploy.source_tree import ROOT
-from tests.audited_run import NAMES, AuditedRun, audited_run
+from tests.support.audited_run import NAMES, AuditedRun, audited_run
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from common.run.round_terms import RoundTerms
 from deploy.audit import verify as audit_verify
 from deploy.audit.verify import Verdict, find_chains, verify
 from server.initial_model import initial_model
-from tests.audited_run import EPSILON, NAMES, RUN_ID, AuditedRun, audited_run, server_writer, terms_of
+from tests.support.audited_run import EPSILON, NAMES, RUN_ID, AuditedRun, audited_run, server_writer, terms_of
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from common.run.proposal import RunState
 from common.telemetry.events import EVENTS_FILE, RoundDone, RunFinished
 from deploy.consortium import server, status
 from server.members.roster import Membership
 from server.members.versions import SpokenVersions
-from server.run_queue import RunProposal, RunQueue, RunState
-from tests.example_run import example_run
-from tests.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
+from server.run_queue import RunProposal, RunQueue
+from tests.support.example_run import example_run
+from tests.support.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
 
 
 def shown(state: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -11,8 +11,8 @@ from deploy.experiment.accuracy import FAMILIES, OWN_FILE, Aim, _chosen, own_fil
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Study, Training
 from deploy.experiment.tables import accuracy_table
-from tests.example_run import example_run
-from tests.unit.deploy.experiment.tiny import PHANTOM
+from tests.support.example_run import example_run
+from tests.support.tiny import PHANTOM
 
 ROUNDS = tuple(event for event in example_run() if isinstance(event, RoundDone))
 

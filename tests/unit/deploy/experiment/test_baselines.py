@@ -14,8 +14,8 @@ from deploy.experiment import baselines
 from deploy.experiment.baselines import plan, write_baselines
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Study, Training, run_study
-from tests.example_run import example_run
-from tests.unit.deploy.experiment.tiny import PHANTOM
+from tests.support.example_run import example_run
+from tests.support.tiny import PHANTOM
 
 ROUNDS = tuple(event for event in example_run() if isinstance(event, RoundDone))
 TRAINED: list[Training] = []

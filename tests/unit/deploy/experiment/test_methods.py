@@ -7,7 +7,7 @@ import torch
 from common.config import replace
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.experiment.methods import Method, train
-from tests.unit.deploy.experiment.tiny import PHANTOM
+from tests.support.tiny import PHANTOM
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from common.shards import SPLITS
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import split
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
-from tests.unit.deploy.experiment.tiny import PHANTOM
+from tests.support.tiny import PHANTOM
 
 
 def _data() -> DataSet:

@@ -12,7 +12,7 @@ from deploy.experiment.privacy import GAINS_FILE, MODES, PLOT_FILE, RELEASED, dr
 from deploy.experiment.runner import TABLE_FILE, RunGroup
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
-from tests.small_consortium import CONFIG
+from tests.support.small_consortium import CONFIG
 
 
 def test_the_modes_differ_in_where_the_noise_is_and_in_nothing_else(tmp_path: Path) -> None:

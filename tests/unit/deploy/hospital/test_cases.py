@@ -20,7 +20,7 @@ from client.data.hospital_data import Report, check_data
 from client.data.mistakes import Mistake
 from client.data.readers import read_picture
 from deploy import cli
-from tests.unit.client.data.hospital_folder import CONTRACT, chest_images, dicom
+from tests.support.hospital_folder import CONTRACT, chest_images, dicom
 
 Pixels = npt.NDArray[np.uint16]
 Make = Callable[[Pixels, int], bytes]

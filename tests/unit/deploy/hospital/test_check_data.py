@@ -14,8 +14,8 @@ from common.errors import ConfigError, DataError
 from deploy import cli
 from deploy.datasets.tasks import task_named
 from deploy.hospital import check_data
-from tests.unit.client.data.hospital_folder import Hospital, dicom, healthy
-from tests.unit.client.data.planted_mistakes import another_chest
+from tests.support.hospital_folder import Hospital, dicom, healthy
+from tests.support.planted_mistakes import another_chest
 
 CONFIG = Path(__file__).parents[4] / "config.yaml"
 

@@ -15,7 +15,7 @@ from common.errors import LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from deploy.hospital.ledger import main
-from tests.ledger_of_version_1 import write_ledger
+from tests.support.ledger_of_version_1 import write_ledger
 
 FINGERPRINT = bytes(range(32))
 RUN = "a1" * 16

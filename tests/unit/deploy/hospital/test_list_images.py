@@ -7,8 +7,8 @@ import pytest
 from common.errors import DataError
 from deploy import cli
 from deploy.hospital.list_images import Key, LabelTable, list_images, read_labels
-from tests.unit.client.data.hospital_folder import CLASSES, chest_images, dicom, png, workbook
-from tests.unit.deploy.hospital.test_check_data import CONFIG
+from deploy.source_tree import ROOT
+from tests.support.hospital_folder import CLASSES, chest_images, dicom, png, workbook
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_an_export_and_a_table_of_findings_become_data_that_keeps_the_contract(e
     labels = tmp_path / "findings.csv"
     labels.write_text("accession_number,label\n" + "".join(f"A{n:04d},{CLASSES[n // 2 % 2]}\n" for n in range(30)))
     assert cli.main(["hospital", "list-images", str(export), "--labels", str(labels)]) == 0
-    contract = ("--config", str(CONFIG), "--set", "training.batch_size=8")
+    contract = ("--config", str(ROOT / "config.yaml"), "--set", "training.batch_size=8")
     assert cli.main(["hospital", "check-data", str(export), *contract]) == 0
     listed = rows(export)
     assert len(listed) == 60

@@ -5,7 +5,7 @@ import pytest
 from client.own_results import OWN_RESULTS_FILE, append
 from common.errors import RunError
 from deploy.hospital.report import main
-from tests.unit.client.test_own_results import OTHER, RUN, result
+from tests.support.own_result import OTHER, RUN, result
 
 
 def test_the_last_run_is_shown_round_by_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

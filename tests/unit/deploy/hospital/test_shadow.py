@@ -8,7 +8,7 @@ import pytest
 from common.errors import DataError
 from deploy.hospital.shadow import EXIT_DRIFT, compare, drifts, main
 from deploy.results.stored_answers import StoredAnswer, store
-from tests.unit.deploy.results.test_stored_answers import answer
+from tests.support.answered_images import answer
 
 MONDAY = datetime.datetime(2026, 1, 5, tzinfo=datetime.UTC).timestamp()
 WEEK = 7 * 86400.0

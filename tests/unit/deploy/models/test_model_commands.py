@@ -16,7 +16,7 @@ from deploy.models import check, initial
 from deploy.models import hash as hash_command
 from server import initial_model
 from server.checkpoints import CheckpointStore
-from tests.onnx_files import honest
+from tests.support.onnx_files import honest
 
 RUN_ID = "c1" * 16
 ABSENT = replace(Config(), model={"name": "not_on_this_server:small", "sha256": "d" * 64})

@@ -1,4 +1,4 @@
-"""``confide load`` tells the server's memory beyond its constant in vectors of the model it is asked for."""
+"""``confide load`` prints the server's memory beyond its constant in vectors of the model it is asked for."""
 
 import json
 from pathlib import Path

@@ -6,7 +6,7 @@ from common.telemetry.events import Evaluated
 from deploy.results.calibration import Calibration, attacker_gains, predictive_values
 from deploy.results.history import RunHistory
 from deploy.results.reader_questions import answers, epsilon_in_words
-from tests.example_run import example_of_three_classes, example_run
+from tests.support.example_run import example_of_three_classes, example_run
 
 HISTORY = RunHistory.of(example_run(6))
 

@@ -12,7 +12,7 @@ from common.telemetry.events import Event
 from deploy.results import dashboard
 from deploy.results.dashboard_page import costs_of, figures_of, full_table, learning_table, notes_of, privacy_table
 from deploy.results.history import RunHistory
-from tests.example_run import HOSPITALS, example_of_three_classes, example_run
+from tests.support.example_run import HOSPITALS, example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 

@@ -4,51 +4,29 @@ import io
 import shutil
 import subprocess
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-import torch
 from PIL import Image
-from pydicom.uid import generate_uid
 
 from client.data.readers import quiet
 from common.errors import DataError
-from common.models import registry
-from common.models.flat import flat_parameters
 from deploy.datasets import phantom
-from deploy.results.model_file import ModelFacts, load_model, save_model
+from deploy.results.model_file import load_model
 from deploy.results.predict import PICTURE_ENDING, REPORT_ENDING, main, predict
-from tests.unit.client.data.hospital_folder import dicom, png
+from tests.support.answered_images import HEADER, SERIES, STUDY, small_model
+from tests.support.hospital_folder import dicom, png
 
 needs_dcmtk = pytest.mark.skipif(
     shutil.which("dsrdump") is None, reason="dcmtk is not installed (Debian: apt-get install dcmtk)"
 )
 
-STUDY, SERIES = generate_uid(), generate_uid()
-HEADER: Mapping[str, Any] = {
-    "SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg", "PatientID": "4711", "PatientSex": "M",
-    "PatientBirthDate": "19500102", "AccessionNumber": "A-1", "StudyID": "S1", "StudyDate": "20260102",
-    "StudyTime": "101112", "ReferringPhysicianName": "Dr Weiß", "StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES,
-    "BodyPartExamined": "CHEST", "ViewPosition": "PA", "InstitutionName": "St. Elsewhere", "OperatorsName": "Doe^Jane",
-}  # fmt: skip
-
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    torch.set_num_threads(1)
-    name = "scattering_linear"
-    network = registry.build(name, 2, 1, 28, seed=3)
-    flat = np.random.default_rng(2).normal(0, 0.1, flat_parameters(network).shape).astype(np.float32)
-    facts = ModelFacts(
-        architecture=name, classes=("normal", "pneumonia"), channels=1, image_size=28, threshold=0.4, run_id="0" * 32,
-        task="pneumonia", data_set="phantom", privacy={"mode": "none"},
-    )  # fmt: skip
-    save_model(tmp_path, flat, facts)
-    return tmp_path
+    return small_model(tmp_path)
 
 
 def _chest(**fields: object) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from common.errors import RunError
 from common.telemetry.events import Evaluated, RoundDone
 from deploy.results.history import RunHistory, follow
-from tests.example_run import example_run
+from tests.support.example_run import example_run
 
 NO_WAIT = 0.0005
 

@@ -8,7 +8,7 @@ from common.config import Config, replace
 from common.evaluation import METRICS
 from common.telemetry.events import Evaluated, RoundDone
 from deploy.results.intervals import Interval, of_round, of_test, over_runs, over_test_records
-from tests.example_run import example_of_three_classes, example_run
+from tests.support.example_run import example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 DONE = next(event for event in reversed(example_run(6, config=EXACT)) if isinstance(event, RoundDone))

@@ -7,7 +7,7 @@ from rich.console import Console
 from common.config import Config, replace
 from common.telemetry.events import Event, RoundDone
 from deploy.results.live_table import LiveTable
-from tests.example_run import example_of_three_classes, example_run
+from tests.support.example_run import example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 

@@ -12,7 +12,7 @@ from common.telemetry.events import Evaluated, RoundDone
 from deploy.results import metric_sinks
 from deploy.results.dashboard import main
 from deploy.results.metric_sinks import Sink
-from tests.example_run import example_run
+from tests.support.example_run import example_run
 
 
 class _Kept:

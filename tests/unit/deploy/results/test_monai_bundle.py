@@ -10,13 +10,13 @@ import torch
 from deploy.datasets import phantom
 from deploy.results.export import main
 from deploy.results.onnx_file import INPUT
-from tests.unit.deploy.results.exported_model import answers_of, model_of
+from tests.support.exported_model import answers_of, model_of
 
 MANDATORY = {
     "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task", "description",
     "authors", "copyright", "network_data_format",
 }  # fmt: skip
-"""Of ``metadata.json``, by MONAI's bundle specification."""
+"""The keys of ``metadata.json``, by MONAI's bundle specification."""
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from deploy.results.onnx_file import TOLERANCE, to_onnx
 from deploy.results.onnx_preparation import preparation
 from deploy.results.onnx_scattering import RealScattering
 from deploy.results.predict import main as predict_main
-from tests.unit.deploy.results.exported_model import answers_of, model_of
+from tests.support.exported_model import answers_of, model_of
 
 PAGE = Path(__file__).parents[4] / "docs" / "export.md"
 TEST_IMAGES = 624

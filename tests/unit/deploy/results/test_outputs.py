@@ -9,7 +9,7 @@ from common.errors import RunError
 from common.telemetry.events import RoundDone
 from deploy.results.history import RunHistory
 from deploy.results.outputs import COLUMNS, MetricsFile, RunOutputs, metrics_row, summary
-from tests.example_run import HOSPITALS, example_of_three_classes, example_run
+from tests.support.example_run import HOSPITALS, example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 

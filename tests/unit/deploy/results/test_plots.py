@@ -13,7 +13,7 @@ from deploy.results import plots
 from deploy.results.calibration import Calibration
 from deploy.results.history import RunHistory
 from deploy.results.leaves_picture import leaves
-from tests.example_run import example_of_three_classes, example_run
+from tests.support.example_run import example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 HISTORY = RunHistory.of(example_run(6))

@@ -20,7 +20,7 @@ from common.task import TaskKind
 from deploy.datasets import phantom
 from deploy.results.model_file import ModelFacts, save_model
 from deploy.results.predict import main
-from tests.unit.client.data.hospital_folder import dicom, png
+from tests.support.hospital_folder import dicom, png
 
 NETWORK = registry.build("cnn", 2, 1, 28, seed=3)
 

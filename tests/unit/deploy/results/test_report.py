@@ -13,7 +13,7 @@ from deploy.results.model_file import save_model
 from deploy.results.outputs import RunOutputs, model_facts
 from deploy.results.report import main
 from deploy.results.report_facts import RunFacts, changed_keys, compare, what_each_learns
-from tests.example_run import HOSPITALS, example_of_three_classes, example_run
+from tests.support.example_run import HOSPITALS, example_of_three_classes, example_run
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 

@@ -13,9 +13,9 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import ResultsKeeper, RunFolder, is_complete
 from server.events import EventLog
-from tests.audited_run import NAMES
-from tests.example_run import example_run
-from tests.finished_run import finished_run
+from tests.support.audited_run import NAMES
+from tests.support.example_run import example_run
+from tests.support.finished_run import finished_run
 
 WRITTEN = (METRICS_FILE, SUMMARY_FILE, TENSORS_FILE, CARD_FILE, "report.html", "report.md", "model_card.md", "ca.pem")
 

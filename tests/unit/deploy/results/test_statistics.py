@@ -7,7 +7,7 @@ from common.errors import RunError
 from common.telemetry.events import EVENTS_FILE, Counted, Event, EventFile
 from deploy.results.report import main as report
 from deploy.results.statistics import main, shown
-from tests.example_run import example_run
+from tests.support.example_run import example_run
 
 COUNTED = Counted(
     time=1_750_000_001.0, units=160, deviation=10.0, least=30.0, epsilon=0.5, claim="ε = 0.500 at δ = 0.001",

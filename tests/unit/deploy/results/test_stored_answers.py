@@ -6,23 +6,16 @@ from pydicom.uid import generate_uid
 from common.errors import DataError, RunError
 from deploy.datasets import phantom
 from deploy.results.predict import main
-from deploy.results.stored_answers import StoredAnswer, read, store
-from tests.unit.client.data.hospital_folder import dicom, png
-from tests.unit.deploy.results.test_dicom_answer import HEADER, model
-
-__all__ = ["model"]
+from deploy.results.stored_answers import read, store
+from tests.support.answered_images import HEADER, answer, small_model
+from tests.support.hospital_folder import dicom, png
 
 CHESTS = phantom.chest(3, 64, 3).images[:, 0]
 
 
-def answer(number: int, **fields: object) -> StoredAnswer:
-    usual: dict[str, object] = {
-        "time": 1.8e9, "model": "a" * 64, "classes": ("normal", "pneumonia"), "image": f"{number:064x}",
-        "file": f"{number}.dcm", "accession_number": f"A{number}", "study_instance_uid": "", "predicted": "normal",
-        "probabilities": {"normal": 0.7, "pneumonia": 0.3}, "score": -0.85, "brightness": 0.5, "contrast": 0.2,
-        "distance": 0.3, "remarks": (),
-    }  # fmt: skip
-    return StoredAnswer.model_validate({**usual, **fields})
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return small_model(tmp_path)
 
 
 def test_an_image_is_stored_once_however_often_the_command_runs(

@@ -34,7 +34,7 @@ from common.identity.enrolment import (
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.provenance import confide_version
-from common.run.proposal import RunAnswer
+from common.run.proposal import RunAnswer, RunState
 from common.run.terms import describe
 from common.settings import ServerSettings
 from server.members.authority import Authority
@@ -45,8 +45,8 @@ from server.members.results import FinishedRuns
 from server.members.roster import Membership
 from server.members.tls import reloading_credentials
 from server.members.versions import SpokenVersions
-from server.run_queue import RunProposal, RunQueue, RunState
-from tests.proposed_run import CONFIG, PARAMETERS
+from server.run_queue import RunProposal, RunQueue
+from tests.support.proposed_run import CONFIG, PARAMETERS
 
 NOW = dt.datetime.now(dt.UTC)
 SOON = NOW + dt.timedelta(hours=1)

@@ -128,6 +128,46 @@ def test_a_server_that_knows_no_pages_is_asked_twice(server: Server, pacs: WebPa
     assert len(server.asked) == 2
 
 
+def counted(series: str, objects: str) -> Callable[[str, Mapping[str, str]], Answer]:
+    """Answer with a study of two series of two objects each, and say how many there are of them."""
+
+    def answering(path: str, query: Mapping[str, str]) -> Answer:
+        if "/instances/" in path:
+            return 200, {"Content-Type": "application/dicom"}, b"content"
+        first = int(query["offset"])
+        if path.endswith("/instances"):
+            everything = [match(f"1.3.{number}", "00080018") for number in range(2)]
+        elif path.endswith("/series"):
+            more = {"00080060": "DX", "00201209": objects}
+            everything = [match(f"1.2.{number}", "0020000E", **more) for number in range(2)]
+        else:
+            everything = [match("1.1", **{"00080050": "A1", "00201206": series})]
+        return listing(everything[first : first + int(query["limit"])])
+
+    return answering
+
+
+@pytest.mark.parametrize("said", ["2", " 2 "])
+def test_where_the_server_says_how_many_there_are_no_further_page_is_asked_for(
+    said: str, server: Server, pacs: WebPacs, tmp_path: Path
+) -> None:
+    server.answer = counted(said, said)
+    (study,) = pacs.studies_of_accession("A1")
+    series = pacs.series_of(study)
+    assert [one.uid for one in series] == ["1.2.0", "1.2.1"]
+    pacs.retrieve(study, series[0], tmp_path)
+    listings = [path for path in server.asked if "?" in path]
+    assert len(listings) == 2 + 1 + 1
+
+
+@pytest.mark.parametrize("said", ["1", "3", "0", "-2", "two", "", "2" * 30, "²"])
+def test_a_number_that_is_not_that_of_what_is_listed_is_not_believed(said: str, server: Server, pacs: WebPacs) -> None:
+    server.answer = counted(said, said)
+    (study,) = pacs.studies_of_accession("A1")
+    assert [one.uid for one in pacs.series_of(study)] == ["1.2.0", "1.2.1"]
+    assert len(server.asked) == 2 + 2
+
+
 def test_studies_of_other_modalities_and_accession_numbers_are_left_out(server: Server, pacs: WebPacs) -> None:
     items = [
         match("1.1", **{"00080061": "DX", "00080050": "A1"}),

@@ -25,7 +25,7 @@ from deploy.hospital.pacs.studies import (
     StudyList,
     Wanted,
 )
-from tests.unit.client.data.hospital_folder import chest_images, dicom
+from tests.support.hospital_folder import chest_images, dicom
 
 DAY = datetime.date(2024, 1, 5)
 WANTED = Wanted(("CR", "DX"), ("CHEST",), DAY, DAY)

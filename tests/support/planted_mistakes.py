@@ -19,7 +19,7 @@ from client.data.mistakes import Mistake
 from common.config import PrivacyUnit
 from common.shards import MANIFEST_NAME
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import SIZE, Hospital, chest_images, dicom, encoded, packaged, png, workbook
+from tests.support.hospital_folder import SIZE, Hospital, chest_images, dicom, encoded, packaged, png, workbook
 
 Plant = Callable[[Hospital], str]
 

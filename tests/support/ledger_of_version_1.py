@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-VECTOR = Path(__file__).with_name("vectors") / "ledger_version_1.json"
+VECTOR = Path(__file__).parents[1] / "vectors" / "ledger_version_1.json"
 
 
 def write_ledger(folder: Path) -> None:

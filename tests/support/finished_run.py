@@ -1,7 +1,8 @@
 """A finished run in a server's state folder, as its server leaves it, and a hospital that took part in it."""
 
 import datetime
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import RunFolder
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.progress import RunProgress
-from tests.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
+from tests.support.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class FinishedRun:
         folder = RunFolder(self.folder, self.state)
         folder.bring_up_to_date()
         folder.finish()
+
+    def copy(self, state: Path) -> "FinishedRun":
+        """Return the same run in another state folder; what it appends to its chains would go to the first one."""
+        shutil.copytree(self.state, state)
+        return FinishedRun(replace(self.run, folder=state / self.folder.relative_to(self.state)), state, self.writer)
 
     def hospital(self, state: Path, name: str = NAMES[0]) -> HospitalIdentity:
         """Make the state folder of a hospital that took part, with its chain; returns who it is."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.shards import COLUMNS, MANIFEST_NAME, SPLITS
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import dicom
+from tests.support.hospital_folder import dicom
 
 NAME, BIRTH_DATE = "zeisig", "19640812"
 """In every file name, patient number and header below, and nowhere else."""

@@ -58,7 +58,7 @@ class Consortium:
         named = [word for address in addresses for word in ("--address", address)]
         if "--authority" not in arguments:
             arguments = ("--hold-authority-key", *arguments)
-        self._start("server", ("server", "--state", str(self.state), *named, *self._settings, *arguments), prefix)
+        self.start("server", ("server", "--state", str(self.state), *named, *self._settings, *arguments), prefix)
         self.wait_for((self.state / SERVER_SETTINGS_FILE).exists, 180)
         self._events = EventFile(ServerSettings.read(self.state / SERVER_SETTINGS_FILE).run / EVENTS_FILE)
 
@@ -105,7 +105,7 @@ class Consortium:
             "hospital", "join", invitation, "--data", str(shard), "--state", str(self.hospital_state(name)),
             *self._settings, *arguments,
         )  # fmt: skip
-        self._start(name, command, prefix, environment)
+        self.start(name, command, prefix, environment)
 
     def stop_hospital(self, name: str) -> None:
         """Stop a hospital in good order; the others go on."""
@@ -116,14 +116,14 @@ class Consortium:
 
     def rejoin(self, name: str) -> None:
         """Start a hospital that was stopped again, by the command it joined with."""
-        self._start(name, *self._commands[name])
+        self.start(name, *self._commands[name])
 
     def restart_server(self) -> None:
         """Stop the server in good order, and start it again."""
         process = self._processes["server"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        self._start("server", *self._commands["server"])
+        self.start("server", *self._commands["server"])
 
     def ended(self, name: str) -> int | None:
         return self._processes[name].poll()
@@ -163,8 +163,8 @@ class Consortium:
         for process in self._processes.values():
             process.wait(60)
 
-    def _start(
-        self, name: str, command: Sequence[str], prefix: Prefix, environment: Mapping[str, str] | None = None
+    def start(
+        self, name: str, command: Sequence[str], prefix: Prefix = (), environment: Mapping[str, str] | None = None
     ) -> None:
         self._commands[name] = (command, prefix, environment)
         self._stopped.discard(name)

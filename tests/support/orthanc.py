@@ -19,7 +19,7 @@ import pydicom
 
 from common.settings import free_port
 from deploy.datasets import phantom
-from tests.unit.client.data.hospital_folder import dicom
+from tests.support.hospital_folder import dicom
 
 BINARY = shutil.which("Orthanc")
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

@@ -92,7 +92,7 @@ from common.secagg.masks import Mask, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from common.task import TaskConfig, TaskKind, implied
-from tests.protocol.parties import Hospital
+from tests.support.parties import Hospital
 
 VICTIM = "hospital-1"
 MOST_HOSPITALS = 5
@@ -347,8 +347,8 @@ class Twin:
         self.chain = chain
         return HospitalAgent(me, authority.certificate, self.policy, surroundings)
 
-    def _open(self, _folder: Path, contract: DataContract, _cache: Path) -> HospitalData:
-        """Open what is in memory; whether it is fit for the task is the one bit that a hospital tells, and public."""
+    def _open(self, _folder: Path, contract: DataContract, _cache: Path, _began_with: str) -> HospitalData:
+        """Open what is in memory; whether it is fit for the task is the one bit that a hospital sends, and public."""
         if (contract.image_size, contract.channels, contract.classes) != (SIDE, 1, TASK.classes):
             raise DataError("the images are not what the run asks for")
         return self.data
@@ -359,7 +359,7 @@ class Twin:
         self.agent = self.started()
 
     def lines(self) -> list[Any]:
-        """Return what the audit chain tells others, without the digest of the ledger's head."""
+        """Return what the audit chain shows others, without the digest of the ledger's head."""
         bodies = [json.loads(line)["body"] for line in (self.state / AUDIT_FILE).read_bytes().splitlines()]
         for body in bodies:
             if body.get("ledger"):
@@ -528,8 +528,8 @@ def of_task(task: TaskConfig) -> Iterator[None]:
     runs = tuple({**run, "task": task.model_dump()} for run in RUNS_OF_TASKS)
     cached = (_described, first_model, overflowing_model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.attacks.twins.TASK", task)
-        patch.setattr("tests.attacks.twins.RUNS", runs)
+        patch.setattr("tests.support.twins.TASK", task)
+        patch.setattr("tests.support.twins.RUNS", runs)
         for function in cached:
             function.cache_clear()
         yield
@@ -538,7 +538,7 @@ def of_task(task: TaskConfig) -> Iterator[None]:
 
 
 TOLD_MEANS: list[RoundTerms] = []
-"""The terms of rounds that asked for a mean and came to their end."""
+"""The terms of rounds that asked for a mean and reached their end."""
 
 BENT: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("privacy", "delta", (1e-3, 1 / 20, 1 / 25, 1 / 30, 1 / 41, 0.09)),

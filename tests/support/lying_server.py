@@ -118,7 +118,7 @@ from common.secagg.neighbours import neighbourhoods
 from common.secagg.parameters import RunParameters, Segment
 from common.secagg.phases import Phase
 from common.secagg.shamir import rebuild
-from tests.attacks.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
+from tests.support.twins import BASE, CLASSES, first_model, hospital_data, quick_accounting
 
 MOST_HOSPITALS = 12
 UNITS = 20
@@ -328,7 +328,7 @@ class _Site:
         )
 
 
-def _open(_folder: Path, _contract: DataContract, _cache: Path) -> HospitalData:
+def _open(_folder: Path, _contract: DataContract, _cache: Path, _began_with: str) -> HospitalData:
     return _data()
 
 

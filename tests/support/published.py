@@ -11,7 +11,7 @@ import pytest
 from common.privacy.accounting import MechanismEvent, MechanismKind
 
 VECTORS: dict[str, Any] = json.loads(
-    (Path(__file__).parents[3] / "vectors" / "dp_reference_values.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "vectors" / "dp_reference_values.json").read_text(encoding="utf-8")
 )
 
 

@@ -77,7 +77,7 @@ class Deployed:
         }
 
     def sums(self) -> dict[int, frozenset[str]]:
-        """Return for each round whose metrics are out the hospitals in its sum, as the sum itself tells."""
+        """Return for each round whose metrics are out the hospitals in its sum, as the sum itself shows."""
         subsets = {
             sum(self.sizes[name] for name in chosen): frozenset(chosen)
             for number in range(1, len(self.sizes) + 1)

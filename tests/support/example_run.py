@@ -64,7 +64,7 @@ def example_run(
         rounds: asked for; at most 12 are done.
         data_set: its name.
         config: with exact evaluation counts, or the noise that is the default.
-        finished: the run has come to its end.
+        finished: the run has ended.
         tested: its last model was measured on the test parts before that.
         authority_on_server: the server holds the authority's key.
     """

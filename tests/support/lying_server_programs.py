@@ -1,6 +1,6 @@
 """Programs of a lying server that are stored with what comes of them, so that another implementation can replay them.
 
-``python -m tests.attacks.lying_server_programs`` writes ``tests/vectors/lying_server``. Each file holds a program and
+``python -m tests.support.lying_server_programs`` writes ``tests/vectors/lying_server``. Each file holds a program and
 what is expected: for each step each hospital's kind of reply or code of refusal, which sums the server can unmask in
 the end, and how many lines of each account each hospital's ledger has.
 """
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.attacks.lying_server import MODES, Program, Step, honest_round, play, quick_hospitals, random_program
+from tests.support.lying_server import MODES, Program, Step, honest_round, play, quick_hospitals, random_program
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "lying_server"
 
