@@ -628,6 +628,7 @@ _BOOKED_BEFORE = (
     + """\
         answered = release is not None and self._book_release(round_number, release)
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
+        self._leave_out_what_is_gone()
         validation, test, own = self._measured(model)
         started = time.perf_counter()
         change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
@@ -684,9 +685,9 @@ _CONTRIBUTION_MUTATIONS = (
     ),
     Mutation(
         "a release is booked to the training account",
-        "client/contribution.py",
-        "_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}",
-        "_ACCOUNTS = dict.fromkeys(Part, Account.TRAINING)",
+        "client/planned_cost.py",
+        "ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}",
+        "ACCOUNTS = dict.fromkeys(Part, Account.TRAINING)",
         (_NOISE,),
     ),
     Mutation(
@@ -699,8 +700,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the noise of evaluation comes from a constant key",
         "client/contribution.py",
-        "Keystream(self._random(SEED_BYTES))\n        validation",
-        "Keystream(bytes(SEED_BYTES))\n        validation",
+        "Keystream(self._random(SEED_BYTES))\n        self._leave",
+        "Keystream(bytes(SEED_BYTES))\n        self._leave",
         (_NOISE,),
     ),
     Mutation(
