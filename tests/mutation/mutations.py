@@ -768,6 +768,13 @@ _CONTRIBUTION_MUTATIONS = (
         (f"{_CONTRIBUTION}::test_a_release_is_made_as_often_as_the_run_allows",),
     ),
     Mutation(
+        "figures for a hospital's own staff that fail are told to the server",
+        "client/contribution.py",
+        "            return validation, test, None\n",
+        "            raise\n",
+        (f"{_CONTRIBUTION}::test_figures_that_cannot_be_made_of_scores_are_not_told_to_the_server",),
+    ),
+    Mutation(
         "training that fails is told to the server",
         "client/contribution.py",
         "return self._trained(plan, self._train.emptied(), model, cohort, random)",
@@ -1012,7 +1019,7 @@ _TASK_AND_MODEL_MUTATIONS = (
         'return canonical_json(self.model_dump(mode="json"))',
         'return canonical_json(self.model_dump(mode="json", exclude={"training": {"copies", "warp"}, '
         '"privacy": {"mean_share"}}))',
-        ("tests/unit/common/test_config.py", f"{_ATTACKS}/test_lies_about_terms.py"),
+        ("tests/unit/common/test_config.py",),
     ),
     Mutation(
         "the label map is left out of the terms that hospitals agree to",
@@ -1040,7 +1047,7 @@ _TASK_AND_MODEL_MUTATIONS = (
         "common/models/backbone.py",
         "if hashlib.sha256(encoded).hexdigest() != named.sha256:",
         "if not hashlib.sha256(encoded).hexdigest():",
-        (_UNACCEPTED, "tests/unit/common/models/test_backbone.py"),
+        ("tests/unit/common/models/test_backbone.py::test_a_file_that_is_exchanged_after_it_was_found_is_refused",),
     ),
     Mutation(
         "a run refuses for what its own terms find in an image",
@@ -1092,7 +1099,7 @@ _MEAN_MUTATIONS = (
         "client/training.py",
         "    centre += noise.noise_share(cohort, Keystream(random(SEED_BYTES)))\n",
         "",
-        (_MEAN_UNIT, _TRAINING),
+        (f"{_TRAINING}::test_the_mean_of_features_in_mode_distributed_carries_a_hospitals_share_of_noise",),
     ),
     Mutation(
         "the mean of features in mode local carries no noise",
@@ -1106,14 +1113,14 @@ _MEAN_MUTATIONS = (
         "client/contribution.py",
         "return feature_mean(self.model, self.data, plan, self.stated, self.random)",
         "return feature_mean(self.model, self.data, plan, max(1, len(self.data)), self.random)",
-        (_MEAN_UNIT, _TRAINING, _CONTRIBUTION),
+        (f"{_CONTRIBUTION}::test_a_mean_of_features_is_over_at_most_what_is_stated_and_divided_by_that",),
     ),
     Mutation(
         "the mean of features counts more units than are stated",
         "client/contribution.py",
         "            data = data.limited(stated, self._run.privacy.unit, self._choice)\n",
         "            pass\n",
-        (_MEAN_UNIT, _MEAN, _CONTRIBUTION),
+        (f"{_CONTRIBUTION}::test_a_mean_of_features_is_over_at_most_what_is_stated_and_divided_by_that",),
     ),
     Mutation(
         "copies of a record are summed instead of averaged",
@@ -1134,7 +1141,7 @@ _MEAN_MUTATIONS = (
         "client/contribution.py",
         "planned = [] if mean is None else [mean]",
         "planned: list[Any] = []",
-        (_CONTRIBUTION, _MEAN),
+        (f"{_CONTRIBUTION}::test_a_runs_planned_end_counts_the_mean_of_features",),
     ),
     Mutation(
         "the mean of features is left out of what a proposal costs",
