@@ -1201,7 +1201,7 @@ _RUN_MUTATIONS = (
         "client/agent.py",
         "until = self._agreements.check_run(description, self._policy.runs, self._here.now())",
         "until = None",
-        (_AGENT, _AGREEMENT),
+        (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),
     Mutation(
         "an agreement's end is forgotten once a run has begun",
@@ -1209,7 +1209,7 @@ _RUN_MUTATIONS = (
         "        check_time(run.description.run_id, run.until, self._here.now())\n"
         "        terms = RoundTerms.decode(asked.terms)\n",
         "        terms = RoundTerms.decode(asked.terms)\n",
-        (_AGENT,),
+        (f"{_AGENT}::test_no_vector_is_given_after_the_agreed_time_although_the_run_has_begun",),
     ),
     Mutation(
         "a server may change what a hospital has answered",

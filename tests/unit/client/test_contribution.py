@@ -14,7 +14,7 @@ import client.contribution as module
 from client.contribution import Contribution, Contributor
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.ledger.ledger import Ledger, export
-from client.training import LocalUpdate, TrainingData, train_locally
+from client.training import LocalUpdate, TrainingData, feature_mean, train_locally
 from common.config import HospitalConfig, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
@@ -270,7 +270,7 @@ def test_a_mean_of_features_is_over_at_most_what_is_stated_and_divided_by_that(
 ) -> None:
     run = on_features(dealt, tmp_path / "run", 0.1)
     hospital, heard = Hospital(run, tmp_path, stated_training_units=stated), []
-    real = module.feature_mean
+    real = feature_mean
 
     def listened(model: Any, data: TrainingData, plan: Any, divisor: float, random: Any) -> Any:  # noqa: ANN401
         heard.append((len(data), divisor))
