@@ -495,7 +495,11 @@ class Contributor:
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
             return none, none, None
-        return validation, test, self._own_figures(validation, test)
+        try:
+            return validation, test, self._own_figures(validation, test)
+        except Exception as error:  # noqa: BLE001 - a figure for its own staff must not become a refusal
+            _LOG.error("this hospital's own figures of the model cannot be computed (%s)", _kind(error))
+            return validation, test, None
 
     def _own_figures(self, validation: Array, test: Array) -> Metrics:
         if self._run.task.kind is TaskKind.MULTILABEL:

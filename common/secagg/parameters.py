@@ -180,10 +180,10 @@ class RunParameters:
     def threshold(self, hospitals: int) -> int:
         """Return t, how many of the ``hospitals`` that advertised keys must stay to the end.
 
-        Bonawitz et al. 2017, theorem 6.5 (active): privacy holds against a server with n_C colluding hospitals
+        Bonawitz et al. 2017, against an active server: privacy holds against a server with n_C colluding hospitals
         whenever 2t > n + n_C. The consortium is fixed, but the server chooses who of it is in the directory, and could
         leave honest hospitals out; so n_C is any number below a third of the members, whatever n is. With everyone
-        present that is the smallest t above 2n/3, and t is above 2n/3 always. Theorem 6.3 (semi-honest) asks for
+        present that is the smallest t above 2n/3, and t is above 2n/3 always. Against a semi-honest one they ask for
         n_C < t; the smallest t above n/2 gives that for any minority.
 
         >>> roster = {f"hospital-{i}": bytes(32) for i in range(4)}

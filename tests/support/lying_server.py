@@ -213,7 +213,7 @@ def _models(length: int) -> tuple[Array, ...]:
 def pinned_threshold(members: int, present: int) -> int:
     """Return the smallest t for which 2t > n + n_C for n present hospitals and any n_C below a third of the members.
 
-    Written by the theorem's condition (Bonawitz et al. 2017, 6.5), not by the product's formula. t is above 2n/3 and at
+    Written by the theorem's condition (Bonawitz et al. 2017), not by the product's formula. t is above 2n/3 and at
     least 3.
     """
     colluding = (members - 1) // 3

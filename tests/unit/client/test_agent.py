@@ -147,6 +147,16 @@ def test_another_model_than_the_one_named_costs_no_epsilon(overheard: Overheard)
     assert not overheard.made.booked(NAME)
 
 
+def test_no_vector_is_given_after_the_agreed_time_although_the_run_has_begun(overheard: Overheard) -> None:
+    run = overheard.agent._run
+    assert run is not None
+    run.until = 1
+    reply = refused(overheard.answer(overheard.masked_input(), overheard.model))
+    assert reply.code == "policy"
+    assert "has ended" in reply.reason
+    assert not overheard.made.booked(NAME)
+
+
 @pytest.mark.parametrize(
     "model",
     [None, np.zeros(4), np.zeros((2, 2), np.float32), np.full(4, np.nan, np.float32)],
@@ -202,6 +212,7 @@ def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) 
         (POLICY, {"experiment": {"min_records_per_class": 1}}, "experiment.min_records_per_class = 1"),
         (POLICY, {"privacy": {"delta": 0.025}}, "below 1 / 40 training records"),
         (willing(delta=0.025), {}, "its own hospital.delta"),
+        (willing(runs="ask"), {}, "operator decides on each run"),
     ],
 )
 def test_a_run_outside_the_hospitals_policy_is_refused(

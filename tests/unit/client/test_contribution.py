@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ import client.contribution as module
 from client.contribution import Contribution, Contributor
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.ledger.ledger import Ledger, export
-from client.training import LocalUpdate, TrainingData, train_locally
+from client.training import LocalUpdate, TrainingData, feature_mean, train_locally
 from common.config import HospitalConfig, RunDescription
-from common.errors import EvaluationSpentError, RunError
+from common.errors import BudgetExceededError, EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
 from common.keystream import Keystream
-from common.privacy.mechanism import LocalNoise
+from common.privacy.accounting import Accountant, epsilon
+from common.privacy.mechanism import LocalNoise, mechanism_of
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import describe, fewest_survivors, release_mechanism
+from common.run.terms import describe, fewest_survivors, layout_of, release_mechanism
 from common.run.vector import Tail
 from common.secagg.binding import bound_hash
 from server.initial_model import initial_model
@@ -243,6 +245,54 @@ def test_training_that_fails_gives_a_valid_vector(
     made = hospital.contribute()
     assert made.vector.shape == (description.vector_length,)
     assert hospital.contributor.layout.decode(made.vector, 1).mean_delta.any()  # Noise, as ever.
+
+
+def test_figures_that_cannot_be_made_of_scores_are_not_told_to_the_server(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:  # noqa: ANN401
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "metrics", failing)
+    made = Hospital(description, tmp_path).contribute(1)
+    assert made.vector.shape == (description.vector_length,)
+    assert made.own is None
+
+
+def on_features(dealt: Dealt, folder: Path, mean_share: float) -> RunDescription:
+    made = small(dealt, folder, model={"name": "scattering_linear"}, privacy={"mean_share": mean_share})
+    return describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, made.consortium.roster)
+
+
+@pytest.mark.parametrize(("stated", "counted"), [(40, 40), (60, HELD["train"])])
+def test_a_mean_of_features_is_over_at_most_what_is_stated_and_divided_by_that(
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: int, counted: int
+) -> None:
+    run = on_features(dealt, tmp_path / "run", 0.1)
+    hospital, heard = Hospital(run, tmp_path, stated_training_units=stated), []
+    real = feature_mean
+
+    def listened(model: Any, data: TrainingData, plan: Any, divisor: float, random: Any) -> Any:  # noqa: ANN401
+        heard.append((len(data), divisor))
+        return real(model, data, plan, divisor, random)
+
+    monkeypatch.setattr(module, "feature_mean", listened)
+    terms = RoundTerms(purpose=Purpose.MEAN, model_hash=hash_model(hospital.model), fewest_survivors=0)
+    hospital.contributor.contribute(1, terms, hospital.model, cohort=COHORT)
+    assert heard == [(counted, stated)]
+
+
+def test_a_runs_planned_end_counts_the_mean_of_features(dealt: Dealt, tmp_path: Path) -> None:
+    run = on_features(dealt, tmp_path / "run", 0.5)
+    delta, accountant = run.privacy.delta, Accountant(run.privacy.accountant)
+    step = mechanism_of(run).plan(run, layout_of(run).parameters).event
+    assert step is not None
+    alone = epsilon([replace(step, steps=step.steps * run.experiment.rounds)], delta, accountant)
+    between = (alone + run.privacy.target_epsilon) / 2
+    assert alone < 0.9 * run.privacy.target_epsilon
+    with pytest.raises(BudgetExceededError, match="planned end"):
+        Hospital(run, tmp_path, delta=delta, epsilon_budget=between).contributor.check_planned_end()
+    Hospital(run, tmp_path, 2, delta=delta, epsilon_budget=4.01).contributor.check_planned_end()
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])

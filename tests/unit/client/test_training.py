@@ -648,6 +648,14 @@ def test_the_mean_of_features_is_that_of_unit_vectors_in_the_centres_place() -> 
     assert 3 < np.linalg.norm(louder[-6:] - local[-6:]) / math.sqrt(6) < 30
 
 
+def test_the_mean_of_features_in_mode_distributed_carries_a_hospitals_share_of_noise() -> None:
+    model, nobody = CentredModel(linear_head(6, 2), 6), with_copies(50).emptied()
+    noise = DistributedMechanism(5.0, 1.0, 2**14, 6, 0, 1)
+    draws = [module.noisy_feature_sum(model, nobody, sum_of(noise, 1.0), 4, seeded(seed))[-6:] for seed in range(100)]
+    # 600 samples: their deviation is within an eighth of the true one but for one case in ten thousand.
+    assert np.std(draws) == pytest.approx(math.sqrt(noise.share_variance(4)), rel=0.125)
+
+
 @pytest.mark.parametrize("unit", PrivacyUnit)
 def test_no_unit_moves_the_sum_of_features_by_more_than_one(unit: PrivacyUnit) -> None:
     data = with_copies(30, per_patient=3)

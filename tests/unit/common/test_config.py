@@ -1,10 +1,13 @@
 """The configuration is strict, and its complaints name the key, the range and what was got."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from common.config import Config, PrivacyMode, RunDescription, load_config, replace
 from common.errors import ConfigError
@@ -123,6 +126,20 @@ def test_every_change_of_a_run_description_changes_its_hash() -> None:
     assert description(vector_length=11).hash() != description().hash()
     denser = replace(Config(), graph={"security_bits": 80}).graph
     assert description(graph=denser).hash() != description().hash()
+
+
+def _without_a_key(of: Any, written: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401 - of any section
+    """Yield each field of a section, at any depth, that its written form lacks."""
+    for name in type(of).model_fields:
+        if name not in written:
+            yield f"{path}{name}"
+        elif isinstance(getattr(of, name), BaseModel):
+            yield from _without_a_key(getattr(of, name), written[name], f"{path}{name}.")
+
+
+def test_no_field_of_a_run_description_is_left_out_of_what_is_hashed() -> None:
+    asked = description()
+    assert list(_without_a_key(asked, json.loads(asked.canonical_json()))) == []
 
 
 def test_what_a_label_means_is_in_a_run_descriptions_hash() -> None:

@@ -239,6 +239,14 @@ def test_a_file_that_is_missing_or_too_large_is_refused(tmp_path: Path, monkeypa
         find(sha256, environment)
 
 
+def test_a_file_that_is_exchanged_after_it_was_found_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted = hashlib.sha256(honest()).hexdigest()
+    named = BackboneModel("backbone_linear", "onnx", "imagenet", FEATURES, accepted)
+    monkeypatch.setattr(backbone, "find", lambda *_: honest() + b" ")
+    with pytest.raises(ConfigError, match="must not change while it is read"):
+        backbone_features(named)
+
+
 def test_the_registry_counts_a_heads_parameters_without_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     name = architecture("backbone_linear", "c" * 64, "onnx", "imagenet", 512)

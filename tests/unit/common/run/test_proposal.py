@@ -69,6 +69,10 @@ def test_terms_change_with_every_section_and_not_with_the_members() -> None:
     ):  # fmt: skip
         assert terms_hash(MEMBERS.description(replace(CONFIG, **{section: change}))) != before, section
     assert terms_hash(MEMBERS.description(run_id="f" * 32)) != before
+    before_task = PROPOSAL.description.task
+    for text in ("0", "normal lungs"):  # What a label means decides which records are used, and as what.
+        task = before_task.model_copy(update={"labels": {**before_task.labels, text: before_task.classes[1]}})
+        assert terms_hash(PROPOSAL.description.model_copy(update={"task": task})) != before, text
 
 
 def test_a_proposal_names_members_each_once_and_enough_of_them() -> None:

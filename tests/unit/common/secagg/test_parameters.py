@@ -23,7 +23,7 @@ def run_of(roster: int, **changes: Any) -> RunParameters:  # noqa: ANN401 - fiel
 def test_the_active_threshold_withstands_a_third_of_the_roster_whoever_is_left_out(
     roster: int, data: st.DataObject
 ) -> None:
-    """Bonawitz et al. 2017, theorem 6.5: 2t > n + n_C, also when the server leaves honest hospitals out."""
+    """Bonawitz et al. 2017, active server: 2t > n + n_C, also when the server leaves honest hospitals out."""
     hospitals = data.draw(st.integers(3, roster))
     colluders = data.draw(st.integers(0, (roster - 1) // 3))
     assert 3 * colluders < roster
