@@ -16,8 +16,8 @@ import yaml
 
 from common.settings import free_port
 from deploy.datasets import phantom
-from tests.e2e.orthanc import HAS_ORTHANC, WHY_SKIPPED, Orthanc, accession, study
 from tests.support.consortium import ENVIRONMENT, ROOT, SETTINGS, Consortium
+from tests.support.orthanc import HAS_ORTHANC, WHY_SKIPPED, Orthanc, accession, study
 
 pytestmark = [
     pytest.mark.e2e,

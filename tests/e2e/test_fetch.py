@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from client.data.catalogue import FETCHED_NAME, ON_ITS_WAY_FOLDER, scan_images
-from tests.e2e.orthanc import HAS_ORTHANC, PASSWORD, WHY_SKIPPED, Certificates, Orthanc, accession, study, study_uid
 from tests.support.consortium import ENVIRONMENT, ROOT
+from tests.support.orthanc import HAS_ORTHANC, PASSWORD, WHY_SKIPPED, Certificates, Orthanc, accession, study, study_uid
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not HAS_ORTHANC, reason=WHY_SKIPPED)]
 
