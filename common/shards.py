@@ -29,7 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from common.errors import DataError
 from common.files import make_private_folder
-from common.task import TaskConfig, TaskKind, implied
+from common.task import Counts, TaskConfig, TaskKind, implied
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -107,12 +107,17 @@ class ShardDescription:
     image_size: int
     several: bool = False
     """Whether a record can have any number of the classes, which then are labels."""
+    uncertain: Counts = Counts.REFUSE
+    empty: Counts = Counts.REFUSE
+    """What an uncertain and an empty label counts as, of several; a label that is left out is written as one."""
 
     @property
     def terms(self) -> TaskConfig:
         """What the labels are."""
         if self.several:
-            return TaskConfig(kind=TaskKind.MULTILABEL, classes=self.classes)
+            return TaskConfig(
+                kind=TaskKind.MULTILABEL, classes=self.classes, uncertain=self.uncertain, empty=self.empty
+            )
         return implied(self.task, self.classes)
 
 
@@ -261,6 +266,8 @@ def read_description(folder: Path) -> ShardDescription | None:
             int(tree["channels"]),
             int(tree["image_size"]),
             bool(tree.get("several", False)),
+            Counts(tree.get("uncertain", Counts.REFUSE)),
+            Counts(tree.get("empty", Counts.REFUSE)),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DataError(f"{DESCRIPTION_NAME} must be a readable shard description; remove it or deal again") from None
@@ -397,6 +404,11 @@ def _encode_description(description: ShardDescription) -> bytes:
         "channels": description.channels,
         "image_size": description.image_size,
         **({"several": True} if description.several else {}),
+        **{
+            key: counts.value
+            for key, counts in (("uncertain", description.uncertain), ("empty", description.empty))
+            if description.several and counts is Counts.LEAVE_OUT
+        },
     }
     return json.dumps(tree, indent=1).encode()
 

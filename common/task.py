@@ -9,7 +9,9 @@ kind        a record's number
 binary      0, or 1 for the positive class, which is always the second
 multiclass  the place of its class
 ordinal     the place of its grade
-multilabel  the sum of 2^k over the labels k that it has, so 0 for a record with none
+multilabel  the sum of 2^k over the labels k that it has, so 0 for a record with none;
+            where the task leaves labels out, 2^(L+k) more for each label k of the L that
+            is not known of it
 =========== ==========================================================================
 """
 
@@ -28,6 +30,12 @@ MOST_CLASSES = 256
 
 MOST_LABELS = 62
 """The largest number of labels of a multi-label task, whose sum of powers of two must fit a signed 64-bit number."""
+
+MOST_LABELS_LEFT_OUT = MOST_LABELS // 2
+"""The same where a label of a record may be unknown, which takes a second power of two for each label."""
+
+UNKNOWN_LABEL = -1
+"""What :func:`targets` holds for a label that is not known of a record: it is neither learnt nor counted."""
 
 LONGEST_NAME = 120
 MOST_SPELLINGS = 4096
@@ -69,7 +77,7 @@ class Counts(StrEnum):
     NEGATIVE = "negative"
     POSITIVE = "positive"
     LEAVE_OUT = "leave_out"
-    """The record is not used."""
+    """The record is not used; in a multi-label task, this label of it is not."""
 
 
 class ImageKindName(StrEnum):
@@ -163,7 +171,14 @@ class TaskConfig(BaseModel):
     @property
     def numbers(self) -> int:
         """Return how many numbers labels can be; each is in [0, numbers)."""
-        return 1 << len(self.classes) if self.kind is TaskKind.MULTILABEL else len(self.classes)
+        if self.kind is not TaskKind.MULTILABEL:
+            return len(self.classes)
+        return 1 << len(self.classes) * (2 if self.leaves_labels_out else 1)
+
+    @property
+    def leaves_labels_out(self) -> bool:
+        """Return whether single labels of a record may be unknown: those are neither learnt nor counted."""
+        return self.kind is TaskKind.MULTILABEL and Counts.LEAVE_OUT in (self.uncertain, self.empty)
 
     @property
     def sick(self) -> tuple[int, ...]:
@@ -181,14 +196,18 @@ class TaskConfig(BaseModel):
         """Return a record's number as a table holds it, so that :class:`LabelReader` reads it back."""
         if self.kind is not TaskKind.MULTILABEL:
             return self.classes[number]
-        own = [self.classes[place] for place in held_by(self, number)]
-        return BETWEEN_LABELS.join(own) if own else f"{self.classes[0]}{BETWEEN_NAME_AND_VALUE}0"
+        unknown = "-1" if self.uncertain is Counts.LEAVE_OUT else ""
+        said = [self.classes[place] for place in held_by(self, number)]
+        said += [f"{self.classes[place]}{BETWEEN_NAME_AND_VALUE}{unknown}" for place in unknown_in(self, number)]
+        return BETWEEN_LABELS.join(said) if said else f"{self.classes[0]}{BETWEEN_NAME_AND_VALUE}0"
 
     def named(self, number: int) -> str:
         """Return a record's number in words."""
-        if self.kind is TaskKind.MULTILABEL and not number:
-            return "none of the labels"
-        return self.written(number).replace(BETWEEN_LABELS, ", ")
+        if self.kind is not TaskKind.MULTILABEL:
+            return self.written(number)
+        own = ", ".join(self.classes[place] for place in held_by(self, number)) or "none of the labels"
+        unknown = ", ".join(self.classes[place] for place in unknown_in(self, number))
+        return f"{own} (not known: {unknown})" if unknown else own
 
 
 def implied(name: str, classes: tuple[str, ...]) -> TaskConfig:
@@ -251,6 +270,11 @@ def _check_labels(task: TaskConfig) -> None:
 
 def _check_counts(task: TaskConfig) -> None:
     if task.kind is TaskKind.MULTILABEL:
+        if task.leaves_labels_out and len(task.classes) > MOST_LABELS_LEFT_OUT:
+            raise ValueError(
+                f"task.uncertain and task.empty must be refuse, negative or positive where a multilabel task has more "
+                f"than {MOST_LABELS_LEFT_OUT} labels, got leave_out and {len(task.classes)} labels"
+            )
         return
     sides = {Counts.POSITIVE: len(task.sick), Counts.NEGATIVE: len(task.classes) - len(task.sick)}
     for key in ("uncertain", "empty"):
@@ -283,7 +307,7 @@ class Unread(StrEnum):
     UNCERTAIN = "uncertain"
     """It is uncertain, and the task does not say what that counts as."""
     LEFT_OUT = "left out"
-    """The task leaves such records out."""
+    """The task leaves such records out; in a multi-label task, those of which it leaves every label out."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +375,8 @@ class LabelReader:
         return self.task.classes.index(next(iter(chosen))) if chosen else Unread.LEFT_OUT
 
     def _several(self, text: str) -> int | Unread:
-        number = 0
+        present_of: dict[str, bool] = {}
+        unknown: set[str] = set()
         for item in text.split(BETWEEN_LABELS):
             name, valued, value = item.partition(BETWEEN_NAME_AND_VALUE)
             plain = _plain(name)
@@ -361,11 +386,23 @@ class LabelReader:
             if plain and not meaning:
                 continue  # A finding that is nothing of this task.
             present = self._present(_plain(value)) if valued else self._present("1" if plain else "")
-            if isinstance(present, Unread):
+            if present is Unread.LEFT_OUT and meaning:
+                unknown.add(meaning)
+            elif isinstance(present, Unread):
                 return present
-            if present and meaning:
-                number |= 1 << self.task.classes.index(meaning)
-        return number
+            elif meaning:
+                present_of[meaning] = present or present_of.get(meaning, False)
+        return self._number({name for name, present in present_of.items() if present}, unknown)
+
+    def _number(self, present: set[str], unknown: set[str]) -> int | Unread:
+        """Return the number of a record; one spelling that says a label is there outweighs one that is not certain."""
+        number, labels = 0, len(self.task.classes)
+        for place, name in enumerate(self.task.classes):
+            if name in present:
+                number |= 1 << place
+            elif name in unknown:
+                number |= 1 << labels + place
+        return Unread.LEFT_OUT if len(unknown - present) == labels else number
 
     def _present(self, value: str) -> bool | Unread:
         if value in ("0", "1"):
@@ -392,12 +429,16 @@ def targets(task: TaskConfig, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.
         numbers: (n,) of records.
 
     Returns:
-        (n,) places of classes; of a multi-label task (n, labels) of 0 and 1.
+        (n,) places of classes; of a multi-label task (n, labels) of 0 and 1, and UNKNOWN_LABEL where it is not known.
     """
     if task.kind is not TaskKind.MULTILABEL:
         return numbers
-    places = np.arange(len(task.classes), dtype=np.int64)
-    return numbers[:, None] >> places & 1
+    labels = len(task.classes)
+    places = np.arange(labels, dtype=np.int64)
+    there: npt.NDArray[np.int64] = numbers[:, None] >> places & 1
+    if not task.leaves_labels_out:
+        return there
+    return np.where(numbers[:, None] >> (labels + places) & 1 == 1, UNKNOWN_LABEL, there)
 
 
 def counted(task: TaskConfig, numbers: npt.NDArray[np.int64]) -> tuple[int, ...]:
@@ -409,7 +450,7 @@ def present(labels: npt.NDArray[np.int64], classes: int) -> tuple[int, ...]:
     """Do as :func:`counted` for what :func:`targets` returns."""
     if labels.ndim == 1:
         return tuple(int(count) for count in np.bincount(labels, minlength=classes))
-    return tuple(int(count) for count in labels.sum(axis=0))
+    return tuple(int(count) for count in (labels == 1).sum(axis=0))
 
 
 def held_by(task: TaskConfig, number: int) -> tuple[int, ...]:
@@ -417,6 +458,14 @@ def held_by(task: TaskConfig, number: int) -> tuple[int, ...]:
     if task.kind is not TaskKind.MULTILABEL:
         return (number,)
     return tuple(place for place in range(len(task.classes)) if number >> place & 1)
+
+
+def unknown_in(task: TaskConfig, number: int) -> tuple[int, ...]:
+    """Return the places of the labels that are not known of a record; none but in a task that leaves labels out."""
+    if not task.leaves_labels_out:
+        return ()
+    labels = len(task.classes)
+    return tuple(place for place in range(labels) if number >> (labels + place) & 1)
 
 
 def strata(task: TaskConfig, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -427,8 +476,8 @@ def strata(task: TaskConfig, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     """
     if task.kind is not TaskKind.MULTILABEL:
         return numbers
-    present = targets(task, numbers)
-    frequency = np.where(present == 1, present.sum(axis=0)[None, :], len(numbers) + 1)
+    present = targets(task, numbers) == 1
+    frequency = np.where(present, present.sum(axis=0)[None, :], len(numbers) + 1)
     rarest: npt.NDArray[np.int64] = frequency.argmin(axis=1)
     return np.where(present.any(axis=1), rarest, len(task.classes))
 

@@ -235,10 +235,12 @@ def _age(text: str) -> str:
 
 
 _CHEST = {"kind": TaskKind.MULTILABEL, "images": ImageKindName.CHEST_RADIOGRAPH, "labels": {NO_FINDING: ""}}
-_UNCERTAIN_IS_ABSENT = {"uncertain": Counts.NEGATIVE, "empty": Counts.NEGATIVE}
+_UNCERTAIN_IS_UNKNOWN = {"uncertain": Counts.LEAVE_OUT, "empty": Counts.NEGATIVE}
+"""What the labellers of CheXpert and MIMIC-CXR mean: -1 is a label that they are not sure of, empty one that no report
+mentions."""
 
 _NIH_TASK = TaskConfig.model_validate({**_CHEST, "classes": NIH_LABELS, "empty": Counts.NEGATIVE})
-_CHEXPERT_TASK = TaskConfig.model_validate({**_CHEST, **_UNCERTAIN_IS_ABSENT, "classes": CHEXPERT_LABELS})
+_CHEXPERT_TASK = TaskConfig.model_validate({**_CHEST, **_UNCERTAIN_IS_UNKNOWN, "classes": CHEXPERT_LABELS})
 _RSNA_TASK = TaskConfig(
     kind=TaskKind.BINARY,
     classes=("no pneumonia", "pneumonia"),

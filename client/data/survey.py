@@ -207,7 +207,9 @@ class Survey:
             yield from find_shortcuts(traces, labels, task.classes)
             return
         for name, present in zip(task.classes, targets(task, labels).T, strict=True):
-            yield from find_shortcuts(traces, 1 - present, (name, f"no {name}"), tasks=len(task.classes))
+            known: list[int] = np.flatnonzero(present >= 0).tolist()
+            own = [traces[row] for row in known]
+            yield from find_shortcuts(own, 1 - present[known], (name, f"no {name}"), tasks=len(task.classes))
 
     def _duplicate_findings(self) -> Iterator[Finding]:
         if not self._seen:

@@ -16,7 +16,7 @@ from common.errors import RunError
 from common.evaluation import intervals
 from common.evaluation.density import mixture_quantiles, mixture_share
 from common.evaluation.layout import Layout
-from common.evaluation.measure_classes import TELLING_DEVIATIONS, class_shares, of_classes
+from common.evaluation.measure_classes import TELLING_DEVIATIONS, class_shares, known_shares, of_classes
 from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, ClassCount, ScoreFigures, of_score
 from common.evaluation.metrics import METRICS, OF_A_CLASS, UNDEFINED, ClassFigures, Metrics
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
@@ -36,6 +36,10 @@ FIRST_EDGES = {2: (-4.0, 0.0, 4.0), 3: (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)}
 MIDDLE = 0.5
 LARGEST_EDGE = 1e6
 _CLOSEST = 1e-6
+
+_KNOWN_NOISE = math.sqrt(1.25)
+"""By how much a share of the units of which a label is known is noisier for not knowing their number exactly: both are
+counted with one weight, and the share lies within 1/2 of the middle."""
 
 
 def next_question(plan: EvaluationPlan, release: Release, state: EvaluationState) -> Question:
@@ -87,11 +91,12 @@ def decode(
         )
     entries = summed.astype(np.float64)
     deviation = max(math.sqrt(variance), 1.0)
-    counted = class_shares(layout, entries, units, deviation) if layout.class_weight else None
+    known = known_shares(layout, entries, units) or state.known
+    counted = class_shares(layout, entries, units, deviation, known) if layout.class_weight else None
     if release.kind is ReleaseKind.CLASSES:
         shares, share_noise = counted or ((), 0.0)
-        known = EvaluationState(shares, share_noise, state.references)
-        return Measured(_unknown(units), {}, {}), known
+        after = EvaluationState(shares, share_noise, state.references, known)
+        return Measured(_unknown(units), {}, {}), after
     shares, share_noise = counted or ((state.shares, state.share_noise) if state.shares else _uniform(layout))
     generator = _generator(release, summed)
     if layout.kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL):
@@ -107,14 +112,18 @@ def decode(
             generator=generator,
         )
         return measured, EvaluationState(state.shares, state.share_noise, references or state.references)
+    counts = [
+        ClassCount(share, share_noise * _KNOWN_NOISE / part if known else share_noise)
+        for share, part in zip(shares, known or (1.0,) * len(shares), strict=True)
+    ]
     figures = [
         of_score(
             layout,
             entries[tree * layout.tree_length : (tree + 1) * layout.tree_length],
-            units,
+            max(1, round(known[tree] * units)) if known else units,
             deviation,
             question.edges[tree],
-            ClassCount(shares[tree], share_noise),
+            counts[tree],
             state.references[tree] if state.references else None,
             generator,
         )
@@ -123,9 +132,9 @@ def decode(
     if layout.kind is TaskKind.BINARY:
         measured = _alone(figures[0])
     else:
-        measured = _together(figures, [_sides_told(share, share_noise) for share in shares])
+        measured = _together(figures, [_sides_told(each.share, each.noise) for each in counts], units)
     references = tuple(figure.reference for figure in figures)
-    return measured, EvaluationState(state.shares, state.share_noise, references)
+    return measured, EvaluationState(state.shares, state.share_noise, references, state.known)
 
 
 def _edges(depth: int, reference: Reference | None) -> tuple[float, ...]:
@@ -181,7 +190,7 @@ def _told(name: str, sides: tuple[bool, bool]) -> bool:
     return others if name == "specificity" else (own and others) or name not in ("auc", "kappa")
 
 
-def _together(figures: list[ScoreFigures], sides: list[tuple[bool, bool]]) -> Measured:
+def _together(figures: list[ScoreFigures], sides: list[tuple[bool, bool]], units: int) -> Measured:
     """Return the means over the labels of which there are enough units to tell; NaN where there is none such.
 
     Labels of one unit go together, so their sampling errors are taken to be wholly correlated; their noise is not.
@@ -205,7 +214,7 @@ def _together(figures: list[ScoreFigures], sides: list[tuple[bool, bool]]) -> Me
         reach = intervals.Z * math.hypot(sampling, noise[name]) + abs(float(full.mean()) - value)
         ends[name] = max(metric.low, value - reach), min(metric.high, value + reach)
     each = tuple(_of_label(figure, side) for figure, side in zip(figures, sides, strict=True))
-    overall = _unknown(figures[0].metrics.records).model_copy(update={**means, "auc_error_bound": 0.0})
+    overall = _unknown(units).model_copy(update={**means, "auc_error_bound": 0.0})
     return Measured(overall, ends, noise, each, _bound_warning(figures))
 
 
@@ -218,6 +227,7 @@ def _of_label(figure: ScoreFigures, sides: tuple[bool, bool]) -> ClassFigures:
         called=alarms + caught,
         **{name: getattr(measured, name) if name in shown else math.nan for name in OF_A_CLASS},
         threshold=measured.threshold,
+        records=float(measured.records),
         intervals={name: figure.intervals[name] for name in shown},
         noise=_noise_of_counts(figure) | {name: figure.noise[name] for name in shown if name in figure.noise},
     )

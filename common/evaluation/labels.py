@@ -17,7 +17,8 @@ def count_labels(
     """Return each label's counts.
 
     Args:
-        validation: scores (records, labels) and what is true of each, 0 or 1; it fixes each label's threshold.
+        validation: scores (records, labels) and what is true of each, 0 or 1, or less than 0 where that is not known;
+            it fixes each label's threshold. A label is counted over the records of which it is known.
         test: the same of the part that is measured.
         bins: of each score's histogram.
     """
@@ -65,9 +66,10 @@ def mean_of(each: tuple[Metrics, ...]) -> Metrics:
 
 def _as_class(one: Metrics) -> ClassFigures:
     figures = class_figures(np.array(one.confusion, np.int64))[1]
-    return figures.model_copy(update={"auc": one.auc, "threshold": one.threshold})
+    return figures.model_copy(update={"auc": one.auc, "threshold": one.threshold, "records": float(one.records)})
 
 
 def _of_label(scores: Scores, truth: Integers, label: int, shape: EvaluationShape) -> PartCounts:
-    two = np.stack([np.zeros(len(scores), np.float32), scores[:, label]], axis=1)
-    return count(two, truth[:, label], shape)
+    known = truth[:, label] >= 0
+    own = scores[known, label]
+    return count(np.stack([np.zeros(len(own), np.float32), own], axis=1), truth[known, label], shape)

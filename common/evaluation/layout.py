@@ -13,7 +13,10 @@ numbers    weight × a number in [-1, 1]: decided rightly, loss, agreement of gr
 confusion  in the row of its class: weight × √(C/(C-1)) × (the decided class's unit vector     multi-class, ordinal
            less its mean)
 classes    ±weight with two classes or for each label; else as a row of the confusion          all
+known      ±weight for each label: whether it is known of the record                           that leave labels out
 ========== =================================================================================== ======================
+
+A label that is not known of a record adds 0 to that label's tree and class, and so to the norm.
 
 A tree of depth D has 2^D - 1 edges and as many nodes; the node of level l and place j splits at edge
 (2j + 1)·2^(D-l-1) - 1. Its entries lie level by level: those of other classes' records, then the class's own.
@@ -66,6 +69,7 @@ class Layout:
         numbers: (what, weight) of each number.
         confusion: weight of a row; 0 without the block.
         class_weight: of the class block; 0 without it.
+        known_weight: of the block of labels that are known; 0 without it.
     """
 
     kind: TaskKind
@@ -76,6 +80,7 @@ class Layout:
     numbers: tuple[tuple[Numbers, int], ...]
     confusion: int
     class_weight: int
+    known_weight: int = 0
 
     @property
     def depth(self) -> int:
@@ -113,15 +118,21 @@ class Layout:
         return 1 if self.kind is TaskKind.BINARY else self.classes
 
     @property
+    def known_start(self) -> int:
+        """Return where the block of known labels begins."""
+        return self.classes_start + (self.class_entries if self.class_weight else 0)
+
+    @property
     def length(self) -> int:
         """Return how many entries the release has, from the vector's first."""
-        return self.classes_start + (self.class_entries if self.class_weight else 0)
+        return self.known_start + (self.classes if self.known_weight else 0)
 
     @property
     def largest(self) -> int:
         """Return the largest size that one unit gives one entry."""
         spread = NORM_BOUND if self.kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL) else 0
-        weights = [*self.own, *self.others, *(weight for _, weight in self.numbers), self.class_weight]
+        counts = self.class_weight, self.known_weight
+        weights = [*self.own, *self.others, *(weight for _, weight in self.numbers), *counts]
         return max(*weights, min(spread, max(self.confusion, self.class_weight)))
 
     def most_units(self, noise: float) -> int:
@@ -152,7 +163,9 @@ def entry_of(level: int, place: int, *, own: bool) -> int:
 
 
 @lru_cache(maxsize=256)
-def layout_of(kind: TaskKind, classes: int, *, classes_only: bool, final: bool, with_classes: bool) -> Layout:
+def layout_of(
+    kind: TaskKind, classes: int, *, classes_only: bool, final: bool, with_classes: bool, labels_left_out: bool = False
+) -> Layout:
     """Return the blocks of a release.
 
     Args:
@@ -161,6 +174,7 @@ def layout_of(kind: TaskKind, classes: int, *, classes_only: bool, final: bool, 
         classes_only: the release counts classes and nothing else.
         final: it measures the last model in full.
         with_classes: it counts classes too.
+        labels_left_out: the task leaves single labels of a record out, so that it is counted where each is known.
 
     Raises:
         PrivacyError: ``classes`` is out of range.
@@ -172,14 +186,17 @@ def layout_of(kind: TaskKind, classes: int, *, classes_only: bool, final: bool, 
             f"a {kind} task must have {fewest} to {most} classes, got {classes}; correct the data's kind"
         )
     trees = 1 if kind is TaskKind.BINARY else classes
+    # The class block's weight, or that of two blocks of the same norm together.
+    both = math.sqrt(2) if labels_left_out else 1.0
     if classes_only:
-        weight = NORM_BOUND if kind is not TaskKind.MULTILABEL else int(NORM_BOUND / math.sqrt(classes))
-        return Layout(kind, classes, trees, (), (), (), 0, weight)
+        weight = NORM_BOUND if kind is not TaskKind.MULTILABEL else int(NORM_BOUND / (math.sqrt(classes) * both))
+        return Layout(kind, classes, trees, (), (), (), 0, weight, weight if labels_left_out else 0)
     if kind in (TaskKind.BINARY, TaskKind.MULTILABEL):
         own = ((700, 500, 400) if with_classes else (700, 520, 470)) if final else (780, 620)
         share = 1 / math.sqrt(trees)
         levels = tuple(int(weight * share) for weight in own)
-        return Layout(kind, classes, trees, levels, levels, (), 0, int(300 * share) if final and with_classes else 0)
+        weight = int(300 * share / both) if final and with_classes else 0
+        return Layout(kind, classes, trees, levels, levels, (), 0, weight, weight if labels_left_out else 0)
     return _of_several_classes(kind, classes, final, with_classes)
 
 

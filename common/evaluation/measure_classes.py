@@ -35,6 +35,9 @@ TELLING_DEVIATIONS = 3.0
 """Deviations of the noise that a number of units must reach before rates over them are shown. Below it their intervals
 do not cover: of two units that noise made up, any model finds all or none."""
 
+LEAST_KNOWN = 0.05
+"""The smallest share of units of which a label is taken to be known."""
+
 _PROJECTIONS = 30
 
 
@@ -47,15 +50,30 @@ class _Draws:
     confusion: Floats | None
 
 
-def class_shares(layout: Layout, entries: Floats, units: int, deviation: float) -> tuple[tuple[float, ...], float]:
-    """Return the share of each class (or label, or of class 1) that a release counted, and its noise."""
+def class_shares(
+    layout: Layout, entries: Floats, units: int, deviation: float, known: tuple[float, ...] = ()
+) -> tuple[tuple[float, ...], float]:
+    """Return the share of each class (or label, or of class 1) that a release counted, and its noise.
+
+    ``known`` are the shares of units of which each label is known; a label's share is then of those, and the noise
+    that of a label which is known of every unit.
+    """
     block = entries[layout.classes_start : layout.classes_start + layout.class_entries]
     if layout.kind in (TaskKind.BINARY, TaskKind.MULTILABEL):
-        share, noise = 0.5 + block / (2 * layout.class_weight * units), deviation / (2 * layout.class_weight * units)
+        noise = deviation / (2 * layout.class_weight * units)
+        share = 0.5 + block / (2 * layout.class_weight * units * (np.array(known) if known else 1.0))
         return tuple(float(one) for one in np.clip(share, LEAST_SHARE, 1 - LEAST_SHARE)), noise
     scale = _scale(layout, layout.class_weight) * units
     shares = _onto_simplex((1 / layout.classes + block / scale)[None], np.ones(1))[0]
     return tuple(float(one) for one in shares), deviation / scale
+
+
+def known_shares(layout: Layout, entries: Floats, units: int) -> tuple[float, ...]:
+    """Return the share of units of which each label is known; empty where that is all."""
+    if not layout.known_weight:
+        return ()
+    share = 0.5 + entries[layout.known_start : layout.length] / (2 * layout.known_weight * units)
+    return tuple(float(one) for one in np.clip(share, LEAST_KNOWN, 1.0))
 
 
 def of_classes(

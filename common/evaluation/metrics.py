@@ -54,6 +54,7 @@ class ClassFigures(BaseModel):
         support: units that are of the class.
         called: units that are decided to be.
         threshold: least probability that is called so; NaN where the most probable class is.
+        records: units of which the label is known; NaN where that is all.
         intervals: name of a figure to the ends of its 95 % interval; empty where counts are exact.
         noise: name of a figure to the standard deviation that privacy noise alone gives it.
     """
@@ -67,6 +68,7 @@ class ClassFigures(BaseModel):
     precision: Measure
     auc: Measure
     threshold: Measure = math.nan
+    records: Measure = math.nan
     intervals: dict[str, tuple[Measure, Measure]] = {}
     noise: dict[str, Measure] = {}
 

@@ -91,6 +91,7 @@ class EvaluationPlan:
         full_noise: z_1, the noise multiplier of a release of share 1.
         statistics_epsilon: for each training unit, of the statistics before training; 0 where none are asked for.
         statistics_noise: their noise multiplier; 0 where none are asked for.
+        labels_left_out: the task leaves single labels of a record out.
     """
 
     kind: TaskKind
@@ -103,6 +104,7 @@ class EvaluationPlan:
     full_noise: float
     statistics_epsilon: float = 0.0
     statistics_noise: float = 0.0
+    labels_left_out: bool = False
 
     @classmethod
     def of(
@@ -117,6 +119,7 @@ class EvaluationPlan:
         interim_releases: int,
         repeats: int,
         statistics_epsilon: float = 0.0,
+        labels_left_out: bool = False,
     ) -> Self:
         """Lay out a run's releases.
 
@@ -133,6 +136,7 @@ class EvaluationPlan:
             interim_releases: the most measurements before the last model, at least 1.
             repeats: releases of each part that may be asked again.
             statistics_epsilon: for each training unit, of the statistics before training; 0 for none.
+            labels_left_out: the task leaves single labels of a record out.
 
         Raises:
             PrivacyError: a value is out of range, or no noise reaches ``epsilon``.
@@ -155,6 +159,7 @@ class EvaluationPlan:
             full_noise=_full_noise(epsilon, delta, accountant),
             statistics_epsilon=statistics_epsilon,
             statistics_noise=_full_noise(statistics_epsilon, delta, accountant) if statistics_epsilon else 0.0,
+            labels_left_out=labels_left_out,
         )
 
     @property
@@ -213,6 +218,7 @@ class EvaluationPlan:
             classes_only=release.kind is ReleaseKind.CLASSES,
             final=release.kind is ReleaseKind.FINAL,
             with_classes=release.part is Part.TEST,
+            labels_left_out=self.labels_left_out,
         )
 
     def noise_multiplier(self, release: Release) -> float:

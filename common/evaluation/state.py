@@ -51,11 +51,13 @@ class EvaluationState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             shares, so that they hold for whatever number of units answers.
         share_noise: standard deviation of the noise in each of ``shares``.
         references: one for each score; empty before any was fitted.
+        known: of each label, the share of units of which it is known; empty where that is all.
     """
 
     shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MOST_SCORES)] = ()
     share_noise: Annotated[float, msgspec.Meta(ge=0.0, le=1e30)] = 0.0
     references: Annotated[tuple[Reference, ...], msgspec.Meta(max_length=MOST_SCORES)] = ()
+    known: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MOST_SCORES)] = ()
 
     @property
     def thresholds(self) -> tuple[float, ...]:

@@ -46,7 +46,8 @@ def answer(
         question: which release, and where scores are cut.
         logits: (records, classes) of the model asked about, of any values; not read where classes alone are counted.
             A record's warped copies are records of their own here, of its unit.
-        labels: (records,) int64 in [0, classes); of a multi-label task (records, labels) of 0 and 1.
+        labels: (records,) int64 in [0, classes); of a multi-label task (records, labels) of 0 and 1, and less than 0
+            where a label is not known of the record.
         units: (records,) int64, which unit each record is of: all different, or a number for each patient, or for each
             record and its copies. A unit's vector is the mean over what it has, so that it adds one vector of norm at
             most S however many copies there are.
@@ -85,7 +86,7 @@ def answer_statistics(
         (plan.length,) int64; entries beyond the tables are 0.
     """
     bins = class_bins(plan.kind, plan.classes)
-    held = labels if labels.ndim == 1 else np.minimum(labels.sum(axis=1), bins - 1)
+    held = labels if labels.ndim == 1 else np.minimum((labels == 1).sum(axis=1), bins - 1)
 
     def vectors(rows: Integers) -> Integers:
         return vectors_of(bins, held[rows], traits[rows])
@@ -167,6 +168,7 @@ def _vectors(layout: Layout, question: Question, logits: NDArray[np.float32], la
     if layout.depth:
         for tree, score in enumerate(scores(layout.kind, logits).T):
             own = _is_own(layout, labels, tree)
+            known = labels[:, tree] >= 0 if layout.kind is TaskKind.MULTILABEL else np.ones(records, np.bool_)
             # Edges may come in any order, and a score may be undefined: that is no number of edges passed, so leftmost.
             with np.errstate(invalid="ignore"):
                 leaf = (score[:, None] >= np.asarray(question.edges[tree])).sum(axis=1)
@@ -175,7 +177,7 @@ def _vectors(layout: Layout, question: Question, logits: NDArray[np.float32], la
                 right = (leaf >> (layout.depth - level - 1)) & 1
                 weight = np.where(own, layout.own[level], layout.others[level])
                 entry = np.where(own, entry_of(level, 0, own=True), entry_of(level, 0, own=False)) + place
-                vectors[row, tree * layout.tree_length + entry] = (2 * right - 1) * weight
+                vectors[row, tree * layout.tree_length + entry] = (2 * right - 1) * weight * known
     if layout.numbers:
         _add_numbers(vectors, layout, logits, labels)
     if layout.confusion:
@@ -185,7 +187,9 @@ def _vectors(layout: Layout, question: Question, logits: NDArray[np.float32], la
         columns = layout.confusion_start + np.clip(labels, 0, layout.classes - 1)[:, None] * layout.classes
         vectors[row[:, None], columns + np.arange(layout.classes)] = rows * known[:, None]
     if layout.class_weight:
-        vectors[:, layout.classes_start :] = _class_block(layout, labels)
+        vectors[:, layout.classes_start : layout.known_start] = _class_block(layout, labels)
+    if layout.known_weight:
+        vectors[:, layout.known_start :] = (2 * (labels >= 0).astype(np.int64) - 1) * layout.known_weight
     return vectors
 
 
@@ -228,7 +232,7 @@ def _class_block(layout: Layout, labels: Integers) -> Integers:
     if layout.kind is TaskKind.BINARY:
         return signs[:, None] * layout.class_weight
     if layout.kind is TaskKind.MULTILABEL:
-        return signs * layout.class_weight
+        return signs * layout.class_weight * (labels >= 0)
     known = (labels >= 0) & (labels < layout.classes)
     block: Integers = _centred(layout.classes, layout.class_weight)[np.clip(labels, 0, layout.classes - 1)]
     return block * known[:, None]

@@ -25,6 +25,11 @@ class Concatenated:
         self._parts = tuple(parts)
         self.version = "+".join(part.version for part in self._parts)
 
+    def to(self, device: torch.device) -> None:
+        """Compute each part on a device from now on, where it can; features come back to the CPU."""
+        for part in self._parts:
+            frozen.move(part, device)
+
     def width(self, channels: int) -> int:
         """Return the number of features of an image with this many colour channels."""
         return sum(part.width(channels) for part in self._parts)

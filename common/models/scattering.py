@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.models import frozen
+from common.models.memory import in_pieces
 
 SCALES = 3
 """J: the coarsest wavelet and the local averaging span 2^J pixels."""
@@ -57,6 +58,13 @@ class Scattering:
             for thinned in range(max(1, scale))
         }
         self._averages = [_averaging(thinned) for thinned in range(SCALES)]
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Compute on a device from now on, in pieces that fit into its memory; features come back to the CPU."""
+        self._device = device
+        self._wavelets = {place: wavelet.to(device) for place, wavelet in self._wavelets.items()}
+        self._averages = [average.to(device) for average in self._averages]
 
     def width(self, channels: int) -> int:
         """Return the number of features of an image with this many colour channels."""
@@ -71,7 +79,14 @@ class Scattering:
         Returns:
             (n, width(channels)) float32 of L2 norm frozen.NORM.
         """
+        if self._device.type == "cpu" or not len(images):
+            return self.on_device(images)
+        return torch.cat(list(in_pieces(images, self.at_once, lambda some: self.on_device(some).cpu())))
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """Do as calling it, all at once, and leave the features where they are computed."""
         n, channels = images.shape[:2]
+        images = images.to(self._device)
         small = functional.adaptive_avg_pool2d(images.to(torch.float32) / 255, SIDE)
         border = [_MARGIN, _PADDED - SIDE - _MARGIN] * 2
         padded = functional.pad(small, border, mode="reflect").reshape(n * channels, 1, _PADDED, _PADDED)

@@ -23,7 +23,7 @@ from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import mechanism_of, survivors_for_noise
 from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
-from common.task import TaskKind
+from common.task import TaskConfig, TaskKind
 
 
 def describe(
@@ -53,8 +53,9 @@ def describe(
     config = _without_what_images_lack(config)
     mechanism = mechanism_of(config)
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
-    kind = TaskKind(task_of(config, classes).kind)
-    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, kind, len(classes))
+    task = task_of(config, classes)
+    kind = TaskKind(task.kind)
+    plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, task)
     layout = layout_for(
         agreed.model,
         agreed.aggregation,
@@ -90,25 +91,26 @@ def _without_what_images_lack(config: Config) -> Config:
 
 def evaluation_plan_of(run: RunDescription) -> EvaluationPlan | None:
     """Return how the run's models are measured under noise; None where counts are exact."""
-    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, TaskKind(run.task.kind), len(run.classes))
+    return evaluation_plan_for(run.experiment, run.evaluation, run.privacy, run.task)
 
 
 def evaluation_plan_for(
-    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, kind: TaskKind, classes: int
+    experiment: ExperimentConfig, evaluation: EvaluationConfig, privacy: PrivacyConfig, task: TaskConfig
 ) -> EvaluationPlan | None:
     """Do as :func:`evaluation_plan_of` for a run that is still to be described."""
     if evaluation.exact:
         return None
     return EvaluationPlan.of(
         rounds=experiment.rounds,
-        classes=classes,
-        kind=kind,
+        classes=len(task.classes),
+        kind=TaskKind(task.kind),
         epsilon=evaluation.target_epsilon,
         delta=privacy.delta,
         accountant=Accountant(privacy.accountant),
         interim_releases=evaluation.interim_releases,
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
+        labels_left_out=task.leaves_labels_out,
     )
 
 

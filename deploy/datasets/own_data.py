@@ -31,7 +31,7 @@ from client.data.survey import Survey
 from client.data.tables import UnusableTableError, read_table
 from common.errors import ConfigError, DataError
 from common.shards import MANIFEST_NAME, SPLITS, Records, Split
-from common.task import BETWEEN_LABELS, MOST_CLASSES, MOST_LABELS, Counts, TaskConfig, TaskKind
+from common.task import BETWEEN_LABELS, MOST_CLASSES, MOST_LABELS, MOST_LABELS_LEFT_OUT, Counts, TaskConfig, TaskKind
 
 TASK_FILE = "task.yaml"
 """The proposed section in a run's folder: a configuration that ``--config`` takes."""
@@ -48,11 +48,13 @@ _HEALTHY = re.compile(
     r"\W*(normal|healthy|negative|neg|benign|control|controls|clear|none|unremarkable|no[ _-].*|non[ _-].*|0)\W*",
     re.IGNORECASE,
 )
-_VALUES = frozenset({"", "0", "1", "-1", "0.0", "1.0", "-1.0"})
+_UNCERTAIN = frozenset({"-1", "-1.0"})
+_VALUES = frozenset({"", "0", "1", "0.0", "1.0"}) | _UNCERTAIN
 _NOT_LABELS = ("file", "patient_id", "split", "age", "sex", "gender", "view", "path", "date", "id", "image", "study")
 
 
 _ABSENT = "uncertain and empty labels count as absent (negative); decide."
+_UNKNOWN = "an uncertain label (-1) is left out of its record, an empty one counts as absent (negative); decide."
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def propose(path: Path) -> TaskProposal:
         known = find_known_table(folder)
         if known is not None and known.task is not None:
             terms = known.task.model_copy(update={"channels": channels})
-            doubts = (_ABSENT,) if terms.uncertain is Counts.NEGATIVE else ()
+            doubts = (_UNKNOWN,) if terms.leaves_labels_out else ()
             return TaskProposal(name, terms, f"the table of {known.name}", doubts)
         if known is not None:
             return _of_findings(name, [row.label for row in known.rows(_reader(folder)) if row.label is not None],
@@ -285,7 +287,10 @@ def _of_manifest(name: str, folder: Path, channels: int) -> TaskProposal:
         raise DataError(
             f"{MANIFEST_NAME} must have a column label, or a column of 0 and 1 for each label; it has neither"
         )
-    return _of_labels(name, found[:MOST_LABELS], {}, channels, f"the columns of {MANIFEST_NAME}")
+    labels = found[:MOST_LABELS]
+    has_uncertain = any(cells[column] in _UNCERTAIN for cells in rows for column in labels)
+    uncertain = Counts.LEAVE_OUT if has_uncertain and len(labels) <= MOST_LABELS_LEFT_OUT else Counts.NEGATIVE
+    return _of_labels(name, labels, {}, channels, f"the columns of {MANIFEST_NAME}", uncertain)
 
 
 def _all_columns(path: Path) -> tuple[str, ...]:
@@ -315,16 +320,23 @@ def _of_findings(name: str, texts: list[str], channels: int, source: str) -> Tas
     return _of_labels(name, sorted(frequent), other, channels, source)
 
 
-def _of_labels(name: str, labels: Iterable[str], other: Mapping[str, str], channels: int, source: str) -> TaskProposal:
+def _of_labels(
+    name: str,
+    labels: Iterable[str],
+    other: Mapping[str, str],
+    channels: int,
+    source: str,
+    uncertain: Counts = Counts.NEGATIVE,
+) -> TaskProposal:
     terms = _terms(
         kind=TaskKind.MULTILABEL,
         classes=tuple(labels),
         labels=dict(other),
-        uncertain=Counts.NEGATIVE,
+        uncertain=uncertain,
         empty=Counts.NEGATIVE,
         channels=channels,
     )
-    return TaskProposal(name, terms, source, (_ABSENT,))
+    return TaskProposal(name, terms, source, (_UNKNOWN if terms.leaves_labels_out else _ABSENT,))
 
 
 def _of_classes(name: str, classes: list[str], channels: int, source: str) -> TaskProposal:

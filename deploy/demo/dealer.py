@@ -84,7 +84,10 @@ def deal(
     """
     hands = split(data, len(folders), config, seed, batch_size)
     several = data.terms.kind is TaskKind.MULTILABEL
-    description = ShardDescription(data.name, data.task, data.classes, data.channels, data.image_size, several)
+    description = ShardDescription(
+        data.name, data.task, data.classes, data.channels, data.image_size, several, data.terms.uncertain,
+        data.terms.empty,
+    )  # fmt: skip
     summaries = []
     for folder, hand in zip(folders, hands, strict=True):
         parts = {part: data.parts[part].select(rows) for part, rows in hand.rows.items()}

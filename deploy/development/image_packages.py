@@ -1,25 +1,34 @@
-"""Prints the part of the hash-locked list that a container image installs, for pip.
+"""Prints the part of the hash-locked list that a container image or an environment installs, for pip.
 
     python image_packages.py pyproject.toml requirements.lock                    everything, from PyPI
     python image_packages.py pyproject.toml requirements.lock --without-pytorch  all but PyTorch and CUDA
     python image_packages.py pyproject.toml requirements.lock --pytorch          PyTorch's versions, without hashes
 
-It runs in the build of an image, before anything is installed there.
+``--everything`` keeps tools of development, as ``./confide`` installs them. ``--offered-by URL`` ends with 1 where that
+index does not answer, or lacks one of PyTorch's versions for this Python. It runs in the build of an image, and before
+an environment is made: nothing is installed then.
 """
 
 import argparse
+import http.client
 import re
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 NOT_IN_IMAGES = frozenset({"streamlit"})
 """Packages that only ``./confide dashboard`` uses, on a person's own machine."""
 
 _PYTORCH = frozenset({"torch", "torchvision"})
 _CUDA = ("cuda-", "nvidia-", "triton")
+
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
+_PATIENCE_SECONDS = 10.0
+_LARGEST_PAGE = 1 << 24
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _COMMENT = re.compile(r"^ *#.*\n?", re.MULTILINE)
@@ -69,6 +78,28 @@ def pytorch(pins: Iterable[Pin]) -> tuple[str, ...]:
     return tuple(pin.text.partition(" ")[0] for pin in pins if pin.name in _PYTORCH)
 
 
+def offers(index: str, wanted: Iterable[str], python: str) -> bool:
+    """Return whether an index answers and has a wheel of each version for a Python.
+
+    Args:
+        index: the address of a simple index (PEP 503), https or, for this machine alone, http.
+        wanted: such as ``torch==2.0``.
+        python: the tag of wheels, such as ``cp311``.
+    """
+    address = urlsplit(index)
+    if address.scheme != "https" and address.hostname not in _THIS_MACHINE:
+        return False
+    for name, _, version in (pin.partition("==") for pin in wanted):
+        try:
+            with urllib.request.urlopen(f"{index.rstrip('/')}/{name}/", timeout=_PATIENCE_SECONDS) as page:  # noqa: S310 - http only to this machine
+                listed = unquote(page.read(_LARGEST_PAGE).decode("utf-8", "replace"))
+        except (OSError, ValueError, http.client.HTTPException):
+            return False
+        if not re.search(rf"{re.escape(name)}-{re.escape(version)}(\+cpu)?-{python}-{python}-", listed):
+            return False
+    return True
+
+
 def _name(line: str) -> str:
     found = _NAME.match(line)
     return found[0].lower().replace("_", "-") if found else ""
@@ -82,8 +113,14 @@ def main() -> int:
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--without-pytorch", action="store_true")
     part.add_argument("--pytorch", action="store_true")
+    parser.add_argument("--everything", action="store_true")
+    parser.add_argument("--offered-by", metavar="URL")
     arguments = parser.parse_args()
-    pins = needed(arguments.project.read_text(encoding="utf-8"), read_lock(arguments.lock.read_text(encoding="utf-8")))
+    locked = read_lock(arguments.lock.read_text(encoding="utf-8"))
+    pins = locked if arguments.everything else needed(arguments.project.read_text(encoding="utf-8"), locked)
+    if arguments.offered_by is not None:
+        python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+        return 0 if offers(arguments.offered_by, pytorch(pins), python) else 1
     if arguments.pytorch:
         lines = pytorch(pins)
     else:

@@ -30,7 +30,7 @@ class ByClass:
         columns: names of the columns.
         rows: cells, the name of a class first.
         lines: what must not be missed, a sentence each.
-        sums: what the positive classes together say, a sentence each.
+        sums: what the positive classes together say, or of how many units labels are known, a sentence each.
     """
 
     heading: str
@@ -95,7 +95,8 @@ def _row(name: str, figures: ClassFigures, tested: Evaluated, terms: TaskConfig)
     mark = " (positive)" if name in terms.positive and terms.kind is not TaskKind.MULTILABEL else ""
     noise = 1.96 * figures.noise.get("support", 0.0)
     units = f"{figures.support:.0f} ±{noise:.0f}" if noise else f"{figures.support:.0f}"
-    share = figures.support / tested.records if tested.records else math.nan
+    of_whom = tested.records if math.isnan(figures.records) else figures.records
+    share = figures.support / of_whom if of_whom else math.nan
     return (name + mark, units, f"{_plain(100 * share, 0)} %", *(_rate(figures, rate) for rate in OF_A_CLASS))
 
 
@@ -113,8 +114,12 @@ def _plain(value: float, decimals: int) -> str:
 
 
 def _sums(tested: Evaluated, terms: TaskConfig) -> tuple[str, ...]:
-    """Say how well the positive classes together are told from the others, read off the confusion matrix."""
+    """Say how well the positive classes together are told from the others, or of how many units labels are known."""
     sick = terms.sick
+    known = [figures.records for figures in tested.each.values() if not math.isnan(figures.records)]
+    if terms.leaves_labels_out and known:
+        fewest = f"{'' if tested.exact else 'about '}{min(known):.0f}"
+        return (f"A label is counted where it is known: of {fewest} to {max(known):.0f} of {tested.records} units.",)
     if terms.is_preset or terms.kind is TaskKind.MULTILABEL or not sick or len(tested.confusion) <= max(sick):
         return ()
     rows = dict(enumerate(tested.confusion))

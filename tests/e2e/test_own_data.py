@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from client.data.known_tables import NIH_LABELS
+from client.data.known_tables import CHEXPERT_LABELS, NIH_LABELS
 from deploy.datasets import phantom
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +131,28 @@ def test_a_public_table_of_14_labels_runs_to_a_table_for_each_label(tmp_path: Pa
     )  # fmt: skip
     assert predicted.returncode == 0, predicted.stderr
     assert set(json.loads(predicted.stdout)["probabilities"]) == set(NIH_LABELS)
+
+
+@pytest.mark.e2e
+def test_an_uncertain_label_of_a_public_table_is_left_out_of_its_record_alone(tmp_path: Path) -> None:
+    """The head is CheXpert's. Every third label of Edema is uncertain, and costs that label alone."""
+    made = phantom.chest(320, 64, 12)
+    rows = [",".join(("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *CHEXPERT_LABELS))]
+    for number, (image, label) in enumerate(zip(made.images, made.labels, strict=True)):
+        path = Path("CheXpert-v1.0-small") / "train" / f"patient{number:05}" / "study1" / "view1_frontal.jpg"
+        (tmp_path / path).parent.mkdir(parents=True)
+        Image.fromarray(image[0]).save(tmp_path / path)
+        said = {"Pneumonia": f"{float(label)}", "Edema": "-1.0" if number % 3 == 0 else f"{float(label)}"}
+        findings = (said.get(name, "") for name in CHEXPERT_LABELS)
+        rows.append(",".join((str(path), "Female", "50", "Frontal", "AP", "" if label else "1.0", *findings)))
+    (tmp_path / "CheXpert-v1.0-small" / "train.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "run"
+    exact = ("--set", "evaluation.exact=true", "--set", "hospital.allow_exact_evaluation=true")
+    code, screen = run(tmp_path / "CheXpert-v1.0-small", out, *exact)
+    assert code == 0, screen
+    assert yaml.safe_load((out / "task.yaml").read_text())["task"]["uncertain"] == "leave_out"
+    told = summary(out)
+    records, each = told["test"]["records"], told["each"]
+    assert each["Pneumonia"]["records"] == records
+    assert 0.5 * records < each["Edema"]["records"] < 0.85 * records
+    assert f"to {records} of {records} units" in (out / "report.md").read_text()

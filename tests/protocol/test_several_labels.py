@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.shards import Records, Split
-from common.task import TaskConfig, TaskKind, counted
+from common.task import Counts, TaskConfig, TaskKind, counted
 from common.telemetry.events import Evaluated, RunFinished, RunStarted
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import deal
@@ -86,3 +86,28 @@ def test_labels_that_the_run_does_not_name_leave_out_their_records_and_refuse_no
     assert [len(made.booked(hospital)) for hospital in HOSPITALS] == [2] * len(HOSPITALS)
     assert tuple(tested.each) == narrower.classes
     assert "label_unknown" in caplog.text  # The operator hears of it.
+
+
+def test_labels_that_are_not_known_are_left_out_of_the_counts_with_copies_of_images_too(tmp_path: Path) -> None:
+    """Of a model on features, whose validation records come with copies; half of the second label is not known."""
+    terms = TERMS.model_copy(update={"uncertain": Counts.LEAVE_OUT})
+    parts = {split: marked(size, seed) for seed, (split, size) in enumerate(SIZES.items())}
+    for records in parts.values():
+        records.labels[::2] &= ~2
+        records.labels[::2] |= 2 << len(LABELS)
+    data = DataSet("marks", "made", "marks", LABELS, 1, 28, parts, given=terms)
+    deal(data, [tmp_path / name / "shard" for name in HOSPITALS], CONFIG.data, CONFIG.experiment.seed, 1)
+    made = small(
+        Dealt(data, tmp_path), tmp_path / "state",
+        experiment={"task": "marks", "rounds": 8}, task=terms.model_dump(), evaluation={"exact": True},
+        model={"name": "scattering_linear"}, privacy={"mode": "none"},
+        training={"copies": 2, "warp": "chest", "batch_size": 16, "learning_rate": 0.5, "local_epochs": 4},
+        policies=everybody(allow_no_privacy=True, allow_exact_evaluation=True),
+    )  # fmt: skip
+    made.run().train()
+    (tested,) = made.of(Evaluated)
+    test = parts["test"].labels
+    assert [figures.records for figures in tested.each.values()] == [len(test), len(test) / 2, len(test)]
+    assert tuple(figures.support for figures in tested.each.values()) == counted(terms, test)
+    assert tested.each["left"].auc > 0.75
+    assert tested.each["left"].recall > 0.6  # At the threshold that validation records, with their copies, chose.

@@ -18,6 +18,7 @@ from common.config import HospitalConfig, PrivacyUnit, TrainingConfig
 from common.errors import ConfigError, RunError
 from common.models import registry
 from common.models.centred import trained_length
+from common.models.concatenated import Concatenated
 from common.models.efficientnet import efficientnet_features
 from common.models.flat import flat_parameters
 from common.models.frozen import extract, move
@@ -280,8 +281,37 @@ def test_frozen_features_are_moved_where_they_can_be_and_made_smaller_when_memor
     found = torch.cat([torch.from_numpy(rows) for rows in extract(features, images.numpy())])
     assert torch.allclose(found, expected, atol=1e-4)
     assert memory.tried == [16, 8, 4, 4, 4, 4, 4]
-    move(Scattering(), CPU)
     move(None, CPU)
+
+
+def test_scattering_is_computed_on_a_device_alone_or_joined_and_smaller_when_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The meta device refuses to compute with a tensor that was left on the CPU."""
+    features, images = Scattering(), data().inputs
+    joined = Concatenated((features, efficientnet_features()))
+    expected, together = features(images), joined(images)
+    move(joined, torch.device("meta"))
+    on_device = features.on_device(images.to("meta"))
+    assert (on_device.device.type, on_device.shape) == ("meta", expected.shape)
+    features = Scattering()
+    memory, plain = Memory(5), features.on_device
+    # As on a GPU, where memory can run out, but with filters that are on the CPU.
+    monkeypatch.setattr(features, "_device", torch.device("meta"))
+
+    def made(some: Tensor) -> Tensor:
+        memory.take(len(some))
+        monkeypatch.setattr(features, "_device", CPU)
+        found = plain(some)
+        monkeypatch.setattr(features, "_device", torch.device("meta"))
+        return found
+
+    monkeypatch.setattr(features, "on_device", made)
+    assert torch.allclose(features(images), expected, atol=1e-4)
+    assert memory.tried == [16, 8, 4, 4, 4, 4, 4]
+    joined = Concatenated((Scattering(), efficientnet_features()))
+    move(joined, CPU)
+    assert torch.allclose(joined(images), together, atol=1e-4)
 
 
 def test_the_model_is_laid_out_on_the_device_and_noise_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,10 +99,10 @@ def test_norms_and_sums_of_several_labels_are_those_of_opacus(name: str, *, as_r
     torch.manual_seed(0)
     model = make()
     inputs, _ = batch(shape)
-    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1]])
+    labels = torch.tensor([[1, 0, 1], [0, -1, 0], [1, 1, -1], [0, 1, 0], [-1, 0, 1]])  # Below 0: not known.
     wrapped = GradSampleModule(model, loss_reduction="sum")
-    scores = wrapped(inputs)
-    functional.binary_cross_entropy_with_logits(scores, labels.float(), reduction="sum").backward()  # type: ignore[no-untyped-call]
+    scores, known = wrapped(inputs), labels >= 0
+    functional.binary_cross_entropy_with_logits(scores[known], labels[known].float(), reduction="sum").backward()  # type: ignore[no-untyped-call]
     expected = torch.cat([parameter.grad_sample.flatten(1) for parameter in wrapped.parameters()], dim=1).detach()
     wrapped.remove_hooks()
     ours = record_gradients(model, inputs, labels, as_rows=as_rows)

@@ -11,7 +11,19 @@ from pydantic import ValidationError
 
 from common.config import Config, load_config, replace
 from common.errors import ConfigError
-from common.task import MOST_LABELS, Counts, TaskConfig, TaskKind, Unread, counted, groups_of, strata, targets
+from common.task import (
+    MOST_LABELS,
+    Counts,
+    TaskConfig,
+    TaskKind,
+    Unread,
+    counted,
+    groups_of,
+    held_by,
+    strata,
+    targets,
+    unknown_in,
+)
 
 LUNGS: dict[str, Any] = {"kind": "multiclass", "classes": ("normal", "covid", "tb"), "positive": ("covid", "tb")}
 SEVERAL: dict[str, Any] = {"kind": "multilabel", "classes": ("Edema", "Mass", "Hernia")}
@@ -120,13 +132,50 @@ def test_an_uncertain_finding_among_several_counts_as_the_task_says() -> None:
     text = "Edema=-1|Mass=|Hernia=1"
     assert task(SEVERAL, uncertain="positive", empty="negative").reader.read(text) == 0b101
     assert task(SEVERAL, uncertain="negative", empty="negative").reader.read(text) == 0b100
-    assert task(SEVERAL, uncertain="leave_out", empty="negative").reader.read(text) == Unread.LEFT_OUT
 
 
-@given(st.integers(min_value=0, max_value=7))
-def test_what_is_written_of_several_labels_is_read_back(number: int) -> None:
-    several = task(SEVERAL)
-    assert several.reader.read(several.written(number)) == number
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("Edema=-1|Mass=|Hernia=1", 0b001_100),
+        ("Edema=1|Mass=-1|Hernia=-1", 0b110_001),
+        ("Edema=-1|Mass=-1.0|Hernia=-1", Unread.LEFT_OUT),
+        ("Edema=-1|oedema=1", 0b001),
+        ("oedema=0|Edema=-1", 0b001_000),
+        ("Edema=-1|Nodule=1", Unread.UNKNOWN),
+        ("Mass", 0b010),
+    ],
+)
+def test_a_label_that_is_left_out_leaves_the_records_other_labels_in(text: str, number: int | Unread) -> None:
+    terms = task(SEVERAL, uncertain="leave_out", empty="negative", labels={"oedema": "Edema"})
+    assert terms.reader.read(text) == number
+
+
+def test_which_labels_of_a_record_are_not_known_can_be_told() -> None:
+    terms = task(SEVERAL, uncertain="leave_out")
+    assert terms.numbers == 1 << 6
+    assert (held_by(terms, 0b110_001), unknown_in(terms, 0b110_001)) == ((0,), (1, 2))
+    assert terms.named(0b110_001) == "Edema (not known: Mass, Hernia)"
+    assert terms.named(0b110_000) == "none of the labels (not known: Mass, Hernia)"
+    numbers = np.array([0b110_001, 0b000_011], np.int64)
+    assert targets(terms, numbers).tolist() == [[1, -1, -1], [1, 1, 0]]
+    assert counted(terms, numbers) == (2, 1, 0)
+    assert strata(terms, np.array([0b110_000, 0b000_001], np.int64)).tolist() == [3, 0]
+
+
+def test_labels_are_left_out_of_no_more_of_them_than_a_number_can_say() -> None:
+    classes = tuple(f"label {number}" for number in range(32))
+    with pytest.raises(ValidationError, match="where a multilabel task has more than 31 labels, got leave_out and 32"):
+        TaskConfig(kind=TaskKind.MULTILABEL, classes=classes, uncertain=Counts.LEAVE_OUT)
+    assert TaskConfig(kind=TaskKind.MULTILABEL, classes=classes[:31], empty=Counts.LEAVE_OUT).numbers == 1 << 62
+
+
+@given(st.integers(min_value=0, max_value=7), st.integers(min_value=0, max_value=6))
+@pytest.mark.parametrize("left_out", ["uncertain", "empty", ""])
+def test_what_is_written_of_several_labels_is_read_back(left_out: str, number: int, unknown: int) -> None:
+    several = task(SEVERAL, **{left_out: "leave_out"}) if left_out else task(SEVERAL)
+    whole = number & ~unknown | unknown << 3 if left_out else number
+    assert several.reader.read(several.written(whole)) == whole
 
 
 @given(st.text(max_size=40))

@@ -81,3 +81,48 @@ def test_a_hospital_is_alive_while_its_supernode_and_exporter_are() -> None:
     ports = {HospitalSettings.model_fields[name].default for name in ("runtime_port", "metrics_port")}
     command = _hospital("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
     assert {int(address.rpartition(":")[2]) for address in command if ":" in address} == ports
+
+
+def _with_gpu() -> dict[str, Any]:
+    """Return the pod's StatefulSet as ``kubectl kustomize`` merges the patch: by the container's name."""
+    merged = _hospital("StatefulSet")
+    (patch,) = yaml.safe_load_all((FOLDER / "hospital-gpu" / "gpu.yaml").read_text())
+    assert (patch["kind"], patch["metadata"]["name"]) == (merged["kind"], merged["metadata"]["name"])
+    (more,), (own,) = (item["spec"]["template"]["spec"]["containers"] for item in (patch, merged))
+    assert set(more) == {"name", "env", "resources"}
+    assert more["name"] == own["name"]
+    own["env"] += more["env"]
+    own["resources"]["limits"] |= more["resources"]["limits"]
+    return merged
+
+
+def test_the_pod_with_a_gpu_is_the_other_pod_with_one_gpu() -> None:
+    kustomization = yaml.safe_load((FOLDER / "hospital-gpu" / "kustomization.yaml").read_text())
+    assert kustomization["resources"] == ["../hospital"]
+    assert kustomization["patches"] == [{"path": "gpu.yaml"}]
+    merged = _with_gpu()
+    kubernetes_validate.validate(merged, KUBERNETES_VERSION, strict=True)
+    (container,) = merged["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert (
+        container["securityContext"]
+        == _hospital("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "more"),
+    [
+        ("docker-compose.yml", "deploy/containers/gpu.yml"),
+        ("deploy/hospital/docker-compose.yml", "deploy/hospital/gpu.yml"),
+    ],
+)
+def test_the_container_with_a_gpu_changes_nothing_that_confines_it(base: str, more: str) -> None:
+    root = FOLDER.parents[1]
+    own = yaml.safe_load((root / base).read_text())["services"]["hospital"]
+    ((name, gpu),) = yaml.safe_load((root / more).read_text())["services"].items()
+    assert name == "hospital"
+    assert set(gpu) == {"image", "build", "environment", "mem_limit", "deploy"}
+    assert gpu["build"] == {"args": {"PYTORCH_INDEX": ""}}
+    assert gpu["image"] == f"{own['image']}-cuda"
+    assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]

@@ -12,7 +12,7 @@ from client.data.contract import DataContract
 from client.data.hospital_data import check_data
 from client.data.known_tables import CHEXPERT_LABELS, NIH_LABELS, find_known_table
 from client.data.mistakes import Mistake
-from common.task import Counts, ImageKindName, TaskConfig, TaskKind, held_by
+from common.task import Counts, ImageKindName, TaskConfig, TaskKind, held_by, unknown_in
 
 NIH = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -176,7 +176,12 @@ def test_an_uncertain_label_counts_as_the_task_says(tmp_path: Path) -> None:
         refused = [finding for finding in catalogue.findings if finding.mistake is Mistake.LABEL_MISSING]
         assert bool(refused) == (counts is Counts.REFUSE)
     assert held[Counts.POSITIVE]["patient00002"] == ("Cardiomegaly", "Edema", "Fracture", "Lung Opacity")
-    assert set(held[Counts.LEAVE_OUT]) == {"patient00001"}
+    assert held[Counts.LEAVE_OUT]["patient00002"] == ("Fracture", "Lung Opacity")
+    terms = known.task.model_copy(update={"uncertain": Counts.LEAVE_OUT})
+    entries = {Path(entry.file).parts[1]: entry for entry in read_catalogue(tmp_path, terms).entries}
+    label = entries["patient00002"].label
+    assert label is not None
+    assert [terms.classes[place] for place in unknown_in(terms, label)] == ["Cardiomegaly", "Edema"]
 
 
 def test_a_label_that_the_task_does_not_name_is_found_with_its_row(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from common.errors import RunError
 from common.evaluation import (
@@ -93,6 +95,29 @@ def test_without_noise_what_is_read_off_entries_is_exact(kind: TaskKind) -> None
         assert confusion.sum() == UNITS
         assert (confusion >= 0).all()
         assert np.trace(confusion) / UNITS == pytest.approx(exact["accuracy"], abs=0.012)
+
+
+def test_a_label_that_is_left_out_of_records_is_measured_on_the_others() -> None:
+    plan = dataclasses.replace(plan_of(TaskKind.MULTILABEL), labels_left_out=True)
+    logits, labels = records(TaskKind.MULTILABEL, 0)
+    known = np.random.default_rng(4).random(labels.shape) < (1.0, 0.8, 0.5, 0.3)
+    told = np.where(known, labels, -1)
+    state = EvaluationState()
+    for release in plan.releases:
+        question = next_question(plan, release, state)
+        summed = answer(plan, question, logits, told, np.arange(UNITS), UNITS, bytes(32))
+        measured, state = decode(plan, release, summed, UNITS, 0.0, state, question)
+        assert EvaluationState.from_json(state.to_json()) == state
+    assert state.known == pytest.approx(known.mean(axis=0), abs=0.002)
+    assert measured.metrics.records == UNITS
+    for place, figures in enumerate(measured.each):
+        own, middle = known[:, place], len(question.edges[place]) // 2
+        truth, decided = labels[own, place] == 1, logits[own, place] >= question.edges[place][middle]
+        assert figures.records == pytest.approx(own.sum(), abs=1)
+        assert figures.support == pytest.approx(truth.sum(), abs=1.5)
+        assert figures.recall == pytest.approx(decided[truth].mean(), abs=0.02)
+        assert figures.specificity == pytest.approx(1 - decided[~truth].mean(), abs=0.02)
+        assert figures.auc == pytest.approx(roc_auc_score(truth, logits[own, place]), abs=0.03)
 
 
 @pytest.mark.parametrize("kind", list(TaskKind))

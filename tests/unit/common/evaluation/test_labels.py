@@ -50,3 +50,15 @@ def test_a_label_that_nobody_has_is_undefined_and_leaves_the_mean_alone() -> Non
     assert np.isnan(each[2].auc)
     assert np.isnan(each[2].recall)
     assert mean.auc == pytest.approx((each[0].auc + each[1].auc) / 2)
+
+
+def test_a_label_is_counted_over_the_records_of_which_it_is_known() -> None:
+    validation, (scores, truth) = part(1), part(2)
+    known = np.random.default_rng(5).random(truth.shape) < (1.0, 0.7, 0.9)
+    known[0] = True
+    mean, each = figures_of_labels(count_labels(validation, (scores, np.where(known, truth, -1)), BINS))
+    for label, figures in enumerate(each):
+        own = known[:, label]
+        assert (figures.records, figures.support) == (own.sum(), truth[own, label].sum())
+        assert figures.auc == pytest.approx(roc_auc_score(truth[own, label], scores[own, label]), abs=2e-3)
+    assert mean.records == len(truth)

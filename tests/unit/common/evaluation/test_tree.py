@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -32,6 +34,9 @@ PLANS = {
     )
     for kind, classes in TASKS.items()
 }
+LEFT_OUT = dataclasses.replace(PLANS[TaskKind.MULTILABEL], labels_left_out=True)
+"""A task of several labels, of which some may not be known of a record."""
+
 Integers = NDArray[np.int64]
 AnyFloat32 = st.one_of(
     st.floats(width=32), st.sampled_from([math.nan, math.inf, -math.inf, 3.4e38, -3.4e38, 0.0, -0.0, 1e-45])
@@ -55,11 +60,11 @@ def questions(plan: EvaluationPlan) -> list[Question]:
 
 
 @settings(max_examples=150)
-@given(data=st.data(), kind=st.sampled_from(list(TaskKind)))
+@given(data=st.data(), plan=st.sampled_from([*PLANS.values(), LEFT_OUT]))
 def test_no_question_score_or_label_lets_a_unit_count_for_more_than_the_bound(
-    data: st.DataObject, kind: TaskKind
+    data: st.DataObject, plan: EvaluationPlan
 ) -> None:
-    plan = PLANS[kind]
+    kind = plan.kind
     release = data.draw(st.sampled_from(plan.releases))
     edges = tuple(
         tuple(data.draw(st.lists(AnyEdge, min_size=count, max_size=count))) for count in plan.layout(release).edges
@@ -193,14 +198,18 @@ def test_a_vector_beyond_the_bound_counts_as_zero() -> None:
 @pytest.mark.parametrize("classes", [3, 10, MOST_ROWS, MOST_ROWS + 1, 256])
 @pytest.mark.parametrize("kind", [TaskKind.MULTICLASS, TaskKind.ORDINAL, TaskKind.MULTILABEL])
 def test_the_weights_of_every_layout_stay_within_the_norm(kind: TaskKind, classes: int) -> None:
-    for classes_only, final, with_classes in ((True, False, False), (False, False, False), (False, True, True)):
-        layout = layout_of(kind, classes, classes_only=classes_only, final=final, with_classes=with_classes)
+    asked = ((True, False, False), (False, False, False), (False, True, True))
+    left_out = (False, True) if kind is TaskKind.MULTILABEL else (False,)
+    for (classes_only, final, with_classes), some in itertools.product(asked, left_out):
+        layout = layout_of(
+            kind, classes, classes_only=classes_only, final=final, with_classes=with_classes, labels_left_out=some
+        )
         per_label = classes if kind is TaskKind.MULTILABEL else 1
         trees = per_label * sum(weight**2 for weight in layout.own)
         if layout.depth and kind is not TaskKind.MULTILABEL:
             trees += (classes - 1) * sum(weight**2 for weight in layout.others)
         blocks = trees + sum(weight**2 for _, weight in layout.numbers)
-        assert blocks + layout.confusion**2 + per_label * layout.class_weight**2 <= 1_000_000
+        assert blocks + layout.confusion**2 + per_label * (layout.class_weight**2 + layout.known_weight**2) <= 1_000_000
 
 
 def test_the_class_count_does_not_read_the_models_scores() -> None:
@@ -210,3 +219,28 @@ def test_the_class_count_does_not_read_the_models_scores() -> None:
     labels = np.array([0, 1, 1])
     vector = answer(plan, question, np.zeros((0, 0), np.float32), labels, np.arange(3), 3, SEED)
     assert vector[0] == plan.norm_bound
+
+
+def test_a_label_that_is_not_known_adds_nothing_but_that_it_is_not_known() -> None:
+    plan = LEFT_OUT
+    logits, labels = some_logits(TaskKind.MULTILABEL, 1), np.array([[1, -1, 0]])
+    for question, release in zip(questions(plan), plan.releases, strict=True):
+        layout = plan.layout(release)
+        vector = answer(plan, question, logits, labels, np.zeros(1, np.int64), 1, SEED)
+        trees = vector[: layout.numbers_start].reshape(layout.trees, -1) if layout.depth else np.ones((3, 1))
+        assert [bool(tree.any()) for tree in trees] == ([True, False, True] if layout.depth else [True] * 3)
+        if layout.class_weight:
+            weight = layout.class_weight
+            assert vector[layout.classes_start : layout.known_start].tolist() == [weight, 0, -weight]
+            known = layout.known_weight
+            assert vector[layout.known_start : layout.length].tolist() == [known, -known, known]
+        else:
+            assert layout.known_weight == 0
+
+
+def test_a_task_that_leaves_no_label_out_is_asked_as_ever() -> None:
+    plain = PLANS[TaskKind.MULTILABEL]
+    for release in plain.releases:
+        assert plain.layout(release).known_weight == 0
+    lengths = [LEFT_OUT.layout(release).length - plain.layout(release).length for release in plain.releases]
+    assert lengths == [3, *[0] * (len(lengths) - 2), 3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.evaluation.metrics import ClassFigures, class_figures, metrics_of_kind
-from common.task import TaskConfig, TaskKind
+from common.task import Counts, TaskConfig, TaskKind
 from common.telemetry.events import Evaluated, Event, RunStarted
 from deploy.results.by_class import by_class, by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
@@ -100,3 +100,15 @@ def test_the_lines_at_the_end_of_a_run_fit_80_columns() -> None:
     terms = TaskConfig(kind=TaskKind.MULTICLASS, classes=tuple(long))
     lines = by_class_lines(history(terms, long, exact=True))
     assert max(map(len, lines)) <= 80
+
+
+def test_a_label_that_is_left_out_of_records_has_its_prevalence_among_the_others() -> None:
+    terms = TaskConfig(kind=TaskKind.MULTILABEL, classes=LUNGS.classes, uncertain=Counts.LEAVE_OUT)
+    each = {
+        name: figures.model_copy(update={"records": records})
+        for (name, figures), records in zip(exactly().items(), (20.0, 40.0, 25.0), strict=True)
+    }
+    table = by_class(history(terms, each, exact=True))
+    assert table is not None
+    assert [row[2] for row in table.rows] == ["50 %", "50 %", "40 %"]
+    assert table.sums == ("A label is counted where it is known: of 20 to 40 of 40 units.",)
