@@ -41,10 +41,19 @@ def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     gRPC reads ``no_grpc_proxy`` before ``no_proxy``, Python's own clients the latter in either case. A proxy cannot
     reach what listens on the loopback interface, and gRPC would try it for ever.
 
+    A general ``*``, which keeps every connection from a proxy, means that to Python's clients only where it stands
+    alone.
+
     >>> past_proxies({"no_proxy": "example.org"})["no_proxy"]
     'example.org,localhost,127.0.0.1,::1'
     """
     general = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    if general.strip() == "*":
+        return {
+            "no_proxy": "*",
+            "NO_PROXY": "*",
+            "no_grpc_proxy": _with_loopback(environment.get("no_grpc_proxy", "*")),
+        }
     given = {"no_proxy": general, "NO_PROXY": general, "no_grpc_proxy": environment.get("no_grpc_proxy", "")}
     wanted = {name: value for name, value in given.items() if value or name != "no_grpc_proxy"}
     return {name: _with_loopback(value) for name, value in wanted.items()}

@@ -38,7 +38,7 @@ _ROUNDING = 1e-3
 _MANY_OF_ONE = 10
 """Images of one patient id from which half of all is taken for many persons with one id, and not for one person."""
 
-_COMPARED_TOGETHER = 1024
+_COMPARED_TOGETHER = 256
 _RECORD_DIGEST_BYTES = 32
 _PIXEL_DIGEST_BYTES = 16
 

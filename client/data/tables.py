@@ -202,7 +202,13 @@ def _workbook(content: bytes, wanted: Sequence[str], required: Sequence[str]) ->
     _check_head(heads[title], required)
     others = sum(1 for other in titles if other != title and heads[other])
     remarks = (f"{others} further sheets of the workbook are not read",) if others else ()
-    return _table(heads[title], remarks, lambda: _after_head(_sheet(content, title)))
+    width = len(heads[title])
+
+    def filled() -> Iterator[tuple[int, list[str]]]:
+        for line, cells in _after_head(_sheet(content, title)):
+            yield line, cells + [""] * (width - len(cells))  # A sheet does not hold the empty cells at a row's end.
+
+    return _table(heads[title], remarks, filled)
 
 
 _WORKBOOK_ERRORS = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, OSError, EOFError, SyntaxError)

@@ -101,7 +101,8 @@ def show(report: Report, contract: DataContract, console: Console) -> None:
     if report.is_usable:
         console.print("[green]The data meets the contract.[/green]", _warnings(report))
     else:
-        console.print(f"[red]{blocking} places must be put right before a run can use this data.[/red]")
+        places = "1 place" if blocking == 1 else f"{blocking} places"
+        console.print(f"[red]{places} must be put right before a run can use this data.[/red]")
 
 
 def _check(path: Path, contract: DataContract, cache: Path, console: Console) -> Report:

@@ -19,6 +19,9 @@ COLUMNS = tuple(METRICS)
 
 _WIDTH_ON_PIPE = 120
 
+_NARROW, _NARROW_COLUMNS = 110, ("auc", "accuracy", "recall", "specificity", "loss")
+"""In a narrower terminal these figures are shown, with their digits, and not all with a part of them."""
+
 
 @command(
     "report",
@@ -35,7 +38,11 @@ def main(state: Path, asked: str | None) -> int:
     """
     results = _of_one_run(read(state / OWN_RESULTS_FILE), asked)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_ON_PIPE)
-    console.print(table_of(results))
+    columns = columns_in(console)
+    console.print(table_of(results, columns))
+    if columns != COLUMNS:
+        left = ", ".join(name for name in COLUMNS if name not in columns)
+        console.print(f"A terminal of {_NARROW} columns shows more: {left}.", highlight=False)
     last = results[-1]
     console.print(
         f"Each row is the model that entered the round, on this hospital's own {last.records} test records, at the "
@@ -52,13 +59,18 @@ def main(state: Path, asked: str | None) -> int:
     return 0
 
 
-def table_of(results: Sequence[OwnResult]) -> Table:
+def columns_in(console: Console) -> tuple[str, ...]:
+    """Return the figures that fit a terminal with all their digits."""
+    return COLUMNS if console.width >= _NARROW else _NARROW_COLUMNS
+
+
+def table_of(results: Sequence[OwnResult], columns: Sequence[str] = COLUMNS) -> Table:
     """Return one row for each round."""
     table = Table(title=f"run {results[-1].run_id[:12]}", title_justify="left")
-    for name in ("round", *COLUMNS, "ε spent"):
+    for name in ("round", *columns, "ε spent"):
         table.add_column(name, justify="right")
     for result in results:
-        measures = (_number(getattr(result, name)) for name in COLUMNS)
+        measures = (_number(getattr(result, name)) for name in columns)
         table.add_row(str(result.round), *measures, shown_epsilon(result.epsilon_spent))
     return table
 

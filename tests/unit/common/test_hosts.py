@@ -95,6 +95,8 @@ def test_the_server_refuses_an_address_by_name_before_it_prepares_anything(
         {"NO_PROXY": "example.org"},
         {"no_proxy": "localhost, 127.0.0.1"},
         {"no_grpc_proxy": "example.org"},
+        {"ALL_PROXY": "socks5://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"},
+        {"HTTPS_PROXY": "http://user:password@proxy:3128", "NO_PROXY": ".example.org,10.0.0.0/8"},
     ],
     ids=str,
 )
@@ -104,3 +106,10 @@ def test_connections_within_the_machine_go_past_every_proxy(environment: dict[st
         assert set(LOOPBACK) <= set(merged[name].split(","))
     assert all("example.org" in merged[name] for name in merged if environment.get(name) == "example.org")
     assert past_proxies(merged) == past_proxies(environment)
+
+
+def test_a_star_that_keeps_everything_from_proxies_keeps_its_meaning() -> None:
+    merged = past_proxies({"no_proxy": " * ", "http_proxy": "http://127.0.0.1:9"})
+    assert merged["no_proxy"] == merged["NO_PROXY"] == "*"
+    assert set(LOOPBACK) <= set(merged["no_grpc_proxy"].split(","))
+    assert past_proxies(merged) == merged

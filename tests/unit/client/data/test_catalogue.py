@@ -2,9 +2,11 @@
 
 import io
 import os
+import unicodedata
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -180,6 +182,17 @@ def test_any_other_name_is_listed_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(dicom_file())
     assert scan_images(tmp_path).images == (name,)
     assert printable(name) == name
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_whose_accents_are_written_in_another_way_is_named_twice_and_never_guessed(
+    tmp_path: Path, written: Literal["NFC", "NFD"], stored: Literal["NFC", "NFD"]
+) -> None:
+    row, file = unicodedata.normalize(written, "für.png"), unicodedata.normalize(stored, "für.png")
+    (tmp_path / file).write_bytes(png(chest_images()[0]))
+    (tmp_path / "manifest.csv").write_text(f"file,label\n{row},normal\n", encoding="utf-8")
+    found = {finding.mistake for finding in read_catalogue(tmp_path, TASK).findings}
+    assert found == {Mistake.FILE_MISSING, Mistake.FILE_EXTRA}
 
 
 @pytest.mark.parametrize("label", ["1", "1.0", "1,0", "pneumonia", "Pneumonia", " PNEUMONIA "])

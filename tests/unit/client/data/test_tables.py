@@ -4,6 +4,7 @@ import io
 import re
 import zipfile
 
+import openpyxl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +133,18 @@ def test_numbers_of_a_workbook_are_read_as_they_are_shown() -> None:
         ("8", "0", "1.5"),
         ("True", "1", "2026-01-02"),
     ]
+
+
+def test_a_formula_without_its_result_and_a_merged_cell_hold_nothing_that_could_be_taken_for_a_label() -> None:
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    for row in (("file", "label"), ("a.png", '=IF(1,"normal",0)'), ("b.png", "pneumonia"), ("c.png", None)):
+        sheet.append(row)
+    sheet.merge_cells("B3:B4")
+    content = io.BytesIO()
+    book.save(content)
+    found = [(cells["file"], cells["label"]) for _, cells in rows(content.getvalue()) if cells is not None]
+    assert found == [("a.png", ""), ("b.png", "pneumonia"), ("c.png", "")]
 
 
 def test_a_workbook_says_which_sheets_it_left_out() -> None:

@@ -53,7 +53,7 @@ def test_a_mistake_is_shown_with_file_reason_and_remedy_and_exits_with_1(
     printed = text_of(capsys)
     assert Mistake.NOT_AN_IMAGE.value in printed
     assert hospital.rows[8][0] in printed
-    assert "1 places must be put right" in printed
+    assert "1 place must be put right" in printed
     for words in ADVICE[Mistake.NOT_AN_IMAGE][1:]:
         assert str(words).split()[0] in printed
 

@@ -1,10 +1,12 @@
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from client.own_results import OWN_RESULTS_FILE, append
 from common.errors import RunError
-from deploy.hospital.report import main
+from deploy.hospital.report import columns_in, main, table_of
 from tests.support.own_result import OTHER, RUN, result
 
 
@@ -20,6 +22,16 @@ def test_the_last_run_is_shown_round_by_round(tmp_path: Path, capsys: pytest.Cap
     assert "stay in this hospital" in printed
     assert "exact counts: not differentially private" in " ".join(printed.split())
     assert OTHER[:12] not in printed
+
+
+@pytest.mark.parametrize("width", [72, 80, 109, 110, 120])
+def test_no_figure_is_cut_whatever_the_width_of_the_terminal(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table_of([result(100, accuracy=0.925)], columns_in(console)))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert "0.925" in shown
+    assert ("kappa" in shown) == (width >= 110)
 
 
 def test_another_run_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
