@@ -36,9 +36,8 @@ from common.shards import (
 CACHE_FORMAT = "confide-prepared"
 CACHE_VERSION = 6
 """The version of what is kept. Version 6 says which labels of a record are not known; version 5 has where each record
-came from; version 4 has hashes of the images that the
-task leaves out; version 3 has what statistics count of each record; version 2 shows pictures as
-:mod:`client.data.display` says."""
+came from; version 4 has hashes of the images that the task leaves out; version 3 has what statistics count of each
+record; version 2 shows pictures as :mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""

@@ -98,11 +98,21 @@ def is_coloured(pixels: _Pixels) -> bool:
 
 
 def bare_share(grey: _Pixels) -> float:
-    """Return the share of an image that is darker than a tenth of the way from its 1st to its 99th percentile."""
-    step = max(1, min(grey.shape) // _BARE_SIDE)
-    some = grey[::step, ::step].astype(np.float32)
+    """Return the share of an image that is darker than a tenth of the way from its 1st to its 99th percentile.
+
+    A frame of one colour, such as padding, is left out.
+    """
+    inside = grey[_varied(grey, axis=1)][:, _varied(grey, axis=0)]
+    step = max(1, min(inside.shape) // _BARE_SIDE)
+    some = inside[::step, ::step].astype(np.float32)
     black, white = np.percentile(some, (1, 99))
     return float(np.mean(some < black + _BARE_LEVEL * (white - black)))
+
+
+def _varied(grey: _Pixels, axis: int) -> slice:
+    """Return the rows (axis 1) or columns (axis 0) from the first to the last that is not all of one colour."""
+    (varied,) = np.nonzero(grey.max(axis=axis) > grey.min(axis=axis))
+    return slice(int(varied[0]), int(varied[-1]) + 1) if len(varied) else slice(0, grey.shape[1 - axis])
 
 
 def has_text(grey: _Pixels) -> bool:

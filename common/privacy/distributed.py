@@ -38,6 +38,7 @@ Floating point only proposes.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -356,6 +357,7 @@ def _remaining(hospitals: int, colluders: int, tolerated_dropouts: int) -> int:
     return remaining
 
 
+@lru_cache
 def _tau(shares: int, variance: int) -> float:
     """Return τ of Kairouz et al. 2021, theorem 1, for one coordinate."""
     return 10 * math.fsum(math.exp(-2 * math.pi**2 * variance * j / (j + 1)) for j in range(1, shares))

@@ -1,13 +1,19 @@
 """``confide dev check`` and ``confide test``: the same commands for a person, the README and continuous integration."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import psutil
 
 from common.errors import ConfigError
 from deploy.command import command
@@ -27,6 +33,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _WORKERS = max(2, min(4, os.cpu_count() or 1))
 _MARKERS = ("e2e", "slow", "docker", "network")
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
+_ROOM_BYTES = 8 * 2**30
+"""What tests may need of memory and of files in memory together, on two workers."""
 
 _WHOLE = ("attacks", "benchmarks", "e2e", "mutation", "unit/deploy/attacks", "unit/deploy/experiment")
 """Folders of tests that train, attack or measure whole systems; ``--fast`` leaves them out."""
@@ -69,19 +79,27 @@ def test(fast: bool, mutations: bool, pytest: tuple[str, ...], **markers: bool) 
 
 
 def _run_static() -> int:
+    """Run the static checks side by side, and report them in their order."""
     failed = 0
-    for name, arguments in _STATIC:
-        started = time.monotonic()
-        finished = subprocess.run(
-            (sys.executable, *arguments), cwd=ROOT, check=False, capture_output=True, text=True, env=_environment()
-        )
-        skipped = finished.stdout.startswith(SKIPPED)
-        verdict = "FAILED" if finished.returncode else finished.stdout.strip() if skipped else "ok"
-        print(f"{name:<16} {verdict}  ({time.monotonic() - started:.1f} s)", flush=True)
-        if finished.returncode != 0:
-            failed += 1
-            print(finished.stdout + finished.stderr, flush=True)
+    with ThreadPoolExecutor(len(_STATIC)) as pool:
+        for name, (finished, seconds) in zip(
+            (name for name, _ in _STATIC), pool.map(_run_timed, (arguments for _, arguments in _STATIC)), strict=True
+        ):
+            skipped = finished.stdout.startswith(SKIPPED)
+            verdict = "FAILED" if finished.returncode else finished.stdout.strip() if skipped else "ok"
+            print(f"{name:<16} {verdict}  ({seconds:.1f} s)", flush=True)
+            if finished.returncode != 0:
+                failed += 1
+                print(finished.stdout + finished.stderr, flush=True)
     return failed
+
+
+def _run_timed(arguments: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    started = time.monotonic()
+    finished = subprocess.run(
+        (sys.executable, *arguments), cwd=ROOT, check=False, capture_output=True, text=True, env=_environment()
+    )
+    return finished, time.monotonic() - started
 
 
 def _run_mutations(further: Sequence[str]) -> int:
@@ -94,9 +112,38 @@ def _run_pytest(chosen: Sequence[str], *, fast: bool, further: Sequence[str]) ->
     # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
     how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")
     left_out = [f"--ignore=tests/{folder}" for folder in _WHOLE] if fast else []
-    return subprocess.run(
-        (sys.executable, "-m", "pytest", *how, *left_out, *further), cwd=ROOT, check=False, env=_environment()
-    ).returncode
+    with ExitStack() as held:
+        if not chosen:  # Deployed systems fill disks of their own, and their files are looked at afterwards.
+            how = (*how, *held.enter_context(scratch(_MEMORY)))
+        return subprocess.run(
+            (sys.executable, "-m", "pytest", *how, *left_out, *further), cwd=ROOT, check=False, env=_environment()
+        ).returncode
+
+
+@contextmanager
+def scratch(memory: Path) -> Iterator[tuple[str, ...]]:
+    """Give the tests a folder in memory, where there is room: what they write durably is written there at once.
+
+    Args:
+        memory: where the kernel keeps files in memory.
+
+    Yields:
+        pytest's options for the folder; none where there is no room, so that pytest chooses.
+    """
+    if not _has_room(memory):
+        yield ()
+        return
+    with tempfile.TemporaryDirectory(prefix="confide-tests-", dir=memory) as folder:
+        yield ("--basetemp", f"{folder}/pytest")
+
+
+def _has_room(memory: Path) -> bool:
+    try:
+        free, flags = shutil.disk_usage(memory).free, os.statvfs(memory).f_flag
+    except OSError:
+        return False
+    # Some tests run programs that they write.
+    return min(free, psutil.virtual_memory().available) >= _ROOM_BYTES and not flags & os.ST_NOEXEC
 
 
 def _environment() -> dict[str, str]:

@@ -993,7 +993,7 @@ _UNACCEPTED = f"{_ATTACKS}/test_unaccepted_models.py"
 _AGREEMENT = "tests/unit/client/test_agreement.py"
 _PROPOSAL = "tests/unit/common/run/test_proposal.py"
 _KEPT = "tests/unit/client/test_kept_runs.py"
-_PLANTED = "tests/unit/client/data/test_planted_mistakes.py"
+_RECORDS_ASKED_FOR = f"{_ATTACKS}/test_terms_that_ask_about_records.py"
 _MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
 _PLANNED = "tests/unit/client/test_planned_cost.py"
 
@@ -1044,30 +1044,37 @@ _TASK_AND_MODEL_MUTATIONS = (
     Mutation(
         "a run refuses for what its own terms find in an image",
         "client/data/mistakes.py",
-        "self.mistake not in COUNTED | LEFT_OUT | KEPT",
-        "self.mistake not in COUNTED | KEPT",
-        (f"{_ATTACKS}/test_terms_that_ask_about_records.py",),
+        "        Mistake.IMAGE_TOO_SMALL,\n        Mistake.WRONG_COLOUR,\n        Mistake.WRONG_PHOTOMETRIC,\n",
+        "",
+        (_RECORDS_ASKED_FOR, f"{_ATTACKS}/test_images_left_out.py"),
     ),
     Mutation(
         "a run refuses for a patient who has two findings by its map",
         "client/data/mistakes.py",
-        "self.mistake not in COUNTED | LEFT_OUT | KEPT",
-        "self.mistake not in COUNTED | LEFT_OUT",
-        (f"{_ATTACKS}/test_terms_that_ask_about_records.py",),
+        "        Mistake.PATIENT_CONTRADICTING_LABELS,\n        Mistake.PATIENT_UNKNOWN,\n",
+        "        Mistake.PATIENT_UNKNOWN,\n",
+        (_RECORDS_ASKED_FOR,),
     ),
     Mutation(
-        "pictures that are alike at the run's size alone refuse it",
-        "client/data/survey.py",
-        "by_terms = in_test or self._content_of(original) != self._content_of(row)",
-        "by_terms = in_test",
-        (f"{_ATTACKS}/test_terms_that_ask_about_records.py",),
+        "pictures that are alike at the run's size refuse it",
+        "client/data/mistakes.py",
+        "        Mistake.DUPLICATE_IMAGE,\n        Mistake.DUPLICATE_REENCODED,\n",
+        "",
+        (_RECORDS_ASKED_FOR,),
     ),
     Mutation(
         "an image that does not fit a run's terms is used in it",
         "client/data/hospital_data.py",
-        "if not _is_left_out(examined, catalogue, contract):",
-        "if catalogue.entries:",
-        (f"{_PLANTED}::test_an_image_that_does_not_fit_a_runs_terms_is_left_out_of_the_run",),
+        "if label is None or examined.usable is None or any(finding.blocks for finding in own):",
+        "if label is None or examined.usable is None:",
+        (f"{_ATTACKS}/test_images_left_out.py", "tests/unit/client/data/test_hospital_data.py"),
+    ),
+    Mutation(
+        "images that a run's map leaves out are not known to the ledger",
+        "client/data/hospital_data.py",
+        "            survey.pass_over(examined)\n",
+        "            pass\n",
+        (f"{_ATTACKS}/test_images_left_out.py",),
     ),
 )
 

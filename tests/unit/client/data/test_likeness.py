@@ -143,6 +143,12 @@ def test_hardly_any_chest_xray_is_as_bare_as_a_limb() -> None:
     assert sum(bare) <= 2
 
 
+def test_padding_around_a_chest_is_no_bare_film() -> None:
+    chest = phantom.chest(1, 64, 31).images[0, 0]
+    for frame in (((30, 30), (30, 30)), ((0, 0), (64, 0)), ((5, 90), (0, 0))):
+        assert not is_bare(Image.fromarray(np.pad(chest, frame)))
+
+
 @pytest.mark.parametrize("size", [32, 64, 224])
 def test_no_phantom_is_bare(size: int) -> None:
     assert not any(is_bare(Image.fromarray(image)) for image in phantom.chest(200, size, 31).images[:, 0])

@@ -51,7 +51,8 @@ def test_deep_networks_take_images_of_64_to_512_pixels(name: str) -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ConfigError, match=r"model\.name must be one of cnn.*got 'vgg'"):
+    known = ", ".join(registry.MODELS)
+    with pytest.raises(ConfigError, match=rf"model\.name must be one of {known}.*got 'vgg'"):
         registry.build("vgg", 2, 1, 28, seed=1)
 
 

@@ -1,6 +1,7 @@
 """``confide test``: which tests it runs."""
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,8 +39,27 @@ def test_a_run_by_marker_takes_those_tests_alone(started: list[tuple[str, ...]])
 
 def test_every_run_begins_with_the_static_checks(started: list[tuple[str, ...]]) -> None:
     assert checks.test(["test"]) == 0
-    assert [line[2] for line in started[:3]] == ["ruff", "ruff", "mypy"]
+    static = started[: len(checks._STATIC)]  # They run side by side.
+    assert {"ruff", "mypy"} <= {line[2] for line in static}
+    assert "pytest" not in {line[2] for line in static}
+    assert started[len(static)][2] == "pytest"
     assert checks.check(["check"]) == 0
+
+
+def test_tests_write_to_memory_where_there_is_room_and_leave_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_ROOM_BYTES", 1)
+    with checks.scratch(tmp_path) as options:
+        assert options[0] == "--basetemp"
+        assert tmp_path in Path(options[1]).parents
+        assert Path(options[1]).parent.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(checks, "_ROOM_BYTES", 2**80)
+    with checks.scratch(tmp_path) as options:
+        assert options == ()
+    with checks.scratch(tmp_path / "missing") as options:
+        assert options == ()
 
 
 def test_fast_goes_with_no_other_choice(started: list[tuple[str, ...]]) -> None:
