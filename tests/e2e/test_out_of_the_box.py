@@ -91,7 +91,7 @@ def answers(trained: Trained, *images: Path, code: int = 0) -> dict[str, dict[st
 def test_predict_answers_folders_and_dicom_goes_on_past_bad_files_and_says_what_a_check_says(
     trained: Trained, tmp_path: Path
 ) -> None:
-    told = answers(trained, trained.pictures, code=1)
+    told = answers(trained, trained.pictures, code=2)
     assert len(told) == 14
     assert "error" in told["broken.png"]
     assert all("predicted" in line for name, line in told.items() if name != "broken.png")
@@ -101,7 +101,7 @@ def test_predict_answers_folders_and_dicom_goes_on_past_bad_files_and_says_what_
     assert "constant" in remarks["constant.png"]
     assert remarks["film.dcm"] == remarks["0.png"] == ""
     table = tmp_path / "answers.csv"
-    confide("predict", str(trained.run), str(trained.pictures), "--csv", str(table), code=1)
+    confide("predict", str(trained.run), str(trained.pictures), "--csv", str(table), code=2)
     rows = {Path(row["file"]).name: row for row in csv.DictReader(table.read_text().splitlines())}
     assert set(rows) == set(told)
     assert rows["1.png"]["predicted"] == told["1.png"]["predicted"]
