@@ -95,10 +95,10 @@ def gradient_method(model: nn.Module, shape: tuple[int, ...], classes: int, name
 
 
 def layers_of(model: nn.Module) -> tuple[LayerGradients, ...]:
-    """Return each layer that has parameters of its own."""
+    """Return each layer that has parameters of its own which training changes."""
     found = []
     for place, layer in model.named_modules():
-        own = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+        own = sum(each.numel() for each in layer.parameters(recurse=False) if each.requires_grad)
         if own:
             is_known = type(layer) in (nn.Conv2d, nn.Linear, nn.GroupNorm)
             found.append(LayerGradients(place or "(the model)", type(layer).__name__, own, is_known))
@@ -132,12 +132,13 @@ def _one_by_one(inputs: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return one record's gradient as autograd forms it, (1, d)."""
+    """Return one record's gradient by what training changes, as autograd forms it, (1, trained parameters)."""
     model.zero_grad(set_to_none=True)
     functional.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
     parts = [
         torch.zeros(parameter.numel()) if parameter.grad is None else parameter.grad.reshape(-1)
         for parameter in model.parameters()
+        if parameter.requires_grad
     ]
     return torch.cat(parts)[None]
 

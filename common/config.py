@@ -551,6 +551,8 @@ def _first_complaint(error: ValidationError) -> str:
     message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not key:
         return message
+    if isinstance(finding["input"], dict):
+        return f"{key} {message}"  # A section, of which the message says what is wrong.
     return f"{key} {message}{_allowed_range(finding['loc'])}, got {_SHOWN.repr(finding['input'])}"
 
 

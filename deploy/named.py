@@ -12,9 +12,10 @@ def check_names(config: Config) -> None:
     """Check, before anything is set up, that the tables hold what a configuration names.
 
     Raises:
-        ConfigError: there is no such model or strategy; names those that there are.
+        ConfigError: there is no such model or strategy, and names those that there are; or images are too small for it.
     """
     registry.require(config.model.architecture)
+    registry.require_size(config.model.architecture, config.model.image_size)
     strategies.require(config.aggregation.strategy)
 
 

@@ -5,7 +5,8 @@ set         table, recognised by its columns             an image is named by   
 =========== ============================================ ================================ ===================
 NIH         ``Data_Entry_2017.csv``                      its file's name                  a list, ``A|B``
 CheXpert    ``train.csv``, ``valid.csv``                 its path                         a column each
-RSNA        ``stage_2_train_labels.csv``                 its patient, one image each      ``Target``, 0 or 1
+RSNA        ``stage_2_train_labels.csv``, or             its patient, one image each      ``Target``, 0 or 1,
+            ``stage_2_detailed_class_info.csv`` alone                                     or ``class``, three
 PadChest    ``PADCHEST_chest_x_ray_images_labels_*.csv`` its file's name                  a list, ``['a', 'b']``
 MIMIC-CXR   ``mimic-cxr-2.0.0-chexpert.csv`` with        its DICOM identifier             a column each
             ``mimic-cxr-2.0.0-metadata.csv``
@@ -31,7 +32,7 @@ _HEAD_BYTES = 1 << 16
 _MOST_TABLES = 64
 """Tables of a folder whose heads are read; a public set has a handful."""
 
-_LATERAL = frozenset({"L", "LATERAL", "LL", "LAT", "LAO", "RAO", "OBLICUA", "COSTAL"})
+_LATERAL = frozenset({"L", "LATERAL", "LL", "LAT", "LAO", "RAO", "OBLICUA", "COSTAL", "EXCLUDE"})
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _AGE = re.compile(r"0*(\d{1,3})(?:\.0+)?Y?")
 _YEAR = re.compile(r"(\d{4})")
@@ -192,6 +193,15 @@ def _rsna(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
             yield KnownRow(line, patient, cells["Target"], patient, Said())
 
 
+def _rsna_detailed(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
+    seen: set[str] = set()
+    for line, cells in read(files[0], ("patientId", "class")):
+        patient = cells["patientId"]
+        if patient not in seen:
+            seen.add(patient)
+            yield KnownRow(line, patient, cells["class"], patient, Said())
+
+
 def _padchest(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
     columns = ("ImageID", "PatientID", "Labels", "Projection", "PatientBirth", "PatientSex_DICOM", "StudyDate_DICOM")
     for line, cells in read(files[0], columns):
@@ -248,6 +258,13 @@ _RSNA_TASK = TaskConfig(
     images=ImageKindName.CHEST_RADIOGRAPH,
 )
 
+_RSNA_DETAILED_TASK = TaskConfig(
+    kind=TaskKind.MULTICLASS,
+    classes=("Normal", "No Lung Opacity / Not Normal", "Lung Opacity"),
+    positive=("Lung Opacity",),
+    images=ImageKindName.CHEST_RADIOGRAPH,
+)
+
 _Rows = Callable[[tuple[str, ...], Read], Iterator[KnownRow]]
 
 _SETS: tuple[tuple[str, tuple[frozenset[str], ...], bool, TaskConfig | None, _Rows], ...] = (
@@ -260,5 +277,7 @@ _SETS: tuple[tuple[str, tuple[frozenset[str], ...], bool, TaskConfig | None, _Ro
     ("NIH ChestX-ray14", (frozenset({"Image Index", "Finding Labels"}),), False, _NIH_TASK, _nih),
     ("PadChest", (frozenset({"ImageID", "PatientID", "Labels", "Projection"}),), False, None, _padchest),
     ("RSNA Pneumonia", (frozenset({"patientId", "Target"}),), False, _RSNA_TASK, _rsna),
+    ("RSNA Pneumonia, detailed classes", (frozenset({"patientId", "class"}),), False, _RSNA_DETAILED_TASK,
+     _rsna_detailed),
 )  # fmt: skip
 """Name, the columns that each of its tables has, how images are named, what its labels are, and how rows are read."""

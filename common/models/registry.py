@@ -254,14 +254,23 @@ def build(name: str, classes: int, channels: int, image_size: int, seed: int) ->
     return build_with_replaced(name, classes, channels, image_size, seed)[0]
 
 
+def require_size(name: str, image_size: int) -> None:
+    """Check that images are large enough for a model.
+
+    Raises:
+        ConfigError: they are not; names the smallest side.
+    """
+    smallest = smallest_image(name)
+    if image_size < smallest:
+        raise ConfigError(f"model.image_size must be at least {smallest} for model.name {name}, got {image_size}")
+
+
 def build_with_replaced(
     name: str, classes: int, channels: int, image_size: int, seed: int
 ) -> tuple[nn.Module, tuple[Replaced, ...]]:
     """Do as :func:`build`, and return as well which layers of a package's model others stand in for."""
     entry = _entry(name)
-    smallest = smallest_image(name)
-    if image_size < smallest:
-        raise ConfigError(f"model.image_size must be at least {smallest} for model.name {name}, got {image_size}")
+    require_size(name, image_size)
     import torch  # It takes a second; whoever only checks a name does without it.
 
     width = entry.width(channels) if isinstance(entry, OnFeatures) else 0

@@ -81,9 +81,10 @@ def main(
         "data.source": data,
     }
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
-    config = with_recipe(load_config(config_file, (*given, *overrides)), (*given, *overrides))
+    config = load_config(config_file, (*given, *overrides))
     check_names(config)
     proposal = _proposal(config) if task is None else None
+    config = with_recipe(config, (*given, *overrides), own=proposal is not None or not config.task.is_preset)
     config = with_task(config) if proposal is None else _as_proposed(config, proposal)
     run_id = new_run_id()
     folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])

@@ -38,19 +38,24 @@ RECIPES = {
 }
 """The settings by task. 20 steps learn as much as 30 and leave time; the noise that ε asks for is the same for both."""
 
+OWN_RECIPE = Recipe("scattering_linear", 10, 200.0, 1, Warp.NONE, 0.04)
+"""For a person's own images, whatever they show: features that take some milliseconds an image, no copies of it, and
+few rounds, so that a first report is there within minutes. A network's features would be computed for longer."""
+
 _OF_RECIPES = ("experiment.rounds", "model.name", "training.sample_rate", "training.learning_rate", "training.copies",
                "training.warp", "privacy.mean_share", "privacy.max_grad_norm")  # fmt: skip
 """Keys that a recipe sets."""
 
 
-def with_recipe(config: Config, given: Sequence[str]) -> Config:
+def with_recipe(config: Config, given: Sequence[str], *, own: bool = False) -> Config:
     """Return a demo's configuration with its task's recipe, where that has one and the user names no model.
 
     Args:
         config: as the file and the command line make it.
         given: the ``section.key=value`` of the command line, which a recipe leaves alone.
+        own: the task is of a person's own images, not a preset.
     """
-    recipe = RECIPES.get(config.experiment.task)
+    recipe = OWN_RECIPE if own else RECIPES.get(config.experiment.task)
     named = {override.partition("=")[0] for override in given}
     if recipe is None or "model.name" in named or _differs(config, named):
         return config

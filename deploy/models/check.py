@@ -8,8 +8,10 @@ import dataclasses
 import json
 import math
 import resource
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +40,9 @@ from deploy.models.sizes import classes_and_channels, size_options
 
 _RUN_ID = 32 * "0"
 _LONGEST_SECONDS = 3600.0
+
+_MOST_SHOWN = 8
+"""Replaced layers that are named on the screen; a deep network has over a hundred."""
 
 
 @dataclass(frozen=True)
@@ -215,23 +220,33 @@ _METHODS = {
 
 
 def _print(found: dict[str, Any]) -> None:
-    print(f"{found['name']}: {found['parameters']:,} parameters, {found['vector_bytes'] / 1e6:.2f} MB a vector")
-    print(f"gradients of each record: {_METHODS[found['gradients']]}")
+    _say(f"{found['name']}: {found['parameters']:,} parameters, {found['vector_bytes'] / 1e6:.2f} MB a vector")
+    _say(f"gradients of each record: {_METHODS[found['gradients']]}")
     unknown = [f"{place} ({kind})" for place, kind, _, is_known in found["layers"] if not is_known]
     if unknown:
-        print(f"  layers that are not known: {', '.join(unknown)}")
-    print(f"layers replaced: {len(found['replaced'])}")
-    for line in found["replaced"]:
-        print(f"  {line}")
-    print(
-        f"a round here, on {found['device']}: {found['seconds']:.1f} s of training ({found['steps']} steps of about "
-        f"{found['units']:.0f} units; one was measured), {found['peak_bytes'] / 2**20:,.0f} MiB of memory"
+        _say(f"  layers that are not known: {', '.join(unknown)}")
+    _say(f"layers replaced: {len(found['replaced'])}")
+    for line in found["replaced"][:_MOST_SHOWN]:
+        _say(f"  {line}")
+    if len(found["replaced"]) > _MOST_SHOWN:
+        _say(f"  and {len(found['replaced']) - _MOST_SHOWN} more; --json names all")
+    steps = f"{found['steps']} step{'s' if found['steps'] > 1 else ''} of about {found['units']:.0f} units"
+    _say(
+        f"a round here, on {found['device']}: {found['seconds']:.1f} s of training ({steps}; one was measured), "
+        f"{found['peak_bytes'] / 2**20:,.0f} MiB of memory"
     )
     if found["epsilon_first"] is not None:
-        print(
+        _say(
             f"ε for each unit: {found['epsilon_first']:g} after the first round, {found['epsilon_run']:g} after all "
             f"{found['rounds']}"
         )
+
+
+def _say(line: str) -> None:
+    """Print a line in the terminal's width, or 80 columns; what follows its first is indented."""
+    indent = len(line) - len(line.lstrip()) + 2
+    print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent=" " * indent,
+                        break_long_words=False, break_on_hyphens=False))  # fmt: skip
 
 
 def _try_here() -> int:

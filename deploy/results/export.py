@@ -6,7 +6,6 @@ import click
 
 from common.errors import RunError
 from common.files import replace_file
-from common.task import TaskKind
 from deploy.command import FILE, command, out_option
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 
@@ -32,8 +31,6 @@ def main(model: Path, as_onnx: bool, as_bundle: bool, out: Path | None) -> int:
         raise click.UsageError("name what to write: --onnx, --monai or both")
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    if as_bundle and card.kind is TaskKind.MULTILABEL:
-        raise RunError("--monai must be used with a model of one class an image, got one of many labels; use --onnx")
     from deploy.results.onnx_file import to_onnx  # PyTorch's exporter takes seconds to import.
 
     encoded = to_onnx(flat, card)

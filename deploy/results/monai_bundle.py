@@ -19,6 +19,7 @@ from typing import Any
 
 from common.errors import RunError
 from common.files import replace_file
+from common.task import TaskKind
 from deploy.results.model_file import ModelCard
 from deploy.source_tree import ROOT
 
@@ -72,7 +73,7 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         "numpy_version": version("numpy"),
         "required_packages_version": {"onnxruntime": version("onnxruntime"), "pillow": version("pillow")},
         "name": f"Confide {card.task}",
-        "task": f"{card.task}: {' or '.join(card.classes)}",
+        "task": f"{card.task}: {', '.join(card.classes) if _gives_labels(card) else ' or '.join(card.classes)}",
         "description": (
             f"{card.architecture}, trained by hospitals together on {card.data_set} {privacy}. Research, not a medical "
             f"device. {' '.join(card.caveats)}"
@@ -83,7 +84,7 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         "data_type": "png",
         "intended_use": "Research. No decision about a patient may rest on it.",
         "privacy": card.privacy,
-        "threshold": card.threshold,
+        "threshold": list(card.thresholds) if _gives_labels(card) else card.threshold,
         "network_data_format": {
             "inputs": {
                 "image": {
@@ -172,6 +173,9 @@ def _readme(card: ModelCard) -> str:
     decided = "The most probable class is the answer."
     if card.threshold is not None:
         decided = f"*{card.classes[1]}* is the answer from a probability of {card.threshold:.4f} on."
+    if _gives_labels(card):
+        told = (f"{name} {least:.4f}" for name, least in zip(card.classes, card.thresholds, strict=True))
+        decided = f"A picture may have any number of them, each from its own probability on: {', '.join(told)}."
     return (
         f"# {card.task} on {card.data_set}\n\n"
         f"A research model of Confide, not a medical device. {' '.join(card.caveats)}\n\n"
@@ -179,6 +183,11 @@ def _readme(card: ModelCard) -> str:
         "```\npython -m monai.bundle run --config_file configs/inference.json\n```\n\n"
         f"`eval/predictions.csv` then has a row for each: the probabilities of {', '.join(card.classes)}. {decided}\n"
     )
+
+
+def _gives_labels(card: ModelCard) -> bool:
+    """Return whether a picture may have any number of the classes."""
+    return card.kind is TaskKind.MULTILABEL
 
 
 def _as_json(tree: dict[str, Any]) -> bytes:

@@ -127,6 +127,20 @@ def test_a_hostile_backbone_is_refused_by_name_at_each_hospital_that_accepted_it
     assert_refused_before_any_epsilon(tmp_path / "run", "the backbone's file is refused, control flow")
 
 
+def test_a_backbone_of_another_hash_at_a_hospital_is_refused_before_any_epsilon(tmp_path: Path) -> None:
+    """The hospitals accept what the run names, and have another file than that."""
+    (tmp_path / "network.onnx").write_bytes(honest())
+    named = "ab" * 32
+    finished = demo(
+        tmp_path / "run", "model.name=backbone_linear", "model.backbone=onnx", f"model.features={FEATURES}",
+        f"model.sha256={named}", f"hospital.accepted_models=[{named}]", "transport.start_deadline_seconds=20",
+        site=tmp_path,
+    )  # fmt: skip
+    assert finished.returncode != 0
+    words = f"a backbone's file with the SHA-256 {named} must lie in the folder"
+    assert_refused_before_any_epsilon(tmp_path / "run", words)
+
+
 def test_a_deep_network_of_the_registry_trains_over_real_processes(tmp_path: Path) -> None:
     finished = demo(
         tmp_path / "run", "model.name=efficientnet_b0", "model.image_size=64", "privacy.mode=distributed",

@@ -34,6 +34,7 @@ RSNA = (
     "00436515,264.0,152.0,213.0,379.0,1\n"
     "00436515,562.0,152.0,256.0,453.0,1\n"
 )
+RSNA_DETAILED = "patientId,class\n0004cfab,No Lung Opacity / Not Normal\n" + 2 * "00436515,Lung Opacity\n"
 PADCHEST = (
     ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,ViewPosition_DICOM,Projection,"
     "MethodProjection,Pediatric,Report,Labels\n"
@@ -92,6 +93,11 @@ SETS: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, tuple[str, ...]
         ("stage_2_train_images/0004cfab.png", "stage_2_train_images/00436515.png"),
         {"0004cfab": ("no pneumonia",), "00436515": ("pneumonia",)},
     ),
+    "RSNA Pneumonia, detailed classes": (
+        {"stage_2_detailed_class_info.csv": RSNA_DETAILED},
+        ("stage_2_train_images/0004cfab.png", "stage_2_train_images/00436515.png"),
+        {"0004cfab": ("No Lung Opacity / Not Normal",), "00436515": ("Lung Opacity",)},
+    ),
     "PadChest": (
         {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz": PADCHEST},
         ("0/20536686_a.png", "0/20536686_b.png", "0/135803415_c.png"),
@@ -138,6 +144,14 @@ def test_a_published_table_is_read_as_it_is(tmp_path: Path, name: str) -> None:
     for part, labels in expected.items():
         (file,) = (file for file in read if part in file)
         assert read[file] == labels
+
+
+def test_of_both_tables_of_rsna_the_one_with_targets_is_read(tmp_path: Path) -> None:
+    tables, images, _ = SETS["RSNA Pneumonia"]
+    lay_out(tmp_path, {**tables, "stage_2_detailed_class_info.csv": RSNA_DETAILED}, images)
+    known = find_known_table(tmp_path)
+    assert known is not None
+    assert (known.name, known.files) == ("RSNA Pneumonia", ("stage_2_train_labels.csv",))
 
 
 def test_lateral_views_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -44,3 +44,12 @@ def test_a_model_a_file_or_a_task_of_the_users_own_has_no_recipe(
 ) -> None:
     config = replace(Config(), **sections)
     assert with_recipe(config, given) == config
+
+
+def test_images_of_ones_own_have_a_recipe_that_needs_no_network() -> None:
+    config = replace(Config(), experiment={"task": "lungs"})
+    made = with_recipe(config, (), own=True)
+    check_names(made)
+    assert (made.model.name, made.experiment.rounds, made.training.copies) == ("scattering_linear", 10, 1)
+    assert with_recipe(config, ("model.name=cnn",), own=True) == config
+    assert with_recipe(config, ("experiment.rounds=5",), own=True).training.learning_rate == 20.0

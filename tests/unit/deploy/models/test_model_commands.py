@@ -62,6 +62,18 @@ def test_a_trial_of_a_run_without_privacy_has_no_cost(capfd: pytest.CaptureFixtu
     assert "ε" not in shown
 
 
+def test_a_model_on_frozen_features_is_tried_like_any_other_and_told_in_80_columns(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert check.main(["check", "scattering_linear", *SMALL]) == 0
+    shown = capfd.readouterr().out
+    assert "every layer is known" in shown
+    assert "not known" not in shown  # Its centre is a part of the model that training leaves alone.
+    assert "ε for each unit" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_a_trial_says_in_one_line_why_a_model_cannot_be_made() -> None:
     with pytest.raises(ConfigError, match=r"image_size must be at least 64 for model\.name densenet121, got 28"):
         check.main(["check", "densenet121", *SMALL])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.task import TaskKind
 from deploy.datasets import phantom
 from deploy.results.export import main
 from deploy.results.onnx_file import INPUT
@@ -62,3 +63,16 @@ def test_the_network_of_a_bundle_answers_as_the_onnx_file(bundle: Path) -> None:
     expected, _ = answers_of((bundle / "models" / "model.onnx").read_bytes(), pictures)
     assert np.array_equal(network(torch.from_numpy(pictures).float()).numpy(), expected)
     assert INPUT == "image"
+
+
+def test_a_bundle_of_a_model_of_labels_gives_each_its_threshold(tmp_path: Path) -> None:
+    thresholds = (0.5, 0.45, 0.6)
+    said = {"kind": TaskKind.MULTILABEL, "classes": ("edema", "mass", "none"), "thresholds": thresholds}
+    model_of(tmp_path, "cnn", threshold=None, changed=said)
+    assert main(["export", str(tmp_path), "--monai"]) == 0
+    bundle = tmp_path / "monai_bundle"
+    metadata = _read(bundle, "metadata.json")
+    assert metadata["threshold"] == list(thresholds)
+    assert metadata["task"].endswith("edema, mass, none")
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "edema", "1": "mass", "2": "none"}
+    assert "mass 0.4500" in (bundle / "docs" / "README.md").read_text()
