@@ -1004,6 +1004,7 @@ _KEPT = "tests/unit/client/test_kept_runs.py"
 _RECORDS_ASKED_FOR = f"{_ATTACKS}/test_terms_that_ask_about_records.py"
 _MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
 _PLANNED = "tests/unit/client/test_planned_cost.py"
+_LARGE_DELTA = "test_row_9_a_run_that_names_a_large_delta_fills_no_budget_that_is_judged_at_the_hospitals_own"
 
 _TASK_AND_MODEL_MUTATIONS = (
     Mutation(
@@ -1163,7 +1164,7 @@ _MEAN_MUTATIONS = (
         "client/contribution.py",
         "if release.kind is ReleaseKind.STATISTICS and terms.trains:",
         "if release.kind is ReleaseKind.STATISTICS and cohort < 0:",
-        (_CONTRIBUTION, "tests/unit/server/test_run_statistics.py"),
+        (f"{_CONTRIBUTION}::test_who_is_trained_on_is_not_asked_in_a_round_that_trains",),
     ),
     Mutation(
         "each label of a multi-label release is counted at the full norm",
@@ -1230,7 +1231,7 @@ _RUN_MUTATIONS = (
         "client/agent.py",
         "        run.contributor.check_planned_end()\n",
         "",
-        (_AGENT, _CONTRIBUTION),
+        (f"{_ATTACKS}/test_lying_server.py::{_LARGE_DELTA}",),
     ),
     Mutation(
         "a proposal that passes a budget is agreed to",
@@ -1271,8 +1272,8 @@ _RUN_MUTATIONS = (
         "a delivery is believed whoever signed it",
         "common/run/delivery.py",
         "if not is_signed_by(key, bytes.fromhex(delivery.signature), delivery.signed_part()):",
-        "if not delivery.signature:",
-        (_KEPT,),
+        "if delivery.time < 0:",
+        ("tests/unit/common/run/test_delivery.py",),
     ),
     Mutation(
         "a new state folder begins with an empty ledger",

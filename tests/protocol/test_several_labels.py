@@ -89,7 +89,7 @@ def test_labels_that_the_run_does_not_name_leave_out_their_records_and_refuse_no
 
 
 def test_labels_that_are_not_known_are_left_out_of_the_counts_with_copies_of_images_too(tmp_path: Path) -> None:
-    """Of a model on features, whose validation records come with copies; half of the second label is not known."""
+    """Run a model on features, whose validation records come with copies; half of the second label is not known."""
     terms = TERMS.model_copy(update={"uncertain": Counts.LEAVE_OUT})
     parts = {split: marked(size, seed) for seed, (split, size) in enumerate(SIZES.items())}
     for records in parts.values():

@@ -259,6 +259,22 @@ def test_figures_that_cannot_be_made_of_scores_are_not_told_to_the_server(
     assert made.own is None
 
 
+def test_who_is_trained_on_is_not_asked_in_a_round_that_trains(dealt: Dealt, tmp_path: Path) -> None:
+    made = small(dealt, tmp_path / "run", evaluation={"statistics_epsilon": 0.5})
+    run = describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, made.consortium.roster)
+    hospital = Hospital(run, tmp_path)
+    statistics = hospital.plan.statistics
+    assert statistics is not None
+    asked = RoundTerms(
+        purpose=Purpose.TRAIN,
+        model_hash=hash_model(hospital.model),
+        fewest_survivors=fewest_survivors(run, COHORT, trains=True, measures=True),
+        question=Question(release=statistics.number, edges=()),
+    )
+    with pytest.raises(RunError, match="in a round without training"):
+        hospital.contributor.check(asked, COHORT)
+
+
 def on_features(dealt: Dealt, folder: Path, mean_share: float) -> RunDescription:
     made = small(dealt, folder, model={"name": "scattering_linear"}, privacy={"mean_share": mean_share})
     return describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, made.consortium.roster)

@@ -10,7 +10,9 @@ import pytest
 
 from client.enrolment import EnrolmentService
 from client.kept_runs import RUNS_FOLDER, RunReceiver, folder_of, kept_runs, refused_runs
-from common.audit.chain import AUDIT_FILE
+from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
+from common.audit.entries import Contributed, JoinedRun
+from common.audit.parties import Writer
 from common.errors import EnrolmentError, RunError
 from common.files import write_private
 from common.identity.certificates import HospitalIdentity
@@ -215,6 +217,29 @@ def test_a_sum_that_this_hospitals_own_chain_lacks_is_found(scene: Scene) -> Non
     own.write_bytes(b"\n".join(own.read_bytes().split(b"\n")[:3]) + b"\n")
     scene.receive()
     assert "for which it has sent no vector" in refused_runs(scene.state)[RUN_ID].reason
+
+
+def test_terms_that_this_hospital_agreed_to_and_the_server_lacks_are_found(scene: Scene) -> None:
+    chain = AuditChain(scene.state / AUDIT_FILE, Writer(scene.identity.certificate, scene.identity.key))
+    chain.append(JoinedRun(run_id=RUN_ID, config_hash="00" * 32))
+    chain.close()
+    scene.receive()
+    assert "agreed to terms that the server lacks" in refused_runs(scene.state)[RUN_ID].reason
+
+
+def test_a_round_that_was_asked_for_otherwise_than_the_server_records_is_found(scene: Scene) -> None:
+    own = scene.state / AUDIT_FILE
+    entries = read_chain(own.read_bytes(), AUDIT_FILE, scene.run.authority).entries
+    own.unlink()
+    chain = AuditChain(own, Writer(scene.identity.certificate, scene.identity.key))
+    for entry in entries[1:]:
+        body = entry.body
+        if isinstance(body, Contributed):
+            body = body.model_copy(update={"train": not body.train})
+        chain.append(body)
+    chain.close()
+    scene.receive()
+    assert "was asked for something else in round" in refused_runs(scene.state)[RUN_ID].reason
 
 
 def test_a_run_that_goes_on_replaces_its_model_and_another_past_does_not(scene: Scene) -> None:
