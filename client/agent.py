@@ -183,7 +183,7 @@ class HospitalAgent:
         self._status = StatusKeeper(
             surroundings.state / STATUS_FILE, identity.name, policy, lambda: self._here.now().timestamp()
         )
-        self._data: tuple[DataContract, HospitalData] | None = None
+        self._data: tuple[str, DataContract, HospitalData] | None = None
         self._ledger: Ledger | None = None
         self._agreements = RunAgreements(surroundings.state)
         self._revocations = Revocations(surroundings.state, authority)
@@ -276,11 +276,13 @@ class HospitalAgent:
         return run
 
     def _prepare(self, description: RunDescription) -> Contributor:
-        contract, cache = DataContract.of_run(description), self._here.cache
-        if self._data is None or self._data[0] != contract:
-            began_with = held(self._here.state, description.run_id)
-            self._data = (contract, self._here.open_data(self._here.data, contract, cache, began_with))
-        data = self._data[1]
+        contract, cache, run_id = DataContract.of_run(description), self._here.cache, description.run_id
+        # Anew for each run: the folder may hold other data by now, and it is the ledger that says whose that is.
+        if self._data is None or self._data[:2] != (run_id, contract):
+            began_with = held(self._here.state, run_id)
+            self._data = (run_id, contract, self._here.open_data(self._here.data, contract, cache, began_with))
+            self._ledger = None
+        data = self._data[2]
         if data.key:
             hold(self._here.state, description.run_id, data.key)
         ledger = None

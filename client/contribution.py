@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client.data.hospital_data import UNUSABLE_DATA, HospitalData, HospitalRecords
+from client.data.hospital_data import HospitalData, HospitalRecords
 from client.data.watch import GONE_FILE, Gone
 from client.device import choose
 from client.features import model_inputs
@@ -204,15 +204,16 @@ class Contributor:
         self._model = _model_of(run)
         move(registry.frozen_features(run.model.architecture), self._device)
 
-        def prepared(part: HospitalRecords, copies: int) -> TrainingData:
-            inputs = _inputs(run, copies_of(part.images, run.training.warp, copies), cache)
-            if copies > 1:
-                inputs = inputs.reshape(len(part), copies, inputs.shape[1])
-            return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
-
         # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.
         copies = run.training.copies
-        parts = [prepared(data.train, copies), prepared(data.validation, copies), prepared(data.test, 1)]
+        parts = [
+            _prepared(run, name, part, number, cache)
+            for name, part, number in (
+                ("training", data.train, copies),
+                ("validation", data.validation, copies),
+                ("test", data.test, 1),
+            )
+        ]
         everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
         counted = self._of_stated_patients(
@@ -639,18 +640,29 @@ def _model_of(run: RunDescription) -> nn.Module:
     return model
 
 
-def _inputs(run: RunDescription, images: npt.NDArray[np.uint8], cache: Path) -> Array:
-    """Return what the model is trained on.
+def _prepared(run: RunDescription, name: str, part: HospitalRecords, copies: int, cache: Path) -> TrainingData:
+    """Return a part as the model is trained or measured on it; without any record where that cannot be made.
 
-    Raises:
-        DataError: a backbone fails on an image here, although it ran on a made-up one: that shows no more to a server
-            than that the data cannot be used.
+    Size, copies and labels are a server's choice, so memory or disk that is too small, or a backbone that fails on an
+    image, must not refuse a run: a server would count the records of a label by when it does.
     """
     try:
-        return model_inputs(run.model.architecture, images, cache)
-    except ConfigError as error:
-        _LOG.error("the backbone cannot be run on this hospital's images: %s", error)
-        raise DataError(UNUSABLE_DATA) from None
+        return _as_inputs(run, part, copies, cache)
+    except (ConfigError, DataError, MemoryError, OSError, RuntimeError) as error:
+        reason = error if isinstance(error, ConfigError | DataError) else _kind(error)
+        _LOG.error(
+            "the %s records must fit memory, disk and model; they do not, and none of them counts in this run: %s; the "
+            "server learns nothing of this", name, reason,
+        )  # fmt: skip
+        return _as_inputs(run, part.emptied(), copies, cache)
+
+
+def _as_inputs(run: RunDescription, part: HospitalRecords, copies: int, cache: Path) -> TrainingData:
+    pictures = copies_of(part.images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
 
 
 def _kind(error: Exception) -> str:

@@ -12,8 +12,12 @@ Proof: ``docs/proofs/copies.md``.
 """
 
 import hashlib
+import math
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -23,12 +27,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.config import Warp
+from common.files import make_private_folder
 
 _LABEL = b"confide warp 1"
 """Part of every hash, so that another version of the warps has other amounts."""
 
 _AT_ONCE = 256
 """Images that are warped together; it bounds memory and changes nothing."""
+
+
+IN_MEMORY_BYTES = 1 << 28
+"""The most bytes of copies that are held in memory, 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +78,25 @@ _NUMBERS = 8
 """Uniform numbers of one copy: the 32 bytes of a SHA-256, four bytes each."""
 
 
-def copies_of(images: NDArray[np.uint8], warp: Warp, copies: int) -> NDArray[np.uint8]:
+def copies_of(images: NDArray[np.uint8], warp: Warp, copies: int, folder: Path | None = None) -> NDArray[np.uint8]:
     """Return each image followed by its warped copies.
 
     Args:
         images: (n, channels, height, width) uint8.
         warp: the kind.
         copies: K of each image, itself among them; at least 1.
+        folder: where copies beyond :data:`IN_MEMORY_BYTES` lie, in a file without a name; None for memory whatever
+            they take.
 
     Returns:
         (n·K, channels, height, width) uint8, the copies of an image one after the other, the image itself first.
+
+    Raises:
+        OSError: the disk has no room for them.
     """
     if copies == 1 or warp is Warp.NONE or not len(images):
         return np.repeat(images, copies, axis=0) if copies > 1 else images
-    made = np.empty((len(images), copies, *images.shape[1:]), np.uint8)
+    made = _room((len(images), copies, *images.shape[1:]), folder)
     made[:, 0] = images
     digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
     for number in range(1, copies):
@@ -91,6 +105,17 @@ def copies_of(images: NDArray[np.uint8], warp: Warp, copies: int) -> NDArray[np.
             uniform = np.stack([_uniform(digest, warp, number) for digest in digests[some]])
             made[some, number] = _warped(torch.from_numpy(images[some]), _KINDS[warp], uniform, number)
     return made.reshape(-1, *images.shape[1:])
+
+
+def _room(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.uint8]:
+    """Return an array in memory, or in a file, so that many copies of many images do not end this process."""
+    size = math.prod(shape)
+    if folder is None or size <= IN_MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    make_private_folder(folder)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # A full disk is an error here, and a dead process later.
+        return np.memmap(file, np.uint8, "r+", shape=shape).view(np.ndarray)
 
 
 def _uniform(digest: bytes, warp: Warp, number: int) -> NDArray[np.float64]:

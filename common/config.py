@@ -14,7 +14,7 @@ from common.canonical import canonical_json
 from common.errors import ConfigError
 from common.models import naming
 from common.secagg.parameters import GraphParameters
-from common.task import MOST_CLASSES, TaskConfig, implied
+from common.task import MOST_CLASSES, Channels, TaskConfig, implied
 
 _SHOWN = reprlib.Repr()
 """Shortens a value in an error: a few aliases in YAML can stand for gigabytes."""
@@ -339,7 +339,7 @@ class RunDescription(_Section):
     protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     run_id: RunId
     classes: Annotated[tuple[str, ...], Field(max_length=MOST_CLASSES)]
-    channels: Annotated[int, Field(ge=1, le=4)]
+    channels: Channels
     vector_length: Annotated[int, Field(ge=1, le=2**31)]
     roster: Annotated[dict[str, str], Field(max_length=MOST_HOSPITALS)]
     """Hospital name to its PEM identity certificate."""

@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_CLASSES = 256
 """The largest number of classes of a task. A model and an evaluation grow with it, so millions would exhaust memory."""
@@ -47,6 +47,16 @@ _TWO = 2
 _FEWEST_SEVERAL = 3
 _POINT_ZERO = re.compile(r"(-?\d+)[.,]0+")
 _MOST_DIGITS = 9
+
+
+def _grey_or_colour(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError("must be 1 (grey) or 3 (colour)")
+    return channels
+
+
+Channels = Annotated[int, AfterValidator(_grey_or_colour)]
+"""Of images. With another number no image could be kept, and a hospital would refuse only where it has one."""
 
 
 class TaskKind(StrEnum):
@@ -124,7 +134,7 @@ class TaskConfig(BaseModel):
     """What stands in a table to the class that it means; to '' for what is nothing of this task."""
     uncertain: Annotated[Counts, Field(strict=False)] = Counts.REFUSE
     empty: Annotated[Counts, Field(strict=False)] = Counts.REFUSE
-    channels: Annotated[int, Field(ge=1, le=4)] = 1
+    channels: Channels = 1
     images: Annotated[ImageKindName, Field(strict=False)] = ImageKindName.ANY
 
     def __hash__(self) -> int:

@@ -46,6 +46,10 @@ _INDEX_NAME = "index.json"
 _IMAGES_NAME = "images.bin"
 
 
+class NoRoomError(DataError):
+    """The prepared images do not fit the cache. That follows from how many a run asks for, and must not refuse it."""
+
+
 @dataclass(frozen=True, eq=False)
 class PreparedPart:
     """One part of the prepared data.
@@ -110,6 +114,8 @@ class PreparedWriter:
         Raises:
             OSError: the disk is full.
         """
+        if pixels.shape != self._shape:
+            raise ValueError(f"an image must have the shape {self._shape}, got {pixels.shape}")
         part = self._parts[split]
         part.images.write(pixels.tobytes())
         part.labels.append(label)
@@ -203,7 +209,7 @@ class PreparedCache:
         """Give a writer for so many images of one shape (c, h, w), removing older data to make room.
 
         Raises:
-            DataError: there is no room; the size is not named, because this may travel to the server.
+            NoRoomError: there is no room.
         """
         self._make_room(images * math.prod(shape))
         try:
@@ -215,11 +221,11 @@ class PreparedCache:
                 writer.close()
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
-            raise DataError(f"the hospital's cache could not be written: {error.strerror}; see to space") from None
+            raise NoRoomError(f"the hospital's cache could not be written: {error.strerror}; see to space") from None
 
     def _make_room(self, expected_bytes: int) -> None:
         if expected_bytes > self._limit_bytes:
-            raise DataError(
+            raise NoRoomError(
                 "the prepared images would be larger than the hospital's cache may be; use fewer or smaller"
             )
         others = sorted(self._folder.glob("prepared-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -229,7 +235,7 @@ class PreparedCache:
             if kept > self._limit_bytes:
                 shutil.rmtree(folder, ignore_errors=True)
         if shutil.disk_usage(self._folder).free < expected_bytes:
-            raise DataError("the disk of the hospital's cache has no room for the prepared images; free some")
+            raise NoRoomError("the disk of the hospital's cache has no room for the prepared images; free some")
 
 
 def _map_part(folder: Path, split: Split, records: int, shape: tuple[int, ...]) -> PreparedPart:

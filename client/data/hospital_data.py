@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from client.data.cache import CACHE_VERSION, LIMIT_BYTES, Prepared, PreparedCache, PreparedWriter
+from client.data.cache import CACHE_VERSION, LIMIT_BYTES, NoRoomError, Prepared, PreparedCache, PreparedWriter
 from client.data.catalogue import Catalogue, DataLayout, read_catalogue
 from client.data.contract import DataContract
 from client.data.examine import Examined, examine_all
@@ -45,6 +46,11 @@ class HospitalRecords:
     def traits_or_unknown(self) -> npt.NDArray[np.uint8]:
         """Return the traits, each record's as not known where they are."""
         return unknown_traits(len(self)) if self.traits is None else self.traits
+
+    def emptied(self) -> Self:
+        """Return a part of the same shape without any record."""
+        traits = None if self.traits is None else self.traits[:0]
+        return replace(self, images=self.images[:0], labels=self.labels[:0], patients=self.patients[:0], traits=traits)
 
     def __len__(self) -> int:
         """Return the number of records, n."""
@@ -113,6 +119,9 @@ UNUSABLE_DATA = (
 )
 """All that a server learns about data that cannot be opened, for any reason."""
 
+_WITHOUT = "none-"
+"""Before the key of data whose records did not fit the cache, and are left out."""
+
 _TRIES = 3
 """How often data that changes while it is read is read again before the operator is asked."""
 
@@ -156,10 +165,18 @@ def _open(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData
     for _ in range(_TRIES):
         catalogue = read_catalogue(folder, contract.meaning)
         _tell_or_refuse(catalogue.findings)
-        prepared = cache.find(_cache_key(catalogue, contract))
+        key = _cache_key(catalogue, contract)
+        prepared = cache.find(key)
         if prepared is not None:
             return _as_data(prepared, contract)
-        _tell_or_refuse(check_data(folder, contract, cache_dir).findings)
+        try:
+            _tell_or_refuse(check_data(folder, contract, cache_dir).findings)
+        except NoRoomError as error:
+            _LOG.error("the data: %s; no record counts in this run, and the server learns nothing of this", error)
+            _tell_or_refuse(check_data(folder, contract, cache_dir, keep=False).findings)
+            prepared = cache.find(_WITHOUT + key)
+            if prepared is not None:
+                return _as_data(prepared, contract)
     raise DataError("it changed while it was read; start again when nobody writes to it")
 
 
@@ -184,6 +201,8 @@ def check_data(
     progress: Progress = lambda _done, _all: None,
     today: datetime.date | None = None,
     cache_limit_bytes: int = LIMIT_BYTES,
+    *,
+    keep: bool = True,
 ) -> Report:
     """Open and check every image, and keep the prepared images if each is usable.
 
@@ -194,6 +213,7 @@ def check_data(
         progress: called after each image.
         today: the date that no study may lie beyond; by default this machine's.
         cache_limit_bytes: of all prepared images together.
+        keep: False to prepare data without any record, which takes no room.
 
     Raises:
         DataError: there is no such folder, or the cache cannot be written.
@@ -201,9 +221,11 @@ def check_data(
     catalogue = read_catalogue(folder, contract.meaning)
     shape = (contract.channels, contract.image_size, contract.image_size)
     cache = PreparedCache(cache_dir, cache_limit_bytes)
-    with cache.build(_cache_key(catalogue, contract), len(catalogue.labelled), shape) as writer:
+    key = _cache_key(catalogue, contract)
+    number = len(catalogue.labelled) if keep else 0
+    with cache.build(key if keep else _WITHOUT + key, number, shape) as writer:
         date = today or datetime.datetime.now(datetime.UTC).date()
-        survey, found = _examine(catalogue, contract, writer, progress, date)
+        survey, found = _examine(catalogue, contract, writer if keep else None, progress, date)
         report = _report(catalogue, survey, found)
         if report.can_be_opened:
             writer.commit(survey.fingerprint, catalogue.root, survey.images)
@@ -211,7 +233,11 @@ def check_data(
 
 
 def _examine(
-    catalogue: Catalogue, contract: DataContract, writer: PreparedWriter, progress: Progress, today: datetime.date
+    catalogue: Catalogue,
+    contract: DataContract,
+    writer: PreparedWriter | None,
+    progress: Progress,
+    today: datetime.date,
 ) -> tuple[Survey, list[Finding]]:
     survey, found = Survey(contract), list(catalogue.findings)
     for done, examined in enumerate(examine_all(catalogue, contract, today), start=1):
@@ -219,7 +245,7 @@ def _examine(
         if label is None:  # Its file must be sound all the same, or who refuses would tell that there is such an image.
             own = [finding for finding in own if _refuses(finding)]
         found += own
-        if label is None or examined.usable is None or any(finding.blocks for finding in own):
+        if writer is None or label is None or examined.usable is None or any(finding.blocks for finding in own):
             survey.pass_over(examined)
         else:
             split, patient = survey.add(examined, examined.usable)

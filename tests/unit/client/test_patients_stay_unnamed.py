@@ -48,4 +48,8 @@ def test_nothing_a_run_leaves_or_says_names_a_patient(tmp_path: Path, caplog: py
     (tmp_path / "events").write_text("".join(event.to_line() for event in events))
     (tmp_path / "log").write_text(caplog.text)
     assert "export or copy it again" in caplog.text
-    assert named_patients.named_below(tmp_path, tuple(folders.values())) == []
+    # Beside its prepared images a hospital keeps from which files they came, for its own eyes: it must be able to say
+    # which image is gone.
+    caches = [tmp_path / name / "cache" for name in HOSPITALS]
+    assert all(cache.stat().st_mode & 0o777 == 0o700 for cache in caches)
+    assert named_patients.named_below(tmp_path, (*folders.values(), *caches)) == []
