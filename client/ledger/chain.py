@@ -423,12 +423,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=LOCK_SECONDS
     )
-    try:
+    with ExitStack() as where_it_fails:
+        # Of a damaged file whoever asked gets no connection that it could close.
+        where_it_fails.callback(connection.close)
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA synchronous = EXTRA")
-    except sqlite3.Error:  # The file is damaged; whoever asked gets no connection that it could close.
-        connection.close()
-        raise
+        where_it_fails.pop_all()
     return connection
 
 
