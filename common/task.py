@@ -56,7 +56,7 @@ def _grey_or_colour(channels: int) -> int:
 
 
 Channels = Annotated[int, AfterValidator(_grey_or_colour)]
-"""Of images. With another number no image could be kept, and a hospital would refuse only where it has one."""
+"""How many an image has. With another number none could be kept, and a hospital would refuse only where it has one."""
 
 
 class TaskKind(StrEnum):
