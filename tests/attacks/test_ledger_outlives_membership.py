@@ -291,6 +291,14 @@ def test_nobody_states_for_another(consortium: Consortium) -> None:
         consortium.tell(anne, changed)
 
 
+def test_nobody_states_under_a_name_with_the_key_of_who_had_it_before(consortium: Consortium) -> None:
+    former = consortium.join("st-mary")
+    consortium.revoke("st-mary")
+    mary = consortium.join("st-mary")
+    with pytest.raises(IdentityError, match="signed by its own key"):
+        consortium.tell(mary, statement(former, 1.0))
+
+
 def test_a_server_cannot_invent_what_a_hospital_stated(consortium: Consortium, tmp_path: Path) -> None:
     """It could keep a hospital out of every run, or have it accept another ledger."""
     mary = consortium.join("st-mary")

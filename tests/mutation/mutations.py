@@ -992,7 +992,7 @@ _SERVER_MUTATIONS = (
         "server/rounds.py",
         "if consistency_check.needs_agreement(self._run):",
         "if not consistency_check.needs_agreement(self._run):",
-        (f"{_ROUNDS}::test_the_sum_is_bit_for_bit_that_of_the_vectors_and_the_next_rounds_keys_ride_along",),
+        (f"{_ROUNDS}::test_a_round_in_which_somebody_is_missing_takes_three_exchanges_and_the_next_two_again",),
     ),
 )
 
