@@ -232,6 +232,9 @@ SUMMARISED = (*HEADLINES, "recall", "specificity", "kappa")
 BY_ROUND = ("accuracy", "precision", "recall", "f1", "auc", "loss")
 """The metrics that a run's table and ``metrics.csv`` have for each round: a fixed format, which programs read."""
 
+WHERE_NARROW = ("auc", "accuracy", "recall", "specificity", "loss")
+"""The metrics that a hospital's own report shows with their digits in a narrow terminal."""
+
 OF_A_CLASS = ("auc", "recall", "specificity", "precision")
 """The metrics that one class of several, or one label, has: fields of :class:`ClassFigures`."""
 

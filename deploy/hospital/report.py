@@ -12,6 +12,7 @@ from rich.table import Table
 from client.own_results import OWN_RESULTS_FILE, OwnResult, read
 from common.errors import RunError
 from common.evaluation import METRICS
+from common.evaluation.metrics import WHERE_NARROW
 from common.run.guarantee import shown_epsilon
 from deploy.command import command, state_option
 
@@ -19,8 +20,8 @@ COLUMNS = tuple(METRICS)
 
 _WIDTH_ON_PIPE = 120
 
-_NARROW, _NARROW_COLUMNS = 110, ("auc", "accuracy", "recall", "specificity", "loss")
-"""In a narrower terminal these figures are shown, with their digits, and not all with a part of them."""
+_NARROW = 110
+"""In a narrower terminal fewer figures are shown, with their digits, and not all with a part of them."""
 
 
 @command(
@@ -61,7 +62,7 @@ def main(state: Path, asked: str | None) -> int:
 
 def columns_in(console: Console) -> tuple[str, ...]:
     """Return the figures that fit a terminal with all their digits."""
-    return COLUMNS if console.width >= _NARROW else _NARROW_COLUMNS
+    return COLUMNS if console.width >= _NARROW else WHERE_NARROW
 
 
 def table_of(results: Sequence[OwnResult], columns: Sequence[str] = COLUMNS) -> Table:

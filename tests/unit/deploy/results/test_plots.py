@@ -48,9 +48,9 @@ def test_accuracy_f1_and_auc_are_drawn_by_round_with_their_last_values() -> None
     figure = plots.learning(HISTORY)
     last = HISTORY.rounds[-1]
     shown = _texts(figure)
-    for label, value in (("AUC", last.auc), ("Accuracy", last.accuracy), ("F1", last.f1)):
+    for label, value in (("AUC", last.auc), ("accuracy", last.accuracy), ("F1", last.f1)):
         assert f"{label} {value:.2f} ±" in shown
-    for label, value in (("AUC", TESTED.auc), ("Accuracy", TESTED.accuracy), ("F1", TESTED.f1)):
+    for label, value in (("AUC", TESTED.auc), ("accuracy", TESTED.accuracy), ("F1", TESTED.f1)):
         assert f"{label}, test {value:.2f} ±" in shown
     assert figure.axes[0].get_ylabel() == "validation, after round r"
     for (line, _, bars), name in zip(figure.axes[0].containers, ("auc", "accuracy", "f1"), strict=False):
@@ -75,7 +75,7 @@ def test_exact_counts_are_drawn_as_test_figures_and_called_exact() -> None:
 
 def test_a_measure_that_a_task_lacks_has_no_line() -> None:
     shown = _texts(plots.learning(RunHistory.of(example_of_three_classes(4, has_auc=False))))
-    assert "Accuracy" in shown
+    assert "accuracy" in shown
     assert "AUC" not in shown
 
 
