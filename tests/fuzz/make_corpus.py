@@ -48,12 +48,13 @@ from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
+from common.run.model_facts import ModelFacts
 from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
 from deploy.results.history import RunHistory
-from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
+from deploy.results.model_file import ModelCard, TensorShape
 from deploy.results.outputs import summary
 from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore

@@ -16,11 +16,26 @@ from common.audit.parties import Writer
 from common.errors import EnrolmentError, RunError
 from common.files import write_private
 from common.identity.certificates import HospitalIdentity
-from common.run.delivery import DELIVERY_FILE, MODEL_FILES, chain_head, file_fact, read_delivery, sign
+from common.run.delivery import (
+    DELIVERY_FILE,
+    MAXIMUM_READ_WHOLE_BYTES,
+    MODEL_FILES,
+    NEEDED_FILES,
+    Delivery,
+    FileFact,
+    chain_head,
+    file_fact,
+    read_delivery,
+    sign,
+)
 from common.run.flat_model import hash_model
+from common.run.model_facts import ModelFacts
+from common.telemetry.events import EVENTS_FILE
 from deploy.audit.verify import find_authority, find_chains, verify
 from deploy.hospital import model as model_command
-from deploy.results.model_file import ModelCard, ModelFacts, load_model, save_model
+from deploy.results.model_file import ModelCard, load_model, save_model
+from deploy.results.report import write_report
+from deploy.results.report_facts import RunFacts
 from server.members.results import FinishedRuns
 from tests.support.audited_run import NAMES, RUN_ID
 from tests.support.finished_run import FinishedRun, finished_run
@@ -36,11 +51,18 @@ class Line(EnrolmentService):
     asked: list[tuple[str, str, int]] = field(default_factory=list, kw_only=True)
     breaks_after: list[int] = field(default_factory=list, kw_only=True)
 
+    signed: list[Delivery] = field(default_factory=list, kw_only=True, repr=False)
+    """What a server that lies offers instead; the last counts."""
+    also: dict[str, bytes] = field(default_factory=dict, kw_only=True)
+
     def results(self, identity: HospitalIdentity) -> Mapping[str, bytes]:
-        return self.finished.of(identity.name)
+        lies = {delivery.run_id: bytes.fromhex(delivery.digest()) for delivery in self.signed}
+        return {**self.finished.of(identity.name), **lies, **self.also}
 
     def piece(self, identity: HospitalIdentity, run_id: str, name: str, offset: int) -> bytes:
         self.asked.append((run_id, name, offset))
+        if name == DELIVERY_FILE and self.signed:
+            return self.signed[-1].encode()
         if self.breaks_after and len(self.asked) > self.breaks_after[0]:
             raise EnrolmentError("the line broke")
         return self.finished.piece(identity.name, run_id, name, offset)
@@ -63,17 +85,22 @@ class Scene:
 
     def sign_again(self, model_hash: str | None = None) -> None:
         """Be a server that signs what lies in its folder now."""
+        self.sign_files({name: file_fact(self.run.folder / name) for name in NEEDED_FILES}, model_hash)
+
+    def sign_files(self, files: Mapping[str, FileFact], model_hash: str | None = None) -> None:
+        """Be a server that signs whatever it likes, and hands it over without looking at it."""
         before = read_delivery((self.run.folder / DELIVERY_FILE).read_bytes(), self.run.authority)
         signed = sign(
             RUN_ID,
             model_hash or before.model_hash,
             chain_head((self.run.folder / AUDIT_FILE).read_bytes()),
-            {name: file_fact(self.run.folder / name) for name in before.files},
+            files,
             before.hospitals,
             self.run.writer,
             datetime.datetime.now(datetime.UTC),
         )
         (self.run.folder / DELIVERY_FILE).write_bytes(signed.encode())
+        self.line.signed.append(signed)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +208,27 @@ def _another_model_and_hash(scene: Scene) -> None:
 
 
 def _a_file_that_was_not_signed(scene: Scene) -> None:
-    (scene.run.folder / "summary.json").write_text("{}" + " " * (scene.run.folder / "summary.json").stat().st_size)
+    events = scene.run.folder / EVENTS_FILE
+    events.write_bytes(b" " * events.stat().st_size)
+
+
+def _events_that_the_chain_does_not_know(scene: Scene) -> None:
+    events = scene.run.folder / EVENTS_FILE
+    events.write_bytes(events.read_bytes().replace(b"0.75", b"0.99"))
+    scene.sign_again()
+
+
+def _more_than_a_hospital_reads(scene: Scene) -> None:
+    before = read_delivery((scene.run.folder / DELIVERY_FILE).read_bytes(), scene.run.authority)
+    huge = FileFact(length_bytes=MAXIMUM_READ_WHOLE_BYTES["model.json"] + 1, sha256="ab" * 32)
+    scene.sign_files({**before.files, "model.json": huge})
+
+
+def _a_page_with_a_script(scene: Scene) -> None:
+    page = scene.run.folder / "report.html"
+    page.write_text("<script>alert(1)</script>")
+    before = read_delivery((scene.run.folder / DELIVERY_FILE).read_bytes(), scene.run.authority)
+    scene.sign_files({**before.files, page.name: file_fact(page)})
 
 
 def _a_chain_cut_short(scene: Scene) -> None:
@@ -198,6 +245,9 @@ def _a_chain_cut_short(scene: Scene) -> None:
         (_another_model_and_hash, "end the run with the model that was signed"),
         (_a_file_that_was_not_signed, "must be the file that the server signed"),
         (_a_chain_cut_short, "must end the run"),
+        (_events_that_the_chain_does_not_know, "events.jsonl: must hold what the server's chain has the hash of"),
+        (_more_than_a_hospital_reads, "model.json must be at most 4194304 bytes long"),
+        (_a_page_with_a_script, "events.jsonl and nothing else"),
     ],
 )
 def test_what_does_not_verify_is_refused_once_with_the_reason(
@@ -210,6 +260,74 @@ def test_what_does_not_verify_is_refused_once_with_the_reason(
     asked = len(scene.line.asked)
     scene.receive()
     assert len(scene.line.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("lie", "named"),
+    [
+        ({"classes": ("pneumonia", "normal")}, "classes"),
+        ({"positive": ("normal",)}, "positive"),
+        ({"threshold": 0.01}, "threshold"),
+        ({"temperature": 7.0}, "temperature"),
+        ({"task": "tuberculosis"}, "task"),
+        ({"data_set": "a large data set"}, "data_set"),
+        ({"privacy": {"epsilon": 0.01}}, "privacy"),
+        ({"caveats": ()}, "caveats"),
+        ({"image_size": 64}, "image_size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_row_7_a_model_that_is_described_otherwise_than_the_run_made_it_is_refused(
+    scene: Scene, lie: dict[str, object], named: str
+) -> None:
+    path = scene.run.folder / MODEL_FILES[1]
+    card = {**json.loads(path.read_bytes()), **lie}
+    path.write_text(json.dumps(card, indent=2) + "\n")
+    scene.sign_again()
+    scene.receive()
+    assert kept_runs(scene.state) == ()
+    assert f"model.json: {named} must be" in refused_runs(scene.state)[RUN_ID].reason
+
+
+def test_a_card_of_another_file_of_tensors_is_refused(scene: Scene) -> None:
+    path = scene.run.folder / MODEL_FILES[1]
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "sha256": 64 * "0"}))
+    scene.sign_again()
+    scene.receive()
+    assert "got the SHA-256 of another" in refused_runs(scene.state)[RUN_ID].reason
+
+
+def test_a_hospital_gets_no_page_of_the_server_and_makes_its_own(scene: Scene, tmp_path: Path) -> None:
+    assert (scene.run.folder / "report.html").exists()
+    scene.receive()
+    folder = folder_of(scene.state, RUN_ID)
+    assert {path.name for path in folder.iterdir()} == {*NEEDED_FILES, DELIVERY_FILE, "ca.pem", "received.json"}
+    made = write_report([RunFacts.read(folder)], tmp_path / "own")
+    assert {"report.html", "model_card.md"} <= {path.name for path in made}
+
+
+def test_a_run_that_has_the_digits_of_a_kept_one_neither_replaces_nor_passes_for_it(scene: Scene) -> None:
+    scene.receive()
+    (kept,) = kept_runs(scene.state)
+    other = RUN_ID[:12] + 20 * "f"
+    chain = AuditChain(scene.state / AUDIT_FILE, Writer(scene.identity.certificate, scene.identity.key))
+    chain.append(JoinedRun(run_id=other, config_hash="00" * 32))
+    chain.close()
+    asked = len(scene.line.asked)
+    scene.line.also[other] = bytes(32)
+    scene.receive()
+    assert kept_runs(scene.state) == (kept,)
+    assert f"got those of run {RUN_ID}, which is kept here" in refused_runs(scene.state)[other].reason
+    assert len(scene.line.asked) == asked
+
+
+def test_two_runs_with_the_same_digits_on_their_way_do_not_touch_each_other(scene: Scene) -> None:
+    other = RUN_ID[:12] + 20 * "f"
+    part = scene.state / RUNS_FOLDER / f".{other}.part"
+    write_private(part / "model.safetensors", b"half of another")
+    scene.receive()
+    assert len(kept_runs(scene.state)) == 1
+    assert (part / "model.safetensors").read_bytes() == b"half of another"
 
 
 def test_a_sum_that_this_hospitals_own_chain_lacks_is_found(scene: Scene) -> None:
