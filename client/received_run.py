@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
-from common.audit.entries import Began, Contributed, Finished, JoinedRun, Stepped, Summed
+from common.audit.entries import Began, Centred, Contributed, Finished, JoinedRun, Stepped, Summed
 from common.audit.parties import SERVER_PARTY
 from common.config import RunDescription
 from common.errors import AuditError, ConfigError
@@ -73,6 +73,7 @@ class _Run:
     models: dict[int, str] = field(default_factory=dict)
     step: int = 0
     trained: Summed | None = None
+    summed: Summed | None = None
     finished: Finished | None = None
     task: str = ""
     rounds: int = 0
@@ -145,6 +146,9 @@ def _follow(server: Chain, own: Chain, run_id: str) -> _Run:
                     _check_own(body, mine.get(body.round_number), own.party, place)
                     run.rounds += 1
                 run.trained = body if body.train else run.trained
+                run.summed = body
+            case Centred():
+                _centre(run, body, place)
             case Stepped():
                 _step(run, body, place)
             case Finished():
@@ -158,6 +162,13 @@ def _follow(server: Chain, own: Chain, run_id: str) -> _Run:
             place = f"this hospital's {AUDIT_FILE}, line {entry.sequence}"
             _require(entry.body.config_hash in run.terms, place, "this hospital agreed to terms that the server lacks")
     return run
+
+
+def _centre(run: _Run, body: Centred, place: str) -> None:
+    """Take up the model that a mean of features is the centre of, which is the one that step 1 begins from."""
+    made = run.summed is not None and run.summed.round_number == body.round_number
+    _require(made and run.step == 0, place, "a centre must follow the sum that gave it, before step 1")
+    run.models[0] = body.model_hash
 
 
 def _step(run: _Run, body: Stepped, place: str) -> None:
