@@ -284,7 +284,7 @@ class HospitalAgent:
             self._ledger = None
         data = self._data[2]
         if data.key:
-            hold(self._here.state, description.run_id, data.key)
+            hold(self._here.state, run_id, data.key)
         ledger = None
         if mechanism_of(description).is_private or not description.evaluation.exact:
             state, ledgers = self._here.state, self._here.ledgers

@@ -22,6 +22,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from common.task import BETWEEN_LABELS, BETWEEN_NAME_AND_VALUE, Counts, ImageKindName, TaskConfig, TaskKind
@@ -184,22 +185,13 @@ def _chexpert(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
             yield KnownRow(line, cells["Path"], label, patient[0] if patient else "", said)
 
 
-def _rsna(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
-    seen: set[str] = set()  # A patient has a row for each box; all of them have the same target.
-    for line, cells in read(files[0], ("patientId", "Target")):
+def _rsna(column: str, files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
+    seen: set[str] = set()  # A patient has a row for each box; all of them have the same label.
+    for line, cells in read(files[0], ("patientId", column)):
         patient = cells["patientId"]
         if patient not in seen:
             seen.add(patient)
-            yield KnownRow(line, patient, cells["Target"], patient, Said())
-
-
-def _rsna_detailed(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
-    seen: set[str] = set()
-    for line, cells in read(files[0], ("patientId", "class")):
-        patient = cells["patientId"]
-        if patient not in seen:
-            seen.add(patient)
-            yield KnownRow(line, patient, cells["class"], patient, Said())
+            yield KnownRow(line, patient, cells[column], patient, Said())
 
 
 def _padchest(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
@@ -276,8 +268,8 @@ _SETS: tuple[tuple[str, tuple[frozenset[str], ...], bool, TaskConfig | None, _Ro
     ("CheXpert", (frozenset({"Path", "Frontal/Lateral", NO_FINDING}),), True, _CHEXPERT_TASK, _chexpert),
     ("NIH ChestX-ray14", (frozenset({"Image Index", "Finding Labels"}),), False, _NIH_TASK, _nih),
     ("PadChest", (frozenset({"ImageID", "PatientID", "Labels", "Projection"}),), False, None, _padchest),
-    ("RSNA Pneumonia", (frozenset({"patientId", "Target"}),), False, _RSNA_TASK, _rsna),
+    ("RSNA Pneumonia", (frozenset({"patientId", "Target"}),), False, _RSNA_TASK, partial(_rsna, "Target")),
     ("RSNA Pneumonia, detailed classes", (frozenset({"patientId", "class"}),), False, _RSNA_DETAILED_TASK,
-     _rsna_detailed),
+     partial(_rsna, "class")),
 )  # fmt: skip
 """Name, the columns that each of its tables has, how images are named, what its labels are, and how rows are read."""

@@ -6,8 +6,6 @@ that the terms would tell apart. (At 30890c7, and until 0.2.0 was nearly done, e
 the smallest image is below a size, whether one image is coloured, whether a patient has two findings, and so on.)
 """
 
-import datetime
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,53 +13,34 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.agent import HospitalAgent, Surroundings
-from common.config import Config, HospitalConfig, replace
-from common.identity.certificates import (
-    HospitalIdentity,
-    certificate_pem,
-    make_authority,
-    request_hospital_certificate,
-    sign_hospital_certificate,
-)
-from common.identity.members import sign_members
-from common.run.messages import KeysReply, KeysRequest, RefusedReply
-from common.run.terms import describe
-from deploy.datasets import phantom
+from common.run.messages import KeysReply, Reply
+from tests.support.asking_server import AskingServer, Terms
 from tests.support.hospital_folder import Hospital, chest_images, dicom, healthy, png
-
-NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)
-NAMES = ("north", "south", "west")
+from tests.support.planted_mistakes import another_chest
 
 Change = Callable[[Hospital], None]
-Terms = dict[str, dict[str, Any]]
-
-
-def _another(size: int, seed: int = 77) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.asarray(phantom.chest(1, size, seed).images[0, 0])
 
 
 def smaller(hospital: Hospital) -> None:
-    hospital.add("new.png", png(_another(29)))
+    hospital.add("new.png", png(another_chest(29)))
 
 
 def coloured(hospital: Hospital) -> None:
-    grey = _another(32)
+    grey = another_chest(32)
     hospital.add("new.png", png(np.stack([grey, grey // 2, grey // 4], axis=2)))
 
 
 def of_nobody_known(hospital: Hospital) -> None:
-    hospital.add("new.png", png(_another(32)), ("normal", "", "train"))
+    hospital.add("new.png", png(another_chest(32)), ("normal", "", "train"))
 
 
 def negative(hospital: Hospital) -> None:
-    hospital.add("new.png", png(255 - _another(32)))
+    hospital.add("new.png", png(255 - another_chest(32)))
 
 
 def of_another_kind(hospital: Hospital) -> None:
-    hospital.add("new.dcm", dicom(_another(32), Modality="CT", BodyPartExamined="KNEE"))
+    hospital.add("new.dcm", dicom(another_chest(32), Modality="CT", BodyPartExamined="KNEE"))
 
 
 def with_another_finding(hospital: Hospital) -> None:
@@ -76,7 +55,7 @@ def alike_when_small(hospital: Hospital) -> None:
 
 def often_there(hospital: Hospital) -> None:
     for number in range(12):
-        hospital.add(f"new-{number}.png", png(_another(32, 100 + number)), ("effusion", "p-often", "train"))
+        hospital.add(f"new-{number}.png", png(another_chest(32, 100 + number)), ("effusion", "p-often", "train"))
 
 
 def _task(classes: tuple[str, str], labels: dict[str, str]) -> dict[str, Any]:
@@ -113,38 +92,14 @@ QUESTIONS = {
 }
 
 
-def joins(folder: Path, terms: Terms, change: Change | None) -> KeysReply | RefusedReply:
+def joins(folder: Path, terms: Terms, change: Change | None) -> Reply:
     """Return what a hospital answers a server that begins a run of these terms."""
     folder.mkdir()
     hospital = healthy(folder / "data")
     if change is not None:
         change(hospital)
-    authority = make_authority("test", NOW)
-    known = {}
-    for name in NAMES:
-        key = Ed25519PrivateKey.generate()
-        asked = request_hospital_certificate(name, key)
-        certificate = sign_hospital_certificate(authority, asked, name, NOW, datetime.timedelta(days=30))
-        known[name] = HospitalIdentity(name, certificate, key)
-    keys = {name: one.key.public_key().public_bytes_raw() for name, one in known.items()}
-    config = replace(Config(), **terms)
-    classes = config.task.classes or ("normal", "pneumonia")
-    description = describe(
-        config,
-        "ab" * 16,
-        classes,
-        config.task.channels,
-        {name: certificate_pem(one.certificate).decode() for name, one in known.items()},
-        member_list=sign_members(authority, keys, 1, NOW).decode(),
-    )
-    state = folder / "state"
-    state.mkdir(mode=0o700)
-    here = Surroundings(state, hospital.folder, folder / "cache", os.urandom, lambda: NOW)
-    agent = HospitalAgent(known["north"], authority.certificate, HospitalConfig(), here)
-    request = KeysRequest(run_description=description.canonical_json(), round_number=1)
-    reply, _ = agent.answer(request, None)
-    assert isinstance(reply, KeysReply | RefusedReply)
-    return reply
+    server = AskingServer()
+    return server.ask(server.agent(folder, hospital.folder), terms)
 
 
 @pytest.mark.parametrize("asked", QUESTIONS)

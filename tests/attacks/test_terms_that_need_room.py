@@ -8,83 +8,25 @@ did one whose cache or memory was full, or whose accepted backbone failed on an 
 A running agent kept its ledger for the next run, whatever images its folder held by then.
 """
 
-import datetime
 import hashlib
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
 import client.warps
-from client.agent import HospitalAgent, Surroundings
 from common.config import Config, HospitalConfig, RunDescription, replace
 from common.errors import ConfigError
-from common.identity.certificates import (
-    HospitalIdentity,
-    certificate_pem,
-    make_authority,
-    request_hospital_certificate,
-    sign_hospital_certificate,
-)
-from common.identity.members import sign_members
-from common.run.messages import KeysReply, KeysRequest, RefusedReply, Reply
-from common.run.terms import describe
+from common.run.messages import KeysReply, RefusedReply, Reply
+from tests.support.asking_server import AskingServer, Terms
 from tests.support.hospital_folder import Hospital, healthy, png
 from tests.support.planted_mistakes import another_chest
 
-NOW = datetime.datetime(2026, 1, 15, tzinfo=datetime.UTC)
-NAMES = ("north", "south", "west")
 RECORDS_AT_HAND = 60
 SIDE = 28
-
-Terms = dict[str, dict[str, Any]]
-
-
-class Consortium:
-    """Three members, of which one has an agent; a server describes runs to it."""
-
-    def __init__(self, policy: HospitalConfig | None = None) -> None:
-        self.policy = policy or HospitalConfig()
-        self.authority = make_authority("test", NOW)
-        self.members = {name: self._certified(name) for name in NAMES}
-        self.asked = 0
-
-    def _certified(self, name: str) -> HospitalIdentity:
-        key = Ed25519PrivateKey.generate()
-        request = request_hospital_certificate(name, key)
-        until = datetime.timedelta(days=30)
-        return HospitalIdentity(name, sign_hospital_certificate(self.authority, request, name, NOW, until), key)
-
-    def agent(self, folder: Path, data: Path) -> HospitalAgent:
-        state = folder / "state"
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        registry = folder.parent / "ledgers of the machine"
-        surroundings = Surroundings(state, data, folder / "cache", os.urandom, lambda: NOW, ledgers=registry)
-        return HospitalAgent(self.members["north"], self.authority.certificate, self.policy, surroundings)
-
-    def described(self, terms: Terms) -> RunDescription:
-        self.asked += 1
-        config = replace(Config(), **terms)
-        keys = {name: one.key.public_key().public_bytes_raw() for name, one in self.members.items()}
-        roster = {name: certificate_pem(one.certificate).decode() for name, one in self.members.items()}
-        return describe(
-            config,
-            f"{self.asked:032x}",
-            config.task.classes or ("normal", "pneumonia"),
-            config.task.channels,
-            roster,
-            member_list=sign_members(self.authority, keys, 1, NOW).decode(),
-        )
-
-    def ask(self, agent: HospitalAgent, terms: Terms) -> Reply:
-        """Begin a run with the agent, and return what it answers."""
-        request = KeysRequest(run_description=self.described(terms).canonical_json(), round_number=1)
-        return agent.answer(request, None)[0]
 
 
 def of_two_hospitals(folder: Path, terms: Terms, change: Any, policy: HospitalConfig | None = None) -> list[Reply]:  # noqa: ANN401 - a function of one or two arguments
@@ -93,8 +35,8 @@ def of_two_hospitals(folder: Path, terms: Terms, change: Any, policy: HospitalCo
     for is_changed in (False, True):
         made = healthy(folder / f"data {is_changed}")
         change(made, is_changed)
-        consortium = Consortium(policy)
-        replies.append(consortium.ask(consortium.agent(folder / f"hospital {is_changed}", made.folder), terms))
+        server = AskingServer(policy)
+        replies.append(server.ask(server.agent(folder / f"hospital {is_changed}", made.folder), terms))
     return replies
 
 
@@ -110,7 +52,7 @@ def one_more(label: str, other: str) -> Any:  # noqa: ANN401 - as above
 def test_no_run_can_ask_for_a_number_of_channels_that_no_image_has(channels: int) -> None:
     with pytest.raises(ConfigError, match="1 \\(grey\\) or 3 \\(colour\\)"):
         replace(Config(), task={"channels": channels})
-    good = Consortium().described({}).canonical_json()
+    good = AskingServer().described({}).canonical_json()
     with pytest.raises(ConfigError):
         RunDescription.from_json(good.replace(b'"channels":1', b'"channels":%d' % channels))
 
@@ -207,23 +149,23 @@ def test_an_accepted_backbone_that_fails_on_one_kind_of_image_does_not_find_it(
 def test_the_next_run_of_a_running_agent_does_not_train_on_images_that_its_ledger_does_not_know(
     tmp_path: Path,
 ) -> None:
-    made, consortium = healthy(tmp_path / "data"), Consortium()
-    agent = consortium.agent(tmp_path / "hospital", made.folder)
-    assert isinstance(consortium.ask(agent, {}), KeysReply)
+    made, server = healthy(tmp_path / "data"), AskingServer()
+    agent = server.agent(tmp_path / "hospital", made.folder)
+    assert isinstance(server.ask(agent, {}), KeysReply)
     for number in range(len(made.rows)):
         made.file(number).write_bytes(png(another_chest(seed=1000 + number)))
     for terms in ({}, {"model": {"image_size": 32}}):
-        reply = consortium.ask(agent, terms)
+        reply = server.ask(agent, terms)
         assert isinstance(reply, RefusedReply)
         assert "its operator knows why" in reply.reason
 
 
 def test_the_next_run_of_a_running_agent_does_without_a_row_that_was_withdrawn(tmp_path: Path) -> None:
-    made, consortium = healthy(tmp_path / "data"), Consortium()
-    agent = consortium.agent(tmp_path / "hospital", made.folder)
+    made, server = healthy(tmp_path / "data"), AskingServer()
+    agent = server.agent(tmp_path / "hospital", made.folder)
 
     def trained_on() -> int:
-        assert isinstance(consortium.ask(agent, {}), KeysReply)
+        assert isinstance(server.ask(agent, {}), KeysReply)
         assert agent._run is not None
         return len(agent._run.contributor._train)
 

@@ -104,12 +104,9 @@ def test_statistics_tell_twins_apart_by_nothing_but_their_vectors(asking: pytest
 
 
 @pytest.fixture
-def on_features(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let every run of a conversation be of a model on frozen features, with copies and a mean."""
-    monkeypatch.setattr(twins, "RUNS", twins.RUNS_ON_FEATURES)
-    twins._described.cache_clear()
-    yield
-    twins._described.cache_clear()
+def on_features() -> Iterator[None]:
+    with twins.on_features():
+        yield
 
 
 @pytest.mark.usefixtures("on_features")

@@ -112,11 +112,9 @@ def test_a_lost_image_is_seen_in_nothing_but_the_vector(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def on_features(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(twins, "RUNS", twins.RUNS_ON_FEATURES)
-    twins._described.cache_clear()
-    yield
-    twins._described.cache_clear()
+def on_features() -> Iterator[None]:
+    with twins.on_features():
+        yield
 
 
 @pytest.mark.usefixtures("on_features")

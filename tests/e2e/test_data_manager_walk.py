@@ -127,6 +127,8 @@ def test_the_page_leads_from_a_pacs_to_a_hospital_that_trains(pacs: Orthanc, tmp
     said = walker.type("./confide hospital check-data clean --config config.yaml")
     assert "personal_data" not in said
 
+    of_the_data = len(walker.said)
+
     # 5. Join
     consortium = Consortium(tmp_path, 3)
     ports = ("--fleet-port", str(free_port()), "--enrolment-port", str(free_port()), "--runtime-port", str(free_port()))
@@ -158,7 +160,7 @@ def test_the_page_leads_from_a_pacs_to_a_hospital_that_trains(pacs: Orthanc, tmp
     assert not secrets_in("\n".join(walker.said))
     too_wide = [
         line
-        for line in "\n".join(walker.said).splitlines()
+        for line in "\n".join(walker.said[:of_the_data]).splitlines()
         if len(line) > COLUMNS and not line.startswith("$ ") and str(tmp_path) not in line
     ]
     assert not too_wide

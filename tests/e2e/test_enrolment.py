@@ -4,7 +4,6 @@ import contextlib
 import select
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cryptography import x509
 from common.identity.certificates import load_certificate
 from common.settings import free_port
 from tests.support.consortium import Consortium
+from tests.support.listener import Listener
 
 pytestmark = pytest.mark.e2e
 
@@ -26,21 +26,10 @@ class ConnectProxy:
     """An HTTP proxy that knows CONNECT alone, and counts where it was asked to go."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.port = self._listener.getsockname()[1]
         self.targets: list[str] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+        self._listener = Listener(LOOPBACK, self._carry)
+        self.port = self._listener.port
+        self.close = self._listener.close
 
     def _carry(self, near: socket.socket) -> None:
         with near:

@@ -20,6 +20,7 @@ import pydicom
 from common.settings import free_port
 from deploy.datasets import phantom
 from tests.support.hospital_folder import dicom
+from tests.support.listener import Listener
 
 BINARY = shutil.which("Orthanc")
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -52,21 +53,9 @@ class TlsFront:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificates.pacs, certificates.pacs_key)
         self._behind = behind
-        self._listener = socket.create_server((_HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """Accept no more."""
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        self._listener = Listener(_HOST, self._serve)
+        self.port = self._listener.port
+        self.close = self._listener.close
 
     def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:

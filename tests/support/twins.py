@@ -537,6 +537,16 @@ def of_task(task: TaskConfig) -> Iterator[None]:
         function.cache_clear()
 
 
+@contextmanager
+def on_features() -> Iterator[None]:
+    """Let every run of a conversation be of a model on frozen features, with copies and a mean."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.support.twins.RUNS", RUNS_ON_FEATURES)
+        _described.cache_clear()
+        yield
+    _described.cache_clear()
+
+
 TOLD_MEANS: list[RoundTerms] = []
 """The terms of rounds that asked for a mean and reached their end."""
 

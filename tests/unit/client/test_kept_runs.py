@@ -5,15 +5,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from client import received_run
 from client.enrolment import EnrolmentService
 from client.kept_runs import RUNS_FOLDER, RunReceiver, folder_of, kept_runs, refused_runs
 from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
-from common.audit.entries import Contributed, JoinedRun
+from common.audit.entries import Began, Centred, Contributed, JoinedRun, Stepped, Summed
 from common.audit.parties import Writer
-from common.errors import EnrolmentError, RunError
+from common.errors import AuditError, EnrolmentError, RunError
 from common.files import write_private
 from common.identity.certificates import HospitalIdentity
 from common.run.delivery import (
@@ -272,7 +274,7 @@ def test_what_does_not_verify_is_refused_once_with_the_reason(
         ({"task": "tuberculosis"}, "task"),
         ({"data_set": "a large data set"}, "data_set"),
         ({"privacy": {"epsilon": 0.01}}, "privacy"),
-        ({"caveats": ()}, "caveats"),
+        ({"caveats": ("approved by the authorities",)}, "caveats"),
         ({"image_size": 64}, "image_size"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -409,3 +411,31 @@ def test_a_person_sees_lists_and_finds_the_model(scene: Scene, capsys: pytest.Ca
 def test_a_damaged_list_of_refusals_is_begun_anew(scene: Scene) -> None:
     write_private(scene.state / RUNS_FOLDER / "refused.json", json.dumps({"version": 7}).encode())
     assert refused_runs(scene.state) == {}
+
+
+def test_a_mean_of_features_gives_the_model_that_step_one_begins_from(scene: Scene) -> None:
+    chain = read_chain((scene.run.folder / AUDIT_FILE).read_bytes(), AUDIT_FILE, scene.run.authority)
+    bodies = [entry.body for entry in chain.entries]
+    began = next(body for body in bodies if isinstance(body, Began))
+    summed = next(body for body in bodies if isinstance(body, Summed))
+    first, centre, last = began.model_hash, "c" * 64, "d" * 64
+
+    def followed(*, centred_by: int) -> object:
+        def a_sum(number: int, model: str, *, train: bool) -> Summed:
+            changes = {"round_number": number, "model_hash": model, "train": train, "survivors": ()}
+            return summed.model_copy(update=changes)
+
+        written = [
+            began,
+            a_sum(1, first, train=False),
+            Centred(run_id=RUN_ID, round_number=centred_by, model_hash=centre),
+            a_sum(2, centre, train=True),
+            Stepped(run_id=RUN_ID, round_number=2, step=1, model_hash=last),
+        ]
+        entries = [SimpleNamespace(body=body, sequence=place) for place, body in enumerate(written)]
+        server, own = SimpleNamespace(entries=entries), SimpleNamespace(entries=(), party="nobody")
+        return received_run._follow(server, own, RUN_ID)  # type: ignore[arg-type]
+
+    assert getattr(followed(centred_by=1), "models", None) == {0: centre, 1: last}
+    with pytest.raises(AuditError, match="must follow the sum that gave it"):
+        followed(centred_by=3)
