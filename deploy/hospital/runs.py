@@ -31,7 +31,7 @@ _WIDTH = 80
 _INDENT = 16
 _LONGEST_NAME = 40
 _MOST_NAMES = 8
-"""Of how many names a row shows the beginning; ``--all`` shows the others, each in full."""
+"""The names that a row shows; ``--all`` shows the others too, each in full."""
 
 
 @command(
