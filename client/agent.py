@@ -411,7 +411,9 @@ class HospitalAgent:
         if contribution.own is not None:
             spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
             now = self._here.now().timestamp()
-            result = OwnResult.of(now, run.description.run_id, round_number, contribution.own, spent)
+            result = OwnResult.of(
+                now, run.description.run_id, round_number, contribution.own, contribution.groups, spent
+            )
             append(self._here.state / OWN_RESULTS_FILE, result)
 
     def _tell_what_is_gone(self, gone: tuple[tuple[str, str], ...]) -> None:
