@@ -59,15 +59,24 @@ FETCHED_NAME = "fetched.csv"
 ON_ITS_WAY_FOLDER = ".fetch"
 """Where it keeps what has not come whole; nothing in it is an image of the hospital's data yet."""
 
-_PATIENT_COLUMNS = {
-    "view": (lambda text: text if view_written(text) else "", "a view such as PA, AP or lateral"),
-    "sex": (lambda text: _SEXES.get(text[:1].upper(), ""), "F, M or O"),
+_SEXES = {"F": "F", "W": "F", "M": "M", "O": "O", "D": "O"}
+"""Sexes by the first letter of the English and the German word."""
+
+
+def _view(text: str) -> str:
+    return text if view_written(text) else ""
+
+
+def _sex(text: str) -> str:
+    return _SEXES.get(text[:1].upper(), "")
+
+
+_PATIENT_COLUMNS: Mapping[str, tuple[Callable[[str], str], str]] = {
+    "view": (_view, "a view such as PA, AP or lateral"),
+    "sex": (_sex, "F, M or O"),
     "age": (age_written, "a number of years"),
 }
 """What a manifest may say of an image whose file does not: how a cell is read, and what it must be."""
-
-_SEXES = {"F": "F", "W": "F", "M": "M", "O": "O", "D": "O"}
-"""Sexes by the first letter of the English and the German word."""
 
 _COLUMNS = ("file", "label", "patient_id", "split", *_PATIENT_COLUMNS)
 _REQUIRED_COLUMNS = ("file", "label")
