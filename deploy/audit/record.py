@@ -34,6 +34,7 @@ class RunRecord:
         description: what the hospitals agreed to last; earlier ones differ in the roster alone.
         parameters: the protocol's, with every hospital's verified key.
         terms: the parameters of every description, by its hash.
+        descriptions: every one under which the run went on, by its hash in hexadecimal.
         data_set: its name.
         sums: round number to the round that gave a sum.
         models: step to the model's hash; 0 is the initial model.
@@ -47,6 +48,7 @@ class RunRecord:
     parameters: RunParameters
     data_set: str
     terms: dict[bytes, RunParameters] = field(default_factory=dict)
+    descriptions: dict[str, RunDescription] = field(default_factory=dict)
     sums: dict[int, Summed] = field(default_factory=dict)
     models: dict[int, str] = field(default_factory=dict)
     last_epsilon: dict[str, float] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class RunRecord:
         _require(self.description.model_copy(update=members) == description, place, "the terms changed")
         self.description, self.parameters = description, parameters
         self.terms[parameters.config_hash] = parameters
+        self.descriptions[description.hash().hex()] = description
 
     def _follow_sum(self, body: Summed, place: str) -> None:
         _require(body.model_hash == self.models[self._step], place, "the hospitals were given another model")

@@ -10,7 +10,6 @@ events are those that the server's chain has the hash of, and its figures what t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from cryptography import x509
@@ -20,22 +19,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors, Summed
-from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
-from common.evaluation.calibration import tempered
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.run.delivery import AUTHORITY_FILE as CERTIFICATE_FILE
 from common.run.flat_model import hash_model
-from common.run.guarantee import Guarantee
-from common.run.words import AUTHORITY_ON_SERVER, admitted_of
+from common.run.model_facts import ModelFacts, require_same
+from common.run.model_facts import expected_facts as facts_by_chain
+from common.run.words import AUTHORITY_ON_SERVER
 from common.secagg.binding import cohort_hash
-from common.task import TaskKind
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
 from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.history import RunHistory
-from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.preparation import preparation_of
 
@@ -300,10 +297,7 @@ def _check_model(run: Path, record: RunRecord) -> None:
     # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
-    expected = expected_facts(record, card, authority_on_server=on_server).model_dump()
-    for key, value in expected.items():
-        if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
-            raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
+    require_same(card, expected_facts(record, card, authority_on_server=on_server), CARD_FILE)
     prepared = preparation_of(card.architecture, len(card.classes), card.channels, card.image_size)
     # Where this machine lacks the weights of a model's features, it cannot tell what they are.
     is_known = prepared.complete or not card.preparation.complete
@@ -319,40 +313,11 @@ def expected_facts(record: RunRecord, card: ModelFacts | None, *, authority_on_s
         card: what decides in a run that has not ended: only the end is recorded with thresholds and a temperature.
         authority_on_server: as the run's events say.
     """
-    description = record.description
-    decision: dict[str, Any] = {}
-    if record.finished is not None:
-        ended = record.finished
-        threshold = ended.threshold
-        if threshold is not None and ended.temperature is not None:
-            threshold = tempered(threshold, ended.temperature)
-        decision = {
-            "threshold": threshold,
-            "thresholds": ended.thresholds,
-            "temperature": ended.temperature or 1.0,
-        }
-    elif card is not None:
-        decision = {name: getattr(card, name) for name in ("threshold", "thresholds", "temperature")}
-    config = Config(
-        experiment=description.experiment,
-        task=description.task,
-        model=description.model,
-        training=description.training,
-        aggregation=description.aggregation,
-        privacy=description.privacy,
-        evaluation=description.evaluation,
-    )
-    return ModelFacts(
-        architecture=description.model.architecture,
-        classes=description.classes,
-        channels=description.channels,
-        image_size=description.model.image_size,
-        **{"threshold": None, **decision},
-        kind=TaskKind(description.task.kind),
-        positive=description.task.positive,
-        run_id=description.run_id,
-        task=description.experiment.task,
-        data_set=record.data_set,
-        privacy={**Guarantee.of(config).as_dict(), "epsilon": max(record.last_epsilon.values(), default=None)},
-        caveats=admitted_of(config, record.data_set, authority_on_server),
+    return facts_by_chain(
+        record.description,
+        record.data_set,
+        record.last_epsilon,
+        record.finished,
+        card,
+        authority_on_server=authority_on_server,
     )

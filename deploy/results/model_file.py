@@ -18,7 +18,7 @@ from safetensors import numpy as safetensors
 from common.complaints import complaint
 from common.errors import RunError
 from common.files import replace_file
-from common.task import TaskKind
+from common.run.model_facts import ModelFacts
 from deploy.results.preparation import Preparation, preparation_of
 
 TENSORS_FILE = "model.safetensors"
@@ -32,33 +32,6 @@ class TensorShape(BaseModel):
 
     name: str
     shape: tuple[Annotated[int, Field(ge=1)], ...]
-
-
-class ModelFacts(BaseModel):
-    """What one must know to use a model, and to judge it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: str
-    """A name of ``common.models.registry``."""
-    classes: tuple[str, ...]
-    channels: Annotated[int, Field(ge=1, le=4)]
-    image_size: Annotated[int, Field(ge=1, le=4096)]
-    threshold: Annotated[float, Field(ge=0, le=1)] | None
-    """The probability from which the second of two classes is predicted; None where the most probable class is."""
-    kind: TaskKind | None = None
-    """How scores are read: of a multi-label task each for itself; None in a file of an earlier version."""
-    positive: tuple[str, ...] = ()
-    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    """For each label of a multi-label task, the probability from which the label is said to be there."""
-    temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Scores are divided by it before they become probabilities; the thresholds are of what comes out."""
-    run_id: str
-    task: str
-    data_set: str
-    privacy: dict[str, str | float | None]
-    """``Guarantee.as_dict()`` with ``epsilon``, the largest any hospital has spent."""
-    caveats: tuple[str, ...] = ()
 
 
 class ModelCard(ModelFacts):
