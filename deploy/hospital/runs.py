@@ -19,6 +19,7 @@ from common.errors import ConfideError, PolicyError
 from common.privacy.accounting import rounded_up
 from common.run.proposal import Proposal
 from common.run.terms import claims_of
+from common.run.words import RELATION
 from deploy.command import command, state_option
 
 _STATE = Path("hospital-state")
@@ -94,8 +95,11 @@ def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iter
     if kept.answer is not None:
         return
     try:
-        for cost in hospital.consider(proposal, now):
+        costs = hospital.consider(proposal, now)
+        for cost in costs:
             yield f"costs           {_cost(cost)}"
+        if costs:
+            yield f"                at this hospital's own δ and unit ({RELATION})"
     except ConfideError as error:
         yield f"not possible    {error}"
 
