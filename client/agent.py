@@ -368,10 +368,11 @@ class HospitalAgent:
                 accepted, self._identity.key, contribution.vector, self._here.apply_masks
             )
             run.masked[round_number] = masked_state
-            # The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
-            self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
             run.fewest[round_number] = terms.fewest_survivors
+        # What others see bears its time, and is written when the stated time is over: the chain's line, the ledger's
+        # head. The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
         self._keep_time(started)
+        self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
         reply = MaskReply(
             masked=secagg.encode(message),
@@ -501,9 +502,9 @@ class HospitalAgent:
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         started = self._here.clock()
         contribution = run.contributor.contribute(request.round_number, terms, model, cohort=cohort)
-        self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         self._note(run, request.round_number, contribution)
         self._keep_time(started)
+        self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         return PlainReply(epsilon=contribution.epsilon), contribution.vector
 
     def _record_contribution(

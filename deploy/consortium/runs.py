@@ -213,7 +213,8 @@ def told(view: RunView) -> tuple[str, ...]:
         f"run             {view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {_standing(view)}",
         f"trains          {view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done",
         f"privacy         mode {view.mode}"
-        + (f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g}" if private else ""),
+        + (f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g}" if private else "")
+        + (" (zero-out)" if private else ""),
     ]
     lines += [f"                {claim}" for claim in view.claims]
     if view.until is not None:
@@ -229,7 +230,7 @@ def _answered(answer: dict[str, Any] | None) -> str:
     if not answer["agreed"]:
         return f"declines, by its {answer['by']}: {answer['reason']}"
     left = [
-        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run"
+        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run (zero-out, at its own δ)"
         for account, cost in sorted(answer["epsilon"].items())
     ]
     return f"agrees, by its {answer['by']}" + (f": {'; '.join(left)}" if left else "")

@@ -78,7 +78,11 @@ def _run(queue: RunQueue, run: KeptRun) -> Iterator[str]:
     done = [event for event in events if isinstance(event, RoundDone)]
     if done:
         last = done[-1]
-        epsilon = f"; largest ε {shown_epsilon(last.epsilon)}" if math.isfinite(last.epsilon) else ""
+        epsilon = (
+            f"; largest ε {shown_epsilon(last.epsilon)} (zero-out, at each one's δ)"
+            if math.isfinite(last.epsilon)
+            else ""
+        )
         yield f"                {last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
