@@ -545,11 +545,12 @@ def _as_float(value: object) -> object:
 def _first_complaint(error: ValidationError) -> str:
     """Turn pydantic's first finding into one line: key, allowed range, what was got."""
     finding = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in finding["loc"])
+    # pydantic adds the kind of a value, such as str-enum[TaskKind], which is no part of the key.
+    key = ".".join(part for part in map(str, finding["loc"]) if "[" not in part)
     if finding["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_known_keys(finding['loc'])}"
     message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not key:
+    if not key or message.startswith(f"{key}."):
         return message
     if isinstance(finding["input"], dict):
         return f"{key} {message}"  # A section, of which the message says what is wrong.

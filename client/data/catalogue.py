@@ -460,7 +460,7 @@ def _named_image(image: str, by_name: Mapping[str, str], known: KnownTable) -> s
 
 def _list_known_row(listing: _Listing, file: str, row: known_tables.KnownRow, passed: Counter[str]) -> None:
     if row.label is None:
-        passed["images are lateral views and are left out"] += 1
+        passed[f"images are left out, because the table gives their view as {row.said.position.strip().upper()}"] += 1
         return
     status = _status_inside(listing, file)
     if isinstance(status, Mistake):

@@ -12,8 +12,9 @@ MIMIC-CXR   ``mimic-cxr-2.0.0-chexpert.csv`` with        its DICOM identifier   
             ``mimic-cxr-2.0.0-metadata.csv``
 =========== ============================================ ================================ ===================
 
-A table may be compressed (``.csv.gz``). Lateral views are left out and counted. What such a table says of a patient's
-age and sex and of the view is taken for the image's, as a DICOM header would be.
+A table may be compressed (``.csv.gz``). Views that are not frontal are left out and counted by their names: lateral and
+oblique ones and, in PadChest, those of the ribs (COSTAL) and those that its authors exclude (EXCLUDE). What such a
+table says of a patient's age and sex and of the view is taken for the image's, as a DICOM header would be.
 """
 
 import csv
@@ -33,7 +34,9 @@ _HEAD_BYTES = 1 << 16
 _MOST_TABLES = 64
 """Tables of a folder whose heads are read; a public set has a handful."""
 
-_LATERAL = frozenset({"L", "LATERAL", "LL", "LAT", "LAO", "RAO", "OBLICUA", "COSTAL", "EXCLUDE"})
+_NOT_FRONTAL = frozenset({"L", "LATERAL", "LL", "LAT", "LAO", "RAO", "OBLICUA", "COSTAL", "EXCLUDE"})
+"""What the tables call a view that is not frontal, or that the authors of PadChest exclude."""
+
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _AGE = re.compile(r"0*(\d{1,3})(?:\.0+)?Y?")
 _YEAR = re.compile(r"(\d{4})")
@@ -179,9 +182,11 @@ def _chexpert(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", NO_FINDING, *CHEXPERT_LABELS)
         for line, cells in read(file, columns):
             patient = _CHEXPERT_PATIENT.search(cells["Path"])
-            is_lateral = _is_lateral(cells.get("Frontal/Lateral", ""))
-            said = Said(cells.get("AP/PA", ""), cells.get("Sex", "").upper()[:1], age_written(cells.get("Age", "")))
-            label = None if is_lateral else _by_column(cells)
+            side = cells.get("Frontal/Lateral", "")
+            is_left_out = _is_not_frontal(side)
+            view = side if is_left_out else cells.get("AP/PA", "")
+            said = Said(view, cells.get("Sex", "").upper()[:1], age_written(cells.get("Age", "")))
+            label = None if is_left_out else _by_column(cells)
             yield KnownRow(line, cells["Path"], label, patient[0] if patient else "", said)
 
 
@@ -203,7 +208,7 @@ def _padchest(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         born, studied = _YEAR.match(cells.get("PatientBirth", "")), _YEAR.match(cells.get("StudyDate_DICOM", ""))
         age = str(max(0, int(studied[1]) - int(born[1]))) if born and studied else ""
         said = Said(projection, cells.get("PatientSex_DICOM", "").upper()[:1], age_written(age))
-        is_left_out = _is_lateral(projection)
+        is_left_out = _is_not_frontal(projection)
         yield KnownRow(line, cells["ImageID"], None if is_left_out else label, cells.get("PatientID", ""), said)
 
 
@@ -214,9 +219,9 @@ def _mimic(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         labels[cells["study_id"]] = _by_column(cells)
     for line, cells in read(images, ("dicom_id", "subject_id", "study_id", "ViewPosition")):
         label = labels.get(cells["study_id"], "")
-        is_lateral = _is_lateral(cells.get("ViewPosition", ""))
+        is_left_out = _is_not_frontal(cells.get("ViewPosition", ""))
         yield KnownRow(
-            line, cells["dicom_id"], None if is_lateral else label, cells["subject_id"],
+            line, cells["dicom_id"], None if is_left_out else label, cells["subject_id"],
             Said(cells.get("ViewPosition", "")),
         )  # fmt: skip
 
@@ -227,8 +232,8 @@ def _by_column(cells: dict[str, str]) -> str:
     )
 
 
-def _is_lateral(view: str) -> bool:
-    return view.strip().upper() in _LATERAL
+def _is_not_frontal(view: str) -> bool:
+    return view.strip().upper() in _NOT_FRONTAL
 
 
 def age_written(text: str) -> str:
