@@ -6,6 +6,8 @@ diabetic retinopathy (Wilkinson et al. 2003). MedMNIST says of no class that it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 from common.config import Config, replace
@@ -102,9 +104,16 @@ def with_task(config: Config) -> Config:
 
 def medmnist() -> Mapping[str, dict[str, Any]]:
     """Return MedMNIST's list of its data sets."""
-    from medmnist.info import INFO  # imports torch: only where it is needed
-
-    return dict(INFO)
+    package = find_spec("medmnist")
+    places = (package.submodule_search_locations or ()) if package is not None else ()
+    for place in places:
+        # The package itself imports PyTorch, which a server does without; its list is a module that imports nothing.
+        found = spec_from_file_location("medmnist_info", Path(place) / "info.py")
+        if found is not None and found.loader is not None:
+            module = module_from_spec(found)
+            found.loader.exec_module(module)
+            return dict(module.INFO)
+    raise DataError("the package medmnist must be installed, whose list says what its data sets are")
 
 
 def _preset(flag: str, entry: Mapping[str, Any]) -> TaskConfig:

@@ -80,9 +80,9 @@ from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
 from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
+from deploy.containers.between import DATA_SET_FILE, dealt_data_set
 from deploy.datasets.image_tree import read_tree
 from deploy.datasets.own_data import propose
-from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.hospital.list_images import Key, read_labels
 from deploy.hospital.pacs.access import read_access
