@@ -30,6 +30,7 @@ from common.identity.certificates import load_certificate
 from common.models.first_model import FirstModel
 from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer, RunState
 from common.run.terms import claims_of, describe
+from common.run.versions import SPOKEN, version_for_run
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone
 from server.members.roster import Members, Membership
@@ -165,9 +166,11 @@ class Operator:
         first.require(
             model.architecture, len(asked.classes), asked.channels, model.image_size, config.experiment.seed
         )  # fmt: skip
+        versions = Membership(self._state).versions
+        others = members.roster.keys() - set(named)
         description = describe(
             config, self._identifier(), asked.classes, asked.channels, members.roster, len(first.flat),
-            members.member_list,
+            members.member_list, version_for_run(SPOKEN, versions.windows(named), versions.windows(others)),
         )  # fmt: skip
         until = int(now.timestamp() + asked.days * _DAY_SECONDS)
         return self._queue.propose(
