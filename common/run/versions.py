@@ -35,7 +35,7 @@ class Window:
     newest: int
 
     def __post_init__(self) -> None:
-        """Refuse a window that is none."""
+        """Refuse a window whose oldest version is newer than its newest."""
         if not 1 <= self.oldest <= self.newest:
             raise RunError(f"versions must go from an older one to a newer one, got {self.oldest} to {self.newest}")
 
