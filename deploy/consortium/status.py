@@ -97,7 +97,7 @@ def _problems(state: Path, queue: RunQueue, now: datetime.datetime) -> Iterator[
     newest = Revocations(state, load_certificate(state / "ca.pem")).newest()
     if newest is not None and now > newest.next_update:
         yield "the revocation list has ended, so hospitals take part in nothing: `confide ca revoke` signs the next"
-    for name in sorted(Membership(state).versions.others()):
+    for name in sorted(Membership(state).versions.strangers()):
         yield f"{name} speaks another version of the protocol and takes part in no run; upgrade the older side"
     for run in queue.all():
         if run.state is RunState.FAILED:
