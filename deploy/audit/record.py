@@ -207,13 +207,15 @@ class RunRecord:
         _require(genuine, place, f"the signature must be that of {hospital}")
 
 
-def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunRecord:
+def read_record(chain: Chain, name: str, authority: x509.Certificate, first_model: str | None = None) -> RunRecord:
     """Follow the server's whole chain.
 
     Args:
         chain: verified.
         name: of its file, for messages.
         authority: the consortium's; every hospital on the roster must be certified by it when the run began.
+        first_model: the hash of the model that the run begins with; by default that of the run's seed, which is made
+            here and takes PyTorch.
 
     Raises:
         AuditError: an entry contradicts another or the terms; the message names its line.
@@ -226,7 +228,7 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
         if isinstance(entry.body, Began):
             description, parameters = _terms(entry.body, authority, place)
             if record is None:
-                models = {0: _first_model(description, place)}
+                models = {0: first_model or _first_model(description, place)}
                 record = RunRecord(description, parameters, entry.body.data_set, models=models)
             record.go_on_under(description, parameters, place)
         if record is not None:

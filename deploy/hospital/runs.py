@@ -21,6 +21,7 @@ from common.errors import ConfideError, PolicyError
 from common.privacy.accounting import rounded_up
 from common.run.proposal import Proposal
 from common.run.terms import claims_of
+from common.run.words import RELATION
 from common.task import Counts, TaskConfig
 from common.telemetry.events import printable
 from deploy.command import command, state_option
@@ -110,8 +111,11 @@ def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whol
     if kept.answer is not None:
         return
     try:
-        for cost in hospital.consider(proposal, now):
+        costs = hospital.consider(proposal, now)
+        for cost in costs:
             yield from _row("costs", _cost(cost))
+        if costs:
+            yield from _row("", f"at this hospital's own δ and unit ({RELATION})")
     except ConfideError as error:
         yield from _row("not possible", str(error))
 

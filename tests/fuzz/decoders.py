@@ -37,6 +37,7 @@ from client.data.readers.raster import read_raster
 from client.data.watch import HELD_FILE, held
 from client.flower.tasks import UNDELIVERABLE
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
+from client.last_standing import STANDING_FILE, read_last_standing
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
@@ -54,7 +55,6 @@ from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
 from client.received_run import facts_of, model_hash_of
 from client.round_state import AnsweredRoundsFile
-from client.standing import STANDING_FILE, read_last_standing
 from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
 from common.audit.entries import Summed
@@ -83,9 +83,9 @@ from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
 from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
+from deploy.containers.between import DATA_SET_FILE, dealt_data_set
 from deploy.datasets.image_tree import read_tree
 from deploy.datasets.own_data import propose
-from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.hospital.list_images import Key, read_labels
 from deploy.hospital.pacs.access import read_access

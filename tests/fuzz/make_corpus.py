@@ -501,7 +501,7 @@ def _kept_runs() -> Iterator[bytes]:
 def _operator_requests() -> Iterator[bytes]:
     yield msgspec.json.encode(ShowRuns("1"))
     yield msgspec.json.encode(ChangeRun("1", "stop"))
-    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 1000, 30.0, ("a",)))
+    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 64 * "0", 30.0, ("a",)))
 
 
 def _prepared() -> Iterator[bytes]:

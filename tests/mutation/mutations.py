@@ -300,7 +300,73 @@ _SECAGG_MUTATIONS = (
     ),
 )
 
+_KEYS_MUTATIONS = (
+    Mutation(
+        "keys that nobody on the roster has signed are taken",
+        "common/secagg/advertise_keys.py",
+        "if not is_signed(message.identity, message.signature, signed_part(run, message)):",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "keys may be signed by another identity than the roster's",
+        "common/secagg/advertise_keys.py",
+        "if message.identity != run.roster[sender]:",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "a public key of low order is taken",
+        "common/secagg/advertise_keys.py",
+        "if is_low_order(key):",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "the server lowers the threshold of a directory",
+        "common/secagg/share_keys.py",
+        "if not rule <= directory.threshold <= len(directory.keys):",
+        "if not directory.threshold <= len(directory.keys):",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "a directory holds other keys of the hospital than it advertised",
+        "common/secagg/share_keys.py",
+        "if by_hospital.pop(keys.hospital) != own:",
+        "if by_hospital.pop(keys.hospital) is None:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "b of a hospital is dealt so that one share fewer rebuilds it",
+        "common/secagg/share_keys.py",
+        "of_seed = shamir.share(self_mask_seed, graph.share_threshold, points, random)",
+        "of_seed = shamir.share(self_mask_seed, graph.share_threshold - 1, points, random)",
+        ("tests/protocol/test_known_answer.py",),
+    ),
+    Mutation(
+        "a sparse graph withstands fewer colluders in a row",
+        "common/secagg/neighbours.py",
+        "threshold = reach + in_a_row + 2",
+        "threshold = reach + 2",
+        (f"{_SECAGG}/test_neighbours.py",),
+    ),
+    Mutation(
+        "each stretch of a vector begins its masks anew",
+        "common/secagg/masks.py",
+        "first_block = first_element * vector.itemsize // _AES_BLOCK_BYTES",
+        "first_block = 0 * first_element",
+        (f"{_SECAGG}/test_masks.py", "tests/unit/common/test_mask_workers.py"),
+    ),
+)
+
 _PRIVACY_MUTATIONS = (
+    Mutation(
+        "releases of counts are planned with half of what they cost",
+        "common/privacy/gaussian.py",
+        "near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2",
+        "mu = mu / 2; near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2",
+        (f"{_PRIVACY}/test_gaussian.py",),
+    ),
     Mutation(
         "the accountant takes half of the sample rate",
         "common/privacy/accounting.py",
@@ -1539,6 +1605,7 @@ _RECEIVED_MUTATIONS = (
 
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
+    *_KEYS_MUTATIONS,
     *_PRIVACY_MUTATIONS,
     *_EVALUATION_MUTATIONS,
     *_TRAINING_MUTATIONS,

@@ -28,7 +28,7 @@ def model_of(
         caveats=("Data set phantom: procedural images.",),
     ).model_copy(update=changed or {})  # fmt: skip
     flat = flat_parameters(registry.build(name, len(classes), channels, size, seed=3))
-    if not isinstance(registry.MODELS[name], OnImages):
+    if not isinstance(registry.MODELS.get(name), OnImages):
         flat = np.random.default_rng(2).normal(0, 0.1, flat.shape).astype(np.float32)
     return save_model(folder, flat, facts)
 
