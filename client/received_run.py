@@ -40,6 +40,10 @@ from common.run.round_terms import Purpose, RoundTerms
 from common.run.told_run import Chained, check_told
 from common.telemetry.events import EVENTS_FILE
 
+_FLOAT_BYTES = 4
+_MOST_HEAD_BYTES = 4 * 2**20
+"""The most that names and shapes of tensors take in a file of them."""
+
 _FLOAT32 = "F32"
 """The name that safetensors gives float32."""
 
@@ -127,6 +131,7 @@ def check_received(folder: Path, delivery: Delivery, own: Chain, authority: x509
     run = _follow(server, own, delivery.run_id)
     if run.finished is None or run.finished.model_hash != delivery.model_hash:
         raise AuditError("the server's chain must end the run with the model that was signed")
+    _require_size(delivery, run)
     if model_hash_of(folder) != delivery.model_hash:
         raise AuditError(f"{MODEL_FILES[0]}: must hold the model with which the run ended, got another")
     told = run.told
@@ -138,6 +143,14 @@ def check_received(folder: Path, delivery: Delivery, own: Chain, authority: x509
     given = {body.model_hash for body in _contributions(own, delivery.run_id)}
     seen = max((step for step, model in run.models.items() if model in given), default=0)
     return Checked(run.task, run.finished.steps, run.rounds, seen)
+
+
+def _require_size(delivery: Delivery, run: _Run) -> None:
+    """Refuse a model that is larger than the vectors that carried it; a tensor of it is read in one piece."""
+    numbers = 0 if run.description is None else run.description.vector_length
+    most, length = numbers * _FLOAT_BYTES + _MOST_HEAD_BYTES, delivery.files[MODEL_FILES[0]].length_bytes
+    if length > most:
+        raise AuditError(f"{MODEL_FILES[0]}: must have at most {most} bytes by the run's terms, got {length}")
 
 
 def model_hash_of(folder: Path) -> str:

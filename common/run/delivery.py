@@ -48,9 +48,12 @@ MAXIMUM_READ_WHOLE_BYTES = {
     "audit.jsonl": 256 * 2**20,
     # Names and shapes of tensors, 100 bytes each, and of at most 256 classes: room for 40,000 tensors.
     "model.json": 4 * 2**20,
+    # A round's events take some KiB, and 1 KiB more for each hospital; `confide report` reads them in one piece.
+    "events.jsonl": 256 * 2**20,
 }
-"""The most bytes of the files that a hospital's standing process reads into its memory in one piece; it must not be
-possible to end it with a file that is larger than its memory. The others are read a stretch or a tensor at a time."""
+"""The most bytes of the files that a process of a hospital reads into its memory in one piece; it must not be possible
+to end it with a file that is larger than its memory. A model is read a tensor at a time, and is no larger than its run
+says (``client/received_run.py``)."""
 
 _DOMAIN = b"confide delivery 1\x00"
 """Signed before the fields, so that no other message of Confide can pass for a delivery."""

@@ -224,7 +224,7 @@ def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
     return mechanism_of(run).claims(run, layout_of(run).parameters)
 
 
-def evaluation_claim(run: RunDescription, spent: float) -> str:
+def evaluation_claim(run: RunDescription | Config, spent: float) -> str:
     """Say what an ε of evaluation means; for exact counts, that they have no ε."""
     if run.evaluation.exact:
         return "exact counts: not differentially private; nobody sees one hospital's, but sums over hospitals are exact"
@@ -237,7 +237,7 @@ def evaluation_claim(run: RunDescription, spent: float) -> str:
     )
 
 
-def statistics_claim(run: RunDescription, spent: float) -> str:
+def statistics_claim(run: RunDescription | Config, spent: float) -> str:
     """Say what an ε of statistics means."""
     privacy = run.privacy
     whom = f"the server with up to {privacy.colluders} colluding hospitals" if privacy.colluders else "the server"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.kept_runs import RUNS_FOLDER, ReceivedRun, folder_of, kept_runs, refused_runs
@@ -14,6 +15,7 @@ from common.errors import RunError
 from common.identity.certificates import load_certificate
 from common.run.delivery import DELIVERY_FILE, Delivery, read_delivery
 from common.run.words import RELATION
+from common.telemetry.events import printable
 from deploy.command import group, state_option
 from deploy.results.model_file import ModelCard, load_model
 
@@ -39,7 +41,7 @@ def show_all(state: Path) -> int:
         table.add_column(name)
     kept = kept_runs(state)
     for run in kept:
-        table.add_row(run.run_id[:12], run.task, str(run.steps), _time(run.time), _verified(run))
+        table.add_row(run.run_id[:12], escape(printable(run.task)), str(run.steps), _time(run.time), _verified(run))
     console = Console()
     if kept:
         console.print(table)
@@ -48,7 +50,9 @@ def show_all(state: Path) -> int:
             "no model yet: one comes when a run that this hospital took part in has finished", highlight=False
         )
     for run_id, refused in refused_runs(state).items():
-        console.print(f"REFUSED {run_id[:12]}: {refused.reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"REFUSED {run_id[:12]}: {printable(refused.reason)}", markup=False, highlight=False, soft_wrap=True
+        )
     return 0
 
 
@@ -62,7 +66,7 @@ def show(run: str | None, state: Path) -> int:
     _, card = load_model(folder)
     delivery = read_delivery((folder / DELIVERY_FILE).read_bytes(), load_certificate(state / "ca.pem"))
     for line in _lines(received, card, delivery, folder):
-        print(line)
+        print(printable(line))  # The server chose many of these words.
     return 0
 
 

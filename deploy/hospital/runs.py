@@ -31,6 +31,8 @@ _DIGITS = 12
 _WIDTH = 80
 _INDENT = 16
 _LONGEST_NAME = 40
+_LAST_LATIN = "\u017e"
+"""The end of the letters that the languages of Europe add to the Latin alphabet."""
 _MOST_NAMES = 8
 """The names that a row shows; ``--all`` shows the others too, each in full."""
 
@@ -100,7 +102,7 @@ def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whol
     yield from _row(
         "trains",
         f"{description.model.name} for the task {description.experiment.task}, {description.experiment.rounds} rounds, "
-        f"on {proposal.data_set}",
+        f"on {_name(proposal.data_set, whole)}",
     )
     yield from _learnt(description.task, whole)
     yield from _model(description)
@@ -169,11 +171,21 @@ def _names(names: Sequence[str], whole: bool) -> str:
 
 
 def _name(name: str, whole: bool) -> str:
-    """Return a name in quotation marks, so that no name passes for words of this page."""
-    plain = printable(name).replace('"', "'")
-    if not whole and len(plain) > _LONGEST_NAME:
-        plain = f"{plain[:_LONGEST_NAME]}… ({len(plain)} letters)"
-    return f'"{plain}"'
+    """Return a name in quotation marks, in which two names that differ look different.
+
+    No name passes for words of this page. What is no letter of the Latin alphabet and not plain ASCII stands as its
+    number, since many such letters look like Latin ones, and others take no room, or two columns.
+    """
+    shown = ""
+    for letter in name if whole else name[:_LONGEST_NAME]:
+        if letter in '"\\':
+            shown += f"\\{letter}"
+        elif letter.isprintable() and (letter.isascii() or (letter.isalpha() and letter <= _LAST_LATIN)):
+            shown += letter
+        else:
+            shown += letter.encode("unicode_escape").decode()
+    more = "" if whole or len(name) <= _LONGEST_NAME else f"… ({len(name)} letters)"
+    return f'"{shown}{more}"'
 
 
 def _row(head: str, words: str) -> list[str]:

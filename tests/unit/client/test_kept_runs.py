@@ -39,7 +39,6 @@ from common.run.model_facts import ModelFacts
 from common.run.round_terms import RoundTerms
 from common.telemetry.events import (
     EVENTS_FILE,
-    Counted,
     Evaluated,
     Event,
     RoundDone,
@@ -251,6 +250,13 @@ def _a_page_with_a_script(scene: Scene) -> None:
     scene.sign_files({**before.files, page.name: file_fact(page)})
 
 
+def _a_model_larger_than_its_run_says(scene: Scene) -> None:
+    path = scene.run.folder / MODEL_FILES[0]
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + 8 * 2**20)
+    scene.sign_again()
+
+
 def _a_chain_cut_short(scene: Scene) -> None:
     chain = scene.run.folder / AUDIT_FILE
     lines = chain.read_bytes().split(b"\n")
@@ -268,6 +274,7 @@ def _a_chain_cut_short(scene: Scene) -> None:
         (_events_that_the_chain_does_not_know, "events.jsonl: must hold what the server's chain has the hash of"),
         (_more_than_a_hospital_reads, "model.json must be at most 4194304 bytes long"),
         (_a_page_with_a_script, "events.jsonl and nothing else"),
+        (_a_model_larger_than_its_run_says, "model.safetensors: must have at most"),
     ],
 )
 def test_what_does_not_verify_is_refused_once_with_the_reason(
@@ -324,6 +331,25 @@ def test_a_hospital_gets_no_page_of_the_server_and_makes_its_own(scene: Scene, t
     assert {path.name for path in folder.iterdir()} == {*NEEDED_FILES, DELIVERY_FILE, "ca.pem", "received.json"}
     made = write_report([RunFacts.read(folder)], tmp_path / "own")
     assert {"report.html", "model_card.md"} <= {path.name for path in made}
+
+
+def _speaking(event: RunStarted) -> Event:
+    """Return a start whose sentences, and the one setting that no hospital agrees to, are the server's own."""
+    words = "```\n\n![nobody can learn anything](https://evil.example/seen.png)\n"
+    data = event.config.data.model_copy(update={"source": words})
+    config = event.config.model_copy(update={"data": data})
+    return event.model_copy(update={"config": config, "evaluation_plan": (words,), "claims": (words,)})
+
+
+def test_a_report_that_a_hospital_makes_speaks_no_sentence_of_the_servers(scene: Scene, tmp_path: Path) -> None:
+    _events_with(scene, _speaking)
+    scene.receive()
+    assert refused_runs(scene.state) == {}
+    write_report([RunFacts.read(folder_of(scene.state, RUN_ID))], tmp_path / "own")
+    page = (tmp_path / "own" / "report.html").read_text()
+    assert "content=\"default-src 'none'; img-src data:;" in page
+    assert '<img src="https' not in page
+    assert page.count("evil.example") == 1  # In the command that would repeat the run, on its one line.
 
 
 def test_a_run_that_has_the_digits_of_a_kept_one_neither_replaces_nor_passes_for_it(scene: Scene) -> None:
@@ -621,18 +647,8 @@ def _over_more(event: RoundDone) -> Event:
     return event.model_copy(update={"hospitals": 64})
 
 
-def _claims(event: Evaluated) -> Event:
-    return event.model_copy(update={"claim": "nobody can learn anything"})
-
-
 def _exact(event: Evaluated) -> Event:
     return event.model_copy(update={"exact": True})
-
-
-def _counts(event: Evaluated) -> Event:
-    return Counted(
-        time=event.time, tables={}, units=1, deviation=1.0, least=1.0, epsilon=1.0, claim="nobody is counted"
-    )
 
 
 def _longer(event: RunFinished) -> Event:
@@ -650,9 +666,7 @@ _LIES: tuple[tuple[Callable[[Any], Event], str], ...] = (
     (_cheaper_at_most, "epsilon"),
     (_of_a_round_without_a_sum, "round"),
     (_over_more, "hospitals"),
-    (_claims, "claim"),
     (_exact, "exact"),
-    (_counts, "claim"),
     (_longer, "rounds_done"),
 )
 

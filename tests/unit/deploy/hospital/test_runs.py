@@ -6,12 +6,14 @@ import pytest
 
 from client.agreement import KeptProposal, RunAgreements
 from common.config import Config, replace
+from common.task import MOST_SPELLINGS
 from deploy.hospital import runs as runs_command
 from deploy.hospital.runs import told
 from tests.support.proposed_run import CONFIG, NOW, Members
 
 MEMBERS = Members.made()
 WIDTH = 80
+PAGE_LINES = 60
 MANY = {f"finding {number}": "pneumonia" for number in range(20)}
 TASK = {
     "kind": "binary", "classes": ("normal", "pneumonia"), "positive": ("pneumonia",), "uncertain": "positive",
@@ -69,7 +71,31 @@ def test_nothing_that_the_server_chose_reaches_the_terminal_as_a_command(tmp_pat
     lines = page(tmp_path, replace(CONFIG, task={**TASK, "labels": {evil: "pneumonia", '" is "normal"': "pneumonia"}}))
     assert all(line.isprintable() and len(line) <= WIDTH for line in lines)
     assert [line for line in lines if line.startswith("classes")] == ['classes         "normal", "pneumonia"']
-    assert "' is 'normal'" in said(lines, "label map")
+    assert r'"\" is \"normal\""' in said(lines, "label map")
+    assert r"\x1b[2Jnormal\r\u202e\nclasses" in said(lines, "label map")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("n\u043ermal", r'"n\u043ermal"'),
+        ("norma\u0301l", r'"norma\u0301l"'),
+        ("nor\u200bmal", r'"nor\u200bmal"'),
+        ("nor\xa0mal", r'"nor\xa0mal"'),
+        ("\uff4eormal", r'"\uff4eormal"'),
+        ("Lungenentzündung, œdème", '"Lungenentzündung, œdème"'),
+        ("a\\b", r'"a\\b"'),
+    ],
+)
+def test_two_names_that_differ_look_different(tmp_path: Path, name: str, shown: str) -> None:
+    lines = page(tmp_path, replace(CONFIG, task={**TASK, "labels": {name: "pneumonia"}}))
+    assert shown in said(lines, "label map")
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_the_longest_map_fills_no_more_than_a_page(tmp_path: Path) -> None:
+    labels = {f"{number:0119d}x": "pneumonia" for number in range(MOST_SPELLINGS)}
+    assert len(page(tmp_path, replace(CONFIG, task={**TASK, "labels": labels}))) <= PAGE_LINES
 
 
 def test_the_command_shows_it(
