@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from deploy.source_tree import ROOT
+from tests.support.sources import sources, tree_of
 
 PROOFS = ROOT / "docs" / "proofs"
 
@@ -26,11 +27,7 @@ WITHOUT_DEVIATION = {
 
 def modules() -> dict[str, str]:
     """Return the module docstring of each source file that is not a test, by its path."""
-    files = [path for folder in ("common", "client", "server", "deploy") for path in (ROOT / folder).rglob("*.py")]
-    return {
-        str(path.relative_to(ROOT)): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        for path in files
-    }
+    return {str(path.relative_to(ROOT)): ast.get_docstring(tree_of(path)) or "" for path in sources()}
 
 
 MODULES = modules()
