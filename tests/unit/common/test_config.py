@@ -80,6 +80,7 @@ def test_yaml_that_holds_a_date_or_number_that_is_none_is_one_clear_error(tmp_pa
         load_config(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", ["2001-99-99", "!!bool x", "[" * 5000])
 def test_an_override_that_is_no_yaml_is_refused_by_its_key(tmp_path: Path, value: str) -> None:
     path = tmp_path / "config.yaml"

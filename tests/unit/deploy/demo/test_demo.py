@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from common.config import Config, load_config, replace
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.datasets.datasets import DataSet, obtain
@@ -11,6 +13,7 @@ from server.run import new_run_id
 CONFIG = replace(Config(), experiment={"num_clients": 3}, data={"source": "phantom"})
 
 
+@pytest.mark.long
 def test_each_hospital_of_a_demo_states_what_it_got_in_its_own_configuration(tmp_path: Path) -> None:
     data: DataSet = obtain(CONFIG.data, CONFIG.experiment.task, CONFIG.model.image_size)
     demo = _Demo(CONFIG, new_run_id(), tmp_path, LiveTable())
