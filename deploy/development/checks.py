@@ -51,7 +51,7 @@ WHOLE = (
     "unit/deploy/audit/test_verify.py", "unit/deploy/results/test_monai_bundle.py",
     "unit/deploy/results/test_onnx_file.py", "unit/deploy/results/test_run_folder.py",
     "unit/server/test_optimisers_under_masks.py", "unit/server/test_rounds.py", "unit/server/test_run.py",
-    "unit/server/test_run_mean.py", "unit/server/test_run_statistics.py",
+    "unit/server/test_run_mean.py", "unit/server/test_run_statistics.py", "unit/server/test_without_pytorch.py",
     # Processes that are killed, searched or kept within limits, and every mistake of a whole data set.
     "unit/client/data/test_likeness.py", "unit/client/data/test_planted_mistakes.py",
     "unit/client/ledger/test_ledger_survives.py", "unit/common/models/test_backbone.py",
