@@ -20,6 +20,10 @@ from common.privacy.accounting import rounded_up
 from common.run.proposal import Proposal
 from common.run.terms import claims_of
 from deploy.command import command, state_option
+from deploy.terminal import Fact, fact_lines
+
+REASON = "its operator decided so"
+"""What the consortium's operator reads where a hospital's gives no reason."""
 
 _STATE = Path("hospital-state")
 _DIGITS = 12
@@ -39,7 +43,7 @@ def runs(state: Path) -> int:
     if not kept:
         print("nothing is proposed")
     for each in kept:
-        print("\n".join(told(each, hospital, now)))
+        print("\n".join(fact_lines(told(each, hospital, now))))
     return int(any(each.answer is None for each in kept))
 
 
@@ -53,12 +57,22 @@ def runs(state: Path) -> int:
 @state_option("hospital", _STATE)
 def approve(run: str, state: Path) -> int:
     """Agree to a run; returns 0."""
+    print(approve_run(state, run))
+    return 0
+
+
+def approve_run(state: Path, run: str) -> str:
+    """Agree to a run, as this hospital's operator; returns what is so then.
+
+    Raises:
+        PolicyError: no such proposal waits, or the policy forbids it.
+        PrivacyError: it would pass a budget.
+    """
     hospital, proposal = Hospital.read(state), _waiting(state, run)
     costs = hospital.consider(proposal, datetime.datetime.now(datetime.UTC))
     with _recording(state, hospital) as record:
         answer = hospital.agree(proposal, "operator", costs, record)
-    print(f"this hospital {'agrees to' if answer.agreed else 'has declined'} run {proposal.run_id[:_DIGITS]}")
-    return 0
+    return f"this hospital {'agrees to' if answer.agreed else 'has declined'} run {proposal.run_id[:_DIGITS]}"
 
 
 @command(
@@ -69,35 +83,45 @@ def approve(run: str, state: Path) -> int:
 )
 @click.argument("run")
 @state_option("hospital", _STATE)
-@click.option("--reason", default="its operator decided so", metavar="WORDS", help="For the consortium's operator.")
+@click.option("--reason", default=REASON, metavar="WORDS", help="For the consortium's operator.")
 def decline(run: str, state: Path, reason: str) -> int:
     """Decline a run; returns 0."""
-    hospital, proposal = Hospital.read(state), _waiting(state, run)
-    with _recording(state, hospital) as record:
-        answer = hospital.decline(proposal, "operator", DECLINED, reason, record)
-    print(f"this hospital {'has agreed to' if answer.agreed else 'declines'} run {proposal.run_id[:_DIGITS]}")
+    print(decline_run(state, run, reason))
     return 0
 
 
-def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iterator[str]:
+def decline_run(state: Path, run: str, reason: str) -> str:
+    """Decline a run, as this hospital's operator, with words for the consortium's; returns what is so then.
+
+    Raises:
+        PolicyError: no such proposal waits.
+    """
+    hospital, proposal = Hospital.read(state), _waiting(state, run)
+    with _recording(state, hospital) as record:
+        answer = hospital.decline(proposal, "operator", DECLINED, reason, record)
+    return f"this hospital {'has agreed to' if answer.agreed else 'declines'} run {proposal.run_id[:_DIGITS]}"
+
+
+def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iterator[Fact]:
     """Return a proposal in words and figures, with what it would leave of this hospital's budgets."""
     proposal, description = kept.proposal, kept.proposal.description
-    yield f"run             {proposal.run_id[:_DIGITS]}: {_decision(kept)}"
-    yield (
-        f"trains          {description.model.name} for the task {description.experiment.task}, "
-        f"{description.experiment.rounds} rounds, on {proposal.data_set}"
+    yield Fact("run", f"{proposal.run_id[:_DIGITS]}: {_decision(kept)}")
+    yield Fact(
+        "trains",
+        f"{description.model.name} for the task {description.experiment.task}, "
+        f"{description.experiment.rounds} rounds, on {proposal.data_set}",
     )
-    yield f"must be there   {', '.join(proposal.hospitals)}; until {_time(proposal.until)}"
-    yield f"privacy         mode {description.privacy.mode}"
+    yield Fact("must be there", f"{', '.join(proposal.hospitals)}; until {_time(proposal.until)}")
+    yield Fact("privacy", f"mode {description.privacy.mode}")
     for claim in claims_of(description):
-        yield f"                {claim}"
+        yield Fact("", str(claim))
     if kept.answer is not None:
         return
     try:
         for cost in hospital.consider(proposal, now):
-            yield f"costs           {_cost(cost)}"
+            yield Fact("costs", _cost(cost))
     except ConfideError as error:
-        yield f"not possible    {error}"
+        yield Fact("not possible", str(error))
 
 
 def _decision(kept: KeptProposal) -> str:
