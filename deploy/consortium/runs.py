@@ -196,11 +196,15 @@ def _change(run: str, state: Path, change: str) -> int:
 
 
 def _row(view: RunView) -> tuple[str, ...]:
-    agreed = sum(view.answers.get(name, {}).get("agreed", False) for name in view.hospitals)
     return (
         str(view.number), view.run_id[:FOLDER_DIGITS], view.state, f"{view.done} of {view.rounds}", view.task,
-        view.model, f"{agreed} of {len(view.hospitals)}",
+        view.model, agreed(view),
     )  # fmt: skip
+
+
+def agreed(view: RunView) -> str:
+    """Say how many of those that a run names have agreed."""
+    return f"{sum(view.answers.get(name, {}).get('agreed', False) for name in view.hospitals)} of {len(view.hospitals)}"
 
 
 def standing(view: RunView) -> str:

@@ -3,7 +3,7 @@
 import datetime
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from common.provenance import confide_version, speaks
 from common.run.guarantee import shown_epsilon
 from common.run.proposal import RunState
 from common.settings import READY_FILE, SERVER_SETTINGS_FILE, ServerSettings
-from common.telemetry.events import EVENTS_FILE, EventFile, Refusal, RoundDone
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, Refusal, RoundDone
 from deploy.command import command, state_option
 from deploy.terminal import Fact, fact_lines
 from server.members.ledgers import RememberedLedgers
@@ -138,14 +138,22 @@ def _run(queue: RunQueue, run: KeptRun) -> Iterator[Fact]:
 def progress_of(folder: Path) -> Iterator[str]:
     """Return how far a run is, what it has cost at most, and who refused how often, from its events."""
     events = EventFile(folder / EVENTS_FILE).read_new()
-    done = [event for event in events if isinstance(event, RoundDone)]
-    if done:
-        last = done[-1]
+    if (last := _last_round(events)) is not None:
         epsilon = f"; largest ε {shown_epsilon(last.epsilon)}" if math.isfinite(last.epsilon) else ""
         yield f"{last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
         yield f"{hospital} refused {count} times: {code}"
+
+
+def largest_epsilon(folder: Path) -> float | None:
+    """Return the largest ε that a hospital has spent after a run's last round; None before one, and without privacy."""
+    last = _last_round(EventFile(folder / EVENTS_FILE).read_new())
+    return last.epsilon if last is not None and math.isfinite(last.epsilon) else None
+
+
+def _last_round(events: Sequence[Event]) -> RoundDone | None:
+    return next((event for event in reversed(events) if isinstance(event, RoundDone)), None)
 
 
 def problems_of(state: Path, now: datetime.datetime) -> Iterator[str]:

@@ -17,7 +17,7 @@ from common.audit.chain import AUDIT_FILE, AuditChain, Record
 from common.audit.parties import Writer
 from common.errors import ConfideError, PolicyError
 from common.privacy.accounting import rounded_up
-from common.run.proposal import Proposal
+from common.run.proposal import Proposal, RunAnswer
 from common.run.terms import claims_of
 from deploy.command import command, state_option
 from deploy.terminal import Fact, fact_lines
@@ -125,9 +125,13 @@ def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iter
 
 
 def _decision(kept: KeptProposal) -> str:
-    answer = kept.answer
-    if answer is None:
+    if kept.answer is None:
         return "waits for you: ./confide hospital approve, or decline"
+    return decided(kept.answer)
+
+
+def decided(answer: RunAnswer) -> str:
+    """Say what this hospital has answered, by whom and why."""
     return f"{'agreed' if answer.agreed else 'declined'}, by {answer.by}" + (f": {answer.reason}" * bool(answer.reason))
 
 
