@@ -142,7 +142,7 @@ class ConsortiumSide:
         return f"run {run.number}: {verdict}"
 
     def _runs(self, run_id: str | None = None) -> tuple[tuple[RunView, ...], tuple[str, ...]]:
-        """Return all runs, or one, as the server tells of them; from its files where it does not run.
+        """Return all runs, or one, as the server answers; from its files where it does not run.
 
         Raises:
             RunError: there is no such run.

@@ -24,7 +24,7 @@ from deploy.console.gate import Gate
 from deploy.terminal import Fact
 
 LONGEST_WORDS = 400
-"""Of what an operator types."""
+"""How many characters of what an operator types are taken."""
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

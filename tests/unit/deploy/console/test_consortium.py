@@ -4,16 +4,12 @@ import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-import yaml
 
-from client.agreement import Hospital
 from common.audit.chain import AUDIT_FILE
-from common.config import HospitalConfig
 from common.files import write_private
-from common.identity.certificates import certificate_pem
-from common.identity.members import MEMBERS_FILE
-from common.settings import ROSTER_FILE, SERVER_SETTINGS_FILE, SUPERNODES_FOLDER, ServerSettings
+from common.settings import SUPERNODES_FOLDER
 from common.telemetry.events import EVENTS_FILE, RoundDone
 from deploy.console import consortium
 from deploy.console.consortium import ConsortiumSide
@@ -22,26 +18,16 @@ from server.members.versions import SpokenVersions
 from server.operator_socket import Operator, OperatorSocket, ask_server
 from server.run_queue import RunQueue
 from tests.support.console_browser import Browser, text_of
+from tests.support.console_states import PROPOSAL, answer, server_state
 from tests.support.example_run import example_run
 from tests.support.proposed_run import HOUR, NAMES, NOW, RUN_ID, Members
-from tests.unit.server.test_operator_socket import proposal
 
 MEMBERS = Members.made()
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    made = tmp_path / "server"
-    ServerSettings(
-        config=made / "config.yaml", run=made / "runs" / RUN_ID[:12], logs=made, run_id=RUN_ID, data_set="phantom",
-        classes=("a", "b"), channels=1, enrolment_port=9093, hosts=("confide.example.org",),
-    ).write(made / SERVER_SETTINGS_FILE)  # fmt: skip
-    write_private(made / "ca.pem", certificate_pem(MEMBERS.authority.certificate))
-    write_private(made / MEMBERS_FILE, MEMBERS.member_list.encode())
-    write_private(made / ROSTER_FILE, yaml.safe_dump(MEMBERS.roster).encode())
-    for name in MEMBERS.identities:
-        write_private(made / SUPERNODES_FOLDER / f"{name}.pub", b"a key")
-    return made
+    return server_state(tmp_path / "server", MEMBERS)
 
 
 @pytest.fixture
@@ -50,25 +36,13 @@ def served(state: Path) -> Iterator[Path]:
         yield state
 
 
-def answer(state: Path, tmp_path: Path, name: str, *, agrees: bool, reason: str = "") -> None:
-    kept = RunQueue(state).proposal(RUN_ID)
-    assert kept is not None
-    hospital = Hospital(tmp_path / name, MEMBERS.identities[name], HospitalConfig())
-    said = (
-        hospital.agree(kept, "operator", (), lambda _body: None)
-        if agrees
-        else hospital.decline(kept, "operator", "declined", reason, lambda _body: None)
-    )
-    RunQueue(state).take_answer(said, MEMBERS.roster[name].encode())
-
-
-def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: Path, tmp_path: Path) -> None:
+def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: Path) -> None:
     membership = Membership(served)
     token = membership.invite("st-luke", NOW + HOUR)
     membership.versions.note("st-anne", SpokenVersions(2, "0.1.0"))
     (served / SUPERNODES_FOLDER / "st-john.pub").unlink()
-    ask_server(served, proposal())
-    answer(served, tmp_path, "st-anne", agrees=True)
+    ask_server(served, PROPOSAL)
+    answer(served, MEMBERS, "st-anne", agrees=True)
     events = example_run(3)
     folder = RunQueue(served).folder(RUN_ID)
     (folder / EVENTS_FILE).write_text("".join(event.to_line() for event in events))
@@ -89,7 +63,7 @@ def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: 
 
 
 def test_a_chain_that_was_changed_is_called_so_also_after_it_was_found_whole(served: Path) -> None:
-    ask_server(served, proposal())
+    ask_server(served, PROPOSAL)
     folder = RunQueue(served).folder(RUN_ID)
     MEMBERS.chain("st-anne", folder).close()
     browser = Browser(ConsortiumSide(served))
@@ -100,7 +74,7 @@ def test_a_chain_that_was_changed_is_called_so_also_after_it_was_found_whole(ser
 
 
 def test_a_run_is_stopped_and_resumed_through_the_server(served: Path) -> None:
-    ask_server(served, proposal())
+    ask_server(served, PROPOSAL)
     browser = Browser(ConsortiumSide(served))
     browser.open()
     page = browser.press(f"runs/{RUN_ID}", "stop")
@@ -113,10 +87,10 @@ def test_a_run_is_stopped_and_resumed_through_the_server(served: Path) -> None:
     assert RunQueue(served).get(RUN_ID).state == "proposed"
 
 
-def test_a_run_that_was_held_back_is_started_once_all_have_agreed(served: Path, tmp_path: Path) -> None:
-    ask_server(served, proposal(held=True))
+def test_a_run_that_was_held_back_is_started_once_all_have_agreed(served: Path) -> None:
+    ask_server(served, msgspec.structs.replace(PROPOSAL, held=True))
     for name in NAMES:
-        answer(served, tmp_path, name, agrees=True)
+        answer(served, MEMBERS, name, agrees=True)
     RunQueue(served).settle(datetime.datetime.now(datetime.UTC))
     browser = Browser(ConsortiumSide(served))
     browser.open()
@@ -124,9 +98,9 @@ def test_a_run_that_was_held_back_is_started_once_all_have_agreed(served: Path, 
     assert not RunQueue(served).get(RUN_ID).held
 
 
-def test_a_hospital_s_reason_is_shown_and_does_nothing_else(served: Path, tmp_path: Path) -> None:
-    ask_server(served, proposal())
-    answer(served, tmp_path, "st-mary", agrees=False, reason="<script>alert('not before May')</script>")
+def test_a_hospital_s_reason_is_shown_and_does_nothing_else(served: Path) -> None:
+    ask_server(served, PROPOSAL)
+    answer(served, MEMBERS, "st-mary", agrees=False, reason="<script>alert('not before May')</script>")
     RunQueue(served).settle(datetime.datetime.now(datetime.UTC))
     browser = Browser(ConsortiumSide(served))
     for page in (browser.open(), browser.at(f"runs/{RUN_ID}")):
@@ -136,7 +110,7 @@ def test_a_hospital_s_reason_is_shown_and_does_nothing_else(served: Path, tmp_pa
 
 def test_without_a_running_server_everything_is_shown_and_nothing_can_be_changed(state: Path) -> None:
     with OperatorSocket(state, Operator(state)):
-        ask_server(state, proposal())
+        ask_server(state, PROPOSAL)
     browser = Browser(ConsortiumSide(state))
     assert "nothing can be changed" in text_of(browser.open())
     page = browser.at(f"runs/{RUN_ID}")
@@ -157,7 +131,7 @@ def test_a_run_that_is_not_there_is_an_answer_in_words(served: Path, path: str) 
 
 
 def test_only_the_named_actions_can_be_asked_for(served: Path) -> None:
-    ask_server(served, proposal())
+    ask_server(served, PROPOSAL)
     browser = Browser(ConsortiumSide(served))
     browser.open()
     sent = browser.send(f"runs/{RUN_ID}/propose", {"token": browser.gate.form_token})
@@ -166,7 +140,7 @@ def test_only_the_named_actions_can_be_asked_for(served: Path) -> None:
 
 
 def test_the_verdict_of_audit_verify_is_shown_with_its_run(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_server(served, proposal())
+    ask_server(served, PROPOSAL)
     MEMBERS.chain("st-anne", RunQueue(served).folder(RUN_ID)).close()
     asked = []
     monkeypatch.setattr(consortium, "verify_run", lambda folder: asked.append(folder) or "verified")
@@ -180,7 +154,7 @@ def test_no_page_holds_what_lies_in_the_state_folder_s_secret_files(served: Path
     secret = "a-secret-that-nobody-may-see"
     for name in ("ca.key", "tls.key", "authority/ca.key", "relay/secret"):
         write_private(served / name, secret.encode())
-    ask_server(served, proposal())
+    ask_server(served, PROPOSAL)
     browser = Browser(ConsortiumSide(served))
     for page in (browser.open(), browser.at(f"runs/{RUN_ID}")):
         assert secret not in page.text
