@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from common.run.proposal import RunState
 from common.settings import free_port
@@ -100,6 +100,11 @@ def opened(context: BrowserContext, link: str) -> Page:
     return page
 
 
+def listener(asked: list[str]) -> Callable[[Request], None]:
+    """Return what notes each address that a page asks for."""
+    return lambda request: asked.append(request.url)
+
+
 def photograph(page: Page, name: str) -> None:
     if picture := os.environ.get("CONFIDE_PICTURES"):
         page.screenshot(path=Path(picture) / f"console-{name}.png", full_page=True)
@@ -134,9 +139,9 @@ def test_both_pages_fit_a_desk_and_a_phone_in_light_and_dark(
     for words, title in sides:
         with console(*words) as link:
             context = chromium.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
-            page = opened(context, link)
             asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))  # type: ignore[misc]
+            context.on("request", listener(asked))
+            page = opened(context, link)
             expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
             assert is_within_its_window(page)
             photograph(page, f"{words[0]}-{name}")

@@ -142,8 +142,13 @@ def test_only_the_named_actions_can_be_asked_for(served: Path) -> None:
 def test_the_verdict_of_audit_verify_is_shown_with_its_run(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask_server(served, PROPOSAL)
     MEMBERS.chain("st-anne", RunQueue(served).folder(RUN_ID)).close()
-    asked = []
-    monkeypatch.setattr(consortium, "verify_run", lambda folder: asked.append(folder) or "verified")
+    asked: list[Path] = []
+
+    def verify(folder: Path) -> str:
+        asked.append(folder)
+        return "verified"
+
+    monkeypatch.setattr(consortium, "verify_run", verify)
     browser = Browser(ConsortiumSide(served))
     browser.open()
     assert "audit verify verified" in text_of(browser.press(f"runs/{RUN_ID}", "verify"))
