@@ -118,8 +118,8 @@ def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iter
     if kept.answer is not None:
         return
     try:
-        for cost in hospital.consider(proposal, now):
-            yield Fact("costs", _cost(cost))
+        for place, cost in enumerate(hospital.consider(proposal, now)):
+            yield Fact("" if place else "costs", _cost(cost))
     except ConfideError as error:
         yield Fact("not possible", str(error))
 

@@ -64,16 +64,16 @@ def hospital(tmp_path: Path) -> Path:
 def console(*words: str) -> Iterator[str]:
     """Start a page, and return its link."""
     command = (sys.executable, "-m", "deploy", *words, "--port", str(free_port()))
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        link = process.stdout.readline().strip()
-        assert link.startswith("http://127.0.0.1:"), link
-        wait_until_it_listens(int(link.split(":")[2].partition("/")[0]))
-        yield link
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            link = process.stdout.readline().strip()
+            assert link.startswith("http://127.0.0.1:"), link
+            wait_until_it_listens(int(link.split(":")[2].partition("/")[0]))
+            yield link
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
 
 
 def wait_until_it_listens(port: int) -> None:
