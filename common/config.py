@@ -27,7 +27,10 @@ SECURE_MINIMUM = 3
 """The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
 
 PROTOCOL_VERSION = 3
-"""The version of everything that travels between server and hospital; they refuse messages of another version."""
+"""The version of everything that travels between server and hospital."""
+
+OLDEST_PROTOCOL_VERSION = 3
+"""The oldest version that is spoken besides; ``common/run/versions.py`` says why, and what a run's version is."""
 
 
 MOST_HOSPITALS = 1024
@@ -336,7 +339,7 @@ class Config(_Section):
 class RunDescription(_Section):
     """Everything server and hospitals must agree on before a run; its hash is bound into every key and signature."""
 
-    protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    protocol_version: Annotated[int, Field(ge=OLDEST_PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     run_id: RunId
     classes: Annotated[tuple[str, ...], Field(max_length=MOST_CLASSES)]
     channels: Channels
@@ -379,9 +382,11 @@ class RunDescription(_Section):
         roster: dict[str, str],
         member_list: str = "",
         noise_multiplier: float | None = None,
+        protocol_version: int = PROTOCOL_VERSION,
     ) -> Self:
         """Return the description whose sections are those of a configuration."""
         return cls(
+            protocol_version=protocol_version,
             run_id=run_id,
             classes=classes,
             channels=channels,

@@ -173,7 +173,7 @@ def _nih(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
                "View Position")  # fmt: skip
     for line, cells in read(files[0], columns):
         sex = cells.get("Patient Gender") or cells.get("Patient Sex", "")
-        said = Said(cells.get("View Position", ""), sex.upper()[:1], _age(cells.get("Patient Age", "")))
+        said = Said(cells.get("View Position", ""), sex.upper()[:1], age_written(cells.get("Patient Age", "")))
         yield KnownRow(line, cells["Image Index"], cells["Finding Labels"], cells.get("Patient ID", ""), said)
 
 
@@ -185,7 +185,7 @@ def _chexpert(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
             side = cells.get("Frontal/Lateral", "")
             is_left_out = _is_not_frontal(side)
             view = side if is_left_out else cells.get("AP/PA", "")
-            said = Said(view, cells.get("Sex", "").upper()[:1], _age(cells.get("Age", "")))
+            said = Said(view, cells.get("Sex", "").upper()[:1], age_written(cells.get("Age", "")))
             label = None if is_left_out else _by_column(cells)
             yield KnownRow(line, cells["Path"], label, patient[0] if patient else "", said)
 
@@ -207,7 +207,7 @@ def _padchest(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         label = BETWEEN_LABELS.join(dict.fromkeys(each for each in found if each))
         born, studied = _YEAR.match(cells.get("PatientBirth", "")), _YEAR.match(cells.get("StudyDate_DICOM", ""))
         age = str(max(0, int(studied[1]) - int(born[1]))) if born and studied else ""
-        said = Said(projection, cells.get("PatientSex_DICOM", "").upper()[:1], _age(age))
+        said = Said(projection, cells.get("PatientSex_DICOM", "").upper()[:1], age_written(age))
         is_left_out = _is_not_frontal(projection)
         yield KnownRow(line, cells["ImageID"], None if is_left_out else label, cells.get("PatientID", ""), said)
 
@@ -236,7 +236,8 @@ def _is_not_frontal(view: str) -> bool:
     return view.strip().upper() in _NOT_FRONTAL
 
 
-def _age(text: str) -> str:
+def age_written(text: str) -> str:
+    """Return whole years in a table as DICOM writes them, ``036Y``; '' for what is not an age."""
     years = _AGE.fullmatch(text.strip().upper())
     return f"{int(years[1]):03d}Y" if years else ""
 

@@ -78,7 +78,11 @@ def _run(queue: RunQueue, run: KeptRun) -> Iterator[str]:
     done = [event for event in events if isinstance(event, RoundDone)]
     if done:
         last = done[-1]
-        epsilon = f"; largest ε {shown_epsilon(last.epsilon)}" if math.isfinite(last.epsilon) else ""
+        epsilon = (
+            f"; largest ε {shown_epsilon(last.epsilon)} (zero-out, at each one's δ)"
+            if math.isfinite(last.epsilon)
+            else ""
+        )
         yield f"                {last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
@@ -93,7 +97,7 @@ def _problems(state: Path, queue: RunQueue, now: datetime.datetime) -> Iterator[
     newest = Revocations(state, load_certificate(state / "ca.pem")).newest()
     if newest is not None and now > newest.next_update:
         yield "the revocation list has ended, so hospitals take part in nothing: `confide ca revoke` signs the next"
-    for name in sorted(Membership(state).versions.others()):
+    for name in sorted(Membership(state).versions.strangers()):
         yield f"{name} speaks another version of the protocol and takes part in no run; upgrade the older side"
     for run in queue.all():
         if run.state is RunState.FAILED:

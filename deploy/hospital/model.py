@@ -1,7 +1,9 @@
 """``confide hospital model``: the models of finished runs that this hospital keeps, and what was verified of each."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,6 +13,7 @@ from client.kept_runs import RUNS_FOLDER, ReceivedRun, folder_of, kept_runs, ref
 from common.errors import RunError
 from common.identity.certificates import load_certificate
 from common.run.delivery import DELIVERY_FILE, Delivery, read_delivery
+from common.run.words import RELATION
 from deploy.command import group, state_option
 from deploy.results.model_file import ModelCard, load_model
 
@@ -104,13 +107,18 @@ def _lines(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: P
         f"task            {card.task}: {', '.join(card.classes)}",
         f"trained on      {card.data_set}, {received.steps} steps",
         f"model           {card.architecture}, SHA-256 {card.sha256}",
-        f"privacy         {'none' if epsilon is None else f'ε = {epsilon:g}'}, {card.privacy.get('adversary')}",
+        f"privacy         {'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}",
         f"signed          by the consortium's server, {_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",
         f"received        {_time(received.time)}",
         f"verified        {_verified(received)}",
         f"folder          {folder}",
     ]
     return [*lines, *(f"ATTENTION       {caveat}" for caveat in card.caveats)]
+
+
+def _epsilon(privacy: Mapping[str, Any]) -> str:
+    unit = privacy.get("unit", "unit")
+    return f"ε = {privacy['epsilon']:g} for each {unit} ({RELATION}), δ = {privacy.get('delta')}"
 
 
 def _verified(run: ReceivedRun) -> str:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.models.registry import OnImages
-from deploy.results.model_file import ModelCard, ModelFacts, save_model
+from common.run.model_facts import ModelFacts
+from deploy.results.model_file import ModelCard, save_model
 
 
 def model_of(

@@ -16,9 +16,10 @@ from client.training import logits
 from common.errors import DataError, RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
+from common.run.model_facts import ModelFacts
 from common.task import TaskKind
 from deploy.datasets import phantom
-from deploy.results.model_file import ModelFacts, save_model
+from deploy.results.model_file import save_model
 from deploy.results.predict import main
 from tests.support.hospital_folder import dicom, png
 
