@@ -152,13 +152,11 @@ def test_a_runs_metrics_go_to_mlflow_from_its_event_file(trained: Trained, tmp_p
 
 def test_a_runs_metrics_go_to_tensorboard_from_its_event_file(trained: Trained) -> None:
     """TensorBoard is no dependency: this runs where it is installed."""
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     before = (trained.run / "events.jsonl").read_bytes()
     confide("dashboard", str(trained.run), "--log", "tensorboard")
     assert (trained.run / "events.jsonl").read_bytes() == before
-    written = EventAccumulator(str(trained.run / "tensorboard"))
+    written = reader.EventAccumulator(str(trained.run / "tensorboard"))
     written.Reload()
     assert [point.step for point in written.Scalars("validation/auc")] == [1, 2]
     told = json.loads((trained.run / "summary.json").read_text())["metrics"]["auc"]

@@ -674,8 +674,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "logits of a crafted model are not clamped",
         "client/training.py",
-        "return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
-        "return found",
+        "return torch.nan_to_num(torch.cat(list(pieces)), nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
+        "return torch.cat(list(pieces))",
         (f"{_TRAINING}::test_scores_are_finite_whatever_the_model",),
     ),
 )
@@ -1067,6 +1067,7 @@ _UNACCEPTED = f"{_ATTACKS}/test_unaccepted_models.py"
 _AGREEMENT = "tests/unit/client/test_agreement.py"
 _PROPOSAL = "tests/unit/common/run/test_proposal.py"
 _KEPT = "tests/unit/client/test_kept_runs.py"
+_JOINING = f"{_ATTACKS}/test_time_of_joining.py"
 _SHOWN = "tests/unit/deploy/hospital/test_runs.py"
 _RECORDS_ASKED_FOR = f"{_ATTACKS}/test_terms_that_ask_about_records.py"
 _MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
@@ -1176,8 +1177,8 @@ _TASK_AND_MODEL_MUTATIONS = (
     Mutation(
         "images that a run's map leaves out are not known to the ledger",
         "client/data/hospital_data.py",
-        "            survey.pass_over(examined)\n",
-        "            pass\n",
+        "split = survey.pass_over(examined)",
+        "split = survey._place(examined)[1]",
         (f"{_ATTACKS}/test_images_left_out.py",),
     ),
 )
@@ -1186,8 +1187,8 @@ _MEAN_MUTATIONS = (
     Mutation(
         "features enter their mean at the length that a model gives them",
         "client/training.py",
-        "features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)",
-        "features = data.inputs[_chosen(piece)]",
+        "features = functional.normalize(data.take(_chosen(piece)), dim=-1)",
+        "features = data.take(_chosen(piece))",
         (_MEAN_UNIT, _TRAINING),
     ),
     Mutation(
@@ -1533,6 +1534,51 @@ _RECEIVED_MUTATIONS = (
         'found = "it was changed, or written by another version"',
         "return _Registry()",
         (_OUTLIVES,),
+    ),
+    Mutation(
+        "features are computed of the images alone that a label map names",
+        "client/contribution.py",
+        """    pictures = copies_of(part.all_images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part.all_images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients, part.rows)
+""",
+        """    pictures = copies_of(part.images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part.images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
+""",
+        (_JOINING,),
+    ),
+    Mutation(
+        "images that a label map leaves out are compared with no other",
+        "client/data/survey.py",
+        "compared = bytes(self._thumbnails + self._other_thumbnails)",
+        "compared = bytes(self._thumbnails)",
+        (_JOINING,),
+    ),
+    Mutation(
+        "images that a label map leaves out need no room",
+        "client/data/hospital_data.py",
+        "number = len(catalogue.entries) if keep else 0",
+        "number = len(catalogue.labelled) if keep else 0",
+        (f"{_ATTACKS}/test_terms_that_need_room.py",),
+    ),
+    Mutation(
+        "images that a label map leaves out are trained on",
+        "client/training.py",
+        "return self.inputs[records if len(self.lies) == len(self.inputs) else self.lies[records]]",
+        "return self.inputs[records]",
+        (_TRAINING, _JOINING),
+    ),
+    Mutation(
+        "a run that takes fewer units than there are copies them into memory",
+        "client/training.py",
+        "        return type(self)(self.inputs, self.labels[chosen], numbers, *some)",
+        "        return type(self)(self.take(chosen.nonzero()[:, 0]), self.labels[chosen], numbers, *list(some)[:2])",
+        (_TRAINING,),
     ),
     Mutation(
         "an operator decides without seeing the label map",
