@@ -168,6 +168,9 @@ def test_a_run_description_with_a_graph_weaker_than_any_hospital_accepts_is_refu
     encoded = description().canonical_json().replace(b'"security_bits":40', b'"security_bits":2')
     with pytest.raises(ConfigError, match=r"graph\.security_bits .*≥ 40.*got 2"):
         RunDescription.from_json(encoded)
+    encoded = description().canonical_json().replace(b'"colluding":0.1', b'"colluding":0.05')
+    with pytest.raises(ConfigError, match=r"graph\.colluding .*≥ 0.1.*got 0.05"):
+        RunDescription.from_json(encoded)
 
 
 @pytest.mark.parametrize("encoded", [b"", b"{}", b"[]", b"\xff", description().canonical_json()[:-1]])
