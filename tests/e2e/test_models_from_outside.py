@@ -23,6 +23,7 @@ from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
 from deploy.demo.loopback import LoopbackDeployment
 from server.run import new_run_id
+from tests.support.booked import booked_by
 from tests.support.deployed import start_anew
 from tests.support.installed_package import NAME, install, source_of_the_example
 from tests.support.onnx_files import FEATURES, HOSTILE, encoded, graph, honest, model, weight
@@ -73,8 +74,7 @@ def assert_refused_before_any_epsilon(run: Path, words: str) -> None:
     for hospital in ("hospital-1", "hospital-2", "hospital-3"):
         logs = [path.read_text() for path in run.rglob("agent.log") if hospital in path.parts]
         assert any(words in log for log in logs), (hospital, logs)
-        ledgers = [path for path in (run / "consortium").rglob("ledger/*") if hospital in path.parts and path.is_file()]
-        assert not any('"spent"' in path.read_text() for path in ledgers)
+        assert booked_by(run / "consortium" / hospital) == []
 
 
 def test_the_example_is_checked_before_a_run(site: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_backbone_of_another_hash_at_a_hospital_is_refused_before_any_epsilon(
     assert finished.returncode == 2
     (line,) = (line for line in finished.stderr.splitlines() if line.startswith("confide:"))
     assert f"a backbone's file with the SHA-256 {named} must lie in the folder" in line
-    assert not any('"spent"' in path.read_text() for path in tmp_path.rglob("ledger/*") if path.is_file())
+    assert all(booked_by(folder) == [] for folder in (tmp_path / "run" / "consortium").iterdir())
 
 
 def test_one_hospital_that_has_another_backbone_refuses_in_one_line_and_the_others_train(
@@ -201,8 +201,9 @@ def test_one_hospital_that_has_another_backbone_refuses_in_one_line_and_the_othe
     assert {event.hospitals for event in seen if isinstance(event, RoundDone)} == {3}
     logs = "".join(path.read_text() for path in tmp_path.rglob("agent.log") if "hospital-2" in path.parts)
     assert f"a backbone's file with the SHA-256 {sha256} must lie in the folder" in logs
-    ledgers = [path for path in (tmp_path / "run" / "consortium" / "hospital-2").rglob("ledger/*") if path.is_file()]
-    assert not any('"spent"' in path.read_text() for path in ledgers)
+    consortium = tmp_path / "run" / "consortium"
+    assert booked_by(consortium / "hospital-2") == []
+    assert booked_by(consortium / "hospital-1")
 
 
 def test_a_deep_network_of_the_registry_trains_over_real_processes(tmp_path: Path) -> None:
