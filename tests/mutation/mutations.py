@@ -266,14 +266,14 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "a commitment that nobody can check is accepted",
         "common/secagg/masked_input.py",
-        "    if message.commitment:\n",
+        "    if len(message.commitment) != promised:\n",
         "    if len(message.commitment) > len(message.vector_hash):\n",
         (_FULL,),
     ),
     Mutation(
         "the server adds a vector that is not the one its hospital signed",
         "common/secagg/masked_input.py",
-        "        if message.vector_hash != vector_hash(vector):\n",
+        "        if message.vector_hash != vector_hash(vector, sealed):\n",
         "        if not message.vector_hash:\n",
         (_FULL,),
     ),
