@@ -121,6 +121,7 @@ SECTIONS = (
             _entry("experiment accuracy", "deploy.experiment.accuracy", "measure accuracy on real images"),
             _entry("experiment baselines", "deploy.experiment.baselines", "compare every way to train"),
             _entry("experiment privacy", "deploy.experiment.privacy", "measure what privacy costs"),
+            _entry("experiment poisoning", "deploy.experiment.poisoning", "measure what flipped labels cost"),
             _entry("chaos", "deploy.resilience.chaos", "kill processes at random and see what survives"),
             _entry("load", "deploy.resilience.load", "measure one server against many hospitals"),
             _entry("soak", "deploy.resilience.soak", "let a deployment run and see whether it grows"),

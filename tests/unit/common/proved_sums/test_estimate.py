@@ -89,7 +89,7 @@ def test_an_entry_keeps_one_bit_less_once_the_sum_of_two_is_known() -> None:
 
 @pytest.mark.parametrize("largest", [511, 2047, 8191, 10922])
 @pytest.mark.parametrize(("rows", "modulus"), [(1024, (1 << 32) - 99), (1280, (1 << 64) - 59)])
-def test_the_randomness_of_one_of_two_honest_hospitals_is_enough_when_their_sum_is_known(
+def test_two_honest_hospitals_keep_enough_entropy_once_their_sum_is_known(
     rows: int, modulus: int, largest: int
 ) -> None:
     # The length without the "- 1" fails here: it keeps some thousand bits too few.
