@@ -165,7 +165,7 @@ def main() -> int:
         lines = pytorch(pins)
     else:
         lines = tuple(pin.text for pin in (without_pytorch(pins) if arguments.without_pytorch else pins))
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))  # An empty file where a role has no PyTorch.
     return 0
 
 
