@@ -21,6 +21,7 @@ WITHOUT_DEVIATION = {
     "common/secagg/phases.py": "names the paper's rounds",
     "common/privacy/__init__.py": "says what the folder is",
     "common/privacy/calibration.py": "searches with the accountant's own bound",
+    "common/privacy/opacus_parts.py": "imports Opacus's accountants as they are",
     "common/privacy/schedule.py": "says how often a unit is sampled, which the accountant gets as it is",
 }
 
