@@ -18,7 +18,7 @@ from common.run.guarantee import shown_epsilon
 from common.run.proposal import RunState
 from deploy.command import command, state_option
 from deploy.console.chains import Chains, verify_run
-from deploy.console.pages import Action, Cell, Facts, Page, Table
+from deploy.console.pages import Action, Cell, Facts, Page, RowsTable
 from deploy.console.serving import serve_pages
 from deploy.consortium.runs import agreed, standing, told
 from deploy.consortium.status import (
@@ -82,20 +82,20 @@ class ConsortiumSide:
             title="Consortium",
             problems=(*problems, *problems_of(self._state, now)),
             parts=(
-                Table(
+                RowsTable(
                     "Runs",
                     ("run", "identifier", "state", "rounds", "task", "model", "agreed", "largest ε", "server's chain"),
                     tuple(map(self._row, reversed(views))),
                     "no run has been proposed",
                     "./confide run propose proposes one",
                 ),
-                Table(
+                RowsTable(
                     "Members",
                     ("hospital", "state", "versions", "certificate until", "ε spent on training, as stated last"),
                     tuple(map(_member, members_of(self._state))),
                     "nobody has joined",
                 ),
-                Table(
+                RowsTable(
                     "Open invitations",
                     ("for", "until"),
                     tuple(

@@ -20,7 +20,7 @@ from common.errors import LedgerError, RunError
 from common.identity.certificates import load_certificate
 from deploy.command import command, state_option
 from deploy.console.chains import Chains, verify_run
-from deploy.console.pages import Action, Cell, Facts, Page, Table
+from deploy.console.pages import Action, Cell, Facts, Page, RowsTable
 from deploy.console.serving import serve_pages
 from deploy.hospital.model import shown_time, verified
 from deploy.hospital.runs import REASON, approve_run, decided, decline_run, told
@@ -72,7 +72,7 @@ class HospitalSide:
                 *problems_of(self._state, now),
             ),
             parts=(
-                Table(
+                RowsTable(
                     "Runs",
                     ("run", "task", "model", "rounds", "this hospital", "at the server"),
                     tuple(_row(kept, standings.get(kept.proposal.run_id)) for kept in reversed(proposals)),
@@ -80,7 +80,7 @@ class HospitalSide:
                 ),
                 Facts("Standing and privacy", tuple(fact for fact in facts_of(self._state) if fact.label != "run")),
                 Facts("Records", tuple(self._records())),
-                Table(
+                RowsTable(
                     "Models of finished runs",
                     ("run", "task", "steps", "received", "verified against this hospital's own chain"),
                     tuple(map(_model, kept_runs(self._state))),

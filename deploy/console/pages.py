@@ -46,7 +46,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Table:
+class RowsTable:
     """Rows under a heading.
 
     Attributes:
@@ -94,7 +94,7 @@ class Page:
 
     title: str
     problems: tuple[str, ...]
-    parts: tuple[Facts | Table, ...]
+    parts: tuple[Facts | RowsTable, ...]
     actions: tuple[Action, ...] = ()
 
 

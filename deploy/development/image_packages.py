@@ -38,7 +38,7 @@ _PACS = frozenset({"highdicom", "pynetdicom", "python-multipart"})
 
 
 @dataclass(frozen=True)
-class Role:
+class ImageRole:
     """What an image has less than everything.
 
     Attributes:
@@ -56,10 +56,10 @@ class Role:
         return not self.leaves_out & _PYTORCH
 
 
-ROLES: Mapping[str, Role] = {
-    "server": Role(_PYTORCH | _STUDIES | _BACKBONES | _PICTURES | _PACS, frozenset({"medmnist", "opacus"})),
-    "hospital": Role(_STUDIES),
-    "dealer": Role(_PYTORCH | _STUDIES | _BACKBONES | _PACS, frozenset({"medmnist", "opacus"})),
+ROLES: Mapping[str, ImageRole] = {
+    "server": ImageRole(_PYTORCH | _STUDIES | _BACKBONES | _PICTURES | _PACS, frozenset({"medmnist", "opacus"})),
+    "hospital": ImageRole(_STUDIES),
+    "dealer": ImageRole(_PYTORCH | _STUDIES | _BACKBONES | _PACS, frozenset({"medmnist", "opacus"})),
 }
 _CUDA = ("cuda-", "nvidia-", "triton")
 
@@ -92,7 +92,7 @@ def read_lock(lock: str) -> tuple[Pin, ...]:
     )
 
 
-def needed(project: str, pins: Iterable[Pin], role: Role | None = None) -> tuple[Pin, ...]:
+def needed(project: str, pins: Iterable[Pin], role: ImageRole | None = None) -> tuple[Pin, ...]:
     """Return the pins of what a role needs: the project's own dependencies and all that these ask for."""
     left_out, alone = (role.leaves_out, role.alone) if role is not None else (frozenset[str](), frozenset[str]())
     wanted = {_name(line) for line in tomllib.loads(project)["project"]["dependencies"]} - NOT_IN_IMAGES - left_out

@@ -25,6 +25,7 @@ WITHOUT_DEVIATION = {
     "common/proved_sums/errors.py": "names refusals",
     "common/privacy/__init__.py": "says what the folder is",
     "common/privacy/calibration.py": "searches with the accountant's own bound",
+    "common/privacy/opacus_parts.py": "imports Opacus's accountants as they are",
     "common/privacy/schedule.py": "says how often a unit is sampled, which the accountant gets as it is",
 }
 
