@@ -6,6 +6,7 @@ was a number of records. Images that a run leaves out are now kept and computed 
 whatever the map names. What is counted here is work, not seconds.
 """
 
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,15 @@ MODELS: dict[str, Terms] = {
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count what joining a run does to images."""
     done: Counter[str] = Counter()
+    lock = threading.Lock()
 
     def counting(place: Any, name: str, argument: int) -> None:  # noqa: ANN401 - a module or a class
         real = getattr(place, name)
 
         def counted(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function that is counted
             found = given[argument]
-            done[name] += len(found) if isinstance(found, np.ndarray) or hasattr(found, "dim") else 1
+            with lock:  # Images are read by several threads.
+                done[name] += len(found) if isinstance(found, np.ndarray) or hasattr(found, "dim") else 1
             return real(*given, **named)
 
         monkeypatch.setattr(place, name, counted)
