@@ -359,7 +359,7 @@ def _part_of_the_consortium(patch: Patch) -> None:
 
 def _bare_vectors(patch: Patch) -> None:
     def bare(self: HospitalAgent, request: Any, array: Any) -> Any:  # noqa: ANN401 - passed on
-        run = self._join(request.run_description)
+        run = self._join(request.run_description, request.version)
         terms = RoundTerms.decode(request.terms)
         made = run.contributor.contribute(request.round_number, terms, array, cohort=len(run.description.roster))
         return PlainReply(epsilon=made.epsilon), made.vector

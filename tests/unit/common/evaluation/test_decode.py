@@ -121,6 +121,7 @@ def test_a_label_that_is_left_out_of_records_is_measured_on_the_others() -> None
         assert figures.auc == pytest.approx(roc_auc_score(truth, logits[own, place]), abs=0.03)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(TaskKind))
 def test_noise_alone_or_of_any_size_is_decoded_without_an_error(kind: TaskKind) -> None:
     plan = plan_of(kind)
@@ -310,6 +311,7 @@ def simulated(draws: int, epsilon: float = 1.0) -> dict[tuple[str, str], tuple[f
     return {(one.release, one.figure): (one.bias, one.deviation, one.coverage) for one in findings}
 
 
+@pytest.mark.long
 def test_at_epsilon_1_accuracy_and_auc_of_624_records_are_near_the_exact_ones() -> None:
     found = simulated(25)
     bias, deviation, _ = found["test", "accuracy"]
