@@ -246,8 +246,6 @@ class LiveTable:
 
     def _under_table(self, started: RunStarted) -> list[str]:
         lines = [Guarantee.of(started.config).of_epsilon()]
-        if mechanism_of(started.config).is_private:
-            lines.append(SPENT)
         measured = [done for done in self._rounds.values() if done.part != "none"]
         if measured:
             lines.append(evaluation_cost(started, max(measured, key=lambda done: done.step)))

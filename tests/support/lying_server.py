@@ -1072,7 +1072,7 @@ def _check_ledger(server: Server, name: str) -> None:
 
 
 _ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
-"""The part to which a hospital must book a release: statistics say something about training records."""
+"""Where a hospital must book what a release says about a part; statistics are about training records."""
 
 
 def _most_asked(run: RunDescription, booking: Booking) -> int:

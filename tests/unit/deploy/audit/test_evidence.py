@@ -65,7 +65,7 @@ def test_everything_that_the_readme_claims_has_a_row_with_its_tests() -> None:
 @pytest.mark.parametrize(
     ("words", "others"),
     [
-        ("Every ε is for", "Every ε is against"),
+        ("The ε of a run is printed", "The ε of a run is whispered"),
         ("| **A DP step**", "| **Speed** | no hospital waits | | |\n| **A DP step**"),
         ("Evaluation costs privacy, too.**", "Evaluation costs privacy, too.** No server ever fails."),
         ("| whoever holds the model |", "| a spy | nothing | anything |\n| whoever holds the model |"),

@@ -148,9 +148,8 @@ def test_a_ledger_that_the_audit_chain_misses_goes_on_only_by_forgetting_which_s
     accepting = ["accept", "--reason", "a new disk", "--data-set", FINGERPRINT.hex()]
     with pytest.raises(LedgerError, match="accept with --forget"):
         main(["ledger", *accepting, "--state", str(state)])
-    assert (
-        "the audit chain's newest entry says: ε = 1.25 spent on training (zero-out), line 4" in capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert "the audit chain's newest entry says: ε = 1.25 spent on training (zero-out), line 4" in shown
     assert "accepted; the ledger continues from 1:" in told(state, capsys, *accepting, "--forget")
     assert "ATTENTION: what was spent before line 1 was lost" in unwrapped(told(state, capsys, "show"))
     told(state, capsys, "verify")

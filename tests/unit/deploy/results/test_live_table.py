@@ -76,6 +76,7 @@ def test_epsilon_is_shown_with_delta_unit_adversary_and_accountant() -> None:
         shown = unwrapped(_shown(example_run(3), terminal))
         assert "ε for each record (zero-out: a record against an empty one" in shown
         assert "δ=0.0001, RDP accountant, against everyone outside the hospital, the server" in shown
+        assert "all runs on its data, at its own δ, unit and number of colluders" in shown
 
 
 def test_the_end_names_the_files_written() -> None:
