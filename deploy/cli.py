@@ -68,6 +68,7 @@ SECTIONS = (
             _entry("hospital approve", "deploy.hospital.runs:approve", "agree to a run that is proposed"),
             _entry("hospital decline", "deploy.hospital.runs:decline", "decline a run that is proposed"),
             _entry("hospital status", "deploy.hospital.status", "show how the hospital stands"),
+            _entry("hospital console", "deploy.console.hospital", "show that in a browser, and answer proposals there"),
             _entry("hospital policy", "deploy.hospital.policy", "show or change what the hospital agrees to"),
             _entry("hospital report", "deploy.hospital.report", "show how good the model is on its own records"),
             _entry("hospital model", "deploy.hospital.model", "show the models of finished runs that are kept here"),
@@ -80,6 +81,7 @@ SECTIONS = (
         (
             _entry("server", "deploy.consortium.server", "run the server that hospitals join"),
             _entry("status", "deploy.consortium.status", "show how the server stands"),
+            _entry("console", "deploy.console.consortium", "show that in a browser, and start or stop runs there"),
             _entry("run propose", "deploy.consortium.runs:propose", "propose a run to the hospitals"),
             _entry("run list", "deploy.consortium.runs:list_runs", "show all runs of a server"),
             _entry("run show", "deploy.consortium.runs:show", "show one run, and what hospitals answered"),
@@ -140,6 +142,7 @@ SECTIONS = (
             _entry("dev bench secagg", "tests.benchmarks.bench_secagg", "measure masking against Flower's"),
             _entry("dev bench sums", "tests.benchmarks.bench_sums", "measure a proved sum against its masks"),
             _entry("dev bench round", "tests.benchmarks.bench_round", "measure a deployed round with masks"),
+            _entry("dev bench wire", "tests.benchmarks.bench_wire", "measure a round between hosts, masked and plain"),
             _entry("dev bench dp", "tests.benchmarks.bench_dp", "measure a private training step"),
             _entry("dev bench data", "tests.benchmarks.bench_data", "measure the check of a hospital's images"),
             _entry("dev bench evaluation", "tests.benchmarks.bench_evaluation", "measure noisy evaluation"),
