@@ -6,6 +6,7 @@ afterwards the bytes never change. A later release keeps the folder and its read
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from common.audit import entries
 from common.canonical import canonical_json
 from common.config import Config, RunDescription
 from common.identity import enrolment
+from common.identity.invitation import TOKEN_BYTES
 from common.provenance import confide_version
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, Delivery, FileFact
@@ -37,7 +39,7 @@ def description() -> RunDescription:
 
 def requests() -> tuple[messages.Request, ...]:
     """Return one request of each kind."""
-    at = {"run_id": RUN_ID, "round_number": 7}
+    at: dict[str, Any] = {"run_id": RUN_ID, "round_number": 7}
     return (
         messages.KeysRequest(run_description=b"{}", round_number=7),
         messages.SharesRequest(**at, directory=b"keys"),
@@ -65,11 +67,11 @@ def replies() -> tuple[messages.Reply, ...]:
 
 def of_enrolment() -> tuple[enrolment.Message, ...]:
     """Return one message of enrolment of each kind."""
-    asks = {"certificate": b"certificate", "request": b"request"}
+    asks: dict[str, Any] = {"certificate": b"certificate", "request": b"request"}
     notice = enrolment.ProposalNotice(run_id=RUN_ID, digest=HASH, answered=True, state="agreed", reason="")
-    lists = {"certificate": b"certificate", "revocations": b"revocations", "members": b"members"}
+    lists: dict[str, Any] = {"certificate": b"certificate", "revocations": b"revocations", "members": b"members"}
     return (
-        enrolment.JoinRequest(token=bytes(enrolment.TOKEN_BYTES), request=b"request", supernode=b"key"),
+        enrolment.JoinRequest(token=bytes(TOKEN_BYTES), request=b"request", supernode=b"key"),
         enrolment.JoinedReply(**lists, fleet_port=9092),
         enrolment.WaitingReply(),
         enrolment.StandingRequest(**asks),
