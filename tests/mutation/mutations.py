@@ -1073,6 +1073,13 @@ _LEDGER_MUTATIONS = (
 
 _AGENT_MUTATIONS = (
     Mutation(
+        "answer a request of another version than its run's",
+        "client/agent.py",
+        "    if version != run.protocol_version:",
+        "    if version > run.protocol_version + 1:",
+        ("tests/unit/common/run/test_versions.py",),
+    ),
+    Mutation(
         "the model that comes with a request need not be the one its terms name",
         "client/agent.py",
         "if hash_model(model) != terms.model_hash:",
