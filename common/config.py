@@ -27,7 +27,10 @@ SECURE_MINIMUM = 3
 """The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
 
 PROTOCOL_VERSION = 3
-"""The version of everything that travels between server and hospital; they refuse messages of another version."""
+"""The version of everything that travels between server and hospital."""
+
+OLDEST_PROTOCOL_VERSION = 3
+"""The oldest version that is spoken besides; ``common/run/versions.py`` says why, and what a run's version is."""
 
 
 MOST_HOSPITALS = 1024
@@ -336,7 +339,7 @@ class Config(_Section):
 class RunDescription(_Section):
     """Everything server and hospitals must agree on before a run; its hash is bound into every key and signature."""
 
-    protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    protocol_version: Annotated[int, Field(ge=OLDEST_PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     run_id: RunId
     classes: Annotated[tuple[str, ...], Field(max_length=MOST_CLASSES)]
     channels: Channels
@@ -379,9 +382,11 @@ class RunDescription(_Section):
         roster: dict[str, str],
         member_list: str = "",
         noise_multiplier: float | None = None,
+        protocol_version: int = PROTOCOL_VERSION,
     ) -> Self:
         """Return the description whose sections are those of a configuration."""
         return cls(
+            protocol_version=protocol_version,
             run_id=run_id,
             classes=classes,
             channels=channels,
@@ -545,11 +550,12 @@ def _as_float(value: object) -> object:
 def _first_complaint(error: ValidationError) -> str:
     """Turn pydantic's first finding into one line: key, allowed range, what was got."""
     finding = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in finding["loc"])
+    # pydantic adds the kind of a value, such as str-enum[TaskKind], which is no part of the key.
+    key = ".".join(part for part in map(str, finding["loc"]) if "[" not in part)
     if finding["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_known_keys(finding['loc'])}"
     message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not key:
+    if not key or message.startswith(f"{key}."):
         return message
     if isinstance(finding["input"], dict):
         return f"{key} {message}"  # A section, of which the message says what is wrong.

@@ -140,6 +140,7 @@ SECTIONS = (
             _entry("dev fuzz", "tests.fuzz.fuzz", "feed every decoder with bad bytes"),
             _entry("dev bench secagg", "tests.benchmarks.bench_secagg", "measure masking against Flower's"),
             _entry("dev bench round", "tests.benchmarks.bench_round", "measure a deployed round with masks"),
+            _entry("dev bench wire", "tests.benchmarks.bench_wire", "measure a round between hosts, masked and plain"),
             _entry("dev bench dp", "tests.benchmarks.bench_dp", "measure a private training step"),
             _entry("dev bench data", "tests.benchmarks.bench_data", "measure the check of a hospital's images"),
             _entry("dev bench evaluation", "tests.benchmarks.bench_evaluation", "measure noisy evaluation"),

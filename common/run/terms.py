@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from common.config import (
+    PROTOCOL_VERSION,
     AggregationConfig,
     Config,
     EvaluationConfig,
@@ -34,6 +35,7 @@ def describe(
     roster: dict[str, str],
     parameters: int | None = None,
     member_list: str = "",
+    protocol_version: int = PROTOCOL_VERSION,
 ) -> RunDescription:
     """Return the description of a run that a consortium's configuration asks for.
 
@@ -45,6 +47,7 @@ def describe(
         roster: hospital name to PEM identity certificate.
         parameters: of the model; by default it is made to count them, which takes PyTorch.
         member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
+        protocol_version: of the run, see ``common/run/versions.py``.
 
     Raises:
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
@@ -74,6 +77,7 @@ def describe(
         roster=roster,
         member_list=member_list,
         noise_multiplier=mechanism.agreed_noise(config.training, config.experiment.rounds),
+        protocol_version=protocol_version,
     )
 
 

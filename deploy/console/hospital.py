@@ -12,9 +12,9 @@ import click
 
 from client.agreement import Hospital, KeptProposal, RunAgreements
 from client.kept_runs import ReceivedRun, folder_of, kept_runs, refused_runs
+from client.last_standing import read_last_standing
 from client.ledger.ledger import verify
 from client.ledger.place import held_line, ledger_folder
-from client.standing import read_last_standing
 from common.audit.chain import AUDIT_FILE
 from common.errors import LedgerError, RunError
 from common.identity.certificates import load_certificate
@@ -22,9 +22,10 @@ from deploy.command import command, state_option
 from deploy.console.chains import Chains, verify_run
 from deploy.console.pages import Action, Cell, Facts, Page, Table
 from deploy.console.serving import serve_pages
+from deploy.hospital import runs, status
 from deploy.hospital.model import shown_time, verified
-from deploy.hospital.runs import REASON, approve_run, decided, decline_run, told
-from deploy.hospital.status import facts_of, problems_of
+from deploy.hospital.runs import REASON, approve_run, decided, decline_run
+from deploy.hospital.status import problems_of
 from deploy.terminal import Fact
 
 PORT = 8503
@@ -78,7 +79,9 @@ class HospitalSide:
                     tuple(_row(kept, standings.get(kept.proposal.run_id)) for kept in reversed(proposals)),
                     "nothing is proposed",
                 ),
-                Facts("Standing and privacy", tuple(fact for fact in facts_of(self._state) if fact.label != "run")),
+                Facts(
+                    "Standing and privacy", tuple(fact for fact in status.facts_of(self._state) if fact.label != "run")
+                ),
                 Facts("Records", tuple(self._records())),
                 Table(
                     "Models of finished runs",
@@ -92,7 +95,7 @@ class HospitalSide:
     def run(self, run_id: str, now: datetime.datetime) -> Page:
         """Return one run's page."""
         kept = self._kept(run_id)
-        facts = list(told(kept, Hospital.read(self._state), now))
+        facts = list(runs.facts_of(kept, Hospital.read(self._state), now, whole=True))
         if (verdict := self._verdicts.get(kept.proposal.run_id)) is not None:
             facts.append(Fact("audit verify", verdict))
         actions = []

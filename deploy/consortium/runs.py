@@ -12,15 +12,14 @@ import click
 
 from common.config import Config, load_config
 from common.errors import ConfigError
-from common.models.naming import PackageModel, from_outside
+from common.models.first_model import FirstModel
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.task import TaskConfig
 from deploy.command import FILE, CommaList, command, state_option
 from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
 from deploy.terminal import Fact, fact_lines, indented
-from server.initial_model import INITIAL_MODEL_FILE, read_initial_model
-from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server
+from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server, leave_first_model
 from server.run_queue import FOLDER_DIGITS
 
 _DAYS = 30.0
@@ -45,6 +44,13 @@ _HEADINGS = ("run", "id", "state", "rounds", "task", "model", "agreed")
 @click.option("--days", type=float, default=_DAYS, metavar="D", help="The agreement ends then.")
 @click.option("--data-set", metavar="NAME", help="What outputs call the hospitals' data.")
 @click.option("--hold", is_flag=True, help="Wait for ./confide run start when all have agreed.")
+@click.option(
+    "--first-model",
+    type=FILE,
+    metavar="FILE",
+    show_default="made here, with PyTorch",
+    help="The model that it begins with, by ./confide model initial.",
+)
 def propose(
     *,
     state: Path,
@@ -54,9 +60,13 @@ def propose(
     days: float,
     data_set: str | None,
     hold: bool,
+    first_model: Path | None,
 ) -> int:
     """Propose a run; returns 0."""
-    propose_run(state, config_file, overrides, hospitals=hospitals, days=days, data_set=data_set, held=hold)
+    propose_run(
+        state, config_file, overrides,
+        hospitals=hospitals, days=days, data_set=data_set, held=hold, first_model=first_model,
+    )  # fmt: skip
     return 0
 
 
@@ -69,12 +79,23 @@ def propose_run(
     days: float = _DAYS,
     data_set: str | None = None,
     held: bool = False,
+    first_model: Path | None = None,
 ) -> RunView:
     """Propose a run to the server on ``state``, print it, and return it.
 
+    Args:
+        state: the server's state folder.
+        config_file: settings; the server's by default.
+        overrides: ``SECTION.KEY=VALUE``.
+        hospitals: who must agree; all members by default.
+        days: until the agreement ends.
+        data_set: what outputs call the data.
+        held: wait for a person to start it.
+        first_model: file of the model that it begins with; by default the model is made here, which takes PyTorch.
+
     Raises:
-        ConfigError: no server runs there, or the configuration names what is not there.
-        RunError: the server refuses.
+        ConfigError: no server runs there, the configuration names what is not there, or PyTorch is needed and missing.
+        RunError: the server refuses, or the file is not the run's first model.
     """
     if not math.isfinite(days) or days <= 0:
         raise ConfigError(f"--days must be above 0, got {days:g}")
@@ -82,6 +103,7 @@ def propose_run(
     config = with_task(_task_anew(asked, overrides))
     check_names(config)
     task = task_of_config(config)
+    first = _first_model(first_model, config, len(task.classes), task.channels)
     (view,) = ask_server(
         state,
         Propose(
@@ -89,7 +111,7 @@ def propose_run(
             data_set=data_set or f"{task.name} (the hospitals' own)",
             classes=task.classes,
             channels=task.channels,
-            parameters=_parameters(state, config, len(task.classes), task.channels),
+            first_model=leave_first_model(state, first),
             days=days,
             hospitals=hospitals,
             held=held,
@@ -106,17 +128,16 @@ def _task_anew(config: Config, overrides: tuple[str, ...]) -> Config:
     return config.model_copy(update={"task": TaskConfig()}) if named and not spelt else config
 
 
-def _parameters(state: Path, config: Config, classes: int, channels: int) -> int:
-    """Count the model's parameters, which takes PyTorch; the server itself does without.
+def _first_model(brought: Path | None, config: Config, classes: int, channels: int) -> FirstModel:
+    """Read the first model that was brought, or make it."""
+    if brought is None:
+        from deploy.models.initial import first_model_of  # only where it is needed: it brings PyTorch
 
-    Of a model out of a package they are those of the first model that its proposer has brought, where there is one.
-    """
-    from common.models.registry import parameter_count
-
-    brought = state / INITIAL_MODEL_FILE
-    if brought.exists() and isinstance(from_outside(config.model.architecture), PackageModel):
-        return len(read_initial_model(brought))
-    return parameter_count(config.model.architecture, classes, channels, config.model.image_size)
+        return first_model_of(config, classes, channels)
+    first = FirstModel.read(brought)
+    model = config.model
+    first.require(model.architecture, classes, channels, model.image_size, config.experiment.seed)
+    return first
 
 
 @command(
@@ -221,9 +242,8 @@ def standing(view: RunView) -> str:
 
 def told(view: RunView) -> tuple[Fact, ...]:
     """Return a run in words and figures."""
-    private = (
-        f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g}" if view.claims else ""
-    )
+    measuring = f"measuring costs ε {view.evaluation_epsilon:g} (zero-out)"
+    private = f", ε {view.epsilon:g} for all rounds; {measuring}" if view.claims else ""
     facts = [
         Fact("run", f"{view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {standing(view)}"),
         Fact("trains", f"{view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done"),
@@ -244,7 +264,7 @@ def _answered(answer: dict[str, Any] | None) -> str:
     if not answer["agreed"]:
         return f"declines, by its {answer['by']}: {answer['reason']}"
     left = [
-        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run"
+        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run (zero-out, at its own δ)"
         for account, cost in sorted(answer["epsilon"].items())
     ]
     return f"agrees, by its {answer['by']}" + (f": {'; '.join(left)}" if left else "")

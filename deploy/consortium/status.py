@@ -139,7 +139,11 @@ def progress_of(folder: Path) -> Iterator[str]:
     """Return how far a run is, what it has cost at most, and who refused how often, from its events."""
     events = EventFile(folder / EVENTS_FILE).read_new()
     if (last := _last_round(events)) is not None:
-        epsilon = f"; largest ε {shown_epsilon(last.epsilon)}" if math.isfinite(last.epsilon) else ""
+        epsilon = (
+            f"; largest ε {shown_epsilon(last.epsilon)} (zero-out, at each one's δ)"
+            if math.isfinite(last.epsilon)
+            else ""
+        )
         yield f"{last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
@@ -165,7 +169,7 @@ def problems_of(state: Path, now: datetime.datetime) -> Iterator[str]:
     newest = Revocations(state, load_certificate(state / "ca.pem")).newest()
     if newest is not None and now > newest.next_update:
         yield "the revocation list has ended, so hospitals take part in nothing: `confide ca revoke` signs the next"
-    for name in sorted(Membership(state).versions.others()):
+    for name in sorted(Membership(state).versions.strangers()):
         yield f"{name} speaks another version of the protocol and takes part in no run; upgrade the older side"
     for run in RunQueue(state).all():
         if run.state is RunState.FAILED:

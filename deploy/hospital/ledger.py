@@ -109,10 +109,13 @@ def decide(state: Path, reason: str, data_set: bytes | None, forget: bool) -> in
     """Enter the operator's decision."""
     held = newest_entry(state / AUDIT_FILE)
     if held is not None and held.spent is not None:
-        print(f"the audit chain's newest entry says: ε = {held.spent:g} spent on training, line {held.anchor.sequence}")
+        print(
+            f"the audit chain's newest entry says: ε = {held.spent:g} spent on training (zero-out), "
+            f"line {held.anchor.sequence}"
+        )
     told = remembered(state) if held is None else None
     if told is not None:
-        print(f"the consortium remembers: ε = {told.epsilon:g} spent on training")
+        print(f"the consortium remembers: ε = {told.epsilon:g} spent on training (zero-out)")
     anchor = held_line(state)
     head = accept(ledger_folder(state), reason, data_set, anchor, forget=forget)
     print(f"accepted; the ledger continues from {head}")

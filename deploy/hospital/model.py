@@ -1,7 +1,9 @@
 """``confide hospital model``: the models of finished runs that this hospital keeps, and what was verified of each."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,6 +13,7 @@ from client.kept_runs import RUNS_FOLDER, ReceivedRun, folder_of, kept_runs, ref
 from common.errors import RunError
 from common.identity.certificates import load_certificate
 from common.run.delivery import DELIVERY_FILE, Delivery, read_delivery
+from common.run.words import RELATION
 from deploy.command import group, state_option
 from deploy.results.model_file import ModelCard, load_model
 from deploy.terminal import Fact, fact_lines
@@ -105,7 +108,7 @@ def _facts(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: P
         Fact("task", f"{card.task}: {', '.join(card.classes)}"),
         Fact("trained on", f"{card.data_set}, {received.steps} steps"),
         Fact("model", f"{card.architecture}, SHA-256 {card.sha256}"),
-        Fact("privacy", f"{'none' if epsilon is None else f'ε = {epsilon:g}'}, {card.privacy.get('adversary')}"),
+        Fact("privacy", f"{'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}"),
         Fact(
             "signed",
             f"by the consortium's server, {shown_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",
@@ -115,6 +118,11 @@ def _facts(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: P
         Fact("folder", str(folder)),
         *(Fact("ATTENTION", caveat) for caveat in card.caveats),
     )
+
+
+def _epsilon(privacy: Mapping[str, Any]) -> str:
+    unit = privacy.get("unit", "unit")
+    return f"ε = {privacy['epsilon']:g} for each {unit} ({RELATION}), δ = {privacy.get('delta')}"
 
 
 def verified(run: ReceivedRun) -> str:

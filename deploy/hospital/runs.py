@@ -6,7 +6,8 @@ this hospital's policy and ledger and on its operator: the images are not opened
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -15,18 +16,27 @@ from client.agreement import DECLINED, Hospital, KeptProposal, RunAgreements
 from client.planned_cost import PlannedCost
 from common.audit.chain import AUDIT_FILE, AuditChain, Record
 from common.audit.parties import Writer
+from common.config import RunDescription
 from common.errors import ConfideError, PolicyError
 from common.privacy.accounting import rounded_up
 from common.run.proposal import Proposal, RunAnswer
 from common.run.terms import claims_of
+from common.run.words import RELATION
+from common.task import Counts, TaskConfig
+from common.telemetry.events import printable
 from deploy.command import command, state_option
-from deploy.terminal import Fact, fact_lines
+from deploy.terminal import Fact
 
 REASON = "its operator decided so"
 """What the consortium's operator reads where a hospital's gives no reason."""
 
 _STATE = Path("hospital-state")
 _DIGITS = 12
+_WIDTH = 80
+_INDENT = 16
+_LONGEST_NAME = 40
+_MOST_NAMES = 8
+"""The names that a row shows; ``--all`` shows the others too, each in full."""
 
 
 @command(
@@ -36,14 +46,15 @@ _DIGITS = 12
     "./confide hospital runs --state /srv/confide",
 )
 @state_option("hospital", _STATE)
-def runs(state: Path) -> int:
+@click.option("--all", "whole", is_flag=True, help="Show long lists and names of the label map in full.")
+def runs(state: Path, whole: bool) -> int:
     """Print each proposal; returns 1 when one waits."""
     hospital, now = Hospital.read(state), datetime.datetime.now(datetime.UTC)
     kept = RunAgreements(state).all()
     if not kept:
         print("nothing is proposed")
     for each in kept:
-        print("\n".join(fact_lines(told(each, hospital, now))))
+        print("\n".join(told(each, hospital, now, whole=whole)))
     return int(any(each.answer is None for each in kept))
 
 
@@ -102,15 +113,26 @@ def decline_run(state: Path, run: str, reason: str) -> str:
     return f"this hospital {'has agreed to' if answer.agreed else 'declines'} run {proposal.run_id[:_DIGITS]}"
 
 
-def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iterator[Fact]:
-    """Return a proposal in words and figures, with what it would leave of this hospital's budgets."""
+def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[str]:
+    """Return a proposal in words and figures, in lines that are printable and fit 80 columns; see :func:`facts_of`."""
+    for fact in facts_of(kept, hospital, now, whole=whole):
+        yield from _row(fact)
+
+
+def facts_of(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[Fact]:
+    """Return a proposal in words and figures, with what it would leave of this hospital's budgets.
+
+    The server chose most of these words. ``whole`` shortens nothing.
+    """
     proposal, description = kept.proposal, kept.proposal.description
     yield Fact("run", f"{proposal.run_id[:_DIGITS]}: {_decision(kept)}")
     yield Fact(
         "trains",
-        f"{description.model.name} for the task {description.experiment.task}, "
-        f"{description.experiment.rounds} rounds, on {proposal.data_set}",
+        f"{description.model.name} for the task {description.experiment.task}, {description.experiment.rounds} rounds, "
+        f"on {proposal.data_set}",
     )
+    yield from _learnt(description.task, whole)
+    yield from _model(description)
     yield Fact("must be there", f"{', '.join(proposal.hospitals)}; until {_time(proposal.until)}")
     yield Fact("privacy", f"mode {description.privacy.mode}")
     for claim in claims_of(description):
@@ -118,10 +140,75 @@ def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime) -> Iter
     if kept.answer is not None:
         return
     try:
-        for place, cost in enumerate(hospital.consider(proposal, now)):
-            yield Fact("" if place else "costs", _cost(cost))
+        costs = hospital.consider(proposal, now)
+        for cost in costs:
+            yield Fact("costs", _cost(cost))
+        if costs:
+            yield Fact("", f"at this hospital's own δ and unit ({RELATION})")
     except ConfideError as error:
         yield Fact("not possible", str(error))
+
+
+def _learnt(task: TaskConfig, whole: bool) -> Iterator[Fact]:
+    """Return what is learnt, and what a hospital's labels are taken for: the task's name is free text."""
+    yield Fact("kind of task", task.kind)
+    yield Fact("classes", _names(task.classes, whole))
+    if task.positive:
+        yield Fact("positive", _names(task.positive, whole))
+    spellings: dict[str, list[str]] = {}
+    for written, meaning in task.labels.items():
+        spellings.setdefault(meaning, []).append(written)
+    first = "label map"
+    for meaning, spelt in spellings.items():
+        side = f"is {_name(meaning, whole)}" if meaning else "is nothing of this task"
+        yield Fact(first, f"{_names(spelt, whole)} {side}")
+        first = ""
+    if not spellings:
+        yield Fact(first, "none: labels are the classes' names or places")
+    yield Fact("uncertain", f"labels are {_counted(task.uncertain)}")
+    yield Fact("empty", f"labels are {_counted(task.empty)}")
+    yield Fact("images", f"{task.images.replace('_', ' ')}")
+
+
+def _model(description: RunDescription) -> Iterator[Fact]:
+    model, training = description.model, description.training
+    copies = f", {training.copies} copies of each warped as {training.warp}" if training.copies > 1 else ""
+    yield Fact(
+        "model",
+        f"{model.name}, images of {model.image_size} x {model.image_size} pixels, {description.channels} channels"
+        f"{copies}",
+    )
+    if model.backbone:
+        yield Fact("backbone", f"{model.backbone}, {model.features} features, pixels {model.pixels}")
+    if model.sha256:
+        yield Fact("SHA-256", model.sha256)
+
+
+def _counted(counts: Counts) -> str:
+    return {
+        Counts.REFUSE: "refused until somebody has decided",
+        Counts.LEAVE_OUT: "left out",
+    }.get(counts, f"taken for {counts}")
+
+
+def _names(names: Sequence[str], whole: bool) -> str:
+    shown = [_name(name, whole) for name in (names if whole else names[:_MOST_NAMES])]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more (--all)" if rest else "")
+
+
+def _name(name: str, whole: bool) -> str:
+    """Return a name in quotation marks, so that no name passes for words of this page."""
+    plain = printable(name).replace('"', "'")
+    if not whole and len(plain) > _LONGEST_NAME:
+        plain = f"{plain[:_LONGEST_NAME]}… ({len(plain)} letters)"
+    return f'"{plain}"'
+
+
+def _row(fact: Fact) -> list[str]:
+    """Return a fact in lines of 80 columns, without anything that a terminal takes for a command."""
+    lines = textwrap.wrap(printable(fact.words), _WIDTH - _INDENT, break_on_hyphens=False) or [""]
+    return [f"{'' if number else fact.label:{_INDENT}}{line}" for number, line in enumerate(lines)]
 
 
 def _decision(kept: KeptProposal) -> str:

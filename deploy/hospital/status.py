@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.agreement import RunAgreements
-from client.standing import read_last_standing
+from client.last_standing import read_last_standing
 from client.status import STATUS_FILE, HospitalStatus
 from common.config import PROTOCOL_VERSION, HospitalConfig, load_config
 from common.identity.certificates import (

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from common.evaluation.metrics import BY_ROUND, METRICS, SUMMARISED
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
-from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
+from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
 from common.telemetry.events import (
     AttackRefused,
     Dropout,
@@ -171,6 +172,8 @@ class LiveTable:
         for caveat in admitted(event):
             self._print_on_pipe(f"NOTE: {caveat}")
         self._print_on_pipe(Guarantee.of(event.config).of_epsilon())
+        if mechanism_of(event.config).is_private:
+            self._print_on_pipe(SPENT)
         self._print_on_pipe(_measured_on(event))
         self._print_on_pipe(_as_line([_SHORT.get(heading, heading) for heading in HEADINGS]))
 
@@ -243,6 +246,8 @@ class LiveTable:
 
     def _under_table(self, started: RunStarted) -> list[str]:
         lines = [Guarantee.of(started.config).of_epsilon()]
+        if mechanism_of(started.config).is_private:
+            lines.append(SPENT)
         measured = [done for done in self._rounds.values() if done.part != "none"]
         if measured:
             lines.append(evaluation_cost(started, max(measured, key=lambda done: done.step)))
@@ -267,6 +272,8 @@ def print_summary(console: Console, history: RunHistory | None, files: Sequence[
         started, last = history.started, history.rounds[-1]
         told = [f"{_title(started)}: {last.step} of {started.rounds} rounds", *_final_figures(history)]
         told.append(f"Privacy spent: {_epsilon(last)}; {Guarantee.of(started.config).of_epsilon()}")
+        if mechanism_of(started.config).is_private:
+            told.append(SPENT)
         lines += [Text(filled(line, "  ")) for line in told]
     if history is not None:
         caveats = admitted(history.started)

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from cryptography import x509
 
-from common.config import NO_YAML
+from common.config import NO_YAML, PROTOCOL_VERSION
 from common.errors import ConfigError, EnrolmentError, IdentityError
 from common.files import locked, write_private
 from common.identity.certificates import (
@@ -206,8 +206,15 @@ class Membership:
             raise ConfigError(f"{path.name} must map each hospital's name to its certificate; restore it from a backup")
         return roster
 
-    def all_members(self, authority: x509.Certificate, now: datetime.datetime) -> Members:
+    def all_members(
+        self, authority: x509.Certificate, now: datetime.datetime, version: int = PROTOCOL_VERSION
+    ) -> Members:
         """Return the consortium as the authority's newest list that is here names it.
+
+        Args:
+            authority: the consortium's.
+            now: the current time.
+            version: of the run's protocol; members that do not speak it are absent.
 
         Raises:
             IdentityError: there is no list, a certificate of somebody on it is missing or not the authority's, or has
@@ -229,7 +236,7 @@ class Membership:
         expired = {name for name, pem in roster.items() if read_certificate(pem.encode()).not_valid_after_utc <= now}
         ledgers = RememberedLedgers(self._state, authority)
         cut_off = {name for name in roster if self.is_cut_off(name) or ledgers.is_less(name)}
-        others = self.versions.others() & roster.keys()
+        others = self.versions.others(version) & roster.keys()
         return Members(roster, keys, newest.text(), frozenset(expired | cut_off | others))
 
     def supernode_keys(self) -> dict[str, bytes]:

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from common.config import Config
 from common.errors import RunError
-from common.mask_workers import SLOT_BYTES, SLOTS, MaskWorkers, cores
+from common.mask_workers import MaskWorkers, cores
 from common.provenance import machine, versions
 from common.run.vector import Tail, VectorLayout
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys, unmasking
@@ -64,8 +64,6 @@ KEYSTREAM_ELEMENTS = 11_200_000
 
 FLOWER_CLIP, FLOWER_TARGET, FLOWER_MODULUS, FLOWER_MAX_WEIGHT = 8.0, 1 << 22, 1 << 32, 1000.0
 """Defaults of Flower's ``SecAggPlusWorkflow``."""
-
-WORKERS_START_SECONDS = 30.0
 
 MOST_HOSPITALS_IN_16_BITS = 16
 """As the upload target says; at 16 hospitals an element of 16 bits still carries 2,047 levels a side."""
@@ -153,7 +151,6 @@ def measure(parameters: int, hospitals: int, repeat: int) -> Measurement:
     """Return all figures for one model size and number of hospitals, ours and Flower's from this one process."""
     change = _change(parameters)
     with MaskWorkers(cores() - 1) as apply:
-        apply.await_all(WORKERS_START_SECONDS)
         ours = [_Round(change, hospitals, apply=apply).play() for _ in range(repeat)]
     flowers = [_flower(change, hospitals) for _ in range(repeat)]
     client, server = _medians(ours)
@@ -296,13 +293,12 @@ def _sizes(change: NDArray[np.float32], hospitals: int) -> tuple[int, int]:
         played = _Round(change, hospitals, apply=apply)
         routed, shared = played.keys()
         plain: Vector = np.zeros(played.run.vector_length, played.run.dtype)
-        workers = apply.await_all(WORKERS_START_SECONDS)
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         _, _, masked = played.mask(routed, shared[played.measured], plain)
         peak = tracemalloc.get_traced_memory()[1] - before
         tracemalloc.stop()
-    return masked.nbytes + played.message_bytes, peak + workers * SLOTS * SLOT_BYTES
+    return masked.nbytes + played.message_bytes, peak
 
 
 def _flower(change: NDArray[np.float32], hospitals: int) -> RoundCost:

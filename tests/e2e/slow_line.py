@@ -1,8 +1,8 @@
-"""``python slow_line.py SECONDS INTERFACE…``: connects Ethernet interfaces by a line that ill-treats what it carries.
+"""``python slow_line.py [--even] SECONDS INTERFACE…``: connects Ethernet interfaces by a line that delays frames.
 
 Written for kernels without the ``netem`` queue. Every frame goes to the interface its receiver was last heard on, or to
-all others, after the delay. Of all frames some are lost, some overtake those before them, some arrive twice, and some
-with a bit flipped.
+all others, after the delay. It also ill-treats frames: some are lost, some overtake those before them, some arrive
+twice, and some with a bit flipped. With ``--even`` none of that happens, and each arrives once and in order.
 """
 
 import contextlib
@@ -48,8 +48,14 @@ def copies(frame: bytes, delay_seconds: float) -> list[tuple[float, bytes]]:
     return [(0.0 if happens(OVERTAKING) else delay_seconds, arriving) for _ in range(2 if happens(DOUBLED) else 1)]
 
 
-def carry(delay_seconds: float, interfaces: list[str]) -> None:
+def one_copy(frame: bytes, delay_seconds: float) -> list[tuple[float, bytes]]:
+    """Return the frame, as an even line carries it."""
+    return [(delay_seconds, frame)]
+
+
+def carry(delay_seconds: float, interfaces: list[str], *, even: bool) -> None:
     """Carry frames until the process is ended."""
+    arrivals = one_copy if even else copies
     lines = []
     for interface in interfaces:
         line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
@@ -67,7 +73,7 @@ def carry(delay_seconds: float, interfaces: list[str]) -> None:
                 continue
             if address[2] != OUTGOING:
                 heard[frame[6:12]] = line
-                for later, arriving in copies(frame, delay_seconds):
+                for later, arriving in arrivals(frame, delay_seconds):
                     heapq.heappush(due, (time.monotonic() + later, next(order), line, arriving))
         while due and due[0][0] <= time.monotonic():
             _, _, source, frame = heapq.heappop(due)
@@ -79,4 +85,5 @@ def carry(delay_seconds: float, interfaces: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    carry(float(sys.argv[1]), sys.argv[2:])
+    words = [word for word in sys.argv[1:] if word != "--even"]
+    carry(float(words[0]), words[1:], even=len(words) < len(sys.argv) - 1)

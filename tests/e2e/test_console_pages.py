@@ -23,7 +23,7 @@ from server.members.roster import Membership
 from server.members.versions import SpokenVersions
 from server.operator_socket import Operator, OperatorSocket, ask_server
 from server.run_queue import RunQueue
-from tests.support.console_states import PROPOSAL, answer, hospital_state, server_state
+from tests.support.console_states import answer, hospital_state, proposal, server_state
 from tests.support.consortium import ENVIRONMENT, ROOT
 from tests.support.example_run import example_run
 from tests.support.proposed_run import HOUR, NOW, RUN_ID, Members
@@ -44,11 +44,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     state = server_state(tmp_path_factory.mktemp("console") / "server", MEMBERS)
     with OperatorSocket(state, Operator(state)):
         Membership(state).invite("st-luke", NOW + HOUR)
-        Membership(state).versions.note("st-anne", SpokenVersions(2, "0.1.0"))
-        ask_server(state, PROPOSAL)
+        ask_server(state, proposal(state))
         answer(state, MEMBERS, "st-anne", agrees=True)
         answer(state, MEMBERS, "st-mary", agrees=False, reason="not before May")
-        ask_server(state, PROPOSAL)
+        ask_server(state, proposal(state))
+        Membership(state).versions.note("st-anne", SpokenVersions(2, "0.1.0"))
         folder = RunQueue(state).folder(RUN_ID)
         (folder / EVENTS_FILE).write_text("".join(event.to_line() for event in example_run(3)))
         MEMBERS.chain("st-anne", folder).close()

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,38 +11,17 @@ import pytest
 
 from common.telemetry.events import HospitalLost
 from tests.support.consortium import Consortium
+from tests.support.hosts import Host, connected, ip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.network, pytest.mark.timeout(900)]
 
 DELAY_SECONDS = 0.1
 """The delay of a frame between two hosts, so that a packet and its answer take 200 ms."""
-SLOW_LINE = Path(__file__).with_name("slow_line.py")
 FLEET_PORT, ENROLMENT_PORT, RUNTIME_PORT = 9092, 9093, 8000
 SUPERNODE_PORT = 9094
 """The port of a hospital's own Runtime API by default."""
 CUT_SECONDS = 60.0
 REVOKED_WITHIN_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Host:
-    """A network namespace with one interface."""
-
-    name: str
-    address: str
-    address6: str
-
-    @property
-    def prefix(self) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self.name)
-
-    @property
-    def port(self) -> str:
-        """The other end of its interface."""
-        return f"to-{self.name.rpartition('-')[2]}"
-
-    def run(self, *command: str) -> None:
-        subprocess.run((*self.prefix, *command), check=True, capture_output=True)
 
 
 @dataclass(frozen=True)
@@ -61,54 +39,13 @@ class Hosts:
         ip("-n", self.switch, "link", "set", host.port, "up")
 
 
-def ip(*words: str) -> None:
-    subprocess.run(("ip", *words), check=True, capture_output=True)
-
-
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
     """Connect three hosts by a line that belongs to none of them."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
-    tag = f"c{os.getpid() % 100_000}"
-    made = Hosts(tag, *(Host(f"{tag}-{name}", f"10.77.0.{number}", f"fd00:77::{number}")
-                   for number, name in enumerate(("server", "east", "west"), start=1)))  # fmt: skip
-    everyone = (made.server, made.east, made.west)
-    ip("netns", "add", tag)
-    try:
-        ports = [connect(host, tag) for host in everyone]
-        command = ("ip", "netns", "exec", tag, sys.executable, str(SLOW_LINE), str(DELAY_SECONDS), *ports)
-        with subprocess.Popen(command) as line:
-            yield made
-            line.terminate()
-    finally:
-        for name in (tag, *(host.name for host in everyone)):
-            subprocess.run(("ip", "netns", "delete", name), check=False, capture_output=True)
-
-
-def connect(host: Host, switch: str) -> str:
-    """Make a host with one interface, and return the name of that interface's other end."""
-    ip("netns", "add", host.name)
-    ip("-n", host.name, "link", "add", "eth0", "type", "veth", "peer", "name", host.port, "netns", switch)
-    ip("-n", switch, "link", "set", host.port, "up")
-    ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
-    ip("-n", host.name, "address", "add", f"{host.address6}/64", "dev", "eth0", "nodad")
-    ip("-n", host.name, "link", "set", "lo", "up")
-    ip("-n", host.name, "link", "set", "eth0", "up")
-    # A virtual interface leaves checksums and cutting to hardware that is not there; the line carries what is sent.
-    host.run(sys.executable, "-c", WITHOUT_OFFLOAD)
-    return host.port
-
-
-WITHOUT_OFFLOAD = """
-import fcntl, socket, struct
-for command in (0x17, 0x1f, 0x24):  # ETHTOOL_STXCSUM, _STSO, _SGSO (linux/ethtool.h)
-    value = bytearray(struct.pack("II", command, 0))
-    where = (__import__("ctypes").c_char * 8).from_buffer(value)
-    request = struct.pack("16sP", b"eth0", __import__("ctypes").addressof(where))
-    with socket.socket() as any_socket:
-        fcntl.ioctl(any_socket, 0x8946, request)  # SIOCETHTOOL
-"""
+    with connected(("server", "east", "west"), DELAY_SECONDS) as (switch, everyone):
+        yield Hosts(switch, *everyone)
 
 
 def answers(host: Host, address: str, port: int) -> bool:

@@ -150,6 +150,21 @@ def test_a_runs_metrics_go_to_mlflow_from_its_event_file(trained: Trained, tmp_p
     assert (trained.run / "events.jsonl").read_bytes() == before
 
 
+def test_a_runs_metrics_go_to_tensorboard_from_its_event_file(trained: Trained) -> None:
+    """TensorBoard is no dependency: this runs where it is installed."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    before = (trained.run / "events.jsonl").read_bytes()
+    confide("dashboard", str(trained.run), "--log", "tensorboard")
+    assert (trained.run / "events.jsonl").read_bytes() == before
+    written = EventAccumulator(str(trained.run / "tensorboard"))
+    written.Reload()
+    assert [point.step for point in written.Scalars("validation/auc")] == [1, 2]
+    told = json.loads((trained.run / "summary.json").read_text())["metrics"]["auc"]
+    assert [point.value for point in written.Scalars("test/auc")] == [pytest.approx(told, abs=1e-6)]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused_in_one_line_before_any_epsilon(tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -37,6 +37,7 @@ from client.data.readers.raster import read_raster
 from client.data.watch import HELD_FILE, held
 from client.flower.tasks import UNDELIVERABLE
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
+from client.last_standing import STANDING_FILE, read_last_standing
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
@@ -52,11 +53,11 @@ from client.ledger.place import (
 from client.ledger.remembered import REMEMBERED_FILE, remembered
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
-from client.received_run import model_hash_of
+from client.received_run import facts_of, model_hash_of
 from client.round_state import AnsweredRoundsFile
-from client.standing import STANDING_FILE, read_last_standing
 from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
+from common.audit.entries import Summed
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunConsent, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
@@ -71,8 +72,10 @@ from common.models import onnx_rules
 from common.models.onnx_rules import BackboneRefusedError
 from common.run import messages
 from common.run.delivery import read_delivery
+from common.run.model_facts import expected_facts, require_same
 from common.run.proposal import Proposal, RunAnswer
 from common.run.round_terms import RoundTerms
+from common.run.told_run import Chained, check_told
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
@@ -80,9 +83,9 @@ from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
 from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
+from deploy.containers.between import DATA_SET_FILE, dealt_data_set
 from deploy.datasets.image_tree import read_tree
 from deploy.datasets.own_data import propose
-from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.hospital.list_images import Key, read_labels
 from deploy.hospital.pacs.access import read_access
@@ -135,6 +138,12 @@ DESCRIPTION = RunDescription.of(
     Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
 )
 """A run whose terms a hospital has kept."""
+
+SUMMED = Summed(
+    run_id=RUN_ID, round_number=1, train=True, model_hash="ab" * 32, terms="", survivors=("a",), signatures={},
+    views={}, epsilon={"a": 1.0},
+)  # fmt: skip
+"""A round of that run."""
 
 _ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
 
@@ -429,6 +438,22 @@ def _received_model(content: bytes) -> object:
         return model_hash_of(path.parent)
 
 
+def _received_facts(content: bytes) -> object:
+    """Read what a server says of a model that it hands over, and compare it with what its chain says."""
+    with _file(CARD_FILE, content) as path:
+        facts = facts_of(path.parent)
+    expected = expected_facts(DESCRIPTION, facts.data_set, {"a": 1.0}, None, facts)
+    with suppress(AuditError):
+        require_same(facts, expected, CARD_FILE)
+    return facts
+
+
+def _received_events(content: bytes) -> object:
+    """Compare events that a server hands over with what its chain says."""
+    with _file(EVENTS_FILE, content) as path:
+        return check_told(path, Chained({DESCRIPTION.hash().hex(): DESCRIPTION}, "phantom", {1: SUMMED}, 1))
+
+
 def _received_tensors(content: bytes) -> object:
     with _file(TENSORS_FILE, content) as path:
         path.with_name(CARD_FILE).write_text('{"tensors": [{"name": "weight"}]}')
@@ -640,6 +665,8 @@ DECODERS = (
     Decoder("ledger-place", _ledger_place),
     Decoder("received-model", _received_model),
     Decoder("received-tensors", _received_tensors),
+    Decoder("received-facts", _received_facts),
+    Decoder("received-events", _received_events),
     Decoder("received-run", _received_run),
     Decoder("audit-chain", _audit_chain),
     Decoder("audit-entries", _audit_entries),

@@ -48,12 +48,15 @@ from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
+from common.run.model_facts import ModelFacts, expected_facts
 from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import evaluation_claim, statistics_claim
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
+from common.telemetry.events import Counted, Evaluated, RoundDone, RunFinished, RunStarted
 from deploy.results.history import RunHistory
-from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
+from deploy.results.model_file import ModelCard, TensorShape
 from deploy.results.outputs import summary
 from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
@@ -392,6 +395,32 @@ def _received_cards() -> Iterator[bytes]:
     yield b'{"tensors": [{"name": "weight", "shape": [2, 3]}]}'
 
 
+def _received_facts() -> Iterator[bytes]:
+    facts = expected_facts(DESCRIPTION, "phantom", {"a": 1.0}, None, None)
+    yield json.dumps({**facts.model_dump(mode="json"), "sha256": "ab" * 32}).encode()
+
+
+def _received_events() -> Iterator[bytes]:
+    terms = DESCRIPTION
+    started = RunStarted(
+        time=1.0, run_id=RUN_ID, data_set="phantom", task=terms.experiment.task, rounds=terms.experiment.rounds,
+        hospitals=("a",), config=Config(), config_hash=terms.hash().hex(), terms=terms.task,
+    )  # fmt: skip
+    done = RoundDone(
+        time=2.0, round=1, step=1, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, auc=0.9, loss=0.1, epsilon=1.0,
+        epsilon_spent={"a": 1.0}, hospitals=1, seconds=1.0, upload_bytes=1,
+    )  # fmt: skip
+    counted = Counted(
+        time=2.0, tables={}, units=1, deviation=1.0, least=1.0, epsilon=1.0, claim=statistics_claim(terms, 1.0)
+    )
+    tested = Evaluated(
+        time=3.0, step=1, exact=False, records=8, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, auc=0.9, loss=0.1,
+        epsilon=1.0, claim=evaluation_claim(terms, 1.0),
+    )  # fmt: skip
+    told = (started, done, counted, tested, RunFinished(time=4.0, reason="completed", rounds_done=1))
+    yield "".join(event.to_line() for event in told).encode()
+
+
 def _received_runs() -> Iterator[bytes]:
     yield (
         ReceivedRun(
@@ -472,7 +501,7 @@ def _kept_runs() -> Iterator[bytes]:
 def _operator_requests() -> Iterator[bytes]:
     yield msgspec.json.encode(ShowRuns("1"))
     yield msgspec.json.encode(ChangeRun("1", "stop"))
-    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 1000, 30.0, ("a",)))
+    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 64 * "0", 30.0, ("a",)))
 
 
 def _prepared() -> Iterator[bytes]:
@@ -622,6 +651,8 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "ledger-place": _ledger_places,
     "received-model": _received_cards,
     "received-tensors": _models,
+    "received-facts": _received_facts,
+    "received-events": _received_events,
     "received-run": _received_runs,
     "audit-chain": _audit_chains,
     "audit-entries": _audit_entries,

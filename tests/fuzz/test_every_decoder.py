@@ -46,7 +46,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "client/ledger/remembered.py": ("ledger-statement",),
     "client/ledger/salvage.py": ("ledger", "ledger-anchor"),
     "client/own_results.py": ("own-results",),
-    "client/received_run.py": ("received-model", "received-tensors"),
+    "client/received_run.py": ("received-model", "received-facts", "received-tensors"),
     "client/round_state.py": ("answered-rounds",),
     "client/standing.py": ("standing",),
     "client/status.py": ("status",),
@@ -55,7 +55,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/config.py": ("config", "run-description"),
     "common/identity/enrolment.py": ("enrolment",),
     "common/evaluation/state.py": ("evaluation-state",),
-    "common/telemetry/events.py": ("events",),
+    "common/telemetry/events.py": ("events", "received-events"),
     "common/flower/bundle.py": "the bundle that it has built itself a moment before",
     "common/identity/certificates.py": (
         "certificate",

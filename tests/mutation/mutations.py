@@ -300,7 +300,73 @@ _SECAGG_MUTATIONS = (
     ),
 )
 
+_KEYS_MUTATIONS = (
+    Mutation(
+        "keys that nobody on the roster has signed are taken",
+        "common/secagg/advertise_keys.py",
+        "if not is_signed(message.identity, message.signature, signed_part(run, message)):",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "keys may be signed by another identity than the roster's",
+        "common/secagg/advertise_keys.py",
+        "if message.identity != run.roster[sender]:",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "a public key of low order is taken",
+        "common/secagg/advertise_keys.py",
+        "if is_low_order(key):",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "the server lowers the threshold of a directory",
+        "common/secagg/share_keys.py",
+        "if not rule <= directory.threshold <= len(directory.keys):",
+        "if not directory.threshold <= len(directory.keys):",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "a directory holds other keys of the hospital than it advertised",
+        "common/secagg/share_keys.py",
+        "if by_hospital.pop(keys.hospital) != own:",
+        "if by_hospital.pop(keys.hospital) is None:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "b of a hospital is dealt so that one share fewer rebuilds it",
+        "common/secagg/share_keys.py",
+        "of_seed = shamir.share(self_mask_seed, graph.share_threshold, points, random)",
+        "of_seed = shamir.share(self_mask_seed, graph.share_threshold - 1, points, random)",
+        ("tests/protocol/test_known_answer.py",),
+    ),
+    Mutation(
+        "a sparse graph withstands fewer colluders in a row",
+        "common/secagg/neighbours.py",
+        "threshold = reach + in_a_row + 2",
+        "threshold = reach + 2",
+        (f"{_SECAGG}/test_neighbours.py",),
+    ),
+    Mutation(
+        "each stretch of a vector begins its masks anew",
+        "common/secagg/masks.py",
+        "first_block = first_element * vector.itemsize // _AES_BLOCK_BYTES",
+        "first_block = 0 * first_element",
+        (f"{_SECAGG}/test_masks.py", "tests/unit/common/test_mask_workers.py"),
+    ),
+)
+
 _PRIVACY_MUTATIONS = (
+    Mutation(
+        "releases of counts are planned with half of what they cost",
+        "common/privacy/gaussian.py",
+        "near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2",
+        "mu = mu / 2; near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2",
+        (f"{_PRIVACY}/test_gaussian.py",),
+    ),
     Mutation(
         "the accountant takes half of the sample rate",
         "common/privacy/accounting.py",
@@ -1001,6 +1067,7 @@ _UNACCEPTED = f"{_ATTACKS}/test_unaccepted_models.py"
 _AGREEMENT = "tests/unit/client/test_agreement.py"
 _PROPOSAL = "tests/unit/common/run/test_proposal.py"
 _KEPT = "tests/unit/client/test_kept_runs.py"
+_SHOWN = "tests/unit/deploy/hospital/test_runs.py"
 _RECORDS_ASKED_FOR = f"{_ATTACKS}/test_terms_that_ask_about_records.py"
 _MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
 _PLANNED = "tests/unit/client/test_planned_cost.py"
@@ -1292,8 +1359,8 @@ _RUN_MUTATIONS = (
     Mutation(
         "a received run may lack terms that this hospital agreed to",
         "client/received_run.py",
-        "_require(entry.body.config_hash in run.terms, place,",
-        "_require(bool(run.terms), place,",
+        "known = entry.body.config_hash in run.descriptions",
+        "known = bool(run.descriptions)",
         (_KEPT,),
     ),
     Mutation(
@@ -1354,8 +1421,145 @@ _RUN_MUTATIONS = (
     ),
 )
 
+_RECEIVED_MUTATIONS = (
+    Mutation(
+        "the SHA-256 of a received model's tensors is not looked at",
+        "client/received_run.py",
+        "if card.sha256 != delivery.files[MODEL_FILES[0]].sha256:",
+        'if card.sha256 == "":',
+        (_KEPT,),
+    ),
+    Mutation(
+        "what model.json says of a received model is taken as it is",
+        "client/received_run.py",
+        "    require_same(card, expected, name)",
+        "    require_same(card, card, name)",
+        (_KEPT,),
+    ),
+    Mutation(
+        "one fact of model.json is not compared",
+        "common/run/model_facts.py",
+        "for key in ModelFacts.model_fields:",
+        "for key in list(ModelFacts.model_fields)[:-1]:",
+        (_KEPT,),
+    ),
+    Mutation(
+        "the events of a received run need not be those in the chain",
+        "client/received_run.py",
+        "if told is None or (told.length_bytes, told.events_hash) != _length_and_hash(delivery, EVENTS_FILE):",
+        "if told is None or told.length_bytes != _length_and_hash(delivery, EVENTS_FILE)[0]:",
+        (_KEPT,),
+    ),
+    Mutation(
+        "events may name other terms than the chain",
+        "common/run/told_run.py",
+        "_require(getattr(started.config, section) == getattr(terms, section), place,",
+        "_require(True or getattr(started.config, section) == getattr(terms, section), place,",
+        (_KEPT,),
+    ),
+    Mutation(
+        "events may say another ε than hospitals reported",
+        "common/run/told_run.py",
+        '_require(done.epsilon_spent == summed.epsilon, place, "epsilon_spent")',
+        '_require(done.epsilon_spent.keys() == summed.epsilon.keys(), place, "epsilon_spent")',
+        (_KEPT,),
+    ),
+    Mutation(
+        "a claim in the events is the server's own sentence",
+        "common/run/told_run.py",
+        '_require(event.claim == evaluation_claim(terms, event.epsilon), place, "claim")',
+        '_require(bool(event.claim), place, "claim")',
+        (_KEPT,),
+    ),
+    Mutation(
+        "a run goes on under other terms, in the record that a hospital receives",
+        "client/received_run.py",
+        '_require(same, place, "a run must go on under its own terms, got others")',
+        '_require(same or True, place, "a run must go on under its own terms, got others")',
+        (_KEPT,),
+    ),
+    Mutation(
+        "a centre need not come from a mean of features",
+        "client/received_run.py",
+        "mean.round_number == body.round_number and _purpose(mean, place) is Purpose.MEAN",
+        "mean.round_number == body.round_number",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a centre may come at any step",
+        "client/received_run.py",
+        "_require(made and run.step == 0, place,",
+        "_require(made or run.step > 0, place,",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a round's sum may be recorded twice",
+        "client/received_run.py",
+        "_require(body.round_number not in run.sums, place,",
+        "_require(body.round_number >= 0, place,",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a hospital takes pages of the server's",
+        "common/run/delivery.py",
+        "if delivery.files.keys() != set(NEEDED_FILES):",
+        "if not delivery.files.keys() >= set(NEEDED_FILES):",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a file of any size is read into a hospital's memory",
+        "common/run/delivery.py",
+        "> most:",
+        "> most * 1024:",
+        (_KEPT, "tests/unit/common/run/test_delivery.py"),
+    ),
+    Mutation(
+        "a run passes for another with the same twelve digits",
+        "client/kept_runs.py",
+        "return kept.delivery if kept.run_id == run_id else None",
+        "return kept.delivery",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a run replaces another with the same twelve digits",
+        "client/kept_runs.py",
+        "return None if kept == run_id else kept",
+        "return None",
+        (_KEPT,),
+    ),
+    Mutation(
+        "a damaged list of a machine's ledgers counts as empty",
+        "client/ledger/place.py",
+        'found = "it was changed, or written by another version"',
+        "return _Registry()",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "an operator decides without seeing the label map",
+        "deploy/hospital/runs.py",
+        "    for written, meaning in task.labels.items():",
+        "    for written, meaning in ():",
+        (_SHOWN,),
+    ),
+    Mutation(
+        "what a server wrote into a proposal reaches the terminal",
+        "deploy/hospital/runs.py",
+        "lines = textwrap.wrap(printable(words),",
+        "lines = textwrap.wrap(words,",
+        (_SHOWN,),
+    ),
+    Mutation(
+        "a name of the server's choice passes for the words of a proposal's page",
+        "deploy/hospital/runs.py",
+        """plain = printable(name).replace('"', "'")""",
+        "plain = printable(name)",
+        (_SHOWN,),
+    ),
+)
+
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
+    *_KEYS_MUTATIONS,
     *_PRIVACY_MUTATIONS,
     *_EVALUATION_MUTATIONS,
     *_TRAINING_MUTATIONS,
@@ -1368,5 +1572,6 @@ MUTATIONS = (
     *_TASK_AND_MODEL_MUTATIONS,
     *_MEAN_MUTATIONS,
     *_RUN_MUTATIONS,
+    *_RECEIVED_MUTATIONS,
 )
 """All of them; each name is its own."""

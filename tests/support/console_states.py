@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from client.agreement import Hospital, RunAgreements
@@ -9,6 +10,7 @@ from common.config import HospitalConfig, RunConsent, replace
 from common.files import write_private
 from common.identity.certificates import certificate_pem, private_key_pem
 from common.identity.members import MEMBERS_FILE
+from common.models.first_model import FirstModel, FirstModelFacts
 from common.settings import (
     HOSPITAL_SETTINGS_FILE,
     ROSTER_FILE,
@@ -17,16 +19,28 @@ from common.settings import (
     HospitalSettings,
     ServerSettings,
 )
-from server.operator_socket import Propose
+from server.operator_socket import Propose, leave_first_model
 from server.run_queue import RunQueue
 from tests.support import named_patients
 from tests.support.proposed_run import CONFIG, NOW, PARAMETERS, RUN_ID, Members
 
 ASK = HospitalConfig(runs=RunConsent.ASK)
-PROPOSAL = Propose(
-    config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
-    parameters=PARAMETERS, days=30.0,
+FIRST = FirstModel(
+    FirstModelFacts(
+        architecture=CONFIG.model.architecture, classes=2, channels=1, image_size=CONFIG.model.image_size,
+        seed=CONFIG.experiment.seed, tensors=("weight",),
+    ),
+    ((PARAMETERS,),),
+    np.zeros(PARAMETERS, np.float32),
 )  # fmt: skip
+
+
+def proposal(state: Path, *, held: bool = False) -> Propose:
+    """Return what an operator asks of a server to propose a run, its first model left in the state folder."""
+    return Propose(
+        config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
+        first_model=leave_first_model(state, FIRST), days=30.0, held=held,
+    )  # fmt: skip
 
 
 def server_state(made: Path, members: Members) -> Path:

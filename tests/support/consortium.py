@@ -32,13 +32,37 @@ Prefix = Sequence[str]
 
 
 class Consortium:
-    """Starts processes, reads what the server reports, and ends what it started."""
+    """Starts processes, reads what the server reports, and ends what it started.
 
-    def __init__(self, folder: Path, hospitals: int, settings: Sequence[str] = ()) -> None:
+    Args:
+        folder: for all that they write.
+        hospitals: that have a shard each.
+        settings: of server and hospitals, beyond :data:`SETTINGS`.
+        root: the source tree whose code runs.
+        environment: of all processes, beyond this one's.
+        records: of the made-up images that are dealt.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        hospitals: int,
+        settings: Sequence[str] = (),
+        *,
+        root: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+        records: int = 900,
+    ) -> None:
         self.folder = folder
+        self._root = root
         self.state = folder / "server"
         # A machine of its own, or its list of ledgers would know these images from another test.
-        self._environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "machine")}
+        self._environment = {
+            **ENVIRONMENT,
+            "PYTHONPATH": str(root),
+            "XDG_STATE_HOME": str(folder / "machine"),
+            **(environment or {}),
+        }
         self._settings = tuple(
             word for setting in (*SETTINGS, f"experiment.num_clients={hospitals}", *settings)
             for word in ("--set", setting)
@@ -49,10 +73,10 @@ class Consortium:
         self._events: EventFile | None = None
         self._is_proposed = False
         self._seen: list[Event] = []
-        source = DataConfig(source="phantom", phantom_records=900)
+        source = DataConfig(source="phantom", phantom_records=records)
         data = obtain(source, "pneumonia", 28)
         self.shards = [folder / f"shard-{number}" for number in range(hospitals)]
-        deal(data, self.shards, source, 1, 64)
+        deal(data, self.shards, source, 1, min(64, records // (3 * hospitals)))
 
     def start_server(self, addresses: Sequence[str], arguments: Sequence[str] = (), prefix: Prefix = ()) -> None:
         named = [word for address in addresses for word in ("--address", address)]
@@ -65,17 +89,19 @@ class Consortium:
     def invite(self, name: str, *arguments: str) -> str:
         command = (sys.executable, "-m", "deploy", "invite", name, "--state", str(self.state), *arguments)
         return subprocess.run(
-            command, env=self._environment, cwd=ROOT, check=True, capture_output=True, text=True
+            command, env=self._environment, cwd=self._root, check=True, capture_output=True, text=True
         ).stdout.strip()
 
     def revoke(self, name: str) -> None:
         command = (sys.executable, "-m", "deploy", "revoke", name, "--state", str(self.state))
-        subprocess.run(command, env=self._environment, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(command, env=self._environment, cwd=self._root, check=True, capture_output=True)
 
     def deploy(self, *words: str) -> str:
         """Run a command, and return what it prints."""
         command = (sys.executable, "-m", "deploy", *words)
-        done = subprocess.run(command, env=self._environment, cwd=ROOT, check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=self._environment, cwd=self._root, check=False, capture_output=True, text=True
+        )
         assert done.returncode in {0, 1}, done.stdout + done.stderr
         return done.stdout
 
@@ -129,6 +155,10 @@ class Consortium:
         assert process.wait(60) == 0
         self.start("server", *self._commands["server"])
 
+    def processes(self) -> tuple[int, ...]:
+        """Return the numbers of the processes that this has started; each has started others."""
+        return tuple(process.pid for process in self._processes.values())
+
     def ended(self, name: str) -> int | None:
         return self._processes[name].poll()
 
@@ -175,7 +205,7 @@ class Consortium:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 (*prefix, sys.executable, "-m", "deploy", *command),
-                cwd=ROOT,
+                cwd=self._root,
                 env={**self._environment, **(environment or {})},
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -49,6 +49,8 @@ def test_the_names_that_scripts_rely_on_exist() -> None:
         ("training.learning_rate=fast", r"training\.learning_rate .*number.*got 'fast'"),
         ("aggregation.min_hospitals=5", r"min_hospitals \(5\) must be at most experiment\.num_clients \(4\)"),
         ("hospital.allow_plain=1", r"hospital\.allow_plain .*boolean.*got 1"),
+        ("task.kind=grades", r"^task\.kind should be 'binary', 'multiclass', 'ordinal' or 'multilabel', got 'grades'$"),
+        ("task.classes=[a, b]", r"^task\.[a-z]+ "),
         ("rounds=3", r"--set takes section\.key=value, got 'rounds=3'"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from common.errors import ConfigError, RunError
 from common.files import write_private
 from common.identity.certificates import certificate_pem
 from common.identity.members import MEMBERS_FILE
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel, FirstModelFacts
 from common.settings import ROSTER_FILE, SERVER_SETTINGS_FILE, SUPERNODES_FOLDER, ServerSettings
 from server import operator_socket
 from server.operator_socket import (
@@ -27,6 +29,7 @@ from server.operator_socket import (
     Propose,
     ShowRuns,
     ask_server,
+    leave_first_model,
 )
 from server.run_queue import RunQueue
 from tests.support.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
@@ -34,10 +37,17 @@ from tests.support.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Member
 MEMBERS = Members.made((*NAMES, "st-luke"))
 
 
-def proposal(**changes: object) -> Propose:
+FACTS = FirstModelFacts(
+    architecture=CONFIG.model.architecture, classes=2, channels=1, image_size=CONFIG.model.image_size,
+    seed=CONFIG.experiment.seed, tensors=("weight",),
+)  # fmt: skip
+FIRST = FirstModel(FACTS, ((PARAMETERS,),), np.zeros(PARAMETERS, np.float32))
+
+
+def proposal(state: Path, **changes: object) -> Propose:
     asked = Propose(
         config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
-        parameters=PARAMETERS, days=30.0,
+        first_model=leave_first_model(state, FIRST), days=30.0,
     )  # fmt: skip
     return msgspec.structs.replace(asked, **changes)
 
@@ -65,11 +75,11 @@ def served(state: Path) -> Iterator[Path]:
 
 
 def test_a_run_is_proposed_listed_shown_stopped_and_resumed(served: Path) -> None:
-    (first,) = ask_server(served, proposal())
+    (first,) = ask_server(served, proposal(served))
     assert (first.run_id, first.number, first.state) == (RUN_ID, 1, "proposed")
     assert first.hospitals == tuple(sorted(MEMBERS.identities))
     assert first.claims
-    (second,) = ask_server(served, proposal(hospitals=NAMES, held=True))
+    (second,) = ask_server(served, proposal(served, hospitals=NAMES, held=True))
     assert second.run_id != RUN_ID
     assert (second.hospitals, second.held) == (NAMES, True)
     # The configuration counts those that are named.
@@ -84,11 +94,11 @@ def test_a_run_is_proposed_listed_shown_stopped_and_resumed(served: Path) -> Non
 
 def test_what_the_server_refuses_comes_back_in_its_words(served: Path) -> None:
     with pytest.raises(RunError, match="st-peter are not on the authority's list"):
-        ask_server(served, proposal(hospitals=(*NAMES, "st-peter")))
+        ask_server(served, proposal(served, hospitals=(*NAMES, "st-peter")))
     with pytest.raises(RunError, match="greater than or equal to 3"):
-        ask_server(served, proposal(hospitals=NAMES[:2]))
+        ask_server(served, proposal(served, hospitals=NAMES[:2]))
     with pytest.raises(RunError, match="must be one of this version"):
-        ask_server(served, proposal(config={"experiment": {"rounds": 0}}))
+        ask_server(served, proposal(served, config={"experiment": {"rounds": 0}}))
     with pytest.raises(RunError, match="0 runs are called '7'"):
         ask_server(served, ShowRuns("7"))
     assert ask_server(served, ShowRuns()) == ()
@@ -134,13 +144,33 @@ def test_bytes_that_are_no_request_are_answered_with_an_error(served: Path, cont
 
 def test_a_server_without_members_proposes_nothing(state: Path) -> None:
     (state / MEMBERS_FILE).unlink()
-    reply = Operator(state).answer(proposal(), dt.datetime.now(dt.UTC))
+    reply = Operator(state).answer(proposal(state), dt.datetime.now(dt.UTC))
     assert reply.error is not None
     assert "nobody has joined yet" in reply.error
 
 
 def test_a_configuration_is_what_was_sent(served: Path) -> None:
     wanted = replace(CONFIG, experiment={"rounds": 7}, privacy={"target_epsilon": 2.5})
-    (view,) = ask_server(served, proposal(config=wanted.model_dump(mode="json")))
+    (view,) = ask_server(served, proposal(served, config=wanted.model_dump(mode="json")))
     assert (view.rounds, view.epsilon) == (7, 2.5)
     assert RunQueue(served).config(view.run_id).training == wanted.training
+
+
+def test_the_run_begins_with_the_model_that_came_with_its_proposal(served: Path) -> None:
+    (view,) = ask_server(served, proposal(served))
+    kept = FirstModel.read(RunQueue(served).folder(view.run_id) / FIRST_MODEL_FILE)
+    assert (kept.facts, kept.shapes) == (FACTS, FIRST.shapes)
+    assert list((served / "first-models").iterdir()) == []
+
+
+def test_a_proposal_without_its_first_model_or_with_another_is_refused(served: Path) -> None:
+    with pytest.raises(RunError, match="the run's first model must lie in first-models"):
+        ask_server(served, proposal(served, first_model=64 * "0"))
+    asked = proposal(served)
+    (served / "first-models" / f"{asked.first_model}.safetensors").write_bytes(b"another")
+    with pytest.raises(RunError, match="must be the file that was left with the proposal"):
+        ask_server(served, asked)
+    with pytest.raises(RunError, match="must be made for the run: cnn_wide"):
+        ask_server(served, proposal(served, config=replace(CONFIG, model={"name": "cnn_wide"}).model_dump(mode="json")))
+    assert ask_server(served, ShowRuns()) == ()
+    assert list((served / "first-models").iterdir()) == []

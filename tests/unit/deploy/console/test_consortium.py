@@ -4,7 +4,6 @@ import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from common.audit.chain import AUDIT_FILE
@@ -18,7 +17,7 @@ from server.members.versions import SpokenVersions
 from server.operator_socket import Operator, OperatorSocket, ask_server
 from server.run_queue import RunQueue
 from tests.support.console_browser import Browser, text_of
-from tests.support.console_states import PROPOSAL, answer, server_state
+from tests.support.console_states import answer, proposal, server_state
 from tests.support.example_run import example_run
 from tests.support.proposed_run import HOUR, NAMES, NOW, RUN_ID, Members
 
@@ -39,9 +38,9 @@ def served(state: Path) -> Iterator[Path]:
 def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: Path) -> None:
     membership = Membership(served)
     token = membership.invite("st-luke", NOW + HOUR)
-    membership.versions.note("st-anne", SpokenVersions(2, "0.1.0"))
     (served / SUPERNODES_FOLDER / "st-john.pub").unlink()
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
+    membership.versions.note("st-anne", SpokenVersions(2, "0.1.0"))
     answer(served, MEMBERS, "st-anne", agrees=True)
     events = example_run(3)
     folder = RunQueue(served).folder(RUN_ID)
@@ -63,7 +62,7 @@ def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: 
 
 
 def test_a_chain_that_was_changed_is_called_so_also_after_it_was_found_whole(served: Path) -> None:
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
     folder = RunQueue(served).folder(RUN_ID)
     MEMBERS.chain("st-anne", folder).close()
     browser = Browser(ConsortiumSide(served))
@@ -74,7 +73,7 @@ def test_a_chain_that_was_changed_is_called_so_also_after_it_was_found_whole(ser
 
 
 def test_a_run_is_stopped_and_resumed_through_the_server(served: Path) -> None:
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
     browser = Browser(ConsortiumSide(served))
     browser.open()
     page = browser.press(f"runs/{RUN_ID}", "stop")
@@ -88,7 +87,7 @@ def test_a_run_is_stopped_and_resumed_through_the_server(served: Path) -> None:
 
 
 def test_a_run_that_was_held_back_is_started_once_all_have_agreed(served: Path) -> None:
-    ask_server(served, msgspec.structs.replace(PROPOSAL, held=True))
+    ask_server(served, proposal(served, held=True))
     for name in NAMES:
         answer(served, MEMBERS, name, agrees=True)
     RunQueue(served).settle(datetime.datetime.now(datetime.UTC))
@@ -99,7 +98,7 @@ def test_a_run_that_was_held_back_is_started_once_all_have_agreed(served: Path) 
 
 
 def test_a_hospital_s_reason_is_shown_and_does_nothing_else(served: Path) -> None:
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
     answer(served, MEMBERS, "st-mary", agrees=False, reason="<script>alert('not before May')</script>")
     RunQueue(served).settle(datetime.datetime.now(datetime.UTC))
     browser = Browser(ConsortiumSide(served))
@@ -110,7 +109,7 @@ def test_a_hospital_s_reason_is_shown_and_does_nothing_else(served: Path) -> Non
 
 def test_without_a_running_server_everything_is_shown_and_nothing_can_be_changed(state: Path) -> None:
     with OperatorSocket(state, Operator(state)):
-        ask_server(state, PROPOSAL)
+        ask_server(state, proposal(state))
     browser = Browser(ConsortiumSide(state))
     assert "nothing can be changed" in text_of(browser.open())
     page = browser.at(f"runs/{RUN_ID}")
@@ -131,7 +130,7 @@ def test_a_run_that_is_not_there_is_an_answer_in_words(served: Path, path: str) 
 
 
 def test_only_the_named_actions_can_be_asked_for(served: Path) -> None:
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
     browser = Browser(ConsortiumSide(served))
     browser.open()
     sent = browser.send(f"runs/{RUN_ID}/propose", {"token": browser.gate.form_token})
@@ -140,7 +139,7 @@ def test_only_the_named_actions_can_be_asked_for(served: Path) -> None:
 
 
 def test_the_verdict_of_audit_verify_is_shown_with_its_run(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
     MEMBERS.chain("st-anne", RunQueue(served).folder(RUN_ID)).close()
     asked: list[Path] = []
 
@@ -159,7 +158,7 @@ def test_no_page_holds_what_lies_in_the_state_folder_s_secret_files(served: Path
     secret = "a-secret-that-nobody-may-see"
     for name in ("ca.key", "tls.key", "authority/ca.key", "relay/secret"):
         write_private(served / name, secret.encode())
-    ask_server(served, PROPOSAL)
+    ask_server(served, proposal(served))
     browser = Browser(ConsortiumSide(served))
     for page in (browser.open(), browser.at(f"runs/{RUN_ID}")):
         assert secret not in page.text

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from client.agreement import RunAgreements
+from client.last_standing import STANDING_FILE, LastStanding
 from client.ledger.ledger import LEDGER_FOLDER, Ledger
-from client.standing import STANDING_FILE, LastStanding
 from client.status import STATUS_FILE, HospitalStatus
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.audit.entries import AnsweredProposal
@@ -44,7 +44,7 @@ def test_the_overview_shows_what_waits_what_is_spent_and_what_is_whole(state: Pa
         Accountant.RDP,
     )  # fmt: skip
     HospitalStatus(hospital=NAME, time=1.0, epsilon_spent=2.5, epsilon_budget=10.0).write(state / STATUS_FILE)
-    standing = LastStanding(NOW.timestamp(), None, 3, "0.2.0", {RUN_ID: "proposed"})
+    standing = LastStanding(NOW.timestamp(), None, protocol=3, software="0.2.0", runs={RUN_ID: "proposed"})
     write_private(state / STANDING_FILE, msgspec.json.encode(standing))
     shown = text_of(Browser(HospitalSide(state)).open())
     assert f"run {RUN_ID[:12]} is proposed and waits for your answer" in shown

@@ -1,0 +1,399 @@
+"""``confide dev bench wire``: what a deployed round costs between hosts, masked and plain: seconds, calls, CPU.
+
+A server and its hospitals run as their own processes: on loopback, or each on a host of its own, a network namespace,
+with a line between them that delays every frame and loses none. Training is made trivial, so what is measured is the
+way of the messages. With ``--against`` the same is measured with the code of another checkout, in turn.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.config import AggregationMode
+from common.errors import ConfigError, RunError
+from common.processes import Stopping, children_of, raise_on_signals
+from common.provenance import machine, versions
+from common.settings import free_port
+from common.telemetry.events import EVENTS_FILE
+from deploy.command import FILE, CommaList, command, json_file_option
+from deploy.json_report import write_json_report
+from tests.benchmarks.counted_calls.sitecustomize import FOLDER_VARIABLE
+from tests.support.consortium import ROOT, Consortium
+from tests.support.hosts import Host, connected
+from tests.support.installed_package import install
+
+PACKAGE = "wire_net"
+SOURCE = '''"""A network with as many parameters as wanted, trained in no time: the image shrinks to 7 x 7 pixels."""
+
+from torch import nn
+
+
+def _made(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(7), nn.Conv2d(1, width, kernel_size=7), nn.Tanh(), nn.Flatten(), nn.Linear(width, classes)
+    )
+
+
+def thousands(classes: int, channels: int, image_size: int) -> nn.Module:
+    return _made(500, classes)
+
+
+def millions(classes: int, channels: int, image_size: int) -> nn.Module:
+    return _made(215_000, classes)
+'''
+PARAMETERS = {"thousands": 26_002, "millions": 11_180_002}
+"""Model to its parameters, for two classes."""
+
+HOSPITALS = 4
+RECORDS = 240
+SETTINGS = (
+    "training.batch_size=32", "hospital.stated_training_units=8", "hospital.stated_validation_units=4",
+    "hospital.stated_test_units=4", "evaluation.exact=true", "hospital.allow_exact_evaluation=true",
+    "hospital.allow_plain=true",
+)  # fmt: skip
+MODES = (AggregationMode.SECURE, AggregationMode.PLAIN)
+WARM_ROUNDS = 2
+"""Rounds of each run that are not measured."""
+LONGEST_SECONDS = 900.0
+LOOPBACK = -1.0
+"""The delay that says: no hosts and no line."""
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rounds of one run.
+
+    Attributes:
+        code: ``now``, or ``before`` for the other checkout.
+        line: ``loopback``, or the round trip between two hosts, such as ``100 ms``.
+        mode: secure or plain.
+        rounds: measured.
+        seconds: of a round, median.
+        exchanges: of each exchange, by phase, median seconds.
+        cpu_seconds: of all processes of server and hospitals, for each round.
+        cpu_by_process: the same, by what the processes are.
+        calls: that a hospital makes to the server in a round, by name; heartbeats and enrolment are left out.
+        local_calls: over HTTP between processes of one machine, for each round, all machines together.
+    """
+
+    code: str
+    line: str
+    mode: str
+    rounds: int
+    seconds: float
+    exchanges: dict[str, float]
+    cpu_seconds: float
+    cpu_by_process: dict[str, float]
+    calls: dict[str, float]
+    local_calls: float
+
+
+class MillisecondsOrLoopback(click.ParamType[float]):
+    """``loopback``, or the milliseconds of a round trip."""
+
+    name = "LINE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """See :class:`click.ParamType`."""
+        if value == "loopback":
+            return LOOPBACK
+        try:
+            return max(0.0, float(value))
+        except ValueError:
+            self.fail(f"{value!r} must be loopback or milliseconds", param, ctx)
+
+
+def line_of(text: str) -> float:
+    """Return one of ``--lines`` in milliseconds."""
+    return MillisecondsOrLoopback().convert(text, None, None)
+
+
+@command(
+    "wire",
+    "Measure what a round costs between hosts, masked and plain: seconds, processor time and calls. Lines other than "
+    "loopback need root.",
+    "./confide dev bench wire --lines loopback,100 --rounds 20",
+)
+@click.option(
+    "--model", type=click.Choice(tuple(PARAMETERS)), default="thousands", help="26 thousand or 11.2 million parameters."
+)
+@click.option(
+    "--lines", type=CommaList(line_of), default="loopback,100", metavar="LINE,...",
+    help="loopback, or milliseconds of a round trip between hosts.",
+)  # fmt: skip
+@click.option("--rounds", type=int, default=10, metavar="R", help="Measured rounds of each run.")
+@click.option("--against", type=FILE, metavar="DIR", help="Another checkout, measured in turn with this one.")
+@json_file_option()
+def main(model: str, lines: tuple[float, ...], rounds: int, against: Path | None, json_file: Path | None) -> int:
+    """Measure, print, and write JSON where asked."""
+    if rounds < 1:
+        raise RunError("--rounds must be at least 1")
+    if against is not None and not (against / "deploy" / "__main__.py").is_file():
+        raise ConfigError(f"--against must be a checkout of Confide, got {against}")
+    codes = {"now": ROOT, **({} if against is None else {"before": against.resolve()})}
+    raise_on_signals()
+    measured: list[Measured] = []
+    try:
+        for line in lines:
+            for code, root in codes.items():
+                for done in measure(code, root, line, model, rounds):
+                    measured.append(done)
+                    _say(done)
+    except Stopping as stopping:
+        return stopping.exit_code
+    finally:
+        for words in ratios(measured):
+            print(words, flush=True)
+        if json_file is not None:
+            facts = {
+                "runs": [asdict(done) for done in measured],
+                "parameters": PARAMETERS[model],
+                "hospitals": HOSPITALS,
+                "against": None if against is None else _commit(against),
+                "machine": machine(),
+                "versions": versions(),
+            }
+            write_json_report(json_file, facts)
+    return 0
+
+
+def measure(code: str, root: Path, line: float, model: str, rounds: int) -> Iterator[Measured]:
+    """Deploy a consortium once and carry out one run in each mode."""
+    with tempfile.TemporaryDirectory(prefix="confide-wire-") as scratch, _hosts(line) as hosts:
+        folder = Path(scratch)
+        site = install(folder / "package", PACKAGE, {"__init__.py": SOURCE})
+        counted = folder / "calls"
+        counted.mkdir()
+        path = (root, site, Path(__file__).parent / "counted_calls")
+        environment = {
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
+            FOLDER_VARIABLE: str(counted),
+            # The hospitals share this machine's cores: each would otherwise start as many threads as there are.
+            "OMP_NUM_THREADS": "1",
+        }
+        hashed = _hash(root, environment)
+        chosen = (f"model.name={PACKAGE}:{model}", f"model.sha256={hashed}", f"hospital.accepted_models=[{hashed}]")
+        consortium = Consortium(
+            folder, HOSPITALS, (*SETTINGS, *chosen), root=root, environment=environment, records=RECORDS
+        )
+        try:
+            _start(consortium, hosts)
+            for mode in MODES:
+                window = _run(consortium, mode, rounds)
+                yield Measured(
+                    code=code,
+                    line="loopback" if line == LOOPBACK else f"{line:g} ms",
+                    mode=mode.value,
+                    rounds=rounds,
+                    **window.figures(counted),
+                )
+        finally:
+            consortium.stop()
+
+
+@contextlib.contextmanager
+def _hosts(line: float) -> Iterator[tuple[Host, ...]]:
+    """Connect a host for the server and one for each hospital; none on loopback."""
+    if line == LOOPBACK:
+        yield ()
+        return
+    if os.geteuid() != 0:
+        raise ConfigError("a line between hosts needs root; --lines loopback does not")
+    names = ("server", *(f"h{number}" for number in range(1, HOSPITALS + 1)))
+    with connected(names, line / 2000, "--even") as (_, hosts):
+        yield hosts
+
+
+def _start(consortium: Consortium, hosts: tuple[Host, ...]) -> None:
+    if hosts:
+        consortium.start_server([hosts[0].address], ("--listen", hosts[0].address), hosts[0].prefix)
+    else:
+        ports = ("--fleet-port", "--enrolment-port", "--runtime-port")
+        words = [word for port in ports for word in (port, str(free_port()))]
+        consortium.start_server(["127.0.0.1"], words)
+    for number in range(1, HOSPITALS + 1):
+        name = f"hospital-{number}"
+        own = () if hosts else ("--runtime-port", str(free_port()))
+        consortium.join(name, consortium.invite(name), own, hosts[number].prefix if hosts else ())
+
+
+@dataclass(frozen=True)
+class Window:
+    """What was read at both ends of the measured rounds of a run, and what the server told of them."""
+
+    rounds: int
+    began: float
+    ended: float
+    cpu: Mapping[str, float]
+    """Seconds used in between, by what a process is called."""
+    told: Sequence[Mapping[str, Any]]
+    """Events of the measured rounds."""
+
+    def figures(self, counted: Path) -> dict[str, Any]:
+        """Return the fields of :class:`Measured` that these give."""
+        phases: dict[str, list[float]] = {}
+        for event in self.told:
+            if event["kind"] == "exchange":
+                phases.setdefault(event["phase"], []).append(event["seconds"])
+        calls = calls_between(counted, self.began, self.ended)
+        remote = {name: number for name, number in calls.items() if name.startswith("grpc ")}
+        each = self.rounds * HOSPITALS
+        return {
+            "seconds": statistics.median(event["seconds"] for event in self.told if event["kind"] == "round"),
+            "exchanges": {phase: statistics.median(seconds) for phase, seconds in phases.items()},
+            "cpu_seconds": sum(self.cpu.values()) / self.rounds,
+            "cpu_by_process": {name: used / self.rounds for name, used in sorted(self.cpu.items())},
+            "calls": {name.removeprefix("grpc "): number / each for name, number in sorted(remote.items())},
+            "local_calls": sum(number for name, number in calls.items() if name.startswith("http ")) / self.rounds,
+        }
+
+
+IN_A_ROUND = frozenset(
+    {"PullMessages", "PullObject", "ConfirmMessageReceived", "PushMessages", "PushObject", "GetRun", "GetFab"}
+)
+"""Calls of Flower's Fleet API that carry a round's messages."""
+
+
+def calls_between(folder: Path, began: float, ended: float) -> Counter[str]:
+    """Return how many calls of each name were counted in a time, on all machines together."""
+    found: Counter[str] = Counter()
+    for file in folder.iterdir():
+        for line in file.read_text().splitlines():
+            at, _, name = line.partition(" ")
+            kind, _, method = name.partition(" ")
+            if began <= float(at) < ended and (kind == "http" or method in IN_A_ROUND):
+                found[name] += 1
+    return found
+
+
+def _run(consortium: Consortium, mode: AggregationMode, rounds: int) -> Window:
+    """Propose a run, wait for its end, and return what it told of the rounds between the warm ones and the last."""
+    before = set(consortium.state.rglob(EVENTS_FILE))
+    total = WARM_ROUNDS + rounds + 1
+    words = ("--set", f"experiment.rounds={total}", "--set", f"aggregation.mode={mode.value}")
+    consortium.propose(HOSPITALS, *words)
+    consortium.wait_for(lambda: bool(set(consortium.state.rglob(EVENTS_FILE)) - before), LONGEST_SECONDS)
+    (file,) = set(consortium.state.rglob(EVENTS_FILE)) - before
+    steps = Steps(file)
+    consortium.wait_for(lambda: steps.done() >= WARM_ROUNDS, LONGEST_SECONDS)
+    began, used = time.time(), cpu_of(consortium.processes())
+    consortium.wait_for(lambda: steps.done() >= WARM_ROUNDS + rounds, LONGEST_SECONDS)
+    ended, later = time.time(), cpu_of(consortium.processes())
+    consortium.wait_for(lambda: steps.done() >= total, LONGEST_SECONDS)
+    measured = range(WARM_ROUNDS + 1, WARM_ROUNDS + rounds + 1)
+    numbers = {event["round"] for event in steps.told if event["kind"] == "round" and event["step"] in measured}
+    return Window(
+        rounds,
+        began,
+        ended,
+        {name: later[name] - used.get(name, 0.0) for name in later},
+        [event for event in steps.told if event["kind"] in ("round", "exchange") and event["round"] in numbers],
+    )
+
+
+class Steps:
+    """The events of a run, read as plain JSON: those of another checkout may have other fields."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.told: list[Mapping[str, Any]] = []
+
+    def done(self) -> int:
+        """Return how many steps are done.
+
+        Raises:
+            RunError: the run has ended badly.
+        """
+        lines = self._file.read_text(encoding="utf-8").split("\n")[:-1]
+        self.told += [json.loads(line) for line in lines[len(self.told) :]]
+        last = self.told[-1] if self.told else {}
+        if last.get("kind") == "run_finished" and last["reason"] != "completed":
+            raise RunError(f"every round must be trained, got: {last['reason']}")
+        return sum(event["kind"] == "round" for event in self.told)
+
+
+NAMES = {
+    "server.flower.superlink": "SuperLink",
+    "superexec": "executor",
+    "serverapp": "ServerApp",
+    "client.flower.": "relay",
+    "client.resident": "agent",
+}
+"""What a command line holds, to what the process is called; all others are ``rest``."""
+
+
+def cpu_of(roots: Sequence[int]) -> dict[str, float]:
+    """Return the processor seconds that processes and all they have started have used, by what they are called."""
+    used: dict[str, float] = {}
+    waiting = [(root, "") for root in roots]
+    while waiting:
+        pid, line = waiting.pop()
+        waiting += children_of(pid).items()
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            name = next((name for part, name in NAMES.items() if part in line), "rest")
+            used[name] = used.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICK
+    return used
+
+
+def ratios(measured: Sequence[Measured]) -> Iterator[str]:
+    """Say in words what figures of the same line tell together."""
+    by = {(done.code, done.line, done.mode): done for done in measured}
+    for (code, line, mode), done in by.items():
+        plain = by.get((code, line, "plain"))
+        if mode == "secure" and plain is not None:
+            yield f"{code}, {line}: masked / plain {done.seconds / plain.seconds:.2f}"
+        before = by.get(("before", line, mode))
+        if code == "now" and before is not None:
+            quicker, cheaper = done.seconds / before.seconds, done.cpu_seconds / before.cpu_seconds
+            yield f"{line}, {mode}: now / before {quicker:.2f} (seconds), {cheaper:.2f} (processor)"
+        near = by.get((code, "loopback", mode))
+        if line not in ("loopback", "0 ms") and near is not None:
+            trip = float(line.removesuffix(" ms")) / 1000
+            trips = {
+                phase: (seconds - near.exchanges[phase]) / trip
+                for phase, seconds in done.exchanges.items()
+                if phase in near.exchanges
+            }
+            words = ", ".join(f"{phase} {number:.1f}" for phase, number in trips.items())
+            yield f"{code}, {line}, {mode}: round trips an exchange (beyond loopback): {words}"
+
+
+def _hash(root: Path, environment: Mapping[str, str]) -> str:
+    told = subprocess.run(
+        (sys.executable, "-m", "deploy", "model", "hash", PACKAGE),
+        cwd=root, env={**os.environ, **environment}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return told.stdout.strip()
+
+
+def _commit(root: Path) -> str:
+    told = subprocess.run(
+        ("git", "-C", str(root), "rev-parse", "HEAD"), check=False, capture_output=True, text=True
+    ).stdout.strip()
+    return told or "unknown"
+
+
+def _say(done: Measured) -> None:
+    exchanges = ", ".join(f"{phase} {seconds:.3f}" for phase, seconds in done.exchanges.items())
+    cpu = ", ".join(f"{name} {used:.2f}" for name, used in done.cpu_by_process.items())
+    calls = ", ".join(f"{name} {number:.1f}" for name, number in done.calls.items())
+    print(
+        f"{done.code}, {done.line}, {done.mode}: {done.seconds:.3f} s a round ({exchanges}); "
+        f"processor {done.cpu_seconds:.2f} s a round ({cpu}); {sum(done.calls.values()):.1f} calls of a hospital "
+        f"({calls}); {done.local_calls:.0f} local calls of all",
+        flush=True,
+    )
