@@ -120,7 +120,7 @@ class _Counted:
     def answer(self, plan: EvaluationPlan, stated: int, seed: bytes) -> npt.NDArray[np.int64]:
         """Return the sum of the units' vectors, before noise; of more units than are stated a fixed subset counts."""
         records = self.records
-        traits, units = records.inputs[records.here].numpy(), records.of_copies(records.units(self.unit))
+        traits, units = records.take(records.here).numpy(), records.of_copies(records.units(self.unit))
         return answer_statistics(plan, self.labels, traits, units, stated, seed)
 
 
@@ -669,11 +669,15 @@ def _prepared(run: RunDescription, name: str, part: HospitalRecords, copies: int
 
 
 def _as_inputs(run: RunDescription, part: HospitalRecords, copies: int, cache: Path) -> TrainingData:
-    pictures = copies_of(part.images, run.training.warp, copies, cache)
+    """Return a part's inputs, computed of every image that is there, also of those that the run leaves out.
+
+    How long that takes must not show a server how many records its label map names.
+    """
+    pictures = copies_of(part.all_images, run.training.warp, copies, cache)
     inputs: Array = model_inputs(run.model.architecture, pictures, cache)
     if copies > 1:
-        inputs = inputs.reshape(len(part), copies, inputs.shape[1])
-    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
+        inputs = inputs.reshape(len(part.all_images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients, part.rows)
 
 
 def _kind(error: Exception) -> str:

@@ -37,23 +37,27 @@ def indented(words: str) -> str:
     return "\n".join(_wrapped(words, "     ", "     "))
 
 
-def fact_lines(facts: Iterable[Fact]) -> Iterator[str]:
+def fact_lines(facts: Iterable[Fact], *, whole_words: bool = True) -> Iterator[str]:
     """Return facts as lines, the words wrapped under their own column.
+
+    Args:
+        facts: in their order.
+        whole_words: False breaks a word that fits no line: where others chose the words, none may pass the margin.
 
     >>> list(fact_lines([Fact("server", "confide.example.org: hospitals can connect")]))
     ['server          confide.example.org: hospitals can connect']
     """
     for fact in facts:
         label = f"{fact.label:<{LABEL_COLUMNS - 1}} "
-        yield from _wrapped(fact.words, label, " " * LABEL_COLUMNS) or [label.rstrip()]
+        yield from _wrapped(fact.words, label, " " * LABEL_COLUMNS, breaks=not whole_words) or [label.rstrip()]
 
 
-def _wrapped(words: str, first: str, later: str) -> list[str]:
+def _wrapped(words: str, first: str, later: str, *, breaks: bool = False) -> list[str]:
     return wrap(
         words,
         WIDTH,
         initial_indent=first,
         subsequent_indent=later,
-        break_long_words=False,
+        break_long_words=breaks,
         break_on_hyphens=False,
     )

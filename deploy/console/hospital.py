@@ -22,10 +22,9 @@ from deploy.command import command, state_option
 from deploy.console.chains import Chains, verify_run
 from deploy.console.pages import Action, Cell, Facts, Page, Table
 from deploy.console.serving import serve_pages
-from deploy.hospital import runs, status
 from deploy.hospital.model import shown_time, verified
-from deploy.hospital.runs import REASON, approve_run, decided, decline_run
-from deploy.hospital.status import problems_of
+from deploy.hospital.runs import REASON, approve_run, decided, decline_run, told
+from deploy.hospital.status import facts_of, problems_of
 from deploy.terminal import Fact
 
 PORT = 8503
@@ -79,9 +78,7 @@ class HospitalSide:
                     tuple(_row(kept, standings.get(kept.proposal.run_id)) for kept in reversed(proposals)),
                     "nothing is proposed",
                 ),
-                Facts(
-                    "Standing and privacy", tuple(fact for fact in status.facts_of(self._state) if fact.label != "run")
-                ),
+                Facts("Standing and privacy", tuple(fact for fact in facts_of(self._state) if fact.label != "run")),
                 Facts("Records", tuple(self._records())),
                 Table(
                     "Models of finished runs",
@@ -95,7 +92,7 @@ class HospitalSide:
     def run(self, run_id: str, now: datetime.datetime) -> Page:
         """Return one run's page."""
         kept = self._kept(run_id)
-        facts = list(runs.facts_of(kept, Hospital.read(self._state), now, whole=True))
+        facts = list(told(kept, Hospital.read(self._state), now, whole=True))
         if (verdict := self._verdicts.get(kept.proposal.run_id)) is not None:
             facts.append(Fact("audit verify", verdict))
         actions = []

@@ -242,8 +242,8 @@ def standing(view: RunView) -> str:
 
 def told(view: RunView) -> tuple[Fact, ...]:
     """Return a run in words and figures."""
-    measuring = f"measuring costs ε {view.evaluation_epsilon:g} (zero-out)"
-    private = f", ε {view.epsilon:g} for all rounds; {measuring}" if view.claims else ""
+    cost = f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g} (zero-out)"
+    private = cost if view.claims else ""
     facts = [
         Fact("run", f"{view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {standing(view)}"),
         Fact("trains", f"{view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done"),

@@ -139,11 +139,8 @@ def progress_of(folder: Path) -> Iterator[str]:
     """Return how far a run is, what it has cost at most, and who refused how often, from its events."""
     events = EventFile(folder / EVENTS_FILE).read_new()
     if (last := _last_round(events)) is not None:
-        epsilon = (
-            f"; largest ε {shown_epsilon(last.epsilon)} (zero-out, at each one's δ)"
-            if math.isfinite(last.epsilon)
-            else ""
-        )
+        is_private = math.isfinite(last.epsilon)
+        epsilon = f"; largest ε {shown_epsilon(last.epsilon)} (zero-out, at each one's δ)" if is_private else ""
         yield f"{last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):

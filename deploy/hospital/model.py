@@ -108,7 +108,10 @@ def _facts(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: P
         Fact("task", f"{card.task}: {', '.join(card.classes)}"),
         Fact("trained on", f"{card.data_set}, {received.steps} steps"),
         Fact("model", f"{card.architecture}, SHA-256 {card.sha256}"),
-        Fact("privacy", f"{'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}"),
+        Fact(
+            "privacy",
+            f"{'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}",
+        ),
         Fact(
             "signed",
             f"by the consortium's server, {shown_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",

@@ -6,7 +6,6 @@ this hospital's policy and ledger and on its operator: the images are not opened
 
 import contextlib
 import datetime
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,15 +24,13 @@ from common.run.words import RELATION
 from common.task import Counts, TaskConfig
 from common.telemetry.events import printable
 from deploy.command import command, state_option
-from deploy.terminal import Fact
+from deploy.terminal import Fact, fact_lines
 
 REASON = "its operator decided so"
 """What the consortium's operator reads where a hospital's gives no reason."""
 
 _STATE = Path("hospital-state")
 _DIGITS = 12
-_WIDTH = 80
-_INDENT = 16
 _LONGEST_NAME = 40
 _MOST_NAMES = 8
 """The names that a row shows; ``--all`` shows the others too, each in full."""
@@ -54,7 +51,7 @@ def runs(state: Path, whole: bool) -> int:
     if not kept:
         print("nothing is proposed")
     for each in kept:
-        print("\n".join(told(each, hospital, now, whole=whole)))
+        print("\n".join(fact_lines(told(each, hospital, now, whole=whole), whole_words=False)))
     return int(any(each.answer is None for each in kept))
 
 
@@ -113,75 +110,69 @@ def decline_run(state: Path, run: str, reason: str) -> str:
     return f"this hospital {'has agreed to' if answer.agreed else 'declines'} run {proposal.run_id[:_DIGITS]}"
 
 
-def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[str]:
-    """Return a proposal in words and figures, in lines that are printable and fit 80 columns; see :func:`facts_of`."""
-    for fact in facts_of(kept, hospital, now, whole=whole):
-        yield from _row(fact)
-
-
-def facts_of(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[Fact]:
+def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[Fact]:
     """Return a proposal in words and figures, with what it would leave of this hospital's budgets.
 
-    The server chose most of these words. ``whole`` shortens nothing.
+    The server chose most of these words: each line is printable. ``whole`` shortens nothing.
     """
     proposal, description = kept.proposal, kept.proposal.description
-    yield Fact("run", f"{proposal.run_id[:_DIGITS]}: {_decision(kept)}")
-    yield Fact(
+    yield _fact("run", f"{proposal.run_id[:_DIGITS]}: {_decision(kept)}")
+    yield _fact(
         "trains",
         f"{description.model.name} for the task {description.experiment.task}, {description.experiment.rounds} rounds, "
         f"on {proposal.data_set}",
     )
     yield from _learnt(description.task, whole)
     yield from _model(description)
-    yield Fact("must be there", f"{', '.join(proposal.hospitals)}; until {_time(proposal.until)}")
-    yield Fact("privacy", f"mode {description.privacy.mode}")
+    yield _fact("must be there", f"{', '.join(proposal.hospitals)}; until {_time(proposal.until)}")
+    yield _fact("privacy", f"mode {description.privacy.mode}")
     for claim in claims_of(description):
-        yield Fact("", str(claim))
+        yield _fact("", str(claim))
     if kept.answer is not None:
         return
     try:
         costs = hospital.consider(proposal, now)
         for cost in costs:
-            yield Fact("costs", _cost(cost))
+            yield _fact("costs", _cost(cost))
         if costs:
-            yield Fact("", f"at this hospital's own δ and unit ({RELATION})")
+            yield _fact("", f"at this hospital's own δ and unit ({RELATION})")
     except ConfideError as error:
-        yield Fact("not possible", str(error))
+        yield _fact("not possible", str(error))
 
 
 def _learnt(task: TaskConfig, whole: bool) -> Iterator[Fact]:
     """Return what is learnt, and what a hospital's labels are taken for: the task's name is free text."""
-    yield Fact("kind of task", task.kind)
-    yield Fact("classes", _names(task.classes, whole))
+    yield _fact("kind of task", task.kind)
+    yield _fact("classes", _names(task.classes, whole))
     if task.positive:
-        yield Fact("positive", _names(task.positive, whole))
+        yield _fact("positive", _names(task.positive, whole))
     spellings: dict[str, list[str]] = {}
     for written, meaning in task.labels.items():
         spellings.setdefault(meaning, []).append(written)
     first = "label map"
     for meaning, spelt in spellings.items():
         side = f"is {_name(meaning, whole)}" if meaning else "is nothing of this task"
-        yield Fact(first, f"{_names(spelt, whole)} {side}")
+        yield _fact(first, f"{_names(spelt, whole)} {side}")
         first = ""
     if not spellings:
-        yield Fact(first, "none: labels are the classes' names or places")
-    yield Fact("uncertain", f"labels are {_counted(task.uncertain)}")
-    yield Fact("empty", f"labels are {_counted(task.empty)}")
-    yield Fact("images", f"{task.images.replace('_', ' ')}")
+        yield _fact(first, "none: labels are the classes' names or places")
+    yield _fact("uncertain", f"labels are {_counted(task.uncertain)}")
+    yield _fact("empty", f"labels are {_counted(task.empty)}")
+    yield _fact("images", f"{task.images.replace('_', ' ')}")
 
 
 def _model(description: RunDescription) -> Iterator[Fact]:
     model, training = description.model, description.training
     copies = f", {training.copies} copies of each warped as {training.warp}" if training.copies > 1 else ""
-    yield Fact(
+    yield _fact(
         "model",
         f"{model.name}, images of {model.image_size} x {model.image_size} pixels, {description.channels} channels"
         f"{copies}",
     )
     if model.backbone:
-        yield Fact("backbone", f"{model.backbone}, {model.features} features, pixels {model.pixels}")
+        yield _fact("backbone", f"{model.backbone}, {model.features} features, pixels {model.pixels}")
     if model.sha256:
-        yield Fact("SHA-256", model.sha256)
+        yield _fact("SHA-256", model.sha256)
 
 
 def _counted(counts: Counts) -> str:
@@ -205,10 +196,9 @@ def _name(name: str, whole: bool) -> str:
     return f'"{plain}"'
 
 
-def _row(fact: Fact) -> list[str]:
-    """Return a fact in lines of 80 columns, without anything that a terminal takes for a command."""
-    lines = textwrap.wrap(printable(fact.words), _WIDTH - _INDENT, break_on_hyphens=False) or [""]
-    return [f"{'' if number else fact.label:{_INDENT}}{line}" for number, line in enumerate(lines)]
+def _fact(head: str, words: str) -> Fact:
+    """Return a fact without anything that a terminal takes for a command: the server chose most of the words."""
+    return Fact(head, printable(words))
 
 
 def _decision(kept: KeptProposal) -> str:

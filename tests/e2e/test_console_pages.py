@@ -23,10 +23,11 @@ from server.members.roster import Membership
 from server.members.versions import SpokenVersions
 from server.operator_socket import Operator, OperatorSocket, ask_server
 from server.run_queue import RunQueue
-from tests.support.console_states import answer, hospital_state, proposal, server_state
+from tests.support.console_states import answer, hospital_state, server_state
 from tests.support.consortium import ENVIRONMENT, ROOT
 from tests.support.example_run import example_run
 from tests.support.proposed_run import HOUR, NOW, RUN_ID, Members
+from tests.support.proposing import proposal
 
 CHROMIUM = os.environ.get("CONFIDE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 MEMBERS = Members.made()

@@ -52,6 +52,176 @@ _MODEL = "tests/protocol/test_two_exchanges_model.py"
 _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
 
 
+_SUMS = "tests/unit/common/proved_sums"
+_SUM_LIES = f"{_ATTACKS}/test_lies_about_sums.py"
+
+_SUM_MUTATIONS = (
+    Mutation(
+        "ρ is as long as if the sum of all ρ were secret",
+        "common/proved_sums/estimate.py",
+        "        return bool(values**length >= needed << length)\n",
+        "        return bool(values**length >= needed)\n",
+        (f"{_SUMS}/test_estimate.py::test_two_honest_hospitals_keep_enough_entropy_once_their_sum_is_known",),
+    ),
+    Mutation(
+        "ρ may be shorter than what hides a vector",
+        "common/proved_sums/parameters.py",
+        "            and self.randomness >= randomness_length(lattice.rows, lattice.modulus, largest),\n",
+        "            and self.randomness >= lattice.degree,\n",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "ρ is drawn from too few values",
+        "common/proved_sums/commitment.py",
+        "    values = 2 * parameters.largest_randomness + 1\n",
+        "    values = parameters.largest_randomness + 1\n",
+        (f"{_SUMS}/test_commitment.py",),
+    ),
+    Mutation(
+        "words that are too large are taken into ρ by their remainder",
+        "common/proved_sums/commitment.py",
+        "np.concatenate([kept, words[words < values]])",
+        "np.concatenate([kept, words % values])",
+        (f"{_SUMS}/test_commitment.py",),
+    ),
+    Mutation(
+        "a problem that is too easy is taken",
+        "common/proved_sums/parameters.py",
+        "self.root_hermite_factor <= MOST_ROOT_HERMITE_FACTOR,",
+        "self.root_hermite_factor <= 2 * MOST_ROOT_HERMITE_FACTOR,",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "the estimate counts breaks half as long as those of a colluder",
+        "common/proved_sums/parameters.py",
+        "return 4 * self.bound * math.sqrt(self.length)",
+        "return self.bound * math.sqrt(self.length) / 64",
+        (f"{_SUMS}/test_parameters.py", f"{_SUMS}/test_estimate.py"),
+    ),
+    Mutation(
+        "differences of two ρ need not be units",
+        "common/proved_sums/parameters.py",
+        "lattice.modulus % 8 == _SPLITTING and 2 * (2 * largest) ** 2 < lattice.modulus,",
+        "lattice.modulus % 8 == _SPLITTING,",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "the commitments are not added up",
+        "common/proved_sums/proof.py",
+        "    if open_sum(matrix_key(run, parameters), parameters, centred) != add(parameters, values):\n",
+        "    if len(open_sum(matrix_key(run, parameters), parameters, centred)) != len(add(parameters, values)):\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "ρ is no part of what is proved",
+        "common/proved_sums/commitment.py",
+        "(total[: parameters.entries], total[parameters.entries :]))",
+        "(total[: parameters.entries],))",
+        (_SUM_LIES, f"{_SUMS}/test_commitment.py"),
+    ),
+    Mutation(
+        "an entry of -R/2 is taken",
+        "common/proved_sums/proof.py",
+        "    if int(centred.min()) < -parameters.bound:\n",
+        "    if int(centred.min()) < -parameters.bound - 1:\n",
+        (f"{_SUM_LIES}::test_an_entry_beyond_the_bound_is_refused_before_anything_is_computed",),
+    ),
+    Mutation(
+        "a survivor's commitment may be missing",
+        "common/proved_sums/proof.py",
+        '        raise MissingCommitmentError(place, "there must be a commitment of each survivor", missing)\n',
+        "        values[missing] = [0] * parameters.lattice.rows\n",
+        (f"{_SUM_LIES}::test_a_sum_without_one_survivor_is_refused_even_with_the_commitments_that_fit_it",),
+    ),
+    Mutation(
+        "a commitment need not open the hash that was signed first",
+        "common/secagg/sealed_commitment.py",
+        "    if commitment_hash(run, view, opened.hospital, opened.commitment) != promised:\n",
+        "    if not promised:\n",
+        (f"{_SUM_LIES}::test_the_rushing_colluder_is_refused_because_its_hash_came_first",),
+    ),
+    Mutation(
+        "the hash of a commitment does not name its owner",
+        "common/secagg/sealed_commitment.py",
+        "    common = replace(view, hospital=hospital, vector_hash=",
+        '    common = replace(view, hospital="hospital", vector_hash=',
+        (
+            f"{_SUM_LIES}::test_one_who_copies_anothers_commitment_is_found_out_because_the_name_is_in_the_hash",
+            f"{_SUM_LIES}::test_a_hash_that_was_signed_for_another_view_is_no_hash_of_this_one",
+        ),
+    ),
+    Mutation(
+        "a commitment travels in the clear",
+        "common/secagg/sealed_commitment.py",
+        "        return stream(key, 0).update(value)\n",
+        "        return value\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "a sealed commitment is not under its hospital's signature",
+        "common/secagg/masked_input.py",
+        'bind("vector") if sealed is None else bind("vector", sealed.ciphertext)',
+        'bind("vector") if sealed is None else bind("vector", bytes(len(sealed.ciphertext)))',
+        (f"{_SUM_LIES}::test_a_sealed_commitment_that_is_altered_on_its_way_is_refused_with_the_vector",),
+    ),
+    Mutation(
+        "a hash of a commitment that nobody signed is kept",
+        "common/proved_sums/proof.py",
+        "    if not is_signed(run.roster[signed.hospital], signed.signature, signed_part(run, whole)):\n",
+        "    if not signed_part(run, whole):\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "limbs are cut so wide that rounding is no longer proven to be exact",
+        "common/proved_sums/ring.py",
+        "LIMB_BITS_OF_A = 11\n",
+        "LIMB_BITS_OF_A = 16\n",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
+        "more is added up than rounding is proven for",
+        "common/proved_sums/ring.py",
+        "GROUP_ENTRIES = 32_768\n",
+        "GROUP_ENTRIES = 65_536\n",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
+        "a round that was opened is passed over in silence",
+        "common/proved_sums/lineage.py",
+        "    if lineage.opened is not None:\n",
+        "    if lineage.opened is not None and not claimed:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "any number of rounds may be void",
+        "common/proved_sums/lineage.py",
+        "    if len(void) > lineage.most_void_rounds:\n",
+        "    if not void:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a late joiner takes a state that one hospital has signed",
+        "common/proved_sums/lineage.py",
+        "run.threshold(len(run.roster))",
+        "1",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a late joiner takes a state of any round",
+        "common/proved_sums/lineage.py",
+        "    if not 1 <= round_number - signed_round <= 1 + lineage.most_void_rounds:\n",
+        "    if not signed_round:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "the hash of a model does not cover the optimiser's state",
+        "common/proved_sums/lineage.py",
+        "    for name in sorted(state):\n",
+        "    for name in sorted(state)[:0]:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+)
+
 _SECAGG_MUTATIONS = (
     Mutation(
         "pairwise masks are not bound to what the round asks for",
@@ -266,14 +436,14 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "a commitment that nobody can check is accepted",
         "common/secagg/masked_input.py",
-        "    if message.commitment:\n",
+        "    if len(message.commitment) != promised:\n",
         "    if len(message.commitment) > len(message.vector_hash):\n",
         (_FULL,),
     ),
     Mutation(
         "the server adds a vector that is not the one its hospital signed",
         "common/secagg/masked_input.py",
-        "        if message.vector_hash != vector_hash(vector):\n",
+        "        if message.vector_hash != vector_hash(vector, sealed):\n",
         "        if not message.vector_hash:\n",
         (_FULL,),
     ),
@@ -674,8 +844,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "logits of a crafted model are not clamped",
         "client/training.py",
-        "return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
-        "return found",
+        "return torch.nan_to_num(torch.cat(list(pieces)), nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
+        "return torch.cat(list(pieces))",
         (f"{_TRAINING}::test_scores_are_finite_whatever_the_model",),
     ),
 )
@@ -1067,6 +1237,7 @@ _UNACCEPTED = f"{_ATTACKS}/test_unaccepted_models.py"
 _AGREEMENT = "tests/unit/client/test_agreement.py"
 _PROPOSAL = "tests/unit/common/run/test_proposal.py"
 _KEPT = "tests/unit/client/test_kept_runs.py"
+_JOINING = f"{_ATTACKS}/test_time_of_joining.py"
 _SHOWN = "tests/unit/deploy/hospital/test_runs.py"
 _RECORDS_ASKED_FOR = f"{_ATTACKS}/test_terms_that_ask_about_records.py"
 _MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
@@ -1176,8 +1347,8 @@ _TASK_AND_MODEL_MUTATIONS = (
     Mutation(
         "images that a run's map leaves out are not known to the ledger",
         "client/data/hospital_data.py",
-        "            survey.pass_over(examined)\n",
-        "            pass\n",
+        "split = survey.pass_over(examined)",
+        "split = survey._place(examined)[1]",
         (f"{_ATTACKS}/test_images_left_out.py",),
     ),
 )
@@ -1186,8 +1357,8 @@ _MEAN_MUTATIONS = (
     Mutation(
         "features enter their mean at the length that a model gives them",
         "client/training.py",
-        "features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)",
-        "features = data.inputs[_chosen(piece)]",
+        "features = functional.normalize(data.take(_chosen(piece)), dim=-1)",
+        "features = data.take(_chosen(piece))",
         (_MEAN_UNIT, _TRAINING),
     ),
     Mutation(
@@ -1535,6 +1706,51 @@ _RECEIVED_MUTATIONS = (
         (_OUTLIVES,),
     ),
     Mutation(
+        "features are computed of the images alone that a label map names",
+        "client/contribution.py",
+        """    pictures = copies_of(part.all_images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part.all_images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients, part.rows)
+""",
+        """    pictures = copies_of(part.images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part.images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
+""",
+        (_JOINING,),
+    ),
+    Mutation(
+        "images that a label map leaves out are compared with no other",
+        "client/data/survey.py",
+        "compared = bytes(self._thumbnails + self._other_thumbnails)",
+        "compared = bytes(self._thumbnails)",
+        (_JOINING,),
+    ),
+    Mutation(
+        "images that a label map leaves out need no room",
+        "client/data/hospital_data.py",
+        "number = len(catalogue.entries) if keep else 0",
+        "number = len(catalogue.labelled) if keep else 0",
+        (f"{_ATTACKS}/test_terms_that_need_room.py",),
+    ),
+    Mutation(
+        "images that a label map leaves out are trained on",
+        "client/training.py",
+        "return self.inputs[records if len(self.lies) == len(self.inputs) else self.lies[records]]",
+        "return self.inputs[records]",
+        (_TRAINING, _JOINING),
+    ),
+    Mutation(
+        "a run that takes fewer units than there are copies them into memory",
+        "client/training.py",
+        "        return type(self)(self.inputs, self.labels[chosen], numbers, *some)",
+        "        return type(self)(self.take(chosen.nonzero()[:, 0]), self.labels[chosen], numbers, *list(some)[:2])",
+        (_TRAINING,),
+    ),
+    Mutation(
         "an operator decides without seeing the label map",
         "deploy/hospital/runs.py",
         "    for written, meaning in task.labels.items():",
@@ -1544,8 +1760,8 @@ _RECEIVED_MUTATIONS = (
     Mutation(
         "what a server wrote into a proposal reaches the terminal",
         "deploy/hospital/runs.py",
-        "lines = textwrap.wrap(printable(words),",
-        "lines = textwrap.wrap(words,",
+        "return Fact(head, printable(words))",
+        "return Fact(head, words)",
         (_SHOWN,),
     ),
     Mutation(
@@ -1560,6 +1776,7 @@ _RECEIVED_MUTATIONS = (
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
     *_KEYS_MUTATIONS,
+    *_SUM_MUTATIONS,
     *_PRIVACY_MUTATIONS,
     *_EVALUATION_MUTATIONS,
     *_TRAINING_MUTATIONS,

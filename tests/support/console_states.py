@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from client.agreement import Hospital, RunAgreements
@@ -10,7 +9,6 @@ from common.config import HospitalConfig, RunConsent, replace
 from common.files import write_private
 from common.identity.certificates import certificate_pem, private_key_pem
 from common.identity.members import MEMBERS_FILE
-from common.models.first_model import FirstModel, FirstModelFacts
 from common.settings import (
     HOSPITAL_SETTINGS_FILE,
     ROSTER_FILE,
@@ -19,28 +17,11 @@ from common.settings import (
     HospitalSettings,
     ServerSettings,
 )
-from server.operator_socket import Propose, leave_first_model
 from server.run_queue import RunQueue
 from tests.support import named_patients
-from tests.support.proposed_run import CONFIG, NOW, PARAMETERS, RUN_ID, Members
+from tests.support.proposed_run import CONFIG, NOW, RUN_ID, Members
 
 ASK = HospitalConfig(runs=RunConsent.ASK)
-FIRST = FirstModel(
-    FirstModelFacts(
-        architecture=CONFIG.model.architecture, classes=2, channels=1, image_size=CONFIG.model.image_size,
-        seed=CONFIG.experiment.seed, tensors=("weight",),
-    ),
-    ((PARAMETERS,),),
-    np.zeros(PARAMETERS, np.float32),
-)  # fmt: skip
-
-
-def proposal(state: Path, *, held: bool = False) -> Propose:
-    """Return what an operator asks of a server to propose a run, its first model left in the state folder."""
-    return Propose(
-        config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
-        first_model=leave_first_model(state, FIRST), days=30.0, held=held,
-    )  # fmt: skip
 
 
 def server_state(made: Path, members: Members) -> Path:

@@ -20,6 +20,7 @@ def run(tmp_path: Path) -> AuditedRun:
     return audited_run(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_archive_holds_everything_an_outsider_needs(run: AuditedRun, tmp_path: Path) -> None:
     assert evidence.main(["evidence", str(run.folder)]) == 0
     with zipfile.ZipFile(run.folder / "evidence.zip") as archive:

@@ -17,9 +17,10 @@ from server.members.versions import SpokenVersions
 from server.operator_socket import Operator, OperatorSocket, ask_server
 from server.run_queue import RunQueue
 from tests.support.console_browser import Browser, text_of
-from tests.support.console_states import answer, proposal, server_state
+from tests.support.console_states import answer, server_state
 from tests.support.example_run import example_run
 from tests.support.proposed_run import HOUR, NAMES, NOW, RUN_ID, Members
+from tests.support.proposing import proposal
 
 MEMBERS = Members.made()
 

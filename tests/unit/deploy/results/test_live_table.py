@@ -121,6 +121,7 @@ def test_a_round_that_was_not_measured_has_dashes_and_its_epsilon() -> None:
     assert rows["3"] == ["–"] * 6 + ["3.36 of 10.00", "3", "3.2"]
 
 
+@pytest.mark.long
 def test_a_narrow_terminal_keeps_auc_and_epsilon_whole() -> None:
     for width, left_out in ((80, ("precision", "hospitals", "seconds")), (40, ("accuracy", "F1", "loss"))):
         shown = _shown(example_run(10), terminal=True, width=width)
