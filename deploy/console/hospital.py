@@ -92,7 +92,7 @@ class HospitalSide:
     def run(self, run_id: str, now: datetime.datetime) -> Page:
         """Return one run's page."""
         kept = self._kept(run_id)
-        facts = list(told(kept, Hospital.read(self._state), now))
+        facts = list(told(kept, Hospital.read(self._state), now, whole=True))
         if (verdict := self._verdicts.get(kept.proposal.run_id)) is not None:
             facts.append(Fact("audit verify", verdict))
         actions = []

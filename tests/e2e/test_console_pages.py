@@ -45,11 +45,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     state = server_state(tmp_path_factory.mktemp("console") / "server", MEMBERS)
     with OperatorSocket(state, Operator(state)):
         Membership(state).invite("st-luke", NOW + HOUR)
-        Membership(state).versions.note("st-anne", SpokenVersions(2, "0.1.0"))
         ask_server(state, proposal(state))
         answer(state, MEMBERS, "st-anne", agrees=True)
         answer(state, MEMBERS, "st-mary", agrees=False, reason="not before May")
         ask_server(state, proposal(state))
+        Membership(state).versions.note("st-anne", SpokenVersions(2, "0.1.0"))
         folder = RunQueue(state).folder(RUN_ID)
         (folder / EVENTS_FILE).write_text("".join(event.to_line() for event in example_run(3)))
         MEMBERS.chain("st-anne", folder).close()

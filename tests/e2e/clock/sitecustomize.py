@@ -55,7 +55,8 @@ class _Clock:
 
     def __init__(self, file: Path, confirmed: Path) -> None:
         self._file, self._confirmed = file, confirmed
-        self._seconds, self._travel = 0.0, None
+        self._seconds = 0.0
+        self._travel: time_machine.travel | None = None
 
     def look(self) -> None:
         """Go by what the file says."""
@@ -79,5 +80,5 @@ class _Clock:
 _file = Path(os.environ["CONFIDE_TEST_CLOCK"])
 _clock = _Clock(_file, _file.parent / f"{_file.name}-{os.getpid()}")
 _clock.look()  # A command that ends within a moment goes by the clock from its first line on.
-sys.meta_path.insert(0, _GrpcFinder())  # type: ignore[arg-type]
+sys.meta_path.insert(0, _GrpcFinder())
 threading.Thread(target=_clock.follow, daemon=True).start()

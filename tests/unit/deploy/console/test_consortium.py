@@ -39,9 +39,9 @@ def served(state: Path) -> Iterator[Path]:
 def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: Path) -> None:
     membership = Membership(served)
     token = membership.invite("st-luke", NOW + HOUR)
-    membership.versions.note("st-anne", SpokenVersions(2, "0.1.0"))
     (served / SUPERNODES_FOLDER / "st-john.pub").unlink()
     ask_server(served, proposal(served))
+    membership.versions.note("st-anne", SpokenVersions(2, "0.1.0"))
     answer(served, MEMBERS, "st-anne", agrees=True)
     events = example_run(3)
     folder = RunQueue(served).folder(RUN_ID)
