@@ -10,7 +10,7 @@ import pytest
 from common.errors import RunError
 from deploy.console import serving
 from deploy.console.gate import COOKIE, HEADERS, LINK_SECONDS, LONGEST_FORM_BYTES, SESSION_SECONDS, Gate
-from deploy.console.pages import Action, Cell, Facts, Page, Side, Table
+from deploy.console.pages import Action, Cell, Facts, Page, RowsTable, Side
 from deploy.terminal import Fact
 from tests.support.console_browser import ADDRESS, PORT, Browser, text_of
 
@@ -24,7 +24,7 @@ class Written(Side):
     done: list[tuple[str, str, str]] = field(default_factory=list)
 
     def overview(self, now: datetime.datetime) -> Page:
-        table = Table(HOSTILE, (HOSTILE,), ((Cell(HOSTILE, HOSTILE),),), HOSTILE, HOSTILE)
+        table = RowsTable(HOSTILE, (HOSTILE,), ((Cell(HOSTILE, HOSTILE),),), HOSTILE, HOSTILE)
         return Page(HOSTILE, (HOSTILE,), (Facts(HOSTILE, (Fact(HOSTILE, HOSTILE),)), table))
 
     def run(self, run_id: str, now: datetime.datetime) -> Page:
