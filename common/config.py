@@ -363,7 +363,7 @@ class RunDescription(_Section):
 
     @model_validator(mode="after")
     def _noise_is_agreed(self) -> Self:
-        if (self.noise_multiplier is not None) != (self.privacy.mode is PrivacyMode.DISTRIBUTED):
+        if (self.noise_multiplier is not None) != _is_noise_in_sum(self.privacy):
             raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
         if self.task.is_preset or self.task.classes != self.classes or self.task.normal() != self.task:
             raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
@@ -430,17 +430,23 @@ def task_of(config: Config, classes: tuple[str, ...]) -> TaskConfig:
     return implied(config.experiment.task, classes) if config.task.is_preset else config.task.normal()
 
 
+def _is_noise_in_sum(privacy: PrivacyConfig) -> bool:
+    from common.privacy.mechanism import MECHANISMS  # the one place that knows the modes; it imports this module
+
+    return MECHANISMS[privacy.mode].noise_in_sum
+
+
 def _require_hidden_shares(
     privacy: PrivacyConfig, aggregation: AggregationConfig, evaluation: EvaluationConfig
 ) -> None:
     """Refuse noise that is complete in sums alone where nothing is summed, or where too few shares would remain."""
-    distributed = privacy.mode is PrivacyMode.DISTRIBUTED
-    if evaluation.exact and not distributed:
+    noise_in_sum = _is_noise_in_sum(privacy)
+    if evaluation.exact and not noise_in_sum:
         return
     if aggregation.mode is AggregationMode.PLAIN:
         raise ValueError(
             "aggregation.mode must be secure in privacy.mode distributed: its noise is enough in sums alone"
-            if distributed
+            if noise_in_sum
             else "evaluation.exact must be true in aggregation.mode plain: evaluation's noise is enough in sums alone"
         )
     missing = privacy.tolerated_dropouts + privacy.colluders

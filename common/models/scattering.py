@@ -48,7 +48,7 @@ CHANNELS = 1 + DIRECTIONS * SCALES + DIRECTIONS**2 * SCALES * (SCALES - 1) // 2
 
 def width_of(channels: int) -> int:
     """Return the number of features of an image with this many colour channels."""
-    return channels * CHANNELS * _POSITIONS**2
+    return int(channels * CHANNELS * _POSITIONS**2)
 
 
 class Scattering:

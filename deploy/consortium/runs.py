@@ -18,10 +18,12 @@ from common.task import TaskConfig
 from deploy.command import FILE, CommaList, command, state_option
 from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
+from deploy.terminal import Fact, fact_lines, indented
 from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server, leave_first_model
 from server.run_queue import FOLDER_DIGITS
 
 _DAYS = 30.0
+_HEADINGS = ("run", "id", "state", "rounds", "task", "model", "agreed")
 
 
 @command(
@@ -115,7 +117,7 @@ def propose_run(
             held=held,
         ),
     )
-    print("\n".join(told(view)))
+    print("\n".join(fact_lines(told(view))))
     return view
 
 
@@ -138,15 +140,21 @@ def _first_model(brought: Path | None, config: Config, classes: int, channels: i
     return first
 
 
-@command("list", "Show all runs of a server, in the order of the queue.", "./confide run list --state /srv/consortium")
+@command(
+    "list",
+    "Show all runs of a server, in the order of the queue; the reason of one that has ended stands under it.",
+    "./confide run list --state /srv/consortium",
+)
 @state_option("server")
 def list_runs(state: Path) -> int:
     """Print one line a run; returns 0."""
-    rows: list[tuple[str, ...]] = [("run", "id", "state", "rounds", "task", "model", "agreed", "")]
-    rows += [_row(view) for view in ask_server(state, ShowRuns())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
+    views = ask_server(state, ShowRuns())
+    rows = [_HEADINGS, *map(_row, views)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for row, view in zip(rows, (None, *views), strict=True):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        if view is not None and view.reason and view.reason != view.state:
+            print(indented(view.reason))
     return 0
 
 
@@ -161,7 +169,7 @@ def list_runs(state: Path) -> int:
 def show(run: str, state: Path) -> int:
     """Print what is known of a run; returns 0."""
     (view,) = ask_server(state, ShowRuns(run))
-    print("\n".join(told(view)))
+    print("\n".join(fact_lines(told(view))))
     return 0
 
 
@@ -204,19 +212,24 @@ def resume(run: str, state: Path) -> int:
 
 def _change(run: str, state: Path, change: str) -> int:
     (view,) = ask_server(state, ChangeRun(run, change))
-    print(f"run {view.number} ({view.run_id[:FOLDER_DIGITS]}) {_standing(view)}")
+    print(f"run {view.number} ({view.run_id[:FOLDER_DIGITS]}) {standing(view)}")
     return 0
 
 
 def _row(view: RunView) -> tuple[str, ...]:
-    agreed = sum(view.answers.get(name, {}).get("agreed", False) for name in view.hospitals)
     return (
         str(view.number), view.run_id[:FOLDER_DIGITS], view.state, f"{view.done} of {view.rounds}", view.task,
-        view.model, f"{agreed} of {len(view.hospitals)}", view.reason if view.reason != view.state else "",
+        view.model, agreed(view),
     )  # fmt: skip
 
 
-def _standing(view: RunView) -> str:
+def agreed(view: RunView) -> str:
+    """Say how many of those that a run names have agreed."""
+    return f"{sum(view.answers.get(name, {}).get('agreed', False) for name in view.hospitals)} of {len(view.hospitals)}"
+
+
+def standing(view: RunView) -> str:
+    """Say where a run stands, and why."""
     words = {
         "proposed": "waits for the hospitals' answers",
         "agreed": "waits for ./confide run start" if view.held else "begins when its turn comes",
@@ -227,22 +240,22 @@ def _standing(view: RunView) -> str:
     return words.get(view.state, f"is {view.state}") + because
 
 
-def told(view: RunView) -> tuple[str, ...]:
+def told(view: RunView) -> tuple[Fact, ...]:
     """Return a run in words and figures."""
-    private = bool(view.claims)
-    lines = [
-        f"run             {view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {_standing(view)}",
-        f"trains          {view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done",
-        f"privacy         mode {view.mode}"
-        + (f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g}" if private else "")
-        + (" (zero-out)" if private else ""),
+    cost = f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g} (zero-out)"
+    private = cost if view.claims else ""
+    facts = [
+        Fact("run", f"{view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {standing(view)}"),
+        Fact("trains", f"{view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done"),
+        Fact("privacy", f"mode {view.mode}{private}"),
+        *(Fact("", claim) for claim in view.claims),
     ]
-    lines += [f"                {claim}" for claim in view.claims]
     if view.until is not None:
-        lines.append(f"must be there   {', '.join(view.hospitals)}; until {_time(view.until)}")
-    for name in sorted({*view.hospitals, *view.answers}):
-        lines.append(f"{name:<15} {_answered(view.answers.get(name))}")
-    return tuple(lines)
+        facts.append(Fact("must be there", f"{', '.join(view.hospitals)}; until {_time(view.until)}"))
+    return (
+        *facts,
+        *(Fact(name, _answered(view.answers.get(name))) for name in sorted({*view.hospitals, *view.answers})),
+    )
 
 
 def _answered(answer: dict[str, Any] | None) -> str:

@@ -13,18 +13,27 @@ FROM python:3.11-slim-bookworm AS packages
 ARG PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
 COPY --from=chosen /build/packages.txt /build/pytorch.txt ./
+# strip takes the symbols for debuggers out of libraries, but not out of those that a wheel has brought along: they have
+# been rearranged, and strip can break them.
+RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends binutils > /dev/null
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /venv \
     && /venv/bin/pip install --no-compile --no-deps --require-hashes --requirement packages.txt \
     && { [ -z "$PYTORCH_INDEX" ] || [ ! -s pytorch.txt ] \
         || /venv/bin/pip install --no-compile --no-deps --index-url "$PYTORCH_INDEX" --requirement pytorch.txt; } \
     && /venv/bin/pip uninstall --quiet --yes pip setuptools \
-    # Headers and tests of libraries are never used; byte code is, or every start would compile again.
+    # Headers, sources and tests of libraries are never used; byte code is, or every start would compile again. Roles
+    # without PyTorch keep that of what they import, which their last step writes.
     && cd /venv/lib/python3.11/site-packages \
     && rm -rf torch/include torch/share torch/test \
     && { [ ! -d torch/bin ] || find torch/bin -type f ! -name torch_shm_manager -delete; } \
     && find . -depth -type d \( -name tests -o -name test \) -not -path './torch/*' -exec rm -rf {} + \
-    && { python -m compileall -q -j 0 . || true; }
+    && find . -name '*.so' -not -path './*.libs/*' -not -path './torch*' -not -path './nvidia/*' -not -path './triton/*' \
+        -exec strip --strip-unneeded {} + \
+    && find . \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -not -path './torch*' \
+        -not -path './triton/*' -not -path './nvidia/*' -delete \
+    && rm -rf matplotlib/mpl-data/sample_data pillow.libs/libavif* PIL/_avif*.so \
+    && { [ ! -s /build/pytorch.txt ] || python -m compileall -q -j 0 . || true; }
 
 FROM python:3.11-slim-bookworm AS runtime
 # The numbers are fixed, so that files in a volume keep their owner when an image is built again.
@@ -49,7 +58,9 @@ COPY client client
 COPY server server
 COPY deploy deploy
 # A library that is missing, or was built for another machine, ends the build and not the first start.
-RUN python -c "import deploy.containers.server_container, deploy.cli, deploy.results.report, server.app, server.flower.superlink"
+RUN PYTHONDONTWRITEBYTECODE= python -c "import server.app, server.flower.superexec, server.flower.superlink, server.metrics" \
+    && PYTHONDONTWRITEBYTECODE= python -c "import deploy.cli, deploy.containers.server_container, server.members.enrolment" \
+    && python -c "import deploy.results.report, deploy.results.plots"
 ARG COMMIT=unknown
 ARG VERSION=unknown
 ENV CONFIDE_COMMIT=$COMMIT

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-NOT_IN_IMAGES = frozenset({"streamlit"})
-"""Packages that only ``./confide dashboard`` uses, on a person's own machine."""
+NOT_IN_IMAGES = frozenset({"streamlit", "uv"})
+"""What only ``./confide dashboard`` uses, on a person's own machine; and the installer with which Flower would fetch an
+app's dependencies while it runs, which is switched off."""
 
 _PYTORCH = frozenset({"torch", "torchvision"})
 _STUDIES = frozenset({"dp-accounting", "onnxscript", "psutil", "scikit-image", "scikit-learn", "streamlit"})
@@ -37,7 +38,7 @@ _PACS = frozenset({"highdicom", "pynetdicom", "python-multipart"})
 
 
 @dataclass(frozen=True)
-class Role:
+class ImageRole:
     """What an image has less than everything.
 
     Attributes:
@@ -55,10 +56,10 @@ class Role:
         return not self.leaves_out & _PYTORCH
 
 
-ROLES: Mapping[str, Role] = {
-    "server": Role(_PYTORCH | _STUDIES | _BACKBONES | _PICTURES | _PACS, frozenset({"medmnist", "opacus"})),
-    "hospital": Role(_STUDIES),
-    "dealer": Role(_PYTORCH | _STUDIES | _BACKBONES | _PACS, frozenset({"medmnist", "opacus"})),
+ROLES: Mapping[str, ImageRole] = {
+    "server": ImageRole(_PYTORCH | _STUDIES | _BACKBONES | _PICTURES | _PACS, frozenset({"medmnist", "opacus"})),
+    "hospital": ImageRole(_STUDIES),
+    "dealer": ImageRole(_PYTORCH | _STUDIES | _BACKBONES | _PACS, frozenset({"medmnist", "opacus"})),
 }
 _CUDA = ("cuda-", "nvidia-", "triton")
 
@@ -91,12 +92,12 @@ def read_lock(lock: str) -> tuple[Pin, ...]:
     )
 
 
-def needed(project: str, pins: Iterable[Pin], role: Role | None = None) -> tuple[Pin, ...]:
+def needed(project: str, pins: Iterable[Pin], role: ImageRole | None = None) -> tuple[Pin, ...]:
     """Return the pins of what a role needs: the project's own dependencies and all that these ask for."""
     left_out, alone = (role.leaves_out, role.alone) if role is not None else (frozenset[str](), frozenset[str]())
     wanted = {_name(line) for line in tomllib.loads(project)["project"]["dependencies"]} - NOT_IN_IMAGES - left_out
     every = tuple(pins)
-    while more := {pin.name for pin in every if pin.asked_for_by & (wanted - alone)} - wanted:
+    while more := {pin.name for pin in every if pin.asked_for_by & (wanted - alone)} - wanted - NOT_IN_IMAGES:
         wanted |= more
     return tuple(pin for pin in every if pin.name in wanted)
 
@@ -164,7 +165,7 @@ def main() -> int:
         lines = pytorch(pins)
     else:
         lines = tuple(pin.text for pin in (without_pytorch(pins) if arguments.without_pytorch else pins))
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))  # An empty file where a role has no PyTorch.
     return 0
 
 

@@ -18,6 +18,7 @@ from common.run.words import RELATION
 from common.telemetry.events import printable
 from deploy.command import group, state_option
 from deploy.results.model_file import ModelCard, load_model
+from deploy.terminal import Fact, fact_lines
 
 _DEFAULT_STATE = Path("hospital-state")
 
@@ -41,7 +42,7 @@ def show_all(state: Path) -> int:
         table.add_column(name)
     kept = kept_runs(state)
     for run in kept:
-        table.add_row(run.run_id[:12], escape(printable(run.task)), str(run.steps), _time(run.time), _verified(run))
+        table.add_row(run.run_id[:12], escape(printable(run.task)), str(run.steps), shown_time(run.time), verified(run))
     console = Console()
     if kept:
         console.print(table)
@@ -65,7 +66,7 @@ def show(run: str | None, state: Path) -> int:
     folder = folder_of(state, received.run_id)
     _, card = load_model(folder)
     delivery = read_delivery((folder / DELIVERY_FILE).read_bytes(), load_certificate(state / "ca.pem"))
-    for line in _lines(received, card, delivery, folder):
+    for line in fact_lines(_facts(received, card, delivery, folder)):
         print(printable(line))  # The server chose many of these words.
     return 0
 
@@ -104,20 +105,26 @@ def _chosen(state: Path, asked: str | None) -> ReceivedRun:
     return found[0]
 
 
-def _lines(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: Path) -> list[str]:
+def _facts(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: Path) -> tuple[Fact, ...]:
     epsilon = card.privacy.get("epsilon")
-    lines = [
-        f"run             {received.run_id}",
-        f"task            {card.task}: {', '.join(card.classes)}",
-        f"trained on      {card.data_set}, {received.steps} steps",
-        f"model           {card.architecture}, SHA-256 {card.sha256}",
-        f"privacy         {'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}",
-        f"signed          by the consortium's server, {_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",
-        f"received        {_time(received.time)}",
-        f"verified        {_verified(received)}",
-        f"folder          {folder}",
-    ]
-    return [*lines, *(f"ATTENTION       {caveat}" for caveat in card.caveats)]
+    return (
+        Fact("run", received.run_id),
+        Fact("task", f"{card.task}: {', '.join(card.classes)}"),
+        Fact("trained on", f"{card.data_set}, {received.steps} steps"),
+        Fact("model", f"{card.architecture}, SHA-256 {card.sha256}"),
+        Fact(
+            "privacy",
+            f"{'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}",
+        ),
+        Fact(
+            "signed",
+            f"by the consortium's server, {shown_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",
+        ),
+        Fact("received", shown_time(received.time)),
+        Fact("verified", verified(received)),
+        Fact("folder", str(folder)),
+        *(Fact("ATTENTION", caveat) for caveat in card.caveats),
+    )
 
 
 def _epsilon(privacy: Mapping[str, Any]) -> str:
@@ -125,7 +132,8 @@ def _epsilon(privacy: Mapping[str, Any]) -> str:
     return f"ε = {privacy['epsilon']:g} for each {unit} ({RELATION}), δ = {privacy.get('delta')}"
 
 
-def _verified(run: ReceivedRun) -> str:
+def verified(run: ReceivedRun) -> str:
+    """Say what was compared with this hospital's own chain."""
     if run.has_seen_model:
         seen = "the final model was here to be measured"
     else:
@@ -133,5 +141,6 @@ def _verified(run: ReceivedRun) -> str:
     return f"{run.rounds} sums with its vector; {seen}"
 
 
-def _time(seconds: float) -> str:
+def shown_time(seconds: float) -> str:
+    """Return Unix seconds for a person."""
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"

@@ -6,7 +6,6 @@ this hospital's policy and ledger and on its operator: the images are not opened
 
 import contextlib
 import datetime
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,17 +18,19 @@ from common.audit.parties import Writer
 from common.config import RunDescription
 from common.errors import ConfideError, PolicyError
 from common.privacy.accounting import rounded_up
-from common.run.proposal import Proposal
+from common.run.proposal import Proposal, RunAnswer
 from common.run.terms import claims_of
 from common.run.words import RELATION
 from common.task import Counts, TaskConfig
 from common.telemetry.events import printable
 from deploy.command import command, state_option
+from deploy.terminal import Fact, fact_lines
+
+REASON = "its operator decided so"
+"""What the consortium's operator reads where a hospital's gives no reason."""
 
 _STATE = Path("hospital-state")
 _DIGITS = 12
-_WIDTH = 80
-_INDENT = 16
 _LONGEST_NAME = 40
 _LAST_LATIN = "\u017e"
 """The end of the letters that the languages of Europe add to the Latin alphabet."""
@@ -52,7 +53,7 @@ def runs(state: Path, whole: bool) -> int:
     if not kept:
         print("nothing is proposed")
     for each in kept:
-        print("\n".join(told(each, hospital, now, whole=whole)))
+        print("\n".join(fact_lines(told(each, hospital, now, whole=whole), whole_words=False)))
     return int(any(each.answer is None for each in kept))
 
 
@@ -66,12 +67,22 @@ def runs(state: Path, whole: bool) -> int:
 @state_option("hospital", _STATE)
 def approve(run: str, state: Path) -> int:
     """Agree to a run; returns 0."""
+    print(approve_run(state, run))
+    return 0
+
+
+def approve_run(state: Path, run: str) -> str:
+    """Agree to a run, as this hospital's operator; returns what is so then.
+
+    Raises:
+        PolicyError: no such proposal waits, or the policy forbids it.
+        PrivacyError: it would pass a budget.
+    """
     hospital, proposal = Hospital.read(state), _waiting(state, run)
     costs = hospital.consider(proposal, datetime.datetime.now(datetime.UTC))
     with _recording(state, hospital) as record:
         answer = hospital.agree(proposal, "operator", costs, record)
-    print(f"this hospital {'agrees to' if answer.agreed else 'has declined'} run {proposal.run_id[:_DIGITS]}")
-    return 0
+    return f"this hospital {'agrees to' if answer.agreed else 'has declined'} run {proposal.run_id[:_DIGITS]}"
 
 
 @command(
@@ -82,79 +93,88 @@ def approve(run: str, state: Path) -> int:
 )
 @click.argument("run")
 @state_option("hospital", _STATE)
-@click.option("--reason", default="its operator decided so", metavar="WORDS", help="For the consortium's operator.")
+@click.option("--reason", default=REASON, metavar="WORDS", help="For the consortium's operator.")
 def decline(run: str, state: Path, reason: str) -> int:
     """Decline a run; returns 0."""
-    hospital, proposal = Hospital.read(state), _waiting(state, run)
-    with _recording(state, hospital) as record:
-        answer = hospital.decline(proposal, "operator", DECLINED, reason, record)
-    print(f"this hospital {'has agreed to' if answer.agreed else 'declines'} run {proposal.run_id[:_DIGITS]}")
+    print(decline_run(state, run, reason))
     return 0
 
 
-def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[str]:
+def decline_run(state: Path, run: str, reason: str) -> str:
+    """Decline a run, as this hospital's operator, with words for the consortium's; returns what is so then.
+
+    Raises:
+        PolicyError: no such proposal waits.
+    """
+    hospital, proposal = Hospital.read(state), _waiting(state, run)
+    with _recording(state, hospital) as record:
+        answer = hospital.decline(proposal, "operator", DECLINED, reason, record)
+    return f"this hospital {'has agreed to' if answer.agreed else 'declines'} run {proposal.run_id[:_DIGITS]}"
+
+
+def told(kept: KeptProposal, hospital: Hospital, now: datetime.datetime, *, whole: bool = False) -> Iterator[Fact]:
     """Return a proposal in words and figures, with what it would leave of this hospital's budgets.
 
-    The server chose most of these words: each line is printable and fits 80 columns. ``whole`` shortens nothing.
+    The server chose most of these words: each line is printable. ``whole`` shortens nothing.
     """
     proposal, description = kept.proposal, kept.proposal.description
-    yield from _row("run", f"{proposal.run_id[:_DIGITS]}: {_decision(kept)}")
-    yield from _row(
+    yield _fact("run", f"{proposal.run_id[:_DIGITS]}: {_decision(kept)}")
+    yield _fact(
         "trains",
         f"{description.model.name} for the task {description.experiment.task}, {description.experiment.rounds} rounds, "
         f"on {_name(proposal.data_set, whole)}",
     )
     yield from _learnt(description.task, whole)
     yield from _model(description)
-    yield from _row("must be there", f"{', '.join(proposal.hospitals)}; until {_time(proposal.until)}")
-    yield from _row("privacy", f"mode {description.privacy.mode}")
+    yield _fact("must be there", f"{', '.join(proposal.hospitals)}; until {_time(proposal.until)}")
+    yield _fact("privacy", f"mode {description.privacy.mode}")
     for claim in claims_of(description):
-        yield from _row("", str(claim))
+        yield _fact("", str(claim))
     if kept.answer is not None:
         return
     try:
         costs = hospital.consider(proposal, now)
         for cost in costs:
-            yield from _row("costs", _cost(cost))
+            yield _fact("costs", _cost(cost))
         if costs:
-            yield from _row("", f"at this hospital's own δ and unit ({RELATION})")
+            yield _fact("", f"at this hospital's own δ and unit ({RELATION})")
     except ConfideError as error:
-        yield from _row("not possible", str(error))
+        yield _fact("not possible", str(error))
 
 
-def _learnt(task: TaskConfig, whole: bool) -> Iterator[str]:
+def _learnt(task: TaskConfig, whole: bool) -> Iterator[Fact]:
     """Return what is learnt, and what a hospital's labels are taken for: the task's name is free text."""
-    yield from _row("kind of task", task.kind)
-    yield from _row("classes", _names(task.classes, whole))
+    yield _fact("kind of task", task.kind)
+    yield _fact("classes", _names(task.classes, whole))
     if task.positive:
-        yield from _row("positive", _names(task.positive, whole))
+        yield _fact("positive", _names(task.positive, whole))
     spellings: dict[str, list[str]] = {}
     for written, meaning in task.labels.items():
         spellings.setdefault(meaning, []).append(written)
     first = "label map"
     for meaning, spelt in spellings.items():
         side = f"is {_name(meaning, whole)}" if meaning else "is nothing of this task"
-        yield from _row(first, f"{_names(spelt, whole)} {side}")
+        yield _fact(first, f"{_names(spelt, whole)} {side}")
         first = ""
     if not spellings:
-        yield from _row(first, "none: labels are the classes' names or places")
-    yield from _row("uncertain", f"labels are {_counted(task.uncertain)}")
-    yield from _row("empty", f"labels are {_counted(task.empty)}")
-    yield from _row("images", f"{task.images.replace('_', ' ')}")
+        yield _fact(first, "none: labels are the classes' names or places")
+    yield _fact("uncertain", f"labels are {_counted(task.uncertain)}")
+    yield _fact("empty", f"labels are {_counted(task.empty)}")
+    yield _fact("images", f"{task.images.replace('_', ' ')}")
 
 
-def _model(description: RunDescription) -> Iterator[str]:
+def _model(description: RunDescription) -> Iterator[Fact]:
     model, training = description.model, description.training
     copies = f", {training.copies} copies of each warped as {training.warp}" if training.copies > 1 else ""
-    yield from _row(
+    yield _fact(
         "model",
         f"{model.name}, images of {model.image_size} x {model.image_size} pixels, {description.channels} channels"
         f"{copies}",
     )
     if model.backbone:
-        yield from _row("backbone", f"{model.backbone}, {model.features} features, pixels {model.pixels}")
+        yield _fact("backbone", f"{model.backbone}, {model.features} features, pixels {model.pixels}")
     if model.sha256:
-        yield from _row("SHA-256", model.sha256)
+        yield _fact("SHA-256", model.sha256)
 
 
 def _counted(counts: Counts) -> str:
@@ -188,16 +208,19 @@ def _name(name: str, whole: bool) -> str:
     return f'"{shown}{more}"'
 
 
-def _row(head: str, words: str) -> list[str]:
-    """Return words under a head in lines of 80 columns, without anything that a terminal takes for a command."""
-    lines = textwrap.wrap(printable(words), _WIDTH - _INDENT, break_on_hyphens=False) or [""]
-    return [f"{'' if number else head:{_INDENT}}{line}" for number, line in enumerate(lines)]
+def _fact(head: str, words: str) -> Fact:
+    """Return a fact without anything that a terminal takes for a command: the server chose most of the words."""
+    return Fact(head, printable(words))
 
 
 def _decision(kept: KeptProposal) -> str:
-    answer = kept.answer
-    if answer is None:
+    if kept.answer is None:
         return "waits for you: ./confide hospital approve, or decline"
+    return decided(kept.answer)
+
+
+def decided(answer: RunAnswer) -> str:
+    """Say what this hospital has answered, by whom and why."""
     return f"{'agreed' if answer.agreed else 'declined'}, by {answer.by}" + (f": {answer.reason}" * bool(answer.reason))
 
 

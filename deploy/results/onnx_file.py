@@ -175,7 +175,21 @@ def _core(whole: nn.Module, card: ModelCard, example: Tensor) -> onnx.ModelProto
     made = program.model_proto
     made.ir_version = IR_VERSION
     _forget_origin(made)
+    _write_casts(made)
     return made
+
+
+def _write_casts(model: onnx.ModelProto) -> None:
+    """Write each CastLike as the Cast that it is: onnxruntime warns of the former whenever a file is opened."""
+    known = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {tensor.name: tensor.data_type for tensor in known.initializer}
+    for value in (*known.input, *known.value_info, *known.output):
+        kinds[value.name] = value.type.tensor_type.elem_type
+    for node in model.graph.node:
+        if node.op_type == "CastLike" and kinds.get(node.input[1], 0):
+            node.attribute.append(helper.make_attribute("to", kinds[node.input[1]]))
+            node.op_type = "Cast"
+            del node.input[1]
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

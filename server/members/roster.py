@@ -52,6 +52,18 @@ class _Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
+class OpenInvitation:
+    """An invitation that still works, without what is needed to use it."""
+
+    name: str
+    """The hospital's, or what the names of a group begin with."""
+    expires: datetime.datetime
+    left: int
+    """How many hospitals may still join with it."""
+    group: bool
+
+
+@dataclass(frozen=True)
 class Members:
     """All members of a consortium, as a run is described with them.
 
@@ -129,6 +141,19 @@ class Membership:
             name = self._free_name(invited)
             self._write(path, msgspec.structs.replace(invited, taken={**invited.taken, key_fingerprint: name}))
         return name
+
+    def open_invitations(self, now: datetime.datetime) -> tuple[OpenInvitation, ...]:
+        """Return the invitations that still work, those that end first at the beginning."""
+        found = (self._read(path) for path in sorted(self._invitations.glob("*.json")))
+        still_open = [
+            OpenInvitation(
+                invited.name, datetime.datetime.fromtimestamp(invited.expires, datetime.UTC),
+                (invited.group or 1) - len(invited.taken), invited.group is not None,
+            )
+            for invited in found
+            if now.timestamp() < invited.expires and len(invited.taken) < (invited.group or 1)
+        ]  # fmt: skip
+        return tuple(sorted(still_open, key=lambda each: (each.expires, each.name)))
 
     def forget_expired(self, now: datetime.datetime) -> None:
         """Remove invitations that expired long ago."""

@@ -61,7 +61,7 @@ class Clock:
             pause=pause,
             record=record,
         )
-        agent._state_ledger = stated  # type: ignore[method-assign]
+        agent._state_ledger = stated  # type: ignore[assignment,method-assign]
 
 
 @pytest.mark.parametrize("takes", [(1.0, 20.0), (29.0, 2.0)])

@@ -52,6 +52,176 @@ _MODEL = "tests/protocol/test_two_exchanges_model.py"
 _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
 
 
+_SUMS = "tests/unit/common/proved_sums"
+_SUM_LIES = f"{_ATTACKS}/test_lies_about_sums.py"
+
+_SUM_MUTATIONS = (
+    Mutation(
+        "ρ is as long as if the sum of all ρ were secret",
+        "common/proved_sums/estimate.py",
+        "        return bool(values**length >= needed << length)\n",
+        "        return bool(values**length >= needed)\n",
+        (f"{_SUMS}/test_estimate.py::test_two_honest_hospitals_keep_enough_entropy_once_their_sum_is_known",),
+    ),
+    Mutation(
+        "ρ may be shorter than what hides a vector",
+        "common/proved_sums/parameters.py",
+        "            and self.randomness >= randomness_length(lattice.rows, lattice.modulus, largest),\n",
+        "            and self.randomness >= lattice.degree,\n",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "ρ is drawn from too few values",
+        "common/proved_sums/commitment.py",
+        "    values = 2 * parameters.largest_randomness + 1\n",
+        "    values = parameters.largest_randomness + 1\n",
+        (f"{_SUMS}/test_commitment.py",),
+    ),
+    Mutation(
+        "words that are too large are taken into ρ by their remainder",
+        "common/proved_sums/commitment.py",
+        "np.concatenate([kept, words[words < values]])",
+        "np.concatenate([kept, words % values])",
+        (f"{_SUMS}/test_commitment.py",),
+    ),
+    Mutation(
+        "a problem that is too easy is taken",
+        "common/proved_sums/parameters.py",
+        "self.root_hermite_factor <= MOST_ROOT_HERMITE_FACTOR,",
+        "self.root_hermite_factor <= 2 * MOST_ROOT_HERMITE_FACTOR,",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "the estimate counts breaks half as long as those of a colluder",
+        "common/proved_sums/parameters.py",
+        "return 4 * self.bound * math.sqrt(self.length)",
+        "return self.bound * math.sqrt(self.length) / 64",
+        (f"{_SUMS}/test_parameters.py", f"{_SUMS}/test_estimate.py"),
+    ),
+    Mutation(
+        "differences of two ρ need not be units",
+        "common/proved_sums/parameters.py",
+        "lattice.modulus % 8 == _SPLITTING and 2 * (2 * largest) ** 2 < lattice.modulus,",
+        "lattice.modulus % 8 == _SPLITTING,",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "the commitments are not added up",
+        "common/proved_sums/proof.py",
+        "    if open_sum(matrix_key(run, parameters), parameters, centred) != add(parameters, values):\n",
+        "    if len(open_sum(matrix_key(run, parameters), parameters, centred)) != len(add(parameters, values)):\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "ρ is no part of what is proved",
+        "common/proved_sums/commitment.py",
+        "(total[: parameters.entries], total[parameters.entries :]))",
+        "(total[: parameters.entries],))",
+        (_SUM_LIES, f"{_SUMS}/test_commitment.py"),
+    ),
+    Mutation(
+        "an entry of -R/2 is taken",
+        "common/proved_sums/proof.py",
+        "    if int(centred.min()) < -parameters.bound:\n",
+        "    if int(centred.min()) < -parameters.bound - 1:\n",
+        (f"{_SUM_LIES}::test_an_entry_beyond_the_bound_is_refused_before_anything_is_computed",),
+    ),
+    Mutation(
+        "a survivor's commitment may be missing",
+        "common/proved_sums/proof.py",
+        '        raise MissingCommitmentError(place, "there must be a commitment of each survivor", missing)\n',
+        "        values[missing] = [0] * parameters.lattice.rows\n",
+        (f"{_SUM_LIES}::test_a_sum_without_one_survivor_is_refused_even_with_the_commitments_that_fit_it",),
+    ),
+    Mutation(
+        "a commitment need not open the hash that was signed first",
+        "common/secagg/sealed_commitment.py",
+        "    if commitment_hash(run, view, opened.hospital, opened.commitment) != promised:\n",
+        "    if not promised:\n",
+        (f"{_SUM_LIES}::test_the_rushing_colluder_is_refused_because_its_hash_came_first",),
+    ),
+    Mutation(
+        "the hash of a commitment does not name its owner",
+        "common/secagg/sealed_commitment.py",
+        "    common = replace(view, hospital=hospital, vector_hash=",
+        '    common = replace(view, hospital="hospital", vector_hash=',
+        (
+            f"{_SUM_LIES}::test_one_who_copies_anothers_commitment_is_found_out_because_the_name_is_in_the_hash",
+            f"{_SUM_LIES}::test_a_hash_that_was_signed_for_another_view_is_no_hash_of_this_one",
+        ),
+    ),
+    Mutation(
+        "a commitment travels in the clear",
+        "common/secagg/sealed_commitment.py",
+        "        return stream(key, 0).update(value)\n",
+        "        return value\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "a sealed commitment is not under its hospital's signature",
+        "common/secagg/masked_input.py",
+        'bind("vector") if sealed is None else bind("vector", sealed.ciphertext)',
+        'bind("vector") if sealed is None else bind("vector", bytes(len(sealed.ciphertext)))',
+        (f"{_SUM_LIES}::test_a_sealed_commitment_that_is_altered_on_its_way_is_refused_with_the_vector",),
+    ),
+    Mutation(
+        "a hash of a commitment that nobody signed is kept",
+        "common/proved_sums/proof.py",
+        "    if not is_signed(run.roster[signed.hospital], signed.signature, signed_part(run, whole)):\n",
+        "    if not signed_part(run, whole):\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "limbs are cut so wide that rounding is no longer proven to be exact",
+        "common/proved_sums/ring.py",
+        "LIMB_BITS_OF_A = 11\n",
+        "LIMB_BITS_OF_A = 16\n",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
+        "more is added up than rounding is proven for",
+        "common/proved_sums/ring.py",
+        "GROUP_ENTRIES = 32_768\n",
+        "GROUP_ENTRIES = 65_536\n",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
+        "a round that was opened is passed over in silence",
+        "common/proved_sums/lineage.py",
+        "    if lineage.opened is not None:\n",
+        "    if lineage.opened is not None and not claimed:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "any number of rounds may be void",
+        "common/proved_sums/lineage.py",
+        "    if len(void) > lineage.most_void_rounds:\n",
+        "    if not void:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a late joiner takes a state that one hospital has signed",
+        "common/proved_sums/lineage.py",
+        "run.threshold(len(run.roster))",
+        "1",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a late joiner takes a state of any round",
+        "common/proved_sums/lineage.py",
+        "    if not 1 <= round_number - signed_round <= 1 + lineage.most_void_rounds:\n",
+        "    if not signed_round:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "the hash of a model does not cover the optimiser's state",
+        "common/proved_sums/lineage.py",
+        "    for name in sorted(state):\n",
+        "    for name in sorted(state)[:0]:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+)
+
 _SECAGG_MUTATIONS = (
     Mutation(
         "pairwise masks are not bound to what the round asks for",
@@ -266,14 +436,14 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "a commitment that nobody can check is accepted",
         "common/secagg/masked_input.py",
-        "    if message.commitment:\n",
+        "    if len(message.commitment) != promised:\n",
         "    if len(message.commitment) > len(message.vector_hash):\n",
         (_FULL,),
     ),
     Mutation(
         "the server adds a vector that is not the one its hospital signed",
         "common/secagg/masked_input.py",
-        "        if message.vector_hash != vector_hash(vector):\n",
+        "        if message.vector_hash != vector_hash(vector, sealed):\n",
         "        if not message.vector_hash:\n",
         (_FULL,),
     ),
@@ -695,7 +865,7 @@ _BOOKED_BEFORE = (
         answered = release is not None and self._book_release(round_number, release)
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         self._leave_out_what_is_gone()
-        validation, test, own = self._measured(model)
+        validation, test, own, groups = self._measured(model)
         started = time.perf_counter()
         change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
 """
@@ -836,7 +1006,7 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "figures for a hospital's own staff that fail are told to the server",
         "client/contribution.py",
-        "            return validation, test, None\n",
+        "            return validation, test, None, ()\n",
         "            raise\n",
         (f"{_CONTRIBUTION}::test_figures_that_cannot_be_made_of_scores_are_not_told_to_the_server",),
     ),
@@ -902,6 +1072,13 @@ _LEDGER_MUTATIONS = (
 )
 
 _AGENT_MUTATIONS = (
+    Mutation(
+        "answer a request of another version than its run's",
+        "client/agent.py",
+        "    if version != run.protocol_version:",
+        "    if version > run.protocol_version + 1:",
+        ("tests/unit/common/run/test_versions.py",),
+    ),
     Mutation(
         "the model that comes with a request need not be the one its terms name",
         "client/agent.py",
@@ -1590,8 +1767,8 @@ _RECEIVED_MUTATIONS = (
     Mutation(
         "what a server wrote into a proposal reaches the terminal",
         "deploy/hospital/runs.py",
-        "lines = textwrap.wrap(printable(words),",
-        "lines = textwrap.wrap(words,",
+        "return Fact(head, printable(words))",
+        "return Fact(head, words)",
         (_SHOWN,),
     ),
     Mutation(
@@ -1608,6 +1785,7 @@ _RECEIVED_MUTATIONS = (
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
     *_KEYS_MUTATIONS,
+    *_SUM_MUTATIONS,
     *_PRIVACY_MUTATIONS,
     *_EVALUATION_MUTATIONS,
     *_TRAINING_MUTATIONS,

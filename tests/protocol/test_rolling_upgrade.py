@@ -97,7 +97,7 @@ def test_hospitals_are_upgraded_one_at_a_time_and_no_round_is_lost(upgraded: Upg
     assert {refusal.code for refusal in small.of(Refusal)} <= {"run"}  # A new process has not joined yet.
     # No round is booked twice, whichever release booked it, and what is booked is what was spent.
     for name in HOSPITALS:
-        rounds = [entry["booking"]["round"] for entry in small.booked(name)]
+        rounds = [entry["round_number"] for entry in small.booked(name)]
         assert len(rounds) == len(set(rounds)) >= ROUNDS - 2
     # The chains, each written by two releases, verify together with the server's.
     upgraded.ends.close()

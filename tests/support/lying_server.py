@@ -376,9 +376,19 @@ def quick_hospitals() -> Iterator[None]:
         patch.setattr(client.contribution, "noisy_gradient_sum", summed)
         patch.setattr(client.contribution, "scores", scored)
         patch.setattr(client.contribution, "model_inputs", _inputs_once)
+        patch.setattr(client.contribution, "_model_of", _model_once)
+        patch.setattr(registry, "parameter_count", cache(registry.parameter_count))
         patch.setattr(Contributor, "contribute", noted)
         yield
 
+
+def _model_once(run: RunDescription) -> Any:  # noqa: ANN401 - as the real one
+    """Return a model that nobody trains; all runs of an architecture share it."""
+    size = run.model.image_size
+    return _built(run.model.architecture, len(run.classes), run.channels, size, seed=0)
+
+
+_built = cache(registry.build)
 
 _INPUTS: dict[tuple[str, bytes], Array] = {}
 
@@ -445,6 +455,7 @@ class Server:
         """Who sent a vector without masks."""
         self.history: list[tuple[str, Request, Array | None, Step]] = []
         self.replies: list[dict[str, str]] = []
+        self._parameters: dict[int, RunParameters] = {}
 
     def description(self, run: int) -> RunDescription:
         """Return the description of one of the program's runs."""
@@ -452,6 +463,11 @@ class Server:
 
     def parameters(self, run: int) -> RunParameters:
         """Return the run as the protocol sees it."""
+        if run not in self._parameters:
+            self._parameters[run] = self._parameters_of(run)
+        return self._parameters[run]
+
+    def _parameters_of(self, run: int) -> RunParameters:
         description = self.description(run)
         keys = {name: _members(self.program.hospitals)[2][name] for name in description.roster}
         return protocol_parameters(
@@ -750,7 +766,7 @@ class Knowledge:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.rebuilt = 0
+        self._secrets: dict[tuple[Key, str, Committed], bytes | None] = {}
         self.seeds = {segment: self._seeds(segment) for segment in Segment}
 
     def _seeds(self, segment: Segment) -> set[bytes]:
@@ -777,6 +793,12 @@ class Knowledge:
 
     def secret(self, key: Key, owner: str, kind: Committed) -> bytes | None:
         """Return b of a hospital, or its masking key, where the adversary can have it."""
+        asked = key, owner, kind
+        if asked not in self._secrets:
+            self._secrets[asked] = self._secret(*asked)
+        return self._secrets[asked]
+
+    def _secret(self, key: Key, owner: str, kind: Committed) -> bytes | None:
         colluder = self.server.colluders.get(owner)
         if colluder is not None:
             keys = colluder.keys.get(key)
@@ -1050,7 +1072,7 @@ def _check_ledger(server: Server, name: str) -> None:
 
 
 _ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
-"""Where a hospital must book what a release tells of a part: training records are told of by statistics."""
+"""Where a hospital must book what a release says about a part; statistics are about training records."""
 
 
 def _most_asked(run: RunDescription, booking: Booking) -> int:

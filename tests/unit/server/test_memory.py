@@ -247,6 +247,7 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     return Run(RunPlan(config, description, "none", keys), conversation, store, events.append), fleet, events
 
 
+@pytest.mark.long
 def test_a_server_holds_three_vectors_at_most_however_many_hospitals_send_one(tmp_path: Path) -> None:
     """The sum, an array that arrives, and its pieces, each of which is let go as it takes its place in the array.
 
@@ -268,6 +269,7 @@ def test_a_server_holds_three_vectors_at_most_however_many_hospitals_send_one(tm
     assert abs(peaks[1] - peaks[0]) < PIECE_BYTES
 
 
+@pytest.mark.long
 def test_a_serverapp_starts_without_pytorch() -> None:
     code = "import sys, server.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 import yaml
 
@@ -17,7 +16,7 @@ from common.errors import ConfigError, RunError
 from common.files import write_private
 from common.identity.certificates import certificate_pem
 from common.identity.members import MEMBERS_FILE
-from common.models.first_model import FIRST_MODEL_FILE, FirstModel, FirstModelFacts
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from common.settings import ROSTER_FILE, SERVER_SETTINGS_FILE, SUPERNODES_FOLDER, ServerSettings
 from server import operator_socket
 from server.operator_socket import (
@@ -26,30 +25,14 @@ from server.operator_socket import (
     Operator,
     OperatorReply,
     OperatorSocket,
-    Propose,
     ShowRuns,
     ask_server,
-    leave_first_model,
 )
 from server.run_queue import RunQueue
-from tests.support.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
+from tests.support.proposed_run import CONFIG, NAMES, RUN_ID, Members
+from tests.support.proposing import FACTS, FIRST, proposal
 
 MEMBERS = Members.made((*NAMES, "st-luke"))
-
-
-FACTS = FirstModelFacts(
-    architecture=CONFIG.model.architecture, classes=2, channels=1, image_size=CONFIG.model.image_size,
-    seed=CONFIG.experiment.seed, tensors=("weight",),
-)  # fmt: skip
-FIRST = FirstModel(FACTS, ((PARAMETERS,),), np.zeros(PARAMETERS, np.float32))
-
-
-def proposal(state: Path, **changes: object) -> Propose:
-    asked = Propose(
-        config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
-        first_model=leave_first_model(state, FIRST), days=30.0,
-    )  # fmt: skip
-    return msgspec.structs.replace(asked, **changes)
 
 
 @pytest.fixture

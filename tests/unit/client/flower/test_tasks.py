@@ -175,6 +175,7 @@ def test_a_task_that_the_supernode_has_given_up_does_not_end_the_agent(
         _tried_once().invoke(refused)
 
 
+@pytest.mark.long
 def test_a_supernode_whose_main_loop_has_failed_leaves_no_process_behind() -> None:
     """The hospital's supervisor starts a SuperNode again when its process has ended, and not before."""
     failing = """

@@ -21,6 +21,7 @@ def described(**changes: dict[str, Any]) -> RunDescription:
     return describe(replace(config, **changes), "c0" * 16, ("normal", "pneumonia"), 1, ROSTER)
 
 
+@pytest.mark.long
 def test_mode_distributed_describes_its_noise_and_the_wide_ring() -> None:
     run = described(privacy={"mode": "distributed", "accountant": "rdp", "tolerated_dropouts": 1})
     mechanism = mechanism_of(run)

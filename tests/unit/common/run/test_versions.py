@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.agent import _require_version
 from common.config import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from common.errors import OtherVersionError, RunError
 from common.run import messages
 from common.run.versions import SPOKEN, Window, newest_common, version_for_run
+from tests.support.released_formats import description
 
 windows = st.tuples(st.integers(1, 6), st.integers(0, 3)).map(lambda pair: Window(pair[0], sum(pair)))
 
@@ -55,3 +57,15 @@ def test_a_message_goes_out_and_comes_in_in_its_runs_version() -> None:
     assert messages.decode_request(encoded, Window(PROTOCOL_VERSION, PROTOCOL_VERSION + 1)) == next_one
     with pytest.raises(OtherVersionError, match="the server speaks version 4, this hospital speaks version 3"):
         messages.decode_request(encoded)
+
+
+def test_a_request_of_another_version_than_its_runs_is_refused() -> None:
+    run = description()
+    _require_version(run, run.protocol_version)
+    with pytest.raises(OtherVersionError, match="must be of its run's version of the protocol, 3, got version 4"):
+        _require_version(run, run.protocol_version + 1)
+
+
+def test_the_version_of_a_run_is_part_of_what_keys_and_signatures_bind() -> None:
+    run = description()
+    assert run.model_copy(update={"protocol_version": PROTOCOL_VERSION + 1}).hash() != run.hash()

@@ -28,6 +28,7 @@ def planned() -> Plan:
     return plan(CONFIG, STATED, PARAMETERS)
 
 
+@pytest.mark.long
 def test_both_modes_keep_the_target_against_the_server(planned: Plan) -> None:
     for mode in (planned.local, planned.distributed):
         by_rdp = [claim.value for claim in mode.claims if claim.accountant is Accountant.RDP]
@@ -117,6 +118,7 @@ def test_noise_that_could_be_missing_from_a_sum_is_refused() -> None:
         plan(replace(CONFIG, privacy={"colluders": 3}), STATED, PARAMETERS)
 
 
+@pytest.mark.long
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     asked = [
         "--records",

@@ -18,6 +18,7 @@ from tests.support.example_run import example_run
 CONFIG = replace(Config(), experiment={"num_clients": 3}, data={"source": "phantom"})
 
 
+@pytest.mark.long
 def test_each_hospital_of_a_demo_states_what_it_got_in_its_own_configuration(tmp_path: Path) -> None:
     data: DataSet = obtain(CONFIG.data, CONFIG.experiment.task, CONFIG.model.image_size)
     demo = _Demo(LoopbackDeployment(CONFIG, tmp_path, new_run_id()), LiveTable())

@@ -9,6 +9,7 @@ from common.config import Config, replace
 from common.task import MOST_SPELLINGS
 from deploy.hospital import runs as runs_command
 from deploy.hospital.runs import told
+from deploy.terminal import fact_lines
 from tests.support.proposed_run import CONFIG, NOW, Members
 
 MEMBERS = Members.made()
@@ -26,7 +27,7 @@ def page(state: Path, config: Config, *, whole: bool = False) -> list[str]:
     RunAgreements(state).keep(proposal, NOW)
     (kept,) = RunAgreements(state).all()
     assert isinstance(kept, KeptProposal)
-    return list(told(kept, MEMBERS.hospital("st-mary", state), NOW, whole=whole))
+    return list(fact_lines(told(kept, MEMBERS.hospital("st-mary", state), NOW, whole=whole), whole_words=False))
 
 
 def said(lines: list[str], head: str) -> str:

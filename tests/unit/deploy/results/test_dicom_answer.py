@@ -97,6 +97,7 @@ def test_a_name_in_any_script_is_written_whole(model: Path) -> None:
         assert str(made.PatientName) == "Yamada^Tarou=山田^太郎"
 
 
+@pytest.mark.long
 @needs_dcmtk
 def test_report_and_picture_belong_to_the_images_study_and_patient(model: Path) -> None:
     content = _chest()
@@ -134,6 +135,7 @@ def test_the_picture_is_what_dcmtk_shows_and_is_coloured_where_the_model_looked(
     assert np.abs(image[..., 0] - image[..., 2]).max() > 60
 
 
+@pytest.mark.long
 @needs_dcmtk
 @pytest.mark.parametrize(
     ("fields", "keyword"),

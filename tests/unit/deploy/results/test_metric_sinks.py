@@ -68,10 +68,8 @@ def test_a_library_that_is_missing_is_named_with_what_to_do(
 
 
 def test_a_library_that_cannot_write_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextlib.contextmanager
-    def opened(_: Path) -> Iterator[Sink]:
+    def opened(_: Path) -> contextlib.AbstractContextManager[Sink]:
         raise ValueError("no such store\nsee the manual")
-        yield _Kept()
 
     monkeypatch.setattr(metric_sinks, "SINKS", {"mlflow": ("json", "mlflow", opened)})
     with pytest.raises(RunError, match=r"^--log mlflow: mlflow must be able to write, and says: no such store$"):
