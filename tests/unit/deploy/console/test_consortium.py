@@ -156,12 +156,12 @@ def test_the_verdict_of_audit_verify_is_shown_with_its_run(served: Path, monkeyp
 
 
 def test_no_page_holds_what_lies_in_the_state_folder_s_secret_files(served: Path) -> None:
-    secret = "a-secret-that-nobody-may-see"
+    private = "words-that-nobody-may-see"
     for name in ("ca.key", "tls.key", "authority/ca.key", "relay/secret"):
-        write_private(served / name, secret.encode())
+        write_private(served / name, private.encode())
     ask_server(served, proposal(served))
     browser = Browser(ConsortiumSide(served))
     for page in (browser.open(), browser.at(f"runs/{RUN_ID}")):
-        assert secret not in page.text
+        assert private not in page.text
         assert "PRIVATE KEY" not in page.text
         assert str(served) not in page.text
