@@ -218,6 +218,7 @@ def _left(state: Path, digest: str) -> Path:
     except OSError as error:
         raise RunError(f"the run's first model must lie in {path.parent.name}: {error.strerror}") from None
     if found != digest:
+        path.unlink(missing_ok=True)
         raise RunError("the run's first model must be the file that was left with the proposal; propose the run again")
     return path
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from common.config import PrivacyConfig, PrivacyMode
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import shown_epsilon
 from deploy.results.calibration import Calibration, attacker_gains
@@ -60,19 +59,14 @@ def epsilon_in_words(history: RunHistory) -> str:
         return "Nothing bounds what the model reveals about a person it was trained on: its ε is infinite."
     gains = ", ".join(f"{100 * prior:.0f} % to at most {_share(attacker_gains(epsilon, prior))}" for prior in PRIORS)
     odds = f"{math.exp(epsilon):,.0f}" if epsilon > 1 else f"{math.exp(epsilon):.2f}"
+    holder = mechanism_of(config).holder_of_the_model()
     return (
-        f"ε = {shown_epsilon(epsilon)} in words: {_whoever(config.privacy)} and knows everything but one "
+        f"ε = {shown_epsilon(epsilon)} in words: {holder} and knows everything but one "
         f"{config.privacy.unit.value} can raise the odds that it was used, and no empty one in its place, by a factor "
         f"of at most {odds}, but for a chance of δ = {config.privacy.delta:g} where hospitals count with this run's δ. "
         f"A belief rises from {gains}. These are bounds against the strongest "
         "attacker; ./confide audit privacy measures what known attacks reach."
     )
-
-
-def _whoever(privacy: PrivacyConfig) -> str:
-    """Say who holds the model; without colluders the run's hospitals, who know their own noise, are not covered."""
-    covered = privacy.mode is PrivacyMode.LOCAL or privacy.colluders
-    return "whoever holds the model" if covered else "whoever outside the run's hospitals holds the model"
 
 
 def _of_a_hundred(rate: Interval, who: str, what: str) -> str:

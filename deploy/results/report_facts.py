@@ -31,6 +31,9 @@ from deploy.results.statistics import explained, shown
 COMPARED = (*(name for name in SUMMARISED if name != "kappa"), "epsilon")
 
 
+_TWO_CLASSES = 2
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """What one adversary learns from a run, and what it cannot."""
@@ -193,7 +196,9 @@ class RunFacts:
     def evaluation_plan(self) -> tuple[str, ...]:
         """How the ε of evaluation is shared, by the run's terms; empty where counts are exact."""
         config, terms = self.config, self.started.terms
-        if terms.is_preset:  # As an earlier version wrote it.
+        if terms.is_preset:  # As an earlier version wrote it, whose classes only the model's file names.
+            if len(self.classes) < _TWO_CLASSES:
+                return ()
             terms = implied(self.started.task, self.classes)
         plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, terms)
         return () if plan is None else plan.describe()

@@ -22,10 +22,10 @@ from server.members.certificates import REQUESTS_FOLDER
 from server.members.roster import Membership
 from server.members.tls import TLS_CERTIFICATE_FILE
 from server.run_queue import RunQueue
-from tests.e2e.shifted_clock import Clock
 from tests.support.consortium import ROOT, Consortium
 from tests.support.printed import unwrapped
 from tests.support.script import Script, chapters_of, filled_in
+from tests.support.shifted_clock import Clock
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -69,6 +69,7 @@ from common.identity.ledger_statement import read_statement
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.models import onnx_rules
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from common.models.onnx_rules import BackboneRefusedError
 from common.run import messages
 from common.run.delivery import read_delivery
@@ -421,7 +422,7 @@ def _ledger_statement(content: bytes) -> object:
 
 def _ledger_place(content: bytes) -> object:
     """Read as each of the files by which a ledger is found."""
-    with _file(f"machine/{REGISTRY_FILE}", content) as path:
+    with _file(f"machine/{REGISTRY_FILE}", content) as path, suppress(LedgerError):
         open_ledger(path.parents[1] / "state", bytes(32), bytes(DIGEST_BYTES), path.parent)
     with _file(f"ledger/{STATES_FILE}", content) as path, suppress(LedgerError):
         open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
@@ -429,6 +430,11 @@ def _ledger_place(content: bytes) -> object:
         open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
     with _file(PLACE_FILE, content) as path:
         return ledger_folder(path.parent)
+
+
+def _first_model(content: bytes) -> object:
+    with _file(FIRST_MODEL_FILE, content) as path:
+        return FirstModel.read(path)
 
 
 def _received_model(content: bytes) -> object:
@@ -694,6 +700,7 @@ DECODERS = (
     Decoder("known-table", _known_table),
     Decoder("onnx", _onnx),
     Decoder("dealt-shard", _dealt_shard),
+    Decoder("first-model", _first_model),
     Decoder("dealt-data-set", _dealt_data_set),
 )
 

@@ -44,6 +44,7 @@ from common.identity.invitation import TOKEN_BYTES, Invitation
 from common.identity.ledger_statement import state_ledger
 from common.identity.members import sign_members
 from common.identity.revocation import sign_revocations
+from common.models.first_model import FIRST_MODEL_FILE
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
@@ -68,6 +69,7 @@ from tests.support.audited_run import audited_run
 from tests.support.example_run import example_run
 from tests.support.ledger_of_version_1 import write_ledger
 from tests.support.onnx_files import honest
+from tests.support.proposing import FIRST as FIRST_MODEL
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -391,6 +393,12 @@ def _ledger_places() -> Iterator[bytes]:
     yield b'{"version": 1, "folder": "/srv/confide/ledger"}'
 
 
+def _first_models() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        FIRST_MODEL.write(Path(folder) / FIRST_MODEL_FILE)
+        yield (Path(folder) / FIRST_MODEL_FILE).read_bytes()
+
+
 def _received_cards() -> Iterator[bytes]:
     yield b'{"tensors": [{"name": "weight", "shape": [2, 3]}]}'
 
@@ -680,6 +688,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "known-table": _known_tables,
     "onnx": _onnx_files,
     "dealt-shard": _dealt_shards,
+    "first-model": _first_models,
     "dealt-data-set": _dealt_data_sets,
 }
 

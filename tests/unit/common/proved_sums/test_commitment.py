@@ -37,7 +37,7 @@ def parsed(parameters: ProofParameters, each: Commitment) -> list[int]:
     return from_bytes(parameters, each.value, PLACE, "hospital-1")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**30), st.sampled_from((16, 32)), st.sampled_from((None, -1, 0, 1)))
 def test_commitments_of_all_hospitals_add_up_to_that_of_their_sum(seed: int, bits: int, edge: int | None) -> None:
     parameters = BY_BITS[bits]
