@@ -40,6 +40,7 @@ def test_the_target_is_met_and_never_passed(target: float, rate: float, steps: i
     assert target - EPSILON_TOLERANCE <= spent <= target
 
 
+@pytest.mark.long
 def test_what_was_spent_before_is_within_the_target() -> None:
     already = [gaussian(3.0, 0.1, 20)]
     multiplier = noise_multiplier(2.0, 1e-5, 0.1, 10, already=already)

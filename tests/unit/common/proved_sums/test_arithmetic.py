@@ -67,10 +67,12 @@ def test_this_process_keeps_small_numbers() -> None:
     require_gradual_underflow()
 
 
+@pytest.mark.long
 def test_a_process_that_flushes_small_numbers_to_zero_is_refused() -> None:
     assert "float32 below 2^-126 must not count as zero" in said(FLUSHING)
 
 
+@pytest.mark.long
 def test_ten_steps_of_each_strategy_are_the_same_bits_without_the_widest_instructions() -> None:
     features = _switchable()
     if not features:

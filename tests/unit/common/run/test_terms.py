@@ -38,6 +38,7 @@ def test_the_other_modes_have_no_noise_in_the_sum() -> None:
     assert mechanism_of(run).fewest_survivors(4) == 0
 
 
+@pytest.mark.long
 def test_every_adversary_is_claimed_for_and_colluders_learn_most() -> None:
     claims = claims_of(described(privacy={"mode": "distributed", "accountant": "rdp", "colluders": 1}))
     assert {claim.adversary for claim in claims} == set(Learner)
