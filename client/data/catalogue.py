@@ -59,8 +59,12 @@ FETCHED_NAME = "fetched.csv"
 ON_ITS_WAY_FOLDER = ".fetch"
 """Where it keeps what has not come whole; nothing in it is an image of the hospital's data yet."""
 
-_SEXES = {"F": "F", "W": "F", "M": "M", "O": "O", "D": "O"}
-"""Sexes by the first letter of the English and the German word."""
+_SEXES = {
+    "f": "F", "female": "F", "w": "F", "weiblich": "F",
+    "m": "M", "male": "M", "männlich": "M",
+    "o": "O", "other": "O", "d": "O", "divers": "O",
+}  # fmt: skip
+"""Sexes in English and German. No other word is taken for one by how it begins: ``missing`` is not male."""
 
 
 def _view(text: str) -> str:
@@ -68,7 +72,7 @@ def _view(text: str) -> str:
 
 
 def _sex(text: str) -> str:
-    return _SEXES.get(text[:1].upper(), "")
+    return _SEXES.get(text.lower(), "")
 
 
 _PATIENT_COLUMNS: Mapping[str, tuple[Callable[[str], str], str]] = {

@@ -125,6 +125,8 @@ def _run(deployment: LoopbackDeployment, *, keep: bool, resumes: bool = False) -
     except Stopping:
         console.print(f"stopped; what was finished lies in {folder}", highlight=False)
         code = EXIT_INTERRUPTED
+    if not code and not keep:
+        console.print("The hospitals' keys and images were removed; with --keep they stay.", highlight=False)
     if code and (folder / EVENTS_FILE).exists():
         console.print(
             f"./confide demo --resume {folder} goes on with it; until then keys and images stay there",
@@ -295,6 +297,6 @@ class _Demo:
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
             return
+        self._table.finish(files, state=why)
         if why == COMPLETED and not self._keep:
             self._deployment.remove_keys_and_images()
-        self._table.finish(files, state=why)

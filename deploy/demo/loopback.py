@@ -124,13 +124,21 @@ class LoopbackDeployment:
         """Remove what only a run that goes on needs: private keys, and each hospital's images and what is made of them.
 
         Ledgers, audit chains, certificates, results and logs stay.
+
+        Raises:
+            RunError: something cannot be removed.
         """
-        for member in self.members:
-            shutil.rmtree(member.data, ignore_errors=True)
-            shutil.rmtree(member.state / CACHE_FOLDER, ignore_errors=True)
-        for pattern in ("*.key", "*.secret"):
-            for path in self.consortium.folder.rglob(pattern):
-                path.unlink()
+        folders = [folder for member in self.members for folder in (member.data, member.state / CACHE_FOLDER)]
+        try:
+            for folder in filter(Path.exists, folders):
+                shutil.rmtree(folder)
+            for pattern in ("*.key", "*.secret"):
+                for path in self.consortium.folder.rglob(pattern):
+                    path.unlink()
+        except OSError as error:
+            raise RunError(
+                f"keys and images in {self.consortium.folder} must be removable: {error.strerror}; remove them by hand"
+            ) from None
 
     def start_server(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the server's supervisor; it ends when the run is finished."""

@@ -9,15 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
 from common.config import replace
 from common.errors import ConfigError, RunError
-from common.files import write_private
-from common.identity.certificates import certificate_pem
 from common.identity.members import MEMBERS_FILE
 from common.models.first_model import FIRST_MODEL_FILE, FirstModel
-from common.settings import ROSTER_FILE, SERVER_SETTINGS_FILE, SUPERNODES_FOLDER, ServerSettings
 from server import operator_socket
 from server.operator_socket import (
     SOCKET_FILE,
@@ -29,6 +25,7 @@ from server.operator_socket import (
     ask_server,
 )
 from server.run_queue import RunQueue
+from tests.support.console_states import server_state
 from tests.support.proposed_run import CONFIG, NAMES, RUN_ID, Members
 from tests.support.proposing import FACTS, FIRST, proposal
 
@@ -38,17 +35,7 @@ MEMBERS = Members.made((*NAMES, "st-luke"))
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     # A path that is longer than a socket's name may be.
-    made = tmp_path / ("a-long-name-" * 12)
-    ServerSettings(
-        config=made / "config.yaml", run=made, logs=made, run_id=RUN_ID, data_set="phantom", classes=("a", "b"),
-        channels=1,
-    ).write(made / SERVER_SETTINGS_FILE)  # fmt: skip
-    write_private(made / "ca.pem", certificate_pem(MEMBERS.authority.certificate))
-    write_private(made / MEMBERS_FILE, MEMBERS.member_list.encode())
-    write_private(made / ROSTER_FILE, yaml.safe_dump(MEMBERS.roster).encode())
-    for name in MEMBERS.identities:
-        write_private(made / SUPERNODES_FOLDER / f"{name}.pub", b"a key")
-    return made
+    return server_state(tmp_path / ("a-long-name-" * 12), MEMBERS)
 
 
 @pytest.fixture

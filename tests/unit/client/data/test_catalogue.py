@@ -233,6 +233,15 @@ def test_a_manifest_says_of_view_sex_and_age_what_an_image_does_not(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("word", ["missing", "Fallnummer", "don't know", "0"])
+def test_no_word_is_taken_for_a_sex_by_how_it_begins(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.png").write_bytes(raster("PNG"))
+    (tmp_path / "manifest.csv").write_text(f"file,label,sex\na.png,normal,{word}\n")
+    catalogue = read_catalogue(tmp_path, TASK)
+    assert [entry.said for entry in catalogue.entries] == [Said()]
+    assert [finding.mistake for finding in catalogue.findings] == [Mistake.TABLE_REMARK]
+
+
 def test_a_manifest_without_such_columns_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(raster("PNG"))
     (tmp_path / "manifest.csv").write_text("file,label\na.png,normal\n")

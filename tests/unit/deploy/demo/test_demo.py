@@ -1,9 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from common.config import Config, load_config, replace
-from common.errors import ConfigError
+from common.errors import ConfigError, RunError
 from common.settings import HOSPITAL_SETTINGS_FILE, SERVER_SETTINGS_FILE, HospitalSettings, ServerSettings
 from common.telemetry.events import COMPLETED, EVENTS_FILE, RunFinished
 from deploy.datasets.datasets import DataSet, obtain
@@ -72,6 +73,17 @@ def test_a_finished_demo_keeps_no_key_and_no_image(set_up: LoopbackDeployment) -
     assert not [name for name in left if name.endswith((".key", ".secret", ".png"))]
     assert left.count("audit.jsonl") == len(set_up.members)
     assert "roster.yaml" in left
+
+
+def test_keys_and_images_that_cannot_be_removed_are_told(
+    set_up: LoopbackDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refusing)
+    with pytest.raises(RunError, match="must be removable: Operation not permitted; remove them by hand"):
+        set_up.remove_keys_and_images()
 
 
 def refused(*arguments: str) -> str:
