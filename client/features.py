@@ -9,8 +9,7 @@ SHA-256 of each image. So a set with a few new images takes the rows of the othe
 
 import contextlib
 import hashlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.files import make_private_folder
+from common.files import make_private_folder, whole_file, write_private
 from common.models import registry
 from common.models.frozen import FrozenFeatures, extract
 from common.run.messages import LONGEST_HEAD_BYTES, NO_ARRAY
@@ -31,9 +30,6 @@ _DIGEST_BYTES = 32
 
 _KEY_LETTERS = 32
 """How many hexadecimal digits of a SHA-256 a file's name has."""
-
-_UNFINISHED = ".features-"
-"""The beginning of the name of an unfinished file; the next process removes what a killed one left."""
 
 
 def model_inputs(
@@ -110,11 +106,12 @@ class _FeatureCache:
         if cached is not None:
             return cached
         make_private_folder(self._folder)
-        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):
+        for unfinished in self._folder.glob("features-*.new"):
             unfinished.unlink(missing_ok=True)
         known = self._known(set(digests))
-        _write_whole(path.with_suffix(".images"), lambda file: file.write(named))
-        _write_whole(path, lambda file: self._write_rows(file, images, digests, known))
+        write_private(path.with_suffix(".images"), named)
+        with whole_file(path) as file:
+            self._write_rows(file, images, digests, known)
         self._make_room(path)
         written = self._map(path, named)
         if written is None:
@@ -187,20 +184,3 @@ class _FeatureCache:
 
 def _digests(images: NDArray[np.uint8]) -> list[bytes]:
     return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file of mode 0600 so that a reader sees the whole of it or none.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            write(file)
-            file.flush()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 
@@ -22,29 +23,52 @@ def write_private(path: Path, content: bytes) -> None:
         OSError: the folder cannot be written, or the disk is full.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _replace(path, path.with_name(path.name + ".new"), content, 0o600)
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, also when the power fails, with the rights that the umask leaves.
 
+    A device or a pipe, such as ``/dev/stdout``, is written to and not replaced.
+
     Raises:
         RunError: the folder cannot be written, or the disk is full.
     """
     try:
-        _replace(path, path.with_name(f".{path.name}.part"), content, 0o666)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        with whole_file(path, path.with_name(f".{path.name}.part"), 0o666) as file:
+            file.write(content)
     except OSError as error:
         raise RunError(f"{path} must be writable: {error.strerror}") from None
 
 
-def _replace(path: Path, draft: Path, content: bytes, mode: int) -> None:
-    draft.unlink(missing_ok=True)  # What a process that was killed left behind.
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+@contextmanager
+def whole_file(path: Path, draft: Path | None = None, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Open a file to write that takes the place of ``path`` when the block ends, or is removed when it fails.
+
+    Args:
+        path: the file; nobody ever sees a part of it, also when the power fails.
+        draft: where the bytes lie until then; by default ``path`` with ``.new`` behind its name. What a process that
+            was killed left there is removed.
+        mode: of the file, less what the umask takes.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    draft = path.with_name(f"{path.name}.new") if draft is None else draft
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
+from common.files import replace_file
 
 
 def write_json_report(path: Path, facts: Mapping[str, Any]) -> None:
@@ -15,6 +16,6 @@ def write_json_report(path: Path, facts: Mapping[str, Any]) -> None:
         RunError: the file cannot be written.
     """
     try:
-        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"--json must name a file that can be written; {path}: {error.strerror}") from None
+        replace_file(path, (json.dumps(facts, indent=2) + "\n").encode())
+    except RunError as error:
+        raise RunError(f"--json must name a file that can be written: {error}") from None

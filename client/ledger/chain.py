@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.config import RunId
 from common.errors import LedgerError, PrivacyError
-from common.files import hold, sync_folder
+from common.files import hold, sync_folder, write_private
 from common.privacy.budget import Booking
 
 VERSION: Final = 2
@@ -373,14 +373,8 @@ def parsed_anchor(text: bytes) -> AnchorFile:
 
 def write_anchor(folder: Path, anchor: AnchorFile) -> None:
     """Replace the anchor beside the database, durably, at once or not at all."""
-    temporary = folder / f"{_ANCHOR}.new"
     with usable():
-        with os.fdopen(_open_private(temporary, os.O_WRONLY | os.O_TRUNC), "wb") as file:
-            file.write(anchor.model_dump_json().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / _ANCHOR)
-        sync_folder(folder)
+        write_private(folder / _ANCHOR, anchor.model_dump_json().encode())
 
 
 def present_rows(folder: Path) -> list[Row]:

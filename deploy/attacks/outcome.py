@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from common.errors import RunError
+from common.files import replace_file
+from deploy.results.plots import png
 
 
 def write_outcome(folder: Path, name: str, figure: Figure, facts: Mapping[str, Any]) -> None:
@@ -18,7 +20,9 @@ def write_outcome(folder: Path, name: str, figure: Figure, facts: Mapping[str, A
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{name}.png")
-        (folder / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        replace_file(folder / f"{name}.png", png(figure))
+        replace_file(folder / f"{name}.json", (json.dumps(facts, indent=2) + "\n").encode())
     except OSError as error:
         raise RunError(f"--out must be a folder that can be written; {folder}: {error.strerror}") from None
+    except RunError as error:
+        raise RunError(f"--out must be a folder that can be written: {error}") from None

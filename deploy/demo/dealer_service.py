@@ -27,7 +27,7 @@ from cryptography import x509
 
 from common.config import Config, load_config
 from common.errors import ConfideError, IdentityError
-from common.files import write_private
+from common.files import whole_file, write_private
 from common.identity.certificates import (
     certificate_pem,
     check_hospital_name,
@@ -142,7 +142,7 @@ def _pack(shard: Path) -> Path:
     """Move a shard into one archive, its manifest last: a folder without one is known to be cut short."""
     archive, manifest = shard.with_suffix(".zip"), shard / MANIFEST_NAME
     files = sorted(path for path in shard.rglob("*") if path.is_file() and path != manifest)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+    with whole_file(archive) as content, zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as packed:
         for file in (*files, manifest):
             packed.write(file, file.relative_to(shard))
     shutil.rmtree(shard)

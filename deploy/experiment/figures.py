@@ -1,6 +1,5 @@
 """The plots of studies; each file is whole or not there."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study
 from deploy.experiment.tables import finals, is_of
 from deploy.results.intervals import over_runs
-from deploy.results.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, styled
+from deploy.results.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, png, styled
 
 COLOURS = {
     Method.CENTRAL: BLACK,
@@ -56,7 +55,7 @@ def draw_learning(study: Study, outcomes: Outcomes, splits: Sequence[str], path:
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 0.5))
     _legend_below(figure, panels[0][0])
     _title(figure, study, outcomes, f"Learning by round; DP at ε = {_largest(outcomes):g}")
-    _write(figure, path)
+    replace_file(path, png(figure))
 
 
 @styled
@@ -86,7 +85,7 @@ def draw_auc_by_epsilon(study: Study, outcomes: Outcomes, split: str, path: Path
     axes.minorticks_off()
     axes.legend(loc="lower right")
     _title(figure, study, outcomes, f"What privacy costs; hospitals {split}")
-    _write(figure, path)
+    replace_file(path, png(figure))
 
 
 @styled
@@ -109,7 +108,7 @@ def draw_gain(study: Study, outcomes: Outcomes, splits: Sequence[str], path: Pat
     _legend_below(figure, panels[0])
     title = f"What a hospital gains, dots are seeds; DP at ε = {_largest(outcomes):g}, alone without DP"
     _title(figure, study, outcomes, title)
-    _write(figure, path)
+    replace_file(path, png(figure))
 
 
 def _gains(outcomes: Outcomes, method: Method, split: str, hospital: int) -> list[float]:
@@ -164,9 +163,3 @@ def _title(figure: Figure, study: Study, outcomes: Outcomes, title: str) -> None
     seeds = len({training.config.experiment.seed for training in outcomes})
     source = f"{study.data.name}, {config.model.name}, {config.experiment.num_clients} hospitals, seeds: {seeds}"
     figure.suptitle(f"{title}\n{source}", x=0.01, ha="left", fontsize=11)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    replace_file(path, image.getvalue())

@@ -6,6 +6,7 @@ centre that all would have to trust (``central``).
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,15 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from common.config import Config, load_config, replace
-from common.errors import RunError
 from common.evaluation.metrics import HEADLINES
+from common.files import replace_file
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.command import CommaList, command, config_options, out_option
 from deploy.datasets.datasets import obtain
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Labels, RunGroup, Trial, run_trials
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
-from deploy.results.plots import BLUE, GREEN, ORANGE, styled
+from deploy.results.plots import BLUE, GREEN, ORANGE, png, styled
 from deploy.source_tree import ROOT
 
 SETTING = (
@@ -78,11 +79,8 @@ def main(epsilons: tuple[float, ...], seeds: int, out: Path, config_file: Path, 
     meaning = epsilon_of(config)
     console.print(_table(groups, f"{data.name}, {config.experiment.num_clients} hospitals; {meaning}"))
     console.print(AGAINST, soft_wrap=True)
-    try:
-        draw(groups, data.name, meaning).savefig(laboratory.folder / PLOT_FILE)
-        _write_gains(groups, laboratory.folder / GAINS_FILE)
-    except OSError as error:
-        raise RunError(f"{laboratory.folder} must be writable: {error.strerror}") from None
+    replace_file(laboratory.folder / PLOT_FILE, png(draw(groups, data.name, meaning)))
+    replace_file(laboratory.folder / GAINS_FILE, _gains(groups).encode())
     files = f"{TABLE_FILE}, {RESULTS_FILE}, {GAINS_FILE} and {PLOT_FILE}"
     console.print(f"{files} are in {laboratory.folder}", highlight=False, soft_wrap=True)
     return 0
@@ -135,13 +133,14 @@ def gain(groups: Sequence[RunGroup], mode: str, epsilon: float) -> Interval:
     return over_runs([one["auc"] - other["auc"] for one, other in pairs])
 
 
-def _write_gains(groups: Sequence[RunGroup], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["over", "epsilon", "auc_gain", "auc_gain_low", "auc_gain_high"])
-        for mode, epsilon in _others(groups):
-            found = gain(groups, mode, epsilon)
-            writer.writerow([mode, epsilon, *(f"{value:.5f}" for value in (found.value, found.low, found.high))])
+def _gains(groups: Sequence[RunGroup]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["over", "epsilon", "auc_gain", "auc_gain_low", "auc_gain_high"])
+    for mode, epsilon in _others(groups):
+        found = gain(groups, mode, epsilon)
+        writer.writerow([mode, epsilon, *(f"{value:.5f}" for value in (found.value, found.low, found.high))])
+    return text.getvalue()
 
 
 def _others(groups: Sequence[RunGroup]) -> list[tuple[str, float]]:

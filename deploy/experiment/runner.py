@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -147,12 +148,12 @@ def _grouped(trials: Sequence[Trial], finished: Mapping[str, Measures]) -> tuple
 
 def _write(folder: Path, trials: Sequence[Trial], finished: Mapping[str, Measures], groups: Sequence[RunGroup]) -> None:
     rows = [_row(group) for group in groups]
-    with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
-        # Not every group measures the same.
-        columns = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    columns = dict.fromkeys(name for row in rows for name in row)  # Not every group measures the same.
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(folder / TABLE_FILE, text.getvalue().encode())
     everything: dict[str, Any] = {
         "confidence": CONFIDENCE,
         "groups": rows,

@@ -1,6 +1,7 @@
 """``confide hospital check-data``: shows a data manager what stands between the images and a run, and what to do."""
 
 import csv
+import io
 import itertools
 import sys
 import tempfile
@@ -17,7 +18,8 @@ from client.data.deidentify import deidentify as write_clean_copies
 from client.data.hospital_data import Report, check_data
 from client.data.mistakes import Finding, Mistake
 from common.config import Config, load_config
-from common.errors import DataError
+from common.errors import DataError, RunError
+from common.files import replace_file
 from common.privacy.mechanism import mechanism_of
 from common.shards import SPLITS
 from deploy.command import FILE, command, config_options
@@ -149,15 +151,14 @@ def _warnings(report: Report) -> str:
 
 def _write_findings(findings: Sequence[Finding], path: Path) -> None:
     """Write every finding; its first two columns are those of ``accepted.csv``."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(("file", "mistake", "blocks", "detail", "reason", "remedy"))
+    for finding in findings:
+        blocks = "yes" if finding.blocks else "no"
+        advice = finding.advice
+        table.writerow((finding.where, finding.mistake.value, blocks, finding.detail, advice.reason, advice.remedy))
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(("file", "mistake", "blocks", "detail", "reason", "remedy"))
-            for finding in findings:
-                blocks = "yes" if finding.blocks else "no"
-                advice = finding.advice
-                table.writerow(
-                    (finding.where, finding.mistake.value, blocks, finding.detail, advice.reason, advice.remedy)
-                )
-    except OSError as error:
-        raise DataError(f"--findings must name a file that can be written: {error.strerror}") from None
+        replace_file(path, text.getvalue().encode())
+    except RunError as error:
+        raise DataError(f"--findings must name a file that can be written: {error}") from None

@@ -1,5 +1,6 @@
 """The plots of a run: how it learnt, what privacy it cost, and where the model errs."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from common.errors import RunError
 from common.evaluation.metrics import HEADLINES, METRICS
+from common.files import replace_file
 from common.run.guarantee import Guarantee
 from common.run.words import EXACT_COUNTS, RELATION, admitted
 from common.telemetry.events import Evaluated, RoundDone, RunStarted
@@ -61,10 +63,17 @@ def plot_run(history: RunHistory, folder: Path, class_names: Sequence[str] = ())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(folder / name)
+            replace_file(folder / name, png(figure))
     except OSError as error:
         raise RunError(f"{folder} must be writable: {error.strerror}") from None
     return tuple(folder / name for name in figures)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return drawn.getvalue()
 
 
 def figures_of_run(history: RunHistory, class_names: Sequence[str] = ()) -> dict[str, Figure]:

@@ -1,7 +1,6 @@
 """``confide report``: what was trained on what, how good it is, what it cost in privacy, and how to do it again."""
 
 import base64
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -69,7 +68,7 @@ def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
     Raises:
         RunError: the folder cannot be written.
     """
-    images = {name: _png(figure) for name, figure in _figures(runs).items()}
+    images = {name: plots.png(figure) for name, figure in _figures(runs).items()}
     files = {folder / name: content for name, content in pages(runs, images).items()}
     try:
         (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -115,12 +114,6 @@ def _figures(runs: Sequence[RunFacts]) -> dict[str, Figure]:
         for name, figure in drawn.items():
             figures[f"{run.started.run_id[:8]}-{name}"] = figure
     return figures
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:

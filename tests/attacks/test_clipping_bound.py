@@ -77,10 +77,10 @@ def test_gram_matrices_that_cancel_hide_no_record(pull: float) -> None:
     assert worst <= BOUND
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_no_weights_up_to_the_largest_let_a_record_through(name: str) -> None:
+@pytest.mark.parametrize(("name", "seeds"), [("cnn", 12), ("resnet18", 6)])
+def test_no_weights_up_to_the_largest_let_a_record_through(name: str, seeds: int) -> None:
     worst = 0.0
-    for seed in range(12):
+    for seed in range(seeds):
         random = np.random.default_rng(seed)
         model = build(name, 2, 1, 28, seed)
         flat = flat_parameters(model)

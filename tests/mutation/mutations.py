@@ -497,7 +497,7 @@ _KEYS_MUTATIONS = (
         "common/secagg/share_keys.py",
         "if not rule <= directory.threshold <= len(directory.keys):",
         "if not directory.threshold <= len(directory.keys):",
-        (f"{_ATTACKS}/test_lies_about_keys.py",),
+        (f"{_ATTACKS}/test_lies_about_cohorts.py",),
     ),
     Mutation(
         "a directory holds other keys of the hospital than it advertised",
@@ -1022,7 +1022,7 @@ _CONTRIBUTION_MUTATIONS = (
 _LEDGER_MUTATIONS = (
     Mutation(
         "the ledger's anchor is not synced",
-        "client/ledger/chain.py",
+        "common/files.py",
         "            os.fsync(file.fileno())\n",
         "",
         (f"{_LEDGER}::test_an_anchor_is_on_the_disk_before_it_takes_its_place",),

@@ -107,7 +107,7 @@ from common.run.terms import (
 from common.secagg import advertise_keys, consistency_check, masked_input, share_keys
 from common.secagg import messages as secagg
 from common.secagg.binding import directory_hash, round_context
-from common.secagg.errors import SERVER, Place
+from common.secagg.errors import SERVER, ParameterError, Place
 from common.secagg.keys import (
     Agreements,
     Committed,
@@ -516,12 +516,15 @@ class Server:
         return found
 
     def _collude(self, colluder: _Colluder, step: Step) -> None:
-        if step["do"] == "advertise":
-            key = (step["run"], step["round"])
-            self.advertised[key].setdefault(colluder.name, colluder.advertise(key, self.parameters(step["run"])))
-        elif step["do"] == "mask" and step.get("next"):
-            key = (step["run"], step["next"])
-            self.advertised[key].setdefault(colluder.name, colluder.advertise(key, self.parameters(step["run"])))
+        number = {"advertise": step.get("round"), "mask": step.get("next")}.get(step["do"])
+        if not number:
+            return
+        try:
+            parameters = self.parameters(step["run"])
+        except ParameterError:
+            return  # The roster is one that the protocol does not run with, so nobody's keys would help.
+        key = (step["run"], number)
+        self.advertised[key].setdefault(colluder.name, colluder.advertise(key, parameters))
 
     def _directory(self, key: Key, hospitals: Sequence[int], threshold: int | None) -> secagg.KeyDirectory | None:
         known = self.advertised[key]

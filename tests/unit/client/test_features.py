@@ -122,9 +122,9 @@ def test_only_new_images_are_computed_when_the_data_changes(tmp_path: Path, monk
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".features-halfway").write_bytes(b"half")
+    (tmp_path / "features-halfway.npy.new").write_bytes(b"half")
     model_inputs("scattering_linear", images(), tmp_path)
-    assert all(path.name.startswith("features-") for path in tmp_path.iterdir())
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".images", ".npy"]
 
 
 def test_who_writes_into_a_batch_does_not_change_the_cache(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Locks: the kernel gives them back, their file stays, and nobody else can open it."""
 
+import os
 import signal
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
-from common.files import alone, hold, locked
+from common.files import alone, hold, locked, replace_file, whole_file
 from deploy.source_tree import ROOT
 
 _HOLDER = """
@@ -87,3 +88,34 @@ def test_an_error_inside_gives_the_lock_back(tmp_path: Path) -> None:
         raise TimeoutError("of its own")
     with alone(tmp_path / "a.lock", 0.0):
         pass
+
+
+def test_a_file_is_seen_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    replace_file(path, b"old")
+    with pytest.raises(ValueError, match="in the middle"), whole_file(path) as file:
+        file.write(b"new, and cut sh")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        raise ValueError("in the middle")
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+    (tmp_path / "kept.new").write_bytes(b"left by a process that was killed")
+    with whole_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        replace_file(pipe, b"for a program that waits")
+        assert os.read(read, 100) == b"for a program that waits"
+    finally:
+        os.close(read)
+    assert pipe.is_fifo()
+    with pytest.raises(RunError, match="must be writable: Is a directory"):
+        replace_file(tmp_path, b"")

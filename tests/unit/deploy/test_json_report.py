@@ -15,5 +15,5 @@ def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"--json must name a file that can be written; .*nowhere"):
+    with pytest.raises(RunError, match=r"--json must name a file that can be written: .*nowhere"):
         write_json_report(tmp_path / "nowhere" / "facts.json", {})
