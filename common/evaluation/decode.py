@@ -17,7 +17,7 @@ from common.evaluation import intervals
 from common.evaluation.density import mixture_quantiles, mixture_share
 from common.evaluation.layout import Layout
 from common.evaluation.measure_classes import TELLING_DEVIATIONS, class_shares, known_shares, of_classes
-from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, ClassCount, ScoreFigures, of_score
+from common.evaluation.measure_scores import DRAWS, LEAST_SHARE, NO_INTERVAL, ClassCount, ScoreFigures, of_score
 from common.evaluation.metrics import METRICS, OF_A_CLASS, UNDEFINED, ClassFigures, Metrics
 from common.evaluation.plan import EvaluationPlan, Release, ReleaseKind
 from common.evaluation.question import Question
@@ -212,7 +212,8 @@ def _together(figures: list[ScoreFigures], sides: list[tuple[bool, bool]], units
         sampling = float(np.sqrt(np.maximum(full.var(axis=1, ddof=1) - private, 0)).mean())
         noise[name] = math.sqrt(float(private.sum())) / len(told)
         reach = intervals.Z * math.hypot(sampling, noise[name]) + abs(float(full.mean()) - value)
-        ends[name] = max(metric.low, value - reach), min(metric.high, value + reach)
+        if name not in NO_INTERVAL:
+            ends[name] = max(metric.low, value - reach), min(metric.high, value + reach)
     each = tuple(_of_label(figure, side) for figure, side in zip(figures, sides, strict=True))
     overall = _unknown(units).model_copy(update={**means, "auc_error_bound": 0.0})
     return Measured(overall, ends, noise, each, _bound_warning(figures))

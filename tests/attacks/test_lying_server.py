@@ -50,10 +50,10 @@ from tests.support.lying_server import (
 )
 from tests.support.lying_server_programs import BARE, FOLDER, FOUR, MEASURE, SIX, as_text, described, programs, trusted
 
-FAST, SLOW = 150, 1000
+FAST, SLOW = 150, 500
 """Random programs; the slow ones come on top."""
 
-FAST_OF_A_KIND, SLOW_OF_A_KIND = 20, 1000
+FAST_OF_A_KIND, SLOW_OF_A_KIND = 20, 500
 """Likewise, for each of the other kinds of run."""
 
 FOUND_WITHIN = 300

@@ -33,12 +33,12 @@ from tests.support.twins import (
 )
 
 CONVERSATIONS = 300
-MEAN_CONVERSATIONS = 40
+MEAN_CONVERSATIONS = 27
 
-TASK_CONVERSATIONS = 36
-"""Four of each difference."""
+TASK_CONVERSATIONS = 27
+"""Three of each difference."""
 
-STATISTICS_CONVERSATIONS = 40
+STATISTICS_CONVERSATIONS = 27
 """In runs that all ask who is trained on."""
 
 PIECES, IN_A_PIECE = 20, 500

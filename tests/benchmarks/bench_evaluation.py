@@ -212,11 +212,49 @@ def _ask(
     for figure, true in exact.items():
         value = getattr(measured.metrics, figure)
         if math.isfinite(value):
-            low, high = measured.intervals[figure]
+            low, high = measured.intervals.get(figure, (math.nan, math.nan))
             stated_noise = measured.noise.get(figure, math.nan)
-            inside = low <= population[figure] <= high
+            inside = low <= population[figure] <= high if math.isfinite(low) else math.nan
             seen[name, figure].append((true, value - true, stated_noise, (high - low) / 2, inside))
+    each = of_each(training.kind, logits[chosen], labels[chosen], thresholds) if measured.each else ()
+    of_all = of_each(training.kind, logits, labels, thresholds) if measured.each else ()
+    for own, exact_own, whole in zip(measured.each, each, of_all, strict=True):
+        for figure, (low, high) in own.intervals.items():
+            value, true = getattr(own, figure), exact_own[figure]
+            if math.isfinite(value) and math.isfinite(true):
+                row = (true, value - true, own.noise.get(figure, math.nan), (high - low) / 2)
+                seen[name, f"{figure}{OF_ONE}"].append((*row, low <= whole[figure] <= high))
     return after
+
+
+OF_ONE = " of each"
+"""What stands behind the name of a figure that one class or label has."""
+
+
+def of_each(
+    kind: TaskKind, logits: NDArray[np.float32], labels: Integers, thresholds: Sequence[float]
+) -> tuple[dict[str, float], ...]:
+    """Return the exact figures of each class or label."""
+    exact = logits.astype(np.float64)
+    if kind is TaskKind.MULTILABEL:
+        return tuple(
+            _of_two(exact[:, label], labels[:, label], thresholds[label] if thresholds else 0.0)
+            for label in range(exact.shape[1])
+        )
+    chosen, log_p = exact.argmax(axis=1), log_softmax(exact, axis=1)
+    score = log_p - np.log1p(-np.exp(np.minimum(log_p, -1e-15)))
+    found = []
+    for own in range(exact.shape[1]):
+        right, true, called = float(((chosen == own) & (labels == own)).sum()), labels == own, chosen == own
+        found.append(
+            {
+                "recall": right / true.sum() if true.any() else math.nan,
+                "precision": right / called.sum() if called.any() else math.nan,
+                "specificity": float((~true & ~called).sum()) / (~true).sum() if not true.all() else math.nan,
+                "auc": area_under(score[:, own], true),
+            }
+        )
+    return tuple(found)
 
 
 def exactly(
@@ -438,11 +476,11 @@ def _finding(task: str, epsilon: float, release: str, figure: str, rows: Sequenc
 def _print(findings: Sequence[Finding]) -> None:
     print(f"{findings[0].task}, epsilon {findings[0].epsilon:g}")
     print(
-        f"  {'release':10} {'figure':11} {'exact':>7} {'bias':>8} {'sd':>7} {'stated':>7} "
+        f"  {'release':10} {'figure':19} {'exact':>7} {'bias':>8} {'sd':>7} {'stated':>7} "
         f"{'half':>6} {'covers':>6} {'n':>5}"
     )
     for one in findings:
         print(
-            f"  {one.release:10} {one.figure:11} {one.exact:7.3f} {one.bias:+8.4f} {one.deviation:7.4f} "
+            f"  {one.release:10} {one.figure:19} {one.exact:7.3f} {one.bias:+8.4f} {one.deviation:7.4f} "
             f"{one.stated:7.4f} {one.half_width:6.3f} {one.coverage:6.3f} {one.draws:5}"
         )

@@ -140,7 +140,7 @@ EVALUATED = PrivacyConfig(target_epsilon=1.0, delta=1e-4)
 
 def test_honest_evaluation_gives_away_something_and_less_than_it_claims(tmp_path: Path) -> None:
     """Row 4 of the findings: one query told membership 100 times of 100; now at most Φ(μ/2), here .562 and sampling."""
-    exposure = measure_with_a_canary(4000, 600, 4, EVALUATED, tmp_path, np.random.default_rng(1).bytes)
+    exposure = measure_with_a_canary(2000, 600, 4, EVALUATED, tmp_path, np.random.default_rng(1).bytes)
     bound = best_bound(exposure.scores, exposure.included, 1e-4, 0.95)
     assert 0.98 < exposure.claim.value <= 1.0
     assert bound.epsilon < exposure.claim.value
@@ -151,7 +151,7 @@ def test_evaluation_without_its_noise_is_refuted(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(
         DistributedMechanism, "noise_share", lambda mechanism, *_: np.zeros(mechanism.dimension, np.int64)
     )
-    exposure = measure_with_a_canary(4000, 600, 4, EVALUATED, tmp_path, np.random.default_rng(1).bytes)
+    exposure = measure_with_a_canary(2000, 600, 4, EVALUATED, tmp_path, np.random.default_rng(1).bytes)
     assert best_bound(exposure.scores, exposure.included, 1e-4, 0.95).epsilon > exposure.claim.value
 
 
