@@ -180,6 +180,43 @@ def test_full_batches_are_the_gaussian_mechanism() -> None:
     assert exact <= epsilon([gaussian(5.0, 1.0, 10)], 1e-5) <= exact + 2 * accounting.PRV_EPSILON_ERROR
 
 
+@pytest.mark.parametrize("noise", [(2.0,), (30.0, 4.0), (1.0, 3.0, 0.7)])
+def test_without_sampling_the_closed_form_says_what_prv_does(noise: tuple[float, ...]) -> None:
+    events = [gaussian(each, 1.0, 3) for each in noise]
+    history = tuple(sorted((each, 1.0, 1, 3) for each in noise))
+    by_prv = accounting._prv_bounds(history, 1e-4, accounting.PRV_EPSILON_ERROR)
+    assert by_prv is not None
+    lower, upper = accounting.epsilon_bounds(events, 1e-4, Accountant.PRV, accounting.PRV_EPSILON_ERROR)
+    assert by_prv[0] <= lower <= by_prv[1]
+    assert upper == pytest.approx(by_prv[1], abs=0.05 * accounting.PRV_EPSILON_ERROR)
+
+
+def test_releases_without_sampling_are_one_beside_sampled_steps() -> None:
+    sampled, apart = gaussian(1.5, 0.1, 20), [gaussian(8.0, 1.0, 4), gaussian(6.0, 1.0, 1)]
+    once = gaussian(1 / math.sqrt(4 / 8.0**2 + 1 / 6.0**2), 1.0, 1)
+    assert epsilon([sampled, *apart], 1e-4) == pytest.approx(epsilon([sampled, once], 1e-4), abs=1e-9)
+    by_prv = accounting._prv_bounds(
+        tuple(sorted([(1.5, 0.1, 1, 20), (8.0, 1.0, 1, 4), (6.0, 1.0, 1, 1)])), 1e-4, accounting.PRV_EPSILON_ERROR
+    )
+    assert by_prv is not None
+    assert epsilon([sampled, *apart], 1e-4) == pytest.approx(by_prv[1], abs=0.1 * accounting.PRV_EPSILON_ERROR)
+
+
+@pytest.mark.parametrize("multiplier", [1e-3, 1e-160, 1e-310])
+def test_almost_no_noise_costs_what_no_closed_form_has_to_say(multiplier: float) -> None:
+    assert epsilon([gaussian(multiplier, 1.0, 1)], 1e-4) > accounting.PRV_FURTHEST_LOSS
+
+
+def test_accounting_of_full_batches_imports_no_accountant() -> None:
+    code = (
+        "import sys; from common.privacy.accounting import *; "
+        "event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 4.0, 1.0, 30); "
+        "print(epsilon([event], 1e-4) > 1, 'torch' in sys.modules, 'opacus' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == ["True", "False", "False"]
+
+
 def test_the_distance_to_a_gaussian_is_paid_for_in_epsilon_and_delta() -> None:
     event = dataclasses.replace(
         gaussian(1.5, 0.1, 10), kind=MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, approximation=0.001
