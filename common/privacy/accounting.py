@@ -8,7 +8,7 @@ unit with another one in its place, instead of with an empty one, can learn up t
 
 Events are composed with the accountants of Opacus: PRV (Gopi, Lee and Wutschitz 2021, "Numerical Composition of
 Differential Privacy"), always its upper bound and never its estimate, or RDP (Mironov, Talwar and Zhang 2019, "Rényi
-Differential Privacy of the Sampled Gaussian Mechanism"). Opacus imports torch, so it is imported on first use.
+Differential Privacy of the Sampled Gaussian Mechanism"). They bring SciPy, so they are imported on first use.
 
 **Groups.** A patient with k records in a run that protects each record loses more. A step of such a run releases at
 most what the mixture P* of N(j, z²) over j from Binomial(k, q) releases beside Q* = N(0, z²): every f-divergence, in
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from common.config import PrivacyUnit
 from common.errors import PrivacyError
-from common.privacy.opacus_parts import make_importable
+from common.privacy.opacus_parts import accountant_parts
 
 if TYPE_CHECKING:
     from opacus.accountants.analysis.prv import Domain
@@ -305,8 +305,7 @@ def _rdp_epsilon(history: History, delta: float) -> float:
 @lru_cache(maxsize=4096)
 def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, float] | None:
     """Compose with Opacus's parts; only the grid is laid out here, with RDP curves that are computed once."""
-    make_importable()
-    from opacus.accountants.analysis import prv as opacus_prv
+    opacus_prv = accountant_parts().prv
     from scipy.integrate import IntegrationWarning
 
     domain = _prv_domain(history, delta, error)
@@ -339,8 +338,6 @@ def _prv_domain(history: History, delta: float, error: float) -> "Domain | None"
 
     It is a little wider, so that its length has small prime factors: a Fourier transform is then up to 10 times faster.
     """
-    make_importable()
-    from opacus.accountants.analysis.prv import Domain
     from scipy.fft import next_fast_len
 
     if delta < PRV_SMALLEST_DELTA or any(group > 1 for _, _, group, _ in history):
@@ -359,7 +356,8 @@ def _prv_domain(history: History, delta: float, error: float) -> "Domain | None"
         return None
     half = next_fast_len(math.ceil((reach + 3) / mesh) + 1, real=True)
     # As Domain.create_aligned: 0 is a grid point, and the even number of points leaves one more above it than below.
-    return Domain(t_min=-(half - 1) * mesh, t_max=half * mesh, size=2 * half)
+    domain: Domain = accountant_parts().prv.Domain(t_min=-(half - 1) * mesh, t_max=half * mesh, size=2 * half)
+    return domain
 
 
 @lru_cache(maxsize=1024)
@@ -367,9 +365,7 @@ def _rdp_curve(
     noise_multiplier: float, sample_rate: float, orders: tuple[float, ...], group: int = 1
 ) -> npt.NDArray[np.float64]:
     """Return the Rényi divergence of one step at each order, infinite where it can't be computed."""
-    make_importable()
-    from opacus.accountants.analysis.rdp import compute_rdp
-
+    compute_rdp = accountant_parts().rdp.compute_rdp
     curve = np.full(len(orders), np.inf)
     for place, order in enumerate(orders):
         if group > 1:
