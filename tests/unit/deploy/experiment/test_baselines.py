@@ -31,7 +31,7 @@ def _example(method: Method, *_: object) -> tuple[RoundDone, ...]:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     TRAINED.clear()
 
-    def note(method: Method, config: object, *rest: object) -> tuple[RoundDone, ...]:
+    def note(method: Method, config: object, *rest: object, **_options: object) -> tuple[RoundDone, ...]:
         TRAINED.append(Training(method, config))  # type: ignore[arg-type]
         return _example(method, config, *rest)
 
