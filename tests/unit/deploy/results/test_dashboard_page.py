@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from common.config import Config, replace
 from common.errors import ConfigError, RunError
-from common.telemetry.events import Event
+from common.telemetry.events import Event, RoundDone
 from deploy.results import dashboard
 from deploy.results.dashboard_page import (
     chart,
@@ -161,6 +161,8 @@ def test_the_matrix_is_the_newest_ones_with_the_truth_by_row() -> None:
 
 def test_a_run_on_its_way_says_how_long_it_will_take() -> None:
     events = example_run(6)
-    on_its_way = [event for event in events if getattr(event, "step", 0) <= 3 and event.kind != "run_finished"]
+    on_its_way = [
+        event for event in example_run(6, finished=False) if not isinstance(event, RoundDone) or event.step <= 3
+    ]
     assert progress_of(history(on_its_way)).startswith("round 3 of 6, about ")
     assert progress_of(history(events)) == "round 6 of 6"
