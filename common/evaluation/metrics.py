@@ -349,7 +349,8 @@ def _nearest_edge(probability: float, bins: int) -> int:
     """Return the edge whose probability is nearest, by the scale of :func:`_edge_probability`."""
     if not 0 < probability < 1:
         return bins if probability >= 1 else 0
-    return round(bins / (1 + ((1 - probability) / probability) ** (1 / SCORE_TEMPER)))
+    odds: float = ((1 - probability) / probability) ** (1 / SCORE_TEMPER)
+    return round(bins / (1 + odds))
 
 
 def _confusion_at(histogram: Integers, edge: int) -> Integers:
