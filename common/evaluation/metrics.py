@@ -271,14 +271,21 @@ def _rate(part: float, whole: float) -> float:
     return float(part / whole) if whole > 0 else math.nan
 
 
-def metrics(counts: EvaluationCounts) -> Metrics:
+def metrics(counts: EvaluationCounts, decided: float | None = None) -> Metrics:
     """Return the metrics of the pooled test part, decided at the threshold chosen on the pooled validation part.
 
     For an empty test part all but the threshold are NaN.
+
+    Args:
+        counts: exact ones.
+        decided: a threshold of two classes that was chosen otherwise; the nearest edge of the histogram stands for it.
     """
     test = counts.test
     binary = len(test.confusion) == TWO_CLASSES
-    edge = threshold_edge(counts.validation) if binary else 0
+    edge = 0
+    if binary:
+        bins = test.histograms.shape[2]
+        edge = threshold_edge(counts.validation) if decided is None else _nearest_edge(decided, bins)
     threshold = _edge_probability(edge, test.histograms.shape[2]) if binary else math.nan
     confusion = _confusion_at(test.histograms[0], edge) if binary else test.confusion
     figures = {name: metric.of(test, confusion) for name, metric in METRICS.items()} if test.records else UNDEFINED
@@ -336,6 +343,14 @@ def _edge_probability(edge: int, bins: int) -> float:
         return place
     log_odds = SCORE_TEMPER * np.log(place / (1 - place))
     return float(1 / (1 + np.exp(-log_odds)))
+
+
+def _nearest_edge(probability: float, bins: int) -> int:
+    """Return the edge whose probability is nearest, by the scale of :func:`_edge_probability`."""
+    if not 0 < probability < 1:
+        return bins if probability >= 1 else 0
+    odds: float = ((1 - probability) / probability) ** (1 / SCORE_TEMPER)
+    return round(bins / (1 + odds))
 
 
 def _confusion_at(histogram: Integers, edge: int) -> Integers:

@@ -1,5 +1,6 @@
 """``confide demo``: the whole system on this machine, as the processes that run in production, on loopback."""
 
+import json
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ from rich.console import Console
 from common.config import Config, load_config, replace
 from common.errors import ConfideError, ConfigError, RunError
 from common.files import replace_file
+from common.models.first_model import FIRST_MODEL_FILE
 from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
 from common.settings import (
@@ -35,8 +37,9 @@ from deploy.demo.monitoring import write_configuration
 from deploy.demo.recipe import with_recipe
 from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
-from deploy.results.run_folder import RunFolder
+from deploy.results.run_folder import DATA_NOTES_FILE, RunFolder
 from deploy.source_tree import ROOT
+from server.initial_model import make_first_model
 from server.only_one import only_server
 from server.run import new_run_id
 
@@ -225,10 +228,17 @@ class _Demo:
         self._say_where_metrics_are(self._deployment.set_up(data))
         self._deal(data)
         features = features_for(data, self._config, self._table.starting)
+        self._make_first_model(data)
         self._table.starting("starting the server")
         self._deployment.start_server()
         for member in self._deployment.members:
             give(features, member.state / CACHE_FOLDER)
+
+    def _make_first_model(self, data: DataSet) -> None:
+        """Make here, where PyTorch is in memory already, what the server would start a process for."""
+        config = self._config
+        made = make_first_model(config.model, len(data.classes), data.channels, config.experiment.seed)
+        made.write(self._folder / FIRST_MODEL_FILE)
 
     def _take_up(self, outputs: RunFolder) -> None:
         """Show what was done before the demo was stopped, and start the server on it."""
@@ -247,6 +257,10 @@ class _Demo:
         data = obtain(config.data, config.experiment.task, config.model.image_size, terms=config.task)
         if data.banner:
             self._table.remember(data.banner)
+        left_out = tuple(note for note in data.notes if note != data.banner)
+        for note in left_out:
+            self._table.remember(f"{data.name}: {note}")
+        replace_file(self._folder / DATA_NOTES_FILE, (json.dumps(left_out, indent=2) + "\n").encode())
         return data
 
     def _deal(self, data: DataSet) -> None:

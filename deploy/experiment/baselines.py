@@ -16,6 +16,7 @@ from common.files import replace_file
 from common.provenance import ROOT
 from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import obtain
+from deploy.experiment.accuracy import FAMILIES, steps
 from deploy.experiment.figures import draw_auc_by_epsilon, draw_gain, draw_learning
 from deploy.experiment.methods import Method
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE
@@ -32,26 +33,13 @@ SPLITS: dict[str, dict[str, Any]] = {
 }
 """Three degrees of heterogeneity: the section ``data`` of each."""
 
-COMMON = (
-    "model.name=scattering_linear",
-    "evaluation.score_bins=512",
-    "experiment.rounds=20",
-    "training.batch_size=64",
-    "training.learning_rate=0.1",
-    "training.momentum=0.9",
-    "privacy.max_grad_norm=2.8",
-)
-"""Settings, chosen on PneumoniaMNIST's public validation part; on private records the choice would cost privacy."""
+FAMILY = FAMILIES["pneumonia-28"]
+"""The data, the model and the recipe, as ``confide experiment accuracy`` has them: one method has one figure."""
 
-STEPS_OF_DP: dict[Method, dict[str, dict[str, Any]]] = {
-    Method.LOCAL_DP: {"training": {"learning_rate": 0.3, "momentum": 0.0}, "experiment": {"rounds": 10}},
-    Method.DISTRIBUTED_DP: {
-        "training": {"learning_rate": 1.2, "momentum": 0.0, "sample_rate": 0.5},
-        "experiment": {"rounds": 60},
-    },
+LOCAL_STEPS: dict[float, dict[str, dict[str, Any]]] = {
+    epsilon: dict(steps(20, length)) for epsilon, length in ((1.0, 160.0), (3.0, 200.0), (8.0, 400.0))
 }
-"""The settings of a private method. Central DP takes as many steps of the same length as distributed DP, without
-momentum: in one place it would begin again with every pass over the records, and the steps would not be the same."""
+"""Mode ``local`` takes the demo's 20 full-batch steps, as long altogether as those of mode ``distributed``."""
 
 TABLE = "baselines.md"
 PLOTS = ("learning.png", "auc-by-epsilon.png", "gain.png")
@@ -68,7 +56,7 @@ PLOTS = ("learning.png", "auc-by-epsilon.png", "gain.png")
 @config_options()
 def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
     """Run the study, or what is left of it."""
-    config = load_config(config_file, (*COMMON, *overrides))
+    config = load_config(config_file, ("evaluation.score_bins=512", *FAMILY.settings, *overrides))
     console = Console()
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if data.banner:
@@ -93,8 +81,9 @@ def plan(config: Config, seeds: Sequence[int]) -> tuple[Training, ...]:
             dealt = replace(seeded, data=section)
             trainings += [Training(Method.ALONE, dealt, 1 + place) for place in range(config.experiment.num_clients)]
             trainings.append(Training(Method.FEDAVG, dealt))
-            for epsilon in EPSILONS if name == IID else EPSILONS[-1:]:
-                trainings += [_private(method, dealt, epsilon) for method in STEPS_OF_DP]
+            trainings += [_private(Method.DISTRIBUTED_DP, dealt, epsilon) for epsilon in EPSILONS]
+            of_local = EPSILONS if name == IID else EPSILONS[-1:]
+            trainings += [_private(Method.LOCAL_DP, dealt, epsilon) for epsilon in of_local]
     return tuple(trainings)
 
 
@@ -112,5 +101,8 @@ def write_baselines(study: Study, outcomes: Outcomes) -> None:
 
 
 def _private(method: Method, config: Config, epsilon: float) -> Training:
-    terms = STEPS_OF_DP[Method.DISTRIBUTED_DP if method is Method.CENTRAL_DP else method]
+    """Return a private training; central DP takes the steps of distributed DP, on everybody's records in one place."""
+    terms = (
+        LOCAL_STEPS[epsilon] if method is Method.LOCAL_DP else dict(FAMILY.aim(Method.DISTRIBUTED_DP, epsilon).sections)
+    )
     return Training(method, replace(replace(config, **terms), privacy={"target_epsilon": epsilon}))

@@ -17,10 +17,13 @@ import numpy.typing as npt
 
 from client.contribution import Contributor
 from client.data.hospital_data import HospitalData
+from client.features import model_inputs
 from client.ledger.ledger import Ledger
+from client.training import TrainingData, evaluate
 from common.config import Config, HospitalConfig, replace
 from common.errors import RunError
-from common.evaluation import Metrics, metrics
+from common.evaluation import EvaluationShape, Metrics, metrics
+from common.models import registry
 from common.privacy.mechanism import (
     LARGEST_MEAN_ERROR,
     DistributedNoise,
@@ -33,11 +36,13 @@ from common.privacy.mechanism import (
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
 from common.run.terms import describe
+from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import split
 from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
+from server.checkpoints import Checkpoint, CheckpointStore
 from server.initial_model import initial_model
 from server.rounds import Asked
 from server.run import new_run_id
@@ -88,7 +93,9 @@ MECHANISM_OF: dict[Method, type[Mechanism]] = {
 """Central DP is what a trusted centre would do: mode ``local`` in one place that has everybody's records."""
 
 
-def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: int = 0) -> tuple[RoundDone, ...]:
+def train(
+    method: Method, config: Config, data: DataSet, cache: Path, hospital: int = 0, *, noisy: bool = False
+) -> tuple[RoundDone, ...]:
     """Train once.
 
     Args:
@@ -97,6 +104,8 @@ def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: 
         data: the whole data set.
         cache: for frozen features; every training of a study uses the same.
         hospital: from 1, which one trains alone.
+        noisy: of hospitals that train together: measure as a deployed run does, by noisy counts alone. Only the last
+            model is then measured exactly, at the threshold that those counts gave.
 
     Returns:
         Each round's model, measured on the whole official test part at the threshold of the validation records.
@@ -105,18 +114,46 @@ def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: 
         RunError: the training ended before its last round.
         DataError: the data can't be split so.
     """
-    config = replace(config, privacy={"mode": MECHANISM_OF[method].mode}, evaluation={"exact": True})
+    config = replace(config, privacy={"mode": MECHANISM_OF[method].mode}, evaluation={"exact": not noisy})
+    if noisy and (method.is_pooled or method is Method.ALONE):
+        raise RunError(f"counts are noisy where hospitals train together, got {method}")
     if method.is_pooled:
         return tuple(_in_one_place(_pooled(config), pooled_data(data), data, cache))
     hands = split(data, config.experiment.num_clients, config.data, config.experiment.seed, config.training.batch_size)
     if method is Method.ALONE:
         return tuple(_in_one_place(config, alone_data(data, hands[hospital - 1]), data, cache))
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
-        return train_together(config, data, [hospital_data(data, hand) for hand in hands], cache, Path(scratch))
+        folder, run_id = Path(scratch), new_run_id()
+        held = [hospital_data(data, hand) for hand in hands]
+        rounds = train_together(config, data, held, cache, folder, run_id)
+        if not noisy:
+            return rounds
+        last = CheckpointStore(folder / CHECKPOINTS_FOLDER).latest(run_id)
+        assert last is not None  # noqa: S101 - the run has reached its end
+        return (*rounds[:-1], _as_released(rounds[-1], config, data, cache, last))
+
+
+def _as_released(done: RoundDone, config: Config, data: DataSet, cache: Path, last: Checkpoint) -> RoundDone:
+    """Return a run's last round with exact figures of the whole test part, at the threshold that noisy counts gave."""
+    named, classes, held = config.model, len(data.classes), pooled_data(data)
+    validation, test = (
+        TrainingData.of(model_inputs(named.architecture, part.images, cache), part.labels, part.patients)
+        for part in (held.validation, held.test)
+    )
+    model = registry.build(named.architecture, classes, data.channels, named.image_size, config.experiment.seed)
+    counts = evaluate(
+        model, np.array(last.model[:]), validation, test, EvaluationShape(classes, config.evaluation.score_bins)
+    )
+    return done.model_copy(update=measures(metrics(counts, last.progress.threshold)))
 
 
 def train_together(
-    config: Config, data: DataSet, held: Sequence[HospitalData], cache: Path, folder: Path
+    config: Config,
+    data: DataSet,
+    held: Sequence[HospitalData],
+    cache: Path,
+    folder: Path,
+    run_id: str | None = None,
 ) -> tuple[RoundDone, ...]:
     """Train with all hospitals: their agents, the protocol, the server's run.
 
@@ -125,7 +162,8 @@ def train_together(
         data: the whole data set, for its name, classes and channels.
         held: what each hospital holds.
         cache: for frozen features.
-        folder: empty; each hospital's state is left in it, under ``hospital-1`` and so on.
+        folder: empty; each hospital's state is left in it, under ``hospital-1`` and so on, and the run's checkpoints.
+        run_id: of the run; a new one unless given.
 
     Raises:
         RunError: the training ended before its last round.
@@ -142,7 +180,7 @@ def train_together(
         for number, each in enumerate(held, start=1)
     }
     consortium = InProcessConsortium(config, sites)
-    consortium.server(new_run_id(), data, folder / "checkpoints", events.append).train()
+    consortium.server(run_id or new_run_id(), data, folder / CHECKPOINTS_FOLDER, events.append).train()
     (finished,) = (event for event in events if isinstance(event, RunFinished))
     if finished.reason != COMPLETED:
         raise RunError(f"a training must reach its last round, this one ended after {finished.rounds_done}: "

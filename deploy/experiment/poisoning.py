@@ -27,7 +27,7 @@ from common.provenance import ROOT
 from deploy.command import command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import split
-from deploy.experiment.baselines import COMMON, STEPS_OF_DP
+from deploy.experiment.baselines import FAMILY
 from deploy.experiment.methods import MECHANISM_OF, Method, train_together
 from deploy.experiment.places import hospital_data
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Measures, RunGroup, Trial, run_trials
@@ -111,7 +111,7 @@ def flipped(held: HospitalData, share: float, seed: int) -> HospitalData:
 @config_options()
 def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -> int:
     """Run the trials, or what is left of them."""
-    config = load_config(config_file, (*COMMON, *overrides))
+    config = load_config(config_file, ("evaluation.score_bins=512", *FAMILY.settings, *overrides))
     console = Console()
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     if len(data.classes) != _BINARY:
@@ -136,7 +136,7 @@ def plan(data: DataSet, cache: Path, config: Config, seeds: Sequence[int]) -> tu
     for seed in seeds:
         seeded = with_settings(config, experiment={"seed": seed})
         for method in METHODS:
-            terms = with_settings(seeded, **STEPS_OF_DP[method]) if method.is_private else seeded
+            terms = with_settings(seeded, **dict(FAMILY.aim(method, EPSILON).sections)) if method.is_private else seeded
             chosen = with_settings(terms, privacy={"target_epsilon": EPSILON}) if method.is_private else terms
             trials += [
                 Trial(

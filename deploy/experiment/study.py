@@ -31,11 +31,13 @@ class Training:
         method: how.
         config: all of it.
         hospital: from 1, which one trains alone; 0 with every other method.
+        noisy: measured by noisy counts, as a deployed run is.
     """
 
     method: Method
     config: Config
     hospital: int = 0
+    noisy: bool = False
 
     @property
     def epsilon(self) -> float | None:
@@ -52,6 +54,7 @@ class Training:
 
     def labels(self, data: DataSet) -> dict[str, str | float]:
         """Return what distinguishes it from the study's others, without its seed."""
+        noisy: dict[str, str | float] = {"counts": "noisy"} if self.noisy else {}
         return {
             "data_set": data.name,
             "model": self.config.model.name,
@@ -60,6 +63,7 @@ class Training:
             "split": self.split,
             "epsilon": "" if self.epsilon is None else self.epsilon,
             "hospital": self.hospital or "",
+            **noisy,
         }
 
 
@@ -109,7 +113,10 @@ class Study:
         return found
 
     def _train(self, training: Training, _config: Config) -> Measures:
-        rounds = train(training.method, training.config, self.data, self.folder / CACHE_FOLDER, training.hospital)
+        rounds = train(
+            training.method, training.config, self.data, self.folder / CACHE_FOLDER, training.hospital,
+            noisy=training.noisy,
+        )  # fmt: skip
         kept = (*(done.model_copy(update={"roc": None}) for done in rounds[:-1]), rounds[-1])
         replace_file(self._path(training), "".join(done.to_line() for done in kept).encode())
         return {name: float(getattr(rounds[-1], name)) for name in METRICS} | {"spent": rounds[-1].epsilon}

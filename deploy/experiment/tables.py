@@ -1,6 +1,6 @@
 """The tables of studies, in Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from common.config import Config
 from common.evaluation.metrics import HEADLINES
@@ -29,6 +29,7 @@ def baselines_table(study: Study, outcomes: Outcomes, splits: Sequence[str]) -> 
     """Return one row a method and ε, one column a split, each with AUC, accuracy and F1 over the seeds."""
     config = next(iter(outcomes)).config
     seeds = len({training.config.experiment.seed for training in outcomes})
+    kinds = _kinds(outcomes)
     lines = [
         f"# Baselines: {study.data.name}, {config.model.name} at {config.model.image_size} pixels",
         "",
@@ -37,13 +38,26 @@ def baselines_table(study: Study, outcomes: Outcomes, splits: Sequence[str]) -> 
         f"ε is for each {config.privacy.unit} ({RELATION}) at δ = {config.privacy.delta:g}. {_ADVERSARIES}",
         *_notes(study),
         "",
-        "| method | ε | " + " | ".join(splits) + " |",
-        "|---|---|" + "---|" * len(splits),
+        "**To quote**, AUC / accuracy, means over seeds:",
+        "",
+        *_rows(kinds, splits, lambda *kind: _short_cell(finals(outcomes, *kind))),
+        "",
+        "**With intervals:**",
+        "",
+        *_rows(kinds, splits, lambda *kind: _cell(finals(outcomes, *kind))),
     ]
-    for method, epsilon in _kinds(outcomes):
-        cells = [_cell(finals(outcomes, method, epsilon, split)) for split in splits]
-        lines.append(f"| {method} | {'–' if epsilon is None else f'{epsilon:g}'} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _rows(kinds: Sequence[Kind], splits: Sequence[str], cell: Callable[[Method, float | None, str], str]) -> list[str]:
+    """Return the lines of a table of methods by splits."""
+    head = ["| method | ε | " + " | ".join(splits) + " |", "|---|---|" + "---|" * len(splits)]
+    return head + [
+        "| "
+        + " | ".join([method, "–" if epsilon is None else f"{epsilon:g}", *(cell(method, epsilon, s) for s in splits)])
+        + " |"
+        for method, epsilon in kinds
+    ]
 
 
 def accuracy_table(study: Study, outcomes: Outcomes, aims: Mapping[Kind, tuple[float | None, float | None]]) -> str:
@@ -55,7 +69,7 @@ def accuracy_table(study: Study, outcomes: Outcomes, aims: Mapping[Kind, tuple[f
     lines = [
         f"# Accuracy: {study.data.name}, {config.model.name} at {config.model.image_size} pixels",
         "",
-        _terms(study, config, split, seeds),
+        _terms(study, config, split, seeds, noisy=any(training.noisy for training in outcomes)),
         *_notes(study),
         "",
         "| method | ε | AUC over seeds | AUC over test records | accuracy over seeds | "
@@ -70,14 +84,14 @@ def accuracy_table(study: Study, outcomes: Outcomes, aims: Mapping[Kind, tuple[f
     return "\n".join([*lines, *rows, ""])
 
 
-def _terms(study: Study, config: Config, split: str, seeds: int) -> str:
-    privacy = config.privacy
+def _terms(study: Study, config: Config, split: str, seeds: int, *, noisy: bool) -> str:
+    privacy, counts = config.privacy, "noisy" if noisy else "exact"
     return (
         f"By `./confide experiment accuracy --seeds {seeds}`: {config.experiment.num_clients} hospitals ({split}), "
         f"masks on, settings chosen on the public validation part; official test part of "
-        f"{len(study.data.parts['test'])} images, at the threshold of the pooled validation counts. ε for each "
-        f"{privacy.unit} ({RELATION}), δ = {privacy.delta:g}, {privacy.accountant.upper()} accountant, against the "
-        f"server and whoever has the model, {privacy.colluders} hospitals colluding and "
+        f"{len(study.data.parts['test'])} images, at the threshold of the pooled validation counts, which are "
+        f"{counts}. ε for each {privacy.unit} ({RELATION}), δ = {privacy.delta:g}, {privacy.accountant.upper()} "
+        f"accountant, against the server and whoever has the model, {privacy.colluders} hospitals colluding and "
         f"{privacy.tolerated_dropouts} dropping out."
     )
 
@@ -128,6 +142,13 @@ def _kinds(outcomes: Outcomes) -> list[Kind]:
     """Return each method with each of its ε, in the order of the methods."""
     found = {(training.method, training.epsilon) for training in outcomes}
     return sorted(found, key=lambda kind: (list(Method).index(kind[0]), kind[1] or 0.0))
+
+
+def _short_cell(measured: Sequence[RoundDone]) -> str:
+    if not measured:
+        return "not run"
+    means = (over_runs([float(getattr(done, score)) for done in measured]).value for score in HEADLINES[:2])
+    return " / ".join(f"{mean:.3f}" for mean in means)
 
 
 def _cell(measured: Sequence[RoundDone]) -> str:

@@ -33,6 +33,8 @@ _ROUNDS = 100_000
 _MIB = 2**20
 _SETTLED = 1 / 3
 """The share of the first samples that is left out: caches fill, and allocators find their size."""
+_FEWEST_MINUTES = 5.0
+"""A shorter soak cannot judge: what a process takes in its first minutes, taken for its rate, is growth of any size."""
 _GROWTH_MIB_PER_HOUR = 60.0
 """A process that holds this much more an hour, as a line through its samples says, has grown."""
 
@@ -102,16 +104,22 @@ def main(json_file: Path | None, plot: Path | None, **options: Any) -> int:  # n
             f"  files {item.files[0]} → {item.files[1]}  threads {item.threads[0]} → {item.threads[1]}"
             + ("  GROWS" if item.has_grown() else "")
         )
+    can_judge = soaked.minutes >= _FEWEST_MINUTES
+    if not can_judge:
+        print(
+            f"This was too short to judge: whether a process grows shows after {_FEWEST_MINUTES:g} minutes at least, "
+            f"and it was watched for {soaked.minutes:.2g}; the lines above do not tell"
+        )
     if json_file:
         facts = {"minutes": round(soaked.minutes, 2), "minutes_asked_for": asked.minutes, "rounds": soaked.rounds,
-                 "processes": [asdict(item) for item in growths], "machine": machine(),
+                 "can_judge": can_judge, "processes": [asdict(item) for item in growths], "machine": machine(),
                  "versions": versions()}  # fmt: skip
         write_json_report(json_file, facts)
     if plot:
         draw(samples).savefig(plot)
     if stopped is not None:
         return stopped.exit_code
-    return 1 if any(item.has_grown() for item in growths) else 0
+    return 1 if can_judge and any(item.has_grown() for item in growths) else 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from common.settings import check_port_free
 from common.telemetry.events import EVENTS_FILE
 from deploy.command import FILE, command
 from deploy.results.metric_sinks import SINKS, write
+from deploy.results.plots import BLUE, SKY
 
 PAGE = Path(__file__).with_name("dashboard_page.py")
 DEFAULT_PORT = 8501
@@ -24,8 +25,11 @@ _OPTIONS = {
     "server.fileWatcherType": "none",
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
+    "theme.light.primaryColor": BLUE,
+    "theme.dark.primaryColor": SKY,
 }
-"""By default Streamlit reports use to its makers, and shows stack traces to every viewer."""
+"""By default Streamlit reports use to its makers, and shows stack traces to every viewer. The colours are the
+report's; the page follows its reader's choice of light or dark."""
 
 
 @command(

@@ -22,6 +22,9 @@ from common.telemetry.events import (
     RunStarted,
 )
 
+_ROUNDS_FOR_RATE = 6
+"""Rounds whose time says how long the next ones take: the first one of a run is slower."""
+
 POLL_SECONDS = 0.25
 """The time between two polls of a growing file: soon enough for an eye, and a `read` that finds nothing is cheap.
 Notifications of the kernel (inotify) would save even that, but do not cross a bind mount into a container."""
@@ -111,6 +114,17 @@ class RunHistory:
     def measured(self) -> tuple[RoundDone, ...]:
         """The rounds whose model was measured: in a long run not every one is."""
         return tuple(done for done in self.rounds if done.part != "none")
+
+    @property
+    def seconds_left(self) -> float:
+        """About how long the rounds that remain take, by the time that the last ones took; measuring not counted."""
+        if not self.rounds:
+            return math.nan
+        done = self.rounds[-_ROUNDS_FOR_RATE:]
+        each = done[-1].seconds
+        if len(done) > 1:
+            each = max(0.0, (done[-1].time - done[0].time) / (done[-1].step - done[0].step))
+        return each * (self.started.rounds - done[-1].step)
 
     @property
     def tested(self) -> Evaluated | None:

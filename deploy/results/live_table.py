@@ -46,9 +46,6 @@ LOGS = "logs"
 """The folder of a run's logs, in its own."""
 
 _MINUTE_SECONDS, _SHORT_SECONDS = 60, 90
-_ROUNDS_FOR_RATE = 6
-"""Rounds whose time says how long the next ones take: the first one of a run is slower."""
-
 _WIDTHS = (5, 10, 5, 6, 4, 10, 6, 14, 5, 6)
 """The widths of the columns on a pipe, where later rows are not known yet: 80 with the spaces between them."""
 
@@ -185,16 +182,9 @@ class LiveTable:
             self._progress = (
                 "the last model is being measured"
                 if last
-                else f"round {done.step + 1} of {self._started.rounds} is under way{self._left(self._started)}"
+                else f"round {done.step + 1} of {self._started.rounds} is under way, about "
+                f"{as_time(RunHistory.of(self._events).seconds_left)} left"
             )
-
-    def _left(self, started: RunStarted) -> str:
-        """Say about how long the remaining rounds take, by the time that the last ones took; measuring not counted."""
-        done = [self._rounds[step] for step in sorted(self._rounds)][-_ROUNDS_FOR_RATE:]
-        each = done[-1].seconds
-        if len(done) > 1:
-            each = max(0.0, (done[-1].time - done[0].time) / (done[-1].step - done[0].step))
-        return f", about {_as_time(each * (started.rounds - done[-1].step))} left"
 
     def _test(self, tested: Evaluated) -> None:
         """Take in the last model's figures; exact ones stand in the last round's row already."""
@@ -252,10 +242,10 @@ class LiveTable:
         return lines
 
 
-def _as_time(seconds: float) -> str:
+def as_time(seconds: float) -> str:
     """Return seconds, or minutes from a minute and a half on, in words.
 
-    >>> _as_time(8.4), _as_time(600)
+    >>> as_time(8.4), as_time(600)
     ('8 s', '10 min')
     """
     if seconds < _SHORT_SECONDS:

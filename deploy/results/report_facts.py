@@ -26,6 +26,7 @@ from deploy.results.intervals import Interval, of_round, of_test, over_runs
 from deploy.results.model_file import CARD_FILE, ModelCard, load_model
 from deploy.results.outputs import SUMMARY_FILE, epsilon_by_hospital, time_spent
 from deploy.results.reader_questions import ReaderAnswer, answers, epsilon_in_words
+from deploy.results.run_folder import DATA_NOTES_FILE
 from deploy.results.statistics import explained, shown
 
 COMPARED = (*(name for name in SUMMARISED if name != "kappa"), "epsilon")
@@ -126,6 +127,11 @@ class RunFacts:
     def test_units(self) -> str:
         """How many records or patients the test parts count, in words."""
         return f"{self.tested.records if self.tested else 0} {self.config.privacy.unit.value}s"
+
+    @property
+    def data_notes(self) -> tuple[str, ...]:
+        """What was left out of the data, or divided anew, before it was dealt; empty where nobody told."""
+        return _read_notes(self.folder)
 
     @property
     def not_measured(self) -> str:
@@ -388,6 +394,16 @@ def _kind(run: RunFacts) -> str:
     changed = {key: value for key, value in changed_keys(run.config).items() if key != "experiment.seed"}
     settings = ", ".join(f"{key}={value}" for key, value in changed.items()) or "the defaults"
     return f"{run.started.task} on {run.started.data_set}: {settings}"
+
+
+def _read_notes(folder: Path) -> tuple[str, ...]:
+    try:
+        notes = json.loads((folder / DATA_NOTES_FILE).read_bytes())
+    except FileNotFoundError:
+        return ()
+    except (OSError, RecursionError, ValueError) as error:
+        raise RunError(f"{folder / DATA_NOTES_FILE} must be readable JSON: {error}") from None
+    return tuple(map(str, notes)) if isinstance(notes, list) else ()
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 ::
 
     events.jsonl, audit.jsonl, checkpoints/       the server's own, while it runs
+    data-notes.json                               a demo's: what was left out of the data before it was dealt
     metrics.csv, summary.json                     from the run's first event on
     model.safetensors, model.json, plots/         once it has ended
     report.html, report.md, model_card.md         once it has ended
@@ -46,6 +47,8 @@ from common.telemetry.events import EVENTS_FILE, Event, EventFile, RunFinished
 from deploy.source_tree import ROOT
 from server.checkpoints import CheckpointStore
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
+
+DATA_NOTES_FILE = "data-notes.json"
 
 
 class RunFolder:

@@ -27,6 +27,9 @@ ONE_INPUT_SECONDS = 20
 
 SECONDS_EACH = 10
 
+FEWEST_SECONDS = 5
+"""A decoder that was fed for less has seen little beyond the corpus, which the fast tests try anyway."""
+
 GRACE_SECONDS = 300
 """To import and instrument what is fuzzed, and to stop."""
 
@@ -59,6 +62,11 @@ def main(seconds: int | None, decoder: tuple[str, ...], corpus: Path) -> int:
         print(f"confide: {', '.join(failed)}: raised something other than a refusal; the bytes are in the corpus")
         return 1
     print(f"confide: {len(chosen)} decoders refuse or take whatever was fed to them")
+    if each_seconds < FEWEST_SECONDS:
+        print(
+            f"confide: {each_seconds} s for each are too few to judge by; --seconds {FEWEST_SECONDS * len(chosen)} "
+            "gives each decoder enough"
+        )
     return 0
 
 

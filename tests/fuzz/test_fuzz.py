@@ -14,6 +14,15 @@ def test_a_time_that_leaves_nothing_to_be_fed_is_refused() -> None:
         fuzz.main(["fuzz", "--seconds", "0"])
 
 
+@pytest.mark.parametrize(("seconds", "says_so"), [(1, True), (fuzz.FEWEST_SECONDS, False)])
+def test_a_time_that_is_too_short_to_judge_by_is_called_so(
+    seconds: int, says_so: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fuzz, "fuzz", lambda *_: True)
+    assert fuzz.main(["fuzz", "--seconds", str(seconds), "--decoder", DECODERS[0].name]) == 0
+    assert ("too few to judge by" in capsys.readouterr().out) is says_so
+
+
 @pytest.mark.slow
 def test_a_process_that_ends_badly_is_a_defect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not fuzz.fuzz("no-such-decoder", 1, tmp_path)

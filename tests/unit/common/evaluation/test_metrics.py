@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from common.evaluation import METRICS, Figures
+from common.evaluation import METRICS, Figures, metrics
+from common.evaluation.exact import EvaluationCounts, EvaluationShape, count
 from common.evaluation.metrics import quadratic_kappa
 from common.telemetry.metric_names import MODEL_METRICS
 from deploy.source_tree import ROOT
@@ -80,3 +81,16 @@ def test_no_place_but_evaluation_has_a_list_of_metrics_of_its_own() -> None:
     assert {path: found for path, found in lists.items() if found} == {}
     assert _lists_of_metrics(ast.parse('SHOWN = ("auc", "accuracy", "f1")')) == ["auc, accuracy, f1"]
     assert _lists_of_metrics(ast.parse('{"auc": 1, "accuracy": 2, "loss": 3}')) == ["auc, accuracy, loss"]
+
+
+def test_a_threshold_that_was_chosen_otherwise_decides() -> None:
+    generator, shape = np.random.default_rng(1), EvaluationShape(classes=2, bins=512)
+    labels = generator.integers(0, 2, 300)
+    logits = (generator.normal(size=(300, 2)) + 2 * np.eye(2)[labels]).astype(np.float32)
+    counts = EvaluationCounts(count(logits, labels, shape), count(logits, labels, shape))
+    own = metrics(counts)
+    assert metrics(counts, own.threshold) == own
+    positives = int(labels.sum())
+    assert metrics(counts, 0.0).confusion == ((0, 300 - positives), (0, positives))
+    assert metrics(counts, 1.0).confusion == ((300 - positives, 0), (positives, 0))
+    assert metrics(counts, 0.9).confusion != own.confusion

@@ -180,6 +180,45 @@ def test_full_batches_are_the_gaussian_mechanism() -> None:
     assert exact <= epsilon([gaussian(5.0, 1.0, 10)], 1e-5) <= exact + 2 * accounting.PRV_EPSILON_ERROR
 
 
+@pytest.mark.parametrize("noise", [(2.0,), (30.0, 4.0), (1.0, 3.0, 0.7)])
+def test_without_sampling_the_closed_form_says_what_prv_does(noise: tuple[float, ...]) -> None:
+    events = [gaussian(each, 1.0, 3) for each in noise]
+    history = tuple(sorted((each, 1.0, 1, 3) for each in noise))
+    by_prv = accounting._prv_bounds(history, 1e-4, accounting.PRV_EPSILON_ERROR)
+    assert by_prv is not None
+    lower, upper = accounting.epsilon_bounds(events, 1e-4, Accountant.PRV, accounting.PRV_EPSILON_ERROR)
+    assert by_prv[0] <= lower <= by_prv[1]
+    assert upper == pytest.approx(by_prv[1], abs=0.05 * accounting.PRV_EPSILON_ERROR)
+
+
+def test_releases_without_sampling_are_one_beside_sampled_steps() -> None:
+    sampled, apart = gaussian(1.5, 0.1, 20), [gaussian(8.0, 1.0, 4), gaussian(6.0, 1.0, 1)]
+    once = gaussian(1 / math.sqrt(4 / 8.0**2 + 1 / 6.0**2), 1.0, 1)
+    assert epsilon([sampled, *apart], 1e-4) == pytest.approx(epsilon([sampled, once], 1e-4), abs=1e-9)
+    by_prv = accounting._prv_bounds(
+        tuple(sorted([(1.5, 0.1, 1, 20), (8.0, 1.0, 1, 4), (6.0, 1.0, 1, 1)])), 1e-4, accounting.PRV_EPSILON_ERROR
+    )
+    assert by_prv is not None
+    assert epsilon([sampled, *apart], 1e-4) == pytest.approx(by_prv[1], abs=0.1 * accounting.PRV_EPSILON_ERROR)
+
+
+@pytest.mark.parametrize("multiplier", [1e-3, 1e-160, 1e-310])
+def test_almost_no_noise_costs_what_no_closed_form_has_to_say(multiplier: float) -> None:
+    assert epsilon([gaussian(multiplier, 1.0, 1)], 1e-4) > accounting.PRV_FURTHEST_LOSS
+
+
+def test_accounting_of_full_batches_imports_no_accountants() -> None:
+    code = (
+        "import sys; from common.privacy.accounting import *; "
+        "event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 4.0, 1.0, 30); "
+        "print(epsilon([event], 1e-4) > 1, 'torch' in sys.modules, 'scipy' in sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "False", "False"]
+
+
 def test_the_distance_to_a_gaussian_is_paid_for_in_epsilon_and_delta() -> None:
     event = dataclasses.replace(
         gaussian(1.5, 0.1, 10), kind=MechanismKind.DISTRIBUTED_DISCRETE_GAUSSIAN, approximation=0.001
@@ -354,3 +393,17 @@ def test_an_integral_that_is_not_vouched_for_is_no_bound() -> None:
 def test_the_module_is_imported_without_torch() -> None:
     probe = "import sys, common.privacy.accounting; sys.exit('torch' in sys.modules or 'opacus' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], cwd=Path(__file__).parents[4], check=False).returncode == 0
+
+
+@pytest.mark.long
+def test_accounting_brings_neither_torch_nor_opacus_and_leaves_opacus_to_be_imported() -> None:
+    probe = (
+        "import sys; from common.privacy.accounting import *; "
+        "epsilon([MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 1.5, 0.1, 2)], 1e-4); "
+        "print([name for name in sys.modules if name.partition('.')[0] in ('torch', 'opacus')]); "
+        "import opacus.version; print(hasattr(sys.modules['opacus'], 'PrivacyEngine'))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", probe], cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["[]", "True"]

@@ -28,7 +28,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_record_is_seen_in_a_bare_update_alone(phantom: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_inversion, "BATCHES", (1,))
-    alike = {attack.view: attack.likeness.ssim[0] for attack in audit(phantom, Config(), iterations=500).attacks}
+    found = audit(phantom, Config(), iterations=500)
+    assert found.can_judge()
+    alike = {attack.view: attack.likeness.ssim[0] for attack in found.attacks}
     # In four runs .77 to .79, against .66 for the mean image; what noise gives was between -.06 and .11.
     assert alike[UPDATE] > alike[AVERAGE] + 0.05
     assert alike[MASKED] < 0.4
@@ -52,7 +54,9 @@ def test_the_command_shows_every_view_and_says_what_it_cannot_show(
     printed = capsys.readouterr().out
     assert "What this cannot show" in printed
     assert "ε ≤ 8" in printed
+    assert "THIS CANNOT JUDGE" in printed  # Two iterations find nothing anywhere.
     result = json.loads((tmp_path / "inversion_audit.json").read_text())
+    assert result["can_judge"] is False
     assert [(attack["batch"], attack["view"]) for attack in result["attacks"]] == [
         (batch, view) for batch in (1, 4) for view in VIEWS
     ]

@@ -31,7 +31,7 @@ def _example(method: Method, *_: object) -> tuple[RoundDone, ...]:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     TRAINED.clear()
 
-    def note(method: Method, config: object, *rest: object) -> tuple[RoundDone, ...]:
+    def note(method: Method, config: object, *rest: object, **_options: object) -> tuple[RoundDone, ...]:
         TRAINED.append(Training(method, config))  # type: ignore[arg-type]
         return _example(method, config, *rest)
 
@@ -85,7 +85,7 @@ def test_table_plots_csv_and_json_are_written(study: Study) -> None:
     table = (study.folder / "baselines.md").read_text()
     assert table.startswith("# Baselines: phantom-pneumonia, scattering_linear at 28 pixels")
     assert "PHANTOM" in table
-    assert "not run" in next(line for line in table.splitlines() if line.startswith("| distributed DP | 1 "))
+    assert "not run" in next(line for line in table.splitlines() if line.startswith("| FedAvg, local DP | 1 "))
     assert f"| FedAvg | – | {ROUNDS[-1].auc:.3f} " in table
     for name in baselines.PLOTS:
         assert np.ptp(imread(study.folder / name)[..., :3]) > 0.5

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from common.config import replace
+from common.errors import RunError
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.experiment.methods import Method, train
 from tests.support.tiny import PHANTOM
@@ -48,3 +49,13 @@ def test_the_seed_decides_a_training_without_noise(data: DataSet, cache: Path) -
     assert first.roc == again.roc
     assert first.loss == again.loss
     assert first.loss != other.loss
+
+
+def test_noisy_counts_choose_the_threshold_and_exact_ones_say_what_it_is_worth(data: DataSet, cache: Path) -> None:
+    rounds = train(Method.DISTRIBUTED_DP, PHANTOM, data, cache, noisy=True)
+    assert [done.step for done in rounds] == [1, 2]
+    # A whole number of records, which noisy counts are only by chance.
+    assert sum(map(sum, rounds[-1].confusion)) == len(data.parts["test"])
+    assert 0 < rounds[-1].auc < 1
+    with pytest.raises(RunError, match="hospitals train together"):
+        train(Method.CENTRAL, PHANTOM, data, cache, noisy=True)

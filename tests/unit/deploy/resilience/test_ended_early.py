@@ -59,4 +59,16 @@ def test_a_soak_keeps_its_samples(
     assert code == 128 + signal.SIGTERM
     told = json.loads(report.read_text())
     assert (told["minutes"], told["minutes_asked_for"], told["rounds"]) == (1.5, 20, 20)
-    assert "ended by a signal; 20 were asked for" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ended by a signal; 20 were asked for" in printed
+    assert "too short to judge" in printed
+    assert told["can_judge"] is False
+
+
+@pytest.mark.parametrize(("minutes", "code"), [(4.9, 0), (5.1, 1)])
+def test_a_soak_of_minutes_judges_growth_and_a_shorter_one_does_not(
+    minutes: float, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing = [Usage(second * 2**20, second * 2**20, 9, 4, time=float(second)) for second in range(9)]
+    monkeypatch.setattr(soak, "soak", lambda *_: soak.Soaked(minutes, 20, {("agent", 1): growing}, None))
+    assert soak.main(["soak", "--minutes", "20"]) == code

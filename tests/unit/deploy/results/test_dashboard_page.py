@@ -8,9 +8,22 @@ from streamlit.testing.v1 import AppTest
 
 from common.config import Config, replace
 from common.errors import ConfigError, RunError
-from common.telemetry.events import Event
+from common.telemetry.events import Event, RoundDone
 from deploy.results import dashboard
-from deploy.results.dashboard_page import costs_of, figures_of, full_table, learning_table, notes_of, privacy_table
+from deploy.results.dashboard_page import (
+    chart,
+    confusion_of,
+    costs_of,
+    curve_of,
+    figures_of,
+    full_table,
+    learning_table,
+    notes_of,
+    participants,
+    privacy_table,
+    progress_of,
+    spent_by_round,
+)
 from deploy.results.history import RunHistory
 from tests.support.example_run import HOSPITALS, example_of_three_classes, example_run
 
@@ -113,3 +126,43 @@ def test_the_page_of_three_classes_without_auc_is_shown(tmp_path: Path, monkeypa
     page = shown(tmp_path, monkeypatch)
     assert not page.exception
     assert {metric.label: metric.value for metric in page.metric}["AUC"] == "–"
+
+
+def test_the_curves_have_their_intervals_and_whole_rounds_in_the_reports_colours() -> None:
+    told = history(example_run(6))
+    rows = curve_of(told)
+    assert {row["figure"] for row in rows} == {"AUC", "accuracy", "F1"}
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in rows if "low" in row)
+    assert any("low" in row for row in rows)
+    drawn = chart(rows, {"AUC": "#0072B2"}, "validation")
+    assert drawn["encoding"]["x"]["axis"] == {"tickMinStep": 1, "format": "d"}
+    assert drawn["encoding"]["color"]["scale"] == {"domain": ["AUC"], "range": ["#0072B2"]}
+    assert {row["figure"] for row in spent_by_round(told)} == {*HOSPITALS, "budget"}
+
+
+def test_each_hospital_has_a_row_with_what_it_missed_and_spent() -> None:
+    rows = {row["hospital"]: row for row in participants(history(example_run(6)))}
+    assert set(rows) == set(HOSPITALS)
+    assert rows["hospital-3"]["rounds missed"] == 1
+    assert rows["hospital-3"]["now"] == "takes part"
+    assert rows["hospital-1"]["rounds missed"] == 0
+    assert all(float(row["ε budget"] or 0) == 10 for row in rows.values())
+    ended = participants(history([event for event in example_run(6) if getattr(event, "round", 0) <= 5]))
+    assert next(row for row in ended if row["hospital"] == "hospital-4")["now"] == "refused round 5"
+
+
+def test_the_matrix_is_the_newest_ones_with_the_truth_by_row() -> None:
+    told = history(example_run(6))
+    assert told.tested is not None
+    rows = confusion_of(told)
+    assert [list(row.values())[1:] for row in rows] == [list(row) for row in told.tested.confusion]
+    assert confusion_of(history(example_run(6)[:1])) == []
+
+
+def test_a_run_on_its_way_says_how_long_it_will_take() -> None:
+    events = example_run(6)
+    on_its_way = [
+        event for event in example_run(6, finished=False) if not isinstance(event, RoundDone) or event.step <= 3
+    ]
+    assert progress_of(history(on_its_way)).startswith("round 3 of 6, about ")
+    assert progress_of(history(events)) == "round 6 of 6"

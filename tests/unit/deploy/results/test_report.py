@@ -172,6 +172,23 @@ def test_a_run_that_left_no_summary_is_reported_without_versions(tmp_path: Path)
     assert "not recorded" in (folder / "report.md").read_text()
 
 
+def test_what_was_left_out_of_the_data_is_told_as_it_is(tmp_path: Path) -> None:
+    folder = _run(tmp_path / "run", example_run(2), with_model=False)
+    (folder / "data-notes.json").write_text(
+        '["26 of 4708 records of <train> left out: the same image is there already"]'
+    )
+    facts = RunFacts.read(folder)
+    assert facts.data_notes == ("26 of 4708 records of <train> left out: the same image is there already",)
+    assert main(["report", str(folder)]) == 0
+    for name in ("report.html", "model_card.md"):
+        told = (folder / name).read_text()
+        assert "26 of 4708 records of" in told
+        assert "<train>" not in told
+    (folder / "data-notes.json").write_text("{")
+    with pytest.raises(RunError, match=r"data-notes\.json must be readable JSON"):
+        _ = facts.data_notes
+
+
 def test_a_broken_summary_is_refused_by_name(tmp_path: Path) -> None:
     folder = _run(tmp_path, example_run(2), with_model=False)
     (folder / "summary.json").write_text("{")
