@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.audit.entries import Body, Hash, Hexadecimal, Identified
+from common.audit.entries import Body, ContributedUnbound, Hash, Hexadecimal, Identified
 from common.audit.parties import PublicKey, Writer, is_signed_by, verify_party
 from common.canonical import canonical_json
 from common.complaints import complaint
@@ -57,8 +57,15 @@ class _Line(BaseModel):
     previous: Hash
     time: int
     """Unix seconds on the writer's clock."""
-    body: Body = Field(discriminator="kind")
     signature: Hexadecimal
+
+
+class _LineOfToday(_Line):
+    body: Body = Field(discriminator="kind")
+
+
+class _LineOf010(_Line):
+    body: ContributedUnbound
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class AuditEntry:
 
     sequence: int
     time: int
-    body: Body
+    body: Body | ContributedUnbound
 
 
 @dataclass(frozen=True)
@@ -198,13 +205,16 @@ def read_chain(content: bytes, name: str, authority: x509.Certificate) -> Chain:
     return Chain(party, tuple(keys), tuple(entries))
 
 
-def _parsed(encoded: bytes, place: str) -> _Line:
+def _parsed(encoded: bytes, place: str) -> _LineOfToday | _LineOf010:
     if len(encoded) > _LONGEST_LINE_BYTES:
         raise AuditError(f"{place}: must be at most {_LONGEST_LINE_BYTES} bytes long")
     try:
-        line = _Line.model_validate_json(encoded)
+        line: _LineOfToday | _LineOf010 = _LineOfToday.model_validate_json(encoded)
     except ValidationError as error:
-        raise AuditError(f"{place}: must be an entry of an audit chain; {complaint(error, 'the line')}") from None
+        try:
+            line = _LineOf010.model_validate_json(encoded)
+        except ValidationError:
+            raise AuditError(f"{place}: must be an entry of an audit chain; {complaint(error, 'the line')}") from None
     if canonical_json(line.model_dump(mode="json")) != encoded:
         raise AuditError(f"{place}: must be in canonical form; it was changed")
     return line

@@ -69,6 +69,22 @@ class Contributed(_Body):
     """Its signed view of the round, a ``secagg`` MaskedInput, as it went with the vector; None of a bare one."""
 
 
+class ContributedUnbound(_Body):
+    """Hospital: what 0.1.0 wrote for a vector, before a round's terms and view were bound.
+
+    It is read, so that a hospital that was upgraded goes on with its chain; no run of today counts it.
+    """
+
+    kind: Literal["contributed"] = "contributed"
+    run_id: RunId
+    round_number: Count
+    train: bool
+    model_hash: Hash
+    epsilon: float | None
+    budget: float | None
+    ledger: Annotated[str, Field(pattern=r"^[0-9]{1,15}:[0-9a-f]{64}$")] | None
+
+
 class SignedSurvivors(_Body):
     """Hospital: it signed whose vectors are in a round's sum."""
 

@@ -2,7 +2,7 @@
 
 **The window.** A release speaks its own version N of the protocol and the one before it, unless a decision page says
 that the older one cannot keep what the newer one promises. The window begins with version 3, which 0.2.0 brought: a
-hospital of 0.1.0 speaks version 2, where neither purpose nor question of a round is bound in its masks, so a run that
+hospital of 0.1.0 speaks version 1, where neither purpose nor question of a round is bound in its masks, so a run that
 took one in could not keep the promise to anybody. Hence a release of version 3 speaks version 3 alone.
 
 **A run has one version.** The server chooses the newest that it and all members that it names speak, and writes it into

@@ -1,6 +1,8 @@
 ARG ROLE=hospital
 # ---- the slow layers: the same lines in every Dockerfile of this folder but for the first ---------------------------------
-FROM python:3.11-slim-bookworm AS chosen
+# By its digest for a release: docs/airgapped.md.
+ARG BASE=python:3.11-slim-bookworm
+FROM $BASE AS chosen
 ARG ROLE
 # PyTorch's own index has builds without CUDA, which make the images small. Empty: PyPI's build, with CUDA's libraries.
 ARG PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -9,7 +11,7 @@ COPY pyproject.toml requirements.lock deploy/development/image_packages.py ./
 RUN python image_packages.py pyproject.toml requirements.lock --role $ROLE ${PYTORCH_INDEX:+--without-pytorch} > packages.txt \
     && python image_packages.py pyproject.toml requirements.lock --role $ROLE --pytorch > pytorch.txt
 
-FROM python:3.11-slim-bookworm AS packages
+FROM $BASE AS packages
 ARG PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
 COPY --from=chosen /build/packages.txt /build/pytorch.txt ./
@@ -32,10 +34,19 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -exec strip --strip-unneeded {} + \
     && find . \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -not -path './torch*' \
         -not -path './triton/*' -not -path './nvidia/*' -delete \
-    && rm -rf matplotlib/mpl-data/sample_data pillow.libs/libavif* PIL/_avif*.so \
+    && find . -name '*.a' -delete \
+    && rm -rf pillow.libs/libavif* PIL/_avif*.so Crypto/SelfTest numpy/_core/_simd*.so numpy/_core/*_tests*.so \
+    # Of SciPy what statistics, optimisation and integration import; its copy of Fortran's library is NumPy's.
+    && (cd scipy && rm -rf cluster datasets differentiate fftpack io misc odr signal) \
+    && for library in numpy.libs/*; do \
+        [ ! -e "scipy.libs/${library#*/}" ] || ln -sf "../$library" "scipy.libs/${library#*/}"; done \
+    # Figures are PNG files: of the fonts' library matplotlib then needs the list of glyphs' names alone.
+    && (cd matplotlib/mpl-data && rm -rf sample_data fonts/afm fonts/pdfcorefonts) \
+    && find fontTools -mindepth 1 -maxdepth 1 -type d ! -name misc -exec rm -rf {} + \
+    && find fontTools/misc -name '*.so' -delete \
     && { [ ! -s /build/pytorch.txt ] || python -m compileall -q -j 0 . || true; }
 
-FROM python:3.11-slim-bookworm AS runtime
+FROM $BASE AS runtime
 # The numbers are fixed, so that files in a volume keep their owner when an image is built again.
 RUN for user in hospital:10001 relay:10002 server:10003 dealer:10004; do \
         groupadd --gid "${user#*:}" "${user%:*}" \

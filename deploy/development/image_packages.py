@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-NOT_IN_IMAGES = frozenset({"streamlit", "uv"})
-"""What only ``./confide dashboard`` uses, on a person's own machine; and the installer with which Flower would fetch an
-app's dependencies while it runs, which is switched off."""
+NOT_IN_IMAGES = frozenset({"prompt-toolkit", "streamlit", "uv", "watchfiles", "websockets"})
+"""What no process of an image imports, though something asks for it: ``./confide dashboard`` on a person's own machine;
+the installer with which Flower would fetch an app's dependencies while it runs, which is switched off; the questions of
+Flower's own command; and what a web server needs to watch its own code or to hold a conversation."""
 
 _PYTORCH = frozenset({"torch", "torchvision"})
 _STUDIES = frozenset({"dp-accounting", "onnxscript", "psutil", "scikit-image", "scikit-learn", "streamlit"})

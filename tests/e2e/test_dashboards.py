@@ -15,10 +15,12 @@ import pytest
 
 from client.metrics import serve as serve_hospital
 from client.status import HospitalStatus
+from common.identity.certificates import certificate_pem
 from common.settings import free_port
 from common.telemetry.events import Event
 from server.metrics import serve as serve_run
 from tests.support.example_run import HOSPITALS, example_run
+from tests.support.proposed_run import Members
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = os.environ.get("CONFIDE_PROMETHEUS") or shutil.which("prometheus")
@@ -87,6 +89,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Prometheus
         adversary="everyone outside the hospital", accountant="rdp", training_records_per_second=1200.0,
         evaluation_epsilon_spent={"validation": 0.8, "test": 1.0}, evaluation_epsilon_budget=4.0,
     ).write(folder / "status.json")  # fmt: skip
+    (folder / "identity.pem").write_bytes(certificate_pem(Members.made().identities["st-mary"].certificate))
     port = free_port()
     with serve_run(folder, 0) as server, serve_hospital(folder / "status.json", 0) as hospital:
         (folder / "prometheus.yml").write_text(
@@ -119,18 +122,19 @@ def _answers(prometheus: _Prometheus) -> bool:
 
 
 def _dashboard(name: str) -> dict[str, Any]:
-    dashboard: dict[str, Any] = json.loads((ROOT / "grafana" / "dashboards" / f"{name}.json").read_text())
+    (file,) = (ROOT / "grafana").glob(f"*/{name}.json")
+    dashboard: dict[str, Any] = json.loads(file.read_text())
     return dashboard
 
 
 def _as_grafana_asks(query: str) -> str:
     """Fill in what a dashboard's variables hold: all runs, and figures that an operator gave as references."""
-    for variable, value in (("$run", ".*"), ("$alone", "0.8"), ("$nodp", "0.9")):
+    for variable, value in (("$run", ".*"), ("$hospital", ".*"), ("$alone", "0.8"), ("$nodp", "0.9")):
         query = query.replace(variable, value)
     return query
 
 
-@pytest.mark.parametrize("name", ["federation", "privacy", "operations"])
+@pytest.mark.parametrize("name", ["federation", "privacy", "operations", "hospital"])
 def test_every_panel_has_something_to_show(prometheus: _Prometheus, name: str) -> None:
     unanswered = [
         f"{panel['title']}: {target['expr']}"

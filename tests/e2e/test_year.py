@@ -1,5 +1,8 @@
 """A year of a consortium, typed from the operator's guide while the clock goes forward: five hospitals, four runs."""
 
+import json
+import os
+import pickle
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from client.ledger.ledger import export
 from client.ledger.place import ledger_folder
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.audit.entries import AnsweredProposal
-from common.config import Config, replace
+from common.config import PROTOCOL_VERSION, Config, replace
 from common.identity.certificates import load_certificate
 from common.run.proposal import RunState
 from common.settings import SERVER_SETTINGS_FILE, free_port
@@ -21,7 +24,8 @@ from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunFinish
 from server.members.certificates import REQUESTS_FOLDER
 from server.members.roster import Membership
 from server.members.tls import TLS_CERTIFICATE_FILE
-from server.run_queue import RunQueue
+from server.run_queue import PROPOSAL_FILE, RunQueue
+from tests.support.agent_of_another_version import NEXT, next_release
 from tests.support.consortium import ROOT, Consortium
 from tests.support.printed import unwrapped
 from tests.support.script import Script, chapters_of, filled_in
@@ -36,13 +40,14 @@ YEAR_DAYS = 360
 
 FIRST, LATE = ("st-anne", "st-john", "st-luke", "st-mary"), "st-paul"
 ALL = (*FIRST, LATE)
-ROUNDS, LONG = 3, 30
+ROUNDS, LONG = 3, 20
 HOSPITAL_HOURS, LIST_HOURS, SERVER_HOURS, LATER_SERVER_HOURS = 2160.0, 2400.0, 9600.0, 2520.0
 SETTINGS = (
     f"experiment.rounds={ROUNDS}", "privacy.mode=local", "privacy.target_epsilon=3", "privacy.accountant=rdp",
     "privacy.delta=0.001", "hospital.delta=0.001", "hospital.allow_no_privacy=false",
     "hospital.stated_training_units=60", "hospital.stated_validation_units=8", "hospital.stated_test_units=8",
     "training.sample_rate=0.5", "evaluation.target_epsilon=0.5", "hospital.allow_partial_roster=true",
+    "enrolment.standing_seconds=3",
 )  # fmt: skip
 
 
@@ -62,6 +67,7 @@ class Year:
         self.carried = folder / "organiser" / "requests"
         self.carried.mkdir(parents=True)
         self.said: list[str] = []
+        self.running: tuple[str, ...] = ()
         self.server_certificates: list[bytes] = []
         self.hospital_certificates: dict[str, list[bytes]] = {name: [] for name in ALL}
         self._ports = [
@@ -123,6 +129,25 @@ class Year:
         words = self._at_server("server", {"ca.pem": str(self.folder / "organiser" / "certs" / "ca.pem")})
         (self.consortium.folder / "server.out").touch()
         self.consortium.start("server", (*words, *self.consortium._settings, *self._ports))
+
+    def end_of_piece(self) -> None:
+        """Stop everybody, and remember who was running."""
+        self.running = self.consortium.end()
+
+    def go_on(self) -> None:
+        """Start everybody who was running again, as an operator does after a restart of the machine."""
+        self.clock.forget_processes()
+        state = str(self.consortium.state)
+        self.consortium.start("server", ("server", "--state", state, *self.consortium._settings, *self._ports))
+        for name in self.running:
+            if name != "server":
+                self.consortium.start(name, ("hospital", "join", "--state", str(self.states[name])))
+
+    def upgrade(self) -> None:
+        """Let whatever is typed from now on be of the next release, which speaks one version more."""
+        (release := self.folder / "next-release").mkdir()
+        next_release(release, ("client", "common", "server", "deploy"))
+        self.consortium.upgrade(release, self.clock.environment(release))
 
     def invite_and_join(self, names: tuple[str, ...]) -> None:
         """Type the two lines for each of them; they wait for the authority then."""
@@ -232,14 +257,27 @@ class Year:
 
 @pytest.fixture(scope="module")
 def year(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Year]:
-    """Return the one year that the days below are of, each in its turn."""
-    folder = tmp_path_factory.mktemp("year")
-    played = Year(folder)
+    """Return the one year that the days below are of, each in its turn.
+
+    CONFIDE_YEAR names a folder in which it can be played in pieces, one or more days at a time: everybody is stopped
+    at the end of a piece, and started again for the next.
+    """
+    place = os.environ.get("CONFIDE_YEAR")
+    folder = tmp_path_factory.mktemp("year") if place is None else Path(place)
+    kept = folder / "year.pickle"
+    if kept.exists():
+        played: Year = pickle.loads(kept.read_bytes())  # noqa: S301 - the piece before has written it
+        played.go_on()
+    else:
+        folder.mkdir(exist_ok=True)
+        played = Year(folder)
     try:
         yield played
     finally:
         (folder / "said.txt").write_text("\n".join(played.said))
-        played.consortium.stop()
+        played.end_of_piece()
+        if place is not None:
+            kept.write_bytes(pickle.dumps(played))
 
 
 def spent(year: Year, name: str) -> set[tuple[str, int, str]]:
@@ -248,6 +286,12 @@ def spent(year: Year, name: str) -> set[tuple[str, int, str]]:
     lines = [(entry["run_id"], entry["round_number"], entry["booking"]["account"]) for entry in entries]
     assert len(set(lines)) == len(lines)
     return set(lines)
+
+
+def protocol_of(year: Year, number: int) -> int:
+    """Return a run's version of the protocol, which this release's own reader may refuse."""
+    proposal = json.loads((year.queue.folder(year.run_id(number)) / PROPOSAL_FILE).read_bytes())
+    return int(proposal["description"]["protocol_version"])
 
 
 def runs_in_ledger(year: Year, name: str) -> set[str]:
@@ -344,7 +388,13 @@ def test_day_145_a_run_is_declined_a_member_revoked_and_the_server_comes_back_fr
     year.server("revoke")
     year.organiser("revoke")
     year.until(lambda: not year.is_member("st-luke"), "st-luke must be off it again")
+    versions = Membership(year.consortium.state).versions
+    for name in ALL:
+        year.until(lambda name=name: (spoken := versions.of(name)) is not None and spoken.protocol == NEXT,
+                   f"{name} must say its new version")  # fmt: skip
     told = year.server("status")
+    assert told.count(f"protocol version {NEXT} (Confide 9.") == 1 + len(ALL)
+    assert "needs you" not in told
     assert "member st-luke" not in told
     assert f"run 3 ({year.run_id(3)[:12]}) is declined" in told
 
@@ -356,11 +406,19 @@ def test_day_215_the_member_is_taken_back_with_its_ledger_and_everybody_starts_a
     year.invite_and_join(("st-luke",))
     year.organiser("sign")
     year.have_certificates(("st-luke",))
+    year.upgrade()
+    year.consortium.stop_hospital("server")
+    year.start_server()
     line = year.script.line("./confide hospital join")
     for name in ALL:
         year.start_again(name, line)
-    year.consortium.stop_hospital("server")
-    year.start_server()
+    versions = Membership(year.consortium.state).versions
+    for name in ALL:
+        year.until(lambda name=name: (spoken := versions.of(name)) is not None and spoken.protocol == NEXT,
+                   f"{name} must say its new version")  # fmt: skip
+    told = year.server("status")
+    assert told.count(f"protocol version {NEXT} (Confide 9.") == 1 + len(ALL)
+    assert "needs you" not in told
 
 
 def test_day_280_a_run_trains_without_the_one_whose_budget_is_reached(year: Year) -> None:
@@ -372,6 +430,7 @@ def test_day_280_a_run_trains_without_the_one_whose_budget_is_reached(year: Year
     year.approve(4, "st-mary")
     year.has(4, RunState.FINISHED)
     assert "st-john declines, by its policy" in year.server("run show")
+    assert [protocol_of(year, number) for number in (1, 2, 4)] == [PROTOCOL_VERSION, PROTOCOL_VERSION, NEXT]
     assert [done.hospitals for done in year.rounds(4)] == [4] * ROUNDS
     year.goes_home(4, tuple(name for name in ALL if name != "st-john"))
 

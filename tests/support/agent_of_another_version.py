@@ -72,12 +72,14 @@ while True:
 """
 
 
-def next_release(folder: Path) -> Path:
-    """Copy what a hospital runs, as the next release: it speaks the version after ours, and ours."""
-    for package in ("client", "common"):
+def next_release(folder: Path, packages: tuple[str, ...] = ("client", "common")) -> Path:
+    """Copy what a hospital's agent runs, or more, as the next release: it speaks the version after ours, and ours."""
+    for package in packages:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (folder / "pyproject.toml").write_text(project.replace('\nversion = "', '\nversion = "9.', 1), encoding="utf-8")
+    for file in ("config.yaml", "requirements.lock"):
+        shutil.copy(ROOT / file, folder)
     config = folder / "common" / "config.py"
     ours = f"\nPROTOCOL_VERSION = {PROTOCOL_VERSION}\n"
     source = config.read_text(encoding="utf-8")

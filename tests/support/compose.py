@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("server", "dealer", "hospital", "prometheus")
 """Without Grafana, whose image cannot be had everywhere."""
 
+ONCE = ("runs", "first-model")
+"""What does one thing and ends: it prepares the folder of results, or makes the model that a run begins with."""
+
 LIMIT_SECONDS = 600.0
 _POLL_SECONDS = 1.0
 _PROGRAMS = r"\( -path /proc -o -path /sys -o -path /venv -o -path /usr -o -path /confide \)"
@@ -81,8 +84,7 @@ class Consortium:
         if service is not None:
             labels.append(f"com.docker.compose.service={service}")
         found = self.client.containers.list(all=True, filters={"label": labels})
-        # One prepares the folder of results and has ended before any other begins.
-        found = [item for item in found if item.labels.get("com.docker.compose.service") != "runs"]
+        found = [item for item in found if item.labels.get("com.docker.compose.service") not in ONCE]
         return sorted(found, key=lambda container: str(container.name))
 
     def events(self) -> list[Event]:

@@ -140,6 +140,12 @@ class Consortium:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
+    def kill(self, name: str) -> None:
+        """Kill a hospital's supervisor; the processes that it started end with it."""
+        self._stopped.add(name)
+        self._processes[name].kill()
+        self._processes[name].wait(60)
+
     def may_end(self, name: str) -> None:
         """Take it as right when a hospital's process ends by itself from now on."""
         self._stopped.add(name)
@@ -154,6 +160,11 @@ class Consortium:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         self.start("server", *self._commands["server"])
+
+    def upgrade(self, root: Path, environment: Mapping[str, str]) -> None:
+        """Let whatever is started from now on, commands included, run the code of another source tree."""
+        self._root = root
+        self._environment = {**self._environment, "PYTHONPATH": str(root), **environment}
 
     def processes(self) -> tuple[int, ...]:
         """Return the numbers of the processes that this has started; each has started others."""
@@ -196,6 +207,14 @@ class Consortium:
             process.send_signal(signal.SIGTERM)
         for process in self._processes.values():
             process.wait(60)
+
+    def end(self) -> tuple[str, ...]:
+        """Stop everything, and return who was still running; others can be started after that."""
+        running = tuple(name for name, process in self._processes.items() if process.poll() is None)
+        self.stop()
+        self._processes.clear()
+        self._stopped.clear()
+        return running
 
     def start(
         self, name: str, command: Sequence[str], prefix: Prefix = (), environment: Mapping[str, str] | None = None

@@ -31,12 +31,17 @@ class Clock:
             assert time.monotonic() < give_up, "every process must go by the clock"
             time.sleep(_POLL_SECONDS)
 
+    def forget_processes(self) -> None:
+        """Take what ended processes said away: another process may have the number of one of them."""
+        for file in self._file.parent.glob(f"{self._file.name}-*"):
+            file.unlink()
+
     def _told(self) -> list[float]:
         """Return what time it is for each process that goes by the clock."""
         confirmed = {int(file.name.rpartition("-")[2]): file for file in self._file.parent.glob(f"{self._file.name}-*")}
         texts = [file.read_text() for process, file in confirmed.items() if Path(f"/proc/{process}").exists()]
         return [float(text or "nan") for text in texts]
 
-    def environment(self) -> dict[str, str]:
-        """Return what a process and those it starts need to go by this clock."""
-        return {"PYTHONPATH": os.pathsep.join((str(_SITE), str(ROOT))), "CONFIDE_TEST_CLOCK": str(self._file)}
+    def environment(self, root: Path = ROOT) -> dict[str, str]:
+        """Return what a process of the source tree ``root``, and those it starts, need to go by this clock."""
+        return {"PYTHONPATH": os.pathsep.join((str(_SITE), str(root))), "CONFIDE_TEST_CLOCK": str(self._file)}

@@ -1,6 +1,7 @@
 """What a release has written stays what it is, byte for byte, and is read by this one."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -8,18 +9,31 @@ import msgspec
 import pytest
 from pydantic import TypeAdapter
 
+from client.ledger.held import newest_entry
 from common.audit import entries
-from common.config import RunDescription
+from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
+from common.audit.parties import Writer
+from common.config import RunDescription, load_config
+from common.errors import ConfideError, EnrolmentError, OtherVersionError
 from common.identity import enrolment
+from common.identity.certificates import load_certificate
+from common.identity.invitation import Invitation
 from common.provenance import confide_version
 from common.run import messages
 from common.run.delivery import Delivery
 from common.run.proposal import Proposal
 from common.run.round_terms import RoundTerms
+from common.run.versions import SPOKEN
+from common.telemetry.events import EventFile
+from deploy.results.model_file import load_model
 from server.run_queue import KeptRun
+from tests.support.proposed_run import Members
 from tests.support.released_formats import FOLDER, bodies, formats, of_enrolment, replies, requests
 
 RELEASES = sorted(path.name for path in FOLDER.iterdir())
+IN_THE_WINDOW = [release for release in RELEASES if release != "0.1.0"]
+FIRST = FOLDER / "0.1.0"
+"""What the code of 0.1.0 wrote (commit 30890c7): outside the window. docs/upgrade.md says what it takes to go on."""
 
 
 def _files(release: str, pattern: str) -> list[Path]:
@@ -42,7 +56,7 @@ def test_every_kind_of_message_and_entry_has_a_fixture() -> None:
     assert {type(item) for item in bodies()} == set(get_args(entries.Body))
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", IN_THE_WINDOW)
 def test_messages_of_each_release_in_the_window_are_read_and_written_again(release: str) -> None:
     for path in _files(release, "request_*"):
         assert messages.encode(messages.decode_request(path.read_bytes())) == path.read_bytes()
@@ -54,7 +68,7 @@ def test_messages_of_each_release_in_the_window_are_read_and_written_again(relea
         assert enrolment.encode(enrolment.decode(path.read_bytes(), kind)) == path.read_bytes()
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", IN_THE_WINDOW)
 def test_files_of_each_release_are_read_and_written_again(release: str) -> None:
     folder = FOLDER / release
     for kind, name in ((Proposal, "proposal.json"), (Delivery, "delivery.json")):
@@ -69,3 +83,58 @@ def test_files_of_each_release_are_read_and_written_again(release: str) -> None:
     adapter: TypeAdapter[entries.Body] = TypeAdapter(entries.Body)
     for path in _files(release, "audit_*"):
         assert adapter.validate_json(path.read_bytes()).kind == path.stem.removeprefix("audit_")
+
+
+def test_every_message_of_0_1_0_is_refused_by_one_line_that_names_both_versions() -> None:
+    for path in _files("0.1.0", "request_*"):
+        with pytest.raises(OtherVersionError, match=f"the server speaks version 1, this hospital speaks {SPOKEN}; up"):
+            messages.decode_request(path.read_bytes())
+    for path in _files("0.1.0", "reply_*"):
+        with pytest.raises(OtherVersionError, match=f"the hospital speaks version 1, this server speaks {SPOKEN}; up"):
+            messages.decode_reply(path.read_bytes())
+    by_tag = {str(type(item).__struct_config__.tag): type(item) for item in of_enrolment()}
+    for path in _files("0.1.0", "enrolment_*"):
+        with pytest.raises(EnrolmentError, match=r"one version of enrolment; .* the other 1 \(Confide of an earlier"):
+            enrolment.decode(path.read_bytes(), by_tag[path.stem.removeprefix("enrolment_")])
+
+
+def test_an_invitation_of_0_1_0_is_still_one() -> None:
+    line = (FIRST / "invitation.txt").read_text().strip()
+    assert Invitation.decode(line).encode() == line
+
+
+def test_a_chain_of_0_1_0_is_verified_and_goes_on(tmp_path: Path) -> None:
+    content = (FIRST / AUDIT_FILE).read_bytes()
+    chain = read_chain(content, AUDIT_FILE, load_certificate(FIRST / "ca.pem"))
+    assert [entry.body.kind for entry in chain.entries] == ["identified", "joined", "contributed", "signed", "refused"]
+    assert isinstance(chain.entries[2].body, entries.ContributedUnbound)
+    held = newest_entry(FIRST / AUDIT_FILE)
+    assert held is not None
+    assert held.anchor.sequence == 3
+    # Even where a vector was the last that it wrote.
+    (tmp_path / AUDIT_FILE).write_bytes(b"".join(content.splitlines(keepends=True)[:3]))
+    identity = Members.made().identities["st-mary"]
+    AuditChain(tmp_path / AUDIT_FILE, Writer(identity.certificate, identity.key)).close()
+    assert (tmp_path / AUDIT_FILE).read_bytes().count(b"\n") == 4
+
+
+def test_a_vector_whose_terms_nothing_bound_cannot_be_written_today() -> None:
+    assert entries.ContributedUnbound not in get_args(entries.Body)
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "because"),
+    [
+        ("run_description.json", lambda path: RunDescription.from_json(path.read_bytes()), "protocol_version .* got 1"),
+        ("config.yaml", load_config, "unknown key 'hospital.min_delta'"),
+        ("events.jsonl", lambda path: EventFile(path).read_new(), "hold to its format"),
+        ("model.json", lambda path: load_model(path.parent), "format_version"),
+    ],
+)
+def test_a_file_of_0_1_0_that_is_not_read_any_more_is_refused_with_the_reason(
+    tmp_path: Path, name: str, read: Callable[[Path], object], because: str
+) -> None:
+    (tmp_path / name).write_bytes((FIRST / name).read_bytes())
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfideError, match=because):
+        read(tmp_path / name)

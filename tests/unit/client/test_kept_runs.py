@@ -15,7 +15,18 @@ from msgspec import structs
 from client.enrolment import EnrolmentService
 from client.kept_runs import RUNS_FOLDER, RunReceiver, folder_of, kept_runs, refused_runs
 from common.audit.chain import AUDIT_FILE, AuditChain, read_chain
-from common.audit.entries import Began, Body, Centred, Contributed, Identified, JoinedRun, Stepped, Summed, Told
+from common.audit.entries import (
+    Began,
+    Body,
+    Centred,
+    Contributed,
+    ContributedUnbound,
+    Identified,
+    JoinedRun,
+    Stepped,
+    Summed,
+    Told,
+)
 from common.audit.parties import Writer
 from common.config import Config, RunDescription, replace
 from common.errors import AuditError, EnrolmentError, RunError
@@ -398,6 +409,7 @@ def test_a_round_that_was_asked_for_otherwise_than_the_server_records_is_found(s
     chain = AuditChain(own, Writer(scene.identity.certificate, scene.identity.key))
     for entry in entries[1:]:
         body = entry.body
+        assert not isinstance(body, ContributedUnbound)
         if isinstance(body, Contributed):
             body = body.model_copy(update={"train": not body.train})
         chain.append(body)
@@ -465,7 +477,9 @@ def _told_anew(scene: Scene, lie: Callable[[Written], Written]) -> None:
     """Be a server that writes another chain than the one it kept during the run, and signs it."""
     path = scene.run.folder / AUDIT_FILE
     chain = read_chain(path.read_bytes(), AUDIT_FILE, scene.run.authority)
-    written: Written = [entry.body for entry in chain.entries if not isinstance(entry.body, Identified)]
+    written: Written = [
+        entry.body for entry in chain.entries if not isinstance(entry.body, Identified | ContributedUnbound)
+    ]
     path.unlink()
     anew = AuditChain(path, scene.run.writer)
     for body in lie(written):

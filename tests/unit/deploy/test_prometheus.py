@@ -51,6 +51,23 @@ def test_the_ports_scraped_are_those_of_the_configuration() -> None:
     assert hospital["dns_sd_configs"][0]["port"] == ports.hospital_metrics_port
 
 
+def test_a_hospitals_own_monitoring_scrapes_it_alone_stays_on_loopback_and_starts_only_when_asked_for() -> None:
+    folder = FOLDER.parent / "hospital"
+    services = yaml.safe_load((folder / "docker-compose.yml").read_text())["services"]
+    configured = yaml.safe_load((folder / "prometheus.yml").read_text())
+    (job,) = configured["scrape_configs"]
+    assert job["job_name"] == "hospital"
+    assert job["static_configs"] == [{"targets": [f"hospital:{Config().monitoring.hospital_metrics_port}"]}]
+    assert configured["alerting"]["alertmanagers"] == [{"static_configs": [{"targets": ["alertmanager:9093"]}]}]
+    monitoring = {name: service for name, service in services.items() if name != "hospital"}
+    assert set(monitoring) == {"prometheus", "alertmanager", "grafana"}
+    for name, service in monitoring.items():
+        assert service["profiles"] == ["monitoring"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert service["cap_drop"] == ["ALL"], name
+    assert "profiles" not in services["hospital"]
+
+
 def test_a_round_may_use_its_deadlines_before_it_counts_as_stalled() -> None:
     stalled = next(rule for rule in _expressions(FOLDER / "alerts.yml") if "last_progress" in rule)
     allowed = re.search(r"> (\d+)", stalled)
@@ -84,4 +101,13 @@ def test_an_alert_reaches_those_for_whom_it_is(severity: str, receiver: str) -> 
 @pytest.mark.parametrize("check", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")])
 def test_promtool_accepts(check: tuple[str, ...]) -> None:
     done = subprocess.run((str(PROMTOOL), *check), cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_promtool_accepts_a_hospitals_own_configuration(tmp_path: Path) -> None:
+    shutil.copy(FOLDER.parent / "hospital" / "prometheus.yml", tmp_path)
+    shutil.copy(FOLDER / "alerts.yml", tmp_path)  # as the compose file mounts it
+    check = (str(PROMTOOL), "check", "config", "prometheus.yml")
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

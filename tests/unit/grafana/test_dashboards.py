@@ -1,5 +1,6 @@
 """What Grafana would refuse or leave broken, found without Grafana."""
 
+import configparser
 import itertools
 import json
 import re
@@ -10,10 +11,13 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from common.telemetry import metric_names
 from common.telemetry.metric_names import ALL, MODEL_METRICS
 
 ROOT = Path(__file__).parents[3]
-DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
+CONSORTIUM = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
+HOSPITAL = ROOT / "grafana" / "hospital" / "hospital.json"
+DASHBOARDS = [*CONSORTIUM, HOSPITAL]
 NAMES = [path.stem for path in DASHBOARDS]
 
 Json = dict[str, Any]
@@ -53,9 +57,23 @@ def _schema() -> Json:
     return schema
 
 
-def test_there_are_the_three_dashboards_promised() -> None:
-    assert NAMES == ["federation", "operations", "privacy"]
-    assert len({_read(path)["uid"] for path in DASHBOARDS}) == 3
+def _asked(path: Path) -> set[str]:
+    return {name for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)}
+
+
+def test_there_are_the_dashboards_promised() -> None:
+    assert NAMES == ["federation", "operations", "privacy", "hospital"]
+    assert len({_read(path)["uid"] for path in DASHBOARDS}) == len(DASHBOARDS)
+
+
+def test_what_a_hospital_alone_exports_is_shown_by_its_own_dashboard_alone() -> None:
+    own = {value.name for name, value in vars(metric_names).items() if name.startswith("OWN_")}
+    assert own <= _asked(HOSPITAL)
+    assert _asked(HOSPITAL) - own == {
+        each.name for each in (metric_names.BUILD_INFO, metric_names.CERTIFICATE_LEFT, metric_names.DISK_FREE)
+    }
+    for path in CONSORTIUM:
+        assert _asked(path) & own == set()
 
 
 @each_dashboard
@@ -68,15 +86,12 @@ def test_a_dashboard_holds_to_grafanas_schema(path: Path) -> None:
 def test_every_metric_asked_for_is_one_we_export(path: Path) -> None:
     exported = {metric.name for metric in ALL}
     histograms = {f"{name}_{suffix}" for name in exported for suffix in ("bucket", "sum", "count")}
-    asked = {name for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)}
-    assert asked
-    assert asked <= exported | histograms
+    assert _asked(path)
+    assert _asked(path) <= exported | histograms
 
 
 def test_every_exported_metric_of_the_model_is_shown() -> None:
-    asked = {
-        name for path in DASHBOARDS for query in _queries(_read(path)) for name in re.findall(r"confide_\w+", query)
-    }
+    asked = {name for path in DASHBOARDS for name in _asked(path)}
     # A loss has no scale that says whether a model is good, so it is served and not drawn.
     assert {metric.name for metric in MODEL_METRICS.values()} - asked == {"confide_loss"}
 
@@ -89,11 +104,11 @@ def test_every_panel_has_a_unit_and_says_what_it_shows(path: Path) -> None:
 
 
 @each_dashboard
-def test_every_variable_that_a_query_names_is_there_and_the_run_is_one_of_them(path: Path) -> None:
+def test_every_variable_that_a_query_names_is_there_and_the_run_or_the_hospital_is_one_of_them(path: Path) -> None:
     dashboard = _read(path)
     there = {variable["name"] for variable in dashboard["templating"]["list"]}
     asked = {name for query in _queries(dashboard) for name in re.findall(r"\$(\w+)", query)}
-    assert "run" in asked
+    assert ("hospital" if path == HOSPITAL else "run") in asked
     assert asked <= there
 
 
@@ -152,7 +167,7 @@ def test_no_panel_covers_another_and_ids_are_unique(path: Path) -> None:
 @each_dashboard
 def test_dropouts_and_refusals_are_annotated(path: Path) -> None:
     annotated = {item["name"]: item["expr"] for item in _read(path)["annotations"]["list"]}
-    assert "dropouts" in annotated["Dropouts"]
+    assert path == HOSPITAL or "dropouts" in annotated["Dropouts"]  # a hospital does not see who was missing
     assert "refusals" in annotated["Refusals"]
 
 
@@ -175,14 +190,44 @@ def test_one_data_source_is_the_default() -> None:
     assert [source["isDefault"] for source in _provisioned("datasources")] == [True]
 
 
-def test_grafana_starts_on_a_dashboard_that_is_provided() -> None:
+@pytest.mark.parametrize(
+    ("settings", "start", "compose"),
+    [
+        ("grafana.ini", "consortium/federation.json", "docker-compose.yml"),
+        ("hospital.ini", "hospital/hospital.json", "deploy/hospital/docker-compose.yml"),
+    ],
+)
+def test_grafana_starts_on_a_dashboard_that_is_provided(settings: str, start: str, compose: str) -> None:
     (provider,) = _provisioned("dashboards")
-    home = re.search(r"default_home_dashboard_path = (\S+)", (ROOT / "grafana" / "grafana.ini").read_text())
+    home = re.search(r"default_home_dashboard_path = (\S+)", (ROOT / "grafana" / settings).read_text())
     assert home is not None
-    assert home[1] == f"{provider['options']['path']}/federation.json"
+    assert home[1] == f"{provider['options']['path']}/{start}"
+    file = ROOT / compose
+    mounted = {
+        place: (file.parent / source).resolve()
+        for source, _, place in (each.partition(":") for each in _compose(file)["grafana"]["volumes"])
+    }
+    folder = mounted[f"{Path(home[1]).parent}:ro"]
+    assert (folder / Path(home[1]).name).is_file()
+    assert mounted["/etc/grafana/grafana.ini:ro"] == ROOT / "grafana" / settings
+
+
+def _compose(file: Path) -> Json:
+    services: Json = yaml.safe_load(file.read_text())["services"]
+    return services
 
 
 def test_the_password_for_editing_comes_from_a_file_and_viewing_needs_none() -> None:
     settings = (ROOT / "grafana" / "grafana.ini").read_text()
     assert "admin_password = $__file{" in settings
     assert "org_role = Viewer" in settings
+
+
+def test_nobody_can_log_in_to_a_hospitals_own_grafana() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "grafana" / "hospital.ini")
+    assert settings["security"]["disable_initial_admin_creation"] == "true"
+    assert settings["auth"]["disable_login_form"] == "true"
+    assert settings["auth.basic"]["enabled"] == "false"
+    assert settings["auth.anonymous"]["org_role"] == "Viewer"
+    assert "admin_password" not in settings["security"]
