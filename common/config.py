@@ -35,8 +35,6 @@ OLDEST_PROTOCOL_VERSION = 3
 
 MOST_HOSPITALS = 1024
 
-MOST_VOID_ROUNDS = 3
-"""How many rounds with proved sums may pass without one, by default."""
 
 LONGEST_MEMBER_LIST_BYTES = 2**18
 """1,024 members with names of 63 characters take 140 KiB."""
@@ -189,13 +187,8 @@ class AggregationConfig(_Section):
     strategy: Name = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    proved_sums: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
-    """Hospitals commit to their vectors, and compute each model themselves from sums that they have seen proved. Left
-    out of a description where it is false, so that runs without it have the descriptions that they always had."""
-    most_void_rounds: Annotated[int, Field(ge=0, le=1000, exclude_if=lambda value: value == MOST_VOID_ROUNDS)] = (
-        MOST_VOID_ROUNDS
-    )
-    """How many rounds of a run with proved sums may be opened and pass without a sum."""
+    proved_sums: bool = False
+    most_void_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
 
     @model_validator(mode="after")
     def _sums_that_are_proved_are_masked(self) -> Self:
@@ -317,6 +310,7 @@ class HospitalConfig(_Section):
     allow_partial_roster: bool = False
     allow_plain: bool = False
     allow_semi_honest: bool = False
+    require_proved_sums: bool = False
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
