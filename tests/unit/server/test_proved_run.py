@@ -9,6 +9,7 @@ from common.audit.chain import AUDIT_FILE
 from common.errors import AuditError
 from common.identity.certificates import certificate_pem
 from common.run.messages import Request
+from common.run.strategies import FedAvg
 from common.telemetry.events import COMPLETED, AttackRefused, Refusal
 from deploy.audit.verify import verify
 from deploy.experiment.consortium import Loss
@@ -144,3 +145,17 @@ def test_a_sum_or_a_proof_that_is_changed_on_the_disk_is_found_by_the_audit(deal
             verdict(made)
         path.write_bytes(content)
     assert any("each model follows" in each for each in verdict(made))
+
+
+def test_an_audit_finds_a_step_that_does_not_follow(
+    dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes another step than the one that the proved sum gives, and signs it."""
+    made = proving(dealt, tmp_path, privacy=NONE, experiment={"rounds": 1}, audited=True)
+    step = FedAvg.step
+    with monkeypatch.context() as patch:
+        patch.setattr(FedAvg, "step", lambda self, model, change, start=0: step(self, model, 2 * change, start))
+        made.consortium.transport.line = lambda _, request: Loss.OF_REQUEST if request.round_number > 1 else None
+        made.run().train()
+    with pytest.raises(AuditError, match="its model is another than the one that follows from the proved sum"):
+        verdict(made)
