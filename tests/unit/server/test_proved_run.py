@@ -89,11 +89,13 @@ def test_a_hospital_that_lost_its_disk_joins_with_what_the_others_signed(dealt: 
 
     def line(hospital: str, request: Request) -> Loss | None:
         if (hospital, request.round_number) == (NAME, 3) and not lost:
-            lost.extend(path.unlink() for path in (tmp_path / NAME).glob("proved-*"))
+            for path in (tmp_path / NAME).glob("proved-*"):
+                path.unlink()
+                lost.append(path)
             made.consortium.restart(NAME)
         return None
 
-    lost: list[None] = []
+    lost: list[Path] = []
     made.consortium.transport.line = line
     run = made.run()
     assert run.train() == COMPLETED
