@@ -35,6 +35,7 @@ from client.ledger.place import open_ledger
 from client.ledger.remembered import STATED_FILE
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
+from client.proved_model import ProvedModel
 from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
@@ -60,6 +61,8 @@ from common.identity.revocation import Revocations
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
+from common.proved_sums.errors import UnprovedModelError
+from common.proved_sums.proof import CommittedGroup
 from common.run import messages
 from common.run.flat_model import hash_model
 from common.run.messages import (
@@ -72,6 +75,9 @@ from common.run.messages import (
     MaskRequest,
     PlainReply,
     PlainRequest,
+    ProvedConsistencyRequest,
+    ProvedMaskReply,
+    ProvedMaskRequest,
     Reply,
     Request,
     SharesReply,
@@ -153,10 +159,16 @@ class _Run:
     signed: dict[int, consistency_check.SignedState] = field(default_factory=dict, repr=False)
     fewest: dict[int, int] = field(default_factory=dict)
     """Round to the number of vectors that its sum must hold for its noise to be enough."""
+    proved: ProvedModel | None = None
+    """In a run that proves its sums, the model that this hospital computes itself."""
+    terms: dict[int, RoundTerms] = field(default_factory=dict)
+    groups: dict[int, CommittedGroup] = field(default_factory=dict)
+    """Round to whose commitments its sum must be of, where this hospital has signed the survivors."""
 
     def forget(self, round_number: int) -> None:
         """Erase the secrets of one round."""
-        self.fewest.pop(round_number, None)
+        for told in (self.fewest, self.terms, self.groups):
+            told.pop(round_number, None)
         for states in (self.keys, self.shared, self.masked, self.signed):
             state = states.pop(round_number, None)
             if state is not None:
@@ -190,6 +202,7 @@ class HospitalAgent:
         self._revocations = Revocations(surroundings.state, authority)
         self._members = KeptMembers(surroundings.state, authority)
         self._run: _Run | None = None
+        self._proved: ProvedModel | None = None
         self._last_refusal: Refused | None = None
         self._told_gone: tuple[tuple[str, str], ...] | None = None
 
@@ -273,6 +286,7 @@ class HospitalAgent:
         parameters = protocol_parameters(description, checked.keys, least, checked.consortium)
         run = _Run(description, parameters, self._prepare(description), checked.certificates, until)
         run.contributor.check_planned_end()
+        run.proved = self._proved_model(run)
         self._agreements.hold_to(description)
         self._here.record(JoinedRun(run_id=description.run_id, config_hash=parameters.config_hash.hex()))
         self.close()
@@ -280,6 +294,25 @@ class HospitalAgent:
         self._status.joined(description)
         _LOG.info("joined run %s", description.run_id)
         return run
+
+    def _proved_model(self, run: _Run) -> ProvedModel | None:
+        """Return this hospital's own model, in a run that proves its sums; the one it has, where the run goes on."""
+        description, parameters, layout = run.description, run.parameters, run.contributor.layout
+        if not description.aggregation.proved_sums:
+            return None
+        if self._proved is not None and self._proved.run_id == description.run_id:
+            self._proved.go_on_under(description, parameters, layout)
+        else:
+            self._proved = ProvedModel(
+                description,
+                parameters,
+                layout,
+                self._identity.name,
+                self._here.state,
+                self._here.random,
+                self._here.record,
+            )
+        return self._proved
 
     def _prepare(self, description: RunDescription) -> Contributor:
         contract, cache, run_id = DataContract.of_run(description), self._here.cache, description.run_id
@@ -359,7 +392,7 @@ class HospitalAgent:
         self._check_standing(run, asked.cohort)
         check_time(run.description.run_id, run.until, self._here.now())
         terms = RoundTerms.decode(asked.terms)
-        model = _checked_model(array, terms, run, Place(self._identity.name, round_number, Phase.MASKED_INPUT))
+        model = self._model(run, request, terms, array)
         started = self._here.clock()
         with contextlib.ExitStack() as at_the_end:
             # A bad share is refused here, before training has cost any privacy.
@@ -371,22 +404,39 @@ class HospitalAgent:
             at_the_end.callback(run.shared.pop(round_number).erase)
             contribution = run.contributor.contribute(round_number, terms, model, cohort=len(asked.cohort))
             self._note(run, round_number, contribution)
+            commitment = b"" if run.proved is None else run.proved.commit(contribution.vector)
             masked_state, message, vector = masked_input.mask_accepted(
-                accepted, self._identity.key, contribution.vector, self._here.apply_masks
+                accepted, self._identity.key, contribution.vector, self._here.apply_masks, commitment
             )
             run.masked[round_number] = masked_state
             run.fewest[round_number] = terms.fewest_survivors
+            run.terms[round_number] = terms
         # What others see bears its time, and is written when the stated time is over: the chain's line, the ledger's
         # head. The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
         self._keep_time(started)
         self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
-        reply = MaskReply(
-            masked=secagg.encode(message),
-            advertised=advertised,
-            epsilon=contribution.epsilon,
-        )
-        return reply, vector
+        told: dict[str, Any] = {
+            "masked": secagg.encode(message),
+            "advertised": advertised,
+            "epsilon": contribution.epsilon,
+        }
+        if masked_state.sealed is None:
+            return MaskReply(**told), vector
+        return ProvedMaskReply(**told, sealed=secagg.encode(masked_state.sealed)), vector
+
+    def _model(
+        self, run: _Run, request: MaskRequest, terms: RoundTerms, array: Array | None
+    ) -> npt.NDArray[np.float32]:
+        """Return the model that a round begins from: the one that came, or in a run that proves its sums our own."""
+        place = Place(self._identity.name, request.round_number, Phase.MASKED_INPUT)
+        if isinstance(request, ProvedMaskRequest) != (run.proved is not None):
+            raise UnprovedModelError(
+                place, "a request must say what its model follows from in a run that proves its sums, and in no other"
+            )
+        if run.proved is None or not isinstance(request, ProvedMaskRequest):
+            return _checked_model(array, terms, run, place)
+        return run.proved.model_for(request.round_number, terms, request.basis, array)
 
     def _keep_time(self, started: float) -> None:
         """Let no vector out before the time that the operator has stated, which shows nothing about the data."""
@@ -440,6 +490,8 @@ class HospitalAgent:
         masked = _state(run.masked, round_number, self._identity.name)
         survivors = self._decode(run, round_number, Phase.CONSISTENCY_CHECK, request.survivors, secagg.SurvivorList)
         _require_noise(run, round_number, len(survivors.survivors))
+        if run.proved is not None:
+            run.groups[round_number] = self._group_to_sign(run, run.proved, request, survivors)
         self._answered.advance(run.parameters.run_id, round_number, Phase.CONSISTENCY_CHECK)
         run.signed[round_number], signature = consistency_check.sign_survivors(masked, self._identity.key, survivors)
         encoded = secagg.encode(signature)
@@ -453,6 +505,16 @@ class HospitalAgent:
         )
         return ConsistencyReply(signature=encoded, shares=self._share_next(run, request))
 
+    def _group_to_sign(
+        self, run: _Run, proved: ProvedModel, request: ConsistencyRequest, survivors: secagg.SurvivorList
+    ) -> CommittedGroup:
+        """Return the survivors' commitments, as they are shown before this hospital signs that they survived."""
+        masked = _state(run.masked, request.round_number, self._identity.name)
+        phase = Phase.CONSISTENCY_CHECK
+        encoded = request.views if isinstance(request, ProvedConsistencyRequest) else b""
+        shown = self._decode(run, request.round_number, phase, encoded, secagg.FullUnmaskingRequest)
+        return proved.group(masked, shown.views, survivors.survivors, phase)
+
     def _unmask(self, run: _Run, request: UnmaskRequest) -> Reply:
         round_number = request.round_number
         self._answered.check(run.parameters.run_id, round_number, Phase.UNMASKING)
@@ -463,6 +525,8 @@ class HospitalAgent:
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
         try:
             revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
+            if run.proved is not None:  # Before a share is out, so that its sum cannot be passed over in silence.
+                run.proved.opened(run.terms[round_number], masked.cohort, run.groups[round_number])
         finally:
             run.forget(round_number)
         return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
@@ -475,7 +539,12 @@ class HospitalAgent:
         _require_noise(run, round_number, len(masked.cohort))
         self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
         try:
+            group = None
+            if run.proved is not None:
+                group = run.proved.group(masked, asked.views, masked.cohort, Phase.FULL_UNMASKING)
             revealed = secagg.encode(full_unmasking.reveal_all(masked, asked))
+            if run.proved is not None and group is not None:  # As in the other ending, before a share is out.
+                run.proved.opened(run.terms[round_number], masked.cohort, group)
             self._here.record(OpenedSum(run_id=run.parameters.run_id, round_number=round_number, cohort=masked.cohort))
         finally:
             run.forget(round_number)

@@ -18,16 +18,7 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
     Raises:
         PolicyError: names the term that is refused and the hospital's setting that would allow it.
     """
-    if run.aggregation.mode is AggregationMode.PLAIN and not policy.allow_plain:
-        raise PolicyError(
-            "this hospital sends masked vectors only, the run asks for aggregation.mode plain; "
-            "its operator can set hospital.allow_plain"
-        )
-    if run.aggregation.adversary is AdversaryModel.SEMI_HONEST and not policy.allow_semi_honest:
-        raise PolicyError(
-            "this hospital does not trust the server to follow the protocol, the run asks for aggregation.adversary "
-            "semi-honest; its operator can set hospital.allow_semi_honest"
-        )
+    _check_aggregation(policy, run)
     mechanism = mechanism_of(run)
     if not mechanism.is_private and not policy.allow_no_privacy:
         raise PolicyError(
@@ -65,6 +56,29 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
     own = run.roster.get(identity.name)
     if own is None or read_certificate(own.encode()).public_key() != identity.key.public_key():
         raise PolicyError(f"the roster must name {identity.name} with a certificate for its own key")
+
+
+def _check_aggregation(policy: HospitalConfig, run: RunDescription) -> None:
+    """Refuse a run whose server is trusted with more than this hospital has agreed to.
+
+    Raises:
+        PolicyError: names the term and the setting.
+    """
+    if run.aggregation.mode is AggregationMode.PLAIN and not policy.allow_plain:
+        raise PolicyError(
+            "this hospital sends masked vectors only, the run asks for aggregation.mode plain; "
+            "its operator can set hospital.allow_plain"
+        )
+    if run.aggregation.adversary is AdversaryModel.SEMI_HONEST and not policy.allow_semi_honest:
+        raise PolicyError(
+            "this hospital does not trust the server to follow the protocol, the run asks for aggregation.adversary "
+            "semi-honest; its operator can set hospital.allow_semi_honest"
+        )
+    if policy.require_proved_sums and not run.aggregation.proved_sums:
+        raise PolicyError(
+            "this hospital trains models alone that follow from sums that it has seen proved, the run asks for "
+            "aggregation.proved_sums false; its operator can lift hospital.require_proved_sums"
+        )
 
 
 def _check_model(policy: HospitalConfig, run: RunDescription) -> None:

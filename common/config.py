@@ -35,6 +35,7 @@ OLDEST_PROTOCOL_VERSION = 3
 
 MOST_HOSPITALS = 1024
 
+
 LONGEST_MEMBER_LIST_BYTES = 2**18
 """1,024 members with names of 63 characters take 140 KiB."""
 
@@ -186,6 +187,18 @@ class AggregationConfig(_Section):
     strategy: Name = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    proved_sums: bool = False
+    most_void_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
+
+    @model_validator(mode="after")
+    def _sums_that_are_proved_are_masked(self) -> Self:
+        masked = self.mode is AggregationMode.SECURE and self.adversary is AdversaryModel.ACTIVE
+        if self.proved_sums and not masked:
+            raise ValueError(
+                "aggregation.proved_sums must be false unless aggregation.mode is secure and aggregation.adversary is "
+                "active: what proves a sum travels with the masks and signatures of such a run"
+            )
+        return self
 
 
 _GRAPH = GraphParameters()
@@ -297,6 +310,7 @@ class HospitalConfig(_Section):
     allow_partial_roster: bool = False
     allow_plain: bool = False
     allow_semi_honest: bool = False
+    require_proved_sums: bool = False
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0

@@ -92,6 +92,11 @@ class CheckpointStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
 
+    @property
+    def run_folder(self) -> Path:
+        """Return the folder that the checkpoints' own lies in, which is the run's."""
+        return self._folder.parent
+
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
         """Write a checkpoint, and return it with its model in the file: :meth:`draft` and :meth:`publish` in one."""
         model = checkpoint.model

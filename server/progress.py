@@ -63,6 +63,7 @@ class RunProgress(_Part):
         pending: the last step, as long as its model is not measured.
         evaluation: how far the plan of evaluations is; None where no plan is followed.
         centred: whether the mean of features is known, and in the model where it is used.
+        proved: the round of the last sum that the model follows from, in a run that proves its sums.
     """
 
     threshold: float | None = None
@@ -71,6 +72,7 @@ class RunProgress(_Part):
     pending: PendingStep | None = None
     evaluation: EvaluationProgress | None = None
     centred: bool = False
+    proved: Count | None = None
 
     @field_validator("evaluation", mode="before")
     @classmethod

@@ -8,12 +8,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from common.config import RunDescription
 from common.evaluation.question import Question
+from common.proved_sums.proof import CommittedGroup, prove, verify_sum
 from common.run import messages
+from common.run.basis import Evidence
 from common.run.flat_model import FlatModel, hash_model
 from common.run.messages import (
     ConsistencyReply,
@@ -25,14 +28,17 @@ from common.run.messages import (
     MaskRequest,
     PlainReply,
     PlainRequest,
+    ProvedConsistencyRequest,
+    ProvedMaskReply,
+    ProvedMaskRequest,
     SharesReply,
     SharesRequest,
     UnmaskAllRequest,
     UnmaskReply,
     UnmaskRequest,
 )
-from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import fewest_survivors
+from common.run.round_terms import ProvedTerms, Purpose, RoundTerms
+from common.run.terms import fewest_survivors, layout_of
 from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
@@ -62,14 +68,42 @@ class Asked:
         """Return whether hospitals need a budget for training to answer."""
         return self.purpose is not Purpose.EVALUATE
 
-    def terms(self, description: RunDescription, model: FlatModel, cohort: int) -> RoundTerms:
+    def terms(
+        self, description: RunDescription, model: FlatModel, cohort: int, following: "Following | None" = None
+    ) -> RoundTerms:
         """Return the round's terms for a cohort of ``cohort`` hospitals."""
         fewest = fewest_survivors(
             description, cohort, trains=self.reads_training_records, measures=self.question is not None
         )
-        return RoundTerms(
+        terms = RoundTerms(
             purpose=self.purpose, model_hash=hash_model(model), fewest_survivors=fewest, question=self.question
         )
+        if following is None:
+            return terms
+        return ProvedTerms(**msgspec.structs.asdict(terms), state_hash=following.state_hash)
+
+
+@dataclass(frozen=True)
+class Following:
+    """What a round's model follows from, in a run that proves its sums; hospitals get this and no model.
+
+    Attributes:
+        state_hash: of the model and the optimiser's state that the round begins from.
+        basis: a :class:`~common.run.basis.Basis`, encoded.
+        total: the sum that the model follows from, as it travels; None for the model of the run's seed.
+        whole: the same behind the model and state of before, for who lacks them.
+        knowing: who needs the sum alone.
+    """
+
+    state_hash: bytes
+    basis: bytes
+    total: FlatModel | None = None
+    whole: FlatModel | None = None
+    knowing: frozenset[str] = frozenset()
+
+    def array_for(self, hospital: str) -> FlatModel | None:
+        """Return what goes to a hospital beside its request."""
+        return self.total if hospital in self.knowing else self.whole
 
 
 @dataclass
@@ -86,6 +120,8 @@ class RoundSum:
         views: everyone's signed view of the round as it arrived, where nobody was missing; none otherwise.
         epsilon: what each survivor's ledger says; none in mode ``none``.
         training_seconds: until the last vector had arrived, by the server's clock.
+        answered: who sent a vector.
+        evidence: what proves the sum, where it changes the model of a run that proves its sums.
     """
 
     total: npt.NDArray[Any]
@@ -96,6 +132,8 @@ class RoundSum:
     views: dict[str, bytes] = field(default_factory=dict)
     epsilon: dict[str, EpsilonReport] = field(default_factory=dict)
     training_seconds: float = 0.0
+    answered: frozenset[str] = frozenset()
+    evidence: Evidence | None = None
 
 
 class Aggregation(Protocol):
@@ -109,6 +147,7 @@ class Aggregation(Protocol):
         asked: Asked,
         *,
         next_round: int | None,
+        following: Following | None = None,
     ) -> RoundSum:
         """Run one round.
 
@@ -118,6 +157,7 @@ class Aggregation(Protocol):
             model: d parameters.
             asked: what the round is for.
             next_round: the number of the round that will follow, for which keys may ride along.
+            following: what the model follows from, in a run that proves its sums.
 
         Raises:
             SecAggError: too few hospitals are left, or they contradict each other; nothing was learnt.
@@ -147,11 +187,13 @@ class SecureAggregation:
         asked: Asked,
         *,
         next_round: int | None,
+        following: Following | None = None,
     ) -> RoundSum:
         """See :meth:`Aggregation.aggregate`."""
         routed = self._take_prepared(round_number) or self._prepare(round_number, hospitals)
         riding = _Riding(next_round, frozenset(hospitals) - set(routed.cohort))
-        masked, result = self._collect_vectors(routed, model, riding, asked)
+        masked, result = self._collect_vectors(routed, model, riding, asked, following)
+        result.answered = masked.submitted
         self._require_enough(masked, result.terms)
         next_directory = self._open_directory(riding)
         shares: dict[str, secagg.EncryptedShares] = {}
@@ -170,7 +212,30 @@ class SecureAggregation:
         unmasked = unmasking.unmask(masked, revealed, self._apply)
         self._conversation.refused_by_server(unmasked.refusals)
         result.total, result.survivors = unmasked.total, unmasked.survivors
+        if following is not None and asked.reads_training_records:
+            result.evidence = self._prove(masked, unmasked, result.terms)
         return result
+
+    def _prove(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, terms: RoundTerms) -> Evidence:
+        """Return what proves the sum, as every hospital will check it.
+
+        Raises:
+            SecAggError: it cannot be proved, because a hospital's vector is not what it committed to; the round is
+                void, and nobody takes a step.
+        """
+        round_number = masked.routed.directory.round_number
+        layout, first = layout_of(self._description), masked.views[unmasked.survivors[0]]
+        proof = prove(self._run, round_number, unmasked.commitments)
+        hashes = {name: masked.views[name].commitment for name in unmasked.survivors}
+        verify_sum(CommittedGroup(self._run, first, hashes), layout.proof, proof, layout.proved_part(unmasked.total))
+        return Evidence(
+            round_number=round_number,
+            terms=terms.encode(),
+            cohort=masked.routed.cohort,
+            view=secagg.encode(first),
+            views=secagg.encode(_views(masked)),
+            proof=secagg.encode(proof),
+        )
 
     def _take_prepared(self, round_number: int) -> share_keys.Routed | None:
         prepared, self._prepared = self._prepared, None
@@ -200,26 +265,29 @@ class SecureAggregation:
         return routed
 
     def _collect_vectors(
-        self, routed: share_keys.Routed, model: FlatModel, riding: "_Riding", asked: Asked
+        self,
+        routed: share_keys.Routed,
+        model: FlatModel,
+        riding: "_Riding",
+        asked: Asked,
+        following: Following | None,
     ) -> tuple[masked_input.MaskedSum, RoundSum]:
         round_number = routed.directory.round_number
-        terms = asked.terms(self._description, model, len(routed.cohort))
+        terms = asked.terms(self._description, model, len(routed.cohort), following)
         encoded = terms.encode()
         masked = masked_input.MaskedSum(routed, encoded)
         result = RoundSum(masked.total, terms, len(routed.cohort))
         started = self._conversation.tally.seconds
         requests = {
-            hospital: Outgoing(
-                MaskRequest(
-                    run_id=self._run.run_id,
-                    round_number=round_number,
-                    request=secagg.encode(routed.request_for(hospital, encoded)),
-                    next_round=riding.round_number,
-                ),
-                model,
+            hospital: self._mask_request(
+                hospital, model, following,
+                run_id=self._run.run_id,
+                round_number=round_number,
+                request=secagg.encode(routed.request_for(hospital, encoded)),
+                next_round=riding.round_number,
             )
             for hospital in routed.cohort
-        }
+        }  # fmt: skip
         joining = self._joining(riding)
         for answer in self._ask(
             round_number, Phase.MASKED_INPUT, requests, _fewest(routed, terms), joining, masked.total.nbytes
@@ -231,6 +299,17 @@ class SecureAggregation:
             del answer  # And its vector with it, before the next one comes.
         result.training_seconds = self._conversation.tally.seconds - started
         return masked, result
+
+    @staticmethod
+    def _mask_request(
+        hospital: str,
+        model: FlatModel,
+        following: Following | None,
+        **asked: Any,  # noqa: ANN401 - the fields of a MaskRequest
+    ) -> Outgoing:
+        if following is None:
+            return Outgoing(MaskRequest(**asked), model)
+        return Outgoing(ProvedMaskRequest(**asked, basis=following.basis), following.array_for(hospital))
 
     def _require_enough(self, masked: masked_input.MaskedSum, terms: RoundTerms) -> None:
         """End a round that hospitals would refuse to unmask."""
@@ -248,7 +327,10 @@ class SecureAggregation:
         try:
             message = secagg.decode(reply.masked, secagg.MaskedInput, self._limits, place, answer.hospital)
             vector = np.zeros(0, self._run.dtype) if answer.array is None else answer.array
-            masked.add(answer.hospital, message, vector)
+            sealed = None
+            if isinstance(reply, ProvedMaskReply):
+                sealed = secagg.decode(reply.sealed, secagg.SealedCommitment, self._limits, place, answer.hospital)
+            masked.add(answer.hospital, message, vector, sealed)
         except SecAggError as error:
             self._conversation.refused_by_server((error,))
             return
@@ -276,14 +358,17 @@ class SecureAggregation:
     ) -> secagg.UnmaskingRequest:
         survivor_list = masked.close()
         round_number = survivor_list.round_number
+        told: dict[str, Any] = {
+            "run_id": self._run.run_id,
+            "round_number": round_number,
+            "survivors": secagg.encode(survivor_list),
+            "next_round": None if directory is None else directory.round_number,
+            "next_directory": None if directory is None else secagg.encode(directory),
+        }
         request = Outgoing(
-            ConsistencyRequest(
-                run_id=self._run.run_id,
-                round_number=round_number,
-                survivors=secagg.encode(survivor_list),
-                next_round=None if directory is None else directory.round_number,
-                next_directory=None if directory is None else secagg.encode(directory),
-            )
+            ProvedConsistencyRequest(**told, views=secagg.encode(_views(masked)))
+            if self._run.proves_sums
+            else ConsistencyRequest(**told)
         )
         signatures: dict[str, secagg.SurvivorSignature] = {}
         for answer in self._ask(
@@ -416,6 +501,16 @@ class SecureAggregation:
         )
 
 
+def _views(masked: masked_input.MaskedSum) -> secagg.FullUnmaskingRequest:
+    """Return the signed views of everybody whose vector has arrived."""
+    views = (masked.views[hospital] for hospital in sorted(masked.views))
+    return secagg.FullUnmaskingRequest(
+        masked.routed.run.run_id,
+        masked.routed.directory.round_number,
+        tuple(secagg.SignedView(view.hospital, view.vector_hash, view.commitment, view.signature) for view in views),
+    )
+
+
 def _fewest(routed: share_keys.Routed, terms: RoundTerms) -> int:
     """Return how many vectors make a sum: the threshold, and enough for the noise."""
     return max(routed.directory.threshold, terms.fewest_survivors)
@@ -448,6 +543,7 @@ class PlainAggregation:
         asked: Asked,
         *,
         next_round: int | None,  # noqa: ARG002 - nothing rides along
+        following: Following | None = None,  # noqa: ARG002 - a sum of bare vectors is not proved
     ) -> RoundSum:
         """See :meth:`Aggregation.aggregate`."""
         terms = asked.terms(self._description, model, len(self._description.roster))

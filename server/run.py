@@ -20,6 +20,7 @@ from common.evaluation.plan import Part
 from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
 from common.run.flat_model import stretches
 from common.run.round_terms import Purpose
+from common.run.strategies import Strategy, strategy_for
 from common.run.terms import (
     layout_of,
     protocol_parameters,
@@ -31,10 +32,10 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.measurement import ExactMeasurements, PlannedMeasurements, Reading, measurements_of
 from server.progress import PendingStep, RunProgress
-from server.rounds import Aggregation, Asked, PlainAggregation, RoundSum, SecureAggregation
+from server.proved_sums import SUMS_FOLDER, SumStore
+from server.rounds import Aggregation, Asked, Following, PlainAggregation, RoundSum, SecureAggregation
 from server.run_plan import RunPlan
 from server.run_record import RunJournal
-from server.strategies import Strategy, strategy_for
 from server.waiting import POLL_SECONDS, Attendance
 
 _LOG = logging.getLogger("confide.server")
@@ -91,6 +92,9 @@ class Run:
             self._layout.parameters,
         )
         self._tested: Reading | None = None
+        self._sums = SumStore(store.run_folder / SUMS_FOLDER)
+        self._answered = frozenset[str]()
+        """Who has sent a vector for a model that follows from the last proved sum."""
         self._checkpoint = self._first_checkpoint()
         self._measurements = self._measurements_from(self._checkpoint)
         self._round = self._checkpoint.round_number
@@ -190,7 +194,7 @@ class Run:
             if isinstance(hospitals, str):
                 return hospitals
             try:
-                self._one_round(hospitals, asked)
+                self._one_round(self._able_to_follow(hospitals), asked)
             except SecAggError as error:
                 self._note_refusals()
                 problem = str(error)
@@ -216,6 +220,17 @@ class Run:
         self._pass_over_number()
         self._record.began(self._plan, self._checkpoint)
 
+    def _able_to_follow(self, hospitals: frozenset[str]) -> frozenset[str]:
+        """Leave out who cannot know the model yet: it became a member after the last sum was proved."""
+        proved = self._checkpoint.progress.proved
+        if proved is None or self._sums.config_hash(proved) == self._plan.description.hash():
+            return hospitals
+        return hospitals & self._following().knowing
+
+    def _following(self) -> Following:
+        progress, state = self._checkpoint.progress, self._strategy.state()
+        return self._sums.following(progress.proved, self._checkpoint.model, state, self._answered)
+
     def _one_round(self, hospitals: frozenset[str], asked: Asked) -> None:
         number, another_follows = self._next_number(), asked.reads_training_records
         self._conversation.begin_round()
@@ -226,9 +241,12 @@ class Run:
             self._checkpoint.model,
             asked,
             next_round=number + 1 if another_follows else None,
+            following=self._following() if self._plan.description.aggregation.proved_sums else None,
         )
+        self._answered |= summed.answered
         decoded = self._decode(number, summed)
         self._record.summed(number, summed)
+        self._keep_proof(summed)
         seconds = time.monotonic() - started
         self._record.counted(self._plan, decoded.reading)
         self._measure(decoded.reading)
@@ -239,6 +257,16 @@ class Run:
                 self._take_centre(number, summed, decoded)
             case Purpose.EVALUATE:
                 self._save()
+
+    def _keep_proof(self, summed: RoundSum) -> None:
+        """Put a proved sum where hospitals and ``audit verify`` get it from, before a step is taken."""
+        if summed.evidence is None:
+            return
+        total, model = self._layout.proved_part(summed.total), self._checkpoint.model
+        self._record.proved(self._sums.keep(summed.evidence, total, model, self._strategy.state()))
+        progress = self._checkpoint.progress.model_copy(update={"proved": summed.evidence.round_number})
+        self._checkpoint = replace(self._checkpoint, progress=progress)
+        self._answered = frozenset()
 
     def _decode(self, number: int, summed: RoundSum) -> "_Decoded":
         """Read the sum; one that honest hospitals cannot have costs the round and not the run."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.audit.chain import Record
-from common.audit.entries import Began, Centred, Finished, Stepped, Summed
+from common.audit.entries import Began, Centred, Finished, Proved, Stepped, Summed
 from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
@@ -15,6 +15,7 @@ from common.telemetry.events import Counted, Evaluated, Event, RoundDone, RunFin
 from server.checkpoints import Checkpoint
 from server.measurement import Reading
 from server.progress import PendingStep
+from server.proved_sums import KeptSum
 from server.rounds import RoundSum
 from server.run_plan import RunPlan
 
@@ -77,6 +78,17 @@ class RunJournal:
                 signatures={name: encoded.hex() for name, encoded in summed.signatures.items()},
                 views={name: encoded.hex() for name, encoded in summed.views.items()},
                 epsilon={name: told.spent for name, told in summed.epsilon.items()},
+            )
+        )
+
+    def proved(self, kept: KeptSum) -> None:
+        """Record what proves the sum of a round that changes the model."""
+        self._record(
+            Proved(
+                run_id=self._run_id,
+                round_number=kept.evidence.round_number,
+                evidence_hash=kept.evidence_hash,
+                sum_hash=kept.sum_hash,
             )
         )
 

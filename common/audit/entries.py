@@ -105,6 +105,28 @@ class OpenedSum(_Body):
     cohort: tuple[str, ...]
 
 
+class PassedOver(_Body):
+    """Hospital: it helped to open the sum of a round, in a run that proves its sums, and was given no sum of it."""
+
+    kind: Literal["passed"] = "passed"
+    run_id: RunId
+    round_number: Count
+    of: Count
+    """How many such rounds the run allows."""
+
+
+class Proved(_Body):
+    """Server: what proves the sum of a round that changed the model, in two files of the run's folder."""
+
+    kind: Literal["proved"] = "proved"
+    run_id: RunId
+    round_number: Count
+    evidence_hash: Hash
+    """SHA-256 of the file of a :class:`common.run.basis.Evidence`."""
+    sum_hash: Hash
+    """SHA-256 of the file of the sum, as it travels."""
+
+
 class Began(_Body):
     """Server: a run begins, or continues from a checkpoint."""
 
@@ -199,6 +221,8 @@ Body = (
     | Contributed
     | SignedSurvivors
     | OpenedSum
+    | PassedOver
+    | Proved
     | Began
     | Summed
     | Stepped

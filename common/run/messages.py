@@ -87,6 +87,13 @@ class MaskRequest(_Message, frozen=True, tag="masked_input"):
     next_round: RoundNumber | None = None
 
 
+class ProvedMaskRequest(MaskRequest, frozen=True, tag="proved_masked_input", kw_only=True):
+    """Server: the same in a run that proves its sums; beside it travels what the model follows from, not the model."""
+
+    basis: bytes
+    """A :class:`~common.run.basis.Basis`; the sum that it is about is the array beside this."""
+
+
 class EpsilonReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a hospital has spent on training, rounded up, at its own δ, and its budget.
 
@@ -105,6 +112,13 @@ class MaskReply(_Message, frozen=True, tag="input_masked"):
     epsilon: EpsilonReport | None
 
 
+class ProvedMaskReply(MaskReply, frozen=True, tag="proved_input_masked", kw_only=True):
+    """Hospital: the same in a run that proves its sums."""
+
+    sealed: bytes
+    """A ``secagg`` SealedCommitment to what the vector hides."""
+
+
 class ConsistencyRequest(_Message, frozen=True, tag="consistency_check"):
     """Server: whose vectors arrived (a ``secagg`` SurvivorList); sign it. With it, the keys for the next round."""
 
@@ -113,6 +127,13 @@ class ConsistencyRequest(_Message, frozen=True, tag="consistency_check"):
     survivors: bytes
     next_round: RoundNumber | None = None
     next_directory: bytes | None = None
+
+
+class ProvedConsistencyRequest(ConsistencyRequest, frozen=True, tag="proved_consistency_check", kw_only=True):
+    """Server: the same in a run that proves its sums."""
+
+    views: bytes
+    """A ``secagg`` FullUnmaskingRequest: the survivors' signed views, with the hashes of their commitments."""
 
 
 class ConsistencyReply(_Message, frozen=True, tag="consistency_checked"):
@@ -184,9 +205,19 @@ class RefusedReply(_Message, frozen=True, tag="refused"):
 
 
 Request = (
-    KeysRequest | SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest | PlainRequest
+    KeysRequest
+    | SharesRequest
+    | MaskRequest
+    | ProvedMaskRequest
+    | ConsistencyRequest
+    | ProvedConsistencyRequest
+    | UnmaskRequest
+    | UnmaskAllRequest
+    | PlainRequest
 )
-Reply = KeysReply | SharesReply | MaskReply | ConsistencyReply | UnmaskReply | PlainReply | RefusedReply
+Reply = (
+    KeysReply | SharesReply | MaskReply | ProvedMaskReply | ConsistencyReply | UnmaskReply | PlainReply | RefusedReply
+)
 
 _M = TypeVar("_M", bound=_Message)
 
@@ -320,7 +351,7 @@ def _whole_array(encoded: bytes) -> npt.NDArray[Any]:
 
 def phase_of(message: Request) -> str:
     """Return the protocol's name of the step a request asks for, such as ``masked_input``."""
-    return str(type(message).__struct_config__.tag)
+    return str(type(message).__struct_config__.tag).removeprefix("proved_")
 
 
 def _bounded(encoded: bytes) -> bytes:

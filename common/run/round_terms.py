@@ -75,9 +75,22 @@ class RoundTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             RunError: not such terms, of another version, or not in their one encoding.
         """
         try:
-            terms = msgspec.msgpack.decode(encoded, type=cls)
+            fields = len(msgspec.msgpack.decode(encoded, type=list[msgspec.Raw]))
+            kind = RoundTerms if fields == len(RoundTerms.__struct_fields__) else ProvedTerms
+            terms = msgspec.msgpack.decode(encoded, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RunError(f"a round's terms must be of version {VERSION}: {error}") from None
         if terms.encode() != encoded:
             raise RunError("a round's terms must be in their one encoding, got another")
         return terms
+
+
+class ProvedTerms(RoundTerms, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """What a round of a run with proved sums asks for.
+
+    Attributes:
+        state_hash: of the model and the optimiser's state (:func:`common.proved_sums.lineage.state_hash`), 32 bytes;
+            each hospital has computed both, and compares.
+    """
+
+    state_hash: Annotated[bytes, msgspec.Meta(min_length=_HASH_BYTES, max_length=_HASH_BYTES)]

@@ -1,6 +1,6 @@
 """What follows from a run description, derived by the server and by every hospital alike."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from common.config import (
     PROTOCOL_VERSION,
@@ -22,6 +22,7 @@ from common.models import registry
 from common.privacy.accounting import Accountant, Epsilon, rounded_up
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import mechanism_of, survivors_for_noise
+from common.proved_sums.parameters import MOST_ENTRIES_OF_A_SMALL_VECTOR
 from common.run.vector import VectorLayout
 from common.secagg.parameters import Adversary, RunParameters
 from common.task import TaskConfig, TaskKind
@@ -162,7 +163,20 @@ def layout_of(run: RunDescription) -> VectorLayout:
     def laid_out(parameters: int) -> VectorLayout:
         return VectorLayout.for_run(run.aggregation, shape, parameters=parameters, hospitals=len(run.roster))
 
-    return laid_out(run.vector_length - laid_out(1).length + 1)
+    if not run.aggregation.proved_sums:
+        return laid_out(run.vector_length - laid_out(1).length + 1)
+    return _proved_layout(run.vector_length, laid_out)
+
+
+def _proved_layout(length: int, laid_out: Callable[[int], VectorLayout]) -> VectorLayout:
+    """Return the layout of a vector of this length, whose ρ is of one length for small models and one for large."""
+    for probe in (1, MOST_ENTRIES_OF_A_SMALL_VECTOR):
+        parameters = length - (laid_out(probe).length - probe)
+        if parameters >= 1:
+            layout = laid_out(parameters)
+            if layout.length == length:
+                return layout
+    raise ConfigError(f"vector_length must be that of a model whose sums are proved, got {length}")
 
 
 def verified_layout_of(run: RunDescription) -> VectorLayout:
@@ -269,4 +283,5 @@ def protocol_parameters(
         consortium=consortium,
         adversary=Adversary(run.aggregation.adversary.value),
         graph=run.graph.parameters(),
+        proves_sums=run.aggregation.proved_sums,
     )

@@ -4,6 +4,11 @@
 
     [ tail: weight, validation units, test units, evaluation entries | weighted change of the model, d elements ]
 
+In a run that proves its sums two more parts follow, which are committed to with the change: the weight once more, in
+limbs, and ρ (:mod:`common.proved_sums`)::
+
+    [ tail | change, d elements | weight, in limbs | ρ ]
+
 The tail's entries are whole numbers modulo 2^32 with masks of their own, each in one or two elements
 (:meth:`common.secagg.parameters.RunParameters.segments`); the change is fixed point modulo R. Weight and units are what
 hospitals state about themselves, so their sums are public. Everything else is seen in sums alone.
@@ -18,6 +23,9 @@ n hospitals, ``n = hospitals``:
 3. entries under noise are whole, never in limbs: the high limbs of a noisy sum would carry one hospital's noise, not
    everyone's. They are read as signed. A unit moves an entry by at most the plan's norm bound S, so their sum is below
    2^31 while S times the units stated, and the noise, are (:meth:`VectorLayout.check_units`).
+
+4. limbs of the proved weight are integers in [0, 2^k - 1] with the largest k for which ``n (2^k - 1)`` is below R/2. A
+   weight is what a hospital states and carries no noise, so sums of its limbs show nothing about its records.
 
 **Scale.** A change x in [-B, B] (B = ``update_bound``) of a hospital with weight w ≤ W (= ``max_weight``) becomes
 x w c / (B W), at most c in size; beyond B it saturates, that is, it is clipped to the bound. It is rounded up with the
@@ -36,6 +44,8 @@ from common.config import AggregationConfig
 from common.errors import ConfigError, RunError
 from common.evaluation import EvaluationCounts, EvaluationShape
 from common.keystream import SEED_BYTES, Keystream
+from common.proved_sums.commitment import commit
+from common.proved_sums.parameters import ProofParameters, largest_sum, parameters_for
 from common.secagg.parameters import COUNT_BITS
 
 _CHUNK = 1 << 16
@@ -117,6 +127,7 @@ class VectorLayout:
         update_bound: B, the largest change of one parameter.
         max_weight: W, the largest weight of one hospital.
         evaluation: which counts there are where they are exact, or how many entries a release under noise has at most.
+        proves_sums: the weight stands behind the change once more, and then ρ.
 
     Raises:
         ConfigError: n vectors cannot be added in this ring without overflow.
@@ -128,6 +139,7 @@ class VectorLayout:
     update_bound: float
     max_weight: int
     evaluation: EvaluationShape | int
+    proves_sums: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a ring too small for the number of hospitals."""
@@ -167,6 +179,7 @@ class VectorLayout:
             update_bound=aggregation.update_bound,
             max_weight=aggregation.max_weight,
             evaluation=evaluation,
+            proves_sums=aggregation.proved_sums,
         )
 
     @property
@@ -204,7 +217,49 @@ class VectorLayout:
     @property
     def length(self) -> int:
         """Return the number of elements of the vector, its tail included."""
-        return self.counts_length * (COUNT_BITS // self.modulus_bits) + self.parameters
+        behind = self.proof.length if self.proves_sums else self.parameters
+        return self.counts_length * (COUNT_BITS // self.modulus_bits) + behind
+
+    @property
+    def proof(self) -> ProofParameters:
+        """Return what a hospital commits to its change and weight with, in a run that proves its sums.
+
+        Raises:
+            ProofParameterError: there are no such commitments for this length, ring and number of hospitals.
+        """
+        return parameters_for(self.parameters + self.weight_limbs, self.modulus_bits, self.hospitals)
+
+    @property
+    def weight_limb_bits(self) -> int:
+        """Return k, the bits of a weight that one element carries: see the module's proof."""
+        return (largest_sum(self.modulus_bits) // self.hospitals + 1).bit_length() - 1
+
+    @property
+    def weight_limbs(self) -> int:
+        """Return how many elements a proved weight takes."""
+        return -(-self.max_weight.bit_length() // self.weight_limb_bits) if self.proves_sums else 0
+
+    @property
+    def signed(self) -> np.dtype[Any]:
+        """Return int16 or int32: the ring, read as signed."""
+        return np.dtype(np.int16 if self.modulus_bits == 16 else np.int32)  # noqa: PLR2004 - two rings
+
+    def commit(self, vector: NDArray[Any], key: bytes, random: Callable[[int], bytes]) -> bytes:
+        """Put ρ into a vector that :meth:`encode` made, and return the commitment to its change and weight.
+
+        Args:
+            vector: changed in place.
+            key: of the run's matrix, :func:`common.proved_sums.expansion.matrix_key`.
+            random: source of fresh bytes, ``os.urandom``.
+        """
+        proved = vector[len(vector) - self.proof.length :].view(self.signed)
+        made = commit(key, self.proof, proved[: self.proof.entries], random)
+        proved[self.proof.entries :] = made.randomness
+        return made.value
+
+    def proved_part(self, summed: NDArray[Any]) -> NDArray[Any]:
+        """Return what of a sum is proved: change, weight and ρ, as a view."""
+        return summed[len(summed) - self.proof.length :]
 
     def encode(self, delta: NDArray[np.float32], tail: Tail, random: Callable[[int], bytes]) -> NDArray[Any]:
         """Return one hospital's vector, before masking.
@@ -256,17 +311,39 @@ class VectorLayout:
             )
         if not 1 <= hospitals <= self.hospitals:
             raise RunError(f"a sum must be over 1 to {self.hospitals} hospitals, got {hospitals}")
-        head = self.length - self.parameters
-        counts = summed[:head].view(np.uint32)
-        total_weight = int(counts[0])
+        head = self._head
+        counts, elements = summed[:head].view(np.uint32), summed[head:].view(self.signed)
+        total_weight = self._proved_weight(elements) if self.proves_sums else int(counts[0])
+        self._check_total_weight(total_weight, hospitals)
+        tail = Tail(total_weight, int(counts[1]), int(counts[2]), self._entries(counts[PUBLIC_ENTRIES:]))
+        return DecodedSum(elements[: self.parameters], np.float32(self.step / total_weight), tail)
+
+    def decode_proved(self, proved: NDArray[Any], hospitals: int) -> DecodedSum:
+        """Read a sum of changes and weights that was proved, without ρ; the tail has nothing but the weight.
+
+        Raises:
+            WeightRangeError: no honest hospitals have such a total weight.
+        """
+        total_weight = self._proved_weight(proved)
+        self._check_total_weight(total_weight, hospitals)
+        tail = Tail(total_weight, 0, 0, np.zeros(0, np.int64))
+        return DecodedSum(proved[: self.parameters], np.float32(self.step / total_weight), tail)
+
+    @property
+    def _head(self) -> int:
+        """Return how many elements the tail takes."""
+        return self.counts_length * (COUNT_BITS // self.modulus_bits)
+
+    def _check_total_weight(self, total_weight: int, hospitals: int) -> None:
         if not hospitals <= total_weight <= hospitals * self.max_weight:
             raise WeightRangeError(
                 f"{hospitals} hospitals must have a total weight of {hospitals} to {hospitals * self.max_weight}, "
                 f"got {total_weight}"
             )
-        tail = Tail(total_weight, int(counts[1]), int(counts[2]), self._entries(counts[PUBLIC_ENTRIES:]))
-        signed = np.int16 if self.dtype == np.uint16 else np.int32
-        return DecodedSum(summed[head:].view(signed), np.float32(self.step / total_weight), tail)
+
+    def _proved_weight(self, elements: NDArray[Any]) -> int:
+        limbs = elements[self.parameters : self.parameters + self.weight_limbs].tolist()
+        return sum(int(limb) << (position * self.weight_limb_bits) for position, limb in enumerate(limbs))
 
     def exact_counts(self, tail: Tail) -> EvaluationCounts:
         """Return the exact counts in a tail; for a layout of such.
@@ -329,11 +406,17 @@ class VectorLayout:
         """Return an unfinished vector whose tail is in place, and a view of the elements that are not."""
         self.check_weight(tail.weight)
         vector = np.empty(self.length, self.dtype)
-        head = self.length - self.parameters
+        head = self._head
         counts = vector[:head].view(np.uint32)
         counts[:PUBLIC_ENTRIES] = (tail.weight, tail.validation_units, tail.test_units)
         counts[PUBLIC_ENTRIES:] = self._residues(tail.entries)
-        return vector, vector[head:]
+        behind = head + self.parameters
+        for position in range(self.weight_limbs):
+            vector[behind + position] = tail.weight >> (position * self.weight_limb_bits) & (
+                (1 << self.weight_limb_bits) - 1
+            )
+        vector[behind + self.weight_limbs :] = 0
+        return vector, vector[head:behind]
 
     def _residues(self, entries: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Return evaluation entries modulo 2^32: whole where they carry noise, in limbs where they are exact."""

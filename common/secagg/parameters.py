@@ -114,7 +114,7 @@ class RunParameters:
     graph: GraphParameters = GraphParameters()
     proves_sums: bool = False
     """Whether each hospital commits to what its vector hides, so that the sum can be proved
-    (:mod:`common.proved_sums`). No run description asks for it yet."""
+    (:mod:`common.proved_sums`)."""
     consortium: int | None = None
     """How many hospitals may collude with the server in the sense of ``threshold``: all members of the consortium, of
     whom the roster may name a part. None where the roster names them all."""

@@ -30,7 +30,7 @@ from common.privacy.budget import BudgetPolicy
 from common.privacy.calibration import require_enough_units
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import DistributedNoise, LocalNoise, NoisySteps, NoisySum, mean_change, mechanism_for
-from server.strategies import strategy_for
+from common.run.strategies import strategy_for
 
 CANARY_FEATURE = 100.0
 """The one feature of a canary. At the first model its gradient has a norm of about 70, and C is about 1."""

@@ -141,7 +141,13 @@ class RunRecord:
         ]
         first = views[0]
         for view in views[1:]:
-            alike = replace(first, hospital=view.hospital, vector_hash=view.vector_hash, signature=view.signature)
+            alike = replace(
+                first,
+                hospital=view.hospital,
+                vector_hash=view.vector_hash,
+                commitment=view.commitment,
+                signature=view.signature,
+            )
             _require(alike == view, place, f"{view.hospital} signed another view than {first.hospital}")
         everybody = cohort_hash(first.directory_hash, body.survivors)
         _require(first.cohort_hash == everybody, place, "the sum must be over the cohort that everyone signed")

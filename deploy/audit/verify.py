@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from numpy.typing import NDArray
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
-from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors, Summed
+from common.audit.entries import Contributed, JoinedRun, OpenedSum, PassedOver, Refused, SignedSurvivors, Summed
 from common.errors import AuditError, IdentityError, RunError
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.models.first_model import FIRST_MODEL_FILE, FirstModel
@@ -31,12 +33,13 @@ from common.secagg.binding import cohort_hash
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
+from deploy.audit.sums import Commitments, check_sums
 from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.history import RunHistory
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.preparation import preparation_of
-from server.initial_model import has_pytorch
+from server.initial_model import has_pytorch, initial_model
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
 """Where the authority's certificate lies inside a demo's folder."""
@@ -60,6 +63,8 @@ class Verdict:
         is_complete: whether the run ended.
         made_first_model: whether the first model was made again from the run's seed; else it is taken as the run's
             folder has it.
+        proved: how many sums were found to be what hospitals committed to; None in a run that does not prove them.
+        passed: sums that a hospital helped to open, and was given no model of.
     """
 
     authority: str
@@ -73,6 +78,8 @@ class Verdict:
     has_figures: bool
     is_complete: bool
     made_first_model: bool = True
+    proved: int | None = None
+    passed: int = 0
 
     def lines(self) -> tuple[str, ...]:
         """Return the verdict for a person."""
@@ -87,6 +94,9 @@ class Verdict:
             told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} match the server's chain")
         else:
             told.append("figures           not checked: no events here, or the server's chain does not cover them")
+        if self.proved is not None:
+            passed = f"; {self.passed} times a hospital opened a sum that no model was made of" if self.passed else ""
+            told.append(f"proved sums       {self.proved}: each model follows from what hospitals committed to{passed}")
         if not self.made_first_model:
             told.append("first model       as the run's folder has it; not made again from its seed, without PyTorch")
         if self.without_chain:
@@ -143,8 +153,10 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
     """
     authority = _authority(authority_file)
     first_model = None if has_pytorch() else _kept_first_model(run)
-    record = read_record(_chain(run / AUDIT_FILE, authority), AUDIT_FILE, authority, first_model)
-    hospitals, unfinished, refusals = [], set[int](), 0
+    server = _chain(run / AUDIT_FILE, authority)
+    record = read_record(server, AUDIT_FILE, authority, None if first_model is None else hash_model(first_model).hex())
+    commitments = _commitments(run, server, record, first_model)
+    hospitals, unfinished, refusals, passed = [], set[int](), 0, 0
     for path in chains:
         chain, name = _chain(path, authority), f"{path.parent.name}/{path.name}"
         if path.parent.name in record.description.roster and path.parent.name != chain.party:
@@ -152,6 +164,7 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         if chain.party in hospitals:
             raise AuditError(f"{name}: must be another hospital's chain, got that of {chain.party} twice")
         unfinished |= _agree(chain, name, record)
+        passed += _check_commitments(chain, name, record, commitments or {})
         refusals += sum(isinstance(entry.body, Refused) for entry in chain.entries)
         hospitals.append(chain.party)
     has_figures = (run / EVENTS_FILE).exists() and bool(record.told)
@@ -172,13 +185,40 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         has_figures=has_figures,
         is_complete=record.finished is not None and (record.is_told_to_its_end or not record.told),
         made_first_model=first_model is None,
+        proved=None if commitments is None else len(commitments),
+        passed=passed,
     )
 
 
-def _kept_first_model(run: Path) -> str:
-    """Return the hash of the first model in a run's folder, where none can be made without PyTorch."""
+def _commitments(run: Path, server: Chain, record: RunRecord, kept: NDArray[np.float32] | None) -> Commitments | None:
+    """Return what the hospitals in each proved sum committed to; None in a run that does not prove its sums."""
+    if not record.description.aggregation.proved_sums:
+        return None
+    first = initial_model(record.description) if kept is None else kept
+    return check_sums(run, server.entries, AUDIT_FILE, record, first)
+
+
+def _check_commitments(chain: Chain, name: str, record: RunRecord, commitments: Commitments) -> int:
+    """Compare what a hospital signed with what is in the proved sums; returns how many sums it passed over."""
+    passed = 0
+    for entry in chain.entries:
+        body, place = entry.body, f"{name}, line {entry.sequence}"
+        if getattr(body, "run_id", None) != record.description.run_id:
+            continue
+        if isinstance(body, PassedOver):
+            passed += 1
+        if isinstance(body, Contributed) and body.view is not None:
+            shown = commitments.get(body.round_number, {}).get(chain.party)
+            view = record.verify_view(chain.party, bytes.fromhex(body.view), body.round_number, body.terms, place)
+            if shown is not None and shown != view.commitment:
+                raise AuditError(f"{place}: {chain.party} committed to something else than the proved sum holds")
+    return passed
+
+
+def _kept_first_model(run: Path) -> NDArray[np.float32]:
+    """Return the first model in a run's folder, where none can be made without PyTorch."""
     try:
-        return hash_model(FirstModel.read(run / FIRST_MODEL_FILE).flat).hex()
+        return FirstModel.read(run / FIRST_MODEL_FILE).flat
     except RunError as error:
         raise AuditError(
             f"PyTorch must be installed to make the run's first model again, or {FIRST_MODEL_FILE} must lie in the "

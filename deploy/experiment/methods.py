@@ -35,6 +35,7 @@ from common.privacy.mechanism import (
 )
 from common.run.messages import EpsilonReport
 from common.run.round_terms import Purpose
+from common.run.strategies import strategy_for
 from common.run.terms import describe
 from common.settings import CHECKPOINTS_FOLDER
 from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
@@ -47,7 +48,6 @@ from server.initial_model import initial_model
 from server.rounds import Asked
 from server.run import new_run_id
 from server.run_record import measures
-from server.strategies import strategy_for
 
 _PLACE = "one-place"
 

@@ -54,8 +54,59 @@ _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_thos
 
 _SUMS = "tests/unit/common/proved_sums"
 _SUM_LIES = f"{_ATTACKS}/test_lies_about_sums.py"
+_CHOOSING = f"{_ATTACKS}/test_server_that_chooses_the_model.py"
+_PROVED_RUN = "tests/unit/server/test_proved_run.py"
 
 _SUM_MUTATIONS = (
+    Mutation(
+        "a hospital forgets that it has opened a sum",
+        "client/proved_model.py",
+        "lineage=has_opened(self._held.lineage, group), opened=opened))",
+        "lineage=self._held.lineage, opened=None))",
+        (_CHOOSING,),
+    ),
+    Mutation(
+        "a hospital takes a model that came with a request, in a run that proves its sums",
+        "client/agent.py",
+        "        if isinstance(request, ProvedMaskRequest) != (run.proved is not None):\n",
+        "        if isinstance(request, ProvedMaskRequest) and run.proved is None:\n",
+        (_CHOOSING,),
+    ),
+    Mutation(
+        "the model's own hash is not compared with the one that is computed",
+        "client/proved_model.py",
+        "        if hash_model(held.now.model) != terms.model_hash:\n",
+        "        if not terms.model_hash:\n",
+        (_CHOOSING,),
+    ),
+    Mutation(
+        "a late joiner is given any model and state",
+        "client/proved_model.py",
+        "        if before.hash != signed:\n",
+        "        if not signed:\n",
+        (_CHOOSING,),
+    ),
+    Mutation(
+        "survivors are signed without a look at their commitments",
+        "client/agent.py",
+        "            run.groups[round_number] = self._group_to_sign(run, run.proved, request, survivors)\n",
+        "            pass\n",
+        (_CHOOSING,),
+    ),
+    Mutation(
+        "the audit takes a step that no proved sum gave",
+        "deploy/audit/sums.py",
+        '        _require(same, place, "its model is another',
+        '        _require(same or True, place, "its model is another',
+        (f"{_PROVED_RUN}::test_an_audit_finds_a_step_that_does_not_follow",),
+    ),
+    Mutation(
+        "the mean is taken with the weight that is not proved",
+        "common/run/vector.py",
+        "        total_weight = self._proved_weight(elements) if self.proves_sums else int(counts[0])\n",
+        "        total_weight = int(counts[0])\n",
+        ("tests/unit/common/run/test_proved_vector.py",),
+    ),
     Mutation(
         "ρ is as long as if the sum of all ρ were secret",
         "common/proved_sums/estimate.py",

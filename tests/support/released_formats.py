@@ -17,9 +17,10 @@ from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES
 from common.provenance import confide_version
 from common.run import messages
+from common.run.basis import Basis, Evidence
 from common.run.delivery import NEEDED_FILES, Delivery, FileFact
 from common.run.proposal import Proposal, RunState
-from common.run.round_terms import Purpose, RoundTerms
+from common.run.round_terms import ProvedTerms, Purpose, RoundTerms
 from common.run.terms import describe
 from server.members.versions import SpokenVersions
 from server.run_queue import KeptRun
@@ -45,6 +46,10 @@ def requests() -> tuple[messages.Request, ...]:
         messages.SharesRequest(**at, directory=b"keys"),
         messages.MaskRequest(**at, request=b"request", next_round=8),
         messages.ConsistencyRequest(**at, survivors=b"survivors", next_round=8, next_directory=b"keys"),
+        messages.ProvedMaskRequest(**at, request=b"request", next_round=8, basis=b"basis"),
+        messages.ProvedConsistencyRequest(
+            **at, survivors=b"survivors", next_round=8, next_directory=b"keys", views=b"views"
+        ),
         messages.UnmaskRequest(**at, request=b"request"),
         messages.UnmaskAllRequest(**at, request=b"request", next_round=8, next_directory=b"keys"),
         messages.PlainRequest(**at, run_description=b"{}", terms=b"terms"),
@@ -59,6 +64,7 @@ def replies() -> tuple[messages.Reply, ...]:
         messages.SharesReply(shares=b"shares"),
         messages.MaskReply(masked=b"masked", advertised=b"keys", epsilon=spent),
         messages.ConsistencyReply(signature=b"signature", shares=b"shares"),
+        messages.ProvedMaskReply(masked=b"masked", advertised=b"keys", epsilon=spent, sealed=b"sealed"),
         messages.UnmaskReply(revealed=b"revealed", shares=None),
         messages.PlainReply(epsilon=None),
         messages.RefusedReply(hospital="st-mary", code="policy", reason="not before May", is_attack=False),
@@ -103,6 +109,8 @@ def bodies() -> tuple[entries.Body, ...]:
         ),
         entries.SignedSurvivors(run_id=RUN_ID, round_number=7, survivors=NAMES, signature="ab"),
         entries.OpenedSum(run_id=RUN_ID, round_number=7, cohort=NAMES),
+        entries.PassedOver(run_id=RUN_ID, round_number=7, of=3),
+        entries.Proved(run_id=RUN_ID, round_number=7, evidence_hash=HASH, sum_hash=HASH),
         entries.Began(run_id=RUN_ID, description="{}", data_set="X-rays", step=0, model_hash=HASH),
         entries.Summed(
             run_id=RUN_ID, round_number=7, train=True, model_hash=HASH, terms="ab", survivors=NAMES,
@@ -129,6 +137,7 @@ def formats() -> dict[str, bytes]:
         classes=("normal", "pneumonia"), hospitals=NAMES, until=2_000_000_000, terms=HASH,
     )  # fmt: skip
     terms = RoundTerms(purpose=Purpose.TRAIN, model_hash=bytes(32), fewest_survivors=3)
+    evidence = Evidence(round_number=7, terms=b"terms", cohort=NAMES, view=b"view", views=b"views", proof=b"proof")
     spoken = {"st-mary": SpokenVersions(3, "0.2.0", 3)}
     said = {"software": "0.2.0"}
     return {
@@ -137,8 +146,10 @@ def formats() -> dict[str, bytes]:
         "delivery.json": delivery.encode(),
         "run.json": msgspec.json.encode(kept),
         "round_terms.msgpack": terms.encode(),
+        "proved_terms.msgpack": ProvedTerms(**msgspec.structs.asdict(terms), state_hash=bytes(32)).encode(),
+        "basis.msgpack": Basis(evidence=evidence).encode(),
         "versions.json": msgspec.json.encode(spoken),
-        **{f"request_{messages.phase_of(item)}.msgpack": messages.encode(item) for item in requests()},
+        **{f"request_{_tag(item)}.msgpack": messages.encode(item) for item in requests()},
         **{f"reply_{_tag(item)}.msgpack": messages.encode(item) for item in replies()},
         **{
             f"enrolment_{_tag(item)}.msgpack": enrolment.encode(msgspec.structs.replace(item, **said))

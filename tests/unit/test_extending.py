@@ -39,7 +39,7 @@ def test_the_example_of_a_model_classifies_images_of_any_size() -> None:
 
 
 def test_the_example_of_a_strategy_takes_a_step() -> None:
-    names = run("class FedSign", names_of("server.strategies"))
+    names = run("class FedSign", names_of("common.run.strategies"))
     sign = names["FedSign"]
     assert callable(sign)
     stepped = sign(3, 0.5).step(np.zeros(3, np.float32), np.array([0.2, -7.0, 0.0], np.float32), 0)

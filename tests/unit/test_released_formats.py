@@ -20,6 +20,7 @@ from common.identity.certificates import load_certificate
 from common.identity.invitation import Invitation
 from common.provenance import confide_version
 from common.run import messages
+from common.run.basis import Basis
 from common.run.delivery import Delivery
 from common.run.proposal import Proposal
 from common.run.round_terms import RoundTerms
@@ -78,8 +79,11 @@ def test_files_of_each_release_are_read_and_written_again(release: str) -> None:
     assert RunDescription.from_json(content).canonical_json() == content
     content = (folder / "run.json").read_bytes()
     assert msgspec.json.encode(msgspec.json.decode(content, type=KeptRun)) == content
-    content = (folder / "round_terms.msgpack").read_bytes()
-    assert RoundTerms.decode(content).encode() == content
+    for name in ("round_terms.msgpack", "proved_terms.msgpack"):
+        content = (folder / name).read_bytes()
+        assert RoundTerms.decode(content).encode() == content
+    content = (folder / "basis.msgpack").read_bytes()
+    assert Basis.decode(content).encode() == content
     adapter: TypeAdapter[entries.Body] = TypeAdapter(entries.Body)
     for path in _files(release, "audit_*"):
         assert adapter.validate_json(path.read_bytes()).kind == path.stem.removeprefix("audit_")

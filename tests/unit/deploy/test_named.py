@@ -7,10 +7,10 @@ import pytest
 from common.config import Config, load_config, replace
 from common.errors import ConfigError
 from common.models.registry import MODELS
+from common.run.strategies import STRATEGIES
 from deploy.demo import demo
 from deploy.named import check_names
 from deploy.source_tree import ROOT
-from server.strategies import STRATEGIES
 
 
 def test_the_help_of_the_demo_lists_every_model_and_strategy(capsys: pytest.CaptureFixture[str]) -> None:

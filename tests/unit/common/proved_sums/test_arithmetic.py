@@ -31,7 +31,7 @@ print([name for name in __cpu_dispatch__ if __cpu_features__.get(name)])
 STEPS = """
 import hashlib
 import numpy as np
-from server.strategies import STRATEGIES, StrategyTerms
+from common.run.strategies import STRATEGIES, StrategyTerms
 source = np.random.default_rng(7)
 # Sizes that no vector width divides, and values down to the subnormal ones.
 size = 10_007

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from common.config import AggregationConfig, PrivacyConfig, PrivacyMode, TrainingConfig
 from common.errors import RunError
 from common.privacy.mechanism import mean_change
-from server.strategies import ADAPTIVITY, STRATEGIES, FedAdam, FedAvg, FedAvgM, Strategy, strategy_for
+from common.run.strategies import ADAPTIVITY, STRATEGIES, FedAdam, FedAvg, FedAvgM, Strategy, strategy_for
 
 Array = NDArray[np.float32]
 
