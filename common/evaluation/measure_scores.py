@@ -37,8 +37,8 @@ DRAWS = 120
 """The number of draws of each of the two bootstraps, which gives a deviation to within 6.5 %."""
 
 NO_INTERVAL = frozenset({"ece"})
-"""Figures that are printed without an interval. That of the calibration error of a well calibrated model covered in half
-of all cases (``docs/results/evaluation.md``): a sum of absolute gaps is biased, and the bootstrap repeats the bias."""
+"""Figures that are printed without an interval. That of the calibration error of a well calibrated model covered in
+half of all cases (``docs/results/evaluation.md``): absolute gaps are biased, and the bootstrap repeats the bias."""
 
 LEAST_SHARE = 0.02
 """The smallest share of all units that a class is taken to have."""

@@ -238,7 +238,7 @@ def test_a_ring_too_small_for_the_roster_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("modulus_bits", 8), ("hospitals", 0), ("parameters", 0)])
-def test_a_layout_without_meaning_is_refused(field: str, value: int) -> None:
+def test_a_layout_without_meaning_is_refused(field: str, value: Any) -> None:  # noqa: ANN401 - of any field
     with pytest.raises(ConfigError):
         replace(layout(), **{field: value})
 
