@@ -59,7 +59,7 @@ PARAMETERS = {"thousands": 26_002, "millions": 11_180_002}
 HOSPITALS = 4
 RECORDS = 240
 SETTINGS = (
-    "training.batch_size=32", "hospital.stated_training_units=8", "hospital.stated_validation_units=4",
+    "training.batch_size=32", "hospital.stated_training_units=20", "hospital.stated_validation_units=4",
     "hospital.stated_test_units=4", "evaluation.exact=true", "hospital.allow_exact_evaluation=true",
     "hospital.allow_plain=true",
 )  # fmt: skip

@@ -7,7 +7,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from common.settings import HospitalSettings, ServerSettings
+from client.handover import SOCKET_FILE
+from common.settings import RELAY_FOLDER, HospitalSettings, ServerSettings
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "k8s"
 KUBERNETES_VERSION = "1.31"
@@ -77,10 +78,10 @@ def test_only_a_hospitals_supervisor_starts_as_root_and_it_has_three_capabilitie
     assert roots[0]["containers"][0]["securityContext"]["capabilities"]["add"] == ["SETUID", "SETGID", "KILL"]
 
 
-def test_a_hospital_is_alive_while_its_supernode_and_exporter_are() -> None:
-    ports = {HospitalSettings.model_fields[name].default for name in ("runtime_port", "metrics_port")}
+def test_a_hospital_is_alive_while_its_agent_and_exporter_are() -> None:
     command = _hospital("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
-    assert {int(address.rpartition(":")[2]) for address in command if ":" in address} == ports
+    exporter = HospitalSettings.model_fields["metrics_port"].default
+    assert command[-2:] == [f"127.0.0.1:{exporter}", f"/state/{RELAY_FOLDER}/{SOCKET_FILE}"]
 
 
 def _with_gpu() -> dict[str, Any]:
