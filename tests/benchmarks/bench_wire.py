@@ -69,6 +69,8 @@ WARM_ROUNDS = 2
 LONGEST_SECONDS = 900.0
 LOOPBACK = -1.0
 """The delay that says: no hosts and no line."""
+_IDLE_SECONDS = 0.3
+"""Processor time of all processes in a second in which none has anything to do but heartbeats."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -281,6 +283,7 @@ def calls_between(folder: Path, began: float, ended: float) -> Counter[str]:
 
 def _run(consortium: Consortium, mode: AggregationMode, rounds: int) -> Window:
     """Propose a run, wait for its end, and return what it told of the rounds between the warm ones and the last."""
+    consortium.wait_for(lambda: _is_idle(consortium), LONGEST_SECONDS)
     before = set(consortium.state.rglob(EVENTS_FILE))
     total = WARM_ROUNDS + rounds + 1
     words = ("--set", f"experiment.rounds={total}", "--set", f"aggregation.mode={mode.value}")
@@ -302,6 +305,13 @@ def _run(consortium: Consortium, mode: AggregationMode, rounds: int) -> Window:
         {name: later[name] - used.get(name, 0.0) for name in later},
         [event for event in steps.told if event["kind"] in ("round", "exchange") and event["round"] in numbers],
     )
+
+
+def _is_idle(consortium: Consortium) -> bool:
+    """Say whether nothing is computed for a second: not the report of the run before, nor an agent that starts."""
+    used = sum(cpu_of(consortium.processes()).values())
+    time.sleep(1.0)
+    return sum(cpu_of(consortium.processes()).values()) - used < _IDLE_SECONDS
 
 
 class Steps:
