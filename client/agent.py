@@ -47,6 +47,7 @@ from common.errors import (
     DataError,
     LedgerError,
     MissingNoiseError,
+    OtherVersionError,
     PolicyError,
     RunError,
     StandingError,
@@ -206,6 +207,10 @@ class HospitalAgent:
             The reply, with the vector beside it; :class:`~common.run.messages.RefusedReply` with the reason when
             the request breaks a rule, the hospital's policy or its budget.
         """
+        reply, vector = self._answer_or_refuse(request, array)
+        return messages.in_version(reply, request.version), vector
+
+    def _answer_or_refuse(self, request: Request, array: Array | None) -> Answer:
         try:
             return self._answer(request, array)
         except ConfideError as error:
@@ -230,7 +235,7 @@ class HospitalAgent:
     def _answer(self, request: Request, array: Array | None) -> Answer:  # noqa: PLR0911 - one for each request
         match request:
             case KeysRequest():
-                run = self._join(request.run_description)
+                run = self._join(request.run_description, request.version)
                 return KeysReply(
                     hospital=self._identity.name, advertised=self._advertise(run, request.round_number)
                 ), None
@@ -248,9 +253,10 @@ class HospitalAgent:
             case PlainRequest():
                 return self._plain(request, array)
 
-    def _join(self, encoded: bytes) -> _Run:
+    def _join(self, encoded: bytes, version: int) -> _Run:
         """Take part in a run: agree to its terms, verify who else may, and prepare the data."""
         description = RunDescription.from_json(encoded)
+        _require_version(description, version)
         if self._run is not None and self._run.description == description:
             return self._run
         check_agreement(self._policy, description, self._identity)
@@ -318,6 +324,7 @@ class HospitalAgent:
                 f"round {request.round_number}, {phase_of(request)}: {self._identity.name} has not joined this run, "
                 "or was restarted since; it joins again"
             )
+        _require_version(self._run.description, request.version)
         return self._run
 
     def _advertise(self, run: _Run, round_number: int) -> bytes:
@@ -368,10 +375,11 @@ class HospitalAgent:
                 accepted, self._identity.key, contribution.vector, self._here.apply_masks
             )
             run.masked[round_number] = masked_state
-            # The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
-            self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
             run.fewest[round_number] = terms.fewest_survivors
+        # What others see bears its time, and is written when the stated time is over: the chain's line, the ledger's
+        # head. The view that was signed is evidence; neither it nor the vector leaves unless it is in the chain.
         self._keep_time(started)
+        self._record_contribution(run, round_number, terms, contribution.epsilon, secagg.encode(message))
         advertised = None if request.next_round is None else self._advertise(run, request.next_round)
         reply = MaskReply(
             masked=secagg.encode(message),
@@ -411,7 +419,9 @@ class HospitalAgent:
         if contribution.own is not None:
             spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
             now = self._here.now().timestamp()
-            result = OwnResult.of(now, run.description.run_id, round_number, contribution.own, spent)
+            result = OwnResult.of(
+                now, run.description.run_id, round_number, contribution.own, contribution.groups, spent
+            )
             append(self._here.state / OWN_RESULTS_FILE, result)
 
     def _tell_what_is_gone(self, gone: tuple[tuple[str, str], ...]) -> None:
@@ -487,7 +497,7 @@ class HospitalAgent:
         self._revocations.check(run.certificates, run.certificates.keys() & set(names), self._here.now())
 
     def _plain(self, request: PlainRequest, array: Array | None) -> Answer:
-        run = self._join(request.run_description)
+        run = self._join(request.run_description, request.version)
         if run.description.aggregation.mode is not AggregationMode.PLAIN:
             raise PolicyError("a bare vector was asked for in a run of masked ones; this hospital sends none")
         self._check_standing(run, [self._identity.name])
@@ -499,9 +509,9 @@ class HospitalAgent:
         self._answered.advance(run.parameters.run_id, request.round_number, Phase.MASKED_INPUT)
         started = self._here.clock()
         contribution = run.contributor.contribute(request.round_number, terms, model, cohort=cohort)
-        self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         self._note(run, request.round_number, contribution)
         self._keep_time(started)
+        self._record_contribution(run, request.round_number, terms, contribution.epsilon, None)
         return PlainReply(epsilon=contribution.epsilon), contribution.vector
 
     def _record_contribution(
@@ -548,6 +558,14 @@ class HospitalAgent:
         place = Place(self._identity.name, round_number, phase)
         limits = secagg.Limits(hospitals=len(run.parameters.roster))
         return secagg.decode(encoded, message_type, limits, place)
+
+
+def _require_version(run: RunDescription, version: int) -> None:
+    """Refuse a request of another version than its run's, which the run's hash binds."""
+    if version != run.protocol_version:
+        raise OtherVersionError(
+            f"a request must be of its run's version of the protocol, {run.protocol_version}, got version {version}"
+        )
 
 
 def _state(states: dict[int, Any], round_number: int, hospital: str) -> Any:  # noqa: ANN401 - as the caller's dict

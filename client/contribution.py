@@ -27,6 +27,7 @@ from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
 from client.planned_cost import ACCOUNTS
+from client.subgroups import GroupResult, by_group, decided
 from client.training import (
     TrainingData,
     feature_mean,
@@ -89,6 +90,7 @@ class Contribution:
         evaluation_epsilon: spent on each part so far, for the hospital's own operator.
         records_per_second: through the training steps, for the hospital's own operator; None without training.
         own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
+        groups: the same for each group of its test records.
         notes: what the hospital's operator should know; must not leave the hospital.
         gone: the images that no longer count, and why; may identify patients, and must not leave the hospital.
     """
@@ -98,6 +100,7 @@ class Contribution:
     evaluation_epsilon: dict[str, float] = field(default_factory=dict)
     records_per_second: float | None = field(default=None, repr=False)
     own: Metrics | None = field(default=None, repr=False)
+    groups: tuple[GroupResult, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     gone: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
@@ -117,7 +120,7 @@ class _Counted:
     def answer(self, plan: EvaluationPlan, stated: int, seed: bytes) -> npt.NDArray[np.int64]:
         """Return the sum of the units' vectors, before noise; of more units than are stated a fixed subset counts."""
         records = self.records
-        traits, units = records.inputs[records.here].numpy(), records.of_copies(records.units(self.unit))
+        traits, units = records.take(records.here).numpy(), records.of_copies(records.units(self.unit))
         return answer_statistics(plan, self.labels, traits, units, stated, seed)
 
 
@@ -222,6 +225,7 @@ class Contributor:
         self._counted = _Counted(counted, run.privacy.unit)
         left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
         self._shortfall_notes = self._shortfalls(everything, left_out)
+        self._test_traits = data.test.traits_or_unknown()
         self._watch, self._gone = data.watch, Gone({}, ())
 
     @property
@@ -433,13 +437,13 @@ class Contributor:
         answered = release is not None and self._book_release(round_number, release)
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         self._leave_out_what_is_gone()
-        validation, test, own = self._measured(model)
+        validation, test, own, groups = self._measured(model)
         started = time.perf_counter()
         change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
         tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
         vector = (plan or self._training).encode(self.layout, change, tail, random)
-        return Contribution(vector, report, self.evaluation_spent(), rate, own, self.notes, self._gone.files)
+        return Contribution(vector, report, self.evaluation_spent(), rate, own, groups, self.notes, self._gone.files)
 
     def _leave_out_what_is_gone(self) -> None:
         """Let records whose images have been removed, damaged or changed since the run began count as empty ones.
@@ -485,7 +489,7 @@ class Contributor:
             data = data.limited(stated, self._run.privacy.unit, self._choice)
         return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random, self._device))
 
-    def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None]:
+    def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None, tuple[GroupResult, ...]]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
         try:
             validation, test = scores(
@@ -495,17 +499,24 @@ class Contributor:
             _LOG.error("the model cannot be measured on this hospital's records (%s); none count", _kind(error))
             self._validation, self._test = self._validation.emptied(), self._test.emptied()
             none = np.zeros((0, len(self._run.classes)), np.float32)
-            return none, none, None
+            return none, none, None, ()
         try:
-            return validation, test, self._own_figures(validation, test)
+            return validation, test, *self._own_figures(validation, test)
         except Exception as error:  # noqa: BLE001 - a figure for its own staff must not become a refusal
             _LOG.error("this hospital's own figures of the model cannot be computed (%s)", _kind(error))
-            return validation, test, None
+            return validation, test, None, ()
 
-    def _own_figures(self, validation: Array, test: Array) -> Metrics:
-        if self._run.task.kind is TaskKind.MULTILABEL:
-            return figures_of_labels(self._label_counts(validation, test, _OWN_BINS))[0]
-        return metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
+    def _own_figures(self, validation: Array, test: Array) -> tuple[Metrics, tuple[GroupResult, ...]]:
+        task = self._run.task
+        if task.kind is TaskKind.MULTILABEL:
+            own, labels = figures_of_labels(self._label_counts(validation, test, _OWN_BINS))
+            thresholds = tuple(label.threshold for label in labels)
+        else:
+            own = metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
+            thresholds = (own.threshold,)
+        truth = self._test.of_copies(self._test.labels)
+        traits = self._test_traits[self._test.rows[self._test.here].numpy()]
+        return own, by_group(traits, decided(task, test, truth, thresholds))
 
     def _label_counts(self, validation: Array, test: Array, bins: int) -> tuple[EvaluationCounts, ...]:
         of_validation, of_test = (part.of_copies(part.labels) for part in (self._validation, self._test))
@@ -658,11 +669,15 @@ def _prepared(run: RunDescription, name: str, part: HospitalRecords, copies: int
 
 
 def _as_inputs(run: RunDescription, part: HospitalRecords, copies: int, cache: Path) -> TrainingData:
-    pictures = copies_of(part.images, run.training.warp, copies, cache)
+    """Return a part's inputs, computed of every image that is there, also of those that the run leaves out.
+
+    How long that takes must not show a server how many records its label map names.
+    """
+    pictures = copies_of(part.all_images, run.training.warp, copies, cache)
     inputs: Array = model_inputs(run.model.architecture, pictures, cache)
     if copies > 1:
-        inputs = inputs.reshape(len(part), copies, inputs.shape[1])
-    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
+        inputs = inputs.reshape(len(part.all_images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients, part.rows)
 
 
 def _kind(error: Exception) -> str:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RunError
+from common.run.messages import MAXIMUM_MESSAGE_BYTES
 
 SOCKET_FILE = "agent.sock"
 
-LONGEST_MESSAGE_BYTES = 2**30
-"""A request or reply without its array is far shorter."""
+LONGEST_MESSAGE_BYTES = 2 * MAXIMUM_MESSAGE_BYTES
+"""More than the relay can receive: a request that is too long gets a refusal in words."""
 
 _HEAD = struct.Struct("<4sIQ")
 _MESSAGE, _FAULT = b"CFM1", b"CFF1"

@@ -3,8 +3,11 @@
 ::
 
     runs/RUN/            the files that the server signed, ca.pem, and received.json, which says what was checked
-    runs/.RUN.part/      one on its way; a kill or a broken line costs the piece in hand
+    runs/.RUNID.part/    one on its way; a kill or a broken line costs the piece in hand
     runs/refused.json    what was offered and did not verify, with the reason; not fetched again
+
+RUN is the first twelve digits of a run's identifier, which the server chose. A run whose digits are taken by another
+that is kept is refused: it neither replaces that nor passes for it.
 
 A hospital fetches runs that its own audit chain says it joined, and no others: that bounds what a server can store on
 its disk. A request names a run, a file and an offset, all of them the server's own words; nothing in it, and nothing in
@@ -157,13 +160,29 @@ class RunReceiver:
         for run_id, digest in sorted(self._service.results(identity).items()):
             if digest.hex() in (self._kept(run_id), self._refused(run_id)) or run_id not in self._runs_joined():
                 continue
+            if (taken := self._taken_by(run_id)) is not None:
+                self._refuse(
+                    run_id,
+                    digest.hex(),
+                    f"a run's first {_NAME_DIGITS} digits must be its own, got those of run {taken}, which is kept "
+                    f"here; move its folder elsewhere to have this one, and remove it from {REFUSED_FILE}",
+                )
+                continue
             if not self._fetch(identity, run_id, digest.hex(), give_up):
                 return
             self._settle(identity, run_id, digest.hex())
 
     def _kept(self, run_id: str) -> str | None:
         with suppress(RunError):
-            return read_received(folder_of(self._state, run_id)).delivery
+            kept = read_received(folder_of(self._state, run_id))
+            return kept.delivery if kept.run_id == run_id else None
+        return None
+
+    def _taken_by(self, run_id: str) -> str | None:
+        """Return which other run is kept under the digits of this one, None where there is none."""
+        with suppress(RunError):
+            kept = read_received(folder_of(self._state, run_id)).run_id
+            return None if kept == run_id else kept
         return None
 
     def _refused(self, run_id: str) -> str | None:
@@ -274,7 +293,7 @@ class RunReceiver:
     def _put_back(self) -> None:
         """Undo an exchange of two folders that a kill cut short."""
         for old in (self._state / RUNS_FOLDER).glob(".*.old"):
-            place = old.with_name(old.name[1:].removesuffix(".old"))
+            place = old.with_name(old.name[1:].removesuffix(".old")[:_NAME_DIGITS])
             if place.exists():
                 shutil.rmtree(old, ignore_errors=True)
             else:
@@ -287,10 +306,10 @@ class RunReceiver:
         return path.stat().st_size if path.exists() else 0
 
     def _part(self, run_id: str) -> Path:
-        return self._state / RUNS_FOLDER / f".{run_id[:_NAME_DIGITS]}.part"
+        return self._state / RUNS_FOLDER / f".{run_id}.part"
 
     def _old(self, run_id: str) -> Path:
-        return self._state / RUNS_FOLDER / f".{run_id[:_NAME_DIGITS]}.old"
+        return self._state / RUNS_FOLDER / f".{run_id}.old"
 
 
 def _append(path: Path, content: bytes) -> None:

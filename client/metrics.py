@@ -16,12 +16,14 @@ from pathlib import Path
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from client.last_standing import read_last_standing
 from client.status import HospitalStatus
 from common.errors import BudgetExceededError
 from common.provenance import commit, confide_version
+from common.run.versions import SPOKEN, Window
 from common.telemetry import metric_names as names
 from common.telemetry.exporter import Exporter, Values, serve_until_stopped
-from common.telemetry.lifetimes import show_lifetimes
+from common.telemetry.lifetimes import show_disk, show_lifetimes
 
 
 class HospitalMetrics(Collector):
@@ -39,10 +41,16 @@ class HospitalMetrics(Collector):
         """
         values = Values()
         values.set_only(names.BUILD_INFO, 1, *self._build)
-        show_lifetimes(values, self._path.parent, "identity.pem", datetime.datetime.now(datetime.UTC))
+        state = self._path.parent
+        show_lifetimes(values, state, "identity.pem", datetime.datetime.now(datetime.UTC))
+        show_disk(values, state)
         status = HospitalStatus.read(self._path)
         if status is not None:
             _show(values, status)
+            said = read_last_standing(state)
+            if said.protocol is not None:
+                differs = not Window(said.oldest or said.protocol, said.protocol).meets(SPOKEN)
+                values.set(names.OWN_VERSION_MISMATCH, float(differs), status.hospital)
         return values.collect()
 
 

@@ -3,15 +3,14 @@
 The figures carry no differential privacy and show what the secure sum hides: they are for the hospital's own staff.
 """
 
-import json
 import logging
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
+from client.subgroups import GroupResult
 from common.complaints import complaint
 from common.config import RunId
 from common.errors import RunError
@@ -34,6 +33,7 @@ class OwnResult(Figures):
         round: of the protocol; its model is the one that the rounds before made.
         records: of the hospital's test part.
         epsilon_spent: in the hospital's ledger after this round; NaN without differential privacy.
+        groups: the same model for each group of the test part; empty where nothing is known of the patients.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -43,13 +43,22 @@ class OwnResult(Figures):
     round: Count
     records: Count
     epsilon_spent: Measure
+    groups: tuple[GroupResult, ...] = ()
 
     def __repr_args__(self) -> Iterator[tuple[str, object]]:
         """Name which result this is, and no figure of it: a repr ends up in logs."""
         yield from (("run_id", self.run_id), ("round", self.round))
 
     @classmethod
-    def of(cls, time: float, run_id: str, round_number: int, own: Metrics, epsilon_spent: float) -> "OwnResult":
+    def of(
+        cls,
+        time: float,
+        run_id: str,
+        round_number: int,
+        own: Metrics,
+        groups: tuple[GroupResult, ...],
+        epsilon_spent: float,
+    ) -> "OwnResult":
         """Take the figures worth keeping from a hospital's own metrics."""
         return cls(
             time=time,
@@ -58,16 +67,13 @@ class OwnResult(Figures):
             records=own.records,
             **{name: getattr(own, name) for name in METRICS},
             epsilon_spent=epsilon_spent,
+            groups=groups,
         )
 
 
 def append(path: Path, result: OwnResult) -> None:
     """Add one line; a disk that refuses is logged, and does not end the round."""
-    fields = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in result.model_dump().items()
-    }
-    line = json.dumps(fields, allow_nan=False) + "\n"
+    line = result.model_dump_json() + "\n"  # what is undefined is null
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8") as file:
             file.write(line)

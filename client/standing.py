@@ -15,6 +15,7 @@ import msgspec
 
 from client.enrolment import EnrolmentService, ask_standing
 from client.kept_runs import RunReceiver
+from client.last_standing import STANDING_FILE, LastStanding, read_last_standing
 from client.ledger.remembered import STATED_FILE
 from client.proposals import Proposals
 from common.config import load_config
@@ -25,7 +26,7 @@ from common.identity.certificates import (
     load_certificate,
     load_identity,
 )
-from common.identity.enrolment import ProposalNotice, StandingReply, same_protocol
+from common.identity.enrolment import ProposalNotice, StandingReply, same_protocol, spoken_by
 from common.identity.members import KeptMembers
 from common.identity.revocation import Revocations
 from common.processes import run_service
@@ -33,30 +34,7 @@ from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from common.telemetry.events import printable
 from common.telemetry.logs import with_facts
 
-STANDING_FILE = "standing.json"
 _LOG = logging.getLogger("confide.standing")
-
-
-class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When the enrolment service last answered, and what went wrong since; for ``confide hospital status``."""
-
-    answered: float | None
-    """Seconds since 1970."""
-    problem: str | None
-    protocol: int | None = None
-    """The version of the protocol that the server speaks."""
-    software: str = ""
-    """The server's version of Confide."""
-    runs: dict[str, str] = {}
-    """The runs that the server told of, by identifier: the state of each, and the reason where there is one."""
-
-
-def read_last_standing(state: Path) -> LastStanding:
-    """Return what :func:`main` wrote last; empty when it has written nothing."""
-    try:
-        return msgspec.json.decode((state / STANDING_FILE).read_bytes(), type=LastStanding)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return LastStanding(None, None)
 
 
 def keep(state: Path) -> None:
@@ -109,7 +87,7 @@ def _told(stands: StandingReply, before: LastStanding, now: datetime.datetime) -
     for run_id, standing in runs.items():
         if before.runs.get(run_id) != standing:
             _LOG.info("run %s is %s", run_id[:12], standing, extra=with_facts(run=run_id[:12], state=standing))
-    return LastStanding(now.timestamp(), problem, stands.protocol, stands.software, runs)
+    return LastStanding(now.timestamp(), problem, stands.protocol, spoken_by(stands).oldest, stands.software, runs)
 
 
 def _standing_of(notice: ProposalNotice) -> str:

@@ -118,14 +118,18 @@ class Clipping(Protocol):
 class TrainingData:
     """Records as the loop reads them.
 
+    Inputs stay where they lie, mostly mapped from disk: of a part of which a run uses some records, :meth:`take` reads
+    a batch at a time. So the memory that a run takes does not show how many records there are.
+
     Attributes:
-        inputs: (n, channels, height, width) uint8 images, or cached float32 features, (n, features) or, with the
-            features of copies, (n, copies, features).
+        inputs: (N, channels, height, width) uint8 images, or cached float32 features, (N, features) or, with the
+            features of copies, (N, copies, features); read them by :meth:`take`.
         labels: (n,) int64 in [0, classes); of a multi-label task (n, labels) int64 of 0 and 1.
         patients: (n,) int64, which patient a record is of, numbered from 0 without gaps.
         rows: (n,) int64, the places of the records in the hospital's part, of which these may be some; by default all.
         gone: (n,) bool, whose images are no longer there: each counts as an empty record, everywhere. Nothing else
             about the others moves, neither their numbers nor their places in memory. By default none.
+        lies: (n,) int64, where in ``inputs`` each record's are; by default the first n, which are all.
     """
 
     inputs: Tensor = field(repr=False)
@@ -133,6 +137,7 @@ class TrainingData:
     patients: Tensor = field(repr=False)
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
     gone: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool), repr=False)
+    lies: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
 
     def __post_init__(self) -> None:
         """Fill in the defaults."""
@@ -140,6 +145,8 @@ class TrainingData:
             object.__setattr__(self, "rows", torch.arange(len(self.labels)))
         if len(self.gone) != len(self.labels):
             object.__setattr__(self, "gone", torch.zeros(len(self.labels), dtype=torch.bool))
+        if len(self.lies) != len(self.labels):
+            object.__setattr__(self, "lies", torch.arange(len(self.labels)))
 
     @classmethod
     def of(
@@ -147,16 +154,24 @@ class TrainingData:
         inputs: NDArray[np.uint8] | NDArray[np.float32],
         labels: NDArray[np.int64],
         patients: NDArray[np.int64],
+        lies: NDArray[np.int64] | None = None,
     ) -> Self:
         """Wrap what a shard's reader returns; patients may be numbered in any way.
 
         Raises:
-            DataError: the three do not have the same length.
+            DataError: labels, patients and ``lies``, or the inputs where that is None, do not have the same length.
         """
-        if not len(inputs) == len(labels) == len(patients):
-            raise DataError(f"inputs, labels, patients must match, got {len(inputs)}, {len(labels)}, {len(patients)}")
+        places = np.arange(len(inputs)) if lies is None else lies
+        if not len(places) == len(labels) == len(patients):
+            raise DataError(f"inputs, labels, patients must match, got {len(places)}, {len(labels)}, {len(patients)}")
         _, numbers = np.unique(patients, return_inverse=True)
-        return cls(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(numbers.astype(np.int64)))
+        found = (torch.from_numpy(column) for column in (inputs, labels, numbers.astype(np.int64), places))
+        tensors, labelled, numbered, placed = found
+        return cls(tensors, labelled, numbered, lies=placed)
+
+    def take(self, records: Tensor | slice) -> Tensor:
+        """Return the inputs of some records by their numbers; a slice is not copied where all inputs are records."""
+        return self.inputs[records if len(self.lies) == len(self.inputs) else self.lies[records]]
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -216,7 +231,8 @@ class TrainingData:
 
     def _of_records(self, chosen: Tensor) -> Self:
         _, numbers = torch.unique(self.patients[chosen], return_inverse=True)
-        return type(self)(self.inputs[chosen], self.labels[chosen], numbers, self.rows[chosen], self.gone[chosen])
+        some = (column[chosen] for column in (self.rows, self.gone, self.lies))
+        return type(self)(self.inputs, self.labels[chosen], numbers, *some)
 
 
 @dataclass(frozen=True)
@@ -413,7 +429,7 @@ def _unit_features(data: TrainingData, unit: PrivacyUnit) -> Iterator[Tensor]:
     """Yield, a few units at a time, the mean over records and copies of their features at norm 1, (units, width)."""
     units = data.units(unit)
     for piece in _pieces(data.here, units, min(CHUNK, _rows_at_once(data, math.prod(data.inputs.shape[1:])))):
-        features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)
+        features = functional.normalize(data.take(_chosen(piece)), dim=-1)
         rows = features.mean(dim=1) if data.inputs.dim() == _WITH_COPIES else features
         yield _means_of_units(rows, units[piece])
 
@@ -514,7 +530,7 @@ def _clipped_pieces(
             yield weighted_rows(_clipping(norm_bounds(rows), clipping.max_grad_norm), rows)
         return
     for piece in torch.split(batch, _clipped_at_once(data)) if len(batch) else ():
-        gradients = record_gradients(model, _as_input(data.inputs[piece]), data.labels[piece])
+        gradients = record_gradients(model, _as_input(data.take(piece)), data.labels[piece])
         yield gradients.weighted_sum(_clipping(gradients.norms(), clipping.max_grad_norm))
 
 
@@ -543,7 +559,7 @@ def _record_rows(model: nn.Module, data: TrainingData, records: Tensor) -> Tenso
 
     def rows(some: Tensor) -> Tensor:
         chosen = _chosen(some)
-        inputs, labels = _as_input(data.inputs[chosen].to(device)), data.labels[chosen].to(device)
+        inputs, labels = _as_input(data.take(chosen).to(device)), data.labels[chosen].to(device)
         if inputs.dim() == _WITH_COPIES:
             return mean_gradient_rows(model, inputs, labels)
         return record_gradients(model, inputs, labels, as_rows=True).rows()
@@ -593,18 +609,25 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     Scores beyond ±LARGEST_LOGIT are cut to it, and one that is undefined is 0: a model that a server made to overflow
     on a single record must not show it.
     """
+    return _logits(model, torch.arange(len(inputs)), lambda some: inputs[_chosen(some)], math.prod(inputs.shape[1:]))
+
+
+def _logits(model: nn.Module, records: Tensor, take: Callable[[Tensor], Tensor], elements: int) -> Tensor:
+    """Return the scores of records of so many elements each, which ``take`` reads a piece at a time."""
     model.eval()
     device = _device_of(model)
-    size = max(1, EVALUATION_PIXELS // max(1, inputs[:1].numel()))
+    size = max(1, EVALUATION_PIXELS // max(1, elements))
     with torch.inference_mode():
-        found = torch.cat(list(in_pieces(inputs, size, lambda some: model(_as_input(some.to(device))).cpu())))
-        return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
+        pieces = in_pieces(records, size, lambda some: model(_as_input(take(some).to(device))).cpu())
+        return torch.nan_to_num(torch.cat(list(pieces)), nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _scores(model: nn.Module, part: TrainingData, classes: int) -> NDArray[np.float32]:
     if not len(part):
         return np.zeros((0, classes), np.float32)
-    found: NDArray[np.float32] = logits(model, part.inputs)[part.here].reshape(-1, classes).numpy()
+    elements = math.prod(part.inputs.shape[1:])
+    told = _logits(model, torch.arange(len(part)), lambda some: part.take(_chosen(some)), elements)
+    found: NDArray[np.float32] = told[part.here].reshape(-1, classes).numpy()
     return found
 
 
@@ -618,7 +641,7 @@ def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tens
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def of_piece(piece: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = _as_input(data.inputs[piece].to(device))
+        inputs = _as_input(data.take(piece).to(device))
         labels = data.labels[piece].repeat_interleave(data.copies, dim=0).to(device)
         found = model(inputs).flatten(0, -2)  # The copies of a record one after the other.
         loss = summed_loss(found, labels) / (len(batch) * data.copies)

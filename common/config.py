@@ -27,7 +27,10 @@ SECURE_MINIMUM = 3
 """The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
 
 PROTOCOL_VERSION = 3
-"""The version of everything that travels between server and hospital; they refuse messages of another version."""
+"""The version of everything that travels between server and hospital."""
+
+OLDEST_PROTOCOL_VERSION = 3
+"""The oldest version that is spoken besides; ``common/run/versions.py`` says why, and what a run's version is."""
 
 
 MOST_HOSPITALS = 1024
@@ -336,7 +339,7 @@ class Config(_Section):
 class RunDescription(_Section):
     """Everything server and hospitals must agree on before a run; its hash is bound into every key and signature."""
 
-    protocol_version: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    protocol_version: Annotated[int, Field(ge=OLDEST_PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     run_id: RunId
     classes: Annotated[tuple[str, ...], Field(max_length=MOST_CLASSES)]
     channels: Channels
@@ -360,7 +363,7 @@ class RunDescription(_Section):
 
     @model_validator(mode="after")
     def _noise_is_agreed(self) -> Self:
-        if (self.noise_multiplier is not None) != (self.privacy.mode is PrivacyMode.DISTRIBUTED):
+        if (self.noise_multiplier is not None) != _is_noise_in_sum(self.privacy):
             raise ValueError("noise_multiplier must be given in privacy.mode distributed, and in no other")
         if self.task.is_preset or self.task.classes != self.classes or self.task.normal() != self.task:
             raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
@@ -379,9 +382,11 @@ class RunDescription(_Section):
         roster: dict[str, str],
         member_list: str = "",
         noise_multiplier: float | None = None,
+        protocol_version: int = PROTOCOL_VERSION,
     ) -> Self:
         """Return the description whose sections are those of a configuration."""
         return cls(
+            protocol_version=protocol_version,
             run_id=run_id,
             classes=classes,
             channels=channels,
@@ -425,17 +430,23 @@ def task_of(config: Config, classes: tuple[str, ...]) -> TaskConfig:
     return implied(config.experiment.task, classes) if config.task.is_preset else config.task.normal()
 
 
+def _is_noise_in_sum(privacy: PrivacyConfig) -> bool:
+    from common.privacy.mechanism import MECHANISMS  # the one place that knows the modes; it imports this module
+
+    return MECHANISMS[privacy.mode].noise_in_sum
+
+
 def _require_hidden_shares(
     privacy: PrivacyConfig, aggregation: AggregationConfig, evaluation: EvaluationConfig
 ) -> None:
     """Refuse noise that is complete in sums alone where nothing is summed, or where too few shares would remain."""
-    distributed = privacy.mode is PrivacyMode.DISTRIBUTED
-    if evaluation.exact and not distributed:
+    noise_in_sum = _is_noise_in_sum(privacy)
+    if evaluation.exact and not noise_in_sum:
         return
     if aggregation.mode is AggregationMode.PLAIN:
         raise ValueError(
             "aggregation.mode must be secure in privacy.mode distributed: its noise is enough in sums alone"
-            if distributed
+            if noise_in_sum
             else "evaluation.exact must be true in aggregation.mode plain: evaluation's noise is enough in sums alone"
         )
     missing = privacy.tolerated_dropouts + privacy.colluders
@@ -545,11 +556,12 @@ def _as_float(value: object) -> object:
 def _first_complaint(error: ValidationError) -> str:
     """Turn pydantic's first finding into one line: key, allowed range, what was got."""
     finding = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in finding["loc"])
+    # pydantic adds the kind of a value, such as str-enum[TaskKind], which is no part of the key.
+    key = ".".join(part for part in map(str, finding["loc"]) if "[" not in part)
     if finding["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_known_keys(finding['loc'])}"
     message = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not key:
+    if not key or message.startswith(f"{key}."):
         return message
     if isinstance(finding["input"], dict):
         return f"{key} {message}"  # A section, of which the message says what is wrong.

@@ -16,13 +16,21 @@ LIBRARIES = ("flwr", "torch", "opacus", "numpy", "cryptography")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Confide, Python and the libraries that can change a result, and the commit."""
+    """Return the versions of Confide, Python and the libraries here that can change a result, and the commit."""
     return {
         "confide": confide_version(),
         "commit": commit(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        **{name: version for name in LIBRARIES if (version := _installed(name)) is not None},
     }
+
+
+def _installed(name: str) -> str | None:
+    """Return a library's version; None where it is not installed, as PyTorch is not on a server."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def confide_version() -> str:

@@ -54,7 +54,11 @@ _MOST_DIGITS = 9
 
 _CHANNEL_MODES = {1: "L", 3: "RGB"}
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-"""A 16-bit PNG does not say which of its values is white, so it can't be turned into 8 bits."""
+SIXTEEN_BIT_MODE = "I;16"
+"""A grey PNG of 16 bits. Pillow itself gives colour of 16 bits as the upper 8 of them."""
+
+_STEP = (2**16 - 1) // (2**8 - 1)
+"""How many of 16 bits' values are one of 8 bits'."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,13 +308,26 @@ def decode_image(encoded: bytes, where: str, image_size: int, channels: int) -> 
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{where}: an image must have at most {MAX_PIXELS} pixels")
-            if image.mode not in EIGHT_BIT_MODES:
-                raise DataError(f"{where}: a PNG must have 8 bits a channel; export 8 bits, or DICOM for more")
-            return fit(image.convert(_CHANNEL_MODES[channels]), image_size)
+            if image.mode not in (*EIGHT_BIT_MODES, SIXTEEN_BIT_MODE):
+                raise DataError(
+                    f"{where}: a PNG must have 8 or 16 bits a channel, got mode {image.mode}; export 8 bits"
+                )
+            return fit(eight_bits(image).convert(_CHANNEL_MODES[channels]), image_size)
     except UnidentifiedImageError:
         raise DataError(f"{where}: the file must be a PNG or JPEG image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DataError(f"{where}: the image is damaged or cut short; export it again") from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image as it is, or a grey one of 16 bits scaled to 8, as a viewer shows it.
+
+    0 becomes black and 65,535 white: a PNG's samples span the whole range of its depth (W3C, PNG, 12.4), and Pillow's
+    own conversion would cut off whatever is above 255.
+    """
+    if image.mode != SIXTEEN_BIT_MODE:
+        return image
+    return Image.fromarray(((np.asarray(image, np.uint32) + _STEP // 2) // _STEP).astype(np.uint8))
 
 
 def fit(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:

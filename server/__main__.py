@@ -219,7 +219,10 @@ class _Server:
 
     def _next_due(self) -> KeptRun | None:
         for run in self._queue.settle(datetime.datetime.now(datetime.UTC)):
-            _LOG.info("run %s is %s%s", _named(run), run.state, f": {run.reason}" if run.reason else "")
+            _LOG.info(
+                "run %s is %s%s", _named(run), run.state, f": {run.reason}" if run.reason else "",
+                extra=with_facts(run=run.run_id[:FOLDER_DIGITS], state=run.state.value, reason=run.reason),
+            )  # fmt: skip
         return self._queue.due()
 
     def _take_up(self, run: KeptRun) -> None:
@@ -250,7 +253,7 @@ class _Server:
         try:
             return self._carry_to_the_end(run)
         except RunError as error:
-            print(f"confide: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            _LOG.error("%s", error)
             return self._ended_here(str(error))
 
     def _ended_here(self, reason: str) -> RunFinished:
@@ -317,7 +320,7 @@ class _Server:
                 self._disconnect()
 
     def _say_again(self, error: RunError) -> None:
-        print(f"confide: {error}; it is tried again", file=sys.stderr, flush=True)  # noqa: T201 - its log
+        _LOG.warning("%s; it is tried again", error)
 
     def _gathered(self, run: KeptRun, admission: Admission) -> bool:
         """Wait for the hospitals that a run names; where all are enrolled beforehand the ServerApp does.

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
-from common.config import load_config
+from common.config import PROTOCOL_VERSION, load_config
 from common.errors import ConfideError, IdentityError, RunError
 from common.files import alone
 from common.identity.certificates import held_by_server, load_certificate, load_server_key
@@ -69,7 +69,8 @@ def main(grid: Grid, _context: Context) -> None:
             chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
             tell = recording_events(events, chain.append, settings.run_id)
             report = recording_refusals(tell, chain.append, settings.run_id)
-            conversation = Conversation(transport, waits, report)
+            version = plan.description.protocol_version
+            conversation = Conversation(transport, waits, report, version=version)
             Run(plan, conversation, store, report, chain.append).train()
         except ConfideError as error:
             _LOG.error("the run ends: %s", error)
@@ -101,6 +102,11 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
     queue = RunQueue(state)
     authority = load_certificate(state / "ca.pem")
     membership = Membership(state)
+    proposal = queue.proposal(settings.run_id)
+    version = PROTOCOL_VERSION if proposal is None else proposal.description.protocol_version
+
+    def all_members() -> Members:
+        return membership.all_members(authority, datetime.datetime.now(datetime.UTC), version)
 
     def plan_for(members: Members) -> RunPlan:
         description = describe(
@@ -111,6 +117,7 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
             members.roster,
             parameters,
             members.member_list,
+            version,
         )
         queue.hold_terms(settings.run_id, description)
         return RunPlan(
@@ -132,7 +139,7 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
 
     def newest(plan: RunPlan) -> RunPlan:
         try:
-            members = membership.all_members(authority, datetime.datetime.now(datetime.UTC))
+            members = all_members()
         except IdentityError as error:
             _LOG.warning("the run continues with the members it has: %s", error)
             return plan
@@ -141,4 +148,4 @@ def _plan(state: Path, settings: ServerSettings, parameters: int, apply_masks: M
         same = (members.roster, members.member_list) == (plan.description.roster, plan.description.member_list)
         return replace(plan, absent=absent(members)) if same else plan_for(members)
 
-    return plan_for(membership.all_members(authority, datetime.datetime.now(datetime.UTC)))
+    return plan_for(all_members())

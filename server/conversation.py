@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from common.config import TransportConfig
+from common.config import PROTOCOL_VERSION, TransportConfig
 from common.errors import OtherVersionError
 from common.run.messages import RefusedReply, Reply
 from common.secagg.errors import SecAggError
@@ -36,7 +36,15 @@ class RoundTally:
 
 
 class Conversation:
-    """Knows which hospitals are there, sends requests to them by name, and reports every exchange as an event."""
+    """Knows which hospitals are there, sends requests to them by name, and reports every exchange as an event.
+
+    Args:
+        transport: carries the messages.
+        config: how long to wait.
+        report: takes the events.
+        clock: Unix seconds, for the events.
+        version: of the protocol, which the run's description says; every request is of it.
+    """
 
     def __init__(
         self,
@@ -44,7 +52,9 @@ class Conversation:
         config: TransportConfig,
         report: Callable[[Event], None],
         clock: Callable[[], float] = time.time,
+        version: int = PROTOCOL_VERSION,
     ) -> None:
+        self._version = version
         self._transport = transport
         self._config = config
         self._report = report
@@ -94,7 +104,7 @@ class Conversation:
             preparing: some hear of the run for the first time and prepare their data before they answer; they get
                 as long as the start of a run may take.
         """
-        everyone = {**requests, **(joining or {})}
+        everyone = {name: item.in_version(self._version) for name, item in {**requests, **(joining or {})}.items()}
         asked = {self._nodes[name]: (name, item) for name, item in everyone.items() if name in self._nodes}
         essential = frozenset(node for node, (name, _) in asked.items() if name in requests)
         patience = Patience(

@@ -41,9 +41,10 @@ from common.telemetry.events import (
     RunFinished,
     RunStarted,
 )
-from common.telemetry.exporter import Exporter, Values, serve_until_stopped
-from common.telemetry.lifetimes import show_lifetimes
+from common.telemetry.exporter import Exporter, Labelled, Values, serve_until_stopped
+from common.telemetry.lifetimes import show_disk, show_lifetimes
 from server.members.tls import TLS_CERTIFICATE_FILE
+from server.members.versions import MemberVersions
 from server.run_queue import FOLDER_DIGITS, RunQueue
 
 EXCHANGE_BOUNDS = (
@@ -90,12 +91,18 @@ class RunMetrics(Collector):
         self._values.clear(names.RUN_RESULT)
         for run in RunQueue(state).all():
             self._values.set(names.RUN_RESULT, 1, run.run_id[:FOLDER_DIGITS], run.state.value)
+        show_disk(self._values, state)
+        versions = MemberVersions(state)
+        strangers = versions.strangers()
+        self._values.clear(names.MEMBER_VERSION_MISMATCH)
+        for name, spoken in versions.all().items():
+            self._values.set(names.MEMBER_VERSION_MISMATCH, float(name in strangers), name, spoken.software)
 
     def _begin(self) -> None:
         self._values = Values()
         self._online: dict[str, bool] = {}
         self._spent: dict[str, float] = {}
-        self._run_id = ""
+        self._run = Labelled(self._values, "")
         self._last_rounds: deque[str] = deque()
         self._values.set_only(names.BUILD_INFO, 1, *self._build)
 
@@ -107,34 +114,34 @@ class RunMetrics(Collector):
                 self._online[event.hospital] = isinstance(event, HospitalOnline)
                 self._show_online()
             case Exchange():
-                self._values.set(names.LAST_PROGRESS, event.time)
-                self._values.observe(names.EXCHANGE_SECONDS, event.seconds, EXCHANGE_BOUNDS, event.phase)
-                self._values.add(names.UPLOAD_BYTES, event.upload_bytes)
-                self._values.add(names.DOWNLOAD_BYTES, event.download_bytes)
+                self._run.set(names.LAST_PROGRESS, event.time)
+                self._run.observe(names.EXCHANGE_SECONDS, event.seconds, EXCHANGE_BOUNDS, event.phase)
+                self._run.add(names.UPLOAD_BYTES, event.upload_bytes)
+                self._run.add(names.DOWNLOAD_BYTES, event.download_bytes)
             case Dropout():
-                self._values.add(names.DROPOUTS, 1)
-                self._values.add(names.HOSPITAL_DROPOUTS, 1, event.hospital)
+                self._run.add(names.DROPOUTS, 1)
+                self._run.add(names.HOSPITAL_DROPOUTS, 1, event.hospital)
             case Refusal():
-                self._values.add(names.REFUSALS, 1, event.code)
-                self._values.add(names.HOSPITAL_REFUSALS, 1, event.hospital)
+                self._run.add(names.REFUSALS, 1, event.code)
+                self._run.add(names.HOSPITAL_REFUSALS, 1, event.hospital)
             case AttackRefused():
-                self._values.add(names.ATTACKS_REFUSED, 1, event.code)
+                self._run.add(names.ATTACKS_REFUSED, 1, event.code)
             case RoundDone():
                 self._take_round(event)
             case Evaluated():
                 self._take_test(event)
             case RunFinished():
-                self._values.set(names.RUN_ACTIVE, 0)
+                self._run.set(names.RUN_ACTIVE, 0)
                 results = {COMPLETED: RunState.FINISHED, STOPPED: RunState.STOPPED}
                 result = results.get(event.reason, RunState.FAILED)
-                self._values.set_only(names.RUN_RESULT, 1, self._run_id[:FOLDER_DIGITS], result.value)
+                self._run.set_only(names.RUN_RESULT, 1, result.value)
 
     def _take_start(self, started: RunStarted) -> None:
         if started.resumed_from_round == 0:
             self._begin()
-        values, guarantee = self._values, Guarantee.of(started.config)
-        self._run_id = started.run_id
-        values.set_only(names.RUN_RESULT, 1, started.run_id[:FOLDER_DIGITS], RunState.RUNNING.value)
+        self._run = Labelled(self._values, started.run_id[:FOLDER_DIGITS])
+        values, guarantee = self._run, Guarantee.of(started.config)
+        values.set_only(names.RUN_RESULT, 1, RunState.RUNNING.value)
         values.set_only(
             names.RUN_INFO, 1, started.run_id, started.data_set, started.task,
             " ".join(admitted(started)),
@@ -154,12 +161,12 @@ class RunMetrics(Collector):
         self._show_online()
 
     def _show_online(self) -> None:
-        self._values.set(names.HOSPITALS_ONLINE, sum(self._online.values()))
+        self._run.set(names.HOSPITALS_ONLINE, sum(self._online.values()))
         for hospital, online in self._online.items():
-            self._values.set(names.HOSPITAL_ONLINE, float(online), hospital)
+            self._run.set(names.HOSPITAL_ONLINE, float(online), hospital)
 
     def _take_round(self, done: RoundDone) -> None:
-        values = self._values
+        values = self._run
         values.set(names.ROUND, done.step)
         values.set(names.LAST_PROGRESS, done.time)
         values.set(names.ROUND_SECONDS, done.seconds)
@@ -179,7 +186,7 @@ class RunMetrics(Collector):
 
     def _show_round(self, done: RoundDone) -> None:
         """Keep the last rounds as series of their own: a round that is shorter than a scrape is not missed."""
-        run, step = self._run_id[:FOLDER_DIGITS], str(done.step)
+        step = str(done.step)
         measured = done.part != "none"
         shown = {
             names.ROUND_FINISHED: done.time,
@@ -192,14 +199,14 @@ class RunMetrics(Collector):
         if step not in self._last_rounds:
             self._last_rounds.append(step)
         for metric, value in shown.items():
-            self._values.set(metric, value, run, step)
+            self._run.set(metric, value, step)
         if len(self._last_rounds) > LAST_ROUNDS:
             oldest = self._last_rounds.popleft()
             for metric in shown:
-                self._values.set(metric, math.nan, run, oldest)
+                self._run.set(metric, math.nan, oldest)
 
     def _take_figures(self, done: RoundDone) -> None:
-        values, exact = self._values, done.part == "test"
+        values, exact = self._run, done.part == "test"
         for name, metric in names.MODEL_METRICS.items():
             values.set(metric, getattr(done, name))
         values.set_only(names.MEASURED_INFO, 1, done.part, "yes" if exact else "no")
@@ -211,7 +218,7 @@ class RunMetrics(Collector):
             values.set(names.EVALUATION_EPSILON, done.evaluation_epsilon, done.part)
 
     def _take_test(self, tested: Evaluated) -> None:
-        values = self._values
+        values = self._run
         values.set(names.LAST_PROGRESS, tested.time)
         if math.isnan(tested.accuracy):
             return

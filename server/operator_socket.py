@@ -6,7 +6,9 @@ root are answered. Whoever is that user can change the state folder anyway, so n
 
 import contextlib
 import datetime
+import hashlib
 import os
+import secrets
 import socket
 import socketserver
 import struct
@@ -23,16 +25,22 @@ from pydantic import ValidationError
 from common.complaints import complaint
 from common.config import Config, RunDescription, replace
 from common.errors import ConfideError, ConfigError, RunError
+from common.files import make_private_folder
 from common.identity.certificates import load_certificate
+from common.models.first_model import FirstModel
 from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer, RunState
 from common.run.terms import claims_of, describe
+from common.run.versions import SPOKEN, version_for_run
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone
-from server.members.roster import Membership
+from server.members.roster import Members, Membership
 from server.run import new_run_id
 from server.run_queue import KeptRun, RunProposal, RunQueue
 
 SOCKET_FILE = "operator.sock"
+
+_FIRST_MODELS = "first-models"
+"""The folder of the state folder in which a proposal's first model lies until the proposal has arrived."""
 
 _LONGEST_BYTES = 8 * LONGEST_PROPOSAL_BYTES
 _SECONDS = 30.0
@@ -49,8 +57,8 @@ class Propose(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prop
     data_set: str
     classes: tuple[str, ...]
     channels: int
-    parameters: Annotated[int, msgspec.Meta(ge=1)]
-    """The number of the model's parameters: the server itself does without PyTorch."""
+    first_model: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """The SHA-256 of the file that :func:`leave_first_model` has left: the server itself does without PyTorch."""
     days: Annotated[float, msgspec.Meta(gt=0, le=3660)]
     hospitals: tuple[str, ...] = ()
     """Who must agree; all members where it is empty."""
@@ -138,12 +146,36 @@ class Operator:
             raise RunError(f"a run can name members only; {', '.join(strangers)} are not on the authority's list")
         named = tuple(sorted(set(asked.hospitals) or members.roster))
         config = replace(_config(asked.config), experiment={"num_clients": len(named)})
+        first_model = _left(self._state, asked.first_model)
+        try:
+            return self._propose_with(asked, config, first_model, members, named, now)
+        finally:
+            first_model.unlink(missing_ok=True)  # A run that was proposed has taken it.
+
+    def _propose_with(
+        self,
+        asked: Propose,
+        config: Config,
+        first_model: Path,
+        members: Members,
+        named: tuple[str, ...],
+        now: datetime.datetime,
+    ) -> KeptRun:
+        first = FirstModel.read(first_model)
+        model = config.model
+        first.require(
+            model.architecture, len(asked.classes), asked.channels, model.image_size, config.experiment.seed
+        )  # fmt: skip
+        versions = Membership(self._state).versions
+        others = members.roster.keys() - set(named)
         description = describe(
-            config, self._identifier(), asked.classes, asked.channels, members.roster, asked.parameters,
-            members.member_list,
+            config, self._identifier(), asked.classes, asked.channels, members.roster, len(first.flat),
+            members.member_list, version_for_run(SPOKEN, versions.windows(named), versions.windows(others)),
         )  # fmt: skip
         until = int(now.timestamp() + asked.days * _DAY_SECONDS)
-        return self._queue.propose(RunProposal(config, description, asked.data_set, named, until, asked.held), now)
+        return self._queue.propose(
+            RunProposal(config, description, asked.data_set, named, until, asked.held, first_model), now
+        )
 
     def _identifier(self) -> str:
         """Return the identifier that the settings name for the first run, and a new one for each later run."""
@@ -157,6 +189,38 @@ class Operator:
         if proposal is None:
             raise RunError("this server carries one run that nobody was asked about; see its folder")
         return _view(run, proposal.description, self._queue.answers(run.run_id), rounds_done(folder))
+
+
+def leave_first_model(state: Path, first: FirstModel) -> str:
+    """Leave a first model in the state folder, for the proposal that names it; returns the SHA-256 of the file.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    folder = state / _FIRST_MODELS
+    try:
+        make_private_folder(folder)
+        draft = folder / f".{secrets.token_hex(8)}"
+        first.write(draft)
+        with draft.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        draft.replace(folder / f"{digest}.safetensors")
+    except OSError as error:
+        raise ConfigError(f"{folder} must be writable, as the server's own user: {error.strerror}") from None
+    return digest
+
+
+def _left(state: Path, digest: str) -> Path:
+    path = state / _FIRST_MODELS / f"{digest}.safetensors"
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"the run's first model must lie in {path.parent.name}: {error.strerror}") from None
+    if found != digest:
+        path.unlink(missing_ok=True)
+        raise RunError("the run's first model must be the file that was left with the proposal; propose the run again")
+    return path
 
 
 def _config(sections: dict[str, Any]) -> Config:

@@ -117,10 +117,9 @@ class Run:
         self._record.began(self._plan, self._checkpoint)
         rounds = self._plan.description.experiment.rounds
         reason = COMPLETED
-        if self._checkpoint.step == 0 and self._plan.description.evaluation.statistics_epsilon:
-            self._attempt(self._to_count)
-        if self._checkpoint.step == 0 and self._plan.description.privacy.mean_share:
-            self._attempt(self._to_centre)
+        for to_ask in self._before_training():
+            if not self._plan.must_stop():  # What is not asked for costs nobody anything.
+                self._attempt(to_ask)
         while self._checkpoint.step < rounds:
             ended = STOPPED if self._plan.must_stop() else self._attempt(self._to_train)
             if ended is not None:
@@ -130,6 +129,14 @@ class Run:
             self._measure_last_model()
         self._record.finished(reason, self._checkpoint)
         return reason
+
+    def _before_training(self) -> Iterator[Callable[[], Asked | None]]:
+        """Return what is asked for once, before the first step; what a run that goes on knows already asks nothing."""
+        description = self._plan.description
+        if self._checkpoint.step == 0 and description.evaluation.statistics_epsilon:
+            yield self._to_count
+        if self._checkpoint.step == 0 and description.privacy.mean_share:
+            yield self._to_centre
 
     def _to_count(self) -> Asked | None:
         question = self._measurements.before_training()

@@ -27,6 +27,7 @@ from common.config import Config, RunDescription, load_config
 from common.errors import ConfigError, RunError
 from common.files import hold, make_private_folder, write_private
 from common.identity.certificates import read_certificate
+from common.models.first_model import FIRST_MODEL_FILE
 from common.run.proposal import MOST_OPEN, OPEN, Proposal, RunAnswer, RunState, terms_hash
 
 RUNS_FOLDER = "runs"
@@ -74,6 +75,8 @@ class RunProposal:
         hospitals: who must agree, in order.
         until: Unix seconds, when the agreement ends.
         held: it waits for a person to start it.
+        first_model: the file of the model that it begins with, which the queue takes; None where it is made at the
+            run's start.
     """
 
     config: Config = field(repr=False)
@@ -82,6 +85,7 @@ class RunProposal:
     hospitals: tuple[str, ...]
     until: int
     held: bool = False
+    first_model: Path | None = None
 
 
 class RunQueue:
@@ -126,6 +130,8 @@ class RunQueue:
                 raise ConfigError(f"run {kept.run_id[:FOLDER_DIGITS]} is there already; propose another one")
             write_private(folder / CONFIG_FILE, asked.config.as_yaml())
             write_private(folder / PROPOSAL_FILE, proposal.encode())
+            if asked.first_model is not None:
+                asked.first_model.replace(folder / FIRST_MODEL_FILE)
             self._write(kept)
             return kept
 

@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from common.run.flat_model import FlatModel
-from common.run.messages import Reply, Request, encode
+from common.run.messages import Reply, Request, encode, in_version
 
 JOINING_SECONDS = 0.5
 JOINING_SHARE = 0.5
@@ -23,6 +23,10 @@ class Outgoing:
 
     request: Request
     model: FlatModel | None = None
+
+    def in_version(self, version: int) -> Self:
+        """Return the same in a version of the protocol; itself where it is of that version."""
+        return self if self.request.version == version else replace(self, request=in_version(self.request, version))
 
     @cached_property
     def encoded(self) -> bytes:

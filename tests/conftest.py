@@ -1,5 +1,6 @@
-"""Fixtures that any test may use."""
+"""How tests are collected and shared out, and fixtures that any test may use."""
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from deploy.development.checks import WHOLE
 
 if TYPE_CHECKING:
     from tests.support.small_consortium import Dealt
@@ -19,11 +22,28 @@ settings.register_profile("confide", deadline=None)
 settings.load_profile("confide")
 
 
-class _DeployedSystemsOneByOne(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
-    """One worker runs all tests of deployed systems, one after the other; the others share out the rest."""
+# Collection imports PyTorch, Flower and all our own code, and what it makes stays to the end.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let the cycle collector search what tests make, and not all modules again and again."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put whole systems first, so that no worker is left alone with one of them at the end."""
+    whole = tuple(f"tests/{place}" for place in WHOLE)
+    items.sort(key=lambda item: (not item.nodeid.startswith(_DEPLOYED), not item.nodeid.startswith(whole)))
+
+
+class _FileByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """A worker runs whole files, and one worker all tests of deployed systems, one after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _DEPLOYED if nodeid.startswith(_DEPLOYED) else nodeid
+        return _DEPLOYED if nodeid.startswith(_DEPLOYED) else nodeid.split("::", 1)[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -32,7 +52,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     The mark ``xdist_group``, which would say the same, has no effect: pytest-xdist 3.8 writes a group into
     ``Item._nodeid``, and pytest 9.2 no longer reads that.
     """
-    return _DeployedSystemsOneByOne(config, log)
+    gc.enable()  # This process collects no tests.
+    config.option.loadscopereorder = False  # The order is that of the collection.
+    return _FileByFile(config, log)
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@
 
     cache/
       prepared-<key>/   index.json (written last), images.bin (hashes of the images), and for each split its images,
-                        labels, patient numbers, traits, and where each record came from
+                        and of those that are records their rows, labels, patient numbers, traits and origins
       building-…/       one being written; removed at the next start if that was cut short
 
-The images are mapped, not read: a run of any size needs only the memory of the batch in hand.
+The images are mapped, not read: a run of any size needs only the memory of the batch in hand. Images that the run's
+terms leave out are kept with the others, and what is computed of each is computed of them too. So neither the room nor
+the time that it takes to join a run shows how many records the run's label map names.
 """
 
 import contextlib
@@ -34,10 +36,10 @@ from common.shards import (
 )
 
 CACHE_FORMAT = "confide-prepared"
-CACHE_VERSION = 6
-"""The version of what is kept. Version 6 says which labels of a record are not known; version 5 has where each record
-came from; version 4 has hashes of the images that the task leaves out; version 3 has what statistics count of each
-record; version 2 shows pictures as :mod:`client.data.display` says."""
+CACHE_VERSION = 7
+"""The version of what is kept. Version 7 keeps images that the run leaves out; version 6 says which labels of a record
+are not known; version 5 has where each record came from; version 4 has hashes of the images that the task leaves
+out; version 3 has what statistics count of each record; version 2 shows pictures as :mod:`client.data.display` says."""
 
 LIMIT_BYTES = 64 * 2**30
 """The limit of all prepared images together: room for a million grey X-rays at 224 pixels."""
@@ -55,7 +57,8 @@ class PreparedPart:
     """One part of the prepared data.
 
     Attributes:
-        images: uint8, shape (n, c, h, w), mapped from disk.
+        images: uint8, shape (N, c, h, w), mapped from disk: those of the n records, and those that the run leaves out.
+        rows: int64, shape (n,), which of the images are records; increasing.
         labels: int64, shape (n,).
         patients: int64, shape (n,), running numbers.
         traits: uint8, shape (n, tables), bins of :mod:`client.data.traits`.
@@ -63,6 +66,7 @@ class PreparedPart:
     """
 
     images: npt.NDArray[np.uint8] = field(repr=False)
+    rows: npt.NDArray[np.int64] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
     patients: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] = field(repr=False)
@@ -86,6 +90,8 @@ class Prepared:
 @dataclass
 class _PartWriter:
     images: IO[bytes] = field(repr=False)
+    written: int = 0
+    rows: list[int] = field(default_factory=list, repr=False)
     labels: list[int] = field(default_factory=list, repr=False)
     patients: list[int] = field(default_factory=list, repr=False)
     traits: bytearray = field(default_factory=bytearray, repr=False)
@@ -109,19 +115,32 @@ class PreparedWriter:
         traits: npt.NDArray[np.uint8],
         origin: Origin,
     ) -> None:
-        """Append one image, uint8 of shape (c, h, w), with its bins in the tables of statistics and its origin.
+        """Append one record: uint8 of shape (c, h, w), with its bins in the tables of statistics and its origin.
 
         Raises:
             OSError: the disk is full.
         """
-        if pixels.shape != self._shape:
-            raise ValueError(f"an image must have the shape {self._shape}, got {pixels.shape}")
         part = self._parts[split]
-        part.images.write(pixels.tobytes())
+        part.rows.append(part.written)
+        self._write(part, pixels)
         part.labels.append(label)
         part.patients.append(patient)
         part.traits += traits.tobytes()
         part.origins.add(origin)
+
+    def pass_over(self, split: Split, pixels: npt.NDArray[np.uint8] | None) -> None:
+        """Append an image that is no record of the run; a black one where it cannot be read as the run wants it.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._write(self._parts[split], np.zeros(self._shape, np.uint8) if pixels is None else pixels)
+
+    def _write(self, part: _PartWriter, pixels: npt.NDArray[np.uint8]) -> None:
+        if pixels.shape != self._shape:
+            raise ValueError(f"an image must have the shape {self._shape}, got {pixels.shape}")
+        part.images.write(pixels.tobytes())
+        part.written += 1
 
     def commit(self, fingerprint: bytes, root: Path = Path(), images: bytes = b"") -> None:
         """Make what was added the prepared data.
@@ -137,6 +156,7 @@ class PreparedWriter:
         for split, part in self._parts.items():
             _sync(part.images)
             columns = {
+                "rows": np.array(part.rows, np.int64).tobytes(),
                 "labels": np.array(part.labels, np.int64).tobytes(),
                 "patients": np.array(part.patients, np.int64).tobytes(),
                 "traits": bytes(part.traits),
@@ -157,7 +177,7 @@ class PreparedWriter:
             "fingerprint": fingerprint.hex(),
             "root": str(root),
             "shape": self._shape,
-            "records": {split: len(part.labels) for split, part in self._parts.items()},
+            "images": {split: part.written for split, part in self._parts.items()},
         }
         with _create(self._folder / _INDEX_NAME) as file:
             file.write(json.dumps(index).encode())
@@ -197,7 +217,7 @@ class PreparedCache:
             if (index["format"], index["version"]) != (CACHE_FORMAT, CACHE_VERSION):
                 return None
             shape = tuple(int(side) for side in index["shape"])
-            parts = {split: _map_part(folder, split, int(index["records"][split]), shape) for split in SPLITS}
+            parts = {split: _map_part(folder, split, int(index["images"][split]), shape) for split in SPLITS}
             folder.touch()  # the least recently used goes first when room is needed
             images = (folder / _IMAGES_NAME).read_bytes()
             return Prepared(parts, bytes.fromhex(index["fingerprint"]), images, Path(index["root"]), key)
@@ -238,21 +258,23 @@ class PreparedCache:
             raise NoRoomError("the disk of the hospital's cache has no room for the prepared images; free some")
 
 
-def _map_part(folder: Path, split: Split, records: int, shape: tuple[int, ...]) -> PreparedPart:
+def _map_part(folder: Path, split: Split, number: int, shape: tuple[int, ...]) -> PreparedPart:
+    rows = np.fromfile(folder / f"{split}.rows", np.int64)
     labels = np.fromfile(folder / f"{split}.labels", np.int64)
     patients = np.fromfile(folder / f"{split}.patients", np.int64)
-    traits = np.fromfile(folder / f"{split}.traits", np.uint8).reshape(records, len(TRAITS))
+    traits = np.fromfile(folder / f"{split}.traits", np.uint8).reshape(len(rows), len(TRAITS))
     origins = Origins(*((folder / f"{split}.{name}").read_bytes() for name in ("files", "digests", "stamps")))
     path = folder / f"{split}.images"
-    if not len(labels) == len(patients) == len(origins) == records or path.stat().st_size != records * int(
-        np.prod(shape)
-    ):
+    is_whole = len(labels) == len(patients) == len(origins) == len(rows)
+    if not is_whole or path.stat().st_size != number * math.prod(shape):
         raise ValueError("cut short")
-    if not records:
-        return PreparedPart(np.empty((0, *shape), np.uint8), labels, patients, traits, origins)
+    if len(rows) and not (rows[0] >= 0 and rows[-1] < number and (np.diff(rows) > 0).all()):
+        raise ValueError("records must be some of the images, in their order")
+    if not number:
+        return PreparedPart(np.empty((0, *shape), np.uint8), rows, labels, patients, traits, origins)
     # Copy on write: writing into a batch changes memory, never the cache.
-    images = np.memmap(path, np.uint8, "c", shape=(records, *shape))
-    return PreparedPart(images.view(np.ndarray), labels, patients, traits, origins)
+    images = np.memmap(path, np.uint8, "c", shape=(number, *shape))
+    return PreparedPart(images.view(np.ndarray), rows, labels, patients, traits, origins)
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -1,7 +1,7 @@
 """Lists what a hospital's data claims to hold, in any of the four layouts, without opening an image.
 
-- ``manifest.csv`` (or ``manifest.xlsx``) with the columns ``file,label`` and, where known, ``patient_id,split``; in a
-  multi-label task a column for each label may stand in the place of ``label``;
+- ``manifest.csv`` (or ``manifest.xlsx``) with the columns ``file,label`` and, where known, ``patient_id,split`` and
+  ``view,sex,age``; in a multi-label task a column for each label may stand in the place of ``label``;
 - the table of a public set of chest X-rays as it is published (:mod:`client.data.known_tables`);
 - one folder for each class, ``[train|val|test/]CLASS/[PATIENT/]image``;
 - an npz file in MedMNIST's layout.
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from client.data import known_tables
 from client.data.archives import Archives, UnusableArchiveError, split_path
-from client.data.known_tables import KnownTable, Said, find_known_table, is_table
+from client.data.known_tables import KnownTable, Said, age_written, find_known_table, is_table
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import (
     ARCHIVE_ENDING,
@@ -39,6 +39,7 @@ from client.data.readers import (
     reader_of,
 )
 from client.data.tables import Table, UnusableTableError, read_table
+from client.data.views import view_written
 from common.errors import DataError
 from common.shards import DESCRIPTION_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, SPLITS, Split
 from common.task import BETWEEN_LABELS, BETWEEN_NAME_AND_VALUE, LabelReader, TaskConfig, TaskKind, Unread, implied
@@ -58,7 +59,30 @@ FETCHED_NAME = "fetched.csv"
 ON_ITS_WAY_FOLDER = ".fetch"
 """Where it keeps what has not come whole; nothing in it is an image of the hospital's data yet."""
 
-_COLUMNS = ("file", "label", "patient_id", "split")
+_SEXES = {
+    "f": "F", "female": "F", "w": "F", "weiblich": "F",
+    "m": "M", "male": "M", "männlich": "M",
+    "o": "O", "other": "O", "d": "O", "divers": "O",
+}  # fmt: skip
+"""Sexes in English and German. No other word is taken for one by how it begins: ``missing`` is not male."""
+
+
+def _view(text: str) -> str:
+    return text if view_written(text) else ""
+
+
+def _sex(text: str) -> str:
+    return _SEXES.get(text.lower(), "")
+
+
+_PATIENT_COLUMNS: Mapping[str, tuple[Callable[[str], str], str]] = {
+    "view": (_view, "a view such as PA, AP or lateral"),
+    "sex": (_sex, "F, M or O"),
+    "age": (age_written, "a number of years"),
+}
+"""What a manifest may say of an image whose file does not: how a cell is read, and what it must be."""
+
+_COLUMNS = ("file", "label", "patient_id", "split", *_PATIENT_COLUMNS)
 _REQUIRED_COLUMNS = ("file", "label")
 _ACCEPTED_COLUMNS = ("file", "mistake")
 
@@ -283,9 +307,13 @@ def _list_manifest(listing: _Listing) -> None:
         return
     unheard = _Listing(listing.root, listing.task, listing.archives)
     times = Counter(str(PurePosixPath(cells["file"])) for _, cells in _rows(unheard, table, name))
+    unread: Counter[str] = Counter()
     # Read twice rather than kept: a row with its cells takes as much memory as all that is remembered of an image.
     for number, cells in _rows(listing, table, name):
-        _list_row(listing, number, cells, times, by_column)
+        _list_row(listing, number, cells, times, by_column, _said_by(cells, unread))
+    for column, count in unread.items():
+        must = f"column {column} must have {_PATIENT_COLUMNS[column][1]}"
+        listing.find(Mistake.TABLE_REMARK, name, f"{must}; cells that do not, and count as not known: {count}")
     for file in _walk(listing):
         if file not in times:
             listing.find(Mistake.FILE_EXTRA, file)
@@ -316,6 +344,7 @@ def _list_row(
     cells: Mapping[str, str],
     times: Mapping[str, int],
     by_column: Sequence[str],
+    said: Said | None,
 ) -> None:
     where = f"row {number}: {cells['file']}"
     file = str(PurePosixPath(cells["file"]))
@@ -330,7 +359,17 @@ def _list_row(
         listing.find(status, where)
     else:
         label, label_text = _label_of(listing, text, where), sys.intern(text)  # one object for all that have it
-        listing.add(ListedImage(file, label, label_text, cells.get("patient_id", ""), split), status)
+        listing.add(ListedImage(file, label, label_text, cells.get("patient_id", ""), split, said), status)
+
+
+def _said_by(cells: Mapping[str, str], unread: Counter[str]) -> Said | None:
+    """Return what a manifest's row says of the patient; None where it has no such column. Count what says nothing."""
+    columns = [column for column in _PATIENT_COLUMNS if column in cells]
+    if not columns:
+        return None
+    values = {column: _PATIENT_COLUMNS[column][0](cells[column].strip()) for column in columns}
+    unread.update(column for column in columns if cells[column].strip() and not values[column])
+    return Said(*(sys.intern(values.get(column, "")) for column in ("view", "sex", "age")))
 
 
 def _label_of(listing: _Listing, text: str, where: str) -> int | None:
@@ -425,7 +464,7 @@ def _named_image(image: str, by_name: Mapping[str, str], known: KnownTable) -> s
 
 def _list_known_row(listing: _Listing, file: str, row: known_tables.KnownRow, passed: Counter[str]) -> None:
     if row.label is None:
-        passed["images are lateral views and are left out"] += 1
+        passed[f"images are left out, because the table gives their view as {row.said.position.strip().upper()}"] += 1
         return
     status = _status_inside(listing, file)
     if isinstance(status, Mistake):

@@ -23,7 +23,7 @@ from client.data.pixels import Header, Picture, UnusableImageError
 from client.data.readers import npz, quiet, read_picture
 from client.data.shortcuts import Traces, traces_of
 from client.data.traits import traits_of
-from client.data.views import FRONTAL
+from client.data.views import FRONTAL, view_written
 from common.config import PrivacyUnit
 from common.errors import DataError
 from common.shards import MAX_FILE_BYTES, SPLITS, fit
@@ -197,7 +197,8 @@ def _told(header: Header, said: Said) -> Header:
     return replace(
         header,
         position=header.position or said.position,
-        view=header.view or (FRONTAL if said.position else ""),  # Lateral views of a known table are not listed.
+        # A known table has words of its own for a position, and its lateral views are not listed.
+        view=header.view or view_written(said.position) or (FRONTAL if said.position else ""),
         sex=header.sex or said.sex,
         age=header.age or said.age,
     )

@@ -32,16 +32,25 @@ class HospitalRecords:
     """One part of a hospital's data, ready to train on.
 
     Attributes:
-        images: uint8, shape (n, c, h, w), mapped from disk: take a batch at a time.
+        all_images: uint8, shape (N, c, h, w), mapped from disk: take a batch at a time. Beside the n records' they hold
+            those that the run leaves out, so that what is computed of each image does not show how many records are.
         labels: int64, shape (n,): what :mod:`common.task` makes of a label, such as the index of the class.
         patients: int64, shape (n,): equal numbers mean one patient; the numbers themselves mean nothing.
         traits: uint8, shape (n, tables): bins of :mod:`client.data.traits`; None where they are not known.
+        rows: int64, shape (n,): which of the images are the records'; None where all are.
     """
 
-    images: npt.NDArray[np.uint8] = field(repr=False)
+    all_images: npt.NDArray[np.uint8] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
     patients: npt.NDArray[np.int64] = field(repr=False)
     traits: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    rows: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """Return the records' images, shape (n, c, h, w); a copy in memory where the run leaves some out."""
+        whole = self.rows is None or len(self.rows) == len(self.all_images)
+        return self.all_images if whole else self.all_images[self.rows]
 
     def traits_or_unknown(self) -> npt.NDArray[np.uint8]:
         """Return the traits, each record's as not known where they are."""
@@ -50,7 +59,15 @@ class HospitalRecords:
     def emptied(self) -> Self:
         """Return a part of the same shape without any record."""
         traits = None if self.traits is None else self.traits[:0]
-        return replace(self, images=self.images[:0], labels=self.labels[:0], patients=self.patients[:0], traits=traits)
+        rows = None if self.rows is None else self.rows[:0]
+        return replace(
+            self,
+            all_images=self.all_images[:0],
+            labels=self.labels[:0],
+            patients=self.patients[:0],
+            traits=traits,
+            rows=rows,
+        )
 
     def __len__(self) -> int:
         """Return the number of records, n."""
@@ -182,11 +199,14 @@ def _open(folder: Path, contract: DataContract, cache_dir: Path) -> HospitalData
 
 def _as_data(prepared: Prepared, contract: DataContract) -> HospitalData:
     _tell_or_refuse(tuple(check_counts(_counts(prepared, contract), contract)))
-    train, validation, test = (prepared.parts[split] for split in SPLITS)
+    parts = (prepared.parts[split] for split in SPLITS)
+    train, validation, test = (
+        HospitalRecords(part.images, part.labels, part.patients, part.traits, part.rows) for part in parts
+    )
     return HospitalData(
-        HospitalRecords(train.images, train.labels, train.patients, train.traits),
-        HospitalRecords(validation.images, validation.labels, validation.patients, validation.traits),
-        HospitalRecords(test.images, test.labels, test.patients, test.traits),
+        train,
+        validation,
+        test,
         prepared.fingerprint,
         prepared.images,
         Watch(prepared.root, {split: part.origins for split, part in prepared.parts.items()}),
@@ -222,7 +242,7 @@ def check_data(
     shape = (contract.channels, contract.image_size, contract.image_size)
     cache = PreparedCache(cache_dir, cache_limit_bytes)
     key = _cache_key(catalogue, contract)
-    number = len(catalogue.labelled) if keep else 0
+    number = len(catalogue.entries) if keep else 0
     with cache.build(key if keep else _WITHOUT + key, number, shape) as writer:
         date = today or datetime.datetime.now(datetime.UTC).date()
         survey, found = _examine(catalogue, contract, writer if keep else None, progress, date)
@@ -246,7 +266,9 @@ def _examine(
             own = [finding for finding in own if _refuses(finding)]
         found += own
         if writer is None or label is None or examined.usable is None or any(finding.blocks for finding in own):
-            survey.pass_over(examined)
+            split = survey.pass_over(examined)
+            if writer is not None:
+                writer.pass_over(split, None if examined.usable is None else examined.usable.pixels)
         else:
             split, patient = survey.add(examined, examined.usable)
             origin = _origin(catalogue, examined)

@@ -12,8 +12,9 @@ MIMIC-CXR   ``mimic-cxr-2.0.0-chexpert.csv`` with        its DICOM identifier   
             ``mimic-cxr-2.0.0-metadata.csv``
 =========== ============================================ ================================ ===================
 
-A table may be compressed (``.csv.gz``). Lateral views are left out and counted. What such a table says of a patient's
-age and sex and of the view is taken for the image's, as a DICOM header would be.
+A table may be compressed (``.csv.gz``). Views that are not frontal are left out and counted by their names: lateral and
+oblique ones and, in PadChest, those of the ribs (COSTAL) and those that its authors exclude (EXCLUDE). What such a
+table says of a patient's age and sex and of the view is taken for the image's, as a DICOM header would be.
 """
 
 import csv
@@ -33,7 +34,9 @@ _HEAD_BYTES = 1 << 16
 _MOST_TABLES = 64
 """Tables of a folder whose heads are read; a public set has a handful."""
 
-_LATERAL = frozenset({"L", "LATERAL", "LL", "LAT", "LAO", "RAO", "OBLICUA", "COSTAL", "EXCLUDE"})
+_NOT_FRONTAL = frozenset({"L", "LATERAL", "LL", "LAT", "LAO", "RAO", "OBLICUA", "COSTAL", "EXCLUDE"})
+"""What the tables call a view that is not frontal, or that the authors of PadChest exclude."""
+
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _AGE = re.compile(r"0*(\d{1,3})(?:\.0+)?Y?")
 _YEAR = re.compile(r"(\d{4})")
@@ -170,7 +173,7 @@ def _nih(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
                "View Position")  # fmt: skip
     for line, cells in read(files[0], columns):
         sex = cells.get("Patient Gender") or cells.get("Patient Sex", "")
-        said = Said(cells.get("View Position", ""), sex.upper()[:1], _age(cells.get("Patient Age", "")))
+        said = Said(cells.get("View Position", ""), sex.upper()[:1], age_written(cells.get("Patient Age", "")))
         yield KnownRow(line, cells["Image Index"], cells["Finding Labels"], cells.get("Patient ID", ""), said)
 
 
@@ -179,9 +182,11 @@ def _chexpert(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", NO_FINDING, *CHEXPERT_LABELS)
         for line, cells in read(file, columns):
             patient = _CHEXPERT_PATIENT.search(cells["Path"])
-            is_lateral = _is_lateral(cells.get("Frontal/Lateral", ""))
-            said = Said(cells.get("AP/PA", ""), cells.get("Sex", "").upper()[:1], _age(cells.get("Age", "")))
-            label = None if is_lateral else _by_column(cells)
+            side = cells.get("Frontal/Lateral", "")
+            is_left_out = _is_not_frontal(side)
+            view = side if is_left_out else cells.get("AP/PA", "")
+            said = Said(view, cells.get("Sex", "").upper()[:1], age_written(cells.get("Age", "")))
+            label = None if is_left_out else _by_column(cells)
             yield KnownRow(line, cells["Path"], label, patient[0] if patient else "", said)
 
 
@@ -202,8 +207,8 @@ def _padchest(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         label = BETWEEN_LABELS.join(dict.fromkeys(each for each in found if each))
         born, studied = _YEAR.match(cells.get("PatientBirth", "")), _YEAR.match(cells.get("StudyDate_DICOM", ""))
         age = str(max(0, int(studied[1]) - int(born[1]))) if born and studied else ""
-        said = Said(projection, cells.get("PatientSex_DICOM", "").upper()[:1], _age(age))
-        is_left_out = _is_lateral(projection)
+        said = Said(projection, cells.get("PatientSex_DICOM", "").upper()[:1], age_written(age))
+        is_left_out = _is_not_frontal(projection)
         yield KnownRow(line, cells["ImageID"], None if is_left_out else label, cells.get("PatientID", ""), said)
 
 
@@ -214,9 +219,9 @@ def _mimic(files: tuple[str, ...], read: Read) -> Iterator[KnownRow]:
         labels[cells["study_id"]] = _by_column(cells)
     for line, cells in read(images, ("dicom_id", "subject_id", "study_id", "ViewPosition")):
         label = labels.get(cells["study_id"], "")
-        is_lateral = _is_lateral(cells.get("ViewPosition", ""))
+        is_left_out = _is_not_frontal(cells.get("ViewPosition", ""))
         yield KnownRow(
-            line, cells["dicom_id"], None if is_lateral else label, cells["subject_id"],
+            line, cells["dicom_id"], None if is_left_out else label, cells["subject_id"],
             Said(cells.get("ViewPosition", "")),
         )  # fmt: skip
 
@@ -227,11 +232,12 @@ def _by_column(cells: dict[str, str]) -> str:
     )
 
 
-def _is_lateral(view: str) -> bool:
-    return view.strip().upper() in _LATERAL
+def _is_not_frontal(view: str) -> bool:
+    return view.strip().upper() in _NOT_FRONTAL
 
 
-def _age(text: str) -> str:
+def age_written(text: str) -> str:
+    """Return whole years in a table as DICOM writes them, ``036Y``; '' for what is not an age."""
     years = _AGE.fullmatch(text.strip().upper())
     return f"{int(years[1]):03d}Y" if years else ""
 

@@ -248,7 +248,7 @@ ADVICE: dict[Mistake, Advice] = {
     ),
     Mistake.WRONG_DEPTH: Advice(
         Weight.REFUSED,
-        "its bits for each pixel cannot be read safely (DICOM: 8 to 16 stored; PNG and JPEG: 8)",
+        "its bits for each pixel cannot be read safely (DICOM: 8 to 16 stored; PNG: 8 or 16; JPEG: 8)",
         "export DICOM, or 8-bit PNG with the window applied",
     ),
     Mistake.WRONG_COLOUR: Advice(

@@ -71,6 +71,7 @@ class Survey:
     _content_digests: bytearray = field(default_factory=bytearray, repr=False)
     _passed_over: bytearray = field(default_factory=bytearray, repr=False)
     _thumbnails: bytearray = field(default_factory=bytearray, repr=False)
+    _other_thumbnails: bytearray = field(default_factory=bytearray, repr=False)
     _traces: bytearray = field(default_factory=bytearray, repr=False)
     _patient_numbers: dict[str, int] = field(default_factory=dict, repr=False)
     _images: int = 0
@@ -102,12 +103,14 @@ class Survey:
         self._thumbnails += usable.thumbnail.astype(_KEPT_AS).tobytes()
         return split, self._patient_numbers.setdefault(patient, row) if patient else row
 
-    def pass_over(self, examined: Examined) -> None:
-        """Remember which image it is that the run does not use."""
-        self._place(examined)
+    def pass_over(self, examined: Examined) -> Split:
+        """Remember which image it is that the run does not use; returns its split."""
+        _, split = self._place(examined)
         self._passed_over += examined.content_digest[:_PIXEL_DIGEST_BYTES]
         if examined.usable is not None:
             self._passed_over += _digest_of(examined.usable)
+            self._other_thumbnails += examined.usable.thumbnail.astype(_KEPT_AS).tobytes()
+        return split
 
     def _place(self, examined: Examined) -> tuple[str, Split]:
         """Return an image's patient, or '', and part, and note a patient that is in another part already."""
@@ -212,17 +215,17 @@ class Survey:
             yield from find_shortcuts(own, 1 - present[known], (name, f"no {name}"), tasks=len(task.classes))
 
     def _duplicate_findings(self) -> Iterator[Finding]:
-        if not self._seen:
-            return
         digests = np.frombuffer(self._pixel_digests, f"V{_PIXEL_DIGEST_BYTES}")
         _, first, group = np.unique(digests, return_index=True, return_inverse=True)
         same = first[group]
         for row in np.flatnonzero(same != np.arange(len(same))).tolist():
             yield self._duplicate(Mistake.DUPLICATE_IMAGE, int(same[row]), row)
-        thumbnails = np.frombuffer(self._thumbnails, _KEPT_AS).reshape(-1, THUMBNAIL_SIDE**2)
+        # Those that the run leaves out are compared as well, which takes the same time however many are records.
+        compared = bytes(self._thumbnails + self._other_thumbnails)
+        thumbnails = np.frombuffer(compared, _KEPT_AS).reshape(-1, THUMBNAIL_SIDE**2)
         if self.contract.channels == 1 or self.contract.image_size >= _TELLING_SIZE:
             for original, row in alike(thumbnails, REENCODED_LIKENESS):
-                if same[row] == row and same[original] == original:
+                if row < len(same) and same[row] == row and same[original] == original:
                     yield self._duplicate(Mistake.DUPLICATE_REENCODED, original, row)
 
     def _duplicate(self, mistake: Mistake, original: int, row: int) -> Finding:

@@ -42,6 +42,15 @@ def view_of(dataset: pydicom.Dataset) -> str:
     return _first(_words(" ".join(str(dataset.get(keyword, "") or "") for keyword in _DESCRIPTIONS)), _WORDS)
 
 
+def view_written(text: str) -> str:
+    """Return what a table's words for a view mean, as :func:`view_of` does; '' where they mean none.
+
+    >>> view_written("PA"), view_written("frontal"), view_written("AP LAT"), view_written("?")
+    ('frontal', 'frontal', 'lateral', '')
+    """
+    return _first(_words(text), {**_WORDS, **_POSITIONS, "FRONTAL": FRONTAL})
+
+
 def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[\W\d_]+", text.upper()) if word]
 

@@ -50,7 +50,10 @@ GONE_FILE = "images-gone.csv"
 """The file in the hospital's state folder that names the images which no longer count, for its operator alone."""
 
 HELD_FILE = "held.json"
-"""The file in the hospital's state folder that says with which prepared images the run at hand began."""
+"""The file in the hospital's state folder that says with which prepared images each of its newest runs began."""
+
+MOST_HELD = 8
+"""How many runs are remembered: a hospital joins a second while the first is interrupted, and seldom many."""
 
 
 @dataclass(frozen=True)
@@ -246,21 +249,29 @@ def _compared(origin: Origin, archives: Archives, pixels: _PixelDigests) -> str:
 
 def hold(state: Path, run_id: str, key: str) -> None:
     """Write down with which prepared images a run began, so that it goes on with them after a restart."""
-    if held(state, run_id) == key:
+    known = _held(state)
+    if list(known.items())[-1:] == [(run_id, key)]:
         return
+    others = [(other, its) for other, its in known.items() if other != run_id]
+    runs = dict([*others, (run_id, key)][-MOST_HELD:])
     try:
-        write_private(state / HELD_FILE, json.dumps({"run_id": run_id, "prepared": key}).encode())
+        write_private(state / HELD_FILE, json.dumps({"runs": runs}).encode())
     except OSError as error:
         _LOG.warning("%s must be writable, or a restart reads the images anew: %s", HELD_FILE, error.strerror)
 
 
 def held(state: Path, run_id: str) -> str:
     """Return the key of the prepared images that a run began with, '' where none is known."""
+    return _held(state).get(run_id, "")
+
+
+def _held(state: Path) -> dict[str, str]:
+    """Return the key of each run that is remembered, the newest last; nothing where that cannot be read."""
     try:
-        content = json.loads((state / HELD_FILE).read_bytes())
-        return str(content["prepared"]) if content["run_id"] == run_id else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
+        runs = json.loads((state / HELD_FILE).read_bytes())["runs"]
+        return {run_id: key for run_id, key in runs.items() if isinstance(key, str)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def name_gone(state: Path, gone: tuple[tuple[str, str], ...]) -> None:

@@ -43,7 +43,7 @@ from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict, StringList
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -54,6 +54,7 @@ from common.flower.bundle import bundle_without_code
 from common.flower.carried import (
     ARRAY,
     BODY,
+    LONGEST_CALL_BYTES,
     LONGEST_WHOLE_BYTES,
     MESSAGE,
     MOST_PIECES,
@@ -109,7 +110,7 @@ class FleetConnection:
     def __init__(self, address: str, root_certificate: bytes, key: Any, first_backoff_seconds: float) -> None:  # noqa: ANN401 - cryptography's
         options = (
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_receive_message_length", LONGEST_CALL_BYTES),
             ("grpc.min_reconnect_backoff_ms", 200),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_PAUSE_SECONDS)),
@@ -164,7 +165,7 @@ class FleetConnection:
 
     def _wait(self) -> tuple[Message, ObjectTree] | None:
         response = self._stub.PullMessages(PullMessagesRequest(node=self.node), timeout=_POLL_SECONDS)
-        if not response.messages_list:
+        if not response.messages_list or not response.message_object_trees:
             return None
         return response.messages_list[0], response.message_object_trees[0]
 
@@ -359,7 +360,7 @@ def reply_with(asked: Message, message: bytes, array: bytes | bytearray) -> tupl
     pieces: Sequence[Piece] = ()
     if len(array) > LONGEST_WHOLE_BYTES:
         pieces = [Piece(partial(_itself, part)) for part in cut(memoryview(array))]
-        values[PIECES] = ConfigRecordValue(string_list={"vals": [piece.name for piece in pieces]})
+        values[PIECES] = ConfigRecordValue(string_list=StringList(vals=[piece.name for piece in pieces]))
     elif array:
         values[ARRAY] = ConfigRecordValue(bytes=bytes(array))
     items = [ConfigRecord.Item(key=key, value=value) for key, value in values.items()]

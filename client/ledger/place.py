@@ -14,7 +14,8 @@ hashes of its file and of its prepared pixels. They stay on this machine.
 4. The ledger must hold the newest line that the hospital's own audit chain knows; in a new state folder, which has no
    chain yet, the line that the consortium remembers.
 
-A machine's list of ledgers is ``ledgers.json`` in :func:`registry_folder`.
+A machine's list of ledgers is ``ledgers.json`` in :func:`registry_folder`. Where it is damaged, the rules cannot be
+kept, so nothing is opened until it is put right.
 """
 
 import os
@@ -136,7 +137,8 @@ def booked_by(state: Path, registry: Path | None) -> tuple[Booking, ...]:
     the consortium remembers. A new state folder without such a line has booked nothing that can be known by then.
 
     Raises:
-        LedgerError: the ledger was tampered with, or the line that it must hold is nowhere on this machine.
+        LedgerError: the ledger was tampered with, the line that it must hold is nowhere on this machine, or the
+            machine's list of ledgers cannot be read.
         AuditError: the hospital's chain cannot be read.
     """
     folder, held = ledger_folder(state), held_line(state)
@@ -258,9 +260,25 @@ def _registered(registry: Path | None) -> Iterable[Path]:
 
 
 def _read_registry(registry: Path) -> _Registry:
-    with suppress(OSError, ValidationError):
+    """Return the machine's list; an empty one where there is none, or where this user cannot have one.
+
+    Raises:
+        LedgerError: it is there and cannot be read; without it, images could be counted by two ledgers.
+    """
+    try:
         return _Registry.model_validate_json((registry / REGISTRY_FILE).read_bytes())
-    return _Registry()
+    except (FileNotFoundError, NotADirectoryError):
+        return _Registry()
+    except OSError as error:
+        if not os.path.lexists(registry):
+            return _Registry()  # The home above it is closed to this user, who has written no list there.
+        found = error.strerror or type(error).__name__
+    except ValidationError:
+        found = "it was changed, or written by another version"
+    raise LedgerError(
+        f"{registry / REGISTRY_FILE} must list the ledgers of this machine: {found}; restore it, or move it away and "
+        "start each hospital of this machine once, which enters its ledger again"
+    )
 
 
 def _register(registry: Path, folder: Path) -> None:

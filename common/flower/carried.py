@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from common.flower.waits import PIECE_BYTES
+from common.run.messages import MAXIMUM_MESSAGE_BYTES
 
 BODY, MESSAGE, ARRAY, PIECES = "body", "message", "array", "pieces"
 
@@ -23,8 +24,12 @@ LONGEST_WHOLE_BYTES = 256 * 1024
 """The longest array inside a message. A SuperLink holds each message until it is answered, for every hospital, and
 those of longer arrays as pieces, once for all hospitals, and in files."""
 
-MOST_PIECES = 2**16
-"""An array of more pieces is none: 64 GiB."""
+MOST_PIECES = 2**12
+"""An array of more pieces is refused before any is fetched: 4 GiB, a billion parameters."""
+
+LONGEST_CALL_BYTES = MAXIMUM_MESSAGE_BYTES + 2**20
+"""A call between hospital and server carries one message with a short array, or one piece. A longer one is refused
+before it is held, on either side: nobody fills the other's memory with it."""
 
 _NAME_DIGITS = 64
 
@@ -54,12 +59,15 @@ def part_of(content: bytes) -> memoryview:
     """Return the part of an array that an object of Flower's holds.
 
     Raises:
-        ValueError: it is another object.
+        ValueError: it is another object, or longer than a piece.
     """
     head, divider, _ = content[:64].partition(b"\0")
     if not divider or not head.startswith(b"ArrayChunk  "):
         raise ValueError("an object must hold a part of an array")
-    return memoryview(content)[len(head) + 1 :]
+    part = memoryview(content)[len(head) + 1 :]
+    if len(part) > PIECE_BYTES:
+        raise ValueError(f"a part of an array must have {PIECE_BYTES} bytes at most, got {len(part)}")
+    return part
 
 
 def is_name(name: str) -> bool:

@@ -5,15 +5,19 @@ revocations and members, the runs that are proposed and, when the certificate gr
 brings a run's proposal, and *answer*, which takes this hospital's answer to it (``common/run/proposal.py``). *Results*,
 which says of which finished runs there is a model, and *piece*, which brings a stretch of one of their files
 (``common/run/delivery.py``). *Ledger*, by which a hospital states how far its ledger is, and learns what the consortium
-remembers under its name. MessagePack with the version in every message; a message that is too long, of another version,
-or with a field that is unknown, missing or out of range is refused whole.
+remembers under its name. MessagePack with the version in every message; a message that is too long, of a version that
+is not spoken, or with a field that is unknown, missing or out of range is refused whole.
+
+A server speaks the versions from :data:`OLDEST_VERSION` to :data:`VERSION` and answers in the version in which it is
+asked. A hospital asks in its own, so the server is upgraded first. The versions of the protocol of runs are told beside
+that (``common/run/versions.py``).
 """
 
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from common.config import PROTOCOL_VERSION
+from common.config import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from common.errors import EnrolmentError
 from common.identity.invitation import TOKEN_BYTES
 from common.identity.ledger_statement import MAXIMUM_STATEMENT_BYTES
@@ -21,8 +25,10 @@ from common.identity.members import MAXIMUM_MEMBERS_BYTES
 from common.identity.revocation import MAXIMUM_LIST_BYTES
 from common.provenance import confide_version, speaks
 from common.run.proposal import LONGEST_ANSWER_BYTES, LONGEST_PROPOSAL_BYTES, LONGEST_REASON, MOST_NOTICES
+from common.run.versions import SPOKEN, Window
 
 VERSION = 3
+OLDEST_VERSION = 3
 SERVICE = "confide.Enrolment"
 JOIN = "Join"
 STANDING = "Standing"
@@ -58,8 +64,11 @@ class _AnyVersion(msgspec.Struct):
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
     """What every message begins with: the versions of enrolment, of the protocol of runs, and of the software."""
 
-    version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)] = VERSION
+    version: Annotated[int, msgspec.Meta(ge=OLDEST_VERSION, le=VERSION)] = VERSION
     protocol: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = PROTOCOL_VERSION
+    """The newest version of the protocol of runs that its writer speaks."""
+    oldest_protocol: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = OLDEST_PROTOCOL_VERSION
+    """The oldest one."""
     software: _Software = confide_version()
 
 
@@ -186,6 +195,11 @@ JoinReply = JoinedReply | WaitingReply
 _M = TypeVar("_M", bound=Message)
 
 
+def in_version_of(reply: _M, asked: Message) -> _M:
+    """Return a reply in the version in which it was asked for."""
+    return reply if reply.version == asked.version else msgspec.structs.replace(reply, version=asked.version)
+
+
 def encode(message: Message) -> bytes:
     """Return the message's bytes for the wire."""
     return msgspec.msgpack.encode(message)
@@ -222,7 +236,7 @@ def _refuse_other_version(encoded: bytes) -> None:
         other = msgspec.msgpack.decode(encoded, type=_AnyVersion)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
-    if other.version != VERSION:
+    if not OLDEST_VERSION <= other.version <= VERSION:
         raise EnrolmentError(
             f"both sides must speak one version of enrolment; this one speaks version {VERSION} (Confide "
             f"{confide_version()}), the other {other.version} (Confide {other.software or 'of an earlier version'}); "
@@ -230,9 +244,14 @@ def _refuse_other_version(encoded: bytes) -> None:
         )
 
 
+def spoken_by(other: Message) -> Window:
+    """Return the versions of the protocol of runs that a message's writer speaks."""
+    return Window(min(other.oldest_protocol, other.protocol), other.protocol)
+
+
 def same_protocol(other: Message) -> str | None:
-    """Return what to say of a side that speaks another version of the protocol of runs; None for the same one."""
-    if other.protocol == PROTOCOL_VERSION:
+    """Return what to say of a side with which no version of the protocol is common; None where one is."""
+    if spoken_by(other).meets(SPOKEN):
         return None
     return (
         f"both sides must speak one version of the protocol; this one speaks "

@@ -59,12 +59,12 @@ LIMITS = BackboneLimits()
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-_SCALES: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+SCALES: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": (_IMAGENET_MEAN, _IMAGENET_DEVIATION),
     "zero_one": ((0.0,) * RGB, (1.0,) * RGB),
     "minus_one_one": ((0.5,) * RGB, (0.5,) * RGB),
 }
-_BYTE = 255.0
+BYTE = 255.0
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,12 @@ class BackboneFeatures:
 
     def __init__(self, named: BackboneModel, network: _Network) -> None:
         self.version = f"backbone-{named.kind}-{named.pixels}-{named.sha256}-1"
-        self._features = named.features
+        self.named = named
         self._network = network
-        mean, deviation = _SCALES[named.pixels]
-        self._mean = torch.tensor(mean).reshape(1, RGB, 1, 1)
-        self._deviation = torch.tensor(deviation).reshape(1, RGB, 1, 1)
 
     def width(self, channels: int) -> int:
         """See :func:`common.models.naming.backbone_width`."""
-        return backbone_width(self._features, channels)
+        return backbone_width(self.named.features, channels)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return (n, features) float32 of L2 norm ``frozen.NORM`` of (n, 1 or 3, height, width) uint8 images.
@@ -140,19 +137,21 @@ class BackboneFeatures:
         Raises:
             ConfigError: the network cannot be run on such images, within its limits.
         """
-        found = self.plain(images)
-        return functional.normalize(torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0), dim=1) * frozen.NORM
+        return at_norm(self.plain(images))
 
     def plain(self, images: Tensor) -> Tensor:
         """Return what the network gives, (n, features) float32; errors as for a call."""
-        x = images.to(torch.float32).div_(_BYTE)
-        x = (x.expand(-1, RGB, -1, -1) - self._mean) / self._deviation
-        found = self._network(x)
-        if found.shape != (len(images), self._features):
+        found = self._network(scaled(images, self.named.pixels))
+        if found.shape != (len(images), self.named.features):
             raise ConfigError(
-                f"model.features must be what the backbone gives, {found[0].numel()}, got {self._features}"
+                f"model.features must be what the backbone gives, {found[0].numel()}, got {self.named.features}"
             )
         return found
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The network where it is one of torchvision's, on the CPU; None where it is an ONNX file."""
+        return self._network.module if isinstance(self._network, _TorchvisionNetwork) else None
 
     def to(self, device: torch.device) -> None:
         """Compute on a device from now on; an ONNX file stays on the CPU, in its own process."""
@@ -161,6 +160,22 @@ class BackboneFeatures:
     def close(self) -> None:
         """Give back what the network holds, such as its process; the next call takes it again."""
         self._network.close()
+
+
+def scaled(images: Tensor, pixels: str) -> Tensor:
+    """Return what a network takes, (n, 3, height, width) float32, of (n, 1 or 3, height, width) uint8 images.
+
+    Args:
+        images: grey ones become three equal channels.
+        pixels: a name of :data:`common.models.naming.Pixels`.
+    """
+    mean, deviation = (torch.tensor(values).reshape(1, RGB, 1, 1) for values in SCALES[pixels])
+    return ((images.to(torch.float32) / BYTE).expand(-1, RGB, -1, -1) - mean) / deviation
+
+
+def at_norm(found: Tensor) -> Tensor:
+    """Return features, (n, features), of L2 norm ``frozen.NORM``; what is not finite counts as 0."""
+    return functional.normalize(torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0), dim=1) * frozen.NORM
 
 
 def backbone_features(
@@ -215,6 +230,11 @@ class _TorchvisionNetwork:
         """Compute on a device from now on."""
         self._device = device
         self._network.to(device)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+        return self._network
 
     def _features(self, images: Tensor) -> Tensor:
         found: Tensor = self._network(images.to(self._device)).cpu()

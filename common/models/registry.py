@@ -160,7 +160,9 @@ def _scattering_efficientnet() -> FrozenFeatures:
 
 
 def _scattering_width(channels: int) -> int:
-    return _scattering().width(channels)
+    from common.models.scattering import width_of
+
+    return width_of(channels)
 
 
 def _efficientnet_width(channels: int, variant: int = 0) -> int:
@@ -171,7 +173,7 @@ def _efficientnet_width(channels: int, variant: int = 0) -> int:
 
 
 def _scattering_efficientnet_width(channels: int) -> int:
-    return _scattering_efficientnet().width(channels)
+    return _scattering_width(channels) + _efficientnet_width(channels)
 
 
 def _imagenet_resnet_width(channels: int) -> int:

@@ -8,7 +8,9 @@ each channel is brought to mean 0 and deviation 1 over its positions, so that ex
 in the image a structure is stronger remains.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -44,6 +46,11 @@ _POSITIONS = -(-SIDE // 2**SCALES)
 CHANNELS = 1 + DIRECTIONS * SCALES + DIRECTIONS**2 * SCALES * (SCALES - 1) // 2
 
 
+def width_of(channels: int) -> int:
+    """Return the number of features of an image with this many colour channels."""
+    return int(channels * CHANNELS * _POSITIONS**2)
+
+
 class Scattering:
     """The transform with its filters, which depend on nothing but the constants above."""
 
@@ -51,7 +58,8 @@ class Scattering:
     at_once = 16
 
     def __init__(self) -> None:
-        wavelets = [torch.stack([_morlet(scale, turn) for turn in range(DIRECTIONS)]) for scale in range(SCALES)]
+        with _one_thread():
+            wavelets = [torch.stack([_morlet(scale, turn) for turn in range(DIRECTIONS)]) for scale in range(SCALES)]
         self._wavelets = {
             (scale, thinned): thin(wavelets[scale], thinned)
             for scale in range(SCALES)
@@ -68,7 +76,7 @@ class Scattering:
 
     def width(self, channels: int) -> int:
         """Return the number of features of an image with this many colour channels."""
-        return int(channels * CHANNELS * _POSITIONS**2)
+        return width_of(channels)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features of images.
@@ -111,6 +119,17 @@ class Scattering:
         """Return the mean around every 2^J-th pixel, border removed, of maps thinned to every 2^thinned-th pixel."""
         average = self._averages[thinned]
         return average @ maps @ average.t()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: on arrays as small as a filter several wait for each other, seconds on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _modulus(spectrum: Tensor, octaves: int) -> Tensor:

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from common.config import PrivacyUnit
 from common.errors import PrivacyError
+from common.privacy.opacus_parts import make_importable
 
 if TYPE_CHECKING:
     from opacus.accountants.analysis.prv import Domain
@@ -276,6 +277,7 @@ def _rdp_epsilon(history: History, delta: float) -> float:
 @lru_cache(maxsize=4096)
 def _prv_bounds(history: History, delta: float, error: float) -> tuple[float, float] | None:
     """Compose with Opacus's parts; only the grid is laid out here, with RDP curves that are computed once."""
+    make_importable()
     from opacus.accountants.analysis import prv as opacus_prv
     from scipy.integrate import IntegrationWarning
 
@@ -309,6 +311,7 @@ def _prv_domain(history: History, delta: float, error: float) -> "Domain | None"
 
     It is a little wider, so that its length has small prime factors: a Fourier transform is then up to 10 times faster.
     """
+    make_importable()
     from opacus.accountants.analysis.prv import Domain
     from scipy.fft import next_fast_len
 
@@ -336,6 +339,7 @@ def _rdp_curve(
     noise_multiplier: float, sample_rate: float, orders: tuple[float, ...], group: int = 1
 ) -> npt.NDArray[np.float64]:
     """Return the Rényi divergence of one step at each order, infinite where it can't be computed."""
+    make_importable()
     from opacus.accountants.analysis.rdp import compute_rdp
 
     curve = np.full(len(orders), np.inf)

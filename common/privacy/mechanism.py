@@ -446,6 +446,10 @@ class Mechanism(ABC):
     def adversary(self) -> str:
         """Say against whom the run's ε holds, and against whom it does not where one might think so."""
 
+    def holder_of_the_model(self) -> str:
+        """Say which of those who hold the model the run's ε covers."""
+        return "whoever holds the model"
+
     def caveats(self) -> tuple[str, ...]:
         """Return what every output of such a run must admit, each as one sentence."""
         return ()
@@ -674,6 +678,14 @@ class DistributedNoise(Mechanism):
     def adversary(self) -> str:
         """See :class:`Mechanism`."""
         return adversary_in_sums(self.privacy)
+
+    def holder_of_the_model(self) -> str:
+        """See :class:`Mechanism`; a run's hospitals know their own noise, and are covered as colluders alone."""
+        return (
+            super().holder_of_the_model()
+            if self.privacy.colluders
+            else ("whoever outside the run's hospitals holds the model")
+        )
 
     def limit_of_colluders(self) -> str:
         """See :class:`Mechanism`."""

@@ -36,11 +36,24 @@ AUTHORITY_FILE = "ca.pem"
 MODEL_FILES = ("model.safetensors", "model.json")
 """A model and what it is (``deploy/results/model_file.py``)."""
 NEEDED_FILES = (*MODEL_FILES, "audit.jsonl", "events.jsonl")
-OPTIONAL_FILES = ("metrics.csv", "summary.json", "report.html", "model_card.md")
+"""All that is handed over. The chain vouches for each; what follows from them (``report.html``, ``model_card.md``,
+``summary.json``, ``metrics.csv``) a hospital makes itself with ``confide report``: a page that the server wrote could
+bring a script into a hospital's browser, and nothing vouches for its words."""
 
 MAXIMUM_DELIVERY_BYTES = 256 * 1024
 MAXIMUM_FILE_BYTES = 2 * 2**30
 """The most bytes of one file: room for a model of 500 million parameters."""
+MAXIMUM_READ_WHOLE_BYTES = {
+    # A line of a round takes about 1 KiB for each hospital in its sum: room for 4,000 rounds of 64 hospitals.
+    "audit.jsonl": 256 * 2**20,
+    # Names and shapes of tensors, 100 bytes each, and of at most 256 classes: room for 40,000 tensors.
+    "model.json": 4 * 2**20,
+    # A round's events take some KiB, and 1 KiB more for each hospital; `confide report` reads them in one piece.
+    "events.jsonl": 256 * 2**20,
+}
+"""The most bytes of the files that a process of a hospital reads into its memory in one piece; it must not be possible
+to end it with a file that is larger than its memory. A model is read a tensor at a time, and is no larger than its run
+says (``client/received_run.py``)."""
 
 _DOMAIN = b"confide delivery 1\x00"
 """Signed before the fields, so that no other message of Confide can pass for a delivery."""
@@ -103,7 +116,7 @@ def sign(
         run_id: of the run.
         model_hash: of its last model, in hexadecimal.
         head: of the server's audit chain, ``NUMBER:HASH``.
-        files: name to fact; :data:`NEEDED_FILES`, and any of :data:`OPTIONAL_FILES`.
+        files: name to fact; :data:`NEEDED_FILES`.
         hospitals: who may have it.
         writer: the server's certificate and key.
         now: the current time.
@@ -128,7 +141,8 @@ def read_delivery(content: bytes, authority: x509.Certificate) -> Delivery:
         authority: the consortium's.
 
     Raises:
-        RunError: it is no delivery of this version, lacks a file that belongs to one, or names another.
+        RunError: it is no delivery of this version, lacks a file that belongs to one, names another, or names one that
+            is too large.
         IdentityError: the signature or the certificate is not the server's.
     """
     if len(content) > MAXIMUM_DELIVERY_BYTES:
@@ -137,12 +151,11 @@ def read_delivery(content: bytes, authority: x509.Certificate) -> Delivery:
         delivery = Delivery.model_validate_json(content)
     except ValidationError as error:
         raise RunError(f"{DELIVERY_FILE} must be a delivery of version {VERSION}; {complaint(error, 'it')}") from None
-    missing, unknown = (
-        set(NEEDED_FILES) - delivery.files.keys(),
-        delivery.files.keys() - {*NEEDED_FILES, *OPTIONAL_FILES},
-    )
-    if missing or unknown:
-        raise RunError(f"{DELIVERY_FILE} must name {', '.join(NEEDED_FILES)} and nothing unknown to this version")
+    if delivery.files.keys() != set(NEEDED_FILES):
+        raise RunError(f"{DELIVERY_FILE} must name {', '.join(NEEDED_FILES)} and nothing else")
+    for name, most in MAXIMUM_READ_WHOLE_BYTES.items():
+        if (length := delivery.files[name].length_bytes) > most:
+            raise RunError(f"{name} must be at most {most} bytes long to be read by a hospital, got {length}")
     try:
         when = datetime.datetime.fromtimestamp(delivery.time, datetime.UTC)
     except (ValueError, OverflowError, OSError):

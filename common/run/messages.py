@@ -1,6 +1,7 @@
 """What server and hospital say to each other, one type per message, beside the vectors that travel as arrays.
 
-Every message is MessagePack with its type's name and the protocol version; a message of another version, with an
+Every message is MessagePack with its type's name and the run's protocol version; a message of a version that is not
+spoken here (``common/run/versions.py``), with an
 unknown, missing or mistyped field, or longer than its limit is refused whole. The bytes inside are messages of
 ``common.secagg`` in that package's own canonical encoding, or the canonical JSON of a run description.
 """
@@ -9,14 +10,15 @@ import io
 import math
 import tokenize
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from common.config import PROTOCOL_VERSION
-from common.errors import OtherVersionError, RunError
+from common.errors import RunError
+from common.run.versions import SPOKEN, Window
 
 MAXIMUM_MESSAGE_BYTES = 64 * 2**20
 """The largest message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
@@ -40,7 +42,7 @@ class _AnyVersion(msgspec.Struct):
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
-    version: Annotated[int, msgspec.Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    version: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = PROTOCOL_VERSION
 
 
 class KeysRequest(_Message, frozen=True, tag="advertise_keys"):
@@ -186,6 +188,8 @@ Request = (
 )
 Reply = KeysReply | SharesReply | MaskReply | ConsistencyReply | UnmaskReply | PlainReply | RefusedReply
 
+_M = TypeVar("_M", bound=_Message)
+
 _ENCODER = msgspec.msgpack.Encoder()
 _REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -196,40 +200,52 @@ def encode(message: Request | Reply) -> bytes:
     return _ENCODER.encode(message)
 
 
-def decode_request(encoded: bytes) -> Request:
+def in_version(message: _M, version: int) -> _M:
+    """Return a message as it goes out in a run of this version.
+
+    The versions that are spoken today have the same fields; where a later one has more, they are left out here.
+    """
+    return message if message.version == version else msgspec.structs.replace(message, version=version)
+
+
+def decode_request(encoded: bytes, spoken: Window = SPOKEN) -> Request:
     """Read what a server sent.
+
+    Args:
+        encoded: from the wire.
+        spoken: the versions that this hospital speaks.
 
     Raises:
         OtherVersionError: the server speaks another version.
-        RunError: too long, not a message of this version, or a field is unknown, missing or out of range.
+        RunError: too long, not a message of a spoken version, or a field is unknown, missing or out of range.
     """
     try:
-        return _REQUEST.decode(_bounded(encoded))
+        request = _REQUEST.decode(_bounded(encoded))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        _refuse_other_version(encoded, "the server", "this hospital")
-        raise RunError(f"a request must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+        _refuse_other_version(encoded, spoken, "the server", "this hospital")
+        raise RunError(f"a request must be one of protocol {spoken}: {error}") from None
+    spoken.require(request.version, "the server", "this hospital")
+    return request
 
 
-def decode_reply(encoded: bytes) -> Reply:
-    """Read what a hospital sent; errors as for :func:`decode_request`."""
+def decode_reply(encoded: bytes, spoken: Window = SPOKEN) -> Reply:
+    """Read what a hospital sent; arguments and errors as for :func:`decode_request`."""
     try:
-        return _REPLY.decode(_bounded(encoded))
+        reply = _REPLY.decode(_bounded(encoded))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        _refuse_other_version(encoded, "the hospital", "this server")
-        raise RunError(f"a reply must be one of protocol version {PROTOCOL_VERSION}: {error}") from None
+        _refuse_other_version(encoded, spoken, "the hospital", "this server")
+        raise RunError(f"a reply must be one of protocol {spoken}: {error}") from None
+    spoken.require(reply.version, "the hospital", "this server")
+    return reply
 
 
-def _refuse_other_version(encoded: bytes, whose: str, here: str) -> None:
-    """Raise :class:`OtherVersionError` for a message that says itself that it is of another version."""
+def _refuse_other_version(encoded: bytes, spoken: Window, whose: str, here: str) -> None:
+    """Raise :class:`~common.errors.OtherVersionError` for a message that says that it is of another version."""
     try:
         version = msgspec.msgpack.decode(encoded, type=_AnyVersion).version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
-    if version != PROTOCOL_VERSION:
-        raise OtherVersionError(
-            f"both sides must speak one version of the protocol; {whose} speaks version {version}, {here} "
-            f"{PROTOCOL_VERSION}; upgrade the older one"
-        )
+    spoken.require(version, whose, here)
 
 
 def read_array(encoded: bytes) -> npt.NDArray[Any]:

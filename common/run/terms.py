@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from common.config import (
+    PROTOCOL_VERSION,
     AggregationConfig,
     Config,
     EvaluationConfig,
@@ -34,6 +35,7 @@ def describe(
     roster: dict[str, str],
     parameters: int | None = None,
     member_list: str = "",
+    protocol_version: int = PROTOCOL_VERSION,
 ) -> RunDescription:
     """Return the description of a run that a consortium's configuration asks for.
 
@@ -45,6 +47,7 @@ def describe(
         roster: hospital name to PEM identity certificate.
         parameters: of the model; by default it is made to count them, which takes PyTorch.
         member_list: of the consortium, as its authority signed it; hospitals refuse a run without one.
+        protocol_version: of the run, see ``common/run/versions.py``.
 
     Raises:
         ConfigError: there is no such model, or the ring is too small for so many hospitals.
@@ -74,6 +77,7 @@ def describe(
         roster=roster,
         member_list=member_list,
         noise_multiplier=mechanism.agreed_noise(config.training, config.experiment.rounds),
+        protocol_version=protocol_version,
     )
 
 
@@ -220,7 +224,7 @@ def claims_of(run: RunDescription) -> tuple[Epsilon, ...]:
     return mechanism_of(run).claims(run, layout_of(run).parameters)
 
 
-def evaluation_claim(run: RunDescription, spent: float) -> str:
+def evaluation_claim(run: RunDescription | Config, spent: float) -> str:
     """Say what an ε of evaluation means; for exact counts, that they have no ε."""
     if run.evaluation.exact:
         return "exact counts: not differentially private; nobody sees one hospital's, but sums over hospitals are exact"
@@ -233,7 +237,7 @@ def evaluation_claim(run: RunDescription, spent: float) -> str:
     )
 
 
-def statistics_claim(run: RunDescription, spent: float) -> str:
+def statistics_claim(run: RunDescription | Config, spent: float) -> str:
     """Say what an ε of statistics means."""
     privacy = run.privacy
     whom = f"the server with up to {privacy.colluders} colluding hospitals" if privacy.colluders else "the server"

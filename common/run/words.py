@@ -15,6 +15,9 @@ AUTHORITY_ON_SERVER = (
 RELATION = "zero-out: against an empty one; how many there are is public"
 """The relation of every ε: which two data sets it compares."""
 
+SPENT = "ε spent is by each hospital's own ledger: all runs on its data, at its own δ, unit and number of colluders"
+"""What a hospital's report of ε is; where its policy names other terms than a run does, it holds at the policy's."""
+
 
 def admitted(started: RunStarted) -> tuple[str, ...]:
     """Return what every output of a run must admit, a sentence each.

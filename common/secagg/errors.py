@@ -81,6 +81,7 @@ class SecAggError(ConfideError):
         │   ├── VectorLengthError
         │   ├── VectorRingError             not integers modulo this run's R
         │   ├── VectorHashError             not the vector that its hospital signed
+        │   ├── CommitmentHashError         not the commitment that its hospital signed the hash of
         │   ├── DuplicateMaskedInputError   a second one of the same hospital
         │   ├── LateMaskedInputError        its owner was already declared dropped
         │   ├── ImplausibleSumError         a sum that honest vectors cannot have
@@ -316,6 +317,10 @@ class VectorRingError(VectorError):
 
 class VectorHashError(VectorError):
     """A masked vector that is not the one its hospital signed."""
+
+
+class CommitmentHashError(VectorError):
+    """A commitment that does not open the hash that its hospital signed, before anybody's commitment was known."""
 
 
 class DuplicateMaskedInputError(VectorError):

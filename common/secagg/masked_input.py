@@ -18,6 +18,7 @@ from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
     CohortMismatchError,
+    CommitmentHashError,
     ConfigHashError,
     CorruptedShareError,
     DirectoryMismatchError,
@@ -50,9 +51,18 @@ from common.secagg.keys import (
     share_encryption_info,
 )
 from common.secagg.masks import Mask, MaskApplier, apply_masks
-from common.secagg.messages import SHARE_BYTES, EncryptedShare, MaskedInput, MaskedInputRequest, SurvivorList, encode
-from common.secagg.parameters import RunParameters, Segment, Vector
+from common.secagg.messages import (
+    SHARE_BYTES,
+    EncryptedShare,
+    MaskedInput,
+    MaskedInputRequest,
+    SealedCommitment,
+    SurvivorList,
+    encode,
+)
+from common.secagg.parameters import HASH_BYTES, RunParameters, Segment, Vector
 from common.secagg.phases import Phase
+from common.secagg.sealed_commitment import commitment_hash, seal
 from common.secagg.share_keys import Routed, SharedKeys, SharePair, commit_to_pair, pack_shares
 
 
@@ -67,6 +77,8 @@ class MaskedState:
     cohort: tuple[str, ...]
     view: MaskedInput
     """What went with the vector, signed."""
+    sealed: SealedCommitment | None
+    """What goes with the vector besides, in a run that proves its sums."""
     shares: Mapping[str, SharePair] = field(repr=False)
     """Owner to shares: those of this hospital's neighbours in the cohort, and its own."""
 
@@ -106,6 +118,7 @@ def mask(
     request: MaskedInputRequest,
     vector: Vector,
     apply: MaskApplier = apply_masks,
+    commitment: bytes = b"",
 ) -> tuple[MaskedState, MaskedInput, Vector]:
     """Hide ``vector`` under one mask per neighbour in the cohort and one of its own (figure 4, round 2, user).
 
@@ -120,6 +133,7 @@ def mask(
         vector: shape (vector_length,), of the run's ring; masked in place, so that no second one takes memory and the
             plain one does not outlive its use. Left as it is when the request is refused.
         apply: puts the masks on.
+        commitment: to what the vector hides, in a run that proves its sums; travels sealed, in the state's ``sealed``.
 
     Returns:
         The state to keep, the message and ``vector``, now masked, for the server. The masked vector alone is uniform.
@@ -129,7 +143,7 @@ def mask(
     """
     accepted = accept(state, request)
     try:
-        return mask_accepted(accepted, identity_key, vector, apply)
+        return mask_accepted(accepted, identity_key, vector, apply, commitment)
     finally:
         accepted.erase()
 
@@ -142,7 +156,11 @@ def accept(state: SharedKeys, request: MaskedInputRequest) -> Accepted:
 
 
 def mask_accepted(
-    accepted: Accepted, identity_key: Ed25519PrivateKey, vector: Vector, apply: MaskApplier = apply_masks
+    accepted: Accepted,
+    identity_key: Ed25519PrivateKey,
+    vector: Vector,
+    apply: MaskApplier = apply_masks,
+    commitment: bytes = b"",
 ) -> tuple[MaskedState, MaskedInput, Vector]:
     """Mask a vector for the cohort that was accepted: the second half of :func:`mask`.
 
@@ -150,7 +168,10 @@ def mask_accepted(
     """
     state, asked, shares = accepted.state, accepted.request_hash, accepted.shares
     keys, run = state.keys, state.keys.run
-    verify_vector(run, vector, Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT), keys.hospital)
+    place = Place(keys.hospital, keys.round_number, Phase.MASKED_INPUT)
+    verify_vector(run, vector, place, keys.hospital)
+    if bool(commitment) != run.proves_sums:
+        raise CommitmentHashError(place, "a vector must be committed to where sums are proved, and nowhere else")
     together = cohort_hash(state.directory_hash, accepted.cohort)
     context = round_context(run, keys.round_number)
     public = {advertised.hospital: advertised.masking_key for advertised in state.directory.keys}
@@ -164,6 +185,7 @@ def mask_accepted(
             apply(part, masks)
         finally:
             erase(*(mask.seed for mask in masks))
+    sealed = seal(run, keys.round_number, keys.hospital, state.self_mask_seed, commitment) if commitment else None
     unsigned = MaskedInput(
         run_id=run.run_id,
         round_number=keys.round_number,
@@ -174,10 +196,12 @@ def mask_accepted(
         request_hash=asked,
         modulus_bits=run.modulus_bits,
         vector_length=run.vector_length,
-        vector_hash=vector_hash(vector),
+        vector_hash=vector_hash(vector, sealed),
         commitment=b"",
         signature=b"",
     )
+    if sealed is not None:
+        unsigned = replace(unsigned, commitment=commitment_hash(run, unsigned, keys.hospital, commitment))
     view = replace(unsigned, signature=identity_key.sign(signed_part(run, unsigned)))
     masked_state = MaskedState(
         run=run,
@@ -186,6 +210,7 @@ def mask_accepted(
         threshold=state.directory.threshold,
         cohort=accepted.cohort,
         view=view,
+        sealed=sealed,
         shares={owner: pair.copy() for owner, pair in (*shares.items(), (keys.hospital, state.own_shares))},
     )
     return masked_state, view, vector
@@ -197,9 +222,13 @@ def signed_part(run: RunParameters, message: MaskedInput) -> bytes:
     return bind("view", round_context(run, message.round_number), unsigned)
 
 
-def vector_hash(vector: Vector) -> bytes:
-    """Return the SHA-256 of a masked vector's bytes, little-endian, 32 bytes; the vector is not copied."""
-    digest = hashlib.sha256(bind("vector"))
+def vector_hash(vector: Vector, sealed: SealedCommitment | None = None) -> bytes:
+    """Return the SHA-256 of a masked vector's bytes, little-endian, 32 bytes; the vector is not copied.
+
+    A sealed commitment that goes with the vector is hashed too: a server that alters it cannot say that its hospital
+    had sent it so.
+    """
+    digest = hashlib.sha256(bind("vector") if sealed is None else bind("vector", sealed.ciphertext))
     digest.update(np.ascontiguousarray(vector).view(np.uint8).data)
     return digest.digest()
 
@@ -303,7 +332,7 @@ def verify_vector(run: RunParameters, vector: Vector, place: Place, hospital: st
 
 
 def verify_view(run: RunParameters, message: MaskedInput, place: Place) -> None:
-    """Refuse a view that the hospital it names did not sign as it is, or that has something in its empty slot.
+    """Refuse a view that the hospital it names did not sign as it is, or that has another slot for a commitment filled.
 
     Args:
         run: whose roster has the hospital.
@@ -313,8 +342,14 @@ def verify_view(run: RunParameters, message: MaskedInput, place: Place) -> None:
     Raises:
         ViewSignatureError: as it says.
     """
-    if message.commitment:
-        raise ViewSignatureError(place, "a view must have no commitment, for there are none yet", message.hospital)
+    promised = HASH_BYTES if run.proves_sums else 0
+    if len(message.commitment) != promised:
+        raise ViewSignatureError(
+            place,
+            f"a view must have the hash of a commitment where sums are proved, and none elsewhere: {promised} bytes, "
+            f"got {len(message.commitment)}",
+            message.hospital,
+        )
     if not is_signed(run.roster[message.hospital], message.signature, signed_part(run, message)):
         raise ViewSignatureError(
             place, "everyone in the cohort must have signed the same view of the round", message.hospital
@@ -337,6 +372,8 @@ class MaskedSum:
         """Whose vectors are in the sum (the paper's U_3), sorted; filled by :meth:`close`."""
         self.views: dict[str, MaskedInput] = {}
         """What each hospital whose vector is in the sum signed of the round."""
+        self.sealed: dict[str, SealedCommitment] = {}
+        """What each of them committed to, sealed, in a run that proves its sums."""
         self._closed = False
 
     @property
@@ -344,13 +381,14 @@ class MaskedSum:
         """Return the hospitals whose vectors are in the sum so far."""
         return frozenset(self.views)
 
-    def add(self, sender: str, message: MaskedInput, vector: Vector) -> None:
+    def add(self, sender: str, message: MaskedInput, vector: Vector, sealed: SealedCommitment | None = None) -> None:
         """Add a masked vector that has arrived.
 
         Args:
             sender: the authenticated sender.
             message: what the vector is said to be.
             vector: shape (vector_length,), of the run's ring; not kept.
+            sealed: its commitment, in a run that proves its sums.
 
         Raises:
             SecAggError: the message or vector is of another run, round, sender, configuration, cohort, request, ring or
@@ -368,11 +406,19 @@ class MaskedSum:
             raise LateMaskedInputError(place, "a vector must come before its owner is declared dropped", sender)
         self._verify(sender, message, place)
         verify_vector(run, vector, place, sender)
-        if message.vector_hash != vector_hash(vector):
+        if (sealed is not None) != run.proves_sums:
+            raise CommitmentHashError(
+                place, "a sealed commitment must come with a vector where sums are proved, and nowhere else", sender
+            )
+        if sealed is not None:
+            require_place(run, round_number, sealed, place, sender)
+        if message.vector_hash != vector_hash(vector, sealed):
             raise VectorHashError(place, "a vector must be the one that its hospital signed", sender)
         verify_view(run, message, place)
         run.add(self.total, vector)
         self.views[sender] = message
+        if sealed is not None:
+            self.sealed[sender] = sealed
 
     def _verify(self, sender: str, message: MaskedInput, place: Place) -> None:
         """Refuse a vector that is said to be another than this round asks for."""

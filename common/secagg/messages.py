@@ -36,6 +36,9 @@ LONGEST_CIPHERTEXT = 12 + 2 * (1 + LONGEST_NAME) + 2 * SHARE_BYTES + 16
 LONGEST_TERMS = 65_535
 """The length of a round's terms at most; a task with hundreds of scores takes some kilobytes."""
 
+LONGEST_COMMITMENT = 16_384
+"""The bytes of a commitment at most: 2,048 integers of 64 bits (``common/proved_sums/parameters.py``)."""
+
 _MARK = b"CSA"
 
 
@@ -119,8 +122,7 @@ class MaskedInput:
     vector_hash: bytes
     """The digest of the masked vector, y_u."""
     commitment: bytes
-    """A slot for the hash of a commitment to what the vector hides (h_u), under the signature. There are no commitments
-    yet: it is empty, and a view in which it is not is refused."""
+    """The hash of a commitment to what the vector hides (h_u), under the signature; empty where sums are not proved."""
     signature: bytes
     """64 bytes over everything above."""
 
@@ -199,6 +201,33 @@ class UnmaskingShares:
     masking_key_shares: tuple[RevealedShare, ...]
 
 
+@dataclass(frozen=True)
+class SealedCommitment:
+    """Hospital → server: its commitment (C_u) under a stream from b_u, which opens when b_u is rebuilt."""
+
+    run_id: str
+    round_number: int
+    hospital: str
+    ciphertext: bytes
+
+
+@dataclass(frozen=True)
+class OpenedCommitment:
+    """One survivor's commitment, in the clear."""
+
+    hospital: str
+    commitment: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SumProof:
+    """Server → hospital: what the survivors of a round committed to; the sum itself goes beside it."""
+
+    run_id: str
+    round_number: int
+    commitments: tuple[OpenedCommitment, ...]
+
+
 Message = (
     AdvertisedKeys
     | KeyDirectory
@@ -210,6 +239,8 @@ Message = (
     | UnmaskingRequest
     | UnmaskingShares
     | FullUnmaskingRequest
+    | SealedCommitment
+    | SumProof
 )
 M = TypeVar("M", bound=Message)
 
@@ -480,6 +511,7 @@ _SIGNED_VIEW = _Record(
         "signature": _Bytes(SIGNATURE_BYTES),
     },
 )
+_OPENED_COMMITMENT = _Record(OpenedCommitment, {"hospital": _Name(), "commitment": _Bytes(LONGEST_COMMITMENT)})
 _SURVIVORS: dict[str, _Codec] = {**_PLACE, "survivors": _NAMES, "dropped": _NAMES}
 _REVEALED = _Sorted(_Record(RevealedShare, {"owner": _Name(), "share": _Fixed(SHARE_BYTES)}), "owner")
 
@@ -545,4 +577,9 @@ _LAYOUTS: dict[type[Any], tuple[int, _Record]] = {
         10,
         _Record(FullUnmaskingRequest, {**_PLACE, "views": _Sorted(_SIGNED_VIEW, "hospital")}),
     ),
+    SealedCommitment: (
+        11,
+        _Record(SealedCommitment, {**_PLACE, "hospital": _Name(), "ciphertext": _Bytes(LONGEST_COMMITMENT)}),
+    ),
+    SumProof: (12, _Record(SumProof, {**_PLACE, "commitments": _Sorted(_OPENED_COMMITMENT, "hospital")})),
 }

@@ -112,6 +112,9 @@ class RunParameters:
     :func:`segments`."""
     adversary: Adversary = Adversary.ACTIVE
     graph: GraphParameters = GraphParameters()
+    proves_sums: bool = False
+    """Whether each hospital commits to what its vector hides, so that the sum can be proved
+    (:mod:`common.proved_sums`). No run description asks for it yet."""
     consortium: int | None = None
     """How many hospitals may collude with the server in the sense of ``threshold``: all members of the consortium, of
     whom the roster may name a part. None where the roster names them all."""
@@ -125,6 +128,10 @@ class RunParameters:
         self._require(
             0 <= self.counts_length * (COUNT_BITS // self.modulus_bits) <= self.vector_length,
             f"counts_length must fit into the vector of {self.vector_length} elements, got {self.counts_length}",
+        )
+        self._require(
+            self.adversary is Adversary.ACTIVE or not self.proves_sums,
+            "sums are proved in runs against an active server alone; others show no hospital what the others signed",
         )
         self._require(
             self.consortium is None or self.consortium >= len(self.roster),

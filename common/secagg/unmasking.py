@@ -31,9 +31,10 @@ from common.secagg.errors import (
 from common.secagg.keys import Agreements, Committed, commit, derive, pairwise_seed_info, public_key, self_mask_info
 from common.secagg.masked_input import MaskedState, MaskedSum
 from common.secagg.masks import Mask, MaskApplier, apply_masks
-from common.secagg.messages import RevealedShare, UnmaskingRequest, UnmaskingShares
+from common.secagg.messages import OpenedCommitment, RevealedShare, UnmaskingRequest, UnmaskingShares
 from common.secagg.parameters import Segment, Vector
 from common.secagg.phases import Phase
+from common.secagg.sealed_commitment import unseal
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Unmasked:
     total: Vector = field(repr=False)
     survivors: tuple[str, ...]
     refusals: tuple[SecAggError, ...]
+    commitments: tuple[OpenedCommitment, ...] = ()
+    """What the survivors committed to, in a run that proves its sums; without those that do not open, which are among
+    the refusals: then the sum cannot be proved."""
 
 
 def reveal(state: SignedState | MaskedState, request: UnmaskingRequest) -> UnmaskingShares:
@@ -117,13 +121,19 @@ def unmask(
             accepted[sender] = message
     secrets = _rebuild_all(masked_sum, accepted, place)
     masks = {segment: _leftover_masks(masked_sum, secrets, segment) for segment in Segment}
+    commitments = []
+    for survivor, sealed in sorted(masked_sum.sealed.items()):
+        try:
+            commitments.append(unseal(masked_sum.routed.run, masked_sum.views[survivor], secrets[survivor], sealed))
+        except SecAggError as refusal:
+            refusals.append(refusal)
     erase(*secrets.values())
     try:
         for segment, part in zip(Segment, masked_sum.routed.run.segments(masked_sum.total), strict=True):
             apply(part, masks[segment])
     finally:
         erase(*(mask.seed for some in masks.values() for mask in some))
-    return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals))
+    return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals), tuple(commitments))
 
 
 def verify_shares(masked_sum: MaskedSum, sender: str, message: UnmaskingShares, place: Place) -> None:

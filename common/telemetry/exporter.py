@@ -124,6 +124,35 @@ class Values:
             yield distribution
 
 
+class Labelled:
+    """Values that all carry one first label, such as the run that they are of.
+
+    Args:
+        values: to set them in.
+        first: the value of the label.
+    """
+
+    def __init__(self, values: Values, first: str) -> None:
+        self._values = values
+        self._first = first
+
+    def set(self, metric: PrometheusMetric, value: float, *labels: str) -> None:
+        """See :meth:`Values.set`."""
+        self._values.set(metric, value, self._first, *labels)
+
+    def set_only(self, metric: PrometheusMetric, value: float, *labels: str) -> None:
+        """See :meth:`Values.set_only`."""
+        self._values.set_only(metric, value, self._first, *labels)
+
+    def add(self, metric: PrometheusMetric, amount: float, *labels: str) -> None:
+        """See :meth:`Values.add`."""
+        self._values.add(metric, amount, self._first, *labels)
+
+    def observe(self, metric: PrometheusMetric, value: float, bounds: Sequence[float], *labels: str) -> None:
+        """See :meth:`Values.observe`."""
+        self._values.observe(metric, value, bounds, self._first, *labels)
+
+
 class _Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds

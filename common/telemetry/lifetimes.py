@@ -1,6 +1,7 @@
-"""How long certificates and the revocation list still hold, for both sides' metrics."""
+"""How long certificates and the revocation list still hold, and how much disk is free, for both sides' metrics."""
 
 import datetime
+import shutil
 from pathlib import Path
 
 from common.errors import ConfideError
@@ -30,6 +31,15 @@ def show_lifetimes(values: Values, state: Path, certificate: str, now: datetime.
         return
     if newest is not None:
         _show(values, REVOCATIONS, newest.issued, newest.next_update, now)
+
+
+def show_disk(values: Values, state: Path) -> None:
+    """Set how much of the disk with the state folder is free; nothing where the system does not say."""
+    try:
+        usage = shutil.disk_usage(state)
+    except OSError:
+        return
+    values.set(names.DISK_FREE, usage.free / usage.total)
 
 
 def _show(values: Values, of: str, begins: datetime.datetime, ends: datetime.datetime, now: datetime.datetime) -> None:

@@ -202,7 +202,7 @@ def draw(verdict: PrivacyVerdict) -> Figure:
     bars.barh(["refuted", "claimed"], [bound.epsilon, claim], color=[VERMILION if verdict.refuted else ORANGE, BLUE])
     for row, value in enumerate((bound.epsilon, claim)):
         bars.text(value, row, f" {value:.2f}", va="center")
-    bars.set(title="ε refuted and claimed", xlabel=f"ε at δ = {exposure.claim.delta:g}")
+    bars.set(title="ε refuted and claimed", xlabel=f"ε (zero-out) at δ = {exposure.claim.delta:g}")
     bars.set_xlim(0, 1.2 * max(bound.epsilon, claim))
     figure.supxlabel(
         f"mode {verdict.setting.privacy.mode}, {bound.canaries} canaries, one run, {bound.confidence:.0%} confidence; "

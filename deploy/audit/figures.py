@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from common.errors import AuditError, ConfideError
+from common.run.told_run import Chained, check_told
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.record import RunRecord
 from deploy.results.history import RunHistory
@@ -12,7 +13,7 @@ from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE, metrics_table, su
 
 
 def check_figures(run: Path, record: RunRecord) -> None:
-    """Check ``events.jsonl`` against the server's chain, and ``metrics.csv`` and ``summary.json`` against it.
+    """Check ``events.jsonl`` against the server's chain, and ``metrics.csv`` and ``summary.json`` against the events.
 
     What ``summary.json`` says of versions and the machine is not checked: it is the claim of its writer.
 
@@ -21,6 +22,7 @@ def check_figures(run: Path, record: RunRecord) -> None:
     """
     try:
         _check_events((run / EVENTS_FILE).read_bytes(), record)
+        check_told(run / EVENTS_FILE, chained(record))
         history = RunHistory.read(run)
         if (run / METRICS_FILE).exists():
             _check_metrics((run / METRICS_FILE).read_bytes(), history, record)
@@ -30,6 +32,12 @@ def check_figures(run: Path, record: RunRecord) -> None:
         raise AuditError(f"{error.filename} must be readable: {error.strerror}") from None
     except ConfideError as error:
         raise AuditError(str(error)) from None
+
+
+def chained(record: RunRecord) -> Chained:
+    """Return what the events of a run are compared with."""
+    steps = None if record.finished is None else record.finished.steps
+    return Chained(record.descriptions, record.data_set, record.sums, steps)
 
 
 def _check_events(content: bytes, record: RunRecord) -> None:

@@ -34,6 +34,7 @@ class RunRecord:
         description: what the hospitals agreed to last; earlier ones differ in the roster alone.
         parameters: the protocol's, with every hospital's verified key.
         terms: the parameters of every description, by its hash.
+        descriptions: every one under which the run went on, by its hash in hexadecimal.
         data_set: its name.
         sums: round number to the round that gave a sum.
         models: step to the model's hash; 0 is the initial model.
@@ -47,6 +48,7 @@ class RunRecord:
     parameters: RunParameters
     data_set: str
     terms: dict[bytes, RunParameters] = field(default_factory=dict)
+    descriptions: dict[str, RunDescription] = field(default_factory=dict)
     sums: dict[int, Summed] = field(default_factory=dict)
     models: dict[int, str] = field(default_factory=dict)
     last_epsilon: dict[str, float] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class RunRecord:
         _require(self.description.model_copy(update=members) == description, place, "the terms changed")
         self.description, self.parameters = description, parameters
         self.terms[parameters.config_hash] = parameters
+        self.descriptions[description.hash().hex()] = description
 
     def _follow_sum(self, body: Summed, place: str) -> None:
         _require(body.model_hash == self.models[self._step], place, "the hospitals were given another model")
@@ -204,13 +207,15 @@ class RunRecord:
         _require(genuine, place, f"the signature must be that of {hospital}")
 
 
-def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunRecord:
+def read_record(chain: Chain, name: str, authority: x509.Certificate, first_model: str | None = None) -> RunRecord:
     """Follow the server's whole chain.
 
     Args:
         chain: verified.
         name: of its file, for messages.
         authority: the consortium's; every hospital on the roster must be certified by it when the run began.
+        first_model: the hash of the model that the run begins with; by default that of the run's seed, which is made
+            here and takes PyTorch.
 
     Raises:
         AuditError: an entry contradicts another or the terms; the message names its line.
@@ -223,7 +228,7 @@ def read_record(chain: Chain, name: str, authority: x509.Certificate) -> RunReco
         if isinstance(entry.body, Began):
             description, parameters = _terms(entry.body, authority, place)
             if record is None:
-                models = {0: _first_model(description, place)}
+                models = {0: first_model or _first_model(description, place)}
                 record = RunRecord(description, parameters, entry.body.data_set, models=models)
             record.go_on_under(description, parameters, place)
         if record is not None:

@@ -10,7 +10,6 @@ events are those that the server's chain has the hash of, and its figures what t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from cryptography import x509
@@ -20,24 +19,24 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
 from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors, Summed
-from common.config import Config
 from common.errors import AuditError, IdentityError, RunError
-from common.evaluation.calibration import tempered
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from common.run.delivery import AUTHORITY_FILE as CERTIFICATE_FILE
 from common.run.flat_model import hash_model
-from common.run.guarantee import Guarantee
-from common.run.words import AUTHORITY_ON_SERVER, admitted_of
+from common.run.model_facts import ModelFacts, require_same
+from common.run.model_facts import expected_facts as facts_by_chain
+from common.run.words import AUTHORITY_ON_SERVER
 from common.secagg.binding import cohort_hash
-from common.task import TaskKind
 from common.telemetry.events import EVENTS_FILE
 from deploy.audit.figures import check_figures
 from deploy.audit.record import RunRecord, check_terms, read_record
 from deploy.command import FILE, authority_option, chain_option, command
 from deploy.results.history import RunHistory
-from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelFacts, load_model
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.preparation import preparation_of
+from server.initial_model import has_pytorch
 
 AUTHORITY_FILE = Path("consortium") / "server" / "ca.pem"
 """Where the authority's certificate lies inside a demo's folder."""
@@ -59,6 +58,8 @@ class Verdict:
         has_model: whether a model was there to check.
         has_figures: whether the run's events were there to check, with the files that are made of them.
         is_complete: whether the run ended.
+        made_first_model: whether the first model was made again from the run's seed; else it is taken as the run's
+            folder has it.
     """
 
     authority: str
@@ -71,6 +72,7 @@ class Verdict:
     has_model: bool
     has_figures: bool
     is_complete: bool
+    made_first_model: bool = True
 
     def lines(self) -> tuple[str, ...]:
         """Return the verdict for a person."""
@@ -85,13 +87,15 @@ class Verdict:
             told.append(f"figures           {EVENTS_FILE}, {METRICS_FILE} and {SUMMARY_FILE} match the server's chain")
         else:
             told.append("figures           not checked: no events here, or the server's chain does not cover them")
+        if not self.made_first_model:
+            told.append("first model       as the run's folder has it; not made again from its seed, without PyTorch")
         if self.without_chain:
             told.append(f"not checked       {', '.join(self.without_chain)}: no chain given (--chain FILE)")
         if self.unfinished:
             rounds = ", ".join(map(str, self.unfinished))
             told.append(f"without a sum     rounds {rounds}: signed or opened by hospitals, none on the server's side")
         whole = self.is_complete and self.has_model and self.has_figures
-        whole = whole and not self.without_chain and not self.unfinished
+        whole = whole and self.made_first_model and not self.without_chain and not self.unfinished
         return (*told, "verified" if whole else "verified as far as it goes: see above")
 
 
@@ -138,7 +142,8 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         AuditError: something does not hold; the message names the file and the line.
     """
     authority = _authority(authority_file)
-    record = read_record(_chain(run / AUDIT_FILE, authority), AUDIT_FILE, authority)
+    first_model = None if has_pytorch() else _kept_first_model(run)
+    record = read_record(_chain(run / AUDIT_FILE, authority), AUDIT_FILE, authority, first_model)
     hospitals, unfinished, refusals = [], set[int](), 0
     for path in chains:
         chain, name = _chain(path, authority), f"{path.parent.name}/{path.name}"
@@ -166,7 +171,19 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         has_model=has_model,
         has_figures=has_figures,
         is_complete=record.finished is not None and (record.is_told_to_its_end or not record.told),
+        made_first_model=first_model is None,
     )
+
+
+def _kept_first_model(run: Path) -> str:
+    """Return the hash of the first model in a run's folder, where none can be made without PyTorch."""
+    try:
+        return hash_model(FirstModel.read(run / FIRST_MODEL_FILE).flat).hex()
+    except RunError as error:
+        raise AuditError(
+            f"PyTorch must be installed to make the run's first model again, or {FIRST_MODEL_FILE} must lie in the "
+            f"run's folder: {error}"
+        ) from None
 
 
 def _authority(path: Path) -> x509.Certificate:
@@ -300,10 +317,9 @@ def _check_model(run: Path, record: RunRecord) -> None:
     # Where the authority's key lies is in the events alone, which were compared with the chain before this.
     told = (run / EVENTS_FILE).exists() and bool(record.told)
     on_server = RunHistory.read(run).started.authority_on_server if told else AUTHORITY_ON_SERVER in card.caveats
-    expected = expected_facts(record, card, authority_on_server=on_server).model_dump()
-    for key, value in expected.items():
-        if getattr(card, key) != getattr(ModelFacts.model_validate(expected), key):
-            raise AuditError(f"{CARD_FILE}: {key} must be {value!r} by the chains, got {getattr(card, key)!r}")
+    require_same(card, expected_facts(record, card, authority_on_server=on_server), CARD_FILE)
+    if not has_pytorch():
+        return  # What is done around a network takes the network to tell; the verdict says what was not made here.
     prepared = preparation_of(card.architecture, len(card.classes), card.channels, card.image_size)
     # Where this machine lacks the weights of a model's features, it cannot tell what they are.
     is_known = prepared.complete or not card.preparation.complete
@@ -319,40 +335,11 @@ def expected_facts(record: RunRecord, card: ModelFacts | None, *, authority_on_s
         card: what decides in a run that has not ended: only the end is recorded with thresholds and a temperature.
         authority_on_server: as the run's events say.
     """
-    description = record.description
-    decision: dict[str, Any] = {}
-    if record.finished is not None:
-        ended = record.finished
-        threshold = ended.threshold
-        if threshold is not None and ended.temperature is not None:
-            threshold = tempered(threshold, ended.temperature)
-        decision = {
-            "threshold": threshold,
-            "thresholds": ended.thresholds,
-            "temperature": ended.temperature or 1.0,
-        }
-    elif card is not None:
-        decision = {name: getattr(card, name) for name in ("threshold", "thresholds", "temperature")}
-    config = Config(
-        experiment=description.experiment,
-        task=description.task,
-        model=description.model,
-        training=description.training,
-        aggregation=description.aggregation,
-        privacy=description.privacy,
-        evaluation=description.evaluation,
-    )
-    return ModelFacts(
-        architecture=description.model.architecture,
-        classes=description.classes,
-        channels=description.channels,
-        image_size=description.model.image_size,
-        **{"threshold": None, **decision},
-        kind=TaskKind(description.task.kind),
-        positive=description.task.positive,
-        run_id=description.run_id,
-        task=description.experiment.task,
-        data_set=record.data_set,
-        privacy={**Guarantee.of(config).as_dict(), "epsilon": max(record.last_epsilon.values(), default=None)},
-        caveats=admitted_of(config, record.data_set, authority_on_server),
+    return facts_by_chain(
+        record.description,
+        record.data_set,
+        record.last_epsilon,
+        record.finished,
+        card,
+        authority_on_server=authority_on_server,
     )

@@ -19,6 +19,7 @@ from common.identity.certificates import (
 from common.identity.invitation import Invitation, join_host_port
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from deploy.command import FILE, command, state_option
+from deploy.terminal import filled
 from server.members.certificates import Certificates
 from server.members.ledgers import RememberedLedgers
 from server.members.roster import MOST_USES, Membership
@@ -68,7 +69,7 @@ def invite(
     if forget_ledger and RememberedLedgers(state, load_certificate(state / "ca.pem")).forget(
         name, datetime.datetime.now(datetime.UTC)
     ):
-        print(f"what the data of {name} had spent is forgotten by your decision", file=sys.stderr)
+        print(filled(f"what the data of {name} had spent is forgotten by your decision"), file=sys.stderr)
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=lasting)
     token = Membership(state).invite(name, expires, group)
     certificate = load_certificate(state / "ca.pem")
@@ -79,11 +80,11 @@ def invite(
     else:
         _write_secret(out, line + "\n")
     whom = name if group is None else f"{group} hospitals {name}-…"
-    print(
+    words = (
         f"for {whom}; server {join_host_port(host, settings.enrolment_port)}; until {expires:%Y-%m-%d %H:%M} UTC; "
-        f"authority {authority.hex()}; {who_holds_the_key(certificate)}",
-        file=sys.stderr,
+        f"authority {authority.hex()}; {who_holds_the_key(certificate)}"
     )
+    print(filled(words, "  "), file=sys.stderr)
     return 0
 
 
@@ -104,18 +105,22 @@ def revoke(name: str, state: Path) -> int:
     was_member = Membership(state).remove(name, still_listed=still_listed)
     published = certificates.revoke(name, datetime.datetime.now(datetime.UTC))
     if not was_member:
-        print(f"{name} was not a member; an invitation for it, and a certificate it may have, work no more")
+        _say(f"{name} was not a member; an invitation for it, and a certificate it may have, work no more")
     else:
-        print(f"{name} is no member any more; a running server cuts its SuperNode off within seconds")
+        _say(f"{name} is no member any more; a running server cuts its SuperNode off within seconds")
     if published:
-        print("the revocation is signed; hospitals get it within seconds, before their next round")
+        _say("the revocation is signed; hospitals get it within seconds, before their next round")
     else:
-        print(
+        _say(
             f"the authority is not on this server: `confide ca revoke {name}` where its key is, and put revoked.crl "
             f"and members.json into {state / 'requests'}; until then {name} stays on the roster, takes "
             "part in nothing, and counts among those who may collude with the server"
         )
     return 0
+
+
+def _say(words: str) -> None:
+    print(filled(words, "  "))
 
 
 def _write_secret(path: Path, content: str) -> None:

@@ -12,17 +12,18 @@ import click
 
 from common.config import Config, load_config
 from common.errors import ConfigError
-from common.models.naming import PackageModel, from_outside
+from common.models.first_model import FirstModel
 from common.settings import SERVER_SETTINGS_FILE, ServerSettings
 from common.task import TaskConfig
 from deploy.command import FILE, CommaList, command, state_option
 from deploy.datasets.tasks import task_of_config, with_task
 from deploy.named import check_names
-from server.initial_model import INITIAL_MODEL_FILE, read_initial_model
-from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server
+from deploy.terminal import Fact, fact_lines, indented
+from server.operator_socket import ChangeRun, Propose, RunView, ShowRuns, ask_server, leave_first_model
 from server.run_queue import FOLDER_DIGITS
 
 _DAYS = 30.0
+_HEADINGS = ("run", "id", "state", "rounds", "task", "model", "agreed")
 
 
 @command(
@@ -43,6 +44,13 @@ _DAYS = 30.0
 @click.option("--days", type=float, default=_DAYS, metavar="D", help="The agreement ends then.")
 @click.option("--data-set", metavar="NAME", help="What outputs call the hospitals' data.")
 @click.option("--hold", is_flag=True, help="Wait for ./confide run start when all have agreed.")
+@click.option(
+    "--first-model",
+    type=FILE,
+    metavar="FILE",
+    show_default="made here, with PyTorch",
+    help="The model that it begins with, by ./confide model initial.",
+)
 def propose(
     *,
     state: Path,
@@ -52,9 +60,13 @@ def propose(
     days: float,
     data_set: str | None,
     hold: bool,
+    first_model: Path | None,
 ) -> int:
     """Propose a run; returns 0."""
-    propose_run(state, config_file, overrides, hospitals=hospitals, days=days, data_set=data_set, held=hold)
+    propose_run(
+        state, config_file, overrides,
+        hospitals=hospitals, days=days, data_set=data_set, held=hold, first_model=first_model,
+    )  # fmt: skip
     return 0
 
 
@@ -67,12 +79,23 @@ def propose_run(
     days: float = _DAYS,
     data_set: str | None = None,
     held: bool = False,
+    first_model: Path | None = None,
 ) -> RunView:
     """Propose a run to the server on ``state``, print it, and return it.
 
+    Args:
+        state: the server's state folder.
+        config_file: settings; the server's by default.
+        overrides: ``SECTION.KEY=VALUE``.
+        hospitals: who must agree; all members by default.
+        days: until the agreement ends.
+        data_set: what outputs call the data.
+        held: wait for a person to start it.
+        first_model: file of the model that it begins with; by default the model is made here, which takes PyTorch.
+
     Raises:
-        ConfigError: no server runs there, or the configuration names what is not there.
-        RunError: the server refuses.
+        ConfigError: no server runs there, the configuration names what is not there, or PyTorch is needed and missing.
+        RunError: the server refuses, or the file is not the run's first model.
     """
     if not math.isfinite(days) or days <= 0:
         raise ConfigError(f"--days must be above 0, got {days:g}")
@@ -80,6 +103,7 @@ def propose_run(
     config = with_task(_task_anew(asked, overrides))
     check_names(config)
     task = task_of_config(config)
+    first = _first_model(first_model, config, len(task.classes), task.channels)
     (view,) = ask_server(
         state,
         Propose(
@@ -87,13 +111,13 @@ def propose_run(
             data_set=data_set or f"{task.name} (the hospitals' own)",
             classes=task.classes,
             channels=task.channels,
-            parameters=_parameters(state, config, len(task.classes), task.channels),
+            first_model=leave_first_model(state, first),
             days=days,
             hospitals=hospitals,
             held=held,
         ),
     )
-    print("\n".join(told(view)))
+    print("\n".join(fact_lines(told(view))))
     return view
 
 
@@ -104,28 +128,33 @@ def _task_anew(config: Config, overrides: tuple[str, ...]) -> Config:
     return config.model_copy(update={"task": TaskConfig()}) if named and not spelt else config
 
 
-def _parameters(state: Path, config: Config, classes: int, channels: int) -> int:
-    """Count the model's parameters, which takes PyTorch; the server itself does without.
+def _first_model(brought: Path | None, config: Config, classes: int, channels: int) -> FirstModel:
+    """Read the first model that was brought, or make it."""
+    if brought is None:
+        from deploy.models.initial import first_model_of  # only where it is needed: it brings PyTorch
 
-    Of a model out of a package they are those of the first model that its proposer has brought, where there is one.
-    """
-    from common.models.registry import parameter_count
-
-    brought = state / INITIAL_MODEL_FILE
-    if brought.exists() and isinstance(from_outside(config.model.architecture), PackageModel):
-        return len(read_initial_model(brought))
-    return parameter_count(config.model.architecture, classes, channels, config.model.image_size)
+        return first_model_of(config, classes, channels)
+    first = FirstModel.read(brought)
+    model = config.model
+    first.require(model.architecture, classes, channels, model.image_size, config.experiment.seed)
+    return first
 
 
-@command("list", "Show all runs of a server, in the order of the queue.", "./confide run list --state /srv/consortium")
+@command(
+    "list",
+    "Show all runs of a server, in the order of the queue; the reason of one that has ended stands under it.",
+    "./confide run list --state /srv/consortium",
+)
 @state_option("server")
 def list_runs(state: Path) -> int:
     """Print one line a run; returns 0."""
-    rows: list[tuple[str, ...]] = [("run", "id", "state", "rounds", "task", "model", "agreed", "")]
-    rows += [_row(view) for view in ask_server(state, ShowRuns())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
+    views = ask_server(state, ShowRuns())
+    rows = [_HEADINGS, *map(_row, views)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for row, view in zip(rows, (None, *views), strict=True):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        if view is not None and view.reason and view.reason != view.state:
+            print(indented(view.reason))
     return 0
 
 
@@ -140,7 +169,7 @@ def list_runs(state: Path) -> int:
 def show(run: str, state: Path) -> int:
     """Print what is known of a run; returns 0."""
     (view,) = ask_server(state, ShowRuns(run))
-    print("\n".join(told(view)))
+    print("\n".join(fact_lines(told(view))))
     return 0
 
 
@@ -183,19 +212,24 @@ def resume(run: str, state: Path) -> int:
 
 def _change(run: str, state: Path, change: str) -> int:
     (view,) = ask_server(state, ChangeRun(run, change))
-    print(f"run {view.number} ({view.run_id[:FOLDER_DIGITS]}) {_standing(view)}")
+    print(f"run {view.number} ({view.run_id[:FOLDER_DIGITS]}) {standing(view)}")
     return 0
 
 
 def _row(view: RunView) -> tuple[str, ...]:
-    agreed = sum(view.answers.get(name, {}).get("agreed", False) for name in view.hospitals)
     return (
         str(view.number), view.run_id[:FOLDER_DIGITS], view.state, f"{view.done} of {view.rounds}", view.task,
-        view.model, f"{agreed} of {len(view.hospitals)}", view.reason if view.reason != view.state else "",
+        view.model, agreed(view),
     )  # fmt: skip
 
 
-def _standing(view: RunView) -> str:
+def agreed(view: RunView) -> str:
+    """Say how many of those that a run names have agreed."""
+    return f"{sum(view.answers.get(name, {}).get('agreed', False) for name in view.hospitals)} of {len(view.hospitals)}"
+
+
+def standing(view: RunView) -> str:
+    """Say where a run stands, and why."""
     words = {
         "proposed": "waits for the hospitals' answers",
         "agreed": "waits for ./confide run start" if view.held else "begins when its turn comes",
@@ -206,21 +240,22 @@ def _standing(view: RunView) -> str:
     return words.get(view.state, f"is {view.state}") + because
 
 
-def told(view: RunView) -> tuple[str, ...]:
+def told(view: RunView) -> tuple[Fact, ...]:
     """Return a run in words and figures."""
-    private = bool(view.claims)
-    lines = [
-        f"run             {view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {_standing(view)}",
-        f"trains          {view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done",
-        f"privacy         mode {view.mode}"
-        + (f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g}" if private else ""),
+    cost = f", ε {view.epsilon:g} for all rounds; measuring costs ε {view.evaluation_epsilon:g} (zero-out)"
+    private = cost if view.claims else ""
+    facts = [
+        Fact("run", f"{view.number} ({view.run_id}), proposed {_time(view.proposed)}; it {standing(view)}"),
+        Fact("trains", f"{view.model} for the task {view.task}, {view.done} of {view.rounds} rounds done"),
+        Fact("privacy", f"mode {view.mode}{private}"),
+        *(Fact("", claim) for claim in view.claims),
     ]
-    lines += [f"                {claim}" for claim in view.claims]
     if view.until is not None:
-        lines.append(f"must be there   {', '.join(view.hospitals)}; until {_time(view.until)}")
-    for name in sorted({*view.hospitals, *view.answers}):
-        lines.append(f"{name:<15} {_answered(view.answers.get(name))}")
-    return tuple(lines)
+        facts.append(Fact("must be there", f"{', '.join(view.hospitals)}; until {_time(view.until)}"))
+    return (
+        *facts,
+        *(Fact(name, _answered(view.answers.get(name))) for name in sorted({*view.hospitals, *view.answers})),
+    )
 
 
 def _answered(answer: dict[str, Any] | None) -> str:
@@ -229,7 +264,7 @@ def _answered(answer: dict[str, Any] | None) -> str:
     if not answer["agreed"]:
         return f"declines, by its {answer['by']}: {answer['reason']}"
     left = [
-        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run"
+        f"{account} ε {cost['after']:.3f} of {cost['budget']:g} after the run (zero-out, at its own δ)"
         for account, cost in sorted(answer["epsilon"].items())
     ]
     return f"agrees, by its {answer['by']}" + (f": {'; '.join(left)}" if left else "")

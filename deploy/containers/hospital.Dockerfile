@@ -1,28 +1,39 @@
-# ---- the slow layers: the same lines in every Dockerfile of this folder, so that they are built and stored once ----------
+ARG ROLE=hospital
+# ---- the slow layers: the same lines in every Dockerfile of this folder but for the first ---------------------------------
 FROM python:3.11-slim-bookworm AS chosen
+ARG ROLE
 # PyTorch's own index has builds without CUDA, which make the images small. Empty: PyPI's build, with CUDA's libraries.
 ARG PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
 COPY pyproject.toml requirements.lock deploy/development/image_packages.py ./
-RUN python image_packages.py pyproject.toml requirements.lock ${PYTORCH_INDEX:+--without-pytorch} > packages.txt \
-    && python image_packages.py pyproject.toml requirements.lock --pytorch > pytorch.txt
+RUN python image_packages.py pyproject.toml requirements.lock --role $ROLE ${PYTORCH_INDEX:+--without-pytorch} > packages.txt \
+    && python image_packages.py pyproject.toml requirements.lock --role $ROLE --pytorch > pytorch.txt
 
 FROM python:3.11-slim-bookworm AS packages
 ARG PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
 COPY --from=chosen /build/packages.txt /build/pytorch.txt ./
+# strip takes the symbols for debuggers out of libraries, but not out of those that a wheel has brought along: they have
+# been rearranged, and strip can break them.
+RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends binutils > /dev/null
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /venv \
     && /venv/bin/pip install --no-compile --no-deps --require-hashes --requirement packages.txt \
-    && { [ -z "$PYTORCH_INDEX" ] \
+    && { [ -z "$PYTORCH_INDEX" ] || [ ! -s pytorch.txt ] \
         || /venv/bin/pip install --no-compile --no-deps --index-url "$PYTORCH_INDEX" --requirement pytorch.txt; } \
-    && /venv/bin/pip uninstall --quiet --yes pip \
-    # Headers and tests of libraries are never used; byte code is, or every start would compile again.
+    && /venv/bin/pip uninstall --quiet --yes pip setuptools \
+    # Headers, sources and tests of libraries are never used; byte code is, or every start would compile again. Roles
+    # without PyTorch keep that of what they import, which their last step writes.
     && cd /venv/lib/python3.11/site-packages \
     && rm -rf torch/include torch/share torch/test \
-    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && { [ ! -d torch/bin ] || find torch/bin -type f ! -name torch_shm_manager -delete; } \
     && find . -depth -type d \( -name tests -o -name test \) -not -path './torch/*' -exec rm -rf {} + \
-    && { python -m compileall -q -j 0 . || true; }
+    && find . -name '*.so' -not -path './*.libs/*' -not -path './torch*' -not -path './nvidia/*' -not -path './triton/*' \
+        -exec strip --strip-unneeded {} + \
+    && find . \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -not -path './torch*' \
+        -not -path './triton/*' -not -path './nvidia/*' -delete \
+    && rm -rf matplotlib/mpl-data/sample_data pillow.libs/libavif* PIL/_avif*.so \
+    && { [ ! -s /build/pytorch.txt ] || python -m compileall -q -j 0 . || true; }
 
 FROM python:3.11-slim-bookworm AS runtime
 # The numbers are fixed, so that files in a volume keep their owner when an image is built again.
@@ -33,19 +44,28 @@ RUN for user in hospital:10001 relay:10002 server:10003 dealer:10004; do \
     && usermod --append --groups relay hospital \
     # The volumes that two roles share belong to the one that writes them, whichever role's container is made first.
     && install -d -o server -g server -m 0755 /invitation /grafana \
-    && install -d -o dealer -g dealer -m 0755 /deal
+    && install -d -o dealer -g dealer -m 0755 /deal \
+    && install -d -o hospital -g hospital -m 0755 /first-model
 COPY --from=packages /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/confide PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /confide
-ARG COMMIT=unknown
-ENV CONFIDE_COMMIT=$COMMIT
 COPY pyproject.toml ./
 COPY common common
 # ---- the role ------------------------------------------------------------------------------------------------------------
 FROM runtime
 COPY client client
 COPY deploy deploy
+# A library that is missing, or was built for another machine, ends the build and not the first start.
+RUN python -c "import torch, torchvision, opacus, onnxruntime, client.agent, deploy.containers.hospital_container"
+ARG COMMIT=unknown
+ARG VERSION=unknown
+ENV CONFIDE_COMMIT=$COMMIT
+LABEL org.opencontainers.image.title="Confide hospital" \
+    org.opencontainers.image.description="One hospital of a consortium: trains on its own images, which stay there." \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version=$VERSION \
+    org.opencontainers.image.revision=$COMMIT
 # Others may pass through the state folder, where the relay's own folder lies, and read nothing else in it.
 RUN install -d -o hospital -g hospital -m 0711 /state && install -d -o hospital -g hospital -m 0700 /shard
 VOLUME ["/state", "/shard"]

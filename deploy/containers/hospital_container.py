@@ -18,7 +18,7 @@ from common.config import load_config
 from common.errors import ConfideError, EnrolmentError
 from common.processes import EXIT_REFUSED, Stopping, become, python_module, raise_on_signals
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
-from deploy.demo.dealer_service import CERTIFICATE_FILE, PORT
+from deploy.containers.between import CERTIFICATE_FILE, DEALER_PORT
 from deploy.demo.dealing import state_dealt
 from deploy.demo.dealt_shard import Dealer, fetch, has_shard
 from deploy.hospital import join
@@ -39,6 +39,9 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path("/etc/confide/config.yaml"))
     parser.add_argument("--invitation", type=Path, help="file with the invitation; without it, CONFIDE_INVITATION")
     parser.add_argument("--metrics-host", default=_EVERY_ADDRESS, help="default: %(default)s")
+    parser.add_argument(
+        "--one-user", action="store_true", help="run the SuperNode as this user too, where no other may be become"
+    )
     parser.add_argument("--dealer", metavar="HOST", help="of the demo; its certificate lies in --deal")
     parser.add_argument("--deal", type=Path, default=Path("/deal"))
     arguments = parser.parse_args()
@@ -58,10 +61,13 @@ def _become_hospital(arguments: argparse.Namespace) -> NoReturn:
     if not arguments.dealer:
         _tell_other_policy(arguments.state, arguments.config)
     else:
-        _await_shard(Dealer(arguments.dealer, PORT, arguments.deal / CERTIFICATE_FILE), arguments.state, arguments.data)
+        _await_shard(
+            Dealer(arguments.dealer, DEALER_PORT, arguments.deal / CERTIFICATE_FILE), arguments.state, arguments.data
+        )
         own = HospitalSettings.read(arguments.state / HOSPITAL_SETTINGS_FILE).config
         state_dealt(own, arguments.data, load_config(own))
-    become(python_module("client", "--state", str(arguments.state), "--relay-user", _RELAY_USER), ROOT)
+    relay = () if arguments.one_user else ("--relay-user", _RELAY_USER)
+    become(python_module("client", "--state", str(arguments.state), *relay), ROOT)
 
 
 def _await_membership(arguments: argparse.Namespace) -> None:

@@ -18,12 +18,13 @@ from pathlib import Path
 from common.config import load_config
 from common.errors import ConfideError
 from common.identity.certificates import load_certificate
+from common.models.first_model import FIRST_MODEL_FILE
 from common.processes import EXIT_REFUSED, Stopping, python_module, raise_on_signals
 from common.settings import CHECKPOINTS_FOLDER
 from deploy.consortium import members as membership
 from deploy.consortium import server
 from deploy.consortium.serving import serve
-from deploy.demo.dealer_service import count_addresses, dealt_data_set, publish
+from deploy.containers.between import count_addresses, dealt_data_set, publish
 from deploy.source_tree import ROOT
 from server.members.roster import MOST_USES, Membership
 
@@ -51,6 +52,9 @@ def main() -> int:
     parser.add_argument("--password", type=Path, default=Path("/grafana"), help="folder that Grafana reads")
     parser.add_argument("--deal", type=Path, default=Path("/deal"), help="folder that the dealer writes")
     parser.add_argument("--runs", type=Path, default=Path("/runs"), help="folder that gets each run's files")
+    parser.add_argument(
+        "--first-model", type=Path, default=Path("/first-model") / FIRST_MODEL_FILE, help="made by another container"
+    )
     parser.add_argument("--hospitals", default="hospital", help="DNS name with one address a running hospital")
     parser.add_argument("--run", default=os.environ.get("CONFIDE_RUN", ""), help="a new value proposes a new run")
     arguments = parser.parse_args()
@@ -111,12 +115,13 @@ class _ServerContainer:
         return label.exists() and label.read_text(encoding="utf-8") == self._arguments.run
 
     def _propose(self) -> None:
-        """Propose a run to all members, in a process of its own: it takes PyTorch for a moment."""
+        """Propose a run to all members, with the first model that another container has made: here is no PyTorch."""
         data_set = dealt_data_set(self._arguments.deal, load_certificate(self._state / AUTHORITY_FILE))
         command = (
             *python_module("deploy", "run", "propose"),
             "--state", str(self._state),
             "--data-set", str(data_set),
+            "--first-model", str(self._arguments.first_model),
         )  # fmt: skip
         if subprocess.run(command, cwd=ROOT, check=False).returncode == 0:
             (self._state / _LABEL_FILE).write_text(self._arguments.run, encoding="utf-8")
@@ -149,7 +154,7 @@ class _ServerContainer:
         private.unlink()
 
     def _is_gathered(self) -> bool:
-        """Return whether the data is dealt, every hospital that runs has joined, and their number is stable."""
+        """Return whether data is dealt, the first model made, all running hospitals have joined, and none is new."""
         now = count_addresses(self._arguments.hospitals)
         if now != self._running[0]:
             self._running = now, time.monotonic()
@@ -157,7 +162,8 @@ class _ServerContainer:
         least = load_config(self._arguments.config).aggregation.min_hospitals
         joined = len(Membership(self._state).roster())
         authority = load_certificate(self._state / AUTHORITY_FILE)
-        return still and joined >= now >= least and dealt_data_set(self._arguments.deal, authority) is not None
+        ready = self._arguments.first_model.exists() and dealt_data_set(self._arguments.deal, authority) is not None
+        return still and joined >= now >= least and ready
 
 
 def hand_out(run: Path, target: Path) -> None:

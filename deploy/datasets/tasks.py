@@ -4,8 +4,12 @@ The classes of MedMNIST's sets are MedMNIST's, but for RetinaMNIST's, which are 
 diabetic retinopathy (Wilkinson et al. 2003). MedMNIST says of no class that it is the one looked for; that stands here.
 """
 
+import importlib.util
+import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from common.config import Config, replace
@@ -100,11 +104,16 @@ def with_task(config: Config) -> Config:
     return replace(config, task=task_of_config(config).terms.model_dump())
 
 
-def medmnist() -> Mapping[str, dict[str, Any]]:
-    """Return MedMNIST's list of its data sets."""
-    from medmnist.info import INFO  # imports torch: only where it is needed
+@cache
+def medmnist() -> dict[str, dict[str, Any]]:
+    """Return MedMNIST's list of its data sets.
 
-    return dict(INFO)
+    The list is run by itself: the package around it imports PyTorch, pandas and scikit-learn, which takes seconds.
+    """
+    spec = importlib.util.find_spec("medmnist")
+    if spec is None or spec.origin is None:
+        raise DataError("the package medmnist must be installed, which requirements.lock names; run ./confide again")
+    return dict(runpy.run_path(str(Path(spec.origin).with_name("info.py")))["INFO"])
 
 
 def _preset(flag: str, entry: Mapping[str, Any]) -> TaskConfig:

@@ -9,11 +9,9 @@ own, which it leaves in a volume that the hospitals read.
 import argparse
 import datetime
 import http.server
-import json
 import logging
 import os
 import shutil
-import socket
 import ssl
 import sys
 import tempfile
@@ -28,12 +26,11 @@ from typing import cast
 from cryptography import x509
 
 from common.config import Config, load_config
-from common.errors import ConfideError, DataError, IdentityError
+from common.errors import ConfideError, IdentityError
 from common.files import write_private
 from common.identity.certificates import (
     certificate_pem,
     check_hospital_name,
-    fingerprint,
     load_certificate,
     make_local_tls,
     private_key_pem,
@@ -42,15 +39,17 @@ from common.identity.certificates import (
 from common.privacy.mechanism import mechanism_of
 from common.processes import EXIT_REFUSED, Stopping, raise_on_signals
 from common.shards import MANIFEST_NAME
+from deploy.containers.between import (
+    CERTIFICATE_FILE,
+    DEALER_PORT,
+    SHARD_PATH,
+    announce_deal,
+    count_addresses,
+    publish,
+)
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import Deal, Standing
-
-CERTIFICATE_FILE = "dealer.pem"
-DATA_SET_FILE = "data-set.json"
-"""What was dealt, in the volume that the dealer writes: the data set's name, and the authority whose demo it is."""
-SHARD_PATH = "/shard"
-PORT = 9095
 
 _STABLE_SECONDS = 5.0
 """How long the number must be stable: containers of one service start within a second or two of each other."""
@@ -94,21 +93,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         _STABLE_SECONDS,
         partial(_write_shards, config, arguments.state / "shards", arguments.public, authority),
     )
-    with HandingOut(("", PORT), dealing, authority, arguments.state) as server:
+    with HandingOut(("", DEALER_PORT), dealing, authority, arguments.state) as server:
         threading.Thread(target=server.serve_forever, name="handing-out", daemon=True).start()
         _LOG.info("waiting for hospitals")
         while True:
             dealing.look(count_addresses(arguments.hospitals), time.monotonic())
             time.sleep(_POLL_SECONDS)
-
-
-def count_addresses(name: str) -> int:
-    """Return how many IPv4 addresses a DNS name has, 0 when it has none."""
-    try:
-        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
-    except socket.gaierror:
-        return 0
-    return len({address[0] for *_, address in found})
 
 
 def _make_certificate(state: Path, public: Path, name: str) -> None:
@@ -121,29 +111,9 @@ def _make_certificate(state: Path, public: Path, name: str) -> None:
     publish(public / CERTIFICATE_FILE, certificate.read_bytes())
 
 
-def publish(path: Path, content: bytes) -> None:
-    """Write a file that other containers read, whole or not at all."""
-    partial_path = path.with_name(path.name + ".new")
-    partial_path.write_bytes(content)
-    partial_path.chmod(0o644)
-    partial_path.replace(path)
-
-
 def _announce(public: Path, data: DataSet, authority: x509.Certificate) -> None:
-    facts = {"authority": fingerprint(authority), "data_set": data.name}
-    publish(public / DATA_SET_FILE, json.dumps(facts).encode())
+    announce_deal(public, data.name, authority)
     _LOG.info("dealt %s", data.name)
-
-
-def dealt_data_set(public: Path, authority: x509.Certificate) -> str | None:
-    """Return the name of the data set that was dealt in this authority's demo; None before that."""
-    try:
-        facts = json.loads((public / DATA_SET_FILE).read_bytes())
-        return str(facts["data_set"]) if facts["authority"] == fingerprint(authority) else None
-    except FileNotFoundError:
-        return None
-    except (OSError, LookupError, RecursionError, TypeError, ValueError):
-        raise DataError(f"{DATA_SET_FILE} must be what the dealer wrote; start the demo again") from None
 
 
 def _write_shards(

@@ -14,7 +14,7 @@ from typing import IO
 
 from common.errors import DataError, RunError
 from common.shards import MANIFEST_NAME
-from deploy.demo.dealer_service import SHARD_PATH
+from deploy.containers.between import SHARD_PATH
 
 _ASK_AGAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0

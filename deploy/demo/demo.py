@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -14,9 +14,15 @@ from common.errors import ConfideError, ConfigError, RunError
 from common.files import replace_file
 from common.privacy.mechanism import mechanism_of
 from common.processes import Stopping, raise_on_signals
-from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, HospitalSettings
-from common.telemetry.events import COMPLETED, RunFinished
-from deploy.command import command, config_options, out_option
+from common.settings import (
+    CACHE_FOLDER,
+    HOSPITAL_SETTINGS_FILE,
+    PORT_PATIENCE_SECONDS,
+    SERVER_SETTINGS_FILE,
+    HospitalSettings,
+)
+from common.telemetry.events import COMPLETED, EVENTS_FILE, EventFile, RunFinished
+from deploy.command import FILE, command, config_options, out_option
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.datasets.image_tree import is_split_tree
 from deploy.datasets.own_data import TASK_FILE, TaskProposal, propose
@@ -24,13 +30,14 @@ from deploy.datasets.tasks import task_of_config, with_task
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
 from deploy.demo.features import bytes_needed, features_for, give
-from deploy.demo.loopback import LoopbackDeployment
+from deploy.demo.loopback import CONSORTIUM_FOLDER, SERVER, LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
 from deploy.demo.recipe import with_recipe
 from deploy.named import check_names, names_in_words
 from deploy.results.live_table import LiveTable
 from deploy.results.run_folder import RunFolder
 from deploy.source_tree import ROOT
+from server.only_one import only_server
 from server.run import new_run_id
 
 EXIT_INTERRUPTED = 130
@@ -62,18 +69,31 @@ _POLL_SECONDS = 0.1
     metavar="SOURCE",
     help="auto, phantom, or the path of an npz file, a folder or a tar.",
 )
+@click.option(
+    "--resume", type=FILE, metavar="DIR", help="Go on with a demo that was stopped, in its folder, as it was."
+)
+@click.option("--keep", is_flag=True, help="Leave the hospitals' keys and images in the folder of a finished demo.")
 @out_option(shown="runs and the run's identifier", help="A new or empty folder.")
 @config_options()
 def main(
+    *,
     hospitals: int | None,
     rounds: int | None,
     task: str | None,
     data: str | None,
+    resume: Path | None,
+    keep: bool,
     out: Path | None,
     config_file: Path,
     overrides: tuple[str, ...],
 ) -> int:
     """Run the demo; returns 0 when every round was trained."""
+    if resume is not None:
+        others = {"--hospitals": hospitals, "--rounds": rounds, "--task": task, "--data": data, "--out": out}
+        given_too = [name for name, value in (*others.items(), ("--set", overrides or None)) if value is not None]
+        if given_too:
+            raise ConfigError(f"--resume goes on under the demo's own terms; leave out {', '.join(given_too)}")
+        return _run(_stopped_demo(resume), keep=keep, resumes=True)
     short = {
         "experiment.num_clients": hospitals,
         "experiment.rounds": rounds,
@@ -88,18 +108,48 @@ def main(
     config = with_task(config) if proposal is None else _as_proposed(config, proposal)
     run_id = new_run_id()
     folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])
-    raise_on_signals()
-    console = Console()
     if proposal is not None:
+        console = Console()
         replace_file(folder / TASK_FILE, proposal.as_yaml().encode())
         console.print(f"{folder / TASK_FILE} holds the task that the data suggest:\n", highlight=False, markup=False)
         console.print(proposal.as_yaml(), highlight=False, markup=False)
+    return _run(LoopbackDeployment(config, folder, run_id), keep=keep)
+
+
+def _run(deployment: LoopbackDeployment, *, keep: bool, resumes: bool = False) -> int:
+    raise_on_signals()
+    console, folder = Console(), deployment.folder
     try:
         with LiveTable(console, folder) as table:
-            return _Demo(config, run_id, folder, table).run()
+            code = _Demo(deployment, table, keep=keep).run(resumes=resumes)
     except Stopping:
         console.print(f"stopped; what was finished lies in {folder}", highlight=False)
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
+    if not code and not keep:
+        console.print("The hospitals' keys and images were removed; with --keep they stay.", highlight=False)
+    if code and (folder / EVENTS_FILE).exists():
+        console.print(
+            f"./confide demo --resume {folder} goes on with it; until then keys and images stay there",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return code
+
+
+def _stopped_demo(folder: Path) -> LoopbackDeployment:
+    """Return the deployment of a demo that was stopped or has failed.
+
+    Raises:
+        ConfigError: the folder holds no demo, one that runs, or one that has all its rounds.
+    """
+    folder = folder.resolve()
+    if not (folder / CONSORTIUM_FOLDER / SERVER / SERVER_SETTINGS_FILE).exists():
+        raise ConfigError(f"--resume must be the folder of a demo that was stopped, got {folder}")
+    events = [event for event in EventFile(folder / EVENTS_FILE).read_new() if isinstance(event, RunFinished)]
+    if events and events[-1].reason == COMPLETED:
+        raise ConfigError(f"--resume must be the folder of a demo that was stopped; all rounds are done in {folder}")
+    deployment = LoopbackDeployment.found_in(folder)
+    with only_server(deployment.consortium.server_state, PORT_PATIENCE_SECONDS):
+        return deployment
 
 
 def _proposal(config: Config) -> TaskProposal | None:
@@ -138,42 +188,58 @@ def _prepare_folder(folder: Path) -> Path:
 class _Demo:
     """One run of the demo: set up, start, show, finish, and stop whatever happens."""
 
-    def __init__(self, config: Config, run_id: str, folder: Path, table: LiveTable) -> None:
-        self._config = config
-        self._run_id = run_id
-        self._folder = folder
+    def __init__(self, deployment: LoopbackDeployment, table: LiveTable, *, keep: bool = False) -> None:
+        self._config = deployment.config
+        self._folder = deployment.folder
         self._table = table
-        self._deployment = LoopbackDeployment(config, folder, run_id)
+        self._deployment = deployment
+        self._keep = keep
         self._warned: set[str] = set()
 
-    def run(self) -> int:
+    def run(self, *, resumes: bool = False) -> int:
         outputs = RunFolder(self._folder, self._deployment.consortium.server_state)
         why = "stopped"
         try:
-            data = self._obtain()
-            ports = self._deployment.set_up(data)
-            self._table.starting(f"metrics: prometheus --config.file={write_configuration(self._folder, ports)}")
-            self._deal(data)
-            features = features_for(data, self._config, self._table.starting)
-            self._table.starting("starting the server")
-            self._deployment.start_server()
-            for member in self._deployment.members:
-                give(features, member.state / CACHE_FOLDER)
+            if resumes:
+                self._take_up(outputs)
+            else:
+                self._begin()
             self._table.starting("waiting for the server")
             self._deployment.await_server()
             self._table.starting(f"starting {len(self._deployment.members)} hospitals")
             self._deployment.start_hospitals()
-            finished = self._follow(outputs)
-            why = finished.reason
+            why = self._follow(outputs).reason
         except ConfideError as error:
             why = str(error)
             raise
         else:
-            return 0 if finished.reason == COMPLETED else 1
+            return 0 if why == COMPLETED else 1
         finally:
             self._table.starting("stopping every process")
             self._deployment.supervisor.stop()
             self._finish(outputs, why)
+
+    def _begin(self) -> None:
+        """Get the data, make the consortium, deal, and start the server."""
+        data = self._obtain()
+        self._say_where_metrics_are(self._deployment.set_up(data))
+        self._deal(data)
+        features = features_for(data, self._config, self._table.starting)
+        self._table.starting("starting the server")
+        self._deployment.start_server()
+        for member in self._deployment.members:
+            give(features, member.state / CACHE_FOLDER)
+
+    def _take_up(self, outputs: RunFolder) -> None:
+        """Show what was done before the demo was stopped, and start the server on it."""
+        for event in outputs.bring_up_to_date():
+            self._table.show(event)
+        self._say_where_metrics_are(self._deployment.take_up())
+        self._table.starting("starting the server")
+        self._deployment.start_server()
+
+    def _say_where_metrics_are(self, ports: Mapping[str, tuple[int, ...]]) -> None:
+        self._table.starting(f"metrics: prometheus --config.file={write_configuration(self._folder, ports)}")
 
     def _obtain(self) -> DataSet:
         self._table.starting("getting the data")
@@ -232,3 +298,5 @@ class _Demo:
             print(f"confide: {error}", file=sys.stderr)
             return
         self._table.finish(files, state=why)
+        if why == COMPLETED and not self._keep:
+            self._deployment.remove_keys_and_images()

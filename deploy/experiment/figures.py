@@ -151,7 +151,7 @@ def _draw_mean(panel: Axes, runs: Sequence[tuple[RoundDone, ...]], score: str, m
 
 def _of_epsilon(outcomes: Outcomes) -> str:
     privacy = next(iter(outcomes)).config.privacy
-    return f"ε for each {privacy.unit} (δ = {privacy.delta:g})"
+    return f"ε for each {privacy.unit} (zero-out, δ = {privacy.delta:g})"
 
 
 def _legend_below(figure: Figure, panel: Axes) -> None:

@@ -35,7 +35,7 @@ from common.run.round_terms import Purpose
 from common.run.terms import describe
 from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
 from deploy.datasets.datasets import DataSet
-from deploy.demo.dealer import Hand, split
+from deploy.demo.dealer import split
 from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
 from server.initial_model import initial_model
@@ -111,25 +111,38 @@ def train(method: Method, config: Config, data: DataSet, cache: Path, hospital: 
     hands = split(data, config.experiment.num_clients, config.data, config.experiment.seed, config.training.batch_size)
     if method is Method.ALONE:
         return tuple(_in_one_place(config, alone_data(data, hands[hospital - 1]), data, cache))
-    return _together(config, data, hands, cache)
-
-
-def _together(config: Config, data: DataSet, hands: Sequence[Hand], cache: Path) -> tuple[RoundDone, ...]:
-    """Train with all hospitals: their agents, the protocol, the server's run."""
-    events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
-        sites = {
-            f"hospital-{number}": Site(
-                data=Path(scratch),
-                state=Path(scratch) / f"hospital-{number}",
-                cache=cache,
-                policy=_policy(config, held),
-                open_data=InMemory(held),
-            )
-            for number, held in enumerate((hospital_data(data, hand) for hand in hands), start=1)
-        }
-        consortium = InProcessConsortium(config, sites)
-        consortium.server(new_run_id(), data, Path(scratch) / "checkpoints", events.append).train()
+        return train_together(config, data, [hospital_data(data, hand) for hand in hands], cache, Path(scratch))
+
+
+def train_together(
+    config: Config, data: DataSet, held: Sequence[HospitalData], cache: Path, folder: Path
+) -> tuple[RoundDone, ...]:
+    """Train with all hospitals: their agents, the protocol, the server's run.
+
+    Args:
+        config: all of it, its privacy mode included.
+        data: the whole data set, for its name, classes and channels.
+        held: what each hospital holds.
+        cache: for frozen features.
+        folder: empty; each hospital's state is left in it, under ``hospital-1`` and so on.
+
+    Raises:
+        RunError: the training ended before its last round.
+    """
+    events: list[Event] = []
+    sites = {
+        f"hospital-{number}": Site(
+            data=folder,
+            state=folder / f"hospital-{number}",
+            cache=cache,
+            policy=_policy(config, each),
+            open_data=InMemory(each),
+        )
+        for number, each in enumerate(held, start=1)
+    }
+    consortium = InProcessConsortium(config, sites)
+    consortium.server(new_run_id(), data, folder / "checkpoints", events.append).train()
     (finished,) = (event for event in events if isinstance(event, RunFinished))
     if finished.reason != COMPLETED:
         raise RunError(f"a training must reach its last round, this one ended after {finished.rounds_done}: "

@@ -91,7 +91,7 @@ def main(epsilons: tuple[float, ...], seeds: int, out: Path, config_file: Path, 
 def epsilon_of(config: Config) -> str:
     """Say what an ε of these trials is, without the adversary, which depends on the mode."""
     privacy = config.privacy
-    return f"ε for each {privacy.unit} at δ={privacy.delta:g} ({privacy.accountant.upper()})"
+    return f"ε for each {privacy.unit} (zero-out) at δ={privacy.delta:g} ({privacy.accountant.upper()})"
 
 
 def plan(config: Config, laboratory: Laboratory, epsilons: Sequence[float], seeds: int) -> list[Trial]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.canonical import canonical_json
 from common.config import Config
 from common.errors import RunError
 from common.files import replace_file
@@ -45,8 +46,8 @@ class Trial:
     @property
     def key(self) -> str:
         """Return a name that changes with anything the trial is determined by."""
-        described = json.dumps([dict(self.labels), self.config.model_dump(mode="json")], sort_keys=True)
-        return hashlib.sha256(described.encode()).hexdigest()[:16]
+        described = canonical_json([dict(self.labels), self.config.model_dump(mode="json")])
+        return hashlib.sha256(described).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

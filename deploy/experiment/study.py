@@ -1,12 +1,12 @@
 """A study: which trainings it consists of, and each one's rounds, kept so that plots can be drawn and it be resumed."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from common.canonical import canonical_json
 from common.config import Config
 from common.errors import RunError
 from common.evaluation.metrics import METRICS
@@ -115,8 +115,8 @@ class Study:
         return {name: float(getattr(rounds[-1], name)) for name in METRICS} | {"spent": rounds[-1].epsilon}
 
     def _path(self, training: Training) -> Path:
-        described = json.dumps([training.labels(self.data), training.config.model_dump(mode="json")], sort_keys=True)
-        return self.folder / ROUNDS_FOLDER / f"{hashlib.sha256(described.encode()).hexdigest()[:_KEY_LETTERS]}.jsonl"
+        described = canonical_json([training.labels(self.data), training.config.model_dump(mode="json")])
+        return self.folder / ROUNDS_FOLDER / f"{hashlib.sha256(described).hexdigest()[:_KEY_LETTERS]}.jsonl"
 
 
 def run_study(study: Study, trainings: Sequence[Training], say: Callable[[str], None]) -> Outcomes:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from common.config import Config
 from common.evaluation.metrics import HEADLINES
+from common.run.words import RELATION
 from common.telemetry.events import RoundDone
 from deploy.experiment.methods import Method
 from deploy.experiment.study import Outcomes, Study, Training
@@ -33,7 +34,7 @@ def baselines_table(study: Study, outcomes: Outcomes, splits: Sequence[str]) -> 
         "",
         f"By `./confide experiment baselines --seeds {seeds}`: {config.experiment.num_clients} hospitals. {_CELLS}",
         "",
-        f"δ = {config.privacy.delta:g} for each {config.privacy.unit}. {_ADVERSARIES}",
+        f"ε is for each {config.privacy.unit} ({RELATION}) at δ = {config.privacy.delta:g}. {_ADVERSARIES}",
         *_notes(study),
         "",
         "| method | ε | " + " | ".join(splits) + " |",
@@ -75,8 +76,9 @@ def _terms(study: Study, config: Config, split: str, seeds: int) -> str:
         f"By `./confide experiment accuracy --seeds {seeds}`: {config.experiment.num_clients} hospitals ({split}), "
         f"masks on, settings chosen on the public validation part; official test part of "
         f"{len(study.data.parts['test'])} images, at the threshold of the pooled validation counts. ε for each "
-        f"{privacy.unit}, δ = {privacy.delta:g}, {privacy.accountant.upper()} accountant, against the server and "
-        f"whoever has the model, {privacy.colluders} hospitals colluding and {privacy.tolerated_dropouts} dropping out."
+        f"{privacy.unit} ({RELATION}), δ = {privacy.delta:g}, {privacy.accountant.upper()} accountant, against the "
+        f"server and whoever has the model, {privacy.colluders} hospitals colluding and "
+        f"{privacy.tolerated_dropouts} dropping out."
     )
 
 

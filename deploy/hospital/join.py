@@ -22,6 +22,7 @@ from common.processes import become, python_module
 from common.settings import HospitalSettings
 from deploy.command import FILE, command, config_options, log_format_option, state_option
 from deploy.source_tree import ROOT
+from deploy.terminal import filled
 
 _STANDARD_INPUT = "-"
 
@@ -120,4 +121,4 @@ def _invitation(given: str | None) -> Invitation:
 
 
 def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+    print(filled(what, "  "), file=sys.stderr, flush=True)

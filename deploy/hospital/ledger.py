@@ -21,6 +21,11 @@ from common.privacy.accounting import Accountant, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run.guarantee import relation
 from deploy.command import config_options, group, state_option
+from deploy.terminal import Fact, fact_lines, filled
+
+_HEADS = (
+    f"{'line':>5}  {'written':<17}{'run':<8} {'round':>5}  {'account':<10} {'noise':>9} {'rate':>7} {'steps':>5}  note"
+)
 
 _BOOKINGS: TypeAdapter[tuple[Booking, ...]] = TypeAdapter(tuple[Booking, ...])
 
@@ -104,10 +109,13 @@ def decide(state: Path, reason: str, data_set: bytes | None, forget: bool) -> in
     """Enter the operator's decision."""
     held = newest_entry(state / AUDIT_FILE)
     if held is not None and held.spent is not None:
-        print(f"the audit chain's newest entry says: ε = {held.spent:g} spent on training, line {held.anchor.sequence}")
+        print(
+            f"the audit chain's newest entry says: ε = {held.spent:g} spent on training (zero-out), "
+            f"line {held.anchor.sequence}"
+        )
     told = remembered(state) if held is None else None
     if told is not None:
-        print(f"the consortium remembers: ε = {told.epsilon:g} spent on training")
+        print(f"the consortium remembers: ε = {told.epsilon:g} spent on training (zero-out)")
     anchor = held_line(state)
     head = accept(ledger_folder(state), reason, data_set, anchor, forget=forget)
     print(f"accepted; the ledger continues from {head}")
@@ -116,34 +124,34 @@ def decide(state: Path, reason: str, data_set: bytes | None, forget: bool) -> in
 
 def _as_text(ledger: dict[str, Any], hospital: HospitalConfig) -> str:
     """Return one line for each entry, then what each account has spent by the hospital's own policy."""
-    heads = (
-        f"{'line':>5}  {'written':<17} {'run':<9}{'round':>6}  {'account':<11}{'unit':<8} {'withstands':<27}"
-        f"{'noise':>9} {'rate':>8} {'steps':>6} {'δ':>8}  mechanism"
-    )
-    lines = [heads, *(_entry_text(entry) for entry in ledger["entries"])]
-    lines += ["", f"data set {ledger['fingerprint'][:16]}…, head {ledger['head']}"]
     bookings = _BOOKINGS.validate_python(ledger["bookings"])
+    notes: dict[str, int] = {}
+    lines = [_HEADS, *(_entry_text(entry, notes) for entry in ledger["entries"]), ""]
+    lines += [filled(f"[{number}] {words}", "    ") for words, number in notes.items()]
+    lines += [""] * bool(notes)
+    lines += [filled(f"data set {ledger['fingerprint'][:16]}…, head {ledger['head']}", "    ")]
     if ledger["entries"][0].get("forgotten"):
-        lines.append("ATTENTION: what was spent before line 1 was lost, and forgotten by the operator's decision")
-    lines += [_account_text(account, bookings, BudgetPolicy.of(hospital, account)) for account in Account]
-    lines.append(_meaning(hospital))
-    return "\n".join(lines)
+        lines.append(
+            filled("ATTENTION: what was spent before line 1 was lost, and forgotten by the operator's decision", "    ")
+        )
+    accounts = [_account(account, bookings, BudgetPolicy.of(hospital, account)) for account in Account]
+    return "\n".join((*lines, *fact_lines(accounts), filled(_meaning(hospital))))
 
 
-def _account_text(account: Account, bookings: Sequence[Booking], policy: BudgetPolicy) -> str:
+def _account(account: Account, bookings: Sequence[Booking], policy: BudgetPolicy) -> Fact:
     """Return what one account has spent by both accountants, and what is left; or why no budget can be judged."""
     booked = [booking for booking in bookings if booking.account is account]
     if not booked:
-        return f"{account:<11}nothing is spent of {policy.budget:g}"
+        return Fact(account, f"nothing is spent of {policy.budget:g}")
     try:
         events = policy.events_of(booked)
     except PrivacyError as error:
-        return f"{account:<11}no ε can be computed, and further rounds are refused: {error}"
+        return Fact(account, f"no ε can be computed, and further rounds are refused: {error}")
     spent = {accountant: rounded_up(epsilon(events, policy.delta, accountant)) for accountant in Accountant}
     both = ", ".join(f"{value:.3f} ({accountant.upper()})" for accountant, value in spent.items())
     left = max(0.0, policy.budget - spent[Accountant.PRV])
-    return (
-        f"{account:<11}spent: ε = {both} at δ = {policy.delta:g}; left of the budget of {policy.budget:g}: {left:.3f}"
+    return Fact(
+        account, f"spent: ε = {both} at δ = {policy.delta:g}; left of the budget of {policy.budget:g}: {left:.3f}"
     )
 
 
@@ -159,20 +167,23 @@ def _meaning(hospital: HospitalConfig) -> str:
     )
 
 
-def _entry_text(entry: dict[str, Any]) -> str:
+def _entry_text(entry: dict[str, Any], notes: dict[str, int]) -> str:
+    """Return an entry as a line; what is the same in most lines is a note, which the line names by its number."""
     written = datetime.fromtimestamp(entry["time"], UTC).strftime("%Y-%m-%d %H:%M")
-    start = f"{entry['sequence']:>5}  {written:<17} "
+    start = f"{entry['sequence']:>5}  {written:<17}"
     match entry["kind"]:
         case "spent":
             (booking,) = _BOOKINGS.validate_python([entry["booking"]])
             event = booking.event
+            words = f"each {booking.unit}, against {booking.adversary()}, δ = {booking.delta:.0e}, {event.kind}"
+            note = notes.setdefault(words, len(notes) + 1)
             return (
-                f"{start}{entry['run_id'][:8]} {entry['round_number']:>6}  {booking.account:<11}{booking.unit:<8} "
-                f"{booking.adversary():<27}{event.noise_multiplier:>9.4f} {event.sample_rate:>8.4f} {event.steps:>6} "
-                f"{booking.delta:>8.0e}  {event.kind}"
+                f"{start}{entry['run_id'][:8]} {entry['round_number']:>5}  {booking.account:<10} "
+                f"{event.noise_multiplier:>9.4f} {event.sample_rate:>7.4f} {event.steps:>5}  [{note}]"
             )
         case "accepted":
             steps = sum(booking["event"]["steps"] for booking in entry["bookings"])
-            return f"{start}accepted with {steps} steps spent: {entry['reason']} ({entry['fault']})"
+            words = f"{start}accepted with {steps} steps spent: {entry['reason']} ({entry['fault']})"
+            return filled(words, " " * len(start))
         case _:
             return f"{start}opened"

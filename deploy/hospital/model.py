@@ -1,18 +1,24 @@
 """``confide hospital model``: the models of finished runs that this hospital keeps, and what was verified of each."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.kept_runs import RUNS_FOLDER, ReceivedRun, folder_of, kept_runs, refused_runs
 from common.errors import RunError
 from common.identity.certificates import load_certificate
 from common.run.delivery import DELIVERY_FILE, Delivery, read_delivery
+from common.run.words import RELATION
+from common.telemetry.events import printable
 from deploy.command import group, state_option
 from deploy.results.model_file import ModelCard, load_model
+from deploy.terminal import Fact, fact_lines
 
 _DEFAULT_STATE = Path("hospital-state")
 
@@ -36,7 +42,7 @@ def show_all(state: Path) -> int:
         table.add_column(name)
     kept = kept_runs(state)
     for run in kept:
-        table.add_row(run.run_id[:12], run.task, str(run.steps), _time(run.time), _verified(run))
+        table.add_row(run.run_id[:12], escape(printable(run.task)), str(run.steps), shown_time(run.time), verified(run))
     console = Console()
     if kept:
         console.print(table)
@@ -45,7 +51,9 @@ def show_all(state: Path) -> int:
             "no model yet: one comes when a run that this hospital took part in has finished", highlight=False
         )
     for run_id, refused in refused_runs(state).items():
-        console.print(f"REFUSED {run_id[:12]}: {refused.reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"REFUSED {run_id[:12]}: {printable(refused.reason)}", markup=False, highlight=False, soft_wrap=True
+        )
     return 0
 
 
@@ -58,8 +66,8 @@ def show(run: str | None, state: Path) -> int:
     folder = folder_of(state, received.run_id)
     _, card = load_model(folder)
     delivery = read_delivery((folder / DELIVERY_FILE).read_bytes(), load_certificate(state / "ca.pem"))
-    for line in _lines(received, card, delivery, folder):
-        print(line)
+    for line in fact_lines(_facts(received, card, delivery, folder)):
+        print(printable(line))  # The server chose many of these words.
     return 0
 
 
@@ -97,23 +105,35 @@ def _chosen(state: Path, asked: str | None) -> ReceivedRun:
     return found[0]
 
 
-def _lines(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: Path) -> list[str]:
+def _facts(received: ReceivedRun, card: ModelCard, delivery: Delivery, folder: Path) -> tuple[Fact, ...]:
     epsilon = card.privacy.get("epsilon")
-    lines = [
-        f"run             {received.run_id}",
-        f"task            {card.task}: {', '.join(card.classes)}",
-        f"trained on      {card.data_set}, {received.steps} steps",
-        f"model           {card.architecture}, SHA-256 {card.sha256}",
-        f"privacy         {'none' if epsilon is None else f'ε = {epsilon:g}'}, {card.privacy.get('adversary')}",
-        f"signed          by the consortium's server, {_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",
-        f"received        {_time(received.time)}",
-        f"verified        {_verified(received)}",
-        f"folder          {folder}",
-    ]
-    return [*lines, *(f"ATTENTION       {caveat}" for caveat in card.caveats)]
+    return (
+        Fact("run", received.run_id),
+        Fact("task", f"{card.task}: {', '.join(card.classes)}"),
+        Fact("trained on", f"{card.data_set}, {received.steps} steps"),
+        Fact("model", f"{card.architecture}, SHA-256 {card.sha256}"),
+        Fact(
+            "privacy",
+            f"{'none' if epsilon is None else _epsilon(card.privacy)}, {card.privacy.get('adversary')}",
+        ),
+        Fact(
+            "signed",
+            f"by the consortium's server, {shown_time(delivery.time)}; chain head {delivery.chain_head[:20]}…",
+        ),
+        Fact("received", shown_time(received.time)),
+        Fact("verified", verified(received)),
+        Fact("folder", str(folder)),
+        *(Fact("ATTENTION", caveat) for caveat in card.caveats),
+    )
 
 
-def _verified(run: ReceivedRun) -> str:
+def _epsilon(privacy: Mapping[str, Any]) -> str:
+    unit = privacy.get("unit", "unit")
+    return f"ε = {privacy['epsilon']:g} for each {unit} ({RELATION}), δ = {privacy.get('delta')}"
+
+
+def verified(run: ReceivedRun) -> str:
+    """Say what was compared with this hospital's own chain."""
     if run.has_seen_model:
         seen = "the final model was here to be measured"
     else:
@@ -121,5 +141,6 @@ def _verified(run: ReceivedRun) -> str:
     return f"{run.rounds} sums with its vector; {seen}"
 
 
-def _time(seconds: float) -> str:
+def shown_time(seconds: float) -> str:
+    """Return Unix seconds for a person."""
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"

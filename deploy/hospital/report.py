@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.own_results import OWN_RESULTS_FILE, OwnResult, read
+from client.subgroups import GroupResult
 from common.errors import RunError
 from common.evaluation import METRICS
 from common.evaluation.metrics import WHERE_NARROW
@@ -19,6 +20,9 @@ from deploy.command import command, state_option
 COLUMNS = tuple(METRICS)
 
 _WIDTH_ON_PIPE = 120
+
+FEWEST = 10
+"""Fewer records of a kind give no share worth reading: each one would move it by ten points or more."""
 
 _NARROW = 110
 """In a narrower terminal fewer figures are shown, with their digits, and not all with a part of them."""
@@ -51,6 +55,13 @@ def main(state: Path, asked: str | None) -> int:
         f"is known to about ±{_half_width(last):.2f} (95 %).",
         highlight=False,
     )
+    if last.groups:
+        console.print(groups_of(last.groups, last.round))
+        console.print(
+            f"A share of fewer than {FEWEST} records is not shown. Groups that differ by less than their sizes allow "
+            "differ by chance; a group that is missing here is one the model was never tried on.",
+            highlight=False,
+        )
     console.print(
         "These figures stay in this hospital: nobody else sees them, and no noise covers them. They are exact counts: "
         "not differentially private. What the consortium sees is the sum of all hospitals' counts, with noise unless a "
@@ -73,6 +84,26 @@ def table_of(results: Sequence[OwnResult], columns: Sequence[str] = COLUMNS) -> 
     for result in results:
         measures = (_number(getattr(result, name)) for name in columns)
         table.add_row(str(result.round), *measures, shown_epsilon(result.epsilon_spent))
+    return table
+
+
+def groups_of(groups: Sequence[GroupResult], round_number: int) -> Table:
+    """Return one row for each group of the test records, with the shares that enough records stand behind."""
+    table = Table(title=f"for whom it works: the model of round {round_number}", title_justify="left")
+    for name in ("group", "records", "sick", "found", "specificity", "auc"):
+        table.add_column(name, justify="left" if name == "group" else "right")
+    trait = ""
+    for group in groups:
+        if trait not in {"", group.trait}:
+            table.add_section()
+        trait = group.trait
+        others = group.records - group.sick
+        shown = (
+            group.recall if group.sick >= FEWEST else math.nan,
+            group.specificity if others >= FEWEST else math.nan,
+            group.auc if min(group.sick, others) >= FEWEST else math.nan,
+        )
+        table.add_row(f"{trait}: {group.group}", str(group.records), str(group.sick), *map(_number, shown))
     return table
 
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.agreement import RunAgreements
-from client.standing import read_last_standing
+from client.last_standing import read_last_standing
 from client.status import STATUS_FILE, HospitalStatus
 from common.config import PROTOCOL_VERSION, HospitalConfig, load_config
 from common.identity.certificates import (
-    HospitalIdentity,
     fingerprint,
     load_certificate,
     load_identity,
@@ -22,6 +21,7 @@ from common.run.guarantee import shown_epsilon
 from common.run.words import RELATION
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.command import command, state_option
+from deploy.terminal import Fact, fact_lines
 
 EXIT_NOT_IN_ORDER = 1
 
@@ -35,34 +35,41 @@ EXIT_NOT_IN_ORDER = 1
 @state_option("hospital", Path("hospital-state"))
 def main(state: Path) -> int:
     """Print one line a fact; ends with 1 when something needs a person."""
+    problems = tuple(problems_of(state, datetime.datetime.now(datetime.UTC)))
+    for line in fact_lines((*facts_of(state), *(Fact("needs you", problem) for problem in problems))):
+        print(line)
+    return EXIT_NOT_IN_ORDER if problems else 0
+
+
+def facts_of(state: Path) -> Iterator[Fact]:
+    """Return everything that is in order, as it is printed."""
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     identity, authority = load_identity(state), load_certificate(state / "ca.pem")
-    now = datetime.datetime.now(datetime.UTC)
-    print(f"hospital        {identity.name}")
-    print(f"server          {settings.fleet_address}")
-    print(f"authority       {fingerprint(authority)}")
-    print(f"                {who_holds_the_key(authority)}")
+    yield Fact("hospital", identity.name)
+    yield Fact("server", settings.fleet_address)
+    yield Fact("authority", fingerprint(authority))
+    yield Fact("", who_holds_the_key(authority))
     members = KeptMembers(state, authority).newest()
     if members is not None:
-        print(f"members         list {members.number}: {len(members.members)} hospitals")
-    print(f"certificate     until {_time(identity.certificate.not_valid_after_utc)}, renewed by itself")
+        yield Fact("members", f"list {members.number}: {len(members.members)} hospitals")
+    yield Fact("certificate", f"until {_time(identity.certificate.not_valid_after_utc)}, renewed by itself")
     newest = Revocations(state, authority).newest()
     if newest is not None:
-        print(f"revocations     list {newest.number}, good until {_time(newest.next_update)}")
+        yield Fact("revocations", f"list {newest.number}, good until {_time(newest.next_update)}")
+    yield from _of_the_server(state)
+    yield from data_and_privacy(HospitalStatus.read(state / STATUS_FILE), load_config(settings.config).hospital)
+
+
+def _of_the_server(state: Path) -> Iterator[Fact]:
+    """Return what the server said last, and what this hospital has answered."""
     last = read_last_standing(state)
     if last.answered is not None:
-        print(f"last answer     {_time(datetime.datetime.fromtimestamp(last.answered, datetime.UTC))}")
+        yield Fact("last answer", _time(datetime.datetime.fromtimestamp(last.answered, datetime.UTC)))
     if last.protocol is not None:
-        print(f"versions        server {speaks(last.protocol, last.software)}; this hospital "
-              f"{speaks(PROTOCOL_VERSION, confide_version())}")  # fmt: skip
+        here = speaks(PROTOCOL_VERSION, confide_version())
+        yield Fact("versions", f"server {speaks(last.protocol, last.software)}; this hospital {here}")
     for run_id, standing in last.runs.items():
-        print(f"run             {run_id[:12]} is {standing}; {_answered(state, run_id)}")
-    for line in _data_and_privacy(HospitalStatus.read(state / STATUS_FILE), load_config(settings.config).hospital):
-        print(line)
-    problems = list(_problems(state, identity, now))
-    for problem in problems:
-        print(f"needs you       {problem}")
-    return EXIT_NOT_IN_ORDER if problems else 0
+        yield Fact("run", f"{run_id[:12]} is {standing}; {_answered(state, run_id)}")
 
 
 def _answered(state: Path, run_id: str) -> str:
@@ -72,28 +79,32 @@ def _answered(state: Path, run_id: str) -> str:
     return f"this hospital {'agrees' if answer.agreed else 'has declined'}, by its {answer.by}"
 
 
-def _data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> Iterator[str]:
+def data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> Iterator[Fact]:
     """Return what this hospital states about its data, what its records have cost so far, and what its agent noted."""
-    yield (
-        f"states          {policy.stated_training_units} {policy.unit.value}s to train on "
+    yield Fact(
+        "states",
+        f"{policy.stated_training_units} {policy.unit.value}s to train on "
         f"(of each class {policy.stated_units_per_class}), {policy.stated_validation_units} validation, "
-        f"{policy.stated_test_units} test; whoever takes part in a run learns these numbers"
+        f"{policy.stated_test_units} test; whoever takes part in a run learns these numbers",
     )
     if status is None:
         return
     if status.run_id is not None:
-        yield f"took part       in run {status.run_id[:12]}, last in round {status.round}"
+        yield Fact("took part", f"in run {status.run_id[:12]}, last in round {status.round}")
     for code, count in sorted(status.refusals.items()):
-        yield f"refused         {count} requests: {code}"
+        yield Fact("refused", f"{count} requests: {code}")
     meaning = f"at δ={policy.delta:g} for each {policy.unit.value} ({RELATION})"
-    yield f"privacy         training: ε {shown_epsilon(status.epsilon_spent)} of {policy.epsilon_budget:g} {meaning}"
-    for part, spent in sorted(status.evaluation_epsilon_spent.items()):
-        yield f"                {part}: ε {shown_epsilon(spent)} of {policy.evaluation_epsilon_budget:g}, likewise"
+    spent = shown_epsilon(status.epsilon_spent)
+    yield Fact("privacy", f"training: ε {spent} of {policy.epsilon_budget:g} {meaning}")
+    for part, of_part in sorted(status.evaluation_epsilon_spent.items()):
+        yield Fact("", f"{part}: ε {shown_epsilon(of_part)} of {policy.evaluation_epsilon_budget:g}, likewise")
     for note in status.notes:
-        yield f"note            {note}"
+        yield Fact("note", note)
 
 
-def _problems(state: Path, identity: HospitalIdentity, now: datetime.datetime) -> Iterator[str]:
+def problems_of(state: Path, now: datetime.datetime) -> Iterator[str]:
+    """Return what needs a person."""
+    identity = load_identity(state)
     newest = Revocations(state, load_certificate(state / "ca.pem")).newest()
     if newest is not None and identity.certificate.serial_number in newest.revoked:
         yield "the consortium's authority has revoked this hospital"

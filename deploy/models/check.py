@@ -237,8 +237,8 @@ def _print(found: dict[str, Any]) -> None:
     )
     if found["epsilon_first"] is not None:
         _say(
-            f"ε for each unit: {found['epsilon_first']:g} after the first round, {found['epsilon_run']:g} after all "
-            f"{found['rounds']}"
+            f"ε for each unit (zero-out): {found['epsilon_first']:g} after the first round, {found['epsilon_run']:g} "
+            f"after all {found['rounds']}"
         )
 
 

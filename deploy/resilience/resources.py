@@ -94,7 +94,8 @@ class Sampler:
 
     def peak_bytes(self, name: str) -> int:
         """Return the most memory that any process of this name ever held."""
-        peaks = [used.peak_bytes for (called, _), usages in self.samples.items() if called == name for used in usages]
+        seen = list(self.samples.items())  # The sampling thread may add to it meanwhile.
+        peaks = [used.peak_bytes for (called, _), usages in seen if called == name for used in list(usages)]
         return max(peaks, default=0)
 
     def _sample(self) -> None:

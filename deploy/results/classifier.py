@@ -67,11 +67,15 @@ def decided(probabilities: NDArray[np.float64], card: ModelCard) -> str:
         card: of the model.
     """
     if card.kind is TaskKind.MULTILABEL:
-        thresholds = card.thresholds or (UNCERTAIN,) * len(card.classes)
-        named = [name for name, value, least in zip(card.classes, probabilities, thresholds, strict=True)
+        named = [name for name, value, least in zip(card.classes, probabilities, thresholds_of(card), strict=True)
                  if value >= least]  # fmt: skip
         return BETWEEN_LABELS.join(named) or NO_LABEL
     return card.classes[decide(probabilities, card.threshold)]
+
+
+def thresholds_of(card: ModelCard) -> tuple[float, ...]:
+    """Return for each label of a multi-label model the probability from which it is said to be there."""
+    return card.thresholds or (UNCERTAIN,) * len(card.classes)
 
 
 def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:

@@ -8,8 +8,9 @@ import streamlit as st
 
 from common.errors import RunError
 from common.evaluation.metrics import HEADLINES, METRICS
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
-from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
+from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
 from common.telemetry.events import RoundDone
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
@@ -104,6 +105,8 @@ def show_figures(history: RunHistory, last: RoundDone) -> None:
     if history.finished is not None and history.tested is None:
         st.warning(f"test: not measured: {history.why_not_tested}")
     st.caption(Guarantee.of(history.started.config).of_epsilon())
+    if mechanism_of(history.started.config).is_private:
+        st.caption(SPENT)
     for line in costs_of(history):
         st.caption(line)
 

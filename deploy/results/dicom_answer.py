@@ -24,6 +24,8 @@ from pydicom.uid import UID, generate_uid
 
 from client.data.readers.dicom import parse_dicom, quiet
 from common.errors import DataError
+from common.task import TaskKind
+from deploy.results.classifier import thresholds_of
 from deploy.results.model_file import ModelCard
 from deploy.results.saliency import METHOD
 
@@ -43,6 +45,8 @@ _STRONGEST = 0.6
 _REPORT_SERIES, _PICTURE_SERIES = 9701, 9702
 
 _SNOMED = {"normal": ("17621005", "Normal"), "pneumonia": ("233604007", "Pneumonia")}
+
+_PRESENT, _ABSENT = ("52101004", "SCT", "Present"), ("2667000", "SCT", "Absent")
 
 _LATIN_1, _UTF_8 = "ISO_IR 100", "ISO_IR 192"
 """Old archives read the first; the second writes every name."""
@@ -69,7 +73,8 @@ class ImageAnswer:
     """What the model says about one image.
 
     Attributes:
-        predicted: the class decided for.
+        predicted: the class decided for; of a model of labels, those that are said to be there, in words.
+        explained: the class that the saliency speaks of.
         probabilities: by class.
         saliency: (size, size), from :func:`deploy.results.saliency.occlusion`.
         image: (channels, size, size) uint8, as the model saw it.
@@ -77,6 +82,7 @@ class ImageAnswer:
     """
 
     predicted: str
+    explained: str
     probabilities: Mapping[str, float]
     saliency: NDArray[np.float64] = field(repr=False)
     image: NDArray[np.uint8] = field(repr=False)
@@ -173,7 +179,7 @@ def _is_latin_1(text: str) -> bool:
 
 
 def _picture(source: pydicom.Dataset, answer: ImageAnswer, card: ModelCard) -> hd.sc.SCImage:
-    words = f"{answer.predicted}  {answer.probabilities[answer.predicted]:.2f}   red: for it   blue: against it"
+    words = f"{answer.explained}  {answer.probabilities[answer.explained]:.2f}   red: for it   blue: against it"
     picture = hd.sc.SCImage(
         pixel_array=overlay(answer, words),
         photometric_interpretation="RGB",
@@ -215,12 +221,11 @@ def _report(
         parameters=[
             RESEARCH,
             f"run {card.run_id}, task {card.task}, data set {card.data_set}",
-            "decision: " + ("most probable class" if card.threshold is None else
-                            f"{card.classes[1]} from probability {card.threshold:.6f} on"),
-            f"saliency: {METHOD}",
+            f"decision: {_rule(card)}",
+            f"saliency: {METHOD}; it speaks of {answer.explained}",
             *answer.remarks,
         ],
-    )  # fmt: skip
+    )
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=generate_uid(), identifier="whole image"),
         algorithm_id=algorithm,
@@ -232,11 +237,7 @@ def _report(
             )
             for number, name in enumerate(card.classes)
         ],
-        qualitative_evaluations=[
-            hd.sr.QualitativeEvaluation(
-                CodedConcept("CLASS", _SCHEME, "Class predicted by the model"), _concept(answer.predicted, card)
-            )
-        ],
+        qualitative_evaluations=_evaluations(answer, card),
         source_images=[
             hd.sr.SourceImageForMeasurementGroup(
                 referenced_sop_class_uid=source.SOPClassUID, referenced_sop_instance_uid=source.SOPInstanceUID
@@ -271,6 +272,28 @@ def _report(
             )
         ],
     )
+
+
+def _evaluations(answer: ImageAnswer, card: ModelCard) -> list[hd.sr.QualitativeEvaluation]:
+    """Return what is decided: the class or, of a model of labels, of each whether it is there."""
+    if card.kind is not TaskKind.MULTILABEL:
+        decided = _concept(answer.predicted, card)
+        return [hd.sr.QualitativeEvaluation(CodedConcept("CLASS", _SCHEME, "Class predicted by the model"), decided)]
+    return [
+        hd.sr.QualitativeEvaluation(
+            _concept(name, card), CodedConcept(*(_PRESENT if answer.probabilities[name] >= least else _ABSENT))
+        )
+        for name, least in zip(card.classes, thresholds_of(card), strict=True)
+    ]
+
+
+def _rule(card: ModelCard) -> str:
+    if card.kind is TaskKind.MULTILABEL:
+        each = zip(card.classes, thresholds_of(card), strict=True)
+        return "each label from its own probability on: " + ", ".join(f"{name} {least:.6f}" for name, least in each)
+    if card.threshold is None:
+        return "most probable class"
+    return f"{card.classes[1]} from probability {card.threshold:.6f} on"
 
 
 def _concept(name: str, card: ModelCard) -> CodedConcept:

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from common.evaluation.metrics import BY_ROUND, METRICS, SUMMARISED
+from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
-from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
+from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
 from common.telemetry.events import (
     AttackRefused,
     Dropout,
@@ -30,6 +31,7 @@ from common.telemetry.events import (
 from deploy.results.by_class import by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
+from deploy.terminal import filled
 
 HEADINGS = (
     "round", *(METRICS[name].heading for name in BY_ROUND), "ε of budget", "hospitals", "seconds",
@@ -47,8 +49,11 @@ _MINUTE_SECONDS, _SHORT_SECONDS = 60, 90
 _ROUNDS_FOR_RATE = 6
 """Rounds whose time says how long the next ones take: the first one of a run is slower."""
 
-_WIDTHS = (6, 11, 9, 6, 6, 11, 6, 16, 9, 7)
-"""The widths of the columns on a pipe, where later rows are not known yet."""
+_WIDTHS = (5, 10, 5, 6, 4, 10, 6, 14, 5, 6)
+"""The widths of the columns on a pipe, where later rows are not known yet: 80 with the spaces between them."""
+
+_SHORT = {"precision": "prec.", "hospitals": "hosp.", "seconds": "secs"}
+"""What stands above a column that is narrower than its name."""
 
 _DROPPED = (
     "precision", "hospitals", "seconds",
@@ -118,7 +123,7 @@ class LiveTable:
 
     def remember(self, message: str) -> None:
         """Say what stays on the screen to the end, above everything else."""
-        self._console.print(message, style="bold", highlight=False, soft_wrap=True)
+        self._console.print(filled(message, "  "), style="bold", highlight=False, soft_wrap=True)
 
     def show(self, event: Event) -> None:
         """Take in the next event."""
@@ -162,13 +167,15 @@ class LiveTable:
             self._note(f"the run continues from round {event.resumed_from_round}")
             return
         for line in event.evaluation_plan:
-            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+            self._console.print(filled(line, "  "), soft_wrap=True, markup=False, highlight=False)
         self._print_on_pipe(_title(event))
         for caveat in admitted(event):
             self._print_on_pipe(f"NOTE: {caveat}")
         self._print_on_pipe(Guarantee.of(event.config).of_epsilon())
+        if mechanism_of(event.config).is_private:
+            self._print_on_pipe(SPENT)
         self._print_on_pipe(_measured_on(event))
-        self._print_on_pipe(_as_line(HEADINGS))
+        self._print_on_pipe(_as_line([_SHORT.get(heading, heading) for heading in HEADINGS]))
 
     def _add(self, done: RoundDone) -> None:
         self._rounds[done.step] = done
@@ -201,8 +208,8 @@ class LiveTable:
 
     def _print_on_pipe(self, line: str) -> None:
         if not self._console.is_terminal:
-            # A line of a log is never wrapped: its reader has a width of their own.
-            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+            # A pipe has no width of its own, and what rich takes it for would cut rows in two.
+            self._console.print(filled(line, "  "), soft_wrap=True, markup=False, highlight=False)
             self._console.file.flush()
 
     def _draw(self) -> RenderableType:
@@ -261,11 +268,14 @@ def print_summary(console: Console, history: RunHistory | None, files: Sequence[
     lines = [Text(f"Run ended: {state}", style="bold")]
     if history is not None and history.rounds:
         started, last = history.started, history.rounds[-1]
-        lines.append(Text(f"{_title(started)}: {last.step} of {started.rounds} rounds"))
-        lines += [Text(line) for line in _final_figures(history)]
-        lines.append(Text(f"Privacy spent: {_epsilon(last)}; {Guarantee.of(started.config).of_epsilon()}"))
+        told = [f"{_title(started)}: {last.step} of {started.rounds} rounds", *_final_figures(history)]
+        told.append(f"Privacy spent: {_epsilon(last)}; {Guarantee.of(started.config).of_epsilon()}")
+        if mechanism_of(started.config).is_private:
+            told.append(SPENT)
+        lines += [Text(filled(line, "  ")) for line in told]
     if history is not None:
-        lines += [Text(f"NOTE: {caveat}", style="bold yellow") for caveat in admitted(history.started)]
+        caveats = admitted(history.started)
+        lines += [Text(filled(f"NOTE: {caveat}", "  "), style="bold yellow") for caveat in caveats]
     lines += [Text(f"  {file}") for file in files]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False)
@@ -340,7 +350,7 @@ def _of(shown: Sequence[str], cells: Sequence[str]) -> list[str]:
 
 
 def _as_line(cells: Sequence[str]) -> str:
-    return "  ".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
 
 
 def _cells(done: RoundDone) -> tuple[str, ...]:

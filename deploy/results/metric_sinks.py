@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.errors import RunError
+from common.errors import ConfideError, RunError
 from common.evaluation import METRICS
 from common.telemetry.events import EVENTS_FILE, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from deploy.results.history import follow
@@ -61,7 +61,7 @@ def write(run: Path, name: str, stop: threading.Event | None = None) -> None:
         stop: ends it before.
 
     Raises:
-        RunError: the library is missing, or the run's events cannot be read.
+        RunError: the library is missing or cannot write, or the run's events cannot be read.
     """
     module, package, opened = SINKS[name]
     try:
@@ -71,11 +71,17 @@ def write(run: Path, name: str, stop: threading.Event | None = None) -> None:
             f"--log {name} needs the Python package {package}, which Confide does not install; "
             f"run pip install {package} in its environment"
         ) from None
-    with opened(run) as sink:
-        for event in follow(run / EVENTS_FILE, stop or threading.Event()):
-            record(event, sink)
-            if isinstance(event, RunFinished):
-                return
+    try:
+        with opened(run) as sink:
+            for event in follow(run / EVENTS_FILE, stop or threading.Event()):
+                record(event, sink)
+                if isinstance(event, RunFinished):
+                    return
+    except ConfideError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an optional library's errors, of a store that it cannot write to
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"--log {name}: {package} must be able to write, and says: {first}") from None
 
 
 class _TensorBoard:

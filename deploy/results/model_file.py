@@ -4,10 +4,11 @@ Nothing is unpickled on the way back: safetensors holds numbers only, and the JS
 """
 
 import hashlib
+import json
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ from safetensors import numpy as safetensors
 from common.complaints import complaint
 from common.errors import RunError
 from common.files import replace_file
-from common.task import TaskKind
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel
+from common.run.model_facts import ModelFacts
 from deploy.results.preparation import Preparation, preparation_of
+from server.initial_model import has_pytorch
 
 TENSORS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -32,33 +35,6 @@ class TensorShape(BaseModel):
 
     name: str
     shape: tuple[Annotated[int, Field(ge=1)], ...]
-
-
-class ModelFacts(BaseModel):
-    """What one must know to use a model, and to judge it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: str
-    """A name of ``common.models.registry``."""
-    classes: tuple[str, ...]
-    channels: Annotated[int, Field(ge=1, le=4)]
-    image_size: Annotated[int, Field(ge=1, le=4096)]
-    threshold: Annotated[float, Field(ge=0, le=1)] | None
-    """The probability from which the second of two classes is predicted; None where the most probable class is."""
-    kind: TaskKind | None = None
-    """How scores are read: of a multi-label task each for itself; None in a file of an earlier version."""
-    positive: tuple[str, ...] = ()
-    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    """For each label of a multi-label task, the probability from which the label is said to be there."""
-    temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Scores are divided by it before they become probabilities; the thresholds are of what comes out."""
-    run_id: str
-    task: str
-    data_set: str
-    privacy: dict[str, str | float | None]
-    """``Guarantee.as_dict()`` with ``epsilon``, the largest any hospital has spent."""
-    caveats: tuple[str, ...] = ()
 
 
 class ModelCard(ModelFacts):
@@ -75,15 +51,19 @@ class ModelCard(ModelFacts):
 def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> ModelCard:
     """Write a model into ``folder``, the card last, so that a card never describes a missing file.
 
+    Names of tensors, and what is done around the network, are those of the run's first model, where its file lies in
+    the folder (``common/models/first_model.py``); only without that file is the network made, which takes PyTorch.
+
     Args:
         folder: an existing folder; an earlier model in it is replaced.
         flat: the parameters, float32, shape (d,), in the order of ``parameters_to_vector``.
         facts: what ``model.json`` says.
 
     Raises:
-        RunError: the architecture has another number of parameters, or the folder cannot be written.
+        RunError: the architecture has another number of parameters, the folder cannot be written, or there is neither
+            a first model nor PyTorch.
     """
-    shapes = parameter_shapes(facts)
+    shapes, preparation = _layout(folder, facts)
     expected = sum(prod(tensor.shape) for tensor in shapes)
     if flat.shape != (expected,) or flat.dtype != np.float32:
         raise RunError(
@@ -97,7 +77,7 @@ def save_model(folder: Path, flat: NDArray[np.float32], facts: ModelFacts) -> Mo
     )
     card = ModelCard(
         **facts.model_dump(),
-        preparation=preparation_of(facts.architecture, len(facts.classes), facts.channels, facts.image_size),
+        preparation=preparation,
         sha256=hashlib.sha256(encoded).hexdigest(),
         tensors=shapes,
     )
@@ -134,6 +114,31 @@ def load_model(folder: Path) -> tuple[NDArray[np.float32], ModelCard]:
     if found != {tensor.name: (tensor.shape, np.dtype(np.float32)) for tensor in card.tensors}:
         raise RunError(f"{folder / TENSORS_FILE} must hold the float32 tensors {CARD_FILE} lists; it holds others")
     return np.concatenate([tensors[tensor.name].reshape(-1) for tensor in card.tensors]), card
+
+
+def _layout(folder: Path, facts: ModelFacts) -> tuple[tuple[TensorShape, ...], Preparation]:
+    """Return an architecture's tensors, in the order of ``parameters_to_vector``, and what is done around them."""
+    kind = (facts.architecture, len(facts.classes), facts.channels, facts.image_size)
+    file = folder / FIRST_MODEL_FILE
+    if file.exists():
+        first = FirstModel.read(file)
+        if first.facts.fits(*kind) and first.facts.preparation is not None:
+            named = zip(first.facts.tensors, first.shapes, strict=True)
+            shapes = tuple(TensorShape(name=name, shape=shape) for name, shape in named)
+            return shapes, _read_preparation(first.facts.preparation)
+    if not has_pytorch():
+        raise RunError(
+            f"{FIRST_MODEL_FILE} of the run must lie in its folder where PyTorch is not installed; make it anew with "
+            "`confide model initial`"
+        )
+    return parameter_shapes(facts), preparation_of(*kind)
+
+
+def _read_preparation(said: dict[str, Any]) -> Preparation:
+    try:
+        return Preparation.model_validate_json(json.dumps(said))
+    except ValidationError as error:
+        raise RunError(f"{FIRST_MODEL_FILE} must be of this version; {complaint(error, 'it')}") from None
 
 
 def parameter_shapes(facts: ModelFacts) -> tuple[TensorShape, ...]:

@@ -2,13 +2,15 @@
 
 The file holds the preparation of the picture, frozen features, the trained network, softmax and the decision threshold,
 and says in its metadata what it is. onnxruntime alone runs it. PyTorch's exporter writes the network and its features;
-the preparation is a graph of our own (:mod:`deploy.results.onnx_preparation`), which is merged before it.
+the preparation is a graph of our own (:mod:`deploy.results.onnx_preparation`), which is merged before it, and so is a
+backbone that is an ONNX file itself (:mod:`deploy.results.onnx_backbone`).
 """
 
 import io
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
@@ -21,13 +23,14 @@ from torch import Tensor, nn
 from client.training import LARGEST_LOGIT
 from common.errors import RunError
 from common.models import registry
-from common.models.backbone import BackboneFeatures
+from common.models.backbone import BackboneFeatures, at_norm, scaled
 from common.models.flat import share_parameters
 from common.models.frozen import FrozenFeatures
 from common.models.scattering import Scattering
 from common.task import TaskKind
 from deploy.results.classifier import UNCERTAIN, Classifier, probabilities_of
 from deploy.results.model_file import ModelCard
+from deploy.results.onnx_backbone import IMAGES, PLAIN, backbone_graph
 from deploy.results.onnx_preparation import IR_VERSION, OPSET, preparation
 from deploy.results.onnx_scattering import RealScattering
 
@@ -43,13 +46,19 @@ _CHECKED_SIDES = 1.0, 1.7, 3.3
 _PRODUCER = "confide"
 
 
+_Features = Callable[[Tensor], Tensor]
+"""What makes a network's input of what the exported part takes."""
+
+
 class _WholeModel(nn.Module):
     """From prepared pictures, uint8 (n, channels, size, size), to probabilities and decisions.
+
+    On a backbone from an ONNX file, from what that gives, float32 (n, features).
 
     As :class:`deploy.results.classifier.Classifier` and :func:`deploy.results.classifier.decided` answer.
     """
 
-    def __init__(self, network: nn.Module, features: FrozenFeatures | None, card: ModelCard) -> None:
+    def __init__(self, network: nn.Module, features: _Features | None, card: ModelCard) -> None:
         super().__init__()
         self.network = network
         self._features = features
@@ -87,16 +96,18 @@ def to_onnx(flat: NDArray[np.float32], card: ModelCard) -> bytes:
     network = registry.build(card.architecture, len(card.classes), card.channels, card.image_size, seed=0)
     share_parameters(network, torch.from_numpy(flat.copy()))
     features = registry.frozen_features(card.architecture)
-    if isinstance(features, BackboneFeatures):
-        raise RunError(
-            f"{card.architecture} cannot be exported: its features come from a file, which export does not put into "
-            "its own yet; give that file with model.safetensors and model.json"
-        )
+    before = compose.add_prefix(preparation(card.channels, card.image_size), "preparation/", rename_inputs=False)
+    end = "preparation/prepared"
+    example = torch.zeros((2, card.channels, card.image_size, card.image_size), dtype=torch.uint8)
+    if isinstance(features, BackboneFeatures) and features.module is None:
+        backbone = compose.add_prefix(backbone_graph(features, card.channels, card.image_size), "backbone/")
+        before = compose.merge_models(before, backbone, io_map=[(end, f"backbone/{IMAGES}")])
+        end, example = f"backbone/{PLAIN}", torch.ones((2, features.named.features))
     whole = _WholeModel(network, None if features is None else _exportable(features), card).eval()
     model = compose.merge_models(
-        compose.add_prefix(preparation(card.channels, card.image_size), "preparation/", rename_inputs=False),
-        compose.add_prefix(_core(whole, card), "model/", rename_outputs=False),
-        io_map=[("preparation/prepared", "model/prepared")],
+        before,
+        compose.add_prefix(_core(whole, card, example), "model/", rename_outputs=False),
+        io_map=[(end, "model/prepared")],
         producer_name=_PRODUCER,
         doc_string=f"{card.task} on {card.data_set}. A research model, not a medical device.",
     )
@@ -128,13 +139,16 @@ def metadata_of(card: ModelCard) -> dict[str, str]:
     }
 
 
-def _exportable(features: FrozenFeatures) -> FrozenFeatures:
+def _exportable(features: FrozenFeatures) -> _Features:
+    """Return frozen features as operations that PyTorch's exporter knows."""
+    if isinstance(features, BackboneFeatures):
+        network, pixels = features.module, features.named.pixels
+        return at_norm if network is None else lambda images: at_norm(network(scaled(images, pixels)))
     return RealScattering() if type(features) is Scattering else features
 
 
-def _core(whole: nn.Module, card: ModelCard) -> onnx.ModelProto:
+def _core(whole: nn.Module, card: ModelCard, example: Tensor) -> onnx.ModelProto:
     """Return what PyTorch's exporter makes of the model, without what it records about this machine."""
-    example = torch.zeros((2, card.channels, card.image_size, card.image_size), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -161,7 +175,21 @@ def _core(whole: nn.Module, card: ModelCard) -> onnx.ModelProto:
     made = program.model_proto
     made.ir_version = IR_VERSION
     _forget_origin(made)
+    _write_casts(made)
     return made
+
+
+def _write_casts(model: onnx.ModelProto) -> None:
+    """Write each CastLike as the Cast that it is: onnxruntime warns of the former whenever a file is opened."""
+    known = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {tensor.name: tensor.data_type for tensor in known.initializer}
+    for value in (*known.input, *known.value_info, *known.output):
+        kinds[value.name] = value.type.tensor_type.elem_type
+    for node in model.graph.node:
+        if node.op_type == "CastLike" and kinds.get(node.input[1], 0):
+            node.attribute.append(helper.make_attribute("to", kinds[node.input[1]]))
+            node.op_type = "Cast"
+            del node.input[1]
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

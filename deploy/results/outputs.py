@@ -18,18 +18,14 @@ from common.evaluation.metrics import BY_ROUND, ClassFigures
 from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
+from common.run.model_facts import ModelFacts
 from common.run.words import RELATION, admitted
 from common.task import TaskConfig, TaskKind, implied
 from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
 from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_test
-from deploy.results.model_file import (
-    CARD_FILE,
-    TENSORS_FILE,
-    ModelFacts,
-    save_model,
-)
+from deploy.results.model_file import CARD_FILE, TENSORS_FILE, save_model
 
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"

@@ -132,7 +132,7 @@ def privacy(history: RunHistory) -> Figure:
     axes.axhline(guarantee.epsilon_target, color=BLACK, linestyle=":", linewidth=1.5)
     axes.annotate(f"target of this run: ε = {guarantee.epsilon_target:g}", (steps[0], guarantee.epsilon_target),
                   textcoords="offset points", xytext=(2, 4), color=BLACK)  # fmt: skip
-    axes.set(xlabel="round", ylabel="ε spent over all runs on the hospital's data")
+    axes.set(xlabel="round", ylabel="ε spent over all runs on the hospital's data, at its own δ")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     _by_round(axes, steps)
     _legend(figure, axes)

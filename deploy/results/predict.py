@@ -30,7 +30,7 @@ from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
 from common.task import TaskKind
 from deploy.command import FILE, command, json_option
-from deploy.results.classifier import Classifier, decided, log_odds, probabilities_of
+from deploy.results.classifier import Classifier, decided, log_odds, probabilities_of, thresholds_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 from deploy.results.predict_files import Prediction, Unanswered, files_of, write_table
 from deploy.results.saliency import occlusion
@@ -107,8 +107,11 @@ def main(
     """Classify the images named, and store or file the answers."""
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    if card.kind is TaskKind.MULTILABEL and (dicom_sr or kept):
-        raise DataError("--dicom-sr and --store take one class an image, and this model gives labels; use --csv")
+    if card.kind is TaskKind.MULTILABEL and kept:
+        raise DataError(
+            "--store takes models that give one class an image, as a silent trial compares them; this one gives "
+            "labels: use --csv"
+        )
     paths, passed_over = files_of(images)
     asked = _Asked(Classifier(flat, card), card, kept, dicom_sr)
     asked.about(paths)
@@ -289,9 +292,11 @@ def _file(
     from deploy.results.dicom_answer import ImageAnswer, file_answer  # highdicom takes a second to import
 
     for each, prediction in zip(opened, predictions, strict=True):
-        chosen = card.classes.index(prediction.predicted)
-        saliency = occlusion(partial(_margin, classifier, chosen), each.pixels)
-        answer = ImageAnswer(prediction.predicted, prediction.probabilities, saliency, each.pixels, each.remarks)
+        chosen = _explained(prediction, card)
+        saliency = occlusion(partial(_margin, classifier, chosen, card), each.pixels)
+        answer = ImageAnswer(
+            prediction.predicted, card.classes[chosen], prediction.probabilities, saliency, each.pixels, each.remarks
+        )
         content = _read(each.path)
         if hashlib.sha256(content).hexdigest() != each.digest:
             raise DataError(f"--dicom-sr: {each.path} was changed while it was read; run the command again")
@@ -307,8 +312,17 @@ def _file(
             raise DataError(f"--dicom-sr must name a folder that can be written: {error.strerror}") from None
 
 
-def _margin(classifier: Classifier, chosen: int, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return log_odds(classifier.scores(images), chosen)
+def _explained(prediction: Prediction, card: ModelCard) -> int:
+    """Return the class that the picture explains: the predicted one; of labels, that furthest above its threshold."""
+    if card.kind is not TaskKind.MULTILABEL:
+        return card.classes.index(prediction.predicted)
+    apart = np.array([prediction.probabilities[name] for name in card.classes]) - thresholds_of(card)
+    return int(apart.argmax())
+
+
+def _margin(classifier: Classifier, chosen: int, card: ModelCard, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    scores = classifier.scores(images)
+    return scores[:, chosen] if card.kind is TaskKind.MULTILABEL else log_odds(scores, chosen)
 
 
 def _stored(

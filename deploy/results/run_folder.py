@@ -7,7 +7,7 @@
     model.safetensors, model.json, plots/         once it has ended
     report.html, report.md, model_card.md         once it has ended
     ca.pem                                        the authority's certificate, to verify the run with
-    delivery.json                                 the server's signature over these files, written last
+    delivery.json                                 the server's signature over what hospitals get, written last
 
 ``python -m deploy.results.run_folder RUN --state DIR`` writes them for a run that has ended. That is a process of its
 own, because PyTorch and matplotlib take 500 MB that a server which goes on does not need.
@@ -36,7 +36,6 @@ from common.run.delivery import (
     AUTHORITY_FILE,
     DELIVERY_FILE,
     NEEDED_FILES,
-    OPTIONAL_FILES,
     Delivery,
     chain_head,
     file_fact,
@@ -138,15 +137,14 @@ class RunFolder:
     def _sign(self, chain: Chain) -> None:
         """Sign what the run leaves for its hospitals, once the chain has its end."""
         ended = [entry.body for entry in chain.entries if isinstance(entry.body, Finished)]
-        here = [name for name in (*NEEDED_FILES, *OPTIONAL_FILES) if (self.folder / name).exists()]
-        if not ended or not set(NEEDED_FILES) <= set(here):
+        if not ended or not all((self.folder / name).exists() for name in NEEDED_FILES):
             return
         descriptions = _descriptions(chain)
         delivery = sign(
             descriptions[-1].run_id,
             ended[-1].model_hash,
             chain_head((self.folder / AUDIT_FILE).read_bytes()),
-            {name: file_fact(self.folder / name) for name in here},
+            {name: file_fact(self.folder / name) for name in NEEDED_FILES},
             tuple(sorted({name for description in descriptions for name in description.roster})),
             Writer(load_certificate(self._state / TLS_CERTIFICATE_FILE), load_server_key(self._state / TLS_KEY_FILE)),
             datetime.datetime.now(datetime.UTC),

@@ -11,7 +11,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from common.config import Config
 from common.errors import RunError
+from common.run.terms import statistics_claim
 from common.telemetry.events import Counted
 from deploy.command import FILE, command
 from deploy.results.history import RunHistory
@@ -44,17 +46,18 @@ def main(run: Path) -> int:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_ON_PIPE)
     for name, bins in history.counted.tables.items():
         console.print(_table(name, bins, history.counted))
-    console.print(explained(history.counted), highlight=False)
+    console.print(explained(history.counted, history.started.config), highlight=False)
     return 0
 
 
-def explained(counted: Counted) -> str:
+def explained(counted: Counted, config: Config) -> str:
     """Say what the counts are, what suppressed means, and what they cost."""
     return (
         f"Counts over the {counted.units} training units that hospitals state, those together whose budget allowed it, "
         f"each count with noise of standard deviation {counted.deviation:.1f}. "
         f"{suppressed(counted).capitalize()} says that the count does not stand out from the noise; that is not 0. Of "
-        f"more units than a hospital states, the stated number counts. Cost: {counted.claim}."
+        f"more units than a hospital states, the stated number counts. Cost: "
+        f"{statistics_claim(config, counted.epsilon)}."
     )
 
 

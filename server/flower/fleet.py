@@ -31,6 +31,7 @@ from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import InMemoryLinkState
 
+from common.flower.carried import LONGEST_CALL_BYTES
 from common.flower.seam import replace_in
 
 _LONGEST_POLL_SECONDS = 5.0
@@ -202,7 +203,9 @@ def change_superlink() -> None:
     replace_in(factory, "InMemoryLinkState", _state(deliveries, replies), used_by=factory.LinkStateFactory.state)
     superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
     servicer = _servicer(deliveries, replies)
-    replace_in(superlink, "FleetServicer", servicer, used_by=vars(superlink)["_run_fleet_api_grpc_rere"])
+    start = vars(superlink)["_run_fleet_api_grpc_rere"]
+    replace_in(superlink, "FleetServicer", servicer, used_by=start)
+    replace_in(superlink, "GRPC_MAX_MESSAGE_LENGTH", LONGEST_CALL_BYTES, used_by=start)
     check = node_auth_server_interceptor.NodeAuthServerInterceptor.intercept_service
     replace_in(node_auth_server_interceptor, "MIN_TIMESTAMP_DIFF", -_CLOCKS_APART_SECONDS, used_by=check)
     replace_in(node_auth_server_interceptor, "MAX_TIMESTAMP_DIFF", _CLOCKS_APART_SECONDS, used_by=check)

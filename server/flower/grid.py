@@ -24,7 +24,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict, StringList
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContext
@@ -215,7 +215,7 @@ def _carried(model: FlatModel, whole_bytes: int) -> tuple[dict[str, ConfigRecord
     if 4 * len(model) <= LONGEST_WHOLE_BYTES and whole_bytes <= _MOST_WHOLE_BYTES:
         return {ARRAY: ConfigRecordValue(bytes=head + model[:].tobytes())}, ()
     pieces = [Piece(lambda: head), *(Piece(partial(_stretch, model, part)) for part in stretches(len(model)))]
-    return {PIECES: ConfigRecordValue(string_list={"vals": [piece.name for piece in pieces]})}, pieces
+    return {PIECES: ConfigRecordValue(string_list=StringList(vals=[piece.name for piece in pieces]))}, pieces
 
 
 def _stretch(model: FlatModel, part: slice) -> memoryview:

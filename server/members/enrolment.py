@@ -191,7 +191,7 @@ class Enrolment:
     def _note_versions(self, name: str, asked: StandingRequest) -> None:
         """Remember which versions a hospital speaks, and say so once when they are not this server's."""
         before = self._versions.of(name)
-        now = SpokenVersions(asked.protocol, asked.software)
+        now = SpokenVersions(asked.protocol, asked.software, asked.oldest_protocol)
         if before == now:
             return
         self._versions.note(name, now)
@@ -350,7 +350,8 @@ class _Service:
     ) -> bytes:
         try:
             asked = enrolment.decode(encoded, message_type)
-            return enrolment.encode(decide(asked, datetime.datetime.now(datetime.UTC)))
+            reply = decide(asked, datetime.datetime.now(datetime.UTC))
+            return enrolment.encode(enrolment.in_version_of(reply, asked))
         except ConfideError as error:
             # A good token is always checked, so that a flood from a shared address keeps nobody out. What the
             # allowance bounds is the answer to a bad one: an explanation, and a line in the log.

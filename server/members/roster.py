@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from cryptography import x509
 
-from common.config import NO_YAML
+from common.config import NO_YAML, PROTOCOL_VERSION
 from common.errors import ConfigError, EnrolmentError, IdentityError
 from common.files import locked, write_private
 from common.identity.certificates import (
@@ -49,6 +49,18 @@ class _Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoked: tuple[str, ...] = ()
     """The taken names that were revoked; none is given to another hospital."""
     version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
+
+
+@dataclass(frozen=True)
+class OpenInvitation:
+    """An invitation that still works, without what is needed to use it."""
+
+    name: str
+    """The hospital's, or what the names of a group begin with."""
+    expires: datetime.datetime
+    left: int
+    """How many hospitals may still join with it."""
+    group: bool
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,19 @@ class Membership:
             self._write(path, msgspec.structs.replace(invited, taken={**invited.taken, key_fingerprint: name}))
         return name
 
+    def open_invitations(self, now: datetime.datetime) -> tuple[OpenInvitation, ...]:
+        """Return the invitations that still work, those that end first at the beginning."""
+        found = (self._read(path) for path in sorted(self._invitations.glob("*.json")))
+        still_open = [
+            OpenInvitation(
+                invited.name, datetime.datetime.fromtimestamp(invited.expires, datetime.UTC),
+                (invited.group or 1) - len(invited.taken), invited.group is not None,
+            )
+            for invited in found
+            if now.timestamp() < invited.expires and len(invited.taken) < (invited.group or 1)
+        ]  # fmt: skip
+        return tuple(sorted(still_open, key=lambda each: (each.expires, each.name)))
+
     def forget_expired(self, now: datetime.datetime) -> None:
         """Remove invitations that expired long ago."""
         with locked(self._invitations):
@@ -181,8 +206,15 @@ class Membership:
             raise ConfigError(f"{path.name} must map each hospital's name to its certificate; restore it from a backup")
         return roster
 
-    def all_members(self, authority: x509.Certificate, now: datetime.datetime) -> Members:
+    def all_members(
+        self, authority: x509.Certificate, now: datetime.datetime, version: int = PROTOCOL_VERSION
+    ) -> Members:
         """Return the consortium as the authority's newest list that is here names it.
+
+        Args:
+            authority: the consortium's.
+            now: the current time.
+            version: of the run's protocol; members that do not speak it are absent.
 
         Raises:
             IdentityError: there is no list, a certificate of somebody on it is missing or not the authority's, or has
@@ -204,7 +236,7 @@ class Membership:
         expired = {name for name, pem in roster.items() if read_certificate(pem.encode()).not_valid_after_utc <= now}
         ledgers = RememberedLedgers(self._state, authority)
         cut_off = {name for name in roster if self.is_cut_off(name) or ledgers.is_less(name)}
-        others = self.versions.others() & roster.keys()
+        others = self.versions.others(version) & roster.keys()
         return Members(roster, keys, newest.text(), frozenset(expired | cut_off | others))
 
     def supernode_keys(self) -> dict[str, bytes]:

@@ -162,6 +162,29 @@ def test_what_stands_beside_a_ledger_is_not_trusted_when_it_was_changed(tmp_path
         images.open(tmp_path / "state", None)
 
 
+@pytest.mark.parametrize("content", [b"", b"{}x", b'{"version": 7}', b'{"version": 1, "ledgers": 3}'])
+def test_a_damaged_list_of_ledgers_switches_no_rule_off(tmp_path: Path, content: bytes) -> None:
+    images, registry = Images.some(5), tmp_path / "machine"
+    spent = spend(images.open(tmp_path / "old", registry))
+    whole = (registry / "ledgers.json").read_bytes()
+    (registry / "ledgers.json").write_bytes(content)
+    for state in ("old", "new"):
+        with pytest.raises(LedgerError, match="must list the ledgers of this machine"):
+            images.open(tmp_path / state, registry)
+    assert (registry / "ledgers.json").read_bytes() == content
+    (registry / "ledgers.json").write_bytes(whole)
+    assert spent_by(images.open(tmp_path / "new", registry)) == spent
+
+
+def test_a_list_of_ledgers_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    images, registry = Images.some(5), tmp_path / "machine"
+    spend(images.open(tmp_path / "old", registry))
+    (registry / "ledgers.json").unlink()
+    (registry / "ledgers.json").mkdir()
+    with pytest.raises(LedgerError, match="must list the ledgers of this machine"):
+        images.open(tmp_path / "new", registry)
+
+
 def test_a_place_that_cannot_be_read_begins_no_ledger(tmp_path: Path) -> None:
     write_private(tmp_path / "state" / PLACE_FILE, b"{}")
     with pytest.raises(LedgerError, match="it cannot be read"):

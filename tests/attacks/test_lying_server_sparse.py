@@ -68,10 +68,12 @@ def test_no_random_server_of_hundreds_breaks_the_promise() -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-@pytest.mark.parametrize("colluder", [0, HOSPITALS])
-def test_an_honest_round_gives_one_sum_over_everybody_who_is_honest(colluder: int, *, at_once: bool) -> None:
+@pytest.mark.parametrize("colluders", [(), (HOSPITALS,)])
+def test_an_honest_round_gives_one_sum_over_everybody_who_is_honest(
+    colluders: tuple[int, ...], *, at_once: bool
+) -> None:
     steps = honest_round(EVERYONE, purpose="train", at_once=at_once)
-    outcome = play(Program(HOSPITALS, colluder, {}, (described("local"),), tuple(steps)))
+    outcome = play(Program(HOSPITALS, colluders, {}, (described("local"),), tuple(steps)))
     honest = tuple(sorted(outcome.server.sites))
     # Each vector carries two masks for each segment's neighbour at most: the graph is not complete.
     assert all(len(masks) == SOUND.neighbours + 1 for vector in outcome.server.vectors for masks in vector.masks)
@@ -83,7 +85,7 @@ def _train_alone() -> Program:
     advertise, share, mask, sign, unmask = honest_round(EVERYONE, purpose="train", release=TEST)
     rest = {**mask, "to": list(EVERYONE[1:]), "terms": MEASURE}
     steps = (advertise, share, {**mask, "to": [1]}, rest, sign, unmask)
-    return Program(HOSPITALS, 0, {}, (described("local"),), steps)
+    return Program(HOSPITALS, (), {}, (described("local"),), steps)
 
 
 def _declared_dropped() -> Program:
@@ -93,7 +95,7 @@ def _declared_dropped() -> Program:
     lists = {"survivors": others, "dropped": [1]}
     return Program(
         HOSPITALS,
-        0,
+        (),
         {},
         (described("local"),),
         (*steps[:3], *({**step, "to": others, **lists} for step in steps[3:])),

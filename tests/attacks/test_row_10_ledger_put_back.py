@@ -15,22 +15,24 @@ from common.config import HospitalConfig
 from common.run.round_terms import Purpose
 from tests.support.twins import Led, Twins, described, hospital_data, quick_accounting
 
-POLICY = HospitalConfig(delta=1e-3, stated_training_units=20, stated_validation_units=6, stated_test_units=6)
+POLICY = HospitalConfig(
+    delta=1e-3, stated_training_units=20, stated_validation_units=6, stated_test_units=6, allow_no_privacy=True
+)
 
 
 @pytest.mark.parametrize("removed", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"privacy": {"mode": "distributed"}}])
+@pytest.mark.parametrize("changes", [{}, {"privacy": {"mode": "distributed"}}, {"privacy": {"mode": "none"}}])
 def test_a_ledger_put_back_or_removed_stops_the_agent(
     changes: dict[str, dict[str, Any]], removed: bool, tmp_path: Path
 ) -> None:
     with quick_accounting():
         twins = Twins(tmp_path, 1, POLICY, (hospital_data(24), hospital_data(25)))
         server = Led(twins, described(1, **changes))
-        assert server.lead(Purpose.TRAIN) is None
+        assert server.lead(Purpose.TRAIN, release=0) is None
         ledgers = [twin.state / LEDGER_FOLDER for twin in twins.pair]
         for ledger in ledgers:
             shutil.copytree(ledger, ledger.with_name("kept"))
-        assert server.lead(Purpose.TRAIN) is None
+        assert server.lead(Purpose.TRAIN, release=1) is None
         for ledger in ledgers:
             shutil.rmtree(ledger)
             if not removed:

@@ -36,8 +36,18 @@ QUESTIONS: dict[str, tuple[Callable[[int], dict[str, dict[str, Any]]], int | Non
     "delta": (lambda n: _bent("privacy", "delta", min(0.09, 1 / (n + 0.5))), STATED),
     "min_records_per_class": (lambda n: _bent("experiment", "min_records_per_class", n), PER_CLASS),
     "batch_size": (lambda n: _bent("training", "batch_size", n), None),
-    "batch_size, none": (lambda n: {**_bent("privacy", "mode", "none"), **_bent("training", "batch_size", n)}, None),
 }
+
+SIZES = ((36, 44), (45, 60), (20, 300))
+
+CASES = [("local", question, sizes) for question in QUESTIONS for sizes in SIZES]
+# Without privacy no δ is judged, and no ε or noise follows from anything.
+CASES += [
+    (mode, each, SIZES[-1])
+    for mode in ("distributed", "none")
+    for each in QUESTIONS
+    if (mode, each) != ("none", "delta")
+]
 
 
 class Oracle:
@@ -54,12 +64,16 @@ class Oracle:
         return self.twins.refusal(KeysRequest(run_description=run.canonical_json(), round_number=1)) is None
 
 
-@pytest.mark.parametrize("sizes", [(36, 44), (45, 60), (20, 300)])
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(("mode", "question", "sizes"), CASES)
 def test_bisection_finds_what_the_hospital_states_whatever_it_has(
-    question: str, sizes: tuple[int, int], tmp_path: Path
+    mode: str, question: str, sizes: tuple[int, int], tmp_path: Path
 ) -> None:
-    changes, stated = QUESTIONS[question]
+    asked_for, stated = QUESTIONS[question]
+
+    def changes(n: int) -> dict[str, dict[str, Any]]:
+        asked = asked_for(n)
+        return {**asked, "privacy": {"mode": mode, **asked.get("privacy", {})}}
+
     with quick_accounting():
         oracle = Oracle(tmp_path, sizes)
         low, high = 1, MOST

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from flwr.proto.message_pb2 import Message
-from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, StringList
 
 from client.flower import supernode
 from common.flower.carried import ARRAY, MESSAGE, PIECES, Piece
@@ -36,7 +36,7 @@ def reply_garbled(
     if not array or garble not in OF_THE_RELAY:
         return reply, pieces
     noise = Noise(partial(bytes, os.urandom(32)))
-    named = ConfigRecordValue(string_list={"vals": [noise.name]})
+    named = ConfigRecordValue(string_list=StringList(vals=[noise.name]))
     values = {
         Garble.NO_MESSAGE: {ARRAY: ConfigRecordValue(bytes=bytes(array))},
         Garble.TWO_VECTORS: {

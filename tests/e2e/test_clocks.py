@@ -8,8 +8,8 @@ import pytest
 from common.secagg.phases import Phase
 from common.telemetry.events import AttackRefused, HospitalLost
 from deploy.demo.loopback import SERVER
-from tests.e2e.shifted_clock import Clock
 from tests.support.deployed import CONFIG, Deployed, deployed_in, start_anew
+from tests.support.shifted_clock import Clock
 
 pytestmark = [
     pytest.mark.e2e,

@@ -225,7 +225,7 @@ def test_images_carry_no_data_no_keys_and_no_configuration() -> None:
     everything = "find / -type f -not -path '/proc/*' -not -path '/sys/*' -not -path '/venv/*' -not -path '/usr/*'"
     inside = ("--rm", "--network", "none", "--user", "root", "--entrypoint", "sh")
     for role in ("server", "hospital", "dealer"):
-        command = ("docker", "run", *inside, f"confide-{role}:0.1.0", "-c", everything)
+        command = ("docker", "run", *inside, f"confide-{role}:0.2.0", "-c", everything)
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         files = [Path(line) for line in listed.splitlines()]
         assert Path("/confide/common/config.py") in files

@@ -132,6 +132,33 @@ def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+@pytest.mark.e2e
+@pytest.mark.timeout(400)
+def test_a_stopped_demo_goes_on_where_it_was_and_leaves_no_key_or_image(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    demo = start(out, "--rounds", "4")
+    assert wait_for(lambda: list(out.glob("checkpoints/step-00000001-*")), 200)
+    demo.send_signal(signal.SIGINT)
+    printed, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert f"--resume {out}" in " ".join(printed.split())
+    assert list(out.rglob("identity.key"))
+    resumed = subprocess.run(
+        (sys.executable, "-m", "deploy", "demo", "--resume", str(out)),
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    assert [row["round"] for row in rows] == ["1", "2", "3", "4"]
+    verified = subprocess.run(
+        (sys.executable, "-m", "deploy", "audit", "verify", str(out)),
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert not [path for path in out.rglob("*") if path.suffix in {".key", ".secret"} or path.name == "shard"]
+    assert processes_of(out) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

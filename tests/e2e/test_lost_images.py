@@ -11,6 +11,7 @@ from client.data.watch import GONE_FILE
 from common.settings import free_port
 from common.telemetry.events import Refusal
 from tests.support.consortium import Consortium
+from tests.support.printed import unwrapped
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -55,7 +56,7 @@ def test_images_lost_in_a_run_are_left_out_told_and_not_seen_and_a_killed_agent_
         consortium.wait_for(lambda: gone(state) == lost, 60)
         consortium.wait_for_rounds(3, 3, 120)
         note = "6 images have been removed, damaged or changed since this run began"
-        assert note in consortium.deploy("hospital", "status", "--state", str(state))
+        assert note in unwrapped(consortium.deploy("hospital", "status", "--state", str(state)))
         log = (state / "logs" / "agent.log").read_text()
         assert note in log
         assert not any(Path(name).name in log for name in lost)

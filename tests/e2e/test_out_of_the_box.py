@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from common.shards import to_image
+from common.telemetry.events import RoundDone, parse_event
 from deploy.datasets import phantom
+from tests.support.booked import booked_by
 from tests.support.hospital_folder import dicom
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +140,11 @@ def test_a_monai_bundle_holds_that_file_and_says_what_it_is(trained: Trained) ->
     assert (bundle / "configs" / "inference.json").is_file()
 
 
+def test_every_hospital_of_the_run_has_booked_what_it_spent(trained: Trained) -> None:
+    """Without this the refusals below, which book nothing, would show nothing."""
+    assert all(booked_by(trained.run / "consortium" / f"hospital-{number}") for number in (1, 2, 3))
+
+
 def test_a_runs_metrics_go_to_mlflow_from_its_event_file(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "mlflow.py").write_text(A_MODULE_CALLED_MLFLOW)
     noted, before = tmp_path / "noted.jsonl", (trained.run / "events.jsonl").read_bytes()
@@ -150,6 +157,21 @@ def test_a_runs_metrics_go_to_mlflow_from_its_event_file(trained: Trained, tmp_p
     assert (trained.run / "events.jsonl").read_bytes() == before
 
 
+def test_a_runs_metrics_go_to_tensorboard_from_its_event_file(trained: Trained) -> None:
+    """TensorBoard is no dependency: this runs where it is installed."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    before = (trained.run / "events.jsonl").read_bytes()
+    confide("dashboard", str(trained.run), "--log", "tensorboard")
+    assert (trained.run / "events.jsonl").read_bytes() == before
+    written = reader.EventAccumulator(str(trained.run / "tensorboard"))
+    written.Reload()
+    events = map(parse_event, before.decode().splitlines())
+    rounds = [(event.step, pytest.approx(event.epsilon)) for event in events if isinstance(event, RoundDone)]
+    assert [(point.step, point.value) for point in written.Scalars("epsilon")] == rounds
+    told = json.loads((trained.run / "summary.json").read_text())["metrics"]["auc"]
+    assert [point.value for point in written.Scalars("test/auc")] == [pytest.approx(told, abs=1e-6)]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused_in_one_line_before_any_epsilon(tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -158,8 +180,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line_before_any_epsilon(tmp_p
         words = (out / "logs" / name / "agent.log").read_text() + (out / "logs" / f"{name}.log").read_text()
         (line,) = {each for each in words.splitlines() if "PyTorch finds no GPU" in each}
         assert "hospital.device is cuda" in line
-        ledgers = [path for path in (out / "consortium" / name).rglob("ledger/*") if path.is_file()]
-        assert not any('"spent"' in path.read_text() for path in ledgers)
+        assert booked_by(out / "consortium" / name) == []
 
 
 @pytest.mark.parametrize(

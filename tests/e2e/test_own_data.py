@@ -93,7 +93,7 @@ def test_bad_input_is_one_clear_line_before_any_epsilon(
     assert code == 2
     (line,) = (line for line in screen.splitlines() if line.startswith("confide:"))
     assert complaint in line
-    assert not list(out.rglob("ledger*/**/*.jsonl"))
+    assert not list(out.rglob("ledger.sqlite"))
 
 
 @pytest.mark.e2e

@@ -14,6 +14,7 @@ from common.settings import SERVER_SETTINGS_FILE, free_port
 from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
 from server.run_queue import RunQueue
 from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
+from tests.support.printed import unwrapped
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -42,7 +43,7 @@ def test_a_run_is_agreed_to_by_hand_and_by_policy_stops_goes_on_and_keeps_its_te
         asked = ("--set", "hospital.runs=ask", "--runtime-port", str(free_port()))
         consortium.join("st-mary", consortium.invite("st-mary"), asked)
         told = consortium.propose(3, "--set", f"experiment.rounds={ROUNDS}", "--hold")
-        assert "waits for the hospitals' answers" in told
+        assert "waits for the hospitals' answers" in unwrapped(told)
         (run,) = queue.all()
 
         # Two agree by policy. The third waits for its operator, and three hospitals that are online start nothing.
@@ -80,7 +81,7 @@ def test_a_run_is_agreed_to_by_hand_and_by_policy_stops_goes_on_and_keeps_its_te
         consortium.wait_for(lambda: "waits for you" in consortium.deploy("hospital", "runs", "--state", state), 60)
         consortium.deploy("hospital", "decline", second.run_id[:12], "--state", state, "--reason", "not before May")
         consortium.wait_for(lambda: queue.get(second.run_id).state is RunState.DECLINED, 60)
-        assert "not before May" in consortium.run("show", "2")
+        assert "not before May" in unwrapped(consortium.run("show", "2"))
         assert "finished run is not changed" in failed("run", "resume", "1", "--state", str(consortium.state))
     finally:
         consortium.stop()
@@ -99,11 +100,11 @@ def everybody_sees_it(consortium: Consortium, run: str) -> None:
     assert f"is finished after {ROUNDS} rounds: completed" in log
     state = consortium.hospital_state("st-mary")
     assert f"run {run}, round " in (state / "logs" / "agent.log").read_text()
-    told = consortium.deploy("status", "--state", str(consortium.state))
-    assert f"run             1 ({run}) is finished" in told
+    told = unwrapped(consortium.deploy("status", "--state", str(consortium.state)))
+    assert f"run 1 ({run}) is finished" in told
     assert told.count("protocol version") == 4  # The server, and each hospital.
-    standing = consortium.deploy("hospital", "status", "--state", str(state))
-    assert f"run             {run} is " in standing
+    standing = unwrapped(consortium.deploy("hospital", "status", "--state", str(state)))
+    assert f"run {run} is " in standing
     assert "this hospital agrees, by its operator" in standing
 
 

@@ -38,6 +38,7 @@ from client.data.readers.raster import read_raster
 from client.data.watch import HELD_FILE, held
 from client.flower import supernode
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
+from client.last_standing import STANDING_FILE, read_last_standing
 from client.ledger.chain import Anchor
 from client.ledger.held import newest_entry
 from client.ledger.ledger import FINGERPRINT_BYTES, LEDGER_FOLDER, accept, verify
@@ -53,11 +54,11 @@ from client.ledger.place import (
 from client.ledger.remembered import REMEMBERED_FILE, remembered
 from client.metrics import HospitalMetrics
 from client.own_results import OWN_RESULTS_FILE
-from client.received_run import model_hash_of
+from client.received_run import facts_of, model_hash_of
 from client.round_state import AnsweredRoundsFile
-from client.standing import STANDING_FILE, read_last_standing
 from common import shards
 from common.audit.chain import AUDIT_FILE, AuditEntry, Chain, read_chain
+from common.audit.entries import Summed
 from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunConsent, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
@@ -70,11 +71,14 @@ from common.identity.ledger_statement import read_statement
 from common.identity.members import verify_members
 from common.identity.revocation import verify_revocations
 from common.models import onnx_rules
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from common.models.onnx_rules import BackboneRefusedError
 from common.run import messages
 from common.run.delivery import read_delivery
+from common.run.model_facts import expected_facts, require_same
 from common.run.proposal import Proposal, RunAnswer
 from common.run.round_terms import RoundTerms
+from common.run.told_run import Chained, check_told
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place, SecAggError
 from common.secagg.phases import Phase
@@ -82,9 +86,9 @@ from common.settings import ROSTER_FILE, HospitalSettings, ServerSettings
 from common.task import implied
 from common.telemetry.events import EVENTS_FILE, EventFile, RoundDone, RunStarted
 from deploy.audit.record import read_record
+from deploy.containers.between import DATA_SET_FILE, dealt_data_set
 from deploy.datasets.image_tree import read_tree
 from deploy.datasets.own_data import propose
-from deploy.demo.dealer_service import DATA_SET_FILE, dealt_data_set
 from deploy.demo.dealt_shard import unpack
 from deploy.hospital.list_images import Key, read_labels
 from deploy.hospital.pacs.access import read_access
@@ -134,6 +138,12 @@ DESCRIPTION = RunDescription.of(
     Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
 )
 """A run whose terms a hospital has kept."""
+
+SUMMED = Summed(
+    run_id=RUN_ID, round_number=1, train=True, model_hash="ab" * 32, terms="", survivors=("a",), signatures={},
+    views={}, epsilon={"a": 1.0},
+)  # fmt: skip
+"""A round of that run."""
 
 _ENTRY: TypeAdapter[AuditEntry] = TypeAdapter(AuditEntry)
 
@@ -423,7 +433,7 @@ def _ledger_statement(content: bytes) -> object:
 
 def _ledger_place(content: bytes) -> object:
     """Read as each of the files by which a ledger is found."""
-    with _file(f"machine/{REGISTRY_FILE}", content) as path:
+    with _file(f"machine/{REGISTRY_FILE}", content) as path, suppress(LedgerError):
         open_ledger(path.parents[1] / "state", bytes(32), bytes(DIGEST_BYTES), path.parent)
     with _file(f"ledger/{STATES_FILE}", content) as path, suppress(LedgerError):
         open_ledger(path.parents[1], bytes(32), bytes(DIGEST_BYTES), None)
@@ -433,11 +443,32 @@ def _ledger_place(content: bytes) -> object:
         return ledger_folder(path.parent)
 
 
+def _first_model(content: bytes) -> object:
+    with _file(FIRST_MODEL_FILE, content) as path:
+        return FirstModel.read(path)
+
+
 def _received_model(content: bytes) -> object:
     """Read as the card of a model that a server hands over."""
     with _file(CARD_FILE, content) as path:
         path.with_name(TENSORS_FILE).write_bytes(_TENSORS)
         return model_hash_of(path.parent)
+
+
+def _received_facts(content: bytes) -> object:
+    """Read what a server says of a model that it hands over, and compare it with what its chain says."""
+    with _file(CARD_FILE, content) as path:
+        facts = facts_of(path.parent)
+    expected = expected_facts(DESCRIPTION, facts.data_set, {"a": 1.0}, None, facts)
+    with suppress(AuditError):
+        require_same(facts, expected, CARD_FILE)
+    return facts
+
+
+def _received_events(content: bytes) -> object:
+    """Compare events that a server hands over with what its chain says."""
+    with _file(EVENTS_FILE, content) as path:
+        return check_told(path, Chained({DESCRIPTION.hash().hex(): DESCRIPTION}, "phantom", {1: SUMMED}, 1))
 
 
 def _received_tensors(content: bytes) -> object:
@@ -652,6 +683,8 @@ DECODERS = (
     Decoder("ledger-place", _ledger_place),
     Decoder("received-model", _received_model),
     Decoder("received-tensors", _received_tensors),
+    Decoder("received-facts", _received_facts),
+    Decoder("received-events", _received_events),
     Decoder("received-run", _received_run),
     Decoder("audit-chain", _audit_chain),
     Decoder("audit-entries", _audit_entries),
@@ -679,6 +712,7 @@ DECODERS = (
     Decoder("known-table", _known_table),
     Decoder("onnx", _onnx),
     Decoder("dealt-shard", _dealt_shard),
+    Decoder("first-model", _first_model),
     Decoder("dealt-data-set", _dealt_data_set),
 )
 

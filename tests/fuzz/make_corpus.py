@@ -20,7 +20,7 @@ import safetensors.numpy
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.proto.message_pb2 import Message, Metadata
-from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict, StringList
 from PIL import Image
 from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
@@ -45,16 +45,20 @@ from common.identity.invitation import TOKEN_BYTES, Invitation
 from common.identity.ledger_statement import state_ledger
 from common.identity.members import sign_members
 from common.identity.revocation import sign_revocations
+from common.models.first_model import FIRST_MODEL_FILE
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
 from common.run.delivery import NEEDED_FILES, FileFact, sign
+from common.run.model_facts import ModelFacts, expected_facts
 from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
+from common.run.terms import evaluation_claim, statistics_claim
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
+from common.telemetry.events import Counted, Evaluated, RoundDone, RunFinished, RunStarted
 from deploy.results.history import RunHistory
-from deploy.results.model_file import ModelCard, ModelFacts, TensorShape
+from deploy.results.model_file import ModelCard, TensorShape
 from deploy.results.outputs import summary
 from deploy.results.stored_answers import StoredAnswer
 from server.checkpoints import Checkpoint, CheckpointStore
@@ -66,6 +70,7 @@ from tests.support.audited_run import audited_run
 from tests.support.example_run import example_run
 from tests.support.ledger_of_version_1 import write_ledger
 from tests.support.onnx_files import honest
+from tests.support.proposing import FIRST as FIRST_MODEL
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -306,7 +311,7 @@ def _flower_requests() -> Iterator[bytes]:
     for encoded in _requests():
         yield _flower_message(encoded)
     yield _flower_message(encoded, array=ConfigRecordValue(bytes=model))
-    yield _flower_message(encoded, pieces=ConfigRecordValue(string_list={"vals": ["ab" * 32]}))
+    yield _flower_message(encoded, pieces=ConfigRecordValue(string_list=StringList(vals=["ab" * 32])))
 
 
 def _flower_replies() -> Iterator[bytes]:
@@ -315,7 +320,7 @@ def _flower_replies() -> Iterator[bytes]:
         yield _flower_message(encoded)
     yield _flower_message(encoded, array=ConfigRecordValue(bytes=vector))
     pieces = [Piece(partial(bytes, part)).content().hex() for part in (vector[:-4], vector[-4:])]
-    yield _flower_message(encoded, pieces=ConfigRecordValue(string_list={"vals": pieces}))
+    yield _flower_message(encoded, pieces=ConfigRecordValue(string_list=StringList(vals=pieces)))
 
 
 def _flower_message(encoded: bytes, **values: ConfigRecordValue) -> bytes:
@@ -394,8 +399,40 @@ def _ledger_places() -> Iterator[bytes]:
     yield b'{"version": 1, "folder": "/srv/confide/ledger"}'
 
 
+def _first_models() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        FIRST_MODEL.write(Path(folder) / FIRST_MODEL_FILE)
+        yield (Path(folder) / FIRST_MODEL_FILE).read_bytes()
+
+
 def _received_cards() -> Iterator[bytes]:
     yield b'{"tensors": [{"name": "weight", "shape": [2, 3]}]}'
+
+
+def _received_facts() -> Iterator[bytes]:
+    facts = expected_facts(DESCRIPTION, "phantom", {"a": 1.0}, None, None)
+    yield json.dumps({**facts.model_dump(mode="json"), "sha256": "ab" * 32}).encode()
+
+
+def _received_events() -> Iterator[bytes]:
+    terms = DESCRIPTION
+    started = RunStarted(
+        time=1.0, run_id=RUN_ID, data_set="phantom", task=terms.experiment.task, rounds=terms.experiment.rounds,
+        hospitals=("a",), config=Config(), config_hash=terms.hash().hex(), terms=terms.task,
+    )  # fmt: skip
+    done = RoundDone(
+        time=2.0, round=1, step=1, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, auc=0.9, loss=0.1, epsilon=1.0,
+        epsilon_spent={"a": 1.0}, hospitals=1, seconds=1.0, upload_bytes=1,
+    )  # fmt: skip
+    counted = Counted(
+        time=2.0, tables={}, units=1, deviation=1.0, least=1.0, epsilon=1.0, claim=statistics_claim(terms, 1.0)
+    )
+    tested = Evaluated(
+        time=3.0, step=1, exact=False, records=8, accuracy=0.9, precision=0.9, recall=0.9, f1=0.9, auc=0.9, loss=0.1,
+        epsilon=1.0, claim=evaluation_claim(terms, 1.0),
+    )  # fmt: skip
+    told = (started, done, counted, tested, RunFinished(time=4.0, reason="completed", rounds_done=1))
+    yield "".join(event.to_line() for event in told).encode()
 
 
 def _received_runs() -> Iterator[bytes]:
@@ -478,7 +515,7 @@ def _kept_runs() -> Iterator[bytes]:
 def _operator_requests() -> Iterator[bytes]:
     yield msgspec.json.encode(ShowRuns("1"))
     yield msgspec.json.encode(ChangeRun("1", "stop"))
-    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 1000, 30.0, ("a",)))
+    yield msgspec.json.encode(Propose({}, "phantom", ("a", "b"), 1, 64 * "0", 30.0, ("a",)))
 
 
 def _prepared() -> Iterator[bytes]:
@@ -629,6 +666,8 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "ledger-place": _ledger_places,
     "received-model": _received_cards,
     "received-tensors": _models,
+    "received-facts": _received_facts,
+    "received-events": _received_events,
     "received-run": _received_runs,
     "audit-chain": _audit_chains,
     "audit-entries": _audit_entries,
@@ -656,6 +695,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "known-table": _known_tables,
     "onnx": _onnx_files,
     "dealt-shard": _dealt_shards,
+    "first-model": _first_models,
     "dealt-data-set": _dealt_data_sets,
 }
 

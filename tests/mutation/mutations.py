@@ -52,6 +52,176 @@ _MODEL = "tests/protocol/test_two_exchanges_model.py"
 _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_those_who_submitted_whoever_vanishes"
 
 
+_SUMS = "tests/unit/common/proved_sums"
+_SUM_LIES = f"{_ATTACKS}/test_lies_about_sums.py"
+
+_SUM_MUTATIONS = (
+    Mutation(
+        "ρ is as long as if the sum of all ρ were secret",
+        "common/proved_sums/estimate.py",
+        "        return bool(values**length >= needed << length)\n",
+        "        return bool(values**length >= needed)\n",
+        (f"{_SUMS}/test_estimate.py::test_two_honest_hospitals_keep_enough_entropy_once_their_sum_is_known",),
+    ),
+    Mutation(
+        "ρ may be shorter than what hides a vector",
+        "common/proved_sums/parameters.py",
+        "            and self.randomness >= randomness_length(lattice.rows, lattice.modulus, largest),\n",
+        "            and self.randomness >= lattice.degree,\n",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "ρ is drawn from too few values",
+        "common/proved_sums/commitment.py",
+        "    values = 2 * parameters.largest_randomness + 1\n",
+        "    values = parameters.largest_randomness + 1\n",
+        (f"{_SUMS}/test_commitment.py",),
+    ),
+    Mutation(
+        "words that are too large are taken into ρ by their remainder",
+        "common/proved_sums/commitment.py",
+        "np.concatenate([kept, words[words < values]])",
+        "np.concatenate([kept, words % values])",
+        (f"{_SUMS}/test_commitment.py",),
+    ),
+    Mutation(
+        "a problem that is too easy is taken",
+        "common/proved_sums/parameters.py",
+        "self.root_hermite_factor <= MOST_ROOT_HERMITE_FACTOR,",
+        "self.root_hermite_factor <= 2 * MOST_ROOT_HERMITE_FACTOR,",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "the estimate counts breaks half as long as those of a colluder",
+        "common/proved_sums/parameters.py",
+        "return 4 * self.bound * math.sqrt(self.length)",
+        "return self.bound * math.sqrt(self.length) / 64",
+        (f"{_SUMS}/test_parameters.py", f"{_SUMS}/test_estimate.py"),
+    ),
+    Mutation(
+        "differences of two ρ need not be units",
+        "common/proved_sums/parameters.py",
+        "lattice.modulus % 8 == _SPLITTING and 2 * (2 * largest) ** 2 < lattice.modulus,",
+        "lattice.modulus % 8 == _SPLITTING,",
+        (f"{_SUMS}/test_parameters.py",),
+    ),
+    Mutation(
+        "the commitments are not added up",
+        "common/proved_sums/proof.py",
+        "    if open_sum(matrix_key(run, parameters), parameters, centred) != add(parameters, values):\n",
+        "    if len(open_sum(matrix_key(run, parameters), parameters, centred)) != len(add(parameters, values)):\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "ρ is no part of what is proved",
+        "common/proved_sums/commitment.py",
+        "(total[: parameters.entries], total[parameters.entries :]))",
+        "(total[: parameters.entries],))",
+        (_SUM_LIES, f"{_SUMS}/test_commitment.py"),
+    ),
+    Mutation(
+        "an entry of -R/2 is taken",
+        "common/proved_sums/proof.py",
+        "    if int(centred.min()) < -parameters.bound:\n",
+        "    if int(centred.min()) < -parameters.bound - 1:\n",
+        (f"{_SUM_LIES}::test_an_entry_beyond_the_bound_is_refused_before_anything_is_computed",),
+    ),
+    Mutation(
+        "a survivor's commitment may be missing",
+        "common/proved_sums/proof.py",
+        '        raise MissingCommitmentError(place, "there must be a commitment of each survivor", missing)\n',
+        "        values[missing] = [0] * parameters.lattice.rows\n",
+        (f"{_SUM_LIES}::test_a_sum_without_one_survivor_is_refused_even_with_the_commitments_that_fit_it",),
+    ),
+    Mutation(
+        "a commitment need not open the hash that was signed first",
+        "common/secagg/sealed_commitment.py",
+        "    if commitment_hash(run, view, opened.hospital, opened.commitment) != promised:\n",
+        "    if not promised:\n",
+        (f"{_SUM_LIES}::test_the_rushing_colluder_is_refused_because_its_hash_came_first",),
+    ),
+    Mutation(
+        "the hash of a commitment does not name its owner",
+        "common/secagg/sealed_commitment.py",
+        "    common = replace(view, hospital=hospital, vector_hash=",
+        '    common = replace(view, hospital="hospital", vector_hash=',
+        (
+            f"{_SUM_LIES}::test_one_who_copies_anothers_commitment_is_found_out_because_the_name_is_in_the_hash",
+            f"{_SUM_LIES}::test_a_hash_that_was_signed_for_another_view_is_no_hash_of_this_one",
+        ),
+    ),
+    Mutation(
+        "a commitment travels in the clear",
+        "common/secagg/sealed_commitment.py",
+        "        return stream(key, 0).update(value)\n",
+        "        return value\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "a sealed commitment is not under its hospital's signature",
+        "common/secagg/masked_input.py",
+        'bind("vector") if sealed is None else bind("vector", sealed.ciphertext)',
+        'bind("vector") if sealed is None else bind("vector", bytes(len(sealed.ciphertext)))',
+        (f"{_SUM_LIES}::test_a_sealed_commitment_that_is_altered_on_its_way_is_refused_with_the_vector",),
+    ),
+    Mutation(
+        "a hash of a commitment that nobody signed is kept",
+        "common/proved_sums/proof.py",
+        "    if not is_signed(run.roster[signed.hospital], signed.signature, signed_part(run, whole)):\n",
+        "    if not signed_part(run, whole):\n",
+        (_SUM_LIES,),
+    ),
+    Mutation(
+        "limbs are cut so wide that rounding is no longer proven to be exact",
+        "common/proved_sums/ring.py",
+        "LIMB_BITS_OF_A = 11\n",
+        "LIMB_BITS_OF_A = 16\n",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
+        "more is added up than rounding is proven for",
+        "common/proved_sums/ring.py",
+        "GROUP_ENTRIES = 32_768\n",
+        "GROUP_ENTRIES = 65_536\n",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
+        "a round that was opened is passed over in silence",
+        "common/proved_sums/lineage.py",
+        "    if lineage.opened is not None:\n",
+        "    if lineage.opened is not None and not claimed:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "any number of rounds may be void",
+        "common/proved_sums/lineage.py",
+        "    if len(void) > lineage.most_void_rounds:\n",
+        "    if not void:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a late joiner takes a state that one hospital has signed",
+        "common/proved_sums/lineage.py",
+        "run.threshold(len(run.roster))",
+        "1",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a late joiner takes a state of any round",
+        "common/proved_sums/lineage.py",
+        "    if not 1 <= round_number - signed_round <= 1 + lineage.most_void_rounds:\n",
+        "    if not signed_round:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "the hash of a model does not cover the optimiser's state",
+        "common/proved_sums/lineage.py",
+        "    for name in sorted(state):\n",
+        "    for name in sorted(state)[:0]:\n",
+        (f"{_SUMS}/test_lineage.py",),
+    ),
+)
+
 _SECAGG_MUTATIONS = (
     Mutation(
         "pairwise masks are not bound to what the round asks for",
@@ -266,14 +436,14 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "a commitment that nobody can check is accepted",
         "common/secagg/masked_input.py",
-        "    if message.commitment:\n",
+        "    if len(message.commitment) != promised:\n",
         "    if len(message.commitment) > len(message.vector_hash):\n",
         (_FULL,),
     ),
     Mutation(
         "the server adds a vector that is not the one its hospital signed",
         "common/secagg/masked_input.py",
-        "        if message.vector_hash != vector_hash(vector):\n",
+        "        if message.vector_hash != vector_hash(vector, sealed):\n",
         "        if not message.vector_hash:\n",
         (_FULL,),
     ),
@@ -300,7 +470,73 @@ _SECAGG_MUTATIONS = (
     ),
 )
 
+_KEYS_MUTATIONS = (
+    Mutation(
+        "keys that nobody on the roster has signed are taken",
+        "common/secagg/advertise_keys.py",
+        "if not is_signed(message.identity, message.signature, signed_part(run, message)):",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "keys may be signed by another identity than the roster's",
+        "common/secagg/advertise_keys.py",
+        "if message.identity != run.roster[sender]:",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "a public key of low order is taken",
+        "common/secagg/advertise_keys.py",
+        "if is_low_order(key):",
+        "if False:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "the server lowers the threshold of a directory",
+        "common/secagg/share_keys.py",
+        "if not rule <= directory.threshold <= len(directory.keys):",
+        "if not directory.threshold <= len(directory.keys):",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "a directory holds other keys of the hospital than it advertised",
+        "common/secagg/share_keys.py",
+        "if by_hospital.pop(keys.hospital) != own:",
+        "if by_hospital.pop(keys.hospital) is None:",
+        (f"{_ATTACKS}/test_lies_about_keys.py",),
+    ),
+    Mutation(
+        "b of a hospital is dealt so that one share fewer rebuilds it",
+        "common/secagg/share_keys.py",
+        "of_seed = shamir.share(self_mask_seed, graph.share_threshold, points, random)",
+        "of_seed = shamir.share(self_mask_seed, graph.share_threshold - 1, points, random)",
+        ("tests/protocol/test_known_answer.py",),
+    ),
+    Mutation(
+        "a sparse graph withstands fewer colluders in a row",
+        "common/secagg/neighbours.py",
+        "threshold = reach + in_a_row + 2",
+        "threshold = reach + 2",
+        (f"{_SECAGG}/test_neighbours.py",),
+    ),
+    Mutation(
+        "each stretch of a vector begins its masks anew",
+        "common/secagg/masks.py",
+        "first_block = first_element * vector.itemsize // _AES_BLOCK_BYTES",
+        "first_block = 0 * first_element",
+        (f"{_SECAGG}/test_masks.py", "tests/unit/common/test_mask_workers.py"),
+    ),
+)
+
 _PRIVACY_MUTATIONS = (
+    Mutation(
+        "releases of counts are planned with half of what they cost",
+        "common/privacy/gaussian.py",
+        "near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2",
+        "mu = mu / 2; near, far = -epsilon / mu + mu / 2, -epsilon / mu - mu / 2",
+        (f"{_PRIVACY}/test_gaussian.py",),
+    ),
     Mutation(
         "the accountant takes half of the sample rate",
         "common/privacy/accounting.py",
@@ -608,8 +844,8 @@ _TRAINING_MUTATIONS = (
     Mutation(
         "logits of a crafted model are not clamped",
         "client/training.py",
-        "return torch.nan_to_num(found, nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
-        "return found",
+        "return torch.nan_to_num(torch.cat(list(pieces)), nan=0.0).clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)",
+        "return torch.cat(list(pieces))",
         (f"{_TRAINING}::test_scores_are_finite_whatever_the_model",),
     ),
 )
@@ -629,7 +865,7 @@ _BOOKED_BEFORE = (
         answered = release is not None and self._book_release(round_number, release)
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         self._leave_out_what_is_gone()
-        validation, test, own = self._measured(model)
+        validation, test, own, groups = self._measured(model)
         started = time.perf_counter()
         change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
 """
@@ -770,7 +1006,7 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "figures for a hospital's own staff that fail are told to the server",
         "client/contribution.py",
-        "            return validation, test, None\n",
+        "            return validation, test, None, ()\n",
         "            raise\n",
         (f"{_CONTRIBUTION}::test_figures_that_cannot_be_made_of_scores_are_not_told_to_the_server",),
     ),
@@ -836,6 +1072,13 @@ _LEDGER_MUTATIONS = (
 )
 
 _AGENT_MUTATIONS = (
+    Mutation(
+        "answer a request of another version than its run's",
+        "client/agent.py",
+        "    if version != run.protocol_version:",
+        "    if version > run.protocol_version + 1:",
+        ("tests/unit/common/run/test_versions.py",),
+    ),
     Mutation(
         "the model that comes with a request need not be the one its terms name",
         "client/agent.py",
@@ -1001,6 +1244,8 @@ _UNACCEPTED = f"{_ATTACKS}/test_unaccepted_models.py"
 _AGREEMENT = "tests/unit/client/test_agreement.py"
 _PROPOSAL = "tests/unit/common/run/test_proposal.py"
 _KEPT = "tests/unit/client/test_kept_runs.py"
+_JOINING = f"{_ATTACKS}/test_time_of_joining.py"
+_SHOWN = "tests/unit/deploy/hospital/test_runs.py"
 _RECORDS_ASKED_FOR = f"{_ATTACKS}/test_terms_that_ask_about_records.py"
 _MEAN_UNIT = "tests/unit/common/privacy/test_feature_mean.py"
 _PLANNED = "tests/unit/client/test_planned_cost.py"
@@ -1109,8 +1354,8 @@ _TASK_AND_MODEL_MUTATIONS = (
     Mutation(
         "images that a run's map leaves out are not known to the ledger",
         "client/data/hospital_data.py",
-        "            survey.pass_over(examined)\n",
-        "            pass\n",
+        "split = survey.pass_over(examined)",
+        "split = survey._place(examined)[1]",
         (f"{_ATTACKS}/test_images_left_out.py",),
     ),
 )
@@ -1119,8 +1364,8 @@ _MEAN_MUTATIONS = (
     Mutation(
         "features enter their mean at the length that a model gives them",
         "client/training.py",
-        "features = functional.normalize(data.inputs[_chosen(piece)], dim=-1)",
-        "features = data.inputs[_chosen(piece)]",
+        "features = functional.normalize(data.take(_chosen(piece)), dim=-1)",
+        "features = data.take(_chosen(piece))",
         (_MEAN_UNIT, _TRAINING),
     ),
     Mutation(
@@ -1292,8 +1537,8 @@ _RUN_MUTATIONS = (
     Mutation(
         "a received run may lack terms that this hospital agreed to",
         "client/received_run.py",
-        "_require(entry.body.config_hash in run.terms, place,",
-        "_require(bool(run.terms), place,",
+        "known = entry.body.config_hash in run.descriptions",
+        "known = bool(run.descriptions)",
         (_KEPT,),
     ),
     Mutation(
@@ -1354,8 +1599,193 @@ _RUN_MUTATIONS = (
     ),
 )
 
+_RECEIVED_MUTATIONS = (
+    Mutation(
+        "the SHA-256 of a received model's tensors is not looked at",
+        "client/received_run.py",
+        "if card.sha256 != delivery.files[MODEL_FILES[0]].sha256:",
+        'if card.sha256 == "":',
+        (f"{_KEPT}::test_a_card_of_another_file_of_tensors_is_refused",),
+    ),
+    Mutation(
+        "what model.json says of a received model is taken as it is",
+        "client/received_run.py",
+        "    require_same(card, expected, name)",
+        "    require_same(card, card, name)",
+        (f"{_KEPT}::test_row_7_a_model_that_is_described_otherwise_than_the_run_made_it_is_refused",),
+    ),
+    Mutation(
+        "one fact of model.json is not compared",
+        "common/run/model_facts.py",
+        "for key in ModelFacts.model_fields:",
+        "for key in list(ModelFacts.model_fields)[:-1]:",
+        (f"{_KEPT}::test_row_7_a_model_that_is_described_otherwise_than_the_run_made_it_is_refused",),
+    ),
+    Mutation(
+        "the events of a received run need not be those in the chain",
+        "client/received_run.py",
+        "if told is None or (told.length_bytes, told.events_hash) != _length_and_hash(delivery, EVENTS_FILE):",
+        "if told is None or told.length_bytes != _length_and_hash(delivery, EVENTS_FILE)[0]:",
+        (f"{_KEPT}::test_what_does_not_verify_is_refused_once_with_the_reason",),
+    ),
+    Mutation(
+        "events may name other terms than the chain",
+        "common/run/told_run.py",
+        "_require(getattr(started.config, section) == getattr(terms, section), place,",
+        "_require(True or getattr(started.config, section) == getattr(terms, section), place,",
+        (f"{_KEPT}::test_events_that_say_something_else_than_the_chain_are_found",),
+    ),
+    Mutation(
+        "events may say another ε than hospitals reported",
+        "common/run/told_run.py",
+        '_require(done.epsilon_spent == summed.epsilon, place, "epsilon_spent")',
+        '_require(done.epsilon_spent.keys() == summed.epsilon.keys(), place, "epsilon_spent")',
+        (f"{_KEPT}::test_events_that_say_something_else_than_the_chain_are_found",),
+    ),
+    Mutation(
+        "a run goes on under other terms, in the record that a hospital receives",
+        "client/received_run.py",
+        '_require(same, place, "a run must go on under its own terms, got others")',
+        '_require(same or True, place, "a run must go on under its own terms, got others")',
+        (f"{_KEPT}::test_terms_that_change_in_the_middle_of_a_run_are_found",),
+    ),
+    Mutation(
+        "a centre need not come from a mean of features",
+        "client/received_run.py",
+        "mean.round_number == body.round_number and _purpose(mean, place) is Purpose.MEAN",
+        "mean.round_number == body.round_number",
+        (f"{_KEPT}::test_a_false_centre_is_found",),
+    ),
+    Mutation(
+        "a centre may come at any step",
+        "client/received_run.py",
+        "_require(made and run.step == 0, place,",
+        "_require(made or run.step > 0, place,",
+        (f"{_KEPT}::test_a_false_centre_is_found",),
+    ),
+    Mutation(
+        "a round's sum may be recorded twice",
+        "client/received_run.py",
+        "_require(body.round_number not in run.sums, place,",
+        "_require(body.round_number >= 0, place,",
+        (f"{_KEPT}::test_a_sum_that_is_recorded_twice_is_found",),
+    ),
+    Mutation(
+        "a hospital takes pages of the server's",
+        "common/run/delivery.py",
+        "if delivery.files.keys() != set(NEEDED_FILES):",
+        "if not delivery.files.keys() >= set(NEEDED_FILES):",
+        (f"{_KEPT}::test_what_does_not_verify_is_refused_once_with_the_reason",),
+    ),
+    Mutation(
+        "a file of any size is read into a hospital's memory",
+        "common/run/delivery.py",
+        "> most:",
+        "> most * 1024:",
+        ("tests/unit/common/run/test_delivery.py",),
+    ),
+    Mutation(
+        "a run passes for another with the same twelve digits",
+        "client/kept_runs.py",
+        "return kept.delivery if kept.run_id == run_id else None",
+        "return kept.delivery",
+        (f"{_KEPT}::test_a_run_that_has_the_digits_of_a_kept_one_neither_replaces_nor_passes_for_it",),
+    ),
+    Mutation(
+        "a run replaces another with the same twelve digits",
+        "client/kept_runs.py",
+        "return None if kept == run_id else kept",
+        "return None",
+        (f"{_KEPT}::test_a_run_that_has_the_digits_of_a_kept_one_neither_replaces_nor_passes_for_it",),
+    ),
+    Mutation(
+        "a damaged list of a machine's ledgers counts as empty",
+        "client/ledger/place.py",
+        'found = "it was changed, or written by another version"',
+        "return _Registry()",
+        (_OUTLIVES,),
+    ),
+    Mutation(
+        "features are computed of the images alone that a label map names",
+        "client/contribution.py",
+        """    pictures = copies_of(part.all_images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part.all_images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients, part.rows)
+""",
+        """    pictures = copies_of(part.images, run.training.warp, copies, cache)
+    inputs: Array = model_inputs(run.model.architecture, pictures, cache)
+    if copies > 1:
+        inputs = inputs.reshape(len(part.images), copies, inputs.shape[1])
+    return TrainingData.of(inputs, targets(run.task, part.labels), part.patients)
+""",
+        (_JOINING,),
+    ),
+    Mutation(
+        "images that a label map leaves out are compared with no other",
+        "client/data/survey.py",
+        "compared = bytes(self._thumbnails + self._other_thumbnails)",
+        "compared = bytes(self._thumbnails)",
+        (_JOINING,),
+    ),
+    Mutation(
+        "images that a label map leaves out need no room",
+        "client/data/hospital_data.py",
+        "number = len(catalogue.entries) if keep else 0",
+        "number = len(catalogue.labelled) if keep else 0",
+        (f"{_ATTACKS}/test_terms_that_need_room.py",),
+    ),
+    Mutation(
+        "images that a label map leaves out are trained on",
+        "client/training.py",
+        "return self.inputs[records if len(self.lies) == len(self.inputs) else self.lies[records]]",
+        "return self.inputs[records]",
+        (_TRAINING, _JOINING),
+    ),
+    Mutation(
+        "a run that takes fewer units than there are copies them into memory",
+        "client/training.py",
+        "        return type(self)(self.inputs, self.labels[chosen], numbers, *some)",
+        "        return type(self)(self.take(chosen.nonzero()[:, 0]), self.labels[chosen], numbers, *list(some)[:2])",
+        (_TRAINING,),
+    ),
+    Mutation(
+        "a received model may be larger than its run says",
+        "client/received_run.py",
+        "    if length > most:",
+        "    if length > 1024 * most:",
+        (f"{_KEPT}::test_what_does_not_verify_is_refused_once_with_the_reason",),
+    ),
+    Mutation(
+        "an operator decides without seeing the label map",
+        "deploy/hospital/runs.py",
+        "    for written, meaning in task.labels.items():",
+        "    for written, meaning in ():",
+        (_SHOWN,),
+    ),
+    Mutation(
+        "what a server wrote into a proposal reaches the terminal",
+        "deploy/hospital/runs.py",
+        "return Fact(head, printable(words))",
+        "return Fact(head, words)",
+        (_SHOWN,),
+    ),
+    Mutation(
+        "a name of the server's choice passes for the words of a proposal's page",
+        "deploy/hospital/runs.py",
+        """            shown += f"\\\\{letter}"
+""",
+        """            shown += letter
+""",
+        (_SHOWN,),
+    ),
+)
+
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
+    *_KEYS_MUTATIONS,
+    *_SUM_MUTATIONS,
     *_PRIVACY_MUTATIONS,
     *_EVALUATION_MUTATIONS,
     *_TRAINING_MUTATIONS,
@@ -1368,5 +1798,6 @@ MUTATIONS = (
     *_TASK_AND_MODEL_MUTATIONS,
     *_MEAN_MUTATIONS,
     *_RUN_MUTATIONS,
+    *_RECEIVED_MUTATIONS,
 )
 """All of them; each name is its own."""

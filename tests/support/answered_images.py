@@ -10,7 +10,8 @@ from pydicom.uid import generate_uid
 
 from common.models import registry
 from common.models.flat import flat_parameters
-from deploy.results.model_file import ModelFacts, save_model
+from common.run.model_facts import ModelFacts
+from deploy.results.model_file import save_model
 from deploy.results.stored_answers import StoredAnswer
 
 STUDY, SERIES = generate_uid(), generate_uid()

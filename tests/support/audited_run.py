@@ -1,16 +1,19 @@
 """A run of three hospitals and two steps as its audit chains tell it, with the model it made; nothing is trained."""
 
 import datetime
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.entries import (
     Began,
+    Centred,
     Contributed,
     Finished,
     JoinedRun,
@@ -37,7 +40,7 @@ from common.identity.certificates import (
 from common.identity.members import sign_members
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
-from common.run.terms import describe, protocol_parameters
+from common.run.terms import describe, evaluation_claim, protocol_parameters
 from common.secagg import consistency_check, masked_input
 from common.secagg import messages as secagg
 from common.secagg.binding import cohort_hash, request_hash, survivors_hash
@@ -133,10 +136,17 @@ class AuditedRun:
         return secagg.encode(replace(unsigned, signature=signed))
 
     def sum_up(
-        self, round_number: int, model: bytes, *, train: bool, record_it: bool = True, full: bool = True
+        self,
+        round_number: int,
+        model: bytes,
+        *,
+        train: bool,
+        record_it: bool = True,
+        full: bool = True,
+        terms: RoundTerms | None = None,
     ) -> None:
         """Write what one round leaves in everybody's chain; ``full`` where nobody was missing."""
-        signatures, views, terms = {}, {}, terms_of(model, train=train)
+        signatures, views, terms = {}, {}, terms or terms_of(model, train=train)
         for name, chain in self.hospitals.items():
             chain.append(
                 Contributed(
@@ -211,14 +221,21 @@ def _tell(run: AuditedRun, authority_on_server: bool) -> None:
     )  # fmt: skip
     for chain in run.hospitals.values():
         chain.append(JoinedRun(run_id=RUN_ID, config_hash=run.description.hash().hex()))
+    numbers = itertools.count(1)
+    if run.description.privacy.mean_share:
+        model = _centred(run, model, next(numbers))
     for step in (1, 2):
-        run.sum_up(step, hash_model(model), train=True, full=step == 1)
+        number = next(numbers)
+        run.sum_up(number, hash_model(model), train=True, full=step == 1)
         model = model + np.float32(0.01)
-        run.server.append(Stepped(run_id=RUN_ID, round_number=step, step=step, model_hash=hash_model(model).hex()))
-    run.sum_up(3, hash_model(model), train=False)
+        run.server.append(Stepped(run_id=RUN_ID, round_number=number, step=step, model_hash=hash_model(model).hex()))
+    run.sum_up(next(numbers), hash_model(model), train=False)
     run.hospitals[NAMES[0]].append(
-        Refused(run_id=RUN_ID, round_number=4, hospital=NAMES[0], code="budget_exceeded", reason="nothing is left")
-    )
+        Refused(
+            run_id=RUN_ID, round_number=next(numbers), hospital=NAMES[0], code="budget_exceeded",
+            reason="nothing is left",
+        )
+    )  # fmt: skip
     _tell_figures(
         run,
         Finished(run_id=RUN_ID, reason="completed", steps=2, model_hash=hash_model(model).hex(), threshold=0.5),
@@ -231,21 +248,31 @@ def _tell(run: AuditedRun, authority_on_server: bool) -> None:
     save_model(run.folder, model, facts.model_copy(update={"threshold": 0.5}))
 
 
+def _centred(run: AuditedRun, model: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.float32]:
+    """Write the round that asks for the mean of features; returns the model with its centre."""
+    terms = RoundTerms(purpose=Purpose.MEAN, model_hash=hash_model(model), fewest_survivors=0)
+    run.sum_up(number, hash_model(model), train=False, terms=terms)
+    model = model + np.float32(0.001)
+    run.server.append(Centred(run_id=RUN_ID, round_number=number, model_hash=hash_model(model).hex()))
+    return model
+
+
 def _tell_figures(run: AuditedRun, finished: Finished, authority_on_server: bool) -> None:
     """Write the run's events as the server does, and what the command makes of them."""
-    terms = run.description
+    terms, before = run.description, int(run.description.privacy.mean_share > 0)
     config = Config(
         experiment=terms.experiment, model=terms.model, training=terms.training, aggregation=terms.aggregation,
-        privacy=terms.privacy, evaluation=terms.evaluation,
+        graph=terms.graph, privacy=terms.privacy, evaluation=terms.evaluation,
     )  # fmt: skip
     started = RunStarted(
         time=1.0, run_id=RUN_ID, data_set="a test", task=terms.experiment.task, rounds=2, hospitals=NAMES,
-        config=config, config_hash=terms.hash().hex(), authority_on_server=authority_on_server,
+        config=config, config_hash=terms.hash().hex(), terms=terms.task, authority_on_server=authority_on_server,
     )  # fmt: skip
     steps = [
         RoundDone(
-            time=1.0 + step, round=step, step=step, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
-            loss=0.5, epsilon=EPSILON, epsilon_spent=dict.fromkeys(NAMES, EPSILON),
+            time=1.0 + step, round=step + before, step=step,
+            accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8, loss=0.5, epsilon=EPSILON,
+            epsilon_spent=dict.fromkeys(NAMES, EPSILON),
             epsilon_budget=dict.fromkeys(NAMES, BUDGET), hospitals=3, seconds=1.0, upload_bytes=300,
             part="validation", intervals={"accuracy": (0.5, 0.9), "auc": (0.6, 0.95)}, evaluation_epsilon=0.5 * step,
         )
@@ -255,7 +282,7 @@ def _tell_figures(run: AuditedRun, finished: Finished, authority_on_server: bool
         time=3.5, step=2, exact=False, records=8, accuracy=0.75, precision=0.75, recall=0.75, f1=0.75, auc=0.8,
         loss=0.5, threshold=0.5, confusion=((3, 1), (1, 3)),
         intervals={"accuracy": (0.5, 0.9)}, noise={"accuracy": 0.01},
-        epsilon=1.0, claim="ε = 1.000 for each test record",
+        epsilon=1.0, claim=evaluation_claim(terms, 1.0),
     )  # fmt: skip
     events: list[Event] = [started, *steps, tested, RunFinished(time=4.0, reason="completed", rounds_done=2)]
     outputs = RunOutputs(run.folder)

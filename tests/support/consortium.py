@@ -140,6 +140,10 @@ class Consortium:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
+    def may_end(self, name: str) -> None:
+        """Take it as right when a hospital's process ends by itself from now on."""
+        self._stopped.add(name)
+
     def rejoin(self, name: str) -> None:
         """Start a hospital that was stopped again, by the command it joined with."""
         self.start(name, *self._commands[name])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from common.models import registry
 from common.models.flat import flat_parameters
 from common.models.registry import OnImages
-from deploy.results.model_file import ModelCard, ModelFacts, save_model
+from common.run.model_facts import ModelFacts
+from deploy.results.model_file import ModelCard, save_model
 
 
 def model_of(
@@ -27,7 +28,7 @@ def model_of(
         caveats=("Data set phantom: procedural images.",),
     ).model_copy(update=changed or {})  # fmt: skip
     flat = flat_parameters(registry.build(name, len(classes), channels, size, seed=3))
-    if not isinstance(registry.MODELS[name], OnImages):
+    if not isinstance(registry.MODELS.get(name), OnImages):
         flat = np.random.default_rng(2).normal(0, 0.1, flat.shape).astype(np.float32)
     return save_model(folder, flat, facts)
 

@@ -11,6 +11,7 @@ from cryptography import x509
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.audit.entries import Identified
 from common.audit.parties import Writer
+from common.config import Config
 from common.files import write_private
 from common.identity.certificates import HospitalIdentity, certificate_pem, private_key_pem
 from common.settings import CHECKPOINTS_FOLDER
@@ -60,9 +61,9 @@ class FinishedRun:
         return HospitalIdentity(name, certificate, self.run.sign[name])
 
 
-def finished_run(state: Path) -> FinishedRun:
+def finished_run(state: Path, config: Config | None = None) -> FinishedRun:
     """Write the run; its results are not written yet."""
-    run = audited_run(state / "runs" / RUN_ID[:12])
+    run = audited_run(state / "runs" / RUN_ID[:12], config)
     model, _ = load_model(run.folder)
     for name in (TENSORS_FILE, CARD_FILE, METRICS_FILE, SUMMARY_FILE):
         (run.folder / name).unlink()

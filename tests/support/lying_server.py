@@ -6,18 +6,24 @@ that open the sum over everybody at once. All fields of all messages are the pro
 :func:`random_program` makes one from a seed, and :func:`play` plays it. A program is plain JSON, so that it can be
 stored with its outcome and replayed elsewhere.
 
-**The adversary.** It holds every message and masked vector, and one hospital may collude with it: that one
-signs whatever is useful, deals for every directory, and hands over its keys and every share it was dealt. From these
-it rebuilds each secret of which it has enough shares, and derives each mask that such a secret gives. What it cannot
-derive cancels only between vectors that carry the same mask with opposite signs. So the sums that it can unmask are
-those over connected parts of the graph whose edges are these masks, if no other unknown mask is left in the part. The
-harness knows which masks each hospital really put on (it stands where the agent applies them), and checks each such sum
-numerically; :meth:`Outcome.sums` tries in addition every set of a round's vectors, without that argument.
+**The adversary.** It holds every message and masked vector, and hospitals may collude with it, fewer than a third of
+the consortium: these sign whatever is useful, deal for every directory, and hand over their keys and every share they
+were dealt. From these it rebuilds each secret of which it has enough shares, and derives each mask that such a secret
+gives. What it cannot derive cancels only between vectors that carry the same mask with opposite signs. So the sums that
+it can unmask are those over connected parts of the graph whose edges are these masks, if no other unknown mask is left
+in the part. The harness knows which masks each hospital really put on (it stands where the agent applies them), and
+checks each such sum numerically; :meth:`Outcome.sums` tries in addition every set of a round's vectors, without that
+argument.
 
 **The promise**, see :func:`check`: what can be unmasked is over at least t hospitals that did the same thing, with t
 from the pinned consortium by a formula of its own; it holds all the noise it needs; no two sums of a round differ in
 one hospital; each hospital signs and sends once a round, and signs survivors or opens the sum over everybody, and the
-latter only where everybody did the same thing; and each ledger has a line for all that was revealed.
+latter only where everybody did the same thing; and each ledger has a line for all that was revealed, statistics of
+training records among it.
+
+A hospital may agree to runs against a *semi-honest* server (``docs/decisions/006-semi-honest-by-agreement.md``). What
+holds of their sums holds if the server keeps to the protocol, so programs of that kind do: hospitals vanish at any
+step, runs are interleaved, and colluding hospitals hand over what they hold.
 
 Hospitals are real but for three things, which no mask and no booking depends on: a change of the model is drawn at
 random instead of trained, scores are zero, and nothing is synced to the disk, which is in memory.
@@ -51,9 +57,9 @@ from client.contribution import Contribution, Contributor
 from client.data import DataContract
 from client.data.hospital_data import HospitalData
 from client.ledger.ledger import LEDGER_FOLDER, export
-from common.config import HospitalConfig, PrivacyMode, RunDescription
+from common.config import AdversaryModel, HospitalConfig, PrivacyMode, RunDescription
 from common.config import replace as changed
-from common.evaluation.plan import Part
+from common.evaluation.plan import Part, ReleaseKind
 from common.evaluation.question import Question
 from common.identity.certificates import (
     HospitalIdentity,
@@ -210,12 +216,14 @@ def _models(length: int) -> tuple[Array, ...]:
     return tuple(model.astype(np.float32) for model in (first, first + np.float32(0.5)))
 
 
-def pinned_threshold(members: int, present: int) -> int:
+def pinned_threshold(members: int, present: int, adversary: AdversaryModel = AdversaryModel.ACTIVE) -> int:
     """Return the smallest t for which 2t > n + n_C for n present hospitals and any n_C below a third of the members.
 
     Written by the theorem's condition (Bonawitz et al. 2017), not by the product's formula. t is above 2n/3 and at
-    least 3.
+    least 3. Against a server that keeps to the protocol, t is a majority of those present, and at least 3.
     """
+    if adversary is AdversaryModel.SEMI_HONEST:
+        return next(t for t in range(3, 2 * members) if 2 * t > present)
     colluding = (members - 1) // 3
     return next(t for t in range(3, 2 * members) if 2 * t > present + colluding and 3 * t > 2 * present)
 
@@ -230,7 +238,7 @@ class Program:
 
     Attributes:
         hospitals: members of the consortium.
-        colluder: the number of the hospital that colludes, 0 for none.
+        colluders: the numbers of the hospitals that collude.
         policy: what each hospital agrees to, where it is not as in :data:`POLICY`.
         runs: each with ``id``, ``changes`` of the base configuration, and members it goes ``without``.
         steps: see :meth:`Server.step`.
@@ -238,7 +246,7 @@ class Program:
     """
 
     hospitals: int
-    colluder: int
+    colluders: tuple[int, ...]
     policy: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
     steps: tuple[Step, ...]
@@ -249,7 +257,7 @@ class Program:
         return {
             "comment": self.comment,
             "hospitals": self.hospitals,
-            "colluder": self.colluder,
+            "colluders": list(self.colluders),
             "policy": self.policy,
             "runs": list(self.runs),
             "steps": list(self.steps),
@@ -258,7 +266,7 @@ class Program:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "Program":
         """Read a program."""
-        return cls(**{**tree, "runs": tuple(tree["runs"]), "steps": tuple(tree["steps"])})
+        return cls(**{**tree, **{name: tuple(tree[name]) for name in ("colluders", "runs", "steps")}})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,6 +292,14 @@ class Vector:
     def did(self) -> tuple[Any, ...]:
         """Return what hospitals of one sum must have in common."""
         return self.description.hash(), self.key[1], self.terms.encode(), self.cohort
+
+    @property
+    def asks_who_is_trained_on(self) -> bool:
+        """Whether its round counts training records."""
+        plan, question = evaluation_plan_of(self.description), self.terms.question
+        return (
+            plan is not None and question is not None and plan.release(question.release).kind is ReleaseKind.STATISTICS
+        )
 
 
 class _Site:
@@ -344,7 +360,7 @@ def quick_hospitals() -> Iterator[None]:
         return SimpleNamespace(total=source.integers(-1000, 1000, len(start)))
 
     def scored(_model: Any, _flat: Array, *parts: Any) -> tuple[Array, Array]:  # noqa: ANN401 - as scores
-        validation, test, classes = parts
+        validation, test, classes, _device = parts
         zeros = [np.zeros((len(part) * part.copies, classes), np.float32) for part in (validation, test)]
         return zeros[0], zeros[1]
 
@@ -360,9 +376,19 @@ def quick_hospitals() -> Iterator[None]:
         patch.setattr(client.contribution, "noisy_gradient_sum", summed)
         patch.setattr(client.contribution, "scores", scored)
         patch.setattr(client.contribution, "model_inputs", _inputs_once)
+        patch.setattr(client.contribution, "_model_of", _model_once)
+        patch.setattr(registry, "parameter_count", cache(registry.parameter_count))
         patch.setattr(Contributor, "contribute", noted)
         yield
 
+
+def _model_once(run: RunDescription) -> Any:  # noqa: ANN401 - as the real one
+    """Return a model that nobody trains; all runs of an architecture share it."""
+    size = run.model.image_size
+    return _built(run.model.architecture, len(run.classes), run.channels, size, seed=0)
+
+
+_built = cache(registry.build)
 
 _INPUTS: dict[tuple[str, bytes], Array] = {}
 
@@ -414,8 +440,8 @@ class Server:
         self.program = program
         self.names = tuple(name_of(number) for number in range(1, program.hospitals + 1))
         policy = HospitalConfig.model_validate({**POLICY, **program.policy})
-        self.colluder = _Colluder(name_of(program.colluder), seed) if program.colluder else None
-        honest = [name for name in self.names if self.colluder is None or name != self.colluder.name]
+        self.colluders = {name: _Colluder(name, seed) for name in map(name_of, program.colluders)}
+        honest = [name for name in self.names if name not in self.colluders]
         self.sites = {name: _Site(name, folder / name, policy, seed) for name in honest}
         self.advertised: dict[Key, dict[str, secagg.AdvertisedKeys]] = defaultdict(dict)
         self.accepted: dict[tuple[str, Key], secagg.KeyDirectory] = {}
@@ -429,6 +455,7 @@ class Server:
         """Who sent a vector without masks."""
         self.history: list[tuple[str, Request, Array | None, Step]] = []
         self.replies: list[dict[str, str]] = []
+        self._parameters: dict[int, RunParameters] = {}
 
     def description(self, run: int) -> RunDescription:
         """Return the description of one of the program's runs."""
@@ -436,6 +463,11 @@ class Server:
 
     def parameters(self, run: int) -> RunParameters:
         """Return the run as the protocol sees it."""
+        if run not in self._parameters:
+            self._parameters[run] = self._parameters_of(run)
+        return self._parameters[run]
+
+    def _parameters_of(self, run: int) -> RunParameters:
         description = self.description(run)
         keys = {name: _members(self.program.hospitals)[2][name] for name in description.roster}
         return protocol_parameters(
@@ -457,8 +489,8 @@ class Server:
         - ``unmask``: likewise, with the signatures of ``signers`` where they are named, otherwise every signature over
           the view that the hospital asked has signed; with ``of`` the signatures are of another round.
         - ``open``: the sum over everybody, with everyone's signed view, or that of ``signers`` where they are named.
-          With ``of`` the views are of another round. The colluder signs what the hospital asked has signed. The
-          directory ``next`` may ride on it.
+          With ``of`` the views are of another round. Colluders sign what the hospital asked has signed. The directory
+          ``next`` may ride on it.
         - ``plain``: the vector without masks.
         - ``replay``: the ``request``-th request that was sent (from 0), whomever it was sent to then.
         - ``restart``.
@@ -466,8 +498,8 @@ class Server:
         found: dict[str, str] = {}
         for number in step["to"]:
             name = name_of(number)
-            if self.colluder is not None and name == self.colluder.name:
-                self._collude(step)
+            if name in self.colluders:
+                self._collude(self.colluders[name], step)
                 continue
             if name not in self.sites:
                 continue
@@ -483,9 +515,7 @@ class Server:
             found[name] = self._ask(name, request, array, origin)
         return found
 
-    def _collude(self, step: Step) -> None:
-        colluder = self.colluder
-        assert colluder is not None
+    def _collude(self, colluder: _Colluder, step: Step) -> None:
         if step["do"] == "advertise":
             key = (step["run"], step["round"])
             self.advertised[key].setdefault(colluder.name, colluder.advertise(key, self.parameters(step["run"])))
@@ -500,13 +530,10 @@ class Server:
             return None
         honest = self.parameters(key[0]).threshold(len(keys))
         directory = secagg.KeyDirectory(f"{self.program.runs[key[0]]['id']:032x}", key[1], threshold or honest, keys)
-        colluder, everyone = self.colluder, directory_hash(directory)
-        names = {entry.hospital for entry in keys}
-        if colluder is not None and colluder.name in names and len(keys) >= directory.threshold:
-            dealt = any(
-                each.hospital == colluder.name and each.directory_hash == everyone for _, each in self.deals[key]
-            )
-            if not dealt:
+        everyone, names = directory_hash(directory), {entry.hospital for entry in keys}
+        dealt = {each.hospital for _, each in self.deals[key] if each.directory_hash == everyone}
+        for name, colluder in self.colluders.items():
+            if name in names - dealt and len(keys) >= directory.threshold:
                 _, message = share_keys.deal(colluder.keys[key], directory, colluder.random)
                 self.deals[key].append((directory, message))
         return directory
@@ -518,7 +545,8 @@ class Server:
         plan, question, release = evaluation_plan_of(description), None, stated.get("release")
         if release is not None and plan is not None:
             at = stated.get("edges", 4.0)
-            edges = plan.layout(plan.release(min(release, len(plan.releases) - 1))).edges
+            asked = plan.release(min(release, len(plan.everything) - 1))
+            edges = () if asked.kind is ReleaseKind.STATISTICS else plan.layout(asked).edges
             question = Question(release, tuple(tuple(np.linspace(-at, at, count).tolist()) for count in edges))
         purpose = Purpose(stated.get("purpose", "train"))
         fewest = stated.get("fewest")
@@ -590,9 +618,9 @@ class Server:
             alike = own is not None and vector.did == own.did
             if alike or vector.hospital not in chosen:
                 chosen[vector.hospital] = vector.message
-        colluder = self.colluder
-        if colluder is not None and own is not None and colluder.name in own.cohort:
-            chosen[colluder.name] = colluder.view(own.message, self.parameters(key[0]))
+        for colluding, colluder in self.colluders.items():
+            if own is not None and colluding in own.cohort:
+                chosen[colluding] = colluder.view(own.message, self.parameters(key[0]))
         return tuple(
             secagg.SignedView(hospital, view.vector_hash, view.commitment, view.signature)
             for hospital, view in sorted(chosen.items())
@@ -631,8 +659,9 @@ class Server:
             alike = own is not None and "signers" not in step and _view(each) == _view(own)
             if named or alike:
                 chosen[each.hospital] = each
-        if self.colluder is not None and own is not None and self.colluder.name in survivors:
-            chosen[self.colluder.name] = self.colluder.sign(own, self.parameters(key[0]))
+        for colluding, colluder in self.colluders.items():
+            if own is not None and colluding in survivors:
+                chosen[colluding] = colluder.sign(own, self.parameters(key[0]))
         return tuple(chosen[hospital] for hospital in sorted(chosen))
 
     def _ask(self, name: str, request: Request, array: Array | None, step: Step) -> str:
@@ -693,7 +722,8 @@ class Server:
         segments = self.parameters(key[0]).segments(vector)
         asked = secagg.decode(request.request, secagg.MaskedInputRequest, secagg.Limits(MOST_HOSPITALS), _PLACE)
         counts = site.plain[0]
-        units = {Part.VALIDATION: int(counts[1]), Part.TEST: int(counts[2])}
+        # The training units that statistics count stand where validation units would.
+        units = {Part.VALIDATION: int(counts[1]), Part.TRAINING: int(counts[1]), Part.TEST: int(counts[2])}
         self.vectors.append(
             Vector(
                 hospital=name,
@@ -736,7 +766,7 @@ class Knowledge:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.rebuilt = 0
+        self._secrets: dict[tuple[Key, str, Committed], bytes | None] = {}
         self.seeds = {segment: self._seeds(segment) for segment in Segment}
 
     def _seeds(self, segment: Segment) -> set[bytes]:
@@ -763,8 +793,14 @@ class Knowledge:
 
     def secret(self, key: Key, owner: str, kind: Committed) -> bytes | None:
         """Return b of a hospital, or its masking key, where the adversary can have it."""
-        colluder = self.server.colluder
-        if colluder is not None and owner == colluder.name:
+        asked = key, owner, kind
+        if asked not in self._secrets:
+            self._secrets[asked] = self._secret(*asked)
+        return self._secrets[asked]
+
+    def _secret(self, key: Key, owner: str, kind: Committed) -> bytes | None:
+        colluder = self.server.colluders.get(owner)
+        if colluder is not None:
             keys = colluder.keys.get(key)
             return None if keys is None or kind is Committed.SELF_MASK_SEED else bytes(keys.masking_key)
         for directory, deal in self.server.deals[key]:
@@ -785,21 +821,18 @@ class Knowledge:
             for share in given:
                 if share.owner == deal.hospital and message.hospital in graph.points:
                     shares[graph.points[message.hospital]] = share.share
-        colluder = self.server.colluder
-        if colluder is not None and colluder.name in graph.points:
-            opened = self._handed_over(key, deal)
+        for name, colluder in self.server.colluders.items():
+            opened = self._handed_over(colluder, key, deal) if name in graph.points else None
             if opened is not None:
-                shares[graph.points[colluder.name]] = opened[0 if of_seed else 1]
+                shares[graph.points[name]] = opened[0 if of_seed else 1]
         for some in combinations(sorted(shares), graph.share_threshold):
             found = rebuild({point: shares[point] for point in some})
             if found is not None and self._is_it(key, directory, deal, found, of_seed=of_seed):
                 return found
         return None
 
-    def _handed_over(self, key: Key, deal: secagg.EncryptedShares) -> tuple[bytes, bytes] | None:
-        """Return the shares of b and of the masking key that a hospital dealt to the colluder."""
-        colluder = self.server.colluder
-        assert colluder is not None
+    def _handed_over(self, colluder: _Colluder, key: Key, deal: secagg.EncryptedShares) -> tuple[bytes, bytes] | None:
+        """Return the shares of b and of the masking key that a hospital dealt to a colluder."""
         sealed = next((share for share in deal.shares if share.recipient == colluder.name), None)
         if sealed is None or key not in colluder.keys:
             return None
@@ -959,9 +992,9 @@ def _check_sum(server: Server, opened: Sum) -> None:
     members = server.program.hospitals
     if set(first.description.roster) != set(server.names):
         raise PromiseBrokenError(f"a sum over {hospitals} of a run with a part of the consortium can be unmasked")
-    colluding = int(server.colluder is not None and server.colluder.name in first.cohort)
+    colluding = len(server.colluders.keys() & set(first.cohort))
     directory = server.accepted[first.hospital, first.key]
-    fewest = pinned_threshold(members, len(directory.keys))
+    fewest = pinned_threshold(members, len(directory.keys), first.description.aggregation.adversary)
     if len(hospitals) + colluding < fewest:
         raise PromiseBrokenError(
             f"a sum over {hospitals} and {colluding} colluders can be unmasked, {fewest} must be in it"
@@ -1038,6 +1071,10 @@ def _check_ledger(server: Server, name: str) -> None:
             raise PromiseBrokenError(f"what {name} revealed of its {account} records costs more than its budget")
 
 
+_ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
+"""Where a hospital must book what a release says about a part; statistics are about training records."""
+
+
 def _most_asked(run: RunDescription, booking: Booking) -> int:
     """Return how often a run may ask for what costs as much: as planned, and the repeats."""
     if booking.account is Account.TRAINING:
@@ -1046,8 +1083,8 @@ def _most_asked(run: RunDescription, booking: Booking) -> int:
     assert plan is not None
     alike = [
         release
-        for release in plan.releases
-        if release.part.value == booking.account.value
+        for release in plan.everything
+        if _ACCOUNTS[release.part] is booking.account
         and release_mechanism(run, plan, release).event(1.0) == booking.event
     ]
     return len(alike) + run.evaluation.repeats
@@ -1068,7 +1105,7 @@ def _cost(vector: Vector) -> Iterator[tuple[str, int, Booking]]:
         return
     release = plan.release(terms.question.release)
     if vector.units[release.part]:
-        account = Account.VALIDATION if release.part is Part.VALIDATION else Account.TEST
+        account = _ACCOUNTS[release.part]
         event = release_mechanism(run, plan, release).event(1.0)
         yield run.run_id, number, Booking(account, event, privacy.unit, privacy.colluders, privacy.delta)
 
@@ -1102,11 +1139,13 @@ def honest_round(
     dropped: Sequence[int] = (),
     *,
     at_once: bool = False,
+    trusted: bool = False,
     **terms: Any,  # noqa: ANN401
 ) -> list[Step]:
     """Return the steps of an honest round; ``dropped`` answer no more once they have masked nothing.
 
-    Where nobody is missing the sum may be opened ``at_once``, in four steps; otherwise there are five.
+    Where nobody is missing the sum may be opened ``at_once``, in four steps; otherwise there are five. Nobody signs
+    where the server is ``trusted`` to keep to the protocol, so that there are four as well.
     """
     place = {"run": run, "round": number}
     stay = [each for each in everyone if each not in dropped]
@@ -1117,18 +1156,16 @@ def honest_round(
     ]
     if at_once:
         return [*begin, {"do": "open", "to": stay, **place}]
-    return [
-        *begin,
-        {"do": "sign", "to": stay, **place, "survivors": stay, "dropped": list(dropped)},
-        {"do": "unmask", "to": stay, **place, "survivors": stay, "dropped": list(dropped)},
-    ]
+    lists = {"survivors": stay, "dropped": list(dropped)}
+    sign: list[Step] = [] if trusted else [{"do": "sign", "to": stay, **place, **lists}]
+    return [*begin, *sign, {"do": "unmask", "to": stay, **place, **lists}]
 
 
 def _some(source: random.Random, of: Sequence[int], least: int = 1) -> list[int]:
     return sorted(source.sample(list(of), source.randint(min(least, len(of)), len(of))))
 
 
-FEATURES, LABELS = "features", "labels"
+FEATURES, LABELS, STATISTICS, COLLUDERS, TRUSTED = "features", "labels", "statistics", "colluders", "semi-honest"
 
 KINDS: dict[str, dict[str, Any]] = {
     FEATURES: {
@@ -1137,8 +1174,16 @@ KINDS: dict[str, dict[str, Any]] = {
         "privacy": {"mean_share": 0.1},
     },
     LABELS: {"task": {"kind": "multilabel", "classes": ("effusion", "mass", "nodule")}},
+    STATISTICS: {"evaluation": {"statistics_epsilon": 1.0}},
+    COLLUDERS: {"privacy": {"colluders": 2}, "aggregation": {"min_hospitals": 4}},
+    TRUSTED: {"aggregation": {"adversary": "semi-honest"}},
 }
-"""What runs of another kind change: models on frozen features, which may ask for their mean, and several labels."""
+"""What runs of another kind change: models on frozen features, which may ask for their mean; several labels; runs that
+ask who is trained on; seven hospitals of whom two collude; a server that keeps to the protocol."""
+
+
+ASKED_OF_TRAINING = 4
+"""The number of the release that counts training records, in the plan of a run of two rounds."""
 
 
 class _Dice:
@@ -1147,7 +1192,8 @@ class _Dice:
     def __init__(self, seed: int, hospitals: int | None = None, kind: str = "") -> None:
         self.kind = kind
         self.source = random.Random(seed)  # noqa: S311 - repeatable
-        self.hospitals = self.source.choice((4, 4, 5, 6)) if hospitals is None else hospitals
+        sizes = (7,) if kind == COLLUDERS else (4, 4, 5, 6)
+        self.hospitals = self.source.choice(sizes) if hospitals is None else hospitals
         self.everyone = list(range(1, self.hospitals + 1))
         self.mode = MODES[seed % len(MODES)]
         self.left_out = _some(self.source, self.everyone[: self.hospitals - 3])
@@ -1169,28 +1215,72 @@ class _Dice:
             changes[section] = {**changes.get(section, {}), **values}
         runs: list[dict[str, Any]] = [
             {"id": 1, "changes": changes},
-            {"id": 2, "changes": changes},
+            {"id": 2, "changes": self._other_statistics(changes)},
             {"id": 1, "changes": {**changes, "training": {**self._copies(), "learning_rate": 0.5}}},
             {"id": 1, "changes": changes, "without": self.left_out},
             {"id": 3, "changes": {**changes, "privacy": {**changes["privacy"], "unit": "patient"}}},
         ]
         make = self.ambush if source.random() < 0.5 else self.round
+        if self.kind == TRUSTED:
+            make = self.trusted
         if source.random() < 0.1:  # The same is asked again and again.
             self.always = self._terms()
             rounds = [make(number) for number in range(1, source.choice((4, 5)))]
         else:
             rounds = [make(number) for number in range(1, source.choice((2, 2, 3)))]
-        if len(rounds) > 1 and self.maybe():
+        if len(rounds) > 1 and (self.maybe() or (self.between_runs and source.random() < 0.15)):
             steps = self._interleaved(rounds)
         else:
             steps = [step for each in rounds for step in each]
+        colluders = self._colluders()
+        policy: dict[str, Any] = {"evaluation_epsilon_budget": source.choice((0.3, 1000.0, 1000.0))}
+        if self.kind == STATISTICS:  # Too little for the other run, for asking twice, for both runs, or enough.
+            policy["allow_statistics_epsilon"] = source.choice((1.0, 2.0, 2.5, 1000.0))
+        if self.kind == TRUSTED:
+            policy["allow_semi_honest"] = True
         return Program(
             hospitals=self.hospitals,
-            colluder=source.choice((0, self.hospitals, self.hospitals)),
-            policy={"evaluation_epsilon_budget": source.choice((0.3, 1000.0, 1000.0))},
+            colluders=colluders,
+            policy=policy,
             runs=tuple(runs),
-            steps=tuple(self._disturbed(steps)),
+            steps=tuple(steps if self.kind == TRUSTED else self._disturbed(steps)),
         )
+
+    @property
+    def between_runs(self) -> bool:
+        """Whether rounds of two runs come in turn: a hospital that joins another run forgets the keys of the first."""
+        return self.kind in (STATISTICS, TRUSTED)
+
+    def _other_statistics(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return a run's changes; one that asks who is trained on does so at another price."""
+        return {**changes, "evaluation": {"statistics_epsilon": 2.0}} if self.kind == STATISTICS else changes
+
+    def _colluders(self) -> tuple[int, ...]:
+        if self.kind in (COLLUDERS, TRUSTED):  # As many as the threshold is made for, or fewer.
+            most = (self.hospitals - 1) // 3 if self.kind == COLLUDERS else (self.hospitals - 1) // 2
+            return tuple(self.everyone[self.hospitals - self.source.randint(most // 2, most) :])
+        chosen = self.source.choice((0, self.hospitals, self.hospitals))
+        return (chosen,) if chosen else ()
+
+    def trusted(self, number: int) -> list[Step]:
+        """Return a round of a server that keeps to the protocol, in which hospitals vanish at any step."""
+        source = self.source
+        place = {"run": source.choice((0, 0, 1)), "round": number}
+        terms = self._terms()
+        there, steps = list(self.everyone), list[Step]()
+        steps.append({"do": "advertise", "to": there, **place})
+        there = self._still(there)
+        steps.append({"do": "share", "to": there, **place, "directory": there})
+        cohort = self._still(there)
+        steps.append({"do": "mask", "to": (stay := self._still(cohort)), **place, "cohort": cohort, "terms": terms})
+        dropped = [each for each in cohort if each not in stay]
+        lists = {"survivors": stay, "dropped": dropped}
+        return [*steps, {"do": "unmask", "to": self._still(stay), **place, **lists}]
+
+    def _still(self, there: Sequence[int]) -> list[int]:
+        """Return who is still there: mostly everybody."""
+        gone = _some(self.source, there)[: self.source.randint(1, 2)] if self.maybe() else []
+        return [each for each in there if each not in gone]
 
     def _copies(self) -> dict[str, Any]:
         copies: dict[str, Any] = KINDS.get(self.kind, {}).get("training", {})
@@ -1228,7 +1318,7 @@ class _Dice:
     def round(self, number: int) -> list[Step]:
         """Return the steps of one round, bent here and there."""
         source, steps = self.source, []
-        run = source.choice((1, 2, 3, 4)) if self.maybe(0.3) else 0
+        run = source.choice((1, 2, 3, 4)) if self.maybe(0.3) else self._usual_run()
         place = {"run": run, "round": number}
         there = _some(source, self.everyone, self.hospitals - 1) if self.maybe() else list(self.everyone)
         for group in self._split(there):
@@ -1323,9 +1413,12 @@ class _Dice:
             steps.insert(source.randint(masked, len(steps)), {**opening, "to": _some(source, asked)})
         return steps
 
+    def _usual_run(self) -> int:
+        return self.source.randrange(2) if self.between_runs else 0
+
     def _lie(self, number: int) -> list[Step]:
-        source, run = self.source, 3 if self.source.random() < 0.15 else 0
-        there = [each for each in self.everyone if run == 0 or each not in self.left_out]
+        source, run = self.source, 3 if self.source.random() < 0.15 else self._usual_run()
+        there = [each for each in self.everyone if run != 3 or each not in self.left_out]
         steps = honest_round(there, run=run, number=number, **self._terms())
         advertise, share, mask, sign, unmask = steps
         lied_to = _some(source, there)[: source.choice((1, 1, 2))]
@@ -1368,6 +1461,8 @@ class _Dice:
             return dict(self.always)
         if self.kind == FEATURES and source.random() < 0.5:
             return {"purpose": "mean", "release": source.choice((None, None, None, 0))}
+        if self.kind == STATISTICS and source.random() < 0.5:
+            return {"purpose": source.choice(("evaluate",) * 4 + ("train",)), "release": ASKED_OF_TRAINING}
         purpose = source.choice(("train", "train", "evaluate"))
         release = source.choice((0, 1, 2, 3)) if purpose == "evaluate" else source.choice((None, 0, 1))
         return {"purpose": purpose, "release": release}
@@ -1379,7 +1474,7 @@ class _Dice:
         bend: tuple[dict[str, Any], ...] = (
             {"purpose": other},
             {"model": 1},
-            {"release": self.source.choice((None, 0, 1, 2, 3, 7))},
+            {"release": self.source.choice((None, 0, 1, 2, 3, 7 if self.kind != STATISTICS else ASKED_OF_TRAINING))},
             {"edges": 2.0},
             {"fewest": self.source.randint(0, self.hospitals)},
         )

@@ -9,7 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.lying_server import MODES, Program, Step, honest_round, play, quick_hospitals, random_program
+from tests.support.lying_server import (
+    ASKED_OF_TRAINING,
+    KINDS,
+    MODES,
+    Program,
+    Step,
+    honest_round,
+    play,
+    quick_hospitals,
+    random_program,
+)
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "lying_server"
 
@@ -32,13 +42,13 @@ def program(
     mode: str = "local",
     *,
     hospitals: int = 4,
-    colluder: int = 0,
+    colluders: tuple[int, ...] = (),
     dropouts: int = 1,
     policy: dict[str, Any] | None = None,
     runs: tuple[dict[str, Any], ...] = (),
 ) -> Program:
     """Return a program of a run in a mode, and perhaps others."""
-    return Program(hospitals, colluder, policy or {}, (described(mode, dropouts), *runs), tuple(steps), comment)
+    return Program(hospitals, colluders, policy or {}, (described(mode, dropouts), *runs), tuple(steps), comment)
 
 
 def bent(steps: list[Step], place: int, **fields: Any) -> list[Step]:  # noqa: ANN401 - fields of a step
@@ -89,7 +99,10 @@ def _terms() -> dict[str, Program]:
             mode,
         )
         found[f"row-1-{mode}-with-a-colluder"] = program(
-            "The same, with a hospital that signs whatever is useful.", split_terms(victim, others), mode, colluder=4
+            "The same, with a hospital that signs whatever is useful.",
+            split_terms(victim, others),
+            mode,
+            colluders=(4,),
         )
     for name, victim in {
         "model": {**TRAIN, "model": 1},
@@ -137,7 +150,7 @@ def _lists() -> dict[str, Program]:
     return {
         "declared-dropped": program("A hospital whose vector is there is declared dropped.", silenced),
         "survivor-outside-the-cohort": program(
-            "A colluder that is not in the cohort stands for a survivor.", outside, colluder=4
+            "A colluder that is not in the cohort stands for a survivor.", outside, colluders=(4,)
         ),
         "two-of-five-dropped": program("Fewer survive than the threshold of four.", two_gone, hospitals=5),
         "second-signature": program("A second list is to be signed.", second),
@@ -145,7 +158,7 @@ def _lists() -> dict[str, Program]:
             "Two lists of survivors, one for each half, and a colluder that signs both.",
             halves,
             hospitals=5,
-            colluder=5,
+            colluders=(5,),
         ),
         "dropped-and-alive": program("A hospital is on both lists.", everything[:3] + both),
         "neither-dropped-nor-alive": program("A hospital is on no list.", everything[:3] + neither),
@@ -155,7 +168,8 @@ def _lists() -> dict[str, Program]:
         ),
         "unmasking-before-signing": program("Shares are asked for first.", [*everything[:3], everything[4]]),
         "too-few-signatures": program(
-            "Two of three signatures are shown.", bent(everything, 4, signers=[1, 2]), colluder=0
+            "Two of three signatures are shown.",
+            bent(everything, 4, signers=[1, 2]),
         ),
         "signatures-of-another-round": program(
             "Signatures of the first round are shown in the second.",
@@ -205,14 +219,14 @@ def _openings() -> dict[str, Program]:
         ],
     }.items():
         comment = f"Both endings of a round, or one again: {', '.join(step['do'] for step in steps)}."
-        found[name] = program(comment, begin + steps, colluder=4)
+        found[name] = program(comment, begin + steps, colluders=(4,))
     found.update(_mixed_endings())
     split = split_terms({"purpose": "train", "release": TEST}, MEASURE)[:4]
-    for name, colluder in {"opened-row-1": 0, "opened-row-1-with-a-colluder": 4}.items():
+    for name, colluders in {"opened-row-1": (), "opened-row-1-with-a-colluder": (4,)}.items():
         found[name] = program(
             "One hospital trains and the others do not, and everybody is asked to open the sum.",
             [*split, opening],
-            colluder=colluder,
+            colluders=colluders,
         )
     found["opened-with-a-view-missing"] = program(
         "The signed view of one hospital is not shown.", [*begin, {**opening, "signers": [1, 2, 3]}]
@@ -244,7 +258,7 @@ def _mixed_endings() -> dict[str, Program]:
             "The full list to some, a shorter one to the others, and a colluder who signs both.",
             [*begin, *steps],
             hospitals=6,
-            colluder=6,
+            colluders=(6,),
         )
     masks = six[2]
     found["opened-in-two-cohorts"] = program(
@@ -258,7 +272,7 @@ def _mixed_endings() -> dict[str, Program]:
             unmask,
         ],
         hospitals=6,
-        colluder=6,
+        colluders=(6,),
     )
     return found
 
@@ -282,11 +296,11 @@ def _cohorts() -> dict[str, Program]:
     one_cohort_less = [*six[:2], {**masks, "to": [1], "cohort": FIVE}, {**masks, "to": SIX[1:]}, *six[3:]]
     return {
         "another-cohort-for-one": program(
-            "One hospital is shown a cohort without the colluder.", one_cohort_less, hospitals=6, colluder=6
+            "One hospital is shown a cohort without the colluder.", one_cohort_less, hospitals=6, colluders=(6,)
         ),
         "cohort-of-two": program("A cohort below the threshold.", bent(everything, 2, cohort=[1, 2])),
         "cohort-without-one": program("A cohort that leaves out who is asked.", bent(everything, 2, cohort=[2, 3, 4])),
-        "two-cohorts": program("Two cohorts in a round, and a colluder.", parted, hospitals=6, colluder=6),
+        "two-cohorts": program("Two cohorts in a round, and a colluder.", parted, hospitals=6, colluders=(6,)),
         "directory-of-two": program("A directory below the threshold.", bent(everything, 1, directory=[1, 2])),
         "two-directories": program("Two directories in a round.", two_directories),
         "threshold-lowered": program(
@@ -358,7 +372,7 @@ def _runs() -> dict[str, Program]:
             honest_round([4, 5, 6], run=1, **BARE),
             mode,
             hospitals=6,
-            colluder=6,
+            colluders=(6,),
             runs=({**described(mode, run=2), "without": [1, 2, 3]},),
         )
     other = described("local", training={"learning_rate": 0.5})
@@ -384,9 +398,114 @@ def _runs() -> dict[str, Program]:
     return found
 
 
+WHO: dict[str, Any] = {"purpose": "evaluate", "release": ASKED_OF_TRAINING}
+AGREED: dict[str, Any] = {"allow_statistics_epsilon": 1.0}
+
+
+def _asking(mode: str, run: int = 1) -> dict[str, Any]:
+    """Return a run that asks who is trained on."""
+    return described(mode, run=run, evaluation={"statistics_epsilon": 1.0})
+
+
+def _statistics() -> dict[str, Program]:
+    """Return programs of a server that asks who is trained on, where it may and where it may not."""
+    found = {}
+    both = split_terms(WHO, MEASURE)
+    rounds = {number: honest_round(FOUR, number=number, **WHO) for number in range(1, 5)}
+    trained = honest_round(FOUR, number=2, dropped=[3], **TRAIN)
+    for mode in MODES:
+        asking, rich = (_asking(mode), _asking(mode, run=2)), {"allow_statistics_epsilon": 1000.0}
+        for name, comment, policy, steps in (
+            ("statistics", "Who is trained on, and a round of training after it.", AGREED, [*rounds[1], *trained]),
+            (
+                "statistics-again",
+                "Who is trained on is asked a third time.",
+                rich,
+                [*rounds[1], *rounds[2], *rounds[3]],
+            ),
+            ("statistics-not-agreed", "Hospitals that agree to no statistics are asked.", {}, rounds[1]),
+            (
+                "statistics-of-two-runs",
+                "Two runs in turn ask for what is agreed to once: afterwards noise comes, and no count.",
+                AGREED,
+                [*rounds[1], *({**step, "run": 1} for step in rounds[2]), *rounds[3]],
+            ),
+            (
+                "statistics-of-one",
+                "One hospital is asked who is trained on, the others for a measurement.",
+                AGREED,
+                both,
+            ),
+            (
+                "statistics-in-training",
+                "Who is trained on is asked in a round of training.",
+                AGREED,
+                honest_round(FOUR, **{**WHO, "purpose": "train"}),
+            ),
+        ):
+            found[f"{name}-{mode}"] = Program(4, (), policy, asking, tuple(steps), comment)
+    return found
+
+
+def _two_colluders() -> dict[str, Program]:
+    """Return programs of seven hospitals of whom two collude, the most that the threshold is made for."""
+    found = {}
+    seven = list(range(1, 8))
+    for mode in MODES:
+        run = described(mode, privacy={"colluders": 2}, aggregation={"min_hospitals": 4})
+        honest = honest_round(seven, **TRAIN)
+        begin, (sign, unmask) = honest[:3], honest[3:]
+        halves = [
+            {**step, "to": to, "survivors": [each for each in seven if each != lost], "dropped": [lost]}
+            for step in (sign, unmask)
+            for to, lost in (([1, 2, 3], 5), ([4, 5], 1))
+        ]
+        outside = [{**step, "to": FIVE[:3]} for step in bent(honest, 2, cohort=FIVE)[2:]]
+        outside = [
+            {**step, **({} if step["do"] == "mask" else {"survivors": [1, 2, 3, 6, 7], "dropped": [4, 5]})}
+            for step in outside
+        ]
+        split = split_terms({"purpose": "train", "release": TEST}, MEASURE, seven)
+        for name, comment, steps in (
+            ("honest", "Two collude in an honest round.", honest),
+            ("row-1", "One hospital trains, the others do not, and two sign whatever is useful.", split),
+            ("two-lists", "Two lists of survivors, one for each half of the honest, and two that sign both.",
+             [*begin, *halves]),
+            ("outside-the-cohort", "Two that are not in the cohort stand for survivors.", [*honest[:2], *outside]),
+        ):  # fmt: skip
+            found[f"two-colluders-{name}-{mode}"] = Program(7, (6, 7), {}, (run,), tuple(steps), comment)
+    return found
+
+
+def trusted(mode: str, run: int = 1) -> dict[str, Any]:
+    """Return a run that withstands a server which keeps to the protocol alone."""
+    return described(mode, run=run, aggregation={"adversary": "semi-honest"})
+
+
+def _semi_honest() -> dict[str, Program]:
+    found = {}
+    rounds = [
+        *honest_round(FOUR, trusted=True, **TRAIN),
+        *honest_round(FOUR, number=2, dropped=[3], trusted=True, **MEASURE),
+    ]
+    for mode in MODES:
+        for name, comment, policy in (
+            (
+                "agreed",
+                "An honest server of hospitals that trust it; one hospital drops out.",
+                {"allow_semi_honest": True},
+            ),
+            ("refused", "Hospitals that trust no server are asked to.", {}),
+        ):
+            found[f"semi-honest-{name}-{mode}"] = Program(4, (4,), policy, (trusted(mode),), tuple(rounds), comment)
+    return found
+
+
 def programs() -> dict[str, Program]:
     """Return every stored program by its name."""
     found = {**_honest(), **_terms(), **_lists(), **_openings(), **_cohorts(), **_noise(), **_runs()}
+    found |= {**_statistics(), **_two_colluders(), **_semi_honest()}
+    found |= {f"random-{kind}-{seed}": random_program(seed, kind=kind) for kind in KINDS for seed in range(2)}
     return {**found, **{f"random-{seed}": random_program(seed) for seed in range(6)}}
 
 

@@ -357,9 +357,10 @@ def a_strip(hospital: Hospital) -> str:
     return hospital.rows[8][0]
 
 
-@_found_as(Mistake.WRONG_DEPTH)
-def a_16_bit_png(hospital: Hospital) -> str:
-    hospital.file(8).write_bytes(png(another_chest().astype(np.uint16) * 256))
+@_found_as(Mistake.NARROW_RANGE)
+def twelve_bits_in_a_png_of_16(hospital: Hospital) -> str:
+    """A PNG's samples span its whole depth, so that these are shown nearly black."""
+    hospital.file(8).write_bytes(png(another_chest().astype(np.uint16) * 16))
     return hospital.rows[8][0]
 
 

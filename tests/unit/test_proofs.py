@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from deploy.source_tree import ROOT
+from tests.support.sources import sources, tree_of
 
 PROOFS = ROOT / "docs" / "proofs"
 
 NAMED = re.compile(r"docs/proofs/[a-z0-9-]+\.md")
+
+PROVEN = ("common/secagg/", "common/proved_sums/", "common/privacy/")
 
 WITHOUT_DEVIATION = {
     "common/secagg/__init__.py": "says where to begin",
@@ -18,19 +21,18 @@ WITHOUT_DEVIATION = {
     "common/secagg/errors.py": "names refusals",
     "common/secagg/messages.py": "gives messages their bytes",
     "common/secagg/phases.py": "names the paper's rounds",
+    "common/proved_sums/__init__.py": "says what the folder is",
+    "common/proved_sums/errors.py": "names refusals",
     "common/privacy/__init__.py": "says what the folder is",
     "common/privacy/calibration.py": "searches with the accountant's own bound",
+    "common/privacy/opacus_parts.py": "imports Opacus's accountants as they are",
     "common/privacy/schedule.py": "says how often a unit is sampled, which the accountant gets as it is",
 }
 
 
 def modules() -> dict[str, str]:
     """Return the module docstring of each source file that is not a test, by its path."""
-    files = [path for folder in ("common", "client", "server", "deploy") for path in (ROOT / folder).rglob("*.py")]
-    return {
-        str(path.relative_to(ROOT)): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        for path in files
-    }
+    return {str(path.relative_to(ROOT)): ast.get_docstring(tree_of(path)) or "" for path in sources()}
 
 
 MODULES = modules()
@@ -49,6 +51,6 @@ def test_every_proof_is_named_by_a_module_and_has_pseudocode(page: Path) -> None
     assert page.read_text(encoding="utf-8").count("```") >= 2
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(("common/secagg/", "common/privacy/"))])
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(PROVEN)])
 def test_every_module_of_the_protocol_and_of_privacy_names_its_proof_or_says_why_it_needs_none(module: str) -> None:
     assert bool(NAMED.findall(MODULES[module])) != (module in WITHOUT_DEVIATION)

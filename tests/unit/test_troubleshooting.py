@@ -4,11 +4,11 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from deploy.source_tree import ROOT
+from tests.support.sources import sources, tree_of
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
 
@@ -26,9 +26,8 @@ def quoted() -> list[str]:
 def said() -> tuple[str, ...]:
     """Return every string of the source but its documentation, with :data:`ANYTHING` where something is filled in."""
     texts = [(ROOT / "confide").read_text(encoding="utf-8")]
-    for folder in ("common", "client", "server", "deploy"):
-        for path in (ROOT / folder).rglob("*.py"):
-            texts += _strings(ast.parse(path.read_text(encoding="utf-8")))
+    for path in sources():
+        texts += _strings(tree_of(path))
     return tuple(" ".join(text.split()) for text in texts)
 
 

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from client.data.mistakes import Mistake
 from client.data.pixels import Header, Picture, UnusableImageError
 from client.data.readers.reader import CleanCopy, Pseudonyms
-from common.shards import EIGHT_BIT_MODES, MAX_PIXELS
+from common.shards import EIGHT_BIT_MODES, MAX_PIXELS, SIXTEEN_BIT_MODE, eight_bits
 
 _PERSONAL_EXIF = (
     ExifTags.Base.Artist,
@@ -31,18 +31,18 @@ def read_raster(encoded: bytes) -> Picture:
     """Decode a PNG or JPEG.
 
     Raises:
-        UnusableImageError: it is neither, is damaged, is too large, or has more than 8 bits a channel.
+        UnusableImageError: it is neither, is damaged, is too large, or has more than 16 bits a channel.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnusableImageError(Mistake.IMAGE_TOO_LARGE, f"{image.width} x {image.height} pixels")
-            if image.mode not in EIGHT_BIT_MODES:
+            if image.mode not in (*EIGHT_BIT_MODES, SIXTEEN_BIT_MODE):
                 raise UnusableImageError(Mistake.WRONG_DEPTH, f"mode {image.mode}")
             image.load()
             header = Header(personal=_personal_text(image), source=str(image.format))
-            grey = image.mode in ("1", "L", "LA")
-            return Picture(np.asarray(image.convert("L" if grey else "RGB"), np.uint8), header)
+            grey = image.mode in ("1", "L", "LA", SIXTEEN_BIT_MODE)
+            return Picture(np.asarray(eight_bits(image).convert("L" if grey else "RGB"), np.uint8), header)
     except UnidentifiedImageError:
         raise UnusableImageError(Mistake.NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from common.config import HospitalConfig, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, RunError
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
+from common.evaluation.statistics import TRAITS, unknown_traits
 from common.keystream import Keystream
 from common.privacy.accounting import Accountant, epsilon
 from common.privacy.mechanism import LocalNoise, mechanism_of
@@ -42,6 +44,12 @@ def records(count: int, per_patient: int = 1) -> HospitalRecords:
     return HospitalRecords(images, np.arange(count) % 2, np.arange(count) // per_patient)
 
 
+def women_and_men(count: int) -> npt.NDArray[np.uint8]:
+    traits = unknown_traits(count)
+    traits[:, [name for name, _ in TRAITS].index("sex")] = np.where(np.arange(count) < count // 2, 1, 2)
+    return traits
+
+
 @pytest.fixture(scope="module")
 def description(dealt: Dealt, tmp_path_factory: pytest.TempPathFactory) -> RunDescription:
     made = small(dealt, tmp_path_factory.mktemp("described"))
@@ -58,10 +66,13 @@ class Hospital:
         seed: int = 1,
         *,
         per_patient: int = 1,
+        sexes: bool = False,
         **policy: Any,  # noqa: ANN401
     ) -> None:
         self.run, self.folder = run, folder / f"ledger-{seed}"
         parts = {name: records(count, per_patient) for name, count in HELD.items()}
+        if sexes:
+            parts["test"] = replace(parts["test"], traits=women_and_men(HELD["test"]))
         data = HospitalData(parts["train"], parts["validation"], parts["test"], bytes(32))
         self.policy: HospitalConfig = willing(**{**STATED, **policy})
         source = Keystream(bound_hash("test", bytes([seed])))
@@ -257,6 +268,15 @@ def test_figures_that_cannot_be_made_of_scores_are_not_told_to_the_server(
     made = Hospital(description, tmp_path).contribute(1)
     assert made.vector.shape == (description.vector_length,)
     assert made.own is None
+
+
+def test_a_hospitals_own_figures_say_for_whom_the_model_works(description: RunDescription, tmp_path: Path) -> None:
+    hospital = Hospital(description, tmp_path, sexes=True)
+    groups = {group.group: group for group in hospital.contribute(1).groups}
+    assert set(groups) == {"female", "male"}
+    assert sum(group.records for group in groups.values()) == HELD["test"]
+    assert all(0 < group.sick < group.records for group in groups.values())
+    assert Hospital(description, tmp_path / "not known").contribute(1).groups == ()
 
 
 def test_who_is_trained_on_is_not_asked_in_a_round_that_trains(dealt: Dealt, tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ def test_scores_are_made_in_smaller_pieces_when_memory_runs_out() -> None:
     assert memory.tried == [20, 10, 5, 5, 5, 5, 20]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cnn", "resnet18", "densenet121", "efficientnet_b0", "scattering_linear"])
 def test_every_tensor_of_a_gradient_lies_on_the_models_device(name: str) -> None:
     """The meta device refuses to compute with a tensor that was left on the CPU."""
@@ -284,6 +285,7 @@ def test_frozen_features_are_moved_where_they_can_be_and_made_smaller_when_memor
     move(None, CPU)
 
 
+@pytest.mark.long
 def test_scattering_is_computed_on_a_device_alone_or_joined_and_smaller_when_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

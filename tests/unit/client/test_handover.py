@@ -41,7 +41,7 @@ def test_a_message_and_its_array_cross_both_ways(tmp_path: Path, length: int) ->
     array = np.arange(length, dtype=np.uint8)
     with answering(tmp_path), connect(tmp_path) as relay:
         for message in (b"", b"request", b"x" * 100_000):
-            send(relay, message, (array[: length // 2], array[length // 2 :].data))
+            send(relay, message, (array[: length // 2].data, array[length // 2 :].data))
             frame = receive(relay)
             assert (frame.message, frame.is_fault) == (message[::-1], False)
             assert whole_array(relay, frame.array_bytes) == array.tobytes() * 2

@@ -45,7 +45,9 @@ def test_a_hospital_exports_its_epsilon_budget_and_speed_under_its_own_name(tmp_
 
 
 def test_a_hospital_that_has_not_begun_tells_its_version_alone(tmp_path: Path) -> None:
-    assert {name for name, _ in _samples(tmp_path / "status.json")} == {"confide_build_info"}
+    assert {name for name, _ in _samples(tmp_path / "status.json")} == {
+        "confide_build_info", "confide_disk_free_ratio",
+    }  # fmt: skip
 
 
 def test_each_scrape_reads_the_latest_status(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_a_parameter_that_is_not_in_exactly_one_supported_layer_is_refused(model
         record_gradients(model, *batch((5, 4)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("as_rows", [False, True])
 @pytest.mark.parametrize("name", ["densenet121", "efficientnet_b0"])
 def test_the_gradients_of_deep_networks_are_those_of_each_record_alone(name: str, *, as_rows: bool) -> None:

@@ -473,15 +473,43 @@ def test_too_many_units_are_cut_to_a_subset_that_the_seed_fixes() -> None:
     data = features(60, per_patient=4)
     few = data.limited(5, PrivacyUnit.PATIENT, b"run")
     assert (few.count(PrivacyUnit.PATIENT), len(few)) == (5, 20)
-    assert torch.equal(few.inputs, data.limited(5, PrivacyUnit.PATIENT, b"run").inputs)
-    assert not torch.equal(few.inputs, data.limited(5, PrivacyUnit.PATIENT, b"another").inputs)
+    assert torch.equal(few.take(slice(None)), data.limited(5, PrivacyUnit.PATIENT, b"run").take(slice(None)))
+    assert not torch.equal(few.take(slice(None)), data.limited(5, PrivacyUnit.PATIENT, b"another").take(slice(None)))
     assert data.limited(15, PrivacyUnit.PATIENT, b"run") is data
     assert data.at_most_per_patient(4, b"run") is data
     thinned = data.at_most_per_patient(3, b"run")
     assert torch.bincount(thinned.patients).tolist() == [3] * 15
-    assert torch.equal(thinned.inputs, data.at_most_per_patient(3, b"run").inputs)
-    assert not torch.equal(thinned.inputs, data.at_most_per_patient(3, b"another").inputs)
+    assert torch.equal(thinned.take(slice(None)), data.at_most_per_patient(3, b"run").take(slice(None)))
+    assert not torch.equal(thinned.take(slice(None)), data.at_most_per_patient(3, b"another").take(slice(None)))
     assert len(data.emptied()) == data.emptied().count(PrivacyUnit.RECORD) == 0
+
+
+@pytest.mark.parametrize("unit", PrivacyUnit)
+def test_a_run_that_takes_fewer_units_than_there_are_copies_none_of_their_images(
+    monkeypatch: pytest.MonkeyPatch, unit: PrivacyUnit
+) -> None:
+    at_once = 4
+    monkeypatch.setattr(module, "CACHED_FEATURES", at_once * 6)
+    monkeypatch.setattr(module, "EVALUATION_PIXELS", at_once * 6)
+    data, (model, start) = features(60, per_patient=2), linear()
+    few = data.limited(17, unit, b"run").at_most_per_patient(1, b"run")
+    assert few.inputs.data_ptr() == data.inputs.data_ptr()
+    assert data.emptied().inputs.data_ptr() == data.inputs.data_ptr()
+    alone = TrainingData.of(few.take(slice(None)).numpy(), few.labels.numpy(), few.patients.numpy())
+    read, take = [], TrainingData.take
+
+    def counted(self: TrainingData, records: torch.Tensor | slice) -> torch.Tensor:
+        taken = take(self, records)
+        read.append(len(taken))
+        return taken
+
+    monkeypatch.setattr(TrainingData, "take", counted)
+    privacy, training = LOCAL.model_copy(update={"unit": unit}), TrainingConfig(sample_rate=1.0)
+    found, expected = (train_locally(model, start, each, training, privacy, 1.0, seeded(2)) for each in (few, alone))
+    assert np.array_equal(found.delta, expected.delta)
+    found_scores, expected_scores = (scores(model, start, each, each, 2) for each in (few, alone))
+    assert np.array_equal(found_scores[0], expected_scores[0])
+    assert 0 < max(read) <= at_once
 
 
 @pytest.mark.parametrize("value", [3.4e38, -3.4e38])

@@ -49,6 +49,8 @@ def test_the_names_that_scripts_rely_on_exist() -> None:
         ("training.learning_rate=fast", r"training\.learning_rate .*number.*got 'fast'"),
         ("aggregation.min_hospitals=5", r"min_hospitals \(5\) must be at most experiment\.num_clients \(4\)"),
         ("hospital.allow_plain=1", r"hospital\.allow_plain .*boolean.*got 1"),
+        ("task.kind=grades", r"^task\.kind should be 'binary', 'multiclass', 'ordinal' or 'multilabel', got 'grades'$"),
+        ("task.classes=[a, b]", r"^task\.[a-z]+ "),
         ("rounds=3", r"--set takes section\.key=value, got 'rounds=3'"),
     ],
 )
@@ -80,6 +82,7 @@ def test_yaml_that_holds_a_date_or_number_that_is_none_is_one_clear_error(tmp_pa
         load_config(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", ["2001-99-99", "!!bool x", "[" * 5000])
 def test_an_override_that_is_no_yaml_is_refused_by_its_key(tmp_path: Path, value: str) -> None:
     path = tmp_path / "config.yaml"
@@ -164,6 +167,9 @@ def test_a_run_description_whose_task_is_of_other_classes_or_another_order_is_re
 def test_a_run_description_with_a_graph_weaker_than_any_hospital_accepts_is_refused() -> None:
     encoded = description().canonical_json().replace(b'"security_bits":40', b'"security_bits":2')
     with pytest.raises(ConfigError, match=r"graph\.security_bits .*≥ 40.*got 2"):
+        RunDescription.from_json(encoded)
+    encoded = description().canonical_json().replace(b'"colluding":0.1', b'"colluding":0.05')
+    with pytest.raises(ConfigError, match=r"graph\.colluding .*≥ 0.1.*got 0.05"):
         RunDescription.from_json(encoded)
 
 

@@ -189,7 +189,6 @@ def test_a_file_outside_the_folder_is_refused(tmp_path: Path, where: str) -> Non
         (b"GIF89a\x01\x00\x01\x00\x80\x00\x00", "must be a PNG or JPEG"),
         ("truncated", "damaged or cut short"),
         ("bomb", "at most 67108864 pixels"),
-        ("deep", "8 bits a channel"),
     ],
 )
 def test_an_image_that_can_not_be_used_is_refused_by_row(tmp_path: Path, content: bytes | str, complaint: str) -> None:
@@ -199,12 +198,18 @@ def test_an_image_that_can_not_be_used_is_refused_by_row(tmp_path: Path, content
         path.write_bytes(path.read_bytes()[:-200])
     elif content == "bomb":
         Image.new("1", (9000, 9000)).save(path, "PNG")
-    elif content == "deep":
-        Image.fromarray(np.full((28, 28), 4000, np.uint16)).save(path)
     elif isinstance(content, bytes):
         path.write_bytes(content)
     with pytest.raises(DataError, match=rf"row 2: .*{complaint}"):
         shards.load(tmp_path, "train", 28, 1)
+
+
+def test_a_grey_png_of_16_bits_is_scaled_to_8(tmp_path: Path) -> None:
+    write_shard(tmp_path)
+    pixels = np.linspace(0, 65_535, 28 * 28).astype(np.uint16).reshape(28, 28)
+    Image.fromarray(pixels).save(tmp_path / "train" / "000000.png")
+    read = shards.load(tmp_path, "train", 28, 1).images[0, 0]
+    assert np.array_equal(read, np.rint(pixels / 257).astype(np.uint8))
 
 
 def test_an_oblong_image_keeps_its_middle_square() -> None:

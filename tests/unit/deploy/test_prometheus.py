@@ -14,6 +14,7 @@ from common.telemetry.metric_names import ALL
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "prometheus"
 PROMTOOL = os.environ.get("CONFIDE_PROMTOOL") or shutil.which("promtool")
+AMTOOL = os.environ.get("CONFIDE_AMTOOL") or shutil.which("amtool")
 
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (or set CONFIDE_PROMTOOL)")
 
@@ -55,6 +56,28 @@ def test_a_round_may_use_its_deadlines_before_it_counts_as_stalled() -> None:
     allowed = re.search(r"> (\d+)", stalled)
     assert allowed is not None
     assert int(allowed[1]) > 3 * Config().transport.exchange_deadline_seconds
+
+
+def test_every_alert_links_to_what_to_do_about_it() -> None:
+    pages = (FOLDER.parents[1] / "docs" / "runbooks.md").read_text()
+    headings = {heading.lower() for heading in re.findall(r"^### (\w+)$", pages, re.MULTILINE)}
+    for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            link = rule["annotations"]["runbook_url"]
+            assert link.endswith(f"docs{{{{ end }}}}/runbooks.md#{rule['alert'].lower()}")
+            assert rule["alert"].lower() in headings
+
+
+@pytest.mark.skipif(AMTOOL is None, reason="amtool is not installed (or set CONFIDE_AMTOOL)")
+@pytest.mark.parametrize(("severity", "receiver"), [("critical", "on-call"), ("warning", "operators")])
+def test_an_alert_reaches_those_for_whom_it_is(severity: str, receiver: str) -> None:
+    file = f"--config.file={FOLDER / 'alertmanager.yml'}"
+    for command in (
+        ("check-config", str(FOLDER / "alertmanager.yml")),
+        ("config", "routes", "test", file, f"--verify.receivers={receiver}", f"severity={severity}"),
+    ):
+        done = subprocess.run((str(AMTOOL), *command), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool

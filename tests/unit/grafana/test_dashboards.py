@@ -89,6 +89,43 @@ def test_every_panel_has_a_unit_and_says_what_it_shows(path: Path) -> None:
 
 
 @each_dashboard
+def test_every_variable_that_a_query_names_is_there_and_the_run_is_one_of_them(path: Path) -> None:
+    dashboard = _read(path)
+    there = {variable["name"] for variable in dashboard["templating"]["list"]}
+    asked = {name for query in _queries(dashboard) for name in re.findall(r"\$(\w+)", query)}
+    assert "run" in asked
+    assert asked <= there
+
+
+@each_dashboard
+def test_no_table_shows_a_column_that_is_called_value(path: Path) -> None:
+    for panel in _panels(_read(path)):
+        if panel["type"] not in {"table", "trend"}:
+            continue
+        (shown,) = (each["options"] for each in panel["transformations"] if each["id"] == "organize")
+        several = len(panel["targets"]) > 1
+        for target in panel["targets"]:
+            name = f"Value #{target['refId']}" if several else "Value"
+            assert name in shown["renameByName"] or shown["excludeByName"].get(name), (panel["title"], name)
+
+
+@each_dashboard
+def test_lines_are_not_filled_to_sharp_edges_and_series_have_names(path: Path) -> None:
+    for panel in _panels(_read(path)):
+        if panel["type"] == "timeseries":
+            assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+def test_a_run_is_drawn_by_its_rounds_beside_what_a_hospital_reaches_alone_and_without_privacy() -> None:
+    (panel,) = (
+        panel for panel in _panels(_read(ROOT / "grafana/dashboards/federation.json")) if panel["type"] == "trend"
+    )
+    assert panel["options"]["xField"] == "round"
+    names = next(each["options"]["renameByName"] for each in panel["transformations"] if each["id"] == "organize")
+    assert set(names.values()) == {"AUC", "accuracy", "a hospital alone", "without privacy"}
+
+
+@each_dashboard
 def test_a_value_that_is_coloured_has_thresholds(path: Path) -> None:
     for panel in _panels(_read(path)):
         defaults = panel["fieldConfig"]["defaults"]

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Config, replace
+from common.config import PROTOCOL_VERSION, Config, replace
 from common.errors import RunError
 from common.files import write_private
 from common.identity.certificates import certificate_pem, make_authority, make_tls_certificate
 from common.run.proposal import RunState
 from common.telemetry import metric_names as names
 from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
+from server.members.versions import MemberVersions, SpokenVersions
 from server.metrics import LAST_ROUNDS, RunMetrics
 from server.run_queue import RunQueue
 from tests.support.example_run import HOSPITALS, RUN_ID, example_run
@@ -24,11 +25,38 @@ def _write(run: Path, events: list[Event]) -> None:
 
 
 def _samples(metrics: RunMetrics) -> Samples:
+    """Return the samples by their names and labels but for the run's, which a test of its own holds."""
     return {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (sample.name, tuple(value for label, value in sample.labels.items() if label != "run")): sample.value
         for family in metrics.collect()
         for sample in family.samples
     }
+
+
+def test_every_series_of_a_run_names_the_run(tmp_path: Path) -> None:
+    _write(tmp_path, example_run(6))
+    of_no_run = {metric.name for metric in names.ALL if metric.labels[:1] != ("run",)}
+    samples = [sample for family in RunMetrics(tmp_path).collect() for sample in family.samples]
+    assert {sample.name for sample in samples} - {"confide_build_info"} <= {
+        sample.name for sample in samples if sample.labels.get("run") == RUN_ID[:12]
+    }
+    assert {sample.name for sample in samples if "run" not in sample.labels} == {"confide_build_info"} <= of_no_run
+
+
+def test_a_member_that_speaks_another_version_and_the_disk_are_told(tmp_path: Path) -> None:
+    versions = MemberVersions(tmp_path)
+    versions.note("st-mary", SpokenVersions(2, "0.1.0", 2))
+    versions.note("general", SpokenVersions(PROTOCOL_VERSION + 1, "9.9.9", PROTOCOL_VERSION))
+    metrics = RunMetrics(tmp_path, tmp_path)
+    samples = _samples(metrics)
+    assert samples["confide_member_version_mismatch", ("st-mary", "0.1.0")] == 1
+    assert samples["confide_member_version_mismatch", ("general", "9.9.9")] == 0
+    assert 0 < samples["confide_disk_free_ratio", ()] < 1
+    versions.note("st-mary", SpokenVersions(PROTOCOL_VERSION, "0.2.0", PROTOCOL_VERSION))
+    assert [series for series in _samples(metrics) if series[0] == "confide_member_version_mismatch"] == [
+        ("confide_member_version_mismatch", ("st-mary", "0.2.0")),
+        ("confide_member_version_mismatch", ("general", "9.9.9")),
+    ]
 
 
 def test_every_promised_metric_of_the_server_is_exported(tmp_path: Path) -> None:
@@ -204,14 +232,14 @@ def test_no_round_is_missed_between_two_scrapes_and_a_bounded_number_is_kept(tmp
     _write(tmp_path, events)
     samples = _samples(RunMetrics(tmp_path))
     for event in done:
-        key = (RUN_ID[:12], str(event.step))
+        key = (str(event.step),)
         assert samples["confide_round_auc", key] == event.auc
         assert samples["confide_round_duration_seconds", key] == event.seconds
         assert samples["confide_round_epsilon", key] == event.epsilon
         assert samples["confide_round_finished_timestamp_seconds", key] == event.time
     more = [done[-1].model_copy(update={"step": step}) for step in range(7, 7 + LAST_ROUNDS)]
     _write(tmp_path, [*events[:-1], *more])
-    rounds = {labels[1] for name, labels in _samples(RunMetrics(tmp_path)) if name == "confide_round_hospitals"}
+    rounds = {labels[0] for name, labels in _samples(RunMetrics(tmp_path)) if name == "confide_round_hospitals"}
     assert rounds == {str(step) for step in range(7, 7 + LAST_ROUNDS)}
 
 
@@ -223,10 +251,10 @@ def test_a_run_that_failed_is_not_called_finished(tmp_path: Path, reason: str, r
     last = events[-1]
     assert isinstance(last, RunFinished)
     _write(tmp_path, events[:-1])
-    assert _samples(RunMetrics(tmp_path))["confide_run_result", (RUN_ID[:12], "running")] == 1
+    assert _samples(RunMetrics(tmp_path))["confide_run_result", ("running",)] == 1
     _write(tmp_path, [*events[:-1], last.model_copy(update={"reason": reason})])
     told = {labels for name, labels in _samples(RunMetrics(tmp_path)) if name == "confide_run_result"}
-    assert told == {(RUN_ID[:12], result)}
+    assert told == {(result,)}
 
 
 def test_a_server_shows_where_each_of_its_runs_stands_and_how_long_its_certificate_holds(tmp_path: Path) -> None:
@@ -239,7 +267,7 @@ def test_a_server_shows_where_each_of_its_runs_stands_and_how_long_its_certifica
     write_private(tmp_path / "tls.pem", certificate_pem(certificate))
     metrics = RunMetrics(tmp_path / "run", tmp_path)
     samples = _samples(metrics)
-    assert samples["confide_run_result", ("a" * 12, "failed")] == 1
+    assert samples["confide_run_result", ("failed",)] == 1
     assert 0.9 < samples["confide_certificate_left_ratio", ("tls",)] <= 1
     queue.resume("a" * 32)
     assert ("confide_run_result", ("a" * 12, "failed")) not in _samples(metrics)

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
 from common.config import replace
 from common.errors import ConfigError, RunError
-from common.files import write_private
-from common.identity.certificates import certificate_pem
 from common.identity.members import MEMBERS_FILE
-from common.settings import ROSTER_FILE, SERVER_SETTINGS_FILE, SUPERNODES_FOLDER, ServerSettings
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from server import operator_socket
 from server.operator_socket import (
     SOCKET_FILE,
@@ -24,38 +21,21 @@ from server.operator_socket import (
     Operator,
     OperatorReply,
     OperatorSocket,
-    Propose,
     ShowRuns,
     ask_server,
 )
 from server.run_queue import RunQueue
-from tests.support.proposed_run import CONFIG, NAMES, PARAMETERS, RUN_ID, Members
+from tests.support.console_states import server_state
+from tests.support.proposed_run import CONFIG, NAMES, RUN_ID, Members
+from tests.support.proposing import FACTS, FIRST, proposal
 
 MEMBERS = Members.made((*NAMES, "st-luke"))
-
-
-def proposal(**changes: object) -> Propose:
-    asked = Propose(
-        config=CONFIG.model_dump(mode="json"), data_set="phantom", classes=("normal", "pneumonia"), channels=1,
-        parameters=PARAMETERS, days=30.0,
-    )  # fmt: skip
-    return msgspec.structs.replace(asked, **changes)
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     # A path that is longer than a socket's name may be.
-    made = tmp_path / ("a-long-name-" * 12)
-    ServerSettings(
-        config=made / "config.yaml", run=made, logs=made, run_id=RUN_ID, data_set="phantom", classes=("a", "b"),
-        channels=1,
-    ).write(made / SERVER_SETTINGS_FILE)  # fmt: skip
-    write_private(made / "ca.pem", certificate_pem(MEMBERS.authority.certificate))
-    write_private(made / MEMBERS_FILE, MEMBERS.member_list.encode())
-    write_private(made / ROSTER_FILE, yaml.safe_dump(MEMBERS.roster).encode())
-    for name in MEMBERS.identities:
-        write_private(made / SUPERNODES_FOLDER / f"{name}.pub", b"a key")
-    return made
+    return server_state(tmp_path / ("a-long-name-" * 12), MEMBERS)
 
 
 @pytest.fixture
@@ -65,11 +45,11 @@ def served(state: Path) -> Iterator[Path]:
 
 
 def test_a_run_is_proposed_listed_shown_stopped_and_resumed(served: Path) -> None:
-    (first,) = ask_server(served, proposal())
+    (first,) = ask_server(served, proposal(served))
     assert (first.run_id, first.number, first.state) == (RUN_ID, 1, "proposed")
     assert first.hospitals == tuple(sorted(MEMBERS.identities))
     assert first.claims
-    (second,) = ask_server(served, proposal(hospitals=NAMES, held=True))
+    (second,) = ask_server(served, proposal(served, hospitals=NAMES, held=True))
     assert second.run_id != RUN_ID
     assert (second.hospitals, second.held) == (NAMES, True)
     # The configuration counts those that are named.
@@ -84,11 +64,11 @@ def test_a_run_is_proposed_listed_shown_stopped_and_resumed(served: Path) -> Non
 
 def test_what_the_server_refuses_comes_back_in_its_words(served: Path) -> None:
     with pytest.raises(RunError, match="st-peter are not on the authority's list"):
-        ask_server(served, proposal(hospitals=(*NAMES, "st-peter")))
+        ask_server(served, proposal(served, hospitals=(*NAMES, "st-peter")))
     with pytest.raises(RunError, match="greater than or equal to 3"):
-        ask_server(served, proposal(hospitals=NAMES[:2]))
+        ask_server(served, proposal(served, hospitals=NAMES[:2]))
     with pytest.raises(RunError, match="must be one of this version"):
-        ask_server(served, proposal(config={"experiment": {"rounds": 0}}))
+        ask_server(served, proposal(served, config={"experiment": {"rounds": 0}}))
     with pytest.raises(RunError, match="0 runs are called '7'"):
         ask_server(served, ShowRuns("7"))
     assert ask_server(served, ShowRuns()) == ()
@@ -134,13 +114,33 @@ def test_bytes_that_are_no_request_are_answered_with_an_error(served: Path, cont
 
 def test_a_server_without_members_proposes_nothing(state: Path) -> None:
     (state / MEMBERS_FILE).unlink()
-    reply = Operator(state).answer(proposal(), dt.datetime.now(dt.UTC))
+    reply = Operator(state).answer(proposal(state), dt.datetime.now(dt.UTC))
     assert reply.error is not None
     assert "nobody has joined yet" in reply.error
 
 
 def test_a_configuration_is_what_was_sent(served: Path) -> None:
     wanted = replace(CONFIG, experiment={"rounds": 7}, privacy={"target_epsilon": 2.5})
-    (view,) = ask_server(served, proposal(config=wanted.model_dump(mode="json")))
+    (view,) = ask_server(served, proposal(served, config=wanted.model_dump(mode="json")))
     assert (view.rounds, view.epsilon) == (7, 2.5)
     assert RunQueue(served).config(view.run_id).training == wanted.training
+
+
+def test_the_run_begins_with_the_model_that_came_with_its_proposal(served: Path) -> None:
+    (view,) = ask_server(served, proposal(served))
+    kept = FirstModel.read(RunQueue(served).folder(view.run_id) / FIRST_MODEL_FILE)
+    assert (kept.facts, kept.shapes) == (FACTS, FIRST.shapes)
+    assert list((served / "first-models").iterdir()) == []
+
+
+def test_a_proposal_without_its_first_model_or_with_another_is_refused(served: Path) -> None:
+    asked = proposal(served)
+    with pytest.raises(RunError, match="the run's first model must lie in first-models"):
+        ask_server(served, msgspec.structs.replace(asked, first_model=64 * "0"))
+    (served / "first-models" / f"{asked.first_model}.safetensors").write_bytes(b"another")
+    with pytest.raises(RunError, match="must be the file that was left with the proposal"):
+        ask_server(served, asked)
+    with pytest.raises(RunError, match="must be made for the run: cnn_wide"):
+        ask_server(served, proposal(served, config=replace(CONFIG, model={"name": "cnn_wide"}).model_dump(mode="json")))
+    assert ask_server(served, ShowRuns()) == ()
+    assert list((served / "first-models").iterdir()) == []

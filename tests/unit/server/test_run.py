@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch.nn import functional
 
+from client.received_run import _follow
 from client.training import _as_input
+from common.audit.chain import AUDIT_FILE, read_chain
 from common.models.flat import share_parameters
 from common.privacy.distributed import DistributedMechanism
+from common.run.told_run import Chained, check_told
 from common.telemetry.events import (
     COMPLETED,
+    EVENTS_FILE,
     STOPPED,
     Dropout,
     Evaluated,
@@ -24,9 +28,20 @@ from common.telemetry.events import (
     RunFinished,
     RunStarted,
 )
-from deploy.experiment.consortium import Loss
+from deploy.experiment.consortium import InProcessConsortium, Loss
 from server.checkpoints import CheckpointStore
-from tests.support.small_consortium import HOSPITALS, POLICY, RUN_ID, Dealt, Vanishing, everybody, small, willing
+from tests.support.small_consortium import (
+    CONFIG,
+    HOSPITALS,
+    POLICY,
+    RUN_ID,
+    Dealt,
+    Small,
+    Vanishing,
+    everybody,
+    small,
+    willing,
+)
 
 
 class KilledError(BaseException):
@@ -47,6 +62,22 @@ def test_a_run_trains_every_round_and_measures_every_model(dealt: Dealt, tmp_pat
     assert 0 < tested.epsilon <= made.config.evaluation.target_epsilon
     assert 0 < done[0].epsilon < done[1].epsilon <= made.config.privacy.target_epsilon
     assert made.config.privacy.target_epsilon - done[1].epsilon < 0.02
+
+
+def test_what_a_run_reports_is_what_its_chain_says_to_a_hospital_that_follows_it(dealt: Dealt, tmp_path: Path) -> None:
+    consortium = InProcessConsortium(CONFIG, dealt.sites(tmp_path), audited=True)
+    made = Small(dealt, tmp_path, CONFIG, consortium)
+    assert made.run().train() == COMPLETED
+    (tmp_path / EVENTS_FILE).write_text("".join(event.to_line() for event in made.events), encoding="utf-8")
+    server, own = (
+        read_chain((folder / AUDIT_FILE).read_bytes(), AUDIT_FILE, made.consortium.authority)
+        for folder in (tmp_path, tmp_path / HOSPITALS[0])
+    )
+    followed = _follow(server, own, RUN_ID)
+    assert followed.finished is not None
+    chained = Chained(followed.descriptions, followed.data_set, followed.sums, followed.finished.steps)
+    assert check_told(tmp_path / EVENTS_FILE, chained) is False
+    assert followed.rounds == len(followed.sums) > 2
 
 
 def test_a_run_measures_a_model_of_each_round_and_books_it_to_its_own_account(dealt: Dealt, tmp_path: Path) -> None:

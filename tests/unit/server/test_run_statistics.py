@@ -1,10 +1,11 @@
 """Whole runs in one process that count who they train on before they train."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.telemetry.events import COMPLETED, Counted, Evaluated, Refusal
+from common.telemetry.events import COMPLETED, STOPPED, Counted, Evaluated, Refusal
 from tests.support.small_consortium import Dealt, everybody, small, willing
 
 EPSILON = 2.0
@@ -81,3 +82,21 @@ def test_a_second_run_finds_the_account_spent_and_trains_without_counting_that_h
     assert run.train() == COMPLETED
     assert _lines(first, "hospital-1").count("statistics") == 1
     assert not first.of(Counted)  # Nobody counts: a sum of noise alone is not told as if it were counts.
+
+
+def test_a_run_that_is_stopped_before_its_first_round_asks_nothing_and_never_counts_twice(
+    dealt: Dealt, tmp_path: Path
+) -> None:
+    small_run = small(dealt, tmp_path, policies=everybody(allow_statistics_epsilon=EPSILON), **ASKED)
+    stopped_at_once = small_run.run()
+    stopped_at_once._plan = replace(stopped_at_once._plan, must_stop=lambda: True)
+    assert stopped_at_once.train() == STOPPED
+    assert not small_run.spent("hospital-1")
+    # It goes on, counts, is stopped again before it trains, and goes on to its end.
+    stopped_later = small_run.run()
+    stopped_later._plan = replace(stopped_later._plan, must_stop=lambda: bool(small_run.of(Counted)))
+    assert stopped_later.train() == STOPPED
+    assert _lines(small_run, "hospital-1") == ["statistics"]
+    assert small_run.run().train() == COMPLETED
+    assert _lines(small_run, "hospital-1").count("statistics") == 1
+    assert len(small_run.of(Counted)) == 1

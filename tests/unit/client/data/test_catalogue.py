@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from client.data.catalogue import printable, read_catalogue, scan_images
+from client.data.known_tables import Said
 from client.data.mistakes import Finding, Mistake
 from client.data.readers import HEAD_BYTES, READERS, read_picture
 from common.task import implied
@@ -213,6 +214,38 @@ def test_another_label_is_none(tmp_path: Path, label: str) -> None:
     (tmp_path / "manifest.csv").write_text(f"file,label\na.png,{label}\n", encoding="utf-8")
     (finding,) = read_catalogue(tmp_path, TASK).findings
     assert (finding.mistake, finding.detail) == (Mistake.LABEL_UNKNOWN, label)
+
+
+def test_a_manifest_says_of_view_sex_and_age_what_an_image_does_not(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(raster("PNG"))
+    (tmp_path / "manifest.csv").write_text(
+        "file,label,Sex,age,view\na.png,normal,female,63,PA\nb.png,normal,?,old,LAT\nc.png,normal,,,somewhere\n"
+    )
+    catalogue = read_catalogue(tmp_path, TASK)
+    said = {entry.file: entry.said for entry in catalogue.entries}
+    assert said == {"a.png": Said("PA", "F", "063Y"), "b.png": Said("LAT", "", ""), "c.png": Said()}
+    remarks = [finding.detail for finding in catalogue.findings if finding.mistake is Mistake.TABLE_REMARK]
+    assert sorted(remarks) == [
+        "column age must have a number of years; cells that do not, and count as not known: 1",
+        "column sex must have F, M or O; cells that do not, and count as not known: 1",
+        "column view must have a view such as PA, AP or lateral; cells that do not, and count as not known: 1",
+    ]
+
+
+@pytest.mark.parametrize("word", ["missing", "Fallnummer", "don't know", "0"])
+def test_no_word_is_taken_for_a_sex_by_how_it_begins(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.png").write_bytes(raster("PNG"))
+    (tmp_path / "manifest.csv").write_text(f"file,label,sex\na.png,normal,{word}\n")
+    catalogue = read_catalogue(tmp_path, TASK)
+    assert [entry.said for entry in catalogue.entries] == [Said()]
+    assert [finding.mistake for finding in catalogue.findings] == [Mistake.TABLE_REMARK]
+
+
+def test_a_manifest_without_such_columns_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(raster("PNG"))
+    (tmp_path / "manifest.csv").write_text("file,label\na.png,normal\n")
+    assert [entry.said for entry in read_catalogue(tmp_path, TASK).entries] == [None]
 
 
 def test_each_file_is_known_to_its_own_reader_alone() -> None:

@@ -323,6 +323,7 @@ def can_encode(encoder: str, pixels: str) -> bool:
     return bits <= 12 or encoder not in LOSSY_OF_12_BITS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("encoder", "pixels"),
     [(encoder, pixels) for encoder in ENCODERS for pixels in KINDS_OF_PIXELS if can_encode(encoder, pixels)],

@@ -66,6 +66,7 @@ def test_the_second_start_opens_no_image(hospital: Hospital, tmp_path: Path, mon
     assert np.array_equal(first.test.images, second.test.images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["image", "label", "added", "size", "accepted"])
 def test_any_change_makes_the_images_be_opened_again(
     hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

@@ -13,6 +13,7 @@ from client.data.hospital_data import check_data
 from client.data.known_tables import CHEXPERT_LABELS, NIH_LABELS, find_known_table
 from client.data.mistakes import Mistake
 from common.task import Counts, ImageKindName, TaskConfig, TaskKind, held_by, unknown_in
+from tests.support.hospital_folder import chest_images
 
 NIH = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -154,13 +155,41 @@ def test_of_both_tables_of_rsna_the_one_with_targets_is_read(tmp_path: Path) -> 
     assert (known.name, known.files) == ("RSNA Pneumonia", ("stage_2_train_labels.csv",))
 
 
-def test_lateral_views_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_views_that_are_not_frontal_are_left_out_and_counted_by_their_names(tmp_path: Path) -> None:
     tables, images, _ = SETS["CheXpert"]
     known = find_known_table(lay_out(tmp_path, tables, images))
     assert known is not None
     assert known.task is not None
     findings = read_catalogue(tmp_path, known.task).findings
-    assert [finding.detail for finding in findings] == ["1 images are lateral views and are left out"]
+    assert [finding.detail for finding in findings] == [
+        "1 images are left out, because the table gives their view as LATERAL"
+    ]
+
+
+def test_what_padchest_excludes_is_counted_as_what_it_is(tmp_path: Path) -> None:
+    tables, images, _ = SETS["PadChest"]
+    ((name, table),) = tables.items()
+    more = [f"{number},{number}.png,0,2015,1,1,1990,F,,{view},Manual,No,x,['normal']\n"
+            for number, view in enumerate(("EXCLUDE", "EXCLUDE", "COSTAL", "PA"), start=3)]  # fmt: skip
+    lay_out(tmp_path, {name: table + "".join(more)}, (*images, *(f"0/{number}.png" for number in range(3, 7))))
+    findings = read_catalogue(tmp_path, PADCHEST_TASK).findings
+    assert [finding.detail for finding in findings] == [
+        f"{count} images are left out, because the table gives their view as {view}"
+        for count, view in ((1, "L"), (2, "EXCLUDE"), (1, "COSTAL"))
+    ]
+
+
+def test_the_16_bit_files_of_padchest_are_read(tmp_path: Path) -> None:
+    """PadChest's PNG files have 16 bits; MIMIC-CXR-JPG, CheXpert and NIH have 8."""
+    tables, images, _ = SETS["PadChest"]
+    lay_out(tmp_path, tables, images)
+    for number, name in enumerate(images):
+        grey = chest_images()[number].astype(np.uint16) * 257
+        Image.fromarray(grey).save(tmp_path / name)
+    contract = DataContract("padchest", PADCHEST_TASK.classes, 1, 28, 1, 0.0, terms=PADCHEST_TASK)
+    report = check_data(tmp_path, contract, tmp_path.parent / "cache")
+    assert Mistake.WRONG_DEPTH not in {finding.mistake for finding in report.findings}
+    assert sum(map(sum, report.counts.values())) == 2
 
 
 def test_patient_view_age_and_sex_come_from_the_table(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_the_probability_of_chance_is_that_of_permutations() -> None:
     assert chance == pytest.approx((np.abs(permuted - 0.5) >= abs(auc - 0.5)).mean(), abs=0.02)
 
 
+@pytest.mark.long
 def test_without_a_shortcut_hardly_one_hospital_in_a_thousand_is_warned() -> None:
     """Labels drawn anew for every hospital; what is tested together counts together."""
     random = np.random.default_rng(3)
@@ -106,6 +107,7 @@ def taken_in_bed(pixels: npt.NDArray[np.uint8]) -> bytes:
     return dicom(pixels, ViewPosition="AP", WindowCenter=128, WindowWidth=256)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -150,6 +152,7 @@ def test_a_patient_with_many_films_counts_once(tmp_path: Path) -> None:
     assert shortcuts(hospital, tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [32, 224])
 def test_phantoms_have_no_shortcut_though_their_classes_differ(size: int) -> None:
     records = phantom.chest(200, size, 9)

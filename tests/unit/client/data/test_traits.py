@@ -44,6 +44,7 @@ def test_age_is_as_written_or_from_birth_and_study(age: str, birth: str, study: 
     assert found == (None if years is None else pytest.approx(years))
 
 
+@pytest.mark.long
 @given(st.text(max_size=6), st.text(max_size=9), st.text(max_size=9), st.text(max_size=3), st.text(max_size=8))
 def test_nothing_that_a_header_holds_fails(age: str, birth: str, study: str, sex: str, view: str) -> None:
     header = Header(age=age, birth_date=birth, study_date=study, sex=sex, view=view)

@@ -270,10 +270,25 @@ def test_without_its_prepared_images_a_run_reads_the_folder(hospital: Hospital, 
     assert opened(hospital, tmp_path, RUN).fingerprint == data.fingerprint
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"[" * 100_000, b'{"run_id": 3, "prepared": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"[" * 100_000, b'{"runs": [3]}', b'{"runs": {"x": 3}}', b"\xff"]
+)
 def test_a_damaged_note_of_the_run_is_no_note(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "held.json").write_bytes(content)
     assert held(tmp_path, RUN) == ""
+
+
+def test_a_second_run_does_not_make_a_hospital_forget_the_first_and_the_oldest_go(tmp_path: Path) -> None:
+    runs = [f"{number:032x}" for number in range(watching.MOST_HELD + 1)]
+    for run_id in runs[:2]:
+        hold(tmp_path, run_id, f"images of {run_id}")
+    assert held(tmp_path, runs[0]) == f"images of {runs[0]}"
+    hold(tmp_path, runs[0], "again")
+    for run_id in runs[2:]:
+        hold(tmp_path, run_id, f"images of {run_id}")
+    assert held(tmp_path, runs[1]) == ""
+    assert held(tmp_path, runs[0]) == "again"
+    assert all(held(tmp_path, run_id) == f"images of {run_id}" for run_id in runs[2:])
 
 
 @pytest.mark.usefixtures("open_umask")

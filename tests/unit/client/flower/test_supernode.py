@@ -17,7 +17,8 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
-from flwr.proto.recorddict_pb2 import ArrayRecord, ConfigRecord, ConfigRecordValue, RecordDict
+from flwr.proto.node_pb2 import Node
+from flwr.proto.recorddict_pb2 import ArrayRecord, ConfigRecord, ConfigRecordValue, RecordDict, StringList
 
 from client import handover
 from client.flower import supernode
@@ -33,7 +34,7 @@ from client.flower.supernode import (
     reply_with_error,
 )
 from common.flower.bundle import bundle_without_code
-from common.flower.carried import LONGEST_WHOLE_BYTES, part_of
+from common.flower.carried import LONGEST_CALL_BYTES, LONGEST_WHOLE_BYTES, MOST_PIECES, part_of
 from common.identity.certificates import make_supernode_key, openssh_private
 
 NAME = "ab" * 32
@@ -64,7 +65,7 @@ def asked(**values: ConfigRecordValue) -> Message:
 
 
 def names(*given: str) -> ConfigRecordValue:
-    return ConfigRecordValue(string_list={"vals": given})
+    return ConfigRecordValue(string_list=StringList(vals=given))
 
 
 MESSAGE = ConfigRecordValue(bytes=b"request")
@@ -93,6 +94,7 @@ def test_a_request_is_read_with_its_array_or_the_names_of_its_pieces() -> None:
         asked(),
         asked(array=ConfigRecordValue(bytes=b"npy")),
         asked(message=MESSAGE, pieces=names("../../etc/passwd")),
+        asked(message=MESSAGE, pieces=names(*[NAME] * (MOST_PIECES + 1))),
         Message(content=RecordDict(items=[RecordDict.Item(key="body", array_record=ArrayRecord())])),
     ],
 )
@@ -206,12 +208,24 @@ def test_a_heartbeat_that_does_not_reach_the_server_says_nothing() -> None:
 
         fleet = object.__new__(FleetConnection)
         fleet._stub = cast("Any", SimpleNamespace(SendNodeHeartbeat=beat))
-        fleet.node = supernode.Node(node_id=1)
+        fleet.node = Node(node_id=1)
         return fleet
 
     assert refused(grpc.StatusCode.UNAVAILABLE).beat()
     with pytest.raises(grpc.RpcError):
         refused(grpc.StatusCode.UNAUTHENTICATED).beat()
+
+
+def test_a_server_cannot_fill_a_relays_memory_with_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[tuple[str, int]] = []
+
+    def channel(_address: str, _credentials: object, options: Sequence[tuple[str, int]]) -> grpc.Channel:
+        kept.extend(options)
+        return grpc.insecure_channel("127.0.0.1:1")
+
+    monkeypatch.setattr(grpc, "secure_channel", channel)
+    FleetConnection("127.0.0.1:1", b"certificate", make_supernode_key(), 0.02).close()
+    assert dict(kept)["grpc.max_receive_message_length"] == LONGEST_CALL_BYTES
 
 
 def test_a_relay_asks_over_its_connection_and_ends_with_its_agent() -> None:
@@ -221,7 +235,7 @@ def test_a_relay_asks_over_its_connection_and_ends_with_its_agent() -> None:
     def agent() -> None:
         frame = handover.receive(theirs)
         array = handover.whole_array(theirs, frame.array_bytes)
-        handover.send(theirs, frame.message, (array, array))
+        handover.send(theirs, frame.message, (bytes(array), bytes(array)))
         theirs.close()
 
     thread = threading.Thread(target=agent)

@@ -108,6 +108,7 @@ def test_a_budget_that_allows_nothing_allows_nothing(folder: Path, budget: float
         Ledger.open(folder, FINGERPRINT).record(RUN, 1, booking(), within(budget), Accountant.RDP)
 
 
+@pytest.mark.long
 def test_no_delta_that_a_run_names_moves_the_hospitals_own(folder: Path) -> None:
     """A budget of 10 that a run filled at .99/n was 14.1 at 1e-5; now it is judged at the hospital's own δ alone."""
     runs_delta = 0.99 / 1177
@@ -197,6 +198,7 @@ def test_how_often_a_run_was_booked_is_known_by_account_and_event(folder: Path) 
         assert each.lines(RUN, Account.TRAINING, DISTRIBUTED) == 0
 
 
+@pytest.mark.long
 def test_rounds_for_records_are_no_rounds_for_patients(folder: Path) -> None:
     """50 rounds that protect a record and 50 that protect a patient were 5.59; for a patient with ten it is 80."""
     event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, 1.994, 0.1, 5)

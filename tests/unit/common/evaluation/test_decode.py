@@ -25,6 +25,7 @@ from common.evaluation import (
     next_question,
 )
 from common.evaluation.intervals import of_draws, of_rate
+from common.evaluation.measure_classes import LARGEST_KAPPA_NOISE
 from common.evaluation.measure_scores import MOST_TOGETHER
 from common.evaluation.state import Normal, Reference
 from common.privacy.accounting import Accountant
@@ -120,6 +121,7 @@ def test_a_label_that_is_left_out_of_records_is_measured_on_the_others() -> None
         assert figures.auc == pytest.approx(roc_auc_score(truth, logits[own, place]), abs=0.03)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(TaskKind))
 def test_noise_alone_or_of_any_size_is_decoded_without_an_error(kind: TaskKind) -> None:
     plan = plan_of(kind)
@@ -137,6 +139,18 @@ def test_noise_alone_or_of_any_size_is_decoded_without_an_error(kind: TaskKind) 
                 assert math.isnan(value) or low <= high, name
             if release.kind is not ReleaseKind.CLASSES:
                 assert 0 <= measured.metrics.accuracy <= 1
+
+
+@pytest.mark.parametrize(("variance", "is_told"), [(1.0, True), (1e10, False)])
+def test_kappa_is_left_out_where_noise_drowns_it(variance: float, is_told: bool) -> None:
+    plan = plan_of(TaskKind.ORDINAL)
+    logits, labels = records(TaskKind.ORDINAL, 0)
+    release = plan.final_validation
+    question = next_question(plan, release, EvaluationState())
+    summed = answer(plan, question, logits, labels, np.arange(UNITS), UNITS, bytes(32))
+    measured, _ = decode(plan, release, summed, UNITS, variance, EvaluationState(), question)
+    assert (measured.noise.get("kappa", math.inf) <= LARGEST_KAPPA_NOISE) == is_told
+    assert math.isfinite(measured.metrics.kappa) == ("kappa" in measured.intervals) == is_told
 
 
 def test_everyone_decodes_the_same_figures_from_the_same_sum() -> None:
@@ -297,6 +311,7 @@ def simulated(draws: int, epsilon: float = 1.0) -> dict[tuple[str, str], tuple[f
     return {(one.release, one.figure): (one.bias, one.deviation, one.coverage) for one in findings}
 
 
+@pytest.mark.long
 def test_at_epsilon_1_accuracy_and_auc_of_624_records_are_near_the_exact_ones() -> None:
     found = simulated(25)
     bias, deviation, _ = found["test", "accuracy"]

@@ -9,6 +9,7 @@ from common.evaluation import METRICS, Figures
 from common.evaluation.metrics import quadratic_kappa
 from common.telemetry.metric_names import MODEL_METRICS
 from deploy.source_tree import ROOT
+from tests.support.sources import sources, tree_of
 
 
 def test_the_table_and_the_fields_of_figures_name_the_same_metrics() -> None:
@@ -54,10 +55,10 @@ def test_an_undefined_figure_is_null_in_a_file_and_nan_here() -> None:
     assert math.isnan(figures.kappa)
 
 
-def _lists_of_metrics(text: str) -> list[str]:
+def _lists_of_metrics(tree: ast.AST) -> list[str]:
     """Return each list, tuple, set or table of a source that spells out three or more metrics."""
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.List | ast.Tuple | ast.Set):
             items: list[ast.expr | None] = [*node.elts]
         elif isinstance(node, ast.Dict):
@@ -71,11 +72,11 @@ def _lists_of_metrics(text: str) -> list[str]:
 
 
 def test_no_place_but_evaluation_has_a_list_of_metrics_of_its_own() -> None:
-    lists = {}
-    for package in ("client", "common", "server", "deploy"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if ROOT / "common" / "evaluation" not in path.parents:
-                lists[str(path.relative_to(ROOT))] = _lists_of_metrics(path.read_text(encoding="utf-8"))
+    lists = {
+        str(path.relative_to(ROOT)): _lists_of_metrics(tree_of(path))
+        for path in sources()
+        if ROOT / "common" / "evaluation" not in path.parents
+    }
     assert {path: found for path, found in lists.items() if found} == {}
-    assert _lists_of_metrics('SHOWN = ("auc", "accuracy", "f1")') == ["auc, accuracy, f1"]
-    assert _lists_of_metrics('{"auc": 1, "accuracy": 2, "loss": 3}') == ["auc, accuracy, loss"]
+    assert _lists_of_metrics(ast.parse('SHOWN = ("auc", "accuracy", "f1")')) == ["auc, accuracy, f1"]
+    assert _lists_of_metrics(ast.parse('{"auc": 1, "accuracy": 2, "loss": 3}')) == ["auc, accuracy, loss"]

@@ -37,6 +37,13 @@ def test_other_objects_are_refused(content: bytes) -> None:
         part_of(content)
 
 
+def test_a_piece_that_is_too_long_is_refused() -> None:
+    longest = bytes(PIECE_BYTES)
+    assert part_of(Piece(lambda: longest).content()) == longest
+    with pytest.raises(ValueError, match="bytes at most"):
+        part_of(Piece(lambda: longest + b"x").content())
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.float32])
 def test_head_and_numbers_are_a_numpy_file(dtype: type[np.generic]) -> None:
     array = np.arange(PIECE_BYTES // np.dtype(dtype).itemsize + 7, dtype=dtype)

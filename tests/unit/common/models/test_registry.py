@@ -8,6 +8,7 @@ from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", registry.MODELS)
 @pytest.mark.parametrize(("classes", "channels", "image_size"), [(2, 1, 28), (5, 3, 64)])
 def test_every_model_scores_every_class_and_has_no_buffers(
@@ -22,6 +23,7 @@ def test_every_model_scores_every_class_and_has_no_buffers(
     assert registry.parameter_count(name, classes, channels, image_size) == len(flat_parameters(model))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", registry.MODELS)
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone(name: str) -> None:
     torch.manual_seed(5)

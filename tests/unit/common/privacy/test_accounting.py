@@ -141,6 +141,7 @@ def test_more_steps_never_cost_less(event: MechanismEvent, more: int) -> None:
         assert epsilon([longer], 1e-5, accountant) >= epsilon([event], 1e-5, accountant)
 
 
+@pytest.mark.long
 @few_examples
 @given(events, st.sampled_from([1.01, 2.0]))
 def test_more_noise_never_costs_more(event: MechanismEvent, factor: float) -> None:
@@ -283,6 +284,7 @@ def test_the_divergence_of_a_group_is_the_sum_that_it_is_at_whole_orders(size: i
     assert got == pytest.approx(math.log(moment) / (order - 1), rel=1e-9)
 
 
+@pytest.mark.long
 def test_a_group_costs_no_less_than_an_independent_accountant_says_and_little_more() -> None:
     noise_multiplier, rate, size, steps = 2.0, 0.1, 10, 250
     chosen = np.arange(size + 1)
@@ -317,6 +319,7 @@ def test_gradients_that_point_elsewhere_are_told_no_better() -> None:
                 assert divergence <= bound * (1 + 1e-9)
 
 
+@pytest.mark.long
 def test_more_records_of_a_patient_never_cost_less() -> None:
     event = gaussian(2.0, 0.1, 20)
     costs = [epsilon([for_a_group(event, size)], 1e-5, Accountant.RDP) for size in (1, 2, 3, 5, 10, 30)]

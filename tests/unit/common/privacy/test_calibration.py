@@ -21,6 +21,7 @@ from common.privacy.mechanism import DistributedNoise, LocalNoise
 from tests.support.published import gaussian, published
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", published("opacus", solve_for="noise_multiplier"))
 def test_the_noise_multiplier_is_what_opacus_publishes(case: dict[str, Any]) -> None:
     steps = int(case.get("steps") or case["epochs"] / case["sample_rate"])
@@ -29,6 +30,7 @@ def test_the_noise_multiplier_is_what_opacus_publishes(case: dict[str, Any]) -> 
     assert got == pytest.approx(case["noise_multiplier"], abs=10.0 ** -case["places"])
 
 
+@pytest.mark.long
 @settings(max_examples=4)
 @given(st.floats(0.3, 8.0), st.floats(0.01, 1.0), st.integers(1, 40), st.sampled_from(list(Accountant)))
 @example(2.0, 0.075, 1, Accountant.PRV)  # On its way, the search meets multipliers that PRV has no answer for.
@@ -38,6 +40,7 @@ def test_the_target_is_met_and_never_passed(target: float, rate: float, steps: i
     assert target - EPSILON_TOLERANCE <= spent <= target
 
 
+@pytest.mark.long
 def test_what_was_spent_before_is_within_the_target() -> None:
     already = [gaussian(3.0, 0.1, 20)]
     multiplier = noise_multiplier(2.0, 1e-5, 0.1, 10, already=already)
@@ -106,6 +109,7 @@ def test_a_refusal_is_about_what_is_stated() -> None:
         require_enough_units(100, 0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mechanism", [LocalNoise, DistributedNoise])
 @pytest.mark.parametrize("rate", [0.1, 0.3, 1.0])
 def test_the_rounds_that_are_booked_together_cost_the_target_and_no_more(
@@ -119,6 +123,7 @@ def test_the_rounds_that_are_booked_together_cost_the_target_and_no_more(
     assert 3.0 - EPSILON_TOLERANCE <= spent <= 3.0
 
 
+@pytest.mark.long
 def test_a_round_of_mode_local_is_booked_with_the_runs_own_rate_and_steps() -> None:
     """With another rate, or fewer steps, the booked ε would be below the one that training gives away."""
     training = TrainingConfig(sample_rate=0.3, local_epochs=2)

@@ -238,6 +238,7 @@ def test_the_sum_over_a_ring_is_the_sum_over_the_integers() -> None:
     assert np.array_equal(ring.view(np.int32), plain)
 
 
+@pytest.mark.long
 def test_each_adversary_gets_its_own_epsilon_and_more_colluders_never_less() -> None:
     target = 3.0
     multiplier = noise_multiplier(target, 1e-5, 0.1, 5, Accountant.RDP)
@@ -262,6 +263,7 @@ def test_each_adversary_gets_its_own_epsilon_and_more_colluders_never_less() -> 
             assert hospital == pytest.approx(by[EpsilonAdversary.COLLUDING_SERVER].value, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("target", "of_a_hospital"), [(1.0, 1.26), (3.0, 3.87), (8.0, 10.9)])
 def test_another_hospital_of_the_run_knows_its_own_noise(target: float, of_a_hospital: float) -> None:
     """Four hospitals, one dropout tolerated, no colluders: what is 1, 3, 8 against the server is more against them."""

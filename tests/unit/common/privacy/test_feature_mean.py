@@ -46,6 +46,7 @@ def test_full_batches_and_the_mean_are_one_gaussian_mechanism_and_the_accountant
     assert exact <= epsilon(events, privacy.delta) <= target
 
 
+@pytest.mark.long
 def test_with_sampled_batches_the_steps_leave_room_for_the_mean() -> None:
     privacy = replace(Config(), privacy={"target_epsilon": 4.0, "accountant": "rdp", "mean_share": 0.1}).privacy
     steps, mean = run_noise_multiplier(Schedule(0.5, 2), privacy, 6), mean_noise_multiplier(privacy)

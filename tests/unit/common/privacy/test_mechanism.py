@@ -34,23 +34,23 @@ from common.privacy.schedule import Schedule
 from common.run.terms import describe, layout_of
 from common.run.vector import Tail
 from common.telemetry.events import COMPLETED, RoundDone
+from tests.support.sources import sources, tree_of
 
 if TYPE_CHECKING:
     from tests.support.small_consortium import Dealt
 
 ROOT = Path(__file__).parents[4]
-PACKAGES = ("client", "common", "deploy", "server")
 MAY_ASK = {"common/config.py", "common/privacy/mechanism.py"}
-"""The first defines the modes and refuses contradictory sections; the second decides."""
+"""The first defines the modes; the second decides."""
 
 PARAMETERS = 40
 HOSPITALS = ("a", "b", "c", "d")
 STATED = 100
 
 
-def questions(source: str) -> Iterator[int]:
+def questions(source: ast.AST) -> Iterator[int]:
     """Yield the line of every place that asks which privacy mode it is dealing with."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(source):
         match node:
             case ast.Name(id="PrivacyMode") | ast.Attribute(attr="PrivacyMode") | ast.alias(name="PrivacyMode"):
                 yield node.lineno
@@ -65,13 +65,9 @@ def _is_mode(node: ast.expr) -> bool:
 
 
 def test_no_other_file_asks_which_mode_a_run_is_in() -> None:
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files = sources()
     assert len(files) > 200
-    asking = {
-        path.relative_to(ROOT).as_posix()
-        for path in files
-        if next(questions(path.read_text(encoding="utf-8")), None) is not None
-    }
+    asking = {path.relative_to(ROOT).as_posix() for path in files if next(questions(tree_of(path)), None) is not None}
     assert asking == MAY_ASK
 
 
@@ -92,11 +88,11 @@ def test_no_template_asks_which_mode_a_run_is_in() -> None:
     ],
 )
 def test_every_way_to_ask_is_found(source: str) -> None:
-    assert list(questions(source))
+    assert list(questions(ast.parse(source)))
 
 
 def test_what_is_no_question_is_left_alone() -> None:
-    assert not list(questions("shown = run.privacy.mode.value\nif run.aggregation.mode is mode:\n    pass"))
+    assert not list(questions(ast.parse("shown = run.privacy.mode.value\nif run.aggregation.mode is mode:\n    pass")))
 
 
 def test_every_mode_has_its_mechanism() -> None:

@@ -21,6 +21,7 @@ def described(**changes: dict[str, Any]) -> RunDescription:
     return describe(replace(config, **changes), "c0" * 16, ("normal", "pneumonia"), 1, ROSTER)
 
 
+@pytest.mark.long
 def test_mode_distributed_describes_its_noise_and_the_wide_ring() -> None:
     run = described(privacy={"mode": "distributed", "accountant": "rdp", "tolerated_dropouts": 1})
     mechanism = mechanism_of(run)
@@ -37,6 +38,7 @@ def test_the_other_modes_have_no_noise_in_the_sum() -> None:
     assert mechanism_of(run).fewest_survivors(4) == 0
 
 
+@pytest.mark.long
 def test_every_adversary_is_claimed_for_and_colluders_learn_most() -> None:
     claims = claims_of(described(privacy={"mode": "distributed", "accountant": "rdp", "colluders": 1}))
     assert {claim.adversary for claim in claims} == set(Learner)

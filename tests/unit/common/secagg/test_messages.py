@@ -19,8 +19,11 @@ from common.secagg.messages import (
     MaskedInput,
     MaskedInputRequest,
     Message,
+    OpenedCommitment,
     RevealedShare,
+    SealedCommitment,
     SignedView,
+    SumProof,
     SurvivorList,
     SurvivorSignature,
     UnmaskingRequest,
@@ -44,6 +47,8 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     UnmaskingRequest,
     UnmaskingShares,
     FullUnmaskingRequest,
+    SealedCommitment,
+    SumProof,
 )
 
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
@@ -93,6 +98,13 @@ any_message = st.one_of(
     signed,
     st.builds(UnmaskingRequest, run_ids, rounds, several, several, sorted_by("hospital", signed)),
     st.builds(UnmaskingShares, run_ids, rounds, names, revealed, revealed),
+    st.builds(SealedCommitment, run_ids, rounds, names, st.binary(max_size=100)),
+    st.builds(
+        SumProof,
+        run_ids,
+        rounds,
+        sorted_by("hospital", st.builds(OpenedCommitment, names, st.binary(max_size=100))),
+    ),
 )
 
 

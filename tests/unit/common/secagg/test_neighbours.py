@@ -154,6 +154,7 @@ def test_a_complete_graph_has_the_directorys_threshold() -> None:
     assert graph.by_hospital["hospital-3"] == ("hospital-1", "hospital-2", "hospital-4", "hospital-5")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("adversary", list(Adversary))
 def test_failures_are_no_more_frequent_than_stated(adversary: Adversary) -> None:
     """Put colluders and dropped at random on the circle, often, and see how often the conditions break."""

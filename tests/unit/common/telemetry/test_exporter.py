@@ -46,19 +46,19 @@ def test_gauges_and_counters_are_served_under_their_names_and_labels() -> None:
     values = Values()
     values.set(MODEL_METRICS["auc"], 0.93)
     values.add(DROPOUTS, 0)
-    values.add(REFUSALS, 1, "budget")
-    values.add(REFUSALS, 1, "budget")
+    values.add(REFUSALS, 1, "a-run", "budget")
+    values.add(REFUSALS, 1, "a-run", "budget")
     assert _scrape(values) == {
         ("confide_auc", ()): 0.93,
         ("confide_dropouts_total", ()): 0.0,
-        ("confide_refusals_total", (("reason", "budget"),)): 2.0,
+        ("confide_refusals_total", (("reason", "budget"), ("run", "a-run"))): 2.0,
     }
 
 
 def test_an_info_has_one_series_at_a_time() -> None:
     values = Values()
-    values.set_only(RUN_INFO, 1, "a", "x", "t", "")
-    values.set_only(RUN_INFO, 1, "b", "x", "t", "")
+    values.set_only(RUN_INFO, 1, "a-run", "a", "x", "t", "")
+    values.set_only(RUN_INFO, 1, "a-run", "b", "x", "t", "")
     assert [dict(labels)["run_id"] for _, labels in _scrape(values)] == ["b"]
 
 

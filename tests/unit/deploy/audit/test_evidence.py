@@ -20,6 +20,7 @@ def run(tmp_path: Path) -> AuditedRun:
     return audited_run(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_archive_holds_everything_an_outsider_needs(run: AuditedRun, tmp_path: Path) -> None:
     assert evidence.main(["evidence", str(run.folder)]) == 0
     with zipfile.ZipFile(run.folder / "evidence.zip") as archive:
@@ -64,7 +65,7 @@ def test_everything_that_the_readme_claims_has_a_row_with_its_tests() -> None:
 @pytest.mark.parametrize(
     ("words", "others"),
     [
-        ("Every ε is printed", "Every ε is whispered"),
+        ("The ε of a run is printed", "The ε of a run is whispered"),
         ("| **A DP step**", "| **Speed** | no hospital waits | | |\n| **A DP step**"),
         ("Evaluation costs privacy, too.**", "Evaluation costs privacy, too.** No server ever fails."),
         ("| whoever holds the model |", "| a spy | nothing | anything |\n| whoever holds the model |"),

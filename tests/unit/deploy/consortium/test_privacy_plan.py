@@ -28,6 +28,7 @@ def planned() -> Plan:
     return plan(CONFIG, STATED, PARAMETERS)
 
 
+@pytest.mark.long
 def test_both_modes_keep_the_target_against_the_server(planned: Plan) -> None:
     for mode in (planned.local, planned.distributed):
         by_rdp = [claim.value for claim in mode.claims if claim.accountant is Accountant.RDP]
@@ -35,6 +36,7 @@ def test_both_modes_keep_the_target_against_the_server(planned: Plan) -> None:
         assert max(by_rdp) <= 8.0
 
 
+@pytest.mark.long
 def test_the_steps_are_those_of_the_deployed_schedule(planned: Plan) -> None:
     """Counting them in another way planned 8 for what was 8.43 to 12.39 when deployed."""
     rounds = CONFIG.experiment.rounds
@@ -45,6 +47,7 @@ def test_the_steps_are_those_of_the_deployed_schedule(planned: Plan) -> None:
         assert (answer.event.sample_rate, answer.event.steps) == (schedule.sample_rate, schedule.steps)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.DISTRIBUTED])
 def test_the_plan_is_what_a_hospital_of_the_deployed_run_books(planned: Plan, mode: PrivacyMode) -> None:
     """Event for event, and the ε of all rounds: by what the server describes and hospitals derive from that."""
@@ -70,12 +73,14 @@ def test_the_plan_is_what_a_hospital_of_the_deployed_run_books(planned: Plan, mo
         assert claimed <= run.evaluation.target_epsilon
 
 
+@pytest.mark.long
 def test_one_hospital_adds_the_part_of_the_noise_that_the_honest_survivors_need(planned: Plan) -> None:
     remaining = CONFIG.experiment.num_clients - CONFIG.privacy.colluders - CONFIG.privacy.tolerated_dropouts
     needed = planned.distributed.event.noise_multiplier / math.sqrt(remaining)
     assert planned.distributed.hospital_noise == pytest.approx(needed, rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_server_without_colluders_learns_less(planned: Plan) -> None:
     by_adversary = {claim.adversary: claim.value for claim in planned.distributed.claims}
     assert by_adversary[EpsilonAdversary.SERVER] < by_adversary[EpsilonAdversary.COLLUDING_SERVER]
@@ -83,6 +88,7 @@ def test_a_server_without_colluders_learns_less(planned: Plan) -> None:
     assert len(alike) == 1
 
 
+@pytest.mark.long
 def test_without_colluders_another_hospital_is_told_apart_from_whoever_gets_the_model() -> None:
     alone = plan(replace(CONFIG, privacy={"colluders": 0}), STATED, PARAMETERS)
     assert alone.evaluation is not None
@@ -92,6 +98,7 @@ def test_without_colluders_another_hospital_is_told_apart_from_whoever_gets_the_
         assert hospital.adversary is EpsilonAdversary.HOSPITAL
 
 
+@pytest.mark.long
 def test_the_text_names_unit_relation_delta_accountants_and_every_adversary(planned: Plan) -> None:
     text = as_text(planned)
     for word in ("for each record", "zero-out: a record against an empty one", "δ = 0.0001", "RDP", "PRV",
@@ -99,12 +106,14 @@ def test_the_text_names_unit_relation_delta_accountants_and_every_adversary(plan
         assert word in text
 
 
+@pytest.mark.long
 def test_exact_counts_are_said_to_have_no_privacy() -> None:
     answer = plan(replace(CONFIG, evaluation={"exact": True}), STATED, PARAMETERS)
     assert answer.evaluation is None
     assert "NO differential privacy" in as_text(answer)
 
 
+@pytest.mark.long
 def test_small_data_is_refused_with_the_remedy() -> None:
     with pytest.raises(PrivacyError, match=r"δ must be above 0 and below 1 / 1200 stated records"):
         plan(replace(CONFIG, privacy={"delta": 1e-3}), STATED, PARAMETERS)
@@ -112,11 +121,13 @@ def test_small_data_is_refused_with_the_remedy() -> None:
         plan(CONFIG, 19, PARAMETERS)
 
 
+@pytest.mark.long
 def test_noise_that_could_be_missing_from_a_sum_is_refused() -> None:
     with pytest.raises((ConfigError, PrivacyError)):
         plan(replace(CONFIG, privacy={"colluders": 3}), STATED, PARAMETERS)
 
 
+@pytest.mark.long
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     asked = [
         "--records",

@@ -27,6 +27,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_second_run_by_the_defaults_does_not_fit_and_the_plan_says_what_would(state: Path) -> None:
     assert fitting(CONFIG, state, PARAMETERS, CLASSES).endswith(": it fits")
     run = _described(CONFIG, type(mechanism_of(CONFIG)), PARAMETERS, CLASSES)

@@ -26,10 +26,10 @@ def test_a_server_that_holds_the_key_says_so_and_so_does_its_invitation(
 ) -> None:
     state = tmp_path / "server"
     assert prepare(state, "--hold-authority-key") == 0
-    assert "the server holds the authority's key" in capsys.readouterr().err
+    assert "the server holds the authority's key" in " ".join(capsys.readouterr().err.split())
     assert held_by_server(load_certificate(state / "ca.pem"))
     membership.invite(["invite", "st-mary", "--state", str(state)])
-    assert "the server holds the authority's key" in capsys.readouterr().err
+    assert "the server holds the authority's key" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_later_start_needs_no_choice_and_keeps_the_first(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from common.run.proposal import RunState
 from common.telemetry.events import EVENTS_FILE, RoundDone, RunFinished
+from deploy.command import WIDTH
 from deploy.consortium import server, status
 from server.members.roster import Membership
 from server.members.versions import SpokenVersions
@@ -17,7 +18,9 @@ from tests.support.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
 def shown(state: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     capsys.readouterr()
     code = status.main(["status", "--state", str(state)])
-    return code, capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(len(line) <= WIDTH for line in told.splitlines())
+    return code, " ".join(told.split())
 
 
 def test_a_server_shows_its_members_versions_and_runs_and_what_needs_a_person(
@@ -28,8 +31,11 @@ def test_a_server_shows_its_members_versions_and_runs_and_what_needs_a_person(
     code, told = shown(state, capsys)
     assert code == 0
     assert "not running" in told
-    assert "certificate     until" in told
+    assert "certificate until" in told
 
+    Membership(state).invite("st-luke", NOW + HOUR)
+    Membership(state).invite("clinic", NOW + HOUR, group=3)
+    Membership(state).invite("st-late", NOW - HOUR)
     members, membership, queue = Members.made(), Membership(state), RunQueue(state)
     for name, pem in members.roster.items():
         membership.admit(name, pem.encode(), b"key")
@@ -42,10 +48,14 @@ def test_a_server_shows_its_members_versions_and_runs_and_what_needs_a_person(
     code, told = shown(state, capsys)
     assert code == 1
     assert "st-anne: protocol version 2 (Confide 0.1.0)" in told
+    assert "st-anne: protocol version 2 (Confide 0.1.0); certificate until 20" in told
+    assert "invitation for st-luke, until 20" in told
+    assert "invitation for 3 more hospitals clinic-…, until 20" in told
+    assert "st-late" not in told
     assert "st-john: has not said which version it speaks" in told
-    assert "run             1 (0123456789ab) is failed: too few hospitals are left" in told
+    assert "run 1 (0123456789ab) is failed: too few hospitals are left" in told
     last = [event for event in events if isinstance(event, RoundDone)][-1]
     assert f"6 rounds done, the last with {last.hospitals} hospitals; largest ε" in told
     assert "hospital-4 refused 1 times: budget" in told
-    assert "needs you       st-anne speaks another version of the protocol" in told
+    assert "needs you st-anne speaks another version of the protocol" in told
     assert "`confide run resume 1`" in told

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medmnist.info import INFO
 from PIL import Image
 
 from common.config import DataConfig
@@ -14,6 +13,7 @@ from common.shards import SPLITS
 from deploy.datasets import datasets, tasks
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.datasets.download import NoAnswerError, PublishedFile
+from deploy.datasets.tasks import medmnist
 
 COUNTS = {"train": 60, "val": 12, "test": 20}
 
@@ -32,7 +32,8 @@ def write_npz(path: Path, channels: int = 1, classes: int = 2, size: int = 28) -
 def publish(monkeypatch: pytest.MonkeyPatch, path: Path, size_ending: str = "") -> None:
     """Let medmnist's table name this file's checksum, as if it were the published one."""
     md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    monkeypatch.setitem(INFO, "pneumoniamnist", {**INFO["pneumoniamnist"], f"MD5{size_ending}": md5})
+    listed = medmnist()
+    monkeypatch.setitem(listed, "pneumoniamnist", {**listed["pneumoniamnist"], f"MD5{size_ending}": md5})
 
 
 def no_network(published: PublishedFile, _folder: Path, timeout_seconds: float) -> Path:
@@ -88,7 +89,7 @@ def test_auto_downloads_to_the_cache_when_the_file_is_nowhere(tmp_path: Path, mo
 
     monkeypatch.setattr(datasets, "download", fetch)
     assert obtain(small(), "pneumonia", 28, tmp_path / "cache", {}).name == "PneumoniaMNIST"
-    entry = INFO["pneumoniamnist"]
+    entry = medmnist()["pneumoniamnist"]
     assert asked == [
         (PublishedFile("pneumoniamnist.npz", entry["url"], entry["MD5"]), tmp_path / "cache", 10.0),
     ]
@@ -147,7 +148,7 @@ def test_a_task_that_is_no_2d_one_is_refused_with_the_list(task: str) -> None:
 def test_the_next_larger_published_size_is_taken(size: int, name: str) -> None:
     published = datasets.published_file(tasks.task_named("pneumonia"), size)
     assert published.name == f"pneumoniamnist{name}.npz"
-    assert published.md5 == INFO["pneumoniamnist"][f"MD5{name}"]
+    assert published.md5 == medmnist()["pneumoniamnist"][f"MD5{name}"]
 
 
 def test_the_cache_follows_xdg() -> None:

@@ -81,6 +81,7 @@ def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
     assert [picture.name for picture in read_tree(tmp_path / "links.tar", CLASSES, 28, 1)] == ["real.png"]
 
 
+@pytest.mark.long
 def test_a_small_archive_of_large_files_is_never_in_memory_whole(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar.gz"
     with tarfile.open(path, "w:gz") as archive:

@@ -45,6 +45,7 @@ def test_a_larger_size_shows_the_same_kind_of_picture() -> None:
     assert abs(small.mean() - shrunk.mean()) < 3
 
 
+@pytest.mark.long
 def test_a_small_network_learns_the_chest_images_and_a_linear_model_clearly_less() -> None:
     torch.set_num_threads(1)
     made = phantom.chest(1600, 28, 5)

@@ -24,6 +24,12 @@ def test_the_positive_class_of_breastmnist_is_malignant_and_its_numbers_keep_the
     assert {number: named(breast, number) for number in label_of} == label_of
 
 
+def test_the_list_of_data_sets_is_medmnists_own() -> None:
+    from medmnist.info import INFO  # imports PyTorch, which the list itself does not need
+
+    assert medmnist() == INFO
+
+
 @pytest.mark.parametrize("name", [name for name in medmnist() if not name.endswith("3d")])
 def test_every_preset_reads_medmnists_numbers_as_medmnists_classes(name: str) -> None:
     terms, entry = task_named(name).terms, medmnist()[name]

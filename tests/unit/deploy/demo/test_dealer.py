@@ -102,6 +102,7 @@ def test_a_hospital_with_a_single_class_is_refused_with_the_remedy() -> None:
         split(example(ill=0.0), 4, DataConfig(), 1, BATCH_SIZE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("partition", ["dirichlet", "quantity"])
 def test_a_skewed_split_is_refused_only_after_many_draws(partition: str) -> None:
     config = DataConfig.model_validate({"partition": partition, "dirichlet_alpha": 0.01})

@@ -21,8 +21,9 @@ from common.identity.certificates import (
     sign_hospital_certificate,
 )
 from common.shards import read_manifest
+from deploy.containers.between import dealt_data_set
 from deploy.demo import dealer_service
-from deploy.demo.dealer_service import HandingOut, dealt_data_set
+from deploy.demo.dealer_service import HandingOut
 from deploy.demo.dealing import Deal
 from deploy.demo.dealt_shard import Dealer, fetch, has_shard
 

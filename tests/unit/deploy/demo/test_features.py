@@ -27,6 +27,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("features")
 
 
+@pytest.mark.long
 def test_features_are_computed_once_and_a_hospital_finds_its_own_among_them(
     data: DataSet, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

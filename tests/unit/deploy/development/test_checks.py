@@ -30,6 +30,9 @@ def test_a_fast_run_leaves_out_whole_systems_and_nothing_that_is_not_there(start
     assert "tests/e2e" in ignored
     assert all((ROOT / path).exists() for path in ignored)
     assert started[-1][-2:] == ("-k", "hosts")
+    chosen = started[-1][started[-1].index("-m", 2) + 1]
+    assert set(chosen.split(" and ")) == {f"not {mark}" for mark in ("e2e", "slow", "docker", "network", "long")}
+    assert "advisories" not in {line[-1] for line in started}
 
 
 def test_a_run_by_marker_takes_those_tests_alone(started: list[tuple[str, ...]]) -> None:
@@ -39,7 +42,8 @@ def test_a_run_by_marker_takes_those_tests_alone(started: list[tuple[str, ...]])
 
 def test_every_run_begins_with_the_static_checks(started: list[tuple[str, ...]]) -> None:
     assert checks.test(["test"]) == 0
-    static = started[: len(checks._STATIC)]  # They run side by side.
+    static = started[: len((*checks._STATIC, *checks._NETWORK))]  # They run side by side.
+    assert "advisories" in {line[-1] for line in static}
     assert {"ruff", "mypy"} <= {line[2] for line in static}
     assert "pytest" not in {line[2] for line in static}
     assert started[len(static)][2] == "pytest"

@@ -2,7 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -49,10 +50,67 @@ def test_a_service_that_does_not_answer_is_not_waited_for(
     assert capsys.readouterr().out.startswith("skipped")
 
 
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "--quiet")
+    return tmp_path
+
+
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(("git", *arguments), cwd=root, check=True)
+
+
+def commit_file(root: Path, name: str, text: str) -> None:
+    (root / name).write_text(text)
+    git(root, "add", "--", name)
+
+
+# In two parts, so that this file is searched as well.
+SECRET = "-----BEGIN RSA " + "PRIVATE KEY-----\n"
+
+
 def test_a_secret_under_version_control_is_found_with_its_place(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = {"deploy/x.py": [{"type": "Private Key", "line_number": 7}]}
-    monkeypatch.setattr(subprocess, "run", answering(json.dumps({"results": results})))
-    assert supply_chain.main(["secrets"]) == 1
-    assert capsys.readouterr().out == "deploy/x.py:7: Private Key\n"
+    commit_file(repository, "clean.py", "x = 1\n")
+    commit_file(repository, "-x.py", "# a key\n" + SECRET)
+    for _ in range(2):  # It is found again, although its neighbour is not searched again.
+        assert supply_chain.check_secrets(repository) == 1
+        assert capsys.readouterr().out == "-x.py:2: Private Key\n"
+
+
+def test_a_file_is_searched_again_once_it_has_changed_and_not_before(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[list[str]] = []
+    run = supply_chain._run
+
+    def noting(
+        command: Sequence[str], *, root: Path, longest_seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        if "scan" in command:
+            searched.append(list(command[command.index("--") + 1 :]))
+        return run(command, root=root, longest_seconds=longest_seconds)
+
+    monkeypatch.setattr(supply_chain, "_run", noting)
+    commit_file(repository, "a.py", "x = 1\n")
+    commit_file(repository, "b.py", "x = 1\n")
+    (repository / "not-committed.py").write_text(SECRET)
+    assert supply_chain.check_secrets(repository) == 0
+    assert supply_chain.check_secrets(repository) == 0
+    assert searched == [["a.py", "b.py"]]
+    (repository / "a.py").write_text("x = 1\n" + SECRET)
+    assert supply_chain.check_secrets(repository) == 1
+    assert searched[1:] == [["a.py"]]
+    assert capsys.readouterr().out == "a.py:2: Private Key\n"
+    (repository / ".secrets_cache/clean.json").write_text("[{")
+    assert supply_chain.check_secrets(repository) == 1
+    assert searched[2:] == [["a.py", "b.py"]]
+
+
+def test_where_nothing_is_under_version_control_the_check_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert supply_chain.check_secrets(tmp_path) == 0
+    assert capsys.readouterr().out.startswith("skipped: ")

@@ -45,7 +45,7 @@ def test_the_experiment_runs_from_one_command(tmp_path: Path, capsys: pytest.Cap
     assert [line.split(",")[:2] for line in gains[1:]] == [["central", "8.0"], ["local", "8.0"]]
     told = capsys.readouterr().out
     for words in (
-        "ε for each record at δ=0.001 (RDP)",
+        "ε for each record (zero-out) at δ=0.001 (RDP)",
         "mean and 95 % interval over 1 seeds",
         "against the server too",
     ):

@@ -1,6 +1,7 @@
 """``confide hospital ledger``: what an operator sees and decides."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from common.config import PrivacyUnit
 from common.errors import LedgerError
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind, epsilon, rounded_up
 from common.privacy.budget import Account, Booking, BudgetPolicy
+from deploy.command import WIDTH
 from deploy.hospital.ledger import main
 from tests.support.ledger_of_version_1 import write_ledger
+from tests.support.printed import unwrapped
 
 FINGERPRINT = bytes(range(32))
 RUN = "a1" * 16
@@ -57,32 +60,44 @@ def test_show_tells_every_line_with_account_unit_adversary_and_delta(
 ) -> None:
     shown = told(state, capsys, "show", *POLICY).splitlines()
     for line in shown[2:4]:
-        for word in ("training", "record", "everyone", "1e-04", "poisson_subsampled_gaussian"):
-            assert word in line
-    for word in ("test", "patient", "the server with 2 hospitals", "1e-04", "distributed_discrete_gaussian"):
-        assert word in shown[4]
+        assert "training" in line
+        assert line.endswith(" 10  [1]")
+    assert "test" in shown[4]
+    assert shown[4].endswith(" 1  [2]")
+    assert "[1] each record, against everyone, δ = 1e-04, poisson_subsampled_gaussian" in shown
+    note = "[2] each patient, against the server with 2 hospitals, δ = 1e-04, distributed_discrete_gaussian"
+    assert note in unwrapped("\n".join(shown))
+
+
+def test_show_fits_80_columns(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ((), ("--set", "hospital.unit=patient", "--set", "hospital.min_colluders=3")):
+        shown = told(state, capsys, "show", *POLICY, *words).splitlines()
+        # The head is one word, to be copied as an anchor.
+        assert [line for line in shown if len(line) > WIDTH and not re.fullmatch(r" *\d+:[0-9a-f]{64}", line)] == []
 
 
 def test_show_tells_what_each_account_has_spent_by_the_hospitals_own_policy(
     state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = told(state, capsys, "show", *POLICY)
+    shown = unwrapped(told(state, capsys, "show", *POLICY))
     prv, rdp = (rounded_up(epsilon([EVENT, EVENT], DELTA, accountant)) for accountant in Accountant)
     assert (
-        f"training   spent: ε = {prv:.3f} (PRV), {rdp:.3f} (RDP) at δ = 1e-05; left of the budget of 10: {10 - prv:.3f}"
+        f"training spent: ε = {prv:.3f} (PRV), {rdp:.3f} (RDP) at δ = 1e-05; left of the budget of 10: {10 - prv:.3f}"
     ) in shown
     assert "validation nothing is spent of 4" in shown
     test = rounded_up(epsilon([RELEASE], DELTA))
-    assert f"test       spent: ε = {test:.3f} (PRV)" in shown
+    assert f"test spent: ε = {test:.3f} (PRV)" in shown
     assert f"left of the budget of 4: {4 - test:.3f}" in shown
     assert "for each record of its part (zero-out: a record against an empty one" in shown
 
 
 def test_show_says_why_no_epsilon_can_be_told(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = told(state, capsys, "show", *POLICY, "--set", "hospital.unit=patient", "--set", "hospital.min_colluders=3")
-    assert "training   no ε can be computed, and further rounds are refused" in shown
+    shown = unwrapped(
+        told(state, capsys, "show", *POLICY, "--set", "hospital.unit=patient", "--set", "hospital.min_colluders=3")
+    )
+    assert "training no ε can be computed, and further rounds are refused" in shown
     assert "hospital.most_records_per_patient" in shown
-    assert "test       no ε can be computed" in shown
+    assert "test no ε can be computed" in shown
     assert "lowers hospital.min_colluders to 2" in shown
     assert "against the server with up to 3 colluding hospitals" in shown
 
@@ -117,7 +132,7 @@ def test_a_damaged_ledger_is_refused_until_the_operator_accepts(
     with pytest.raises(LedgerError):
         main(["ledger", "verify", "--state", str(state)])
     assert told(state, capsys, "accept", "--reason", "the disk was full").startswith("accepted")
-    shown = told(state, capsys, "show")
+    shown = unwrapped(told(state, capsys, "show"))
     assert "accepted with 21 steps spent: the disk was full" in shown
     assert "ATTENTION" not in shown
 
@@ -133,9 +148,10 @@ def test_a_ledger_that_the_audit_chain_misses_goes_on_only_by_forgetting_which_s
     accepting = ["accept", "--reason", "a new disk", "--data-set", FINGERPRINT.hex()]
     with pytest.raises(LedgerError, match="accept with --forget"):
         main(["ledger", *accepting, "--state", str(state)])
-    assert "the audit chain's newest entry says: ε = 1.25 spent on training, line 4" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "the audit chain's newest entry says: ε = 1.25 spent on training (zero-out), line 4" in shown
     assert "accepted; the ledger continues from 1:" in told(state, capsys, *accepting, "--forget")
-    assert "ATTENTION: what was spent before line 1 was lost" in told(state, capsys, "show")
+    assert "ATTENTION: what was spent before line 1 was lost" in unwrapped(told(state, capsys, "show"))
     told(state, capsys, "verify")
 
 
@@ -146,7 +162,7 @@ def test_a_ledger_of_version_1_is_taken_over_with_all_it_spent(
     with pytest.raises(LedgerError, match="of an earlier version of Confide"):
         main(["ledger", "show", "--state", str(tmp_path)])
     told(tmp_path, capsys, "accept", "--reason", "the new version")
-    assert "accepted with 7 steps spent: the new version" in told(tmp_path, capsys, "show")
+    assert "accepted with 7 steps spent: the new version" in unwrapped(told(tmp_path, capsys, "show"))
 
 
 @pytest.mark.parametrize("words", [["verify", "--anchor", "two"], ["accept", "--reason", "x", "--data-set", "no hex"]])

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from client.own_results import OWN_RESULTS_FILE, append
+from client.subgroups import GroupResult
 from common.errors import RunError
 from deploy.hospital.report import columns_in, main, table_of
 from tests.support.own_result import OTHER, RUN, result
@@ -46,3 +47,30 @@ def test_another_run_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_hospital_without_results_says_when_there_will_be_some(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="from its first round on"):
         main(["report", "--state", str(tmp_path)])
+
+
+def group(name: str, records: int, sick: int, **shares: float) -> GroupResult:
+    figures = {"recall": 0.9, "specificity": 0.8, "auc": 0.95} | shares
+    return GroupResult(trait="sex", group=name, records=records, sick=sick, **figures)
+
+
+def test_groups_are_shown_with_the_shares_that_enough_records_stand_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = (group("female", 40, 20), group("male", 24, 9, recall=0.111), group("other", 3, 3, specificity=0.222))
+    append(tmp_path / OWN_RESULTS_FILE, result().model_copy(update={"groups": groups}))
+    assert main(["report", "--state", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if "sex: " in line}
+    assert set(rows) == {"sex: female", "sex: male", "sex: other"}
+    assert "0.900" in rows["sex: female"]
+    assert "0.111" not in printed
+    assert "0.800" in rows["sex: male"]
+    assert "0.222" not in printed
+    assert "A share of fewer than 10 records is not shown" in printed
+
+
+def test_without_groups_nothing_is_said_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    append(tmp_path / OWN_RESULTS_FILE, result())
+    assert main(["report", "--state", str(tmp_path)]) == 0
+    assert "for whom it works" not in capsys.readouterr().out

@@ -43,6 +43,7 @@ def test_answers_meet_reports_by_week() -> None:
     assert second.confusion == ((1, 0), (0, 0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("week_size", [3, 40, 400])
 def test_weeks_like_the_reference_raise_no_more_alarms_than_stated(week_size: int) -> None:
     alarms = 0

@@ -1,6 +1,7 @@
 from client.status import HospitalStatus
 from common.config import HospitalConfig
-from deploy.hospital.status import _data_and_privacy
+from deploy.hospital.status import data_and_privacy
+from deploy.terminal import fact_lines
 
 POLICY = HospitalConfig(stated_training_units=1100, stated_test_units=150)
 STATUS = HospitalStatus(
@@ -15,7 +16,9 @@ STATUS = HospitalStatus(
 
 
 def test_an_operator_reads_what_the_hospital_states_and_has_spent_and_every_note() -> None:
-    shown = "\n".join(_data_and_privacy(STATUS, POLICY))
+    lines = list(fact_lines(data_and_privacy(STATUS, POLICY)))
+    assert all(len(line) <= 80 for line in lines)
+    shown = " ".join(" ".join(lines).split())
     assert "1100 records to train on" in shown
     assert "150 test" in shown
     assert "training: ε 2.00 of 10 at δ=0.0001 for each record (zero-out" in shown
@@ -25,5 +28,5 @@ def test_an_operator_reads_what_the_hospital_states_and_has_spent_and_every_note
 
 
 def test_before_the_agents_first_word_only_the_statement_is_shown() -> None:
-    (line,) = _data_and_privacy(None, POLICY)
-    assert line.startswith("states")
+    (fact,) = data_and_privacy(None, POLICY)
+    assert fact.label == "states"

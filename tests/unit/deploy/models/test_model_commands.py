@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 from common.config import Config, replace
 from common.errors import ConfigError, RunError
 from common.models import registry
+from common.models.first_model import FIRST_MODEL_FILE, FirstModel, FirstModelFacts
 from common.models.flat import flat_parameters
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
 from deploy.models import check, initial
@@ -81,16 +83,21 @@ def test_a_trial_says_in_one_line_why_a_model_cannot_be_made() -> None:
         check.main(["check", "not_here:small", *SMALL])
 
 
-def test_first_weights_are_those_of_the_seed_and_spare_a_server_the_package(tmp_path: Path) -> None:
-    out = tmp_path / initial_model.INITIAL_MODEL_FILE
+def test_the_first_model_is_that_of_the_seed_and_spares_a_server_the_package(tmp_path: Path) -> None:
+    settings = a_server(tmp_path, replace(Config(), experiment={"seed": 5}))
+    out = settings.run / FIRST_MODEL_FILE
+    out.parent.mkdir()
     assert initial.main(["initial", "--out", str(out), "--set", "experiment.seed=5"]) == 0
-    expected = flat_parameters(registry.build("cnn", 2, 1, 28, seed=5))
-    assert np.array_equal(initial_model.read_initial_model(out), expected)
-    settings = a_server(tmp_path, ABSENT)
+    network = registry.build("cnn", 2, 1, 28, seed=5)
+    first = FirstModel.read(out)
+    assert np.array_equal(first.flat, flat_parameters(network))
+    assert dict(zip(first.facts.tensors, first.shapes, strict=True)) == {
+        name: tuple(tensor.shape) for name, tensor in network.named_parameters()
+    }
     initial_model._make(tmp_path)
     made = CheckpointStore(settings.run / CHECKPOINTS_FOLDER).latest(RUN_ID)
     assert made is not None
-    assert np.array_equal(made.model[:], expected)
+    assert np.array_equal(made.model[:], first.flat)
 
 
 def test_a_server_without_package_or_file_says_what_is_missing(tmp_path: Path) -> None:
@@ -99,23 +106,47 @@ def test_a_server_without_package_or_file_says_what_is_missing(tmp_path: Path) -
         initial_model._make(tmp_path)
 
 
-def test_the_file_is_for_packages_alone(tmp_path: Path) -> None:
-    np.save(tmp_path / initial_model.INITIAL_MODEL_FILE, np.ones(3, np.float32))
+def test_a_server_without_pytorch_or_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_server(tmp_path, Config())
+    monkeypatch.setattr(initial_model, "has_pytorch", lambda: False)
+    with pytest.raises(ConfigError, match="propose the run with --first-model"):
+        initial_model._make(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["experiment.seed=6", "model.name=cnn_wide", "model.image_size=64"])
+def test_a_first_model_of_another_run_is_not_taken(other: str, tmp_path: Path) -> None:
     settings = a_server(tmp_path, Config())
-    initial_model._make(tmp_path)
-    made = CheckpointStore(settings.run / CHECKPOINTS_FOLDER).latest(RUN_ID)
-    assert made is not None
-    assert len(made.model) == registry.parameter_count("cnn", 2, 1, 28)
+    settings.run.mkdir()
+    assert initial.main(["initial", "--out", str(settings.run / FIRST_MODEL_FILE), "--set", other]) == 0
+    with pytest.raises(RunError, match="must be made for the run: cnn, 2 classes"):
+        initial_model._make(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.ones((2, 2), np.float32), np.ones(4), np.array([np.nan], np.float32), np.empty(0, np.float32)]
+    "wrong", [np.ones(4), np.array([np.nan], np.float32), np.array([np.inf], np.float32), np.ones(3, np.int32)]
 )
-def test_a_file_of_first_weights_holds_finite_numbers_alone(wrong: np.ndarray, tmp_path: Path) -> None:
-    path = tmp_path / initial_model.INITIAL_MODEL_FILE
-    np.save(path, wrong)
+def test_a_first_model_holds_finite_numbers_alone(wrong: np.ndarray, tmp_path: Path) -> None:
+    facts = FirstModelFacts(architecture="cnn", classes=2, channels=1, image_size=28, seed=1, tensors=("weight",))
+    path = tmp_path / FIRST_MODEL_FILE
+    path.write_bytes(
+        safetensors.save({"weight": wrong}, metadata={"confide_first_model": facts.model_dump_json()})
+    )  # fmt: skip
     with pytest.raises(RunError, match="must hold finite float32 numbers"):
-        initial_model.read_initial_model(path)
+        FirstModel.read(path)
+
+
+def test_a_file_that_is_no_first_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / FIRST_MODEL_FILE
+    with pytest.raises(RunError, match="must be readable"):
+        FirstModel.read(path)
     path.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(RunError, match="one NumPy file of numbers"):
-        initial_model.read_initial_model(path)
+    with pytest.raises(RunError, match="must be in safetensors format"):
+        FirstModel.read(path)
+    path.write_bytes(safetensors.save({"weight": np.ones(3, np.float32)}))
+    with pytest.raises(RunError, match="must be a first model of this version"):
+        FirstModel.read(path)
+    facts = FirstModelFacts(architecture="cnn", classes=2, channels=1, image_size=28, seed=1, tensors=("bias",))
+    named = {"confide_first_model": facts.model_dump_json()}
+    path.write_bytes(safetensors.save({"weight": np.ones(3, np.float32)}, metadata=named))
+    with pytest.raises(RunError, match="must hold the tensors that it names"):
+        FirstModel.read(path)

@@ -13,10 +13,12 @@ from PIL import Image
 
 from client.data.readers import quiet
 from common.errors import DataError
+from common.task import TaskKind
 from deploy.datasets import phantom
 from deploy.results.model_file import load_model
 from deploy.results.predict import PICTURE_ENDING, REPORT_ENDING, main, predict
 from tests.support.answered_images import HEADER, SERIES, STUDY, small_model
+from tests.support.exported_model import model_of
 from tests.support.hospital_folder import dicom, png
 
 needs_dcmtk = pytest.mark.skipif(
@@ -66,6 +68,28 @@ def test_the_report_is_one_that_dcmtk_reads_and_says_what_predict_says(model: Pa
     assert f'"Class predicted by the model")={code}' in shown
 
 
+@needs_dcmtk
+@pytest.mark.parametrize(("thresholds", "count"), [((0.0, 1.0, 0.0), 2), ((1.0, 1.0, 1.0), 0)])
+def test_of_a_model_of_labels_each_is_said_to_be_there_or_not(
+    tmp_path: Path, thresholds: tuple[float, ...], count: int
+) -> None:
+    labels = ("edema", "pneumonia", "mass")
+    said = {"kind": TaskKind.MULTILABEL, "classes": labels, "thresholds": thresholds}
+    model_of(tmp_path, "cnn", threshold=None, changed=said)
+    report, picture = _ask(tmp_path, _chest())
+    shown = _dcmtk("dsrdump", "+Pl", "+Pc", report)
+    codes = ("(C0,99CONFIDE", "(233604007,SCT", "(C2,99CONFIDE")
+    for code, name, least in zip(codes, labels, thresholds, strict=True):
+        found = '(52101004,SCT,"Present")' if least == 0 else '(2667000,SCT,"Absent")'
+        (line,) = (line for line in shown.splitlines() if code in line and "CODE" in line)
+        assert found in line, line
+        assert f'"Probability of {name}"' in shown
+    assert shown.count("(52101004,SCT") == count
+    assert "mass 0.000000" in shown or "mass 1.000000" in shown
+    assert "it speaks of" in shown
+    assert pydicom.dcmread(picture).Rows > 0
+
+
 def test_a_name_in_any_script_is_written_whole(model: Path) -> None:
     for path in _ask(model, _chest(SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎")):
         made = pydicom.dcmread(path)
@@ -73,6 +97,7 @@ def test_a_name_in_any_script_is_written_whole(model: Path) -> None:
         assert str(made.PatientName) == "Yamada^Tarou=山田^太郎"
 
 
+@pytest.mark.long
 @needs_dcmtk
 def test_report_and_picture_belong_to_the_images_study_and_patient(model: Path) -> None:
     content = _chest()
@@ -110,6 +135,7 @@ def test_the_picture_is_what_dcmtk_shows_and_is_coloured_where_the_model_looked(
     assert np.abs(image[..., 0] - image[..., 2]).max() > 60
 
 
+@pytest.mark.long
 @needs_dcmtk
 @pytest.mark.parametrize(
     ("fields", "keyword"),

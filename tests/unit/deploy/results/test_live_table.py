@@ -6,8 +6,10 @@ from rich.console import Console
 
 from common.config import Config, replace
 from common.telemetry.events import Event, RoundDone
+from deploy.command import WIDTH
 from deploy.results.live_table import LiveTable
 from tests.support.example_run import example_of_three_classes, example_run
+from tests.support.printed import unwrapped
 
 EXACT = replace(Config(), evaluation={"exact": True}, privacy={"mode": "none"})
 
@@ -29,6 +31,12 @@ def test_a_pipe_gets_one_line_a_round_whatever_its_width() -> None:
     assert [row[0] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert rows[0][9:12] == ["2.30", "of", "10.00"]
     assert rows[0][2].startswith("±")
+
+
+@pytest.mark.parametrize("config", [Config(), EXACT])
+def test_a_pipe_gets_lines_of_80_columns(config: Config) -> None:
+    for events in (example_run(12, "phantom", config), example_run(3, tested=False), example_of_three_classes()):
+        assert [line for line in _shown(events, terminal=False, width=200).splitlines() if len(line) > WIDTH] == []
 
 
 def test_a_pipe_is_told_what_is_waited_for_and_what_went_wrong() -> None:
@@ -65,9 +73,10 @@ def test_a_run_longer_than_the_terminal_keeps_its_last_rounds_in_view() -> None:
 
 def test_epsilon_is_shown_with_delta_unit_adversary_and_accountant() -> None:
     for terminal in (True, False):
-        shown = _shown(example_run(3), terminal)
+        shown = unwrapped(_shown(example_run(3), terminal))
         assert "ε for each record (zero-out: a record against an empty one" in shown
         assert "δ=0.0001, RDP accountant, against everyone outside the hospital, the server" in shown
+        assert "all runs on its data, at its own δ, unit and number of colluders" in shown
 
 
 def test_the_end_names_the_files_written() -> None:
@@ -113,6 +122,7 @@ def test_a_round_that_was_not_measured_has_dashes_and_its_epsilon() -> None:
     assert rows["3"] == ["–"] * 6 + ["3.36 of 10.00", "3", "3.2"]
 
 
+@pytest.mark.long
 def test_a_narrow_terminal_keeps_auc_and_epsilon_whole() -> None:
     for width, left_out in ((80, ("precision", "hospitals", "seconds")), (40, ("accuracy", "F1", "loss"))):
         shown = _shown(example_run(10), terminal=True, width=width)
@@ -128,7 +138,7 @@ def test_a_narrow_terminal_keeps_auc_and_epsilon_whole() -> None:
 
 def test_the_end_tells_the_test_figures_with_their_intervals_and_what_they_cost() -> None:
     for terminal in (True, False):
-        ending = _shown(example_run(10), terminal).split("Run ended", 1)[1]
+        ending = unwrapped(_shown(example_run(10), terminal)).split("Run ended", 1)[1]
         assert "pooled test parts, 143 records, asked once, at the threshold that validation records fixed" in ending
         assert "noise alone ±" in ending
         assert "95 %, sampling of 143 records and privacy noise" in ending
@@ -138,14 +148,14 @@ def test_the_end_tells_the_test_figures_with_their_intervals_and_what_they_cost(
 
 def test_exact_counts_are_called_so_wherever_figures_stand() -> None:
     shown = _shown(example_run(3, config=EXACT), terminal=False)
-    start, end = shown.split("Run ended", 1)
+    start, end = unwrapped(shown).split("Run ended", 1)
     assert "each row: the pooled test parts, exact counts: not differentially private" in start
     assert "143 records, exact counts: not differentially private" in end
-    assert "\n  test " not in start  # the last round's row says it already
+    assert "\n test " not in shown  # the last round's row says it already
 
 
 def test_a_run_whose_test_failed_says_why_instead_of_figures() -> None:
-    shown = _shown(example_run(3, tested=False), terminal=False)
+    shown = unwrapped(_shown(example_run(3, tested=False), terminal=False))
     assert "pooled test parts: not measured: no round that asks the test parts gave a result" in shown
     assert "nan" not in shown
 

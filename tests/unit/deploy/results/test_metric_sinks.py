@@ -65,3 +65,12 @@ def test_a_library_that_is_missing_is_named_with_what_to_do(
     monkeypatch.setitem(sys.modules, name, None)  # An import of it fails then, installed or not.
     with pytest.raises(RunError, match=rf"--log {name} needs the Python package {name}, .*; run pip install {name}"):
         main(["dashboard", str(run), "--log", name])
+
+
+def test_a_library_that_cannot_write_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(_: Path) -> contextlib.AbstractContextManager[Sink]:
+        raise ValueError("no such store\nsee the manual")
+
+    monkeypatch.setattr(metric_sinks, "SINKS", {"mlflow": ("json", "mlflow", opened)})
+    with pytest.raises(RunError, match=r"^--log mlflow: mlflow must be able to write, and says: no such store$"):
+        main(["dashboard", str(run), "--log", "mlflow"])

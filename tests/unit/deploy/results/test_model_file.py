@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from common.errors import ConfideError, RunError
 from common.models import registry
-from deploy.results.model_file import ModelFacts, load_model, save_model
+from common.run.model_facts import ModelFacts
+from deploy.results.model_file import load_model, save_model
 
 FACTS = ModelFacts(
     architecture="cnn",

@@ -1,5 +1,8 @@
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 from common.task import TaskKind
 from deploy.datasets import phantom
 from deploy.results.export import main
+from deploy.results.model_file import ModelCard
+from deploy.results.monai_bundle import metadata
 from deploy.results.onnx_file import INPUT
 from tests.support.exported_model import answers_of, model_of
 
@@ -76,3 +81,60 @@ def test_a_bundle_of_a_model_of_labels_gives_each_its_threshold(tmp_path: Path) 
     assert metadata["task"].endswith("edema, mass, none")
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "edema", "1": "mass", "2": "none"}
     assert "mass 0.4500" in (bundle / "docs" / "README.md").read_text()
+
+
+TYPES: dict[str, type] = {
+    "schema": str, "version": str, "changelog": dict, "monai_version": str, "pytorch_version": str,
+    "numpy_version": str, "required_packages_version": dict, "task": str, "description": str, "authors": str,
+    "copyright": str, "data_source": str, "data_type": str, "intended_use": str, "network_data_format": dict,
+}  # fmt: skip
+"""The type of each key by MONAI's schema of 2024-07-25 (``meta_schema_20240725.json``), of those that a bundle has."""
+
+OF_A_TENSOR: dict[str, type] = {
+    "type": str, "format": str, "num_channels": int, "spatial_shape": list, "dtype": str, "value_range": list,
+    "is_patch_data": bool, "channel_def": dict,
+}  # fmt: skip
+"""What the same schema says of an input or output; the first six must be there."""
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "labels"])
+def test_the_metadata_keeps_the_types_of_monais_schema(tmp_path: Path, kind: str) -> None:
+    said = metadata(card_of(tmp_path, kind))
+    assert {key for key, wanted in TYPES.items() if not isinstance(said[key], wanted)} == set()
+    for ends in said["network_data_format"].values():
+        for tensor in ends.values():
+            assert tensor.keys() == OF_A_TENSOR.keys()
+            assert {key for key, wanted in OF_A_TENSOR.items() if not isinstance(tensor[key], wanted)} == set()
+            assert all(isinstance(size, int | str) for size in tensor["spatial_shape"])
+            assert all(isinstance(end, int | float) for end in tensor["value_range"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "labels"])
+def test_monais_own_checks_accept_a_bundle(tmp_path: Path, kind: str) -> None:
+    """MONAI is no dependency: this runs where it is installed. Its schema is downloaded, unless a file is named."""
+    pytest.importorskip("monai")
+    pytest.importorskip("ignite")
+    card_of(tmp_path, kind)
+    assert main(["export", str(tmp_path), "--monai"]) == 0
+    bundle, meta = tmp_path / "monai_bundle", ("--meta_file", "configs/metadata.json")
+    schema = os.environ.get("CONFIDE_MONAI_SCHEMA")
+    if schema:
+        (tmp_path / "schema.json").write_bytes(Path(schema).read_bytes())
+    for words in (
+        ("verify_metadata", *meta, "--filepath", str(tmp_path / "schema.json")),
+        ("verify_net_in_out", "network", *meta, "--config_file", "configs/inference.json", "--any", "40"),
+    ):
+        done = subprocess.run(
+            (sys.executable, "-m", "monai.bundle", *words), cwd=bundle, capture_output=True, text=True, check=False,
+            timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "verified with no error" in done.stdout + done.stderr
+
+
+def card_of(folder: Path, kind: str) -> ModelCard:
+    changed: dict[str, dict[str, Any]] = {
+        "labels": {"kind": TaskKind.MULTILABEL, "classes": ("edema", "mass", "none"), "thresholds": (0.5, 0.45, 0.6)}
+    }
+    return model_of(folder, "cnn", threshold=0.45 if kind == "two classes" else None, changed=changed.get(kind))

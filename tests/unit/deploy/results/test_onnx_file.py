@@ -1,5 +1,6 @@
 """An exported file answers as ``predict`` does; the ten lines of the documentation are run as they stand there."""
 
+import hashlib
 import io
 import json
 import re
@@ -12,13 +13,15 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import nn
+from torchvision.models import resnet18
 
 from common.errors import RunError
 from common.models import registry
-from common.models.backbone import BackboneFeatures
+from common.models.backbone_file import FOLDER_VARIABLE
 from common.models.flat import flat_parameters
-from common.models.naming import BackboneModel
+from common.models.naming import architecture
 from common.models.scattering import Scattering
 from common.shards import fit, to_image
 from common.task import TaskKind
@@ -31,6 +34,7 @@ from deploy.results.onnx_preparation import preparation
 from deploy.results.onnx_scattering import RealScattering
 from deploy.results.predict import main as predict_main
 from tests.support.exported_model import answers_of, model_of
+from tests.support.onnx_files import FEATURES, encoded, graph, honest, image, model, nodes, output
 
 PAGE = Path(__file__).parents[4] / "docs" / "export.md"
 TEST_IMAGES = 624
@@ -124,26 +128,68 @@ def test_a_model_answers_in_onnxruntime_as_in_predict(
         assert np.array_equal(decision, expected[:, 1] >= threshold)
 
 
-class _Nothing:
-    """A backbone that is never asked."""
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return images
-
-    def to(self, device: torch.device) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def test_a_model_on_features_from_a_file_is_refused_in_one_line(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("head", "file", "pixels", "channels"),
+    [
+        ("backbone_linear", "rows", "minus_one_one", 3),
+        ("backbone_mlp", "maps", "zero_one", 1),
+        ("backbone_linear", "one at a time", "imagenet", 1),
+    ],
+)
+def test_a_model_on_an_onnx_backbone_holds_that_file_and_answers_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, file: str, pixels: str, channels: int
 ) -> None:
-    flat, card = load_model(exported)
-    features = BackboneFeatures(BackboneModel("linear", "onnx", "imagenet", 4, "a" * 64), _Nothing())
-    monkeypatch.setattr(registry, "frozen_features", lambda _: features)
-    with pytest.raises(RunError, match="cnn cannot be exported: its features come from a file"):
+    """The backbone gives a row or maps; one takes a batch of one picture of 28 pixels alone."""
+    content = {
+        "rows": honest(),
+        "maps": encoded(model(graph(nodes()[:2], ends=([image()], [output("bounded")])))),
+        "one at a time": encoded(model(graph(ends=([image(1, 3, 28, 28)], [output()])))),
+    }[file]
+    (tmp_path / "network.onnx").write_bytes(content)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    name = architecture(head, hashlib.sha256(content).hexdigest(), "onnx", pixels, FEATURES)
+    _exports_as_it_predicts(tmp_path, name, channels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_on_torchvisions_architecture_holds_its_weights_and_answers_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    torch.manual_seed(2)
+    content = save({name: tensor.contiguous() for name, tensor in resnet18().state_dict().items()})
+    (tmp_path / "network.safetensors").write_bytes(content)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    name = architecture("backbone_linear", hashlib.sha256(content).hexdigest(), "resnet18", "imagenet", 512)
+    _exports_as_it_predicts(tmp_path, name, channels)
+
+
+def _exports_as_it_predicts(folder: Path, name: str, channels: int) -> None:
+    card = model_of(folder, name, channels)
+    flat, _ = load_model(folder)
+    file = to_onnx(flat, card)
+    make = phantom.chest if channels == 1 else phantom.retina
+    chosen = make(7, card.image_size, seed=7).images
+    probabilities, decision = answers_of(file, chosen)
+    expected = softmax(Classifier(flat, card).scores(chosen))
+    assert np.abs(probabilities - expected).max() <= TOLERANCE
+    assert expected.std(axis=0).max() > 1e-3
+    assert np.array_equal(decision, expected[:, 1] >= 0.45)
+
+
+def test_a_backbone_that_cannot_be_written_in_the_version_of_an_export_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> object:
+        raise RuntimeError("no adapter")
+
+    (tmp_path / "network.onnx").write_bytes(honest())
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("onnx.version_converter.convert_version", fails)
+    name = architecture("backbone_linear", hashlib.sha256(honest()).hexdigest(), "onnx", "imagenet", FEATURES)
+    card = model_of(tmp_path, name)
+    flat, _ = load_model(tmp_path)
+    with pytest.raises(RunError, match=r"operators are of ONNX's set 17.*export the backbone with opset_version=20"):
         to_onnx(flat, card)
 
 
@@ -169,6 +215,8 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine(exported: Path) -> 
     assert "not a medical device" in said["use"]
     assert str(Path(__file__).parents[4]).encode() not in encoded
     assert b"site-packages" not in encoded
+    # onnxruntime says two lines on standard error of each such node, whenever a file is opened.
+    assert "CastLike" not in {node.op_type for node in onnx.load_model_from_string(encoded).graph.node}
 
 
 def test_a_model_with_an_operation_that_onnx_lacks_is_refused_in_one_line(

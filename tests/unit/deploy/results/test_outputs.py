@@ -101,6 +101,7 @@ def test_a_run_without_masks_noise_or_real_data_says_so() -> None:
     assert told["privacy"]["adversary"] == "nobody"
 
 
+@pytest.mark.long
 def test_finish_names_files_that_exist(tmp_path: Path) -> None:
     files = _run(tmp_path, rounds=2).finish(None, None)
     assert all(file.stat().st_size > 0 for file in files)

@@ -31,6 +31,7 @@ def _texts(figure: Figure) -> str:
     )
 
 
+@pytest.mark.long
 def test_a_run_is_drawn_as_images_one_can_open(tmp_path: Path) -> None:
     files = plots.plot_run(HISTORY, tmp_path / "plots", ("malignant", "benign"))
     assert [file.name for file in files] == ["learning.png", "privacy.png", "confusion.png", "roc.png", "time.png"]

@@ -16,9 +16,10 @@ from client.training import logits
 from common.errors import DataError, RunError
 from common.models import registry
 from common.models.flat import flat_parameters, share_parameters
+from common.run.model_facts import ModelFacts
 from common.task import TaskKind
 from deploy.datasets import phantom
-from deploy.results.model_file import ModelFacts, save_model
+from deploy.results.model_file import save_model
 from deploy.results.predict import main
 from tests.support.hospital_folder import dicom, png
 
@@ -177,7 +178,7 @@ def test_a_model_of_labels_says_each_that_reaches_its_threshold(
     assert answer["predicted"] == "edema"
     assert answer["probabilities"] == {"edema": pytest.approx(expected[0]), "mass": pytest.approx(expected[1])}
     assert sum(expected) != pytest.approx(1)
-    with pytest.raises(DataError, match="take one class an image, and this model gives labels"):
+    with pytest.raises(DataError, match="models that give one class an image"):
         main(["predict", str(tmp_path), str(tmp_path / "x.png"), "--store", str(tmp_path / "kept")])
 
 

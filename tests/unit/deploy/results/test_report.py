@@ -55,6 +55,7 @@ class _Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.long
 def test_the_page_is_one_file_that_fetches_nothing(reported: Path) -> None:
     page = _Page((reported / "report.html").read_text())
     assert len(page.sources) >= 5
@@ -68,6 +69,7 @@ def test_every_image_of_the_markdown_exists(reported: Path) -> None:
     assert all((reported / image).stat().st_size > 0 for image in images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
 def test_a_report_answers_what_it_must(reported: Path, name: str) -> None:
     text = (reported / name).read_text()
@@ -79,9 +81,9 @@ def test_a_report_answers_what_it_must(reported: Path, name: str) -> None:
         f"{tested.auc:.2f} (",
         "noise alone",
         "Validation, after round r",
-        "ε = 1.001 at δ = 0.0001 for each record of the part that was measured (zero-out",
+        "ε = 1.000 at δ = 0.0001 for each record of the part that was measured (zero-out",
         "(zero-out: against an empty one; how many there are is public)",
-        "test: the last model, once (noise multiplier 3.19)",
+        "test: the last model, once (noise multiplier 3.51)",
         "that difference is covered by ε, and not by the masks",
         "was fixed on the pooled validation parts before the test parts were asked",
         "95 % interval",
@@ -108,6 +110,7 @@ def test_a_model_card_comes_with_it(reported: Path) -> None:
     assert re.search(r"SHA-256 `[0-9a-f]{64}`", card)
 
 
+@pytest.mark.long
 def test_a_foreign_text_is_shown_letter_for_letter_and_never_becomes_markup(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script> [x](javascript:alert(2)) | ![y](http://evil/z.png) `code` &amp;"
     events = example_run(2)
@@ -119,6 +122,7 @@ def test_a_foreign_text_is_shown_letter_for_letter_and_never_becomes_markup(tmp_
     assert all(source.startswith("data:") for source in page.sources)
 
 
+@pytest.mark.long
 def test_a_run_without_masks_noise_or_real_data_says_so_at_the_top(tmp_path: Path) -> None:
     config = replace(Config(), privacy={"mode": "none"}, aggregation={"mode": "plain"}, evaluation={"exact": True})
     main(["report", str(_run(tmp_path, example_run(2, "phantom", config)))])
@@ -129,6 +133,7 @@ def test_a_run_without_masks_noise_or_real_data_says_so_at_the_top(tmp_path: Pat
         assert "procedural images" in top
 
 
+@pytest.mark.long
 def test_several_runs_are_compared_with_intervals_over_seeds(tmp_path: Path) -> None:
     folders = []
     for seed, rounds, epsilon in ((1, 3, 8.0), (2, 3, 8.0), (3, 3, 1.0)):
@@ -159,6 +164,7 @@ def test_a_run_without_a_finished_round_is_refused(tmp_path: Path) -> None:
         main(["report", str(folder)])
 
 
+@pytest.mark.long
 def test_a_run_that_left_no_summary_is_reported_without_versions(tmp_path: Path) -> None:
     folder = _run(tmp_path, example_run(2), with_model=False)
     (folder / "summary.json").unlink()
@@ -210,6 +216,7 @@ def _report(folder: Path, events: list[Event], classes: tuple[str, ...] = ("mali
     return (folder / "report.md").read_text() + (folder / "model_card.md").read_text()
 
 
+@pytest.mark.long
 def test_a_report_of_exact_counts_says_so_and_claims_no_epsilon_for_them(tmp_path: Path) -> None:
     text = _report(tmp_path, example_run(3, config=EXACT))
     assert text.count("exact counts: not differentially private") >= 4
@@ -229,6 +236,7 @@ def test_a_report_of_a_run_whose_test_failed_says_why_and_keeps_its_validation_c
     assert not re.search(r"\bnan\b", text)
 
 
+@pytest.mark.long
 def test_a_report_of_three_classes_without_auc_has_dashes_and_no_roc(tmp_path: Path) -> None:
     text = _report(tmp_path, example_of_three_classes(3, has_auc=False), ("first", "second", "third"))
     assert "| AUC | – | – |" in text
@@ -236,6 +244,7 @@ def test_a_report_of_three_classes_without_auc_has_dashes_and_no_roc(tmp_path: P
     assert "decision threshold" not in text
 
 
+@pytest.mark.long
 def test_a_server_that_holds_the_authoritys_key_is_told_where_the_guarantee_is(tmp_path: Path) -> None:
     text = _report(tmp_path, example_run(2, authority_on_server=True))
     assert "could certify hospitals of its own invention, and a sum over them and one real hospital is" in text
@@ -251,6 +260,7 @@ def test_the_first_screen_says_how_many_are_missed_how_sure_and_for_whom_not(rep
     assert "in words: whoever holds the model" in first
 
 
+@pytest.mark.long
 def test_other_thresholds_are_given_at_the_prevalence_that_the_reader_names(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run", example_run(6))
     assert main(["report", str(folder), "--prevalence", "0.02"]) == 0

@@ -77,7 +77,7 @@ def test_what_is_signed_names_each_file_the_chain_head_and_who_may_have_it(tmp_p
     run.finish()
     authority = load_certificate(tmp_path / "state" / "ca.pem")
     delivery = read_delivery((folder / DELIVERY_FILE).read_bytes(), authority)
-    assert set(NEEDED_FILES) <= delivery.files.keys()
+    assert set(NEEDED_FILES) == delivery.files.keys()
     assert all(file_fact(folder / name) == fact for name, fact in delivery.files.items())
     lines = (folder / AUDIT_FILE).read_bytes().count(b"\n")
     assert delivery.chain_head.startswith(f"{lines}:")

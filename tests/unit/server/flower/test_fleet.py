@@ -26,6 +26,8 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
+from common.flower.carried import LONGEST_CALL_BYTES, LONGEST_WHOLE_BYTES
+from common.run.messages import MAXIMUM_MESSAGE_BYTES
 from server.flower.fleet import Deliveries, change_superlink
 
 superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -79,6 +81,7 @@ def superlink_with_node(monkeypatch: pytest.MonkeyPatch, key: bytes) -> FleetSer
     """Return the Fleet API of a SuperLink in memory to which the node with ``key`` is connected."""
     monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
     monkeypatch.setattr(linkstate_factory, "InMemoryLinkState", InMemoryLinkState)
+    monkeypatch.setattr(superlink, "GRPC_MAX_MESSAGE_LENGTH", superlink.GRPC_MAX_MESSAGE_LENGTH)
     change_superlink()
     objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
@@ -269,3 +272,9 @@ def test_a_hospitals_clock_may_be_off_by_five_minutes_either_way(
 
     interceptor.intercept_service(pass_on, signed_at(ahead))
     assert bool(passed_on) is let_in
+
+
+def test_no_call_of_a_hospital_is_longer_than_a_message_with_a_short_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own SuperLink takes two gigabytes in one call, and holds them."""
+    superlink_with_node(monkeypatch, b"north")
+    assert superlink.GRPC_MAX_MESSAGE_LENGTH == LONGEST_CALL_BYTES > MAXIMUM_MESSAGE_BYTES + LONGEST_WHOLE_BYTES

@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
 from flwr.proto.error_pb2 import Error
 from flwr.proto.message_pb2 import Message, Metadata
-from flwr.proto.recorddict_pb2 import ArrayRecord, ConfigRecord, ConfigRecordValue, RecordDict
+from flwr.proto.recorddict_pb2 import ArrayRecord, ConfigRecord, ConfigRecordValue, RecordDict, StringList
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PullAppMessagesResponse,
@@ -43,7 +43,7 @@ def value(content: bytes) -> ConfigRecordValue:
 
 
 def pieces(*names: str) -> ConfigRecordValue:
-    return ConfigRecordValue(string_list={"vals": names})
+    return ConfigRecordValue(string_list=StringList(vals=names))
 
 
 def reply(**values: ConfigRecordValue) -> Message:

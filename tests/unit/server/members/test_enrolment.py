@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.config import PROTOCOL_VERSION, EnrolmentConfig
+from common.config import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, EnrolmentConfig
 from common.errors import EnrolmentError, IdentityError
 from common.files import write_private
 from common.identity import enrolment
@@ -36,6 +36,7 @@ from common.identity.revocation import verify_revocations
 from common.provenance import confide_version
 from common.run.proposal import RunAnswer, RunState
 from common.run.terms import describe
+from common.run.versions import SPOKEN, Window
 from common.settings import ServerSettings
 from server.members.authority import Authority
 from server.members.certificates import Certificates
@@ -171,8 +172,12 @@ def test_both_sides_say_their_versions_and_a_member_of_another_protocol_is_left_
     reply = consortium.service.standing(asked, NOW)
     assert (reply.protocol, reply.software) == (PROTOCOL_VERSION, confide_version())
     assert enrolment.same_protocol(reply) is None
-    assert consortium.members.versions.all() == {"st-mary": SpokenVersions(PROTOCOL_VERSION, confide_version())}
-    older = msgspec.structs.replace(asked, protocol=PROTOCOL_VERSION - 1, software="0.1.0")
+    assert consortium.members.versions.all() == {
+        "st-mary": SpokenVersions(PROTOCOL_VERSION, confide_version(), OLDEST_PROTOCOL_VERSION)
+    }
+    older = msgspec.structs.replace(
+        asked, protocol=PROTOCOL_VERSION - 1, oldest_protocol=PROTOCOL_VERSION - 1, software="0.1.0"
+    )
     for _ in range(3):
         consortium.service.standing(older, NOW)
     said = [record.getMessage() for record in caplog.records if "one version of the protocol" in record.getMessage()]
@@ -182,6 +187,25 @@ def test_both_sides_say_their_versions_and_a_member_of_another_protocol_is_left_
     assert consortium.members.all_members(root, NOW).absent == frozenset({"st-mary"})
     consortium.service.standing(asked, NOW)
     assert consortium.members.all_members(root, NOW).absent == frozenset()
+
+
+def test_a_member_of_the_next_version_takes_part_in_runs_of_this_one(
+    consortium: Consortium, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    asked = standing_of(joined(consortium, "st-mary", key).certificate, key)
+    following = PROTOCOL_VERSION + 1
+    later = msgspec.structs.replace(asked, protocol=following, oldest_protocol=PROTOCOL_VERSION, software="9.9.9")
+    consortium.service.standing(later, NOW)
+    assert not [record for record in caplog.records if "one version of the protocol" in record.getMessage()]
+    root = consortium.certificates.root
+    assert consortium.members.all_members(root, NOW).absent == frozenset()
+    assert consortium.members.versions.windows(("st-mary", "unheard")) == {
+        "st-mary": Window(PROTOCOL_VERSION, following), "unheard": SPOKEN,
+    }  # fmt: skip
+    # A run of the next version would leave out whoever speaks this one alone.
+    consortium.service.standing(asked, NOW)
+    assert consortium.members.all_members(root, NOW, following).absent == frozenset({"st-mary"})
 
 
 def test_a_message_of_another_version_of_enrolment_is_refused_with_both_versions() -> None:
