@@ -1,9 +1,8 @@
-"""``python -m client --state DIR``: a hospital, one supervisor over Flower's SuperNode and the hospital's agent."""
+"""``python -m client --state DIR``: a hospital, one supervisor over its relay, a SuperNode, and its agent."""
 
 import argparse
 import os
 import pwd
-import secrets
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from client.status import STATUS_FILE
 from common.config import TransportConfig, load_config
 from common.errors import ConfideError, ConfigError
-from common.files import write_private
 from common.flower.waits import FLOWER_ENVIRONMENT
 from common.processes import (
     EXIT_REFUSED,
@@ -23,7 +21,7 @@ from common.processes import (
     python_module,
     raise_on_signals,
 )
-from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, SECRET_BYTES, HospitalSettings, check_port_free
+from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings, check_port_free
 
 _POLL_SECONDS = 0.2
 
@@ -56,14 +54,12 @@ def main() -> int:
 
 
 def _commands(state: Path, relay_user: str | None) -> tuple[ProcessCommand, ...]:
-    """Return the command lines of agent and SuperNode, with a fresh secret between the two, and of what goes with them.
+    """Return the command lines of agent and SuperNode, and of what goes with them.
 
     A hospital that joined through an enrolment service has a process that keeps its membership.
     """
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     transport = load_config(settings.config).transport
-    check_port_free("127.0.0.1", settings.runtime_port, "the SuperNode's Runtime API")
-    write_private(state / RELAY_FOLDER / "runtime.secret", secrets.token_bytes(SECRET_BYTES))
     agent = python_module("client.resident", "--state", str(state))
     commands: tuple[ProcessCommand, ...] = (
         ProcessCommand("agent", agent, settings.logs / "agent.log", _environment(state)),
@@ -83,7 +79,6 @@ def _supernode(
         "client.flower.supernode",
         "--relay", str(relay),
         "--superlink", settings.fleet_address,
-        "--port", str(settings.runtime_port),
         "--poll-seconds", str(transport.poll_seconds),
         "--first-backoff-seconds", str(transport.first_backoff_seconds),
     )  # fmt: skip

@@ -34,7 +34,6 @@ from common.identity.certificates import (
     common_name,
     load_signing_key,
     load_supernode_key,
-    make_local_tls,
     make_supernode_key,
     openssh_private,
     openssh_public,
@@ -84,7 +83,6 @@ _ANY_NAME = "hospital"
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _PROXY_PORT = 80
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 _Result = TypeVar("_Result")
@@ -341,9 +339,6 @@ def _settle(
     write_private(state / "ca.pem", authority)
     write_private(relay / "ca.pem", authority)
     write_private(state / "identity.pem", joined.certificate)
-    local, local_key = make_local_tls(_LOOPBACK, now)
-    write_private(relay / "runtime.pem", certificate_pem(local))
-    write_private(relay / "runtime.key", private_key_pem(local_key))
     write_private(state / "config.yaml", config.as_yaml())
     HospitalSettings(
         fleet_address=join_host_port(invitation.host, joined.fleet_port),

@@ -16,7 +16,7 @@ from pathlib import Path
 from client.agent import HospitalAgent, Surroundings
 from client.app import answer
 from client.device import choose
-from client.flower.tasks import TaskRunner, bundle_digest, read_runtime_api
+from client.handover import AgentDoor
 from client.ledger.place import registry_folder
 from common.audit.chain import AUDIT_FILE, AuditChain
 from common.audit.parties import Writer
@@ -43,7 +43,6 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True)
     state = parser.parse_args().state
     begin_logging()
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # It would write a line for every poll for a task.
     try:
         return _serve(state)
     except ConfideError as error:
@@ -61,15 +60,10 @@ def _serve_alone(state: Path) -> int:
     config = load_config(settings.config)
     _LOG.info("features and gradients are computed on %s", choose(config.hospital.device))
     identity = load_identity(state)
-    relay = state / RELAY_FOLDER
-    api = read_runtime_api(f"127.0.0.1:{settings.runtime_port}", relay / "runtime.pem", relay / "runtime.secret")
     chain = AuditChain(state / AUDIT_FILE, Writer(identity.certificate, identity.key))
-    transport = config.transport
-    runner = TaskRunner(
-        api, transport.poll_seconds, transport.first_backoff_seconds, bundle_digest(state / RELAY_FOLDER)
-    )
-    signal.signal(signal.SIGTERM, lambda *_: runner.stop())
-    signal.signal(signal.SIGINT, lambda *_: runner.stop())
+    door = AgentDoor(state / RELAY_FOLDER)
+    signal.signal(signal.SIGTERM, lambda *_: door.stop())
+    signal.signal(signal.SIGINT, lambda *_: door.stop())
     with MaskWorkers(cores() - 1) as apply_masks:
         surroundings = Surroundings(
             state=state,
@@ -82,8 +76,8 @@ def _serve_alone(state: Path) -> int:
             ledgers=None if settings.enrolment_address is None else registry_folder(),
         )
         agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
-        with contextlib.closing(agent):
-            runner.serve(partial(answer, agent, identity.name))
+        with contextlib.closing(agent), door:
+            door.serve(partial(answer, agent, identity.name))
     return 0
 
 

@@ -21,7 +21,7 @@ SUPERNODES_FOLDER = "supernodes"
 READY_FILE = "ready"
 """A file in the server's state folder while hospitals can connect."""
 RELAY_FOLDER = "relay"
-"""What a hospital's SuperNode may read in the state folder: its own key, the Runtime API's certificate and secret."""
+"""What a hospital's relay may read in the state folder: its own key, the authority's certificate, and a socket."""
 CHECKPOINTS_FOLDER = "checkpoints"
 """The name of the folder in a run's folder."""
 CACHE_FOLDER = "cache"
@@ -97,6 +97,7 @@ class HospitalSettings(_Settings):
     config: Path
     """The hospital's own ``config.yaml``; only its sections ``hospital``, ``transport`` and ``monitoring`` count."""
     runtime_port: Port = 9094
+    """Nobody listens there any more; files of earlier versions name it."""
     metrics_port: OptionalPort = 9401
     """0 serves no metrics."""
     metrics_host: str = "127.0.0.1"

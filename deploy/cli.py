@@ -143,6 +143,7 @@ SECTIONS = (
             _entry("dev bench sums", "tests.benchmarks.bench_sums", "measure a proved sum against its masks"),
             _entry("dev bench round", "tests.benchmarks.bench_round", "measure a deployed round with masks"),
             _entry("dev bench wire", "tests.benchmarks.bench_wire", "measure a round between hosts, masked and plain"),
+            _entry("dev bench peers", "tests.benchmarks.bench_peers", "measure a round beside Flower's and NVIDIA's"),
             _entry("dev bench dp", "tests.benchmarks.bench_dp", "measure a private training step"),
             _entry("dev bench data", "tests.benchmarks.bench_data", "measure the check of a hospital's images"),
             _entry("dev bench evaluation", "tests.benchmarks.bench_evaluation", "measure noisy evaluation"),

@@ -34,8 +34,7 @@ from server.audit import recording_events, recording_refusals
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
-from server.flower.arrays import carry_by_the_piece
-from server.flower.grid import GridTransport, tell_unreadable_replies
+from server.flower.grid import GridTransport, let_responses_go
 from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run
@@ -54,8 +53,7 @@ app = ServerApp()
 def main(grid: Grid, _context: Context) -> None:
     """Train one run; a run that cannot continue says so in its last event."""
     die_with_parent()
-    carry_by_the_piece()
-    tell_unreadable_replies()
+    let_responses_go()
     state = Path(os.environ[STATE_VARIABLE])
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     with (
@@ -67,7 +65,7 @@ def main(grid: Grid, _context: Context) -> None:
             store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
             plan = _plan(state, settings, len(_begun(store, state, settings.run_id).model), apply_masks)
             waits = plan.config.transport
-            transport = GridTransport(grid, waits.poll_seconds, waits.first_backoff_seconds)
+            transport = GridTransport(grid, waits.poll_seconds)
             chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
             tell = recording_events(events, chain.append, settings.run_id)
             report = recording_refusals(tell, chain.append, settings.run_id)

@@ -7,7 +7,6 @@ others. Then a replacement would change nothing, and nothing would say so.
 import dis
 import inspect
 from collections.abc import Callable, Iterator
-from functools import cache
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -50,20 +49,6 @@ def require_used(place: ModuleType | type, name: str, used_by: Users) -> None:
             )
 
 
-def set_default(function: Callable[..., Any], argument: str, value: object) -> None:
-    """Change the default of a keyword-only argument.
-
-    Raises:
-        AttributeError: the function has no such argument, or never reads it.
-    """
-    defaults = getattr(function, "__kwdefaults__", None) or {}
-    if argument not in defaults:
-        raise AttributeError(f"{function.__qualname__} has no keyword-only argument {argument!r}")
-    if not _reads(function.__code__, argument):
-        raise AttributeError(f"{function.__qualname__} never reads its argument {argument!r}")
-    defaults[argument] = value
-
-
 def uses(function: Callable[..., Any], place: ModuleType | type, name: str) -> bool:
     """Say whether a function, or one inside it, looks ``name`` up in ``place`` when it runs.
 
@@ -94,21 +79,6 @@ def uses(function: Callable[..., Any], place: ModuleType | type, name: str) -> b
             if this.opname in _ATTRIBUTE and (is_method or _loads(before, place, known)):
                 return True
     return False
-
-
-@cache
-def _reads(code: CodeType, argument: str) -> bool:
-    """Say whether a function, or one inside it, reads its argument; kept, for a wait sets defaults many times."""
-    return any(
-        instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and argument in _names(instruction)
-        for each in _codes(code)
-        for instruction in _instructions(each)
-    )
-
-
-def _names(instruction: dis.Instruction) -> tuple[object, ...]:
-    """Return the names an instruction is about; from Python 3.13 on it may load two at once."""
-    return instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
 
 
 def _loads(instruction: dis.Instruction | None, place: ModuleType | type, known: dict[str, Any]) -> bool:

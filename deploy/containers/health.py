@@ -1,4 +1,4 @@
-"""``python -m deploy.containers.health HOST:PORT …``: do a container's services accept connections?"""
+"""``python -m deploy.containers.health HOST:PORT|PATH …``: do a container's services accept connections?"""
 
 import socket
 import sys
@@ -8,13 +8,18 @@ _SECONDS = 2.0
 
 
 def unreachable(addresses: Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses (``host:port``) on which nobody accepts a connection."""
+    """Return the addresses (``host:port``, or the path of a Unix socket) on which nobody accepts a connection."""
     return tuple(address for address in addresses if not _accepts(address))
 
 
 def _accepts(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
+        if address.startswith("/"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(_SECONDS)
+                connection.connect(address)
+            return True
         with socket.create_connection((host, int(port)), timeout=_SECONDS):
             return True
     except OSError:

@@ -82,7 +82,7 @@ RUN install -d -o hospital -g hospital -m 0711 /state && install -d -o hospital 
 VOLUME ["/state", "/shard"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=6 \
     CMD ["setpriv", "--reuid=hospital", "--regid=hospital", "--clear-groups", "--", \
-        "python", "-m", "deploy.containers.health", "127.0.0.1:9401", "127.0.0.1:9094"]
+        "python", "-m", "deploy.containers.health", "127.0.0.1:9401", "/state/relay/agent.sock"]
 # The supervisor is the user `hospital` and keeps three capabilities, to run the SuperNode as the user `relay`.
 ENTRYPOINT ["setpriv", "--reuid=hospital", "--regid=hospital", "--init-groups", \
     "--inh-caps=+setuid,+setgid,+kill", "--ambient-caps=+setuid,+setgid,+kill", "--", \

@@ -14,7 +14,6 @@ from common.identity.certificates import (
     CertificateAuthority,
     certificate_pem,
     make_authority,
-    make_local_tls,
     make_supernode_key,
     make_tls_certificate,
     openssh_private,
@@ -108,9 +107,6 @@ class ConsortiumOnThisMachine:
         write_private(
             self.server_state / SUPERNODES_FOLDER / f"{member.name}.pub", openssh_public(supernode.public_key())
         )
-        certificate, key = make_local_tls(_LOOPBACK, self._now)
-        write_private(relay / "runtime.pem", certificate_pem(certificate))
-        write_private(relay / "runtime.key", private_key_pem(key))
         write_private(state / "config.yaml", self._config.as_yaml())
         HospitalSettings(
             fleet_address=f"127.0.0.1:{server.fleet_port}",

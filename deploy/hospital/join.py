@@ -53,8 +53,8 @@ _STANDARD_INPUT = "-"
     "--runtime-port",
     type=int,
     default=HospitalSettings.model_fields["runtime_port"].default,
-    metavar="PORT",
-    help="For the hospital's own processes; on loopback only.",
+    hidden=True,
+    help="Not used: what listened there in earlier versions is a socket in the state folder now.",
 )
 @log_format_option()
 @click.option("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="Where Prometheus may read.")

@@ -1,90 +1,95 @@
 """Carries the protocol's messages from within a ServerApp; the modules of this folder alone use Flower's private names.
 
-``tell_unreadable_replies`` changes the grid of the ServerApp in whose process it is called.
+A message of ours lies in Flower's as ``common/flower/carried.py`` says. The ServerApp speaks the SuperLink's Runtime
+API itself, by the client of Flower's grid: Flower's own grid would send each message in several objects, keep all
+pieces of an array until the last is sent, and end with an error where one hospital's reply cannot be read.
 """
 
-import importlib
+import hashlib
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import httpx
 import numpy.typing as npt
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    Message,
+    Metadata,
+    ObjectTree,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict, StringList
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable import inflatable_utils
-from google.protobuf.message import DecodeError
+from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContext
 
 from common.errors import OtherVersionError, RunError
+from common.flower.carried import (
+    ARRAY,
+    BODY,
+    LONGEST_WHOLE_BYTES,
+    MESSAGE,
+    MOST_PIECES,
+    PIECES,
+    Piece,
+    array_head,
+    part_of,
+)
 from common.flower.seam import replace_in
-from common.flower.waits import limit_pulls, poll_pause, shorten_backoff
-from common.run.messages import decode_reply, phase_of
-from server.flower.arrays import ArrivedArray, record_of
+from common.flower.waits import poll_pause
+from common.run.flat_model import FlatModel, stretches
+from common.run.messages import decode_reply, join_array, phase_of
 from server.transport import Incoming, Outgoing, Patience
 
-_BATCH_BYTES = 2**20
-"""Replies pulled in one call stay below this, or are one: the server's memory does not grow with the hospitals."""
+_MOST_WHOLE_BYTES = 16 * 2**20
+"""Models inside messages, those of all hospitals together: a SuperLink holds them until they are answered."""
 
+_CALL_BYTES = 4 * 2**20
+"""Messages pushed in one call stay below this, or are one."""
 
 _LOST = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE})
 """What a SuperLink answers for a node that is gone together with the message it had fetched."""
 
-
 _UNREADABLE = "the reply cannot be read"
 
 
-def tell_unreadable_replies() -> None:
-    """Let a reply of this process's grid that Flower cannot read be an error of the hospital that sent it.
+def let_responses_go() -> None:
+    """Let each response of this process's calls to the SuperLink go with its last user.
 
-    Flower 1.39 itself ends the ServerApp, and with it the round of all hospitals; the next would end likewise. What
-    was read is kept for the moment until Flower asks for it, so that no vector is built twice.
+    httpx's responses refer to themselves through their stream, which has been read by then, and keep a piece in memory
+    until the garbage collector runs.
     """
-    http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
-    pull = http_grid.pull_objects
-    read: dict[str, Message] = {}
+    send = ProtobufClient._send  # noqa: SLF001 - each request goes by it
 
-    def pull_readable(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
-        contents: dict[str, bytes] = pull(object_ids=object_ids, pull_object_fn=pull_object_fn)
-        message_id = object_ids[-1]
-        try:
-            read[message_id] = read_reply(message_id, contents)
-        except RunError as error:
-            raise inflatable_utils.ObjectPullError(message_id, str(error)) from None
-        return contents
+    def send_and_let_go(
+        client: ProtobufClient, context: ProtobufRequestContext, *, stream: bool = False
+    ) -> httpx.Response:
+        response: httpx.Response = send(client, context, stream=stream)
+        if not stream:
+            response.stream = httpx.ByteStream(b"")
+        return response
 
-    user = http_grid.HttpGrid.pull_messages
-    replace_in(http_grid, "pull_objects", pull_readable, used_by=user)
-    replace_in(
-        http_grid,
-        "inflate_object_from_contents",
-        lambda message_id, _contents: read.pop(message_id),
-        used_by=user,
-    )
-
-
-def read_reply(message_id: str, contents: dict[str, bytes]) -> Message:
-    """Return a hospital's reply from its objects, by their names; they are used up.
-
-    Raises:
-        RunError: Flower cannot read it, whatever that raises.
-    """
-    try:
-        message = inflatable_utils.inflate_object_from_contents(message_id, contents)
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
-            DecodeError) as error:  # fmt: skip
-        raise RunError(f"{_UNREADABLE}: {type(error).__name__}") from None
-    if not isinstance(message, Message):
-        raise RunError(f"{_UNREADABLE}: it is no message")
-    return message
+    replace_in(ProtobufClient, "_send", send_and_let_go, used_by=ProtobufClient._unary_unary)  # noqa: SLF001 - which calls it
 
 
 class GridTransport:
-    """Carries requests to SuperNodes and replies back, without Flower's 3 s wait and 66 s patience."""
+    """Carries requests to SuperNodes and replies back.
 
-    def __init__(self, grid: Grid, poll_seconds: float, first_backoff_seconds: float) -> None:
-        shorten_backoff(inflatable_utils, first_backoff_seconds)
+    Args:
+        grid: Flower's, of the ServerApp.
+        poll_seconds: between two polls for replies, each of which waits a moment for one.
+    """
+
+    def __init__(self, grid: Grid, poll_seconds: float) -> None:
         self._grid = grid
         self._poll_seconds = poll_seconds
+        self._node = Node(node_id=SUPERLINK_NODE_ID)
 
     def online(self) -> dict[int, str]:
         """Return the SuperNodes that are connected now, and the hospital each was registered for."""
@@ -98,82 +103,199 @@ class GridTransport:
         Args:
             outgoing: node to request.
             patience: says when to stop waiting.
-            reply_array_bytes: of the array one reply may carry; bounds how many are pulled at once. Each must be let
-                go before the next one is asked for, or two are in memory.
+            reply_array_bytes: of the array one reply may carry. Each must be let go before the next one is asked for,
+                or two are in memory.
         """
-        lifetime = patience.longest_seconds
-        sent = dict(zip(self._grid.push_messages(_messages(outgoing, lifetime)), outgoing, strict=True))
-        waiting = [message_id for message_id in sent if message_id]
-        at_once = max(1, _BATCH_BYTES // max(1, reply_array_bytes))
+        sent = self._push(outgoing, patience.longest_seconds)
         last_reply = time.monotonic()
-        while waiting and not patience.is_over():
-            batch, waiting = waiting[:at_once], waiting[at_once:]
-            # A node that was killed between its reply and the reply's array leaves one that never becomes whole.
-            limit_pulls(inflatable_utils, patience.seconds_left())
-            replies = list(self._grid.pull_messages(batch))
-            answered = set()
-            for reply in replies:
-                answered.add(reply.metadata.reply_to_message_id)
-                node = sent[reply.metadata.reply_to_message_id]
-                if reply.has_error() and _is_lost(reply.error):
+        while sent and not patience.is_over():
+            asked = time.monotonic()
+            response = self._client.PullMessages(PullAppMessagesRequest(message_ids=list(sent)))
+            for reply in response.messages_list:
+                node = sent.pop(reply.metadata.reply_to_message_id, None)
+                if node is None:
+                    continue
+                if is_lost(reply):
                     patience.gone(node)
                     continue
                 patience.answered(node)
-                yield incoming_of(node, reply, reply_array_bytes)
-            waiting += [message_id for message_id in batch if message_id not in answered]
-            if replies:
+                yield self._read(node, reply, reply_array_bytes)
+            if response.messages_list:
                 last_reply = time.monotonic()
-            elif waiting:
-                pause = poll_pause(time.monotonic() - last_reply, self._poll_seconds)
-                time.sleep(pause / max(1, -(-len(waiting) // at_once)))
+            elif sent and time.monotonic() - asked < self._poll_seconds:
+                time.sleep(poll_pause(time.monotonic() - last_reply, self._poll_seconds))
+
+    @property
+    def _client(self) -> Any:  # noqa: ANN401 - Flower's RuntimeHttpClient, whose methods it makes up
+        return self._grid._runtime_client  # type: ignore[attr-defined]  # noqa: SLF001 - see the module's docstring
+
+    @property
+    def _run(self) -> int:
+        return int(self._grid.run.run_id)
+
+    def _push(self, outgoing: Mapping[int, Outgoing], lifetime_seconds: float) -> dict[str, int]:
+        """Send requests; return the node of each message that a SuperLink took.
+
+        A model that goes to many nodes in pieces is read once to name them, and once to send them.
+        """
+        models = {id(item.model): item.model for item in outgoing.values() if item.model is not None}
+        whole_bytes = sum(4 * len(item.model) for item in outgoing.values() if item.model is not None)
+        carried = {key: _carried(model, whole_bytes) for key, model in models.items()}
+        sent: dict[str, int] = {}
+        batch: list[tuple[int, Message, Sequence[Piece]]] = []
+        waiting_bytes = 0
+        for node, item in outgoing.items():
+            values, pieces = ({}, ()) if item.model is None else carried[id(item.model)]
+            message = request_message(self._run, node, item, lifetime_seconds, values)
+            if batch and waiting_bytes + message.ByteSize() > _CALL_BYTES:
+                sent |= self._push_batch(batch)
+                batch, waiting_bytes = [], 0
+            batch.append((node, message, pieces))
+            waiting_bytes += message.ByteSize()
+        return sent | (self._push_batch(batch) if batch else {})
+
+    def _push_batch(self, batch: Sequence[tuple[int, Message, Sequence[Piece]]]) -> dict[str, int]:
+        trees = [
+            ObjectTree(
+                object_id=message.metadata.message_id, children=[ObjectTree(object_id=name) for name in _names(pieces)]
+            )
+            for _, message, pieces in batch
+        ]
+        messages = [message for _, message, _ in batch]
+        response = self._client.PushMessages(PushAppMessagesRequest(messages_list=messages, message_object_trees=trees))
+        by_name = {piece.name: piece for _, _, pieces in batch for piece in pieces}
+        for name in response.objects_to_push:
+            request = PushObjectRequest(
+                node=self._node,
+                run_id=self._run,
+                session_id=response.session_id,
+                object_id=name,
+                object_content=by_name[name].content(),
+            )
+            if not self._client.PushObject(request).stored:
+                raise RunError("the SuperLink must take the pieces of a model; see superlink.log")
+        return {name: node for name, (node, _, _) in zip(response.message_ids, batch, strict=True) if name}
+
+    def _read(self, node: int, reply: Message, longest_bytes: int) -> Incoming:
+        incoming = incoming_of(node, reply, longest_bytes, self._pull)
+        if _pieces_of(reply):
+            self._client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(
+                    node=self._node, run_id=self._run, message_object_id=reply.metadata.message_id
+                )
+            )
+        return incoming
+
+    def _pull(self, name: str) -> memoryview:
+        """Return the part of an array that an object holds.
+
+        Raises:
+            ValueError: the object is not there, or is another one.
+        """
+        request = PullObjectRequest(node=self._node, run_id=self._run, object_id=name)
+        response = self._client.PullObject(request)
+        if not response.object_available:
+            raise ValueError("a part of its array is missing")
+        return part_of(response.object_content)
 
 
-def _messages(outgoing: Mapping[int, Outgoing], lifetime_seconds: float) -> list[Message]:
-    """Wrap requests; a model that goes to many nodes is read once to name its pieces, and once to send them."""
-    records: dict[int, ArrayRecord] = {}
-    for item in outgoing.values():
-        if item.model is not None and id(item.model) not in records:
-            records[id(item.model)] = record_of(item.model)
-    return [_message(node, item, records.get(id(item.model)), lifetime_seconds) for node, item in outgoing.items()]
+def _names(pieces: Sequence[Piece]) -> list[str]:
+    """Return the names of pieces, those of equal ones once."""
+    return list(dict.fromkeys(piece.name for piece in pieces))
 
 
-def _message(node: int, item: Outgoing, record: ArrayRecord | None, lifetime_seconds: float) -> Message:
-    content = RecordDict({"body": ConfigRecord({"message": item.encoded})})
-    if record is not None:
-        content["array"] = record
+def _carried(model: FlatModel, whole_bytes: int) -> tuple[dict[str, ConfigRecordValue], Sequence[Piece]]:
+    """Return a model as it lies in a message, and the pieces that travel beside it.
+
+    Args:
+        model: that goes to hospitals.
+        whole_bytes: of all models that would travel inside messages of this exchange.
+    """
+    head = array_head(model[:0].dtype, len(model))
+    if 4 * len(model) <= LONGEST_WHOLE_BYTES and whole_bytes <= _MOST_WHOLE_BYTES:
+        return {ARRAY: ConfigRecordValue(bytes=head + model[:].tobytes())}, ()
+    pieces = [Piece(lambda: head), *(Piece(partial(_stretch, model, part)) for part in stretches(len(model)))]
+    return {PIECES: ConfigRecordValue(string_list=StringList(vals=[piece.name for piece in pieces]))}, pieces
+
+
+def _stretch(model: FlatModel, part: slice) -> memoryview:
+    return model[part].data.cast("B")
+
+
+def request_message(
+    run: int, node: int, item: Outgoing, lifetime_seconds: float, values: Mapping[str, ConfigRecordValue]
+) -> Message:
+    """Return the message that carries a request, and ``values`` beside it."""
+    both = {MESSAGE: ConfigRecordValue(bytes=item.encoded), **values}
+    items = [ConfigRecord.Item(key=key, value=value) for key, value in both.items()]
     return Message(
-        content,
-        dst_node_id=node,
-        message_type=MessageType.TRAIN,
-        ttl=lifetime_seconds,
-        group_id=phase_of(item.request),
+        metadata=Metadata(
+            run_id=run,
+            message_id=hashlib.sha256(secrets.token_bytes(32)).hexdigest(),
+            src_node_id=SUPERLINK_NODE_ID,
+            dst_node_id=node,
+            group_id=phase_of(item.request),
+            message_type="train",
+            created_at=time.time(),
+            ttl=lifetime_seconds,
+        ),
+        content=RecordDict(items=[RecordDict.Item(key=BODY, config_record=ConfigRecord(items=items))]),
     )
 
 
-def _is_lost(error: Error) -> bool:
-    return error.code in _LOST and _UNREADABLE not in (error.reason or "")
+def is_lost(reply: Message) -> bool:
+    """Say whether a SuperLink says that the node and its reply are gone."""
+    return reply.HasField("error") and reply.error.code in _LOST
 
 
-def incoming_of(node: int, reply: Message, longest_bytes: int) -> Incoming:
-    """Return what a hospital sent, or in words why it is no reply; its array has ``longest_bytes`` at most."""
-    if reply.has_error():
+def _values_of(reply: Message) -> dict[str, ConfigRecordValue]:
+    values: dict[str, ConfigRecordValue] = {}
+    for item in reply.content.items:
+        if item.key == BODY:
+            values = {each.key: each.value for each in item.config_record.items}
+    return values
+
+
+def _pieces_of(reply: Message) -> list[str]:
+    values = _values_of(reply)
+    return list(values[PIECES].string_list.vals) if PIECES in values else []
+
+
+def incoming_of(node: int, reply: Message, longest_bytes: int, pull: Callable[[str], memoryview]) -> Incoming:
+    """Return what a hospital sent, or in words why it is no reply.
+
+    Args:
+        node: that sent it.
+        reply: of Flower's.
+        longest_bytes: that its array may have.
+        pull: returns the part of an array that an object holds.
+    """
+    if reply.HasField("error"):
         return Incoming(node, None, None, reply.error.reason or "no reason given", 0)
-    body, arrays = reply.content.get("body"), reply.content.get("array")
-    encoded = body.get("message") if isinstance(body, ConfigRecord) else None
-    if not isinstance(encoded, bytes):
+    values = _values_of(reply)
+    if MESSAGE not in values or not values[MESSAGE].HasField("bytes"):
         return Incoming(node, None, None, "the reply carries no message", 0)
+    encoded = values[MESSAGE].bytes
     try:
         message = decode_reply(encoded)
-        array = _only_array(arrays, longest_bytes) if isinstance(arrays, ArrayRecord) else None
+        array = _array(values, longest_bytes, pull)
     except OtherVersionError as error:
         return Incoming(node, None, None, str(error), 0, error.code)
-    except RunError as error:
+    except (RunError, ValueError) as error:
         return Incoming(node, None, None, f"{_UNREADABLE}: {error}", 0)
     return Incoming(node, message, array, None, len(encoded) + (0 if array is None else array.nbytes))
 
 
-def _only_array(record: ArrayRecord, longest_bytes: int) -> npt.NDArray[Any]:
-    arrays = list(record.values())
-    if len(arrays) != 1 or not isinstance(arrays[0], ArrivedArray):
-        raise RunError(f"one array must come with a reply, got {len(arrays)}")
-    return arrays[0].taken(longest_bytes)
+def _array(
+    values: Mapping[str, ConfigRecordValue], longest_bytes: int, pull: Callable[[str], memoryview]
+) -> npt.NDArray[Any] | None:
+    if ARRAY in values and PIECES in values:
+        raise RunError("one array must come with a reply, got 2")
+    if ARRAY in values:
+        return join_array([values[ARRAY].bytes], longest_bytes)
+    if PIECES not in values:
+        return None
+    names = values[PIECES].string_list.vals
+    if len(names) > MOST_PIECES:
+        raise RunError(f"an array must have {MOST_PIECES} pieces at most, got {len(names)}")
+    return join_array((pull(name) for name in names), longest_bytes)

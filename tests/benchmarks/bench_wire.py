@@ -174,7 +174,7 @@ def main(model: str, lines: tuple[float, ...], rounds: int, against: Path | None
 
 def measure(code: str, root: Path, line: float, model: str, rounds: int) -> Iterator[Measured]:
     """Deploy a consortium once and carry out one run in each mode."""
-    with tempfile.TemporaryDirectory(prefix="confide-wire-") as scratch, _hosts(line) as hosts:
+    with tempfile.TemporaryDirectory(prefix="confide-wire-") as scratch, hosts_on(line) as hosts:
         folder = Path(scratch)
         site = install(folder / "package", PACKAGE, {"__init__.py": SOURCE})
         counted = folder / "calls"
@@ -207,7 +207,7 @@ def measure(code: str, root: Path, line: float, model: str, rounds: int) -> Iter
 
 
 @contextlib.contextmanager
-def _hosts(line: float) -> Iterator[tuple[Host, ...]]:
+def hosts_on(line: float) -> Iterator[tuple[Host, ...]]:
     """Connect a host for the server and one for each hospital; none on loopback."""
     if line == LOOPBACK:
         yield ()

@@ -1,11 +1,13 @@
 """``python -m tests.e2e.garbling_agent --state DIR``: the deployed agent, whose vectors are garbled as a file bids it.
 
-The file :data:`ORDER` in the agent's state holds a :class:`Garble`; without it the agent is an honest one.
+The file :data:`ORDER` in the agent's state holds a :class:`Garble`; without it the agent is an honest one. What a
+hospital's relay must garble is in ``garbling_relay.py``.
 """
 
 import io
 import os
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client import resident
 from client.agent import HospitalAgent
 from client.app import answer
+from client.handover import Parts
+from common.flower.carried import array_head
 from common.flower.seam import replace_in
+from common.run.messages import read_array
 
 ORDER = "garble"
 CLAIMED_BYTES = 2**46
@@ -42,52 +46,31 @@ class Garble(StrEnum):
     NOISE_FOR_VECTOR = "noise for a vector"
 
 
-class NoisyRecord(ConfigRecord):
-    """Noise under a head of Flower's that fits it; only who reads the body can tell."""
-
-    def deflate(self) -> bytes:
-        body = b"\xff" * 32
-        return f"ConfigRecord  {len(body)}".encode() + b"\x00" + body
+OF_THE_RELAY = (Garble.NO_MESSAGE, Garble.TWO_VECTORS, Garble.NOISE_FOR_OBJECT)
 
 
-class Unsendable(Message):
-    """A reply that the agent fails to send, after the SuperNode has handed over the whole message."""
-
-    @property
-    def object_id(self) -> str:
-        raise ValueError("this reply is not to be sent")
+def parts_of(vector: npt.NDArray[Any]) -> Parts:
+    return array_head(vector.dtype, len(vector)), vector.tobytes()
 
 
-def garbled(reply: Message, message: Message, garble: Garble) -> Message:
+def garbled(reply: bytes, vector: npt.NDArray[Any], garble: Garble) -> tuple[bytes, Parts]:
     """Return a reply as garbled as asked for; its message may be honest, and so may its vector, but not both."""
-    body, record = reply.content["body"], reply.content["array"]
-    assert isinstance(body, ConfigRecord)
-    assert isinstance(record, ArrayRecord)
-    (vector,) = (array.numpy() for array in record.values())
-    bodies = {
-        Garble.NOISE_FOR_MESSAGE: ConfigRecord({"message": os.urandom(1000)}),
-        Garble.NO_MESSAGE: ConfigRecord({}),
-        Garble.NOISE_FOR_OBJECT: NoisyRecord({}),
-    }
-    content = RecordDict({"body": bodies.get(garble, body)})
-    if garble is not Garble.NO_VECTOR:
-        content["array"] = garbled_record(vector, garble)
-    return (Unsendable if garble is Garble.NO_REPLY else Message)(content, reply_to=message)
-
-
-def garbled_record(vector: npt.NDArray[Any], garble: Garble) -> ArrayRecord:
     match garble:
-        case Garble.TWO_VECTORS:
-            return ArrayRecord([vector, vector])
+        case Garble.NO_REPLY:
+            raise ValueError("this reply is not to be sent")
+        case Garble.NOISE_FOR_MESSAGE:
+            return os.urandom(1000), parts_of(vector)
+        case Garble.NO_VECTOR:
+            return reply, ()
         case Garble.ONE_SHORT:
-            return ArrayRecord([vector[:-1]])
+            return reply, parts_of(vector[:-1])
         case Garble.OTHER_RING:
-            return ArrayRecord([vector.astype(np.float64)])
+            return reply, parts_of(vector.astype(np.float64))
         case Garble.NOISE_FOR_VECTOR:
-            return ArrayRecord([np.frombuffer(os.urandom(vector.nbytes), vector.dtype)])
+            return reply, parts_of(np.frombuffer(os.urandom(vector.nbytes), vector.dtype))
         case Garble.NOISE_FOR_FILE | Garble.ARCHIVE | Garble.HUGE_CLAIM:
-            return ArrayRecord({"0": Array("uint16", (len(vector),), "numpy.ndarray", array_file(garble))})
-    return ArrayRecord([vector])
+            return reply, (array_file(garble),)
+    raise ValueError(garble)
 
 
 def array_file(garble: Garble) -> bytes:
@@ -101,11 +84,15 @@ def array_file(garble: Garble) -> bytes:
     return file.getvalue()
 
 
-def answer_garbled(order: Path, agent: HospitalAgent, hospital: str, message: Message) -> Message:
-    reply = answer(agent, hospital, message)
-    if "array" not in reply.content or not order.exists():
-        return reply
-    return garbled(reply, message, Garble(order.read_text()))
+def answer_garbled(
+    order: Path, agent: HospitalAgent, hospital: str, message: bytes, array_bytes: int, array: Iterator[memoryview]
+) -> tuple[bytes, Parts]:
+    reply, parts = answer(agent, hospital, message, array_bytes, array)
+    whole = b"".join(memoryview(part).cast("B") for part in parts)
+    garble = Garble(order.read_text()) if order.exists() else None
+    if not whole or garble is None or garble in OF_THE_RELAY:
+        return reply, (whole,) if whole else ()
+    return garbled(reply, read_array(whole), garble)
 
 
 if __name__ == "__main__":

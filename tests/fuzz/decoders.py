@@ -7,6 +7,7 @@ tests (``tests/fuzz``, with Hypothesis) and, guided by coverage, by ``confide de
 import datetime
 import hashlib
 import io
+import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,15 +19,15 @@ from typing import get_args
 import numpy as np
 import safetensors.numpy
 from cryptography import x509
-from flwr.app import Message
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.proto import message_pb2 as flower
+from google.protobuf.message import DecodeError
 from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from client import app, own_results
+from client import app, handover, own_results
 from client.agreement import PROPOSALS_FOLDER, RunAgreements
 from client.data.archives import Archives, UnusableArchiveError
 from client.data.cache import PreparedCache
@@ -35,7 +36,7 @@ from client.data.pixels import UnusableImageError
 from client.data.readers import dicom, npz
 from client.data.readers.raster import read_raster
 from client.data.watch import HELD_FILE, held
-from client.flower.tasks import UNDELIVERABLE
+from client.flower import supernode
 from client.kept_runs import RECEIVED_FILE, REFUSED_FILE, RUNS_FOLDER, read_received, refused_runs
 from client.last_standing import STANDING_FILE, read_last_standing
 from client.ledger.chain import Anchor
@@ -62,6 +63,7 @@ from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunConsent, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
+from common.flower.carried import part_of
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
@@ -103,8 +105,7 @@ from deploy.results.preparation import Preparation
 from deploy.results.report import REPORT_MARKDOWN, pages
 from deploy.results.report_facts import RunFacts
 from server.checkpoints import CheckpointStore
-from server.flower.arrays import arrays_kept_apart
-from server.flower.grid import incoming_of, read_reply
+from server.flower.grid import incoming_of
 from server.members.authority import REGISTER_FILE, Authority
 from server.members.roster import INVITATIONS_FOLDER, Membership
 from server.metrics import RunMetrics
@@ -132,8 +133,6 @@ _DONE = RoundDone(
 )  # fmt: skip
 """A run of one round, for summaries."""
 
-NAME_BYTES, LENGTH_BYTES = 64, 4
-"""The length of what stands before each object of a message in the corpus."""
 
 DESCRIPTION = RunDescription.of(
     Config(), run_id=RUN_ID, classes=("normal", "pneumonia"), channels=1, vector_length=100, roster={"a": "PEM"}
@@ -349,33 +348,45 @@ def _array(content: bytes) -> object:
     return messages.read_array(content)
 
 
-def _objects(content: bytes) -> tuple[str, dict[str, bytes]]:
-    """Read as the objects of a message, each with its name and length before it, the message itself last."""
-    objects, place, name = dict[str, bytes](), 0, ""
-    while place < len(content):
-        name = content[place : place + NAME_BYTES].decode("ascii", "replace")
-        start = place + NAME_BYTES + LENGTH_BYTES
-        place = start + int.from_bytes(content[start - LENGTH_BYTES : start])
-        objects[name] = content[start:place]
-    return name, objects
+def _flower_message(content: bytes) -> flower.Message:
+    """Read as gRPC reads a message of Flower's."""
+    message = flower.Message()
+    try:
+        message.ParseFromString(content)
+    except DecodeError:
+        raise RunError("gRPC hands on messages alone") from None
+    return message
 
 
 def _flower_reply(content: bytes) -> object:
-    with arrays_kept_apart():
-        incoming = incoming_of(1, read_reply(*_objects(content)), 100)
+    """Read as a ServerApp does; the name of each piece of an array is its content."""
+    incoming = incoming_of(1, _flower_message(content), 100, lambda name: part_of(bytes.fromhex(name)))
     if incoming.fault is not None:
         raise RunError(incoming.fault)
     return incoming
 
 
 def _flower_request(content: bytes) -> object:
+    """Read as relay and agent do."""
     try:
-        message = inflate_object_from_contents(*_objects(content))
-    except UNDELIVERABLE as error:
-        raise RunError("the task is dropped") from error
-    if not isinstance(message, Message) or not message.has_content():
-        raise RunError("an agent is given messages alone")
-    return app.read(message.content)
+        message, array, _ = supernode.read_request(_flower_message(content))
+    except ValueError as error:
+        raise RunError("the message is answered with an error") from error
+    return app.read(message, len(array), iter([memoryview(array)]))
+
+
+def _handover(content: bytes) -> object:
+    """Read as an agent reads what its relay sends."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.settimeout(10.0)
+            theirs.send(content[:10_000])
+        try:
+            frame = handover.receive(ours)
+            return frame, b"".join(handover.stretches(ours, frame.array_bytes))
+        except EOFError as error:
+            raise RunError("the relay is gone") from error
 
 
 def _status(content: bytes) -> object:
@@ -631,6 +642,7 @@ def _stored_answers(content: bytes) -> object:
 DECODERS = (
     Decoder("flower-request", _flower_request),
     Decoder("flower-reply", _flower_reply),
+    Decoder("handover", _handover),
     Decoder("request", messages.decode_request),
     Decoder("reply", messages.decode_reply),
     Decoder("array", _array),

@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ import pydicom
 import safetensors.numpy
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import ArrayRecord, ConfigRecord, MessageType, Metadata, RecordDict
-from flwr.app.message.message import make_message
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.proto.message_pb2 import Message, Metadata
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict, StringList
 from PIL import Image
 from pydantic import TypeAdapter
 from pydicom.data import get_testdata_file
@@ -38,6 +38,7 @@ from common.audit.parties import Writer
 from common.config import Config, PrivacyUnit, RunDescription
 from common.evaluation.question import Question
 from common.evaluation.state import FIRST, EvaluationState
+from common.flower.carried import Piece, array_head
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
@@ -64,7 +65,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.operator_socket import ChangeRun, Propose, ShowRuns
 from server.progress import RunProgress
 from server.run_queue import KeptRun
-from tests.fuzz.decoders import DECODERS, DESCRIPTION, LENGTH_BYTES, PREPARATION, RUN_ID, feed
+from tests.fuzz.decoders import DECODERS, DESCRIPTION, PREPARATION, RUN_ID, feed
 from tests.support.audited_run import audited_run
 from tests.support.example_run import example_run
 from tests.support.ledger_of_version_1 import write_ledger
@@ -305,29 +306,34 @@ def _statuses() -> Iterator[bytes]:
     yield HospitalStatus(hospital="st-mary", time=1.0, epsilon_budget=10.0).model_dump_json().encode()
 
 
-def _objects(content: RecordDict) -> bytes:
-    """Return a message's objects as they lie in the corpus, those it is made of before it."""
-    about = Metadata(
-        run_id=1, message_id="", src_node_id=1, dst_node_id=2, reply_to_message_id="", group_id="", created_at=1.0,
-        ttl=1.0, message_type=MessageType.TRAIN,
-    )  # fmt: skip
-    message = make_message(about, content)
-    objects = {name: one.deflate() for name, one in get_all_nested_objects(message).items()}
-    return b"".join(name.encode() + len(one).to_bytes(LENGTH_BYTES) + one for name, one in objects.items())
-
-
 def _flower_requests() -> Iterator[bytes]:
+    model = array_head(np.dtype(np.float32), 6) + np.arange(6, dtype=np.float32).tobytes()
     for encoded in _requests():
-        yield _objects(RecordDict({"body": ConfigRecord({"message": encoded})}))
-    model = ArrayRecord([np.arange(6, dtype=np.float32)])
-    yield _objects(RecordDict({"body": ConfigRecord({"message": encoded}), "array": model}))
+        yield _flower_message(encoded)
+    yield _flower_message(encoded, array=ConfigRecordValue(bytes=model))
+    yield _flower_message(encoded, pieces=ConfigRecordValue(string_list=StringList(vals=["ab" * 32])))
 
 
 def _flower_replies() -> Iterator[bytes]:
+    vector = array_head(np.dtype(np.uint16), 6) + np.arange(6, dtype=np.uint16).tobytes()
     for encoded in _replies():
-        yield _objects(RecordDict({"body": ConfigRecord({"message": encoded})}))
-    vector = ArrayRecord([np.arange(6, dtype=np.uint16)])
-    yield _objects(RecordDict({"body": ConfigRecord({"message": encoded}), "array": vector}))
+        yield _flower_message(encoded)
+    yield _flower_message(encoded, array=ConfigRecordValue(bytes=vector))
+    pieces = [Piece(partial(bytes, part)).content().hex() for part in (vector[:-4], vector[-4:])]
+    yield _flower_message(encoded, pieces=ConfigRecordValue(string_list=StringList(vals=pieces)))
+
+
+def _flower_message(encoded: bytes, **values: ConfigRecordValue) -> bytes:
+    both = {"message": ConfigRecordValue(bytes=encoded), **values}
+    items = [ConfigRecord.Item(key=key, value=value) for key, value in both.items()]
+    body = RecordDict.Item(key="body", config_record=ConfigRecord(items=items))
+    metadata = Metadata(run_id=1, message_id="ab" * 32, src_node_id=1, dst_node_id=2, message_type="train", ttl=60.0)
+    return bytes(Message(metadata=metadata, content=RecordDict(items=[body])).SerializeToString())
+
+
+def _handovers() -> Iterator[bytes]:
+    for encoded in _requests():
+        yield b"CFM1" + len(encoded).to_bytes(4, "little") + (6).to_bytes(8, "little") + encoded + b"\0" * 6
 
 
 def _summaries() -> Iterator[bytes]:
@@ -649,6 +655,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "status": _statuses,
     "flower-request": _flower_requests,
     "flower-reply": _flower_replies,
+    "handover": _handovers,
     "summary": _summaries,
     "own-results": _own_results,
     "settings": _settings,

@@ -109,7 +109,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "server/members/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
     "server/checkpoints.py": ("checkpoint",),
     "server/flower/control.py": ("supernode-key",),
-    "server/flower/arrays.py": ("flower-reply",),
+    "server/flower/grid.py": ("flower-reply",),
     "server/operator_socket.py": ("operator-request",),
     "server/run_queue.py": ("kept-run",),
     "server/members/versions.py": "what the enrolment service beside it has kept of messages, which are fuzzed",

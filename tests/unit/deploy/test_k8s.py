@@ -12,8 +12,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from client.handover import SOCKET_FILE
 from common.config import load_config
-from common.settings import HospitalSettings, ServerSettings
+from common.settings import RELAY_FOLDER, HospitalSettings, ServerSettings
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "k8s"
 VERSIONS = ("1.31", "1.32", "1.33", "1.34")
@@ -247,10 +248,10 @@ def test_only_a_hospitals_supervisor_starts_as_root_and_it_has_three_capabilitie
     assert roots[0]["containers"][0]["securityContext"]["capabilities"]["add"] == ["SETUID", "SETGID", "KILL"]
 
 
-def test_a_hospital_is_alive_while_its_supernode_and_exporter_are() -> None:
-    ports = {HospitalSettings.model_fields[name].default for name in ("runtime_port", "metrics_port")}
+def test_a_hospital_is_alive_while_its_agent_and_exporter_are() -> None:
     command = _hospital("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
-    assert {int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", command[-1])} == ports
+    exporter = HospitalSettings.model_fields["metrics_port"].default
+    assert command[-1].endswith(f" 127.0.0.1:{exporter} /state/{RELAY_FOLDER}/{SOCKET_FILE}")
     assert command[-1].startswith("test ! -e /state/identity.pem || ")  # Who waits for an invitation is alive as well.
 
 

@@ -1,32 +1,31 @@
 """What a server holds while it trains a large model: the sum, one vector that arrives, and no model at all."""
 
-import importlib
 import mmap
 import os
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import scipy.special  # noqa: F401 - a run imports it when it first needs it; that is no vector
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.app.message.arraychunk import ArrayChunk
-from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ConfirmMessageReceivedResponse,
+    Message,
     PullObjectRequest,
     PullObjectResponse,
     PushObjectRequest,
     PushObjectResponse,
 )
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, StringList
 from flwr.proto.runtime_pb2 import (
     GetNodesRequest,
     GetNodesResponse,
@@ -35,18 +34,11 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesRequest,
     PushAppMessagesResponse,
 )
-from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.protobuf.client import ProtobufClient
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.serverapp import Grid
 
+from client.flower.supernode import read_request, reply_with
 from common.config import Config, replace
+from common.flower.carried import PIECES, Piece, array_head, cut, part_of
 from common.flower.waits import PIECE_BYTES
 from common.run import messages
 from common.run.terms import describe, layout_of, protocol_parameters
@@ -57,14 +49,11 @@ from common.secagg.parameters import Vector
 from common.telemetry.events import COMPLETED, Event, Exchange
 from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
-from server.flower.arrays import carry_by_the_piece
-from server.flower.grid import GridTransport, tell_unreadable_replies
+from server.flower.grid import GridTransport
 from server.progress import RunProgress
 from server.run import Run
 from server.run_plan import RunPlan
 from tests.support.parties import PLACE, Hospital
-
-http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
 
 RUN_ID = "ab" * 16
 PARAMETERS = 4 * 2**20
@@ -92,60 +81,56 @@ class CountingModel:
 
 @dataclass
 class Fleet:
-    """A SuperLink and its hospitals, behind Flower's own grid; what they hold is where tracemalloc does not look."""
+    """A SuperLink and its hospitals, by its Runtime API; what they hold is where tracemalloc does not look."""
 
     hospitals: dict[int, Hospital]
     head: Vector
     """What stands behind the change, which is zero, in a vector."""
-    pushed: dict[str, bytes] = field(default_factory=dict)
-    requests: dict[str, tuple[Message, list[str]]] = field(default_factory=dict)
-    replies: dict[str, InflatableObject] = field(default_factory=dict)
+    requests: dict[str, Message] = field(default_factory=dict)
+    pieces: dict[str, Piece] = field(default_factory=dict)
     model_bytes: int = 0
 
     def GetNodes(self, _: GetNodesRequest) -> GetNodesResponse:  # noqa: N802 - as Flower's
         return GetNodesResponse(nodes=[NodeInfo(node_id=node, name=one.name) for node, one in self.hospitals.items()])
 
     def PushMessages(self, request: PushAppMessagesRequest) -> PushAppMessagesResponse:  # noqa: N802
-        for proto, tree in zip(request.messages_list, request.message_object_trees, strict=True):
-            names = [part.object_id for part in iterate_object_tree(tree)]
-            self.requests[tree.object_id] = message_from_proto(proto), names
-        wanted = {name for _, names in self.requests.values() for name in names}
-        ids = [tree.object_id for tree in request.message_object_trees]
-        return PushAppMessagesResponse(message_ids=ids, objects_to_push=wanted)
+        names = [message.metadata.message_id for message in request.messages_list]
+        self.requests.update(zip(names, request.messages_list, strict=True))
+        wanted = {child.object_id for tree in request.message_object_trees for child in tree.children}
+        return PushAppMessagesResponse(message_ids=names, objects_to_push=wanted)
 
     def PushObject(self, request: PushObjectRequest) -> PushObjectResponse:  # noqa: N802
-        if request.object_content.startswith(b"ArrayChunk"):
-            self.model_bytes += len(request.object_content)
-        else:
-            self.pushed[request.object_id] = request.object_content
+        self.model_bytes += len(part_of(request.object_content))
         return PushObjectResponse(stored=True)
 
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802
         response = PullAppMessagesResponse()
         for name in request.message_ids:
-            message, names = self.requests.pop(name)
-            (body,) = (self.pushed[part] for part in names if self.pushed.get(part, b"").startswith(b"ConfigRecord"))
-            encoded = ConfigRecord.inflate(body)["message"]
-            assert isinstance(encoded, bytes)
-            hospital = self.hospitals[message.metadata.dst_node_id]
-            reply = Message(self.answer(hospital, messages.decode_request(encoded)), reply_to=message)
-            with no_object_id_recompute():
-                reply.metadata.__dict__["_message_id"] = reply.object_id
-                self.replies.update(get_all_nested_objects(reply))
-                response.message_object_trees.append(get_object_tree(reply))
-            response.messages_list.append(message_to_proto(remove_content_from_message(reply)))
+            asked = self.requests.pop(name)
+            encoded, _, _ = read_request(asked)
+            hospital = self.hospitals[asked.metadata.dst_node_id]
+            reply, vector = self.answer(hospital, messages.decode_request(encoded))
+            message, _ = reply_with(asked, messages.encode(reply), b"")
+            if vector is not None:
+                pieces = sent_vector(vector)
+                self.pieces.update((piece.name, piece) for piece in pieces)
+                names = ConfigRecordValue(string_list=StringList(vals=[piece.name for piece in pieces]))
+                message.content.items[0].config_record.items.append(ConfigRecord.Item(key=PIECES, value=names))
+            response.messages_list.append(message)
         return response
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
-        content = self.replies.pop(request.object_id).deflate()
+        content = self.pieces[request.object_id].content()
+        if len(content) > PIECE_BYTES:  # The head is one for all hospitals.
+            del self.pieces[request.object_id]
         return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
     def ConfirmMessageReceived(self, _: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:  # noqa: N802
         return ConfirmMessageReceivedResponse()
 
-    def answer(self, hospital: Hospital, request: messages.Request) -> RecordDict:
+    def answer(self, hospital: Hospital, request: messages.Request) -> tuple[messages.Reply, Vector | None]:
         """Answer as an agent does, with a vector that says that nothing changed."""
-        content = RecordDict()
+        vector: Vector | None = None
         match request:
             case messages.KeysRequest(round_number=number):
                 reply: messages.Reply = messages.KeysReply(
@@ -154,7 +139,7 @@ class Fleet:
             case messages.SharesRequest(directory=directory):
                 reply = messages.SharesReply(shares=self.shares(hospital, directory))
             case messages.MaskRequest():
-                reply, content["array"] = self.masked(hospital, request)
+                reply, vector = self.masked(hospital, request)
             case messages.ConsistencyRequest(survivors=survivors, next_directory=directory):
                 signed = hospital.sign(secagg.decode(survivors, secagg.SurvivorList, secagg.Limits(), PLACE))
                 shares = None if directory is None else self.shares(hospital, directory)
@@ -168,10 +153,9 @@ class Fleet:
                 reply = messages.UnmaskReply(revealed=secagg.encode(hospital.reveal_all(everything)), shares=shares)
             case _:
                 raise AssertionError(request)
-        content["body"] = ConfigRecord({"message": messages.encode(reply)})
-        return content
+        return reply, vector
 
-    def masked(self, hospital: Hospital, request: messages.MaskRequest) -> tuple[messages.MaskReply, ArrayRecord]:
+    def masked(self, hospital: Hospital, request: messages.MaskRequest) -> tuple[messages.MaskReply, Vector]:
         asked = secagg.decode(request.request, secagg.MaskedInputRequest, secagg.Limits(), PLACE)
         vector: Vector = np.frombuffer(mmap.mmap(-1, VECTOR_BYTES + self.head.nbytes), self.head.dtype)
         vector[:-PARAMETERS] = self.head
@@ -184,7 +168,7 @@ class Fleet:
             advertised=None if following is None else secagg.encode(hospital.advertise(following)),
             epsilon=None,
         )
-        return reply, sent_vector(vector)
+        return reply, vector
 
     @staticmethod
     def shares(hospital: Hospital, directory: bytes) -> bytes:
@@ -192,36 +176,14 @@ class Fleet:
         return secagg.encode(hospital.share(decoded))
 
 
-def sent_vector(vector: Vector) -> ArrayRecord:
-    """Return what Flower makes of a vector, without the copies."""
-    array = Array(np.zeros(0, vector.dtype))
-    head = array.data.replace(b"(0,), }" + b" " * len(str(len(vector))), f"({len(vector)},), }}".encode() + b" ")
-    body = vector.data.cast("B")
-    pieces = [memoryview(head), *(body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))]
-    chunks = [ArrayChunk(piece) for piece in pieces]
-    array.__dict__["_chunks"] = [(chunk.object_id, chunk) for chunk in chunks]
-    record = ArrayRecord()
-    record["0"] = array
-    return record
+def _itself(part: memoryview) -> memoryview:
+    return part
 
 
-@pytest.fixture(autouse=True)
-def _as_in_a_serverapp(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-    for place, name in (
-        (http_grid, "push_objects"), (http_grid, "pull_objects"), (http_grid, "inflate_object_from_contents"),
-        (ProtobufClient, "_send"),
-    ):  # fmt: skip
-        monkeypatch.setattr(place, name, getattr(place, name))
-    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
-        monkeypatch.setattr(function, "__kwdefaults__", {**(function.__kwdefaults__ or {}), "max_concurrent_pulls": 1})
-    for name in ("Array", "ArrayRecord"):
-        monkeypatch.setitem(
-            inflatable_utils.inflatable_class_registry, name, inflatable_utils.inflatable_class_registry[name]
-        )
-    carry_by_the_piece()
-    tell_unreadable_replies()
+def sent_vector(vector: Vector) -> list[Piece]:
+    """Return what a hospital sends of a vector, without the copies."""
+    head = array_head(vector.dtype, len(vector))
+    return [Piece(lambda: head), *(Piece(partial(_itself, part)) for part in cut(vector.data.cast("B")))]
 
 
 def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
@@ -238,12 +200,14 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     head = layout.encode(np.zeros(1, np.float32), tail, os.urandom)[:-1]
     parties = [Hospital(name, identity, parameters, os.urandom) for name, identity in identities.items()]
     fleet, events = Fleet(dict(enumerate(parties, 1)), head), list[Event]()
-    grid = http_grid.HttpGrid(token="token")
-    grid._client, grid._run = cast("Any", fleet), cast("Any", SimpleNamespace(run_id=1))
+    run_number = SimpleNamespace(run_id=1)
+    grid = SimpleNamespace(
+        _runtime_client=fleet, run=run_number, get_nodes=lambda: fleet.GetNodes(GetNodesRequest()).nodes
+    )
     store = CheckpointStore(folder)
     store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, RunProgress()))
     waits = config.transport
-    conversation = Conversation(GridTransport(grid, waits.poll_seconds, 0.02), waits, events.append)
+    conversation = Conversation(GridTransport(cast("Grid", grid), waits.poll_seconds), waits, events.append)
     return Run(RunPlan(config, description, "none", keys), conversation, store, events.append), fleet, events
 
 

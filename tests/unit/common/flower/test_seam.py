@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.flower.seam import replace_in, require_used, set_default, uses
+from common.flower.seam import replace_in, require_used, uses
 
 
 def module(name: str, code: str) -> Any:  # noqa: ANN401 - a module that is made up
@@ -96,20 +96,3 @@ def test_a_name_that_is_not_there_is_refused() -> None:
     waits = module("waits", WAITS)
     with pytest.raises(AttributeError, match="waits has no 'MOVED'"):
         replace_in(waits, "MOVED", 7, used_by=waits.global_name)
-
-
-def test_a_default_that_is_read_is_set_and_another_refused() -> None:
-    made = module(
-        "made",
-        """
-        def reads(*, seconds=1, spare=2):
-            def wait(): return seconds
-            return wait()
-        """,
-    )
-    set_default(made.reads, "seconds", 9)
-    assert made.reads() == 9
-    with pytest.raises(AttributeError, match="never reads its argument 'spare'"):
-        set_default(made.reads, "spare", 9)
-    with pytest.raises(AttributeError, match="no keyword-only argument 'moved'"):
-        set_default(made.reads, "moved", 9)

@@ -26,6 +26,8 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
+from common.flower.carried import LONGEST_CALL_BYTES, LONGEST_WHOLE_BYTES
+from common.run.messages import MAXIMUM_MESSAGE_BYTES
 from server.flower.fleet import Deliveries, change_superlink
 
 superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -79,6 +81,7 @@ def superlink_with_node(monkeypatch: pytest.MonkeyPatch, key: bytes) -> FleetSer
     """Return the Fleet API of a SuperLink in memory to which the node with ``key`` is connected."""
     monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
     monkeypatch.setattr(linkstate_factory, "InMemoryLinkState", InMemoryLinkState)
+    monkeypatch.setattr(superlink, "GRPC_MAX_MESSAGE_LENGTH", superlink.GRPC_MAX_MESSAGE_LENGTH)
     change_superlink()
     objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
@@ -120,10 +123,11 @@ def test_a_look_is_answered_when_the_messages_last_object_has_come(monkeypatch: 
         session = state.start_session(run)
         stored, missing = state.store_message_and_object_tree(message, tree, session)
         assert stored
-        assert set(missing) == set(contents)
-        for name, content in contents.items():
+        # The message itself carries its content, and need not be sent as an object.
+        assert set(missing) == set(contents) - {message.object_id}
+        for name in missing:
             assert not found
-            assert state.store_object(run, session, name, content.deflate())
+            assert state.store_object(run, session, name, contents[name].deflate())
     (response,) = found
     assert [listed.metadata.message_id for listed in response.messages_list] == [message.object_id]  # type: ignore[attr-defined]
 
@@ -268,3 +272,9 @@ def test_a_hospitals_clock_may_be_off_by_five_minutes_either_way(
 
     interceptor.intercept_service(pass_on, signed_at(ahead))
     assert bool(passed_on) is let_in
+
+
+def test_no_call_of_a_hospital_is_longer_than_a_message_with_a_short_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own SuperLink takes two gigabytes in one call, and holds them."""
+    superlink_with_node(monkeypatch, b"north")
+    assert superlink.GRPC_MAX_MESSAGE_LENGTH == LONGEST_CALL_BYTES > MAXIMUM_MESSAGE_BYTES + LONGEST_WHOLE_BYTES
