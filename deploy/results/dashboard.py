@@ -25,11 +25,12 @@ _OPTIONS = {
     "server.fileWatcherType": "none",
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
+    "runner.magicEnabled": "false",
     "theme.light.primaryColor": BLUE,
     "theme.dark.primaryColor": SKY,
 }
-"""By default Streamlit reports use to its makers, and shows stack traces to every viewer. The colours are the
-report's; the page follows its reader's choice of light or dark."""
+"""By default Streamlit reports use to its makers, shows stack traces to every viewer, and prints each string of the
+page that stands alone. The colours are the report's; the page follows its reader's choice of light or dark."""
 
 
 @command(

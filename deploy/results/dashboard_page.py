@@ -29,8 +29,7 @@ Table = dict[str, list[float | None]]
 
 Row = dict[str, float | str]
 
-_COLOURS = (BLUE, ORANGE, GREEN)
-"""Of the report's curves, in the order of HEADLINES."""
+_COLOURS = (BLUE, ORANGE, GREEN)  # of the report's curves, in the order of HEADLINES
 
 _MEASURES = {name: METRICS[name].heading for name in HEADLINES}
 
@@ -112,7 +111,7 @@ def chart(rows: Sequence[Row], colours: dict[str, str], title: str) -> dict[str,
         "axis": {"tickMinStep": 1, "format": "d"},
     }  # fmt: skip
     colour = {
-        "field": "figure", "type": "nominal", "title": None, "legend": {"orient": "bottom"},
+        "field": "figure", "type": "nominal", "title": None, "legend": {"orient": "bottom", "symbolOpacity": 1},
         "scale": {"domain": list(colours), "range": list(colours.values())},
     }  # fmt: skip
 

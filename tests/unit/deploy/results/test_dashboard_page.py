@@ -60,6 +60,7 @@ def test_the_page_admits_a_runs_caveats(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "events.jsonl").write_text("".join(event.to_line() for event in events), encoding="utf-8")
     page = shown(tmp_path, monkeypatch)
     assert not page.exception
+    assert not page.markdown  # Streamlit prints strings that stand alone, as a docstring of a constant does.
     warned = " ".join(warning.value for warning in page.warning)
     assert "NO differential privacy" in warned
     assert "procedural images" in warned
