@@ -4,8 +4,8 @@ from textwrap import wrap
 
 from common.config import Config
 from common.models import registry
+from common.run import strategies
 from deploy.command import WIDTH
-from server import strategies
 
 
 def check_names(config: Config) -> None:
