@@ -44,7 +44,7 @@ from common.secagg.phases import Phase
 VERSION = 1
 
 _FILES_KEPT = 4
-"""Of so many runs the model is kept; an older one, if it goes on after all, is joined late."""
+"""How many runs' models are kept; an older run, if it goes on after all, is joined late."""
 
 _LOG = logging.getLogger("confide.hospital")
 
