@@ -65,7 +65,8 @@ def garbled(reply: bytes, vector: npt.NDArray[Any], garble: Garble) -> tuple[byt
         case Garble.ONE_SHORT:
             return reply, parts_of(vector[:-1])
         case Garble.OTHER_RING:
-            return reply, parts_of(vector.astype(np.float64))
+            # Of the same length: what is longer than a vector is refused before it is read.
+            return reply, parts_of(vector.view(f"i{vector.itemsize}"))
         case Garble.NOISE_FOR_VECTOR:
             return reply, parts_of(np.frombuffer(os.urandom(vector.nbytes), vector.dtype))
         case Garble.NOISE_FOR_FILE | Garble.ARCHIVE | Garble.HUGE_CLAIM:
