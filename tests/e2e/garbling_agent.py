@@ -7,7 +7,7 @@ hospital's relay must garble is in ``garbling_relay.py``.
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from client.handover import Parts
 from common.flower.carried import array_head
 from common.flower.seam import replace_in
 from common.run.messages import read_array
+from common.run.vector import VectorLayout
 
 ORDER = "garble"
 CLAIMED_BYTES = 2**46
@@ -44,9 +45,11 @@ class Garble(StrEnum):
     NOISE_FOR_OBJECT = "noise for an object of Flower's"
     NO_REPLY = "no reply"
     NOISE_FOR_VECTOR = "noise for a vector"
+    SIGNED_NOISE = "noise for a vector, masked and signed"
 
 
 OF_THE_RELAY = (Garble.NO_MESSAGE, Garble.TWO_VECTORS, Garble.NOISE_FOR_OBJECT)
+BEFORE_THE_MASKS = (Garble.SIGNED_NOISE,)
 
 
 def parts_of(vector: npt.NDArray[Any]) -> Parts:
@@ -91,12 +94,26 @@ def answer_garbled(
     reply, parts = answer(agent, hospital, message, array_bytes, array)
     whole = b"".join(memoryview(part).cast("B") for part in parts)
     garble = Garble(order.read_text()) if order.exists() else None
-    if not whole or garble is None or garble in OF_THE_RELAY:
+    if not whole or garble is None or garble in (*OF_THE_RELAY, *BEFORE_THE_MASKS):
         return reply, (whole,) if whole else ()
     return garbled(reply, read_array(whole), garble)
 
 
+def encoded_as_noise(order: Path, encode: Callable[..., npt.NDArray[Any]]) -> Callable[..., npt.NDArray[Any]]:
+    """Return what encodes a vector honestly, or as noise that is then masked and signed like any other vector."""
+
+    def encode_noise(layout: VectorLayout, *arguments: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - as the real one
+        vector = encode(layout, *arguments)
+        if order.exists() and order.read_text() == Garble.SIGNED_NOISE:
+            vector[:] = np.frombuffer(os.urandom(vector.nbytes), vector.dtype)
+        return vector
+
+    return encode_noise
+
+
 if __name__ == "__main__":
     order = Path(sys.argv[sys.argv.index("--state") + 1]) / ORDER
+    for name in ("encode", "encode_integers"):
+        setattr(VectorLayout, name, encoded_as_noise(order, getattr(VectorLayout, name)))
     replace_in(resident, "answer", partial(answer_garbled, order), used_by=resident._serve_alone)
     sys.exit(resident.main())

@@ -41,6 +41,7 @@ FAST = [
     (Garble.ARCHIVE, "Fault"),
     (Garble.NOISE_FOR_OBJECT, "Fault"),
     (Garble.NO_REPLY, "Fault"),
+    (Garble.NOISE_FOR_VECTOR, "vector_hash"),
 ]
 SLOW = [
     (Garble.NO_MESSAGE, "Fault"),
@@ -64,9 +65,9 @@ def test_garbage_is_refused_by_name_and_the_others_sum_goes_on(deployed: Deploye
     deployed.everyone_takes_part()
 
 
-def test_noise_of_the_right_shape_costs_a_round_and_the_sum_is_called_implausible(deployed: Deployed) -> None:
+def test_noise_that_is_signed_costs_a_round_and_the_sum_is_called_implausible(deployed: Deployed) -> None:
     """Under masks nobody can say whose vector it was; see what is not defended, in the README."""
-    told = verdict(deployed, Garble.NOISE_FOR_VECTOR)
+    told = verdict(deployed, Garble.SIGNED_NOISE)
     assert isinstance(told, AttackRefused), told
     assert told.code == "implausible_sum"
     deployed.everyone_takes_part()
