@@ -74,6 +74,12 @@ class _Held:
     opened: _Opened | None = None
 
 
+_NOT_WHOLE = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, ConfideError,
+)  # fmt: skip
+"""What reading a file can raise that this hospital wrote and that a disk damaged."""
+
+
 class ProvedModel:
     """What one hospital knows of one run's model.
 
@@ -336,7 +342,16 @@ class ProvedModel:
             return _Held(lineage, int(told["followed"]), now, opened)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, ConfideError):
+        except (
+            OSError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            ConfideError,
+        ):
             _LOG.warning("the model that this hospital kept of run %s cannot be read; it joins anew", self.run_id[:12])
             return None
 

@@ -216,6 +216,7 @@ def _sizes(value: ValueInfoProto) -> list[int]:
     return [dim.dim_value if dim.HasField("dim_value") else 0 for dim in value.type.tensor_type.shape.dim]
 
 
-def _short(name: str) -> str:
-    """Return what may be shown of a name that the file chose."""
+def _short(name: str | bytes) -> str:
+    """Return what may be shown of a name that the file chose; one that is no text comes as bytes."""
+    name = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
     return "".join(letter for letter in name[:40] if letter.isalnum() or letter in "._-")

@@ -1,14 +1,13 @@
 """``python -m tests.e2e.garbling_agent --state DIR``: the deployed agent, whose vectors are garbled as a file bids it.
 
-The file :data:`ORDER` in the agent's state holds a :class:`Garble`; without it the agent is an honest one. What a
-hospital's relay must garble is in ``garbling_relay.py``.
+The file ``ORDER`` in the agent's state holds a ``Garble`` (``tests/support/garbles.py``); without it the agent is an
+honest one. What a hospital's relay must garble is in ``garbling_relay.py``.
 """
 
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,32 +23,10 @@ from common.flower.carried import array_head
 from common.flower.seam import replace_in
 from common.run.messages import read_array
 from common.run.vector import VectorLayout
+from tests.support.garbles import BEFORE_THE_MASKS, OF_THE_RELAY, ORDER, Garble
 
-ORDER = "garble"
 CLAIMED_BYTES = 2**46
 """More than any machine has."""
-
-
-class Garble(StrEnum):
-    """What becomes of a vector and the message that it comes with."""
-
-    NOISE_FOR_MESSAGE = "noise for a message"
-    NO_MESSAGE = "no message"
-    NO_VECTOR = "no vector"
-    TWO_VECTORS = "two vectors"
-    ONE_SHORT = "one short"
-    OTHER_RING = "another ring"
-    NOISE_FOR_FILE = "noise for an array file"
-    ARCHIVE = "an archive for an array file"
-    HUGE_CLAIM = "an array file that claims to be huge"
-    NOISE_FOR_OBJECT = "noise for an object of Flower's"
-    NO_REPLY = "no reply"
-    NOISE_FOR_VECTOR = "noise for a vector"
-    SIGNED_NOISE = "noise for a vector, masked and signed"
-
-
-OF_THE_RELAY = (Garble.NO_MESSAGE, Garble.TWO_VECTORS, Garble.NOISE_FOR_OBJECT)
-BEFORE_THE_MASKS = (Garble.SIGNED_NOISE,)
 
 
 def parts_of(vector: npt.NDArray[Any]) -> Parts:

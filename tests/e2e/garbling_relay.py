@@ -15,7 +15,7 @@ from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, StringLis
 from client.flower import supernode
 from common.flower.carried import ARRAY, MESSAGE, PIECES, Piece
 from common.flower.seam import replace_in
-from tests.e2e.garbling_agent import OF_THE_RELAY, ORDER, Garble
+from tests.support.garbles import OF_THE_RELAY, ORDER, Garble
 
 HONEST = supernode.reply_with
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from common.telemetry.events import AttackRefused, Dropout, Event, Refusal
-from tests.e2e.garbling_agent import ORDER, Garble
 from tests.support.deployed import Deployed, deployed_in
+from tests.support.garbles import ORDER, Garble
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

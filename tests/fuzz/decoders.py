@@ -74,6 +74,7 @@ from common.models import onnx_rules
 from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from common.models.onnx_rules import BackboneRefusedError
 from common.run import messages
+from common.run.basis import Basis
 from common.run.delivery import read_delivery
 from common.run.model_facts import expected_facts, require_same
 from common.run.proposal import Proposal, RunAnswer
@@ -713,6 +714,7 @@ DECODERS = (
     Decoder("onnx", _onnx),
     Decoder("dealt-shard", _dealt_shard),
     Decoder("first-model", _first_model),
+    Decoder("basis", Basis.decode),
     Decoder("dealt-data-set", _dealt_data_set),
 )
 

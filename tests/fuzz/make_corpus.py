@@ -49,6 +49,7 @@ from common.models.first_model import FIRST_MODEL_FILE
 from common.privacy.accounting import Accountant, MechanismEvent, MechanismKind
 from common.privacy.budget import Account, Booking, BudgetPolicy
 from common.run import messages
+from common.run.basis import Basis
 from common.run.delivery import NEEDED_FILES, FileFact, sign
 from common.run.model_facts import ModelFacts, expected_facts
 from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
@@ -124,6 +125,11 @@ def _round_terms() -> Iterator[bytes]:
 def _evaluation_states() -> Iterator[bytes]:
     yield EvaluationState().to_json().encode()
     yield EvaluationState((0.25,), 0.01, (FIRST,)).to_json().encode()
+
+
+def _bases() -> Iterator[bytes]:
+    yield Basis(evidence=None).encode()
+    yield (CORPUS.parents[1] / "vectors" / "formats" / "0.2.0" / "basis.msgpack").read_bytes()
 
 
 def _descriptions() -> Iterator[bytes]:
@@ -696,6 +702,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "onnx": _onnx_files,
     "dealt-shard": _dealt_shards,
     "first-model": _first_models,
+    "basis": _bases,
     "dealt-data-set": _dealt_data_sets,
 }
 
