@@ -34,7 +34,7 @@ def write(run: Path, events: list[Event]) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    write(folder, example_run(6, finished=False)[:-30])
+    write(folder, example_run(6, finished=False)[:8])
     return folder
 
 

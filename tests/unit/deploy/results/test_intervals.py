@@ -67,7 +67,8 @@ def test_a_class_that_is_never_called_leaves_no_undefined_interval() -> None:
 
 
 def test_the_same_counts_give_the_same_interval() -> None:
-    assert over_test_records(DONE) == over_test_records(DONE)
+    # By words: from Python 3.13 on, what holds a NaN is not equal to itself.
+    assert repr(over_test_records(DONE)) == repr(over_test_records(DONE))
 
 
 def test_a_round_without_counts_has_no_intervals() -> None:
@@ -90,7 +91,7 @@ def test_the_last_models_figures_have_the_intervals_that_came_with_their_noise()
 def test_exact_counts_of_the_last_model_are_bootstrapped() -> None:
     tested = _tested(EXACT)
     assert tested.intervals == {}
-    assert of_test(tested)["accuracy"] == over_test_records(tested)["accuracy"]
+    assert repr(of_test(tested)["accuracy"]) == repr(over_test_records(tested)["accuracy"])
     assert math.isnan(of_test(tested)["accuracy"].noise)
 
 
