@@ -98,7 +98,7 @@ def test_a_running_run_is_shown_and_grows_by_itself(run: Path, page: Page) -> No
 def test_what_it_cost_and_what_went_wrong_is_said(page: Page) -> None:
     expect(page.get_by_text("above this hospital's budget of 10")).to_be_visible(timeout=1000 * LIMIT_SECONDS)
     expect(page.get_by_text("hospital-3 dropped out at masked_input")).to_be_visible()
-    expect(page.get_by_text("ε spent")).to_be_visible()
+    expect(page.get_by_text("ε spent by training")).to_be_visible()
 
 
 def test_both_charts_are_drawn(page: Page) -> None:
