@@ -507,7 +507,7 @@ def _views(masked: masked_input.MaskedSum) -> secagg.FullUnmaskingRequest:
     return secagg.FullUnmaskingRequest(
         masked.routed.run.run_id,
         masked.routed.directory.round_number,
-        tuple(secagg.SignedView(view.hospital, view.vector_hash, view.commitment, view.signature) for view in views),
+        tuple(secagg.SignedView.of(view) for view in views),
     )
 
 

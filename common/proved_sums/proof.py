@@ -13,7 +13,7 @@ Proof: ``docs/proofs/proved-sums.md``.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -98,13 +98,7 @@ def committed_group(
 def _verify_signature(run: RunParameters, view: MaskedInput, signed: SignedView, place: Place) -> None:
     if len(signed.commitment) != HASH_BYTES:
         raise UnsignedCommitmentError(place, "a view must have the hash of a commitment", signed.hospital)
-    whole = replace(
-        view,
-        hospital=signed.hospital,
-        vector_hash=signed.vector_hash,
-        commitment=signed.commitment,
-        signature=signed.signature,
-    )
+    whole = signed.within(view)
     if not is_signed(run.roster[signed.hospital], signed.signature, signed_part(run, whole)):
         raise UnsignedCommitmentError(
             place, "a survivor must have signed the hash of its commitment in this view of the round", signed.hospital

@@ -11,7 +11,7 @@ the model from its own. The array beside the request is one of:
 It travels as an array of float32, as models do; its bits are those of the ring, filled up with zeros to four bytes.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +25,8 @@ from common.secagg.errors import Place, UnusableModelError
 from common.secagg.parameters import MOST_HOSPITALS, RunParameters
 
 VERSION = 1
+
+_Kind = TypeVar("_Kind")
 
 _WORD = np.dtype(np.float32).itemsize
 
@@ -106,10 +108,7 @@ class Basis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         Raises:
             RunError: it is no such thing.
         """
-        try:
-            return msgspec.msgpack.decode(encoded, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RunError(f"what a model follows from must be of version {VERSION}: {error}") from None
+        return _read(encoded, cls, "what a model follows from")
 
 
 def read_evidence(encoded: bytes) -> Evidence:
@@ -118,10 +117,14 @@ def read_evidence(encoded: bytes) -> Evidence:
     Raises:
         RunError: it is no such thing.
     """
+    return _read(encoded, Evidence, "what proves a sum")
+
+
+def _read(encoded: bytes, kind: type[_Kind], what: str) -> _Kind:
     try:
-        return msgspec.msgpack.decode(encoded, type=Evidence)
+        return msgspec.msgpack.decode(encoded, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RunError(f"what proves a sum must be of version {VERSION}: {error}") from None
+        raise RunError(f"{what} must be of version {VERSION}: {error}") from None
 
 
 def words_of(total: NDArray[Any]) -> NDArray[np.float32]:

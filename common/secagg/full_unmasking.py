@@ -15,8 +15,6 @@ What the proof asks of a hospital, and where it is enforced:
    on its disk before it answers.
 """
 
-from dataclasses import replace
-
 from common.secagg.binding import require_place
 from common.secagg.consistency_check import needs_agreement
 from common.secagg.errors import (
@@ -30,7 +28,6 @@ from common.secagg.errors import (
 from common.secagg.masked_input import MaskedState, MaskedSum, verify_view
 from common.secagg.messages import (
     FullUnmaskingRequest,
-    MaskedInput,
     SignedView,
     UnmaskingRequest,
     UnmaskingShares,
@@ -87,23 +84,12 @@ def verify_views(state: MaskedState, request: FullUnmaskingRequest, place: Place
     for signed in request.views:
         if signed.hospital not in state.cohort:
             raise NotInCohortError(place, "a view must be of a hospital that this one masked for", signed.hospital)
-        verify_view(state.run, _view_of(state.view, signed), place)
+        verify_view(state.run, signed.within(state.view), place)
         signers.add(signed.hospital)
     for missing in sorted(set(state.cohort) - signers):
         raise TooFewSignaturesError(
             place, f"all {len(state.cohort)} of the cohort must have signed, got {len(signers)} signatures", missing
         )
-
-
-def _view_of(own: MaskedInput, signed: SignedView) -> MaskedInput:
-    """Return the whole view that a hospital must have signed: this one's, with what is the other's alone."""
-    return replace(
-        own,
-        hospital=signed.hospital,
-        vector_hash=signed.vector_hash,
-        commitment=signed.commitment,
-        signature=signed.signature,
-    )
 
 
 def is_full(masked_sum: MaskedSum) -> bool:
@@ -124,8 +110,5 @@ def request_all(masked_sum: MaskedSum) -> FullUnmaskingRequest:
             f"all {len(routed.cohort)} of the cohort must submit a vector, got {len(masked_sum.submitted)}",
         )
     closed = masked_sum.close()
-    views = tuple(
-        SignedView(view.hospital, view.vector_hash, view.commitment, view.signature)
-        for view in (masked_sum.views[hospital] for hospital in closed.survivors)
-    )
+    views = tuple(SignedView.of(masked_sum.views[hospital]) for hospital in closed.survivors)
     return FullUnmaskingRequest(closed.run_id, closed.round_number, views)

@@ -9,9 +9,9 @@ is sorted by its entries' first field, without repeats. Vectors travel beside th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from common.secagg.errors import (
     MessageTypeError,
@@ -135,6 +135,21 @@ class SignedView:
     vector_hash: bytes
     commitment: bytes
     signature: bytes
+
+    @classmethod
+    def of(cls, view: MaskedInput) -> Self:
+        """Return what is its hospital's own in a view."""
+        return cls(view.hospital, view.vector_hash, view.commitment, view.signature)
+
+    def within(self, view: MaskedInput) -> MaskedInput:
+        """Return the whole view that this hospital must have signed: another's, with what is its own."""
+        return replace(
+            view,
+            hospital=self.hospital,
+            vector_hash=self.vector_hash,
+            commitment=self.commitment,
+            signature=self.signature,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the server's audit chain says a run did, each entry checked against the ones before it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cryptography import x509
 
@@ -141,13 +141,7 @@ class RunRecord:
         ]
         first = views[0]
         for view in views[1:]:
-            alike = replace(
-                first,
-                hospital=view.hospital,
-                vector_hash=view.vector_hash,
-                commitment=view.commitment,
-                signature=view.signature,
-            )
+            alike = secagg.SignedView.of(view).within(first)
             _require(alike == view, place, f"{view.hospital} signed another view than {first.hospital}")
         everybody = cohort_hash(first.directory_hash, body.survivors)
         _require(first.cohort_hash == everybody, place, "the sum must be over the cohort that everyone signed")

@@ -57,10 +57,7 @@ def total(consortium: Consortium) -> MaskedSum:
 
 def request_of(total: MaskedSum, **others: SignedView | None) -> FullUnmaskingRequest:
     """Return what an honest server asks, with some views replaced, or left out where they are None."""
-    views = {
-        name: SignedView(view.hospital, view.vector_hash, view.commitment, view.signature)
-        for name, view in total.views.items()
-    }
+    views = {name: SignedView.of(view) for name, view in total.views.items()}
     for name, other in others.items():
         hospital = name.replace("_", "-")
         del views[hospital]
@@ -394,7 +391,7 @@ def test_a_threshold_of_views_would_be_there_and_would_open_the_victims_vector(s
         state, request = sparse.consortium[name].masked[1], sparse.request_to(name)
         good = 0
         for signed in request.views:
-            view = full_unmasking._view_of(state.view, signed)
+            view = signed.within(state.view)
             try:
                 masked_input.verify_view(state.run, view, Place(name, 1, Phase.FULL_UNMASKING))
             except ViewSignatureError:

@@ -29,7 +29,7 @@ from common.settings import free_port
 from deploy.command import CommaList, command, json_file_option
 from deploy.json_report import write_json_report
 from tests.benchmarks import peer_apps
-from tests.benchmarks.bench_wire import HOSPITALS, LOOPBACK, PARAMETERS, WARM_ROUNDS, hosts_on, line_of, measure
+from tests.benchmarks.bench_wire import HOSPITALS, LOOPBACK, PARAMETERS, WARM_ROUNDS, hosts_on, measure, model_and_lines
 from tests.support.consortium import ROOT
 from tests.support.hosts import Host
 
@@ -135,13 +135,7 @@ class Place:
     "loopback need root.",
     "./confide dev bench peers --rounds 5",
 )
-@click.option(
-    "--model", type=click.Choice(tuple(PARAMETERS)), default="thousands", help="26 thousand or 11.2 million parameters."
-)
-@click.option(
-    "--lines", type=CommaList(line_of), default="loopback", metavar="LINE,...",
-    help="loopback, or milliseconds of a round trip between hosts.",
-)  # fmt: skip
+@model_and_lines("loopback")
 @click.option("--rounds", type=int, default=5, metavar="R", help="Measured rounds of each.")
 @click.option(
     "--peers", type=CommaList(str), default=",".join(PEERS), metavar="PEER,...", help=f"Of {', '.join(PEERS)}."

@@ -178,7 +178,7 @@ def _round(
 
 
 def _signed(view: MaskedInput) -> SignedView:
-    return SignedView(view.hospital, view.vector_hash, view.commitment, view.signature)
+    return SignedView.of(view)
 
 
 def _median(work: Callable[[], None], repeat: int) -> float:

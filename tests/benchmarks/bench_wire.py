@@ -14,10 +14,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -123,19 +123,36 @@ def line_of(text: str) -> float:
     return MillisecondsOrLoopback().convert(text, None, None)
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def model_and_lines(lines: str) -> Callable[[_Function], _Function]:
+    """Add the options ``--model`` and ``--lines``.
+
+    Args:
+        lines: default of the latter.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        function = click.option(
+            "--lines", type=CommaList(line_of), default=lines, metavar="LINE,...",
+            help="loopback, or milliseconds of a round trip between hosts.",
+        )(function)  # fmt: skip
+        return click.option(
+            "--model", type=click.Choice(tuple(PARAMETERS)), default="thousands",
+            help="26 thousand or 11.2 million parameters.",
+        )(function)  # fmt: skip
+
+    return decorate
+
+
 @command(
     "wire",
     "Measure what a round costs between hosts, masked and plain: seconds, processor time and calls. Lines other than "
     "loopback need root.",
     "./confide dev bench wire --lines loopback,100 --rounds 20",
 )
-@click.option(
-    "--model", type=click.Choice(tuple(PARAMETERS)), default="thousands", help="26 thousand or 11.2 million parameters."
-)
-@click.option(
-    "--lines", type=CommaList(line_of), default="loopback,100", metavar="LINE,...",
-    help="loopback, or milliseconds of a round trip between hosts.",
-)  # fmt: skip
+@model_and_lines("loopback,100")
 @click.option("--rounds", type=int, default=10, metavar="R", help="Measured rounds of each run.")
 @click.option("--against", type=FILE, metavar="DIR", help="Another checkout, measured in turn with this one.")
 @json_file_option()

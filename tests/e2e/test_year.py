@@ -212,6 +212,17 @@ class Year:
         except AssertionError as error:
             raise AssertionError(f"{what}\n{error}") from None
 
+    def status_of_all_on_the_next_release(self) -> str:
+        """Wait until everybody has said the next release's version; return what the operator then reads."""
+        versions = Membership(self.consortium.state).versions
+        for name in ALL:
+            self.until(lambda name=name: (spoken := versions.of(name)) is not None and spoken.protocol == NEXT,
+                       f"{name} must say its new version")  # fmt: skip
+        told = self.server("status")
+        assert told.count(f"protocol version {NEXT} (Confide 9.") == 1 + len(ALL)
+        assert "needs you" not in told
+        return told
+
     def has(self, number: int, state: RunState, seconds: float = 500.0) -> None:
         """Wait until a run is in a state."""
         self.until(lambda: self.queue.find(str(number)).state is state, f"run {number} must be {state}", seconds)
@@ -388,13 +399,7 @@ def test_day_145_a_run_is_declined_a_member_revoked_and_the_server_comes_back_fr
     year.server("revoke")
     year.organiser("revoke")
     year.until(lambda: not year.is_member("st-luke"), "st-luke must be off it again")
-    versions = Membership(year.consortium.state).versions
-    for name in ALL:
-        year.until(lambda name=name: (spoken := versions.of(name)) is not None and spoken.protocol == NEXT,
-                   f"{name} must say its new version")  # fmt: skip
-    told = year.server("status")
-    assert told.count(f"protocol version {NEXT} (Confide 9.") == 1 + len(ALL)
-    assert "needs you" not in told
+    told = year.status_of_all_on_the_next_release()
     assert "member st-luke" not in told
     assert f"run 3 ({year.run_id(3)[:12]}) is declined" in told
 
@@ -412,13 +417,7 @@ def test_day_215_the_member_is_taken_back_with_its_ledger_and_everybody_starts_a
     line = year.script.line("./confide hospital join")
     for name in ALL:
         year.start_again(name, line)
-    versions = Membership(year.consortium.state).versions
-    for name in ALL:
-        year.until(lambda name=name: (spoken := versions.of(name)) is not None and spoken.protocol == NEXT,
-                   f"{name} must say its new version")  # fmt: skip
-    told = year.server("status")
-    assert told.count(f"protocol version {NEXT} (Confide 9.") == 1 + len(ALL)
-    assert "needs you" not in told
+    year.status_of_all_on_the_next_release()
 
 
 def test_day_280_a_run_trains_without_the_one_whose_budget_is_reached(year: Year) -> None:

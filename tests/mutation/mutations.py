@@ -459,7 +459,7 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "views are taken as the server states them",
         "common/secagg/full_unmasking.py",
-        "        verify_view(state.run, _view_of(state.view, signed), place)\n",
+        "        verify_view(state.run, signed.within(state.view), place)\n",
         "",
         (f"{_FULL}::test_a_peer_that_was_shown_anything_else_is_found_out",),
     ),

@@ -127,7 +127,7 @@ class Player:
 
     def _signed(self, shown: Mapping[str, Any]) -> SignedView:
         view = self.views[shown["hospital"]]
-        whole = SignedView(view.hospital, view.vector_hash, view.commitment, view.signature)
+        whole = SignedView.of(view)
         changed = {key: bytes.fromhex(value) for key, value in shown.get("changed", {}).items()}
         return replace(whole, **changed)  # type: ignore[arg-type]
 

@@ -139,7 +139,7 @@ class ProvedRound:
 
 
 def signed_view(view: MaskedInput) -> SignedView:
-    return SignedView(view.hospital, view.vector_hash, view.commitment, view.signature)
+    return SignedView.of(view)
 
 
 def resigned(consortium: Consortium, view: MaskedInput, **changes: bytes) -> SignedView:
