@@ -8,7 +8,8 @@ of deviation σC to a sum of gradients, divides by q·w (the expected batch, by 
 
 whatever w is. The run's bound S is a multiple of the root. A hospital clips w times its change to S: that is
 post-processing of a private release, and costs no privacy. What one hospital can do to a sum is then limited where its
-own code is honest, and seen in the sum where it is far from that (``common/run/next_model.py``).
+own code is honest, and seen in the sum where it is far from that (``common/run/next_model.py``). Proof: claim 10 of
+``docs/proofs/proved-sums.md``.
 """
 
 import math
