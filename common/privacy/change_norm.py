@@ -59,8 +59,11 @@ def clipped(change: NDArray[np.float32], longest: float) -> NDArray[np.float32]:
     >>> clipped(np.array([3.0, 4.0], np.float32), 1.0).tolist()
     [0.6000000238418579, 0.800000011920929]
     """
-    length = norm(change)
-    if length <= longest:
-        return change
-    factor = longest / length if math.isfinite(length) else 0.0
-    return (change.astype(np.float64) * factor).astype(np.float32) if factor else np.zeros_like(change)
+    length, within = norm(change), np.zeros_like(change)
+    if not math.isfinite(length):
+        return within
+    factor = min(1.0, longest / length) if length else 1.0  # By 1 it is multiplied, too: time must not tell.
+    for start in range(0, len(change), _PIECE):
+        piece = slice(start, start + _PIECE)
+        np.multiply(change[piece], factor, out=within[piece], casting="same_kind", dtype=np.float64)
+    return within

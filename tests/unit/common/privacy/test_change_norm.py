@@ -31,7 +31,7 @@ def test_a_clipped_change_is_within_the_bound_and_one_within_is_left_alone(chang
     within = clipped(change, longest)
     assert norm(within) <= longest * (1 + 1e-6)
     if norm(change) <= longest:
-        assert within is change
+        np.testing.assert_array_equal(within, change)
     else:
         direction = change.astype(np.float64) / norm(change)
         np.testing.assert_allclose(within, direction * longest, rtol=1e-5, atol=1e-30)
