@@ -43,7 +43,7 @@ def overheard(
     **changes: Any,  # noqa: ANN401 - keys of sections
 ) -> ProvingRun:
     """Return a run whose hospital-1 is gone from an exchange on, with what it was sent there; one may be missing."""
-    made = proving(dealt, folder, experiment={"rounds": 2}, **changes)
+    made = proving(dealt, folder, experiment={"rounds": max(2, round_number)}, **changes)
     made.listen()
 
     def line(hospital: str, request: Request) -> Loss | None:
@@ -141,6 +141,21 @@ def test_a_late_joiner_believes_neither_an_unsigned_state_nor_too_few(dealt: Dea
         refused = answer_as_joiner(made, *bent)
         assert refused == code
     assert answer_as_joiner(made, heard.request, whole) == ""
+
+
+def test_a_late_joiner_is_given_no_sum_from_before_the_last_round(dealt: Dealt, tmp_path: Path) -> None:
+    """The server shows a hospital that lost its disk what round 1 gave, in round 3, as if round 2 had not been."""
+    made = overheard(dealt, tmp_path, "masked_input", 3, aggregation={"most_void_rounds": 0})
+    older, newest = made.first(ProvedMaskRequest, 2), made.first(ProvedMaskRequest, 3)
+    for path in (tmp_path / NAME).glob("proved-*"):
+        path.unlink()
+    made.consortium.restart(NAME)
+    rejoin(made)
+    assert isinstance(older.request, ProvedMaskRequest)
+    assert isinstance(newest.request, ProvedMaskRequest)
+    assert older.array is not None
+    stale = msgspec.structs.replace(newest.request, basis=older.request.basis)
+    assert answer_as_joiner(made, stale, np.concatenate([dealt_model(made), older.array])) == "stale_model"
 
 
 def rejoin(made: ProvingRun) -> None:

@@ -87,7 +87,7 @@ def test_nor_does_it_where_sums_are_not_proved(dealt: Dealt, tmp_path: Path, mon
 def test_a_commitment_to_another_vector_names_nobody_and_ends_no_run(
     dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = proving(dealt, tmp_path, privacy={"mode": "none"}, experiment={"rounds": STEPS})
+    made = proving(dealt, tmp_path, privacy={"mode": "none"}, experiment={"rounds": STEPS}, audited=True)
     commit = ProvedModel.commit
 
     def cheating(self: ProvedModel, vector: Any) -> bytes:  # noqa: ANN401 - of either ring
@@ -98,6 +98,7 @@ def test_a_commitment_to_another_vector_names_nobody_and_ends_no_run(
 
     monkeypatch.setattr(ProvedModel, "commit", cheating)
     goes_on(made, "false_sum")
+    assert any("each model follows from what hospitals committed to" in line for line in verdict(made))
 
 
 def test_honest_hospitals_are_never_left_out_under_a_bound(dealt: Dealt, tmp_path: Path) -> None:
