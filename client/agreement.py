@@ -18,6 +18,7 @@ It is a process of its own, started for what is new: the accountants take PyTorc
 """
 
 import datetime
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ DECLINED = "declined"
 """The code of an operator's decision against a run."""
 
 _DAY_SECONDS = 24 * 3600
+
+_LOG = logging.getLogger(__name__)
 
 
 class _AgreedTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,9 +111,20 @@ class RunAgreements:
         return KeptProposal(Proposal.decode(path.read_bytes()), self.answer_to(run_id))
 
     def all(self) -> tuple[KeptProposal, ...]:
-        """Return everything that is kept, the oldest first."""
+        """Return everything that is kept and that this release can read, the oldest first.
+
+        An earlier release may have kept proposals of runs that have long ended in another form. They must not stand in
+        the way of today's.
+        """
         paths = sorted(self._folder.glob("*.proposal"), key=lambda path: (path.stat().st_mtime, path.name))
-        return tuple(kept for path in paths if (kept := self.find(path.stem)) is not None)
+        return tuple(kept for path in paths if (kept := self._readable(path.stem)) is not None)
+
+    def _readable(self, run_id: str) -> KeptProposal | None:
+        try:
+            return self.find(run_id)
+        except RunError as error:
+            _LOG.warning("the kept proposal of run %s is left out: %s", run_id[:12], error)
+            return None
 
     def answer_to(self, run_id: str) -> RunAnswer | None:
         """Return this hospital's answer, None while it has given none."""

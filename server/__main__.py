@@ -381,15 +381,17 @@ class _Server:
         return self._last
 
     def _tell(self, done: RoundDone) -> None:
-        """Log one line for a round."""
+        """Log one line for a round, by the number that hospitals' logs give it; one that failed gives no step."""
         run = self._settings.run_id[:FOLDER_DIGITS]
         figures = {name: getattr(done, name) for name in ("auc", "accuracy", "epsilon")}
         known = {name: round(value, 4) for name, value in figures.items() if math.isfinite(value)}
         measured = "".join(f", {name} {value:g}" for name, value in known.items())
         _LOG.info(
-            "run %s, round %d of %d: %d hospitals, %.1f s%s",
-            run, done.step, self._rounds, done.hospitals, done.seconds, measured,
-            extra=with_facts(run=run, round=done.step, hospitals=done.hospitals, seconds=done.seconds, **known),
+            "run %s, round %d gave step %d of %d: %d hospitals, %.1f s%s",
+            run, done.round, done.step, self._rounds, done.hospitals, done.seconds, measured,
+            extra=with_facts(
+                run=run, round=done.round, step=done.step, hospitals=done.hospitals, seconds=done.seconds, **known
+            ),
         )  # fmt: skip
 
     def _has_begun(self) -> bool:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,13 @@ def open_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server in this process ask again at once after a round that failed; in use it waits up to 2 seconds."""
+    if "server.run" in sys.modules:
+        monkeypatch.setattr(sys.modules["server.run"], "POLL_SECONDS", 0.001)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ whoever imports Opacus itself gets Opacus.
 """
 
 import sys
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,17 +15,12 @@ from types import ModuleType
 _PACKAGE = "opacus"
 
 
-@dataclass(frozen=True)
-class AccountantParts:
-    """The modules ``opacus.accountants.analysis.prv`` and ``….rdp``."""
-
-    prv: ModuleType
-    rdp: ModuleType
-
-
 @cache
-def accountant_parts() -> AccountantParts:
-    """Return Opacus's accountants; the first call imports them.
+def accountant_part(name: str) -> ModuleType:
+    """Return the module ``opacus.accountants.analysis.<name>``; the first call imports it.
+
+    Args:
+        name: ``rdp``, or ``prv``, which takes two seconds longer to import.
 
     Raises:
         ImportError: Opacus is not installed.
@@ -35,13 +29,11 @@ def accountant_parts() -> AccountantParts:
     if not is_imported:
         _stand_in()
     try:
-        return AccountantParts(
-            import_module(f"{_PACKAGE}.accountants.analysis.prv"), import_module(f"{_PACKAGE}.accountants.analysis.rdp")
-        )
+        return import_module(f"{_PACKAGE}.accountants.analysis.{name}")
     finally:
         if not is_imported:
-            for name in [name for name in sys.modules if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]:
-                del sys.modules[name]
+            for module in [module for module in sys.modules if module == _PACKAGE or module.startswith(f"{_PACKAGE}.")]:
+                del sys.modules[module]
 
 
 def _stand_in() -> None:

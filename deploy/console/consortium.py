@@ -91,7 +91,7 @@ class ConsortiumSide:
                 ),
                 RowsTable(
                     "Members",
-                    ("hospital", "state", "versions", "certificate until", "ε spent on training, as stated last"),
+                    ("hospital", "state", "versions", "certificate until", "ε spent on training (PRV), as stated last"),
                     tuple(map(_member, members_of(self._state))),
                     "nobody has joined",
                 ),

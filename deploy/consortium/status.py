@@ -16,7 +16,7 @@ from common.provenance import confide_version, speaks
 from common.run.guarantee import shown_epsilon
 from common.run.proposal import RunState
 from common.settings import READY_FILE, SERVER_SETTINGS_FILE, ServerSettings
-from common.telemetry.events import EVENTS_FILE, Event, EventFile, Refusal, RoundDone
+from common.telemetry.events import EVENTS_FILE, Event, EventFile, Refusal, RoundDone, RunStarted
 from deploy.command import command, state_option
 from deploy.terminal import Fact, fact_lines
 from server.members.ledgers import RememberedLedgers
@@ -81,7 +81,10 @@ class MemberStanding:
     certificate_until: datetime.datetime
     is_cut_off: bool
     spent: float | None
-    """The ε spent on training, as it stated last; None where it has stated nothing, or the statement is lost."""
+    """The ε spent on training in all runs, by the PRV accountant, as it stated last.
+
+    None where it has stated nothing, or the statement is lost.
+    """
     has_less: bool
     """It came back with a ledger that says less than before."""
 
@@ -90,7 +93,7 @@ class MemberStanding:
         yield self.versions
         yield f"certificate until {shown_time(self.certificate_until)}"
         if self.spent is not None:
-            yield f"ε {shown_epsilon(self.spent)} spent on training"
+            yield f"ε {shown_epsilon(self.spent)} spent on training in all runs, by the PRV accountant"
         if self.has_less:
             yield "left out, because its ledger says less than before"
         if self.is_cut_off:
@@ -140,7 +143,8 @@ def progress_of(folder: Path) -> Iterator[str]:
     events = EventFile(folder / EVENTS_FILE).read_new()
     if (last := _last_round(events)) is not None:
         is_private = math.isfinite(last.epsilon)
-        epsilon = f"; largest ε {shown_epsilon(last.epsilon)} (zero-out, at each one's δ)" if is_private else ""
+        largest = f"; largest ε {shown_epsilon(last.epsilon)}{_counted_by(events)} (zero-out, at each one's δ)"
+        epsilon = largest if is_private else ""
         yield f"{last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
@@ -151,6 +155,12 @@ def largest_epsilon(folder: Path) -> float | None:
     """Return the largest ε that a hospital has spent after a run's last round; None before one, and without privacy."""
     last = _last_round(EventFile(folder / EVENTS_FILE).read_new())
     return last.epsilon if last is not None and math.isfinite(last.epsilon) else None
+
+
+def _counted_by(events: Sequence[Event]) -> str:
+    """Return the words for a run's accountant; members' statements go by PRV, so that the two figures can differ."""
+    started = next((event for event in events if isinstance(event, RunStarted)), None)
+    return "" if started is None else f" by the {started.config.privacy.accountant.upper()} accountant"
 
 
 def _last_round(events: Sequence[Event]) -> RoundDone | None:

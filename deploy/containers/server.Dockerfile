@@ -36,8 +36,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -not -path './triton/*' -not -path './nvidia/*' -delete \
     && find . -name '*.a' -delete \
     && rm -rf pillow.libs/libavif* PIL/_avif*.so Crypto/SelfTest numpy/_core/_simd*.so numpy/_core/*_tests*.so \
-    # Of SciPy what statistics, optimisation and integration import; its copy of Fortran's library is NumPy's.
-    && (cd scipy && rm -rf cluster datasets differentiate fftpack io misc odr signal) \
+    # Without Opacus, SciPy is there for statistics, optimisation and integration alone. Its copy of Fortran's library is
+    # NumPy's.
+    && { [ -s /build/pytorch.txt ] || (cd scipy && rm -rf cluster datasets differentiate fftpack io misc odr signal); } \
     && for library in numpy.libs/*; do \
         [ ! -e "scipy.libs/${library#*/}" ] || ln -sf "../$library" "scipy.libs/${library#*/}"; done \
     # Figures are PNG files: of the fonts' library matplotlib then needs the list of glyphs' names alone.

@@ -93,7 +93,8 @@ def data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> I
         yield Fact("took part", f"in run {status.run_id[:12]}, last in round {status.round}")
     for code, count in sorted(status.refusals.items()):
         yield Fact("refused", f"{count} requests: {code}")
-    meaning = f"at δ={policy.delta:g} for each {policy.unit.value} ({RELATION})"
+    counted = f", by the {status.accountant.upper()} accountant" if status.accountant else ""
+    meaning = f"at δ={policy.delta:g} for each {policy.unit.value} ({RELATION}){counted}"
     spent = shown_epsilon(status.epsilon_spent)
     yield Fact("privacy", f"training: ε {spent} of {policy.epsilon_budget:g} {meaning}")
     for part, of_part in sorted(status.evaluation_epsilon_spent.items()):

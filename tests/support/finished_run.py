@@ -14,7 +14,9 @@ from common.audit.parties import Writer
 from common.config import Config
 from common.files import write_private
 from common.identity.certificates import HospitalIdentity, certificate_pem, private_key_pem
+from common.models.first_model import FIRST_MODEL_FILE
 from common.settings import CHECKPOINTS_FOLDER
+from deploy.models.initial import first_model_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import RunFolder
@@ -62,8 +64,11 @@ class FinishedRun:
 
 
 def finished_run(state: Path, config: Config | None = None) -> FinishedRun:
-    """Write the run; its results are not written yet."""
+    """Write the run, with the first model that came with its proposal; its results are not written yet."""
     run = audited_run(state / "runs" / RUN_ID[:12], config)
+    described = run.description
+    proposed = Config(model=described.model, experiment=described.experiment)
+    first_model_of(proposed, len(described.classes), described.channels).write(run.folder / FIRST_MODEL_FILE)
     model, _ = load_model(run.folder)
     for name in (TENSORS_FILE, CARD_FILE, METRICS_FILE, SUMMARY_FILE):
         (run.folder / name).unlink()

@@ -1,18 +1,20 @@
 """A hospital answers a proposal once, from policy, ledger and operator, and is held to what it agreed to."""
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from client.agreement import MOST_A_DAY, Hospital, RunAgreements, unanswered
+from client.agreement import MOST_A_DAY, PROPOSALS_FOLDER, Hospital, RunAgreements, unanswered
 from client.ledger.ledger import LEDGER_FOLDER, Ledger
 from client.ledger.place import open_ledger, registry_folder
 from client.ledger.remembered import REMEMBERED_FILE
 from client.planned_cost import planned_bookings
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.audit.entries import AnsweredProposal
+from common.canonical import canonical_json
 from common.config import HospitalConfig, RunConsent, replace
 from common.errors import BudgetExceededError, LedgerError, PolicyError, RunError
 from common.files import write_private
@@ -187,6 +189,20 @@ def test_a_run_that_nobody_proposed_is_refused_by_an_operator_and_held_to_its_fi
     agreements.hold_to(PROPOSAL.description)
     with pytest.raises(PolicyError, match="must keep the terms"):
         check(agreements, MEMBERS.proposal(replace(CONFIG, experiment={"rounds": 40})), RunConsent.AUTOMATIC)
+
+
+def test_a_proposal_that_an_earlier_release_kept_in_another_form_does_not_stand_in_the_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agreements = kept(tmp_path)
+    earlier = json.loads(PROPOSAL.encode())
+    earlier["description"]["run_id"] = "e" * 32
+    del earlier["description"]["aggregation"]["most_void_rounds"]
+    (tmp_path / PROPOSALS_FOLDER / f"{'e' * 32}.proposal").write_bytes(canonical_json(earlier))
+    assert [each.proposal.run_id for each in agreements.all()] == [PROPOSAL.run_id]
+    assert "the kept proposal of run eeeeeeeeeeee is left out" in caplog.text
+    with pytest.raises(RunError, match="canonical form"):
+        agreements.find("e" * 32)
 
 
 def test_the_answer_is_kept_only_after_the_chain_has_it(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import Config
 from common.models.first_model import FIRST_MODEL_FILE
 from deploy.audit.verify import find_authority, find_chains, verify
 from deploy.development.image_packages import ROLES, needed, read_lock
-from deploy.models.initial import first_model_of
 from deploy.results.model_file import load_model
-from tests.support.finished_run import FinishedRun, finished_run
+from tests.support.finished_run import finished_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,11 +65,6 @@ def _without_pytorch(code: str, *arguments: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-def _config(finished: FinishedRun) -> Config:
-    description = finished.run.description
-    return Config(experiment=description.experiment, model=description.model)
-
-
 def test_the_block_blocks() -> None:
     assert {"torch", "torchvision", "pydicom", "sklearn", "onnx", "pytest"} <= set(_missing())
     for name in ("torch", "pandas", "sympy"):
@@ -91,7 +84,6 @@ def test_presets_of_tasks_are_known_without_pytorch() -> None:
 
 def test_a_run_leaves_the_same_model_with_and_without_pytorch(tmp_path: Path) -> None:
     finished = finished_run(tmp_path / "state")
-    first_model_of(_config(finished), 2, 1).write(finished.folder / FIRST_MODEL_FILE)
     code = "from deploy.results.run_folder import main; sys.exit(main())"
     done = _without_pytorch(code, str(finished.folder), "--state", str(finished.state))
     assert done.returncode == 0, done.stderr
@@ -109,7 +101,6 @@ def test_a_run_leaves_the_same_model_with_and_without_pytorch(tmp_path: Path) ->
 
 def test_an_audit_without_pytorch_says_what_it_has_not_made_again(tmp_path: Path) -> None:
     finished = finished_run(tmp_path / "state")
-    first_model_of(_config(finished), 2, 1).write(finished.folder / FIRST_MODEL_FILE)
     finished.write_results()
     code = "from deploy.audit.verify import main; sys.exit(main(['verify', sys.argv[1]]))"
     done = _without_pytorch(code, str(finished.folder))
