@@ -79,6 +79,12 @@ def _check_aggregation(policy: HospitalConfig, run: RunDescription) -> None:
             "this hospital does not trust the server to follow the protocol, the run asks for aggregation.adversary "
             "semi-honest; its operator can set hospital.allow_semi_honest"
         )
+    bound, most = run.aggregation.norm_bound, policy.most_norm_bound
+    if most and not 0 < bound <= most:
+        raise PolicyError(
+            f"this hospital wants changes of a model to be within {most:g} times their noise, the run's "
+            f"aggregation.norm_bound is {bound:g} (0 is none); its operator can raise or lift hospital.most_norm_bound"
+        )
     if policy.require_proved_sums and not run.aggregation.proved_sums:
         raise PolicyError(
             "this hospital trains models alone that follow from sums that it has seen proved, the run asks for "

@@ -30,7 +30,7 @@ from common.proved_sums.lineage import Lineage, begin, follow, has_opened, join,
 from common.proved_sums.proof import CommittedGroup, committed_group, verify_sum
 from common.run.basis import Basis, Evidence, sum_in, words_for
 from common.run.flat_model import hash_model
-from common.run.next_model import ModelState, SummedRound, next_model, strategy_of
+from common.run.next_model import ModelState, SummedRound, check_norm, next_model, strategy_of
 from common.run.round_terms import ProvedTerms, RoundTerms
 from common.run.terms import layout_of, protocol_parameters
 from common.run.vector import VectorLayout
@@ -234,6 +234,7 @@ class ProvedModel:
         total = sum_in(words, layout.proof.length, layout.dtype, place)
         proved = verify_sum(opened.group, layout.proof, read.proof, total)
         summed = SummedRound(opened.terms.purpose, len(opened.cohort), len(proved.survivors))
+        check_norm(opened.description, layout, summed, proved.total, place)
         after = next_model(opened.description, layout, before, summed, proved.total)
         followed = follow(lineage, proved, after.hash, terms.state_hash, place.round_number)
         return _Held(followed, evidence.round_number, after)

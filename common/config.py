@@ -189,6 +189,7 @@ class AggregationConfig(_Section):
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     proved_sums: bool = False
     most_void_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
+    norm_bound: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
 
     @model_validator(mode="after")
     def _sums_that_are_proved_are_masked(self) -> Self:
@@ -197,6 +198,11 @@ class AggregationConfig(_Section):
             raise ValueError(
                 "aggregation.proved_sums must be false unless aggregation.mode is secure and aggregation.adversary is "
                 "active: what proves a sum travels with the masks and signatures of such a run"
+            )
+        if self.norm_bound and not self.proved_sums:
+            raise ValueError(
+                f"aggregation.norm_bound must be 0 without aggregation.proved_sums, got {self.norm_bound:g}: it is "
+                "checked of a sum that is proved"
             )
         return self
 
@@ -312,6 +318,7 @@ class HospitalConfig(_Section):
     allow_plain: bool = False
     allow_semi_honest: bool = False
     require_proved_sums: bool = False
+    most_norm_bound: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
@@ -348,6 +355,7 @@ class Config(_Section):
                 f"experiment.num_clients ({self.experiment.num_clients})"
             )
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
+        _require_noise_for_a_bound(self.privacy, self.aggregation)
         return self
 
 
@@ -383,6 +391,7 @@ class RunDescription(_Section):
         if self.task.is_preset or self.task.classes != self.classes or self.task.normal() != self.task:
             raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
+        _require_noise_for_a_bound(self.privacy, self.aggregation)
         return self
 
     @classmethod
@@ -449,6 +458,18 @@ def _is_noise_in_sum(privacy: PrivacyConfig) -> bool:
     from common.privacy.mechanism import MECHANISMS  # the one place that knows the modes; it imports this module
 
     return MECHANISMS[privacy.mode].noise_in_sum
+
+
+def _require_noise_for_a_bound(privacy: PrivacyConfig, aggregation: AggregationConfig) -> None:
+    """Refuse a bound on changes where their noise is not each hospital's own, and so has no public length."""
+    from common.privacy.mechanism import MECHANISMS  # as above
+
+    mechanism = MECHANISMS[privacy.mode]
+    if aggregation.norm_bound and (mechanism.noise_in_sum or not mechanism.is_private):
+        raise ValueError(
+            f"aggregation.norm_bound must be 0 in privacy.mode {privacy.mode.value}, got {aggregation.norm_bound:g}: "
+            "it is a multiple of the noise that each hospital adds to its own change"
+        )
 
 
 def _require_hidden_shares(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from common.config import RunDescription
 from common.evaluation.question import Question
+from common.proved_sums.errors import CommitmentError, SumError
 from common.proved_sums.proof import CommittedGroup, prove, verify_sum
 from common.run import messages
 from common.run.basis import Evidence
@@ -37,6 +38,7 @@ from common.run.messages import (
     UnmaskReply,
     UnmaskRequest,
 )
+from common.run.next_model import SummedRound, check_norm
 from common.run.round_terms import ProvedTerms, Purpose, RoundTerms
 from common.run.terms import fewest_survivors, layout_of
 from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
@@ -134,6 +136,8 @@ class RoundSum:
     training_seconds: float = 0.0
     answered: frozenset[str] = frozenset()
     evidence: Evidence | None = None
+    spoilt: SecAggError | None = None
+    """Why the sum is of no use, although everybody kept to the protocol as far as anybody can see."""
 
 
 class Aggregation(Protocol):
@@ -213,21 +217,28 @@ class SecureAggregation:
         self._conversation.refused_by_server(unmasked.refusals)
         result.total, result.survivors = unmasked.total, unmasked.survivors
         if following is not None and asked.reads_training_records:
-            result.evidence = self._prove(masked, unmasked, result.terms)
+            try:
+                result.evidence = self._prove(masked, unmasked, result.terms)
+            except (SumError, CommitmentError) as error:
+                result.spoilt = error
         return result
 
     def _prove(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, terms: RoundTerms) -> Evidence:
         """Return what proves the sum, as every hospital will check it.
 
         Raises:
-            SecAggError: it cannot be proved, because a hospital's vector is not what it committed to; the round is
-                void, and nobody takes a step.
+            SumError: it cannot be proved, because a hospital's vector is not what it committed to, or its change is
+                longer than the run allows; the round is void, and nobody takes a step.
+            CommitmentError: a hospital's commitment is none, or it was not what the hospital signed.
         """
         round_number = masked.routed.directory.round_number
         layout, first = layout_of(self._description), masked.views[unmasked.survivors[0]]
         proof = prove(self._run, round_number, unmasked.commitments)
         hashes = {name: masked.views[name].commitment for name in unmasked.survivors}
-        verify_sum(CommittedGroup(self._run, first, hashes), layout.proof, proof, layout.proved_part(unmasked.total))
+        total = layout.proved_part(unmasked.total)
+        proved = verify_sum(CommittedGroup(self._run, first, hashes), layout.proof, proof, total)
+        of = SummedRound(terms.purpose, len(masked.routed.cohort), len(unmasked.survivors))
+        check_norm(self._description, layout, of, proved.total, Place(SERVER, round_number, Phase.UNMASKING))
         return Evidence(
             round_number=round_number,
             terms=terms.encode(),

@@ -18,6 +18,7 @@ from common.config import AggregationMode
 from common.errors import RunError
 from common.evaluation.plan import Part
 from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
+from common.proved_sums.errors import CommitmentError, SumError
 from common.run.flat_model import stretches
 from common.run.round_terms import Purpose
 from common.run.strategies import Strategy, strategy_for
@@ -26,6 +27,7 @@ from common.run.terms import (
     protocol_parameters,
 )
 from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
+from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, STOPPED, Event, RoundTime
 from server.checkpoints import Checkpoint, CheckpointStore
@@ -36,6 +38,7 @@ from server.proved_sums import SUMS_FOLDER, SumStore
 from server.rounds import Aggregation, Asked, Following, PlainAggregation, RoundSum, SecureAggregation
 from server.run_plan import RunPlan
 from server.run_record import RunJournal
+from server.suspects import Suspects
 from server.waiting import POLL_SECONDS, Attendance
 
 _LOG = logging.getLogger("confide.server")
@@ -43,6 +46,9 @@ _LOG = logging.getLogger("confide.server")
 _RESERVED_ROUNDS = 64
 """Round numbers are reserved in blocks, written with a checkpoint before the first is used, so that a restarted server
 never asks for a number that hospitals have answered."""
+
+_SPOILING = (ImplausibleSumError, SumError, CommitmentError)
+"""What somebody in a sum can do to it behind its mask."""
 
 _MOST_FAILURES = 5
 """The most rounds that fail in a row; then the run ends with the model it has."""
@@ -84,7 +90,9 @@ class Run:
         self._layout = layout_of(plan.description)
         self._mechanism = mechanism_of(plan.description)
         self._decoded = self._mechanism.decoder(plan.description, self._layout.parameters)
-        self._aggregation = _aggregation(plan, conversation)
+        self._parameters = _parameters(plan)
+        self._aggregation = _aggregation(plan, conversation, self._parameters)
+        self._suspects, self._told_left_out = Suspects(), frozenset[str]()
         self._strategy: Strategy = strategy_for(
             plan.description.aggregation,
             plan.description.training,
@@ -181,7 +189,8 @@ class Run:
         Args:
             to_ask: returns what the next round is for; None when nothing can be asked any more.
         """
-        for failures in range(1, _MOST_FAILURES + 1):
+        failures = 0
+        while failures < _MOST_FAILURES:
             self._follow_members()
             asked = to_ask()
             if asked is None:
@@ -193,17 +202,43 @@ class Run:
             )
             if isinstance(hospitals, str):
                 return hospitals
+            able = self._able_to_follow(hospitals)
             try:
-                self._one_round(self._able_to_follow(hospitals), asked)
+                self._one_round(able - self._left_out(able), asked)
             except SecAggError as error:
                 self._note_refusals()
                 problem = str(error)
                 self._pass_over_number()
+                # A spoilt sum says something new of who is to blame, so there are only so many.
+                if not (isinstance(error, _SPOILING) and self._left_out(able)):
+                    failures += 1
                 time.sleep(min(POLL_SECONDS * 2**failures, 2.0))
             else:
                 self._note_refusals()
                 return None
         return f"{_MOST_FAILURES} rounds in a row failed; the last: {problem}"
+
+    def _left_out(self, hospitals: frozenset[str]) -> frozenset[str]:
+        """Return whom the next round goes without, as they may have spoilt sums; say so when it changes."""
+        run, least = self._parameters, self._plan.description.aggregation.min_hospitals
+        out = self._suspects.left_out(hospitals, lambda number: number >= max(least, run.threshold(number)))
+        if out != self._told_left_out:
+            self._told_left_out = out
+            _LOG.warning(
+                "sums were spoilt by somebody that masks hide; the next rounds go without %s, which may be wrong",
+                ", ".join(sorted(out)) or "nobody",
+            )
+        return out
+
+    def _spoilt(self, summed: RoundSum, error: SecAggError) -> SecAggError:
+        """Note that somebody in a sum has spoilt it, and report it.
+
+        Who is at fault for a commitment is known: a hospital signs what opens it, and an honest one's opens.
+        """
+        named = error.hospital if isinstance(error, CommitmentError) else None
+        self._suspects.spoilt(frozenset(summed.survivors if named is None else (named,)))
+        self._conversation.refused_by_server((error,))
+        return error
 
     def _follow_members(self) -> None:
         """Continue under a new description when the members have changed; keys made under the old one are dropped."""
@@ -216,7 +251,8 @@ class Run:
         progress = RunProgress(evaluation=self._measurements.progress())
         kept = replace(self._checkpoint, progress=progress)
         self._measurements = self._measurements_from(kept)
-        self._aggregation = _aggregation(plan, self._conversation)
+        self._parameters = _parameters(plan)
+        self._aggregation = _aggregation(plan, self._conversation, self._parameters)
         self._pass_over_number()
         self._record.began(self._plan, self._checkpoint)
 
@@ -244,6 +280,8 @@ class Run:
             following=self._following() if self._plan.description.aggregation.proved_sums else None,
         )
         self._answered |= summed.answered
+        if summed.spoilt is not None:
+            raise self._spoilt(summed, summed.spoilt)
         decoded = self._decode(number, summed)
         self._record.summed(number, summed)
         self._keep_proof(summed)
@@ -277,8 +315,7 @@ class Run:
             reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
-            self._conversation.refused_by_server((refusal,))
-            raise refusal from None
+            raise self._spoilt(summed, refusal) from None
         read = self._decoded
         if summed.terms.purpose is Purpose.MEAN:
             read = self._mechanism.mean_decoder(self._plan.description, self._layout.parameters)
@@ -383,10 +420,13 @@ class Run:
         )
 
 
-def _aggregation(plan: RunPlan, conversation: Conversation) -> Aggregation:
+def _parameters(plan: RunPlan) -> RunParameters:
+    least = plan.description.aggregation.min_hospitals
+    return protocol_parameters(plan.description, plan.roster_keys, least, plan.consortium)
+
+
+def _aggregation(plan: RunPlan, conversation: Conversation, parameters: RunParameters) -> Aggregation:
     description = plan.description
-    least = description.aggregation.min_hospitals
-    parameters = protocol_parameters(description, plan.roster_keys, least, plan.consortium)
     if description.aggregation.mode is AggregationMode.PLAIN:
         return PlainAggregation(description, parameters, conversation)
     return SecureAggregation(description, parameters, conversation, plan.apply_masks)

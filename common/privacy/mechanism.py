@@ -28,7 +28,8 @@ To add a mode: one class here, its name in :class:`common.config.PrivacyMode` an
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -56,6 +57,7 @@ from common.privacy.accounting import (
 )
 from common.privacy.budget import Account, Booking
 from common.privacy.calibration import mean_noise_multiplier, run_noise_multiplier
+from common.privacy.change_norm import clipped, noise_norm
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.schedule import Schedule
 from common.run.vector import DecodedSum, Tail, VectorLayout
@@ -200,12 +202,14 @@ class NoisySteps(RoundPlan):
         schedule: the sampling: with which rate a unit enters a step's batch, and how many steps there are.
         max_grad_norm: C, the L2 norm that a unit's gradient is clipped to.
         noise_multiplier: σ; the noise of a step has the standard deviation σC in each coordinate.
+        longest: S, the norm that a change times the hospital's weight is clipped to; None for none.
     """
 
     unit: PrivacyUnit
     schedule: Schedule
     max_grad_norm: float
     noise_multiplier: float
+    longest: float | None = None
 
     @property
     def event(self) -> MechanismEvent:
@@ -233,6 +237,11 @@ class NoisySteps(RoundPlan):
     def change(self, trainer: Trainer) -> NDArray[np.float32]:
         """See :class:`RoundPlan`."""
         return trainer.steps(self)
+
+    def encode(self, layout: VectorLayout, change: NDArray[Any], tail: Tail, random: Random) -> NDArray[Any]:
+        """See :class:`RoundPlan`; a change beyond the run's bound is clipped to it, after its noise."""
+        within = change if self.longest is None else clipped(change, self.longest / tail.weight)
+        return layout.encode(within, tail, random)
 
 
 @dataclass(frozen=True)
@@ -427,6 +436,10 @@ class Mechanism(ABC):
         """Return the standard deviation that noise gives each number of the mean of features."""
         return 0.0
 
+    def longest_change(self, run: RunDescription, parameters: int) -> float | None:  # noqa: ARG002 - as in subclasses
+        """Return the norm that w times a hospital's change never passes, w its weight; None where nothing limits it."""
+        return None
+
     def server_optimiser(self, training: TrainingConfig) -> tuple[float, float]:  # noqa: ARG002 - as in subclasses
         """Return the learning rate and momentum of ``training`` that act on the server; 1 and 0 for none of it."""
         return 1.0, 0.0
@@ -538,9 +551,28 @@ class LocalNoise(Mechanism):
         multiplier = run_noise_multiplier(schedule, privacy, rounds)
         return NoisySteps(privacy.unit, schedule, privacy.max_grad_norm, multiplier)
 
-    def plan(self, run: RunDescription, parameters: int) -> NoisySteps:  # noqa: ARG002 - as in the base class
+    def plan(self, run: RunDescription, parameters: int) -> NoisySteps:
         """See :class:`Mechanism`."""
-        return self.steps(run.training, run.experiment.rounds)
+        steps = self.steps(run.training, run.experiment.rounds)
+        return replace(steps, longest=self._longest(run, steps, parameters))
+
+    def longest_change(self, run: RunDescription, parameters: int) -> float | None:
+        """Return a multiple of the noise's norm, which is the same at every hospital, whatever it states."""
+        return self._longest(run, _noisy_steps(self, run.training, run.experiment.rounds), parameters)
+
+    @staticmethod
+    def _longest(run: RunDescription, steps: NoisySteps, parameters: int) -> float | None:
+        bound, training = run.aggregation.norm_bound, run.training
+        if not bound:
+            return None
+        return bound * noise_norm(
+            parameters,
+            steps.schedule.steps,
+            steps.noise_multiplier * steps.max_grad_norm,
+            steps.schedule.sample_rate,
+            training.learning_rate,
+            training.momentum,
+        )
 
     def _release_of_mean(self, run: RunDescription, parameters: int) -> NoisySteps:  # noqa: ARG002 - as in the base
         return NoisySteps(self.privacy.unit, Schedule(1.0, 1), MEAN_NORM, mean_noise_multiplier(self.privacy))
@@ -736,6 +768,12 @@ def adversary_in_sums(privacy: PrivacyConfig) -> str:
         f"the server with up to {privacy.colluders} colluding {hospitals}, each of the run's other hospitals and "
         f"whoever gets the model, with up to {dropouts} a round"
     )
+
+
+@lru_cache(maxsize=8)
+def _noisy_steps(mechanism: LocalNoise, training: TrainingConfig, rounds: int) -> NoisySteps:
+    """Solve for the noise once: whoever checks a sum asks in each round."""
+    return mechanism.steps(training, rounds)
 
 
 def _weighted_mean(summed: DecodedSum) -> Stretches:

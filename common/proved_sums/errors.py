@@ -21,7 +21,8 @@ class ProvedSumError(SecAggError):
         ├── SumError                        an array that is not the sum of what the survivors committed to
         │   ├── SumShapeError               not as many integers of this run's ring
         │   ├── SumBoundError               an entry that no honest sum has
-        │   └── FalseSumError               the commitments do not add up to it
+        │   ├── FalseSumError               the commitments do not add up to it
+        │   └── SumNormError                longer than clipped changes make it
         └── LineageError                    a model that does not follow from what this hospital knows
             ├── InitialModelError           the first model is not the one of the run's seed
             ├── ModelDoesNotFollowError     not the agreed model with the proved sum applied
@@ -69,6 +70,10 @@ class SumBoundError(SumError):
 
 class FalseSumError(SumError):
     """A sum that the survivors' commitments do not add up to."""
+
+
+class SumNormError(SumError):
+    """A sum that is longer than clipped changes can make it: somebody in it has not clipped."""
 
 
 class LineageError(ProvedSumError):

@@ -14,14 +14,14 @@ Proof: ``docs/proofs/proved-sums.md``.
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.proved_sums.expansion import UniformStream, Words
-from common.proved_sums.parameters import ProofParameters
+from common.proved_sums.parameters import Lattice, ProofParameters
 
 GROUP_ENTRIES = 32_768
 """How many entries of z make a group: 128 polynomials of degree 256, or 16 of degree 2048."""
@@ -31,6 +31,12 @@ LIMB_BITS_OF_Z = 16
 
 MOST_DISTANCE = 0.45
 """Between :func:`most_error` and one half."""
+
+LARGEST_FAST_MODULUS_BITS = 32
+"""Up to here residues and their products with weights fit 64 bits."""
+
+_MOST_KEPT_BYTES = 16 << 20
+"""The most memory that spectra of A take between two products: enough for 150,000 entries of 16 bits."""
 
 _UNIT_ROUNDOFF = 2.0**-53
 _TWIDDLE_ERROR = 4 * _UNIT_ROUNDOFF
@@ -68,7 +74,7 @@ def most_error(degree: int) -> float:
 def multiply(key: bytes, parameters: ProofParameters, parts: Iterable[Integers]) -> list[int]:
     """Return A z: the coefficients of ``rank`` polynomials, k integers in [0, q).
 
-    Memory: some megabytes, whatever the length of z.
+    Memory: some megabytes, whatever the length of z; 16 MB at most of them stay for the next product.
 
     Args:
         key: of A's stream: the entries of its first column, row by row, each coefficient by coefficient; then those of
@@ -80,24 +86,60 @@ def multiply(key: bytes, parameters: ProofParameters, parts: Iterable[Integers])
     Raises:
         InexactTransformError: the machine's FFT is not as good as the proof assumes.
     """
-    lattice = parameters.lattice
-    limbs_of_a = -(-lattice.modulus.bit_length() // LIMB_BITS_OF_A)
+    parts, lattice = tuple(parts), parameters.lattice
+    limbs_of_a = _limbs(lattice)
     limbs_of_z = parameters.modulus_bits // LIMB_BITS_OF_Z
-    factors = UniformStream(key, lattice.modulus, GROUP_ENTRIES * lattice.rank)
     sums = np.zeros((limbs_of_a, limbs_of_z, lattice.rank, lattice.degree), np.int64)
-    for group in _groups(parts, lattice.degree):
-        words = factors.take(group.size * lattice.rank).reshape(len(group), lattice.rank, lattice.degree)
+    groups = list(_groups(parts, lattice.degree))
+    for group, factors in zip(groups, _factors(key, lattice, tuple(map(len, groups))), strict=True):
         spectra_of_z = [_spectra(limb) for limb in _limbs_of_z(group, limbs_of_z)]
-        for i, limb in enumerate(_limbs_of_a(words, limbs_of_a)):
-            spectra_of_a = _spectra(limb)
+        for i, spectra_of_a in enumerate(factors):
             for j, spectra in enumerate(spectra_of_z):
                 sums[i, j] += _coefficients(np.einsum("cr...,c...->r...", spectra_of_a, spectra))
+    return _joined(sums, lattice)
+
+
+def _joined(sums: NDArray[np.int64], lattice: Lattice) -> list[int]:
+    """Return what products of limbs are together, modulo q."""
+    limbs_of_a, limbs_of_z = sums.shape[:2]
+    if lattice.modulus < 1 << LARGEST_FAST_MODULUS_BITS and limbs_of_z == 1:
+        # A residue has 32 bits, a weight 22 at most: each product fits, and so do three.
+        weights = 1 << (LIMB_BITS_OF_A * np.arange(limbs_of_a, dtype=np.int64))
+        residues = np.einsum("i...,i->...", sums[:, 0] % lattice.modulus, weights) % lattice.modulus
+        fast: list[int] = residues.ravel().tolist()
+        return fast
     total = [0] * lattice.rows
     for i in range(limbs_of_a):
         for j in range(limbs_of_z):
             weight = 1 << (LIMB_BITS_OF_A * i + LIMB_BITS_OF_Z * j)
             total = [value + weight * more for value, more in zip(total, sums[i, j].ravel().tolist(), strict=True)]
     return [value % lattice.modulus for value in total]
+
+
+def _limbs(lattice: Lattice) -> int:
+    """Return how many limbs an entry of A has."""
+    return -(-lattice.modulus.bit_length() // LIMB_BITS_OF_A)
+
+
+def _factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> Iterable[tuple[Spectra, ...]]:
+    """Return the spectra of A's limbs for each group of so many polynomials; kept where they are small.
+
+    A is public and the same in all rounds of a run: a hospital that commits and checks makes these spectra once.
+    """
+    size = sum(counts) * _limbs(lattice) * lattice.rank * lattice.degree // 2 * np.dtype(np.complex128).itemsize
+    return _kept_factors(key, lattice, counts) if size <= _MOST_KEPT_BYTES else _made_factors(key, lattice, counts)
+
+
+@lru_cache(maxsize=1)
+def _kept_factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> tuple[tuple[Spectra, ...], ...]:
+    return tuple(_made_factors(key, lattice, counts))
+
+
+def _made_factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> Iterator[tuple[Spectra, ...]]:
+    factors = UniformStream(key, lattice.modulus, GROUP_ENTRIES * lattice.rank)
+    for count in counts:
+        words = factors.take(count * lattice.degree * lattice.rank).reshape(count, lattice.rank, lattice.degree)
+        yield tuple(_spectra(limb) for limb in _limbs_of_a(words, _limbs(lattice)))
 
 
 def _groups(parts: Iterable[Integers], degree: int) -> Iterator[Integers]:

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import RunDescription
+from common.privacy.change_norm import norm
 from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
 from common.proved_sums.commitment import Centred
+from common.proved_sums.errors import SumNormError
 from common.proved_sums.lineage import state_hash
 from common.run.round_terms import Purpose
 from common.run.strategies import Strategy, strategy_for
 from common.run.vector import VectorLayout
+from common.secagg.errors import Place
 
 Array = NDArray[np.float32]
 
@@ -53,6 +56,30 @@ class SummedRound:
 def strategy_of(run: RunDescription, parameters: int) -> Strategy:
     """Return the optimiser of a run, before its first step."""
     return strategy_for(run.aggregation, run.training, run.privacy, parameters)
+
+
+_ROUNDED = 1e-4
+"""By how much single precision may lengthen a change, many times over."""
+
+
+def check_norm(run: RunDescription, layout: VectorLayout, round_: SummedRound, total: Centred, place: Place) -> None:
+    """Refuse a proved sum that is longer than the changes of so many honest hospitals can make it.
+
+    A change times its weight is at most S long, and rounding moves each of its d elements by less than one unit. So
+    the sum of U of them is at most U (S / unit + √d) long, by the triangle inequality: no honest sum is refused.
+
+    Raises:
+        SumNormError: it is longer, so somebody's change is longer than S. It names nobody.
+    """
+    longest = mechanism_of(run).longest_change(run, layout.parameters)
+    if longest is None or round_.purpose is not Purpose.TRAIN:
+        return
+    most = round_.survivors * (longest / layout.step * (1 + _ROUNDED) + math.sqrt(layout.parameters))
+    found = norm(total[: layout.parameters])
+    if found > most:
+        raise SumNormError(
+            place, f"a sum of {round_.survivors} changes must be {most:.0f} long at most, got {found:.0f}"
+        )
 
 
 def next_model(

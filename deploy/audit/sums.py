@@ -18,7 +18,7 @@ from common.errors import AuditError, ConfideError
 from common.proved_sums.proof import committed_group, verify_sum
 from common.run.basis import Evidence, ReadEvidence, read_evidence, sum_in
 from common.run.flat_model import hash_model
-from common.run.next_model import ModelState, SummedRound, next_model, strategy_of
+from common.run.next_model import ModelState, SummedRound, check_norm, next_model, strategy_of
 from common.run.round_terms import ProvedTerms, RoundTerms
 from common.run.terms import layout_of
 from common.secagg.binding import cohort_hash, request_hash
@@ -109,6 +109,7 @@ class _Replay:
         total = sum_in(words, layout.proof.length, layout.dtype, here)
         proved = verify_sum(group, layout.proof, read.proof, total)
         of = SummedRound(read.terms.purpose, len(read.cohort), len(proved.survivors))
+        check_norm(description, layout, of, proved.total, here)
         self.pending = (summed.round_number, next_model(description, layout, self.states[-1], of, proved.total))
         self.commitments[summed.round_number] = dict(group.hashes)
 

@@ -140,9 +140,9 @@ class LoopbackDeployment:
                 f"keys and images in {self.consortium.folder} must be removable: {error.strerror}; remove them by hand"
             ) from None
 
-    def start_server(self, environment: Mapping[str, str] | None = None) -> None:
+    def start_server(self, environment: Mapping[str, str] | None = None, module: str = SERVER) -> None:
         """Start the server's supervisor; it ends when the run is finished."""
-        arguments = python_module("server", "--state", str(self.consortium.server_state), "--once")
+        arguments = python_module(module, "--state", str(self.consortium.server_state), "--once")
         environment = environment or {"PYTHONPATH": python_path(ROOT)}
         self.supervisor.start(ProcessCommand(SERVER, arguments, self._log(SERVER), environment))
 

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import click
 
-from common.config import AggregationMode
 from common.errors import ConfigError, RunError
 from common.processes import Stopping, children_of, raise_on_signals
 from common.provenance import machine, versions
@@ -50,10 +49,14 @@ def thousands(classes: int, channels: int, image_size: int) -> nn.Module:
     return _made(500, classes)
 
 
+def more_thousands(classes: int, channels: int, image_size: int) -> nn.Module:
+    return _made(1_100, classes)
+
+
 def millions(classes: int, channels: int, image_size: int) -> nn.Module:
     return _made(215_000, classes)
 '''
-PARAMETERS = {"thousands": 26_002, "millions": 11_180_002}
+PARAMETERS = {"thousands": 26_002, "more_thousands": 57_202, "millions": 11_180_002}
 """Model to its parameters, for two classes."""
 
 HOSPITALS = 4
@@ -66,7 +69,12 @@ SETTINGS = (
 TRIVIAL = ("privacy.mode=none", "hospital.allow_no_privacy=true")
 """With ``millions`` training is one step without noise: the ten noisy ones of a private round draw 112 million
 Gaussians at each hospital, which takes longer than all else in a round."""
-MODES = (AggregationMode.SECURE, AggregationMode.PLAIN)
+MODES: Mapping[str, tuple[str, ...]] = {
+    "secure": ("aggregation.mode=secure",),
+    "plain": ("aggregation.mode=plain",),
+    "proved": ("aggregation.mode=secure", "aggregation.proved_sums=true"),
+}
+"""What runs are made of: with masks, without, and with masks and proved sums."""
 WARM_ROUNDS = 2
 """Rounds of each run that are not measured."""
 LONGEST_SECONDS = 900.0
@@ -84,10 +92,11 @@ class Measured:
     Attributes:
         code: ``now``, or ``before`` for the other checkout.
         line: ``loopback``, or the round trip between two hosts, such as ``100 ms``.
-        mode: secure or plain.
+        mode: one of :data:`MODES`.
         rounds: measured.
         seconds: of a round, median.
         exchanges: of each exchange, by phase, median seconds.
+        upload_bytes: of all hospitals in a round.
         cpu_seconds: of all processes of server and hospitals, for each round.
         cpu_by_process: the same, by what the processes are.
         calls: that a hospital makes to the server in a round, by name; heartbeats and enrolment are left out.
@@ -100,6 +109,7 @@ class Measured:
     rounds: int
     seconds: float
     exchanges: dict[str, float]
+    upload_bytes: float
     cpu_seconds: float
     cpu_by_process: dict[str, float]
     calls: dict[str, float]
@@ -143,7 +153,7 @@ def model_and_lines(lines: str) -> Callable[[_Function], _Function]:
         )(function)  # fmt: skip
         return click.option(
             "--model", type=click.Choice(tuple(PARAMETERS)), default="thousands",
-            help="26 thousand or 11.2 million parameters.",
+            help="26 thousand, 57 thousand or 11.2 million parameters.",
         )(function)  # fmt: skip
 
     return decorate
@@ -157,10 +167,20 @@ def model_and_lines(lines: str) -> Callable[[_Function], _Function]:
 )
 @model_and_lines("loopback,100")
 @click.option("--rounds", type=int, default=10, metavar="R", help="Measured rounds of each run.")
+@click.option("--modes", type=CommaList(str), default="secure,plain", metavar="MODE,...", help=", ".join(MODES) + ".")
 @click.option("--against", type=FILE, metavar="DIR", help="Another checkout, measured in turn with this one.")
 @json_file_option()
-def main(model: str, lines: tuple[float, ...], rounds: int, against: Path | None, json_file: Path | None) -> int:
+def main(
+    model: str,
+    lines: tuple[float, ...],
+    rounds: int,
+    modes: tuple[str, ...],
+    against: Path | None,
+    json_file: Path | None,
+) -> int:
     """Measure, print, and write JSON where asked."""
+    if not set(modes) <= set(MODES):
+        raise ConfigError(f"--modes must be of {', '.join(MODES)}, got {','.join(modes)}")
     if rounds < 1:
         raise RunError("--rounds must be at least 1")
     if against is not None and not (against / "deploy" / "__main__.py").is_file():
@@ -171,7 +191,7 @@ def main(model: str, lines: tuple[float, ...], rounds: int, against: Path | None
     try:
         for line in lines:
             for code, root in codes.items():
-                for done in measure(code, root, line, model, rounds):
+                for done in measure(code, root, line, model, rounds, modes):
                     measured.append(done)
                     _say(done)
     except Stopping as stopping:
@@ -192,7 +212,9 @@ def main(model: str, lines: tuple[float, ...], rounds: int, against: Path | None
     return 0
 
 
-def measure(code: str, root: Path, line: float, model: str, rounds: int) -> Iterator[Measured]:
+def measure(
+    code: str, root: Path, line: float, model: str, rounds: int, modes: Sequence[str] = ("secure", "plain")
+) -> Iterator[Measured]:
     """Deploy a consortium once and carry out one run in each mode."""
     with tempfile.TemporaryDirectory(prefix="confide-wire-") as scratch, hosts_on(line) as hosts:
         folder = Path(scratch)
@@ -218,12 +240,12 @@ def measure(code: str, root: Path, line: float, model: str, rounds: int) -> Iter
         )
         try:
             _start(consortium, hosts)
-            for mode in MODES:
+            for mode in modes:
                 window = _run(consortium, mode, rounds)
                 yield Measured(
                     code=code,
                     line="loopback" if line == LOOPBACK else f"{line:g} ms",
-                    mode=mode.value,
+                    mode=mode,
                     rounds=rounds,
                     **window.figures(counted),
                 )
@@ -275,12 +297,14 @@ class Window:
         for event in self.told:
             if event["kind"] == "exchange":
                 phases.setdefault(event["phase"], []).append(event["seconds"])
+        done = [event for event in self.told if event["kind"] == "round"]
         calls = calls_between(counted, self.began, self.ended)
         remote = {name: number for name, number in calls.items() if name.startswith("grpc ")}
         each = self.rounds * HOSPITALS
         return {
-            "seconds": statistics.median(event["seconds"] for event in self.told if event["kind"] == "round"),
+            "seconds": statistics.median(event["seconds"] for event in done),
             "exchanges": {phase: statistics.median(seconds) for phase, seconds in phases.items()},
+            "upload_bytes": statistics.median(event.get("upload_bytes", 0) for event in done),
             "cpu_seconds": sum(self.cpu.values()) / self.rounds,
             "cpu_by_process": {name: used / self.rounds for name, used in sorted(self.cpu.items())},
             "calls": {name.removeprefix("grpc "): number / each for name, number in sorted(remote.items())},
@@ -306,12 +330,12 @@ def calls_between(folder: Path, began: float, ended: float) -> Counter[str]:
     return found
 
 
-def _run(consortium: Consortium, mode: AggregationMode, rounds: int) -> Window:
+def _run(consortium: Consortium, mode: str, rounds: int) -> Window:
     """Propose a run, wait for its end, and return what it told of the rounds between the warm ones and the last."""
     consortium.wait_for(lambda: _is_idle(consortium), LONGEST_SECONDS)
     before = set(consortium.state.rglob(EVENTS_FILE))
     total = WARM_ROUNDS + rounds + 1
-    words = ("--set", f"experiment.rounds={total}", "--set", f"aggregation.mode={mode.value}")
+    words = [word for setting in (f"experiment.rounds={total}", *MODES[mode]) for word in ("--set", setting)]
     consortium.propose(HOSPITALS, *words)
     consortium.wait_for(lambda: bool(set(consortium.state.rglob(EVENTS_FILE)) - before), LONGEST_SECONDS)
     (file,) = set(consortium.state.rglob(EVENTS_FILE)) - before
@@ -391,6 +415,13 @@ def ratios(measured: Sequence[Measured]) -> Iterator[str]:
         plain = by.get((code, line, "plain"))
         if mode == "secure" and plain is not None:
             yield f"{code}, {line}: masked / plain {done.seconds / plain.seconds:.2f}"
+        masked = by.get((code, line, "secure"))
+        if mode == "proved" and masked is not None:
+            more = (done.upload_bytes - masked.upload_bytes) / HOSPITALS / 1024
+            yield (
+                f"{code}, {line}: proved / masked {done.seconds / masked.seconds:.2f} (seconds), "
+                f"{done.cpu_seconds / masked.cpu_seconds:.2f} (processor); {more:.1f} KiB more from each hospital"
+            )
         before = by.get(("before", line, mode))
         if code == "now" and before is not None:
             quicker, cheaper = done.seconds / before.seconds, done.cpu_seconds / before.cpu_seconds

@@ -83,14 +83,18 @@ def test_processor_time_is_that_of_a_process_and_all_it_has_started() -> None:
 
 def test_ratios_are_within_one_line_and_mode() -> None:
     def done(code: str, line: str, mode: str, seconds: float) -> Measured:
-        return Measured(code, line, mode, 1, seconds, {"masked_input": seconds / 2}, seconds, {}, {}, 0.0)
+        return Measured(
+            code, line, mode, 1, seconds, {"masked_input": seconds / 2}, 4096.0 * seconds, seconds, {}, {}, 0.0
+        )
 
     measured = [
         done("now", "loopback", "secure", 2.0), done("now", "loopback", "plain", 1.0),
+        done("now", "loopback", "proved", 3.0),
         done("before", "loopback", "secure", 4.0), done("now", "100 ms", "secure", 3.0),
     ]  # fmt: skip
     assert set(ratios(measured)) == {
         "now, loopback: masked / plain 2.00",
+        "now, loopback: proved / masked 1.50 (seconds), 1.50 (processor); 1.0 KiB more from each hospital",
         "loopback, secure: now / before 0.50 (seconds), 0.50 (processor)",
         "now, 100 ms, secure: round trips an exchange (beyond loopback): masked_input 5.0",
     }
@@ -102,7 +106,11 @@ def test_a_line_is_loopback_or_milliseconds() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(("--rounds", "0"), "--rounds"), (("--against", "/nowhere"), "--against must be a checkout")],
+    [
+        (("--rounds", "0"), "--rounds"),
+        (("--modes", "bare"), "--modes must be of secure, plain, proved"),
+        (("--against", "/nowhere"), "--against must be a checkout"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused_by_name(options: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfideError, match=words):

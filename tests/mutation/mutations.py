@@ -55,6 +55,8 @@ _RANDOM_RUNS = "tests/protocol/test_random_runs.py::test_the_sum_is_that_of_thos
 _SUMS = "tests/unit/common/proved_sums"
 _SUM_LIES = f"{_ATTACKS}/test_lies_about_sums.py"
 _CHOOSING = f"{_ATTACKS}/test_server_that_chooses_the_model.py"
+_LONG_SUMS = "tests/unit/server/test_garbage_ends_no_run.py"
+_NORM_BOUND = "tests/unit/common/run/test_norm_bound.py"
 _PROVED_RUN = "tests/unit/server/test_proved_run.py"
 
 _SUM_MUTATIONS = (
@@ -64,6 +66,62 @@ _SUM_MUTATIONS = (
         "lineage=has_opened(self._held.lineage, group), opened=opened))",
         "lineage=self._held.lineage, opened=None))",
         (_CHOOSING,),
+    ),
+    Mutation(
+        "an honest hospital does not clip its change to the run's bound",
+        "common/privacy/mechanism.py",
+        "        within = change if self.longest is None else clipped(change, self.longest / tail.weight)\n",
+        "        within = change\n",
+        (_NORM_BOUND,),
+    ),
+    Mutation(
+        "a change is clipped as if every weight were one",
+        "common/privacy/mechanism.py",
+        "clipped(change, self.longest / tail.weight)",
+        "clipped(change, self.longest)",
+        (_NORM_BOUND,),
+    ),
+    Mutation(
+        "a hospital follows a sum of any length",
+        "client/proved_model.py",
+        "        check_norm(opened.description, layout, summed, proved.total, place)\n",
+        "",
+        (f"{_LONG_SUMS}::test_a_hospital_does_not_follow_a_sum_that_is_too_long",),
+    ),
+    Mutation(
+        "the audit takes a sum of any length",
+        "deploy/audit/sums.py",
+        "        check_norm(description, layout, of, proved.total, here)\n",
+        "",
+        (f"{_LONG_SUMS}::test_an_audit_finds_a_sum_that_is_too_long",),
+    ),
+    Mutation(
+        "the server takes a sum of any length",
+        "server/rounds.py",
+        "check_norm(self._description, layout, of, proved.total, ",
+        "str((layout, of, proved.total)); (",
+        (_LONG_SUMS,),
+    ),
+    Mutation(
+        "a spoilt sum says nothing of who was in it",
+        "server/suspects.py",
+        "        self._spoilt.append(group)\n",
+        "        self._spoilt.append(frozenset(self._order) | group)\n",
+        ("tests/unit/server/test_suspects.py",),
+    ),
+    Mutation(
+        "spoilt sums end a run after five",
+        "server/run.py",
+        "                if not (isinstance(error, _SPOILING) and self._left_out(able)):\n",
+        "                if not (isinstance(error, _SPOILING) and not self._left_out(able)):\n",
+        (f"{_LONG_SUMS}::test_more_spoilt_sums_than_may_fail_in_a_row_do_not_end_a_run",),
+    ),
+    Mutation(
+        "a hospital takes any bound on changes",
+        "client/policy.py",
+        "    if most and not 0 < bound <= most:\n",
+        "    if most and not 0 <= bound:\n",
+        ("tests/unit/client/test_norm_bound_policy.py",),
     ),
     Mutation(
         "a hospital takes a model that came with a request, in a run that proves its sums",

@@ -142,13 +142,16 @@ class Deployed:
 
 
 @contextmanager
-def deployed_in(folder: Path, config: Config = CONFIG, modules: Mapping[str, str] | None = None) -> Iterator[Deployed]:
+def deployed_in(
+    folder: Path, config: Config = CONFIG, modules: Mapping[str, str] | None = None, server: str = "server"
+) -> Iterator[Deployed]:
     """Start a server and its hospitals, and stop them in the end.
 
     Args:
         folder: a new one for everything they write.
         config: of the consortium.
         modules: hospital to the module that is run in the place of ``client``.
+        server: the module that is run as the server.
     """
     data = obtain(config.data, config.experiment.task, config.model.image_size)
     deployment = LoopbackDeployment(config, folder, new_run_id())
@@ -161,7 +164,7 @@ def deployed_in(folder: Path, config: Config = CONFIG, modules: Mapping[str, str
     subsets = [sum(chosen) for number in range(5) for chosen in itertools.combinations(sizes.values(), number)]
     assert len(set(subsets)) == len(subsets), "no two subsets may have as many records"
     try:
-        deployment.start_server()
+        deployment.start_server(module=server)
         deployment.await_server()
         deployment.start_hospitals()
         for name, module in (modules or {}).items():

@@ -10,13 +10,16 @@ import numpy.typing as npt
 
 from client.agent import HospitalAgent
 from client.proved_model import ProvedModel
+from common.audit.chain import AUDIT_FILE
 from common.config import replace
+from common.identity.certificates import certificate_pem
 from common.run.messages import RefusedReply, Request
 from common.run.next_model import ModelState
+from deploy.audit.verify import verify
 from deploy.experiment.consortium import InProcessConsortium, sound_line
 from server.run import Run
 from server.transport import Incoming, Outgoing
-from tests.support.small_consortium import CONFIG, Dealt, Small, everybody
+from tests.support.small_consortium import CONFIG, HOSPITALS, Dealt, Small, everybody
 
 NAME = "hospital-1"
 
@@ -90,6 +93,13 @@ def proving(
     policies = everybody(allow_no_privacy=True, allow_exact_evaluation=True)
     consortium = InProcessConsortium(config, dealt.sites(folder, **policies), audited=audited)
     return ProvingRun(dealt, folder, config, consortium)
+
+
+def verdict(made: ProvingRun) -> tuple[str, ...]:
+    """Return what ``audit verify`` says of a run whose chains were kept."""
+    authority = made.folder / "ca.pem"
+    authority.write_bytes(certificate_pem(made.consortium.authority))
+    return verify(made.folder, [made.folder / name / AUDIT_FILE for name in HOSPITALS], authority).lines()
 
 
 def trained(made: ProvingRun) -> Run:

@@ -5,17 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.audit.chain import AUDIT_FILE
 from common.errors import AuditError
-from common.identity.certificates import certificate_pem
 from common.run.messages import Request
 from common.run.strategies import FedAvg
 from common.telemetry.events import COMPLETED, AttackRefused, Refusal
-from deploy.audit.verify import verify
 from deploy.experiment.consortium import Loss
 from server.proved_sums import PROOF, SUM, SUMS_FOLDER
 from server.run import Run
-from tests.support.proving_run import NAME, ProvingRun, proving, trained
+from tests.support.proving_run import NAME, ProvingRun, proving, trained, verdict
 from tests.support.small_consortium import HOSPITALS, Dealt, Vanishing
 
 NONE = {"mode": "none"}
@@ -28,12 +25,6 @@ def all_agree(made: ProvingRun, run: Run) -> None:
         np.testing.assert_array_equal(held.model, run._checkpoint.model[:])
         for key, array in run._strategy.state().items():
             np.testing.assert_array_equal(held.state[key], array)
-
-
-def verdict(made: ProvingRun) -> tuple[str, ...]:
-    authority = made.folder / "ca.pem"
-    authority.write_bytes(certificate_pem(made.consortium.authority))
-    return verify(made.folder, [made.folder / name / AUDIT_FILE for name in HOSPITALS], authority).lines()
 
 
 @pytest.mark.parametrize(("mode", "strategy"), [("distributed", "fedavg"), ("local", "fedavgm"), ("none", "fedadam")])
