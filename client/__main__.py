@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.status import STATUS_FILE
-from common.config import TransportConfig, load_config
+from common.config import Config, load_config
 from common.errors import ConfideError, ConfigError
+from common.flower.carried import longest_array_bytes
 from common.flower.waits import FLOWER_ENVIRONMENT
 from common.processes import (
     EXIT_REFUSED,
@@ -59,11 +60,11 @@ def _commands(state: Path, relay_user: str | None) -> tuple[ProcessCommand, ...]
     A hospital that joined through an enrolment service has a process that keeps its membership.
     """
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
-    transport = load_config(settings.config).transport
+    config = load_config(settings.config)
     agent = python_module("client.resident", "--state", str(state))
     commands: tuple[ProcessCommand, ...] = (
         ProcessCommand("agent", agent, settings.logs / "agent.log", _environment(state)),
-        _supernode(state, settings, transport, relay_user),
+        _supernode(state, settings, config, relay_user),
     )
     if settings.enrolment_address is not None:
         standing = python_module("client.standing", "--state", str(state))
@@ -71,9 +72,8 @@ def _commands(state: Path, relay_user: str | None) -> tuple[ProcessCommand, ...]
     return commands if settings.metrics_port == 0 else (*commands, _exporter(state, settings))
 
 
-def _supernode(
-    state: Path, settings: HospitalSettings, transport: TransportConfig, relay_user: str | None
-) -> ProcessCommand:
+def _supernode(state: Path, settings: HospitalSettings, config: Config, relay_user: str | None) -> ProcessCommand:
+    transport, longest = config.transport, longest_array_bytes(config.hospital.longest_vector)
     relay = state / RELAY_FOLDER
     arguments = python_module(
         "client.flower.supernode",
@@ -81,6 +81,7 @@ def _supernode(
         "--superlink", settings.fleet_address,
         "--poll-seconds", str(transport.poll_seconds),
         "--first-backoff-seconds", str(transport.first_backoff_seconds),
+        "--longest-array-bytes", str(longest),
     )  # fmt: skip
     command = ProcessCommand("supernode", arguments, settings.logs / "supernode.log", _environment(state))
     if relay_user is None:

@@ -49,6 +49,11 @@ def check_agreement(policy: HospitalConfig, run: RunDescription, identity: Hospi
             f"this hospital trains at most {policy.max_local_epochs} epochs a round, "
             f"the run asks for {run.training.local_epochs}"
         )
+    if run.vector_length > policy.longest_vector:
+        raise PolicyError(
+            f"this hospital takes part with vectors of at most {policy.longest_vector} elements, the run's has "
+            f"{run.vector_length}; its operator can raise hospital.longest_vector"
+        )
     if len(run.roster) < policy.min_hospitals:
         raise PolicyError(
             f"this hospital joins runs of at least {policy.min_hospitals} hospitals, the roster names {len(run.roster)}"

@@ -23,6 +23,7 @@ from common.audit.parties import Writer
 from common.config import load_config
 from common.errors import ConfideError
 from common.files import alone
+from common.flower.carried import longest_array_bytes
 from common.identity.certificates import load_certificate, load_identity
 from common.mask_workers import MaskWorkers, cores
 from common.processes import (
@@ -76,8 +77,9 @@ def _serve_alone(state: Path) -> int:
             ledgers=None if settings.enrolment_address is None else registry_folder(),
         )
         agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
+        longest = longest_array_bytes(config.hospital.longest_vector)
         with contextlib.closing(agent), door:
-            door.serve(partial(answer, agent, identity.name))
+            door.serve(partial(answer, agent, identity.name, longest_array_bytes=longest))
     return 0
 
 

@@ -311,6 +311,7 @@ class HospitalConfig(_Section):
     min_hospitals: Annotated[int, Field(ge=SECURE_MINIMUM, le=MOST_HOSPITALS)] = 3
     min_colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     max_local_epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    longest_vector: Annotated[int, Field(ge=1, le=2**30)] = 100_000_000
     answer_seconds: Annotated[float, Field(ge=0, le=3600.0)] = 0.0
     device: Annotated[str, Field(pattern=r"^(?:auto|cpu|cuda(?::[0-9]{1,2})?)$")] = "auto"
     allow_partial_roster: bool = False

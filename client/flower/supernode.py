@@ -63,7 +63,9 @@ from common.flower.carried import (
     cut,
     is_name,
     part_of,
+    too_long,
 )
+from common.flower.waits import PIECE_BYTES
 from common.identity.certificates import load_supernode_key
 from common.processes import Stopping, raise_on_signals
 from common.telemetry.logs import begin_logging
@@ -268,9 +270,17 @@ class Relay:
         fleet: the connection to the server.
         ask: hands a request to the agent.
         bundle: SHA-256 hex digest of the one bundle whose messages are answered; it is never fetched.
+        longest_array_bytes: of the array that a request brings; a longer one is refused before any piece is fetched.
     """
 
-    def __init__(self, fleet: FleetConnection, ask: Ask, bundle: str) -> None:
+    def __init__(
+        self,
+        fleet: FleetConnection,
+        ask: Ask,
+        bundle: str,
+        longest_array_bytes: int = MOST_PIECES * PIECE_BYTES,
+    ) -> None:
+        self._longest_array_bytes = longest_array_bytes
         self._fleet = fleet
         self._ask = ask
         self._bundle = bundle
@@ -322,6 +332,9 @@ class Relay:
         message, array, names = read_request(asked)
         if not set(names) <= {child.object_id for child in tree.children}:
             raise ValueError("a part of an array must come with its message")
+        # The first piece is the head alone, and the last one may be short; no piece is longer than PIECE_BYTES.
+        if len(names) > 2 + self._longest_array_bytes // PIECE_BYTES:
+            raise ValueError(too_long(self._longest_array_bytes))
         return message, self._fleet.pull(asked.metadata.run_id, names) if names else [array] if array else []
 
     def _push(self, reply: Message, pieces: Sequence[Piece]) -> None:
@@ -451,6 +464,7 @@ def main() -> int:
     parser.add_argument("--superlink", required=True, help="host and port of the server's Fleet API")
     parser.add_argument("--poll-seconds", type=float, required=True)
     parser.add_argument("--first-backoff-seconds", type=float, required=True)
+    parser.add_argument("--longest-array-bytes", type=int, required=True)
     chosen = parser.parse_args()
     begin_logging()
     raise_on_signals()
@@ -464,7 +478,7 @@ def main() -> int:
             fleet = FleetConnection(chosen.superlink, ca, key, chosen.first_backoff_seconds)
             fleet.activate()
             threading.Thread(target=_beat_on, args=(fleet,), name="heartbeat", daemon=True).start()
-            Relay(fleet, ask_over(agent), bundle).serve()
+            Relay(fleet, ask_over(agent), bundle, chosen.longest_array_bytes).serve()
     except Stopping:
         return 0
     except (EOFError, OSError, RunError) as error:

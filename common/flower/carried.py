@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from common.flower.waits import PIECE_BYTES
-from common.run.messages import MAXIMUM_MESSAGE_BYTES
+from common.run.messages import LONGEST_HEAD_BYTES, MAXIMUM_MESSAGE_BYTES
 
 BODY, MESSAGE, ARRAY, PIECES = "body", "message", "array", "pieces"
 
@@ -32,6 +32,19 @@ LONGEST_CALL_BYTES = MAXIMUM_MESSAGE_BYTES + 2**20
 before it is held, on either side: nobody fills the other's memory with it."""
 
 _NAME_DIGITS = 64
+
+
+def longest_array_bytes(elements: int) -> int:
+    """Return the bytes of the longest array that a hospital takes, a model, where its run's vector may be so long."""
+    return LONGEST_HEAD_BYTES + np.dtype(np.float32).itemsize * elements
+
+
+def too_long(longest_bytes: int) -> str:
+    """Return the words of a refusal of an array that is longer than a hospital takes."""
+    return (
+        f"an array must have at most {longest_bytes} bytes at this hospital, got a longer one; its operator can raise "
+        "hospital.longest_vector"
+    )
 
 
 class Piece:

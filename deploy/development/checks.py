@@ -127,7 +127,9 @@ def _run_mutations(further: Sequence[str]) -> int:
 
 def _run_pytest(chosen: Sequence[str], *, fast: bool, further: Sequence[str]) -> int:
     # Each file is one worker's (tests/conftest.py).
-    how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(_WORKERS), "--dist", "loadscope")
+    # Whole systems wait for processes and clocks, so that one worker more than there are cores has something to do.
+    workers = _WORKERS if fast else _WORKERS + 1
+    how = ("-m", " or ".join(chosen)) if chosen else ("-n", str(workers), "--dist", "loadscope")
     left_out = ["-m", _FAST, *(f"--ignore=tests/{folder}" for folder in WHOLE)] if fast else []
     with ExitStack() as held:
         if not chosen:  # Deployed systems fill disks of their own, and their files are looked at afterwards.

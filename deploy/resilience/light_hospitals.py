@@ -23,6 +23,7 @@ from client.app import answer
 from client.flower.supernode import Answered, FleetConnection, Relay, bundle_digest
 from common.config import load_config
 from common.errors import RunError
+from common.flower.carried import longest_array_bytes
 from common.identity.certificates import load_certificate, load_identity, load_supernode_key
 from common.settings import HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 
@@ -51,6 +52,7 @@ def _take_part(state: Path, turn: threading.Lock, bundle: str) -> FleetConnectio
     """Connect a hospital and let it answer in a thread of its own."""
     settings = HospitalSettings.read(state / HOSPITAL_SETTINGS_FILE)
     config = load_config(settings.config)
+    longest = longest_array_bytes(config.hospital.longest_vector)
     identity = load_identity(state)
     surroundings = Surroundings(state=state, data=settings.data, cache=state / "cache", random=os.urandom)
     agent = HospitalAgent(identity, load_certificate(state / "ca.pem"), config.hospital, surroundings)
@@ -61,13 +63,15 @@ def _take_part(state: Path, turn: threading.Lock, bundle: str) -> FleetConnectio
     def ask(message: bytes, parts: Sequence[bytes | memoryview]) -> Answered:
         given = [memoryview(part) for part in parts]
         with turn:  # The hospitals share this machine's cores; two that train at once only slow each other.
-            reply, array = answer(agent, identity.name, message, sum(map(len, given)), iter(given))
+            reply, array = answer(
+                agent, identity.name, message, sum(map(len, given)), iter(given), longest_array_bytes=longest
+            )
         return Answered(reply, b"".join(memoryview(part).cast("B") for part in array))
 
     def serve() -> None:
         while True:  # A server that starts anew is waited for; one that does not come back ends this by its heartbeat.
             with contextlib.suppress(grpc.RpcError):
-                Relay(fleet, ask, bundle).serve()
+                Relay(fleet, ask, bundle, longest).serve()
             time.sleep(1.0)
 
     threading.Thread(target=serve, daemon=True).start()

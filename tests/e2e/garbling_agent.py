@@ -66,9 +66,16 @@ def array_file(garble: Garble) -> bytes:
 
 
 def answer_garbled(
-    order: Path, agent: HospitalAgent, hospital: str, message: bytes, array_bytes: int, array: Iterator[memoryview]
+    order: Path,
+    agent: HospitalAgent,
+    hospital: str,
+    message: bytes,
+    array_bytes: int,
+    array: Iterator[memoryview],
+    *,
+    longest_array_bytes: int,
 ) -> tuple[bytes, Parts]:
-    reply, parts = answer(agent, hospital, message, array_bytes, array)
+    reply, parts = answer(agent, hospital, message, array_bytes, array, longest_array_bytes=longest_array_bytes)
     whole = b"".join(memoryview(part).cast("B") for part in parts)
     garble = Garble(order.read_text()) if order.exists() else None
     if not whole or garble is None or garble in (*OF_THE_RELAY, *BEFORE_THE_MASKS):

@@ -63,7 +63,7 @@ from common.audit.parties import SERVER_PARTY
 from common.config import Config, RunConsent, RunDescription, load_config
 from common.errors import AuditError, ConfideError, ConfigError, DataError, IdentityError, LedgerError, RunError
 from common.evaluation.state import EvaluationState
-from common.flower.carried import part_of
+from common.flower.carried import LONGEST_WHOLE_BYTES, part_of
 from common.identity import certificates as identity
 from common.identity import enrolment
 from common.identity.invitation import TOKEN_BYTES, Invitation
@@ -373,7 +373,7 @@ def _flower_request(content: bytes) -> object:
         message, array, _ = supernode.read_request(_flower_message(content))
     except ValueError as error:
         raise RunError("the message is answered with an error") from error
-    return app.read(message, len(array), iter([memoryview(array)]))
+    return app.read(message, len(array), iter([memoryview(array)]), LONGEST_WHOLE_BYTES)
 
 
 def _handover(content: bytes) -> object:

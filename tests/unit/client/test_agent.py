@@ -204,6 +204,7 @@ def test_a_bare_vector_is_refused_in_a_run_of_masked_ones(overheard: Overheard) 
         (POLICY, {"aggregation": {"mode": "plain"}, "evaluation": {"exact": True}}, "hospital.allow_plain"),
         (POLICY, {"evaluation": {"exact": True}}, "hospital.allow_exact_evaluation"),
         (willing(max_local_epochs=2), {"training": {"local_epochs": 3}}, "at most 2 epochs a round"),
+        (willing(longest_vector=100), {}, "at most 100 elements, the run's has"),
         (willing(min_hospitals=5), {}, "at least 5 hospitals"),
         (willing(min_colluders=1), {"privacy": {"mode": "distributed"}}, "hospital.min_colluders"),
         (willing(min_colluders=1), {}, "hospital.min_colluders"),  # The noise of evaluation is in sums in every mode.

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
+import numpy as np
 import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
@@ -34,7 +35,15 @@ from client.flower.supernode import (
     reply_with_error,
 )
 from common.flower.bundle import bundle_without_code
-from common.flower.carried import LONGEST_CALL_BYTES, LONGEST_WHOLE_BYTES, MOST_PIECES, part_of
+from common.flower.carried import (
+    LONGEST_CALL_BYTES,
+    LONGEST_WHOLE_BYTES,
+    MOST_PIECES,
+    cut,
+    longest_array_bytes,
+    part_of,
+)
+from common.flower.waits import PIECE_BYTES
 from common.identity.certificates import make_supernode_key, openssh_private
 
 NAME = "ab" * 32
@@ -126,7 +135,8 @@ def test_no_two_replies_have_one_name() -> None:
 class Fleet:
     """A connection to a server that says what it is told to."""
 
-    def __init__(self, *told: Message | Exception | None, push: Exception | None = None) -> None:
+    def __init__(self, *told: Message | Exception | None, push: Exception | None = None, has: str = "") -> None:
+        self._tree = ObjectTree(object_id=NAME, children=[ObjectTree(object_id=has)] if has else [])
         self.told = list(told)
         self.pushed: list[Message] = []
         self._push = push
@@ -137,7 +147,7 @@ class Fleet:
         if isinstance(told, Exception):
             waited.set_exception(told)
         else:
-            waited.set_result(None if told is None else (told, ObjectTree(object_id=NAME)))
+            waited.set_result(None if told is None else (told, self._tree))
         return waited
 
     def bundle(self, _run: int) -> str:
@@ -153,7 +163,7 @@ class Fleet:
         self.pushed.append(reply)
 
 
-def relayed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def relayed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, longest: int = 1000) -> list[bytes]:
     """Relay until the fleet has nothing more to say; return what the agent was asked."""
     monkeypatch.setattr(supernode, "_LONGEST_PAUSE_SECONDS", 0.001)
     heard: list[bytes] = []
@@ -163,7 +173,7 @@ def relayed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return Answered(b"a fault" if message == b"bad" else b"reply", is_fault=message == b"bad")
 
     with pytest.raises(grpc.RpcError):
-        Relay(cast("FleetConnection", fleet), ask, "bundle").serve()
+        Relay(cast("FleetConnection", fleet), ask, "bundle", longest).serve()
     return heard
 
 
@@ -194,6 +204,24 @@ def test_pieces_that_did_not_come_with_the_message_are_not_asked_for(monkeypatch
     fleet = Fleet(asked(message=MESSAGE, pieces=names(NAME)))
     assert not relayed(fleet, monkeypatch)
     assert fleet.pushed[0].error.reason == "a part of an array must come with its message"
+
+
+@pytest.mark.parametrize("pieces", [4, MOST_PIECES])
+def test_an_array_that_is_longer_than_the_hospital_takes_is_refused_before_a_piece_is_fetched(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(asked(message=MESSAGE, pieces=names(*[NAME] * pieces)), has=NAME)
+    assert not relayed(fleet, monkeypatch, longest=2 * PIECE_BYTES - 1)
+    assert "raise hospital.longest_vector" in fleet.pushed[0].error.reason
+
+
+def test_an_array_as_long_as_the_hospital_takes_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    elements = 3 * PIECE_BYTES // 4
+    model = np.zeros(elements, np.float32)
+    pieces = 1 + len(list(cut(model.data.cast("B"))))
+    fleet = Fleet(asked(message=MESSAGE, pieces=names(*[NAME] * pieces)), has=NAME)
+    with pytest.raises(AssertionError, match="nothing is pulled"):
+        relayed(fleet, monkeypatch, longest=longest_array_bytes(elements))
 
 
 def test_a_node_that_is_turned_away_for_its_clock_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -251,7 +279,7 @@ def test_a_relay_without_a_readable_key_says_so_and_one_with_it_waits_for_its_ag
     (tmp_path / "ca.pem").write_text("certificate")
     command = (
         sys.executable, "-m", "client.flower.supernode", "--relay", str(tmp_path), "--superlink", "127.0.0.1:1",
-        "--poll-seconds", "0.05", "--first-backoff-seconds", "0.02",
+        "--poll-seconds", "0.05", "--first-backoff-seconds", "0.02", "--longest-array-bytes", "1000",
     )  # fmt: skip
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert ended.returncode == os.EX_TEMPFAIL
