@@ -591,7 +591,9 @@ class Contributor:
         if self._mechanism.is_private:
             return Keystream(self._random(SEED_BYTES)).draw
         seed = self._run.experiment.seed.to_bytes(_SEED_LENGTH, "big")
-        return Keystream(hashlib.sha256(seed + self._fingerprint + model.tobytes()).digest()).draw
+        digest = hashlib.sha256(seed + self._fingerprint)
+        digest.update(np.ascontiguousarray(model).data)  # In place: a large model is not copied for it.
+        return Keystream(digest.digest()).draw
 
     def _book_training(self, round_number: int, plan: RoundPlan) -> EpsilonReport | None:
         booking = plan.booking(self._run.privacy.delta)

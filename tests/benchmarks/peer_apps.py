@@ -28,7 +28,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 @client.train()
 def train(message, context):
@@ -68,7 +69,8 @@ class Trivial(NumPyClient):
     def fit(self, parameters, config):
         return [parameters[0] + np.float32(1)], 1, {}
 
-client, server = ClientApp(client_fn=lambda context: Trivial().to_client(), mods=[secaggplus_mod]), ServerApp()
+client = ClientApp(client_fn=lambda context: Trivial().to_client(), mods=[secaggplus_mod])
+server = ServerApp()
 
 @server.main()
 def main(grid, context):
