@@ -35,7 +35,7 @@ _NAME_DIGITS = 64
 
 
 def longest_array_bytes(elements: int) -> int:
-    """Return the bytes of the longest array that a hospital takes, a model, where its run's vector may be so long."""
+    """Return the bytes of the longest array that a hospital takes, a model, for the length of its run's vector."""
     return LONGEST_HEAD_BYTES + np.dtype(np.float32).itemsize * elements
 
 
