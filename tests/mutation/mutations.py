@@ -659,8 +659,8 @@ _PRIVACY_MUTATIONS = (
     Mutation(
         "the accountant of Rényi divergences takes half of the sample rate",
         "common/privacy/accounting.py",
-        "compute_rdp(q=sample_rate,",
-        "compute_rdp(q=sample_rate / 2,",
+        "q=sample_rate, noise_multiplier=noise_multiplier, steps=1,",
+        "q=sample_rate / 2, noise_multiplier=noise_multiplier, steps=1,",
         (f"{_PRIVACY}/test_accounting.py::test_epsilon_by_rdp_is_what_tensorflow_privacy_publishes",),
     ),
     Mutation(
