@@ -68,8 +68,11 @@ COPY common common
 FROM runtime
 COPY client client
 COPY deploy deploy
+# Of the server what makes a run's first model, which takes PyTorch: the service first-model of docker-compose.yml.
+COPY server/__init__.py server/initial_model.py server/checkpoints.py server/progress.py server/
 # A library that is missing, or was built for another machine, ends the build and not the first start.
-RUN python -c "import torch, torchvision, opacus, onnxruntime, client.agent, deploy.containers.hospital_container"
+RUN python -c "import torch, torchvision, opacus, onnxruntime, client.agent, deploy.containers.hospital_container" \
+    && python -c "import deploy.models.initial"
 ARG COMMIT=unknown
 ARG VERSION=unknown
 ENV CONFIDE_COMMIT=$COMMIT

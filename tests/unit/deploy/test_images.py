@@ -1,6 +1,8 @@
 """What the images promise, read from their Dockerfiles; ``tests/e2e/test_compose.py`` looks into running containers."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,21 @@ def test_an_image_imports_what_it_runs_before_it_is_done_and_says_what_it_is(doc
     assert re.search(r'^RUN (PYTHONDONTWRITEBYTECODE= )?python -c "import ', role, re.MULTILINE)
     labels = {"title", "description", "licenses", "version", "revision"}
     assert set(re.findall(r"org\.opencontainers\.image\.([a-z]+)=", role)) == labels
+
+
+def test_the_hospitals_image_has_the_code_that_makes_a_runs_first_model(tmp_path: Path) -> None:
+    shared, role = _parts(ROOT / "deploy" / "containers" / "hospital.Dockerfile")
+    for copied in re.findall(r"^COPY (?!--from)(.+)$", shared.rpartition("FROM ")[2] + role, re.MULTILINE):
+        *sources, target = copied.split()
+        for source in sources:
+            place = tmp_path / target / Path(source).name if target.endswith("/") else tmp_path / source
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(ROOT / source)
+    command = (sys.executable, "-c", "import deploy.models.initial, server; print(server.__path__)")
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "server") in done.stdout  # and not this source tree's
 
 
 def test_images_files_and_the_software_are_of_one_version() -> None:
