@@ -273,13 +273,7 @@ class Relay:
         longest_array_bytes: of the array that a request brings; a longer one is refused before any piece is fetched.
     """
 
-    def __init__(
-        self,
-        fleet: FleetConnection,
-        ask: Ask,
-        bundle: str,
-        longest_array_bytes: int = MOST_PIECES * PIECE_BYTES,
-    ) -> None:
+    def __init__(self, fleet: FleetConnection, ask: Ask, bundle: str, longest_array_bytes: int) -> None:
         self._longest_array_bytes = longest_array_bytes
         self._fleet = fleet
         self._ask = ask

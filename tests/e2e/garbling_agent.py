@@ -7,7 +7,7 @@ honest one. What a hospital's relay must garble is in ``garbling_relay.py``.
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from client import resident
-from client.agent import HospitalAgent
 from client.app import answer
 from client.handover import Parts
 from common.flower.carried import array_head
@@ -65,17 +64,8 @@ def array_file(garble: Garble) -> bytes:
     return file.getvalue()
 
 
-def answer_garbled(
-    order: Path,
-    agent: HospitalAgent,
-    hospital: str,
-    message: bytes,
-    array_bytes: int,
-    array: Iterator[memoryview],
-    *,
-    longest_array_bytes: int,
-) -> tuple[bytes, Parts]:
-    reply, parts = answer(agent, hospital, message, array_bytes, array, longest_array_bytes=longest_array_bytes)
+def answer_garbled(order: Path, *asked: Any, **settings: Any) -> tuple[bytes, Parts]:  # noqa: ANN401 - as the real one
+    reply, parts = answer(*asked, **settings)
     whole = b"".join(memoryview(part).cast("B") for part in parts)
     garble = Garble(order.read_text()) if order.exists() else None
     if not whole or garble is None or garble in (*OF_THE_RELAY, *BEFORE_THE_MASKS):

@@ -30,7 +30,7 @@ from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.servicer.runtime import runtime_handlers
 
 from client.flower.supernode import Answered, FleetConnection, Relay
-from common.flower.carried import LONGEST_WHOLE_BYTES, array_head
+from common.flower.carried import LONGEST_WHOLE_BYTES, array_head, longest_array_bytes
 from common.identity.certificates import certificate_pem, make_local_tls, make_supernode_key, private_key_pem
 from common.run.messages import KeysReply, KeysRequest, encode
 from server.flower.fleet import change_superlink
@@ -44,6 +44,7 @@ REQUEST = KeysRequest(run_description=b"a run", round_number=1)
 REPLY = KeysReply(hospital="north", advertised=b"keys")
 BUNDLE = "0" * 64
 LONG = 60.0
+LONGEST_MODEL = 4 * LONGEST_WHOLE_BYTES
 
 
 @dataclass
@@ -154,7 +155,7 @@ class Agent:
 def relaying(fleet: FleetConnection, agent: Agent, bundle: str = BUNDLE) -> threading.Thread:
     def relay() -> None:
         with contextlib.suppress(EOFError, grpc.RpcError, ValueError):  # The test ends so.
-            Relay(fleet, agent.ask, bundle).serve()
+            Relay(fleet, agent.ask, bundle, longest_array_bytes(LONGEST_MODEL)).serve()
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
@@ -182,7 +183,7 @@ def test_a_small_exchange_takes_a_hospital_two_calls(consortium: Consortium) -> 
 
 def test_long_arrays_cross_in_pieces_each_once_for_all_hospitals(consortium: Consortium) -> None:
     vector = np.frombuffer(os.urandom(10 * LONGEST_WHOLE_BYTES), np.uint16)
-    model = np.frombuffer(os.urandom(16 * LONGEST_WHOLE_BYTES), np.uint32).astype(np.float32)
+    model = np.frombuffer(os.urandom(4 * LONGEST_MODEL), np.uint32).astype(np.float32)
     fleets, agents = [consortium.fleet(0), consortium.fleet(1)], [Agent(vector), Agent(vector[::-1].copy())]
     for fleet, agent in zip(fleets, agents, strict=True):
         relaying(fleet, agent)
