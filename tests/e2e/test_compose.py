@@ -36,6 +36,8 @@ CONFIG = {
     "transport": {"exchange_deadline_seconds": 180.0, "start_deadline_seconds": 600.0},
 }
 HOSPITAL_USER, RELAY_USER = "10001", "10002"
+OF_THE_MOMENT = ("confide_disk_free_ratio", "confide_certificate_left_ratio")
+"""Metrics of what goes on between two looks."""
 
 
 pytestmark = [
@@ -137,7 +139,8 @@ def test_no_container_holds_a_key_of_another(consortium: Consortium) -> None:
     keys = {str(container.name): _private_keys(container) for container in consortium.containers()}
     shared = [key for key, count in Counter(key for held in keys.values() for key in held).items() if count > 1]
     assert shared == []
-    assert all(len(keys[str(container.name)]) == 3 for container in consortium.containers("hospital"))
+    # Its identity's, and the one that its relay is registered with.
+    assert [len(keys[str(container.name)]) for container in consortium.containers("hospital")] == [2] * HOSPITALS
     assert keys[str(consortium.containers("prometheus")[0].name)] == set()
 
 
@@ -213,7 +216,10 @@ def test_a_killed_exporter_comes_back_with_the_same_values(consortium: Consortiu
     before = _exported(server)
     shell(server, r"kill -9 $(grep -l -s -a 'server[.]metrics' /proc/[0-9]*/cmdline | tr -dc '0-9\n')")
     consortium.wait_for(lambda: "confide_round" in _exported(server), "the exporter to come back")
-    assert _exported(server) == before
+    after = _exported(server)
+    assert {name: after[name] for name in after if name not in OF_THE_MOMENT} == {
+        name: before[name] for name in before if name not in OF_THE_MOMENT
+    }
     assert {"confide_accuracy", "confide_precision", "confide_recall", "confide_f1", "confide_auc", "confide_loss",
             "confide_epsilon_spent", "confide_epsilon_budget", "confide_hospitals_online", "confide_dropouts_total",
             "confide_refusals_total", "confide_exchange_seconds_bucket", "confide_upload_bytes_total",

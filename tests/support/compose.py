@@ -51,7 +51,9 @@ class Consortium:
         self.ports = {name: free_port() for name in _PORTS}
         ports = {name: str(port) for name, port in self.ports.items()}
         self._had_volumes: set[str] = set()
-        self._environment = {**os.environ, "COMPOSE_PROJECT_NAME": project, **ports, **settings}
+        # Without its profile Prometheus would be left running by stop and down.
+        own = {"COMPOSE_PROJECT_NAME": project, "COMPOSE_PROFILES": "monitoring"}
+        self._environment = {**os.environ, **own, **ports, **settings}
 
     def compose(self, *arguments: str, **settings: str) -> str:
         """Run one command of ``docker compose`` and return what it printed."""
