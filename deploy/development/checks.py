@@ -166,4 +166,6 @@ def _has_room(memory: Path) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+    # The processes of a test run import the same files thousands of times, and compile them once if they may keep that.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {"OMP_NUM_THREADS": "1", **inherited, "PYTHONPATH": str(ROOT)}

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import click
@@ -124,11 +125,16 @@ def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:
     for name, image in images.items():
         data = f"data:image/png;base64,{base64.b64encode(image).decode()}"
         body = body.replace(f'src="{PLOTS_FOLDER}/{name}"', f'src="{data}"')
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
     # The body is safe: whatever HTML stood in the Markdown has been escaped by its renderer.
-    return environment.get_template("report.html.j2").render(title=title, body=Markup(body))  # noqa: S704 - see above
+    return _html_environment().get_template("report.html.j2").render(title=title, body=Markup(body))  # noqa: S704 - see above
 
 
+@cache
+def _html_environment() -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+
+
+@cache  # It keeps its templates, which take longer to compile than to fill.
 def _markdown_environment() -> jinja2.Environment:
     environment = jinja2.Environment(  # noqa: S701 - for Markdown; see _text and _as_html
         loader=jinja2.FileSystemLoader(_TEMPLATES),
