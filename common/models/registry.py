@@ -279,7 +279,7 @@ def build_with_replaced(
     with torch.random.fork_rng(devices=[]):
         if isinstance(entry, OfPackage):
             torch.manual_seed(seed)
-        else:  # All on the CPU. The line above notes the stack of its caller for each kind of device, which takes longer.
+        else:  # All on the CPU. The line above notes its caller's stack for each kind of device, which takes longer.
             torch.default_generator.manual_seed(seed)
         match entry:
             case OnFeatures():
@@ -351,8 +351,9 @@ def _counted(name: str, entry: OnImages | OnFeatures, classes: int, channels: in
     """Make a model without numbers, and count its parameters; ``entry`` is what the name stands for."""
     import torch
 
-    size = smallest_image(name)
-    input_shape(name, 1, channels, size)  # Makes filters outside of the next line, where tensors have no numbers.
+    if isinstance(entry, OnFeatures):
+        entry.width(channels)  # Makes filters outside of the next line, where tensors have no numbers.
+    size = entry.smallest if isinstance(entry, OnImages) else SMALLEST_IMAGE
     with torch.device("meta"):
         return _parameters_in(build(name, classes, channels, size, seed=0))
 
