@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,6 @@ import click
 import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from common.errors import RunError
 from common.evaluation import METRICS
@@ -56,12 +55,16 @@ def main(runs: tuple[Path, ...], prevalence: float | None, out: Path | None) -> 
     return 0
 
 
-def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
+def write_report(
+    runs: Sequence[RunFacts], folder: Path, plotted: Mapping[str, bytes] | None = None
+) -> tuple[Path, ...]:
     """Write ``report.html`` (self-contained), ``report.md`` with its plots, and a model card for each run.
 
     Args:
         runs: one, or several to compare.
         folder: made when it does not exist.
+        plotted: what :func:`deploy.results.plots.plot_run` has drawn of the only run, by name, so that it is not drawn
+            again.
 
     Returns:
         The files a person opens.
@@ -69,7 +72,7 @@ def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
     Raises:
         RunError: the folder cannot be written.
     """
-    images = {name: plots.png(figure) for name, figure in _figures(runs).items()}
+    images = _images(runs, plotted)
     files = {folder / name: content for name, content in pages(runs, images).items()}
     try:
         (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -106,15 +109,19 @@ def _model_cards(runs: Sequence[RunFacts], environment: jinja2.Environment) -> d
     return cards
 
 
-def _figures(runs: Sequence[RunFacts]) -> dict[str, Figure]:
-    figures = {} if len(runs) == 1 else {"auc_of_runs.png": plots.auc_of_runs([run.history for run in runs])}
+def _images(runs: Sequence[RunFacts], plotted: Mapping[str, bytes] | None) -> dict[str, bytes]:
+    """Return the report's plots as PNG files."""
+    images = {}
+    if len(runs) > 1:
+        images["auc_of_runs.png"] = plots.png(plots.auc_of_runs([run.history for run in runs]))
     for run in runs:
-        drawn = {**plots.figures_of_run(run.history, run.classes), LEAVES_FILE: leaves(run.history)}
+        figures = plots.figures_of_run(run.history, run.classes) if plotted is None else {}
+        figures[LEAVES_FILE] = leaves(run.history)
         if run.calibration is not None:
-            drawn[plots.RELIABILITY_FILE] = plots.reliability(run.history, run.calibration)
-        for name, figure in drawn.items():
-            figures[f"{run.started.run_id[:8]}-{name}"] = figure
-    return figures
+            figures[plots.RELIABILITY_FILE] = plots.reliability(run.history, run.calibration)
+        drawn = {**(plotted or {}), **{name: plots.png(figure) for name, figure in figures.items()}}
+        images |= {f"{run.started.run_id[:8]}-{name}": image for name, image in drawn.items()}
+    return images
 
 
 def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:
