@@ -15,13 +15,11 @@ from common.errors import ConfigError
 from common.models import naming
 from common.secagg.parameters import GraphParameters
 from common.task import MOST_CLASSES, Channels, TaskConfig, implied
+from common.yaml_text import NO_YAML, read_yaml
 
 _SHOWN = reprlib.Repr()
 """Shortens a value in an error: a few aliases in YAML can stand for gigabytes."""
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
-
-NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What PyYAML raises for text that is not YAML, is nested too deeply, or holds an invalid date or number."""
 
 SECURE_MINIMUM = 3
 """The smallest number of hospitals: of a sum of two, each could compute what the other sent, and no mask helps."""
@@ -505,7 +503,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
             names the key, the allowed range and what was got.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the configuration must be a readable file; {path}: {error.strerror}") from None
     except RecursionError:
@@ -547,7 +545,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     if section not in Config.model_fields:
         raise ConfigError(f"unknown key {section!r}; the sections are {', '.join(Config.model_fields)}")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except NO_YAML:
         value = text
     values = tree.get(section)

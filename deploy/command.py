@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from common.telemetry.logs import FORMAT_VARIABLE, LogFormat
+from common.telemetry.log_format import FORMAT_VARIABLE, LogFormat
 from deploy.source_tree import ROOT
 
 WIDTH = 80

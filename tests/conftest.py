@@ -30,7 +30,6 @@ gc.disable()
 def pytest_collection_finish() -> None:
     """Let the cycle collector search what tests make, and not all modules again and again."""
     gc.enable()
-    gc.collect()
     gc.freeze()
 
 

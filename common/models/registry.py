@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
@@ -277,7 +277,10 @@ def build_with_replaced(
 
     width = entry.width(channels) if isinstance(entry, OnFeatures) else 0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        if isinstance(entry, OfPackage):
+            torch.manual_seed(seed)
+        else:  # All on the CPU. The line above notes its caller's stack for each kind of device, which takes longer.
+            torch.default_generator.manual_seed(seed)
         match entry:
             case OnFeatures():
                 from common.models.centred import CentredModel
@@ -336,12 +339,26 @@ def parameter_count(name: str, classes: int, channels: int, image_size: int) -> 
     Raises:
         ConfigError: there is no such model, or it cannot take such images.
     """
+    entry = _entry(name)
+    require_size(name, image_size)
+    if isinstance(entry, OfPackage):  # Its function may look at the image's size, and is asked each time.
+        return _parameters_in(build(name, classes, channels, image_size, seed=0))
+    return _counted(name, entry, classes, channels)
+
+
+@lru_cache(maxsize=64)
+def _counted(name: str, entry: OnImages | OnFeatures, classes: int, channels: int) -> int:
+    """Make a model without numbers, and count its parameters; ``entry`` is what the name stands for."""
     import torch
 
-    input_shape(name, 1, channels, image_size)  # Makes filters outside of the next line, where tensors have no numbers.
-    # A package's function may compute with its tensors, so that one is made in full.
-    with torch.device("cpu" if isinstance(_entry(name), OfPackage) else "meta"):
-        model = build(name, classes, channels, image_size, seed=0)
+    if isinstance(entry, OnFeatures):
+        entry.width(channels)  # Makes filters outside of the next line, where tensors have no numbers.
+    size = entry.smallest if isinstance(entry, OnImages) else SMALLEST_IMAGE
+    with torch.device("meta"):
+        return _parameters_in(build(name, classes, channels, size, seed=0))
+
+
+def _parameters_in(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -10,19 +10,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from enum import StrEnum
 
-FORMAT_VARIABLE = "CONFIDE_LOG_FORMAT"
+from common.telemetry.log_format import FORMAT_VARIABLE, LogFormat
 
 _FACTS = "facts"
 _TEXT = "%(asctime)s %(levelname)s %(message)s"
-
-
-class LogFormat(StrEnum):
-    """What a line of a log is."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class JsonLines(logging.Formatter):

@@ -2,15 +2,15 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import click
 import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from common.errors import RunError
 from common.evaluation import METRICS
@@ -55,12 +55,16 @@ def main(runs: tuple[Path, ...], prevalence: float | None, out: Path | None) -> 
     return 0
 
 
-def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
+def write_report(
+    runs: Sequence[RunFacts], folder: Path, plotted: Mapping[str, bytes] | None = None
+) -> tuple[Path, ...]:
     """Write ``report.html`` (self-contained), ``report.md`` with its plots, and a model card for each run.
 
     Args:
         runs: one, or several to compare.
         folder: made when it does not exist.
+        plotted: what :func:`deploy.results.plots.plot_run` has drawn of the only run, by name, so that it is not drawn
+            again.
 
     Returns:
         The files a person opens.
@@ -68,7 +72,7 @@ def write_report(runs: Sequence[RunFacts], folder: Path) -> tuple[Path, ...]:
     Raises:
         RunError: the folder cannot be written.
     """
-    images = {name: plots.png(figure) for name, figure in _figures(runs).items()}
+    images = _images(runs, plotted)
     files = {folder / name: content for name, content in pages(runs, images).items()}
     try:
         (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -105,15 +109,19 @@ def _model_cards(runs: Sequence[RunFacts], environment: jinja2.Environment) -> d
     return cards
 
 
-def _figures(runs: Sequence[RunFacts]) -> dict[str, Figure]:
-    figures = {} if len(runs) == 1 else {"auc_of_runs.png": plots.auc_of_runs([run.history for run in runs])}
+def _images(runs: Sequence[RunFacts], plotted: Mapping[str, bytes] | None) -> dict[str, bytes]:
+    """Return the report's plots as PNG files."""
+    images = {}
+    if len(runs) > 1:
+        images["auc_of_runs.png"] = plots.png(plots.auc_of_runs([run.history for run in runs]))
     for run in runs:
-        drawn = {**plots.figures_of_run(run.history, run.classes), LEAVES_FILE: leaves(run.history)}
+        figures = plots.figures_of_run(run.history, run.classes) if plotted is None else {}
+        figures[LEAVES_FILE] = leaves(run.history)
         if run.calibration is not None:
-            drawn[plots.RELIABILITY_FILE] = plots.reliability(run.history, run.calibration)
-        for name, figure in drawn.items():
-            figures[f"{run.started.run_id[:8]}-{name}"] = figure
-    return figures
+            figures[plots.RELIABILITY_FILE] = plots.reliability(run.history, run.calibration)
+        drawn = {**(plotted or {}), **{name: plots.png(figure) for name, figure in figures.items()}}
+        images |= {f"{run.started.run_id[:8]}-{name}": image for name, image in drawn.items()}
+    return images
 
 
 def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:
@@ -124,11 +132,16 @@ def _as_html(title: str, markdown: str, images: dict[str, bytes]) -> str:
     for name, image in images.items():
         data = f"data:image/png;base64,{base64.b64encode(image).decode()}"
         body = body.replace(f'src="{PLOTS_FOLDER}/{name}"', f'src="{data}"')
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
     # The body is safe: whatever HTML stood in the Markdown has been escaped by its renderer.
-    return environment.get_template("report.html.j2").render(title=title, body=Markup(body))  # noqa: S704 - see above
+    return _html_environment().get_template("report.html.j2").render(title=title, body=Markup(body))  # noqa: S704 - see above
 
 
+@cache
+def _html_environment() -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+
+
+@cache  # It keeps its templates, which take longer to compile than to fill.
 def _markdown_environment() -> jinja2.Environment:
     environment = jinja2.Environment(  # noqa: S701 - for Markdown; see _text and _as_html
         loader=jinja2.FileSystemLoader(_TEMPLATES),

@@ -114,7 +114,8 @@ class RunFolder:
             from deploy.results.report import write_report
             from deploy.results.report_facts import RunFacts
 
-            files = (*files, *write_report([RunFacts.read(self.folder)], self.folder))
+            plotted = {path.name: path.read_bytes() for path in files if path.parent != self.folder}
+            files = (*files, *write_report([RunFacts.read(self.folder)], self.folder, plotted))
         replace_file(self.folder / AUTHORITY_FILE, (self._state / AUTHORITY_FILE).read_bytes())
         if self.has_ended:
             self._sign(chain)

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from cryptography import x509
 
-from common.config import NO_YAML, PROTOCOL_VERSION
+from common.config import PROTOCOL_VERSION
 from common.errors import ConfigError, EnrolmentError, IdentityError
 from common.files import locked, write_private
 from common.identity.certificates import (
@@ -26,6 +26,7 @@ from common.identity.certificates import (
 from common.identity.invitation import TOKEN_BYTES
 from common.identity.members import KeptMembers
 from common.settings import ROSTER_FILE, SUPERNODES_FOLDER
+from common.yaml_text import NO_YAML, read_yaml
 from server.members.ledgers import RememberedLedgers
 from server.members.versions import MemberVersions
 
@@ -197,7 +198,7 @@ class Membership:
         """Return each member's name and certificate as PEM; empty before the first has joined."""
         path = self._state / ROSTER_FILE
         try:
-            roster = yaml.safe_load(path.read_bytes())
+            roster = read_yaml(path.read_bytes())
         except FileNotFoundError:
             return {}
         except (OSError, *NO_YAML) as error:

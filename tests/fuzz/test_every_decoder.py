@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 READS = re.compile(
     r"json\.loads?\(|model_validate_json\(|validate_json\(|msgpack\.Decoder\(|(msgpack|json)\.decode\(|yaml\.safe_load\("
-    r"|tomllib\.loads\(|np\.(load|fromfile)\(|read_array_header|zipfile\.ZipFile\(|tarfile\.open\(|csv\.(Dict)?[rR]eader\("
+    r"|read_yaml\(|tomllib\.loads\(|np\.(load|fromfile)\(|read_array_header|zipfile\.ZipFile\(|tarfile\.open\(|csv\.(Dict)?[rR]eader\("
     r"|load_(pem|der|ssh)_\w+\(|safe_open\(|safetensors\.load\(|sqlite3\.connect\(|Image\.open\(|dcmread\(|torch\.load\("
     r"|FromString\(|ParseFromString\("
 )
@@ -84,6 +84,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "common/run/round_terms.py": ("round-terms",),
     "common/settings.py": ("settings",),
     "common/shards.py": ("manifest", "shard-description", "shard-image"),
+    "common/yaml_text.py": ("config", "pacs-access", "roster"),
     "deploy/audit/figures.py": ("summary",),
     "deploy/cli.py": OF_OUR_OWN,
     "deploy/demo/dealer_service.py": ("dealt-data-set",),

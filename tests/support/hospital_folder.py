@@ -37,6 +37,11 @@ def chest_images() -> tuple[npt.NDArray[np.uint8], ...]:
     return tuple(phantom.chest(RECORDS, SIZE, 5).images[:, 0])
 
 
+@cache
+def _chest_files() -> tuple[bytes, ...]:
+    return tuple(png(pixels) for pixels in chest_images())
+
+
 @dataclass
 class Hospital:
     """A folder with a manifest whose rows a test may change before it checks."""
@@ -80,10 +85,10 @@ def healthy(folder: Path) -> Hospital:
     """Write sixty chest images of thirty patients, all parts and classes among them, that break no rule."""
     folder.mkdir()
     rows: list[Row] = []
-    for number, pixels in enumerate(chest_images()):
+    for number, image in enumerate(_chest_files()):
         person = number // 2
         name = f"image-{number:03d}.png"
-        (folder / name).write_bytes(png(pixels))
+        (folder / name).write_bytes(image)
         split = SPLITS[0 if person < 20 else 1 + person % 2]
         rows.append((name, CLASSES[person // 2 % 2], f"p-{person:03d}", split))
     hospital = Hospital(folder, rows)

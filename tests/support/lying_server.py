@@ -377,7 +377,6 @@ def quick_hospitals() -> Iterator[None]:
         patch.setattr(client.contribution, "scores", scored)
         patch.setattr(client.contribution, "model_inputs", _inputs_once)
         patch.setattr(client.contribution, "_model_of", _model_once)
-        patch.setattr(registry, "parameter_count", cache(registry.parameter_count))
         patch.setattr(Contributor, "contribute", noted)
         yield
 

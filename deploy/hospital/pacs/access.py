@@ -30,13 +30,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from common.config import NO_YAML
 from common.errors import ConfigError
 from common.hosts import LOOPBACK
 from common.settings import Port
+from common.yaml_text import NO_YAML, read_yaml
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _LARGEST_BYTES = 2**16
@@ -172,7 +171,7 @@ def read_access(path: Path) -> Access:
     _check_private(path, "--pacs")
     try:
         with path.open("rb") as file:
-            tree: Any = yaml.safe_load(file.read(_LARGEST_BYTES).decode())
+            tree: Any = read_yaml(file.read(_LARGEST_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"--pacs must name a readable file: {error.strerror}") from None
     except (RecursionError, *NO_YAML):

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -78,6 +77,9 @@ def test_what_a_hospital_alone_exports_is_shown_by_its_own_dashboard_alone() -> 
 
 @each_dashboard
 def test_a_dashboard_holds_to_grafanas_schema(path: Path) -> None:
+    # It compiles a grammar of addresses for more than a second.
+    import jsonschema  # type: ignore[import-untyped]
+
     errors = jsonschema.Draft7Validator(_schema()).iter_errors(_read(path))
     assert [f"/{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors] == []
 

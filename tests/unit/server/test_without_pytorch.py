@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ sys.meta_path[:] = [Installed if finder is importlib.machinery.PathFinder else f
 """
 
 
+@cache
 def _missing() -> list[str]:
     """Return the modules of everything that is installed here and not in the server's image."""
     lock = read_lock((ROOT / "requirements.lock").read_text())
