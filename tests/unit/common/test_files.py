@@ -119,28 +119,3 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     with pytest.raises(RunError, match="must be writable: Is a directory"):
         replace_file(tmp_path, b"")
-
-
-def test_a_lock_is_no_link_to_another_file(tmp_path: Path) -> None:
-    (tmp_path / "a.lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic link"), hold(tmp_path / "a.lock"):
-        pass
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_forked_process_that_lives_on_keeps_no_lock(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path; from common.files import hold\n"
-        "lock = Path(sys.argv[1])\n"
-        "with hold(lock):\n"
-        "    child = os.fork()\n"
-        "    if child == 0:\n"
-        "        signal.pause()\n"
-        "with hold(lock, 0.0):\n"
-        "    print('held again')\n"
-        "os.kill(child, signal.SIGKILL)\n"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.lock")], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert found.stdout == "held again\n"

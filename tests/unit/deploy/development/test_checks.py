@@ -70,10 +70,3 @@ def test_fast_goes_with_no_other_choice(started: list[tuple[str, ...]]) -> None:
     with pytest.raises(ConfigError, match="--fast"):
         checks.test(["test", "--fast", "--slow"])
     assert started == []
-
-
-def test_processes_of_the_tests_keep_what_they_have_compiled_though_this_one_may_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    assert "PYTHONDONTWRITEBYTECODE" not in checks._environment()
