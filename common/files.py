@@ -1,12 +1,12 @@
 """What every role does to a disk: write a file whole or not at all, make a private folder, hold a lock."""
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock
 
 from common.errors import RunError
 
@@ -104,31 +104,16 @@ def hold(lock: Path, patience_seconds: float = -1.0) -> Iterator[None]:
         TimeoutError: another process still holds it.
         OSError: the file cannot be opened, or the file system has no such locks.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE)
-    try:
-        _take(descriptor, lock, patience_seconds)
-        try:
-            yield
-        finally:  # And not by closing alone: a process that was forked meanwhile may have the file open as well.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, lock: Path, patience_seconds: float) -> None:
-    if patience_seconds < 0:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
-    latest = time.monotonic() + patience_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= latest:
-                raise TimeoutError(f"{lock.name} is held by another process") from None
-            time.sleep(_RETRY_SECONDS)
-        else:
-            return
+    # A lock that is a file's mere existence outlives its holder, so no such lock stands in for the kernel's.
+    with FileLock(
+        lock,
+        patience_seconds,
+        _LOCK_MODE,
+        poll_interval=_RETRY_SECONDS,
+        fallback_to_soft=False,
+        preserve_lock_file=True,
+    ):
+        yield
 
 
 @contextmanager
