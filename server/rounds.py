@@ -350,7 +350,7 @@ class SecureAggregation:
         if reply.advertised is not None:
             self._take_next_keys(answer, reply.advertised, riding)
 
-    def _open_directory(self, riding: "_Riding") -> secagg.KeyDirectory | None:
+    def _open_directory(self, riding: "_Riding") -> secagg.Directory | None:
         """Return the keys that rode along for the next round, None if they are too few to begin it with."""
         if riding.round_number is None:
             return None
@@ -364,7 +364,7 @@ class SecureAggregation:
     def _collect_signatures(
         self,
         masked: masked_input.MaskedSum,
-        directory: secagg.KeyDirectory | None,
+        directory: secagg.Directory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> secagg.UnmaskingRequest:
         survivor_list = masked.close()
@@ -401,7 +401,7 @@ class SecureAggregation:
         self,
         masked: masked_input.MaskedSum,
         asked: secagg.UnmaskingRequest | secagg.FullUnmaskingRequest,
-        directory: secagg.KeyDirectory | None,
+        directory: secagg.Directory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
         is_full = isinstance(asked, secagg.FullUnmaskingRequest)
@@ -427,7 +427,7 @@ class SecureAggregation:
             self._take_next_shares(answer, directory, shares)
         return revealed
 
-    def _route(self, directory: secagg.KeyDirectory | None, shares: Mapping[str, secagg.EncryptedShares]) -> None:
+    def _route(self, directory: secagg.Directory | None, shares: Mapping[str, secagg.EncryptedShares]) -> None:
         """Keep who has shared for the next round; when they are too few, that round begins with explicit keys."""
         if directory is None:
             return
@@ -443,13 +443,13 @@ class SecureAggregation:
         request = Outgoing(KeysRequest(run_description=self._encoded, round_number=riding.round_number))
         return dict.fromkeys(self._conversation.online() & riding.newcomers, request)
 
-    def _sharing(self, directory: secagg.KeyDirectory | None, survivors: Collection[str]) -> dict[str, Outgoing]:
+    def _sharing(self, directory: secagg.Directory | None, survivors: Collection[str]) -> dict[str, Outgoing]:
         if directory is None:
             return {}
         newcomers = {entry.hospital for entry in directory.keys}.difference(survivors)
         return dict.fromkeys(newcomers, self._share_request(directory))
 
-    def _share_request(self, directory: secagg.KeyDirectory) -> Outgoing:
+    def _share_request(self, directory: secagg.Directory) -> Outgoing:
         return Outgoing(
             SharesRequest(
                 run_id=self._run.run_id, round_number=directory.round_number, directory=secagg.encode(directory)
@@ -462,7 +462,7 @@ class SecureAggregation:
                        secagg.AdvertisedKeys)  # fmt: skip
 
     def _take_next_shares(
-        self, answer: Answer, directory: secagg.KeyDirectory | None, shares: dict[str, secagg.EncryptedShares]
+        self, answer: Answer, directory: secagg.Directory | None, shares: dict[str, secagg.EncryptedShares]
     ) -> None:
         if directory is not None:
             self._take_shares(answer, directory.round_number, shares)
