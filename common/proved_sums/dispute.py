@@ -16,10 +16,11 @@ from common.proved_sums.commitment import Centred, add, from_bytes, open_sum
 from common.proved_sums.errors import CommitmentBytesError
 from common.proved_sums.expansion import matrix_key
 from common.proved_sums.parameters import ProofParameters
+from common.secagg.binding import bound_hash
 from common.secagg.disputes import Shown, is_advertised, is_genuine, strip
 from common.secagg.errors import SERVER, Place, UnfoundedDisputeError
 from common.secagg.masks import MaskApplier, apply_masks
-from common.secagg.messages import OpenedChange
+from common.secagg.messages import Dispute, OpenedChange, OpenedChanges, encode
 from common.secagg.parameters import Vector
 from common.secagg.phases import Phase
 
@@ -171,6 +172,11 @@ def verdict(
             if fault is not None:
                 faults[name] = fault
     return faults or {name: Fault.NOT_OPENED for name in of.survivors if name not in genuine}
+
+
+def evidence_hash(shown: Dispute, opened: OpenedChanges) -> str:
+    """Return the SHA-256, in hexadecimal, of what a verdict is a function of, beside the signed views of the round."""
+    return bound_hash("verdict", encode(shown), encode(opened)).hex()
 
 
 def _commitment(rules: Rules, shown: Shown, hospital: str) -> list[int] | None:

@@ -89,6 +89,7 @@ class SecAggError(ConfideError):
         ├── DisputeError                    a dispute that is not about what was signed, or about a sum that holds
         │   ├── DisputeEvidenceError        what is shown is not what was signed
         │   ├── UnfoundedDisputeError       the sum holds, and a change was asked for
+        │   ├── CheatFoundError             a hospital was found to have cheated
         │   └── NamedHospitalError          a cohort with a hospital that was found to have cheated in this run
         └── SurvivorsError                  lists of survivors that would let the server open one hospital
             ├── DroppedAndAliveError        one hospital listed as both
@@ -353,6 +354,10 @@ class DisputeEvidenceError(DisputeError):
 
 class UnfoundedDisputeError(DisputeError):
     """A dispute about a sum that holds: the server asks for single changes and has no reason to."""
+
+
+class CheatFoundError(DisputeError):
+    """A hospital was found to have cheated in a dispute: its vector is not what it committed to, or far too long."""
 
 
 class NamedHospitalError(DisputeError):

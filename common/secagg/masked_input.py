@@ -462,7 +462,8 @@ class MaskedSum:
             )
         if sealed is not None:
             require_place(run, round_number, sealed, place, sender)
-        if message.vector_hash != signed_hash(run, vector, sealed, self.routed.self_mask_commitments[sender]):
+        expected = signed_hash(run, vector, sealed, self.routed.self_mask_commitments[sender])
+        if message.vector_hash != expected:
             raise VectorHashError(place, "a vector must be the one that its hospital signed", sender)
         verify_view(run, message, place)
         run.add(self.total, vector)

@@ -23,9 +23,10 @@ from common.secagg.errors import (
     WrongRunError,
 )
 from common.secagg.keys import Agreements, pairwise_seed_info
+from common.secagg.masked_input import array_hash, disputable_hash
 from common.secagg.masking_keys import derived_key, public_by_hospital
 from common.secagg.masks import Mask, apply_masks
-from common.secagg.messages import Dispute
+from common.secagg.messages import Dispute, DroppedKey
 from common.secagg.parameters import GraphParameters, Segment, Vector
 from common.secagg.phases import Phase
 from tests.support.disputed_rounds import (
@@ -180,9 +181,7 @@ def test_a_commitment_under_another_seed_than_was_signed_does_not_open(honest: D
     kept = honest.kept[VICTIM]
     vector, change = honest.shown.vectors[3], honest.changes.reshape(4, -1)[3]
     sealed = bytes([vector.sealed[0] ^ 1]) + vector.sealed[1:]
-    hashed = disputes.disputable_hash(
-        sealed, vector.self_mask_commitment, vector.counts_hash, disputes.array_hash(change)
-    )
+    hashed = disputable_hash(sealed, vector.self_mask_commitment, vector.counts_hash, array_hash(change))
     views = {**kept.round.views, CHEAT: replace(kept.round.views[CHEAT], vector_hash=hashed)}
     shown = replace(honest.shown, vectors=(*honest.shown.vectors[:3], replace(vector, sealed=sealed)))
     place = Place(VICTIM, 1, Phase.DISPUTE)
@@ -270,7 +269,7 @@ def test_a_server_that_shows_another_key_of_a_dropped_hospital_gets_nothing() ->
 
 def test_a_survivors_own_key_is_no_dropped_hospitals(honest: DisputedPlay, cheated: DisputedPlay) -> None:
     key = cheated.opened()[PEER].change_key
-    lie = replace(honest.shown, dropped=(disputes.DroppedKey(PEER, key),))
+    lie = replace(honest.shown, dropped=(DroppedKey(PEER, key),))
     with pytest.raises(DisputeEvidenceError, match="dropped out"):
         honest.answer(VICTIM, lie)
 
@@ -355,6 +354,13 @@ def test_in_thousands_of_honest_rounds_nobody_is_named() -> None:
 # An opening always names somebody
 
 
+def added(vectors: list[Vector]) -> Vector:
+    total = np.zeros(len(vectors[0]), np.uint16)
+    for vector in vectors:
+        total += vector
+    return total
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_where_each_vector_passes_the_sum_passes(honest: DisputedPlay, seed: int) -> None:
     """By linearity and the triangle inequality; vectors at the very bounds are among those that are tried."""
@@ -373,7 +379,7 @@ def test_where_each_vector_passes_the_sum_passes(honest: DisputedPlay, seed: int
         whole[1] += source.choice((0, 0, 0, 1))
         vectors.append(whole)
         commitments.append(from_bytes(rules.proof, made.value, Place(VICTIM, 1, Phase.VERDICT), VICTIM))
-    total = np.sum(vectors, 0, dtype=np.uint16)
+    total = added(vectors)
     faults = [vector_fault(rules, of.key, *each) for each in zip(commitments, vectors, strict=True)]
     if sum_fault(rules, of.key, commitments, total) is not None:
         assert any(faults)
@@ -387,7 +393,7 @@ def test_four_vectors_at_the_very_bound_pass_and_so_does_their_sum(honest: Dispu
     value = from_bytes(rules.proof, made.value, Place(VICTIM, 1, Phase.VERDICT), VICTIM)
     whole = np.concatenate([entries, made.randomness]).view(np.uint16)
     assert vector_fault(rules, of.key, value, whole) is None
-    assert sum_fault(rules, of.key, [value] * 4, np.sum([whole] * 4, 0, dtype=np.uint16)) is None
+    assert sum_fault(rules, of.key, [value] * 4, added([whole] * 4)) is None
 
 
 # Counts are never opened

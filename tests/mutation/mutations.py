@@ -552,7 +552,7 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "the server adds a vector that is not the one its hospital signed",
         "common/secagg/masked_input.py",
-        "        if message.vector_hash != signed_hash(run, vector, sealed, self.routed.self_mask_commitments[sender]):\n",
+        "        if message.vector_hash != expected:\n",
         "        if not message.vector_hash:\n",
         (_FULL,),
     ),
