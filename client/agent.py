@@ -182,7 +182,7 @@ class _Disputable:
     terms: RoundTerms
     kept: disputes.Disputable
     asked: secagg.Dispute | None = None
-    shown: disputes.Shown | None = None
+    shown: disputes.ShownDispute | None = None
     """What the server has shown, once this hospital has answered."""
     own: secagg.OpenedChange | None = None
     """What this hospital has shown, if it had to."""

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -202,10 +203,10 @@ class AggregationConfig(_Section):
     disputes: bool = False
 
     @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a run does not have, so that the descriptions of other runs keep their bytes and hashes."""
+    def _as_before(self, write: SerializerFunctionWrapHandler, how: SerializationInfo) -> dict[str, Any]:
+        """Leave disputes out where a run has none, so that the descriptions of other runs keep their bytes and hash."""
         written: dict[str, Any] = write(self)
-        if not self.disputes:
+        if how.mode == "json" and not self.disputes:
             written.pop("disputes", None)
         return written
 

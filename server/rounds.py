@@ -416,7 +416,7 @@ class SecureAggregation:
         if reply.advertised is not None:
             self._take_next_keys(answer, reply.advertised, riding)
 
-    def _open_directory(self, riding: "_Riding") -> secagg.Directory | None:
+    def _open_directory(self, riding: "_Riding") -> secagg.KeyDirectory | None:
         """Return the keys that rode along for the next round, None if they are too few to begin it with."""
         if riding.round_number is None:
             return None
@@ -430,7 +430,7 @@ class SecureAggregation:
     def _collect_signatures(
         self,
         masked: masked_input.MaskedSum,
-        directory: secagg.Directory | None,
+        directory: secagg.KeyDirectory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> secagg.UnmaskingRequest:
         survivor_list = masked.close()
@@ -467,7 +467,7 @@ class SecureAggregation:
         self,
         masked: masked_input.MaskedSum,
         asked: secagg.UnmaskingRequest | secagg.FullUnmaskingRequest,
-        directory: secagg.Directory | None,
+        directory: secagg.KeyDirectory | None,
         shares: dict[str, secagg.EncryptedShares],
     ) -> dict[str, secagg.UnmaskingShares]:
         is_full = isinstance(asked, secagg.FullUnmaskingRequest)
@@ -493,7 +493,7 @@ class SecureAggregation:
             self._take_next_shares(answer, directory, shares)
         return revealed
 
-    def _route(self, directory: secagg.Directory | None, shares: Mapping[str, secagg.EncryptedShares]) -> None:
+    def _route(self, directory: secagg.KeyDirectory | None, shares: Mapping[str, secagg.EncryptedShares]) -> None:
         """Keep who has shared for the next round; when they are too few, that round begins with explicit keys."""
         if directory is None:
             return
@@ -509,13 +509,13 @@ class SecureAggregation:
         request = Outgoing(KeysRequest(run_description=self._encoded, round_number=riding.round_number))
         return dict.fromkeys(self._conversation.online() & riding.newcomers, request)
 
-    def _sharing(self, directory: secagg.Directory | None, survivors: Collection[str]) -> dict[str, Outgoing]:
+    def _sharing(self, directory: secagg.KeyDirectory | None, survivors: Collection[str]) -> dict[str, Outgoing]:
         if directory is None:
             return {}
         newcomers = {entry.hospital for entry in directory.keys}.difference(survivors)
         return dict.fromkeys(newcomers, self._share_request(directory))
 
-    def _share_request(self, directory: secagg.Directory) -> Outgoing:
+    def _share_request(self, directory: secagg.KeyDirectory) -> Outgoing:
         return Outgoing(
             SharesRequest(
                 run_id=self._run.run_id, round_number=directory.round_number, directory=secagg.encode(directory)
@@ -528,7 +528,7 @@ class SecureAggregation:
                        advertise_keys.keys_type(self._run))  # fmt: skip
 
     def _take_next_shares(
-        self, answer: Answer, directory: secagg.Directory | None, shares: dict[str, secagg.EncryptedShares]
+        self, answer: Answer, directory: secagg.KeyDirectory | None, shares: dict[str, secagg.EncryptedShares]
     ) -> None:
         if directory is not None:
             self._take_shares(answer, directory.round_number, shares)

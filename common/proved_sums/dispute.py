@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.privacy.change_norm import norm
+import numpy as np
+
 from common.proved_sums.commitment import Centred, add, from_bytes, open_sum
 from common.proved_sums.errors import CommitmentBytesError
 from common.proved_sums.expansion import matrix_key
 from common.proved_sums.parameters import ProofParameters
 from common.secagg.binding import bound_hash
-from common.secagg.disputes import Shown, is_advertised, is_genuine, strip
+from common.secagg.disputes import ShownDispute, is_advertised, is_genuine, strip
 from common.secagg.errors import SERVER, Place, UnfoundedDisputeError
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.messages import Dispute, OpenedChange, OpenedChanges, encode
@@ -43,6 +44,12 @@ class Fault(StrEnum):
     NOT_OPENED = "not_opened"
     """It showed nothing, says the server, and nobody who did is at fault."""
 
+
+_PIECE = 1 << 16
+"""The elements of which squares are in memory at a time."""
+
+_HALF = 16
+"""Bits of a part of an entry."""
 
 _DOUBLE = 1e-9
 """By how much more a single change must keep to the bound than its part of a sum: more than double precision rounds,
@@ -116,17 +123,33 @@ def _fault(
         return Fault.OTHER_VECTOR
     if not weights[0] <= rules.weight(centred) <= weights[1]:
         return Fault.WEIGHT
-    if longest is not None and norm(centred[: rules.parameters]) > longest:
+    if longest is not None and _square(centred[: rules.parameters]) > longest * longest:
         return Fault.LENGTH
     return None
 
 
-def early_faults(rules: Rules, shown: Shown) -> dict[str, Fault]:
+def _square(entries: Centred) -> int:
+    """Return the sum of squares exactly, for entries of up to 32 bits: none of the three products can overflow.
+
+    >>> _square(np.array([3, -4, 2**31 - 1], np.int32)) == 25 + (2**31 - 1) ** 2
+    True
+    """
+    square = 0
+    for start in range(0, len(entries), _PIECE):
+        piece = entries[start : start + _PIECE].astype(np.int64)
+        high, low = piece >> _HALF, piece & ((1 << _HALF) - 1)
+        square += int(high @ high) << 2 * _HALF
+        square += int(high @ low) << _HALF + 1
+        square += int(low @ low)
+    return square
+
+
+def early_faults(rules: Rules, shown: ShownDispute) -> dict[str, Fault]:
     """Return who is at fault before anybody has shown a key: then nobody needs to."""
     return {name: Fault.NO_COMMITMENT for name in shown.round.survivors if _commitment(rules, shown, name) is None}
 
 
-def require_fault(rules: Rules, shown: Shown, place: Place) -> None:
+def require_fault(rules: Rules, shown: ShownDispute, place: Place) -> None:
     """Refuse a dispute about a sum that holds; without this a server could have every change opened.
 
     Raises:
@@ -143,7 +166,7 @@ def require_fault(rules: Rules, shown: Shown, place: Place) -> None:
 
 
 def verdict(
-    rules: Rules, shown: Shown, opened: Iterable[OpenedChange], apply: MaskApplier = apply_masks
+    rules: Rules, shown: ShownDispute, opened: Iterable[OpenedChange], apply: MaskApplier = apply_masks
 ) -> Mapping[str, Fault]:
     """Return who has cheated in a round whose sum fails, and how.
 
@@ -179,7 +202,7 @@ def evidence_hash(shown: Dispute, opened: OpenedChanges) -> str:
     return bound_hash("verdict", encode(shown), encode(opened)).hex()
 
 
-def _commitment(rules: Rules, shown: Shown, hospital: str) -> list[int] | None:
+def _commitment(rules: Rules, shown: ShownDispute, hospital: str) -> list[int] | None:
     value = shown.commitments.get(hospital)
     if value is None:
         return None

@@ -26,7 +26,6 @@ from common.secagg.keys import KEY_BYTES, is_canonical, is_low_order, is_signed,
 from common.secagg.masking_keys import derived_key
 from common.secagg.messages import (
     AdvertisedKeys,
-    Directory,
     DisputableDirectory,
     DisputableKeys,
     KeyDirectory,
@@ -59,7 +58,7 @@ class RoundKeys:
 class Collected:
     """The server's state after AdvertiseKeys: what to send to everyone in it, and whose keys were refused."""
 
-    directory: Directory
+    directory: KeyDirectory
     refusals: tuple[SecAggError, ...]
 
 
@@ -106,7 +105,7 @@ def keys_type(run: RunParameters) -> type[AdvertisedKeys]:
     return DisputableKeys if run.disputes else AdvertisedKeys
 
 
-def directory_type(run: RunParameters) -> type[KeyDirectory] | type[DisputableDirectory]:
+def directory_type(run: RunParameters) -> type[KeyDirectory]:
     """Return which message is a round's directory in a run."""
     return DisputableDirectory if run.disputes else KeyDirectory
 
@@ -139,8 +138,8 @@ def collect(run: RunParameters, round_number: int, messages: Mapping[str, Advert
         raise TooFewHospitalsError(
             place, f"at least {threshold} hospitals must advertise keys, got {len(accepted)} with good ones"
         )
-    made = directory_type(run)(run.run_id, round_number, threshold, tuple(accepted))  # type: ignore[arg-type]
-    return Collected(made, tuple(refusals))  # verify() lets in keys of the run's own type alone.
+    made = directory_type(run)(run.run_id, round_number, threshold, tuple(accepted))
+    return Collected(made, tuple(refusals))
 
 
 def verify(run: RunParameters, round_number: int, message: AdvertisedKeys, place: Place, sender: str) -> None:

@@ -17,7 +17,7 @@ from common.secagg.errors import (
     WrongRoundError,
     WrongRunError,
 )
-from common.secagg.messages import Directory, Message, encode
+from common.secagg.messages import KeyDirectory, Message, encode
 from common.secagg.parameters import VERSION, RunParameters
 
 _PROTOCOL = b"confide secagg"
@@ -52,7 +52,7 @@ def round_context(run: RunParameters, round_number: int) -> bytes:
     return bind("round", bytes.fromhex(run.run_id), run.config_hash, round_number.to_bytes(8, "big"))
 
 
-def directory_hash(directory: Directory) -> bytes:
+def directory_hash(directory: KeyDirectory) -> bytes:
     """Return the hash of everyone's keys (the paper's U_1) and the threshold they share for."""
     return bound_hash("directory", encode(directory))
 

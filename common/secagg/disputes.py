@@ -57,7 +57,7 @@ class DisputedRound:
     view: MaskedInput
     """Anybody's; what is a hospital's own in it is not used."""
     views: Mapping[str, SignedView]
-    """Of each survivor."""
+    """Survivor to what is its own in its view."""
     cohort: tuple[str, ...]
     change_keys: Mapping[str, bytes]
     """Hospital of the cohort to its public key for changes."""
@@ -103,7 +103,7 @@ class Disputable:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownDispute:
     """What a dispute has shown, in accord with what was signed."""
 
     round: DisputedRound
@@ -162,7 +162,9 @@ def dispute(masked_sum: MaskedSum, unmasked: Unmasked) -> tuple[Dispute, Vector]
     return shown, np.concatenate([masked_sum.changes[name] for name in masked_sum.survivors])
 
 
-def check(of: DisputedRound, shown: Dispute, changes: Vector, place: Place, apply: MaskApplier = apply_masks) -> Shown:
+def check(
+    of: DisputedRound, shown: Dispute, changes: Vector, place: Place, apply: MaskApplier = apply_masks
+) -> ShownDispute:
     """Refuse to look at anything but what was signed, and compute the sum of changes.
 
     Args:
@@ -200,7 +202,7 @@ def check(of: DisputedRound, shown: Dispute, changes: Vector, place: Place, appl
                 place, "the key of a hospital that dropped out must be the one that it advertised", dropped.hospital
             )
     seeds = {each.hospital: each.self_mask_seed for each in shown.vectors}
-    return Shown(of, by_hospital, seeds, commitments, _total(of, by_hospital, seeds, shown.dropped, apply))
+    return ShownDispute(of, by_hospital, seeds, commitments, _total(of, by_hospital, seeds, shown.dropped, apply))
 
 
 def _verify_vector(of: DisputedRound, shown: DisputedVector, change: Vector, place: Place) -> None:
@@ -270,7 +272,7 @@ def is_advertised(of: DisputedRound, opened: OpenedChange) -> bool:
     return public_key(opened.change_key) == of.change_keys[opened.hospital]
 
 
-def strip(shown: Shown, opened: OpenedChange, apply: MaskApplier = apply_masks) -> Vector:
+def strip(shown: ShownDispute, opened: OpenedChange, apply: MaskApplier = apply_masks) -> Vector:
     """Return a survivor's change without its masks, z_u, (change length,) of the ring.
 
     Args:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from common.secagg.binding import bind, round_context
 from common.secagg.erasing import erase
 from common.secagg.keys import derive, public_key
-from common.secagg.messages import AdvertisedKeys, Directory, DisputableKeys
+from common.secagg.messages import AdvertisedKeys, DisputableKeys, KeyDirectory
 from common.secagg.parameters import RunParameters, Segment
 
 
@@ -52,7 +52,7 @@ def public_for(advertised: AdvertisedKeys, segment: Segment) -> bytes:
     return advertised.masking_key
 
 
-def public_by_hospital(directory: Directory, segment: Segment) -> dict[str, bytes]:
+def public_by_hospital(directory: KeyDirectory, segment: Segment) -> dict[str, bytes]:
     """Return everybody's public key for a segment."""
     return {advertised.hospital: public_for(advertised, segment) for advertised in directory.keys}
 

@@ -79,16 +79,8 @@ class DisputableKeys(AdvertisedKeys):
 
 
 @dataclass(frozen=True)
-class DisputableDirectory:
-    """A :class:`KeyDirectory` of a run that has disputes."""
-
-    run_id: str
-    round_number: int
-    threshold: int
-    keys: tuple[DisputableKeys, ...]
-
-
-Directory = KeyDirectory | DisputableDirectory
+class DisputableDirectory(KeyDirectory):
+    """The same in a run that has disputes; every key in it is a :class:`DisputableKeys`."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +314,6 @@ class OpenedChanges:
 Message = (
     AdvertisedKeys
     | KeyDirectory
-    | DisputableDirectory
     | Dispute
     | OpenedChange
     | OpenedChanges

@@ -33,7 +33,7 @@ from functools import cache, lru_cache
 from math import comb
 
 from common.secagg.binding import bound_hash, directory_hash
-from common.secagg.messages import Directory
+from common.secagg.messages import KeyDirectory
 from common.secagg.parameters import Adversary, GraphParameters, RunParameters
 
 
@@ -59,7 +59,7 @@ class Neighbourhoods:
     """Where the shares meant for a hospital lie on every dealer's polynomial."""
 
 
-def neighbourhoods(run: RunParameters, directory: Directory) -> Neighbourhoods:
+def neighbourhoods(run: RunParameters, directory: KeyDirectory) -> Neighbourhoods:
     """Return the graph of the round that ``directory`` opens; every party computes the same."""
     hospitals = tuple(keys.hospital for keys in directory.keys)
     sparse = degree(len(hospitals), run.members, run.adversary, run.graph)

@@ -28,9 +28,9 @@ from common.secagg.errors import (
 from common.secagg.keys import KEY_BYTES, Agreements, Committed, commit, encrypt, share_encryption_info
 from common.secagg.messages import (
     AdvertisedKeys,
-    Directory,
     EncryptedShare,
     EncryptedShares,
+    KeyDirectory,
     MaskedInputRequest,
 )
 from common.secagg.neighbours import Neighbourhoods, neighbourhoods
@@ -62,7 +62,7 @@ class SharedKeys:
     """A hospital's state after ShareKeys; the keys it was made of are part of it."""
 
     keys: RoundKeys
-    directory: Directory
+    directory: KeyDirectory
     directory_hash: bytes
     graph: Neighbourhoods = field(repr=False)
     self_mask_seed: bytes = field(repr=False)
@@ -81,7 +81,7 @@ class Routed:
     """The server's state after ShareKeys."""
 
     run: RunParameters
-    directory: Directory
+    directory: KeyDirectory
     directory_hash: bytes
     graph: Neighbourhoods = field(repr=False)
     cohort: tuple[str, ...]
@@ -98,7 +98,7 @@ class Routed:
         return MaskedInputRequest(self.run.run_id, self.directory.round_number, terms, self.cohort, inbox)
 
 
-def share(keys: RoundKeys, directory: Directory, random: Random) -> tuple[SharedKeys, EncryptedShares]:
+def share(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[SharedKeys, EncryptedShares]:
     """Check everyone's keys, then deal shares of this hospital's two secrets (figure 4, round 1, user).
 
     Args:
@@ -116,7 +116,7 @@ def share(keys: RoundKeys, directory: Directory, random: Random) -> tuple[Shared
     return deal(keys, directory, random)
 
 
-def deal(keys: RoundKeys, directory: Directory, random: Random) -> tuple[SharedKeys, EncryptedShares]:
+def deal(keys: RoundKeys, directory: KeyDirectory, random: Random) -> tuple[SharedKeys, EncryptedShares]:
     """Do as :func:`share` with a directory that is known to be good.
 
     For a benchmark that plays many hospitals and checks the directory for one of them; a hospital calls :func:`share`.
@@ -158,7 +158,7 @@ def _split_secrets(
     return {holder: SharePair(of_seed[point], of_key[point]) for holder, point in zip(holders, points, strict=True)}
 
 
-def verify_directory(keys: RoundKeys, directory: Directory) -> None:
+def verify_directory(keys: RoundKeys, directory: KeyDirectory) -> None:
     """Refuse a directory that would let the server, or anyone it invents, read this hospital's shares.
 
     Raises:
@@ -200,7 +200,7 @@ def _require_distinct_keys(place: Place, own: AdvertisedKeys, others: Mapping[st
         seen |= theirs
 
 
-def route(run: RunParameters, directory: Directory, messages: Mapping[str, EncryptedShares]) -> Routed:
+def route(run: RunParameters, directory: KeyDirectory, messages: Mapping[str, EncryptedShares]) -> Routed:
     """Check who shared, which makes the cohort (figure 4, round 1, server).
 
     Args:
@@ -239,7 +239,7 @@ def route(run: RunParameters, directory: Directory, messages: Mapping[str, Encry
 
 def _verify_shares(
     run: RunParameters,
-    directory: Directory,
+    directory: KeyDirectory,
     directory_hash: bytes,
     graph: Neighbourhoods,
     sender: str,

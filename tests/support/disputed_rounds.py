@@ -76,7 +76,7 @@ class DisputedPlay:
     def names(self) -> tuple[str, ...]:
         return self.played.total.survivors
 
-    def check(self, name: str, shown: Dispute | None = None, changes: Vector | None = None) -> disputes.Shown:
+    def check(self, name: str, shown: Dispute | None = None, changes: Vector | None = None) -> disputes.ShownDispute:
         """Let a hospital look at what the server shows, the honest dispute where nothing else is given."""
         place = Place(name, self.round_number, Phase.DISPUTE)
         changes = self.changes if changes is None else changes

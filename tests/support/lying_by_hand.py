@@ -77,11 +77,11 @@ class LyingServer:
         assert isinstance(reply, KeysReply)
         return self.decode(reply.advertised, secagg.AdvertisedKeys, Phase.ADVERTISE_KEYS)
 
-    def directory(self) -> secagg.Directory:
+    def directory(self) -> secagg.KeyDirectory:
         keys = {hospital: self.advertised(hospital) for hospital in HOSPITALS}
         return advertise_keys.collect(self.parameters(), ROUND, keys).directory
 
-    def share_request(self, directory: secagg.Directory) -> SharesRequest:
+    def share_request(self, directory: secagg.KeyDirectory) -> SharesRequest:
         return SharesRequest(run_id=RUN_ID, round_number=ROUND, directory=secagg.encode(directory))
 
     def routed(self) -> share_keys.Routed:

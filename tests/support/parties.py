@@ -15,9 +15,9 @@ from common.secagg import advertise_keys, consistency_check, full_unmasking, mas
 from common.secagg.errors import SERVER, Place
 from common.secagg.messages import (
     AdvertisedKeys,
-    Directory,
     EncryptedShares,
     FullUnmaskingRequest,
+    KeyDirectory,
     Limits,
     MaskedInput,
     MaskedInputRequest,
@@ -65,7 +65,7 @@ class Hospital:
         )
         return message
 
-    def share(self, directory: Directory) -> EncryptedShares:
+    def share(self, directory: KeyDirectory) -> EncryptedShares:
         keys = self.keys[directory.round_number]
         self.shared[directory.round_number], message = share_keys.share(keys, directory, self.random)
         return message
@@ -128,7 +128,7 @@ class Consortium:
         vector: Vector = np.frombuffer(random_bytes, self.run.dtype)
         return vector
 
-    def directory(self, round_number: int = 1, who: Iterable[str] | None = None) -> Directory:
+    def directory(self, round_number: int = 1, who: Iterable[str] | None = None) -> KeyDirectory:
         """Run AdvertiseKeys."""
         messages = {name: sent(self[name].advertise(round_number)) for name in who or self.names}
         collected = advertise_keys.collect(self.run, round_number, messages)

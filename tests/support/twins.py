@@ -692,7 +692,7 @@ class _Riding:
 
     round_number: int
     advertised: secagg.AdvertisedKeys
-    directory: secagg.Directory | None = None
+    directory: secagg.KeyDirectory | None = None
     shares: secagg.EncryptedShares | None = None
 
 
@@ -1042,7 +1042,7 @@ class Talk:
 
     def _directory(
         self, parameters: RunParameters, own: secagg.AdvertisedKeys, peers: dict[str, Hospital], number: int
-    ) -> secagg.Directory:
+    ) -> secagg.KeyDirectory:
         keys = {name: peer.advertise(number) for name, peer in peers.items()}
         if len(keys) > 2 and self.maybe(0.2):
             keys.pop(self.source.choice(sorted(keys)))

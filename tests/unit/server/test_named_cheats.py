@@ -1,4 +1,4 @@
-"""A hospital that cheats in a run that has disputes is named in the round, and the run goes on; real agents and server."""
+"""A hospital that cheats in a run that has disputes is named in its round; real agents, real server."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 
 from client.named import NAMED_FILE
 from common.audit.chain import AUDIT_FILE
-from common.run.messages import DisputeRequest, VerdictRequest, phase_of
+from common.run.messages import DisputeRequest, KeysRequest, Request, VerdictRequest, phase_of
 from common.telemetry.events import COMPLETED, AttackRefused
 from server.run import Run
 from tests.support.disputing_run import (
@@ -131,7 +131,11 @@ def test_a_server_that_goes_on_knows_whom_it_has_named(tmp_path: Path, monkeypat
 def test_honest_rounds_have_no_dispute_and_name_nobody(tmp_path: Path) -> None:
     made = disputing(tmp_path, audited=True)
     asked: list[str] = []
-    made.consortium.transport.line = lambda _, request: asked.append(phase_of(request))  # type: ignore[func-returns-value]
+
+    def listening(_: str, request: Request) -> None:
+        asked.append(phase_of(request))
+
+    made.consortium.transport.line = listening
     assert made.run().train() == COMPLETED
     assert made.hospitals == [4] * STEPS
     assert not made.of(AttackRefused)
@@ -173,10 +177,10 @@ def test_a_dispute_or_a_verdict_is_not_answered_twice(disputed: ProvingRun) -> N
 
 def test_nor_after_a_restart(disputed: ProvingRun) -> None:
     dispute = next(heard for heard in disputed.heard if isinstance(heard.request, DisputeRequest))
-    joining = next(heard for heard in disputed.heard if phase_of(heard.request) == "advertise_keys")
+    joining = next(heard.request for heard in disputed.heard if isinstance(heard.request, KeysRequest))
     disputed.consortium.restart("hospital-1")
     assert disputed.refusal(dispute.request, dispute.array).code == "run"
-    disputed.agent._join(joining.request.run_description, joining.request.version)
+    disputed.agent._join(joining.run_description, joining.version)
     assert disputed.refusal(dispute.request, dispute.array).code == "already_answered"
 
 
