@@ -267,7 +267,7 @@ class DisputedVector:
     """The ciphertext of its :class:`SealedCommitment`."""
     self_mask_commitment: bytes
     counts_hash: bytes
-    """Of the masked counts, which are not shown."""
+    """The hash of the masked counts, which are not shown."""
     self_mask_seed: bytes = field(repr=False)
     """b_u, rebuilt."""
 
@@ -313,7 +313,9 @@ class OpenedChanges:
 
 Message = (
     AdvertisedKeys
+    | DisputableKeys
     | KeyDirectory
+    | DisputableDirectory
     | Dispute
     | OpenedChange
     | OpenedChanges

@@ -29,6 +29,7 @@ from client.data.cache import PreparedCache
 from client.data.watch import HELD_FILE, hold
 from client.kept_runs import ReceivedRun
 from client.ledger.ledger import Ledger
+from client.named import NAMED_FILE, NamedHospitals
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
@@ -276,6 +277,13 @@ def _answered() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "answered-rounds.json"
         AnsweredRoundsFile(path, "hospital").advance(RUN_ID, 1, Phase.MASKED_INPUT)
+        yield path.read_bytes()
+
+
+def _named() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / NAMED_FILE
+        NamedHospitals(path, "hospital").add(RUN_ID, ["st-anne", "st-mary"])
         yield path.read_bytes()
 
 
@@ -654,6 +662,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "ledger-held": _held,
     "anchor": _anchors,
     "answered-rounds": _answered,
+    "named-hospitals": _named,
     "checkpoint": _checkpoints,
     "model": _models,
     "model-card": _cards,
