@@ -42,8 +42,12 @@ class Fault(StrEnum):
     LENGTH = "length"
     """Its change is longer than the run allows."""
     NOT_OPENED = "not_opened"
-    """It showed nothing, says the server, and nobody who did is at fault."""
+    """It showed nothing, says the server, and nobody who did is at fault. Where that many showed nothing that it may be
+    the network, nobody is named."""
 
+
+_PARTS = 3
+"""Fewer than a third of the survivors are named for silence, as many as may collude."""
 
 _PIECE = 1 << 16
 """The elements of which squares are in memory at a time."""
@@ -177,8 +181,9 @@ def verdict(
         apply: takes masks off.
 
     Returns:
-        Somebody, whenever :func:`require_fault` lets the dispute pass. Never a hospital that kept to the protocol, but
-        for :attr:`Fault.NOT_OPENED`: what did not arrive, a server can have withheld.
+        Somebody, whenever :func:`require_fault` lets the dispute pass and more than two thirds have shown something.
+        Never a hospital that kept to the protocol, but for :attr:`Fault.NOT_OPENED`: what did not arrive, a server can
+        have withheld.
     """
     early = early_faults(rules, shown)
     if early:
@@ -194,7 +199,9 @@ def verdict(
             fault = vector_fault(rules, key, commitment, strip(shown, each, apply))
             if fault is not None:
                 faults[name] = fault
-    return faults or {name: Fault.NOT_OPENED for name in of.survivors if name not in genuine}
+    silent = [name for name in of.survivors if name not in genuine]
+    few = _PARTS * len(silent) < len(of.survivors)
+    return faults or (dict.fromkeys(silent, Fault.NOT_OPENED) if few else {})
 
 
 def evidence_hash(shown: Dispute, opened: OpenedChanges) -> str:

@@ -161,6 +161,14 @@ def test_a_cheat_that_shows_nothing_is_named_because_nobody_else_is_at_fault(che
     assert cheated.verdicts(opened) == {CHEAT: Fault.NOT_OPENED}
 
 
+def test_nobody_is_named_for_silence_where_a_third_showed_nothing() -> None:
+    play = DisputedConsortium(6, cheats={CHEAT: scaled(60)}).dispute()
+    opened = {name: play.answer(name) for name in play.names if name not in (CHEAT, PEER)}
+    assert play.verdicts(opened) == {}
+    opened[PEER] = play.answer(PEER)
+    assert play.verdicts(opened) == {CHEAT: Fault.NOT_OPENED}
+
+
 def test_who_merely_did_not_answer_is_not_named_where_somebody_is_found(cheated: DisputedPlay) -> None:
     opened = {name: cheated.answer(name) for name in cheated.names if name != PEER}
     assert cheated.verdicts(opened) == {CHEAT: Fault.LENGTH}
