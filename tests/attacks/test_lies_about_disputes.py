@@ -22,7 +22,8 @@ from common.secagg.errors import (
     WrongRoundError,
     WrongRunError,
 )
-from common.secagg.keys import Agreements, pairwise_seed_info
+from common.secagg.keys import Agreements, Committed, pairwise_seed_info
+from common.secagg.keys import commit as commit_to_secret
 from common.secagg.masked_input import array_hash, disputable_hash
 from common.secagg.masking_keys import derived_key, public_by_hospital
 from common.secagg.masks import Mask, apply_masks
@@ -222,6 +223,16 @@ def test_a_server_that_shows_another_seed_or_commitment_gets_nothing(
     with pytest.raises(DisputeEvidenceError) as refusal:
         honest.answer(VICTIM, lie)
     assert refusal.value.hospital == honest.names[position]
+
+
+def test_a_server_that_shows_another_seed_with_a_commitment_to_it_gets_nothing(honest: DisputedPlay) -> None:
+    """Else it could strip an honest change by another stream, and have its hospital found at fault."""
+    seed, context = bytes(range(32)), round_context(honest.consortium.run, 1)
+    promised = commit_to_secret(context, Committed.SELF_MASK_SEED, PEER, PEER, seed)
+    lie = with_vector(honest.shown, 1, self_mask_seed=seed, self_mask_commitment=promised)
+    with pytest.raises(DisputeEvidenceError, match="as its hospital signed it") as refusal:
+        honest.answer(VICTIM, lie)
+    assert refusal.value.hospital == PEER
 
 
 def test_a_server_that_alters_or_swaps_masked_changes_gets_nothing(honest: DisputedPlay) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from client.named import NAMED_FILE
+from client.proved_model import ProvedModel
 from common.audit.chain import AUDIT_FILE
 from common.run.messages import DisputeRequest, KeysRequest, Request, VerdictRequest, phase_of
 from common.telemetry.events import COMPLETED, AttackRefused
@@ -98,6 +99,22 @@ def test_a_cheat_with_a_commitment_to_another_vector_is_named(
     made = disputing(tmp_path, audited=True)
     spoil_after_commitment(monkeypatch, garble)
     goes_on_without(made, CHEAT, {"other_vector", "entry"})
+
+
+def test_a_commitment_that_is_none_is_named_and_nobody_shows_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = disputing(tmp_path, audited=True)
+    commit = ProvedModel.commit
+
+    def cheating(self: ProvedModel, vector: Any) -> bytes:  # noqa: ANN401 - of either ring
+        committed = commit(self, vector)
+        return committed[:-4] if self._hospital == CHEAT else committed
+
+    monkeypatch.setattr(ProvedModel, "commit", cheating)
+    goes_on_without(made, CHEAT, {"no_commitment"})
+    for name in names(4):
+        assert '"shown"' not in (made.folder / name / AUDIT_FILE).read_text()
 
 
 def test_a_cheat_that_does_not_answer_is_named_because_nobody_else_is_at_fault(
