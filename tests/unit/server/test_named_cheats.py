@@ -11,6 +11,8 @@ import pytest
 from client.named import NAMED_FILE
 from client.proved_model import ProvedModel
 from common.audit.chain import AUDIT_FILE
+from common.audit.entries import Named
+from common.errors import AuditError
 from common.run.messages import DisputeRequest, KeysRequest, Request, VerdictRequest, phase_of
 from common.telemetry.events import COMPLETED, AttackRefused
 from server.run import Run
@@ -34,9 +36,13 @@ from tests.support.small_consortium import RUN_ID
 
 def named_at(made: ProvingRun, hospital: str) -> list[tuple[int, str, str]]:
     """Return round, hospital and fault of everybody whom a hospital's audit chain names."""
+    return [(body["round_number"], body["hospital"], body["fault"]) for body in entries(made, hospital, "named")]
+
+
+def entries(made: ProvingRun, hospital: str, kind: str) -> list[dict[str, Any]]:
+    """Return the entries of one kind in a hospital's audit chain."""
     lines = (made.folder / hospital / AUDIT_FILE).read_text().splitlines()
-    bodies = [body for line in lines if (body := json.loads(line)["body"])["kind"] == "named"]
-    return [(body["round_number"], body["hospital"], body["fault"]) for body in bodies]
+    return [body for line in lines if (body := json.loads(line)["body"])["kind"] == kind]
 
 
 def kept_at(made: ProvingRun, hospital: str) -> list[str]:
@@ -67,7 +73,11 @@ def is_the_right_model(made: ProvingRun, run: Run) -> None:
     assert all((first == other).all() for other in others)
     assert np.isfinite(first).all()
     assert run._checkpoint.step == STEPS
-    assert any("each model follows from what hospitals committed to" in line for line in audit(made))
+    told = audit(made)
+    assert any("each model follows from what hospitals committed to" in line for line in told)
+    (found,) = [line for line in told if line.startswith("cheated")]
+    assert f"{CHEAT}, in round" in found
+    assert all(name in found for name in made.consortium.agents)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,21 @@ def test_a_cheat_is_named_in_its_round_and_the_run_goes_on_without_it(
     made = disputing(tmp_path, hospitals, audited=True)
     spoil(made, monkeypatch, garble)
     is_the_right_model(made, goes_on_without(made, CHEAT, faults))
+
+
+def test_an_audit_refuses_chains_that_name_others_from_the_same_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = disputing(tmp_path, audited=True, experiment={"rounds": 1})
+    spoil(made, monkeypatch, scaled(40))
+    made.run().train()
+    assert audit(made)
+    (body,) = entries(made, "hospital-2", "named")
+    made.consortium.restart("hospital-1")
+    agent = made.consortium.agents["hospital-1"]
+    agent._here.record(Named(**{**body, "hospital": "hospital-2"}))
+    with pytest.raises(AuditError, match="must name the same hospitals from the same evidence"):
+        audit(made)
 
 
 def one_more(vector: Any) -> None:  # noqa: ANN401 - of either ring
