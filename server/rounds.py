@@ -241,17 +241,24 @@ class SecureAggregation:
         unmasked = unmasking.unmask(masked, revealed, self._apply)
         self._conversation.refused_by_server(unmasked.refusals)
         result.total, result.survivors = unmasked.total, unmasked.survivors
-        if following is not None and asked.reads_training_records:
-            try:
-                result.evidence = self._prove(masked, unmasked, result.terms)
-            except (SumError, CommitmentError) as error:
-                result.spoilt = error
-            except WeightRangeError as error:
-                place = Place(SERVER, round_number, Phase.UNMASKING)
-                result.spoilt = ImplausibleSumError(place, str(error))
-            if result.spoilt is not None and self._run.disputes:
-                self._dispute(masked, unmasked, result)
+        try:
+            if following is not None and asked.reads_training_records:
+                self._judge(masked, unmasked, result)
+        finally:
+            unmasked.erase()
         return result
+
+    def _judge(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, result: RoundSum) -> None:
+        """Prove a sum, or say why it cannot be, and where a run has disputes, who is at fault."""
+        try:
+            result.evidence = self._prove(masked, unmasked, result.terms)
+        except (SumError, CommitmentError) as error:
+            result.spoilt = error
+        except WeightRangeError as error:
+            place = Place(SERVER, masked.routed.directory.round_number, Phase.UNMASKING)
+            result.spoilt = ImplausibleSumError(place, str(error))
+        if result.spoilt is not None and self._run.disputes:
+            self._dispute(masked, unmasked, result)
 
     def _dispute(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, result: RoundSum) -> None:
         """Have the survivors show their changes of a spoilt sum, and find who has spoilt it, as each of them does."""

@@ -53,6 +53,10 @@ class Unmasked:
     dropped_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """The key of its change of each hospital that dropped out, likewise."""
 
+    def erase(self) -> None:
+        """Overwrite what was kept for a dispute, when the round has none any more."""
+        erase(*self.self_mask_seeds.values(), *self.dropped_keys.values())
+
 
 def reveal(state: SignedState | MaskedState, request: UnmaskingRequest) -> UnmaskingShares:
     """Reveal shares of b_u for survivors and of s_u for the dropped, never both for one (figure 4, round 4, user).
