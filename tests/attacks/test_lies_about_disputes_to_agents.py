@@ -246,7 +246,7 @@ def test_the_other_dispute_of_a_round_gets_nothing(tmp_path: Path, monkeypatch: 
     assert run.disputable == {}
 
 
-@pytest.mark.parametrize("mode", ["none", "local"])
+@pytest.mark.parametrize("mode", ["none", "local", "distributed"])
 def test_a_run_without_disputes_answers_none(dealt: Dealt, tmp_path: Path, mode: str) -> None:
     made = proving(dealt, tmp_path, privacy={"mode": mode}, experiment={"rounds": 1})
     made.run().train()

@@ -3,8 +3,8 @@
 Looked for: every private key (c_u, s_u, and s'_u where a run has disputes), every self-mask seed (b_u), and of every
 hospital that masked the shares it never revealed, in pieces of eight bytes, as bytes and as integers of Python's, in
 all memory the process can write to: objects, what the allocators have taken back, stacks, OpenSSL's own memory. All
-copies that a round makes of them can be reached. Not looked for: the shares that were revealed, which the server is meant to have, and what Shamir's arithmetic
-leaves of the polynomials' other coefficients.
+copies that a round makes of them can be reached. Not looked for: the shares that were revealed, which the server is
+meant to have, and what Shamir's arithmetic leaves of the polynomials' other coefficients.
 """
 
 import json
