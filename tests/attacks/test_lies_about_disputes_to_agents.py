@@ -237,10 +237,12 @@ def test_the_other_dispute_of_a_round_gets_nothing(tmp_path: Path, monkeypatch: 
     spoil(made, monkeypatch, scaled(40))
     made.listen()
     one_round(made)
-    dispute = next(heard for heard in made.heard if isinstance(heard.request, DisputeRequest))
-    shown = secagg.decode(dispute.request.request, secagg.Dispute, secagg.Limits(4), PLACE)
-    fewer = msgspec.structs.replace(dispute.request, request=secagg.encode(replace(shown, vectors=shown.vectors[:3])))
-    assert made.refusal(fewer, dispute.array).code == "already_answered"
+    asked, array = next(
+        (heard.request, heard.array) for heard in made.heard if isinstance(heard.request, DisputeRequest)
+    )
+    shown = secagg.decode(asked.request, secagg.Dispute, secagg.Limits(4), PLACE)
+    fewer = secagg.encode(replace(shown, vectors=shown.vectors[:3]))
+    assert made.refusal(msgspec.structs.replace(asked, request=fewer), array).code == "already_answered"
     run = made.agent._run
     assert run is not None
     assert run.disputable == {}
