@@ -52,7 +52,7 @@ from common.secagg.keys import (
     self_mask_info,
     share_encryption_info,
 )
-from common.secagg.masking_keys import derived_key, masking_key_info, public_by_hospital
+from common.secagg.masking_keys import derived_key, public_by_hospital
 from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import (
     SHARE_BYTES,
@@ -182,16 +182,24 @@ def mask_accepted(
         raise CommitmentHashError(place, "a vector must be committed to where sums are proved, and nowhere else")
     together = cohort_hash(state.directory_hash, accepted.cohort)
     context = round_context(run, keys.round_number)
+    change_key = None
     for segment, part in zip(Segment, run.segments(vector), strict=True):
         public = public_by_hospital(state.directory, segment)
         with derived_key(run, keys.round_number, keys.hospital, keys.masking_key, segment) as private:
             agreements = Agreements(private)
+            if run.disputes and segment is Segment.CHANGE:
+                change_key = memoryview(
+                    private
+                ).tobytes()  # Here, so that what HKDF leaves is written over by the masks.
         masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital, segment)))]
         for peer in shares:
             info = pairwise_seed_info(context, together, asked, (keys.hospital, peer), segment)
             masks.append(Mask(agreements.agree(public[peer], info), subtract=keys.hospital > peer))
         try:
             apply(part, masks)
+        except BaseException:
+            erase(change_key or b"")
+            raise
         finally:
             erase(*(mask.seed for mask in masks))
     sealed = seal(run, keys.round_number, keys.hospital, state.self_mask_seed, commitment) if commitment else None
@@ -222,18 +230,10 @@ def mask_accepted(
         view=view,
         sealed=sealed,
         shares={owner: pair.copy() for owner, pair in (*shares.items(), (keys.hospital, state.own_shares))},
-        change_key=_change_key(state),
+        change_key=change_key,
         change_keys=public_by_hospital(state.directory, Segment.CHANGE) if run.disputes else {},
     )
     return masked_state, view, vector
-
-
-def _change_key(state: SharedKeys) -> bytes | None:
-    """Return the private key of this hospital's change in memory of its own, in a run that has disputes."""
-    keys = state.keys
-    if not keys.run.disputes:
-        return None
-    return derive(keys.masking_key, masking_key_info(keys.run, keys.round_number, keys.hospital, Segment.CHANGE))
 
 
 def signed_part(run: RunParameters, message: MaskedInput) -> bytes:
