@@ -11,11 +11,11 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RunError
+from common.files import socket_name
 from common.run.messages import MAXIMUM_MESSAGE_BYTES
 
 SOCKET_FILE = "agent.sock"
@@ -110,16 +110,6 @@ def _fill(connection: socket.socket, room: memoryview) -> None:
         room = room[received:]
 
 
-@contextmanager
-def _at(folder: Path) -> Iterator[str]:
-    """Return a short name of the socket in a folder, whatever the folder's: the kernel takes 107 bytes."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET_FILE}"
-    finally:
-        os.close(descriptor)
-
-
 def connect(folder: Path) -> socket.socket:
     """Return a connection to the agent whose relay has this folder.
 
@@ -128,7 +118,7 @@ def connect(folder: Path) -> socket.socket:
     """
     connection = socket.socket(socket.AF_UNIX)
     try:
-        with _at(folder) as name:
+        with socket_name(folder / SOCKET_FILE) as name:
             connection.connect(name)
     except OSError:
         connection.close()
@@ -153,7 +143,7 @@ class AgentDoor:
         """Listen."""
         path = self._folder / SOCKET_FILE
         path.unlink(missing_ok=True)
-        with _at(self._folder) as name:
+        with socket_name(self._folder / SOCKET_FILE) as name:
             self._listener.bind(name)
         os.chown(path, -1, self._folder.stat().st_gid)
         path.chmod(0o660)

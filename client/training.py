@@ -27,7 +27,7 @@ in whole numbers.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -643,17 +643,19 @@ def _plain_gradient(model: nn.Module, data: TrainingData, batch: Tensor) -> Tens
     def of_piece(piece: Tensor) -> tuple[Tensor | None, ...]:
         inputs = _as_input(data.take(piece).to(device))
         labels = data.labels[piece].repeat_interleave(data.copies, dim=0).to(device)
-        found = model(inputs).flatten(0, -2)  # The copies of a record one after the other.
-        loss = summed_loss(found, labels) / (len(batch) * data.copies)
+        logits = model(inputs).flatten(0, -2)  # The copies of a record one after the other.
+        loss = summed_loss(logits, labels) / (len(batch) * data.copies)
         return torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    total = [torch.zeros_like(parameter) for parameter in parameters]
+    total: Sequence[Tensor | None] = [None] * len(parameters)
     for gradients in in_pieces(batch, _physical_batch(data), of_piece):
-        for so_far, gradient in zip(total, gradients, strict=True):
-            if gradient is not None:
-                so_far.add_(gradient)
-    gradient = torch.cat([each.reshape(-1) for each in total]).cpu()
-    return gradient if bool(torch.isfinite(gradient).all()) else torch.zeros_like(gradient)
+        # Never in place: what autograd returns may be a view of something else.
+        total = [one if other is None else other if one is None else other + one
+                 for one, other in zip(gradients, total, strict=True)]  # fmt: skip
+    found = [torch.zeros_like(own) if each is None else each for own, each in zip(parameters, total, strict=True)]
+    gradient = torch.cat([each.reshape(-1) for each in found]).cpu()
+    # Both ends are finite where all are: NaN is passed on.
+    return gradient if bool(torch.isfinite(torch.stack(torch.aminmax(gradient))).all()) else torch.zeros_like(gradient)
 
 
 def _poisson_batches(data: TrainingData, unit: PrivacyUnit, schedule: Schedule, stream: Keystream) -> Iterator[Tensor]:

@@ -137,3 +137,13 @@ def alone(lock: Path, patience_seconds: float) -> Iterator[None]:
         except TimeoutError:
             raise RunError(f"{lock.name} is held by another process that does this work; stop it") from None
         yield
+
+
+@contextmanager
+def socket_name(path: Path) -> Iterator[str]:
+    """Return a short name for a Unix socket with a path of any length: the kernel takes 107 bytes."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)

@@ -35,6 +35,7 @@ from server.checkpoints import Checkpoint, CheckpointStore
 from server.conversation import Conversation
 from server.events import EventLog
 from server.flower.grid import GridTransport, let_responses_go
+from server.flower.pieces import LocalPieces
 from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run
@@ -65,7 +66,7 @@ def main(grid: Grid, _context: Context) -> None:
             store = CheckpointStore(settings.run / CHECKPOINTS_FOLDER)
             plan = _plan(state, settings, len(_begun(store, state, settings.run_id).model), apply_masks)
             waits = plan.config.transport
-            transport = GridTransport(grid, waits.poll_seconds)
+            transport = GridTransport(grid, waits.poll_seconds, LocalPieces(state))
             chain = AuditChain(settings.run / AUDIT_FILE, _writer(state))
             tell = recording_events(events, chain.append, settings.run_id)
             report = recording_refusals(tell, chain.append, settings.run_id)

@@ -4,7 +4,6 @@ The socket lies in the state folder with mode 0600. The kernel says which user c
 root are answered. Whoever is that user can change the state folder anyway, so nothing else is asked for.
 """
 
-import contextlib
 import datetime
 import hashlib
 import os
@@ -13,8 +12,6 @@ import socket
 import socketserver
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -25,7 +22,7 @@ from pydantic import ValidationError
 from common.complaints import complaint
 from common.config import Config, RunDescription, replace
 from common.errors import ConfideError, ConfigError, RunError
-from common.files import make_private_folder
+from common.files import make_private_folder, socket_name
 from common.identity.certificates import load_certificate
 from common.models.first_model import FirstModel
 from common.run.proposal import LONGEST_PROPOSAL_BYTES, RunAnswer, RunState
@@ -265,7 +262,7 @@ class OperatorSocket:
     def __init__(self, state: Path, operator: Operator) -> None:
         path = state / SOCKET_FILE
         path.unlink(missing_ok=True)  # Only the one server that holds the state folder's lock gets here.
-        with _short(path) as address:
+        with socket_name(path) as address:
             self._server = _Listener(address, operator)
         path.chmod(0o600)
         self._path = path
@@ -295,7 +292,7 @@ def ask_server(state: Path, request: OperatorRequest) -> tuple[RunView, ...]:
     """
     path = state / SOCKET_FILE
     try:
-        with _short(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        with socket_name(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_SECONDS)
             connection.connect(address)
             connection.sendall(msgspec.json.encode(request))
@@ -356,18 +353,3 @@ def _read(connection: socket.socket) -> bytes:
         if len(content) > _LONGEST_BYTES:
             raise OSError("too long")
     return bytes(content)
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Return a name of at most 108 bytes, which is as long as a socket's may be, for a path of any length."""
-    with contextlib.closing(_Folder(path.parent)) as folder:
-        yield f"/proc/self/fd/{folder.descriptor}/{path.name}"
-
-
-class _Folder:
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        os.close(self.descriptor)

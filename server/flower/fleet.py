@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -33,6 +34,7 @@ from flwr.server.superlink.linkstate import InMemoryLinkState
 
 from common.flower.carried import LONGEST_CALL_BYTES
 from common.flower.seam import replace_in
+from server.flower.pieces import serve_pieces
 
 _LONGEST_POLL_SECONDS = 5.0
 """How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
@@ -196,11 +198,16 @@ class Replies:
             return set(self._missing)
 
 
-def change_superlink() -> None:
-    """Let restarted SuperNodes in, and answer a poll for a message when there is one."""
+def change_superlink(folder: Path) -> None:
+    """Let restarted SuperNodes in, and answer a poll for a message when there is one.
+
+    Args:
+        folder: for the socket over which the ServerApp hands over pieces of arrays.
+    """
     deliveries, replies = Deliveries(), Replies()
     factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
-    replace_in(factory, "InMemoryLinkState", _state(deliveries, replies), used_by=factory.LinkStateFactory.state)
+    state = _state(deliveries, replies, folder)
+    replace_in(factory, "InMemoryLinkState", state, used_by=factory.LinkStateFactory.state)
     superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
     servicer = _servicer(deliveries, replies)
     start = vars(superlink)["_run_fleet_api_grpc_rere"]
@@ -220,6 +227,12 @@ class State(InMemoryLinkState):
     """When each session began."""
     read: list[str]
     """Replies without pieces that the ServerApp has been given."""
+    folder: Path
+    """For the socket of pieces."""
+
+    def __init__(self, *flowers: Any, **own: Any) -> None:  # noqa: ANN401 - Flower's
+        super().__init__(*flowers, **own)
+        serve_pieces(self.folder, self)
 
     def start_session(self, run_id: int) -> str:
         """Begin a session; forget those that lack nothing: Flower does when the last object comes, and only then."""
@@ -281,8 +294,14 @@ class State(InMemoryLinkState):
         self.replies.forget(message_ins_ids)
 
 
-def _state(deliveries: Deliveries, replies: Replies) -> type[State]:
-    facts = {"deliveries": deliveries, "replies": replies, "sessions": deque[tuple[float, str]](), "read": list[str]()}
+def _state(deliveries: Deliveries, replies: Replies, folder: Path) -> type[State]:
+    facts = {
+        "folder": folder,
+        "deliveries": deliveries,
+        "replies": replies,
+        "sessions": deque[tuple[float, str]](),
+        "read": list[str](),
+    }
     return type("State", (State,), facts)
 
 

@@ -2,7 +2,8 @@
 
 A message of ours lies in Flower's as ``common/flower/carried.py`` says. The ServerApp speaks the SuperLink's Runtime
 API itself, by the client of Flower's grid: Flower's own grid would send each message in several objects, keep all
-pieces of an array until the last is sent, and end with an error where one hospital's reply cannot be read.
+pieces of an array until the last is sent, and end with an error where one hospital's reply cannot be read. Pieces of
+long arrays pass by ``pieces.py``.
 """
 
 import hashlib
@@ -20,8 +21,6 @@ from flwr.proto.message_pb2 import (
     Message,
     Metadata,
     ObjectTree,
-    PullObjectRequest,
-    PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
 from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, RecordDict, StringList
@@ -45,6 +44,7 @@ from common.flower.seam import replace_in
 from common.flower.waits import poll_pause
 from common.run.flat_model import FlatModel, stretches
 from common.run.messages import decode_reply, join_array, phase_of
+from server.flower.pieces import Pieces
 from server.transport import Incoming, Outgoing, Patience
 
 _MOST_WHOLE_BYTES = 16 * 2**20
@@ -84,10 +84,12 @@ class GridTransport:
     Args:
         grid: Flower's, of the ServerApp.
         poll_seconds: between two polls for replies, each of which waits a moment for one.
+        pieces: of long arrays, at the SuperLink.
     """
 
-    def __init__(self, grid: Grid, poll_seconds: float) -> None:
+    def __init__(self, grid: Grid, poll_seconds: float, pieces: Pieces) -> None:
         self._grid = grid
+        self._pieces = pieces
         self._poll_seconds = poll_seconds
         self._node = Node(node_id=SUPERLINK_NODE_ID)
 
@@ -165,15 +167,7 @@ class GridTransport:
         response = self._client.PushMessages(PushAppMessagesRequest(messages_list=messages, message_object_trees=trees))
         by_name = {piece.name: piece for _, _, pieces in batch for piece in pieces}
         for name in response.objects_to_push:
-            request = PushObjectRequest(
-                node=self._node,
-                run_id=self._run,
-                session_id=response.session_id,
-                object_id=name,
-                object_content=by_name[name].content(),
-            )
-            if not self._client.PushObject(request).stored:
-                raise RunError("the SuperLink must take the pieces of a model; see superlink.log")
+            self._pieces.put(self._run, response.session_id, name, by_name[name].content())
         return {name: node for name, (node, _, _) in zip(response.message_ids, batch, strict=True) if name}
 
     def _read(self, node: int, reply: Message, longest_bytes: int) -> Incoming:
@@ -192,11 +186,10 @@ class GridTransport:
         Raises:
             ValueError: the object is not there, or is another one.
         """
-        request = PullObjectRequest(node=self._node, run_id=self._run, object_id=name)
-        response = self._client.PullObject(request)
-        if not response.object_available:
+        content = self._pieces.get(self._run, name)
+        if not content:
             raise ValueError("a part of its array is missing")
-        return part_of(response.object_content)
+        return part_of(content)
 
 
 def _names(pieces: Sequence[Piece]) -> list[str]:

@@ -29,7 +29,7 @@ def main() -> None:
         lambda *_given, **_options: reloading_credentials(state),
         used_by=generic_create_grpc_server,
     )
-    change_superlink()
+    change_superlink(state)
     spare_runtime_calls()
     keep_objects_in_files(state)
     sys.argv = ["flower-superlink", *sys.argv[2:]]

@@ -36,6 +36,7 @@ from tests.support.installed_package import install
 PACKAGE = "wire_net"
 SOURCE = '''"""A network with as many parameters as wanted, trained in no time: the image shrinks to 7 x 7 pixels."""
 
+import torch
 from torch import nn
 
 
@@ -53,12 +54,24 @@ def more_thousands(classes: int, channels: int, image_size: int) -> nn.Module:
     return _made(1_100, classes)
 
 
+class Wide(nn.Module):
+    """A small layer, and millions of parameters of which a weighted sum is added: each has a gradient of its own."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.small = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(channels * 49, classes))
+        count = 11_180_002 - classes * (channels * 49 + 1)
+        self.many = nn.Parameter(torch.zeros(count))
+        self.weights = torch.linspace(-1, 1, count)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.small(images)
+        # To one class alone: what is added to all of them has no gradient.
+        return torch.cat((logits[:, :1] + self.many @ self.weights, logits[:, 1:]), dim=1)
+
+
 def millions(classes: int, channels: int, image_size: int) -> nn.Module:
-    # The same numbers; the backward pass of so wide a convolution takes longer than all else in a round.
-    wide = nn.Linear(channels * 49, 215_000)
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(7), nn.Flatten(), wide, nn.Tanh(), nn.Linear(215_000, classes)
-    )
+    return Wide(classes, channels)
 '''
 PARAMETERS = {"thousands": 26_002, "more_thousands": 57_202, "millions": 11_180_002}
 """Model to its parameters, for two classes."""

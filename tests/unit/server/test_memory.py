@@ -19,10 +19,6 @@ from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ConfirmMessageReceivedResponse,
     Message,
-    PullObjectRequest,
-    PullObjectResponse,
-    PushObjectRequest,
-    PushObjectResponse,
 )
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.recorddict_pb2 import ConfigRecord, ConfigRecordValue, StringList
@@ -99,9 +95,9 @@ class Fleet:
         wanted = {child.object_id for tree in request.message_object_trees for child in tree.children}
         return PushAppMessagesResponse(message_ids=names, objects_to_push=wanted)
 
-    def PushObject(self, request: PushObjectRequest) -> PushObjectResponse:  # noqa: N802
-        self.model_bytes += len(part_of(request.object_content))
-        return PushObjectResponse(stored=True)
+    def put(self, _run: int, _session: str, _name: str, content: bytes) -> None:
+        """See :class:`server.flower.pieces.Pieces`."""
+        self.model_bytes += len(part_of(content))
 
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802
         response = PullAppMessagesResponse()
@@ -119,11 +115,12 @@ class Fleet:
             response.messages_list.append(message)
         return response
 
-    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
-        content = self.pieces[request.object_id].content()
+    def get(self, _run: int, name: str) -> bytes:
+        """See :class:`server.flower.pieces.Pieces`."""
+        content = self.pieces[name].content()
         if len(content) > PIECE_BYTES:  # The head is one for all hospitals.
-            del self.pieces[request.object_id]
-        return PullObjectResponse(object_found=True, object_available=True, object_content=content)
+            del self.pieces[name]
+        return content
 
     def ConfirmMessageReceived(self, _: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:  # noqa: N802
         return ConfirmMessageReceivedResponse()
@@ -207,7 +204,7 @@ def trained(hospitals: int, folder: Path) -> tuple[Run, Fleet, list[Event]]:
     store = CheckpointStore(folder)
     store.save(Checkpoint(RUN_ID, 0, 0, CountingModel(), {}, 0, RunProgress()))
     waits = config.transport
-    conversation = Conversation(GridTransport(cast("Grid", grid), waits.poll_seconds), waits, events.append)
+    conversation = Conversation(GridTransport(cast("Grid", grid), waits.poll_seconds, fleet), waits, events.append)
     return Run(RunPlan(config, description, "none", keys), conversation, store, events.append), fleet, events
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from common.config import replace
 from common.errors import ConfigError, RunError
+from common.files import socket_name
 from common.identity.members import MEMBERS_FILE
 from common.models.first_model import FIRST_MODEL_FILE, FirstModel
 from server import operator_socket
@@ -102,7 +103,7 @@ def test_another_user_is_not_answered(served: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"type":"erase"}', b"\xff" * 100, b'{"type":"list","more":1}'])
 def test_bytes_that_are_no_request_are_answered_with_an_error(served: Path, content: bytes) -> None:
-    with operator_socket._short(served / SOCKET_FILE) as address, socket.socket(socket.AF_UNIX) as connection:
+    with socket_name(served / SOCKET_FILE) as address, socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         connection.sendall(content)
         connection.shutdown(socket.SHUT_WR)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
@@ -35,6 +36,7 @@ from common.identity.certificates import certificate_pem, make_local_tls, make_s
 from common.run.messages import KeysReply, KeysRequest, encode
 from server.flower.fleet import change_superlink
 from server.flower.grid import GridTransport
+from server.flower.pieces import LocalPieces
 from server.transport import Incoming, Outgoing, Patience
 
 superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -65,14 +67,18 @@ class RuntimeApi:
     def PullMessages(self, request: PullAppMessagesRequest) -> Any:  # noqa: ANN401, N802
         return self._call("PullMessages", runtime_handlers.pull_messages, request)
 
-    def PushObject(self, request: PushObjectRequest) -> Any:  # noqa: ANN401, N802
-        return self._call("PushObject", runtime_handlers.push_object, request)
-
-    def PullObject(self, request: PullObjectRequest) -> Any:  # noqa: ANN401, N802
-        return self._call("PullObject", runtime_handlers.pull_object, request)
-
     def ConfirmMessageReceived(self, request: ConfirmMessageReceivedRequest) -> Any:  # noqa: ANN401, N802
         return self._call("ConfirmMessageReceived", runtime_handlers.confirm_message_received, request)
+
+
+class CountedPieces(LocalPieces):
+    """Counts the pieces that were handed over."""
+
+    handed = 0
+
+    def put(self, run: int, session: str, name: str, content: bytes) -> None:
+        self.handed += 1
+        super().put(run, session, name, content)
 
 
 class Counter(grpc.ServerInterceptor):  # type: ignore[misc]  # gRPC has no types
@@ -92,6 +98,7 @@ class Consortium:
 
     state: InMemoryLinkState
     transport: GridTransport
+    pieces: CountedPieces
     api: RuntimeApi
     counter: Counter
     address: str
@@ -109,10 +116,10 @@ class Consortium:
 
 
 @pytest.fixture
-def consortium(monkeypatch: pytest.MonkeyPatch) -> Iterator[Consortium]:
+def consortium(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Consortium]:
     monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
     monkeypatch.setattr(linkstate_factory, "InMemoryLinkState", InMemoryLinkState)
-    change_superlink()
+    change_superlink(tmp_path)
     objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
     state = cast("InMemoryLinkState", states.state())
@@ -132,7 +139,8 @@ def consortium(monkeypatch: pytest.MonkeyPatch) -> Iterator[Consortium]:
     server.start()
     api = RuntimeApi(state, run, [])
     grid = cast("Grid", SimpleNamespace(_runtime_client=api, run=SimpleNamespace(run_id=run)))
-    yield Consortium(state, GridTransport(grid, 0.01), api, counter, f"127.0.0.1:{port}", root, keys)
+    pieces = CountedPieces(tmp_path)
+    yield Consortium(state, GridTransport(grid, 0.01, pieces), pieces, api, counter, f"127.0.0.1:{port}", root, keys)
     server.stop(0)
 
 
@@ -193,7 +201,7 @@ def test_long_arrays_cross_in_pieces_each_once_for_all_hospitals(consortium: Con
         assert incoming[fleet.node.node_id].fault is None
         np.testing.assert_array_equal(incoming[fleet.node.node_id].array, agent.vector)
         assert agent.asked[-1][1] == array_head(model.dtype, len(model)) + model.tobytes()
-    assert consortium.api.calls.count("PushObject") == 1 + model.nbytes // 2**20
+    assert consortium.pieces.handed == 1 + model.nbytes // 2**20
     for fleet in fleets:
         fleet.close()
 

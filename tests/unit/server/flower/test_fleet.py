@@ -5,6 +5,7 @@ import importlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -28,6 +29,7 @@ from flwr.superlink.federation import NoOpFederationManager
 
 from common.flower.carried import LONGEST_CALL_BYTES, LONGEST_WHOLE_BYTES
 from common.run.messages import MAXIMUM_MESSAGE_BYTES
+from server.flower import fleet as fleet_module
 from server.flower.fleet import Deliveries, change_superlink
 
 superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -82,7 +84,8 @@ def superlink_with_node(monkeypatch: pytest.MonkeyPatch, key: bytes) -> FleetSer
     monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
     monkeypatch.setattr(linkstate_factory, "InMemoryLinkState", InMemoryLinkState)
     monkeypatch.setattr(superlink, "GRPC_MAX_MESSAGE_LENGTH", superlink.GRPC_MAX_MESSAGE_LENGTH)
-    change_superlink()
+    monkeypatch.setattr(fleet_module, "serve_pieces", lambda *_: None)
+    change_superlink(Path())
     objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
     servicer: FleetServicer = vars(superlink)["FleetServicer"](states, objects, enable_supernode_auth=True)

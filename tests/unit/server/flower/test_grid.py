@@ -28,6 +28,7 @@ from common.flower.carried import MOST_PIECES, array_head
 from common.run.messages import KeysReply, KeysRequest, encode
 from server.flower import grid as grid_module
 from server.flower.grid import GridTransport, incoming_of, let_responses_go
+from server.flower.pieces import Pieces
 from server.transport import Outgoing, Patience
 
 http_grid = importlib.import_module("flwr.superlink.grid.http_grid")
@@ -80,7 +81,7 @@ class Api:
 
 def transport(api: Api) -> GridTransport:
     grid = SimpleNamespace(_runtime_client=api, run=SimpleNamespace(run_id=1))
-    return GridTransport(cast("Grid", grid), 0.001)
+    return GridTransport(cast("Grid", grid), 0.001, cast("Pieces", None))
 
 
 def exchange(api: Api, outgoing: Mapping[int, Outgoing], seconds: float = 30.0) -> list[Any]:
@@ -95,7 +96,7 @@ def test_the_private_names_of_flowers_apis_are_there() -> None:
     assert "fab" in StartRunRequest.DESCRIPTOR.fields_by_name
     assert "run_id" in ListRunsRequest.DESCRIPTOR.fields_by_name
     assert ListNodesRequest.DESCRIPTOR is not None
-    for method in ("PushMessages", "PullMessages", "PushObject", "PullObject", "ConfirmMessageReceived"):
+    for method in ("PushMessages", "PullMessages", "ConfirmMessageReceived"):
         assert callable(getattr(RuntimeHttpClient, method))
     assert isinstance(http_grid.HttpGrid._runtime_client, property)
 
