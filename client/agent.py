@@ -33,6 +33,7 @@ from client.data.watch import GONE_FILE, held, hold, name_gone
 from client.ledger.ledger import Ledger
 from client.ledger.place import open_ledger
 from client.ledger.remembered import STATED_FILE
+from client.named import NAMED_FILE, NamedHospitals
 from client.own_results import OWN_RESULTS_FILE, OwnResult, append
 from client.policy import check_agreement
 from client.proved_model import ProvedModel
@@ -40,7 +41,15 @@ from client.roster import check_roster
 from client.round_state import AnsweredRoundsFile
 from client.status import STATUS_FILE, StatusKeeper
 from common.audit.chain import Record, discard
-from common.audit.entries import Contributed, JoinedRun, OpenedSum, Refused, SignedSurvivors
+from common.audit.entries import (
+    Contributed,
+    JoinedRun,
+    Named,
+    OpenedSum,
+    Refused,
+    ShownChange,
+    SignedSurvivors,
+)
 from common.config import AggregationMode, HospitalConfig, RunDescription
 from common.errors import (
     AuditError,
@@ -61,13 +70,17 @@ from common.identity.revocation import Revocations
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
+from common.proved_sums.dispute import early_faults, evidence_hash, require_fault, verdict
 from common.proved_sums.errors import UnprovedModelError
 from common.proved_sums.proof import CommittedGroup
 from common.run import messages
+from common.run.basis import sum_in
 from common.run.flat_model import hash_model
 from common.run.messages import (
     ConsistencyReply,
     ConsistencyRequest,
+    DisputeReply,
+    DisputeRequest,
     EpsilonReport,
     KeysReply,
     KeysRequest,
@@ -85,13 +98,32 @@ from common.run.messages import (
     UnmaskAllRequest,
     UnmaskReply,
     UnmaskRequest,
+    VerdictReply,
+    VerdictRequest,
     phase_of,
 )
+from common.run.next_model import rules_of
 from common.run.round_terms import RoundTerms
 from common.run.terms import protocol_parameters
-from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
+from common.secagg import (
+    advertise_keys,
+    consistency_check,
+    disputes,
+    full_unmasking,
+    masked_input,
+    share_keys,
+    unmasking,
+)
 from common.secagg import messages as secagg
-from common.secagg.errors import ModelHashError, Place, SecAggError, UnusableModelError
+from common.secagg.binding import require_place
+from common.secagg.errors import (
+    ModelHashError,
+    OmittedHospitalError,
+    Place,
+    SecAggError,
+    UnknownPhaseError,
+    UnusableModelError,
+)
 from common.secagg.masks import MaskApplier, apply_masks
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
@@ -144,6 +176,22 @@ class Surroundings:
 
 
 @dataclass
+class _Disputable:
+    """A round whose sum this hospital has helped to open, until the next round or the verdict of a dispute."""
+
+    terms: RoundTerms
+    kept: disputes.Disputable
+    asked: secagg.Dispute | None = None
+    shown: disputes.ShownDispute | None = None
+    """What the server has shown, once this hospital has answered."""
+    own: secagg.OpenedChange | None = None
+    """What this hospital has shown, if it had to."""
+
+    def erase(self) -> None:
+        self.kept.erase()
+
+
+@dataclass
 class _Run:
     """One run's agreed terms, its work, and the secrets of the rounds in hand, in memory only."""
 
@@ -164,19 +212,22 @@ class _Run:
     terms: dict[int, RoundTerms] = field(default_factory=dict)
     groups: dict[int, CommittedGroup] = field(default_factory=dict)
     """Round to whose commitments its sum must be of, where this hospital has signed the survivors."""
+    views: dict[int, tuple[secagg.SignedView, ...]] = field(default_factory=dict)
+    """Round to what the survivors signed, likewise."""
+    disputable: dict[int, _Disputable] = field(default_factory=dict, repr=False)
 
     def forget(self, round_number: int) -> None:
         """Erase the secrets of one round."""
-        for told in (self.fewest, self.terms, self.groups):
+        for told in (self.fewest, self.terms, self.groups, self.views):
             told.pop(round_number, None)
-        for states in (self.keys, self.shared, self.masked, self.signed):
+        for states in (self.keys, self.shared, self.masked, self.signed, self.disputable):
             state = states.pop(round_number, None)
             if state is not None:
                 state.erase()
 
     def rounds(self) -> set[int]:
         """Return the rounds whose secrets are held."""
-        return {*self.keys, *self.shared, *self.masked, *self.signed}
+        return {*self.keys, *self.shared, *self.masked, *self.signed, *self.disputable}
 
 
 class HospitalAgent:
@@ -193,6 +244,7 @@ class HospitalAgent:
         self._policy = policy
         self._here = surroundings
         self._answered = AnsweredRoundsFile(surroundings.state / "answered-rounds.json", identity.name)
+        self._named = NamedHospitals(surroundings.state / NAMED_FILE, identity.name)
         self._status = StatusKeeper(
             surroundings.state / STATUS_FILE, identity.name, policy, lambda: self._here.now().timestamp()
         )
@@ -263,6 +315,10 @@ class HospitalAgent:
                 return self._unmask(self._known_run(request), request), None
             case UnmaskAllRequest():
                 return self._unmask_all(self._known_run(request), request), None
+            case DisputeRequest():
+                return self._dispute(self._known_run(request), request, array), None
+            case VerdictRequest():
+                return self._verdict(self._known_run(request), request), None
             case PlainRequest():
                 return self._plain(request, array)
 
@@ -350,7 +406,14 @@ class HospitalAgent:
             _LOG.warning("%s must be writable: %s", STATED_FILE, error.strerror)
 
     def _known_run(
-        self, request: SharesRequest | MaskRequest | ConsistencyRequest | UnmaskRequest | UnmaskAllRequest
+        self,
+        request: SharesRequest
+        | MaskRequest
+        | ConsistencyRequest
+        | UnmaskRequest
+        | UnmaskAllRequest
+        | DisputeRequest
+        | VerdictRequest,
     ) -> _Run:
         if self._run is None or self._run.description.run_id != request.run_id:
             raise RunError(
@@ -373,7 +436,9 @@ class HospitalAgent:
     def _share(self, run: _Run, round_number: int, encoded: bytes) -> bytes:
         self._answered.check(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
         keys = _state(run.keys, round_number, self._identity.name)
-        directory = self._decode(run, round_number, Phase.SHARE_KEYS, encoded, secagg.KeyDirectory)
+        directory = self._decode(
+            run, round_number, Phase.SHARE_KEYS, encoded, advertise_keys.directory_type(run.parameters)
+        )
         self._check_standing(run, [entry.hospital for entry in directory.keys])
         self._answered.advance(run.parameters.run_id, round_number, Phase.SHARE_KEYS)
         try:
@@ -390,6 +455,8 @@ class HospitalAgent:
         shared = _state(run.shared, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.MASKED_INPUT, request.request, secagg.MaskedInputRequest)
         self._check_standing(run, asked.cohort)
+        place = Place(self._identity.name, round_number, Phase.MASKED_INPUT)
+        self._named.check(run.parameters.run_id, asked.cohort, place)
         check_time(run.description.run_id, run.until, self._here.now())
         terms = RoundTerms.decode(asked.terms)
         model = self._model(run, request, terms, array)
@@ -398,6 +465,8 @@ class HospitalAgent:
             # A bad share is refused here, before training has cost any privacy.
             accepted = masked_input.accept(shared, asked)
             at_the_end.callback(accepted.erase)
+            for over in [number for number in run.disputable if number < round_number]:
+                run.disputable.pop(over).erase()
             run.contributor.check(terms, len(asked.cohort))
             self._answered.advance(run.parameters.run_id, round_number, Phase.MASKED_INPUT)
             # Whatever happens from here on, nobody masks with these keys again.
@@ -513,6 +582,7 @@ class HospitalAgent:
         phase = Phase.CONSISTENCY_CHECK
         encoded = request.views if isinstance(request, ProvedConsistencyRequest) else b""
         shown = self._decode(run, request.round_number, phase, encoded, secagg.FullUnmaskingRequest)
+        run.views[request.round_number] = shown.views
         return proved.group(masked, shown.views, survivors.survivors, phase)
 
     def _unmask(self, run: _Run, request: UnmaskRequest) -> Reply:
@@ -523,12 +593,16 @@ class HospitalAgent:
         asked = self._decode(run, round_number, Phase.UNMASKING, request.request, secagg.UnmaskingRequest)
         _require_noise(run, round_number, len(asked.survivors))
         self._answered.advance(run.parameters.run_id, round_number, Phase.UNMASKING)
+        kept = None
         try:
             revealed = secagg.encode(unmasking.reveal(signed or masked, asked))
             if run.proved is not None:  # Before a share is out, so that its sum cannot be passed over in silence.
                 run.proved.opened(run.terms[round_number], masked.cohort, run.groups[round_number])
+                kept = _for_a_dispute(run, masked, run.views[round_number])
         finally:
             run.forget(round_number)
+        if kept is not None:
+            run.disputable[round_number] = kept
         return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
 
     def _unmask_all(self, run: _Run, request: UnmaskAllRequest) -> Reply:
@@ -538,6 +612,7 @@ class HospitalAgent:
         asked = self._decode(run, round_number, Phase.FULL_UNMASKING, request.request, secagg.FullUnmaskingRequest)
         _require_noise(run, round_number, len(masked.cohort))
         self._answered.advance(run.parameters.run_id, round_number, Phase.FULL_UNMASKING)
+        kept = None
         try:
             group = None
             if run.proved is not None:
@@ -546,9 +621,63 @@ class HospitalAgent:
             if run.proved is not None and group is not None:  # As in the other ending, before a share is out.
                 run.proved.opened(run.terms[round_number], masked.cohort, group)
             self._here.record(OpenedSum(run_id=run.parameters.run_id, round_number=round_number, cohort=masked.cohort))
+            kept = _for_a_dispute(run, masked, asked.views)
         finally:
             run.forget(round_number)
+        if kept is not None:
+            run.disputable[round_number] = kept
         return UnmaskReply(revealed=revealed, shares=self._share_next(run, request))
+
+    def _dispute(self, run: _Run, request: DisputeRequest, array: Array | None) -> DisputeReply:
+        """Show this hospital's change if the sum fails here, too; its counts are shown to nobody."""
+        round_number, run_id = request.round_number, run.parameters.run_id
+        place = Place(self._identity.name, round_number, Phase.DISPUTE)
+        if not run.parameters.disputes:
+            raise UnknownPhaseError(place, "a change must be asked for in runs that have disputes alone")
+        self._answered.check(run_id, round_number, Phase.DISPUTE)
+        disputed: _Disputable = _state(run.disputable, round_number, self._identity.name)
+        asked = self._decode(run, round_number, Phase.DISPUTE, request.request, secagg.Dispute)
+        of = disputed.kept.round
+        length = len(of.survivors) * of.change_length
+        words = np.zeros(0, np.float32) if array is None else array
+        changes = sum_in(words, length, run.parameters.dtype, place)
+        shown = disputes.check(of, asked, changes, place, self._here.apply_masks)
+        rules = rules_of(run.description, run.contributor.layout, disputed.terms.purpose)
+        require_fault(rules, shown, place)
+        self._answered.advance(run_id, round_number, Phase.DISPUTE)
+        try:
+            if not early_faults(rules, shown):
+                self._here.record(ShownChange(run_id=run_id, round_number=round_number))
+                disputed.own = disputes.open_change(disputed.kept, self._identity.key)
+        finally:
+            disputed.erase()
+        disputed.asked, disputed.shown = asked, shown
+        return DisputeReply(opened=None if disputed.own is None else secagg.encode(disputed.own))
+
+    def _verdict(self, run: _Run, request: VerdictRequest) -> VerdictReply:
+        """Find who has cheated from what everybody showed, and take part in no round with them any more."""
+        round_number, run_id = request.round_number, run.parameters.run_id
+        place = Place(self._identity.name, round_number, Phase.VERDICT)
+        disputed: _Disputable = _state(run.disputable, round_number, self._identity.name)
+        asked = self._decode(run, round_number, Phase.VERDICT, request.opened, secagg.OpenedChanges)
+        require_place(run.parameters, round_number, asked, place)
+        if disputed.asked is None or disputed.shown is None:
+            raise UnknownPhaseError(place, "a verdict must follow a dispute that this hospital has answered")
+        if disputed.own is not None and disputed.own not in asked.opened:
+            raise OmittedHospitalError(
+                place, "a verdict must be from all that was shown, got it without this hospital's"
+            )
+        run.forget(round_number)
+        rules = rules_of(run.description, run.contributor.layout, disputed.terms.purpose)
+        found = verdict(rules, disputed.shown, asked.opened, self._here.apply_masks)
+        self._named.add(run_id, found)
+        evidence = evidence_hash(disputed.asked, asked)
+        for hospital, fault in found.items():
+            self._here.record(
+                Named(run_id=run_id, round_number=round_number, hospital=hospital, fault=fault, evidence=evidence)
+            )
+            _LOG.warning("run %s, round %d: %s has cheated (%s)", run_id[:12], round_number, hospital, fault)
+        return VerdictReply(named={hospital: fault.value for hospital, fault in found.items()})
 
     def _share_next(self, run: _Run, request: ConsistencyRequest | UnmaskRequest | UnmaskAllRequest) -> bytes | None:
         """Share the keys of the next round where the request brings everybody's, and this hospital's are among them."""
@@ -627,6 +756,15 @@ class HospitalAgent:
         place = Place(self._identity.name, round_number, phase)
         limits = secagg.Limits(hospitals=len(run.parameters.roster))
         return secagg.decode(encoded, message_type, limits, place)
+
+
+def _for_a_dispute(
+    run: _Run, masked: masked_input.MaskedState, views: tuple[secagg.SignedView, ...]
+) -> _Disputable | None:
+    """Return what is kept of a round whose sum is about to be opened, where its sum may be disputed."""
+    terms = run.terms[masked.round_number]
+    kept = disputes.keep(masked, views) if terms.reads_training_records else None
+    return None if kept is None else _Disputable(terms, kept)
 
 
 def _require_version(run: RunDescription, version: int) -> None:

@@ -1,10 +1,13 @@
 """What this hospital agrees to, whatever the server asks."""
 
+import numpy as np
+
 from common.config import AdversaryModel, AggregationMode, HospitalConfig, PrivacyUnit, RunDescription
 from common.errors import PolicyError
 from common.identity.certificates import HospitalIdentity, read_certificate
 from common.models.naming import PackageModel, from_outside
 from common.privacy.mechanism import mechanism_of
+from common.run.basis import words_for
 
 
 def check_agreement(policy: HospitalConfig, run: RunDescription, identity: HospitalIdentity) -> None:
@@ -85,10 +88,31 @@ def _check_aggregation(policy: HospitalConfig, run: RunDescription) -> None:
             f"this hospital wants changes of a model to be within {most:g} times their noise, the run's "
             f"aggregation.norm_bound is {bound:g} (0 is none); its operator can raise or lift hospital.most_norm_bound"
         )
+    if run.aggregation.disputes:
+        _check_disputes(policy, run)
     if policy.require_proved_sums and not run.aggregation.proved_sums:
         raise PolicyError(
             "this hospital trains models alone that follow from sums that it has seen proved, the run asks for "
             "aggregation.proved_sums false; its operator can lift hospital.require_proved_sums"
+        )
+
+
+def _check_disputes(policy: HospitalConfig, run: RunDescription) -> None:
+    """Refuse a run in which this hospital's change could be shown, or for whose disputes it would get too much.
+
+    Raises:
+        PolicyError: names the term and the setting.
+    """
+    if not policy.allow_disputes:
+        raise PolicyError(
+            "this hospital shows its change of a model to nobody, the run asks for aggregation.disputes; its operator "
+            "can set hospital.allow_disputes"
+        )
+    words = words_for(len(run.roster) * run.vector_length, np.dtype(f"<u{run.aggregation.modulus_bits // 8}"))
+    if words > policy.longest_vector:
+        raise PolicyError(
+            f"this hospital takes arrays of at most {policy.longest_vector} elements, a dispute of this run comes with "
+            f"up to {words}: the vectors of {len(run.roster)} hospitals; its operator can raise hospital.longest_vector"
         )
 
 

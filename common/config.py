@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from common.canonical import canonical_json
@@ -188,6 +198,15 @@ class AggregationConfig(_Section):
     proved_sums: bool = False
     most_void_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
     norm_bound: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    disputes: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler, how: SerializationInfo) -> dict[str, Any]:
+        """Leave disputes out where a run has none, so that the descriptions of other runs keep their bytes and hash."""
+        written: dict[str, Any] = write(self)
+        if how.mode == "json" and not self.disputes:
+            written.pop("disputes", None)
+        return written
 
     @model_validator(mode="after")
     def _sums_that_are_proved_are_masked(self) -> Self:
@@ -201,6 +220,11 @@ class AggregationConfig(_Section):
             raise ValueError(
                 f"aggregation.norm_bound must be 0 without aggregation.proved_sums, got {self.norm_bound:g}: it is "
                 "checked of a sum that is proved"
+            )
+        if self.disputes and not self.norm_bound:  # A bound is of private changes, each with all its noise: mode local.
+            raise ValueError(
+                "aggregation.disputes must be false without aggregation.proved_sums and aggregation.norm_bound in "
+                "privacy.mode local: a dispute shows changes that are private by themselves, and judges their length"
             )
         return self
 
@@ -317,6 +341,7 @@ class HospitalConfig(_Section):
     allow_semi_honest: bool = False
     require_proved_sums: bool = False
     most_norm_bound: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    allow_disputes: bool = False
     allow_no_privacy: bool = False
     allow_exact_evaluation: bool = False
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
@@ -354,6 +379,7 @@ class Config(_Section):
             )
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         _require_noise_for_a_bound(self.privacy, self.aggregation)
+        _require_everyone_masks(self.aggregation, self.graph, self.experiment.num_clients)
         return self
 
 
@@ -390,6 +416,7 @@ class RunDescription(_Section):
             raise ValueError("task must say everything of the run's classes, and name the positive one of two second")
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         _require_noise_for_a_bound(self.privacy, self.aggregation)
+        _require_everyone_masks(self.aggregation, self.graph, len(self.roster))
         return self
 
     @classmethod
@@ -467,6 +494,15 @@ def _require_noise_for_a_bound(privacy: PrivacyConfig, aggregation: AggregationC
         raise ValueError(
             f"aggregation.norm_bound must be 0 in privacy.mode {privacy.mode.value}, got {aggregation.norm_bound:g}: "
             "it is a multiple of the noise that each hospital adds to its own change"
+        )
+
+
+def _require_everyone_masks(aggregation: AggregationConfig, graph: GraphConfig, hospitals: int) -> None:
+    """Refuse disputes among so many hospitals that not everyone masks with everyone."""
+    if aggregation.disputes and hospitals > graph.complete_up_to:
+        raise ValueError(
+            f"aggregation.disputes must be false among more than graph.complete_up_to = {graph.complete_up_to} "
+            f"hospitals, got {hospitals}"
         )
 
 

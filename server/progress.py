@@ -64,6 +64,7 @@ class RunProgress(_Part):
         evaluation: how far the plan of evaluations is; None where no plan is followed.
         centred: whether the mean of features is known, and in the model where it is used.
         proved: the round of the last sum that the model follows from, in a run that proves its sums.
+        named: hospitals that were found to have cheated, and how, in a run that has disputes.
     """
 
     threshold: float | None = None
@@ -73,6 +74,7 @@ class RunProgress(_Part):
     evaluation: EvaluationProgress | None = None
     centred: bool = False
     proved: Count | None = None
+    named: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("evaluation", mode="before")
     @classmethod

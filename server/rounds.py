@@ -14,14 +14,17 @@ import numpy.typing as npt
 
 from common.config import RunDescription
 from common.evaluation.question import Question
+from common.proved_sums.dispute import Fault, evidence_hash, require_fault, verdict
 from common.proved_sums.errors import CommitmentError, SumError
 from common.proved_sums.proof import CommittedGroup, prove, verify_sum
 from common.run import messages
-from common.run.basis import Evidence
+from common.run.basis import Evidence, words_of
 from common.run.flat_model import FlatModel, hash_model
 from common.run.messages import (
     ConsistencyReply,
     ConsistencyRequest,
+    DisputeReply,
+    DisputeRequest,
     EpsilonReport,
     KeysReply,
     KeysRequest,
@@ -37,13 +40,31 @@ from common.run.messages import (
     UnmaskAllRequest,
     UnmaskReply,
     UnmaskRequest,
+    VerdictRequest,
 )
-from common.run.next_model import SummedRound, check_norm
+from common.run.next_model import SummedRound, check_norm, rules_of
 from common.run.round_terms import ProvedTerms, Purpose, RoundTerms
 from common.run.terms import fewest_survivors, layout_of
-from common.secagg import advertise_keys, consistency_check, full_unmasking, masked_input, share_keys, unmasking
+from common.run.vector import WeightRangeError
+from common.secagg import (
+    advertise_keys,
+    consistency_check,
+    disputes,
+    full_unmasking,
+    masked_input,
+    share_keys,
+    unmasking,
+)
 from common.secagg import messages as secagg
-from common.secagg.errors import SERVER, Place, SecAggError, ThresholdError, TooFewHospitalsError
+from common.secagg.errors import (
+    SERVER,
+    DisputeError,
+    ImplausibleSumError,
+    Place,
+    SecAggError,
+    ThresholdError,
+    TooFewHospitalsError,
+)
 from common.secagg.masks import MaskApplier
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
@@ -138,6 +159,10 @@ class RoundSum:
     evidence: Evidence | None = None
     spoilt: SecAggError | None = None
     """Why the sum is of no use, although everybody kept to the protocol as far as anybody can see."""
+    named: Mapping[str, Fault] = field(default_factory=dict)
+    """Who has cheated in it, and how, as a dispute has found."""
+    dispute_evidence: str = ""
+    """The hash of what was shown in the dispute."""
 
 
 class Aggregation(Protocol):
@@ -216,12 +241,57 @@ class SecureAggregation:
         unmasked = unmasking.unmask(masked, revealed, self._apply)
         self._conversation.refused_by_server(unmasked.refusals)
         result.total, result.survivors = unmasked.total, unmasked.survivors
-        if following is not None and asked.reads_training_records:
-            try:
-                result.evidence = self._prove(masked, unmasked, result.terms)
-            except (SumError, CommitmentError) as error:
-                result.spoilt = error
+        try:
+            if following is not None and asked.reads_training_records:
+                self._judge(masked, unmasked, result)
+        finally:
+            unmasked.erase()
         return result
+
+    def _judge(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, result: RoundSum) -> None:
+        """Prove a sum, or say why it cannot be, and where a run has disputes, who is at fault."""
+        try:
+            result.evidence = self._prove(masked, unmasked, result.terms)
+        except (SumError, CommitmentError) as error:
+            result.spoilt = error
+        except WeightRangeError as error:
+            place = Place(SERVER, masked.routed.directory.round_number, Phase.UNMASKING)
+            result.spoilt = ImplausibleSumError(place, str(error))
+        if result.spoilt is not None and self._run.disputes:
+            self._dispute(masked, unmasked, result)
+
+    def _dispute(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, result: RoundSum) -> None:
+        """Have the survivors show their changes of a spoilt sum, and find who has spoilt it, as each of them does."""
+        of, round_number = disputes.disputed_round(masked), masked.routed.directory.round_number
+        place = Place(SERVER, round_number, Phase.DISPUTE)
+        asked, changes = disputes.dispute(masked, unmasked)
+        rules = rules_of(self._description, layout_of(self._description), result.terms.purpose)
+        try:
+            shown = disputes.check(of, asked, changes, place, self._apply)
+            require_fault(rules, shown, place)
+        except DisputeError as error:  # Nobody would answer.
+            self._conversation.refused_by_server((error,))
+            return
+        at: dict[str, Any] = {"run_id": self._run.run_id, "round_number": round_number}
+        request = Outgoing(DisputeRequest(**at, request=secagg.encode(asked)), words_of(changes))
+        opened: dict[str, secagg.OpenedChange] = {}
+        for answer in self._ask(
+            round_number, Phase.DISPUTE, dict.fromkeys(masked.survivors, request), len(masked.survivors)
+        ):
+            if isinstance(answer.reply, DisputeReply) and answer.reply.opened is not None:
+                self._take(answer, Phase.DISPUTE, round_number, answer.reply.opened, opened.__setitem__,
+                           secagg.OpenedChange)  # fmt: skip
+        genuine = {
+            name: each for name, each in opened.items() if name == each.hospital and disputes.is_genuine(of, each)
+        }
+        everything = secagg.OpenedChanges(**at, opened=tuple(each for _, each in sorted(genuine.items())))
+        telling = Outgoing(VerdictRequest(**at, opened=secagg.encode(everything)))
+        for _ in self._ask(
+            round_number, Phase.VERDICT, dict.fromkeys(masked.survivors, telling), len(masked.survivors)
+        ):
+            pass  # What each of them finds is for itself; it is the same.
+        result.named = verdict(rules, shown, everything.opened, self._apply)
+        result.dispute_evidence = evidence_hash(asked, everything)
 
     def _prove(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, terms: RoundTerms) -> Evidence:
         """Return what proves the sum, as every hospital will check it.
@@ -230,6 +300,7 @@ class SecureAggregation:
             SumError: it cannot be proved, because a hospital's vector is not what it committed to, or its change is
                 longer than the run allows; the round is void, and nobody takes a step.
             CommitmentError: a hospital's commitment is none, or it was not what the hospital signed.
+            WeightRangeError: no honest hospitals have such a total weight, in a run that has disputes.
         """
         round_number = masked.routed.directory.round_number
         layout, first = layout_of(self._description), masked.views[unmasked.survivors[0]]
@@ -239,6 +310,8 @@ class SecureAggregation:
         proved = verify_sum(CommittedGroup(self._run, first, hashes), layout.proof, proof, total)
         of = SummedRound(terms.purpose, len(masked.routed.cohort), len(unmasked.survivors))
         check_norm(self._description, layout, of, proved.total, Place(SERVER, round_number, Phase.UNMASKING))
+        if self._run.disputes:
+            layout.check_proved_weight(proved.total, len(unmasked.survivors))
         return Evidence(
             round_number=round_number,
             terms=terms.encode(),
@@ -262,7 +335,7 @@ class SecureAggregation:
             self._joined.add(answer.hospital)
             if isinstance(answer.reply, KeysReply):
                 self._take(answer, Phase.ADVERTISE_KEYS, round_number, answer.reply.advertised, keys.__setitem__,
-                           secagg.AdvertisedKeys)  # fmt: skip
+                           advertise_keys.keys_type(self._run))  # fmt: skip
         collected = advertise_keys.collect(self._run, round_number, keys)
         self._conversation.refused_by_server(collected.refusals)
         share_requests = {
@@ -459,7 +532,7 @@ class SecureAggregation:
     def _take_next_keys(self, answer: Answer, advertised: bytes, riding: "_Riding") -> None:
         if riding.round_number is not None:
             self._take(answer, Phase.ADVERTISE_KEYS, riding.round_number, advertised, riding.keys.__setitem__,
-                       secagg.AdvertisedKeys)  # fmt: skip
+                       advertise_keys.keys_type(self._run))  # fmt: skip
 
     def _take_next_shares(
         self, answer: Answer, directory: secagg.KeyDirectory | None, shares: dict[str, secagg.EncryptedShares]

@@ -26,7 +26,8 @@ from common.run.terms import (
     layout_of,
     protocol_parameters,
 )
-from common.secagg.errors import SERVER, ImplausibleSumError, Place, SecAggError
+from common.run.vector import DecodedSum
+from common.secagg.errors import SERVER, CheatFoundError, ImplausibleSumError, Place, SecAggError
 from common.secagg.parameters import RunParameters
 from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, STOPPED, Event, RoundTime
@@ -202,7 +203,8 @@ class Run:
             )
             if isinstance(hospitals, str):
                 return hospitals
-            able = self._able_to_follow(hospitals)
+            able = self._able_to_follow(hospitals) - self._checkpoint.progress.named.keys()
+            named = len(self._checkpoint.progress.named)
             try:
                 self._one_round(able - self._left_out(able), asked)
             except SecAggError as error:
@@ -210,7 +212,8 @@ class Run:
                 problem = str(error)
                 self._pass_over_number()
                 # A spoilt sum says something new of who is to blame, so there are only so many.
-                if not (isinstance(error, _SPOILING) and self._left_out(able)):
+                is_new = len(self._checkpoint.progress.named) > named
+                if not (isinstance(error, _SPOILING) and (is_new or self._left_out(able))):
                     failures += 1
                 time.sleep(min(POLL_SECONDS * 2**failures, 2.0))
             else:
@@ -235,10 +238,25 @@ class Run:
 
         Who is at fault for a commitment is known: a hospital signs what opens it, and an honest one's opens.
         """
+        self._conversation.refused_by_server((error,))
+        if summed.named:
+            self._name(error.place, summed)
+            return error
         named = error.hospital if isinstance(error, CommitmentError) else None
         self._suspects.spoilt(frozenset(summed.survivors if named is None else (named,)))
-        self._conversation.refused_by_server((error,))
         return error
+
+    def _name(self, place: Place, summed: RoundSum) -> None:
+        """Leave out of the rest of the run, also after a restart, whom a dispute has named."""
+        for hospital, fault in sorted(summed.named.items()):
+            what = f"its vector must be what it committed to, and no longer than the run allows, got {fault}"
+            self._conversation.refused_by_server((CheatFoundError(place, what, hospital),))
+            self._record.named(place.round_number, hospital, fault, summed.dispute_evidence)
+            _LOG.warning("round %d: %s has cheated (%s), and is out of the run", place.round_number, hospital, fault)
+        named = {**self._checkpoint.progress.named, **{name: str(fault) for name, fault in summed.named.items()}}
+        progress = self._checkpoint.progress.model_copy(update={"named": named})
+        self._checkpoint = replace(self._checkpoint, progress=progress)
+        self._save()
 
     def _follow_members(self) -> None:
         """Continue under a new description when the members have changed; keys made under the old one are dropped."""
@@ -312,7 +330,7 @@ class Run:
         try:
             decoded = self._layout.decode(summed.total, hospitals)
             stated = decoded.tail.weight
-            reading = self._measurements.read(decoded.tail, summed.cohort, hospitals, summed.terms.question)
+            reading = self._read(decoded, summed)
         except RunError as error:
             refusal = ImplausibleSumError(Place(SERVER, number, Phase.UNMASKING), str(error))
             raise self._spoilt(summed, refusal) from None
@@ -320,6 +338,20 @@ class Run:
         if summed.terms.purpose is Purpose.MEAN:
             read = self._mechanism.mean_decoder(self._plan.description, self._layout.parameters)
         return _Decoded(read(decoded), reading, stated)
+
+    def _read(self, decoded: DecodedSum, summed: RoundSum) -> Reading:
+        """Read how good the model is from a sum.
+
+        Counts are in no proof, and no dispute opens them. So in a run that has disputes counts that no honest hospitals
+        have cost the measurement of a model, and not its step.
+        """
+        try:
+            return self._measurements.read(decoded.tail, summed.cohort, len(summed.survivors), summed.terms.question)
+        except RunError as error:
+            if summed.evidence is None or not self._plan.description.aggregation.disputes:
+                raise
+            _LOG.warning("the counts of this round are none that hospitals can have, and measure nothing: %s", error)
+            return Reading()
 
     def _take_step(self, number: int, summed: RoundSum, decoded: "_Decoded", seconds: float) -> None:
         """Make the next model and write it, a stretch at a time: neither it nor the one before is in memory."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.audit.chain import Record
-from common.audit.entries import Began, Centred, Finished, Proved, Stepped, Summed
+from common.audit.entries import Began, Centred, Finished, Named, Proved, Stepped, Summed
 from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
@@ -91,6 +91,10 @@ class RunJournal:
                 sum_hash=kept.sum_hash,
             )
         )
+
+    def named(self, number: int, hospital: str, fault: str, evidence: str) -> None:
+        """Record that a hospital was found to have cheated."""
+        self._record(Named(run_id=self._run_id, round_number=number, hospital=hospital, fault=fault, evidence=evidence))
 
     def stepped(self, number: int, step: int, model: FlatModel) -> None:
         """Record the model that a training step made."""

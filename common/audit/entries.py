@@ -115,6 +115,27 @@ class PassedOver(_Body):
     """How many such rounds the run allows."""
 
 
+class ShownChange(_Body):
+    """Hospital: it showed its change of a round whose sum it found to be none that honest hospitals can have."""
+
+    kind: Literal["shown"] = "shown"
+    run_id: RunId
+    round_number: Count
+
+
+class Named(_Body):
+    """Either: a hospital was found to have cheated in a round, and takes part in no later one of the run."""
+
+    kind: Literal["named"] = "named"
+    run_id: RunId
+    round_number: Count
+    hospital: str
+    fault: Annotated[str, Field(max_length=64)]
+    """See ``common/proved_sums/dispute.py``."""
+    evidence: Hash
+    """SHA-256 of what everybody was shown, ``common.proved_sums.dispute.evidence_hash``."""
+
+
 class Proved(_Body):
     """Server: what proves the sum of a round that changed the model, in two files of the run's folder."""
 
@@ -222,6 +243,8 @@ Body = (
     | SignedSurvivors
     | OpenedSum
     | PassedOver
+    | ShownChange
+    | Named
     | Proved
     | Began
     | Summed

@@ -104,6 +104,11 @@ def caveats(config: Config, data_set: str, *, authority_on_server: bool = False)
     admitted.extend(mechanism_of(config).caveats())
     if config.aggregation.mode is AggregationMode.PLAIN:
         admitted.append("aggregation.mode is plain: the server saw every hospital's update; a baseline only.")
+    if config.aggregation.disputes:
+        admitted.append(
+            "aggregation.disputes is true: after a sum that a hospital has spoilt, server and hospitals saw each "
+            "hospital's change of that round, under the noise that its ε is for, and the training units it states."
+        )
     if config.evaluation.exact:
         admitted.append(
             "evaluation.exact is true: validation and test counts carry no noise, so validation and test records have "
@@ -125,6 +130,11 @@ def shown_epsilon(epsilon: float) -> str:
 def _aggregation(config: Config) -> str:
     if config.aggregation.mode is AggregationMode.PLAIN:
         return "plain: the server sees every hospital's update"
+    if config.aggregation.disputes:
+        return (
+            "secure against an active adversary: the server sees sums alone, and single changes under their own noise "
+            "of a round that a hospital has spoilt"
+        )
     if config.aggregation.adversary is AdversaryModel.ACTIVE:
         return "secure against an active adversary: the server sees sums alone"
     return "secure against a semi-honest server: it sees sums alone if it follows the protocol"

@@ -176,6 +176,39 @@ class UnmaskReply(_Message, frozen=True, tag="unmasked"):
     shares: bytes | None = None
 
 
+class DisputeRequest(_Message, frozen=True, tag="dispute"):
+    """Server: the sum of this round is none that honest hospitals can have; compute it, and show your change.
+
+    Beside it travel all masked changes, one after the other, as a sum travels.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    request: bytes
+    """A ``secagg`` Dispute: what the sum is computed from, all of it under signatures."""
+
+
+class DisputeReply(_Message, frozen=True, tag="change_opened"):
+    """Hospital: it finds the same, and shows the key of its change, unless somebody is at fault already."""
+
+    opened: bytes | None
+    """A ``secagg`` OpenedChange."""
+
+
+class VerdictRequest(_Message, frozen=True, tag="verdict"):
+    """Server: what everybody showed in a dispute (a ``secagg`` OpenedChanges); find who has cheated."""
+
+    run_id: RunId
+    round_number: RoundNumber
+    opened: bytes
+
+
+class VerdictReply(_Message, frozen=True, tag="verdict_found"):
+    """Hospital: who has cheated, and how; it takes part in no round with them any more."""
+
+    named: dict[Hospital, Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,64}$")]]
+
+
 class PlainRequest(_Message, frozen=True, tag="plain_input"):
     """Server: train and send the vector without masks; a baseline that a hospital refuses unless it agrees."""
 
@@ -213,10 +246,21 @@ Request = (
     | ProvedConsistencyRequest
     | UnmaskRequest
     | UnmaskAllRequest
+    | DisputeRequest
+    | VerdictRequest
     | PlainRequest
 )
 Reply = (
-    KeysReply | SharesReply | MaskReply | ProvedMaskReply | ConsistencyReply | UnmaskReply | PlainReply | RefusedReply
+    KeysReply
+    | SharesReply
+    | MaskReply
+    | ProvedMaskReply
+    | ConsistencyReply
+    | UnmaskReply
+    | DisputeReply
+    | VerdictReply
+    | PlainReply
+    | RefusedReply
 )
 
 _M = TypeVar("_M", bound=_Message)

@@ -16,6 +16,7 @@ from common.config import RunDescription
 from common.privacy.change_norm import norm
 from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
 from common.proved_sums.commitment import Centred
+from common.proved_sums.dispute import Rules, longest_in_units
 from common.proved_sums.errors import SumNormError
 from common.proved_sums.lineage import state_hash
 from common.run.round_terms import Purpose
@@ -71,15 +72,28 @@ def check_norm(run: RunDescription, layout: VectorLayout, round_: SummedRound, t
     Raises:
         SumNormError: it is longer, so somebody's change is longer than S. It names nobody.
     """
-    longest = mechanism_of(run).longest_change(run, layout.parameters)
-    if longest is None or round_.purpose is not Purpose.TRAIN:
+    longest = _longest(run, layout, round_.purpose)
+    if longest is None:
         return
-    most = round_.survivors * (longest / layout.step * (1 + _ROUNDED) + math.sqrt(layout.parameters))
+    most = round_.survivors * longest
     found = norm(total[: layout.parameters])
     if found > most:
         raise SumNormError(
             place, f"a sum of {round_.survivors} changes must be {most:.0f} long at most, got {found:.0f}"
         )
+
+
+def rules_of(run: RunDescription, layout: VectorLayout, purpose: Purpose) -> Rules:
+    """Return what the vectors of a round must keep, in a run that has disputes: what its sum is checked for."""
+    longest = _longest(run, layout, purpose)
+    return Rules(layout.proof, layout.parameters, longest, layout.weight_limb_bits, layout.max_weight)
+
+
+def _longest(run: RunDescription, layout: VectorLayout, purpose: Purpose) -> float | None:
+    longest = mechanism_of(run).longest_change(run, layout.parameters)
+    if longest is None or purpose is not Purpose.TRAIN:
+        return None
+    return longest_in_units(longest, layout.step, layout.parameters, _ROUNDED)
 
 
 def next_model(

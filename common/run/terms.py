@@ -284,4 +284,5 @@ def protocol_parameters(
         adversary=Adversary(run.aggregation.adversary.value),
         graph=run.graph.parameters(),
         proves_sums=run.aggregation.proved_sums,
+        disputes=run.aggregation.disputes,
     )

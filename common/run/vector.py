@@ -324,10 +324,19 @@ class VectorLayout:
         Raises:
             WeightRangeError: no honest hospitals have such a total weight.
         """
-        total_weight = self._proved_weight(proved)
-        self._check_total_weight(total_weight, hospitals)
+        total_weight = self.check_proved_weight(proved, hospitals)
         tail = Tail(total_weight, 0, 0, np.zeros(0, np.int64))
         return DecodedSum(proved[: self.parameters], np.float32(self.step / total_weight), tail)
+
+    def check_proved_weight(self, proved: NDArray[Any], hospitals: int) -> int:
+        """Return the total weight in a sum that was proved.
+
+        Raises:
+            WeightRangeError: no honest hospitals have it.
+        """
+        total_weight = self._proved_weight(proved)
+        self._check_total_weight(total_weight, hospitals)
+        return total_weight
 
     @property
     def _head(self) -> int:

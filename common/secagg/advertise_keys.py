@@ -23,8 +23,15 @@ from common.secagg.errors import (
     UnsignedKeyError,
 )
 from common.secagg.keys import KEY_BYTES, is_canonical, is_low_order, is_signed, public_key
-from common.secagg.messages import AdvertisedKeys, KeyDirectory, encode
-from common.secagg.parameters import RunParameters
+from common.secagg.masking_keys import derived_key
+from common.secagg.messages import (
+    AdvertisedKeys,
+    DisputableDirectory,
+    DisputableKeys,
+    KeyDirectory,
+    encode,
+)
+from common.secagg.parameters import RunParameters, Segment
 from common.secagg.phases import Phase
 from common.secagg.shamir import Random
 
@@ -39,7 +46,7 @@ class RoundKeys:
     encryption_key: bytes = field(repr=False)
     """c_u^SK"""
     masking_key: bytes = field(repr=False)
-    """s_u^SK"""
+    """s_u^SK; in a run that has disputes the seed of two, one for each segment (:mod:`common.secagg.masking_keys`)."""
     advertised: AdvertisedKeys
 
     def erase(self) -> None:
@@ -71,6 +78,7 @@ def advertise(
         The state to keep, and the message for the server.
     """
     encryption_key, masking_key = random(KEY_BYTES), random(KEY_BYTES)
+    public = {segment: _public_half(run, round_number, hospital, masking_key, segment) for segment in Segment}
     unsigned = AdvertisedKeys(
         run_id=run.run_id,
         round_number=round_number,
@@ -78,11 +86,28 @@ def advertise(
         config_hash=run.config_hash,
         identity=identity_key.public_key().public_bytes_raw(),
         encryption_key=public_key(encryption_key),
-        masking_key=public_key(masking_key),
+        masking_key=public[Segment.COUNTS],
         signature=b"",
     )
+    if run.disputes:
+        unsigned = DisputableKeys(**vars(unsigned), change_key=public[Segment.CHANGE])
     advertised = replace(unsigned, signature=identity_key.sign(signed_part(run, unsigned)))
     return RoundKeys(run, round_number, hospital, encryption_key, masking_key, advertised), advertised
+
+
+def _public_half(run: RunParameters, round_number: int, hospital: str, masking_key: bytes, segment: Segment) -> bytes:
+    with derived_key(run, round_number, hospital, masking_key, segment) as private:
+        return public_key(private)
+
+
+def keys_type(run: RunParameters) -> type[AdvertisedKeys]:
+    """Return which message advertises keys in a run."""
+    return DisputableKeys if run.disputes else AdvertisedKeys
+
+
+def directory_type(run: RunParameters) -> type[KeyDirectory]:
+    """Return which message is a round's directory in a run."""
+    return DisputableDirectory if run.disputes else KeyDirectory
 
 
 def collect(run: RunParameters, round_number: int, messages: Mapping[str, AdvertisedKeys]) -> Collected:
@@ -113,7 +138,8 @@ def collect(run: RunParameters, round_number: int, messages: Mapping[str, Advert
         raise TooFewHospitalsError(
             place, f"at least {threshold} hospitals must advertise keys, got {len(accepted)} with good ones"
         )
-    return Collected(KeyDirectory(run.run_id, round_number, threshold, tuple(accepted)), tuple(refusals))
+    made = directory_type(run)(run.run_id, round_number, threshold, tuple(accepted))
+    return Collected(made, tuple(refusals))
 
 
 def verify(run: RunParameters, round_number: int, message: AdvertisedKeys, place: Place, sender: str) -> None:
@@ -125,6 +151,10 @@ def verify(run: RunParameters, round_number: int, message: AdvertisedKeys, place
         ContextError, UnknownHospitalError, PublicKeyError: one of their kinds.
     """
     require_place(run, round_number, message, place, sender)
+    if type(message) is not keys_type(run):
+        raise KeySignatureError(
+            place, "keys must have one for changes where a run has disputes, and none elsewhere", sender
+        )
     if message.config_hash != run.config_hash:
         raise ConfigHashError(place, "keys must be made under this run's configuration", sender)
     if message.identity != run.roster[sender]:
@@ -133,11 +163,17 @@ def verify(run: RunParameters, round_number: int, message: AdvertisedKeys, place
         raise UnsignedKeyError(place, "keys must be signed, got no signature", sender)
     if not is_signed(message.identity, message.signature, signed_part(run, message)):
         raise KeySignatureError(place, "the signature must be over these keys", sender)
-    for key in (message.encryption_key, message.masking_key):
+    for key in public_keys(message):
         if not is_canonical(key):
             raise NonCanonicalKeyError(place, "a public key must be in its reduced encoding", sender)
         if is_low_order(key):
             raise LowOrderPointError(place, "a public key must not be of low order", sender)
+
+
+def public_keys(message: AdvertisedKeys) -> tuple[bytes, ...]:
+    """Return every public key that a hospital advertises."""
+    two = (message.encryption_key, message.masking_key)
+    return (*two, message.change_key) if isinstance(message, DisputableKeys) else two
 
 
 def signed_part(run: RunParameters, message: AdvertisedKeys) -> bytes:

@@ -1,7 +1,7 @@
 """One answer per round and slot, also after a restart: the record a hospital keeps on its disk.
 
 Each phase has a slot of its own, but for two that share one: a hospital signs a list of survivors or opens the sum over
-its whole cohort, never both (:mod:`common.secagg.full_unmasking`).
+its whole cohort, never both (:mod:`common.secagg.full_unmasking`). To show its change in a dispute has one of its own.
 
 A second masked vector under the same masks gives the server the difference of two inputs, and a second unmasking can
 ask for the kind of share that the first withheld. Bonawitz et al. 2017 assume that a user answers once.

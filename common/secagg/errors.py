@@ -86,6 +86,11 @@ class SecAggError(ConfideError):
         │   ├── LateMaskedInputError        its owner was already declared dropped
         │   ├── ImplausibleSumError         a sum that honest vectors cannot have
         │   └── UnusableModelError          a model of another length or type, or one that is not finite
+        ├── DisputeError                    a dispute that is not about what was signed, or about a sum that holds
+        │   ├── DisputeEvidenceError        what is shown is not what was signed
+        │   ├── UnfoundedDisputeError       the sum holds, and a change was asked for
+        │   ├── CheatFoundError             a hospital was found to have cheated
+        │   └── NamedHospitalError          a cohort with a hospital that was found to have cheated in this run
         └── SurvivorsError                  lists of survivors that would let the server open one hospital
             ├── DroppedAndAliveError        one hospital listed as both
             ├── IncompleteSurvivorsError    a hospital of the cohort listed as neither
@@ -337,6 +342,26 @@ class UnusableModelError(VectorError):
 
 class ImplausibleSumError(VectorError):
     """A sum that no honest vectors can have, such as a weight out of range; nobody can say who caused it."""
+
+
+class DisputeError(SecAggError):
+    """A dispute that gives no right to see anything, or what follows from one is not obeyed."""
+
+
+class DisputeEvidenceError(DisputeError):
+    """What the server shows in a dispute is not what was signed in the round, or is not all of it."""
+
+
+class UnfoundedDisputeError(DisputeError):
+    """A dispute about a sum that holds: the server asks for single changes and has no reason to."""
+
+
+class CheatFoundError(DisputeError):
+    """A hospital was found to have cheated in a dispute: its vector is not what it committed to, or far too long."""
+
+
+class NamedHospitalError(DisputeError):
+    """A cohort with a hospital that was found to have cheated in this run."""
 
 
 class SurvivorsError(SecAggError):

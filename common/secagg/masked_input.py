@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.secagg.binding import bind, cohort_hash, request_hash, require_place, round_context
+from common.secagg.binding import bind, bound_hash, cohort_hash, request_hash, require_place, round_context
 from common.secagg.erasing import erase
 from common.secagg.errors import (
     SERVER,
@@ -43,6 +43,8 @@ from common.secagg.errors import (
 )
 from common.secagg.keys import (
     Agreements,
+    Committed,
+    commit,
     decrypt,
     derive,
     is_signed,
@@ -50,6 +52,7 @@ from common.secagg.keys import (
     self_mask_info,
     share_encryption_info,
 )
+from common.secagg.masking_keys import derived_key, public_by_hospital
 from common.secagg.masks import Mask, MaskApplier, apply_masks
 from common.secagg.messages import (
     SHARE_BYTES,
@@ -81,6 +84,10 @@ class MaskedState:
     """What goes with the vector besides, in a run that proves its sums."""
     shares: Mapping[str, SharePair] = field(repr=False)
     """Owner to shares: those of this hospital's neighbours in the cohort, and its own."""
+    change_key: bytes | None = field(default=None, repr=False)
+    """s'_u, in a run that has disputes: what this hospital shows of its change in one."""
+    change_keys: Mapping[str, bytes] = field(default_factory=dict)
+    """Hospital to its public key for changes, in such a run."""
 
     @property
     def cohort_hash(self) -> bytes:
@@ -93,8 +100,9 @@ class MaskedState:
         return self.view.request_hash
 
     def erase(self) -> None:
-        """Overwrite all shares."""
+        """Overwrite all shares, and the key of this hospital's change."""
         _erase_shares(self.shares)
+        erase(self.change_key or b"")
 
 
 @dataclass(frozen=True)
@@ -174,18 +182,28 @@ def mask_accepted(
         raise CommitmentHashError(place, "a vector must be committed to where sums are proved, and nowhere else")
     together = cohort_hash(state.directory_hash, accepted.cohort)
     context = round_context(run, keys.round_number)
-    public = {advertised.hospital: advertised.masking_key for advertised in state.directory.keys}
-    agreements = Agreements(keys.masking_key)
+    change_key = None
     for segment, part in zip(Segment, run.segments(vector), strict=True):
+        public = public_by_hospital(state.directory, segment)
+        with derived_key(run, keys.round_number, keys.hospital, keys.masking_key, segment) as private:
+            agreements = Agreements(private)
+            if run.disputes and segment is Segment.CHANGE:
+                change_key = memoryview(
+                    private
+                ).tobytes()  # Here, so that what HKDF leaves is written over by the masks.
         masks = [Mask(derive(state.self_mask_seed, self_mask_info(context, keys.hospital, segment)))]
         for peer in shares:
             info = pairwise_seed_info(context, together, asked, (keys.hospital, peer), segment)
             masks.append(Mask(agreements.agree(public[peer], info), subtract=keys.hospital > peer))
         try:
             apply(part, masks)
+        except BaseException:
+            erase(change_key or b"")
+            raise
         finally:
             erase(*(mask.seed for mask in masks))
     sealed = seal(run, keys.round_number, keys.hospital, state.self_mask_seed, commitment) if commitment else None
+    self_mask_commitment = commit(context, Committed.SELF_MASK_SEED, keys.hospital, keys.hospital, state.self_mask_seed)
     unsigned = MaskedInput(
         run_id=run.run_id,
         round_number=keys.round_number,
@@ -196,7 +214,7 @@ def mask_accepted(
         request_hash=asked,
         modulus_bits=run.modulus_bits,
         vector_length=run.vector_length,
-        vector_hash=vector_hash(vector, sealed),
+        vector_hash=signed_hash(run, vector, sealed, self_mask_commitment),
         commitment=b"",
         signature=b"",
     )
@@ -212,6 +230,8 @@ def mask_accepted(
         view=view,
         sealed=sealed,
         shares={owner: pair.copy() for owner, pair in (*shares.items(), (keys.hospital, state.own_shares))},
+        change_key=change_key,
+        change_keys=public_by_hospital(state.directory, Segment.CHANGE) if run.disputes else {},
     )
     return masked_state, view, vector
 
@@ -220,6 +240,20 @@ def signed_part(run: RunParameters, message: MaskedInput) -> bytes:
     """Return what a hospital's identity signs of its view: all of it, bound to version, run and round."""
     unsigned = encode(replace(message, signature=b""))
     return bind("view", round_context(run, message.round_number), unsigned)
+
+
+def signed_hash(
+    run: RunParameters, vector: Vector, sealed: SealedCommitment | None, self_mask_commitment: bytes
+) -> bytes:
+    """Return what a hospital signs of its masked vector, 32 bytes: its :func:`vector_hash`.
+
+    In a run that has disputes it is a hash of hashes, so that a masked change can be shown without the counts, and the
+    commitment to b_u is in it, so that nobody can be shown another b_u.
+    """
+    if not run.disputes or sealed is None:
+        return vector_hash(vector, sealed)
+    counts, change = run.segments(vector)
+    return disputable_hash(sealed.ciphertext, self_mask_commitment, array_hash(counts), array_hash(change))
 
 
 def vector_hash(vector: Vector, sealed: SealedCommitment | None = None) -> bytes:
@@ -231,6 +265,16 @@ def vector_hash(vector: Vector, sealed: SealedCommitment | None = None) -> bytes
     digest = hashlib.sha256(bind("vector") if sealed is None else bind("vector", sealed.ciphertext))
     digest.update(np.ascontiguousarray(vector).view(np.uint8).data)
     return digest.digest()
+
+
+def disputable_hash(sealed: bytes, self_mask_commitment: bytes, counts_hash: bytes, change_hash: bytes) -> bytes:
+    """Return what a hospital signs of its vector in a run that has disputes, from its parts."""
+    return bound_hash("disputable vector", sealed, self_mask_commitment, counts_hash, change_hash)
+
+
+def array_hash(array: Vector) -> bytes:
+    """Return the SHA-256 of an array's bytes, little-endian, 32 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()
 
 
 def verify_cohort(state: SharedKeys, request: MaskedInputRequest, place: Place) -> None:
@@ -359,6 +403,8 @@ def verify_view(run: RunParameters, message: MaskedInput, place: Place) -> None:
 class MaskedSum:
     """The server's running sum of masked vectors: one vector of memory, whatever the number of hospitals.
 
+    In a run that has disputes every masked change is kept besides, until the round is over.
+
     Figure 4, round 2, server.
     """
 
@@ -374,6 +420,10 @@ class MaskedSum:
         """What each hospital whose vector is in the sum signed of the round."""
         self.sealed: dict[str, SealedCommitment] = {}
         """What each of them committed to, sealed, in a run that proves its sums."""
+        self.changes: dict[str, Vector] = {}
+        """Each of their masked changes, in a run that has disputes."""
+        self.counts_hashes: dict[str, bytes] = {}
+        """The hash of the masked counts of each, likewise."""
         self._closed = False
 
     @property
@@ -412,13 +462,17 @@ class MaskedSum:
             )
         if sealed is not None:
             require_place(run, round_number, sealed, place, sender)
-        if message.vector_hash != vector_hash(vector, sealed):
+        expected = signed_hash(run, vector, sealed, self.routed.self_mask_commitments[sender])
+        if message.vector_hash != expected:
             raise VectorHashError(place, "a vector must be the one that its hospital signed", sender)
         verify_view(run, message, place)
         run.add(self.total, vector)
         self.views[sender] = message
         if sealed is not None:
             self.sealed[sender] = sealed
+        if run.disputes:
+            counts, change = run.segments(vector)
+            self.changes[sender], self.counts_hashes[sender] = change.copy(), array_hash(counts)
 
     def _verify(self, sender: str, message: MaskedInput, place: Place) -> None:
         """Refuse a vector that is said to be another than this round asks for."""

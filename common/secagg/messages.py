@@ -26,6 +26,8 @@ from common.secagg.errors import (
 from common.secagg.parameters import HASH_BYTES, MOST_HOSPITALS, PUBLIC_KEY_BYTES, VERSION
 
 SIGNATURE_BYTES = 64
+SECRET_BYTES = 32
+"""A self-mask seed, or a private key."""
 SHARE_BYTES = 33
 """One element of the field that secrets are shared over (``shamir.PRIME`` has 257 bits)."""
 
@@ -66,6 +68,19 @@ class KeyDirectory:
     round_number: int
     threshold: int
     keys: tuple[AdvertisedKeys, ...]
+
+
+@dataclass(frozen=True)
+class DisputableKeys(AdvertisedKeys):
+    """The same in a run that has disputes: ``masking_key`` masks the counts, and the change has a key of its own."""
+
+    change_key: bytes
+    """s'_u^PK; under the signature, too."""
+
+
+@dataclass(frozen=True)
+class DisputableDirectory(KeyDirectory):
+    """The same in a run that has disputes; every key in it is a :class:`DisputableKeys`."""
 
 
 @dataclass(frozen=True)
@@ -243,9 +258,67 @@ class SumProof:
     commitments: tuple[OpenedCommitment, ...]
 
 
+@dataclass(frozen=True)
+class DisputedVector:
+    """What is shown of one survivor's vector in a dispute, beside its masked change; all of it is under its view."""
+
+    hospital: str
+    sealed: bytes
+    """The ciphertext of its :class:`SealedCommitment`."""
+    self_mask_commitment: bytes
+    counts_hash: bytes
+    """The hash of the masked counts, which are not shown."""
+    self_mask_seed: bytes = field(repr=False)
+    """b_u, rebuilt."""
+
+
+@dataclass(frozen=True)
+class DroppedKey:
+    """The key that a hospital without a vector in the sum would have masked its change with, rebuilt."""
+
+    hospital: str
+    change_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Dispute:
+    """Server → hospital: all that a round's sum of changes is computed from; the masked changes go beside it."""
+
+    run_id: str
+    round_number: int
+    vectors: tuple[DisputedVector, ...]
+    dropped: tuple[DroppedKey, ...]
+
+
+@dataclass(frozen=True)
+class OpenedChange:
+    """Hospital → server, then to everybody: the private key that its change is masked with (s'_u), signed."""
+
+    run_id: str
+    round_number: int
+    hospital: str
+    change_key: bytes = field(repr=False)
+    signature: bytes
+    """64 bytes over everything above."""
+
+
+@dataclass(frozen=True)
+class OpenedChanges:
+    """Server → hospital: everything that was opened in a dispute."""
+
+    run_id: str
+    round_number: int
+    opened: tuple[OpenedChange, ...]
+
+
 Message = (
     AdvertisedKeys
+    | DisputableKeys
     | KeyDirectory
+    | DisputableDirectory
+    | Dispute
+    | OpenedChange
+    | OpenedChanges
     | EncryptedShares
     | MaskedInputRequest
     | MaskedInput
@@ -495,6 +568,7 @@ _ADVERTISED_KEYS = _Record(
         "signature": _Bytes(SIGNATURE_BYTES),
     },
 )
+_DISPUTABLE_KEYS = _Record(DisputableKeys, {**_ADVERTISED_KEYS.fields, "change_key": _Fixed(PUBLIC_KEY_BYTES)})
 _ENCRYPTED_SHARE = _Record(
     EncryptedShare,
     {
@@ -527,6 +601,21 @@ _SIGNED_VIEW = _Record(
     },
 )
 _OPENED_COMMITMENT = _Record(OpenedCommitment, {"hospital": _Name(), "commitment": _Bytes(LONGEST_COMMITMENT)})
+_DISPUTED_VECTOR = _Record(
+    DisputedVector,
+    {
+        "hospital": _Name(),
+        "sealed": _Bytes(LONGEST_COMMITMENT),
+        "self_mask_commitment": _HASH,
+        "counts_hash": _HASH,
+        "self_mask_seed": _Fixed(SECRET_BYTES),
+    },
+)
+_DROPPED_KEY = _Record(DroppedKey, {"hospital": _Name(), "change_key": _Fixed(SECRET_BYTES)})
+_OPENED_CHANGE = _Record(
+    OpenedChange,
+    {**_PLACE, "hospital": _Name(), "change_key": _Fixed(SECRET_BYTES), "signature": _Bytes(SIGNATURE_BYTES)},
+)
 _SURVIVORS: dict[str, _Codec] = {**_PLACE, "survivors": _NAMES, "dropped": _NAMES}
 _REVEALED = _Sorted(_Record(RevealedShare, {"owner": _Name(), "share": _Fixed(SHARE_BYTES)}), "owner")
 
@@ -597,4 +686,21 @@ _LAYOUTS: dict[type[Any], tuple[int, _Record]] = {
         _Record(SealedCommitment, {**_PLACE, "hospital": _Name(), "ciphertext": _Bytes(LONGEST_COMMITMENT)}),
     ),
     SumProof: (12, _Record(SumProof, {**_PLACE, "commitments": _Sorted(_OPENED_COMMITMENT, "hospital")})),
+    DisputableKeys: (13, _DISPUTABLE_KEYS),
+    DisputableDirectory: (
+        14,
+        _Record(
+            DisputableDirectory,
+            {**_PLACE, "threshold": _Unsigned(2), "keys": _Sorted(_DISPUTABLE_KEYS, "hospital")},
+        ),
+    ),
+    Dispute: (
+        15,
+        _Record(
+            Dispute,
+            {**_PLACE, "vectors": _Sorted(_DISPUTED_VECTOR, "hospital"), "dropped": _Sorted(_DROPPED_KEY, "hospital")},
+        ),
+    ),
+    OpenedChange: (16, _OPENED_CHANGE),
+    OpenedChanges: (17, _Record(OpenedChanges, {**_PLACE, "opened": _Sorted(_OPENED_CHANGE, "hospital")})),
 }

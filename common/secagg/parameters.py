@@ -115,6 +115,9 @@ class RunParameters:
     proves_sums: bool = False
     """Whether each hospital commits to what its vector hides, so that the sum can be proved
     (:mod:`common.proved_sums`)."""
+    disputes: bool = False
+    """Whether change and counts have masking keys of their own, so that the change alone can be opened in a dispute
+    (:mod:`common.secagg.disputes`)."""
     consortium: int | None = None
     """How many hospitals may collude with the server in the sense of ``threshold``: all members of the consortium, of
     whom the roster may name a part. None where the roster names them all."""
@@ -132,6 +135,11 @@ class RunParameters:
         self._require(
             self.adversary is Adversary.ACTIVE or not self.proves_sums,
             "sums are proved in runs against an active server alone; others show no hospital what the others signed",
+        )
+        self._require(
+            not self.disputes or (self.proves_sums and len(self.roster) <= self.graph.complete_up_to),
+            f"disputes must be in runs that prove their sums, of at most {self.graph.complete_up_to} hospitals, who "
+            f"all mask with each other; got {len(self.roster)} on the roster",
         )
         self._require(
             self.consortium is None or self.consortium >= len(self.roster),

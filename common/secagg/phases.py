@@ -13,3 +13,7 @@ class Phase(StrEnum):
     UNMASKING = "unmasking"
     FULL_UNMASKING = "full_unmasking"
     """Instead of the last two, when the vector of everyone in the cohort is there; not in the paper."""
+    DISPUTE = "dispute"
+    """After an opened sum that honest vectors cannot have: each shows its change, in runs that have disputes alone."""
+    VERDICT = "verdict"
+    """Everyone is shown what was opened in a dispute, and finds for itself who has cheated."""

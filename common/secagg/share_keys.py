@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from common.secagg import shamir
-from common.secagg.advertise_keys import RoundKeys, verify
+from common.secagg.advertise_keys import RoundKeys, public_keys, verify
 from common.secagg.binding import directory_hash, require_place, round_context
 from common.secagg.erasing import erase
 from common.secagg.errors import (
@@ -189,13 +189,13 @@ def verify_directory(keys: RoundKeys, directory: KeyDirectory) -> None:
 
 
 def _require_distinct_keys(place: Place, own: AdvertisedKeys, others: Mapping[str, AdvertisedKeys]) -> None:
-    mine = {own.encryption_key, own.masking_key}
+    mine = set(public_keys(own))
     seen = set(mine)
     for hospital, advertised in others.items():
-        theirs = {advertised.encryption_key, advertised.masking_key}
+        theirs = set(public_keys(advertised))
         if theirs & mine:
             raise ReflectedKeyError(place, "a peer's key must not be this hospital's own", hospital)
-        if theirs & seen or len(theirs) != 2:  # noqa: PLR2004 - each hospital has two keys
+        if theirs & seen or len(theirs) != len(public_keys(advertised)):
             raise DuplicateKeyError(place, "no two public keys of a round may be equal", hospital)
         seen |= theirs
 

@@ -28,10 +28,11 @@ from common.secagg.errors import (
     UnexpectedShareError,
     UnsignedSurvivorsError,
 )
-from common.secagg.keys import Agreements, Committed, commit, derive, pairwise_seed_info, public_key, self_mask_info
+from common.secagg.keys import Agreements, Committed, commit, derive, pairwise_seed_info, self_mask_info
 from common.secagg.masked_input import MaskedState, MaskedSum
+from common.secagg.masking_keys import derived_key, is_behind, masking_key_info, public_by_hospital
 from common.secagg.masks import Mask, MaskApplier, apply_masks
-from common.secagg.messages import OpenedCommitment, RevealedShare, UnmaskingRequest, UnmaskingShares
+from common.secagg.messages import AdvertisedKeys, OpenedCommitment, RevealedShare, UnmaskingRequest, UnmaskingShares
 from common.secagg.parameters import Segment, Vector
 from common.secagg.phases import Phase
 from common.secagg.sealed_commitment import unseal
@@ -47,6 +48,14 @@ class Unmasked:
     commitments: tuple[OpenedCommitment, ...] = ()
     """What the survivors committed to, in a run that proves its sums; without those that do not open, which are among
     the refusals: then the sum cannot be proved."""
+    self_mask_seeds: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """b_u of each survivor, in a run that has disputes: what everybody needs to compute the sum of changes again."""
+    dropped_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The key of its change of each hospital that dropped out, likewise."""
+
+    def erase(self) -> None:
+        """Overwrite what was kept for a dispute, when the round has none any more."""
+        erase(*self.self_mask_seeds.values(), *self.dropped_keys.values())
 
 
 def reveal(state: SignedState | MaskedState, request: UnmaskingRequest) -> UnmaskingShares:
@@ -127,13 +136,30 @@ def unmask(
             commitments.append(unseal(masked_sum.routed.run, masked_sum.views[survivor], secrets[survivor], sealed))
         except SecAggError as refusal:
             refusals.append(refusal)
+    seeds, dropped_keys = _for_a_dispute(masked_sum, secrets)
     erase(*secrets.values())
     try:
         for segment, part in zip(Segment, masked_sum.routed.run.segments(masked_sum.total), strict=True):
             apply(part, masks[segment])
     finally:
         erase(*(mask.seed for some in masks.values() for mask in some))
-    return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals), tuple(commitments))
+    return Unmasked(masked_sum.total, masked_sum.survivors, tuple(refusals), tuple(commitments), seeds, dropped_keys)
+
+
+def _for_a_dispute(
+    masked_sum: MaskedSum, secrets: Mapping[str, bytes]
+) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """Return copies of what others may see of the rebuilt secrets in a dispute: nothing that opens counts."""
+    run, round_number = masked_sum.routed.run, masked_sum.routed.directory.round_number
+    if not run.disputes:
+        return {}, {}
+    seeds = {name: memoryview(secrets[name]).tobytes() for name in masked_sum.survivors}
+    dropped = {
+        name: derive(secret, masking_key_info(run, round_number, name, Segment.CHANGE))
+        for name, secret in secrets.items()
+        if name not in seeds
+    }
+    return seeds, dropped
 
 
 def verify_shares(masked_sum: MaskedSum, sender: str, message: UnmaskingShares, place: Place) -> None:
@@ -193,13 +219,13 @@ def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares],
                 f"at least {routed.graph.share_threshold} shares of each secret must be revealed, got {len(shares)}",
                 owner,
             )
-    public = {advertised.hospital: advertised.masking_key for advertised in routed.directory.keys}
+    advertised = {each.hospital: each for each in routed.directory.keys}
     context = round_context(routed.run, routed.directory.round_number)
     secrets: dict[str, bytes] = {}
     for owner, shares in revealed.items():
         points = sorted(shares)[: routed.graph.share_threshold]
         secret = shamir.rebuild({point: shares[point] for point in points})
-        if secret is None or not _is_what_was_promised(masked_sum, owner, secret, public[owner], context):
+        if secret is None or not _is_what_was_promised(masked_sum, owner, secret, advertised[owner], context):
             erase(*secrets.values(), secret or b"")
             raise InconsistentDealingError(
                 place, "the shares a hospital dealt must rebuild the secret it committed to", owner
@@ -208,24 +234,27 @@ def _rebuild_all(masked_sum: MaskedSum, messages: Mapping[str, UnmaskingShares],
     return secrets
 
 
-def _is_what_was_promised(masked_sum: MaskedSum, owner: str, secret: bytes, masking_key: bytes, context: bytes) -> bool:
+def _is_what_was_promised(
+    masked_sum: MaskedSum, owner: str, secret: bytes, advertised: AdvertisedKeys, context: bytes
+) -> bool:
     if owner in masked_sum.survivors:
         promised = masked_sum.routed.self_mask_commitments[owner]
         return commit(context, Committed.SELF_MASK_SEED, owner, owner, secret) == promised
-    return public_key(secret) == masking_key
+    return is_behind(masked_sum.routed.run, masked_sum.routed.directory.round_number, advertised, secret)
 
 
 def _leftover_masks(masked_sum: MaskedSum, secrets: Mapping[str, bytes], segment: Segment) -> Sequence[Mask]:
     """Return what takes off the survivors' own masks, and those they share with the dropped."""
     routed, survivors = masked_sum.routed, set(masked_sum.survivors)
     context = round_context(routed.run, routed.directory.round_number)
-    public = {advertised.hospital: advertised.masking_key for advertised in routed.directory.keys}
+    public, run, round_number = public_by_hospital(routed.directory, segment), routed.run, routed.directory.round_number
     masks = []
     for owner, secret in secrets.items():
         if owner in survivors:
             masks.append(Mask(derive(secret, self_mask_info(context, owner, segment)), subtract=True))
             continue
-        agreements = Agreements(secret)
+        with derived_key(run, round_number, owner, secret, segment) as private:
+            agreements = Agreements(private)
         for peer in survivors.intersection(routed.graph.by_hospital[owner]):
             info = pairwise_seed_info(context, masked_sum.cohort_hash, masked_sum.request_hash, (owner, peer), segment)
             # The peer added this mask when its name comes first; take away what it added.

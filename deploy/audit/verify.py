@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
-from common.audit.entries import Contributed, JoinedRun, OpenedSum, PassedOver, Refused, SignedSurvivors, Summed
+from common.audit.entries import Contributed, JoinedRun, Named, OpenedSum, PassedOver, Refused, SignedSurvivors, Summed
 from common.errors import AuditError, IdentityError, RunError
 from common.identity.certificates import certificate_pem, fingerprint, load_certificate
 from common.models.first_model import FIRST_MODEL_FILE, FirstModel
@@ -65,6 +65,7 @@ class Verdict:
             folder has it.
         proved: how many sums were found to be what hospitals committed to; None in a run that does not prove them.
         passed: sums that a hospital helped to open, and was given no model of.
+        named: who was found to have cheated, in which round and how, and by whom; one line each.
     """
 
     authority: str
@@ -80,6 +81,7 @@ class Verdict:
     made_first_model: bool = True
     proved: int | None = None
     passed: int = 0
+    named: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """Return the verdict for a person."""
@@ -97,6 +99,7 @@ class Verdict:
         if self.proved is not None:
             passed = f"; {self.passed} times a hospital opened a sum that no model was made of" if self.passed else ""
             told.append(f"proved sums       {self.proved}: each model follows from what hospitals committed to{passed}")
+        told += [f"cheated           {line}" for line in self.named]
         if not self.made_first_model:
             told.append("first model       as the run's folder has it; not made again from its seed, without PyTorch")
         if self.without_chain:
@@ -157,6 +160,7 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
     record = read_record(server, AUDIT_FILE, authority, None if first_model is None else hash_model(first_model).hex())
     commitments = _commitments(run, server, record, first_model)
     hospitals, unfinished, refusals, passed = [], set[int](), 0, 0
+    read: list[Chain] = []
     for path in chains:
         chain, name = _chain(path, authority), f"{path.parent.name}/{path.name}"
         if path.parent.name in record.description.roster and path.parent.name != chain.party:
@@ -167,6 +171,7 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         passed += _check_commitments(chain, name, record, commitments or {})
         refusals += sum(isinstance(entry.body, Refused) for entry in chain.entries)
         hospitals.append(chain.party)
+        read.append(chain)
     has_figures = (run / EVENTS_FILE).exists() and bool(record.told)
     if has_figures:
         check_figures(run, record)
@@ -187,7 +192,34 @@ def verify(run: Path, chains: Sequence[Path], authority_file: Path) -> Verdict:
         made_first_model=first_model is None,
         proved=None if commitments is None else len(commitments),
         passed=passed,
+        named=_named([server, *read], record.description.run_id),
     )
+
+
+def _named(chains: Sequence[Chain], run_id: str) -> tuple[str, ...]:
+    """Return who was found to have cheated; whoever was shown the same must have found the same.
+
+    Raises:
+        AuditError: two parties found something else in the same evidence.
+    """
+    found: dict[tuple[int, str], dict[str, set[tuple[str, str]]]] = {}
+    for chain in chains:
+        for entry in chain.entries:
+            body = entry.body
+            if isinstance(body, Named) and body.run_id == run_id:
+                by_party = found.setdefault((body.round_number, body.evidence), {})
+                by_party.setdefault(chain.party, set()).add((body.hospital, body.fault))
+    lines = []
+    for (number, _), by_party in sorted(found.items()):
+        verdicts = list(by_party.values())
+        if any(verdict != verdicts[0] for verdict in verdicts):
+            parties = ", ".join(sorted(by_party))
+            raise AuditError(
+                f"round {number}: {parties} must name the same hospitals from the same evidence, and do not"
+            )
+        for hospital, fault in sorted(verdicts[0]):
+            lines.append(f"{hospital}, in round {number} ({fault}): found by {', '.join(sorted(by_party))}")
+    return tuple(lines)
 
 
 def _commitments(run: Path, server: Chain, record: RunRecord, kept: NDArray[np.float32] | None) -> Commitments | None:

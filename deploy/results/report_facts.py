@@ -309,7 +309,8 @@ def what_each_learns(config: Config, hospitals: int, authority_on_server: bool =
         _colluding_server(config, hospitals),
         Knowledge(
             "another hospital of the run",
-            "the model of every round, and sums of all less its own part if it works with the server",
+            f"the model of every round, and sums of all less its own part if it works with the server"
+            f"{_in_disputes(config)}",
             _limit(config),
         ),
         Knowledge(
@@ -328,9 +329,16 @@ def _curious_server(config: Config, hospitals: int) -> Knowledge:
     counts = "exact evaluation counts" if config.evaluation.exact else "evaluation counts under noise"
     learns = (
         f"sums over at least {fewest} of {hospitals} hospitals: of updates, and of {counts}; and how many units each "
-        "hospital states to have"
+        f"hospital states to have{_in_disputes(config)}"
     )
     return Knowledge("a curious server", learns, f"see one hospital's update or metrics; {_between_sums(config)}")
+
+
+def _in_disputes(config: Config) -> str:
+    """Say what is seen besides where who spoils a sum is found out."""
+    if not config.aggregation.disputes:
+        return ""
+    return "; of a round that a hospital has spoilt, each hospital's change under its own noise"
 
 
 def _between_sums(config: Config) -> str:

@@ -22,7 +22,7 @@ from common.flower.carried import array_head
 from common.flower.seam import replace_in
 from common.run.messages import read_array
 from common.run.vector import VectorLayout
-from tests.support.garbles import BEFORE_THE_MASKS, OF_THE_RELAY, ORDER, Garble
+from tests.support.garbles import BEFORE_THE_MASKS, OF_THE_RELAY, ORDER, SCALED_BY, Garble
 
 CLAIMED_BYTES = 2**46
 """More than any machine has."""
@@ -73,21 +73,26 @@ def answer_garbled(order: Path, *asked: Any, **settings: Any) -> tuple[bytes, Pa
     return garbled(reply, read_array(whole), garble)
 
 
-def encoded_as_noise(order: Path, encode: Callable[..., npt.NDArray[Any]]) -> Callable[..., npt.NDArray[Any]]:
-    """Return what encodes a vector honestly, or as noise that is then masked and signed like any other vector."""
+def encoded_as_bidden(order: Path, encode: Callable[..., npt.NDArray[Any]]) -> Callable[..., npt.NDArray[Any]]:
+    """Return what encodes a vector honestly, or garbles it before it is masked and signed like any other vector."""
 
-    def encode_noise(layout: VectorLayout, *arguments: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - as the real one
+    def encode_garbled(layout: VectorLayout, *arguments: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - as the real one
         vector = encode(layout, *arguments)
-        if order.exists() and order.read_text() == Garble.SIGNED_NOISE:
+        garble = Garble(order.read_text()) if order.exists() else None
+        if garble is Garble.SIGNED_NOISE:
             vector[:] = np.frombuffer(os.urandom(vector.nbytes), vector.dtype)
+        if garble is Garble.SIGNED_SCALED:
+            change = layout.proved_part(vector)[: layout.parameters].view(layout.signed)
+            bound = layout.element_bound
+            change[:] = np.clip(change.astype(np.int64) * SCALED_BY, -bound, bound)
         return vector
 
-    return encode_noise
+    return encode_garbled
 
 
 if __name__ == "__main__":
     order = Path(sys.argv[sys.argv.index("--state") + 1]) / ORDER
     for name in ("encode", "encode_integers"):
-        setattr(VectorLayout, name, encoded_as_noise(order, getattr(VectorLayout, name)))
+        setattr(VectorLayout, name, encoded_as_bidden(order, getattr(VectorLayout, name)))
     replace_in(resident, "answer", partial(answer_garbled, order), used_by=resident._serve_alone)
     sys.exit(resident.main())

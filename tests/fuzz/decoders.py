@@ -53,6 +53,7 @@ from client.ledger.place import (
 )
 from client.ledger.remembered import REMEMBERED_FILE, remembered
 from client.metrics import HospitalMetrics
+from client.named import NAMED_FILE, NamedHospitals
 from client.own_results import OWN_RESULTS_FILE
 from client.received_run import facts_of, model_hash_of
 from client.round_state import AnsweredRoundsFile
@@ -266,6 +267,11 @@ def _anchor(content: bytes) -> object:
 def _answered_rounds(content: bytes) -> object:
     with _file("answered-rounds.json", content) as path:
         return AnsweredRoundsFile(path, "hospital")
+
+
+def _named_hospitals(content: bytes) -> object:
+    with _file(NAMED_FILE, content) as path:
+        return NamedHospitals(path, "hospital")
 
 
 PREPARATION = Preparation(
@@ -669,6 +675,7 @@ DECODERS = (
     Decoder("ledger-held", _ledger_held),
     Decoder("anchor", _anchor),
     Decoder("answered-rounds", _answered_rounds),
+    Decoder("named-hospitals", _named_hospitals),
     Decoder("checkpoint", _checkpoint),
     Decoder("model", _model),
     Decoder("model-card", _model_card),

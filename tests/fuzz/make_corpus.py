@@ -29,6 +29,7 @@ from client.data.cache import PreparedCache
 from client.data.watch import HELD_FILE, hold
 from client.kept_runs import ReceivedRun
 from client.ledger.ledger import Ledger
+from client.named import NAMED_FILE, NamedHospitals
 from client.own_results import OwnResult
 from client.round_state import AnsweredRoundsFile
 from client.status import HospitalStatus
@@ -55,6 +56,7 @@ from common.run.model_facts import ModelFacts, expected_facts
 from common.run.proposal import AnsweredEpsilon, Proposal, RunAnswer, RunState, terms_hash
 from common.run.round_terms import Purpose, RoundTerms
 from common.run.terms import evaluation_claim, statistics_claim
+from common.secagg import messages as secagg
 from common.secagg.phases import Phase
 from common.settings import HospitalSettings, ServerSettings
 from common.telemetry.events import Counted, Evaluated, RoundDone, RunFinished, RunStarted
@@ -93,11 +95,15 @@ def _requests() -> Iterator[bytes]:
     yield messages.encode(messages.SharesRequest(run_id=RUN_ID, round_number=1, directory=b"abc"))
     yield messages.encode(messages.ConsistencyRequest(run_id=RUN_ID, round_number=1, survivors=b"abc"))
     yield messages.encode(messages.UnmaskAllRequest(run_id=RUN_ID, round_number=1, request=b"abc", next_round=2))
+    yield messages.encode(messages.DisputeRequest(run_id=RUN_ID, round_number=1, request=b"abc"))
+    yield messages.encode(messages.VerdictRequest(run_id=RUN_ID, round_number=1, opened=b"abc"))
 
 
 def _replies() -> Iterator[bytes]:
     yield messages.encode(messages.SharesReply(shares=b"abc"))
     yield messages.encode(messages.RefusedReply(hospital="hospital-1", code="budget", reason="spent", is_attack=False))
+    yield messages.encode(messages.DisputeReply(opened=b"abc"))
+    yield messages.encode(messages.VerdictReply(named={"hospital-1": "length"}))
 
 
 def _arrays() -> Iterator[bytes]:
@@ -114,6 +120,19 @@ def _secagg() -> Iterator[bytes]:
         if isinstance(one, str) and name not in ("vectors", "masked_vectors", "sum"):
             yield bytes.fromhex(one)
     yield bytes.fromhex(vectors["round"]["full_round"]["full_unmasking_request"])
+    yield from map(secagg.encode, _of_disputes())
+
+
+def _of_disputes() -> Iterator[secagg.Message]:
+    key = bytes(range(32))
+    advertised = secagg.DisputableKeys(RUN_ID, 1, "st-mary", key, key, key, key, bytes(64), key)
+    opened = secagg.OpenedChange(RUN_ID, 1, "st-mary", key, bytes(64))
+    yield advertised
+    yield secagg.DisputableDirectory(RUN_ID, 1, 3, (advertised,))
+    vector = secagg.DisputedVector("st-mary", b"sealed", key, key, key)
+    yield secagg.Dispute(RUN_ID, 1, (vector,), (secagg.DroppedKey("st-anne", key),))
+    yield opened
+    yield secagg.OpenedChanges(RUN_ID, 1, (opened,))
 
 
 def _round_terms() -> Iterator[bytes]:
@@ -276,6 +295,13 @@ def _answered() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "answered-rounds.json"
         AnsweredRoundsFile(path, "hospital").advance(RUN_ID, 1, Phase.MASKED_INPUT)
+        yield path.read_bytes()
+
+
+def _named() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / NAMED_FILE
+        NamedHospitals(path, "hospital").add(RUN_ID, ["st-anne", "st-mary"])
         yield path.read_bytes()
 
 
@@ -654,6 +680,7 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "ledger-held": _held,
     "anchor": _anchors,
     "answered-rounds": _answered,
+    "named-hospitals": _named,
     "checkpoint": _checkpoints,
     "model": _models,
     "model-card": _cards,

@@ -46,6 +46,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "client/ledger/place.py": ("ledger-place",),
     "client/ledger/remembered.py": ("ledger-statement",),
     "client/ledger/salvage.py": ("ledger", "ledger-anchor"),
+    "client/named.py": ("named-hospitals",),
     "client/own_results.py": ("own-results",),
     "client/proved_model.py": "what this hospital's agent has kept itself; what is not whole counts as lost",
     "client/received_run.py": ("received-model", "received-facts", "received-tensors"),

@@ -112,8 +112,8 @@ _SUM_MUTATIONS = (
     Mutation(
         "spoilt sums end a run after five",
         "server/run.py",
-        "                if not (isinstance(error, _SPOILING) and self._left_out(able)):\n",
-        "                if not (isinstance(error, _SPOILING) and not self._left_out(able)):\n",
+        "and (is_new or self._left_out(able))):\n",
+        "and (is_new or not self._left_out(able))):\n",
         (f"{_LONG_SUMS}::test_more_spoilt_sums_than_may_fail_in_a_row_do_not_end_a_run",),
     ),
     Mutation(
@@ -552,7 +552,7 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "the server adds a vector that is not the one its hospital signed",
         "common/secagg/masked_input.py",
-        "        if message.vector_hash != vector_hash(vector, sealed):\n",
+        "        if message.vector_hash != expected:\n",
         "        if not message.vector_hash:\n",
         (_FULL,),
     ),
@@ -1891,8 +1891,163 @@ _RECEIVED_MUTATIONS = (
     ),
 )
 
+_DISPUTES = f"{_ATTACKS}/test_lies_about_disputes.py"
+_DISPUTE_LIES = f"{_ATTACKS}/test_lies_about_disputes_to_agents.py"
+_NAMED = "tests/unit/server/test_named_cheats.py"
+
+_DISPUTE_MUTATIONS = (
+    Mutation(
+        "a dispute is about other vectors than were signed",
+        "common/secagg/disputes.py",
+        "    if hashed != of.views[name].vector_hash:\n",
+        "    if not hashed:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a dispute takes a seed that its hospital did not commit to",
+        "common/secagg/disputes.py",
+        "    if promised != shown.self_mask_commitment:\n",
+        "    if not promised:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a hospital does not sign which seed masks its vector",
+        "common/secagg/masked_input.py",
+        'bound_hash("disputable vector", sealed, self_mask_commitment, ',
+        'bound_hash("disputable vector", sealed, ',
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a dispute takes any key for that of a hospital that dropped out",
+        "common/secagg/disputes.py",
+        "        if public_key(dropped.change_key) != of.change_keys[dropped.hospital]:\n",
+        "        if not dropped.change_key:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a dispute leaves a survivor out",
+        "common/secagg/disputes.py",
+        "    if names != of.survivors:\n",
+        "    if not names:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a server frames a hospital by a key that it made up",
+        "common/secagg/disputes.py",
+        "        and is_signed(of.run.roster[opened.hospital], opened.signature, signed_part(of.run, opened))\n",
+        "",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a cheat gets away with another key",
+        "common/proved_sums/dispute.py",
+        "        if not is_advertised(of, each):\n",
+        "        if not each.change_key:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "one key masks counts and change, so that to show one shows both",
+        "common/secagg/masking_keys.py",
+        "hospital.encode(), segment.encode())",
+        "hospital.encode())",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a cheat may have any weight",
+        "common/proved_sums/dispute.py",
+        "    if not weights[0] <= rules.weight(centred) <= weights[1]:\n",
+        "    if not rules.weight(centred):\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a cheat may send another vector than it committed to",
+        "common/proved_sums/dispute.py",
+        "    if open_sum(key, rules.proof, centred) != committed:\n",
+        "    if not committed:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a change in a dispute may be of any length",
+        "common/proved_sums/dispute.py",
+        "    if longest is not None and _square(centred[: rules.parameters]) > longest * longest:\n",
+        "    if longest is not None and longest < 0:\n",
+        (_DISPUTES,),
+    ),
+    Mutation(
+        "a hospital shows its change of a sum that holds",
+        "client/agent.py",
+        "        require_fault(rules, shown, place)\n",
+        "",
+        (f"{_DISPUTE_LIES}::test_a_server_that_claims_a_failure_gets_nothing_and_is_in_every_chain",),
+    ),
+    Mutation(
+        "a change that was shown is not noted",
+        "client/agent.py",
+        "        self._answered.advance(run_id, round_number, Phase.DISPUTE)\n",
+        "",
+        (f"{_NAMED}::test_a_dispute_or_a_verdict_is_not_answered_twice",),
+    ),
+    Mutation(
+        "the key of a change outlives its round",
+        "client/agent.py",
+        "                run.disputable.pop(over).erase()\n",
+        "                run.disputable.pop(over)\n",
+        (f"{_DISPUTE_LIES}::test_the_key_of_a_change_is_erased_when_the_round_is_over",),
+    ),
+    Mutation(
+        "the key of a change outlives its answer",
+        "client/agent.py",
+        "            disputed.erase()\n",
+        "            pass\n",
+        (f"{_DISPUTE_LIES}::test_the_key_of_a_change_is_erased_when_it_has_been_shown",),
+    ),
+    Mutation(
+        "a hospital shows its change where somebody is at fault already",
+        "client/agent.py",
+        "            if not early_faults(rules, shown):\n",
+        "            if rules is not None:\n",
+        (f"{_NAMED}::test_a_commitment_that_is_none_is_named_and_nobody_shows_anything",),
+    ),
+    Mutation(
+        "a verdict leaves out what a hospital has shown",
+        "client/agent.py",
+        "        if disputed.own is not None and disputed.own not in asked.opened:\n",
+        "        if disputed.own is not None and asked is None:\n",
+        (f"{_DISPUTE_LIES}::test_a_verdict_without_what_a_hospital_has_shown_is_refused_by_it",),
+    ),
+    Mutation(
+        "a hospital trains with one that it has found to cheat",
+        "client/agent.py",
+        "        self._named.check(run.parameters.run_id, asked.cohort, place)\n",
+        "",
+        (f"{_NAMED}::test_a_hospital_takes_part_in_no_round_with_a_hospital_that_it_has_named",),
+    ),
+    Mutation(
+        "a run without disputes answers one",
+        "client/agent.py",
+        "        if not run.parameters.disputes:\n",
+        "        if run.parameters is None:\n",
+        (f"{_DISPUTE_LIES}::test_a_run_without_disputes_answers_none",),
+    ),
+    Mutation(
+        "a hospital takes part in disputes that it has not agreed to",
+        "client/policy.py",
+        "    if not policy.allow_disputes:\n",
+        "    if policy is None:\n",
+        (f"{_DISPUTE_LIES}::test_a_hospital_that_has_not_agreed_takes_no_part",),
+    ),
+    Mutation(
+        "the server goes on with a hospital that was found to cheat",
+        "server/run.py",
+        " - self._checkpoint.progress.named.keys()",
+        "",
+        (f"{_NAMED}::test_a_cheat_with_a_commitment_to_another_vector_is_named",),
+    ),
+)
+
 MUTATIONS = (
     *_SECAGG_MUTATIONS,
+    *_DISPUTE_MUTATIONS,
     *_KEYS_MUTATIONS,
     *_SUM_MUTATIONS,
     *_PRIVACY_MUTATIONS,

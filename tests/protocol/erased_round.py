@@ -1,6 +1,7 @@
 """A process that trains with real agents and then looks through its own memory for the secrets of the rounds.
 
-``python -m tests.protocol.erased_round FOLDER`` prints as JSON how many secrets there were and what it found of them.
+``python -m tests.protocol.erased_round FOLDER [disputes]`` prints as JSON how many secrets there were and what it found
+of them.
 """
 
 import json
@@ -45,6 +46,9 @@ class Watching(Vanishing):
         run = self._agents[hospital]._run
         if isinstance(request, UnmaskRequest | UnmaskAllRequest) and run is not None:
             dropped = DROPPED if isinstance(request, UnmaskRequest) else None
+            change_key = run.masked[request.round_number].change_key
+            if change_key is not None:
+                self._remembered.remember("change keys", change_key)
             for owner, pair in run.masked[request.round_number].shares.items():
                 unrevealed = pair.self_mask if owner == dropped else pair.masking_key
                 self._remembered.remember("unrevealed shares", unrevealed)
@@ -55,10 +59,11 @@ def main() -> int:
     """Train, end all agents in good order, and look."""
     folder, remembered = Path(sys.argv[1]), Remembered()
     config = replace(CONFIG, privacy={"mode": "none"})
+    if sys.argv[2:] == ["disputes"]:
+        config = replace(CONFIG, aggregation={"proved_sums": True, "norm_bound": 2.0, "disputes": True})
     dealt = Dealt.into(folder)
-    consortium = InProcessConsortium(
-        config, dealt.sites(folder, **everybody(allow_no_privacy=True)), RememberingSource(remembered)
-    )
+    policies = everybody(allow_no_privacy=True, allow_disputes=True)
+    consortium = InProcessConsortium(config, dealt.sites(folder, **policies), RememberingSource(remembered))
     consortium.transport.line = Watching(consortium, remembered)
     made = Small(dealt, folder, config, consortium)
     made.run().train()

@@ -21,7 +21,9 @@ class Garble(StrEnum):
     NO_REPLY = "no reply"
     NOISE_FOR_VECTOR = "noise for a vector"
     SIGNED_NOISE = "noise for a vector, masked and signed"
+    SIGNED_SCALED = "forty times the change, masked and signed"
 
 
 OF_THE_RELAY = (Garble.NO_MESSAGE, Garble.TWO_VECTORS, Garble.NOISE_FOR_OBJECT)
-BEFORE_THE_MASKS = (Garble.SIGNED_NOISE,)
+BEFORE_THE_MASKS = (Garble.SIGNED_NOISE, Garble.SIGNED_SCALED)
+SCALED_BY = 40

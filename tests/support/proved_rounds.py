@@ -5,6 +5,7 @@ The lying server is the test: it takes an honest :class:`ProvedRound` and change
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,13 @@ COUNTS = 2
 class ProvedConsortium(Consortium):
     """Hospitals of a run that proves its sums; vectors have two counts and forty parameters."""
 
-    def __init__(self, hospitals: int, seed: int = 0, modulus_bits: int = 16) -> None:
+    def __init__(
+        self,
+        hospitals: int,
+        seed: int = 0,
+        modulus_bits: int = 16,
+        **changes: Any,  # noqa: ANN401 - fields of RunParameters
+    ) -> None:
         self.parameters = parameters_for(ENTRIES, modulus_bits, hospitals)
         super().__init__(
             hospitals,
@@ -35,6 +42,7 @@ class ProvedConsortium(Consortium):
             counts_length=COUNTS,
             vector_length=COUNTS * 32 // modulus_bits + self.parameters.length,
             proves_sums=True,
+            **changes,
         )
         self.key = matrix_key(self.run, self.parameters)
 
@@ -43,6 +51,12 @@ class ProvedConsortium(Consortium):
         bound = self.parameters.bound // len(self.names)
         values = [self.source.randint(-bound, bound) for _ in range(ENTRIES)]
         return np.array(values, f"<i{self.run.modulus_bits // 8}")
+
+    def made(self, name: str) -> tuple[Centred, Commitment, Vector]:
+        """Return what a hospital has to add, what it commits to, and what it masks."""
+        change = self.change()
+        commitment = commit(self.key, self.parameters, change, self.source.randbytes)
+        return change, commitment, self.whole(change, commitment)
 
     def whole(self, change: Centred, commitment: Commitment) -> Vector:
         """Return counts, change and ρ: what a hospital masks."""
@@ -63,15 +77,14 @@ class ProvedConsortium(Consortium):
         played = ProvedRound(self, round_number, masked_input.MaskedSum(routed, terms))
         for name in routed.cohort:
             if name not in lost:
-                change = self.change()
-                commitment = commit(self.key, self.parameters, change, self.source.randbytes)
+                change, commitment, vector = self.made(name)
                 request = sent(routed.request_for(name, terms))
                 hospital = self[name]
                 hospital.masked[round_number], message, masked = masked_input.mask(
                     hospital.shared[round_number],
                     hospital.identity,
                     request,
-                    self.whole(change, commitment),
+                    vector,
                     commitment=commitment.value,
                 )
                 played.changes[name], played.values[name] = change, commitment.value

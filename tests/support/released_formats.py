@@ -52,6 +52,8 @@ def requests() -> tuple[messages.Request, ...]:
         ),
         messages.UnmaskRequest(**at, request=b"request"),
         messages.UnmaskAllRequest(**at, request=b"request", next_round=8, next_directory=b"keys"),
+        messages.DisputeRequest(**at, request=b"dispute"),
+        messages.VerdictRequest(**at, opened=b"opened"),
         messages.PlainRequest(**at, run_description=b"{}", terms=b"terms"),
     )
 
@@ -66,6 +68,8 @@ def replies() -> tuple[messages.Reply, ...]:
         messages.ConsistencyReply(signature=b"signature", shares=b"shares"),
         messages.ProvedMaskReply(masked=b"masked", advertised=b"keys", epsilon=spent, sealed=b"sealed"),
         messages.UnmaskReply(revealed=b"revealed", shares=None),
+        messages.DisputeReply(opened=b"opened"),
+        messages.VerdictReply(named={"st-anne": "length"}),
         messages.PlainReply(epsilon=None),
         messages.RefusedReply(hospital="st-mary", code="policy", reason="not before May", is_attack=False),
     )
@@ -110,6 +114,8 @@ def bodies() -> tuple[entries.Body, ...]:
         entries.SignedSurvivors(run_id=RUN_ID, round_number=7, survivors=NAMES, signature="ab"),
         entries.OpenedSum(run_id=RUN_ID, round_number=7, cohort=NAMES),
         entries.PassedOver(run_id=RUN_ID, round_number=7, of=3),
+        entries.ShownChange(run_id=RUN_ID, round_number=7),
+        entries.Named(run_id=RUN_ID, round_number=7, hospital="st-anne", fault="length", evidence=HASH),
         entries.Proved(run_id=RUN_ID, round_number=7, evidence_hash=HASH, sum_hash=HASH),
         entries.Began(run_id=RUN_ID, description="{}", data_set="X-rays", step=0, model_hash=HASH),
         entries.Summed(

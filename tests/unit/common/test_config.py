@@ -141,8 +141,45 @@ def _without_a_key(of: Any, written: Any, path: str = "") -> Iterator[str]:  # n
 
 
 def test_no_field_of_a_run_description_is_left_out_of_what_is_hashed() -> None:
-    asked = description()
+    disputing = replace(Config(), aggregation={"proved_sums": True, "norm_bound": 2.0, "disputes": True}).aggregation
+    asked = description(aggregation=disputing)
     assert list(_without_a_key(asked, json.loads(asked.canonical_json()))) == []
+
+
+def test_disputes_that_a_run_does_not_have_are_left_out_so_that_it_keeps_its_hash() -> None:
+    asked = description()
+    assert list(_without_a_key(asked, json.loads(asked.canonical_json()))) == ["aggregation.disputes"]
+    bound = replace(Config(), aggregation={"proved_sums": True, "norm_bound": 2.0}).aggregation
+    disputing = bound.model_copy(update={"disputes": True})
+    assert description(aggregation=bound).hash() != description(aggregation=disputing).hash()
+    for each in (asked, description(aggregation=disputing)):
+        assert RunDescription.from_json(each.canonical_json()) == each
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [
+        ("aggregation", {"disputes": True}),
+        ("aggregation", {"disputes": True, "proved_sums": True}),
+    ],
+)
+def test_disputes_are_refused_without_proved_sums_and_a_bound(section: str, keys: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"aggregation\.disputes must be false without .* in privacy\.mode local"):
+        replace(Config(), **{section: keys})
+
+
+@pytest.mark.parametrize("mode", [PrivacyMode.NONE, PrivacyMode.DISTRIBUTED])
+def test_disputes_are_refused_in_modes_in_which_a_change_is_not_private_by_itself(mode: PrivacyMode) -> None:
+    bound = {"proved_sums": True, "norm_bound": 2.0, "disputes": True}
+    with pytest.raises(ConfigError, match=r"aggregation\.norm_bound must be 0 in privacy\.mode"):
+        replace(Config(), aggregation=bound, privacy={"mode": mode.value})
+
+
+def test_disputes_are_refused_among_more_hospitals_than_all_mask_with_each_other() -> None:
+    bound = {"proved_sums": True, "norm_bound": 2.0, "disputes": True}
+    assert replace(Config(), aggregation=bound, experiment={"num_clients": 64}).aggregation.disputes
+    with pytest.raises(ConfigError, match=r"more than graph\.complete_up_to = 64 hospitals, got 65"):
+        replace(Config(), aggregation=bound, experiment={"num_clients": 65})
 
 
 def test_what_a_label_means_is_in_a_run_descriptions_hash() -> None:

@@ -90,3 +90,10 @@ def test_there_is_a_value_for_each_label_of_the_metric() -> None:
 
 def test_an_epsilon_that_nothing_bounds_is_shown_as_infinite() -> None:
     assert [shown_epsilon(value) for value in (1.234, math.nan, math.inf)] == ["1.23", "∞", "∞"]
+
+
+def test_a_run_with_disputes_admits_that_single_changes_may_have_been_seen() -> None:
+    config = replace(Config(), aggregation={"proved_sums": True, "norm_bound": 2.0, "disputes": True})
+    (caveat,) = caveats(config, "PneumoniaMNIST")
+    assert "each hospital's change of that round, under the noise that its ε is for" in caveat
+    assert "single changes under their own noise" in Guarantee.of(config).aggregation

@@ -11,6 +11,11 @@ from common.secagg import errors, messages
 from common.secagg.errors import SERVER, MessageError, OversizedMessageError, Place
 from common.secagg.messages import (
     AdvertisedKeys,
+    DisputableDirectory,
+    DisputableKeys,
+    Dispute,
+    DisputedVector,
+    DroppedKey,
     EncryptedShare,
     EncryptedShares,
     FullUnmaskingRequest,
@@ -19,6 +24,8 @@ from common.secagg.messages import (
     MaskedInput,
     MaskedInputRequest,
     Message,
+    OpenedChange,
+    OpenedChanges,
     OpenedCommitment,
     RevealedShare,
     SealedCommitment,
@@ -49,6 +56,11 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     FullUnmaskingRequest,
     SealedCommitment,
     SumProof,
+    DisputableKeys,
+    DisputableDirectory,
+    Dispute,
+    OpenedChange,
+    OpenedChanges,
 )
 
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
@@ -71,8 +83,22 @@ advertised = st.builds(AdvertisedKeys, run_ids, rounds, names, hashes, hashes, h
 encrypted = st.builds(EncryptedShare, names, names, st.binary(max_size=messages.LONGEST_CIPHERTEXT), hashes, hashes)
 signed = st.builds(SurvivorSignature, run_ids, rounds, names, hashes, hashes, hashes, hashes, signatures)
 revealed = sorted_by("owner", st.builds(RevealedShare, names, st.binary(min_size=33, max_size=33)))
+disputable = st.builds(DisputableKeys, run_ids, rounds, names, hashes, hashes, hashes, hashes, signatures, hashes)
+disputed = st.builds(DisputedVector, names, st.binary(max_size=100), hashes, hashes, hashes)
+opened = st.builds(OpenedChange, run_ids, rounds, names, hashes, signatures)
 any_message = st.one_of(
     advertised,
+    disputable,
+    st.builds(DisputableDirectory, run_ids, rounds, st.integers(0, 65_535), sorted_by("hospital", disputable)),
+    st.builds(
+        Dispute,
+        run_ids,
+        rounds,
+        sorted_by("hospital", disputed),
+        sorted_by("hospital", st.builds(DroppedKey, names, hashes)),
+    ),
+    opened,
+    st.builds(OpenedChanges, run_ids, rounds, sorted_by("hospital", opened)),
     st.builds(KeyDirectory, run_ids, rounds, st.integers(0, 65_535), sorted_by("hospital", advertised)),
     st.builds(EncryptedShares, run_ids, rounds, names, hashes, hashes, sorted_by("recipient", encrypted)),
     st.builds(MaskedInputRequest, run_ids, rounds, st.binary(max_size=300), several, sorted_by("dealer", encrypted)),
