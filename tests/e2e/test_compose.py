@@ -271,6 +271,9 @@ def test_the_newcomer_got_the_free_shard_and_the_dealer_keeps_nothing(consortium
 
 def test_fewer_hospitals_train_the_next_run(consortium: Consortium) -> None:
     second = _starts(consortium)[0].run_id
+    (server,) = consortium.containers("server")
+    # It is gone for good: while it is a member the next run waits for its agreement.
+    shell(server, f"python -m deploy revoke hospital-{SEATS} --state /state", user="server")
     consortium.up(HOSPITALS, CONFIDE_RUN="third")
     consortium.wait_for(lambda: _starts(consortium) and _starts(consortium)[0].run_id != second, "a third run")
     consortium.wait_for(lambda: _finished(consortium), "the third run to finish")
