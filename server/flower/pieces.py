@@ -22,7 +22,7 @@ from common.flower.waits import PIECE_BYTES
 SOCKET_FILE = "pieces.sock"
 
 _LONGEST_BYTES = PIECE_BYTES + 1024
-"""Of a frame: a piece with its head."""
+"""The longest frame: a piece with its head."""
 _WAITING = 4
 _SECONDS = 60.0
 """A SuperLink that does not answer for this long is not there."""

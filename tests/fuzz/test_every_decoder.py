@@ -112,6 +112,7 @@ FUZZED: dict[str, tuple[str, ...] | str] = {
     "server/members/certificates.py": "what the authority beside it has signed; certificates are fuzzed",
     "server/checkpoints.py": ("checkpoint",),
     "server/flower/control.py": ("supernode-key",),
+    "server/flower/pieces.py": "what the ServerApp of the same user and machine sends; pieces must hash to their names",
     "server/operator_socket.py": ("operator-request",),
     "server/run_queue.py": ("kept-run",),
     "server/members/versions.py": "what the enrolment service beside it has kept of messages, which are fuzzed",
