@@ -3,6 +3,8 @@
 The attack is that of Geiping et al., "Inverting Gradients" (NeurIPS 2020, arXiv:2003.14053, equation 4): minimise one
 minus the cosine between the gradients plus a total-variation prior, by Adam on the signs of the derivative, with the
 learning rate cut to a tenth at 3/8, 5/8 and 7/8 of the way. The attacker is given the labels and the number of records.
+It searches from several starts, as in section 5 there, and takes the mean of what it finds: what one search leaves of
+its start is noise, which the mean takes away, and what they share is the record.
 """
 
 from dataclasses import dataclass
@@ -17,6 +19,10 @@ from torch.nn import functional
 
 STEP = 0.1
 """Adam's first learning rate; images lie in [-1, 1]."""
+
+SEARCHES = 4
+"""The starts. For one record of the phantom, two models and six starts each, one search of 250 iterations found a
+likeness of .68 to .78, the mean of two or three .75 to .82, of all six .82, where the mean image has .64."""
 
 CUTS = (3 / 8, 5 / 8, 7 / 8)
 
@@ -47,12 +53,27 @@ def invert(
         seen: (d,) float32; its length does not matter, so neither does a clipping bound or a learning rate.
         labels: (records,) int64 of the records sought.
         shape: channels, height, width.
-        iterations: of the search.
-        seed: of where it starts.
+        iterations: of each of the ``SEARCHES`` searches.
+        seed: of where they start.
     """
-    parameters = list(model.parameters())
+    start = torch.Generator().manual_seed(seed)
     target = functional.normalize(torch.from_numpy(seen), dim=0)
-    images = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    first, *others = [_search(model, target, labels, shape, iterations, start) for _ in range(SEARCHES)]
+    pictures = np.stack([first, *(matched(first, other) for other in others)])
+    return np.asarray(pictures.mean(axis=0).round().astype(np.uint8))
+
+
+def _search(
+    model: nn.Module,
+    target: Tensor,
+    labels: Tensor,
+    shape: tuple[int, int, int],
+    iterations: int,
+    start: torch.Generator,
+) -> NDArray[np.uint8]:
+    """Search once, from the images that ``start`` draws; ``target`` has norm 1."""
+    parameters = list(model.parameters())
+    images = torch.randn((len(labels), *shape), generator=start).requires_grad_()
     search = torch.optim.Adam([images], lr=STEP)
     rate = torch.optim.lr_scheduler.MultiStepLR(search, [round(cut * iterations) for cut in CUTS])
     for _ in range(iterations):

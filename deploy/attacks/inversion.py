@@ -55,8 +55,9 @@ ENTRIES = 15
 """The number of entries of an evaluation in the vector, which this attack does not use."""
 
 SEEN = 0.05
-"""By how much the likeness of what is found in a bare update of one record must pass that of the mean image: in four
-runs of 500 iterations it did by .11 to .13. The attack works there, or the others' failure says nothing."""
+"""By how much the likeness of what is found in a bare update of one record must pass that of the mean image: with
+five models and two instruction sets it did by .15 to .22 on the phantom. The attack works there, or the others' failure
+says nothing."""
 
 LIMITS = """\
 What this cannot show:
@@ -107,7 +108,7 @@ class Audit:
     "./confide audit inversion --data phantom",
 )
 @click.option("--data", show_default="data.source", metavar="SOURCE", help="auto, phantom or a path.")
-@click.option("--iterations", type=int, default=1000, metavar="N", help="Of the search for one view.")
+@click.option("--iterations", type=int, default=250, metavar="N", help="Of each search for one view.")
 @config_options()
 @out_option(Path("runs/audit"), help="For the picture and the JSON.")
 def main(data: str | None, iterations: int, config_file: Path, overrides: tuple[str, ...], out: Path) -> int:
@@ -256,7 +257,7 @@ def as_text(result: Audit) -> str:
     if not result.can_judge():
         lines.append(
             "\nTHIS CANNOT JUDGE: the attack did not find even the one record of a bare update, so it says nothing "
-            "of the other views; raise --iterations (1000 by default)"
+            "of the other views; raise --iterations (250 by default)"
         )
     return "\n".join([*lines, "", LIMITS])
 

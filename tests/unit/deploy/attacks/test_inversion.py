@@ -28,10 +28,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_record_is_seen_in_a_bare_update_alone(phantom: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_inversion, "BATCHES", (1,))
-    found = audit(phantom, Config(), iterations=500)
+    found = audit(phantom, Config(), iterations=250)
     assert found.can_judge()
     alike = {attack.view: attack.likeness.ssim[0] for attack in found.attacks}
-    # In four runs .77 to .79, against .66 for the mean image; what noise gives was between -.06 and .11.
+    # With five models and two instruction sets .79 to .86, against .64 for the mean image and .73 to .82 from a sum of
+    # three; what noise gives was between -.09 and .22.
     assert alike[UPDATE] > alike[AVERAGE] + 0.05
     assert alike[MASKED] < 0.4
     assert alike[PRIVATE] < 0.4
