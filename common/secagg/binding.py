@@ -7,7 +7,8 @@ Proof: ``docs/proofs/bound-masks.md``.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 
 from common.secagg.errors import (
     ImpersonationError,
@@ -21,6 +22,7 @@ from common.secagg.messages import KeyDirectory, Message, encode
 from common.secagg.parameters import VERSION, RunParameters
 
 _PROTOCOL = b"confide secagg"
+_LENGTH_BYTES = 4
 
 
 def bind(purpose: str, *parts: bytes) -> bytes:
@@ -29,22 +31,26 @@ def bind(purpose: str, *parts: bytes) -> bytes:
     >>> bind("mask", b"ab", b"c") != bind("mask", b"a", b"bc")
     True
     """
-    return b"".join(_pieces(purpose, parts))
+    pieces = [_head(purpose)]
+    for part in parts:
+        pieces += (len(part).to_bytes(_LENGTH_BYTES, "big"), part)
+    return b"".join(pieces)
 
 
 def bound_hash(purpose: str, *parts: bytes) -> bytes:
     """Return the SHA-256 of :func:`bind`, 32 bytes, without a copy of a secret among ``parts``."""
-    digest = hashlib.sha256()
-    for piece in _pieces(purpose, parts):
-        digest.update(piece)
+    digest = hashlib.sha256(_head(purpose))
+    for part in parts:
+        digest.update(len(part).to_bytes(_LENGTH_BYTES, "big"))
+        digest.update(part)
     return digest.digest()
 
 
-def _pieces(purpose: str, parts: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield each part after its length."""
-    for part in (_PROTOCOL, bytes([VERSION]), purpose.encode(), *parts):
-        yield len(part).to_bytes(4, "big")
-        yield part
+@cache
+def _head(purpose: str) -> bytes:
+    """Return what stands before the parts: protocol, version and purpose, each after its length, like every part."""
+    head = (_PROTOCOL, bytes([VERSION]), purpose.encode())
+    return b"".join(len(part).to_bytes(_LENGTH_BYTES, "big") + part for part in head)
 
 
 def round_context(run: RunParameters, round_number: int) -> bytes:

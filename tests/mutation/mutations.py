@@ -377,8 +377,8 @@ _SECAGG_MUTATIONS = (
     Mutation(
         "bound parts run into each other, without their lengths",
         "common/secagg/binding.py",
-        '        yield len(part).to_bytes(4, "big")\n',
-        "",
+        'pieces += (len(part).to_bytes(_LENGTH_BYTES, "big"), part)',
+        "pieces += (part,)",
         (f"{_SECAGG}/test_binding.py",),
     ),
     Mutation(

@@ -115,6 +115,29 @@ def test_several_groups_are_summed(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert ring.multiply(KEY, parameters, parts) == whole
 
 
+@pytest.mark.parametrize(("most_bytes", "made"), [(1 << 30, 1), (0, 3)])
+def test_spectra_of_a_are_kept_where_they_may_take_the_memory(
+    most_bytes: int, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams: list[bytes] = []
+
+    def begin(key: bytes, modulus: int, most: int) -> expansion.UniformStream:
+        streams.append(key)
+        return expansion.UniformStream(key, modulus, most)
+
+    monkeypatch.setattr(ring, "UniformStream", begin)
+    monkeypatch.setattr(ring._Kept, "most_bytes", None)  # What it was is put back after the test.
+    ring.keep_spectra(most_bytes)
+    try:
+        parts = entries_of(LARGE_16, LARGE_16.entries, "random"), entries_of(LARGE_16, LARGE_16.randomness, "random")
+        products = [ring.multiply(KEY, LARGE_16, parts) for _ in range(3)]
+        assert products[0] == products[1] == products[2]
+        assert streams == [KEY] * made
+        assert ring.multiply(bytes(32), LARGE_16, parts) != products[0]
+    finally:
+        ring._kept_factors.cache_clear()
+
+
 @pytest.mark.parametrize("degree", [256, 2048])
 def test_the_error_bound_leaves_room_to_round(degree: int) -> None:
     assert ring.most_error(degree) < ring.MOST_DISTANCE < 0.5
