@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from common.evaluation.metrics import HEADLINES, METRICS
 from common.files import replace_file
@@ -51,6 +52,7 @@ def draw_learning(study: Study, outcomes: Outcomes, splits: Sequence[str], path:
         panels[row][0].set_ylabel(METRICS[score].heading)
     for panel in panels[-1]:
         panel.set(xscale="log", xlabel="round")
+        panel.xaxis.set_major_formatter(ScalarFormatter())  # A round is a whole number, not a power of ten.
     for panel in panels.ravel():
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 0.5))
     _legend_below(figure, panels[0][0])

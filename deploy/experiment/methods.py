@@ -154,6 +154,8 @@ def train_together(
     cache: Path,
     folder: Path,
     run_id: str | None = None,
+    *,
+    may_end_early: bool = False,
 ) -> tuple[RoundDone, ...]:
     """Train with all hospitals: their agents, the protocol, the server's run.
 
@@ -164,6 +166,7 @@ def train_together(
         cache: for frozen features.
         folder: empty; each hospital's state is left in it, under ``hospital-1`` and so on, and the run's checkpoints.
         run_id: of the run; a new one unless given.
+        may_end_early: return the rounds that there were where the training ended before its last.
 
     Raises:
         RunError: the training ended before its last round.
@@ -182,7 +185,7 @@ def train_together(
     consortium = InProcessConsortium(config, sites)
     consortium.server(run_id or new_run_id(), data, folder / CHECKPOINTS_FOLDER, events.append).train()
     (finished,) = (event for event in events if isinstance(event, RunFinished))
-    if finished.reason != COMPLETED:
+    if finished.reason != COMPLETED and not may_end_early:
         raise RunError(f"a training must reach its last round, this one ended after {finished.rounds_done}: "
                        f"{finished.reason}")  # fmt: skip
     return tuple(event for event in events if isinstance(event, RoundDone))
@@ -251,4 +254,5 @@ def _policy(config: Config, held: HospitalData) -> HospitalConfig:
         stated_test_units=max(1, len(held.test)),
         allow_no_privacy=True,
         allow_exact_evaluation=True,
+        allow_disputes=config.aggregation.disputes,
     )
