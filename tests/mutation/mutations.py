@@ -295,6 +295,13 @@ _SUM_MUTATIONS = (
         (f"{_SUMS}/test_ring.py",),
     ),
     Mutation(
+        "the spectra of one run's matrix are kept for another's",
+        "common/proved_sums/ring.py",
+        "    return _kept_factors(key, lattice, counts) if",
+        "    return _kept_factors(bytes(32), lattice, counts) if",
+        (f"{_SUMS}/test_ring.py",),
+    ),
+    Mutation(
         "a round that was opened is passed over in silence",
         "common/proved_sums/lineage.py",
         "    if lineage.opened is not None:\n",
