@@ -309,6 +309,20 @@ _SUM_MUTATIONS = (
         (f"{_SUMS}/test_lineage.py",),
     ),
     Mutation(
+        "one cheat can void more rounds than a run allows by default",
+        "common/config.py",
+        "        return max(len(self.roster) - 1, 0) if most",
+        "        return max(len(self.roster) - 2, 0) if most",
+        ("tests/unit/common/test_config.py",),
+    ),
+    Mutation(
+        "a hospital keeps the limit on void rounds of another roster",
+        "client/proved_model.py",
+        "run=parameters, most_void_rounds=description.most_void_rounds)",
+        "run=parameters)",
+        (f"{_PROVED_RUN}::test_how_many_rounds_may_be_void_follows_the_roster_while_a_run_goes_on",),
+    ),
+    Mutation(
         "a late joiner takes a state that one hospital has signed",
         "common/proved_sums/lineage.py",
         "run.threshold(len(run.roster))",
