@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.audit.chain import AUDIT_FILE
-from common.config import replace
 from common.telemetry.events import AttackRefused
-from tests.support.deployed import CONFIG, Deployed, deployed_in
+from tests.support.deployed import DISPUTED, Deployed, deployed_in
 from tests.support.dispute_lies import CLAIM, FRAME, FRAMED, WITHHOLD
 from tests.support.garbles import ORDER, Garble
 from tests.support.sum_lies import LIE, VICTIM
@@ -20,15 +19,6 @@ from tests.support.sum_lies import LIE, VICTIM
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CHEAT = "hospital-2"
-
-DISPUTED = replace(
-    CONFIG,
-    experiment={"rounds": 300},
-    privacy={"mode": "local", "accountant": "rdp"},
-    training={"sample_rate": 0.5},
-    aggregation={"proved_sums": True, "norm_bound": 2.0, "disputes": True},
-    hospital={"allow_disputes": True},
-)
 
 
 @pytest.fixture
