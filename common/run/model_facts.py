@@ -115,7 +115,14 @@ def require_same(card: ModelFacts, expected: ModelFacts, name: str) -> None:
     for key in ModelFacts.model_fields:
         said, due = getattr(card, key), getattr(expected, key)
         if said != due:
+            if isinstance(said, dict) and isinstance(due, dict):  # A message is short, and shows what differs.
+                said, due = _beside(said, due), _beside(due, said)
             raise AuditError(f"{name}: {key} must be {_short(due)} by the chains, got {_short(said)}")
+
+
+def _beside(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands in one and not, or otherwise, in the other."""
+    return {key: value for key, value in one.items() if (key, value) not in other.items()}
 
 
 def _short(value: object) -> str:

@@ -291,6 +291,8 @@ def model_facts(
     threshold: float | None,
     thresholds: tuple[float, ...] = (),
     temperature: float | None = None,
+    *,
+    last_epsilon: Mapping[str, float],
 ) -> ModelFacts:
     """Return what ``model.json`` says about the run's last model.
 
@@ -303,9 +305,10 @@ def model_facts(
         thresholds: of each label of a multi-label task, likewise.
         temperature: of the scores of two classes, fixed likewise; the threshold that is returned is of the
             probabilities after it, so that the same images are decided the same.
+        last_epsilon: what each hospital of the model's last step had spent by then. The history may lack that step: a
+            step is told once its model is measured, and a run that is stopped leaves that to when it goes on.
     """
     started = history.started
-    spent = history.rounds[-1].epsilon if history.rounds else math.nan
     terms = implied(started.task, classes) if started.terms.is_preset else started.terms
     return ModelFacts(
         architecture=started.config.model.architecture,
@@ -320,7 +323,7 @@ def model_facts(
         run_id=started.run_id,
         task=started.task,
         data_set=started.data_set,
-        privacy={**Guarantee.of(started.config).as_dict(), "epsilon": _number(spent)},
+        privacy={**Guarantee.of(started.config).as_dict(), "epsilon": max(last_epsilon.values(), default=None)},
         caveats=admitted(started),
     )
 

@@ -26,7 +26,7 @@ from cryptography import x509
 from pydantic import ValidationError
 
 from common.audit.chain import AUDIT_FILE, Chain, read_chain
-from common.audit.entries import Began, Finished
+from common.audit.entries import Began, Finished, Stepped, Summed
 from common.audit.parties import Writer
 from common.config import RunDescription
 from common.errors import AuditError, ConfideError, RunError
@@ -107,6 +107,7 @@ class RunFolder:
             progress.threshold,
             progress.thresholds,
             progress.temperature,
+            last_epsilon=_last_epsilon(chain),
         )
         files = self._outputs.finish(checkpoint.model[:], facts)
         if history.rounds:
@@ -219,6 +220,21 @@ def _descriptions(chain: Chain) -> list[RunDescription]:
     """Return what the hospitals agreed to, in order: a run goes on under another roster when its members change."""
     began = (entry.body for entry in chain.entries if isinstance(entry.body, Began))
     return [RunDescription.from_json(body.description.encode()) for body in began]
+
+
+def _last_epsilon(chain: Chain) -> dict[str, float]:
+    """Return what each hospital of the last step had spent by then."""
+    sums: dict[int, Summed] = {}
+    last: dict[str, float] = {}
+    for entry in chain.entries:
+        match entry.body:
+            case Summed() as summed:
+                sums[summed.round_number] = summed
+            case Stepped(round_number=number) if number in sums:
+                last = sums[number].epsilon
+            case _:
+                pass
+    return last
 
 
 def main() -> int:

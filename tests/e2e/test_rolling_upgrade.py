@@ -25,9 +25,9 @@ ROUNDS = 20
 SETTINGS = (
     f"experiment.rounds={ROUNDS}", "privacy.mode=local", "privacy.target_epsilon=3", "privacy.accountant=rdp",
     "privacy.delta=0.001", "hospital.delta=0.001", "hospital.allow_no_privacy=false", "training.sample_rate=0.5",
-    "hospital.answer_seconds=4", "transport.exchange_deadline_seconds=20",
+    "hospital.answer_seconds=6", "transport.exchange_deadline_seconds=20",
 )  # fmt: skip
-"""A vector takes four seconds, so that the run outlasts the four starts."""
+"""A vector takes six seconds, so that the run outlasts the four starts, each of some twenty."""
 
 
 def test_each_hospital_is_replaced_by_the_next_release_and_no_round_is_lost(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.kept_runs import kept_runs
+from client.kept_runs import kept_runs, refused_runs
 from client.ledger.ledger import export
 from client.ledger.place import ledger_folder
 from common.audit.chain import AUDIT_FILE, read_chain
@@ -246,11 +246,16 @@ class Year:
         events = EventFile(self.queue.folder(self.run_id(number)) / EVENTS_FILE).read_new()
         return [event for event in events if isinstance(event, RoundDone)]
 
+    def steps(self, number: int) -> int:
+        """Return with how many steps of training a run has ended, the last of which may not have been measured."""
+        events = EventFile(self.queue.folder(self.run_id(number)) / EVENTS_FILE).read_new()
+        return [event for event in events if isinstance(event, RunFinished)][-1].rounds_done
+
     def goes_home(self, number: int, names: tuple[str, ...]) -> None:
-        """Wait until these hospitals keep the run's model, and none else does."""
-        run_id = self.run_id(number)
+        """Wait until these hospitals keep the model with which the run has ended."""
+        kept = (self.run_id(number), self.steps(number))
         for name in names:
-            self.until(lambda name=name: run_id in {kept.run_id for kept in kept_runs(self.states[name])},
+            self.until(lambda name=name: kept in {(each.run_id, each.steps) for each in kept_runs(self.states[name])},
                        f"the model must be at {name}")  # fmt: skip
 
     def _at_server(self, words: str, places: dict[str, str]) -> list[str]:
@@ -365,6 +370,7 @@ def test_day_75_a_run_of_another_task_is_stopped_and_goes_on(year: Year) -> None
     done = len(year.rounds(2))
     assert 2 <= done < LONG
     assert f"stopped {done} of {LONG} opacity" in year.server("run list")
+    year.goes_home(2, ALL)
     year.server("run resume")
     year.has(2, RunState.FINISHED)
     assert [each.step for each in year.rounds(2)] == list(range(1, LONG + 1))
@@ -464,6 +470,7 @@ def everything_agrees(year: Year, finished: dict[int, str]) -> None:
         "st-mary": {first, second, fourth}, LATE: {second, fourth},
     }  # fmt: skip
     for state in (*year.states.values(), year.folder / "st-luke"):
+        assert refused_runs(state) == {}
         chain = read_chain((state / AUDIT_FILE).read_bytes(), state.name, authority)
         answered = [entry.body.run_id for entry in chain.entries if isinstance(entry.body, AnsweredProposal)]
         assert len(set(answered)) == len(answered)

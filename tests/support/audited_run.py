@@ -144,6 +144,7 @@ class AuditedRun:
         record_it: bool = True,
         full: bool = True,
         terms: RoundTerms | None = None,
+        epsilon: float = EPSILON,
     ) -> None:
         """Write what one round leaves in everybody's chain; ``full`` where nobody was missing."""
         signatures, views, terms = {}, {}, terms or terms_of(model, train=train)
@@ -151,7 +152,7 @@ class AuditedRun:
             chain.append(
                 Contributed(
                     run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
-                    terms=terms.encode().hex(), epsilon=EPSILON, budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
+                    terms=terms.encode().hex(), epsilon=epsilon, budget=BUDGET, ledger=f"{round_number}:{'0' * 64}",
                     view=self.view(name, round_number, terms).hex(),
                 )
             )  # fmt: skip
@@ -168,7 +169,7 @@ class AuditedRun:
                 Summed(
                     run_id=RUN_ID, round_number=round_number, train=train, model_hash=model.hex(),
                     terms=terms.encode().hex(), survivors=NAMES, signatures=signatures, views=views,
-                    epsilon=dict.fromkeys(NAMES, EPSILON),
+                    epsilon=dict.fromkeys(NAMES, epsilon),
                 )
             )  # fmt: skip
 

@@ -9,18 +9,22 @@ import numpy as np
 from cryptography import x509
 
 from common.audit.chain import AUDIT_FILE, read_chain
-from common.audit.entries import Identified
+from common.audit.entries import Began, Finished, Identified, Stepped
 from common.audit.parties import Writer
 from common.config import Config
 from common.files import write_private
 from common.identity.certificates import HospitalIdentity, certificate_pem, private_key_pem
 from common.models.first_model import FIRST_MODEL_FILE
+from common.run.flat_model import hash_model
 from common.settings import CHECKPOINTS_FOLDER
+from common.telemetry.events import STOPPED, RunFinished
 from deploy.models.initial import first_model_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import RunFolder
+from server.audit import recording_events
 from server.checkpoints import Checkpoint, CheckpointStore
+from server.events import EventLog
 from server.progress import RunProgress
 from tests.support.audited_run import NAMES, RUN_ID, AuditedRun, audited_run, server_writer
 
@@ -80,3 +84,26 @@ def finished_run(state: Path, config: Config | None = None) -> FinishedRun:
     write_private(state / "tls.pem", certificate_pem(writer.certificate))
     write_private(state / "tls.key", private_key_pem(writer.key))
     return FinishedRun(run, state, writer)
+
+
+def goes_on_for_one_step(run: FinishedRun, epsilon: float) -> None:
+    """Let a run go on, and be stopped after a step that costs this; nobody measures that step's model.
+
+    Args:
+        run: without results.
+        epsilon: what each hospital has spent by then.
+    """
+    server, folder, description = run.run.server, run.folder, run.run.description
+    store = CheckpointStore(folder / CHECKPOINTS_FOLDER)
+    before = store.latest(RUN_ID)
+    assert before is not None
+    described, given = description.canonical_json().decode(), hash_model(before.model)
+    server.append(Began(run_id=RUN_ID, description=described, data_set="a test", step=2, model_hash=given.hex()))
+    run.run.sum_up(4, given, train=True, epsilon=epsilon)
+    model = before.model[:] + np.float32(0.01)
+    made = hash_model(model).hex()
+    server.append(Stepped(run_id=RUN_ID, round_number=4, step=3, model_hash=made))
+    store.save(replace(before, step=3, round_number=5, model=model))
+    with EventLog(folder) as log:
+        server.append(Finished(run_id=RUN_ID, reason=STOPPED, steps=3, model_hash=made, threshold=0.5))
+        recording_events(log, server.append, RUN_ID)(RunFinished(time=5.0, reason=STOPPED, rounds_done=3))

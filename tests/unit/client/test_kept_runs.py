@@ -63,8 +63,8 @@ from deploy.results.model_file import ModelCard, load_model, save_model
 from deploy.results.report import write_report
 from deploy.results.report_facts import RunFacts
 from server.members.results import FinishedRuns
-from tests.support.audited_run import NAMES, RUN_ID
-from tests.support.finished_run import FinishedRun, finished_run
+from tests.support.audited_run import EPSILON, NAMES, RUN_ID
+from tests.support.finished_run import FinishedRun, finished_run, goes_on_for_one_step
 
 LONG = 60.0
 
@@ -327,6 +327,16 @@ def test_row_7_a_model_that_is_described_otherwise_than_the_run_made_it_is_refus
     assert f"model.json: {named} must be" in refused_runs(scene.state)[RUN_ID].reason
 
 
+def test_of_a_long_section_the_message_shows_what_differs(scene: Scene) -> None:
+    path = scene.run.folder / MODEL_FILES[1]
+    card = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**card, "privacy": {**card["privacy"], "epsilon": 0.01}}, indent=2) + "\n")
+    scene.sign_again()
+    scene.receive()
+    reason = f"model.json: privacy must be {{'epsilon': {EPSILON}}} by the chains, got {{'epsilon': 0.01}}"
+    assert refused_runs(scene.state)[RUN_ID].reason == reason
+
+
 def test_a_card_of_another_file_of_tensors_is_refused(scene: Scene) -> None:
     path = scene.run.folder / MODEL_FILES[1]
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "sha256": 64 * "0"}))
@@ -516,6 +526,22 @@ def test_a_run_that_was_interrupted_or_lost_a_member_is_received(
     scene.receive()
     assert refused_runs(scene.state) == {}
     assert len(kept_runs(scene.state)) == 1
+
+
+def test_the_model_of_a_run_stopped_before_its_last_step_is_measured_bears_the_epsilon_of_that_step(
+    tmp_path: Path,
+) -> None:
+    run = finished_run(tmp_path / "server")
+    goes_on_for_one_step(run, EPSILON + 1)
+    run.write_results()
+    identity = run.hospital(tmp_path / "hospital")
+    line = Line("localhost:1", run.authority, finished=FinishedRuns(run.state, run.authority))
+    scene = Scene(run, tmp_path / "hospital", identity, line)
+    scene.receive()
+    assert refused_runs(scene.state) == {}
+    (kept,) = kept_runs(scene.state)
+    assert kept.steps == 3
+    assert facts_of(load_model(folder_of(scene.state, RUN_ID))[1]).privacy["epsilon"] == EPSILON + 1
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def _run(folder: Path, events: list[Event], with_model: bool = True) -> Path:
     for event in events:
         outputs.add(event)
     if with_model:
-        facts = model_facts(outputs.history(), ("malignant", "benign"), 1, 0.37)
+        history = outputs.history()
+        spent = history.rounds[-1].epsilon_spent
+        facts = model_facts(history, ("malignant", "benign"), 1, 0.37, last_epsilon=spent)
         save_model(folder, flat_parameters(registry.build("cnn", 2, 1, 28, seed=1)), facts)
     return folder
 
@@ -227,7 +229,8 @@ def test_without_noise_nobody_is_said_to_be_limited_by_epsilon() -> None:
 def _report(folder: Path, events: list[Event], classes: tuple[str, ...] = ("malignant", "benign")) -> str:
     """Return the report and the model card of a run."""
     _run(folder, events, with_model=False)
-    facts = model_facts(RunFacts.read(folder).history, classes, 1, None)
+    history = RunFacts.read(folder).history
+    facts = model_facts(history, classes, 1, None, last_epsilon=history.rounds[-1].epsilon_spent)
     save_model(folder, flat_parameters(registry.build("cnn", len(classes), 1, 28, seed=1)), facts)
     assert main(["report", str(folder)]) == 0
     return (folder / "report.md").read_text() + (folder / "model_card.md").read_text()
