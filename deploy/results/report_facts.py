@@ -13,7 +13,7 @@ from common.errors import RunError
 from common.evaluation import METRICS
 from common.evaluation.metrics import SUMMARISED
 from common.privacy.mechanism import mechanism_of
-from common.run.guarantee import Guarantee
+from common.run.guarantee import Guarantee, shown_epsilon
 from common.run.terms import evaluation_claim, evaluation_plan_for
 from common.run.words import EXACT_COUNTS, admitted, evaluation_cost
 from common.secagg.parameters import Adversary, RunParameters
@@ -83,6 +83,19 @@ class RunFacts:
     def last(self) -> RoundDone:
         """The last finished round."""
         return self.history.rounds[-1]
+
+    @property
+    def not_told(self) -> str:
+        """What the model has had beyond the figures; empty where that is nothing."""
+        ended = self.history.finished
+        if ended is None or ended.rounds_done <= self.last.step:
+            return ""
+        spent = None if self.card is None else self.card.privacy.get("epsilon")
+        cost = f", with which its ε is {shown_epsilon(spent)} at most" if isinstance(spent, float) else ""
+        return (
+            f"the model has had a step after these figures{cost}: a run that is stopped tells of its last step when it "
+            "goes on"
+        )
 
     @property
     def guarantee(self) -> Guarantee:

@@ -38,10 +38,20 @@ class Clock:
 
     def _told(self) -> list[float]:
         """Return what time it is for each process that goes by the clock."""
-        confirmed = {int(file.name.rpartition("-")[2]): file for file in self._file.parent.glob(f"{self._file.name}-*")}
-        texts = [file.read_text() for process, file in confirmed.items() if Path(f"/proc/{process}").exists()]
+        files = self._file.parent.glob(f"{self._file.name}-*")
+        texts = [file.read_text() for file in files if _is_running(*file.name.split("-")[-2:])]
         return [float(text or "nan") for text in texts]
 
     def environment(self, root: Path = ROOT) -> dict[str, str]:
         """Return what a process of the source tree ``root``, and those it starts, need to go by this clock."""
         return {"PYTHONPATH": os.pathsep.join((str(_SITE), str(root))), "CONFIDE_TEST_CLOCK": str(self._file)}
+
+
+def _is_running(number: str, start: str) -> bool:
+    """Return whether the process that had this number runs still, and not another one that has its number now."""
+    try:
+        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    state, *more = stat.rpartition(")")[2].split()
+    return state != "Z" and more[18] == start

@@ -82,7 +82,9 @@ class _Clock:
 
 
 _file = Path(os.environ["CONFIDE_TEST_CLOCK"])
-_clock = _Clock(_file, _file.parent / f"{_file.name}-{os.getpid()}")
+# A number is given to another process once this one has ended; number and start together are not.
+_start = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+_clock = _Clock(_file, _file.parent / f"{_file.name}-{os.getpid()}-{_start}")
 _clock.look()  # A command that ends within a moment goes by the clock from its first line on.
 sys.meta_path.insert(0, _GrpcFinder())
 threading.Thread(target=_clock.follow, daemon=True).start()

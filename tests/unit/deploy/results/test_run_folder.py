@@ -13,9 +13,9 @@ from deploy.results.model_file import CARD_FILE, TENSORS_FILE, load_model
 from deploy.results.outputs import METRICS_FILE, SUMMARY_FILE
 from deploy.results.run_folder import ResultsKeeper, RunFolder, is_complete
 from server.events import EventLog
-from tests.support.audited_run import NAMES
+from tests.support.audited_run import EPSILON, NAMES
 from tests.support.example_run import example_run
-from tests.support.finished_run import finished_run
+from tests.support.finished_run import finished_run, goes_on_for_one_step
 
 WRITTEN = (METRICS_FILE, SUMMARY_FILE, TENSORS_FILE, CARD_FILE, "report.html", "report.md", "model_card.md", "ca.pem")
 
@@ -108,6 +108,17 @@ def test_a_run_whose_files_are_damaged_says_so_and_does_not_end_the_server(
         load_model(folder)
     assert keeper.keep() == ()
     assert capfd.readouterr().err == ""
+
+
+def test_of_a_stopped_run_report_and_model_card_say_what_the_step_cost_that_nobody_has_measured(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "state")
+    run.write_results()
+    pages = [run.folder / name for name in ("report.md", "model_card.md")]
+    assert not any("a step after these figures" in page.read_text() for page in pages)
+    goes_on_for_one_step(run, EPSILON + 1)
+    run.write_results()
+    said = f"a step after these figures, with which its ε is {EPSILON + 1:.2f}"
+    assert all(said in page.read_text() for page in pages)
 
 
 def test_an_unfinished_run_is_not_handed_to_anybody(tmp_path: Path) -> None:
