@@ -148,7 +148,9 @@ def without_one(request: MissedVerdictRequest) -> MissedVerdictRequest:
 
 def other_key(request: MissedVerdictRequest) -> MissedVerdictRequest:
     def change(directory: secagg.DisputableDirectory) -> secagg.DisputableDirectory:
-        return replace(directory, keys=(replace(directory.keys[0], change_key=bytes(range(32))), *directory.keys[1:]))
+        first, *others = directory.keys
+        assert isinstance(first, secagg.DisputableKeys)
+        return replace(directory, keys=(replace(first, change_key=bytes(range(32))), *others))
 
     return rewritten(request, "directory", secagg.DisputableDirectory, change)
 

@@ -134,7 +134,7 @@ if __name__ == "__main__":
     order = Path(sys.argv[sys.argv.index("--state") + 1]) / ORDER
     for name in ("encode", "encode_integers"):
         setattr(VectorLayout, name, encoded_as_bidden(order, getattr(VectorLayout, name)))
-    ProvedModel.commit = committed_as_bidden(order)  # type: ignore[method-assign]
+    ProvedModel.commit = committed_as_bidden(order)  # type: ignore[method-assign, assignment]
     replace_in(disputes, "open_change", opened_as_bidden(order), used_by=HospitalAgent._dispute)
     replace_in(resident, "answer", partial(answer_garbled, order), used_by=resident._serve_alone)
     sys.exit(resident.main())

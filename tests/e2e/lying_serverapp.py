@@ -20,6 +20,7 @@ from common.run.messages import ProvedMaskRequest, UnmaskAllRequest
 from common.run.terms import layout_of
 from common.secagg import messages as secagg
 from common.secagg.masked_input import MaskedSum
+from common.secagg.phases import Phase
 from server.__main__ import STATE_VARIABLE
 from server.conversation import Answer
 from server.rounds import Following, RoundSum, SecureAggregation
@@ -101,7 +102,7 @@ def lie(name: str, now: Sent, known: Known | None, *, knows: bool) -> Outgoing |
 def ask_lying(
     aggregation: SecureAggregation,
     round_number: int,
-    phase: str,
+    phase: Phase,
     requests: Mapping[str, Outgoing],
     *rest: Any,  # noqa: ANN401 - as the real one
     **more: Any,  # noqa: ANN401 - likewise

@@ -6,7 +6,10 @@ from typing import Any
 
 import msgspec
 
+from common.flower.seam import replace_in
+from common.proved_sums import dispute
 from common.proved_sums.errors import SumNormError
+from common.run import next_model
 from common.run.messages import VerdictRequest
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
@@ -51,7 +54,7 @@ def bent(name: str, requests: dict[str, Outgoing]) -> dict[str, Outgoing]:
 
 def claim_as_bidden(bidden: Callable[[], str]) -> None:
     """Let the server claim that a sum fails when it is bidden to, and see to it that it asks for the changes then."""
-    check, require = rounds.check_norm, rounds.require_fault
+    check, require = next_model.check_norm, dispute.require_fault
 
     def claiming(*arguments: Any) -> None:  # noqa: ANN401 - as the real one
         if bidden() == CLAIM:
@@ -62,5 +65,5 @@ def claim_as_bidden(bidden: Callable[[], str]) -> None:
         if bidden() != CLAIM:
             require(*arguments)
 
-    rounds.check_norm = claiming
-    rounds.require_fault = requiring
+    replace_in(rounds, "check_norm", claiming, used_by=rounds.SecureAggregation._prove)
+    replace_in(rounds, "require_fault", requiring, used_by=rounds.SecureAggregation._dispute)
