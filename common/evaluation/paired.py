@@ -111,23 +111,24 @@ def differences(
 
 def _figures(scored: Scored, truth: NDArray[np.bool_], weights: Floats) -> dict[str, Floats]:
     """Return each figure for each row of weights of the records, (rows, n)."""
-    sick, well = weights * truth, weights * ~truth
     called = scored.called
-    all_sick, all_well = sick.sum(axis=1), well.sum(axis=1)
-    found, cleared = sick[:, called].sum(axis=1), well[:, ~called].sum(axis=1)
+    all_sick, all_well = weights @ truth, weights @ ~truth
+    found, cleared = weights @ (truth & called), weights @ ~(truth | called)
     return {
-        "auc": _areas(scored.log_odds, sick, well) / (all_sick * all_well),
+        "auc": _areas(scored.log_odds, truth, weights) / (all_sick * all_well),
         "accuracy": (found + cleared) / (all_sick + all_well),
         "sensitivity": found / all_sick,
         "specificity": cleared / all_well,
     }
 
 
-def _areas(scores: Floats, sick: Floats, well: Floats) -> Floats:
+def _areas(scores: Floats, truth: NDArray[np.bool_], weights: Floats) -> Floats:
     """Return how many pairs of a sick and a well record are in order, ties half, by weight; (rows,)."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # Of each score that occurs.
-    sick_at, well_at = (np.add.reduceat(each[:, order], starts, axis=1) for each in (sick, well))
+    by_score, sick = weights[:, order], truth[order]
+    all_at, sick_at = np.add.reduceat(by_score, starts, axis=1), np.add.reduceat(by_score * sick, starts, axis=1)
+    well_at = all_at - sick_at
     below = np.cumsum(well_at, axis=1) - well_at / 2
     pairs: Floats = (sick_at * below).sum(axis=1)
     return pairs

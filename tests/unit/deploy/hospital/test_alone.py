@@ -1,0 +1,156 @@
+"""A hospital finds out at home whether joining paid, and nothing of it is written anywhere."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.alone import OwnRecords
+from common.config import Config, replace
+from common.errors import AuditError, DataError, RunError
+from deploy.hospital.report import main
+from tests.support.kept_run import KeptRun, kept_run
+
+LOCAL = replace(
+    Config(),
+    model={"name": "scattering_linear"},
+    training={"sample_rate": 0.5, "learning_rate": 0.5},
+    privacy={"accountant": "rdp", "delta": 1e-3, "max_grad_norm": 2.8},
+)
+DISTRIBUTED = replace(
+    LOCAL,
+    training={"sample_rate": 1.0, "learning_rate": 2.0, "copies": 2, "warp": "chest"},
+    privacy={"mode": "distributed", "mean_share": 0.05},
+)
+WITHOUT = replace(
+    LOCAL,
+    training={"batch_size": 16, "learning_rate": 0.1, "momentum": 0.9},
+    privacy={"mode": "none"},
+    evaluation={"exact": True, "score_bins": 64},
+)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> KeptRun:
+    return kept_run(tmp_path_factory.mktemp("local"), LOCAL)
+
+
+def alone(hospital: KeptRun, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["report", "--state", str(hospital.state), "--alone", *words]) == 0
+    return capsys.readouterr().out
+
+
+def in_one_line(printed: str) -> str:
+    return " ".join(printed.split())
+
+
+def test_a_private_run_has_two_rivals_and_a_verdict(local: KeptRun, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = alone(local, capsys)
+    rows = [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
+    beside = ["together − alone", "95 % from", "to"]
+    assert rows == ["together", "alone, no noise", *beside, "alone, ε = 8", *beside]
+    assert max(map(len, printed.splitlines())) <= 80
+    told = in_one_line(printed)
+    assert "Joining did not pay here" in told  # The kept model was never trained.
+    assert "publish by itself at the run's ε = 8" in told
+    assert "a lying server could have chosen the final model" in told
+    assert "All of this stays in this hospital" in told
+    assert "are not kept" in told
+    assert "images have changed" not in told
+
+
+def test_no_file_of_the_hospital_changes(local: KeptRun, capsys: pytest.CaptureFixture[str]) -> None:
+    before = local.files()
+    alone(local, capsys)
+    assert local.files() == before
+    assert not [name for name in before if "ledger" in name]
+
+
+@pytest.mark.parametrize("config", [DISTRIBUTED, WITHOUT], ids=["distributed", "none"])
+def test_the_recipe_of_each_mode_is_followed(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospital = kept_run(tmp_path, config)
+    before = hospital.files()
+    told = in_one_line(alone(hospital, capsys))
+    assert ("alone, ε = 8" in told) == (config is DISTRIBUTED)
+    assert ("2 copies of each image, centre and clipping" in told) == (config is DISTRIBUTED)
+    assert hospital.files() == before
+
+
+def test_without_noise_the_answer_is_the_same_each_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospital = kept_run(tmp_path, WITHOUT)
+    assert alone(hospital, capsys) == alone(hospital, capsys)
+
+
+def test_what_a_hospital_learns_alone_is_learnt(local: KeptRun, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = [line for line in alone(local, capsys).splitlines() if line.startswith("│ alone, no noise")]
+    assert float(row.split("│")[2]) > 0.8
+
+
+def test_nothing_is_trained_unless_it_is_asked_for(local: KeptRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("it was trained")
+
+    monkeypatch.setattr(OwnRecords, "of", refuse)
+    monkeypatch.setattr(OwnRecords, "train_alone", refuse)
+    with pytest.raises(RunError, match="no results yet"):
+        main(["report", "--state", str(local.state)])
+
+
+def test_the_report_of_rounds_does_without_pytorch() -> None:
+    code = "import sys, deploy.hospital.report; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_images_that_changed_since_are_said_to_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospital = kept_run(tmp_path, WITHOUT)
+    manifest = hospital.data / "manifest.csv"
+    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+    manifest.write_text("".join(lines[:-1]), encoding="utf-8")
+    before = hospital.files()
+    assert "images have changed since the run began" in in_one_line(alone(hospital, capsys))
+    assert hospital.files() == before
+    (hospital.state / "prepared.json").unlink(missing_ok=True)
+
+
+def test_too_few_test_records_of_a_class_are_refused(tmp_path: Path) -> None:
+    hospital = kept_run(tmp_path, WITHOUT, records=200)
+    manifest = hospital.data / "manifest.csv"
+    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+    sick = [line for line in lines if "test" in line and "pneumonia" in line]
+    manifest.write_text("".join(line for line in lines if line not in sick[3:]), encoding="utf-8")
+    with pytest.raises(DataError, match="at least 10 test records of each class, this hospital has 3 of pneumonia"):
+        main(["report", "--state", str(hospital.state), "--alone"])
+
+
+def test_images_that_are_gone_are_refused_with_where_to_look(tmp_path: Path) -> None:
+    hospital = kept_run(tmp_path, WITHOUT, records=200)
+    hospital.data.rename(hospital.data.with_name("elsewhere"))
+    with pytest.raises(DataError, match="check-data"):
+        main(["report", "--state", str(hospital.state), "--alone"])
+
+
+def test_a_run_that_is_not_kept_is_refused(local: KeptRun, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--run must be how one of this hospital's runs begins"):
+        main(["report", "--state", str(local.state), "--alone", "--run", "ff"])
+    with pytest.raises(RunError, match="keeps no model yet"):
+        main(["report", "--state", str(tmp_path), "--alone"])
+
+
+@pytest.mark.parametrize("name", ["audit.jsonl", "model.safetensors", "delivery.json"])
+def test_a_kept_file_that_was_changed_is_refused(name: str, local: KeptRun, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    shutil.copytree(local.state, state)
+    path = state / local.kept.relative_to(local.state) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises((AuditError, RunError)):
+        main(["report", "--state", str(state), "--alone"])
