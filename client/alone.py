@@ -109,9 +109,7 @@ class OwnRecords:
         """Return the number of each test record's patient; a record of nobody known has its own."""
         return self.test.of_copies(self.test.patients)
 
-    def train_alone(
-        self, first: Floats, random: Callable[[int], bytes], progress: Progress, *, noise: bool
-    ) -> Floats:
+    def train_alone(self, first: Floats, random: Callable[[int], bytes], progress: Progress, *, noise: bool) -> Floats:
         """Return the model that these records alone give by the run's recipe, (d,) float32.
 
         Args:
@@ -155,7 +153,9 @@ class OwnRecords:
             ConfigError: the model is not of the run's size.
         """
         if len(model) != sum(each.numel() for each in self.network.parameters()):
-            raise ConfigError(f"the kept model must be one of the run's {self.run.model.name}, got {len(model)} numbers")
+            raise ConfigError(
+                f"the kept model must be one of the run's {self.run.model.name}, got {len(model)} numbers"
+            )
         classes = len(self.run.classes)
         of_validation, of_test = scores(self.network, model, self.validation, self.test, classes, self.device)
         shape = EvaluationShape(classes, OWN_BINS)
@@ -172,5 +172,3 @@ def seed_of(run: RunDescription, data: HospitalData) -> bytes:
     """Return the seed of a training without noise, so that it is the same each time on the same records."""
     seed: bytes = hashlib.sha256(b"confide alone" + bytes.fromhex(run.run_id) + data.fingerprint).digest()
     return seed
-
-

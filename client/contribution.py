@@ -479,7 +479,9 @@ class Contributor:
         stated = self._policy.stated_training_units
         if plan is self._mean:  # Of more units the sum over what is stated would be no mean.
             data = data.limited(stated, self._run.privacy.unit, self._choice)
-        return plan.change(RecordsTrainer(self._model, model, data, self._run.training, stated, cohort, random, self._device))
+        return plan.change(
+            RecordsTrainer(self._model, model, data, self._run.training, stated, cohort, random, self._device)
+        )
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None, tuple[GroupResult, ...]]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""

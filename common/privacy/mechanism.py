@@ -429,7 +429,9 @@ class Mechanism(ABC):
         Raises:
             PrivacyError: the mode has no such steps, or no noise reaches the target.
         """
-        raise PrivacyError(f"privacy.mode {self.mode} has no steps for one hospital {'with' if noise else 'without'} noise")
+        raise PrivacyError(
+            f"privacy.mode {self.mode} has no steps for one hospital {'with' if noise else 'without'} noise"
+        )
 
     def mean_alone(self, run: RunDescription, parameters: int, *, noise: bool) -> FeatureMean | None:
         """Return how one hospital by itself finds the mean of features; None where the run asks for none."""

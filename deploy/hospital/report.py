@@ -35,8 +35,9 @@ _NARROW = 110
 @command(
     "report",
     "Show how good the model is on this hospital's own records. The figures are exact counts and stay here.\n\n"
-    "With --alone, compare a finished run's model, as received, with models of this hospital's own records alone by the "
-    "run's recipe, trained now: without noise, and with the run's ε. They are not kept, and nothing is sent or booked.",
+    "With --alone, compare a finished run's model, as received, with models of this hospital's own records alone by "
+    "the run's recipe, trained now: without noise, and with the run's ε. They are not kept, and nothing is sent or "
+    "booked.",
     "./confide hospital report --state /srv/confide\n./confide hospital report --state /srv/confide --alone",
 )
 @state_option("hospital")

@@ -58,9 +58,9 @@ def kept_run(folder: Path, config: Config | None = None, records: int = 400) -> 
     deal(obtain(images.data, "pneumonia", config.model.image_size), [shard], images.data, 1, 1)
     policy = HospitalConfig(delta=1e-3, stated_training_units=100)
     write_private(state / "config.yaml", replace(config, hospital=policy.model_dump()).as_yaml())
-    HospitalSettings(
-        fleet_address="localhost:1", logs=state / "logs", data=shard, config=state / "config.yaml"
-    ).write(state / HOSPITAL_SETTINGS_FILE)
+    HospitalSettings(fleet_address="localhost:1", logs=state / "logs", data=shard, config=state / "config.yaml").write(
+        state / HOSPITAL_SETTINGS_FILE
+    )
     data = open_data(shard, DataContract.of_run(description), state / CACHE_FOLDER)
     hold(state, description.run_id, data.key)
     return KeptRun(state, shard, description)

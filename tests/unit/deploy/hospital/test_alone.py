@@ -80,9 +80,7 @@ def test_the_recipe_of_each_mode_is_followed(
     assert hospital.files() == before
 
 
-def test_without_noise_the_answer_is_the_same_each_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_noise_the_answer_is_the_same_each_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hospital = kept_run(tmp_path, WITHOUT)
     assert alone(hospital, capsys) == alone(hospital, capsys)
 
@@ -107,9 +105,7 @@ def test_the_report_of_rounds_does_without_pytorch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_images_that_changed_since_are_said_to_have(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_changed_since_are_said_to_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hospital = kept_run(tmp_path, WITHOUT)
     manifest = hospital.data / "manifest.csv"
     lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
