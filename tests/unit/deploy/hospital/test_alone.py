@@ -4,12 +4,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client.alone import OwnRecords
-from common.config import Config, replace
+from common.config import Config, RunDescription, replace
 from common.errors import AuditError, DataError, RunError
+from common.evaluation.paired import FIGURES, Difference
+from deploy.hospital.alone import Comparison, Rival, remarks, verdict
 from deploy.hospital.report import main
 from tests.support.kept_run import KeptRun, kept_run
 
@@ -149,3 +152,53 @@ def test_a_kept_file_that_was_changed_is_refused(name: str, local: KeptRun, tmp_
     path.write_bytes(content)
     with pytest.raises((AuditError, RunError)):
         main(["report", "--state", str(state), "--alone"])
+
+
+def test_a_task_of_several_grades_is_refused_before_any_image_is_read(
+    local: KeptRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = local.description
+    graded = run.model_copy(update={"task": run.task.model_copy(update={"kind": "ordinal"})})
+    monkeypatch.setattr("deploy.hospital.alone.kept_run", lambda *_: (graded, None))
+    with pytest.raises(RunError, match="tasks with two classes, and run 0123456789ab is ordinal"):
+        main(["report", "--state", str(local.state), "--alone"])
+
+
+def found(run: RunDescription, *auc: Difference, **changes: Any) -> Comparison:  # noqa: ANN401 - fields of Comparison
+    figures = dict.fromkeys(FIGURES, 0.5)
+    rivals = (
+        Rival(epsilon, figures, dict.fromkeys(FIGURES, each)) for epsilon, each in zip((None, 3.0), auc, strict=False)
+    )
+    told = {"trained": 500, "records": 90, "patients": 90, "sick": 30, "changed": False, **changes}
+    return Comparison(run=run, together=figures, rivals=tuple(rivals), **told)
+
+
+AHEAD, BEHIND, UNSURE = Difference(0.02, 0.01, 0.03), Difference(-0.02, -0.03, -0.01), Difference(0.02, -0.1, 0.2)
+
+
+def test_the_verdict_says_what_the_intervals_allow(local: KeptRun) -> None:
+    run = local.description
+    assert next(verdict(found(run, AHEAD))).startswith("Joining paid here:")
+    assert next(verdict(found(run, BEHIND))).startswith("Joining did not pay here:")
+    assert next(verdict(found(run, UNSURE))).startswith("These 90 test records cannot tell whether joining paid")
+    first, second = verdict(found(run, BEHIND, AHEAD))
+    assert "ε = 3, the run's model is better (AUC +0.020, 95 %: +0.010 to +0.030)" in second
+    assert "did not pay" in first
+
+
+def test_a_wide_interval_is_said_to_be_wide(local: KeptRun) -> None:
+    assert (
+        "30 are pneumonia and 60 are not. A difference of AUC below about 0.15"
+        in list(verdict(found(local.description, UNSURE)))[-1]
+    )
+    assert len(list(verdict(found(local.description, AHEAD)))) == 1
+
+
+def test_the_remarks_follow_the_run_and_the_records(local: KeptRun) -> None:
+    run = local.description
+    proved = run.model_copy(update={"aggregation": run.aggregation.model_copy(update={"proved_sums": True})})
+    assert "its server could not choose the final model" in " ".join(remarks(found(proved, AHEAD)))
+    assert "a lying server could have chosen" in " ".join(remarks(found(run, AHEAD)))
+    assert "not known here" in " ".join(remarks(found(run, AHEAD, changed=None)))
+    assert "bootstrap over 60 patients" in " ".join(remarks(found(run, AHEAD, patients=60)))
+    assert "bootstrap over 90 test records" in " ".join(remarks(found(run, AHEAD)))
