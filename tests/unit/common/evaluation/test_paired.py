@@ -40,7 +40,8 @@ def two_models(records: int) -> tuple[Scored, Scored, np.ndarray]:
 
 def test_the_better_model_is_ahead_and_the_other_way_round_the_signs_turn() -> None:
     good, bad, truth = two_models(300)
-    forth, back = (differences(*pair, truth, np.arange(300), draws=400) for pair in ((good, bad), (bad, good)))
+    forth = differences(good, bad, truth, np.arange(300), draws=400)
+    back = differences(bad, good, truth, np.arange(300), draws=400)
     assert (forth["auc"].says, back["auc"].says) == (1, -1)
     for name in FIGURES:
         value = figures(good, truth)[name] - figures(bad, truth)[name]
@@ -57,9 +58,9 @@ def test_a_model_against_itself_cannot_be_told_apart() -> None:
 
 def test_many_records_of_one_patient_count_as_one() -> None:
     good, bad, truth = two_models(40)
-    copied = [Scored(np.repeat(each.log_odds, 9), each.threshold) for each in (good, bad)]
-    by_patient = differences(*copied, np.repeat(truth, 9), np.repeat(np.arange(40), 9), draws=400)["auc"]
-    by_record = differences(*copied, np.repeat(truth, 9), np.arange(360), draws=400)["auc"]
+    first, second = (Scored(np.repeat(each.log_odds, 9), each.threshold) for each in (good, bad))
+    by_patient = differences(first, second, np.repeat(truth, 9), np.repeat(np.arange(40), 9), draws=400)["auc"]
+    by_record = differences(first, second, np.repeat(truth, 9), np.arange(360), draws=400)["auc"]
     once = differences(good, bad, truth, np.arange(40), draws=400)["auc"]
     assert (by_patient.low, by_patient.high) == pytest.approx((once.low, once.high))
     assert by_record.high - by_record.low < (once.high - once.low) / 2
@@ -71,8 +72,8 @@ def test_an_interval_holds_the_difference_of_all_patients_about_as_often_as_it_s
     generator, held = np.random.default_rng(5), 0
     for _ in range(60):
         some = generator.choice(4000, 150)
-        pair = [Scored(each.log_odds[some], each.threshold) for each in (good, bad)]
-        found = differences(*pair, truth[some], np.arange(150), draws=200)["auc"]
+        first, second = (Scored(each.log_odds[some], each.threshold) for each in (good, bad))
+        found = differences(first, second, truth[some], np.arange(150), draws=200)["auc"]
         held += found.low <= real <= found.high
     assert held >= 50
 
