@@ -20,7 +20,7 @@ FIGURES = ("auc", "accuracy", "sensitivity", "specificity")
 """What two models are compared by."""
 
 DRAWS = 2000
-"""The draws of the bootstrap: the ends of an interval then move by a few percent of its width from one seed to another."""
+"""The bootstrap's draws: with so many the ends of an interval move by a few percent of its width between seeds."""
 
 CONFIDENCE = 0.95
 
