@@ -10,7 +10,7 @@ import pytest
 
 from client.alone import OwnRecords
 from common.config import Config, RunDescription, replace
-from common.errors import AuditError, DataError, RunError
+from common.errors import AuditError, DataError, IdentityError, RunError
 from common.evaluation.paired import FIGURES, Difference
 from deploy.hospital.alone import Comparison, Rival, remarks, verdict
 from deploy.hospital.report import main
@@ -150,7 +150,7 @@ def test_a_kept_file_that_was_changed_is_refused(name: str, local: KeptRun, tmp_
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises((AuditError, RunError)):
+    with pytest.raises((AuditError, IdentityError, RunError)):
         main(["report", "--state", str(state), "--alone"])
 
 
