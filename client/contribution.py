@@ -67,7 +67,7 @@ from common.task import TaskKind, present, targets
 _SEED_LENGTH = 8
 """The bytes that ``experiment.seed`` takes."""
 
-_OWN_BINS = 256
+OWN_BINS = 256
 """The number of bins of the score histogram behind a hospital's own figures, which stay at the hospital."""
 
 _ROUNDING = 1e-9
@@ -125,7 +125,7 @@ class _Counted:
 
 
 @dataclass(frozen=True)
-class _Trainer:
+class RecordsTrainer:
     """One round's training on some of this hospital's records, for the run's plan: the other side of ``Trainer``."""
 
     model: nn.Module
@@ -202,9 +202,9 @@ class Contributor:
         self._mean = self._mechanism.mean_plan(run, self.layout.parameters)
         self._check_evaluation_noise()
         # Which units count where there are too many: a function of the run alone, so that it shows nothing about them.
-        self._choice = hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
+        self._choice = choice_of(run)
         self._device = choose(policy.device)
-        self._model = _model_of(run)
+        self._model = model_of(run)
         move(registry.frozen_features(run.model.architecture), self._device)
 
         # Copies steady the gradient and the threshold; what the model is worth is measured on the images themselves.
@@ -217,10 +217,12 @@ class Contributor:
                 ("test", data.test, 1),
             )
         ]
-        everything, self._validation, self._test = (self._of_stated_patients(part) for part in parts)
+        everything, self._validation, self._test = (of_stated_patients(run, policy, part) for part in parts)
         self._train = everything.limited(run.aggregation.max_weight, run.privacy.unit, self._choice)
-        counted = self._of_stated_patients(
-            TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients)
+        counted = of_stated_patients(
+            run,
+            policy,
+            TrainingData.of(data.train.traits_or_unknown(), targets(run.task, data.train.labels), data.train.patients),
         )
         self._counted = _Counted(counted, run.privacy.unit)
         left_out = sum(map(len, parts)) - len(everything) - len(self._validation) - len(self._test)
@@ -264,16 +266,6 @@ class Contributor:
     def _release_event(self, release: Release) -> MechanismEvent:
         assert self.plan is not None  # noqa: S101 - a release has a plan
         return release_mechanism(self._run, self.plan, release).event(1.0)
-
-    def _of_stated_patients(self, part: TrainingData) -> TrainingData:
-        """Return the records by which a patient costs no more than the policy's conversion says.
-
-        Where a run protects records and the budget protects patients, a record's cost is converted by the number of
-        records that a patient has at most. So no patient may have more of them in what is used.
-        """
-        policy, most = self._policy, self._policy.most_records_per_patient
-        converted = policy.unit is PrivacyUnit.PATIENT and self._run.privacy.unit is PrivacyUnit.RECORD
-        return part.at_most_per_patient(most, self._choice) if converted and most else part
 
     def _shortfalls(self, everything: TrainingData, left_out: int) -> tuple[str, ...]:
         """Return what the operator should know about the data against what the policy states; it stays here."""
@@ -487,7 +479,9 @@ class Contributor:
         stated = self._policy.stated_training_units
         if plan is self._mean:  # Of more units the sum over what is stated would be no mean.
             data = data.limited(stated, self._run.privacy.unit, self._choice)
-        return plan.change(_Trainer(self._model, model, data, self._run.training, stated, cohort, random, self._device))
+        return plan.change(
+            RecordsTrainer(self._model, model, data, self._run.training, stated, cohort, random, self._device)
+        )
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None, tuple[GroupResult, ...]]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
@@ -509,10 +503,10 @@ class Contributor:
     def _own_figures(self, validation: Array, test: Array) -> tuple[Metrics, tuple[GroupResult, ...]]:
         task = self._run.task
         if task.kind is TaskKind.MULTILABEL:
-            own, labels = figures_of_labels(self._label_counts(validation, test, _OWN_BINS))
+            own, labels = figures_of_labels(self._label_counts(validation, test, OWN_BINS))
             thresholds = tuple(label.threshold for label in labels)
         else:
-            own = metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), _OWN_BINS)))
+            own = metrics(self._counts(validation, test, EvaluationShape(len(self._run.classes), OWN_BINS)))
             thresholds = (own.threshold,)
         truth = self._test.of_copies(self._test.labels)
         traits = self._test_traits[self._test.rows[self._test.here].numpy()]
@@ -635,7 +629,23 @@ class Contributor:
         }
 
 
-def _model_of(run: RunDescription) -> nn.Module:
+def choice_of(run: RunDescription) -> bytes:
+    """Return the seed by which units are left out where there are too many: a function of the run alone."""
+    return hashlib.sha256(b"confide units" + bytes.fromhex(run.run_id)).digest()
+
+
+def of_stated_patients(run: RunDescription, policy: HospitalConfig, part: TrainingData) -> TrainingData:
+    """Return the records by which a patient costs no more than the policy's conversion says.
+
+    Where a run protects records and the budget protects patients, a record's cost is converted by the number of
+    records that a patient has at most. So no patient may have more of them in what is used.
+    """
+    most = policy.most_records_per_patient
+    converted = policy.unit is PrivacyUnit.PATIENT and run.privacy.unit is PrivacyUnit.RECORD
+    return part.at_most_per_patient(most, choice_of(run)) if converted and most else part
+
+
+def model_of(run: RunDescription) -> nn.Module:
     """Return the run's model, ready for training; one from outside is tried on made-up records first.
 
     Raises:
@@ -660,17 +670,17 @@ def _prepared(run: RunDescription, name: str, part: HospitalRecords, copies: int
     image, must not refuse a run: a server would count the records of a label by when it does.
     """
     try:
-        return _as_inputs(run, part, copies, cache)
+        return as_inputs(run, part, copies, cache)
     except (ConfigError, DataError, MemoryError, OSError, RuntimeError) as error:
         reason = error if isinstance(error, ConfigError | DataError) else _kind(error)
         _LOG.error(
             "the %s records must fit memory, disk and model; they do not, and none of them counts in this run: %s; the "
             "server learns nothing of this", name, reason,
         )  # fmt: skip
-        return _as_inputs(run, part.emptied(), copies, cache)
+        return as_inputs(run, part.emptied(), copies, cache)
 
 
-def _as_inputs(run: RunDescription, part: HospitalRecords, copies: int, cache: Path) -> TrainingData:
+def as_inputs(run: RunDescription, part: HospitalRecords, copies: int, cache: Path) -> TrainingData:
     """Return a part's inputs, computed of every image that is there, also of those that the run leaves out.
 
     How long that takes must not show a server how many records its label map names.

@@ -72,7 +72,7 @@ COPY deploy deploy
 COPY server/__init__.py server/initial_model.py server/checkpoints.py server/progress.py server/
 # A library that is missing, or was built for another machine, ends the build and not the first start.
 RUN python -c "import torch, torchvision, opacus, onnxruntime, client.agent, deploy.containers.hospital_container" \
-    && python -c "import deploy.models.initial" \
+    && python -c "import deploy.models.initial, deploy.hospital.alone" \
     && rm -rf /tmp/*
 ARG COMMIT=unknown
 ARG VERSION=unknown

@@ -4,7 +4,6 @@ Every method goes through :class:`client.contribution.Contributor`: the hospital
 hospitals train together, the contributor alone where all records are in one place.
 """
 
-import math
 import os
 import tempfile
 import time
@@ -25,12 +24,12 @@ from common.errors import RunError
 from common.evaluation import EvaluationShape, Metrics, metrics
 from common.models import registry
 from common.privacy.mechanism import (
-    LARGEST_MEAN_ERROR,
     DistributedNoise,
     LocalNoise,
     Mechanism,
     NoPrivacy,
     SummedMean,
+    mean_of_use,
     mechanism_of,
 )
 from common.run.messages import EpsilonReport
@@ -223,8 +222,7 @@ def _mean_of_features(contributor: Contributor, weights: npt.NDArray[np.float32]
     decoded = layout.decode(told.vector, 1)
     change = mechanism.mean_decoder(run, layout.parameters)(decoded)(slice(None))
     deviation = mechanism.deviation_of_mean(run, layout.parameters, SummedMean(1, 1, decoded.tail.weight))
-    is_used = deviation * math.sqrt(np.count_nonzero(change)) <= LARGEST_MEAN_ERROR
-    return change if is_used else np.zeros_like(change)
+    return mean_of_use(change, deviation)
 
 
 def _done(step: int, measured: Metrics, spent: EpsilonReport | None) -> RoundDone:

@@ -62,7 +62,7 @@ def show_all(state: Path) -> int:
 @state_option("hospital", _DEFAULT_STATE)
 def show(run: str | None, state: Path) -> int:
     """Print the model's card in words."""
-    received = _chosen(state, run)
+    received = chosen_run(state, run)
     folder = folder_of(state, received.run_id)
     _, card = load_model(folder)
     delivery = read_delivery((folder / DELIVERY_FILE).read_bytes(), load_certificate(state / "ca.pem"))
@@ -80,12 +80,12 @@ def show(run: str | None, state: Path) -> int:
 @state_option("hospital", _DEFAULT_STATE)
 def path(run: str | None, state: Path) -> int:
     """Print where a model lies."""
-    print(folder_of(state, _chosen(state, run).run_id))
+    print(folder_of(state, chosen_run(state, run).run_id))
     return 0
 
 
-def _chosen(state: Path, asked: str | None) -> ReceivedRun:
-    """Return the run that ``asked`` begins; the newest without one.
+def chosen_run(state: Path, asked: str | None, named: str = "RUN") -> ReceivedRun:
+    """Return the kept run that ``asked`` begins; the newest without one. ``named`` is what errors call that word.
 
     Raises:
         RunError: there is none, or more than one.
@@ -101,7 +101,7 @@ def _chosen(state: Path, asked: str | None) -> ReceivedRun:
     found = [run for run in kept if run.run_id.startswith(asked)]
     if len(found) != 1:
         known = ", ".join(run.run_id[:12] for run in kept)
-        raise RunError(f"RUN must be how one of this hospital's runs begins ({known}), got {asked}")
+        raise RunError(f"{named} must be how one of this hospital's runs begins ({known}), got {asked}")
     return found[0]
 
 

@@ -1,4 +1,7 @@
-"""``confide hospital report``: how good each round's model is on this hospital's own records; nothing leaves it."""
+"""``confide hospital report``: how good each round's model is on this hospital's own records; nothing leaves it.
+
+With ``--alone``, whether joining paid: :mod:`deploy.hospital.alone`.
+"""
 
 import math
 import sys
@@ -15,7 +18,8 @@ from common.errors import RunError
 from common.evaluation import METRICS
 from common.evaluation.metrics import WHERE_NARROW
 from common.run.guarantee import shown_epsilon
-from deploy.command import command, state_option
+from deploy.command import WIDTH, command, state_option
+from deploy.hospital.model import chosen_run
 
 COLUMNS = tuple(METRICS)
 
@@ -30,17 +34,24 @@ _NARROW = 110
 
 @command(
     "report",
-    "Show how good the model is on this hospital's own records. The figures are exact counts and stay here.",
-    "./confide hospital report --state /srv/confide",
+    "Show how good the model is on this hospital's own records. The figures are exact counts and stay here.\n\n"
+    "With --alone, compare a finished run's model, as received, with models of this hospital's own records alone by "
+    "the run's recipe, trained now: without noise, and with the run's ε. They are not kept, and nothing is sent or "
+    "booked.",
+    "./confide hospital report --state /srv/confide\n./confide hospital report --state /srv/confide --alone",
 )
 @state_option("hospital")
 @click.option("--run", "asked", show_default="the last run", metavar="ID", help="A run's identifier, or how it begins.")
-def main(state: Path, asked: str | None) -> int:
-    """Print the results of one run.
+@click.option("--alone", is_flag=True, help="Train on this hospital's own records alone, and say if joining paid.")
+def main(*, state: Path, asked: str | None, alone: bool) -> int:
+    """Print the results of one run, or whether joining it paid.
 
     Raises:
         RunError: the hospital has no result yet, or none of the run asked for.
+        ConfideError: as :func:`deploy.hospital.alone.compare_alone`.
     """
+    if alone:
+        return _show_alone(state, asked)
     results = _of_one_run(read(state / OWN_RESULTS_FILE), asked)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_ON_PIPE)
     columns = columns_in(console)
@@ -68,6 +79,15 @@ def main(state: Path, asked: str | None) -> int:
         "run asks for exact counts and this hospital agrees.",
         highlight=False,
     )
+    return 0
+
+
+def _show_alone(state: Path, asked: str | None) -> int:
+    from deploy.hospital.alone import compare_alone, show  # Only where it is asked for: it brings PyTorch.
+
+    received = chosen_run(state, asked, "--run")
+    found = compare_alone(state, received, FEWEST, Console(stderr=True))
+    show(found, Console(width=None if sys.stdout.isatty() else WIDTH))
     return 0
 
 

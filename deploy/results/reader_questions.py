@@ -46,6 +46,13 @@ def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Reade
     if calibration is not None:
         how = calibration.sentence()
         said.append(ReaderAnswer("Can its probabilities be read as chances?", f"{how[0].upper()}{how[1:]}."))
+    said.append(
+        ReaderAnswer(
+            "Was it worth joining?",
+            "The run does not say: a model of one hospital's own records would cost that hospital's privacy. Each "
+            "hospital finds out at home with ./confide hospital report --alone.",
+        )
+    )
     return (*said, ReaderAnswer("For whom does it not work?", _for_whom_not(history)))
 
 

@@ -62,6 +62,11 @@ def test_a_finished_run_leaves_its_files_at_the_server_and_comes_home_also_to_wh
         consortium.stop()
 
     state = consortium.hospital_state(NAMES[0])
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    told = " ".join(confide("hospital", "report", "--state", str(state), "--alone").split())
+    assert "together − alone" in told
+    assert "images have changed" not in told
+    assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == before
     kept_at = confide("hospital", "model", "path", "--state", str(state)).strip()
     for run in (kept_at, str(server_run)):
         image = next(path for path in consortium.shards[0].rglob("*.png"))

@@ -44,7 +44,7 @@ def test_an_image_imports_what_it_runs_before_it_is_done_and_says_what_it_is(doc
     assert set(re.findall(r"org\.opencontainers\.image\.([a-z]+)=", role)) == labels
 
 
-def test_the_hospitals_image_has_the_code_that_makes_a_runs_first_model(tmp_path: Path) -> None:
+def test_the_hospitals_image_has_the_code_that_makes_a_runs_first_model_and_trains_alone(tmp_path: Path) -> None:
     shared, role = _parts(ROOT / "deploy" / "containers" / "hospital.Dockerfile")
     for copied in re.findall(r"^COPY (?!--from)(.+)$", shared.rpartition("FROM ")[2] + role, re.MULTILINE):
         *sources, target = copied.split()
@@ -52,7 +52,11 @@ def test_the_hospitals_image_has_the_code_that_makes_a_runs_first_model(tmp_path
             place = tmp_path / target / Path(source).name if target.endswith("/") else tmp_path / source
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(ROOT / source)
-    command = (sys.executable, "-c", "import deploy.models.initial, server; print(server.__path__)")
+    command = (
+        sys.executable,
+        "-c",
+        "import deploy.models.initial, deploy.hospital.alone, server; print(server.__path__)",
+    )
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
