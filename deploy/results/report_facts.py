@@ -93,7 +93,7 @@ class RunFacts:
         spent = None if self.card is None else self.card.privacy.get("epsilon")
         cost = f", with which its ε is {shown_epsilon(spent)} at most" if isinstance(spent, float) else ""
         return (
-            f"the model has had a step after these figures{cost}: a run that is stopped tells of its last step when it "
+            f"the model has had a step after these figures{cost}: a run that is stopped measures its last step when it "
             "goes on"
         )
 

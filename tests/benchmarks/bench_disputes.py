@@ -44,13 +44,13 @@ class DisputeCost:
     """The same of the round with the dispute, to the end of the verdict."""
     disputed_to_plain: float
     dispute_seconds: float
-    """Of its exchange alone."""
+    """The seconds of its exchange alone."""
     verdict_seconds: float
     """Likewise."""
     next_to_plain: float
     """The round after it, whose keys are exchanged anew, against one without a dispute."""
     download_bytes: int
-    """Of both exchanges."""
+    """The seconds of both exchanges."""
 
 
 @command(

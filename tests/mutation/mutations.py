@@ -2094,7 +2094,7 @@ _DISPUTE_MUTATIONS = (
         (_MISSED,),
     ),
     Mutation(
-        "a cheat is written into the chain as often as a server tells of it",
+        "a cheat is written into the chain as often as a server names it",
         "client/agent.py",
         " if not self._named.knows(run_id, hospital)}",
         "}",

@@ -19,7 +19,7 @@ from server.transport import Outgoing
 from tests.support.sum_lies import VICTIM
 
 CLAIM = "the sum fails"
-"""Of a sum that holds, so that honest hospitals show their changes."""
+"""What is claimed of a sum that holds, so that honest hospitals show their changes."""
 
 WITHHOLD = "no verdict"
 """For one hospital."""
