@@ -70,9 +70,9 @@ from common.identity.revocation import Revocations
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
-from common.proved_sums.dispute import early_faults, evidence_hash, require_fault, verdict
+from common.proved_sums.dispute import Fault, early_faults, evidence_hash, require_fault, verdict
 from common.proved_sums.errors import UnprovedModelError
-from common.proved_sums.proof import CommittedGroup
+from common.proved_sums.proof import CommittedGroup, committed_group
 from common.run import messages
 from common.run.basis import sum_in
 from common.run.flat_model import hash_model
@@ -86,6 +86,7 @@ from common.run.messages import (
     KeysRequest,
     MaskReply,
     MaskRequest,
+    MissedVerdictRequest,
     PlainReply,
     PlainRequest,
     ProvedConsistencyRequest,
@@ -115,8 +116,9 @@ from common.secagg import (
     unmasking,
 )
 from common.secagg import messages as secagg
-from common.secagg.binding import require_place
+from common.secagg.binding import request_hash, require_place
 from common.secagg.errors import (
+    DisputeEvidenceError,
     ModelHashError,
     OmittedHospitalError,
     Place,
@@ -297,7 +299,7 @@ class HospitalAgent:
                 hospital=self._identity.name, code=_FAULT, reason=reason, is_attack=False
             ), None
 
-    def _answer(self, request: Request, array: Array | None) -> Answer:  # noqa: PLR0911 - one for each request
+    def _answer(self, request: Request, array: Array | None) -> Answer:  # noqa: C901, PLR0911 - one for each request
         match request:
             case KeysRequest():
                 run = self._join(request.run_description, request.version)
@@ -319,6 +321,8 @@ class HospitalAgent:
                 return self._dispute(self._known_run(request), request, array), None
             case VerdictRequest():
                 return self._verdict(self._known_run(request), request), None
+            case MissedVerdictRequest():
+                return self._missed_verdict(self._known_run(request), request, array), None
             case PlainRequest():
                 return self._plain(request, array)
 
@@ -413,7 +417,8 @@ class HospitalAgent:
         | UnmaskRequest
         | UnmaskAllRequest
         | DisputeRequest
-        | VerdictRequest,
+        | VerdictRequest
+        | MissedVerdictRequest,
     ) -> _Run:
         if self._run is None or self._run.description.run_id != request.run_id:
             raise RunError(
@@ -670,9 +675,42 @@ class HospitalAgent:
         run.forget(round_number)
         rules = rules_of(run.description, run.contributor.layout, disputed.terms.purpose)
         found = verdict(rules, disputed.shown, asked.opened, self._here.apply_masks)
-        self._named.add(run_id, found)
-        evidence = evidence_hash(disputed.asked, asked)
-        for hospital, fault in found.items():
+        return self._name(run_id, round_number, found, evidence_hash(disputed.asked, asked))
+
+    def _missed_verdict(self, run: _Run, request: MissedVerdictRequest, array: Array | None) -> VerdictReply:
+        """Find who has cheated in a round from signed bytes alone; what this hospital saw of it itself is not needed.
+
+        Who merely showed nothing is not named: of that there is no evidence, and this hospital has not asked for it.
+        """
+        round_number, run_id = request.round_number, run.parameters.run_id
+        place, phase = Place(self._identity.name, round_number, Phase.VERDICT), Phase.VERDICT
+        if not run.parameters.disputes:
+            raise UnknownPhaseError(place, "a verdict must be told in runs that have disputes alone")
+        view = self._decode(run, round_number, phase, request.view, secagg.MaskedInput)
+        views = self._decode(run, round_number, phase, request.views, secagg.FullUnmaskingRequest).views
+        directory_type = advertise_keys.directory_type(run.parameters)
+        directory = self._decode(run, round_number, phase, request.directory, directory_type)
+        asked = self._decode(run, round_number, phase, request.dispute, secagg.Dispute)
+        opened = self._decode(run, round_number, phase, request.opened, secagg.OpenedChanges)
+        require_place(run.parameters, round_number, opened, place)
+        of = disputes.signed_round(run.parameters, directory, request.cohort, view, views, place)
+        committed_group(run.parameters, view, views, of.survivors, place)
+        if request_hash(request.terms) != view.request_hash:
+            raise DisputeEvidenceError(place, "the terms of a round must be those that its survivors signed")
+        words = np.zeros(0, np.float32) if array is None else array
+        changes = sum_in(words, len(of.survivors) * of.change_length, run.parameters.dtype, place)
+        shown = disputes.check(of, asked, changes, place, self._here.apply_masks)
+        rules = rules_of(run.description, run.contributor.layout, RoundTerms.decode(request.terms).purpose)
+        require_fault(rules, shown, place)
+        found = verdict(rules, shown, opened.opened, self._here.apply_masks)
+        proven = {hospital: fault for hospital, fault in found.items() if fault is not Fault.NOT_OPENED}
+        return self._name(run_id, round_number, proven, evidence_hash(asked, opened))
+
+    def _name(self, run_id: str, round_number: int, found: Mapping[str, Fault], evidence: str) -> VerdictReply:
+        """Note who has cheated, each once in a run, however often this hospital is told."""
+        new = {hospital: fault for hospital, fault in found.items() if not self._named.knows(run_id, hospital)}
+        self._named.add(run_id, new)
+        for hospital, fault in new.items():
             self._here.record(
                 Named(run_id=run_id, round_number=round_number, hospital=hospital, fault=fault, evidence=evidence)
             )

@@ -37,6 +37,10 @@ class NamedHospitals:
                     place, "a hospital that was found to have cheated must be in no later round of the run", member
                 )
 
+    def knows(self, run_id: str, hospital: str) -> bool:
+        """Say whether a hospital is on the list for a run."""
+        return (run_id, hospital) in self._named
+
     def add(self, run_id: str, hospitals: Collection[str]) -> None:
         """Note, durably, who has cheated in a run.
 

@@ -124,7 +124,8 @@ class ProvedModel:
         require_gradual_underflow()
         self._description, self._parameters, self._layout = description, parameters, layout
         if self._held is not None:
-            self._held = replace(self._held, lineage=replace(self._held.lineage, run=parameters))
+            lineage = replace(self._held.lineage, run=parameters, most_void_rounds=description.most_void_rounds)
+            self._held = replace(self._held, lineage=lineage)
 
     def commit(self, vector: Array) -> bytes:
         """Put ρ into a vector, and return this hospital's commitment to what the vector holds."""
@@ -188,7 +189,7 @@ class ProvedModel:
         if evidence is None:
             if held is None:
                 first = self._first()
-                most = self._description.aggregation.most_void_rounds
+                most = self._description.most_void_rounds
                 return _Held(begin(self._parameters, self._hospital, most, first.hash, terms.state_hash), 0, first)
             if held.followed:
                 raise StaleModelError(
@@ -224,7 +225,7 @@ class ProvedModel:
             before = self._before(sent, read.terms.state_hash, place)
             if cohort_hash(read.vouched.view.directory_hash, read.cohort) != read.vouched.view.cohort_hash:
                 raise StaleModelError(place, "the cohort of the round before must be the one that hospitals signed")
-            most = self._description.aggregation.most_void_rounds
+            most = self._description.most_void_rounds
             own = Lineage(self._parameters, self._hospital, most, bytes(32)) if held is None else held.lineage
             lineage = join(own, read.vouched, read.survivors, place.round_number)
             if lineage.opened is None:
@@ -335,7 +336,7 @@ class ProvedModel:
             lineage = Lineage(
                 self._parameters,
                 self._hospital,
-                self._description.aggregation.most_void_rounds,
+                self._description.most_void_rounds,
                 state,
                 tuple(int(number) for number in told["void_rounds"]),
                 None if opened is None else opened.group,

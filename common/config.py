@@ -10,6 +10,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializationInfo,
@@ -183,8 +184,24 @@ class TrainingConfig(_Section):
         return self
 
 
+_MOST_VOID_ROUNDS_WITHOUT_PROOFS = 3
+"""What a description says of a run without proved sums, where it has no meaning: as before, so its bytes stay."""
+
+
+def _number_or_auto(value: object) -> object:
+    """Complain of what is neither in one line, as a union of types would not."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_HOSPITALS
+    if not is_number and value != "auto":
+        raise ValueError(f"must be auto or a whole number from 0 to {MOST_HOSPITALS}")
+    return value
+
+
 class AggregationConfig(_Section):
-    """How updates become a sum, and the sum a model."""
+    """How updates become a sum, and the sum a model.
+
+    ``most_void_rounds`` may be the rule ``auto``, also in a run's description, whose roster may change while the run
+    goes on; :attr:`RunDescription.most_void_rounds` is the number.
+    """
 
     mode: Annotated[AggregationMode, Field(strict=False)] = AggregationMode.SECURE
     adversary: Annotated[AdversaryModel, Field(strict=False)] = AdversaryModel.ACTIVE
@@ -196,7 +213,7 @@ class AggregationConfig(_Section):
     server_learning_rate: Annotated[float, Field(gt=0, le=1000.0)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     proved_sums: bool = False
-    most_void_rounds: Annotated[int, Field(ge=0, le=1000)] = 3
+    most_void_rounds: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = "auto"
     norm_bound: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
     disputes: bool = False
 
@@ -207,6 +224,12 @@ class AggregationConfig(_Section):
         if how.mode == "json" and not self.disputes:
             written.pop("disputes", None)
         return written
+
+    def as_described(self) -> Self:
+        """Return this section as a run's description holds it."""
+        if self.proved_sums or self.most_void_rounds != "auto":
+            return self
+        return self.model_copy(update={"most_void_rounds": _MOST_VOID_ROUNDS_WITHOUT_PROOFS})
 
     @model_validator(mode="after")
     def _sums_that_are_proved_are_masked(self) -> Self:
@@ -446,12 +469,22 @@ class RunDescription(_Section):
             task=task_of(config, classes),
             model=config.model,
             training=config.training,
-            aggregation=config.aggregation,
+            aggregation=config.aggregation.as_described(),
             graph=config.graph,
             privacy=config.privacy,
             evaluation=config.evaluation,
             noise_multiplier=noise_multiplier,
         )
+
+    @property
+    def most_void_rounds(self) -> int:
+        """How many sums that it helped to open a hospital may be given no proof of.
+
+        By the rule ``auto`` one less than the roster: one cheat spoils at most as many sums as there are hospitals, and
+        each honest one is left out of one of them (``server/suspects.py``).
+        """
+        most = self.aggregation.most_void_rounds
+        return max(len(self.roster) - 1, 0) if most == "auto" else most
 
     def canonical_json(self) -> bytes:
         """Return the one encoding of this description that is hashed and sent: sorted keys, no spaces, UTF-8."""

@@ -30,6 +30,7 @@ from common.run.messages import (
     KeysRequest,
     MaskReply,
     MaskRequest,
+    MissedVerdictRequest,
     PlainReply,
     PlainRequest,
     ProvedConsistencyRequest,
@@ -40,6 +41,7 @@ from common.run.messages import (
     UnmaskAllRequest,
     UnmaskReply,
     UnmaskRequest,
+    VerdictReply,
     VerdictRequest,
 )
 from common.run.next_model import SummedRound, check_norm, rules_of
@@ -207,6 +209,7 @@ class SecureAggregation:
         self._limits = secagg.Limits(hospitals=len(description.roster))
         self._prepared: share_keys.Routed | None = None
         self._joined: set[str] = set()
+        self._verdicts: list[_Verdict] = []
 
     def aggregate(
         self,
@@ -221,6 +224,7 @@ class SecureAggregation:
         """See :meth:`Aggregation.aggregate`."""
         routed = self._take_prepared(round_number) or self._prepare(round_number, hospitals)
         riding = _Riding(next_round, frozenset(hospitals) - set(routed.cohort))
+        self._tell_verdicts(routed.cohort)
         masked, result = self._collect_vectors(routed, model, riding, asked, following)
         result.answered = masked.submitted
         self._require_enough(masked, result.terms)
@@ -286,12 +290,48 @@ class SecureAggregation:
         }
         everything = secagg.OpenedChanges(**at, opened=tuple(each for _, each in sorted(genuine.items())))
         telling = Outgoing(VerdictRequest(**at, opened=secagg.encode(everything)))
-        for _ in self._ask(
-            round_number, Phase.VERDICT, dict.fromkeys(masked.survivors, telling), len(masked.survivors)
-        ):
-            pass  # What each of them finds is for itself; it is the same.
+        told = {
+            answer.hospital
+            for answer in self._ask(
+                round_number, Phase.VERDICT, dict.fromkeys(masked.survivors, telling), len(masked.survivors)
+            )
+            if isinstance(answer.reply, VerdictReply)  # What each of them finds is for itself; it is the same.
+        }
         result.named = verdict(rules, shown, everything.opened, self._apply)
+        missed = MissedVerdictRequest(
+            **at,
+            terms=result.terms.encode(),
+            directory=secagg.encode(masked.routed.directory),
+            cohort=masked.routed.cohort,
+            view=secagg.encode(of.view),
+            views=secagg.encode(
+                secagg.FullUnmaskingRequest(
+                    self._run.run_id, round_number, tuple(of.views[name] for name in of.survivors)
+                )
+            ),
+            dispute=secagg.encode(asked),
+            opened=secagg.encode(everything),
+        )
+        untold = set(self._run.roster) - told - set(result.named)
+        self._verdicts.append(_Verdict(Outgoing(missed, request.model), untold))
         result.dispute_evidence = evidence_hash(asked, everything)
+
+    def _tell_verdicts(self, hospitals: Collection[str]) -> None:
+        """Hand the evidence of earlier disputes to those who have not found the cheat yet, before they mask again.
+
+        Who refuses it by a rule of the protocol is not asked again; who does not answer is, in the next round.
+        """
+        for each in self._verdicts:
+            asked = dict.fromkeys(each.untold.intersection(hospitals), each.request)
+            if not asked:
+                continue
+            round_number = each.request.request.round_number
+            for answer in self._ask(round_number, Phase.VERDICT, asked, len(asked)):
+                if isinstance(answer.reply, VerdictReply):
+                    each.untold.discard(answer.hospital)
+            refused = self._conversation.tally.refused
+            each.untold.difference_update([name for name in asked if name in refused and refused[name].is_attack])
+        self._verdicts = [each for each in self._verdicts if each.untold]
 
     def _prove(self, masked: masked_input.MaskedSum, unmasked: unmasking.Unmasked, terms: RoundTerms) -> Evidence:
         """Return what proves the sum, as every hospital will check it.
@@ -598,6 +638,14 @@ def _views(masked: masked_input.MaskedSum) -> secagg.FullUnmaskingRequest:
 def _fewest(routed: share_keys.Routed, terms: RoundTerms) -> int:
     """Return how many vectors make a sum: the threshold, and enough for the noise."""
     return max(routed.directory.threshold, terms.fewest_survivors)
+
+
+@dataclass
+class _Verdict:
+    """The evidence of a dispute, and who has not heard of it; forgotten with the process."""
+
+    request: Outgoing
+    untold: set[str]
 
 
 @dataclass

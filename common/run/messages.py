@@ -19,6 +19,7 @@ import numpy.typing as npt
 from common.config import PROTOCOL_VERSION
 from common.errors import RunError
 from common.run.versions import SPOKEN, Window
+from common.secagg.parameters import MOST_HOSPITALS
 
 MAXIMUM_MESSAGE_BYTES = 64 * 2**20
 """The largest message without its array: the shares and keys of 1,024 hospitals take a few megabytes."""
@@ -203,6 +204,29 @@ class VerdictRequest(_Message, frozen=True, tag="verdict"):
     opened: bytes
 
 
+class MissedVerdictRequest(_Message, frozen=True, tag="missed_verdict"):
+    """Server: the verdict on an earlier round, for a hospital that did not hear of it; judge it from what was signed.
+
+    Beside it travel all masked changes, as with a dispute. Nothing is shown in answer.
+    """
+
+    run_id: RunId
+    round_number: RoundNumber
+    terms: bytes
+    """The round's :class:`~common.run.round_terms.RoundTerms`."""
+    directory: bytes
+    """A ``secagg`` DisputableDirectory."""
+    cohort: Annotated[tuple[Hospital, ...], msgspec.Meta(max_length=MOST_HOSPITALS)]
+    view: bytes
+    """A survivor's ``secagg`` MaskedInput."""
+    views: bytes
+    """A ``secagg`` FullUnmaskingRequest: the survivors' signed views."""
+    dispute: bytes
+    """A ``secagg`` Dispute."""
+    opened: bytes
+    """A ``secagg`` OpenedChanges."""
+
+
 class VerdictReply(_Message, frozen=True, tag="verdict_found"):
     """Hospital: who has cheated, and how; it takes part in no round with them any more."""
 
@@ -248,6 +272,7 @@ Request = (
     | UnmaskAllRequest
     | DisputeRequest
     | VerdictRequest
+    | MissedVerdictRequest
     | PlainRequest
 )
 Reply = (

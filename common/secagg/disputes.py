@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.secagg.binding import bind, require_place, round_context
+from common.secagg.advertise_keys import verify
+from common.secagg.binding import bind, cohort_hash, directory_hash, require_place, round_context
 from common.secagg.erasing import erase
 from common.secagg.errors import DisputeEvidenceError, Place
 from common.secagg.keys import (
@@ -39,6 +40,7 @@ from common.secagg.messages import (
     Dispute,
     DisputedVector,
     DroppedKey,
+    KeyDirectory,
     MaskedInput,
     OpenedChange,
     SignedView,
@@ -142,6 +144,47 @@ def disputed_round(masked_sum: MaskedSum) -> DisputedRound:
         routed.cohort,
         {name: keys[name] for name in routed.cohort},
     )
+
+
+def signed_round(
+    run: RunParameters,
+    directory: KeyDirectory,
+    cohort: tuple[str, ...],
+    view: MaskedInput,
+    views: Iterable[SignedView],
+    place: Place,
+) -> DisputedRound:
+    """Return the same for a hospital that did not see the round, or has forgotten it.
+
+    The caller checks that the views are signed (:func:`common.proved_sums.proof.committed_group`).
+
+    Args:
+        run: of the round.
+        directory: of the round.
+        cohort: who was asked, sorted.
+        view: a survivor's.
+        views: of all survivors.
+        place: with the round, of a refusal.
+
+    Raises:
+        ContextError, UnknownHospitalError, PublicKeyError: keys or the view are not of this round.
+        DisputeEvidenceError: keys or cohort are not what the view is of.
+    """
+    round_number = place.round_number
+    require_place(run, round_number, directory, place)
+    require_place(run, round_number, view, place)
+    for advertised in directory.keys:
+        verify(run, round_number, advertised, place, advertised.hospital)
+    keys = public_by_hospital(directory, Segment.CHANGE)
+    is_of_view = (
+        view.config_hash == run.config_hash
+        and directory_hash(directory) == view.directory_hash
+        and cohort_hash(view.directory_hash, cohort) == view.cohort_hash
+    )
+    shown = {each.hospital: each for each in views}
+    if not is_of_view or not shown.keys() <= set(cohort) <= keys.keys():
+        raise DisputeEvidenceError(place, "keys and cohort of a round must be those that its survivors signed")
+    return DisputedRound(run, view, shown, cohort, {name: keys[name] for name in cohort})
 
 
 def dispute(masked_sum: MaskedSum, unmasked: Unmasked) -> tuple[Dispute, Vector]:

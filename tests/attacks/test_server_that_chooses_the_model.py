@@ -4,7 +4,6 @@ One run is overheard up to a request, which its hospital never answers. Then the
 changes nothing at the hospital, so the same one is lied to again and again, and answers the honest request at last.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from common.models.seeded import seeded_model
-from common.run.basis import Evidence
 from common.run.messages import (
     ConsistencyReply,
     ConsistencyRequest,
@@ -31,7 +29,17 @@ from common.secagg import messages as secagg
 from deploy.experiment.consortium import Loss
 from tests.support.proving_run import NAME, Array, Heard, ProvingRun, proving
 from tests.support.small_consortium import HOSPITALS, POLICY, Dealt
-from tests.support.sum_lies import LIES, LIMITS, PLACE, WEIGHT, flipped, with_evidence, with_terms
+from tests.support.sum_lies import (
+    LIES,
+    LIMITS,
+    PLACE,
+    WEIGHT,
+    flipped,
+    unsigned,
+    with_evidence,
+    with_terms,
+    with_views,
+)
 
 
 def overheard(
@@ -136,7 +144,7 @@ def test_a_late_joiner_believes_neither_an_unsigned_state_nor_too_few(dealt: Dea
     for bent, code in (
         ((heard.request, np.concatenate([state + np.float32(1), heard.array])), "stale_model"),
         ((few(heard.request), whole), "stale_model"),
-        ((unsigned(heard.request), whole), "unsigned_commitment"),
+        ((with_views(heard.request, unsigned), whole), "unsigned_commitment"),
     ):
         refused = answer_as_joiner(made, *bent)
         assert refused == code
@@ -187,20 +195,6 @@ def answer_as_joiner(made: ProvingRun, request: Request, array: Array) -> str:
 def few(request: ProvedMaskRequest) -> ProvedMaskRequest:
     """Show two signed views of four."""
     return with_views(request, lambda views: views[:2])
-
-
-def unsigned(request: ProvedMaskRequest) -> ProvedMaskRequest:
-    return with_views(request, lambda views: (replace(views[0], commitment=flipped(views[0].commitment)), *views[1:]))
-
-
-def with_views(
-    request: ProvedMaskRequest, change: Callable[[tuple[secagg.SignedView, ...]], tuple[secagg.SignedView, ...]]
-) -> ProvedMaskRequest:
-    def changed(evidence: Evidence) -> Evidence:
-        shown = secagg.decode(evidence.views, secagg.FullUnmaskingRequest, LIMITS, PLACE)
-        return msgspec.structs.replace(evidence, views=secagg.encode(replace(shown, views=change(shown.views))))
-
-    return with_evidence(request, changed)
 
 
 def test_a_sum_is_opened_only_for_hashes_of_commitments_that_their_hospitals_signed(

@@ -8,20 +8,26 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import resident
+from client.agent import HospitalAgent
 from client.app import answer
 from client.handover import Parts
+from client.proved_model import ProvedModel
 from common.flower.carried import array_head
 from common.flower.seam import replace_in
-from common.run.messages import read_array
+from common.run.messages import UnmaskReply, decode_reply, read_array
 from common.run.vector import VectorLayout
+from common.secagg import disputes
+from common.secagg.messages import OpenedChange
 from tests.support.garbles import BEFORE_THE_MASKS, OF_THE_RELAY, ORDER, SCALED_BY, Garble
 
 CLAIMED_BYTES = 2**46
@@ -64,11 +70,17 @@ def array_file(garble: Garble) -> bytes:
     return file.getvalue()
 
 
+def bidden(order: Path) -> Garble | None:
+    return Garble(order.read_text()) if order.exists() else None
+
+
 def answer_garbled(order: Path, *asked: Any, **settings: Any) -> tuple[bytes, Parts]:  # noqa: ANN401 - as the real one
     reply, parts = answer(*asked, **settings)
     whole = b"".join(memoryview(part).cast("B") for part in parts)
-    garble = Garble(order.read_text()) if order.exists() else None
-    if not whole or garble is None or garble in (*OF_THE_RELAY, *BEFORE_THE_MASKS):
+    garble = bidden(order)
+    if garble is Garble.NO_LAST_REPLY and isinstance(decode_reply(reply), UnmaskReply):
+        raise ValueError("this reply is not to be sent")
+    if not whole or garble is Garble.NO_LAST_REPLY or garble is None or garble in (*OF_THE_RELAY, *BEFORE_THE_MASKS):
         return reply, (whole,) if whole else ()
     return garbled(reply, read_array(whole), garble)
 
@@ -78,21 +90,51 @@ def encoded_as_bidden(order: Path, encode: Callable[..., npt.NDArray[Any]]) -> C
 
     def encode_garbled(layout: VectorLayout, *arguments: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - as the real one
         vector = encode(layout, *arguments)
-        garble = Garble(order.read_text()) if order.exists() else None
+        garble = bidden(order)
         if garble is Garble.SIGNED_NOISE:
             vector[:] = np.frombuffer(os.urandom(vector.nbytes), vector.dtype)
-        if garble is Garble.SIGNED_SCALED:
+        if garble in SCALED_BY:
             change = layout.proved_part(vector)[: layout.parameters].view(layout.signed)
             bound = layout.element_bound
-            change[:] = np.clip(change.astype(np.int64) * SCALED_BY, -bound, bound)
+            change[:] = np.clip(change.astype(np.int64) * SCALED_BY[garble], -bound, bound)
         return vector
 
     return encode_garbled
+
+
+def committed_as_bidden(order: Path) -> Callable[[ProvedModel, npt.NDArray[Any]], bytes]:
+    commit = ProvedModel.commit
+
+    def commit_garbled(model: ProvedModel, vector: npt.NDArray[Any]) -> bytes:
+        committed, garble = commit(model, vector), bidden(order)
+        if garble is Garble.OTHER_VECTOR:
+            vector[-1] += 1
+        return committed[:-4] if garble is Garble.BAD_COMMITMENT else committed
+
+    return commit_garbled
+
+
+def opened_as_bidden(order: Path) -> Callable[[disputes.Disputable, Ed25519PrivateKey], OpenedChange]:
+    """Return what shows the key of a change, or another key, well signed, or nothing."""
+    show = disputes.open_change
+
+    def open_garbled(state: disputes.Disputable, identity: Ed25519PrivateKey) -> OpenedChange:
+        shown, garble = show(state, identity), bidden(order)
+        if garble is Garble.SCALED_AND_SILENT:
+            raise ValueError("this hospital shows nothing")
+        if garble is Garble.SCALED_AND_OTHER_KEY:
+            other = replace(shown, change_key=os.urandom(32), signature=b"")
+            return replace(other, signature=identity.sign(disputes.signed_part(state.round.run, other)))
+        return shown
+
+    return open_garbled
 
 
 if __name__ == "__main__":
     order = Path(sys.argv[sys.argv.index("--state") + 1]) / ORDER
     for name in ("encode", "encode_integers"):
         setattr(VectorLayout, name, encoded_as_bidden(order, getattr(VectorLayout, name)))
+    ProvedModel.commit = committed_as_bidden(order)  # type: ignore[method-assign]
+    replace_in(disputes, "open_change", opened_as_bidden(order), used_by=HospitalAgent._dispute)
     replace_in(resident, "answer", partial(answer_garbled, order), used_by=resident._serve_alone)
     sys.exit(resident.main())

@@ -97,6 +97,19 @@ def _requests() -> Iterator[bytes]:
     yield messages.encode(messages.UnmaskAllRequest(run_id=RUN_ID, round_number=1, request=b"abc", next_round=2))
     yield messages.encode(messages.DisputeRequest(run_id=RUN_ID, round_number=1, request=b"abc"))
     yield messages.encode(messages.VerdictRequest(run_id=RUN_ID, round_number=1, opened=b"abc"))
+    yield messages.encode(
+        messages.MissedVerdictRequest(
+            run_id=RUN_ID,
+            round_number=1,
+            terms=b"abc",
+            directory=b"abc",
+            cohort=("hospital-1",),
+            view=b"abc",
+            views=b"abc",
+            dispute=b"abc",
+            opened=b"abc",
+        )
+    )
 
 
 def _replies() -> Iterator[bytes]:

@@ -316,6 +316,20 @@ _SUM_MUTATIONS = (
         (f"{_SUMS}/test_lineage.py",),
     ),
     Mutation(
+        "one cheat can void more rounds than a run allows by default",
+        "common/config.py",
+        "        return max(len(self.roster) - 1, 0) if most",
+        "        return max(len(self.roster) - 2, 0) if most",
+        ("tests/unit/common/test_config.py",),
+    ),
+    Mutation(
+        "a hospital keeps the limit on void rounds of another roster",
+        "client/proved_model.py",
+        "run=parameters, most_void_rounds=description.most_void_rounds)",
+        "run=parameters)",
+        (f"{_PROVED_RUN}::test_how_many_rounds_may_be_void_follows_the_roster_while_a_run_goes_on",),
+    ),
+    Mutation(
         "a late joiner takes a state that one hospital has signed",
         "common/proved_sums/lineage.py",
         "run.threshold(len(run.roster))",
@@ -1901,6 +1915,7 @@ _RECEIVED_MUTATIONS = (
 _DISPUTES = f"{_ATTACKS}/test_lies_about_disputes.py"
 _DISPUTE_LIES = f"{_ATTACKS}/test_lies_about_disputes_to_agents.py"
 _NAMED = "tests/unit/server/test_named_cheats.py"
+_MISSED = f"{_ATTACKS}/test_missed_verdicts.py"
 
 _DISPUTE_MUTATIONS = (
     Mutation(
@@ -1983,8 +1998,8 @@ _DISPUTE_MUTATIONS = (
     Mutation(
         "a hospital shows its change of a sum that holds",
         "client/agent.py",
-        "        require_fault(rules, shown, place)\n",
-        "",
+        "        require_fault(rules, shown, place)\n        self._answered.advance",
+        "        self._answered.advance",
         (f"{_DISPUTE_LIES}::test_a_server_that_claims_a_failure_gets_nothing_and_is_in_every_chain",),
     ),
     Mutation(
@@ -2030,11 +2045,88 @@ _DISPUTE_MUTATIONS = (
         (f"{_NAMED}::test_a_hospital_takes_part_in_no_round_with_a_hospital_that_it_has_named",),
     ),
     Mutation(
+        "a verdict that is told late is of other keys than were signed",
+        "common/secagg/disputes.py",
+        "        and directory_hash(directory) == view.directory_hash\n",
+        "",
+        (_MISSED,),
+    ),
+    Mutation(
+        "a verdict that is told late is of another cohort than was signed",
+        "common/secagg/disputes.py",
+        "        and cohort_hash(view.directory_hash, cohort) == view.cohort_hash\n",
+        "",
+        (_MISSED,),
+    ),
+    Mutation(
+        "a verdict that is told late takes keys that nobody signed",
+        "common/secagg/disputes.py",
+        "        verify(run, round_number, advertised, place, advertised.hospital)\n",
+        "        advertised.hospital  # noqa: B018\n",
+        (_MISSED,),
+    ),
+    Mutation(
+        "a verdict that is told late takes views that nobody signed",
+        "client/agent.py",
+        "        committed_group(run.parameters, view, views, of.survivors, place)\n",
+        "",
+        (_MISSED,),
+    ),
+    Mutation(
+        "a verdict that is told late is of other terms than were signed",
+        "client/agent.py",
+        "        if request_hash(request.terms) != view.request_hash:\n",
+        "        if not request.terms:\n",
+        (_MISSED,),
+    ),
+    Mutation(
+        "a verdict that is told late is of a sum that holds",
+        "client/agent.py",
+        "        require_fault(rules, shown, place)\n        found = verdict(rules, shown, opened.opened,",
+        "        found = verdict(rules, shown, opened.opened,",
+        (_MISSED,),
+    ),
+    Mutation(
+        "silence is named late, on the server's word",
+        "client/agent.py",
+        " if fault is not Fault.NOT_OPENED}",
+        "}",
+        (_MISSED,),
+    ),
+    Mutation(
+        "a cheat is written into the chain as often as a server tells of it",
+        "client/agent.py",
+        " if not self._named.knows(run_id, hospital)}",
+        "}",
+        (_MISSED,),
+    ),
+    Mutation(
+        "nobody is told of a verdict that it missed",
+        "server/rounds.py",
+        "        self._tell_verdicts(routed.cohort)\n",
+        "",
+        (_MISSED,),
+    ),
+    Mutation(
+        "everybody is told of a verdict again",
+        "server/rounds.py",
+        "set(self._run.roster) - told - set(result.named)",
+        "set(self._run.roster) - set(result.named)",
+        (_MISSED,),
+    ),
+    Mutation(
         "a run without disputes answers one",
         "client/agent.py",
-        "        if not run.parameters.disputes:\n",
-        "        if run.parameters is None:\n",
+        'run.parameters.disputes:\n            raise UnknownPhaseError(place, "a change must be',
+        'run.parameters:\n            raise UnknownPhaseError(place, "a change must be',
         (f"{_DISPUTE_LIES}::test_a_run_without_disputes_answers_none",),
+    ),
+    Mutation(
+        "a run without disputes takes a verdict",
+        "client/agent.py",
+        'run.parameters.disputes:\n            raise UnknownPhaseError(place, "a verdict must be told',
+        'run.parameters:\n            raise UnknownPhaseError(place, "a verdict must be told',
+        (f"{_MISSED}::test_a_run_without_disputes_takes_none",),
     ),
     Mutation(
         "a hospital takes part in disputes that it has not agreed to",

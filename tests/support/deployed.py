@@ -38,6 +38,16 @@ CONFIG = replace(
     # A stalled hospital must be given up long before Flower does, after some 66 s.
     transport={"exchange_deadline_seconds": 30.0, "straggler_seconds": 2.0, "straggler_factor": 3.0},
 )
+DISPUTED = replace(
+    CONFIG,
+    experiment={"rounds": 300},
+    privacy={"mode": "local", "accountant": "rdp"},
+    training={"sample_rate": 0.5},
+    aggregation={"proved_sums": True, "norm_bound": 2.0, "disputes": True},
+    hospital={"allow_disputes": True},
+)
+"""A run whose hospitals show each other their changes of a sum that somebody has spoilt."""
+
 PATIENCE_SECONDS = 240.0
 """The test's own deadline, on a busy machine; a run that continues takes a few seconds."""
 

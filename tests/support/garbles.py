@@ -21,9 +21,26 @@ class Garble(StrEnum):
     NO_REPLY = "no reply"
     NOISE_FOR_VECTOR = "noise for a vector"
     SIGNED_NOISE = "noise for a vector, masked and signed"
+    NO_LAST_REPLY = "no reply to the last exchange"
     SIGNED_SCALED = "forty times the change, masked and signed"
+    SIGNED_TEN = "ten times the change, masked and signed"
+    SIGNED_TWENTY = "twenty times the change, masked and signed"
+    SIGNED_THOUSAND = "a thousand times the change, masked and signed"
+    SIGNED_FLIPPED = "minus forty times the change, masked and signed"
+    OTHER_VECTOR = "a commitment to another vector"
+    BAD_COMMITMENT = "a commitment that is too short"
+    SCALED_AND_OTHER_KEY = "forty times the change, and another key when it is disputed"
+    SCALED_AND_SILENT = "forty times the change, and nothing when it is disputed"
 
 
 OF_THE_RELAY = (Garble.NO_MESSAGE, Garble.TWO_VECTORS, Garble.NOISE_FOR_OBJECT)
-BEFORE_THE_MASKS = (Garble.SIGNED_NOISE, Garble.SIGNED_SCALED)
-SCALED_BY = 40
+SCALED_BY = {
+    Garble.SIGNED_SCALED: 40,
+    Garble.SIGNED_TEN: 10,
+    Garble.SIGNED_TWENTY: 20,
+    Garble.SIGNED_THOUSAND: 1000,
+    Garble.SIGNED_FLIPPED: -40,
+    Garble.SCALED_AND_OTHER_KEY: 40,
+    Garble.SCALED_AND_SILENT: 40,
+}
+BEFORE_THE_MASKS = (Garble.SIGNED_NOISE, Garble.OTHER_VECTOR, Garble.BAD_COMMITMENT, *SCALED_BY)

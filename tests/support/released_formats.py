@@ -54,6 +54,16 @@ def requests() -> tuple[messages.Request, ...]:
         messages.UnmaskAllRequest(**at, request=b"request", next_round=8, next_directory=b"keys"),
         messages.DisputeRequest(**at, request=b"dispute"),
         messages.VerdictRequest(**at, opened=b"opened"),
+        messages.MissedVerdictRequest(
+            **at,
+            terms=b"terms",
+            directory=b"keys",
+            cohort=("st-anne", "st-mary"),
+            view=b"view",
+            views=b"views",
+            dispute=b"dispute",
+            opened=b"opened",
+        ),
         messages.PlainRequest(**at, run_description=b"{}", terms=b"terms"),
     )
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from common.config import Config, PrivacyMode, RunDescription, load_config, replace
 from common.errors import ConfigError
+from common.run.proposal import terms_hash
+from common.run.terms import describe
 from common.task import TaskConfig, TaskKind, implied
 
 SHIPPED = Path(__file__).parents[3] / "config.yaml"
@@ -47,6 +49,14 @@ def test_the_names_that_scripts_rely_on_exist() -> None:
         ("privacy.mode=global", r"privacy\.mode .*'local', 'distributed' or 'none', got 'global'"),
         ("training.batch_size=-3", r"training\.batch_size .*≥ 1.*got -3"),
         ("training.learning_rate=fast", r"training\.learning_rate .*number.*got 'fast'"),
+        (
+            "aggregation.most_void_rounds=many",
+            r"aggregation\.most_void_rounds must be auto or a whole number .*got 'many'",
+        ),
+        (
+            "aggregation.most_void_rounds=-1",
+            r"aggregation\.most_void_rounds must be auto or a whole number from 0 .*got -1",
+        ),
         ("aggregation.min_hospitals=5", r"min_hospitals \(5\) must be at most experiment\.num_clients \(4\)"),
         ("hospital.allow_plain=1", r"hospital\.allow_plain .*boolean.*got 1"),
         ("task.kind=grades", r"^task\.kind should be 'binary', 'multiclass', 'ordinal' or 'multilabel', got 'grades'$"),
@@ -57,6 +67,28 @@ def test_the_names_that_scripts_rely_on_exist() -> None:
 def test_a_value_that_breaks_a_rule_is_refused_by_name(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load_config(SHIPPED, (override,))
+
+
+def described(hospitals: int, **aggregation: Any) -> RunDescription:  # noqa: ANN401 - keys of a section
+    config = replace(Config(), aggregation=aggregation)
+    roster = {f"hospital-{number}": "" for number in range(hospitals)}
+    return describe(config, "a" * 32, ("normal", "pneumonia"), 1, roster, parameters=10)
+
+
+@pytest.mark.parametrize("hospitals", [3, 4, 11])
+def test_as_many_rounds_may_be_void_as_one_cheat_can_spoil_unless_a_run_says_how_many(hospitals: int) -> None:
+    by_rule = described(hospitals, proved_sums=True)
+    assert by_rule.most_void_rounds == hospitals - 1
+    assert RunDescription.from_json(by_rule.canonical_json()).most_void_rounds == hospitals - 1
+    assert [described(hospitals, proved_sums=True, most_void_rounds=most).most_void_rounds for most in (0, 3)] == [0, 3]
+
+
+def test_the_terms_of_a_run_stay_when_its_members_change() -> None:
+    assert terms_hash(described(4, proved_sums=True)) == terms_hash(described(5, proved_sums=True))
+
+
+def test_the_description_of_a_run_without_proved_sums_is_as_before() -> None:
+    assert b'"most_void_rounds":3,' in described(5).canonical_json()
 
 
 def test_overrides_win_over_the_file() -> None:

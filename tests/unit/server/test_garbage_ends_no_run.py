@@ -1,6 +1,7 @@
 """A hospital that spoils every sum it is in costs a run a few rounds and no more; real agents, real server."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 
 from client.contribution import Contribution, Contributor
 from client.proved_model import ProvedModel
+from common.audit.chain import AUDIT_FILE
 from common.errors import AuditError
+from common.proved_sums.lineage import Lineage, pass_over
 from common.telemetry.events import COMPLETED, AttackRefused
 from deploy.experiment.consortium import Loss
+from server.suspects import Suspects
+from tests.support.disputing_run import disputing
 from tests.support.proving_run import ProvingRun, proving, verdict
 from tests.support.small_consortium import HOSPITALS, Dealt, Small, everybody, small
 
@@ -57,7 +62,7 @@ def goes_on(made: Small, code: str) -> None:
 
 
 def bounded(dealt: Dealt, folder: Path) -> ProvingRun:
-    return proving(dealt, folder, aggregation={"norm_bound": 2.0, "most_void_rounds": 3}, experiment={"rounds": STEPS})
+    return proving(dealt, folder, aggregation={"norm_bound": 2.0}, experiment={"rounds": STEPS})
 
 
 @pytest.mark.parametrize("factor", [40, -40])
@@ -132,6 +137,44 @@ def test_an_audit_finds_a_sum_that_is_too_long(dealt: Dealt, tmp_path: Path, mon
     made.run().train()
     with pytest.raises(AuditError, match=r"is not proved: .* long at most"):
         verdict(made)
+
+
+WORST = 5
+"""Hospitals where the last one that is suspected is the cheat."""
+
+
+def never_refusing_itself(patch: pytest.MonkeyPatch) -> None:
+    """Let the cheat stay, however many rounds it has spoilt."""
+    honest = pass_over
+
+    def passing(lineage: Lineage, *arguments: Any) -> Lineage:  # noqa: ANN401 - as the real one
+        most = 1000 if lineage.hospital == CHEAT else lineage.most_void_rounds
+        return honest(replace(lineage, most_void_rounds=most), *arguments)
+
+    patch.setattr("client.proved_model.pass_over", passing)
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_by_default_as_many_sums_may_be_void_as_one_cheat_can_spoil_and_no_fewer_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewer: int
+) -> None:
+    """One cheat spoils as many sums as there are hospitals, and each honest hospital is left out of one of them."""
+    limit = {"most_void_rounds": WORST - 1 - fewer} if fewer else {}
+    made = disputing(tmp_path, WORST, aggregation={"disputes": False, **limit}, audited=True)
+    spoil(made, monkeypatch, scaled(40))
+    never_refusing_itself(monkeypatch)
+    run = made.run()
+    monkeypatch.setattr(run, "_suspects", Suspects(lambda names: names.sort(key=lambda name: name == CHEAT)))
+    reason = run.train()
+    honest = [made.folder / name for name in made.consortium.agents if name != CHEAT]
+    if fewer:
+        assert reason != COMPLETED
+        assert "too_many_void_rounds" in {event.code for event in made.of(AttackRefused)}
+        return
+    assert reason == COMPLETED
+    assert [event.code for event in made.of(AttackRefused)] == ["sum_norm"] * WORST
+    assert made.hospitals == [WORST - 1] * STEPS
+    assert {(folder / AUDIT_FILE).read_text().count('"kind":"passed"') for folder in honest} == {WORST - 1}
 
 
 def test_more_spoilt_sums_than_may_fail_in_a_row_do_not_end_a_run(

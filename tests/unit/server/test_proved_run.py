@@ -75,6 +75,18 @@ def test_a_hospital_that_was_away_and_one_that_was_restarted_go_on(dealt: Dealt,
     assert any(each.startswith("proved sums       4: each model follows") for each in verdict(made))
 
 
+def test_how_many_rounds_may_be_void_follows_the_roster_while_a_run_goes_on(dealt: Dealt, tmp_path: Path) -> None:
+    made = proving(dealt, tmp_path, privacy=NONE, experiment={"rounds": 1})
+    trained(made)
+    run, proved = made.agent._run, made.agent._proved
+    assert run is not None
+    assert proved is not None
+    more = run.description.model_copy(update={"roster": {**run.description.roster, "hospital-5": ""}})
+    proved.go_on_under(more, run.parameters, run.contributor.layout)
+    assert proved._held is not None
+    assert proved._held.lineage.most_void_rounds == len(HOSPITALS)
+
+
 def test_a_hospital_that_lost_its_disk_joins_with_what_the_others_signed(dealt: Dealt, tmp_path: Path) -> None:
     made = proving(dealt, tmp_path, privacy=NONE, experiment={"rounds": 4})
 
