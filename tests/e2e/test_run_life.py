@@ -96,13 +96,14 @@ def test_a_run_is_agreed_to_by_hand_and_by_policy_stops_goes_on_and_keeps_its_te
 def everybody_sees_it(consortium: Consortium, run: str) -> None:
     """Look at logs and status of both sides after a run of all rounds."""
     log = (consortium.folder / "server.out").read_text()
-    assert [log.count(f"round {number} of {ROUNDS}: 3 hospitals") for number in range(1, ROUNDS + 1)] == [1] * ROUNDS
+    told = [log.count(f"gave step {step} of {ROUNDS}: 3 hospitals") for step in range(1, ROUNDS + 1)]
+    assert told == [1] * ROUNDS
     assert f"is finished after {ROUNDS} rounds: completed" in log
     state = consortium.hospital_state("st-mary")
     assert f"run {run}, round " in (state / "logs" / "agent.log").read_text()
-    told = unwrapped(consortium.deploy("status", "--state", str(consortium.state)))
-    assert f"run 1 ({run}) is finished" in told
-    assert told.count("protocol version") == 4  # The server, and each hospital.
+    status = unwrapped(consortium.deploy("status", "--state", str(consortium.state)))
+    assert f"run 1 ({run}) is finished" in status
+    assert status.count("protocol version") == 4  # The server, and each hospital.
     standing = unwrapped(consortium.deploy("hospital", "status", "--state", str(state)))
     assert f"run {run} is " in standing
     assert "this hospital agrees, by its operator" in standing
