@@ -110,8 +110,9 @@ def _check_start(started: RunStarted, chained: Chained, place: str) -> RunDescri
     }
     for key, value in due.items():
         _require(getattr(started, key) == value, place, key)
+    described = started.config.model_copy(update={"aggregation": started.config.aggregation.as_described()})
     for section in _SECTIONS:
-        _require(getattr(started.config, section) == getattr(terms, section), place, f"config.{section}")
+        _require(getattr(described, section) == getattr(terms, section), place, f"config.{section}")
     # A preset's section says nothing; what it implies follows from the name, which was compared.
     _require(
         started.config.task.is_preset or task_of(started.config, terms.classes) == terms.task, place, "config.task"

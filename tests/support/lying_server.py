@@ -376,7 +376,7 @@ def quick_hospitals() -> Iterator[None]:
         patch.setattr(client.contribution, "noisy_gradient_sum", summed)
         patch.setattr(client.contribution, "scores", scored)
         patch.setattr(client.contribution, "model_inputs", _inputs_once)
-        patch.setattr(client.contribution, "_model_of", _model_once)
+        patch.setattr(client.contribution, "model_of", _model_once)
         patch.setattr(Contributor, "contribute", noted)
         yield
 
