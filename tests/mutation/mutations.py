@@ -1761,7 +1761,7 @@ _RECEIVED_MUTATIONS = (
     Mutation(
         "events may name other terms than the chain",
         "common/run/told_run.py",
-        "_require(getattr(started.config, section) == getattr(terms, section), place,",
+        "_require(getattr(described, section) == getattr(terms, section), place,",
         "_require(True or getattr(started.config, section) == getattr(terms, section), place,",
         (f"{_KEPT}::test_events_that_say_something_else_than_the_chain_are_found",),
     ),
