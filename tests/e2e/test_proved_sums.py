@@ -130,8 +130,8 @@ def test_a_survivor_that_vanishes_before_its_last_reply_spoils_no_proof(deployed
     deployed.wait(vanished, f"{VANISHING} must not answer")
     order.unlink()
     number = vanished()[0].round
-    assert number in deployed.exchanges(Phase.FULL_UNMASKING)
     deployed.wait(lambda: deployed.latest_sum() > number, "the run must go on")
+    assert number in deployed.exchanges(Phase.FULL_UNMASKING)
     assert deployed.sums()[number] == set(deployed.sizes)
     assert not [event for event in deployed.events[seen:] if isinstance(event, AttackRefused)]
     deployed.everyone_takes_part()

@@ -268,7 +268,7 @@ def unsigned(views: tuple[secagg.SignedView, ...]) -> tuple[secagg.SignedView, .
 
 REMEMBERING: dict[str, tuple[Callable[[Known], tuple[Request, Array]], str]] = {
     "commitments of the round before": (replayed, "commitment_hash"),
-    "the proof of the round before": (other_sums_proof, "round_mismatch"),
+    "the proof of the round before": (other_sums_proof, "replayed_message"),
     "a commitment that is chosen after the others": (rushed, "commitment_hash"),
 }
 """What a server that remembers tells a hospital that has the model of before."""
