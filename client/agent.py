@@ -70,7 +70,7 @@ from common.identity.revocation import Revocations
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.budget import Account, BudgetPolicy
 from common.privacy.mechanism import mechanism_of
-from common.proved_sums.dispute import Fault, early_faults, evidence_hash, require_fault, verdict
+from common.proved_sums.dispute import Fault, Rules, early_faults, evidence_hash, require_fault, verdict
 from common.proved_sums.errors import UnprovedModelError
 from common.proved_sums.proof import CommittedGroup, committed_group
 from common.run import messages
@@ -642,13 +642,7 @@ class HospitalAgent:
         self._answered.check(run_id, round_number, Phase.DISPUTE)
         disputed: _Disputable = _state(run.disputable, round_number, self._identity.name)
         asked = self._decode(run, round_number, Phase.DISPUTE, request.request, secagg.Dispute)
-        of = disputed.kept.round
-        length = len(of.survivors) * of.change_length
-        words = np.zeros(0, np.float32) if array is None else array
-        changes = sum_in(words, length, run.parameters.dtype, place)
-        shown = disputes.check(of, asked, changes, place, self._here.apply_masks)
-        rules = rules_of(run.description, run.contributor.layout, disputed.terms.purpose)
-        require_fault(rules, shown, place)
+        rules, shown = self._shown(run, disputed.kept.round, disputed.terms, asked, array, place)
         self._answered.advance(run_id, round_number, Phase.DISPUTE)
         try:
             if not early_faults(rules, shown):
@@ -658,6 +652,23 @@ class HospitalAgent:
             disputed.erase()
         disputed.asked, disputed.shown = asked, shown
         return DisputeReply(opened=None if disputed.own is None else secagg.encode(disputed.own))
+
+    def _shown(
+        self,
+        run: _Run,
+        of: disputes.DisputedRound,
+        terms: RoundTerms,
+        asked: secagg.Dispute,
+        array: Array | None,
+        place: Place,
+    ) -> tuple[Rules, disputes.ShownDispute]:
+        """Return what a dispute shows, once it is seen that the sum fails, with the rules that it breaks."""
+        words = np.zeros(0, np.float32) if array is None else array
+        changes = sum_in(words, len(of.survivors) * of.change_length, run.parameters.dtype, place)
+        shown = disputes.check(of, asked, changes, place, self._here.apply_masks)
+        rules = rules_of(run.description, run.contributor.layout, terms.purpose)
+        require_fault(rules, shown, place)
+        return rules, shown
 
     def _verdict(self, run: _Run, request: VerdictRequest) -> VerdictReply:
         """Find who has cheated from what everybody showed, and take part in no round with them any more."""
@@ -697,11 +708,7 @@ class HospitalAgent:
         committed_group(run.parameters, view, views, of.survivors, place)
         if request_hash(request.terms) != view.request_hash:
             raise DisputeEvidenceError(place, "the terms of a round must be those that its survivors signed")
-        words = np.zeros(0, np.float32) if array is None else array
-        changes = sum_in(words, len(of.survivors) * of.change_length, run.parameters.dtype, place)
-        shown = disputes.check(of, asked, changes, place, self._here.apply_masks)
-        rules = rules_of(run.description, run.contributor.layout, RoundTerms.decode(request.terms).purpose)
-        require_fault(rules, shown, place)
+        rules, shown = self._shown(run, of, RoundTerms.decode(request.terms), asked, array, place)
         found = verdict(rules, shown, opened.opened, self._here.apply_masks)
         proven = {hospital: fault for hospital, fault in found.items() if fault is not Fault.NOT_OPENED}
         return self._name(run_id, round_number, proven, evidence_hash(asked, opened))

@@ -17,7 +17,7 @@ from common.audit.chain import Record, discard
 from common.config import AggregationMode
 from common.errors import RunError
 from common.evaluation.plan import Part
-from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
+from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, error_of_mean, mechanism_of
 from common.proved_sums.errors import CommitmentError, SumError
 from common.run.flat_model import stretches
 from common.run.round_terms import Purpose
@@ -385,7 +385,7 @@ class Run:
         deviation = self._mechanism.deviation_of_mean(self._plan.description, self._layout.parameters, public)
         # The model's trained part is all zeros in such a sum, so what is not zero is the centre.
         width = sum(int(np.count_nonzero(decoded.change(stretch))) for stretch in stretches(len(model)))
-        error = deviation * math.sqrt(width)
+        error = error_of_mean(deviation, width)
         is_used = error <= LARGEST_MEAN_ERROR
         _LOG.info(
             "the mean of features %s: the expected norm of its noise is %.3f, at most %g is of use",

@@ -794,8 +794,18 @@ def mean_of_use(change: NDArray[np.float32], deviation: float) -> NDArray[np.flo
         change: (d,) float32; what is not zero is the centre.
         deviation: of the noise in each number.
     """
-    error = deviation * math.sqrt(np.count_nonzero(change))
-    return change if error <= LARGEST_MEAN_ERROR else np.zeros_like(change)
+    is_used = error_of_mean(deviation, int(np.count_nonzero(change))) <= LARGEST_MEAN_ERROR
+    return change if is_used else np.zeros_like(change)
+
+
+def error_of_mean(deviation: float, width: int) -> float:
+    """Return the expected norm of the noise in a mean of features; up to ``LARGEST_MEAN_ERROR`` it is of use.
+
+    Args:
+        deviation: of the noise in each number.
+        width: of the features.
+    """
+    return deviation * math.sqrt(width)
 
 
 def survivors_for_noise(privacy: PrivacyConfig, cohort: int) -> int:

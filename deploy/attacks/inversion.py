@@ -56,7 +56,7 @@ ENTRIES = 15
 
 SEEN = 0.05
 """By how much the likeness of what is found in a bare update of one record must pass that of the mean image: with
-five models and two instruction sets it did by .15 to .22 on the phantom. The attack works there, or the others' failure
+six models and two instruction sets it did by .14 to .22 on the phantom. The attack works there, or the others' failure
 says nothing."""
 
 LIMITS = """\

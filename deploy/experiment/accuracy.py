@@ -20,9 +20,10 @@ from common.errors import ConfigError
 from common.files import replace_file
 from common.provenance import ROOT
 from deploy.command import FILE, command, config_options, out_option
-from deploy.datasets.datasets import DATA_VARIABLE, default_cache, obtain
+from deploy.datasets.datasets import DATA_VARIABLE, default_cache
 from deploy.experiment.figures import draw_auc_by_epsilon
 from deploy.experiment.methods import Method
+from deploy.experiment.places import obtained
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE
 from deploy.experiment.study import Study, Training, run_study
 from deploy.experiment.tables import accuracy_table
@@ -197,9 +198,7 @@ def plan(config: Config, family: Family, seeds: Sequence[int], *, noisy: bool = 
 
 
 def _run_family(name: str, config: Config, out: Path, seeds: int, console: Console, *, noisy: bool) -> str:
-    data = obtain(config.data, config.experiment.task, config.model.image_size)
-    if data.banner:
-        console.print(data.banner, style="bold")
+    data = obtained(config, console)
     study = Study(data, (out / name).resolve())
     planned = plan(config, FAMILIES[name], range(1, seeds + 1), noisy=noisy)
     outcomes = run_study(

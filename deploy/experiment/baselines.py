@@ -15,10 +15,10 @@ from common.config import Config, load_config, replace
 from common.files import replace_file
 from common.provenance import ROOT
 from deploy.command import command, config_options, out_option
-from deploy.datasets.datasets import obtain
 from deploy.experiment.accuracy import FAMILIES, steps
 from deploy.experiment.figures import draw_auc_by_epsilon, draw_gain, draw_learning
 from deploy.experiment.methods import Method
+from deploy.experiment.places import obtained
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE
 from deploy.experiment.study import Outcomes, Study, Training, run_study
 from deploy.experiment.tables import baselines_table
@@ -58,9 +58,7 @@ def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -
     """Run the study, or what is left of it."""
     config = load_config(config_file, ("evaluation.score_bins=512", *FAMILY.settings, *overrides))
     console = Console()
-    data = obtain(config.data, config.experiment.task, config.model.image_size)
-    if data.banner:
-        console.print(data.banner, style="bold")
+    data = obtained(config, console)
     study = Study(data, out.resolve())
     trainings = plan(config, range(1, seeds + 1))
     outcomes = run_study(study, trainings, lambda line: console.print(line, highlight=False, soft_wrap=True))

@@ -10,12 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 
 from client.data import DataContract
 from client.data.hospital_data import HospitalData, HospitalRecords
+from common.config import Config
 from common.shards import SPLITS, Records, Split, combine_digests, record_digest
-from deploy.datasets.datasets import DataSet
+from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import Hand
+
+
+def obtained(config: Config, console: Console) -> DataSet:
+    """Get an experiment's data set, and show what a person must see of it before anything is trained."""
+    data = obtain(config.data, config.experiment.task, config.model.image_size)
+    if data.banner:
+        console.print(data.banner, style="bold")
+    return data
 
 
 def hospital_data(data: DataSet, hand: Hand) -> HospitalData:

@@ -22,15 +22,14 @@ from client.data.hospital_data import HospitalData, HospitalRecords
 from common.config import Config, load_config
 from common.config import replace as with_settings
 from common.errors import ConfigError
-from common.files import replace_file
 from common.provenance import ROOT
 from deploy.command import command, config_options, out_option
-from deploy.datasets.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import split
 from deploy.experiment.baselines import FAMILY
 from deploy.experiment.methods import MECHANISM_OF, Method, train_together
-from deploy.experiment.places import hospital_data
-from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Measures, RunGroup, Trial, run_trials
+from deploy.experiment.places import hospital_data, obtained
+from deploy.experiment.runner import Measures, RunGroup, Trial, run_for_table
 
 TABLE = "poisoning.md"
 
@@ -113,20 +112,10 @@ def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -
     """Run the trials, or what is left of them."""
     config = load_config(config_file, ("evaluation.score_bins=512", *FAMILY.settings, *overrides))
     console = Console()
-    data = obtain(config.data, config.experiment.task, config.model.image_size)
+    data, folder = obtained(config, console), out.resolve()
     if len(data.classes) != _BINARY:
         raise ConfigError(f"labels are flipped in tasks of two classes alone, got {len(data.classes)}")
-    if data.banner:
-        console.print(data.banner, style="bold")
-    folder = out.resolve()
-    groups = run_trials(
-        plan(data, folder / "cache", config, range(1, seeds + 1)),
-        folder,
-        lambda line: console.print(line, highlight=False, soft_wrap=True),
-    )
-    replace_file(folder / TABLE, table(groups).encode())
-    console.print(table(groups), highlight=False, soft_wrap=True)
-    console.print(f"{', '.join((TABLE, TABLE_FILE, RESULTS_FILE))} are in {folder}", highlight=False)
+    run_for_table(plan(data, folder / "cache", config, range(1, seeds + 1)), folder, console, table, TABLE)
     return 0
 
 

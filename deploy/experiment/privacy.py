@@ -20,7 +20,7 @@ from common.evaluation.metrics import HEADLINES
 from common.files import replace_file
 from common.privacy.mechanism import DistributedNoise, LocalNoise, mechanism_of
 from deploy.command import CommaList, command, config_options, out_option
-from deploy.datasets.datasets import obtain
+from deploy.experiment.places import obtained
 from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Labels, RunGroup, Trial, run_trials
 from deploy.experiment.training import Laboratory
 from deploy.results.intervals import Interval, over_runs
@@ -70,9 +70,7 @@ def main(epsilons: tuple[float, ...], seeds: int, out: Path, config_file: Path, 
     """Run the experiment, or what is left of it, and show its table."""
     config = load_config(config_file, (*SETTING, *overrides))
     console = Console()
-    data = obtain(config.data, config.experiment.task, config.model.image_size)
-    if data.banner:
-        console.print(data.banner, style="bold")
+    data = obtained(config, console)
     laboratory = Laboratory(data, out.resolve())
     trials = plan(config, laboratory, epsilons, seeds)
     groups = run_trials(trials, laboratory.folder, lambda line: console.print(line, highlight=False, soft_wrap=True))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from common.canonical import canonical_json
 from common.config import Config
 from common.errors import RunError
@@ -100,6 +102,29 @@ def run_trials(trials: Sequence[Trial], folder: Path, say: Callable[[str], None]
     except OSError as error:
         raise RunError(f"{folder} must be writable: {error.strerror}") from None
     return groups
+
+
+def run_for_table(
+    trials: Sequence[Trial],
+    folder: Path,
+    console: Console,
+    table: Callable[[Sequence[RunGroup]], str],
+    name: str,
+) -> None:
+    """Run trials as :func:`run_trials`, write their table in Markdown beside what that writes, and show it.
+
+    Args:
+        trials: in the order they are run.
+        folder: of the experiment; made if missing.
+        console: where progress and table are shown.
+        table: makes the table.
+        name: of its file.
+    """
+    groups = run_trials(trials, folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    shown = table(groups)
+    replace_file(folder / name, shown.encode())
+    console.print(shown, highlight=False, soft_wrap=True)
+    console.print(f"{', '.join((name, TABLE_FILE, RESULTS_FILE))} are in {folder}", highlight=False)
 
 
 def _read(path: Path) -> dict[str, Measures]:

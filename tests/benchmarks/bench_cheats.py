@@ -15,28 +15,26 @@ from typing import Any
 from unittest.mock import patch
 
 import click
-import numpy as np
 from rich.console import Console
 
 from client.contribution import Contribution, Contributor
 from client.data.hospital_data import HospitalData
 from common.config import Config, load_config, replace
-from common.files import replace_file
 from common.privacy.mechanism import LocalNoise
 from common.provenance import ROOT
 from deploy.command import command, config_options, out_option
-from deploy.datasets.datasets import DataSet, obtain
+from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import split
 from deploy.experiment.baselines import FAMILY, LOCAL_STEPS
 from deploy.experiment.methods import train_together
-from deploy.experiment.places import hospital_data
-from deploy.experiment.runner import RESULTS_FILE, TABLE_FILE, Measures, RunGroup, Trial, run_trials
+from deploy.experiment.places import hospital_data, obtained
+from deploy.experiment.runner import Measures, RunGroup, Trial, run_for_table
 from deploy.results.intervals import over_runs
+from tests.support.garbles import SCALED_BY, Garble, scale
 
 TABLE = "cheats.md"
 EPSILON = 8.0
 BOUND = 2.0
-SCALED_BY = 40
 
 
 class Setting(StrEnum):
@@ -102,10 +100,7 @@ def _scaling(contribute: Callable[..., Contribution], cheat: bytes) -> Callable[
     def scaled(self: Contributor, *arguments: Any, **named: Any) -> Contribution:  # noqa: ANN401 - as the real one
         made = contribute(self, *arguments, **named)
         if self._fingerprint == cheat:
-            layout = self.layout
-            change = layout.proved_part(made.vector)[: layout.parameters].view(layout.signed)
-            largest = layout.element_bound
-            change[:] = np.clip(change.astype(np.int64) * SCALED_BY, -largest, largest)
+            scale(made.vector, self.layout, SCALED_BY[Garble.SIGNED_SCALED])
         return made
 
     return scaled
@@ -123,18 +118,8 @@ def main(seeds: int, out: Path, config_file: Path, overrides: tuple[str, ...]) -
     """Run the trials, or what is left of them."""
     config = load_config(config_file, ("evaluation.score_bins=512", *FAMILY.settings, *overrides))
     console = Console()
-    data = obtain(config.data, config.experiment.task, config.model.image_size)
-    if data.banner:
-        console.print(data.banner, style="bold")
-    folder = out.resolve()
-    groups = run_trials(
-        plan(data, folder / "cache", config, range(1, seeds + 1)),
-        folder,
-        lambda line: console.print(line, highlight=False, soft_wrap=True),
-    )
-    replace_file(folder / TABLE, table(groups).encode())
-    console.print(table(groups), highlight=False, soft_wrap=True)
-    console.print(f"{', '.join((TABLE, TABLE_FILE, RESULTS_FILE))} are in {folder}", highlight=False)
+    data, folder = obtained(config, console), out.resolve()
+    run_for_table(plan(data, folder / "cache", config, range(1, seeds + 1)), folder, console, table, TABLE)
     return 0
 
 

@@ -50,7 +50,7 @@ class DisputeCost:
     next_to_plain: float
     """The round after it, whose keys are exchanged anew, against one without a dispute."""
     download_bytes: int
-    """The seconds of both exchanges."""
+    """What both exchanges sent to the hospitals."""
 
 
 @command(

@@ -28,7 +28,7 @@ from common.run.messages import UnmaskReply, decode_reply, read_array
 from common.run.vector import VectorLayout
 from common.secagg import disputes
 from common.secagg.messages import OpenedChange
-from tests.support.garbles import BEFORE_THE_MASKS, OF_THE_RELAY, ORDER, SCALED_BY, Garble
+from tests.support.garbles import BEFORE_THE_MASKS, OF_THE_RELAY, ORDER, SCALED_BY, Garble, scale
 
 CLAIMED_BYTES = 2**46
 """More than any machine has."""
@@ -94,9 +94,7 @@ def encoded_as_bidden(order: Path, encode: Callable[..., npt.NDArray[Any]]) -> C
         if garble is Garble.SIGNED_NOISE:
             vector[:] = np.frombuffer(os.urandom(vector.nbytes), vector.dtype)
         if garble in SCALED_BY:
-            change = layout.proved_part(vector)[: layout.parameters].view(layout.signed)
-            bound = layout.element_bound
-            change[:] = np.clip(change.astype(np.int64) * SCALED_BY[garble], -bound, bound)
+            scale(vector, layout, SCALED_BY[garble])
         return vector
 
     return encode_garbled

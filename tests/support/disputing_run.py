@@ -18,6 +18,7 @@ from deploy.audit.verify import verify
 from deploy.datasets.datasets import DataSet, obtain
 from deploy.demo.dealer import deal
 from deploy.experiment.consortium import InProcessConsortium, Loss, Site
+from tests.support.garbles import scale
 from tests.support.proving_run import ProvingRun
 from tests.support.small_consortium import CONFIG, Dealt, willing
 
@@ -87,13 +88,7 @@ def spoil_after_commitment(patch: pytest.MonkeyPatch, garble: Callable[[Any], No
 
 
 def scaled(factor: int) -> Garble:
-    def scale(vector: Any, contributor: Contributor) -> None:  # noqa: ANN401 - of either ring
-        layout = contributor.layout
-        change = layout.proved_part(vector)[: layout.parameters].view(layout.signed)
-        bound = layout.element_bound
-        change[:] = np.clip(change.astype(np.int64) * factor, -bound, bound)
-
-    return scale
+    return lambda vector, contributor: scale(vector, contributor.layout, factor)
 
 
 def noise(vector: Any, contributor: Contributor) -> None:  # noqa: ANN401 - of either ring

@@ -1,6 +1,12 @@
 """The ways in which a deployed hospital garbles its vectors, and where it is told which."""
 
 from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.run.vector import VectorLayout
 
 ORDER = "garble"
 
@@ -44,3 +50,10 @@ SCALED_BY = {
     Garble.SCALED_AND_SILENT: 40,
 }
 BEFORE_THE_MASKS = (Garble.SIGNED_NOISE, Garble.OTHER_VECTOR, Garble.BAD_COMMITMENT, *SCALED_BY)
+
+
+def scale(vector: NDArray[Any], layout: VectorLayout, factor: int) -> None:
+    """Multiply the change in a vector, up to the largest entry that an honest one has."""
+    change = layout.proved_part(vector)[: layout.parameters].view(layout.signed)
+    largest = layout.element_bound
+    change[:] = np.clip(change.astype(np.int64) * factor, -largest, largest)

@@ -54,6 +54,6 @@ def test_every_share_is_tried_with_every_method_and_stands_in_the_table(data: Da
 
 
 def test_labels_of_several_classes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(poisoning, "obtain", lambda *_: type("Many", (), {"classes": ("a", "b", "c")})())
+    monkeypatch.setattr(poisoning, "obtained", lambda *_: type("Many", (), {"classes": ("a", "b", "c")})())
     with pytest.raises(ConfigError, match="two classes"):
         poisoning.main(["poisoning", "--out", str(tmp_path)])
