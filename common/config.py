@@ -1,5 +1,6 @@
 """The configuration: ``config.yaml`` read into frozen, strict models, and the run description hospitals agree to."""
 
+import errno
 import hashlib
 import reprlib
 from enum import StrEnum
@@ -574,7 +575,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"the configuration must be a readable file; {path}: {error.strerror}") from None
+        hint = "; a container's user can read what everybody can (chmod a+r)" if error.errno == errno.EACCES else ""
+        raise ConfigError(f"the configuration must be a readable file; {path}: {error.strerror}{hint}") from None
     except RecursionError:
         raise ConfigError(f"{path} must hold sections of plain values; it is nested too deeply to be read") from None
     except NO_YAML as error:

@@ -62,12 +62,12 @@ COPY --from=packages /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/confide PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /confide
-COPY pyproject.toml ./
-COPY common common
+COPY --chmod=0755 pyproject.toml ./
+COPY --chmod=0755 common common
 # ---- the role ------------------------------------------------------------------------------------------------------------
 FROM runtime
-COPY client client
-COPY deploy deploy
+COPY --chmod=0755 client client
+COPY --chmod=0755 deploy deploy
 # A library that is missing, or was built for another machine, ends the build and not the first start.
 RUN PYTHONDONTWRITEBYTECODE= python -c "import deploy.demo.dealer_service"
 ARG COMMIT=unknown

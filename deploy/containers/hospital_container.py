@@ -57,6 +57,7 @@ def main() -> int:
 
 
 def _become_hospital(arguments: argparse.Namespace) -> NoReturn:
+    load_config(arguments.config)  # or it ends here, with the reason in one line
     _await_membership(arguments)
     if not arguments.dealer:
         _tell_other_policy(arguments.state, arguments.config)

@@ -80,6 +80,7 @@ class _ServerContainer:
         """How many hospitals run, and since when."""
 
     def run(self) -> int:
+        load_config(self._arguments.config)  # or it ends here, with the reason in one line
         self._prepare()
         self._publish()
         return serve(self._state, at_each_poll=self._look_after, publish=self._hand_out)

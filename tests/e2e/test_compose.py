@@ -51,6 +51,7 @@ pytestmark = [
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     config = tmp_path_factory.mktemp("compose") / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
+    config.chmod(0o644)  # whatever the umask: the containers' users read it
     settings = {
         "CONFIDE_CONFIG": str(config), "CONFIDE_SEATS": str(SEATS), "CONFIDE_RUNS": str(config.parent / "runs")
     }  # fmt: skip

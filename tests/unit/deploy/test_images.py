@@ -46,7 +46,7 @@ def test_an_image_imports_what_it_runs_before_it_is_done_and_says_what_it_is(doc
 
 def test_the_hospitals_image_has_the_code_that_makes_a_runs_first_model_and_trains_alone(tmp_path: Path) -> None:
     shared, role = _parts(ROOT / "deploy" / "containers" / "hospital.Dockerfile")
-    for copied in re.findall(r"^COPY (?!--from)(.+)$", shared.rpartition("FROM ")[2] + role, re.MULTILINE):
+    for copied in re.findall(r"^COPY --chmod=0755 (.+)$", shared.rpartition("FROM ")[2] + role, re.MULTILINE):
         *sources, target = copied.split()
         for source in sources:
             place = tmp_path / target / Path(source).name if target.endswith("/") else tmp_path / source
