@@ -27,7 +27,7 @@ from common.flower.carried import longest_array_bytes
 from common.identity.certificates import load_certificate, load_identity
 from common.mask_workers import MaskWorkers, cores
 from common.processes import EXIT_REFUSED
-from common.proved_sums.ring import keep_spectra
+from common.proved_sums.ring import keep_spectra, use_threads
 from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 from common.telemetry.logs import begin_logging
 
@@ -69,6 +69,7 @@ def _serve_alone(state: Path) -> int:
     signal.signal(signal.SIGTERM, lambda *_: door.stop())
     signal.signal(signal.SIGINT, lambda *_: door.stop())
     keep_spectra(_SPECTRA_BYTES)
+    use_threads(cores())
     with MaskWorkers(cores() - 1) as apply_masks:
         surroundings = Surroundings(
             state=state,

@@ -46,14 +46,18 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, draft: Path | None = None, mode: int = 0o600) -> Iterator[IO[bytes]]:
+def whole_file(
+    path: Path, draft: Path | None = None, mode: int = 0o600, *, durable: bool = True
+) -> Iterator[IO[bytes]]:
     """Open a file to write that takes the place of ``path`` when the block ends, or is removed when it fails.
 
     Args:
-        path: the file; nobody ever sees a part of it, also when the power fails.
+        path: the file; nobody ever sees a part of it, also when the power fails, if it is durable.
         draft: where the bytes lie until then; by default ``path`` with ``.new`` behind its name. What a process that
             was killed left there is removed.
         mode: of the file, less what the umask takes.
+        durable: False spares the wait for the disk, for what can be had again; whoever reads it checks that it is
+            whole.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -64,12 +68,14 @@ def whole_file(path: Path, draft: Path | None = None, mode: int = 0o600) -> Iter
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

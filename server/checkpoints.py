@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from common.errors import RunError
-from common.files import sync_folder
+from common.files import sync_folder, whole_file
 from common.run.flat_model import FlatModel, stretches
 from server.progress import RunProgress
 
@@ -30,10 +31,11 @@ _FLOAT32 = "F32"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model in a checkpoint's file, read a stretch at a time: a :class:`common.run.flat_model.FlatModel`."""
+    """An array in a checkpoint's file, by default the model; a :class:`common.run.flat_model.FlatModel`."""
 
     path: Path
     parameters: int
+    name: str = _MODEL
 
     def __len__(self) -> int:
         """Return d, the number of parameters."""
@@ -47,7 +49,7 @@ class StoredModel:
         """
         try:
             with safe_open(self.path, framework="np") as file:
-                read: NDArray[np.float32] = file.get_slice(_MODEL)[stretch]
+                read: NDArray[np.float32] = file.get_slice(self.name)[stretch]
         except (OSError, SafetensorError) as error:
             raise RunError(f"a run's last checkpoint must stay readable: {error}; start again") from None
         return read
@@ -162,6 +164,37 @@ class CheckpointStore:
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.safetensors"))
+
+
+def keep_file_of(checkpoint: Checkpoint, path: Path) -> None:
+    """Give a saved checkpoint's file a second name, which stays when the store removes the first.
+
+    Raises:
+        OSError: the disk refuses.
+        TypeError: it was neither saved nor read.
+    """
+    if not isinstance(checkpoint.model, StoredModel):
+        raise TypeError("a checkpoint must have been saved or read, to have a file")
+    path.unlink(missing_ok=True)
+    try:
+        path.hardlink_to(checkpoint.model.path)
+    except OSError:  # A file system without such names.
+        with whole_file(path) as file, checkpoint.model.path.open("rb") as saved:
+            shutil.copyfileobj(saved, file)
+
+
+def arrays_in(path: Path) -> tuple[StoredModel, ...]:
+    """Return a checkpoint's model, and the strategy's arrays in the order of their names, without reading them.
+
+    Raises:
+        OSError, ValueError, SafetensorError: it is no checkpoint.
+    """
+    with safe_open(path, framework="np") as file:
+        lengths = {name: file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    if _MODEL not in lengths:
+        raise ValueError("a checkpoint without a model")
+    state = sorted(name for name in lengths if name != _MODEL)
+    return tuple(StoredModel(path, lengths[name], name) for name in (_MODEL, *state))
 
 
 def _content(checkpoint: Checkpoint, model: Iterable[NDArray[np.float32]]) -> Iterator[bytes | memoryview]:

@@ -4,39 +4,41 @@ For each round whose sum changed the model, in the run's folder::
 
     sums/round-000000000007.proof   what proves the sum, a common.run.basis.Evidence
     sums/round-000000000007.sum     the sum, as it travels
-    sums/round-000000000007.whole   model and state of before, then the sum: for a late joiner; of the last two rounds
+    sums/round-000000000007.before  the checkpoint that the round began from, for a late joiner; of the last two rounds
 
-They are on disk before the step counts, so that a server that is killed goes on with the sum of its last step; a round
-without them is void.
+A late joiner gets model and state of before, then the sum. The files are on disk before the step counts, so that a
+server that is killed goes on with the sum of its last step; a round without them is void.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from common.errors import RunError
 from common.files import sync_folder
 from common.proved_sums.lineage import state_hash
 from common.run.basis import Basis, Evidence, read_evidence, words_of
-from common.run.flat_model import FlatModel, stretches
+from common.run.flat_model import FlatModel, JoinedModel
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
 from common.secagg.parameters import MOST_HOSPITALS
 from common.secagg.phases import Phase
+from server.checkpoints import Checkpoint, arrays_in, keep_file_of
 from server.rounds import Following
 
 SUMS_FOLDER = "sums"
 """The folder's name inside a run's."""
 
-PROOF, SUM, WHOLE = ".proof", ".sum", ".whole"
+PROOF, SUM, BEFORE = ".proof", ".sum", ".before"
 
-_WHOLE_KEPT = 2
+_BEFORE_KEPT = 2
 
 Array = NDArray[np.float32]
 
@@ -56,27 +58,25 @@ class SumStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, evidence: Evidence, total: NDArray[Any], model: FlatModel, state: Mapping[str, Array]) -> KeptSum:
+    def keep(self, evidence: Evidence, total: NDArray[Any], checkpoint: Checkpoint) -> KeptSum:
         """Write a sum durably, before the step that it gives is taken.
 
         Args:
             evidence: what proves it.
             total: of changes, weights and ρ.
-            model: that the round began from.
-            state: the optimiser's, likewise.
+            checkpoint: that the round began from, as it was saved.
 
         Raises:
             RunError: the disk is full or the folder cannot be written.
         """
         encoded, words = evidence.encode(), words_of(total)
-        before: list[FlatModel] = [model, *(state[name] for name in sorted(state))]
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(evidence.round_number, PROOF, (encoded,))
-            self._write(evidence.round_number, SUM, (words.data.cast("B"),))
-            self._write(evidence.round_number, WHOLE, _bytes_of((*before, words)))
+            self._write(evidence.round_number, PROOF, encoded)
+            self._write(evidence.round_number, SUM, words.data.cast("B"))
+            keep_file_of(checkpoint, self.path(evidence.round_number, BEFORE))
             sync_folder(self._folder)
-            for old in sorted(self._folder.glob(f"round-*{WHOLE}"))[:-_WHOLE_KEPT]:
+            for old in sorted(self._folder.glob(f"round-*{BEFORE}"))[:-_BEFORE_KEPT]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(
@@ -105,8 +105,9 @@ class SumStore:
             return Following(hashed, Basis(evidence=None).encode())
         try:
             evidence = read_evidence(self.path(round_number, PROOF).read_bytes())
-            total, whole = (np.memmap(self.path(round_number, kind), np.dtype("<f4"), "r") for kind in (SUM, WHOLE))
-        except (OSError, ValueError) as error:
+            total = np.memmap(self.path(round_number, SUM), np.dtype("<f4"), "r")
+            before = arrays_in(self.path(round_number, BEFORE))
+        except (OSError, ValueError, SafetensorError) as error:
             raise RunError(
                 f"the files of round {round_number} in {SUMS_FOLDER} must be readable: {type(error).__name__}; restore "
                 "them, or start a new run"
@@ -115,7 +116,7 @@ class SumStore:
         limits = secagg.Limits(hospitals=MOST_HOSPITALS)
         views = secagg.decode(evidence.views, secagg.FullUnmaskingRequest, limits, place).views
         knowing = answered | {view.hospital for view in views}
-        return Following(hashed, Basis(evidence=evidence).encode(), total, whole, knowing)
+        return Following(hashed, Basis(evidence=evidence).encode(), total, JoinedModel((*before, total)), knowing)
 
     def config_hash(self, round_number: int) -> bytes:
         """Return the hash of the description under which a kept round's views were signed."""
@@ -128,18 +129,11 @@ class SumStore:
         """Return where a file of a round lies."""
         return self._folder / f"round-{round_number:012d}{kind}"
 
-    def _write(self, round_number: int, kind: str, parts: Iterable[bytes | memoryview]) -> None:
+    def _write(self, round_number: int, kind: str, content: bytes | memoryview) -> None:
         path = self.path(round_number, kind)
         draft = path.with_name(path.name + ".new")
         with draft.open("wb") as file:
-            for part in parts:
-                file.write(part)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-
-
-def _bytes_of(models: Iterable[FlatModel]) -> Iterator[memoryview]:
-    for model in models:
-        for stretch in stretches(len(model)):
-            yield np.ascontiguousarray(model[stretch], "<f4").data.cast("B")

@@ -318,8 +318,8 @@ class Run:
         """Put a proved sum where hospitals and ``audit verify`` get it from, before a step is taken."""
         if summed.evidence is None:
             return
-        total, model = self._layout.proved_part(summed.total), self._checkpoint.model
-        self._record.proved(self._sums.keep(summed.evidence, total, model, self._strategy.state()))
+        total = self._layout.proved_part(summed.total)
+        self._record.proved(self._sums.keep(summed.evidence, total, self._checkpoint))
         progress = self._checkpoint.progress.model_copy(update={"proved": summed.evidence.round_number})
         self._checkpoint = replace(self._checkpoint, progress=progress)
         self._answered = frozenset()

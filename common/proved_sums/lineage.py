@@ -76,10 +76,14 @@ def state_hash(model: Array, state: Mapping[str, Array]) -> bytes:
     >>> state_hash(one, {}) != state_hash(one, {"velocity": one})
     True
     """
-    parts = [np.ascontiguousarray(model, "<f4").tobytes()]
+    parts: list[bytes | memoryview] = [_bytes_of(model)]
     for name in sorted(state):
-        parts += [name.encode(), np.ascontiguousarray(state[name], "<f4").tobytes()]
+        parts += [name.encode(), _bytes_of(state[name])]
     return bound_hash("model and state", *parts)
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return np.ascontiguousarray(array, "<f4").data.cast("B")
 
 
 def begin(run: RunParameters, hospital: str, most_void_rounds: int, computed: bytes, claimed: bytes) -> Lineage:

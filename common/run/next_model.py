@@ -19,6 +19,7 @@ from common.proved_sums.commitment import Centred
 from common.proved_sums.dispute import Rules, longest_in_units
 from common.proved_sums.errors import SumNormError
 from common.proved_sums.lineage import state_hash
+from common.run.flat_model import stretches
 from common.run.round_terms import Purpose
 from common.run.strategies import Strategy, strategy_for
 from common.run.vector import VectorLayout
@@ -124,5 +125,7 @@ def next_model(
         return before if error > LARGEST_MEAN_ERROR else ModelState(before.model + change, before.state)
     strategy = strategy_of(run, parameters)
     strategy.restore(before.state)
-    model = strategy.step(before.model, mechanism.decoder(run, parameters)(summed)(slice(None)))
+    decoded, model = mechanism.decoder(run, parameters)(summed), np.empty_like(before.model)
+    for stretch in stretches(parameters):
+        model[stretch] = strategy.step(before.model[stretch], decoded(stretch), stretch.start)
     return ModelState(model, strategy.state())

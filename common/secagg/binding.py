@@ -37,7 +37,7 @@ def bind(purpose: str, *parts: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def bound_hash(purpose: str, *parts: bytes) -> bytes:
+def bound_hash(purpose: str, *parts: bytes | memoryview) -> bytes:
     """Return the SHA-256 of :func:`bind`, 32 bytes, without a copy of a secret among ``parts``."""
     digest = hashlib.sha256(_head(purpose))
     for part in parts:

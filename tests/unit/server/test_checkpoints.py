@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from common.errors import RunError
 from common.evaluation.state import EvaluationState
 from common.telemetry.events import RoundTime
-from server.checkpoints import Checkpoint, CheckpointStore
+from server.checkpoints import Checkpoint, CheckpointStore, arrays_in, keep_file_of
 from server.progress import EvaluationProgress, PendingStep, RunProgress
 
 RUN = "a" * 32
@@ -126,3 +127,31 @@ def rewrite_progress(path: Path, progress: object) -> None:
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + content[8 + length :])
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_checkpoint_keeps_its_second_name_when_the_store_removes_the_first(
+    has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_path: Path, _target: Path) -> None:
+        raise PermissionError
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    store, kept = CheckpointStore(tmp_path / "store"), tmp_path / "kept"
+    kept.write_bytes(b"of an earlier try")
+    first = store.save(checkpoint(1))
+    expected = [first.model[:], first.strategy["momentum"]]
+    keep_file_of(first, kept)
+    for step in range(2, 5):
+        store.save(checkpoint(step))
+    assert not list((tmp_path / "store").glob("step-00000001*"))
+    found = arrays_in(kept)
+    assert [len(array) for array in found] == [len(array) for array in expected]
+    assert all(np.array_equal(array[:], was) for array, was in zip(found, expected, strict=True))
+
+
+def test_a_file_without_a_model_is_no_checkpoint(tmp_path: Path) -> None:
+    save_file({"strategy.velocity": np.zeros(2, np.float32)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="without a model"):
+        arrays_in(tmp_path / "other")
