@@ -340,7 +340,12 @@ def _of(shown: Sequence[str], cells: Sequence[str]) -> list[str]:
 
 
 def _as_line(cells: Sequence[str]) -> str:
-    return " ".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
+    """Return a row for a pipe; what is wider than its column takes the room that the next ones leave."""
+    line, end = "", -1
+    for cell, width in zip(cells, _WIDTHS, strict=True):
+        end += 1 + width
+        line = f"{line} {cell}".rjust(end) if line else cell.rjust(end)
+    return line
 
 
 def _cells(done: RoundDone) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from common.config import Config, replace
 from common.telemetry.events import Event, RoundDone
 from deploy.command import WIDTH
+from deploy.results import live_table
 from deploy.results.live_table import LiveTable
 from tests.support.example_run import example_of_three_classes, example_run
 from tests.support.printed import unwrapped
@@ -37,6 +38,15 @@ def test_a_pipe_gets_one_line_a_round_whatever_its_width() -> None:
 def test_a_pipe_gets_lines_of_80_columns(config: Config) -> None:
     for events in (example_run(12, "phantom", config), example_run(3, tested=False), example_of_three_classes()):
         assert [line for line in _shown(events, terminal=False, width=200).splitlines() if len(line) > WIDTH] == []
+
+
+def test_a_figure_that_is_wider_than_its_column_takes_the_room_of_the_next() -> None:
+    usual = ("6", "0.96 ±0.06", "1.00", "0.94", "0.97", "0.98 ±0.01", "0.08", "4.06 of 10.00", "4", "0.6")
+    wide = (*usual[:5], "0.997 ±0.012", *usual[6:])
+    lines = [live_table._as_line(cells) for cells in (usual, wide)]
+    assert [len(line) for line in lines] == [WIDTH, WIDTH]
+    assert lines[1].split() == " ".join(wide).split()
+    assert lines[0][-8:] == lines[1][-8:]
 
 
 def test_a_pipe_is_told_what_is_waited_for_and_what_went_wrong() -> None:
