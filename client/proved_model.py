@@ -74,6 +74,15 @@ class _Held:
     opened: _Opened | None = None
 
 
+@dataclass(frozen=True)
+class _Remembered:
+    """What is left of an earlier start whose model was lost; its small file is written through to the disk."""
+
+    newest: int = 0
+    """The last round whose sum this hospital followed, or helped to open."""
+    void_rounds: tuple[int, ...] = ()
+
+
 _NOT_WHOLE = (
     OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, ConfideError,
 )  # fmt: skip
@@ -112,6 +121,7 @@ class ProvedModel:
         self._random = random
         self._record = record
         self._description, self._parameters, self._layout = description, parameters, layout
+        self._remembered = _Remembered()
         self._held = self._kept()
 
     @property
@@ -188,6 +198,7 @@ class ProvedModel:
         held = self._held
         if evidence is None:
             if held is None:
+                self._require_newest(0, place)
                 first = self._first()
                 most = self._description.most_void_rounds
                 return _Held(begin(self._parameters, self._hospital, most, first.hash, terms.state_hash), 0, first)
@@ -217,16 +228,13 @@ class ProvedModel:
         if held is not None and held.opened is not None and held.opened.round_number == evidence.round_number:
             lineage, opened, before = held.lineage, held.opened, held.now
         else:
-            newest = 0 if held is None else max(held.followed, 0 if held.opened is None else held.opened.round_number)
-            if evidence.round_number < newest:
-                raise StaleModelError(
-                    place, f"a run must go on from round {newest} or a later one, got round {evidence.round_number}"
-                )
+            self._require_newest(evidence.round_number, place)
             before = self._before(sent, read.terms.state_hash, place)
             if cohort_hash(read.vouched.view.directory_hash, read.cohort) != read.vouched.view.cohort_hash:
                 raise StaleModelError(place, "the cohort of the round before must be the one that hospitals signed")
             most = self._description.most_void_rounds
-            own = Lineage(self._parameters, self._hospital, most, bytes(32)) if held is None else held.lineage
+            void = self._remembered.void_rounds
+            own = Lineage(self._parameters, self._hospital, most, bytes(32), void) if held is None else held.lineage
             lineage = join(own, read.vouched, read.survivors, place.round_number)
             if lineage.opened is None:
                 raise StaleModelError(place, "the sum of the round before must have survivors, got none")
@@ -239,6 +247,18 @@ class ProvedModel:
         after = next_model(opened.description, layout, before, summed, proved.total)
         followed = follow(lineage, proved, after.hash, terms.state_hash, place.round_number)
         return _Held(followed, evidence.round_number, after)
+
+    def _require_newest(self, round_number: int, place: Place) -> None:
+        """Refuse to go back behind a sum that this hospital followed, or helped to open."""
+        held, newest = self._held, self._remembered.newest
+        if held is not None:
+            newest = max(held.followed, 0 if held.opened is None else held.opened.round_number)
+        if round_number < newest:
+            raise StaleModelError(
+                place,
+                f"a run must go on from round {newest} or a later one, got "
+                + (f"round {round_number}" if round_number else "the model of its seed"),
+            )
 
     def _arrays(self, array: Array | None, place: Place) -> tuple[Array, Array | None]:
         """Return the sum's words, and the model and state before it where they came."""
@@ -328,6 +348,10 @@ class ProvedModel:
             told = json.loads(self._file().read_bytes())
             if told["version"] != VERSION:
                 return None
+            void = tuple(int(number) for number in told["void_rounds"])
+            opened = None if told["opened"] is None else self._read_opened(told["opened"])
+            newest = max(int(told["followed"]), 0 if opened is None else opened.round_number)
+            self._remembered = _Remembered(newest, void)
             state = bytes.fromhex(told["state"])
             flat = np.frombuffer(self._arrays_file(state).read_bytes(), "<f4").astype(np.float32)
             names = self._state_names()
@@ -335,13 +359,12 @@ class ProvedModel:
             now = ModelState(model, dict(zip(names, arrays, strict=True)))
             if now.hash != state:
                 return None
-            opened = None if told["opened"] is None else self._read_opened(told["opened"])
             lineage = Lineage(
                 self._parameters,
                 self._hospital,
                 self._description.most_void_rounds,
                 state,
-                tuple(int(number) for number in told["void_rounds"]),
+                void,
                 None if opened is None else opened.group,
             )
             return _Held(lineage, int(told["followed"]), now, opened)

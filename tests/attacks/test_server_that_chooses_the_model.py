@@ -4,6 +4,7 @@ One run is overheard up to a request, which its hospital never answers. Then the
 changes nothing at the hospital, so the same one is lied to again and again, and answers the honest request at last.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from client.proved_model import _Remembered
 from common.models.seeded import seeded_model
 from common.run.messages import (
     ConsistencyReply,
@@ -164,6 +166,32 @@ def test_a_late_joiner_is_given_no_sum_from_before_the_last_round(dealt: Dealt, 
     assert older.array is not None
     stale = msgspec.structs.replace(newest.request, basis=older.request.basis)
     assert answer_as_joiner(made, stale, np.concatenate([dealt_model(made), older.array])) == "stale_model"
+
+
+def test_a_hospital_whose_model_was_lost_goes_back_behind_no_sum_that_it_knew(dealt: Dealt, tmp_path: Path) -> None:
+    """The power failed before the model was on the disk, and the small file was.
+
+    Void rounds count, and the server can neither begin again from the seed nor from an older sum that the run's own
+    limit would still allow.
+    """
+    made = overheard(dealt, tmp_path, "masked_input", 3, aggregation={"most_void_rounds": 5})
+    (file,) = (tmp_path / NAME).glob("proved-*.json")
+    told = json.loads(file.read_text())
+    assert told["followed"] == 1  # Round 2 was opened, and its sum never came.
+    file.write_text(json.dumps({**told, "void_rounds": [8, 9]}))
+    (arrays,) = (tmp_path / NAME).glob("proved-*.model")
+    arrays.unlink()
+    made.consortium.restart(NAME)
+    rejoin(made)
+    first, second, third = (made.first(ProvedMaskRequest, number) for number in (1, 2, 3))
+    seed = dealt_model(made)
+    assert answer_as_joiner(made, first.request, seed) == "stale_model"
+    assert second.array is not None
+    assert third.array is not None
+    assert answer_as_joiner(made, second.request, np.concatenate([seed, second.array])) == "stale_model"
+    held = made.agent._proved
+    assert held is not None
+    assert held._remembered == _Remembered(2, (8, 9))
 
 
 def rejoin(made: ProvingRun) -> None:

@@ -87,12 +87,16 @@ def test_how_many_rounds_may_be_void_follows_the_roster_while_a_run_goes_on(deal
     assert proved._held.lineage.most_void_rounds == len(HOSPITALS)
 
 
-def test_a_hospital_that_lost_its_disk_joins_with_what_the_others_signed(dealt: Dealt, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost_files", ["proved-*", "proved-*.model"])
+def test_a_hospital_that_lost_its_disk_joins_with_what_the_others_signed(
+    lost_files: str, dealt: Dealt, tmp_path: Path
+) -> None:
+    """The model alone is lost where the power failed before it was on the disk."""
     made = proving(dealt, tmp_path, privacy=NONE, experiment={"rounds": 4})
 
     def line(hospital: str, request: Request) -> Loss | None:
         if (hospital, request.round_number) == (NAME, 3) and not lost:
-            for path in (tmp_path / NAME).glob("proved-*"):
+            for path in (tmp_path / NAME).glob(lost_files):
                 path.unlink()
                 lost.append(path)
             made.consortium.restart(NAME)
