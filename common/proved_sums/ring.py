@@ -45,7 +45,7 @@ _UNIT_ROUNDOFF = 2.0**-53
 _TWIDDLE_ERROR = 4 * _UNIT_ROUNDOFF
 
 _FEWEST_GROUPS = 8
-"""Of a product that is shared out; a shorter one is done before another thread has woken."""
+"""A product of fewer groups is not shared out; it is done before another thread has woken."""
 
 Integers = NDArray[np.signedinteger[Any]]
 Spectra = NDArray[np.complex128]
