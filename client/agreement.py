@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -52,6 +52,8 @@ DECLINED = "declined"
 """The code of an operator's decision against a run."""
 
 _DAY_SECONDS = 24 * 3600
+_VERSION = 1
+"""Of the record of the terms that a run is held to."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class _AgreedTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     terms: str
     until: int | None
     """Unix seconds; None where nobody has set an end."""
+    version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,9 @@ def test_a_heartbeat_that_does_not_reach_the_server_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(("leaves", "said"), [(True, ((LEAVES, "1"),)), (False, ())])
-def test_a_node_that_goes_says_whether_its_hospital_was_stopped(leaves: bool, said: tuple[tuple[str, str], ...]) -> None:
+def test_a_node_that_goes_says_whether_its_hospital_was_stopped(
+    leaves: bool, said: tuple[tuple[str, str], ...]
+) -> None:
     asked: list[tuple[int, object]] = []
     fleet = FleetConnection("127.0.0.1:1", b"certificate", make_supernode_key(), 0.02)
 
@@ -275,7 +277,8 @@ def test_a_relay_that_its_supervisor_starts_again_does_not_say_that_the_hospital
     monkeypatch.setattr(supernode, "FleetConnection", lambda *_: fleet)
     monkeypatch.setattr(supernode, "raise_on_signals", lambda: None)
     monkeypatch.setattr(supernode, "begin_logging", lambda: None)
-    monkeypatch.setattr(supernode, "await_agent", lambda *_: socket.socketpair()[0])
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(supernode, "await_agent", lambda *_: ours)
     monkeypatch.setattr(Relay, "serve", stopped)
     (tmp_path / "ca.pem").write_text("certificate")
     (tmp_path / "supernode.key").write_bytes(openssh_private(make_supernode_key()))
@@ -284,7 +287,8 @@ def test_a_relay_that_its_supervisor_starts_again_does_not_say_that_the_hospital
         "--first-backoff-seconds", "0.02", "--longest-array-bytes", "1000",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", words)
-    assert supernode.main() == 0
+    with theirs:
+        assert supernode.main() == 0
     assert said == [leaves]
 
 

@@ -14,7 +14,6 @@ from server.run_queue import RunProposal, RunQueue
 from tests.support.example_run import example_run
 from tests.support.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
 
-
 GONE = (
     HospitalLost(time=NOW.timestamp(), hospital="hospital-1", left=True),
     HospitalLost(time=NOW.timestamp(), hospital="hospital-2"),
