@@ -287,7 +287,7 @@ class RunReceiver:
         shutil.rmtree(self._part(run_id), ignore_errors=True)
 
     def _forget_refusal(self, run_id: str) -> None:
-        """Take a run off the list of what was refused, since what the server offers now holds; the log has the reason."""
+        """Take a run off the list of what was refused: what the server offers now holds. The log has the reason."""
         runs = refused_runs(self._state)
         if runs.pop(run_id, None) is not None:
             self._write_refused(runs)

@@ -106,7 +106,7 @@ class RunMetrics(Collector):
         self._values = Values()
         self._online: dict[str, bool] = {}
         self._left: dict[str, bool] = {}
-        self._departed: frozenset[str] = frozenset()
+        self._departed = frozenset[str]()
         self._spent: dict[str, float] = {}
         self._run = Labelled(self._values, "")
         self._last_rounds: deque[str] = deque()

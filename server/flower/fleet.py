@@ -333,7 +333,7 @@ def _servicer(deliveries: Deliveries, replies: Replies, departures: Departures) 
         def DeactivateNode(  # noqa: N802 - as Flower's
             self, request: DeactivateNodeRequest, context: grpc.ServicerContext
         ) -> DeactivateNodeResponse:
-            # Noted first, so that whoever sees that the node is gone finds out why. Flower has checked whose node it is.
+            # Noted first, so that whoever sees the node gone finds out why. Flower has checked whose node it is.
             leaves = LEAVES in dict(context.invocation_metadata())
             if leaves and (name := _name_of(self.state_factory.state(), request.node_id)):
                 departures.note(name)
