@@ -337,7 +337,7 @@ class _Server:
         Returns:
             False when the run is to stop before they are there.
         """
-        if not run.hospitals:
+        if not run.hospitals or not self._settings.enrolment_port:
             return True
         config = self._queue.config(run.run_id)
         least, named = config.aggregation.min_hospitals, frozenset(run.hospitals)

@@ -29,6 +29,7 @@ from deploy.datasets.datasets import DataSet, obtain
 from deploy.datasets.image_tree import is_split_tree
 from deploy.datasets.own_data import TASK_FILE, TaskProposal, propose
 from deploy.datasets.tasks import task_of_config, with_task
+from deploy.demo.agreement import propose_and_approve
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
 from deploy.demo.features import bytes_needed, features_for, give
@@ -228,17 +229,24 @@ class _Demo:
         self._say_where_metrics_are(self._deployment.set_up(data))
         self._deal(data)
         features = features_for(data, self._config, self._table.starting)
-        self._make_first_model(data)
+        parameters = self._make_first_model(data)
+        self._table.starting("proposing the run, and answering for each hospital by its policy")
+        propose_and_approve(self._deployment, parameters)
         self._table.starting("starting the server")
         self._deployment.start_server()
         for member in self._deployment.members:
             give(features, member.state / CACHE_FOLDER)
 
-    def _make_first_model(self, data: DataSet) -> None:
-        """Make here, where PyTorch is in memory already, what the server would start a process for."""
+    def _make_first_model(self, data: DataSet) -> int:
+        """Make here, where PyTorch is in memory already, what the server would start a process for.
+
+        Returns:
+            How many parameters the model has.
+        """
         config = self._config
         made = make_first_model(config.model, len(data.classes), data.channels, config.experiment.seed)
         made.write(self._folder / FIRST_MODEL_FILE)
+        return len(made.flat)
 
     def _take_up(self, outputs: RunFolder) -> None:
         """Show what was done before the demo was stopped, and start the server on it."""
