@@ -23,7 +23,7 @@ from server.members.roster import Membership
 from server.run_queue import RunProposal, RunQueue
 
 _DAYS = 365.0
-"""A demo that was stopped can go on for so long."""
+"""A demo that was stopped can go on within a year."""
 
 
 def propose_and_approve(deployment: LoopbackDeployment, parameters: int) -> None:
