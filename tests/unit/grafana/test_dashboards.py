@@ -127,6 +127,19 @@ def test_no_table_shows_a_column_that_is_called_value(path: Path) -> None:
 
 
 @each_dashboard
+def test_no_name_is_cut(path: Path) -> None:
+    for panel in _panels(_read(path)):
+        custom = panel["fieldConfig"]["defaults"].get("custom", {})
+        match panel["type"]:
+            case "bargauge":  # At the left a name has two fifths of the width, and loses its end.
+                assert panel["options"]["namePlacement"] == "top", panel["title"]
+            case "table" if "instant" in panel["targets"][0] and len(panel["targets"]) == 1:
+                assert custom["cellOptions"]["wrapText"], panel["title"]
+            case _:
+                pass
+
+
+@each_dashboard
 def test_lines_are_not_filled_to_sharp_edges_and_series_have_names(path: Path) -> None:
     for panel in _panels(_read(path)):
         if panel["type"] == "timeseries":
