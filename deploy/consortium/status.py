@@ -159,7 +159,7 @@ def progress_of(folder: Path) -> Iterator[str]:
     yield from _away(events)
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
-        yield f"{hospital} refused {count} times: {code}"
+        yield f"{hospital} refused {count} {'time' if count == 1 else 'times'}: {code}"
 
 
 def _away(events: Sequence[Event]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def test_a_server_shows_its_members_versions_and_runs_and_what_needs_a_person(
     assert "run 1 (0123456789ab) is failed: too few hospitals are left" in told
     last = [event for event in events if isinstance(event, RoundDone)][-1]
     assert f"6 rounds done, the last with {last.hospitals} hospitals; largest ε" in told
-    assert "hospital-4 refused 1 times: budget" in told
+    assert "hospital-4 refused 1 time: budget" in told
     assert "is gone" not in told  # hospital-3 came back.
     (queue.folder(RUN_ID) / EVENTS_FILE).write_text("".join(event.to_line() for event in [*events, *GONE]))
     _, told = shown(state, capsys)
