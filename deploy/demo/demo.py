@@ -33,6 +33,7 @@ from deploy.demo.agreement import propose_and_approve
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
 from deploy.demo.features import bytes_needed, features_for, give
+from deploy.demo.handing_home import bring_home
 from deploy.demo.loopback import CONSORTIUM_FOLDER, SERVER, LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
 from deploy.demo.recipe import with_recipe
@@ -316,9 +317,12 @@ class _Demo:
         """Write what there is, also of a run that was stopped, and say why it ended."""
         try:
             files = outputs.finish()
+            kept = bring_home(self._deployment) if why == COMPLETED else 0
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
             return
+        if kept:
+            self._table.remember(f"{kept} hospitals have verified the model by their own chains, and keep it")
         self._table.finish(files, state=why)
         if why == COMPLETED and not self._keep:
             self._deployment.remove_keys_and_images()
