@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from common.config import Config
 from common.telemetry import metric_names
 from common.telemetry.metric_names import ALL, MODEL_METRICS
 
@@ -161,6 +162,18 @@ def test_a_value_that_is_coloured_has_thresholds(path: Path) -> None:
         defaults = panel["fieldConfig"]["defaults"]
         if defaults["color"]["mode"] == "thresholds":
             assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
+
+
+@each_dashboard
+def test_no_colour_changes_where_a_run_by_the_default_settings_ends(path: Path) -> None:
+    spent = Config().privacy.target_epsilon / Config().hospital.epsilon_budget
+    for panel in _panels(_read(path)):
+        if not any("epsilon_budget" in target["expr"] for target in panel["targets"]):
+            continue
+        steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"]
+        limits = [step["value"] for step in steps if step["value"] is not None]
+        limits += [float(limit) for target in panel["targets"] for limit in re.findall(r"> (0\.\d+)", target["expr"])]
+        assert all(min(abs(limit - end) for end in (spent, 1 - spent)) > 0.02 for limit in limits), panel["title"]
 
 
 @each_dashboard
