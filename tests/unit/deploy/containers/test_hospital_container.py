@@ -32,7 +32,7 @@ def test_without_an_invitation_it_says_so_once_and_waits(
 
     monkeypatch.setattr(container, "_join", join)
     monkeypatch.setattr(container, "is_enrolled", lambda _state: len(naps) == 3)
-    monkeypatch.setattr(container.time, "sleep", naps.append)
+    monkeypatch.setattr("deploy.containers.hospital_container.time.sleep", naps.append)
     container._await_membership(asked)
     assert len(naps) == 3
     assert capsys.readouterr().err.splitlines() == [
@@ -56,7 +56,7 @@ def test_it_asks_for_its_containers_number(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(container, "replica_number", lambda _service: number)
-    monkeypatch.setattr(container.join, "main", said.extend)
+    monkeypatch.setattr("deploy.containers.hospital_container.join.main", said.extend)
     container._join(asked)
     assert said[: 1 + len(named)] == ["join", *named]
     assert ("--name" in said) == bool(named)

@@ -64,7 +64,7 @@ def test_the_server_takes_up_the_run_that_was_agreed_to(deployment: LoopbackDepl
     queue = RunQueue(deployment.consortium.server_state)
     run = queue.adopt(deployment.run_id, "phantom", ("normal", "pneumonia"), 1)
     assert (run.state, run.hospitals) == (RunState.AGREED, ("hospital-1", "hospital-2", "hospital-3"))
-    assert queue.agreed(deployment.run_id) == {"hospital-1", "hospital-2", "hospital-3"}
+    assert queue.agreed(deployment.run_id) == frozenset(run.hospitals)
 
 
 def test_a_run_that_would_pass_a_budget_begins_nothing(deployment: LoopbackDeployment) -> None:
