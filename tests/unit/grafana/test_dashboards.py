@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from common.config import Config
+from common.run.proposal import RunState
 from common.telemetry import metric_names
 from common.telemetry.metric_names import ALL, MODEL_METRICS
 
@@ -155,6 +156,19 @@ def test_a_run_is_drawn_by_its_rounds_beside_what_a_hospital_reaches_alone_and_w
     assert panel["options"]["xField"] == "round"
     names = next(each["options"]["renameByName"] for each in panel["transformations"] if each["id"] == "organize")
     assert set(names.values()) == {"AUC", "accuracy", "a hospital alone", "without privacy"}
+
+
+def test_a_run_that_has_failed_is_not_called_finished() -> None:
+    (panel,) = (
+        panel for panel in _panels(_read(ROOT / "grafana/dashboards/operations.json")) if panel["title"] == "Run"
+    )
+    (expression,) = (target["expr"] for target in panel["targets"])
+    places = re.findall(r'(?:(\d) \* )?confide_run_result\{result="(\w+)"', expression)
+    (shown,) = (mapping["options"] for mapping in panel["fieldConfig"]["defaults"]["mappings"])
+    words = {result: (shown[number or "1"]["text"], shown[number or "1"]["color"]) for number, result in places}
+    assert words.keys() == {state.value for state in RunState}
+    assert (words["finished"], words["failed"]) == (("finished", "blue"), ("failed", "red"))
+    assert len({text for text, _ in words.values()}) == len(words)
 
 
 @each_dashboard
