@@ -25,7 +25,6 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
     DeactivateNodeRequest,
-    DeactivateNodeResponse,
     PullMessagesRequest,
     PullMessagesResponse,
 )
@@ -330,9 +329,7 @@ def _servicer(deliveries: Deliveries, replies: Replies, departures: Departures) 
                 departures.forget(name)
             return response
 
-        def DeactivateNode(  # noqa: N802 - as Flower's
-            self, request: DeactivateNodeRequest, context: grpc.ServicerContext
-        ) -> DeactivateNodeResponse:
+        def DeactivateNode(self, request: DeactivateNodeRequest, context: grpc.ServicerContext) -> Any:  # noqa: ANN401, N802 - as Flower's
             # Noted first, so that whoever sees the node gone finds out why. Flower has checked whose node it is.
             leaves = LEAVES in dict(context.invocation_metadata())
             if leaves and (name := _name_of(self.state_factory.state(), request.node_id)):

@@ -1153,8 +1153,8 @@ _LEDGER_MUTATIONS = (
     Mutation(
         "the ledger's anchor is not synced",
         "common/files.py",
-        "            os.fsync(file.fileno())\n",
-        "",
+        "                os.fsync(file.fileno())\n",
+        "                pass\n",
         (f"{_LEDGER}::test_an_anchor_is_on_the_disk_before_it_takes_its_place",),
     ),
     Mutation(
