@@ -49,6 +49,8 @@ def main() -> int:
         return 0
     except ConfideError as error:
         print(f"confide: {error}", file=sys.stderr)  # noqa: T201 - the supervisor's own last word
+        if supervisor.is_running("supernode"):
+            supervisor.end("supernode")  # It does not tell the server that this hospital leaves: something has failed.
         return EXIT_REFUSED
     finally:
         supervisor.stop()

@@ -333,7 +333,8 @@ class HospitalAgent:
         if self._run is not None and self._run.description == description:
             return self._run
         check_agreement(self._policy, description, self._identity)
-        until = self._agreements.check_run(description, self._policy.runs, self._here.now())
+        # Of a run that nobody has proposed, nobody has judged the cost.
+        until = self._agreements.check_run(description, self._policy.consent_to(math.inf), self._here.now())
         checked = check_roster(
             description.roster,
             description.member_list.encode(),

@@ -5,8 +5,8 @@ Rules, in the order they are applied:
 1. A proposal is answered once. Another proposal with the same run's identifier is not looked at.
 2. What policy and ledger refuse is declined by itself, whoever decides: the operator cannot approve it either, and
    changes the policy first.
-3. With ``hospital.runs: automatic`` the rest is agreed to. With ``ask`` it waits for ``confide hospital approve`` or
-   ``decline``.
+3. With ``hospital.runs: automatic`` the rest is agreed to, up to ``hospital.automatic_epsilon`` for one run. With
+   ``ask``, or beyond that, it waits for ``confide hospital approve`` or ``decline``.
 4. The answer is signed, and in the audit chain before it is sent.
 5. The agent takes part in a run of the agreed terms, until the agreed time, and in no other under that identifier.
 
@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -38,6 +38,7 @@ from common.errors import AuditError, ConfideError, LedgerError, PolicyError, Ru
 from common.files import locked, write_private
 from common.identity.certificates import HospitalIdentity, certificate_pem, load_identity
 from common.privacy.accounting import rounded_up
+from common.privacy.budget import Account
 from common.processes import die_with_parent, run_service
 from common.run.proposal import LONGEST_REASON, AnsweredEpsilon, Proposal, RunAnswer, terms_hash
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
@@ -52,6 +53,8 @@ DECLINED = "declined"
 """The code of an operator's decision against a run."""
 
 _DAY_SECONDS = 24 * 3600
+_VERSION = 1
+"""The version of the record of the terms that a run is held to."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class _AgreedTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     terms: str
     until: int | None
     """Unix seconds; None where nobody has set an end."""
+    version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,8 @@ class Hospital:
             raise  # Its operator puts them right; until then there is no answer.
         except ConfideError as error:
             return self.decline(proposal, "policy", error.code, str(error), record)
-        if self.policy.runs is RunConsent.ASK:
+        takes = sum(cost.after - cost.before for cost in costs if cost.account is Account.TRAINING)
+        if self.policy.consent_to(takes) is RunConsent.ASK:
             return None
         return self.agree(proposal, "policy", costs, record)
 

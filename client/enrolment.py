@@ -78,8 +78,8 @@ _PATIENCE_SECONDS = 300.0
 _WAITING_SECONDS = 10.0
 """The time between two polls whether an offline authority has signed."""
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-_ANY_NAME = "hospital"
-"""The name in the signing request; the invitation decides on the real one."""
+ANY_NAME = "hospital"
+"""The name in the signing request of a hospital that wishes none; the invitation decides on the real one."""
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _PROXY_PORT = 80
@@ -187,7 +187,9 @@ def is_enrolled(state: Path) -> bool:
     return (state / HOSPITAL_SETTINGS_FILE).exists()
 
 
-def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callable[[str], None]) -> str:
+def join(
+    invitation: Invitation, place: JoinedPlace, config: Config, say: Callable[[str], None], wish: str = ANY_NAME
+) -> str:
     """Join a consortium, and return the name this hospital has there.
 
     It uses what an interrupted attempt has left, so it is always right to try again.
@@ -197,8 +199,10 @@ def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callab
         place: this hospital's folders and ports.
         config: the hospital's own, written beside its keys.
         say: shows a person what is being waited for.
+        wish: the name that this hospital would like among those of a group; any other invitation decides itself.
 
     Raises:
+        IdentityError: the wish is no hospital's name.
         EnrolmentError: the invitation has expired or been used, the server is another one than it names or cannot be
             reached; nothing of the invitation was sent to a server of another authority.
     """
@@ -207,7 +211,7 @@ def join(invitation: Invitation, place: JoinedPlace, config: Config, say: Callab
     key = _identity_key(place.state)
     message = JoinRequest(
         token=invitation.token,
-        request=request_hospital_certificate(_ANY_NAME, key).pem,
+        request=request_hospital_certificate(wish, key).pem,
         supernode=_supernode_public_key(place.state),
     )
     joined = _patiently(lambda: service.join(message), say)

@@ -158,7 +158,10 @@ class RunReceiver:
         """
         give_up = time.monotonic() + seconds
         for run_id, digest in sorted(self._service.results(identity).items()):
-            if digest.hex() in (self._kept(run_id), self._refused(run_id)) or run_id not in self._runs_joined():
+            if digest.hex() == self._kept(run_id):
+                self._forget_refusal(run_id)  # Of another delivery, which the server no longer offers.
+                continue
+            if digest.hex() == self._refused(run_id) or run_id not in self._runs_joined():
                 continue
             if (taken := self._taken_by(run_id)) is not None:
                 self._refuse(
@@ -268,6 +271,7 @@ class RunReceiver:
         )
         write_private(part / AUTHORITY_FILE, certificate_pem(self._authority))
         write_private(part / RECEIVED_FILE, received.model_dump_json(indent=2).encode())
+        self._forget_refusal(run_id)
         old = self._old(run_id)
         shutil.rmtree(old, ignore_errors=True)
         if place.exists():
@@ -279,9 +283,17 @@ class RunReceiver:
 
     def _refuse(self, run_id: str, digest: str, reason: str) -> None:
         _LOG.error("what the server hands over of run %s is refused: %s", run_id, reason)
-        runs = {**refused_runs(self._state), run_id: RefusedRun(delivery=digest, reason=reason)}
-        write_private(self._state / RUNS_FOLDER / REFUSED_FILE, _RefusedRuns(runs=runs).model_dump_json().encode())
+        self._write_refused({**refused_runs(self._state), run_id: RefusedRun(delivery=digest, reason=reason)})
         shutil.rmtree(self._part(run_id), ignore_errors=True)
+
+    def _forget_refusal(self, run_id: str) -> None:
+        """Take a run off the list of what was refused: what the server offers now holds. The log has the reason."""
+        runs = refused_runs(self._state)
+        if runs.pop(run_id, None) is not None:
+            self._write_refused(runs)
+
+    def _write_refused(self, runs: dict[str, RefusedRun]) -> None:
+        write_private(self._state / RUNS_FOLDER / REFUSED_FILE, _RefusedRuns(runs=runs).model_dump_json().encode())
 
     def _require_room(self, part: Path, delivery: Delivery) -> None:
         missing = sum(fact.length_bytes - self._length(part / name) for name, fact in delivery.files.items())

@@ -1,10 +1,12 @@
 """What a hospital's process of membership noted last of its server: one small file, for status and metrics."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 STANDING_FILE = "standing.json"
+_VERSION = 1
 
 
 class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,10 +23,11 @@ class LastStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The server's version of Confide."""
     runs: dict[str, str] = {}
     """The runs that the server told of, by identifier: the state of each, and the reason where there is one."""
+    version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
 
 
 def read_last_standing(state: Path) -> LastStanding:
-    """Return what :func:`main` wrote last; empty when it has written nothing."""
+    """Return what was written last; empty where nothing was, or another version of it: it is soon said again."""
     try:
         return msgspec.json.decode((state / STANDING_FILE).read_bytes(), type=LastStanding)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -345,6 +345,7 @@ class HospitalConfig(_Section):
     """What a hospital agrees to, whatever the server asks; read from the hospital's own copy only."""
 
     runs: Annotated[RunConsent, Field(strict=False)] = RunConsent.AUTOMATIC
+    automatic_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
     epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 10.0
     evaluation_epsilon_budget: Annotated[float, Field(gt=0, le=1000.0)] = 4.0
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4
@@ -371,6 +372,14 @@ class HospitalConfig(_Section):
     allow_statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
     accepted_models: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)] = ()
     """The SHA-256 of each package and each backbone's file that this hospital agrees to train with."""
+
+    def consent_to(self, epsilon: float) -> RunConsent:
+        """Return who decides on a run by which the ε of training grows so much.
+
+        >>> str(HospitalConfig(automatic_epsilon=2.0).consent_to(3.0))
+        'ask'
+        """
+        return RunConsent.ASK if 0 < self.automatic_epsilon < epsilon else self.runs
 
 
 class Config(_Section):

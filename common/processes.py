@@ -110,8 +110,11 @@ class Supervisor:
                 child.started, child.restart_at = now, None
 
     def end(self, name: str) -> None:
-        """End one process but keep it known, so that :meth:`revive` starts it again."""
-        _end(self._children[name].process)
+        """End one process but keep it known, so that :meth:`revive` starts it again.
+
+        It gets SIGINT, by which it can tell that something has failed; :meth:`stop` sends SIGTERM.
+        """
+        _end(self._children[name].process, signal.SIGINT)
 
     def stop(self, names: Sequence[str] | None = None, *, at_once: bool = False) -> None:
         """End processes, all by default: SIGTERM to the last started first, and SIGKILL for one that stays.
@@ -193,9 +196,9 @@ def _die_with(parent: int, libc: ctypes.CDLL) -> None:
         os._exit(1)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], first: signal.Signals = signal.SIGTERM) -> None:
     if process.poll() is None:
-        process.terminate()
+        process.send_signal(first)
         try:
             process.wait(_TERMINATE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -223,11 +226,13 @@ class Stopping(BaseException):
     """SIGTERM or SIGINT arrived; raised in the main thread so that every ``finally`` runs once.
 
     Attributes:
+        signal_number: which of the two.
         exit_code: of a command that this ended before it was done, as a shell reports one that a signal has ended.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
 

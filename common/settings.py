@@ -3,7 +3,7 @@
 import socket
 import time
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +39,8 @@ OptionalPort = Annotated[int, Field(ge=0, le=65_535)]
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
 
     def write(self, path: Path) -> None:
         """Write the settings to ``path``, readable by their owner alone."""

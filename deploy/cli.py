@@ -299,3 +299,8 @@ def _say_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> N
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         click.echo(f"{PROGRAM} {project['version']}")
         ctx.exit()
+
+
+if __name__ == "__main__":
+    # Run as a program this module would be there twice, as itself and as what every command imports.
+    sys.exit(f"{PROGRAM}: this module is no program; call ./{PROGRAM}, or python -m deploy")

@@ -47,7 +47,16 @@ from common.settings import (
     ServerSettings,
     check_port_free,
 )
-from common.telemetry.events import COMPLETED, EVENTS_FILE, STOPPED, EventFile, RoundDone, RunFinished, RunStarted
+from common.telemetry.events import (
+    COMPLETED,
+    EVENTS_FILE,
+    STOPPED,
+    EventFile,
+    HospitalLost,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+)
 from common.telemetry.logs import begin_logging, with_facts
 from server.events import EventLog
 from server.flower.control import Control
@@ -328,7 +337,7 @@ class _Server:
         Returns:
             False when the run is to stop before they are there.
         """
-        if not run.hospitals:
+        if not run.hospitals or not self._settings.enrolment_port:
             return True
         config = self._queue.config(run.run_id)
         least, named = config.aggregation.min_hospitals, frozenset(run.hospitals)
@@ -374,6 +383,13 @@ class _Server:
                 self._failed_starts = 0
                 self._last = None  # It went on after that end.
                 self._rounds = event.rounds
+            elif isinstance(event, HospitalLost) and event.time >= self._began:
+                _LOG.log(
+                    logging.INFO if event.left else logging.WARNING, "%s %s", event.hospital, event.why,
+                    extra=with_facts(
+                        run=self._settings.run_id[:FOLDER_DIGITS], hospital=event.hospital, left=event.left
+                    ),
+                )  # fmt: skip
             elif isinstance(event, RoundDone):
                 self._steps = max(self._steps, event.step)
                 if event.time >= self._began:  # The others were told when they were new.

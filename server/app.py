@@ -37,6 +37,7 @@ from server.conversation import Conversation
 from server.events import EventLog
 from server.flower.grid import GridTransport, let_responses_go
 from server.flower.pieces import LocalPieces
+from server.members.departures import Departures
 from server.members.roster import Members, Membership
 from server.members.tls import TLS_CERTIFICATE_FILE, TLS_KEY_FILE
 from server.run import Run
@@ -73,7 +74,8 @@ def main(grid: Grid, _context: Context) -> None:
             tell = recording_events(events, chain.append, settings.run_id)
             report = recording_refusals(tell, chain.append, settings.run_id)
             version = plan.description.protocol_version
-            conversation = Conversation(transport, waits, report, version=version)
+            departed = Departures(state).all
+            conversation = Conversation(transport, waits, report, version=version, departed=departed)
             Run(plan, conversation, store, report, chain.append).train()
         except ConfideError as error:
             _LOG.error("the run ends: %s", error)

@@ -44,6 +44,7 @@ class Conversation:
         report: takes the events.
         clock: Unix seconds, for the events.
         version: of the protocol, which the run's description says; every request is of it.
+        departed: returns the hospitals that were stopped where they are, and said so.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Conversation:
         report: Callable[[Event], None],
         clock: Callable[[], float] = time.time,
         version: int = PROTOCOL_VERSION,
+        departed: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
+        self._departed = departed
         self._version = version
         self._transport = transport
         self._config = config
@@ -72,8 +75,10 @@ class Conversation:
         now = self._clock()
         for name in sorted(nodes.keys() - self._nodes.keys()):
             self._report(HospitalOnline(time=now, hospital=name))
-        for name in sorted(self._nodes.keys() - nodes.keys()):
-            self._report(HospitalLost(time=now, hospital=name))
+        if gone := sorted(self._nodes.keys() - nodes.keys()):
+            departed = self._departed()
+            for name in gone:
+                self._report(HospitalLost(time=now, hospital=name, left=name in departed))
         self._nodes = nodes
         return frozenset(nodes)
 

@@ -43,6 +43,7 @@ from common.telemetry.events import (
 )
 from common.telemetry.exporter import Exporter, Labelled, Values, serve_until_stopped
 from common.telemetry.lifetimes import show_disk, show_lifetimes
+from server.members.departures import Departures
 from server.members.tls import TLS_CERTIFICATE_FILE
 from server.members.versions import MemberVersions
 from server.run_queue import FOLDER_DIGITS, RunQueue
@@ -92,6 +93,9 @@ class RunMetrics(Collector):
         for run in RunQueue(state).all():
             self._values.set(names.RUN_RESULT, 1, run.run_id[:FOLDER_DIGITS], run.state.value)
         show_disk(self._values, state)
+        if self._online:
+            self._departed = Departures(state).all()  # Also of who left before the run began.
+            self._show_online()
         versions = MemberVersions(state)
         strangers = versions.strangers()
         self._values.clear(names.MEMBER_VERSION_MISMATCH)
@@ -101,6 +105,8 @@ class RunMetrics(Collector):
     def _begin(self) -> None:
         self._values = Values()
         self._online: dict[str, bool] = {}
+        self._left: dict[str, bool] = {}
+        self._departed = frozenset[str]()
         self._spent: dict[str, float] = {}
         self._run = Labelled(self._values, "")
         self._last_rounds: deque[str] = deque()
@@ -112,6 +118,7 @@ class RunMetrics(Collector):
                 self._take_start(event)
             case HospitalOnline() | HospitalLost():
                 self._online[event.hospital] = isinstance(event, HospitalOnline)
+                self._left[event.hospital] = isinstance(event, HospitalLost) and event.left
                 self._show_online()
             case Exchange():
                 self._run.set(names.LAST_PROGRESS, event.time)
@@ -164,6 +171,8 @@ class RunMetrics(Collector):
         self._run.set(names.HOSPITALS_ONLINE, sum(self._online.values()))
         for hospital, online in self._online.items():
             self._run.set(names.HOSPITAL_ONLINE, float(online), hospital)
+            left = self._left.get(hospital, False) or (not online and hospital in self._departed)
+            self._run.set(names.HOSPITAL_LEFT, float(left), hospital)
 
     def _take_round(self, done: RoundDone) -> None:
         values = self._run

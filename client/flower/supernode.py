@@ -17,6 +17,7 @@ import hashlib
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -65,6 +66,7 @@ from common.flower.carried import (
     part_of,
     too_long,
 )
+from common.flower.leaving import LEAVES
 from common.flower.waits import PIECE_BYTES
 from common.identity.certificates import load_supernode_key
 from common.processes import Stopping, raise_on_signals
@@ -138,11 +140,12 @@ class FleetConnection:
         asked = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=_HEARTBEAT_INTERVAL_SECONDS)
         self.node = Node(node_id=self._call(self._stub.ActivateNode, asked).node_id)
 
-    def close(self) -> None:
-        """Tell the server that this node goes."""
+    def close(self, *, leaves: bool = False) -> None:
+        """Tell the server that this node goes, and whether that is because the hospital was stopped."""
+        said = ((LEAVES, "1"),) if leaves else ()
         with contextlib.suppress(grpc.RpcError):
             if self.node.node_id:
-                self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id), timeout=2)
+                self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id), timeout=2, metadata=said)
         for threads in (self._threads, self._waiting):
             threads.shutdown(wait=False, cancel_futures=True)
         self._channel.close()
@@ -462,7 +465,7 @@ def main() -> int:
     chosen = parser.parse_args()
     begin_logging()
     raise_on_signals()
-    fleet = None
+    fleet, leaves = None, False
     try:
         key, ca = load_supernode_key(chosen.relay / "supernode.key"), (chosen.relay / "ca.pem").read_bytes()
         scratch = chosen.relay / "flower"
@@ -473,7 +476,8 @@ def main() -> int:
             fleet.activate()
             threading.Thread(target=_beat_on, args=(fleet,), name="heartbeat", daemon=True).start()
             Relay(fleet, ask_over(agent), bundle, chosen.longest_array_bytes).serve()
-    except Stopping:
+    except Stopping as stopping:
+        leaves = stopping.signal_number == signal.SIGTERM  # The supervisor sends SIGINT where something has failed.
         return 0
     except (EOFError, OSError, RunError) as error:
         _LOG.warning("the agent is gone: %s", error)
@@ -483,7 +487,7 @@ def main() -> int:
         _LOG.error("%s", error)
     finally:
         if fleet is not None:
-            fleet.close()
+            fleet.close(leaves=leaves)
     return os.EX_TEMPFAIL
 
 

@@ -108,6 +108,8 @@ class HospitalSigningRequest:
 
     key: Ed25519PublicKey
     pem: bytes = field(repr=False)
+    name: str = ""
+    """The hospital's name that stands in it, as a wish; empty where none does."""
 
     @classmethod
     def read(cls, pem: bytes) -> "HospitalSigningRequest":
@@ -117,7 +119,9 @@ class HospitalSigningRequest:
             IdentityError: it is no request, is not signed by its own key, or that is not an Ed25519 key for which its
                 owner alone can sign.
         """
-        return cls(checked_identity_key(_load_request(pem).public_key(), "a hospital's signing request"), pem)
+        request = _load_request(pem)
+        key = checked_identity_key(request.public_key(), "a hospital's signing request")
+        return cls(key, pem, _requested_name(request))
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,14 @@ def read_signing_request(pem: bytes) -> HospitalSigningRequest | ServerSigningRe
     return kind.read(pem)
 
 
+def _requested_name(request: x509.CertificateSigningRequest) -> str:
+    try:
+        names = [str(each.value) for each in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    except UNREADABLE:
+        return ""
+    return names[0] if len(names) == 1 and HOSPITAL_NAME.fullmatch(names[0]) else ""
+
+
 def _requested_hosts(request: x509.CertificateSigningRequest) -> tuple[str, ...]:
     try:
         names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -172,7 +184,7 @@ def request_hospital_certificate(name: str, key: Ed25519PrivateKey) -> HospitalS
     """
     check_hospital_name(name)
     request = x509.CertificateSigningRequestBuilder().subject_name(_name(name)).sign(key, None)
-    return HospitalSigningRequest(key.public_key(), request.public_bytes(serialization.Encoding.PEM))
+    return HospitalSigningRequest(key.public_key(), request.public_bytes(serialization.Encoding.PEM), name)
 
 
 def sign_hospital_certificate(

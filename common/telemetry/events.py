@@ -101,6 +101,13 @@ class HospitalLost(_Event):
 
     kind: Literal["hospital_lost"] = "hospital_lost"
     hospital: str
+    left: bool = False
+    """The hospital was stopped where it is, and said so; otherwise it has failed, or its line has."""
+
+    @property
+    def why(self) -> str:
+        """Return what is known of it, in words for a person."""
+        return "was stopped there" if self.left else "is gone without a word"
 
 
 class Exchange(_Event):

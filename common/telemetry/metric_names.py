@@ -127,6 +127,11 @@ LAST_PROGRESS = _of_run(
 HOSPITALS_ONLINE = _of_run("confide_hospitals_online", "Hospitals whose node is connected.")
 HOSPITALS_EXPECTED = _of_run("confide_hospitals_expected", "Hospitals on the run's roster.")
 HOSPITAL_ONLINE = _of_run("confide_hospital_online", "1 while a hospital's node is connected, else 0.", ("hospital",))
+HOSPITAL_LEFT = _of_run(
+    "confide_hospital_left",
+    "1 while a hospital is away that was stopped where it is and said so; 0 of one that is there, or has failed.",
+    ("hospital",),
+)
 DROPOUTS = _of_run("confide_dropouts_total", "Hospitals of a cohort that missed a deadline.")
 HOSPITAL_DROPOUTS = _of_run("confide_hospital_dropouts_total", "Deadlines a hospital missed.", ("hospital",))
 REFUSALS = _of_run("confide_refusals_total", "Rounds a hospital refused, by the reason's code.", ("reason",))

@@ -44,7 +44,8 @@ class Chains:
             chain = read_chain(whole, path.name, self._authority)
         except (AuditError, OSError) as error:
             return f"NOT WHOLE: {error}"
-        return f"whole: {len(chain.entries)} lines, signed by {chain.party}"
+        lines = len(chain.entries)
+        return f"whole: {lines} {'line' if lines == 1 else 'lines'}, signed by {chain.party}"
 
 
 def verify_run(folder: Path) -> str:

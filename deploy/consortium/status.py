@@ -16,7 +16,17 @@ from common.provenance import confide_version, speaks
 from common.run.guarantee import shown_epsilon
 from common.run.proposal import RunState
 from common.settings import READY_FILE, SERVER_SETTINGS_FILE, ServerSettings
-from common.telemetry.events import EVENTS_FILE, Event, EventFile, Refusal, RoundDone, RunStarted
+from common.telemetry.events import (
+    EVENTS_FILE,
+    Event,
+    EventFile,
+    HospitalLost,
+    HospitalOnline,
+    Refusal,
+    RoundDone,
+    RunFinished,
+    RunStarted,
+)
 from deploy.command import command, state_option
 from deploy.terminal import Fact, fact_lines
 from server.members.ledgers import RememberedLedgers
@@ -146,9 +156,27 @@ def progress_of(folder: Path) -> Iterator[str]:
         largest = f"; largest ε {shown_epsilon(last.epsilon)}{_counted_by(events)} (zero-out, at each one's δ)"
         epsilon = largest if is_private else ""
         yield f"{last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
+    yield from _away(events)
     refused = Counter((event.hospital, event.code) for event in events if isinstance(event, Refusal))
     for (hospital, code), count in sorted(refused.items()):
-        yield f"{hospital} refused {count} times: {code}"
+        yield f"{hospital} refused {count} {'time' if count == 1 else 'times'}: {code}"
+
+
+def _away(events: Sequence[Event]) -> Iterator[str]:
+    """Return who is away from a run that has not ended, and whether they left or failed."""
+    gone: dict[str, str] = {}
+    for event in events:
+        match event:
+            case HospitalLost():
+                gone[event.hospital] = event.why
+            case HospitalOnline():
+                gone.pop(event.hospital, None)
+            case RunStarted() | RunFinished():  # Whoever is there is told anew.
+                gone.clear()
+            case _:
+                pass
+    for hospital, why in sorted(gone.items()):
+        yield f"{hospital} {why}"
 
 
 def largest_epsilon(folder: Path) -> float | None:

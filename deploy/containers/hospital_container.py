@@ -19,12 +19,15 @@ from common.errors import ConfideError, EnrolmentError
 from common.processes import EXIT_REFUSED, Stopping, become, python_module, raise_on_signals
 from common.settings import HOSPITAL_SETTINGS_FILE, HospitalSettings
 from deploy.containers.between import CERTIFICATE_FILE, DEALER_PORT
+from deploy.containers.replica import replica_number
 from deploy.demo.dealing import state_dealt
 from deploy.demo.dealt_shard import Dealer, fetch, has_shard
 from deploy.hospital import join
 from deploy.source_tree import ROOT
 
 _RELAY_USER = "relay"
+_SERVICE = "hospital"
+"""What compose files call the hospitals, and what the names of a demo's hospitals begin with."""
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus is another container; nothing is published
 _DEAL_SECONDS = 600.0
 _ASK_AGAIN_SECONDS = 30.0
@@ -100,9 +103,12 @@ def _tell_other_policy(state: Path, mounted: Path) -> None:
 
 def _join(arguments: argparse.Namespace) -> None:
     invitation = () if arguments.invitation is None else (str(arguments.invitation),)
+    number = replica_number(_SERVICE)
+    # Containers, hospitals and dashboards then have the same numbers.
+    name = () if number is None else ("--name", f"{_SERVICE}-{number}")
     join.main(
         [
-            "join", *invitation,
+            "join", *invitation, *name,
             "--state", str(arguments.state),
             "--data", str(arguments.data),
             "--config", str(arguments.config),

@@ -29,9 +29,11 @@ from deploy.datasets.datasets import DataSet, obtain
 from deploy.datasets.image_tree import is_split_tree
 from deploy.datasets.own_data import TASK_FILE, TaskProposal, propose
 from deploy.datasets.tasks import task_of_config, with_task
+from deploy.demo.agreement import propose_and_approve
 from deploy.demo.dealer import deal
 from deploy.demo.dealing import state_dealt
 from deploy.demo.features import bytes_needed, features_for, give
+from deploy.demo.handing_home import bring_home
 from deploy.demo.loopback import CONSORTIUM_FOLDER, SERVER, LoopbackDeployment
 from deploy.demo.monitoring import write_configuration
 from deploy.demo.recipe import with_recipe
@@ -228,17 +230,24 @@ class _Demo:
         self._say_where_metrics_are(self._deployment.set_up(data))
         self._deal(data)
         features = features_for(data, self._config, self._table.starting)
-        self._make_first_model(data)
+        parameters = self._make_first_model(data)
+        self._table.starting("proposing the run, and answering for each hospital by its policy")
+        propose_and_approve(self._deployment, parameters)
         self._table.starting("starting the server")
         self._deployment.start_server()
         for member in self._deployment.members:
             give(features, member.state / CACHE_FOLDER)
 
-    def _make_first_model(self, data: DataSet) -> None:
-        """Make here, where PyTorch is in memory already, what the server would start a process for."""
+    def _make_first_model(self, data: DataSet) -> int:
+        """Make here, where PyTorch is in memory already, what the server would start a process for.
+
+        Returns:
+            How many parameters the model has.
+        """
         config = self._config
         made = make_first_model(config.model, len(data.classes), data.channels, config.experiment.seed)
         made.write(self._folder / FIRST_MODEL_FILE)
+        return len(made.flat)
 
     def _take_up(self, outputs: RunFolder) -> None:
         """Show what was done before the demo was stopped, and start the server on it."""
@@ -308,9 +317,12 @@ class _Demo:
         """Write what there is, also of a run that was stopped, and say why it ended."""
         try:
             files = outputs.finish()
+            kept = bring_home(self._deployment) if why == COMPLETED else 0
         except ConfideError as error:
             print(f"confide: {error}", file=sys.stderr)
             return
+        if kept:
+            self._table.remember(f"{kept} hospitals have verified the model by their own chains, and keep it")
         self._table.finish(files, state=why)
         if why == COMPLETED and not self._keep:
             self._deployment.remove_keys_and_images()

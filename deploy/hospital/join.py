@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from client.enrolment import INVITATION_VARIABLE, JoinedPlace, is_enrolled, join
+from client.enrolment import ANY_NAME, INVITATION_VARIABLE, JoinedPlace, is_enrolled, join
 from client.ledger.place import go_on_with
 from client.ledger.remembered import remembered
 from common.config import load_config
@@ -46,6 +46,13 @@ _STANDARD_INPUT = "-"
     help="The ledger that these images have had so far, or the state folder that holds it. One that this machine knows "
     "is found by itself.",
 )
+@click.option(
+    "--name",
+    default=ANY_NAME,
+    show_default="the next free one",
+    metavar="NAME",
+    help="The name to ask for, where the invitation is for a group, such as hospital-3.",
+)
 @click.option("--logs", type=FILE, show_default="logs in --state", metavar="DIR", help="Where the logs go.")
 @config_options("this hospital")
 @click.option("--no-start", is_flag=True, help="Only join.")
@@ -63,6 +70,7 @@ def main(
     invitation: str | None,
     data: Path | None,
     ledger: Path | None,
+    name: str,
     state: Path,
     logs: Path | None,
     config_file: Path,
@@ -85,7 +93,7 @@ def main(
             metrics_port=config.monitoring.hospital_metrics_port,
             metrics_host=metrics_host,
         )
-        name = join(_invitation(invitation), place, config, _say)
+        name = join(_invitation(invitation), place, config, _say, name)
         _say(f"joined as {name}; keys and ledger are in {state}; back it up, and show it to nobody")
         told = remembered(state)
         if told is not None:

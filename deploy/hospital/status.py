@@ -81,11 +81,12 @@ def _answered(state: Path, run_id: str) -> str:
 
 def data_and_privacy(status: HospitalStatus | None, policy: HospitalConfig) -> Iterator[Fact]:
     """Return what this hospital states about its data, what its records have cost so far, and what its agent noted."""
+    of_each = f" (of each class {policy.stated_units_per_class})" if policy.stated_units_per_class else ""
     yield Fact(
         "states",
-        f"{policy.stated_training_units} {policy.unit.value}s to train on "
-        f"(of each class {policy.stated_units_per_class}), {policy.stated_validation_units} validation, "
-        f"{policy.stated_test_units} test; whoever takes part in a run learns these numbers",
+        f"{policy.stated_training_units} {policy.unit.value}s to train on{of_each}, "
+        f"{policy.stated_validation_units} validation, {policy.stated_test_units} test; whoever takes part in a run "
+        "learns these numbers",
     )
     if status is None:
         return

@@ -133,7 +133,7 @@ class LiveTable:
             case Evaluated():
                 self._test(event)
             case HospitalLost():
-                self._note(f"{event.hospital} is gone")
+                self._note(f"{event.hospital} {event.why}")
             case Dropout():
                 self._note(f"round {event.round}: {event.hospital} dropped out at {event.phase}")
             case Refusal():

@@ -24,6 +24,7 @@ from flwr.common.constant import PUBLIC_KEY_HEADER
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
+    DeactivateNodeRequest,
     PullMessagesRequest,
     PullMessagesResponse,
 )
@@ -33,8 +34,10 @@ from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import InMemoryLinkState
 
 from common.flower.carried import LONGEST_CALL_BYTES
+from common.flower.leaving import LEAVES
 from common.flower.seam import replace_in
 from server.flower.pieces import serve_pieces
+from server.members.departures import Departures
 
 _LONGEST_POLL_SECONDS = 5.0
 """How long a poll may wait when there is no message: less than the time after which anything on the way may drop it."""
@@ -202,14 +205,15 @@ def change_superlink(folder: Path) -> None:
     """Let restarted SuperNodes in, and answer a poll for a message when there is one.
 
     Args:
-        folder: for the socket over which the ServerApp hands over pieces of arrays.
+        folder: the server's state folder, for the socket over which the ServerApp hands over pieces of arrays, and for
+            who has left.
     """
     deliveries, replies = Deliveries(), Replies()
     factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
     state = _state(deliveries, replies, folder)
     replace_in(factory, "InMemoryLinkState", state, used_by=factory.LinkStateFactory.state)
     superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
-    servicer = _servicer(deliveries, replies)
+    servicer = _servicer(deliveries, replies, Departures(folder))
     start = vars(superlink)["_run_fleet_api_grpc_rere"]
     replace_in(superlink, "FleetServicer", servicer, used_by=start)
     replace_in(superlink, "GRPC_MAX_MESSAGE_LENGTH", LONGEST_CALL_BYTES, used_by=start)
@@ -312,7 +316,7 @@ def _worth_asking(requests: Collection[str], answered: Collection[str], replies:
     return {*whole[:_REPLIES_AT_ONCE], *(name for name in requests if name not in answered)}
 
 
-def _servicer(deliveries: Deliveries, replies: Replies) -> type[FleetServicer]:
+def _servicer(deliveries: Deliveries, replies: Replies, departures: Departures) -> type[FleetServicer]:
     class Servicer(FleetServicer):
         def ActivateNode(  # noqa: N802 - as Flower's
             self, request: ActivateNodeRequest, context: grpc.ServicerContext
@@ -320,7 +324,17 @@ def _servicer(deliveries: Deliveries, replies: Replies) -> type[FleetServicer]:
             # Flower checks the signature of the key in the metadata, which need not be the one in the request.
             if dict(context.invocation_metadata()).get(PUBLIC_KEY_HEADER) == request.public_key:
                 _let_in(self.state_factory.state(), request.public_key, deliveries, replies)
-            return super().ActivateNode(request, context)
+            response = super().ActivateNode(request, context)
+            if name := _name_of(self.state_factory.state(), response.node_id):
+                departures.forget(name)
+            return response
+
+        def DeactivateNode(self, request: DeactivateNodeRequest, context: grpc.ServicerContext) -> Any:  # noqa: ANN401, N802 - as Flower's
+            # Noted first, so that whoever sees the node gone finds out why. Flower has checked whose node it is.
+            leaves = LEAVES in dict(context.invocation_metadata())
+            if leaves and (name := _name_of(self.state_factory.state(), request.node_id)):
+                departures.note(name)
+            return super().DeactivateNode(request, context)
 
         def PullMessages(  # noqa: N802 - as Flower's
             self, request: PullMessagesRequest, context: grpc.ServicerContext
@@ -334,6 +348,11 @@ def _servicer(deliveries: Deliveries, replies: Replies) -> type[FleetServicer]:
             return response
 
     return Servicer
+
+
+def _name_of(state: Any, node: int) -> str:  # noqa: ANN401 - Flower's InMemoryLinkState
+    """Return the hospital that a node was registered for; empty where there is none."""
+    return next((str(found.name) for found in state.get_node_info(node_ids=[node])), "")
 
 
 def _has_another(state: Any, node: int) -> bool:  # noqa: ANN401 - Flower's InMemoryLinkState

@@ -107,7 +107,7 @@ class Enrolment:
         request = HospitalSigningRequest.read(asked.request)
         check_supernode_key(asked.supernode)
         with self._one_at_a_time:
-            name = self._membership.take(asked.token, key_fingerprint(request.key), now)
+            name = self._membership.take(asked.token, key_fingerprint(request.key), now, request.name)
             known = self._membership.roster().get(name)
             certificate = None if known is None else known.encode()
             if certificate is None or read_certificate(certificate).public_key() != request.key:

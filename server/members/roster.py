@@ -112,7 +112,7 @@ class Membership:
             self._write(self._path(token), _Invited(name, expires.timestamp(), group))
         return token
 
-    def take(self, token: bytes, key_fingerprint: str, now: datetime.datetime) -> str:
+    def take(self, token: bytes, key_fingerprint: str, now: datetime.datetime, wish: str = "") -> str:
         """Use an invitation up and return the hospital's name.
 
         The same key may ask again: the answer to its first request may have been lost.
@@ -121,6 +121,8 @@ class Membership:
             token: as the hospital sent it.
             key_fingerprint: of the identity key, in hexadecimal.
             now: the current time.
+            wish: the name that the hospital would like; it gets that where the invitation is for a group, and the name
+                is one of the group's that nobody has had.
 
         Raises:
             EnrolmentError: no such invitation, it has expired or is used up, or its user was revoked.
@@ -139,7 +141,7 @@ class Membership:
                 raise EnrolmentError("the invitation has expired; ask the consortium for a new one")
             if len(invited.taken) >= (invited.group or 1):
                 raise EnrolmentError("the invitation has been used; ask the consortium for a new one")
-            name = self._free_name(invited)
+            name = self._free_name(invited, wish)
             self._write(path, msgspec.structs.replace(invited, taken={**invited.taken, key_fingerprint: name}))
         return name
 
@@ -259,11 +261,15 @@ class Membership:
                 elif name in invited.taken.values() and name not in invited.revoked:
                     self._write(path, msgspec.structs.replace(invited, revoked=(*invited.revoked, name)))
 
-    def _free_name(self, invited: _Invited) -> str:
+    def _free_name(self, invited: _Invited, wish: str) -> str:
         if invited.group is None:
             return invited.name
         taken = {name for path in self._invitations.glob("*.json") for name in self._read(path).taken.values()}
         used = self.roster().keys() | taken
+        start, _, number = wish.rpartition("-")
+        is_ours = start == invited.name and number.isascii() and number.isdigit() and number == str(int(number))
+        if is_ours and 1 <= int(number) <= MOST_USES and wish not in used:
+            return wish
         return next(name for number in range(1, len(used) + 2) if (name := f"{invited.name}-{number}") not in used)
 
     def _write_roster(self, roster: dict[str, str]) -> None:

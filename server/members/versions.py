@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -10,6 +11,7 @@ from common.files import locked, write_private
 from common.run.versions import SPOKEN, Window
 
 VERSIONS_FILE = "versions.json"
+_VERSION = 1
 
 
 class SpokenVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +29,13 @@ class SpokenVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Window(min(oldest, self.protocol), self.protocol)
 
 
+class SaidVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of ``versions.json``."""
+
+    members: dict[str, SpokenVersions]
+    version: Annotated[int, msgspec.Meta(ge=_VERSION, le=_VERSION)] = _VERSION
+
+
 class MemberVersions:
     """What the hospitals said last."""
 
@@ -40,7 +49,8 @@ class MemberVersions:
     def note(self, name: str, spoken: SpokenVersions) -> None:
         """Remember what a hospital says."""
         with locked(self._state):
-            write_private(self._state / VERSIONS_FILE, msgspec.json.encode({**self.all(), name: spoken}))
+            said = SaidVersions({**self.all(), name: spoken})
+            write_private(self._state / VERSIONS_FILE, msgspec.json.encode(said))
 
     def windows(self, names: Iterable[str]) -> dict[str, Window]:
         """Return what each of these hospitals speaks; one that has not said anything is taken to speak as we do."""
@@ -61,6 +71,6 @@ class MemberVersions:
     def all(self) -> dict[str, SpokenVersions]:
         """Return what each hospital said last; nothing of a missing or damaged file, for it is soon said again."""
         try:
-            return msgspec.json.decode((self._state / VERSIONS_FILE).read_bytes(), type=dict[str, SpokenVersions])
+            return msgspec.json.decode((self._state / VERSIONS_FILE).read_bytes(), type=SaidVersions).members
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return {}

@@ -214,6 +214,10 @@ def test_prometheus_finds_the_server_and_every_hospital_by_name(consortium: Cons
     consortium.wait_for(lambda: len(_ask(consortium, "up == 1")) == 1 + HOSPITALS, "Prometheus to find everybody")
     names = {series["metric"]["hospital"] for series in _ask(consortium, "confide_hospital_epsilon_spent")}
     assert names == {f"hospital-{number}" for number in range(1, HOSPITALS + 1)}
+    # The names on a dashboard are those of the containers.
+    for container in consortium.containers("hospital"):
+        told = shell(container, "python -m deploy hospital status --state /state", user="hospital")
+        assert str(container.name).endswith(f"-{told.split()[1]}")
     (step,) = _ask(consortium, "confide_round")
     assert step["value"][1] == str(ROUNDS)
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from common.settings import free_port
-from common.telemetry.events import Evaluated, Event
+from common.telemetry.events import COMPLETED, Evaluated, Event
 from tests.support.example_run import example_run
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_a_running_run_is_shown_and_grows_by_itself(run: Path, page: Page) -> No
     write(run, events)
     (tested,) = (event for event in events if isinstance(event, Evaluated))
     expect(page.get_by_text("round 6 of 6")).to_be_visible(timeout=1000 * LIMIT_SECONDS)
-    expect(page.get_by_text("all rounds are done")).to_be_visible()
+    expect(page.get_by_text(COMPLETED)).to_be_visible()
     for name, value in (("accuracy", tested.accuracy), ("f1", tested.f1), ("auc", tested.auc)):
         low, high = tested.intervals[name]
         shown = f"{value:.2f} ±{max(value - low, high - value):.2f}"

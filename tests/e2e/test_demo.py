@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from client.kept_runs import kept_runs
 from common.config import load_config
 from common.settings import ServerSettings, free_port
 from deploy.demo.consortium import ConsortiumOnThisMachine
 from tests.e2e.capture import Capture, is_tls_only
+from tests.support.printed import unwrapped
 
 ROOT = Path(__file__).parents[2]
 DEMO = (
@@ -114,6 +116,12 @@ def test_a_demo_trains_and_leaves_its_files_and_no_process(tmp_path: Path) -> No
     files = ("model.safetensors", "model.json", "report.html", "report.md", "model_card.md")
     for name in (*files, "plots/learning.png", "plots/privacy.png", "plots/confusion.png"):
         assert (out / name).stat().st_size > 0
+    # Each hospital was asked, has agreed, and has the model at home.
+    for hospital in ("hospital-1", "hospital-2", "hospital-3"):
+        state = out / "consortium" / hospital
+        assert [kept.steps for kept in kept_runs(state)] == [2]
+        assert '"kind":"answered"' in (state / "audit.jsonl").read_text()
+    assert "3 hospitals have verified the model by their own chains, and keep it" in unwrapped(printed)
     assert processes_of(out) == []
 
 

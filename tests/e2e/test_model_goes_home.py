@@ -8,7 +8,7 @@ import pytest
 
 from client.kept_runs import kept_runs
 from common.settings import free_port
-from common.telemetry.events import COMPLETED, RunFinished
+from common.telemetry.events import COMPLETED, HospitalLost, RunFinished
 from tests.support.consortium import ENVIRONMENT, ROOT, Consortium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -23,6 +23,11 @@ def confide(*words: str) -> str:
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def lost(consortium: Consortium) -> dict[str, bool]:
+    """Return who has gone in a run, and whether that hospital said that it was stopped."""
+    return {event.hospital: event.left for event in consortium.events() if isinstance(event, HospitalLost)}
 
 
 def ports() -> tuple[str, ...]:
@@ -40,6 +45,8 @@ def test_a_finished_run_leaves_its_files_at_the_server_and_comes_home_also_to_wh
             consortium.join(name, consortium.invite(name), ("--runtime-port", str(free_port())))
         consortium.wait_for_rounds(1, 4, 240)
         consortium.stop_hospital(NAMES[3])
+        consortium.wait_for(lambda: NAMES[3] in lost(consortium), 120)
+        assert lost(consortium) == {NAMES[3]: True}  # It has said that it was stopped.
         consortium.wait_for(lambda: any(isinstance(event, RunFinished) for event in consortium.events()), 240)
         (server_run,) = (consortium.state / "runs").iterdir()
         consortium.wait_for((server_run / "delivery.json").exists, 120)

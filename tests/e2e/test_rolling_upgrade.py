@@ -10,7 +10,7 @@ from common.audit.chain import AUDIT_FILE
 from common.config import PROTOCOL_VERSION
 from common.run.proposal import RunState
 from common.settings import free_port
-from common.telemetry.events import EVENTS_FILE, AttackRefused, EventFile, RoundDone
+from common.telemetry.events import EVENTS_FILE, AttackRefused, EventFile, HospitalLost, RoundDone
 from server.members.roster import Membership
 from server.members.versions import MemberVersions
 from server.run_queue import RunQueue
@@ -58,7 +58,9 @@ def test_each_hospital_is_replaced_by_the_next_release_and_no_round_is_lost(tmp_
         # Each step is there once, and no more than who was being replaced was missing.
         assert [done.step for done in rounds(queue, run.run_id)] == list(range(1, ROUNDS + 1))
         assert min(done.hospitals for done in rounds(queue, run.run_id)) >= len(NAMES) - 1
-        assert not [event for event in EventFile(folder / EVENTS_FILE).read_new() if isinstance(event, AttackRefused)]
+        events = EventFile(folder / EVENTS_FILE).read_new()
+        assert not [event for event in events if isinstance(event, AttackRefused)]
+        assert not [event for event in events if isinstance(event, HospitalLost) and event.left]  # They were killed.
         for name in NAMES:
             assert_no_round_is_booked_twice(consortium.hospital_state(name))
         chains = [word for name in NAMES for word in ("--chain", str(consortium.hospital_state(name) / AUDIT_FILE))]

@@ -1153,8 +1153,8 @@ _LEDGER_MUTATIONS = (
     Mutation(
         "the ledger's anchor is not synced",
         "common/files.py",
-        "            os.fsync(file.fileno())\n",
-        "",
+        "                os.fsync(file.fileno())\n",
+        "                pass\n",
         (f"{_LEDGER}::test_an_anchor_is_on_the_disk_before_it_takes_its_place",),
     ),
     Mutation(
@@ -1603,7 +1603,7 @@ _RUN_MUTATIONS = (
     Mutation(
         "the agent does not ask what was agreed to",
         "client/agent.py",
-        "until = self._agreements.check_run(description, self._policy.runs, self._here.now())",
+        "until = self._agreements.check_run(description, self._policy.consent_to(math.inf), self._here.now())",
         "until = None",
         (f"{_AGENT}::test_a_run_outside_the_hospitals_policy_is_refused",),
     ),

@@ -22,6 +22,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, log_loss, roc_a
 from common.config import Config, replace
 from common.evaluation.calibration import rows_of
 from common.telemetry.events import (
+    COMPLETED,
     Dropout,
     Evaluated,
     Event,
@@ -117,7 +118,7 @@ def _run(
     if tested and done == rounds:
         events.append(_test(START + 10.0 * done + 8.5, done, task, config))
     if finished:
-        events.append(RunFinished(time=START + 10.0 * done + 9, reason="all rounds are done", rounds_done=done))
+        events.append(RunFinished(time=START + 10.0 * done + 9, reason=COMPLETED, rounds_done=done))
     return events
 
 

@@ -1,7 +1,9 @@
 """A hospital answers a proposal once, from policy, ledger and operator, and is held to what it agreed to."""
 
+import contextlib
 import datetime as dt
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,28 @@ def test_an_operator_who_is_asked_decides_and_cannot_pass_the_budget(tmp_path: P
     # The second answer, whatever it says, is the first one, and the chain has one entry.
     assert hospital.decline(PROPOSAL, "operator", "declined", "no", chain.append) == answer
     assert len(entries(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("bound", "decides"), [(0.0, "policy"), (3.1, "policy"), (2.9, "operator")])
+def test_a_run_that_takes_more_of_the_budget_than_one_may_by_itself_waits_for_the_operator(
+    tmp_path: Path, bound: float, decides: str
+) -> None:
+    kept(tmp_path)
+    hospital = MEMBERS.hospital(NAME, tmp_path, HospitalConfig(automatic_epsilon=bound))
+    answer = answered(hospital)
+    assert (answer is None) == (decides == "operator")
+    if answer is None:
+        assert list(unanswered(tmp_path)) == [PROPOSAL]
+        chain = MEMBERS.chain(NAME, tmp_path)
+        answer = hospital.agree(PROPOSAL, "operator", hospital.consider(PROPOSAL, NOW), chain.append)
+        chain.close()
+    assert (answer.agreed, answer.by) == (True, decides)
+
+
+def test_where_one_run_has_a_bound_a_run_that_nobody_has_proposed_is_refused(tmp_path: Path) -> None:
+    for policy, refused in ((HospitalConfig(), False), (HospitalConfig(automatic_epsilon=100.0), True)):
+        with pytest.raises(PolicyError) if refused else contextlib.nullcontext():
+            check(RunAgreements(tmp_path), PROPOSAL, policy.consent_to(math.inf))
 
 
 def test_what_the_ledger_holds_of_other_runs_counts(tmp_path: Path) -> None:

@@ -63,10 +63,11 @@ class Consortium:
         self.port = self.server.add_secure_port("127.0.0.1:0", reloading_credentials(self.state))
         self.server.start()
 
-    def invitation(self) -> Invitation:
+    def invitation(self, group: int | None = None) -> Invitation:
         root = bytes.fromhex(fingerprint(self.certificates.root))
-        token = self.members.invite("st-mary", SOON)
-        return Invitation("localhost", self.port, root, token, int(SOON.timestamp()), "st-mary")
+        name = "st-mary" if group is None else "hospital"
+        token = self.members.invite(name, SOON, group)
+        return Invitation("localhost", self.port, root, token, int(SOON.timestamp()), name)
 
 
 @pytest.fixture
@@ -121,6 +122,14 @@ def test_an_interrupted_join_is_finished_with_the_same_keys(consortium: Consorti
     (here.state / "identity.pem").unlink()
     assert join(invitation, here, Config(), say_nothing) == "st-mary"
     assert load_identity(here.state).certificate == first.certificate
+
+
+def test_a_hospital_of_a_group_gets_the_name_that_it_asks_for(consortium: Consortium, tmp_path: Path) -> None:
+    invitation = consortium.invitation(group=4)
+    assert join(invitation, place(tmp_path / "a"), Config(), say_nothing, "hospital-3") == "hospital-3"
+    assert join(invitation, place(tmp_path / "b"), Config(), say_nothing) == "hospital-1"
+    with pytest.raises(IdentityError, match="must be 1 to 63"):
+        join(invitation, place(tmp_path / "c"), Config(), say_nothing, "Hospital 3")
 
 
 def test_an_invitation_works_for_one_hospital(consortium: Consortium, tmp_path: Path) -> None:

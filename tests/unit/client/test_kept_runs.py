@@ -443,6 +443,40 @@ def test_a_run_that_goes_on_replaces_its_model_and_another_past_does_not(scene: 
     assert "must go on from the one that this hospital keeps" in refused_runs(scene.state)[RUN_ID].reason
 
 
+def test_what_was_refused_is_no_longer_shown_once_a_later_delivery_holds(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = scene.run.folder / EVENTS_FILE
+    whole = events.read_bytes()
+    events.write_bytes(whole.replace(b"0.75", b"0.99"))
+    scene.sign_again()
+    scene.receive()
+    assert RUN_ID in refused_runs(scene.state)
+    listed = ["list", "--state", str(scene.state)]
+    assert model_command.main(["model", *listed]) == 0
+    assert f"REFUSED {RUN_ID[:12]}" in capsys.readouterr().out
+    events.write_bytes(whole)
+    scene.sign_again()
+    scene.receive()
+    assert refused_runs(scene.state) == {}
+    assert model_command.main(["model", *listed]) == 0
+    told = capsys.readouterr().out
+    assert RUN_ID[:12] in told
+    assert "REFUSED" not in told
+
+
+def test_a_server_that_offers_again_what_is_kept_is_no_longer_shown_as_refused(scene: Scene) -> None:
+    scene.receive()
+    good = read_delivery((scene.run.folder / DELIVERY_FILE).read_bytes(), scene.run.authority)
+    _another_model(scene)
+    scene.receive()
+    assert RUN_ID in refused_runs(scene.state)
+    scene.line.signed.append(good)
+    scene.receive()
+    assert refused_runs(scene.state) == {}
+    assert [kept.delivery for kept in kept_runs(scene.state)] == [good.digest()]
+
+
 def test_an_exchange_that_a_kill_cut_short_is_undone(scene: Scene) -> None:
     scene.receive()
     place = folder_of(scene.state, RUN_ID)

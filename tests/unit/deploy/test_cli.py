@@ -158,6 +158,14 @@ def test_help_imports_no_command(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_list_of_commands_is_no_program_and_says_which_is() -> None:
+    command = (sys.executable, "-m", "deploy.cli", "demo")
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr == "confide: this module is no program; call ./confide, or python -m deploy\n"
+
+
 def test_a_list_takes_values_between_commas() -> None:
     assert CommaList(float).convert("1,3,8", None, None) == (1.0, 3.0, 8.0)
     with pytest.raises(click.BadParameter, match="between commas"):

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from common.config import Config
+from common.run.proposal import RunState
 from common.telemetry import metric_names
 from common.telemetry.metric_names import ALL, MODEL_METRICS
 
@@ -127,6 +129,20 @@ def test_no_table_shows_a_column_that_is_called_value(path: Path) -> None:
 
 
 @each_dashboard
+def test_no_name_is_cut(path: Path) -> None:
+    for panel in _panels(_read(path)):
+        custom = panel["fieldConfig"]["defaults"].get("custom", {})
+        match panel["type"]:
+            case "bargauge":  # At the left a name has two fifths of the width, and loses its end.
+                assert panel["options"]["namePlacement"] == "top", panel["title"]
+            case "table":  # By default a column takes 150 pixels, and the last ones fall off the panel.
+                assert custom["minWidth"] <= 100, panel["title"]
+                assert len(panel["targets"]) > 1 or custom["cellOptions"]["wrapText"], panel["title"]
+            case _:
+                pass
+
+
+@each_dashboard
 def test_lines_are_not_filled_to_sharp_edges_and_series_have_names(path: Path) -> None:
     for panel in _panels(_read(path)):
         if panel["type"] == "timeseries":
@@ -142,12 +158,37 @@ def test_a_run_is_drawn_by_its_rounds_beside_what_a_hospital_reaches_alone_and_w
     assert set(names.values()) == {"AUC", "accuracy", "a hospital alone", "without privacy"}
 
 
+def test_a_run_that_has_failed_is_not_called_finished() -> None:
+    (panel,) = (
+        panel for panel in _panels(_read(ROOT / "grafana/dashboards/operations.json")) if panel["title"] == "Run"
+    )
+    (expression,) = (target["expr"] for target in panel["targets"])
+    places = re.findall(r'(?:(\d) \* )?confide_run_result\{result="(\w+)"', expression)
+    (shown,) = (mapping["options"] for mapping in panel["fieldConfig"]["defaults"]["mappings"])
+    words = {result: (shown[number or "1"]["text"], shown[number or "1"]["color"]) for number, result in places}
+    assert words.keys() == {state.value for state in RunState}
+    assert (words["finished"], words["failed"]) == (("finished", "blue"), ("failed", "red"))
+    assert len({text for text, _ in words.values()}) == len(words)
+
+
 @each_dashboard
 def test_a_value_that_is_coloured_has_thresholds(path: Path) -> None:
     for panel in _panels(_read(path)):
         defaults = panel["fieldConfig"]["defaults"]
         if defaults["color"]["mode"] == "thresholds":
             assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
+
+
+@each_dashboard
+def test_no_colour_changes_where_a_run_by_the_default_settings_ends(path: Path) -> None:
+    spent = Config().privacy.target_epsilon / Config().hospital.epsilon_budget
+    for panel in _panels(_read(path)):
+        if not any("epsilon_budget" in target["expr"] for target in panel["targets"]):
+            continue
+        steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"]
+        limits = [step["value"] for step in steps if step["value"] is not None]
+        limits += [float(limit) for target in panel["targets"] for limit in re.findall(r"> (0\.\d+)", target["expr"])]
+        assert all(min(abs(limit - end) for end in (spent, 1 - spent)) > 0.02 for limit in limits), panel["title"]
 
 
 @each_dashboard

@@ -10,6 +10,7 @@ from common.identity.certificates import certificate_pem, make_authority, make_t
 from common.run.proposal import RunState
 from common.telemetry import metric_names as names
 from common.telemetry.events import Evaluated, Event, RoundDone, RunFinished, RunStarted
+from server.members.departures import Departures
 from server.members.versions import MemberVersions, SpokenVersions
 from server.metrics import LAST_ROUNDS, RunMetrics
 from server.run_queue import RunQueue
@@ -134,6 +135,34 @@ def test_a_hospital_that_left_is_shown_as_gone(tmp_path: Path) -> None:
     assert samples["confide_hospitals_online", ()] == 3
     assert samples["confide_hospital_online", ("hospital-3",)] == 0
     assert samples["confide_hospitals_expected", ()] == 4
+
+
+def test_a_hospital_that_was_stopped_is_told_from_one_that_failed(tmp_path: Path) -> None:
+    events = example_run(6)
+    lost = next(index for index, event in enumerate(events) if event.kind == "hospital_lost")
+    _write(tmp_path, events[: lost + 1])
+    assert _samples(RunMetrics(tmp_path))["confide_hospital_left", ("hospital-3",)] == 0
+    _write(tmp_path, [*events[:lost], events[lost].model_copy(update={"left": True})])
+    samples = _samples(RunMetrics(tmp_path))
+    assert samples["confide_hospital_online", ("hospital-3",)] == 0
+    assert {name: samples["confide_hospital_left", (name,)] for name in HOSPITALS} == {
+        "hospital-1": 0, "hospital-2": 0, "hospital-3": 1, "hospital-4": 0,
+    }  # fmt: skip
+    _write(tmp_path, [*events[:lost], events[lost].model_copy(update={"left": True}), *events[lost + 1 :]])
+    assert _samples(RunMetrics(tmp_path))["confide_hospital_left", ("hospital-3",)] == 0
+
+
+def test_a_hospital_that_was_stopped_before_the_run_began_has_left_too(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    Departures(state).note("hospital-4")
+    events = [event for event in example_run(6)[:5] if getattr(event, "hospital", "") != "hospital-4"]
+    _write(tmp_path, events)
+    metrics = RunMetrics(tmp_path, state)
+    samples = _samples(metrics)
+    assert samples["confide_hospital_online", ("hospital-4",)] == 0
+    assert samples["confide_hospital_left", ("hospital-4",)] == 1
+    Departures(state).forget("hospital-4")
+    assert _samples(metrics)["confide_hospital_left", ("hospital-4",)] == 0
 
 
 def test_a_finished_run_is_no_longer_active(tmp_path: Path) -> None:

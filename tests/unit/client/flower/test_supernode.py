@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.recorddict_pb2 import ArrayRecord, ConfigRecord, ConfigRecordValue, RecordDict, StringList
@@ -43,8 +45,10 @@ from common.flower.carried import (
     longest_array_bytes,
     part_of,
 )
+from common.flower.leaving import LEAVES
 from common.flower.waits import PIECE_BYTES
 from common.identity.certificates import make_supernode_key, openssh_private
+from common.processes import Stopping
 
 NAME = "ab" * 32
 
@@ -242,6 +246,50 @@ def test_a_heartbeat_that_does_not_reach_the_server_says_nothing() -> None:
     assert refused(grpc.StatusCode.UNAVAILABLE).beat()
     with pytest.raises(grpc.RpcError):
         refused(grpc.StatusCode.UNAUTHENTICATED).beat()
+
+
+@pytest.mark.parametrize(("leaves", "said"), [(True, ((LEAVES, "1"),)), (False, ())])
+def test_a_node_that_goes_says_whether_its_hospital_was_stopped(
+    leaves: bool, said: tuple[tuple[str, str], ...]
+) -> None:
+    asked: list[tuple[int, object]] = []
+    fleet = FleetConnection("127.0.0.1:1", b"certificate", make_supernode_key(), 0.02)
+
+    def deactivate(request: DeactivateNodeRequest, timeout: float, metadata: object) -> None:  # noqa: ARG001 - as gRPC
+        asked.append((request.node_id, metadata))
+
+    fleet._stub = cast("Any", SimpleNamespace(DeactivateNode=deactivate))
+    fleet.node = Node(node_id=7)
+    fleet.close(leaves=leaves)
+    assert asked == [(7, said)]
+
+
+@pytest.mark.parametrize(("number", "leaves"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_relay_that_its_supervisor_starts_again_does_not_say_that_the_hospital_leaves(
+    number: signal.Signals, leaves: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[bool] = []
+    fleet = SimpleNamespace(activate=lambda: None, beat=lambda: True, close=lambda *, leaves: said.append(leaves))
+
+    def stopped(_relay: Relay) -> None:
+        raise Stopping(number)
+
+    monkeypatch.setattr(supernode, "FleetConnection", lambda *_: fleet)
+    monkeypatch.setattr(supernode, "raise_on_signals", lambda: None)
+    monkeypatch.setattr(supernode, "begin_logging", lambda: None)
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(supernode, "await_agent", lambda *_: ours)
+    monkeypatch.setattr(Relay, "serve", stopped)
+    (tmp_path / "ca.pem").write_text("certificate")
+    (tmp_path / "supernode.key").write_bytes(openssh_private(make_supernode_key()))
+    words = [
+        "supernode", "--relay", str(tmp_path), "--superlink", "127.0.0.1:1", "--poll-seconds", "0.05",
+        "--first-backoff-seconds", "0.02", "--longest-array-bytes", "1000",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", words)
+    with theirs:
+        assert supernode.main() == 0
+    assert said == [leaves]
 
 
 def test_a_server_cannot_fill_a_relays_memory_with_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_the_overview_shows_members_invitations_runs_epsilon_and_chains(served: 
     assert f"1 {RUN_ID[:12]} proposed 3 of 4" in shown
     assert "1 of 3" in shown
     last = [event for event in events if isinstance(event, RoundDone)][-1]
-    assert f"1 of 3 {last.epsilon:.2f} whole: 1 lines, signed by st-anne" in shown
+    assert f"1 of 3 {last.epsilon:.2f} whole: 1 line, signed by st-anne" in shown
     assert "confide.example.org:9093: not running" in shown
 
 
@@ -67,7 +67,7 @@ def test_a_chain_that_was_changed_is_called_so_also_after_it_was_found_whole(ser
     folder = RunQueue(served).folder(RUN_ID)
     MEMBERS.chain("st-anne", folder).close()
     browser = Browser(ConsortiumSide(served))
-    assert "whole: 1 lines" in text_of(browser.open())
+    assert "whole: 1 line" in text_of(browser.open())
     path = folder / AUDIT_FILE
     path.write_bytes(path.read_bytes().replace(b'"sequence":1', b'"sequence":2'))
     assert f"NOT WHOLE: {AUDIT_FILE}, line 1" in text_of(browser.at())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.run.proposal import RunState
-from common.telemetry.events import EVENTS_FILE, RoundDone, RunFinished
+from common.telemetry.events import EVENTS_FILE, HospitalLost, RoundDone, RunFinished
 from deploy.command import WIDTH
 from deploy.consortium import server, status
 from server.members.roster import Membership
@@ -13,6 +13,11 @@ from server.members.versions import SpokenVersions
 from server.run_queue import RunProposal, RunQueue
 from tests.support.example_run import example_run
 from tests.support.proposed_run import CONFIG, HOUR, NAMES, NOW, RUN_ID, Members
+
+GONE = (
+    HospitalLost(time=NOW.timestamp(), hospital="hospital-1", left=True),
+    HospitalLost(time=NOW.timestamp(), hospital="hospital-2"),
+)
 
 
 def shown(state: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -56,6 +61,11 @@ def test_a_server_shows_its_members_versions_and_runs_and_what_needs_a_person(
     assert "run 1 (0123456789ab) is failed: too few hospitals are left" in told
     last = [event for event in events if isinstance(event, RoundDone)][-1]
     assert f"6 rounds done, the last with {last.hospitals} hospitals; largest ε" in told
-    assert "hospital-4 refused 1 times: budget" in told
+    assert "hospital-4 refused 1 time: budget" in told
+    assert "is gone" not in told  # hospital-3 came back.
+    (queue.folder(RUN_ID) / EVENTS_FILE).write_text("".join(event.to_line() for event in [*events, *GONE]))
+    _, told = shown(state, capsys)
+    assert "hospital-1 was stopped there" in told
+    assert "hospital-2 is gone without a word" in told
     assert "needs you st-anne speaks another version of the protocol" in told
     assert "`confide run resume 1`" in told

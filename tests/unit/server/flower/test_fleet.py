@@ -13,7 +13,7 @@ import grpc
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
@@ -28,9 +28,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from common.flower.carried import LONGEST_CALL_BYTES, LONGEST_WHOLE_BYTES
+from common.flower.leaving import LEAVES
 from common.run.messages import MAXIMUM_MESSAGE_BYTES
 from server.flower import fleet as fleet_module
 from server.flower.fleet import Deliveries, change_superlink
+from server.members.departures import Departures
 
 superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 linkstate_factory = importlib.import_module("flwr.server.superlink.linkstate.linkstate_factory")
@@ -52,14 +54,15 @@ def seconds(longest: float, monkeypatch: pytest.MonkeyPatch) -> None:
 class Caller:
     """Stands for the connection a call came over."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, *said: tuple[str, str]) -> None:
         self.key = key
+        self._said = said
         self.active = True
         self.asked = threading.Event()
         self._callbacks: list[Callable[[], None]] = []
 
-    def invocation_metadata(self) -> list[tuple[str, bytes]]:
-        return [(PUBLIC_KEY_HEADER, self.key)]
+    def invocation_metadata(self) -> list[tuple[str, bytes | str]]:
+        return [(PUBLIC_KEY_HEADER, self.key), *self._said]
 
     def is_active(self) -> bool:
         return self.active
@@ -75,21 +78,23 @@ class Caller:
             callback()
 
 
-def caller(key: bytes = b"north") -> grpc.ServicerContext:
-    return cast("grpc.ServicerContext", Caller(key))
+def caller(key: bytes = b"north", *said: tuple[str, str]) -> grpc.ServicerContext:
+    return cast("grpc.ServicerContext", Caller(key, *said))
 
 
-def superlink_with_node(monkeypatch: pytest.MonkeyPatch, key: bytes) -> FleetServicer:
+def superlink_with_node(
+    monkeypatch: pytest.MonkeyPatch, key: bytes, folder: Path = Path(), name: str = ""
+) -> FleetServicer:
     """Return the Fleet API of a SuperLink in memory to which the node with ``key`` is connected."""
     monkeypatch.setattr(superlink, "FleetServicer", FleetServicer)
     monkeypatch.setattr(linkstate_factory, "InMemoryLinkState", InMemoryLinkState)
     monkeypatch.setattr(superlink, "GRPC_MAX_MESSAGE_LENGTH", superlink.GRPC_MAX_MESSAGE_LENGTH)
     monkeypatch.setattr(fleet_module, "serve_pieces", lambda *_: None)
-    change_superlink(Path())
+    change_superlink(folder)
     objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
     servicer: FleetServicer = vars(superlink)["FleetServicer"](states, objects, enable_supernode_auth=True)
-    states.state().create_node("account", "account", key, HEARTBEAT_MIN_INTERVAL)
+    states.state().create_node("account", "account", key, HEARTBEAT_MIN_INTERVAL, name=name)
     servicer.ActivateNode(activation(key), caller(key))
     return servicer
 
@@ -106,6 +111,22 @@ def looking(look: Callable[[], object]) -> Iterator[list[object]]:
     thread.start()
     yield found
     thread.join(LONG)
+
+
+def test_a_hospital_that_was_stopped_is_told_from_one_that_failed_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    servicer = superlink_with_node(monkeypatch, b"north", tmp_path, "st-mary")
+    node = servicer.state_factory.state().get_node_id_by_public_key(b"north")
+    assert node is not None
+    gone, departures = DeactivateNodeRequest(node_id=node), Departures(tmp_path)
+    servicer.DeactivateNode(gone, caller(b"north"))
+    assert departures.all() == frozenset()
+    servicer.ActivateNode(activation(b"north"), caller(b"north"))
+    servicer.DeactivateNode(gone, caller(b"north", (LEAVES, "1")))
+    assert departures.all() == {"st-mary"}
+    servicer.ActivateNode(activation(b"north"), caller(b"north"))
+    assert departures.all() == frozenset()
 
 
 def test_a_look_is_answered_when_the_messages_last_object_has_come(monkeypatch: pytest.MonkeyPatch) -> None:

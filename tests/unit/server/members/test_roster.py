@@ -56,6 +56,30 @@ def test_a_group_s_hospitals_are_numbered(tmp_path: Path) -> None:
     assert members.take(members.invite("hospital", SOON, group=1), "c", NOW) == "hospital-3"
 
 
+def test_a_group_s_hospital_gets_the_number_that_it_asks_for_if_nobody_has_had_it(tmp_path: Path) -> None:
+    members = Membership(tmp_path)
+    token = members.invite("hospital", SOON, group=8)
+    asked = (("a", "hospital-3"), ("b", "hospital-3"), ("c", ""), ("d", "hospital-2"), ("a", "hospital-7"))
+    assert [members.take(token, key, NOW, wish) for key, wish in asked] == [
+        "hospital-3", "hospital-1", "hospital-2", "hospital-4", "hospital-3",
+    ]  # fmt: skip
+    members.remove("hospital-3")
+    assert members.take(token, "e", NOW, "hospital-3") == "hospital-5"
+
+
+@pytest.mark.parametrize(
+    "wish", ["st-mary", "hospital", "hospital-0", "hospital-01", "hospital-1025", "hospital-²", "hospital--3", "-3"]
+)
+def test_a_wish_for_a_name_that_is_none_of_the_group_s_is_not_heard(tmp_path: Path, wish: str) -> None:
+    members = Membership(tmp_path)
+    assert members.take(members.invite("hospital", SOON, group=2), "a", NOW, wish) == "hospital-1"
+
+
+def test_who_is_invited_by_name_gets_no_other(tmp_path: Path) -> None:
+    members = Membership(tmp_path)
+    assert members.take(members.invite("st-mary", SOON), "a", NOW, "st-mary-2") == "st-mary"
+
+
 def test_a_member_s_name_is_not_given_twice(tmp_path: Path) -> None:
     members = Membership(tmp_path)
     members.admit("st-mary", b"certificate", b"key")
