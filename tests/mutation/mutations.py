@@ -70,15 +70,15 @@ _SUM_MUTATIONS = (
     Mutation(
         "an honest hospital does not clip its change to the run's bound",
         "common/privacy/mechanism.py",
-        "        within = change if self.longest is None else clipped(change, self.longest / tail.weight)\n",
-        "        within = change\n",
+        "layout.encode(clipped(change, self.longest / tail.weight + self.longest_per_weight), tail",
+        "layout.encode(change, tail",
         (_NORM_BOUND,),
     ),
     Mutation(
         "a change is clipped as if every weight were one",
         "common/privacy/mechanism.py",
-        "clipped(change, self.longest / tail.weight)",
-        "clipped(change, self.longest)",
+        "clipped(change, self.longest / tail.weight +",
+        "clipped(change, self.longest +",
         (_NORM_BOUND,),
     ),
     Mutation(
@@ -161,7 +161,7 @@ _SUM_MUTATIONS = (
     Mutation(
         "the mean is taken with the weight that is not proved",
         "common/run/vector.py",
-        "        total_weight = self._proved_weight(elements) if self.proves_sums else int(counts[0])\n",
+        "        total_weight = self.proved_weight(elements) if self.proves_sums else int(counts[0])\n",
         "        total_weight = int(counts[0])\n",
         ("tests/unit/common/run/test_proved_vector.py",),
     ),
@@ -311,8 +311,8 @@ _SUM_MUTATIONS = (
     Mutation(
         "any number of rounds may be void",
         "common/proved_sums/lineage.py",
-        "    if len(void) > lineage.most_void_rounds:\n",
-        "    if not void:\n",
+        "    if len(rounds) > lineage.most_void_rounds:\n",
+        "    if not rounds:\n",
         (f"{_SUMS}/test_lineage.py",),
     ),
     Mutation(
@@ -337,11 +337,53 @@ _SUM_MUTATIONS = (
         (f"{_SUMS}/test_lineage.py",),
     ),
     Mutation(
-        "a late joiner takes a state of any round",
+        "a late joiner takes a state of a round that is not over",
         "common/proved_sums/lineage.py",
-        "    if not 1 <= round_number - signed_round <= 1 + lineage.most_void_rounds:\n",
+        "    if signed_round >= round_number:\n",
         "    if not signed_round:\n",
         (f"{_SUMS}/test_lineage.py",),
+    ),
+    Mutation(
+        "a part of the mean of features may be of any length",
+        "common/run/next_model.py",
+        "            longest = mechanism.longest_mean(run, parameters)\n",
+        "            longest = None\n",
+        (_NORM_BOUND,),
+    ),
+    Mutation(
+        "a hospital does not clip its part of the mean of features",
+        "common/privacy/mechanism.py",
+        "MEAN_NORM, multiplier, longest, MEAN_NORM)",
+        "MEAN_NORM, multiplier)",
+        (_NORM_BOUND,),
+    ),
+    Mutation(
+        "a hospital is put back behind a sum that it has followed",
+        "client/proved_model.py",
+        "        if round_number < newest:\n",
+        "        if round_number < 0:\n",
+        (f"{_CHOOSING}::test_a_hospital_that_has_followed_a_later_sum_is_not_put_back",),
+    ),
+    Mutation(
+        "a hospital whose model was removed forgets which rounds are void",
+        "client/proved_model.py",
+        "most, bytes(32), known) if held",
+        "most, bytes(32)) if held",
+        (f"{_CHOOSING}::test_a_hospital_whose_model_was_removed_still_knows_which_rounds_are_void",),
+    ),
+    Mutation(
+        "a hospital that begins from the seed again forgets which rounds are void",
+        "client/proved_model.py",
+        "replace(begun, void_rounds=self._remembered.void_rounds)",
+        "begun",
+        (f"{_CHOOSING}::test_nor_does_it_forget_them_where_it_begins_from_the_seed_again",),
+    ),
+    Mutation(
+        "a hospital forgets a sum that it has seen fail",
+        "client/agent.py",
+        "                run.proved.failed(round_number)\n",
+        "                pass\n",
+        (f"{_ATTACKS}/test_lies_about_disputes_to_agents.py",),
     ),
     Mutation(
         "the hash of a model does not cover the optimiser's state",
@@ -1153,8 +1195,8 @@ _LEDGER_MUTATIONS = (
     Mutation(
         "the ledger's anchor is not synced",
         "common/files.py",
-        "            os.fsync(file.fileno())\n",
-        "",
+        "                os.fsync(file.fileno())\n",
+        "                pass\n",
         (f"{_LEDGER}::test_an_anchor_is_on_the_disk_before_it_takes_its_place",),
     ),
     Mutation(
