@@ -106,6 +106,26 @@ def test_as_many_rounds_may_be_void_as_the_run_allows_and_no_more(played: Proved
         pass_over(has_opened(lineage, played.groups[VICTIM]), 1, SEED, 2)
 
 
+def test_a_run_of_four_can_lose_twice_as_many_sums_as_each_hospital_counts(played: ProvedRound) -> None:
+    """Three of four open a sum that is withheld, and another three make the next: it counts at the two in both.
+
+    Who is left out of the next joins late, and follows that one in the place of what it opened.
+    """
+    group = played.groups[VICTIM]
+    known = {name: begin(played.run, name, VOID, SEED, SEED) for name in (VICTIM, PEER, OTHER, COLLUDER)}
+    lost = 0
+    while True:
+        both = sorted(known, key=lambda name: len(known[name].void_rounds))[:2]
+        try:
+            counted = {name: pass_over(has_opened(known[name], group), 1, SEED, 2) for name in both}
+        except TooManyVoidRoundsError:
+            break
+        known |= counted
+        lost += 1
+    assert lost == 2 * VOID
+    assert {lineage.void_rounds for lineage in known.values()} == {(1,) * VOID}
+
+
 def test_a_round_whose_sum_was_seen_to_fail_is_void_before_anybody_says_so(played: ProvedRound) -> None:
     place = Place(VICTIM, 1, Phase.DISPUTE)
     lineage = void(has_opened(begun(played), played.groups[VICTIM]), 1, place)
