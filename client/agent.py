@@ -646,6 +646,8 @@ class HospitalAgent:
         rules, shown = self._shown(run, disputed.kept.round, disputed.terms, asked, array, place)
         self._answered.advance(run_id, round_number, Phase.DISPUTE)
         try:
+            if run.proved is not None:  # A run that has disputes proves its sums.
+                run.proved.failed(round_number)
             if not early_faults(rules, shown):
                 self._here.record(ShownChange(run_id=run_id, round_number=round_number))
                 disputed.own = disputes.open_change(disputed.kept, self._identity.key)

@@ -2,7 +2,8 @@
 
 ``common/proved_sums/lineage.py`` has the rules. Here is what they are applied to: the model, the optimiser's state, the
 round that this hospital helped to open last, and all of it on the hospital's disk, so that it goes on after a restart.
-Whatever is lost there, it takes part again as a late joiner.
+Whatever is lost there, it takes part again as a late joiner. Models of older runs are removed; which of their rounds
+were void is kept.
 
 What leaves of all this is a refusal, which is a function of what the server sent and of what this hospital was asked
 before; its records have no part in it.
@@ -26,7 +27,7 @@ from common.models.seeded import seeded_model
 from common.proved_sums.arithmetic import require_gradual_underflow
 from common.proved_sums.errors import StaleModelError, UnprovedModelError
 from common.proved_sums.expansion import matrix_key
-from common.proved_sums.lineage import Lineage, begin, follow, has_opened, join, pass_over, stay
+from common.proved_sums.lineage import Lineage, begin, follow, has_opened, join, pass_over, stay, void
 from common.proved_sums.proof import CommittedGroup, committed_group, verify_sum
 from common.run.basis import Basis, Evidence, sum_in, words_for
 from common.run.flat_model import hash_model
@@ -43,7 +44,7 @@ from common.secagg.phases import Phase
 
 VERSION = 1
 
-_FILES_KEPT = 4
+_MODELS_KEPT = 4
 """How many runs' models are kept; an older run, if it goes on after all, is joined late."""
 
 _LOG = logging.getLogger("confide.hospital")
@@ -123,6 +124,7 @@ class ProvedModel:
         self._description, self._parameters, self._layout = description, parameters, layout
         self._remembered = _Remembered()
         self._held = self._kept()
+        self._noted = set(self._remembered.void_rounds)
 
     @property
     def run_id(self) -> str:
@@ -160,14 +162,18 @@ class ProvedModel:
         held = self._next(Basis.decode(basis).evidence, terms, array, place)
         if hash_model(held.now.model) != terms.model_hash:
             raise ModelHashError(place, "the model must be the one that the round's terms name, got another")
-        passed = set(held.lineage.void_rounds)
-        if self._held is not None:
-            passed -= set(self._held.lineage.void_rounds)
-        for void in sorted(passed):
-            self._record(PassedOver(run_id=self.run_id, round_number=void, of=held.lineage.most_void_rounds))
-            _LOG.warning("run %s: the sum of round %d was opened, and no model was made of it", self.run_id[:12], void)
+        self._note_void_rounds(held.lineage)
         self._keep(held)
         return held.now.model
+
+    def _note_void_rounds(self, lineage: Lineage) -> None:
+        """Write into the audit chain which rounds are void, each once."""
+        for number in sorted(set(lineage.void_rounds) - self._noted):
+            self._record(PassedOver(run_id=self.run_id, round_number=number, of=lineage.most_void_rounds))
+            self._noted.add(number)
+            _LOG.warning(
+                "run %s: the sum of round %d was opened, and no model was made of it", self.run_id[:12], number
+            )
 
     def group(
         self, masked: MaskedState, views: tuple[secagg.SignedView, ...], survivors: tuple[str, ...], phase: Phase
@@ -191,6 +197,23 @@ class ProvedModel:
         opened = _Opened(self._description, terms, cohort, group)
         self._keep(replace(self._held, lineage=has_opened(self._held.lineage, group), opened=opened))
 
+    def failed(self, round_number: int) -> None:
+        """Note on disk, before this hospital shows its change of a round, that it has seen the round's sum fail.
+
+        The round is void, whatever comes next: a server that shows a later sum first does not make it forgotten.
+
+        Raises:
+            UnprovedModelError: it is not the round that this hospital opened last.
+            TooManyVoidRoundsError: the run allows no more rounds without a sum; nothing may be shown then.
+            RunError: the disk refuses; likewise.
+        """
+        place = self._place(round_number, Phase.DISPUTE)
+        if self._held is None:
+            raise UnprovedModelError(place, "a sum must be one that this hospital opened")
+        lineage = void(self._held.lineage, round_number, place)
+        self._note_void_rounds(lineage)
+        self._keep(replace(self._held, lineage=lineage, opened=None))
+
     def _place(self, round_number: int, phase: Phase) -> Place:
         return Place(self._hospital, round_number, phase)
 
@@ -201,7 +224,8 @@ class ProvedModel:
                 self._require_newest(0, place)
                 first = self._first()
                 most = self._description.most_void_rounds
-                return _Held(begin(self._parameters, self._hospital, most, first.hash, terms.state_hash), 0, first)
+                begun = begin(self._parameters, self._hospital, most, first.hash, terms.state_hash)
+                return _Held(replace(begun, void_rounds=self._remembered.void_rounds), 0, first)
             if held.followed:
                 raise StaleModelError(
                     place, f"a run must go on from the sum of round {held.followed}, got the model of its seed"
@@ -231,13 +255,13 @@ class ProvedModel:
             self._require_newest(evidence.round_number, place)
             before = self._before(sent, read.terms.state_hash, place)
             if cohort_hash(read.vouched.view.directory_hash, read.cohort) != read.vouched.view.cohort_hash:
-                raise StaleModelError(place, "the cohort of the round before must be the one that hospitals signed")
+                raise StaleModelError(place, "the cohort of a sum's round must be the one that hospitals signed")
             most = self._description.most_void_rounds
-            void = self._remembered.void_rounds
-            own = Lineage(self._parameters, self._hospital, most, bytes(32), void) if held is None else held.lineage
+            known = self._remembered.void_rounds
+            own = Lineage(self._parameters, self._hospital, most, bytes(32), known) if held is None else held.lineage
             lineage = join(own, read.vouched, read.survivors, place.round_number)
             if lineage.opened is None:
-                raise StaleModelError(place, "the sum of the round before must have survivors, got none")
+                raise StaleModelError(place, "a sum must have survivors, got none")
             opened = _Opened(self._description, read.terms, read.cohort, lineage.opened)
         layout = layout_of(opened.description)
         total = sum_in(words, layout.proof.length, layout.dtype, place)
@@ -308,18 +332,19 @@ class ProvedModel:
             for old in self._folder.glob(f"proved-{self.run_id}-*.model"):
                 if old != arrays:
                     old.unlink(missing_ok=True)
-            self._forget_old_runs()
+            self._forget_old_models()
         except OSError as error:
             # Why is for this hospital's own operator.
             _LOG.error("the model of a run must be kept: %s; free space", error.strerror)
             raise RunError(f"{self._hospital} could not keep its model on disk; it does not answer") from error
         self._held = held
 
-    def _forget_old_runs(self) -> None:
-        kept = sorted(self._folder.glob("proved-*.json"), key=lambda path: path.stat().st_mtime)
-        for old in kept[:-_FILES_KEPT]:
-            for path in (*self._folder.glob(f"{old.stem}-*.model"), old):
-                path.unlink(missing_ok=True)
+    def _forget_old_models(self) -> None:
+        newest = sorted(self._folder.glob("proved-*.json"), key=lambda path: path.stat().st_mtime)[-_MODELS_KEPT:]
+        runs = {path.stem for path in newest}
+        for model in self._folder.glob("proved-*.model"):
+            if model.stem.rpartition("-")[0] not in runs:
+                model.unlink(missing_ok=True)
 
     def _written(self, held: _Held) -> dict[str, Any]:
         opened = held.opened
@@ -348,10 +373,10 @@ class ProvedModel:
             told = json.loads(self._file().read_bytes())
             if told["version"] != VERSION:
                 return None
-            void = tuple(int(number) for number in told["void_rounds"])
+            void_rounds = tuple(int(number) for number in told["void_rounds"])
             opened = None if told["opened"] is None else self._read_opened(told["opened"])
             newest = max(int(told["followed"]), 0 if opened is None else opened.round_number)
-            self._remembered = _Remembered(newest, void)
+            self._remembered = _Remembered(newest, void_rounds)
             state = bytes.fromhex(told["state"])
             flat = np.frombuffer(self._arrays_file(state).read_bytes(), "<f4").astype(np.float32)
             names = self._state_names()
@@ -364,22 +389,13 @@ class ProvedModel:
                 self._hospital,
                 self._description.most_void_rounds,
                 state,
-                void,
+                void_rounds,
                 None if opened is None else opened.group,
             )
             return _Held(lineage, int(told["followed"]), now, opened)
         except FileNotFoundError:
             return None
-        except (
-            OSError,
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-            ConfideError,
-        ):
+        except _NOT_WHOLE:
             _LOG.warning("the model that this hospital kept of run %s cannot be read; it joins anew", self.run_id[:12])
             return None
 

@@ -207,6 +207,7 @@ class NoisySteps(RoundPlan):
         max_grad_norm: C, the L2 norm that a unit's gradient is clipped to.
         noise_multiplier: σ; the noise of a step has the standard deviation σC in each coordinate.
         longest: S, the norm that a change times the hospital's weight is clipped to; None for none.
+        longest_per_weight: what is added to S for each unit of the weight.
     """
 
     unit: PrivacyUnit
@@ -214,6 +215,7 @@ class NoisySteps(RoundPlan):
     max_grad_norm: float
     noise_multiplier: float
     longest: float | None = None
+    longest_per_weight: float = 0.0
 
     @property
     def event(self) -> MechanismEvent:
@@ -244,8 +246,9 @@ class NoisySteps(RoundPlan):
 
     def encode(self, layout: VectorLayout, change: NDArray[Any], tail: Tail, random: Random) -> NDArray[Any]:
         """See :class:`RoundPlan`; a change beyond the run's bound is clipped to it, after its noise."""
-        within = change if self.longest is None else clipped(change, self.longest / tail.weight)
-        return layout.encode(within, tail, random)
+        if self.longest is None:
+            return layout.encode(change, tail, random)
+        return layout.encode(clipped(change, self.longest / tail.weight + self.longest_per_weight), tail, random)
 
 
 @dataclass(frozen=True)
@@ -471,6 +474,13 @@ class Mechanism(ABC):
         """Return the norm that w times a hospital's change never passes, w its weight; None where nothing limits it."""
         return None
 
+    def longest_mean(self, run: RunDescription, parameters: int) -> float | None:  # noqa: ARG002 - as in subclasses
+        """Return by how much the norm of w times a hospital's part of the mean of features passes w at most.
+
+        That is without its noise a sum of w vectors whose norm is at most C = 1. None where nothing limits it.
+        """
+        return None
+
     def server_optimiser(self, training: TrainingConfig) -> tuple[float, float]:  # noqa: ARG002 - as in subclasses
         """Return the learning rate and momentum of ``training`` that act on the server; 1 and 0 for none of it."""
         return 1.0, 0.0
@@ -595,6 +605,13 @@ class LocalNoise(Mechanism):
         """Return a multiple of the noise's norm, which is the same at every hospital, whatever it states."""
         return self._longest(run, _noisy_steps(self, run.training, run.experiment.rounds), parameters)
 
+    def longest_mean(self, run: RunDescription, parameters: int) -> float | None:
+        """Return the same multiple of the norm that the noise would have if it were in all d numbers."""
+        bound = run.aggregation.norm_bound
+        if not bound or not self.privacy.mean_share:
+            return None
+        return bound * mean_noise_multiplier(self.privacy) * MEAN_NORM * math.sqrt(parameters)
+
     def steps_alone(self, run: RunDescription, *, noise: bool) -> NoisySteps:
         """See :class:`Mechanism`; with noise they are the run's own."""
         return _own_steps(self.privacy, self.schedule(run.training), run.experiment.rounds, noise=noise)
@@ -613,8 +630,9 @@ class LocalNoise(Mechanism):
             training.momentum,
         )
 
-    def _release_of_mean(self, run: RunDescription, parameters: int) -> NoisySteps:  # noqa: ARG002 - as in the base
-        return NoisySteps(self.privacy.unit, Schedule(1.0, 1), MEAN_NORM, mean_noise_multiplier(self.privacy))
+    def _release_of_mean(self, run: RunDescription, parameters: int) -> NoisySteps:
+        multiplier, longest = mean_noise_multiplier(self.privacy), self.longest_mean(run, parameters)
+        return NoisySteps(self.privacy.unit, Schedule(1.0, 1), MEAN_NORM, multiplier, longest, MEAN_NORM)
 
     def deviation_of_mean(self, run: RunDescription, parameters: int, summed: SummedMean) -> float:
         """Each hospital adds all the noise to its own sum, and a hospital's mean counts by what it states."""

@@ -71,6 +71,8 @@ class Rules:
     """The length of a change at most, in units of the ring, with all that rounding adds; None where it is not bound."""
     weight_limb_bits: int
     most_weight: int
+    longest_per_weight: float = 0.0
+    """What is added to that for each unit of a hospital's weight."""
 
     @property
     def largest_entry(self) -> int:
@@ -92,20 +94,26 @@ def vector_fault(rules: Rules, key: bytes, commitment: list[int], stripped: Vect
         commitment: C_u.
         stripped: z_u, of the ring.
     """
-    longest = None if rules.longest is None else rules.longest * (1 - _DOUBLE)
-    return _fault(
-        rules, key, commitment, _centred(rules, stripped), rules.largest_entry, (1, rules.most_weight), longest
-    )
+    centred = _centred(rules, stripped)
+    longest = _longest(rules, 1, centred)
+    strict = None if longest is None else longest * (1 - _DOUBLE)
+    return _fault(rules, key, commitment, centred, rules.largest_entry, (1, rules.most_weight), strict)
 
 
 def sum_fault(rules: Rules, key: bytes, commitments: Iterable[list[int]], total: Vector) -> Fault | None:
     """Return what is wrong with the sum of the vectors that are committed to; None where honest ones may have it."""
-    several = list(commitments)
+    several, centred = list(commitments), _centred(rules, total)
     number = len(several)
-    longest = None if rules.longest is None else rules.longest * number
     weights = (number, number * rules.most_weight)
     committed = add(rules.proof, several)
-    return _fault(rules, key, committed, _centred(rules, total), rules.proof.bound, weights, longest)
+    return _fault(rules, key, committed, centred, rules.proof.bound, weights, _longest(rules, number, centred))
+
+
+def _longest(rules: Rules, number: int, centred: Centred) -> float | None:
+    """Return how long the change of a vector, or of the sum of so many, may be with the weight that it states."""
+    if rules.longest is None:
+        return None
+    return rules.longest * number + rules.longest_per_weight * rules.weight(centred)
 
 
 def _centred(rules: Rules, vector: Vector) -> Centred:

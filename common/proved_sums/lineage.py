@@ -4,9 +4,10 @@ A hospital keeps a :class:`Lineage` through a run. Every step gives a new one; n
 
 1. It begins from the model that the run's description and seed give, which it computes itself: :func:`begin`.
 2. Once it has helped to open the sum of a round, it goes on from that sum, proved: :func:`follow`; or from the same
-   model as before with the round recorded as void, ``most_void_rounds`` times a run: :func:`pass_over`.
+   model as before with the round recorded as void, ``most_void_rounds`` times a run: :func:`pass_over`. Where it has
+   seen itself that the sum fails, the round is void at once: :func:`void`.
 3. Where it opened nothing, it goes on from the model that it has: :func:`stay`; or, as a late joiner, from one that
-   enough hospitals signed as theirs in the round before: :func:`join`.
+   enough hospitals signed as theirs in the round of the last sum: :func:`join`.
 
 Models are named by :func:`state_hash`, over the model and the state of the optimiser.
 
@@ -58,7 +59,7 @@ class Lineage:
 
 @dataclass(frozen=True)
 class VouchedState:
-    """What a late joiner is shown of the round before: who signed that it began from which model."""
+    """What a late joiner is shown of the round of the last sum: who signed that it began from which model."""
 
     view: MaskedInput
     """Anybody's view of that round."""
@@ -142,15 +143,30 @@ def pass_over(lineage: Lineage, void_round: int, claimed: bytes, round_number: i
         TooManyVoidRoundsError: the run allows no more of them.
         ModelDoesNotFollowError: the request names another model or state than the one before.
     """
-    place, opened = lineage.place(round_number), lineage.opened
+    return stay(void(lineage, void_round, lineage.place(round_number)), claimed, round_number)
+
+
+def void(lineage: Lineage, void_round: int, place: Place) -> Lineage:
+    """Record as void the round that this hospital helped to open: no model comes of it.
+
+    Args:
+        lineage: with the round that was opened.
+        void_round: its number.
+        place: of a refusal.
+
+    Raises:
+        UnprovedModelError: it is another round that this hospital helped to open last.
+        TooManyVoidRoundsError: the run allows no more of them.
+    """
+    opened = lineage.opened
     if opened is None or opened.view.round_number != void_round:
         raise UnprovedModelError(place, f"round {void_round} must be the last that this hospital helped to open")
-    void = (*lineage.void_rounds, void_round)
-    if len(void) > lineage.most_void_rounds:
+    rounds = (*lineage.void_rounds, void_round)
+    if len(rounds) > lineage.most_void_rounds:
         raise TooManyVoidRoundsError(
-            place, f"at most {lineage.most_void_rounds} rounds may end without a sum, got {len(void)}"
+            place, f"at most {lineage.most_void_rounds} rounds may end without a sum, got {len(rounds)}"
         )
-    return stay(replace(lineage, void_rounds=void, opened=None), claimed, round_number)
+    return replace(lineage, void_rounds=rounds, opened=None)
 
 
 def stay(lineage: Lineage, claimed: bytes, round_number: int) -> Lineage:
@@ -173,9 +189,12 @@ def stay(lineage: Lineage, claimed: bytes, round_number: int) -> Lineage:
 
 
 def join(lineage: Lineage, shown: VouchedState, survivors: Iterable[str], round_number: int) -> Lineage:
-    """Take over the model and state that enough hospitals signed as theirs in the round before.
+    """Take over the model and state that enough hospitals signed as theirs in the round of the last sum.
 
-    Enough is the threshold for the whole roster, so that no two models can each have as many.
+    Enough is the threshold for the whole roster, so that no two models can each have as many. How long ago that round
+    was does not matter: numbers are the server's choice, and rounds that failed since have some, too. Masks are bound
+    to the model, so a stale state is of use only with hospitals that have opened no later sum, and these would go on
+    from it without this one.
 
     Args:
         lineage: this hospital's; what it has is out of date, or it has begun the run anew.
@@ -187,16 +206,14 @@ def join(lineage: Lineage, shown: VouchedState, survivors: Iterable[str], round_
         The lineage from that state, with that round to be followed, passed over, or, if it was void, done with.
 
     Raises:
-        StaleModelError: too few signatures, another request than was signed, or a round too long ago.
+        StaleModelError: too few signatures, another request than was signed, or a round that is not over.
         UnsignedCommitmentError, MissingCommitmentError, UnexpectedCommitmentError: of the views that are shown.
     """
     place, run, signed_round = lineage.place(round_number), lineage.run, shown.view.round_number
     if shown.view.run_id != run.run_id or shown.view.config_hash != run.config_hash:
         raise StaleModelError(place, "signatures must be of this run")
-    if not 1 <= round_number - signed_round <= 1 + lineage.most_void_rounds:
-        raise StaleModelError(
-            place, f"signatures must be of the round before, or as many more as may be void, got round {signed_round}"
-        )
+    if signed_round >= round_number:
+        raise StaleModelError(place, f"signatures must be of a round before this one, got round {signed_round}")
     if request_hash(shown.terms) != shown.view.request_hash:
         raise StaleModelError(place, "the state must be of the request that hospitals signed")
     fewest, signers = run.threshold(len(run.roster)), [view.hospital for view in shown.views]
@@ -205,6 +222,6 @@ def join(lineage: Lineage, shown: VouchedState, survivors: Iterable[str], round_
     group = committed_group(run, shown.view, shown.views, signers, place)
     summed = set(survivors)
     for missing in sorted(summed - set(signers)):
-        raise StaleModelError(place, "every survivor of the round before must have signed its state", missing)
+        raise StaleModelError(place, "every survivor of the round of a sum must have signed its state", missing)
     hashes = {hospital: promised for hospital, promised in group.hashes.items() if hospital in summed}
     return replace(lineage, state=shown.state, opened=replace(group, hashes=hashes) if hashes else None)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from common.config import RunDescription
 from common.privacy.change_norm import norm
-from common.privacy.mechanism import LARGEST_MEAN_ERROR, SummedMean, mechanism_of
+from common.privacy.mechanism import LARGEST_MEAN_ERROR, MEAN_NORM, SummedMean, mechanism_of
 from common.proved_sums.commitment import Centred
 from common.proved_sums.dispute import Rules, longest_in_units
 from common.proved_sums.errors import SumNormError
@@ -67,16 +67,17 @@ _ROUNDED = 1e-4
 def check_norm(run: RunDescription, layout: VectorLayout, round_: SummedRound, total: Centred, place: Place) -> None:
     """Refuse a proved sum that is longer than the changes of so many honest hospitals can make it.
 
-    A change times its weight is at most S long, and rounding moves each of its d elements by less than one unit. So
-    the sum of U of them is at most U (S / unit + √d) long, by the triangle inequality: no honest sum is refused.
+    A change times its weight w is at most S long, a part of the mean of features S + w, and rounding moves each of its
+    d elements by less than one unit. So the sum of U of them is at most U (S / unit + √d) long, and W / unit more with
+    W the sum of weights, by the triangle inequality: no honest sum is refused.
 
     Raises:
         SumNormError: it is longer, so somebody's change is longer than S. It names nobody.
     """
-    longest = _longest(run, layout, round_.purpose)
+    longest, per_weight = _longest(run, layout, round_.purpose)
     if longest is None:
         return
-    most = round_.survivors * longest
+    most = round_.survivors * longest + per_weight * layout.proved_weight(total)
     found = norm(total[: layout.parameters])
     if found > most:
         raise SumNormError(
@@ -86,15 +87,24 @@ def check_norm(run: RunDescription, layout: VectorLayout, round_: SummedRound, t
 
 def rules_of(run: RunDescription, layout: VectorLayout, purpose: Purpose) -> Rules:
     """Return what the vectors of a round must keep, in a run that has disputes: what its sum is checked for."""
-    longest = _longest(run, layout, purpose)
-    return Rules(layout.proof, layout.parameters, longest, layout.weight_limb_bits, layout.max_weight)
+    longest, per_weight = _longest(run, layout, purpose)
+    return Rules(layout.proof, layout.parameters, longest, layout.weight_limb_bits, layout.max_weight, per_weight)
 
 
-def _longest(run: RunDescription, layout: VectorLayout, purpose: Purpose) -> float | None:
-    longest = mechanism_of(run).longest_change(run, layout.parameters)
-    if longest is None or purpose is not Purpose.TRAIN:
-        return None
-    return longest_in_units(longest, layout.step, layout.parameters, _ROUNDED)
+def _longest(run: RunDescription, layout: VectorLayout, purpose: Purpose) -> tuple[float | None, float]:
+    """Return how long a vector's change may be, and how much more for each unit of its weight, in the ring's units."""
+    mechanism, parameters, per_weight = mechanism_of(run), layout.parameters, 0.0
+    match purpose:
+        case Purpose.TRAIN:
+            longest = mechanism.longest_change(run, parameters)
+        case Purpose.MEAN:
+            longest = mechanism.longest_mean(run, parameters)
+            per_weight = MEAN_NORM / layout.step * (1 + _ROUNDED)
+        case Purpose.EVALUATE:
+            longest = None
+    if longest is None:
+        return None, 0.0
+    return longest_in_units(longest, layout.step, parameters, _ROUNDED), per_weight
 
 
 def next_model(

@@ -313,7 +313,7 @@ class VectorLayout:
             raise RunError(f"a sum must be over 1 to {self.hospitals} hospitals, got {hospitals}")
         head = self._head
         counts, elements = summed[:head].view(np.uint32), summed[head:].view(self.signed)
-        total_weight = self._proved_weight(elements) if self.proves_sums else int(counts[0])
+        total_weight = self.proved_weight(elements) if self.proves_sums else int(counts[0])
         self._check_total_weight(total_weight, hospitals)
         tail = Tail(total_weight, int(counts[1]), int(counts[2]), self._entries(counts[PUBLIC_ENTRIES:]))
         return DecodedSum(elements[: self.parameters], np.float32(self.step / total_weight), tail)
@@ -334,7 +334,7 @@ class VectorLayout:
         Raises:
             WeightRangeError: no honest hospitals have it.
         """
-        total_weight = self._proved_weight(proved)
+        total_weight = self.proved_weight(proved)
         self._check_total_weight(total_weight, hospitals)
         return total_weight
 
@@ -350,7 +350,8 @@ class VectorLayout:
                 f"got {total_weight}"
             )
 
-    def _proved_weight(self, elements: NDArray[Any]) -> int:
+    def proved_weight(self, elements: NDArray[Any]) -> int:
+        """Return the weight in a sum that was proved, whatever it is; :meth:`check_proved_weight` refuses a bad one."""
         limbs = elements[self.parameters : self.parameters + self.weight_limbs].tolist()
         return sum(int(limb) << (position * self.weight_limb_bits) for position, limb in enumerate(limbs))
 

@@ -248,6 +248,37 @@ def test_the_other_dispute_of_a_round_gets_nothing(tmp_path: Path, monkeypatch: 
     assert run.disputable == {}
 
 
+def test_a_server_that_works_with_a_cheat_sees_no_more_changes_than_rounds_may_be_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It withholds every verdict, so nobody is named, and has the cheat spoil the next sum, too."""
+    made = disputing(tmp_path, audited=True, aggregation={"most_void_rounds": 1})
+    spoil(made, monkeypatch, scaled(40))
+    monkeypatch.setattr("server.rounds.verdict", lambda *_: {})
+    monkeypatch.setattr("server.run.Run._left_out", lambda *_: frozenset())
+    made.consortium.transport.line = lambda _, request: Loss.OF_REQUEST if "verdict" in phase_of(request) else None
+    made.run().train()
+    assert {(name, "too_many_void_rounds") for name in HONEST} <= refusals(made)
+    for name in HONEST:
+        assert [kinds_at(made, name).count(kind) for kind in ("passed", "shown", "named")] == [1, 1, 0]
+
+
+def test_a_round_is_void_at_once_where_a_hospital_has_seen_its_sum_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at one that has no part in the next sum: it is not forgotten when that one is followed."""
+    made = disputing(tmp_path, 7, audited=True, experiment={"rounds": 4})
+    spoil(made, monkeypatch, scaled(40))
+    away = (HONEST[0], 3, "masked_input")  # After a round that failed, a number is left out.
+    made.consortium.transport.line = lambda name, request: (
+        Loss.OF_REQUEST if (name, request.round_number, phase_of(request)) == away else None
+    )
+    made.run().train()
+    assert made.hospitals == [5, 5, 6, 6]
+    honest = [name for name in names(7) if name != CHEAT]
+    assert {name: kinds_at(made, name).count("passed") for name in honest} == dict.fromkeys(honest, 1)
+
+
 @pytest.mark.parametrize("mode", ["none", "local", "distributed"])
 def test_a_run_without_disputes_answers_none(dealt: Dealt, tmp_path: Path, mode: str) -> None:
     made = proving(dealt, tmp_path, privacy={"mode": mode}, experiment={"rounds": 1})

@@ -13,10 +13,13 @@ import pytest
 from client.named import NAMED_FILE
 from common.audit.chain import AUDIT_FILE
 from common.proved_sums.errors import SumNormError
+from common.run.basis import words_of
 from common.run.messages import MissedVerdictRequest, Request, VerdictReply, phase_of
 from common.run.round_terms import Purpose, RoundTerms
+from common.secagg import advertise_keys
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
+from common.secagg.keys import public_key
 from common.secagg.phases import Phase
 from common.telemetry.events import COMPLETED, AttackRefused
 from deploy.experiment.consortium import Loss
@@ -103,20 +106,34 @@ def test_nobody_is_told_what_it_has_found_itself(tmp_path: Path, monkeypatch: py
 # A server that lies
 
 
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProvingRun:
-    """Return a run whose hospital-1 has heard neither of a verdict nor of its evidence, which was overheard."""
-    made = disputing(tmp_path, audited=True)
-    spoil(made, monkeypatch, scaled(40))
+DROPPED = "hospital-5"
+
+
+def overheard(folder: Path, patch: pytest.MonkeyPatch, hospitals: int) -> ProvingRun:
+    """Return a run whose hospital-1 has heard neither of a verdict nor of its evidence; a fifth one has no vector."""
+    made = disputing(folder, hospitals, audited=True)
+    spoil(made, patch, scaled(40))
 
     def line(name: str, request: Request) -> Loss | None:
-        return Loss.OF_REQUEST if name == NAME and "verdict" in phase_of(request) else None
+        is_lost = name == NAME and "verdict" in phase_of(request)
+        is_dropped = (name, request.round_number, phase_of(request)) == (DROPPED, 1, "masked_input")
+        return Loss.OF_REQUEST if is_lost or is_dropped else None
 
     made.consortium.transport.line = line
     made.listen()
     made.run().train()
     assert found_at(made, NAME) == []
     return made
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProvingRun:
+    return overheard(tmp_path, monkeypatch, 4)
+
+
+@pytest.fixture
+def told_of_a_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProvingRun:
+    return overheard(tmp_path, monkeypatch, 5)
 
 
 def evidence(made: ProvingRun) -> tuple[MissedVerdictRequest, Any]:
@@ -208,6 +225,81 @@ def test_what_was_not_signed_is_refused_and_names_nobody(
     assert (refused.code, refused.is_attack) == (code, True), refused.reason
     assert found_at(told, NAME) == []
     assert kept_at(told, NAME) == []
+
+
+def test_a_colluder_that_signs_two_keys_in_one_round_frames_nobody(told: ProvingRun) -> None:
+    """Both are well signed. An honest change, stripped by the mask of the other key, would look like noise."""
+    request, array = evidence(told)
+    run, colluder = told.agent._run, told.consortium.identity(CHEAT)
+    assert run is not None
+
+    def second(keys: secagg.AdvertisedKeys) -> secagg.AdvertisedKeys:
+        if keys.hospital != CHEAT:
+            return keys
+        unsigned = replace(keys, change_key=public_key(bytes(range(32))), signature=b"")  # type: ignore[call-arg]
+        signed = replace(unsigned, signature=colluder.key.sign(advertise_keys.signed_part(run.parameters, unsigned)))
+        advertise_keys.verify(run.parameters, 1, signed, PLACE, CHEAT)
+        return signed
+
+    def change(directory: secagg.DisputableDirectory) -> secagg.DisputableDirectory:
+        return replace(directory, keys=tuple(map(second, directory.keys)))
+
+    refused = told.refusal(rewritten(request, "directory", secagg.DisputableDirectory, change), array)
+    assert refused.code == "dispute_evidence", refused.reason
+    assert found_at(told, NAME) == []
+    assert kept_at(told, NAME) == []
+
+
+def test_a_server_that_hides_who_dropped_out_frames_nobody(told_of_a_dropout: ProvingRun) -> None:
+    """A change still has the mask that it shares with whoever dropped out, and would look like noise without it."""
+    request, array = evidence(told_of_a_dropout)
+    shown = secagg.decode(request.dispute, secagg.Dispute, LIMITS, PLACE)
+    assert DROPPED in request.cohort
+    assert [each.hospital for each in shown.dropped] == [DROPPED]
+    hiding = msgspec.structs.replace(
+        request,
+        cohort=tuple(name for name in request.cohort if name != DROPPED),
+        dispute=secagg.encode(replace(shown, dropped=())),
+    )
+    refused = told_of_a_dropout.refusal(hiding, array)
+    assert refused.code == "dispute_evidence", refused.reason
+    assert found_at(told_of_a_dropout, NAME) == []
+    assert kept_at(told_of_a_dropout, NAME) == []
+    reply, _ = told_of_a_dropout.agent.answer(request, array)
+    assert isinstance(reply, VerdictReply)
+    assert dict(reply.named) == {CHEAT: "length"}
+
+
+def among(request: MissedVerdictRequest, array: Any, chosen: tuple[str, ...]) -> tuple[MissedVerdictRequest, Any]:  # noqa: ANN401
+    """Return evidence that is well signed, of a smaller sum: the others' keys, which they have shown, as dropouts'."""
+    shown = secagg.decode(request.dispute, secagg.Dispute, LIMITS, PLACE)
+    opened = secagg.decode(request.opened, secagg.OpenedChanges, LIMITS, PLACE)
+    views = secagg.decode(request.views, secagg.FullUnmaskingRequest, LIMITS, PLACE)
+    order = [each.hospital for each in shown.vectors]
+    changes = np.array(array).view(np.uint16).reshape(len(order), -1)[[order.index(name) for name in chosen]]
+    dropped = tuple(secagg.DroppedKey(each.hospital, each.change_key) for each in opened.opened
+                    if each.hospital not in chosen)  # fmt: skip
+    vectors = tuple(each for each in shown.vectors if each.hospital in chosen)
+    bent = msgspec.structs.replace(
+        request,
+        views=secagg.encode(replace(views, views=tuple(each for each in views.views if each.hospital in chosen))),
+        dispute=secagg.encode(replace(shown, vectors=vectors, dropped=dropped)),
+        opened=secagg.encode(replace(opened, opened=tuple(each for each in opened.opened if each.hospital in chosen))),
+    )
+    return bent, words_of(changes.ravel())
+
+
+def test_a_server_that_shows_a_smaller_sum_with_keys_that_were_shown_finds_the_same_cheat_or_nobody(
+    told: ProvingRun,
+) -> None:
+    request, array = evidence(told)
+    assert told.refusal(*among(request, array, ("hospital-2", "hospital-4"))).code == "unfounded_dispute"
+    assert told.refusal(*among(request, array, ("hospital-2",))).code == "unfounded_dispute"
+    assert kept_at(told, NAME) == []
+    for chosen in (("hospital-2", CHEAT), (CHEAT,)):
+        reply, _ = told.agent.answer(*among(request, array, chosen))
+        assert isinstance(reply, VerdictReply)
+        assert dict(reply.named) == {CHEAT: "length"}
 
 
 def test_another_masked_change_is_refused(told: ProvingRun) -> None:

@@ -5,6 +5,7 @@ changes nothing at the hospital, so the same one is lied to again and again, and
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,7 @@ def honest(made: ProvingRun) -> Heard:
     return made.first(ProvedMaskRequest, 2)
 
 
-def test_the_honest_request_is_answered_after_all_lies_and_an_older_sum_is_stale_then(
-    dealt: Dealt, tmp_path: Path
-) -> None:
+def test_the_honest_request_is_answered_after_a_lie(dealt: Dealt, tmp_path: Path) -> None:
     made = overheard(dealt, tmp_path, "masked_input", 2)
     heard = honest(made)
     made.refusal(*LIES["a sum with a unit more"][0](heard.request, heard.array))  # type: ignore[arg-type]
@@ -121,25 +120,26 @@ def test_a_first_model_that_is_not_the_seeds_is_refused(first: ProvingRun) -> No
 def test_a_sum_that_was_opened_cannot_be_passed_over_beyond_the_limit(dealt: Dealt, tmp_path: Path) -> None:
     """The server withholds the sum of round 1 and goes on from the seed's model, which no limit allows here."""
     made = overheard(dealt, tmp_path, "masked_input", 2, aggregation={"most_void_rounds": 0})
+    assert made.refusal(seeds_again(made)).code == "too_many_void_rounds"
+
+
+def seeds_again(made: ProvingRun) -> ProvedMaskRequest:
+    """Return a request of round 2 for the model of the seed, as if no sum had been opened."""
     begun, heard = made.first(ProvedMaskRequest, 1).request, honest(made)
     assert isinstance(begun, ProvedMaskRequest)
     assert isinstance(heard.request, ProvedMaskRequest)
     inner = secagg.decode(begun.request, secagg.MaskedInputRequest, LIMITS, PLACE)
     seeds = RoundTerms.decode(inner.terms)
-    void = with_terms(with_evidence(heard.request, lambda _: None), lambda _: seeds)
-    assert made.refusal(void).code == "too_many_void_rounds"
+    return with_terms(with_evidence(heard.request, lambda _: None), lambda _: seeds)
 
 
 def test_a_late_joiner_believes_neither_an_unsigned_state_nor_too_few(dealt: Dealt, tmp_path: Path) -> None:
     made = overheard(dealt, tmp_path, "masked_input", 2)
-    for path in (tmp_path / NAME).glob("proved-*"):
-        path.unlink()
-    made.consortium.restart(NAME)
+    restarted_without(made, "proved-*")
     # What it is sent as a late joiner: model and state of before, then the sum. Here the sum alone, and then a lie.
     heard = honest(made)
     assert isinstance(heard.request, ProvedMaskRequest)
     assert heard.array is not None
-    rejoin(made)
     assert made.refusal(heard.request, heard.array).code in {"stale_model", "run"}
     state = dealt_model(made)
     whole = np.concatenate([state, heard.array])
@@ -153,19 +153,90 @@ def test_a_late_joiner_believes_neither_an_unsigned_state_nor_too_few(dealt: Dea
     assert answer_as_joiner(made, heard.request, whole) == ""
 
 
-def test_a_late_joiner_is_given_no_sum_from_before_the_last_round(dealt: Dealt, tmp_path: Path) -> None:
-    """The server shows a hospital that lost its disk what round 1 gave, in round 3, as if round 2 had not been."""
-    made = overheard(dealt, tmp_path, "masked_input", 3, aggregation={"most_void_rounds": 0})
-    older, newest = made.first(ProvedMaskRequest, 2), made.first(ProvedMaskRequest, 3)
-    for path in (tmp_path / NAME).glob("proved-*"):
+def three_rounds(dealt: Dealt, folder: Path) -> tuple[ProvingRun, Heard, Heard]:
+    """Return a run with what hospital-1 was sent in rounds 2 and 3, the latter unanswered; no sum may be withheld."""
+    made = overheard(dealt, folder, "masked_input", 3, aggregation={"most_void_rounds": 0})
+    return made, made.first(ProvedMaskRequest, 2), made.first(ProvedMaskRequest, 3)
+
+
+def restarted_without(made: ProvingRun, lost: str) -> None:
+    """Start hospital-1 again without some of the files of its model."""
+    for path in (made.folder / NAME).glob(lost):
         path.unlink()
     made.consortium.restart(NAME)
     rejoin(made)
+
+
+def stale(made: ProvingRun, older: Heard) -> tuple[ProvedMaskRequest, Array]:
+    """Return the request of round 2 as if it were that of round 4: a world in which round 2 has not been."""
     assert isinstance(older.request, ProvedMaskRequest)
-    assert isinstance(newest.request, ProvedMaskRequest)
     assert older.array is not None
-    stale = msgspec.structs.replace(newest.request, basis=older.request.basis)
-    assert answer_as_joiner(made, stale, np.concatenate([dealt_model(made), older.array])) == "stale_model"
+    whole = np.concatenate([dealt_model(made), older.array])
+    return msgspec.structs.replace(older.request, round_number=4), whole
+
+
+def test_a_late_joiner_is_not_given_the_sum_of_an_earlier_round_in_the_place_of_the_last(
+    dealt: Dealt, tmp_path: Path
+) -> None:
+    """The server shows a hospital that lost its disk what round 1 gave, in round 3, as if round 2 had not been."""
+    made, older, newest = three_rounds(dealt, tmp_path)
+    restarted_without(made, "proved-*")
+    assert isinstance(newest.request, ProvedMaskRequest)
+    basis, whole = stale(made, older)
+    mixed = msgspec.structs.replace(newest.request, basis=basis.basis)
+    assert answer_as_joiner(made, mixed, whole) == "model_does_not_follow"
+
+
+def test_a_hospital_that_has_followed_a_later_sum_is_not_put_back(dealt: Dealt, tmp_path: Path) -> None:
+    made, older, newest = three_rounds(dealt, tmp_path)
+    assert isinstance(newest.request, ProvedMaskRequest)
+    assert newest.array is not None
+    assert answer_as_joiner(made, newest.request, newest.array) == ""
+    assert answer_as_joiner(made, *stale(made, older)) == "stale_model"
+
+
+def void_rounds(made: ProvingRun) -> tuple[int, ...]:
+    proved = made.agent._proved
+    assert proved is not None
+    assert proved._held is not None
+    return proved._held.lineage.void_rounds
+
+
+def test_a_hospital_whose_model_was_removed_still_knows_which_rounds_are_void(dealt: Dealt, tmp_path: Path) -> None:
+    """Models of older runs are removed. A server must not win back the sums that it may withhold by other runs."""
+    made = overheard(dealt, tmp_path, "masked_input", 3)
+    older = made.first(ProvedMaskRequest, 2)
+    assert answer_as_joiner(made, *stale(made, older)) == ""
+    assert void_rounds(made) == (2,)
+    restarted_without(made, "proved-*.model")
+    assert answer_as_joiner(made, *stale(made, older)) == ""
+    assert void_rounds(made) == (2,)
+
+
+def test_nor_does_it_forget_them_where_it_begins_from_the_seed_again(dealt: Dealt, tmp_path: Path) -> None:
+    made = overheard(dealt, tmp_path, "masked_input", 2)
+    withheld = seeds_again(made)
+    assert answer_as_joiner(made, withheld, np.zeros(0, np.float32)) == ""
+    restarted_without(made, "proved-*.model")
+    assert answer_as_joiner(made, withheld, np.zeros(0, np.float32)) == ""
+    assert void_rounds(made) == (1,)
+
+
+def test_models_of_older_runs_are_removed_and_what_is_known_of_them_is_not(dealt: Dealt, tmp_path: Path) -> None:
+    made = overheard(dealt, tmp_path, "masked_input", 2)
+    (own,) = (tmp_path / NAME).glob("proved-*.json")
+    runs = [f"{number:032x}" for number in range(6)]
+    for age, run in enumerate(runs, start=1):
+        for path in (own.with_name(f"proved-{run}.json"), own.with_name(f"proved-{run}-{'a' * 16}.model")):
+            path.write_bytes(b"")
+            os.utime(path, (age, age))
+    heard = honest(made)
+    assert isinstance(heard.request, ProvedMaskRequest)
+    assert heard.array is not None
+    assert answer_as_joiner(made, heard.request, heard.array) == ""
+    assert len(list(own.parent.glob("proved-*.json"))) == len(runs) + 1
+    kept = {path.stem.split("-")[1] for path in own.parent.glob("proved-*.model")}
+    assert kept == {own.stem.split("-")[1], *runs[3:]}
 
 
 def test_a_hospital_whose_model_was_lost_goes_back_behind_no_sum_that_it_knew(dealt: Dealt, tmp_path: Path) -> None:

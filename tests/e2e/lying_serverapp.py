@@ -123,7 +123,7 @@ if __name__ == "__main__":
     lying = staticmethod(lie_or_not)
     replace_in(SecureAggregation, "_mask_request", lying, used_by=SecureAggregation._collect_vectors)
     replace_in(SecureAggregation, "_collect_vectors", remember_and_collect, used_by=SecureAggregation.aggregate)
-    asking = (SecureAggregation._collect_revealed, SecureAggregation._dispute)
+    asking = (SecureAggregation._collect_revealed, SecureAggregation._dispute, SecureAggregation._tell_verdicts)
     replace_in(SecureAggregation, "_ask", ask_lying, used_by=asking)
     dispute_lies.claim_as_bidden(bidden)
     flwr_serverapp()

@@ -12,7 +12,7 @@ import pytest
 from common.audit.chain import AUDIT_FILE
 from common.telemetry.events import AttackRefused
 from tests.support.deployed import DISPUTED, Deployed, deployed_in
-from tests.support.dispute_lies import CLAIM, FRAME, FRAMED, WITHHOLD
+from tests.support.dispute_lies import BEND_LATE, CLAIM, FRAME, FRAMED, WITHHOLD
 from tests.support.garbles import ORDER, Garble
 from tests.support.sum_lies import LIE, VICTIM
 
@@ -82,16 +82,16 @@ def test_a_cheat_is_named_by_everybody_and_the_run_goes_on(
 ) -> None:
     cheated = found(deployed, garble)
     assert {event.round for event in refused(deployed)} == {cheated.round}
-    # A cheat that shows nothing refuses the verdict, too.
-    told_by_others = {event.code for event in refused(deployed) if event.hospital != CHEAT}
-    codes = told_by_others - {"cheat_found"}
+    is_silent = garble is Garble.SCALED_AND_SILENT
+    # A cheat that shows nothing refuses the verdict, too. What the server refuses of another is told about the cheat.
+    told = {event.code for event in refused(deployed) if not (is_silent and event.hospital == CHEAT)}
+    codes = told - {"cheat_found"}
     assert codes == {code} or (code is None and codes <= {"sum_bound", "false_sum", "implausible_sum"})
     goes_on_without_it(deployed, cheated)
-    is_silent = garble is Garble.SCALED_AND_SILENT
     finders = set(deployed.sizes) - ({CHEAT} if is_silent else set())
-    told = {tuple(named(deployed, hospital)) for hospital in finders}
-    assert len(told) == 1
-    (((number, hospital, fault),),) = told
+    found_by_all = {tuple(named(deployed, hospital)) for hospital in finders}
+    assert len(found_by_all) == 1
+    (((number, hospital, fault),),) = found_by_all
     assert (number, hospital) == (cheated.round, CHEAT)
     assert fault in faults
     shown = {hospital for hospital in deployed.sizes if kinds(deployed, hospital).count("shown")}
@@ -137,3 +137,18 @@ def test_a_hospital_from_which_a_verdict_was_withheld_finds_the_cheat_with_the_n
     goes_on_without_it(deployed, cheated)
     told = {tuple(named(deployed, hospital)) for hospital in deployed.sizes if hospital != CHEAT}
     assert told == {((cheated.round, CHEAT, "length"),)}
+
+
+@pytest.mark.slow
+def test_evidence_that_a_server_has_bent_is_refused_later_and_names_nobody(deployed: Deployed) -> None:
+    bid(deployed, BEND_LATE)
+    cheated = found(deployed, Garble.SIGNED_SCALED)
+
+    def refusals() -> set[str]:
+        return {event.code for event in refused(deployed) if event.hospital == VICTIM}
+
+    deployed.wait(refusals, f"{VICTIM} must refuse the evidence")
+    assert refusals() == {"dispute_evidence"}
+    goes_on_without_it(deployed, cheated)
+    assert named(deployed, VICTIM) == []
+    assert named(deployed, FRAMED) == [(cheated.round, CHEAT, "length")]

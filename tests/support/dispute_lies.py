@@ -10,7 +10,7 @@ from common.flower.seam import replace_in
 from common.proved_sums import dispute
 from common.proved_sums.errors import SumNormError
 from common.run import next_model
-from common.run.messages import VerdictRequest
+from common.run.messages import MissedVerdictRequest, VerdictRequest
 from common.secagg import messages as secagg
 from common.secagg.errors import SERVER, Place
 from common.secagg.phases import Phase
@@ -27,9 +27,12 @@ WITHHOLD = "no verdict"
 FRAME = "another hospital showed another key"
 """To one hospital."""
 
+BEND_LATE = "no verdict, and later the evidence of one with another hospital's seed"
+"""To one hospital."""
+
 FRAMED = "hospital-4"
 
-LIES = (CLAIM, WITHHOLD, FRAME)
+LIES = (CLAIM, WITHHOLD, FRAME, BEND_LATE)
 
 PLACE = Place(SERVER, 1, Phase.VERDICT)
 
@@ -37,10 +40,14 @@ PLACE = Place(SERVER, 1, Phase.VERDICT)
 def bent(name: str, requests: dict[str, Outgoing]) -> dict[str, Outgoing]:
     """Return what hospitals are sent."""
     told = requests.get(VICTIM)
-    if told is None or not isinstance(told.request, VerdictRequest):
+    if told is None:
         return requests
     others = {hospital: item for hospital, item in requests.items() if hospital != VICTIM}
-    if name == WITHHOLD:
+    if name == BEND_LATE and isinstance(told.request, MissedVerdictRequest):
+        return {**others, VICTIM: Outgoing(with_other_seed(told.request), told.model)}
+    if not isinstance(told.request, VerdictRequest):
+        return requests
+    if name in (WITHHOLD, BEND_LATE):
         return others
     if name == FRAME:
         opened = secagg.decode(told.request.opened, secagg.OpenedChanges, secagg.Limits(4), PLACE)
@@ -50,6 +57,15 @@ def bent(name: str, requests: dict[str, Outgoing]) -> dict[str, Outgoing]:
         framing = secagg.encode(replace(opened, opened=lied))
         return {**others, VICTIM: Outgoing(msgspec.structs.replace(told.request, opened=framing))}
     return requests
+
+
+def with_other_seed(request: MissedVerdictRequest) -> MissedVerdictRequest:
+    """Return the evidence with another b_u of one hospital, under whose mask its change would look like noise."""
+    shown = secagg.decode(request.dispute, secagg.Dispute, secagg.Limits(4), PLACE)
+    vectors = tuple(
+        replace(each, self_mask_seed=bytes(range(32))) if each.hospital == FRAMED else each for each in shown.vectors
+    )
+    return msgspec.structs.replace(request, dispute=secagg.encode(replace(shown, vectors=vectors)))
 
 
 def claim_as_bidden(bidden: Callable[[], str]) -> None:

@@ -94,6 +94,19 @@ def test_a_cheat_is_named_in_its_round_and_the_run_goes_on_without_it(
     is_the_right_model(made, goes_on_without(made, CHEAT, faults))
 
 
+def test_a_cheat_in_the_round_that_tells_the_mean_of_features_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A centre that is forty times too long leaves a model that tells nothing."""
+    made = disputing(
+        tmp_path, audited=True, privacy={"mean_share": 0.2}, model={"name": "scattering_linear"}, training={"copies": 1}
+    )
+    spoil(made, monkeypatch, scaled(40))
+    run = goes_on_without(made, CHEAT, {"length"})
+    assert {number for number, _, _ in named_at(made, "hospital-1")} == {1}
+    is_the_right_model(made, run)
+
+
 def test_an_audit_refuses_chains_that_name_others_from_the_same_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

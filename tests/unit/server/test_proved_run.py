@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from common.errors import AuditError
-from common.run.messages import Request
+from common.proved_sums.parameters import parameters_for
+from common.run.messages import Request, phase_of
 from common.run.strategies import FedAvg
-from common.telemetry.events import COMPLETED, AttackRefused, Refusal
-from deploy.experiment.consortium import Loss
+from common.telemetry.events import COMPLETED, AttackRefused, Exchange, Refusal
+from deploy.experiment.consortium import Loss, sound_line
 from server.proved_sums import PROOF, SUM, SUMS_FOLDER
 from server.run import Run
 from tests.support.proving_run import NAME, ProvingRun, proving, trained, verdict
@@ -38,6 +39,23 @@ def test_every_hospital_computes_the_servers_model_bit_for_bit(
     assert not made.of(Refusal)
     assert not made.of(AttackRefused)
     all_agree(made, run)
+
+
+@pytest.mark.parametrize(("mode", "bits", "most"), [("local", 16, 12_000), ("distributed", 32, 25_000)])
+def test_a_hospital_uploads_12_kilobytes_more_a_round_in_16_bits_and_25_in_32(
+    dealt: Dealt, tmp_path: Path, mode: str, bits: int, most: int
+) -> None:
+    uploads = {}
+    for proves in (True, False):
+        made = proving(dealt, tmp_path / str(proves), aggregation={"proved_sums": proves}, privacy={"mode": mode})
+        assert trained(made)._layout.modulus_bits == bits
+        asked = made.of(Exchange)
+        vectors = sum(len(each.answered) for each in asked if each.phase == "masked_input")
+        uploads[proves] = sum(each.upload_bytes for each in asked) / vectors
+    run = made.agent._run
+    assert run is not None
+    more = uploads[True] - uploads[False]
+    assert parameters_for(run.contributor.layout.parameters, bits, len(HOSPITALS)).upload_bytes <= more <= most
 
 
 def test_a_mean_of_features_is_followed_like_a_step(dealt: Dealt, tmp_path: Path) -> None:
@@ -141,6 +159,32 @@ def test_a_server_that_is_killed_before_its_step_counts_goes_on_and_the_round_is
     lines = verdict(made)
     told = "proved sums       4: each model follows from what hospitals committed to; 4 times a hospital opened a sum"
     assert any(each.startswith(told) for each in lines), lines
+
+
+def test_a_hospital_that_missed_the_last_sum_is_of_use_after_a_server_was_started_again(
+    dealt: Dealt, tmp_path: Path
+) -> None:
+    """Round numbers jump then. Without it there are too few for a sum, so the run would end."""
+    made = proving(dealt, tmp_path, privacy=NONE, experiment={"rounds": 4})
+
+    def line(hospital: str, request: Request) -> Loss | None:
+        if phase_of(request) != "masked_input":
+            return None
+        if request.round_number == 3:
+            raise KeyboardInterrupt
+        return Loss.OF_REQUEST if hospital == NAME else None
+
+    made.consortium.transport.line = line
+    with pytest.raises(KeyboardInterrupt):
+        made.run().train()
+    assert made.hospitals == [3]
+    made.consortium.transport.line = sound_line
+    made.consortium.transport.offline.add("hospital-2")
+    run = made.run()
+    assert run._round > 2 + len(HOSPITALS)
+    assert run.train() == COMPLETED
+    assert not made.of(AttackRefused)
+    assert made.hospitals[1:] == [3, 3, 3]
 
 
 def test_a_sum_or_a_proof_that_is_changed_on_the_disk_is_found_by_the_audit(dealt: Dealt, tmp_path: Path) -> None:
