@@ -254,19 +254,20 @@ class State(InMemoryLinkState):
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
         """Store a message; one that carries its content is not asked for as an object."""
-        stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
-        if not stored:
-            return stored, missing
-        if message.has_error() or message.content:
-            missing = [name for name in missing if name != object_tree.object_id]
-            with self._lock_object_push_sessions:
-                self._object_push_sessions[session_id].pending_object_ids.discard(object_tree.object_id)
-        request = message.metadata.reply_to_message_id
-        if request:
-            self.object_store.delete(request)
-            self.replies.expect(request, missing)
-        else:
-            self.deliveries.expect(message.metadata.dst_node_id, missing)
+        with self.lock:  # A reply that is seen before what of it is still to come is noted would pass for whole.
+            stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+            if not stored:
+                return stored, missing
+            if message.has_error() or message.content:
+                missing = [name for name in missing if name != object_tree.object_id]
+                with self._lock_object_push_sessions:
+                    self._object_push_sessions[session_id].pending_object_ids.discard(object_tree.object_id)
+            request = message.metadata.reply_to_message_id
+            if request:
+                self.object_store.delete(request)
+                self.replies.expect(request, missing)
+            else:
+                self.deliveries.expect(message.metadata.dst_node_id, missing)
         return stored, missing
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
@@ -282,7 +283,9 @@ class State(InMemoryLinkState):
         while self.read:
             self.object_store.delete(self.read.pop())
         asked = _worth_asking(message_ids, self.message_ins_id_to_message_res_id, self.replies)
-        found: list[Message] = super().get_message_res(asked, run_id)
+        with self.lock:
+            # Of those that had no reply a part of one may have come since.
+            found: list[Message] = super().get_message_res(asked - self.replies.incomplete(), run_id)
         # Whoever asked reads each reply's tree once more; a reply without pieces is used up with that.
         names = [message.metadata.message_id for message in found]
         self.read.extend(

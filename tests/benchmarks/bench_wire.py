@@ -242,7 +242,8 @@ def measure(
         environment = {
             "PYTHONPATH": os.pathsep.join(map(str, path)),
             FOLDER_VARIABLE: str(counted),
-            # The hospitals share this machine's cores: each would otherwise start as many threads as there are.
+            # The hospitals share this machine's cores, and would each start as many threads as there are. The server
+            # works while they wait, and has all of them.
             "OMP_NUM_THREADS": "1",
         }
         hashed = _hash(root, environment)
@@ -283,13 +284,16 @@ def hosts_on(line: float) -> Iterator[tuple[Host, ...]]:
         yield hosts
 
 
+_ALL_CORES = ("env", "-u", "OMP_NUM_THREADS")
+
+
 def _start(consortium: Consortium, hosts: tuple[Host, ...]) -> None:
     if hosts:
-        consortium.start_server([hosts[0].address], ("--listen", hosts[0].address), hosts[0].prefix)
+        consortium.start_server([hosts[0].address], ("--listen", hosts[0].address), (*hosts[0].prefix, *_ALL_CORES))
     else:
         ports = ("--fleet-port", "--enrolment-port", "--runtime-port")
         words = [word for port in ports for word in (port, str(free_port()))]
-        consortium.start_server(["127.0.0.1"], words)
+        consortium.start_server(["127.0.0.1"], words, _ALL_CORES)
     for number in range(1, HOSPITALS + 1):
         name = f"hospital-{number}"
         own = () if hosts else ("--runtime-port", str(free_port()))
