@@ -27,7 +27,7 @@ from common.flower.carried import longest_array_bytes
 from common.identity.certificates import load_certificate, load_identity
 from common.mask_workers import MaskWorkers, cores
 from common.processes import EXIT_REFUSED
-from common.proved_sums.ring import keep_spectra, use_threads
+from common.proved_sums.ring import SPECTRA_BYTES, keep_spectra
 from common.settings import CACHE_FOLDER, HOSPITAL_SETTINGS_FILE, RELAY_FOLDER, HospitalSettings
 from common.telemetry.logs import begin_logging
 
@@ -35,10 +35,6 @@ _LOG = logging.getLogger("confide.hospital")
 
 _PREDECESSOR_SECONDS = 10.0
 """An agent whose supervisor was killed has this long to end: two must never answer from the same state."""
-
-_SPECTRA_BYTES = 512 << 20
-"""For commitments: a hospital commits to a vector and checks a sum in each round, by the same matrix. At 11.2 million
-parameters and 16 bits it takes 270 MB; a model of 20 million is the largest that gains."""
 
 
 def main() -> int:
@@ -68,8 +64,7 @@ def _serve_alone(state: Path) -> int:
     door = AgentDoor(state / RELAY_FOLDER)
     signal.signal(signal.SIGTERM, lambda *_: door.stop())
     signal.signal(signal.SIGINT, lambda *_: door.stop())
-    keep_spectra(_SPECTRA_BYTES)
-    use_threads(cores())
+    keep_spectra(SPECTRA_BYTES)
     with MaskWorkers(cores() - 1) as apply_masks:
         surroundings = Surroundings(
             state=state,

@@ -25,7 +25,7 @@ from common.processes import (
     die_with_parent,
     python_module,
 )
-from common.proved_sums.ring import use_threads
+from common.proved_sums.ring import SPECTRA_BYTES, keep_spectra
 from common.run.terms import describe
 from common.secagg.masks import MaskApplier
 from common.settings import CHECKPOINTS_FOLDER, SERVER_SETTINGS_FILE, ServerSettings
@@ -57,7 +57,7 @@ def main(grid: Grid, _context: Context) -> None:
     """Train one run; a run that cannot continue says so in its last event."""
     die_with_parent()
     let_responses_go()
-    use_threads(cores())
+    keep_spectra(SPECTRA_BYTES)
     state = Path(os.environ[STATE_VARIABLE])
     settings = ServerSettings.read(state / SERVER_SETTINGS_FILE)
     with (

@@ -13,10 +13,8 @@ Proof: ``docs/proofs/proved-sums.md``.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, lru_cache, partial
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +35,11 @@ MOST_DISTANCE = 0.45
 LARGEST_FAST_MODULUS_BITS = 32
 """Up to here residues and their products with weights fit 64 bits."""
 
+SPECTRA_BYTES = 512 << 20
+"""What a process that takes part in a run keeps, :func:`keep_spectra`: each round has a product by the same matrix at
+the server, and two at a hospital. At 11.2 million parameters and 16 bits the spectra take 270 MB; a model of 20 million
+is the largest that gains."""
+
 _MOST_KEPT_BYTES = 16 << 20
 """The most memory that spectra of A take between two products, unless a process asks for more by
 :func:`keep_spectra`: enough for 150,000 entries of 16 bits."""
@@ -44,12 +47,8 @@ _MOST_KEPT_BYTES = 16 << 20
 _UNIT_ROUNDOFF = 2.0**-53
 _TWIDDLE_ERROR = 4 * _UNIT_ROUNDOFF
 
-_FEWEST_GROUPS = 8
-"""A product of fewer groups is not shared out; it is done before another thread has woken."""
-
 Integers = NDArray[np.signedinteger[Any]]
 Spectra = NDArray[np.complex128]
-_Factors = Words | tuple[Spectra, ...]
 
 
 class InexactTransformError(ArithmeticError):
@@ -95,12 +94,15 @@ def multiply(key: bytes, parameters: ProofParameters, parts: Iterable[Integers])
         InexactTransformError: the machine's FFT is not as good as the proof assumes.
     """
     parts, lattice = tuple(parts), parameters.lattice
-    limbs_of_a, limbs_of_z = _limbs(lattice), parameters.modulus_bits // LIMB_BITS_OF_Z
+    limbs_of_a = _limbs(lattice)
+    limbs_of_z = parameters.modulus_bits // LIMB_BITS_OF_Z
     sums = np.zeros((limbs_of_a, limbs_of_z, lattice.rank, lattice.degree), np.int64)
     groups = list(_groups(parts, lattice.degree))
-    factors = _factors(key, lattice, tuple(map(len, groups)))
-    for product in _side_by_side(partial(_product, limbs_of_a, limbs_of_z), groups, factors):
-        sums += product
+    for group, factors in zip(groups, _factors(key, lattice, tuple(map(len, groups))), strict=True):
+        spectra_of_z = [_spectra(limb) for limb in _limbs_of_z(group, limbs_of_z)]
+        for i, spectra_of_a in enumerate(factors):
+            for j, spectra in enumerate(spectra_of_z):
+                sums[i, j] += _coefficients(np.einsum("cr...,c...->r...", spectra_of_a, spectra))
     return _joined(sums, lattice)
 
 
@@ -112,40 +114,6 @@ def keep_spectra(most_bytes: int) -> None:
     """
     _Kept.most_bytes = most_bytes
     _kept_factors.cache_clear()
-
-
-def use_threads(most: int) -> None:
-    """Let this process make a long product with so many threads; NumPy lets go of Python's lock in its transforms."""
-    _Threads.pool = ThreadPoolExecutor(most, thread_name_prefix="products") if most > 1 else None
-    _Threads.most = most
-
-
-def _product(limbs_of_a: int, limbs_of_z: int, group: Integers, factors: _Factors) -> NDArray[np.int64]:
-    """Return the products of one group's limbs: (limbs of A, limbs of z, rank, N)."""
-    if isinstance(factors, np.ndarray):
-        factors = _spectra_of_a(factors, limbs_of_a)
-    spectra_of_z = [_spectra(limb) for limb in _limbs_of_z(group, limbs_of_z)]
-    return np.array(
-        [[_coefficients(np.einsum("cr...,c...->r...", a, z)) for z in spectra_of_z] for a in factors], np.int64
-    )
-
-
-def _side_by_side(
-    product: Callable[[Integers, _Factors], NDArray[np.int64]], groups: Sequence[Integers], factors: Iterable[_Factors]
-) -> Iterator[NDArray[np.int64]]:
-    pool = _Threads.pool
-    if pool is None or len(groups) < _FEWEST_GROUPS:
-        yield from map(product, groups, factors)
-        return
-    under_way: deque[Future[NDArray[np.int64]]] = deque()
-    for group, factor in zip(groups, factors, strict=True):
-        # The words of a stream are a view that the next ones overwrite.
-        given = factor.copy() if isinstance(factor, np.ndarray) else factor
-        under_way.append(pool.submit(product, group, given))
-        if len(under_way) > 2 * _Threads.most:
-            yield under_way.popleft().result()
-    for future in under_way:
-        yield future.result()
 
 
 def _joined(sums: NDArray[np.int64], lattice: Lattice) -> list[int]:
@@ -170,37 +138,29 @@ def _limbs(lattice: Lattice) -> int:
     return -(-lattice.modulus.bit_length() // LIMB_BITS_OF_A)
 
 
-def _factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> Iterable[_Factors]:
-    """Return A's entries for each group of so many polynomials, or where they are kept the spectra of their limbs.
+def _factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> Iterable[tuple[Spectra, ...]]:
+    """Return the spectra of A's limbs for each group of so many polynomials; kept where they are small.
 
     A is public and the same in all rounds of a run: a hospital that commits and checks makes these spectra once.
     """
     size = sum(counts) * _limbs(lattice) * lattice.rank * lattice.degree // 2 * np.dtype(np.complex128).itemsize
-    return _kept_factors(key, lattice, counts) if size <= _Kept.most_bytes else _words(key, lattice, counts)
+    return _kept_factors(key, lattice, counts) if size <= _Kept.most_bytes else _made_factors(key, lattice, counts)
 
 
 class _Kept:
     most_bytes = _MOST_KEPT_BYTES
 
 
-class _Threads:
-    pool: ThreadPoolExecutor | None = None
-    most = 1
-
-
 @lru_cache(maxsize=1)
 def _kept_factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> tuple[tuple[Spectra, ...], ...]:
-    return tuple(_spectra_of_a(words, _limbs(lattice)) for words in _words(key, lattice, counts))
+    return tuple(_made_factors(key, lattice, counts))
 
 
-def _words(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> Iterator[Words]:
+def _made_factors(key: bytes, lattice: Lattice, counts: tuple[int, ...]) -> Iterator[tuple[Spectra, ...]]:
     factors = UniformStream(key, lattice.modulus, GROUP_ENTRIES * lattice.rank)
     for count in counts:
-        yield factors.take(count * lattice.degree * lattice.rank).reshape(count, lattice.rank, lattice.degree)
-
-
-def _spectra_of_a(words: Words, limbs: int) -> tuple[Spectra, ...]:
-    return tuple(_spectra(limb) for limb in _limbs_of_a(words, limbs))
+        words = factors.take(count * lattice.degree * lattice.rank).reshape(count, lattice.rank, lattice.degree)
+        yield tuple(_spectra(limb) for limb in _limbs_of_a(words, _limbs(lattice)))
 
 
 def _groups(parts: Iterable[Integers], degree: int) -> Iterator[Integers]:

@@ -115,20 +115,6 @@ def test_several_groups_are_summed(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert ring.multiply(KEY, parameters, parts) == whole
 
 
-@pytest.mark.parametrize("most_bytes", [1 << 30, 0])
-def test_threads_change_no_product(most_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [entries_of(LARGE_16, 40 * LARGE_16.lattice.degree, "random")]
-    monkeypatch.setattr(ring, "GROUP_ENTRIES", 2 * LARGE_16.lattice.degree)
-    monkeypatch.setattr(ring._Kept, "most_bytes", most_bytes)
-    alone = ring.multiply(KEY, LARGE_16, parts)
-    ring.use_threads(3)
-    try:
-        assert [ring.multiply(KEY, LARGE_16, parts) for _ in range(5)] == [alone] * 5
-    finally:
-        ring.use_threads(1)
-        ring._kept_factors.cache_clear()
-
-
 @pytest.mark.parametrize(("most_bytes", "made"), [(1 << 30, 1), (0, 3)])
 def test_spectra_of_a_are_kept_where_they_may_take_the_memory(
     most_bytes: int, made: int, monkeypatch: pytest.MonkeyPatch

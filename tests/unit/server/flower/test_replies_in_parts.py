@@ -61,7 +61,9 @@ class Parted:
         """Take the reply of a hospital whose array is still to come."""
         metadata = SimpleNamespace(reply_to_message_id=REQUEST, dst_node_id=1)
         message = SimpleNamespace(metadata=metadata, content=None, has_error=lambda: False)
-        self.state.store_message_and_object_tree(cast("Message", message), SimpleNamespace(object_id=REPLY), SESSION)
+        self.state.store_message_and_object_tree(
+            cast("Message", message), cast("Any", SimpleNamespace(object_id=REPLY)), SESSION
+        )
 
     def poll(self) -> list[Message]:
         return self.state.get_message_res({REQUEST}, 1)
