@@ -29,7 +29,7 @@ HOSPITALS = 3
 SEATS = 4
 RECORDS = 1200
 ROUNDS = 20
-"""So many that a run can be stopped on its way: on an idle machine a round takes less than the time between two looks."""
+"""A run can be stopped on its way: on an idle machine a round takes less than the time between two looks."""
 CONFIG = {
     "experiment": {"rounds": ROUNDS},
     "data": {"source": "phantom", "phantom_records": RECORDS},
