@@ -128,7 +128,7 @@ def test_three_hospitals_train_and_the_server_keeps_the_results(consortium: Cons
     (server,) = consortium.containers("server")
     consortium.wait_for(lambda: "model.safetensors" in shell(server, "ls /state/runs/*"), "the model to be written")
     rows = list(csv.DictReader(io.StringIO(shell(server, "cat /state/runs/*/metrics.csv"))))
-    assert [row["round"] for row in rows] == ["1", "2", "3"]
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, ROUNDS + 1)]
     assert _starts(consortium)[0].data_set == "phantom-pneumonia"
 
 
