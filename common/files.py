@@ -16,7 +16,7 @@ _RETRY_SECONDS = 0.002
 """Between two tries to take a lock that another process holds."""
 
 
-def write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes | memoryview) -> None:
     """Write a file that only its owner can read, whole or not at all, whatever the umask and when the power fails.
 
     Raises:

@@ -11,7 +11,6 @@ server that is killed goes on with the sum of its last step; a round without the
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from common.errors import RunError
-from common.files import sync_folder
+from common.files import sync_folder, write_private
 from common.proved_sums.lineage import state_hash
 from common.run.basis import Basis, Evidence, read_evidence, words_of
 from common.run.flat_model import FlatModel, JoinedModel
@@ -71,9 +70,8 @@ class SumStore:
         """
         encoded, words = evidence.encode(), words_of(total)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(evidence.round_number, PROOF, encoded)
-            self._write(evidence.round_number, SUM, words.data.cast("B"))
+            write_private(self.path(evidence.round_number, PROOF), encoded)
+            write_private(self.path(evidence.round_number, SUM), words.data.cast("B"))
             keep_file_of(checkpoint, self.path(evidence.round_number, BEFORE))
             sync_folder(self._folder)
             for old in sorted(self._folder.glob(f"round-*{BEFORE}"))[:-_BEFORE_KEPT]:
@@ -128,12 +126,3 @@ class SumStore:
     def path(self, round_number: int, kind: str) -> Path:
         """Return where a file of a round lies."""
         return self._folder / f"round-{round_number:012d}{kind}"
-
-    def _write(self, round_number: int, kind: str, content: bytes | memoryview) -> None:
-        path = self.path(round_number, kind)
-        draft = path.with_name(path.name + ".new")
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)

@@ -5,7 +5,6 @@ rounding for each. So the bits are the same on every machine with IEEE arithmeti
 next request says so and that hospital sits the round out.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.config import RunDescription
 from common.privacy.change_norm import norm
-from common.privacy.mechanism import LARGEST_MEAN_ERROR, MEAN_NORM, SummedMean, mechanism_of
+from common.privacy.mechanism import LARGEST_MEAN_ERROR, MEAN_NORM, SummedMean, error_of_mean, mechanism_of
 from common.proved_sums.commitment import Centred
 from common.proved_sums.dispute import Rules, longest_in_units
 from common.proved_sums.errors import SumNormError
@@ -131,7 +130,7 @@ def next_model(
         change = mechanism.mean_decoder(run, parameters)(summed)(slice(None))
         public = SummedMean(round_.cohort, round_.survivors, summed.tail.weight)
         width = int(np.count_nonzero(change))
-        error = mechanism.deviation_of_mean(run, parameters, public) * math.sqrt(width)
+        error = error_of_mean(mechanism.deviation_of_mean(run, parameters, public), width)
         return before if error > LARGEST_MEAN_ERROR else ModelState(before.model + change, before.state)
     strategy = strategy_of(run, parameters)
     strategy.restore(before.state)
