@@ -545,7 +545,13 @@ class HospitalAgent:
             spent = math.nan if contribution.epsilon is None else contribution.epsilon.spent
             now = self._here.now().timestamp()
             result = OwnResult.of(
-                now, run.description.run_id, round_number, contribution.own, contribution.groups, spent
+                now,
+                run.description.run_id,
+                round_number,
+                contribution.own,
+                contribution.groups,
+                spent,
+                contribution.alone,
             )
             append(self._here.state / OWN_RESULTS_FILE, result)
 

@@ -26,6 +26,7 @@ from torch import nn
 from client.contribution import OWN_BINS, RecordsTrainer, as_inputs, model_of, of_stated_patients
 from client.data.hospital_data import HospitalData
 from client.device import choose
+from client.steps_alone import COHORT_OF_ONE, StepsAlone
 from client.training import TrainingData, scores
 from common.config import HospitalConfig, RunDescription
 from common.errors import ConfigError, DataError
@@ -33,15 +34,12 @@ from common.evaluation import EvaluationCounts, EvaluationShape, count, metrics
 from common.evaluation.paired import Scored
 from common.models import registry
 from common.models.frozen import move
-from common.privacy.mechanism import LocalNoise, NoPrivacy, SummedMean, mean_of_use, mechanism_of
-from common.run.strategies import strategy_for
+from common.privacy.mechanism import mechanism_of
 from common.run.terms import verified_layout_of
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """A function that is called with the number of rounds done and of all rounds."""
-
-_COHORT = 1
 
 
 @dataclass(frozen=True)
@@ -123,26 +121,18 @@ class OwnRecords:
             PrivacyError: the run is not private, or no noise keeps its ε.
             RunError: the weights grow without bound.
         """
-        run, rounds = self.run, self.run.experiment.rounds
-        mechanism = mechanism_of(run)
-        plan = mechanism.steps_alone(run, noise=noise)
-        optimiser = mechanism.training_alone(run.training)
-        strategy = strategy_for(run.aggregation, run.training, run.privacy, len(first))
-        units = self.train.count(run.privacy.unit)
+        mechanism, rounds = mechanism_of(self.run).with_whole_target(), self.run.experiment.rounds
+        optimiser, units = mechanism.training_alone(self.run.training), self.train.count(self.run.privacy.unit)
 
         def trainer(model: Floats) -> RecordsTrainer:
-            return RecordsTrainer(self.network, model, self.train, optimiser, units, _COHORT, random, self.device)
+            return RecordsTrainer(self.network, model, self.train, optimiser, units, COHORT_OF_ONE, random, self.device)
 
-        weights, mean = first, mechanism.mean_alone(run, len(first), noise=noise)
-        if mean is not None:
-            own = (LocalNoise if noise else NoPrivacy)(run.privacy)
-            deviation = own.deviation_of_mean(run, len(first), SummedMean(_COHORT, _COHORT, units))
-            weights = weights + mean_of_use(mean.change(trainer(weights)), deviation)
+        steps = StepsAlone(self.run, mechanism, first, trainer, units, noise=noise)
         for number in range(rounds):
             progress(number, rounds)
-            weights = strategy.step(weights, plan.change(trainer(weights)))
+            steps.advance()
         progress(rounds, rounds)
-        return weights
+        return steps.weights
 
     def scored(self, model: Floats) -> Scored:
         """Return what a model of two classes says of each test record, at the threshold of the validation records.

@@ -26,7 +26,10 @@ from client.device import choose
 from client.features import model_inputs
 from client.ledger.ledger import Ledger
 from client.own_models import RECORDS, fit_to_train
+from client.own_results import AgainstAlone
+from client.own_threshold import noise_of, threshold_of
 from client.planned_cost import ACCOUNTS
+from client.steps_alone import COHORT_OF_ONE, StepsAlone
 from client.subgroups import GroupResult, by_group, decided
 from client.training import (
     TrainingData,
@@ -48,11 +51,13 @@ from common.errors import (
 )
 from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count, metrics
 from common.evaluation.labels import count_labels, figures_of_labels, flat_labels
-from common.evaluation.plan import EVALUATED, EvaluationPlan, Part, Release, ReleaseKind
+from common.evaluation.plan import EVALUATED, WITHOUT_TREES, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
-from common.evaluation.tree import answer, answer_statistics, asked
+from common.evaluation.tree import answer, answer_against_alone, answer_statistics, asked, decisions, require_edges
+from common.evaluation.tree import scores as scores_of
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
+from common.models.flat import flat_parameters
 from common.models.frozen import move
 from common.models.naming import BackboneModel, PackageModel, from_outside
 from common.privacy.accounting import Accountant, MechanismEvent, epsilon, rounded_up
@@ -91,6 +96,7 @@ class Contribution:
         records_per_second: through the training steps, for the hospital's own operator; None without training.
         own: of the round's model on this hospital's own records, for its own staff; must not leave the hospital.
         groups: the same for each group of its test records.
+        alone: likewise, how the run's model compared with that of its own records alone; None before that was asked.
         notes: what the hospital's operator should know; must not leave the hospital.
         gone: the images that no longer count, and why; may identify patients, and must not leave the hospital.
     """
@@ -101,6 +107,7 @@ class Contribution:
     records_per_second: float | None = field(default=None, repr=False)
     own: Metrics | None = field(default=None, repr=False)
     groups: tuple[GroupResult, ...] = field(default=(), repr=False)
+    alone: AgainstAlone | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     gone: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
@@ -229,6 +236,9 @@ class Contributor:
         self._shortfall_notes = self._shortfalls(everything, left_out)
         self._test_traits = data.test.traits_or_unknown()
         self._watch, self._gone = data.watch, Gone({}, ())
+        self._alone, self._alone_is_booked = self._steps_alone(), False
+        self._threshold_alone: float | None = None
+        self._own_alone: AgainstAlone | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -312,10 +322,11 @@ class Contributor:
             return
         policy, rounds = self._budget(Account.TRAINING), self._run.experiment.rounds
         mean = None if self._mean is None else self._mean.booking(self._run.privacy.delta)
+        alone = self._mechanism.bookings_alone(self._run, self.layout.parameters)
 
         def end(after: int) -> float:
             assert self._ledger is not None  # noqa: S101 - as above
-            planned = [] if mean is None else [mean]
+            planned = [*alone] if mean is None else [mean, *alone]
             if after:
                 planned.append(replace(booking, event=replace(booking.event, steps=booking.event.steps * after)))
             return self._ledger.with_planned(planned, policy, self._accountant)
@@ -357,8 +368,10 @@ class Contributor:
         if self.plan is None:
             raise RunError("a run with exact counts has no evaluation plan to ask from")
         release = self._asked(self.plan, terms.question)
-        if release.kind is ReleaseKind.STATISTICS and terms.trains:
-            raise RunError("who is trained on must be asked in a round without training")
+        if release.kind in WITHOUT_TREES and terms.trains:
+            raise RunError(
+                "who is trained on, and how models of single hospitals do, must be asked in a round without training"
+            )
         release_mechanism(self._run, self.plan, release).share_variance(cohort)
         self._check_repeats(release)
         return release
@@ -379,11 +392,11 @@ class Contributor:
 
     @staticmethod
     def _asked(plan: EvaluationPlan, question: Question) -> Release:
-        statistics = plan.statistics
-        if statistics is None or question.release != statistics.number:
+        without = {release.number: release for release in plan.everything if release.kind in WITHOUT_TREES}
+        if question.release in without:
+            require_edges(plan, without[question.release], question)
+        else:
             asked(plan, question)
-        elif question.edges:
-            raise RunError(f"a question about who is trained on must have no edges, got {len(question.edges)}")
         return plan.release(question.release)
 
     def _check_repeats(self, release: Release) -> None:
@@ -425,17 +438,22 @@ class Contributor:
                 f"the model must be {self.layout.parameters} float32 numbers, got {model.shape} of {model.dtype}"
             )
         plan = self._plan_of(terms)
-        report = self._report() if plan is None else self._book_training(round_number, plan)
+        report = None if plan is None else self._book_training(round_number, plan)
         answered = release is not None and self._book_release(round_number, release)
+        report = self._report() if plan is None else report
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         self._leave_out_what_is_gone()
         validation, test, own, groups = self._measured(model)
         started = time.perf_counter()
         change = self._no_change() if plan is None else self._change(plan, model, cohort, random)
         rate = self._records_of_a_round() / (time.perf_counter() - started) if terms.trains else None
+        if terms.trains:
+            self._train_alone(StepsAlone.advance)
         tail = self._tail(terms, release, validation, test, cohort, noise, answered=answered)
         vector = (plan or self._training).encode(self.layout, change, tail, random)
-        return Contribution(vector, report, self.evaluation_spent(), rate, own, groups, self.notes, self._gone.files)
+        return Contribution(
+            vector, report, self.evaluation_spent(), rate, own, groups, self._own_alone, self.notes, self._gone.files
+        )
 
     def _leave_out_what_is_gone(self) -> None:
         """Let records whose images have been removed, damaged or changed since the run began count as empty ones.
@@ -482,6 +500,76 @@ class Contributor:
         return plan.change(
             RecordsTrainer(self._model, model, data, self._run.training, stated, cohort, random, self._device)
         )
+
+    def _steps_alone(self) -> StepsAlone | None:
+        """Return the training on this hospital's records alone that the run compares its own with, if it does."""
+        if not self._run.privacy.alone_share:
+            return None
+        alone, stated = self._mechanism.of_hospital_alone(), self._policy.stated_training_units
+        optimiser = alone.training_alone(self._run.training)
+
+        def trainer(weights: npt.NDArray[np.float32]) -> RecordsTrainer:
+            random = self._source_for(weights)
+            return RecordsTrainer(
+                self._model, weights, self._train, optimiser, stated, COHORT_OF_ONE, random, self._device
+            )
+
+        first = flat_parameters(self._model)
+        return StepsAlone(self._run, alone, first, trainer, stated, noise=alone.is_private)
+
+    def _train_alone(self, take_steps: Callable[[StepsAlone], None]) -> None:
+        """Take steps on this hospital's records alone, without showing anyone whether they can be taken.
+
+        They are spread over the run, so that no single round waits for all of them.
+        """
+        if self._alone is None:
+            return
+        try:
+            take_steps(self._alone)
+        except Exception as error:  # noqa: BLE001 - as in _change
+            _LOG.error("training on this hospital's records alone failed (%s); its last model counts", _kind(error))
+
+    def _decided_alone(self) -> npt.NDArray[np.int64]:
+        """Return which class the model of this hospital's own records decides for of each test record."""
+        assert self._alone is not None  # noqa: S101 - the run's plan has a comparison
+        self._train_alone(StepsAlone.finish)
+        run, train = self._run, self._train
+        kind, classes = TaskKind(run.task.kind), len(run.classes)
+        of_train, of_test = scores(self._model, self._alone.weights, train, self._test, classes, self._device)
+        if kind is not TaskKind.BINARY:
+            return decisions(kind, of_test, None)
+        if self._threshold_alone is None:  # Asked again, it would be another release.
+            self._threshold_alone = threshold_of(
+                scores_of(kind, of_train)[:, 0],
+                train.of_copies(train.labels),
+                train.of_copies(train.units(run.privacy.unit)),
+                self._policy.stated_training_units,
+                self._noise_of_threshold(),
+            )
+        return decisions(kind, of_test, self._threshold_alone)
+
+    def _noise_of_threshold(self) -> Callable[[], int]:
+        event = self._mechanism.threshold_alone(self._run)
+        if event is None:
+            return lambda: 0
+        mechanism, stream = noise_of(event.noise_multiplier), Keystream(self._random(SEED_BYTES))
+        return lambda: int(mechanism.noise_share(COHORT_OF_ONE, stream)[0])
+
+    def _against_alone(
+        self, plan: EvaluationPlan, question: Question, test: Array, stated: int
+    ) -> npt.NDArray[np.int64]:
+        """Return how often the round's model is right where this hospital's own is not; of no records on a failure."""
+        threshold = question.edges[0][0] if question.edges else None
+        try:
+            decided = decisions(plan.kind, test, threshold), self._decided_alone()
+        except Exception as error:  # noqa: BLE001 - as in _change
+            _LOG.error("the model of this hospital's records alone cannot be measured (%s); none count", _kind(error))
+            return np.zeros(plan.length, np.int64)
+        labels = self._test.of_copies(self._test.labels)
+        together, alone = (float((each == labels).mean()) if len(labels) else 0.0 for each in decided)
+        self._own_alone = AgainstAlone(records=len(labels), together=together, alone=alone)
+        units = self._test.of_copies(self._test.units(self._run.privacy.unit))
+        return answer_against_alone(plan, decided, labels, units, stated, self._choice)
 
     def _measured(self, model: npt.NDArray[np.float32]) -> tuple[Array, Array, Metrics | None, tuple[GroupResult, ...]]:
         """Return the model's scores on both parts, and what they say to this hospital's own staff."""
@@ -551,6 +639,9 @@ class Contributor:
             if answered and release.kind is ReleaseKind.STATISTICS:
                 units[Part.TRAINING] = policy.stated_training_units
                 entries += self._counted.answer(self.plan, units[Part.TRAINING], self._choice)
+            elif answered and release.kind is ReleaseKind.AGAINST_ALONE:
+                units[Part.TEST] = policy.stated_test_units
+                entries += self._against_alone(self.plan, terms.question, test, units[Part.TEST])
             elif answered:
                 is_validation = release.part is Part.VALIDATION
                 part, logits = (self._validation, validation) if is_validation else (self._test, test)
@@ -598,16 +689,25 @@ class Contributor:
         return EpsilonReport(rounded_up(spent), policy.budget)
 
     def _book_release(self, round_number: int, release: Release) -> bool:
-        """Book a release, if this hospital's budget for it allows; says whether it does."""
+        """Book a release, if this hospital's budgets for it allow; says whether they do.
+
+        With a comparison the model of this hospital's own records is booked, too, before anything of it leaves: once,
+        as long as this process keeps the model.
+        """
         if self._ledger is None:
             return False
         privacy, account = self._run.privacy, ACCOUNTS[release.part]
-        booking = Booking(account, self._release_event(release), privacy.unit, privacy.colluders, privacy.delta)
+        bookings = [Booking(account, self._release_event(release), privacy.unit, privacy.colluders, privacy.delta)]
+        of_alone = release.kind is ReleaseKind.AGAINST_ALONE and not self._alone_is_booked
+        if of_alone:
+            bookings += self._mechanism.bookings_alone(self._run, self.layout.parameters)
+        judged = [(booking, self._budget(booking.account)) for booking in bookings]
         try:
-            self._ledger.record(self._run.run_id, round_number, booking, self._budget(account), self._accountant)
+            self._ledger.record_all(self._run.run_id, round_number, judged, self._accountant)
         except BudgetExceededError as error:
             _LOG.warning("nothing is counted of this hospital's %s records: %s", release.part, error)
             return False
+        self._alone_is_booked = self._alone_is_booked or of_alone
         return True
 
     def _budget(self, account: Account) -> BudgetPolicy:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from client.subgroups import GroupResult
 from common.complaints import complaint
@@ -16,12 +16,35 @@ from common.config import RunId
 from common.errors import RunError
 from common.evaluation import METRICS, Figures, Metrics
 from common.evaluation.metrics import Measure
-from common.telemetry.events import Count, Time
+from common.telemetry.events import Count, Share, Time
 
 OWN_RESULTS_FILE = "own-results.jsonl"
 """A file in a hospital's state folder, readable by the hospital's own user alone: one JSON object a line."""
 
 _LOG = logging.getLogger("confide.hospital")
+
+
+class AgainstAlone(BaseModel):
+    """The run's model and that of the hospital's own records alone, on its test records.
+
+    Of two classes the run's model decides at the run's threshold, and the hospital's own at one that its training
+    records gave.
+
+    Attributes:
+        records: of the test part.
+        together: share of them of which the run's model is right.
+        alone: likewise, of the hospital's own.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    records: Count
+    together: Share
+    alone: Share
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Name no figure: a repr ends up in logs."""
+        yield from ()
 
 
 class OwnResult(Figures):
@@ -34,6 +57,7 @@ class OwnResult(Figures):
         records: of the hospital's test part.
         epsilon_spent: in the hospital's ledger after this round; NaN without differential privacy.
         groups: the same model for each group of the test part; empty where nothing is known of the patients.
+        alone: how it compared with the model of the hospital's own records alone; None where the run has not asked.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -44,6 +68,7 @@ class OwnResult(Figures):
     records: Count
     epsilon_spent: Measure
     groups: tuple[GroupResult, ...] = ()
+    alone: AgainstAlone | None = None
 
     def __repr_args__(self) -> Iterator[tuple[str, object]]:
         """Name which result this is, and no figure of it: a repr ends up in logs."""
@@ -58,6 +83,7 @@ class OwnResult(Figures):
         own: Metrics,
         groups: tuple[GroupResult, ...],
         epsilon_spent: float,
+        alone: AgainstAlone | None = None,
     ) -> "OwnResult":
         """Take the figures worth keeping from a hospital's own metrics."""
         return cls(
@@ -68,6 +94,7 @@ class OwnResult(Figures):
             **{name: getattr(own, name) for name in METRICS},
             epsilon_spent=epsilon_spent,
             groups=groups,
+            alone=alone,
         )
 
 

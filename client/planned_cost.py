@@ -68,7 +68,10 @@ def check_whole_run(policy: HospitalConfig, run: RunDescription, booked: Iterabl
 
 
 def planned_bookings(run: RunDescription) -> tuple[Booking, ...]:
-    """Return what a hospital books in a run of which no round fails: training, the mean of features, every release.
+    """Return what a hospital books in a run of which no round fails.
+
+    That is training, the mean of features, the model of its own records that the run's is compared with, and every
+    release.
 
     Raises:
         PrivacyError: the run's noise does not keep its ε.
@@ -83,6 +86,7 @@ def planned_bookings(run: RunDescription) -> tuple[Booking, ...]:
     once = None if mean is None else mean.booking(run.privacy.delta)
     if once is not None:
         bookings.append(once)
+    bookings += mechanism.bookings_alone(run, parameters)
     plan, privacy = evaluation_plan_of(run), run.privacy
     if plan is None:
         return tuple(bookings)

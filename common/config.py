@@ -26,7 +26,7 @@ from common.canonical import canonical_json
 from common.errors import ConfigError
 from common.models import naming
 from common.secagg.parameters import GraphParameters
-from common.task import MOST_CLASSES, Channels, TaskConfig, implied
+from common.task import MOST_CLASSES, Channels, TaskConfig, TaskKind, implied
 from common.yaml_text import NO_YAML, read_yaml
 
 _SHOWN = reprlib.Repr()
@@ -286,6 +286,7 @@ class PrivacyConfig(_Section):
     colluders: Annotated[int, Field(ge=0, le=1023)] = 0
     tolerated_dropouts: Annotated[int, Field(ge=0, le=1023)] = 1
     mean_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    alone_share: Annotated[float, Field(ge=0, le=0.9)] = 0.0
 
 
 class EvaluationConfig(_Section):
@@ -413,6 +414,7 @@ class Config(_Section):
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         _require_noise_for_a_bound(self.privacy, self.aggregation)
         _require_everyone_masks(self.aggregation, self.graph, self.experiment.num_clients)
+        _require_something_to_compare(self.privacy, self.evaluation, self.task.kind)
         return self
 
 
@@ -450,6 +452,7 @@ class RunDescription(_Section):
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         _require_noise_for_a_bound(self.privacy, self.aggregation)
         _require_everyone_masks(self.aggregation, self.graph, len(self.roster))
+        _require_something_to_compare(self.privacy, self.evaluation, self.task.kind)
         return self
 
     @classmethod
@@ -546,6 +549,20 @@ def _require_everyone_masks(aggregation: AggregationConfig, graph: GraphConfig, 
         raise ValueError(
             f"aggregation.disputes must be false among more than graph.complete_up_to = {graph.complete_up_to} "
             f"hospitals, got {hospitals}"
+        )
+
+
+def _require_something_to_compare(privacy: PrivacyConfig, evaluation: EvaluationConfig, kind: str | None) -> None:
+    """Refuse models of single hospitals where nothing can tell how they do without showing one."""
+    if privacy.alone_share and evaluation.exact:
+        raise ValueError(
+            "privacy.alone_share must be 0 where evaluation.exact leaves counts without noise: they would show how "
+            "models of single hospitals do"
+        )
+    if privacy.alone_share and kind == TaskKind.MULTILABEL:
+        raise ValueError(
+            "privacy.alone_share must be 0 in a multilabel task: models of single hospitals are compared by the class "
+            "that they decide for"
         )
 
 

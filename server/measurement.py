@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.config import RunDescription
 from common.errors import RunError
 from common.evaluation import EvaluationShape, Metrics, metrics
+from common.evaluation.against_alone import Gain, read_gain
 from common.evaluation.decode import decode, next_question
 from common.evaluation.labels import figures_of_labels, labels_from_flat
 from common.evaluation.metrics import ClassFigures, areas_of, class_figures
@@ -40,6 +44,7 @@ class Reading:
         epsilon: what this run's evaluations have cost each record of ``part`` so far; NaN where counts are exact.
         statistics: who the run trains on, where that was asked.
         each: the figures of each class of several, or of each label; empty where the part does not tell.
+        gain: the last model against hospitals' own, where that was asked.
     """
 
     part: PartName = "none"
@@ -49,6 +54,7 @@ class Reading:
     epsilon: float = math.nan
     statistics: Statistics | None = None
     each: tuple[ClassFigures, ...] = ()
+    gain: Gain | None = None
 
 
 class Measurements(Protocol):
@@ -64,6 +70,9 @@ class Measurements(Protocol):
 
     def of_last_model(self, part: Part) -> Question | None:
         """Return what to ask about the run's last model on one part; None where nothing can be asked any more."""
+
+    def against_alone(self) -> Question | None:
+        """Return what to ask about the last model against hospitals' own; None where the run does not, or cannot."""
 
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
         """Return what a sum says, and learn from it what to ask next.
@@ -113,6 +122,10 @@ class ExactMeasurements:
         """See :class:`Measurements`."""
         return None
 
+    def against_alone(self) -> Question | None:
+        """See :class:`Measurements`."""
+        return None
+
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:  # noqa: ARG002
         """See :class:`Measurements`."""
         shape = self._layout.evaluation
@@ -154,6 +167,9 @@ class PlannedMeasurements:
         """How often each release was asked for, by its number."""
         self._state = EvaluationState() if progress is None else _state_of(progress)
         self._last: int | None = None
+        self._tested: Metrics | None = None
+        self._decided_at: tuple[tuple[float, ...], ...] | None = None
+        """Where the last model decides between two classes; None before it was measured on the test part."""
         self._told = progress is not None and progress.told
         """Whether it is known who is trained on."""
 
@@ -169,6 +185,10 @@ class PlannedMeasurements:
         """See :class:`Measurements`."""
         return self._ask(self._plan.final_validation if part is Part.VALIDATION else self._plan.test)
 
+    def against_alone(self) -> Question | None:
+        """See :class:`Measurements`."""
+        return self._ask(None if self._decided_at is None else self._plan.comparison)
+
     def _ask(self, release: Release | None) -> Question | None:
         self._last = None
         if release is None or self._asked[release.number] > self._description.evaluation.repeats:
@@ -177,7 +197,13 @@ class PlannedMeasurements:
         self._last = release.number
         if release.kind is ReleaseKind.STATISTICS:
             return Question(release.number, ())
-        return next_question(self._plan, release, self._state)
+        if release.kind is ReleaseKind.AGAINST_ALONE:
+            return Question(release.number, self._decided_at or ())
+        question = next_question(self._plan, release, self._state)
+        if release.part is Part.TEST:  # What comes back must not move the threshold that it was decided at.
+            cut = question.edges if self._plan.kind is TaskKind.BINARY else ()
+            self._decided_at = tuple((edges[len(edges) // 2],) for edges in cut)
+        return question
 
     def spent(self) -> None:
         """See :class:`Measurements`."""
@@ -200,8 +226,13 @@ class PlannedMeasurements:
             names = LABELS_HELD if self._plan.kind is TaskKind.MULTILABEL else self._description.classes
             told = read_tables(names, tail.entries, units, variance)
             return Reading(epsilon=self._spent_on(release.part), statistics=told)
+        if release.kind is ReleaseKind.AGAINST_ALONE:
+            gain = read_gain(tail.entries, units, variance, self._units_of_classes(units))
+            return Reading(epsilon=self._spent_on(release.part), gain=gain)
         measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
         epsilon = self._spent_on(release.part)
+        if release.part is Part.TEST:
+            self._tested = measured.metrics
         if release.kind is ReleaseKind.CLASSES:  # It measures no model.
             return Reading(epsilon=epsilon)
         return Reading(
@@ -212,6 +243,13 @@ class PlannedMeasurements:
             epsilon,
             each=measured.each,
         )
+
+    def _units_of_classes(self, units: int) -> NDArray[np.float64]:
+        """Return how many of ``units`` test units each class has, as the last model's release counted them."""
+        if self._tested is None or not self._tested.confusion or not self._tested.records:
+            return np.full(self._plan.classes, math.nan)
+        rows: NDArray[np.float64] = np.asarray(self._tested.confusion, np.float64).sum(axis=1)
+        return rows * units / self._tested.records
 
     def _spent_on(self, part: Part) -> float:
         """Return ε of all that was asked of a part: Gaussian releases compose by adding their 1 / z²."""

@@ -174,11 +174,17 @@ class Run:
         if not self._measurements.exact:
             self._attempt(lambda: self._to_evaluate(Part.TEST))
         self._say_tested()
+        if self._plan.description.privacy.alone_share:
+            self._attempt(self._to_compare)
 
     def _say_tested(self) -> None:
         """Report how good the run's last model is on the test part, if that could be measured."""
         if self._tested is not None:
             self._record.tested(self._plan, self._checkpoint.step, self._tested, exact=self._measurements.exact)
+
+    def _to_compare(self) -> Asked | None:
+        question = self._measurements.against_alone()
+        return None if question is None else Asked(Purpose.EVALUATE, question)
 
     def _to_evaluate(self, part: Part) -> Asked | None:
         question = self._measurements.of_last_model(part)
@@ -305,6 +311,7 @@ class Run:
         self._keep_proof(summed)
         seconds = time.monotonic() - started
         self._record.counted(self._plan, decoded.reading)
+        self._record.compared(self._plan, self._checkpoint.step, decoded.reading, summed)
         self._measure(decoded.reading)
         match asked.purpose:
             case Purpose.TRAIN:

@@ -11,7 +11,7 @@ from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
 from common.run.terms import claims_of, evaluation_claim, evaluation_plan_of, statistics_claim
-from common.telemetry.events import Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted
+from common.telemetry.events import Compared, Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted
 from server.checkpoints import Checkpoint
 from server.measurement import Reading
 from server.progress import PendingStep
@@ -140,6 +140,29 @@ class RunJournal:
                 least=told.least,
                 epsilon=reading.epsilon,
                 claim=statistics_claim(plan.description, reading.epsilon),
+            )
+        )
+
+    def compared(self, plan: RunPlan, step: int, reading: Reading, summed: RoundSum) -> None:
+        """Report how the last model did against those of single hospitals, where this round has told it."""
+        gain = reading.gain
+        if gain is None:
+            return
+        of_class = tuple(zip(plan.description.classes, gain.recalls, gain.ends_of_recalls, strict=True))
+        self._report(
+            Compared(
+                time=time.time(),
+                step=step,
+                records=gain.units,
+                accuracy=gain.accuracy,
+                interval=gain.ends,
+                noise=gain.noise,
+                disagree=gain.disagree,
+                recalls={name: value for name, value, _ in of_class},
+                recall_intervals={name: ends for name, value, ends in of_class if not math.isnan(value)},
+                epsilon=reading.epsilon,
+                training_epsilon=max((told.spent for told in summed.epsilon.values()), default=math.nan),
+                claim=evaluation_claim(plan.description, reading.epsilon),
             )
         )
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Self
 
 from common.errors import PrivacyError
+from common.evaluation.against_alone import length_of as length_against_alone
 from common.evaluation.layout import NORM_BOUND, Layout, layout_of
 from common.evaluation.statistics import class_bins, length_of
 from common.privacy.accounting import Accountant, rounded_up
@@ -26,6 +27,11 @@ CLASSES_SHARE = 0.05
 INTERIM_SHARE = 0.50
 """The share of the validation part's budget for counting classes and for measuring models during the run. The last
 model gets the rest, because its release gives the edges and the threshold at which the test part is asked, once."""
+
+
+ALONE_SHARE = 0.3
+"""The share of the test part's budget for comparing the last model with hospitals' models of their own records, where a
+run asks for that. The last model's own figures get the rest."""
 
 
 class Part(StrEnum):
@@ -55,6 +61,13 @@ class ReleaseKind(StrEnum):
 
     STATISTICS = "statistics"
     """Who the run trains on (:mod:`common.evaluation.statistics`); no model is asked."""
+
+    AGAINST_ALONE = "against alone"
+    """How often the last model is right where each hospital's own is wrong (:mod:`common.evaluation.against_alone`)."""
+
+
+WITHOUT_TREES = (ReleaseKind.STATISTICS, ReleaseKind.AGAINST_ALONE)
+"""Releases that are counted otherwise than by :class:`~common.evaluation.layout.Layout`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ class EvaluationPlan:
         full_noise: z_1, the noise multiplier of a release of share 1.
         statistics_epsilon: for each training unit, of the statistics before training; 0 where none are asked for.
         statistics_noise: their noise multiplier; 0 where none are asked for.
+        against_alone: the last model is compared with hospitals' models of their own records.
         labels_left_out: the task leaves single labels of a record out.
     """
 
@@ -104,6 +118,7 @@ class EvaluationPlan:
     full_noise: float
     statistics_epsilon: float = 0.0
     statistics_noise: float = 0.0
+    against_alone: bool = False
     labels_left_out: bool = False
 
     @classmethod
@@ -119,6 +134,7 @@ class EvaluationPlan:
         interim_releases: int,
         repeats: int,
         statistics_epsilon: float = 0.0,
+        against_alone: bool = False,
         labels_left_out: bool = False,
     ) -> Self:
         """Lay out a run's releases.
@@ -136,6 +152,7 @@ class EvaluationPlan:
             interim_releases: the most measurements before the last model, at least 1.
             repeats: releases of each part that may be asked again.
             statistics_epsilon: for each training unit, of the statistics before training; 0 for none.
+            against_alone: compare the last model with hospitals' models of their own records, on test records.
             labels_left_out: the task leaves single labels of a record out.
 
         Raises:
@@ -147,7 +164,7 @@ class EvaluationPlan:
                 f"and {repeats}; correct experiment.rounds and evaluation"
             )
         layout_of(kind, classes, classes_only=False, final=True, with_classes=True)
-        releases = _releases(rounds, interim_releases)
+        releases = _releases(rounds, interim_releases, against_alone=against_alone)
         return cls(
             kind=kind,
             classes=classes,
@@ -159,6 +176,7 @@ class EvaluationPlan:
             full_noise=_full_noise(epsilon, delta, accountant),
             statistics_epsilon=statistics_epsilon,
             statistics_noise=_full_noise(statistics_epsilon, delta, accountant) if statistics_epsilon else 0.0,
+            against_alone=against_alone,
             labels_left_out=labels_left_out,
         )
 
@@ -171,7 +189,9 @@ class EvaluationPlan:
     def length(self) -> int:
         """Return how many entries a vector has, whichever release it answers."""
         longest = max(self.layout(release).length for release in self.releases)
-        return longest if self.statistics is None else max(longest, length_of(class_bins(self.kind, self.classes)))
+        if self.statistics is not None:
+            longest = max(longest, length_of(class_bins(self.kind, self.classes)))
+        return max(longest, length_against_alone(self.classes)) if self.against_alone else longest
 
     @property
     def final_validation(self) -> Release:
@@ -191,9 +211,17 @@ class EvaluationPlan:
         return Release(len(self.releases), Part.TRAINING, 0, 1.0, ReleaseKind.STATISTICS)
 
     @property
+    def comparison(self) -> Release | None:
+        """Return the release that compares the last model with hospitals' own, numbered last; None without it."""
+        if not self.against_alone:
+            return None
+        number = len(self.releases) + (self.statistics is not None)
+        return Release(number, Part.TEST, self.test.after_step, ALONE_SHARE, ReleaseKind.AGAINST_ALONE)
+
+    @property
     def everything(self) -> tuple[Release, ...]:
-        """Return all releases, the statistics among them."""
-        return self.releases if self.statistics is None else (*self.releases, self.statistics)
+        """Return all releases, the statistics and the comparison among them."""
+        return (*self.releases, *(each for each in (self.statistics, self.comparison) if each is not None))
 
     def release(self, number: int) -> Release:
         """Return a release by its number.
@@ -220,6 +248,15 @@ class EvaluationPlan:
             with_classes=release.part is Part.TEST,
             labels_left_out=self.labels_left_out,
         )
+
+    def edges(self, release: Release) -> tuple[int, ...]:
+        """Return how many edges a question about ``release`` has, for each score that it cuts.
+
+        A comparison of models that decide between two classes has one, the threshold of the run's model.
+        """
+        if release.kind is ReleaseKind.AGAINST_ALONE:
+            return (1,) if self.kind is TaskKind.BINARY else ()
+        return () if release.kind is ReleaseKind.STATISTICS else self.layout(release).edges
 
     def noise_multiplier(self, release: Release) -> float:
         """Return z of a release: the noise that is sure to be in the sum, over S."""
@@ -269,6 +306,11 @@ class EvaluationPlan:
             lines.append(f"  validation: {after} {', '.join(interim)} ({noise[1]})")
         lines.append(f"  validation: the last model ({noise[self.final_validation.number]})")
         lines.append(f"  test: the last model, once ({noise[self.test.number]})")
+        if self.comparison is not None:
+            lines.append(
+                f"  test: against each hospital's model of its own records, once "
+                f"(noise multiplier {self.noise_multiplier(self.comparison):.2f})"
+            )
         if self.statistics is not None:
             told = rounded_up(self.spent(Part.TRAINING))
             lines.append(
@@ -283,7 +325,7 @@ class EvaluationPlan:
         return tuple(lines)
 
 
-def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
+def _releases(rounds: int, interim_releases: int, *, against_alone: bool) -> tuple[Release, ...]:
     count = min(rounds - 1, interim_releases)
     every = rounds <= interim_releases + 1
     steps = [i if every else round(i * rounds / (count + 1)) for i in range(1, count + 1)]
@@ -292,7 +334,8 @@ def _releases(rounds: int, interim_releases: int) -> tuple[Release, ...]:
     for number, step in enumerate(steps, start=1):
         releases.append(Release(number, Part.VALIDATION, step, INTERIM_SHARE / count, ReleaseKind.INTERIM))
     releases.append(Release(len(releases), Part.VALIDATION, rounds, final, ReleaseKind.FINAL))
-    releases.append(Release(len(releases), Part.TEST, rounds, 1.0, ReleaseKind.FINAL))
+    of_test = 1 - ALONE_SHARE if against_alone else 1.0
+    releases.append(Release(len(releases), Part.TEST, rounds, of_test, ReleaseKind.FINAL))
     return tuple(releases)
 
 

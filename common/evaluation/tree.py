@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
+from common.evaluation.against_alone import length_of as length_against_alone
+from common.evaluation.against_alone import vectors_of as vectors_against_alone
 from common.evaluation.layout import NORM_BOUND, Layout, Numbers, entry_of
-from common.evaluation.plan import EvaluationPlan
+from common.evaluation.plan import EvaluationPlan, Release
 from common.evaluation.question import Question
 from common.evaluation.statistics import class_bins, length_of, vectors_of
 from common.task import TaskKind
@@ -94,6 +96,35 @@ def answer_statistics(
     return _summed(plan, length_of(bins), vectors, units, stated_units, seed)
 
 
+def answer_against_alone(
+    plan: EvaluationPlan,
+    decided: tuple[Integers, Integers],
+    labels: Integers,
+    units: Integers,
+    stated_units: int,
+    seed: bytes,
+) -> Integers:
+    """Return how often the run's model is right where a hospital's own is not, before noise; as :func:`answer`.
+
+    Args:
+        plan: of the run, with a comparison.
+        decided: (records,) the class that the run's model decides for, and the hospital's own.
+        labels: as for :func:`answer`.
+        units: likewise.
+        stated_units: likewise.
+        seed: likewise.
+
+    Returns:
+        (plan.length,) int64; entries beyond those of the comparison are 0.
+    """
+    together, alone = decided
+
+    def vectors(rows: Integers) -> Integers:
+        return vectors_against_alone(plan.classes, labels[rows], together[rows], alone[rows])
+
+    return _summed(plan, length_against_alone(plan.classes), vectors, units, stated_units, seed)
+
+
 def _summed(
     plan: EvaluationPlan,
     length: int,
@@ -131,14 +162,35 @@ def asked(plan: EvaluationPlan, question: Question) -> Layout:
             f"a question must be one of the plan's {len(plan.releases)} releases, got number {question.release}; "
             f"server and hospitals must run the same version"
         )
-    layout = plan.layout(plan.releases[question.release])
-    got = tuple(len(edges) for edges in question.edges)
-    if got != layout.edges:
+    release = plan.releases[question.release]
+    require_edges(plan, release, question)
+    return plan.layout(release)
+
+
+def require_edges(plan: EvaluationPlan, release: Release, question: Question) -> None:
+    """Refuse a question that cuts other scores than its release has, or in another number of pieces.
+
+    Raises:
+        RunError: says how many edges there must be.
+    """
+    due, got = plan.edges(release), tuple(len(edges) for edges in question.edges)
+    if got != due:
         raise RunError(
-            f"release {question.release} must have edges of {layout.edges} for its scores, got {got}; "
+            f"release {release.number} must have edges of {due} for its scores, got {got}; "
             f"server and hospitals must run the same version"
         )
-    return layout
+
+
+def decisions(kind: TaskKind, logits: NDArray[np.float32], threshold: float | None) -> Integers:
+    """Return the class that a model decides for, (records,).
+
+    Of two classes a threshold in log-odds decides; the likeliest class where none is given, and where there are more.
+    """
+    if kind is not TaskKind.BINARY or threshold is None:
+        return _decided(logits)
+    with np.errstate(invalid="ignore"):
+        called: Integers = (scores(kind, logits)[:, 0] >= threshold).astype(np.int64)
+    return called
 
 
 def scores(kind: TaskKind, logits: NDArray[np.float32]) -> Floats:

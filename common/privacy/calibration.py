@@ -19,7 +19,7 @@ from common.privacy.accounting import (
     epsilon_bounds,
     rounded_up,
 )
-from common.privacy.gaussian import accounted_mu
+from common.privacy.gaussian import accounted_epsilon, accounted_mu
 from common.privacy.schedule import Schedule
 
 EPSILON_TOLERANCE = 0.01
@@ -36,6 +36,15 @@ _NARROWEST = 2.0**-40
 
 FEWEST_UNITS = 20
 """A hospital with fewer units would answer each batch with noise alone."""
+
+_BELOW = 1 - 1e-9
+"""So that a share of μ² that went through ε and back is not a rounding error above itself."""
+
+THRESHOLD_SHARE = 0.1
+"""Of what training alone may spend: for the threshold of its model."""
+
+THRESHOLD_HALVINGS = 8
+"""How often the range of thresholds is halved: to a sixteenth in log-odds around a probability of one half."""
 
 _COARSE_ERROR = 10 * PRV_EPSILON_ERROR
 """Fine enough to settle most of the search at a tenth of the cost; what is returned was judged at full fineness."""
@@ -96,8 +105,9 @@ def run_noise_multiplier(schedule: Schedule, privacy: PrivacyConfig, rounds: int
     """Return the noise multiplier with which all rounds of a run together cost its target ε.
 
     In mode ``local`` it is of each step's noise at each hospital, in mode ``distributed`` of a round's sum. What the
-    mean of features takes of the budget (``privacy.mean_share``) is left out of it. Where every unit is in every batch
-    (``sample_rate`` 1), all steps are one Gaussian mechanism and the multiplier is found in closed form.
+    mean of features takes of the budget (``privacy.mean_share``) is left out of it, and so is what hospitals' models of
+    their own records take (:func:`alone_privacy`). Where every unit is in every batch (``sample_rate`` 1), all steps
+    are one Gaussian mechanism and the multiplier is found in closed form.
 
     Args:
         schedule: the sampling of one round.
@@ -111,17 +121,68 @@ def run_noise_multiplier(schedule: Schedule, privacy: PrivacyConfig, rounds: int
     if schedule.sample_rate == 1:
         mu = accounted_mu(privacy.target_epsilon, privacy.delta, accountant)
         if mu:
-            return math.sqrt(steps / (1 - privacy.mean_share)) / mu
-    before = (_mean_event(privacy),) if privacy.mean_share else ()
+            return math.sqrt(steps / ((1 - privacy.mean_share) * (1 - privacy.alone_share))) / mu
+    beside = [_mean_event(privacy)] if privacy.mean_share else []
+    if privacy.alone_share:
+        alone = alone_privacy(privacy)
+        beside += [threshold_event(privacy), *([_mean_event(alone)] if alone.mean_share else [])]
+        beside.append(_event(run_noise_multiplier(schedule, alone, rounds), schedule.sample_rate, steps))
     return noise_multiplier(
-        privacy.target_epsilon, privacy.delta, schedule.sample_rate, steps, accountant, already=before
+        privacy.target_epsilon, privacy.delta, schedule.sample_rate, steps, accountant, already=beside
     )
+
+
+def alone_privacy(privacy: PrivacyConfig) -> PrivacyConfig:
+    """Return what keeps the model that each hospital trains alone: its share of the run's μ² as an ε of its own.
+
+    The threshold of such a model takes :data:`THRESHOLD_SHARE` of that share, whether or not the task has one.
+
+    The model's training and the run's, each within its share, are together within the run's target. Where every unit
+    is in every batch that is the composition of Gaussian mechanisms, whose μ² add up; elsewhere the run's own noise is
+    sought beside what training alone costs.
+
+    Args:
+        privacy: of the run, with ``alone_share``, which must be above 0.
+
+    Raises:
+        PrivacyError: no noise keeps so small a share.
+    """
+    accountant = Accountant(privacy.accountant)
+    mu = accounted_mu(privacy.target_epsilon, privacy.delta, accountant)
+    if not mu or not privacy.alone_share:
+        raise PrivacyError(
+            f"no noise keeps training alone within {privacy.alone_share:g} of ε = {privacy.target_epsilon:g} at "
+            f"δ = {privacy.delta:g}; raise privacy.target_epsilon, or set privacy.alone_share to 0"
+        )
+    share = mu * math.sqrt(privacy.alone_share * (1 - THRESHOLD_SHARE)) * _BELOW
+    return privacy.model_copy(
+        update={"target_epsilon": accounted_epsilon(share, privacy.delta, accountant), "alone_share": 0.0}
+    )
+
+
+def threshold_event(privacy: PrivacyConfig) -> MechanismEvent:
+    """Return what it costs to find the threshold of a model that a hospital trains alone (:mod:`client.own_threshold`).
+
+    All its questions together take :data:`THRESHOLD_SHARE` of what training alone may spend.
+
+    Raises:
+        PrivacyError: no noise reaches the target.
+    """
+    mu = accounted_mu(privacy.target_epsilon, privacy.delta, Accountant(privacy.accountant))
+    if not mu or not privacy.alone_share:
+        raise PrivacyError(
+            f"no noise keeps a threshold within ε = {privacy.target_epsilon:g} at δ = {privacy.delta:g}; raise "
+            "privacy.target_epsilon, or set privacy.alone_share to 0"
+        )
+    questions = 1 + THRESHOLD_HALVINGS
+    return _event(math.sqrt(questions / (privacy.alone_share * THRESHOLD_SHARE)) / (mu * _BELOW), 1.0, questions)
 
 
 def mean_noise_multiplier(privacy: PrivacyConfig) -> float:
     """Return the noise multiplier of the one release of the mean of features: its share of the run's μ².
 
-    With σ₁ that of a single release that spends the whole target, it is σ₁ / √``mean_share``.
+    With σ₁ that of a single release that spends the whole target, it is σ₁ / √``mean_share``; where hospitals train
+    alone as well, ``mean_share`` is of what that leaves.
 
     Args:
         privacy: the target ε, δ, accountant, and ``mean_share``, which must be above 0.
@@ -135,11 +196,15 @@ def mean_noise_multiplier(privacy: PrivacyConfig) -> float:
             f"no noise keeps a mean of features within {privacy.mean_share:g} of ε = {privacy.target_epsilon:g} at "
             f"δ = {privacy.delta:g}; raise privacy.target_epsilon, or set privacy.mean_share to 0"
         )
-    return 1 / (mu * math.sqrt(privacy.mean_share))
+    return 1 / (mu * math.sqrt(privacy.mean_share * (1 - privacy.alone_share)))
 
 
 def _mean_event(privacy: PrivacyConfig) -> MechanismEvent:
-    return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, mean_noise_multiplier(privacy), 1.0, 1)
+    return _event(mean_noise_multiplier(privacy), 1.0, 1)
+
+
+def _event(multiplier: float, sample_rate: float, steps: int) -> MechanismEvent:
+    return MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, sample_rate, steps)
 
 
 def noise_multiplier(
@@ -179,8 +244,7 @@ def noise_multiplier(
         )
 
     def spent(multiplier: float, error: float = PRV_EPSILON_ERROR) -> tuple[float, float]:
-        event = MechanismEvent(MechanismKind.POISSON_SUBSAMPLED_GAUSSIAN, multiplier, sample_rate, steps)
-        return epsilon_bounds((*already, event), delta, accountant, error)
+        return epsilon_bounds((*already, _event(multiplier, sample_rate, steps)), delta, accountant, error)
 
     too_little, enough = 0.0, FIRST_NOISE_MULTIPLIER
     while (reached := spent(enough)[1]) > target_epsilon:

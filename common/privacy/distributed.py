@@ -305,6 +305,7 @@ class DistributedMechanism:
         unit: PrivacyUnit,
         accountant: Accountant,
         once_before: tuple["DistributedMechanism", ...] = (),
+        beside: tuple[MechanismEvent, ...] = (),
     ) -> tuple[Epsilon, ...]:
         """Return what an outsider with every model, another hospital of the run and the server learn at most.
 
@@ -312,7 +313,7 @@ class DistributedMechanism:
         too, and knows its own noise: it learns what a server with one colluding hospital learns, which is more than the
         target ε where k is 0. The server with k hospitals is among the claims where k is above 0. A claim is infinite
         where nothing is promised. ``once_before`` are releases of the same records before the rounds, each made once of
-        every unit.
+        every unit. ``beside`` are events of the same records whose noise no adversary knows anything of.
         """
 
         def claim(adversary: EpsilonAdversary, events: Sequence[MechanismEvent | None], colluders: int = 0) -> Epsilon:
@@ -322,7 +323,7 @@ class DistributedMechanism:
 
         def against(colluders: int) -> list[MechanismEvent | None]:
             before = [each.event_against(colluders, cohort, 1.0) for each in once_before]
-            return [self.event_against(colluders, cohort, sample_rate, rounds), *before]
+            return [self.event_against(colluders, cohort, sample_rate, rounds), *before, *beside]
 
         claims = (
             claim(EpsilonAdversary.OUTSIDER, against(0)),
@@ -331,7 +332,7 @@ class DistributedMechanism:
         )
         if not self.colluders:
             return claims
-        planned = [self.event(sample_rate, rounds), *(each.event(1.0) for each in once_before)]
+        planned = [self.event(sample_rate, rounds), *(each.event(1.0) for each in once_before), *beside]
         return (*claims, claim(EpsilonAdversary.COLLUDING_SERVER, planned, self.colluders))
 
     def _whole_numbers(self, gradients: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

@@ -18,6 +18,9 @@ which the hospital implements, for the one kind of work that it is made of.
 (``privacy.mean_share``): :class:`FeatureMean`, one release of the same mechanism with noise of its own, booked as such.
 It takes that share of the run's μ², and the steps' noise is made for the rest.
 
+**Training alone.** A run may ask what each hospital's own records give alone (``privacy.alone_share``):
+:meth:`Mechanism.of_hospital_alone`, that share of the run's μ², with all the noise inside each hospital.
+
 Proofs: ``docs/proofs/distributed-noise.md`` and ``docs/proofs/zero-out.md``, of what the plans rely on, and
 ``docs/proofs/feature-mean.md``.
 
@@ -56,11 +59,12 @@ from common.privacy.accounting import (
     rounded_up,
 )
 from common.privacy.budget import Account, Booking
-from common.privacy.calibration import mean_noise_multiplier, run_noise_multiplier
+from common.privacy.calibration import alone_privacy, mean_noise_multiplier, run_noise_multiplier, threshold_event
 from common.privacy.change_norm import clipped, noise_norm
 from common.privacy.distributed import DistributedMechanism
 from common.privacy.schedule import Schedule
 from common.run.vector import DecodedSum, Tail, VectorLayout
+from common.task import TaskKind
 
 MEAN_NORM = 1.0
 """C of the mean of features, which have norm 1."""
@@ -426,8 +430,8 @@ class Mechanism(ABC):
 
         Args:
             run: the agreed description.
-            noise: whether the steps of all rounds together, with :meth:`mean_alone`, cost the run's target ε; without
-                it they cost no bounded ε.
+            noise: whether the steps of all rounds together, with :meth:`mean_alone`, cost this mechanism's whole target
+                ε; without it they cost no bounded ε.
 
         Raises:
             PrivacyError: the mode has no such steps, or no noise reaches the target.
@@ -439,6 +443,50 @@ class Mechanism(ABC):
     def mean_alone(self, run: RunDescription, parameters: int, *, noise: bool) -> FeatureMean | None:
         """Return how one hospital by itself finds the mean of features; None where the run asks for none."""
         return (LocalNoise if noise else NoPrivacy)(self.privacy).mean_plan(run, parameters)
+
+    def with_whole_target(self) -> "Mechanism":
+        """Return the mechanism of a training that has the run's whole target to itself."""
+        return type(self)(self.privacy.model_copy(update={"alone_share": 0.0}))
+
+    def of_hospital_alone(self) -> "Mechanism":
+        """Return what bounds the model of its own records that each hospital compares the run's with.
+
+        It is a mechanism of the same mode, whose target is ``alone_share`` of this one's.
+
+        Raises:
+            PrivacyError: the run asks for no such models, or no noise keeps the share.
+        """
+        return type(self)(alone_privacy(self.privacy)) if self.is_private else self.with_whole_target()
+
+    def threshold_alone(self, run: RunDescription) -> MechanismEvent | None:
+        """Return how the threshold of such a model is found; None where it costs nothing, or nothing has a threshold.
+
+        Raises:
+            PrivacyError: no noise reaches the target.
+        """
+        if not self.privacy.alone_share or not self.is_private or run.task.kind != TaskKind.BINARY:
+            return None
+        return threshold_event(self.privacy)
+
+    def bookings_alone(self, run: RunDescription, parameters: int) -> tuple[Booking, ...]:
+        """Return what a hospital books before anything of its model alone leaves; empty where nothing is to be booked.
+
+        The noise is all the hospital's own, so it withstands everyone.
+
+        Raises:
+            PrivacyError: as :meth:`of_hospital_alone`.
+        """
+        if not self.privacy.alone_share or not self.is_private:
+            return ()
+        alone = self.of_hospital_alone()
+        steps, mean = alone.steps_alone(run, noise=True), alone.mean_alone(run, parameters, noise=True)
+        rounds = run.experiment.rounds
+        events = [replace(event, steps=event.steps * rounds) for event in (steps.event,) if event is not None]
+        events += [mean.event] if mean is not None and mean.event is not None else []
+        of_threshold = self.threshold_alone(run)
+        events += [] if of_threshold is None else [of_threshold]
+        privacy = self.privacy
+        return tuple(Booking(Account.TRAINING, event, privacy.unit, None, privacy.delta) for event in events)
 
     def training_alone(self, training: TrainingConfig) -> TrainingConfig:
         """Return the optimiser that acts within the steps of :meth:`steps_alone`; the run's strategy takes the rest."""
@@ -717,6 +765,7 @@ class DistributedNoise(Mechanism):
         plan = NoisySum(privacy.unit, self.schedule(run.training).sample_rate, self.noise(run, parameters))
         before = self.mean_plan(run, parameters)
         events = [plan.event] * rounds + ([] if before is None or before.event is None else [before.event])
+        events += [booking.event for booking in self.bookings_alone(run, parameters)]
         reached = epsilon(events, privacy.delta, Accountant(privacy.accountant))
         if reached > privacy.target_epsilon:
             raise PrivacyError(
@@ -768,8 +817,9 @@ class DistributedNoise(Mechanism):
         accountant = Accountant(privacy.accountant)
         noise = self.noise(run, parameters)
         before = (self.noise_of_mean(run, parameters),) if privacy.mean_share else ()
+        alone = tuple(booking.event for booking in self.bookings_alone(run, parameters))
         return noise.epsilons(
-            rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant, once_before=before
+            rate, rounds, len(run.roster), privacy.delta, privacy.unit, accountant, once_before=before, beside=alone
         )
 
     def adversary(self) -> str:

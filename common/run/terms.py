@@ -115,6 +115,7 @@ def evaluation_plan_for(
         interim_releases=evaluation.interim_releases,
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
+        against_alone=bool(privacy.alone_share),
         labels_left_out=task.leaves_labels_out,
     )
 

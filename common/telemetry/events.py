@@ -49,6 +49,7 @@ MOST_COUNTED = 2**53
 
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Share = Annotated[float, Field(ge=0, le=1)]
+SignedShare = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Confusion = Annotated[tuple[tuple[Count, ...], ...], AfterValidator(_square), Field(max_length=MOST_CLASSES)]
@@ -246,6 +247,37 @@ class Counted(_Event):
     """That ε with its δ, unit, relation and adversary, in one sentence."""
 
 
+class Compared(_Event):
+    """The run's last model against each hospital's model of its own records, over all hospitals together, under noise.
+
+    Each model decides for the most probable class, on the test records of one hospital.
+    """
+
+    kind: Literal["compared"] = "compared"
+    step: Count
+    records: Count
+    """Records, or patients, that hospitals state."""
+    accuracy: SignedShare
+    """Of all records, the share of which the run's model is right, less that of which hospitals' own are."""
+    interval: tuple[SignedShare, SignedShare]
+    """At 95 %, over sampling of the records and privacy noise together; another training is not in it."""
+    noise: Deviation
+    """Standard deviation that privacy noise alone gives ``accuracy``."""
+    disagree: Share
+    """The share of records of which one of the two models is right and the other wrong."""
+    recalls: Annotated[dict[str, Measure], Field(max_length=MOST_CLASSES)] = Field(default_factory=dict)
+    """The same of the records of each class, by name; undefined where too few are known to be there."""
+    recall_intervals: Annotated[dict[str, tuple[SignedShare, SignedShare]], Field(max_length=MOST_CLASSES)] = Field(
+        default_factory=dict
+    )
+    epsilon: Measure
+    """What evaluations of this run have cost each test record."""
+    training_epsilon: Measure = math.nan
+    """What training has cost, hospitals' own models included: the most that a hospital reported."""
+    claim: str = ""
+    """The ε of evaluation with its δ, unit, relation and adversary, in one sentence."""
+
+
 class RunFinished(_Event):
     """The run ends, and why."""
 
@@ -256,14 +288,14 @@ class RunFinished(_Event):
 
 Event = (
     RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | Evaluated
-    | Counted | RunFinished
+    | Counted | Compared | RunFinished
 )  # fmt: skip
 
 KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
         RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
-        Counted, RunFinished,
+        Counted, Compared, RunFinished,
     )
 )  # fmt: skip
 
