@@ -311,7 +311,7 @@ class Run:
         self._keep_proof(summed)
         seconds = time.monotonic() - started
         self._record.counted(self._plan, decoded.reading)
-        self._record.compared(self._plan, self._checkpoint.step, decoded.reading, summed)
+        self._record.compared(self._plan, number, self._checkpoint.step, decoded.reading, summed)
         self._measure(decoded.reading)
         match asked.purpose:
             case Purpose.TRAIN:

@@ -143,7 +143,7 @@ class RunJournal:
             )
         )
 
-    def compared(self, plan: RunPlan, step: int, reading: Reading, summed: RoundSum) -> None:
+    def compared(self, plan: RunPlan, number: int, step: int, reading: Reading, summed: RoundSum) -> None:
         """Report how the last model did against those of single hospitals, where this round has told it."""
         gain = reading.gain
         if gain is None:
@@ -152,6 +152,7 @@ class RunJournal:
         self._report(
             Compared(
                 time=time.time(),
+                round=number,
                 step=step,
                 records=gain.units,
                 accuracy=gain.accuracy,
@@ -161,7 +162,7 @@ class RunJournal:
                 recalls={name: value for name, value, _ in of_class},
                 recall_intervals={name: ends for name, value, ends in of_class if not math.isnan(value)},
                 epsilon=reading.epsilon,
-                training_epsilon=max((told.spent for told in summed.epsilon.values()), default=math.nan),
+                epsilon_spent={name: told.spent for name, told in summed.epsilon.items()},
                 claim=evaluation_claim(plan.description, reading.epsilon),
             )
         )

@@ -15,6 +15,7 @@ from common.config import RunDescription, task_of
 from common.errors import AuditError, RunError
 from common.telemetry.events import (
     EVENTS_FILE,
+    Compared,
     Evaluated,
     Event,
     RoundDone,
@@ -70,6 +71,11 @@ def check_told(events: Path, chained: Chained) -> bool:
                 first = first or event
             case RoundDone():
                 _check_round(event, chained.sums.get(event.round), place)
+            case Compared():
+                summed = chained.sums.get(event.round)
+                if summed is None:
+                    raise AuditError(f"{place}: round must be one that the chain has a sum of, got {event.round}")
+                _require(event.epsilon_spent == summed.epsilon, place, "epsilon_spent")
             case Evaluated() if terms is not None:
                 _require(event.exact == terms.evaluation.exact, place, "exact")
             case RunFinished() if chained.steps is not None:

@@ -254,6 +254,8 @@ class Compared(_Event):
     """
 
     kind: Literal["compared"] = "compared"
+    round: Count
+    """Of the protocol."""
     step: Count
     records: Count
     """Records, or patients, that hospitals state."""
@@ -272,8 +274,8 @@ class Compared(_Event):
     )
     epsilon: Measure
     """What evaluations of this run have cost each test record."""
-    training_epsilon: Measure = math.nan
-    """What training has cost, hospitals' own models included: the most that a hospital reported."""
+    epsilon_spent: dict[str, Measure] = Field(default_factory=dict)
+    """By hospital, what training has cost, its own model included."""
     claim: str = ""
     """The ε of evaluation with its δ, unit, relation and adversary, in one sentence."""
 

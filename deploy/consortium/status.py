@@ -18,6 +18,7 @@ from common.run.proposal import RunState
 from common.settings import READY_FILE, SERVER_SETTINGS_FILE, ServerSettings
 from common.telemetry.events import (
     EVENTS_FILE,
+    Compared,
     Event,
     EventFile,
     HospitalLost,
@@ -152,8 +153,9 @@ def progress_of(folder: Path) -> Iterator[str]:
     """Return how far a run is, what it has cost at most, and who refused how often, from its events."""
     events = EventFile(folder / EVENTS_FILE).read_new()
     if (last := _last_round(events)) is not None:
-        is_private = math.isfinite(last.epsilon)
-        largest = f"; largest ε {shown_epsilon(last.epsilon)}{_counted_by(events)} (zero-out, at each one's δ)"
+        spent = _largest(last, events)
+        is_private = math.isfinite(spent)
+        largest = f"; largest ε {shown_epsilon(spent)}{_counted_by(events)} (zero-out, at each one's δ)"
         epsilon = largest if is_private else ""
         yield f"{last.step} rounds done, the last with {last.hospitals} hospitals{epsilon}"
     yield from _away(events)
@@ -181,8 +183,16 @@ def _away(events: Sequence[Event]) -> Iterator[str]:
 
 def largest_epsilon(folder: Path) -> float | None:
     """Return the largest ε that a hospital has spent after a run's last round; None before one, and without privacy."""
-    last = _last_round(EventFile(folder / EVENTS_FILE).read_new())
-    return last.epsilon if last is not None and math.isfinite(last.epsilon) else None
+    events = EventFile(folder / EVENTS_FILE).read_new()
+    last = _last_round(events)
+    spent = math.nan if last is None else _largest(last, events)
+    return spent if math.isfinite(spent) else None
+
+
+def _largest(last: RoundDone, events: Sequence[Event]) -> float:
+    """Return the largest ε of training, with what hospitals' own models cost where the run has compared them."""
+    compared = (spent for event in events if isinstance(event, Compared) for spent in event.epsilon_spent.values())
+    return max(last.epsilon, *compared, last.epsilon)
 
 
 def _counted_by(events: Sequence[Event]) -> str:

@@ -109,7 +109,9 @@ def main(
     config = load_config(config_file, (*given, *overrides))
     check_names(config)
     proposal = _proposal(config) if task is None else None
-    config = with_recipe(config, (*given, *overrides), own=proposal is not None or not config.task.is_preset)
+    kind = config.task.kind if proposal is None else proposal.terms.kind
+    own = proposal is not None or not config.task.is_preset
+    config = with_recipe(config, (*given, *overrides), own=own, kind=kind)
     config = with_task(config) if proposal is None else _as_proposed(config, proposal)
     run_id = new_run_id()
     folder = _prepare_folder(out or ROOT / "runs" / run_id[:12])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from common.config import Config, Warp
 from common.config import replace as replaced
+from common.task import TaskKind
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,24 @@ OWN_RECIPE = Recipe("scattering_linear", 10, 200.0, 1, Warp.NONE, 0.04)
 few rounds, so that a first report is there within minutes. A network's features would be computed for longer."""
 
 _OF_RECIPES = ("experiment.rounds", "model.name", "training.sample_rate", "training.learning_rate", "training.copies",
-               "training.warp", "privacy.mean_share", "privacy.max_grad_norm")  # fmt: skip
+               "training.warp", "privacy.mean_share", "privacy.alone_share", "privacy.max_grad_norm")  # fmt: skip
 """Keys that a recipe sets."""
 
+ALONE_SHARE = 0.5
+"""Of the budget, for each hospital's model of its own records, so that a demo says whether joining paid. With one half
+the run's model and a hospital's own are trained under the same ε."""
 
-def with_recipe(config: Config, given: Sequence[str], *, own: bool = False) -> Config:
+
+def with_recipe(
+    config: Config, given: Sequence[str], *, own: bool = False, kind: str | None = TaskKind.BINARY
+) -> Config:
     """Return a demo's configuration with its task's recipe, where that has one and the user names no model.
 
     Args:
         config: as the file and the command line make it.
         given: the ``section.key=value`` of the command line, which a recipe leaves alone.
         own: the task is of a person's own images, not a preset.
+        kind: of the task, where it is known.
     """
     recipe = OWN_RECIPE if own else RECIPES.get(config.experiment.task)
     named = {override.partition("=")[0] for override in given}
@@ -69,7 +77,11 @@ def with_recipe(config: Config, given: Sequence[str], *, own: bool = False) -> C
             "copies": recipe.copies,
             "warp": recipe.warp,
         },
-        "privacy": {"mean_share": recipe.mean_share, "max_grad_norm": 1.0},
+        "privacy": {
+            "mean_share": recipe.mean_share,
+            "alone_share": 0.0 if config.evaluation.exact or kind == TaskKind.MULTILABEL else ALONE_SHARE,
+            "max_grad_norm": 1.0,
+        },
     }
     for section, values in settings.items():
         for key in tuple(values):

@@ -66,6 +66,14 @@ def main(*, state: Path, asked: str | None, alone: bool) -> int:
         f"is known to about ±{_half_width(last):.2f} (95 %).",
         highlight=False,
     )
+    compared = next((result.alone for result in reversed(results) if result.alone is not None), None)
+    if compared is not None:
+        console.print(
+            f"Against this hospital's model of its own records alone, as the run asked once: of {compared.records} "
+            f"test records the run's model was right of {compared.together:.3f}, its own of {compared.alone:.3f}. The "
+            "consortium sees the difference over all hospitals together, with noise.",
+            highlight=False,
+        )
     if last.groups:
         console.print(groups_of(last.groups, last.round))
         console.print(

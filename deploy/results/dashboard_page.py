@@ -12,8 +12,9 @@ from common.errors import RunError
 from common.evaluation.metrics import HEADLINES, METRICS
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
+from common.run.terms import evaluation_claim
 from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
-from common.telemetry.events import RoundDone
+from deploy.results.against_alone import gain_in_words
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 from deploy.results.live_table import as_time
@@ -139,6 +140,8 @@ def participants(history: RunHistory) -> list[dict[str, str | float | None]]:
         own = sorted(item for item in missing if item[1] == hospital)
         is_out = bool(own) and (last is None or own[-1][0] >= last.round)
         spent = math.nan if last is None else last.epsilon_spent.get(hospital, math.nan)
+        if history.compared is not None:
+            spent = history.compared.epsilon_spent.get(hospital, spent)
         budget = math.nan if last is None else last.epsilon_budget.get(hospital, math.nan)
         rows.append(
             {
@@ -207,13 +210,13 @@ def figures_of(history: RunHistory) -> tuple[str, dict[str, Interval]]:
     return f"{part}, after round {measured[-1].step}{exact}", of_round(measured[-1])
 
 
-def show_figures(history: RunHistory, last: RoundDone) -> None:
+def show_figures(history: RunHistory) -> None:
     """Show the newest model's measures and what they cost."""
     whose, figures = figures_of(history)
     columns = st.columns(len(_MEASURES) + 1)
     for column, (name, label) in zip(columns, _MEASURES.items(), strict=False):
         column.metric(label, figures[name].short)
-    columns[-1].metric("ε spent by training", shown_epsilon(last.epsilon))
+    columns[-1].metric("ε spent by training", shown_epsilon(history.training_epsilon))
     st.caption(whose)
     if history.finished is not None and history.tested is None:
         st.warning(f"test: not measured: {history.why_not_tested}")
@@ -222,13 +225,16 @@ def show_figures(history: RunHistory, last: RoundDone) -> None:
         st.caption(SPENT)
     for line in costs_of(history):
         st.caption(line)
+    if history.compared is not None:
+        st.caption(gain_in_words(history, history.compared))
 
 
 def costs_of(history: RunHistory) -> list[str]:
     """Return what measuring has cost, a line each for validation and test records."""
     lines = [evaluation_cost(history.started, history.measured[-1])] if history.measured else []
-    tested = history.tested
-    return [*lines, f"test: {tested.claim}"] if tested is not None and not tested.exact else lines
+    if history.tested is None or history.tested.exact:
+        return lines
+    return [*lines, f"test: {evaluation_claim(history.started.config, history.test_epsilon)}"]
 
 
 def show_curves(history: RunHistory) -> None:
@@ -274,7 +280,7 @@ def page(run: Path) -> None:
     if not history.rounds:
         st.info("no round is finished yet")
         return
-    show_figures(history, history.rounds[-1])
+    show_figures(history)
     show_curves(history)
     show_who_and_what(history)
     if notes := notes_of(history):

@@ -10,6 +10,7 @@ from common.errors import RunError
 from common.telemetry.events import (
     EVENTS_FILE,
     AttackRefused,
+    Compared,
     Counted,
     Dropout,
     Evaluated,
@@ -73,6 +74,8 @@ class RunHistory:
     """The last measurement of the test parts, whatever came of it; see :attr:`tested`."""
     counted: Counted | None = None
     """Who was trained on; None where nobody asked, or no round that asked gave a sum."""
+    told_against_alone: Compared | None = None
+    """The last comparison with hospitals' own models, of whatever model; see :attr:`compared`."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "RunHistory":
@@ -97,6 +100,7 @@ class RunHistory:
             finished=next((event for event in reversed(told) if isinstance(event, RunFinished)), None),
             evaluated=next((event for event in reversed(told) if isinstance(event, Evaluated)), None),
             counted=next((event for event in reversed(told) if isinstance(event, Counted)), None),
+            told_against_alone=next((event for event in reversed(told) if isinstance(event, Compared)), None),
         )
 
     @classmethod
@@ -125,6 +129,25 @@ class RunHistory:
         if len(done) > 1:
             each = max(0.0, (done[-1].time - done[0].time) / (done[-1].step - done[0].step))
         return each * (self.started.rounds - done[-1].step)
+
+    @property
+    def compared(self) -> Compared | None:
+        """How the run's last model did against hospitals' own; None where that was not asked, or not told."""
+        told = self.told_against_alone
+        return told if told is not None and self.rounds and told.step == self.rounds[-1].step else None
+
+    @property
+    def training_epsilon(self) -> float:
+        """The most that a hospital has spent on training, its model alone included; infinite without privacy."""
+        spent = self.rounds[-1].epsilon if self.rounds else math.nan
+        compared = self.compared
+        return spent if compared is None else max(spent, *compared.epsilon_spent.values(), 0.0)
+
+    @property
+    def test_epsilon(self) -> float:
+        """What the run's questions have cost each test record; NaN where none was answered, or counts are exact."""
+        told = [event.epsilon for event in (self.tested, self.compared) if event is not None]
+        return max((spent for spent in told if not math.isnan(spent)), default=math.nan)
 
     @property
     def tested(self) -> Evaluated | None:

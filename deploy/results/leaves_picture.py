@@ -54,7 +54,7 @@ def _on_the_way(config: Config) -> str:
 def _noise(config: Config, history: RunHistory) -> str:
     if not mechanism_of(config).is_private or not history.rounds:
         return "no noise"
-    return f"noise:\nε = {shown_epsilon(history.rounds[-1].epsilon)}"
+    return f"noise:\nε = {shown_epsilon(history.training_epsilon)}"
 
 
 def _box(axes: Axes, left: float, title: str, words: str) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from common.evaluation.metrics import BY_ROUND, METRICS, SUMMARISED
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
+from common.run.terms import evaluation_claim
 from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
 from common.telemetry.events import (
     AttackRefused,
@@ -28,6 +29,7 @@ from common.telemetry.events import (
     RunFinished,
     RunStarted,
 )
+from deploy.results.against_alone import comparison_lines
 from deploy.results.by_class import by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
@@ -259,7 +261,9 @@ def print_summary(console: Console, history: RunHistory | None, files: Sequence[
     if history is not None and history.rounds:
         started, last = history.started, history.rounds[-1]
         told = [f"{_title(started)}: {last.step} of {started.rounds} rounds", *_final_figures(history)]
-        told.append(f"Privacy spent: {_epsilon(last)}; {Guarantee.of(started.config).of_epsilon()}")
+        told.append(
+            f"Privacy spent: {_epsilon(last, history.training_epsilon)}; {Guarantee.of(started.config).of_epsilon()}"
+        )
         if mechanism_of(started.config).is_private:
             told.append(SPENT)
         lines += [Text(filled(line, "  ")) for line in told]
@@ -286,12 +290,13 @@ def _final_figures(history: RunHistory) -> list[str]:
         if name in shown_metrics(history.started.terms) and (sure := of_test(tested)[name]).is_told
     ]
     lines += by_class_lines(history)
+    lines += comparison_lines(history)
     if tested.exact:
         return [*lines, "  in brackets: 95 %, sampling of the records"]
     return [
         *lines,
         f"  in brackets: 95 %, sampling of {tested.records} {unit}s and privacy noise",
-        f"Evaluation cost: {tested.claim}",
+        f"Evaluation cost: {evaluation_claim(history.started.config, history.test_epsilon)}",
     ]
 
 
@@ -361,10 +366,11 @@ def _figures(sure: Mapping[str, Interval]) -> tuple[str, ...]:
     return tuple(sure[name].short if name in _WITH_INTERVAL else sure[name].figure for name in BY_ROUND)
 
 
-def _epsilon(done: RoundDone) -> str:
-    """Return the largest ε spent, of the budget of the hospital that spent it."""
-    if not math.isfinite(done.epsilon):
+def _epsilon(done: RoundDone, spent: float | None = None) -> str:
+    """Return the largest ε spent, of the budget of the hospital that spent it; ``spent``, where more came after."""
+    epsilon = done.epsilon if spent is None else spent
+    if not math.isfinite(epsilon):
         return "∞"
     most = max(done.epsilon_spent, key=done.epsilon_spent.__getitem__, default=None)
     budget = done.epsilon_budget.get(most, math.nan) if most is not None else math.nan
-    return shown_epsilon(done.epsilon) + (f" of {budget:.2f}" if math.isfinite(budget) else "")
+    return shown_epsilon(epsilon) + (f" of {budget:.2f}" if math.isfinite(budget) else "")

@@ -19,9 +19,10 @@ from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.model_facts import ModelFacts
+from common.run.terms import evaluation_claim
 from common.run.words import RELATION, admitted
 from common.task import TaskConfig, TaskKind, implied
-from common.telemetry.events import Evaluated, Event, RoundDone, RoundTime, RunStarted
+from common.telemetry.events import Compared, Evaluated, Event, RoundDone, RoundTime, RunStarted
 from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_test
@@ -184,7 +185,8 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "metrics": _told(tested, started.terms) if tested else None,
         "each": {name: each_as_json(figures) for name, figures in tested.each.items()} if tested else None,
         "confusion": [list(row) for row in tested.confusion] if tested else None,
-        "test": _as_tested(tested) if tested else None,
+        "test": _as_tested(history, tested) if tested else None,
+        "against_alone": _as_compared(history.compared) if history.compared else None,
         "not_measured": history.why_not_tested or None,
         "validation": [_as_measured(done) for done in history.measured if done.part == "validation"],
         "evaluation_plan": list(started.evaluation_plan),
@@ -223,7 +225,7 @@ def each_as_json(figures: ClassFigures) -> dict[str, Any]:
     }
 
 
-def _as_tested(tested: Evaluated) -> dict[str, Any]:
+def _as_tested(history: RunHistory, tested: Evaluated) -> dict[str, Any]:
     """Return how sure the final figures are and what they cost, beside the figures themselves."""
     return {
         "records": tested.records,
@@ -231,9 +233,25 @@ def _as_tested(tested: Evaluated) -> dict[str, Any]:
         "threshold": _number(tested.threshold),
         "intervals": _ends({name: (sure.low, sure.high) for name, sure in of_test(tested).items()}),
         "noise_sd": {name: _number(deviation) for name, deviation in tested.noise.items()},
-        "epsilon": _number(tested.epsilon),
+        "epsilon": _number(history.test_epsilon),
         "relation": RELATION,
-        "claim": tested.claim,
+        "claim": evaluation_claim(history.started.config, history.test_epsilon),
+    }
+
+
+def _as_compared(compared: Compared) -> dict[str, Any]:
+    """Return by how much the last model is right more often than hospitals' own, and what that cost."""
+    return {
+        "records": compared.records,
+        "accuracy": compared.accuracy,
+        "interval": list(compared.interval),
+        "noise_sd": compared.noise,
+        "disagree": compared.disagree,
+        "recalls": {name: _number(value) for name, value in compared.recalls.items()},
+        "recall_intervals": {name: list(ends) for name, ends in compared.recall_intervals.items()},
+        "epsilon": _number(compared.epsilon),
+        "training_epsilon": {name: _number(spent) for name, spent in compared.epsilon_spent.items()},
+        "claim": compared.claim,
     }
 
 
@@ -260,6 +278,8 @@ def epsilon_by_hospital(history: RunHistory) -> dict[str, dict[str, str | float 
     for done in history.rounds:  # a hospital that left keeps the last figure it gave
         spent.update(done.epsilon_spent)
         budget.update(done.epsilon_budget)
+    if history.compared is not None:
+        spent.update(history.compared.epsilon_spent)
     return {
         hospital: {
             "epsilon": _number(spent[hospital]),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import shown_epsilon
+from deploy.results.against_alone import was_it_worth_joining
 from deploy.results.calibration import Calibration, attacker_gains
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_test
@@ -46,13 +47,7 @@ def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Reade
     if calibration is not None:
         how = calibration.sentence()
         said.append(ReaderAnswer("Can its probabilities be read as chances?", f"{how[0].upper()}{how[1:]}."))
-    said.append(
-        ReaderAnswer(
-            "Was it worth joining?",
-            "The run does not say: a model of one hospital's own records would cost that hospital's privacy. Each "
-            "hospital finds out at home with ./confide hospital report --alone.",
-        )
-    )
+    said.append(ReaderAnswer("Was it worth joining?", was_it_worth_joining(history)))
     return (*said, ReaderAnswer("For whom does it not work?", _for_whom_not(history)))
 
 
@@ -61,7 +56,7 @@ def epsilon_in_words(history: RunHistory) -> str:
     config = history.started.config
     if not mechanism_of(config).is_private or not history.rounds:
         return "Without differential privacy nothing bounds what the model reveals about a person it was trained on."
-    epsilon = history.rounds[-1].epsilon
+    epsilon = history.training_epsilon
     if not math.isfinite(epsilon):
         return "Nothing bounds what the model reveals about a person it was trained on: its ε is infinite."
     gains = ", ".join(f"{100 * prior:.0f} % to at most {_share(attacker_gains(epsilon, prior))}" for prior in PRIORS)

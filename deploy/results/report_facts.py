@@ -204,11 +204,11 @@ class RunFacts:
     def evaluation_claims(self) -> tuple[str, ...]:
         """What measuring has cost: on validation records, and on test records."""
         if self.is_exact:
-            claim = evaluation_claim(self.config, self.tested.epsilon) if self.tested else EXACT_COUNTS
+            claim = evaluation_claim(self.config, self.history.test_epsilon) if self.tested else EXACT_COUNTS
             return (claim,)
         curve = self.history.measured
         told = [evaluation_cost(self.started, curve[-1]).removeprefix("evaluation: ")] if curve else []
-        of_test = [f"test parts: {evaluation_claim(self.config, self.tested.epsilon)}"] if self.tested else []
+        of_test = [f"test parts: {evaluation_claim(self.config, self.history.test_epsilon)}"] if self.tested else []
         return (*told, *of_test)
 
     @property
@@ -310,7 +310,7 @@ def compare(runs: Sequence[RunFacts]) -> list[tuple[str, int, dict[str, Interval
 
 
 def _figure(run: RunFacts, name: str) -> float:
-    return run.last.epsilon if name == "epsilon" else run.metrics[name].value
+    return run.history.training_epsilon if name == "epsilon" else run.metrics[name].value
 
 
 def what_each_learns(config: Config, hospitals: int, authority_on_server: bool = False) -> tuple[Knowledge, ...]:
