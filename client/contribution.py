@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -432,7 +433,7 @@ class Contributor:
             BudgetExceededError: the round would pass this hospital's budget for training; nothing was computed.
             RunError, EvaluationSpentError: as :meth:`check`; or the model has another shape.
         """
-        release = self.check(terms, cohort)
+        release, self._own_alone = self.check(terms, cohort), None
         if model.shape != (self.layout.parameters,) or model.dtype != np.float32:
             raise RunError(
                 f"the model must be {self.layout.parameters} float32 numbers, got {model.shape} of {model.dtype}"
@@ -508,14 +509,13 @@ class Contributor:
         alone, stated = self._mechanism.of_hospital_alone(), self._policy.stated_training_units
         optimiser = alone.training_alone(self._run.training)
 
-        def trainer(weights: npt.NDArray[np.float32]) -> RecordsTrainer:
+        def trainer(weights: npt.NDArray[np.float32], most: int | None = None) -> RecordsTrainer:
+            data = self._train if most is None else self._train.limited(most, self._run.privacy.unit, self._choice)
             random = self._source_for(weights)
-            return RecordsTrainer(
-                self._model, weights, self._train, optimiser, stated, COHORT_OF_ONE, random, self._device
-            )
+            return RecordsTrainer(self._model, weights, data, optimiser, stated, COHORT_OF_ONE, random, self._device)
 
-        first = flat_parameters(self._model)
-        return StepsAlone(self._run, alone, first, trainer, stated, noise=alone.is_private)
+        first, of_mean = flat_parameters(self._model), partial(trainer, most=stated)
+        return StepsAlone(self._run, alone, first, trainer, stated, noise=alone.is_private, of_mean=of_mean)
 
     def _train_alone(self, take_steps: Callable[[StepsAlone], None]) -> None:
         """Take steps on this hospital's records alone, without showing anyone whether they can be taken.
@@ -538,7 +538,8 @@ class Contributor:
         of_train, of_test = scores(self._model, self._alone.weights, train, self._test, classes, self._device)
         if kind is not TaskKind.BINARY:
             return decisions(kind, of_test, None)
-        if self._threshold_alone is None:  # Asked again, it would be another release.
+        if self._threshold_alone is None:
+            self._threshold_alone = 0.0  # If an answer fails, none is given again: that would be another release.
             self._threshold_alone = threshold_of(
                 scores_of(kind, of_train)[:, 0],
                 train.of_copies(train.labels),

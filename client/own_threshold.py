@@ -28,7 +28,7 @@ SCALE = 1024
 """S: the most that a unit adds to an answer."""
 
 _LEAST_SHARE = 0.05
-"""Of the second class, and of the first: where noise says less, so much is assumed."""
+"""The least share of either class: where noise says less, so much is assumed."""
 
 
 def noise_of(multiplier: float) -> DistributedMechanism:

@@ -28,6 +28,7 @@ class StepsAlone:
         trainer: makes the trainer that takes a round's steps from a model.
         stated: what a step divides by; a public number where the model, or what it says, leaves the hospital.
         noise: whether steps have noise.
+        of_mean: makes the trainer that finds the centre; it has no more units than are stated.
 
     Raises:
         PrivacyError: the run is not private, or no noise keeps its ε.
@@ -42,9 +43,10 @@ class StepsAlone:
         stated: int,
         *,
         noise: bool,
+        of_mean: Callable[[Floats], Trainer] | None = None,
     ) -> None:
         self._run = run
-        self._trainer = trainer
+        self._trainer, self._of_mean = trainer, of_mean or trainer
         self._steps = mechanism.steps_alone(run, noise=noise)
         self._mean = mechanism.mean_alone(run, len(first), noise=noise)
         self._own = (LocalNoise if noise else NoPrivacy)(mechanism.privacy)
@@ -52,26 +54,28 @@ class StepsAlone:
         self._strategy = strategy_for(run.aggregation, run.training, run.privacy, len(first))
         self.weights = first
         self.done = 0
-        """Rounds whose steps are taken, of those of the run."""
+        """Rounds whose steps are taken or were tried, of those of the run."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether as many steps are taken as the run takes."""
+        """Whether as many steps are taken or tried as the run takes."""
         return self.done >= self._run.experiment.rounds
 
     def advance(self) -> None:
         """Take the steps of one more round, and before the first ones find the centre; does nothing at the end.
+
+        What fails is not tried again: its noise was drawn, and its cost is in what is booked.
 
         Raises:
             RunError: the weights grow without bound.
         """
         if self.is_finished:
             return
-        if not self.done and self._mean is not None:
+        is_first, self.done = not self.done, self.done + 1
+        if is_first and self._mean is not None:
             deviation = self._own.deviation_of_mean(self._run, len(self.weights), self._public)
-            self.weights = self.weights + mean_of_use(self._mean.change(self._trainer(self.weights)), deviation)
+            self.weights = self.weights + mean_of_use(self._mean.change(self._of_mean(self.weights)), deviation)
         self.weights = self._strategy.step(self.weights, self._steps.change(self._trainer(self.weights)))
-        self.done += 1
 
     def finish(self) -> None:
         """Take all steps that are left; errors as for :meth:`advance`."""

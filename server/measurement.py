@@ -167,9 +167,11 @@ class PlannedMeasurements:
         """How often each release was asked for, by its number."""
         self._state = EvaluationState() if progress is None else _state_of(progress)
         self._last: int | None = None
-        self._tested: Metrics | None = None
-        self._decided_at: tuple[tuple[float, ...], ...] | None = None
-        """Where the last model decides between two classes; None before it was measured on the test part."""
+        self._decided_at = None if progress is None else progress.decided_at
+        """Where the last model decides between two classes; None before the test part was asked about it."""
+        self._of_class = () if progress is None else progress.of_class
+        """How many test units there are of each class, as far as that was counted."""
+        self._compared = progress is not None and progress.compared
         self._told = progress is not None and progress.told
         """Whether it is known who is trained on."""
 
@@ -187,7 +189,7 @@ class PlannedMeasurements:
 
     def against_alone(self) -> Question | None:
         """See :class:`Measurements`."""
-        return self._ask(None if self._decided_at is None else self._plan.comparison)
+        return self._ask(None if self._decided_at is None or self._compared else self._plan.comparison)
 
     def _ask(self, release: Release | None) -> Question | None:
         self._last = None
@@ -198,11 +200,11 @@ class PlannedMeasurements:
         if release.kind is ReleaseKind.STATISTICS:
             return Question(release.number, ())
         if release.kind is ReleaseKind.AGAINST_ALONE:
-            return Question(release.number, self._decided_at or ())
+            return Question(release.number, tuple((edge,) for edge in self._decided_at or ()))
         question = next_question(self._plan, release, self._state)
         if release.part is Part.TEST:  # What comes back must not move the threshold that it was decided at.
             cut = question.edges if self._plan.kind is TaskKind.BINARY else ()
-            self._decided_at = tuple((edges[len(edges) // 2],) for edges in cut)
+            self._decided_at = tuple(edges[len(edges) // 2] for edges in cut)
         return question
 
     def spent(self) -> None:
@@ -227,12 +229,13 @@ class PlannedMeasurements:
             told = read_tables(names, tail.entries, units, variance)
             return Reading(epsilon=self._spent_on(release.part), statistics=told)
         if release.kind is ReleaseKind.AGAINST_ALONE:
+            self._compared = True
             gain = read_gain(tail.entries, units, variance, self._units_of_classes(units))
             return Reading(epsilon=self._spent_on(release.part), gain=gain)
         measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
         epsilon = self._spent_on(release.part)
         if release.part is Part.TEST:
-            self._tested = measured.metrics
+            self._of_class = tuple(float(sum(row)) for row in measured.metrics.confusion)
         if release.kind is ReleaseKind.CLASSES:  # It measures no model.
             return Reading(epsilon=epsilon)
         return Reading(
@@ -246,10 +249,9 @@ class PlannedMeasurements:
 
     def _units_of_classes(self, units: int) -> NDArray[np.float64]:
         """Return how many of ``units`` test units each class has, as the last model's release counted them."""
-        if self._tested is None or not self._tested.confusion or not self._tested.records:
-            return np.full(self._plan.classes, math.nan)
-        rows: NDArray[np.float64] = np.asarray(self._tested.confusion, np.float64).sum(axis=1)
-        return rows * units / self._tested.records
+        counted: NDArray[np.float64] = np.array(self._of_class or (math.nan,) * self._plan.classes)
+        shares: NDArray[np.float64] = counted / counted.sum()
+        return shares * units
 
     def _spent_on(self, part: Part) -> float:
         """Return ε of all that was asked of a part: Gaussian releases compose by adding their 1 / z²."""
@@ -262,7 +264,14 @@ class PlannedMeasurements:
 
     def progress(self) -> EvaluationProgress:
         """See :class:`Measurements`."""
-        return EvaluationProgress(asked=dict(sorted(self._asked.items())), state=self._state.to_json(), told=self._told)
+        return EvaluationProgress(
+            asked=dict(sorted(self._asked.items())),
+            state=self._state.to_json(),
+            told=self._told,
+            decided_at=self._decided_at,
+            of_class=self._of_class,
+            compared=self._compared,
+        )
 
 
 def _state_of(progress: EvaluationProgress) -> EvaluationState:

@@ -29,6 +29,7 @@ from common.telemetry.events import (
     EVENTS_FILE,
     STOPPED,
     AttackRefused,
+    Compared,
     Dropout,
     Evaluated,
     Event,
@@ -135,7 +136,7 @@ class RunMetrics(Collector):
                 self._run.add(names.ATTACKS_REFUSED, 1, event.code)
             case RoundDone():
                 self._take_round(event)
-            case Evaluated():
+            case Evaluated() | Compared():
                 self._take_test(event)
             case RunFinished():
                 self._run.set(names.RUN_ACTIVE, 0)
@@ -226,7 +227,10 @@ class RunMetrics(Collector):
         if not exact and not math.isnan(done.evaluation_epsilon):
             values.set(names.EVALUATION_EPSILON, done.evaluation_epsilon, done.part)
 
-    def _take_test(self, tested: Evaluated) -> None:
+    def _take_test(self, tested: Evaluated | Compared) -> None:
+        if isinstance(tested, Compared):
+            self._take_comparison(tested)
+            return
         values = self._run
         values.set(names.LAST_PROGRESS, tested.time)
         if math.isnan(tested.accuracy):
@@ -240,6 +244,15 @@ class RunMetrics(Collector):
             values.set(names.TEST_NOISE, deviation, name)
         if not tested.exact:
             values.set(names.EVALUATION_EPSILON, tested.epsilon, "test")
+
+    def _take_comparison(self, compared: Compared) -> None:
+        """Show what it has cost; by how much the run's model was ahead stands in the report."""
+        values = self._run
+        values.set(names.LAST_PROGRESS, compared.time)
+        for hospital, spent in compared.epsilon_spent.items():
+            values.set(names.EPSILON_SPENT, spent, hospital)
+        self._spent.update(compared.epsilon_spent)
+        values.set(names.EVALUATION_EPSILON, compared.epsilon, "test")
 
 
 def serve(run: Path, port: int, host: str = "127.0.0.1", state: Path | None = None) -> Exporter:

@@ -8,6 +8,9 @@ from common.run.messages import EpsilonReport
 from common.task import MOST_CLASSES
 from common.telemetry.events import Count, RoundTime, Seconds
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class _Part(BaseModel):
     # A field of a newer server is no reason to lose a run.
@@ -46,11 +49,18 @@ class EvaluationProgress(_Part):
         asked: how often each release was asked for, by its number.
         state: what the releases told, as :class:`common.evaluation.state.EvaluationState` writes it.
         told: whether it is known who is trained on.
+        decided_at: where the last model decides between two classes on test records, in log-odds, as the release on
+            them asked; empty where a task has no such threshold, None before they were asked about.
+        of_class: how many test units that release counted of each class; empty before.
+        compared: whether it is known how the last model does against hospitals' own.
     """
 
     asked: dict[Annotated[int, Field(ge=0)], Count]
     state: str
     told: bool = False
+    decided_at: Annotated[tuple[Finite, ...], Field(max_length=1)] | None = None
+    of_class: Annotated[tuple[NotNegative, ...], Field(max_length=MOST_CLASSES)] = ()
+    compared: bool = False
 
 
 class RunProgress(_Part):

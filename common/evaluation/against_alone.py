@@ -1,13 +1,14 @@
 """Whether joining paid: where a run's last model is right and each hospital's own is wrong, and the other way round.
 
-Every test unit is decided twice by its hospital, each time for the most probable class: by the run's last model, and by
-the model that the hospital's own training records give alone. It adds a vector of whole numbers: at the entry of its
-true class :data:`WEIGHT` where only the run's model is right, -WEIGHT where only the hospital's own is, and in the last
-entry :data:`DISAGREE` in either case. Where both are right, or both wrong, it adds nothing. The L2 norm is at most
-√(WEIGHT² + DISAGREE²) ≤ S for any two models, the server's choice included.
+Every test unit is decided twice by its hospital: by the run's last model, and by the model that the hospital's own
+training records give alone. It adds a vector of whole numbers: at the entry of its true class :data:`WEIGHT` where only
+the run's model is right, -WEIGHT where only the hospital's own is, and in the last entry :data:`DISAGREE` in either
+case. Where both are right, or both wrong, it adds nothing. The L2 norm is at most √(WEIGHT² + DISAGREE²) ≤ S for any
+two models, the server's choice included.
 
-No threshold is asked. A hospital's own would be a function of its validation records, which these counts would then
-give away beside test records.
+Of several classes each model decides for the likeliest. Of two, the run's decides at the run's threshold, and the
+hospital's own at one that its training records gave (``client/own_threshold.py``): a threshold from its validation
+records would be a function of them, which these counts would give away beside test records.
 
 The sum tells how much more often the run's models are right, over all hospitals and in each class, and how often two
 models differ, without which the difference's sampling error cannot be told (McNemar 1947).

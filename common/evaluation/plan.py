@@ -286,9 +286,9 @@ class EvaluationPlan:
         return accounted_epsilon(mu, self.delta, self.accountant)
 
     def most_spent(self, part: Part) -> float:
-        """Return the ε of a part if its costliest release is repeated as often as the plan allows."""
-        costliest = max((r for r in self.everything if r.part is part), key=lambda release: release.share)
-        return self.spent(part, (costliest,) * self.repeats)
+        """Return the ε of a part if releases of each share are repeated as often as the plan allows."""
+        alike = {release.share: release for release in self.everything if release.part is part}
+        return self.spent(part, tuple(alike.values()) * self.repeats)
 
     def describe(self) -> tuple[str, ...]:
         """Return the plan as lines that a person reads."""
@@ -319,7 +319,7 @@ class EvaluationPlan:
             )
         if self.repeats:
             lines.append(
-                f"  up to {self.repeats} releases of each part may be repeated after a failed round; ε is then at most "
+                f"  up to {self.repeats} releases of each kind may be repeated after a failed round; ε is then at most "
                 f"{rounded_up(self.most_spent(Part.VALIDATION)):.3f} and {rounded_up(self.most_spent(Part.TEST)):.3f}"
             )
         return tuple(lines)

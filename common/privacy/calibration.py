@@ -41,7 +41,7 @@ _BELOW = 1 - 1e-9
 """So that a share of μ² that went through ε and back is not a rounding error above itself."""
 
 THRESHOLD_SHARE = 0.1
-"""Of what training alone may spend: for the threshold of its model."""
+"""The share of what training alone may spend that goes to the threshold of its model."""
 
 THRESHOLD_HALVINGS = 8
 """How often the range of thresholds is halved: to a sixteenth in log-odds around a probability of one half."""
@@ -155,9 +155,20 @@ def alone_privacy(privacy: PrivacyConfig) -> PrivacyConfig:
             f"δ = {privacy.delta:g}; raise privacy.target_epsilon, or set privacy.alone_share to 0"
         )
     share = mu * math.sqrt(privacy.alone_share * (1 - THRESHOLD_SHARE)) * _BELOW
-    return privacy.model_copy(
-        update={"target_epsilon": accounted_epsilon(share, privacy.delta, accountant), "alone_share": 0.0}
-    )
+    target = accounted_epsilon(share, privacy.delta, accountant)
+    if accounted_mu(target, privacy.delta, accountant) > share / _BELOW:  # So little that the accountant rounds it up.
+        raise PrivacyError(
+            f"privacy.alone_share must leave training alone an ε that the {accountant.upper()} accountant can tell "
+            f"from nothing, got {privacy.alone_share:g} of ε = {privacy.target_epsilon:g}; raise either, or set it to 0"
+        )
+    return privacy.model_copy(update={"target_epsilon": target, "alone_share": 0.0})
+
+
+def epsilon_of_share(privacy: PrivacyConfig, share: float) -> float:
+    """Return the ε of a share of the run's μ², at its δ and by its accountant."""
+    accountant = Accountant(privacy.accountant)
+    mu = accounted_mu(privacy.target_epsilon, privacy.delta, accountant)
+    return accounted_epsilon(mu * math.sqrt(share), privacy.delta, accountant)
 
 
 def threshold_event(privacy: PrivacyConfig) -> MechanismEvent:

@@ -451,7 +451,8 @@ class Mechanism(ABC):
     def of_hospital_alone(self) -> "Mechanism":
         """Return what bounds the model of its own records that each hospital compares the run's with.
 
-        It is a mechanism of the same mode, whose target is ``alone_share`` of this one's.
+        It is a mechanism of the same mode, whose target is ``alone_share`` of this one's, less what the threshold takes
+        (:func:`common.privacy.calibration.alone_privacy`).
 
         Raises:
             PrivacyError: the run asks for no such models, or no noise keeps the share.

@@ -40,7 +40,7 @@ class ModelFacts(BaseModel):
     task: str
     data_set: str
     privacy: dict[str, str | float | None]
-    """``Guarantee.as_dict()`` with ``epsilon``, the largest any hospital has spent."""
+    """``Guarantee.as_dict()`` with ``epsilon``, the largest any hospital has spent by the model's last step."""
     caveats: tuple[str, ...] = ()
 
 

@@ -250,17 +250,17 @@ class Counted(_Event):
 class Compared(_Event):
     """The run's last model against each hospital's model of its own records, over all hospitals together, under noise.
 
-    Each model decides for the most probable class, on the test records of one hospital.
+    Both decide about the test records of one hospital: of two classes at a threshold each, else for the likeliest.
     """
 
     kind: Literal["compared"] = "compared"
     round: Count
-    """Of the protocol."""
+    """Its number in the protocol."""
     step: Count
     records: Count
     """Records, or patients, that hospitals state."""
     accuracy: SignedShare
-    """Of all records, the share of which the run's model is right, less that of which hospitals' own are."""
+    """The share of records of which the run's model is right, less that of which hospitals' own are."""
     interval: tuple[SignedShare, SignedShare]
     """At 95 %, over sampling of the records and privacy noise together; another training is not in it."""
     noise: Deviation

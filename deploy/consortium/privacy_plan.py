@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from client.ledger import chain
 from client.ledger.ledger import export
 from client.ledger.place import ledger_folder
+from client.planned_cost import planned_bookings
 from common.config import Config, PrivacyUnit, RunDescription, load_config
 from common.config import replace as replaced
 from common.evaluation.plan import EVALUATED, Part
@@ -115,24 +116,36 @@ def _described(config: Config, mechanism: type[Mechanism], parameters: int, clas
 def _local(run: RunDescription, parameters: int) -> ModePlan:
     privacy, rounds = run.privacy, run.experiment.rounds
     event = LocalNoise(privacy).plan(run, parameters).event
-    whole = replace(event, steps=event.steps * rounds)
+    everything = [booking.event for booking in planned_bookings(run) if booking.account is Account.TRAINING]
     claims = tuple(
         claim
         for accountant in Accountant
         for claim in against_everyone(
-            epsilon([whole], privacy.delta, accountant), privacy.delta, privacy.unit, accountant, privacy.colluders
+            epsilon(everything, privacy.delta, accountant), privacy.delta, privacy.unit, accountant, privacy.colluders
         )
     )
-    return ModePlan(event, whole.steps, event.noise_multiplier, claims)
+    return ModePlan(event, event.steps * rounds, event.noise_multiplier, claims)
 
 
 def _distributed(run: RunDescription, parameters: int) -> ModePlan:
     privacy, rounds, hospitals = run.privacy, run.experiment.rounds, len(run.roster)
-    plan = DistributedNoise(privacy).plan(run, parameters)
+    mechanism = DistributedNoise(privacy)
+    plan = mechanism.plan(run, parameters)
+    before = (mechanism.noise_of_mean(run, parameters),) if privacy.mean_share else ()
+    beside = tuple(booking.event for booking in mechanism.bookings_alone(run, parameters))
     claims = tuple(
         claim
         for accountant in Accountant
-        for claim in plan.noise.epsilons(plan.sample_rate, rounds, hospitals, privacy.delta, privacy.unit, accountant)
+        for claim in plan.noise.epsilons(
+            plan.sample_rate,
+            rounds,
+            hospitals,
+            privacy.delta,
+            privacy.unit,
+            accountant,
+            once_before=before,
+            beside=beside,
+        )
     )
     share = math.sqrt(plan.noise.share_variance(hospitals)) / plan.noise.norm_bound
     return ModePlan(plan.event, rounds, share, claims)
@@ -148,7 +161,7 @@ def _evaluation(run: RunDescription) -> EvaluationCost | None:
     def claim(part: Part, adversary: EpsilonAdversary, colluders: int) -> Epsilon:
         events = [
             release_mechanism(run, releases, release).event_against(colluders, cohort, 1.0)
-            for release in releases.releases
+            for release in releases.everything
             if release.part is part
         ]
         known = [event for event in events if event is not None]
@@ -249,12 +262,11 @@ def fitting(config: Config, state: Path, parameters: int, classes: int) -> str:
         """Return ε after so many rounds of a run that is calibrated to a target over all its rounds."""
         asked = replaced(config, privacy={"target_epsilon": target})
         run = _described(asked, type(mechanism_of(asked)), parameters, classes)
-        booking = mechanism_of(run).plan(run, parameters).booking(run.privacy.delta)
-        if booking is None:
+        if not mechanism_of(run).is_private:
             return 0.0
-        planned = (
-            (replace(booking, event=replace(booking.event, steps=booking.event.steps * rounds)),) if rounds else ()
-        )
+        steps, *once = (each for each in planned_bookings(run) if each.account is Account.TRAINING)
+        a_round = steps.event.steps // run.experiment.rounds
+        planned = (replace(steps, event=replace(steps.event, steps=a_round * rounds)), *once) if rounds else ()
         return epsilon(policy.events_of((*booked, *planned)), policy.delta, accountant)
 
     rounds, target = config.experiment.rounds, config.privacy.target_epsilon

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterator
 
+from common.privacy.calibration import epsilon_of_share
+from common.privacy.mechanism import mechanism_of
 from common.telemetry.events import Compared
 from deploy.results.history import RunHistory
 
 _HUNDRED = 100
+_TWO_CLASSES = 2
 
 
 def was_it_worth_joining(history: RunHistory) -> str:
@@ -16,7 +19,10 @@ def was_it_worth_joining(history: RunHistory) -> str:
         return f"The run did not ask (privacy.alone_share is 0). {at_home}"
     compared = history.compared
     if compared is None:
-        return f"Not known: no round that compared the model with hospitals' own gave a sum. {at_home}"
+        return (
+            "Not known: the model was not compared with hospitals' own, or no round that did so gave a sum. A hospital "
+            f"that answered such a round has booked it, and the ε here is without it. {at_home}"
+        )
     return f"{gain_in_words(history, compared)} {_verdict(compared)} {_alone_is(history)}"
 
 
@@ -40,10 +46,16 @@ def _verdict(compared: Compared) -> str:
 
 
 def _alone_is(history: RunHistory) -> str:
-    thresholds = " at a threshold that its training records gave" if len(history.started.terms.classes) == 2 else ""  # noqa: PLR2004 - of two classes one is decided by a threshold
+    privacy = history.started.config.privacy
+    cost = ""
+    if mechanism_of(history.started.config).is_private:
+        alone, together = (epsilon_of_share(privacy, share) for share in (privacy.alone_share, 1 - privacy.alone_share))
+        cost = f" at ε = {alone:.1f}, where the run's training had {together:.1f}; both together keep the run's ε"
+    of_two = len(history.started.terms.classes) == _TWO_CLASSES
+    thresholds = ", its threshold from its training records" if of_two else ""
     return (
-        f"Each hospital trained alone by the run's recipe{thresholds}, within the run's ε. Its own result stays with "
-        "it; another training would give other models."
+        f"Each hospital trained alone by the run's recipe{cost}{thresholds}. Its own result stays with it; another "
+        "training would give other models."
     )
 
 

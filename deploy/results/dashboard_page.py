@@ -12,7 +12,6 @@ from common.errors import RunError
 from common.evaluation.metrics import HEADLINES, METRICS
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
-from common.run.terms import evaluation_claim
 from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
 from deploy.results.against_alone import gain_in_words
 from deploy.results.history import RunHistory
@@ -234,7 +233,7 @@ def costs_of(history: RunHistory) -> list[str]:
     lines = [evaluation_cost(history.started, history.measured[-1])] if history.measured else []
     if history.tested is None or history.tested.exact:
         return lines
-    return [*lines, f"test: {evaluation_claim(history.started.config, history.test_epsilon)}"]
+    return [*lines, f"test: {history.test_claim}"]
 
 
 def show_curves(history: RunHistory) -> None:

@@ -150,6 +150,13 @@ class RunHistory:
         return max((spent for spent in told if not math.isnan(spent)), default=math.nan)
 
     @property
+    def test_claim(self) -> str:
+        """What that ε means, in the run's own words; empty where there is none."""
+        if self.compared is not None:
+            return self.compared.claim
+        return "" if self.tested is None else self.tested.claim
+
+    @property
     def tested(self) -> Evaluated | None:
         """How good the run's last model is on the pooled test parts; None where that was not measured."""
         told = self.evaluated

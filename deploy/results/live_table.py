@@ -16,7 +16,6 @@ from rich.text import Text
 from common.evaluation.metrics import BY_ROUND, METRICS, SUMMARISED
 from common.privacy.mechanism import mechanism_of
 from common.run.guarantee import Guarantee, shown_epsilon
-from common.run.terms import evaluation_claim
 from common.run.words import EXACT_COUNTS, SPENT, admitted, evaluation_cost
 from common.telemetry.events import (
     AttackRefused,
@@ -296,7 +295,7 @@ def _final_figures(history: RunHistory) -> list[str]:
     return [
         *lines,
         f"  in brackets: 95 %, sampling of {tested.records} {unit}s and privacy noise",
-        f"Evaluation cost: {evaluation_claim(history.started.config, history.test_epsilon)}",
+        f"Evaluation cost: {history.test_claim}",
     ]
 
 

@@ -19,7 +19,6 @@ from common.files import replace_file
 from common.provenance import machine, versions
 from common.run.guarantee import Guarantee
 from common.run.model_facts import ModelFacts
-from common.run.terms import evaluation_claim
 from common.run.words import RELATION, admitted
 from common.task import TaskConfig, TaskKind, implied
 from common.telemetry.events import Compared, Evaluated, Event, RoundDone, RoundTime, RunStarted
@@ -235,7 +234,7 @@ def _as_tested(history: RunHistory, tested: Evaluated) -> dict[str, Any]:
         "noise_sd": {name: _number(deviation) for name, deviation in tested.noise.items()},
         "epsilon": _number(history.test_epsilon),
         "relation": RELATION,
-        "claim": evaluation_claim(history.started.config, history.test_epsilon),
+        "claim": history.test_claim,
     }
 
 

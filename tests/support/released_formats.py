@@ -197,6 +197,11 @@ def events() -> tuple[telemetry.Event, ...]:
             **at, tables={"sex": {"female": 32.0, "male": None}}, units=64, deviation=2.0, least=8.0, epsilon=0.5,
             claim="a claim",
         ),
+        telemetry.Compared(
+            **at, round=12, step=10, records=64, accuracy=0.125, interval=(-0.25, 0.5), noise=0.0625, disagree=0.25,
+            recalls={"normal": 0.25, "pneumonia": None}, recall_intervals={"normal": (-0.5, 1.0)}, epsilon=1.0,
+            epsilon_spent={"st-mary": 2.0}, claim="a claim",
+        ),
         telemetry.RunFinished(**at, reason="completed", rounds_done=10),
     )  # fmt: skip
 
