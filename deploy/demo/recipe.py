@@ -48,8 +48,8 @@ _OF_RECIPES = ("experiment.rounds", "model.name", "training.sample_rate", "train
 """Keys that a recipe sets."""
 
 ALONE_SHARE = 0.5
-"""The share of the budget for each hospital's model of its own records, so that a demo says whether joining paid. With one half
-the run's model and a hospital's own, its threshold included, have the same ε."""
+"""The share of the budget for each hospital's model of its own records, so that a demo says whether joining paid. With
+one half the run's model and a hospital's own, its threshold included, have the same ε."""
 
 
 def with_recipe(

@@ -35,6 +35,7 @@ from common.secagg.phases import Phase
 from tests.support.defects import Patch, any_share, request_unbound
 from tests.support.lying_server import (
     COLLUDERS,
+    COMPARING,
     FEATURES,
     KINDS,
     MODES,
@@ -113,6 +114,16 @@ def test_random_programs_get_statistics_and_noise_alone_where_they_are_spent() -
                 counted[vector.units[Part.TRAINING] > 0] += 1
     assert counted[True] >= FAST_OF_A_KIND
     assert counted[False] >= 1
+
+
+def test_random_programs_compare_and_get_noise_alone_where_a_budget_is_spent() -> None:
+    compared: Counter[bool] = Counter()
+    for seed in range(FAST_OF_A_KIND):
+        for vector in play(random_program(seed, kind=COMPARING), seed).server.vectors:
+            if vector.compares:
+                compared[vector.units[Part.TEST] > 0] += 1
+    assert compared[True] >= FAST_OF_A_KIND // 2
+    assert compared[False] >= 1
 
 
 def test_colluders_are_as_many_as_the_threshold_is_made_for() -> None:
@@ -282,6 +293,16 @@ def _statistics_unbooked(patch: Patch) -> None:
     patch.setattr(Contributor, "_book_release", some)
 
 
+def _alone_unbooked(patch: Patch) -> None:
+    book = Contributor._book_release
+
+    def careless(self: Contributor, number: int, release: Release) -> bool:
+        self._alone_is_booked = True
+        return book(self, number, release)
+
+    patch.setattr(Contributor, "_book_release", careless)
+
+
 def _statistics_anew_in_each_run(patch: Patch) -> None:
     """Judge statistics by the run's own lines, as if its budget were not over all runs."""
     judged = Ledger._judged
@@ -395,6 +416,11 @@ DEFECTS: dict[str, Defect] = {
     "no budget of statistics is judged": Defect(
         _statistics_anew_in_each_run, "statistics-of-two-runs-local", "statistics records costs more"
     ),
+    "a hospital's own model is not booked": Defect(
+        _alone_unbooked, "comparison-once-local", "no line for its model alone"
+    ),
+    "a comparison is not booked": Defect(_evaluation_unbooked, "comparison-at-once-none", "test in round"),
+    "a comparison is asked again and again": Defect(_asked_again, "comparison-again-local", "may ask 2 times"),
     "survivors are not held against the cohort by two colluders": Defect(
         _survivors_unchecked, "two-colluders-outside-the-cohort-local", "must be in it"
     ),
@@ -434,7 +460,8 @@ def test_a_defect_is_found_by_a_stored_program(name: str) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_defect_is_found_by_a_random_program(name: str) -> None:
-    kind = STATISTICS if "statistics" in name else COLLUDERS if "two collu" in name else ""
+    kinds = {"statistics": STATISTICS, "two collu": COLLUDERS, "own model": COMPARING, "comparison": COMPARING}
+    kind = next((kind for words, kind in kinds.items() if words in name), "")
     with pytest.MonkeyPatch.context() as patch:
         DEFECTS[name].put_in(patch)
         with pytest.raises(PromiseBrokenError):

@@ -43,6 +43,9 @@ TASK_CONVERSATIONS = 27
 STATISTICS_CONVERSATIONS = 27
 """In runs that all ask who is trained on."""
 
+COMPARISON_CONVERSATIONS = 36
+"""In runs that all compare their model with each hospital's own; four of each difference."""
+
 PIECES, IN_A_PIECE = 20, 500
 """The slow test holds 10,000 conversations, in pieces that can be chosen by name and share the machine's cores."""
 
@@ -103,6 +106,26 @@ def test_statistics_tell_twins_apart_by_nothing_but_their_vectors(asking: pytest
     # Twins answered under noise, and with noise alone when their account was spent.
     assert counted.count(True) >= 2 * 5
     assert counted.count(False) > 0
+
+
+def test_a_comparison_tells_twins_apart_by_nothing_but_their_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's model and each twin's own decide differently about their records, and only a noisy vector shows it."""
+    compared = []
+    real = Contributor._book_release
+
+    def book(self: Contributor, round_number: int, release: Any) -> bool:  # noqa: ANN401
+        answered = real(self, round_number, release)
+        if release.kind is ReleaseKind.AGAINST_ALONE:
+            compared.append(answered)
+        return answered
+
+    monkeypatch.setattr(Contributor, "_book_release", book)
+    with twins.comparing():
+        tally = hold(0, COMPARISON_CONVERSATIONS)
+    assert tally.vectors > COMPARISON_CONVERSATIONS
+    # Twins were compared, and answered with noise alone where a budget had no room for it.
+    assert compared.count(True) >= 2 * 5
+    assert compared.count(False) > 0
 
 
 @pytest.fixture

@@ -296,10 +296,16 @@ class Vector:
     @property
     def asks_who_is_trained_on(self) -> bool:
         """Whether its round counts training records."""
+        return self._asks(ReleaseKind.STATISTICS)
+
+    @property
+    def compares(self) -> bool:
+        """Whether its round compares the model with hospitals' own."""
+        return self._asks(ReleaseKind.AGAINST_ALONE)
+
+    def _asks(self, kind: ReleaseKind) -> bool:
         plan, question = evaluation_plan_of(self.description), self.terms.question
-        return (
-            plan is not None and question is not None and plan.release(question.release).kind is ReleaseKind.STATISTICS
-        )
+        return plan is not None and question is not None and plan.release(question.release).kind is kind
 
 
 class _Site:
@@ -548,7 +554,7 @@ class Server:
         if release is not None and plan is not None:
             at = stated.get("edges", 4.0)
             asked = plan.release(min(release, len(plan.everything) - 1))
-            edges = () if asked.kind is ReleaseKind.STATISTICS else plan.layout(asked).edges
+            edges = plan.edges(asked)
             question = Question(release, tuple(tuple(np.linspace(-at, at, count).tolist()) for count in edges))
         purpose = Purpose(stated.get("purpose", "train"))
         fewest = stated.get("fewest")
@@ -1058,7 +1064,9 @@ def _check_ledger(server: Server, name: str) -> None:
                 if booking.account is not Account.TRAINING or vector.terms.purpose is Purpose.MEAN:
                     asked[run_id, booking] += 1
                     allowed[run_id, booking] = _most_asked(vector.description, booking)
-    missing = revealed - server.sites[name].bookings()
+    booked = server.sites[name].bookings()
+    alone = _of_models_alone(server, name, booked)
+    missing = revealed - booked
     if missing:
         lines = [f"{booking.account} in round {number}" for _, number, booking in missing]
         raise PromiseBrokenError(f"the ledger of {name} has no line for {lines}")
@@ -1069,8 +1077,26 @@ def _check_ledger(server: Server, name: str) -> None:
     for account in Account:
         limit = BudgetPolicy.of(policy, account)
         events = [limit.event_of(each) for _, _, each in revealed.elements() if each.account is account]
+        events += [limit.event_of(each) for each in alone if each.account is account]
         if events and vars(client.ledger.ledger)["epsilon"](events, policy.delta, Accountant.RDP) > limit.budget:
             raise PromiseBrokenError(f"what {name} revealed of its {account} records costs more than its budget")
+
+
+def _of_models_alone(server: Server, name: str, booked: Counter[tuple[str, int, Booking]]) -> list[Booking]:
+    """Return what a hospital has booked for its own models, of which it told something: at least once in each run."""
+    found: list[Booking] = []
+    told = {
+        vector.description.run_id: vector.description
+        for vector in server.vectors
+        if vector.hospital == name and vector.compares and vector.units[Part.TEST]
+    }
+    for run_id, run in told.items():
+        for booking in mechanism_of(run).bookings_alone(run, layout_of(run).parameters):
+            lines = sum(count for (of, _, each), count in booked.items() if (of, each) == (run_id, booking))
+            if not lines:
+                raise PromiseBrokenError(f"the ledger of {name} has no line for its model alone, of which it told")
+            found += [booking] * lines
+    return found
 
 
 _ACCOUNTS = {Part.VALIDATION: Account.VALIDATION, Part.TEST: Account.TEST, Part.TRAINING: Account.STATISTICS}
@@ -1168,6 +1194,7 @@ def _some(source: random.Random, of: Sequence[int], least: int = 1) -> list[int]
 
 
 FEATURES, LABELS, STATISTICS, COLLUDERS, TRUSTED = "features", "labels", "statistics", "colluders", "semi-honest"
+COMPARING = "comparing"
 
 KINDS: dict[str, dict[str, Any]] = {
     FEATURES: {
@@ -1179,13 +1206,18 @@ KINDS: dict[str, dict[str, Any]] = {
     STATISTICS: {"evaluation": {"statistics_epsilon": 1.0}},
     COLLUDERS: {"privacy": {"colluders": 2}, "aggregation": {"min_hospitals": 4}},
     TRUSTED: {"aggregation": {"adversary": "semi-honest"}},
+    COMPARING: {"privacy": {"alone_share": 0.5}},
 }
 """What runs of another kind change: models on frozen features, which may ask for their mean; several labels; runs that
-ask who is trained on; seven hospitals of whom two collude; a server that keeps to the protocol."""
+ask who is trained on; seven hospitals of whom two collude; a server that keeps to the protocol; runs that compare their
+model with each hospital's own."""
 
 
 ASKED_OF_TRAINING = 4
 """The number of the release that counts training records, in the plan of a run of two rounds."""
+
+ASKED_OF_ALONE = 4
+"""The number of the release that compares, likewise, where nobody asks who is trained on."""
 
 
 class _Dice:
@@ -1463,6 +1495,8 @@ class _Dice:
             return dict(self.always)
         if self.kind == FEATURES and source.random() < 0.5:
             return {"purpose": "mean", "release": source.choice((None, None, None, 0))}
+        if self.kind == COMPARING and source.random() < 0.5:
+            return {"purpose": source.choice(("evaluate",) * 4 + ("train",)), "release": ASKED_OF_ALONE}
         if self.kind == STATISTICS and source.random() < 0.5:
             return {"purpose": source.choice(("evaluate",) * 4 + ("train",)), "release": ASKED_OF_TRAINING}
         purpose = source.choice(("train", "train", "evaluate"))

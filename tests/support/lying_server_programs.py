@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.lying_server import (
+    ASKED_OF_ALONE,
     ASKED_OF_TRAINING,
     KINDS,
     MODES,
@@ -447,6 +448,44 @@ def _statistics() -> dict[str, Program]:
     return found
 
 
+COMPARE: dict[str, Any] = {"purpose": "evaluate", "release": ASKED_OF_ALONE}
+
+
+def _comparisons() -> dict[str, Program]:
+    """Return programs of a server that asks how its model does against hospitals' own, as it may and as it may not."""
+    found = {}
+    rounds = {number: honest_round(FOUR, number=number, **COMPARE) for number in range(1, 4)}
+    trained = honest_round(FOUR, **TRAIN)
+    for mode in MODES:
+        run, sampled = {"alone_share": 0.5}, {} if mode == "none" else {"sample_rate": 1.0}
+        comparing = (described(mode, privacy=run, training=sampled),)
+        for name, comment, policy, steps in (
+            ("once", "A round of training, and then the comparison.", {}, [*trained, *rounds[2]]),
+            ("at-once", "The comparison before anything is trained.", {}, rounds[1]),
+            ("again", "The comparison is asked a third time.", {}, [*rounds[1], *rounds[2], *rounds[3]]),
+            (
+                "without-budget",
+                "Hospitals' budgets for training have no room for models of their own: noise comes, and no count.",
+                {"epsilon_budget": 1.0},
+                rounds[1],
+            ),
+            (
+                "of-one",
+                "One hospital is asked to compare, the others for a measurement.",
+                {},
+                split_terms(COMPARE, MEASURE),
+            ),
+            (
+                "in-training",
+                "The comparison is asked in a round of training.",
+                {},
+                honest_round(FOUR, **{**COMPARE, "purpose": "train"}),
+            ),
+        ):
+            found[f"comparison-{name}-{mode}"] = Program(4, (), policy, comparing, tuple(steps), comment)
+    return found
+
+
 def _two_colluders() -> dict[str, Program]:
     """Return programs of seven hospitals of whom two collude, the most that the threshold is made for."""
     found = {}
@@ -504,7 +543,7 @@ def _semi_honest() -> dict[str, Program]:
 def programs() -> dict[str, Program]:
     """Return every stored program by its name."""
     found = {**_honest(), **_terms(), **_lists(), **_openings(), **_cohorts(), **_noise(), **_runs()}
-    found |= {**_statistics(), **_two_colluders(), **_semi_honest()}
+    found |= {**_statistics(), **_comparisons(), **_two_colluders(), **_semi_honest()}
     found |= {f"random-{kind}-{seed}": random_program(seed, kind=kind) for kind in KINDS for seed in range(2)}
     return {**found, **{f"random-{seed}": random_program(seed) for seed in range(6)}}
 

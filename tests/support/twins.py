@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache, lru_cache
@@ -47,7 +47,7 @@ from common.audit.parties import Writer
 from common.config import Config, HospitalConfig, RunDescription
 from common.config import replace as changed
 from common.errors import ConfideError, ConfigError, DataError
-from common.evaluation.plan import Part, ReleaseKind
+from common.evaluation.plan import Part
 from common.evaluation.question import Question
 from common.evaluation.statistics import TRAITS
 from common.identity.certificates import (
@@ -505,6 +505,18 @@ RUNS_ON_FEATURES: tuple[dict[str, dict[str, Any]], ...] = tuple(
 )
 """Runs of a model on frozen features, which may ask for their mean."""
 
+RUNS_COMPARING: tuple[dict[str, dict[str, Any]], ...] = tuple(
+    {"privacy": {"alone_share": 0.5, **privacy}, **others}
+    for privacy, others in (
+        ({}, {}),
+        ({"unit": "patient"}, {"evaluation": {"repeats": 0}}),
+        ({"mode": "distributed"}, {"training": {"sample_rate": 1.0, "momentum": 0.5}}),
+        ({"mode": "distributed", "unit": "patient"}, {}),
+        ({"mode": "none"}, {"training": {"batch_size": 7}}),
+    )
+)
+"""Runs that compare their model with each hospital's own."""
+
 RUNS_OF_TASKS: tuple[dict[str, dict[str, Any]], ...] = (
     {},
     {"privacy": {"mode": "distributed"}},
@@ -537,11 +549,20 @@ def of_task(task: TaskConfig) -> Iterator[None]:
         function.cache_clear()
 
 
-@contextmanager
-def on_features() -> Iterator[None]:
+def on_features() -> AbstractContextManager[None]:
     """Let every run of a conversation be of a model on frozen features, with copies and a mean."""
+    return _with_runs(RUNS_ON_FEATURES)
+
+
+def comparing() -> AbstractContextManager[None]:
+    """Let every run of a conversation compare its model with each hospital's own."""
+    return _with_runs(RUNS_COMPARING)
+
+
+@contextmanager
+def _with_runs(runs: tuple[dict[str, dict[str, Any]], ...]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.support.twins.RUNS", RUNS_ON_FEATURES)
+        patch.setattr("tests.support.twins.RUNS", runs)
         _described.cache_clear()
         yield
     _described.cache_clear()
@@ -849,7 +870,9 @@ class Talk:
             release = self.source.choice(plan.releases)
             if plan.statistics is not None and self.maybe(0.5):
                 release = plan.statistics
-            edges = () if release.kind is ReleaseKind.STATISTICS else plan.layout(release).edges
+            if plan.comparison is not None and self.maybe(0.5):
+                release = plan.comparison
+            edges = plan.edges(release)
             if self.maybe(0.05):
                 edges = (*edges, 1)
             question = Question(release.number, tuple(self._edges(count) for count in edges))

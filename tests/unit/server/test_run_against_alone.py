@@ -162,6 +162,27 @@ def test_a_comparison_that_never_gives_a_sum_leaves_the_run_as_it_is(dealt: Deal
     assert len(booked(run, "hospital-1", Account.TEST)) == 1 + 1 + run.config.evaluation.repeats
 
 
+def test_a_server_that_ends_between_the_two_questions_goes_on_and_compares(dealt: Dealt, tmp_path: Path) -> None:
+    run = comparing(dealt, tmp_path)
+    server = run.run()
+
+    def ends() -> Asked | None:
+        raise KeyboardInterrupt
+
+    server._to_compare = ends  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        server.train()
+    assert run.of(Evaluated)
+    assert not run.of(Compared)
+    assert run.run().train() == COMPLETED
+    assert len(run.of(Compared)) == 1
+    assert set(run.of(Compared)[0].recalls.values()) != {None}
+    # And once more, after it has compared: nothing is asked again of hospitals' own models.
+    assert run.run().train() == COMPLETED
+    assert len(run.of(Compared)) == 1
+    assert len(booked(run, "hospital-1", Account.TRAINING)) == run.config.experiment.rounds + 1 + 3
+
+
 def test_summary_and_history_have_the_whole_cost(dealt: Dealt, tmp_path: Path) -> None:
     run = comparing(dealt, tmp_path)
     assert run.run().train() == COMPLETED

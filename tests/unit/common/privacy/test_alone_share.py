@@ -86,6 +86,15 @@ def test_what_a_mode_claims_against_each_adversary_counts_it() -> None:
         assert plain.value - 1.5 < claim.value <= plain.value + 0.01
 
 
+@pytest.mark.parametrize("accountant", list(Accountant))
+def test_a_share_so_small_that_the_accountant_rounds_it_up_is_refused(accountant: Accountant) -> None:
+    privacy = replace(
+        Config(), privacy={"target_epsilon": 0.05, "delta": 0.01, "accountant": accountant, "alone_share": 0.05}
+    ).privacy
+    with pytest.raises(PrivacyError, match="tell from nothing"):
+        alone_privacy(privacy)
+
+
 def test_a_run_without_a_share_books_what_it_always_did() -> None:
     run = described(PrivacyMode.LOCAL, privacy={"alone_share": 0.0})
     assert mechanism_of(run).bookings_alone(run, layout_of(run).parameters) == ()
