@@ -8,6 +8,8 @@ whether at the middle of what is left more sick are missed than healthy are alar
 **Sensitivity.** Every unit adds to an answer the mean over its records of numbers from -S to S, whatever the threshold
 and the share of the second class, both of which come from earlier noisy answers. Each answer is therefore a Gaussian
 release of sensitivity S, and they compose adaptively by adding their 1/z² (Dong, Roth and Su 2022).
+
+Proof: ``docs/proofs/against-alone.md``.
 """
 
 import math

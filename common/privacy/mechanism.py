@@ -22,7 +22,7 @@ It takes that share of the run's μ², and the steps' noise is made for the rest
 :meth:`Mechanism.of_hospital_alone`, that share of the run's μ², with all the noise inside each hospital.
 
 Proofs: ``docs/proofs/distributed-noise.md`` and ``docs/proofs/zero-out.md``, of what the plans rely on, and
-``docs/proofs/feature-mean.md``.
+``docs/proofs/feature-mean.md``. Training alone: ``docs/proofs/against-alone.md``.
 
 To add a mode: one class here, its name in :class:`common.config.PrivacyMode` and its line in ``MECHANISMS``
 (``docs/extending.md``).

@@ -1030,11 +1030,13 @@ _SPENT = f"{_CONTRIBUTION}::test_a_part_whose_budget_is_spent_adds_noise_alone_a
 _FEWEST = f"{_CONTRIBUTION}::test_terms_that_allow_a_sum_with_too_little_noise_are_refused"
 _FRESH = f"{_CONTRIBUTION}::test_two_rounds_of_one_model_share_no_randomness_under_privacy"
 
-_BOOKS = "        report = self._report() if plan is None else self._book_training(round_number, plan)\n"
+_BOOKS = "        report = None if plan is None else self._book_training(round_number, plan)\n"
+_REPORTS = "        report = self._report() if plan is None else report\n"
 _BOOKED_BEFORE = (
     _BOOKS
     + """\
         answered = release is not None and self._book_release(round_number, release)
+        report = self._report() if plan is None else report
         random, noise = self._source_for(model), Keystream(self._random(SEED_BYTES))
         self._leave_out_what_is_gone()
         validation, test, own, groups = self._measured(model)
@@ -1051,8 +1053,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the mean of features is not booked",
         "client/contribution.py",
-        "report = self._report() if plan is None else self._book_training(round_number, plan)",
-        "report = self._report() if plan is None or plan is self._mean else self._book_training(round_number, plan)",
+        "report = None if plan is None else self._book_training(round_number, plan)",
+        "report = None if plan is None or plan is self._mean else self._book_training(round_number, plan)",
         (_MEAN_BOOKED,),
     ),
     Mutation(
@@ -1065,8 +1067,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "the noise of steps leaves no room for the mean of features",
         "common/privacy/calibration.py",
-        "return math.sqrt(steps / (1 - privacy.mean_share)) / mu",
-        "return math.sqrt(steps) / mu",
+        "return math.sqrt(steps / ((1 - privacy.mean_share) * (1 - privacy.alone_share))) / mu",
+        "return math.sqrt(steps / (1 - privacy.alone_share)) / mu",
         (f"{_FULL_BATCHES}_are_one_gaussian_mechanism_and_the_accountant_says_so",),
     ),
     Mutation(
@@ -1081,14 +1083,14 @@ _CONTRIBUTION_MUTATIONS = (
         "training is booked after it is done",
         "client/contribution.py",
         _BOOKED_BEFORE,
-        _BOOKED_BEFORE.replace(_BOOKS, "") + _BOOKS,
+        _BOOKED_BEFORE.replace(_BOOKS, "").replace(_REPORTS, "") + _BOOKS + _REPORTS,
         (_BOOKING_FIRST,),
     ),
     Mutation(
         "training is not booked at all",
         "client/contribution.py",
-        "report = self._report() if plan is None else self._book_training(round_number, plan)",
-        "report = self._report()",
+        "report = None if plan is None else self._book_training(round_number, plan)",
+        "report = None",
         (_BOOKING_FIRST,),
     ),
     Mutation(
@@ -1157,8 +1159,8 @@ _CONTRIBUTION_MUTATIONS = (
     Mutation(
         "a part is measured although its budget is spent",
         "client/contribution.py",
-        "            return False\n        return True\n",
-        "            return True\n        return True\n",
+        "            return False\n        self._alone_is_booked",
+        "            return True\n        self._alone_is_booked",
         (_SPENT,),
     ),
     Mutation(
@@ -1585,8 +1587,8 @@ _MEAN_MUTATIONS = (
     Mutation(
         "the mean of features is left out of a run's planned end",
         "client/contribution.py",
-        "planned = [] if mean is None else [mean]",
-        "planned: list[Any] = []",
+        "planned = [*alone] if mean is None else [mean, *alone]",
+        "planned = [*alone]",
         (f"{_CONTRIBUTION}::test_a_runs_planned_end_counts_the_mean_of_features",),
     ),
     Mutation(
@@ -1607,8 +1609,8 @@ _MEAN_MUTATIONS = (
     Mutation(
         "statistics are asked beside training",
         "client/contribution.py",
-        "if release.kind is ReleaseKind.STATISTICS and terms.trains:",
-        "if release.kind is ReleaseKind.STATISTICS and cohort < 0:",
+        "if release.kind in WITHOUT_TREES and terms.trains:",
+        "if release.kind in WITHOUT_TREES and cohort < 0:",
         (f"{_CONTRIBUTION}::test_who_is_trained_on_is_not_asked_in_a_round_that_trains",),
     ),
     Mutation(
@@ -1617,6 +1619,99 @@ _MEAN_MUTATIONS = (
         "share = 1 / math.sqrt(trees)",
         "share = 1.0",
         (_TREE, "tests/unit/common/evaluation/test_plan.py"),
+    ),
+)
+
+_ALONE = "tests/unit/server/test_run_against_alone.py"
+_ALONE_SHARE = "tests/unit/common/privacy/test_alone_share.py"
+_AGAINST = "tests/unit/common/evaluation/test_against_alone.py"
+_STEPS_ALONE = "tests/unit/client/test_steps_alone.py"
+_THRESHOLD_ALONE = "tests/unit/client/test_own_threshold.py"
+
+_ALONE_MUTATIONS = (
+    Mutation(
+        "a hospital's own model is not booked",
+        "client/contribution.py",
+        "            bookings += self._mechanism.bookings_alone(self._run, self.layout.parameters)\n",
+        "            pass\n",
+        (f"{_ALONE}::test_a_run_compares_once_at_its_end_and_keeps_its_target",),
+    ),
+    Mutation(
+        "a hospital's own model is booked at each comparison",
+        "client/contribution.py",
+        "self._alone_is_booked = self._alone_is_booked or of_alone",
+        "self._alone_is_booked = False",
+        (f"{_ALONE}::test_a_comparison_whose_sum_fails_is_asked_again_by_the_same_models",),
+    ),
+    Mutation(
+        "the run's own training takes the whole target beside hospitals' models",
+        "common/privacy/calibration.py",
+        "return math.sqrt(steps / ((1 - privacy.mean_share) * (1 - privacy.alone_share))) / mu",
+        "return math.sqrt(steps / (1 - privacy.mean_share)) / mu",
+        (f"{_ALONE_SHARE}::test_everything_that_a_hospital_books_on_its_training_records_is_within_the_runs_target",),
+    ),
+    Mutation(
+        "with sampled batches the run's noise forgets hospitals' own models",
+        "common/privacy/calibration.py",
+        "    if privacy.alone_share:\n        alone = alone_privacy(privacy)\n",
+        "    if privacy.alone_share < 0:\n        alone = alone_privacy(privacy)\n",
+        (f"{_ALONE_SHARE}::test_sampled_batches_leave_room_for_it_too",),
+    ),
+    Mutation(
+        "a share that the accountant rounds up is taken",
+        "common/privacy/calibration.py",
+        "if accounted_mu(target, privacy.delta, accountant) > share / _BELOW:",
+        "if target < 0:",
+        (f"{_ALONE_SHARE}::test_a_share_so_small_that_the_accountant_rounds_it_up_is_refused",),
+    ),
+    Mutation(
+        "claims forget what hospitals' own models cost",
+        "common/privacy/mechanism.py",
+        "once_before=before, beside=alone",
+        "once_before=before",
+        (f"{_ALONE_SHARE}::test_what_a_mode_claims_against_each_adversary_counts_it",),
+    ),
+    Mutation(
+        "a step alone that fails is taken again",
+        "client/steps_alone.py",
+        "is_first, self.done = not self.done, self.done + 1",
+        "is_first = not self.done",
+        (f"{_STEPS_ALONE}::test_it_takes_as_many_steps_as_the_run_and_finds_one_centre",),
+    ),
+    Mutation(
+        "a record counts in a comparison beyond the norm",
+        "common/evaluation/against_alone.py",
+        "WEIGHT = NORM_BOUND * 9 // 10",
+        "WEIGHT = NORM_BOUND * 11 // 10",
+        (_AGAINST,),
+    ),
+    Mutation(
+        "a record counts in an answer about the threshold as often as it has copies",
+        "client/own_threshold.py",
+        "return int(np.trunc(np.bincount(place, values) / sizes).sum())",
+        "return int(np.trunc(np.bincount(place, values)).sum())",
+        (_THRESHOLD_ALONE,),
+    ),
+    Mutation(
+        "an answer about the threshold has half the noise that is booked",
+        "client/own_threshold.py",
+        "        noise_multiplier=multiplier,\n",
+        "        noise_multiplier=multiplier / 2,\n",
+        (f"{_THRESHOLD_ALONE}::test_an_answers_noise_has_the_deviation_that_is_booked",),
+    ),
+    Mutation(
+        "a threshold is sought without noise",
+        "client/contribution.py",
+        "        if event is None:\n            return lambda: 0\n",
+        "        if event is None or event.steps:\n            return lambda: 0\n",
+        (_ALONE,),
+    ),
+    Mutation(
+        "a comparison is no part of the test part's budget",
+        "common/evaluation/plan.py",
+        "of_test = 1 - ALONE_SHARE if against_alone else 1.0",
+        "of_test = 1.0",
+        (f"{_AGAINST}::test_with_the_comparison_a_test_record_still_costs_the_target",),
     ),
 )
 
@@ -2206,6 +2301,7 @@ MUTATIONS = (
     *_SERVER_MUTATIONS,
     *_TASK_AND_MODEL_MUTATIONS,
     *_MEAN_MUTATIONS,
+    *_ALONE_MUTATIONS,
     *_RUN_MUTATIONS,
     *_RECEIVED_MUTATIONS,
 )
