@@ -9,7 +9,6 @@ from common.telemetry.events import Compared
 from deploy.results.history import RunHistory
 
 _HUNDRED = 100
-_TWO_CLASSES = 2
 
 
 def was_it_worth_joining(history: RunHistory) -> str:
@@ -29,10 +28,11 @@ def was_it_worth_joining(history: RunHistory) -> str:
 def gain_in_words(history: RunHistory, compared: Compared) -> str:
     """Say by how much the run's model is right more often, with its interval."""
     unit = history.started.config.privacy.unit.value
-    gain, (low, high) = _HUNDRED * compared.accuracy, (_HUNDRED * end for end in compared.interval)
+    gain = _HUNDRED * compared.accuracy
+    low, high = (f"{_HUNDRED * end:+.1f}".replace("-", "−") for end in compared.interval)
     return (
-        f"Of 100 test {unit}s the run's model is right of {abs(gain):.1f} {'more' if gain >= 0 else 'fewer'} than the "
-        f"models that hospitals' own records give alone ({low:+.1f} to {high:+.1f}), over all {compared.records}."
+        f"Of 100 test {unit}s the run's model gets {abs(gain):.1f} {'more' if gain >= 0 else 'fewer'} right than the "
+        f"models that hospitals' own records give alone ({low} to {high}); {compared.records} were compared."
     )
 
 
@@ -46,16 +46,13 @@ def _verdict(compared: Compared) -> str:
 
 
 def _alone_is(history: RunHistory) -> str:
-    privacy = history.started.config.privacy
-    cost = ""
+    privacy, cost = history.started.config.privacy, ""
     if mechanism_of(history.started.config).is_private:
         alone, together = (epsilon_of_share(privacy, share) for share in (privacy.alone_share, 1 - privacy.alone_share))
-        cost = f" at ε = {alone:.1f}, where the run's training had {together:.1f}; both together keep the run's ε"
-    of_two = len(history.started.terms.classes) == _TWO_CLASSES
-    thresholds = ", its threshold from its training records" if of_two else ""
+        cost = f" at ε = {alone:.1f}, its threshold included; the run's own training had {together:.1f}"
     return (
-        f"Each hospital trained alone by the run's recipe{cost}{thresholds}. Its own result stays with it; another "
-        "training would give other models."
+        f"Each hospital trained alone by the run's recipe{cost}. Its own result stays with it, and another training "
+        "would give other models."
     )
 
 
