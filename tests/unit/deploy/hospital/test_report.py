@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client.own_results import OWN_RESULTS_FILE, append
+from client.own_results import OWN_RESULTS_FILE, AgainstAlone, append, read
 from client.subgroups import GroupResult
 from common.errors import RunError
 from deploy.hospital.report import columns_in, main, table_of
@@ -33,6 +33,19 @@ def test_no_figure_is_cut_whatever_the_width_of_the_terminal(width: int) -> None
     assert "…" not in shown
     assert "0.925" in shown
     assert ("kappa" in shown) == (width >= 110)
+
+
+def test_what_the_run_asked_of_the_hospitals_own_model_is_shown_and_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = AgainstAlone(records=40, together=0.925, alone=0.875)
+    for one in (result(1), result(2).model_copy(update={"alone": alone}), result(3)):
+        append(tmp_path / OWN_RESULTS_FILE, one)
+    assert main(["report", "--state", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the run's model was right of 0.925, its own of 0.875" in printed
+    assert "the difference over all hospitals together, with noise" in printed
+    assert "0.925" not in repr(read(tmp_path / OWN_RESULTS_FILE))
 
 
 def test_another_run_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
