@@ -142,6 +142,9 @@ SECTIONS = (
             _entry("dev bench secagg", "tests.benchmarks.bench_secagg", "measure masking against Flower's"),
             _entry("dev bench sums", "tests.benchmarks.bench_sums", "measure a proved sum against its masks"),
             _entry("dev bench cheats", "tests.benchmarks.bench_cheats", "measure what a bound and a cheat cost in AUC"),
+            _entry(
+                "dev bench alone", "tests.benchmarks.bench_alone", "measure what a run says of joining, and its cost"
+            ),
             _entry("dev bench published", "tests.benchmarks.bench_published", "train MedMNIST's own baseline here"),
             _entry("dev bench disputes", "tests.benchmarks.bench_disputes", "measure a round with a dispute"),
             _entry("dev bench round", "tests.benchmarks.bench_round", "measure a deployed round with masks"),

@@ -7,7 +7,7 @@ hospitals train together, the contributor alone where all records are in one pla
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -37,12 +37,12 @@ from common.run.round_terms import Purpose
 from common.run.strategies import strategy_for
 from common.run.terms import describe
 from common.settings import CHECKPOINTS_FOLDER
-from common.telemetry.events import COMPLETED, Event, RoundDone, RunFinished
+from common.telemetry.events import COMPLETED, Compared, Event, RoundDone, RunFinished
 from deploy.datasets.datasets import DataSet
 from deploy.demo.dealer import split
 from deploy.experiment.consortium import InProcessConsortium, Site
 from deploy.experiment.places import InMemory, alone_data, hospital_data, pooled_data
-from server.checkpoints import Checkpoint, CheckpointStore
+from server.checkpoints import CheckpointStore
 from server.initial_model import initial_model
 from server.rounds import Asked
 from server.run import new_run_id
@@ -127,13 +127,22 @@ def train(
         rounds = train_together(config, data, held, cache, folder, run_id)
         if not noisy:
             return rounds
-        last = CheckpointStore(folder / CHECKPOINTS_FOLDER).latest(run_id)
-        assert last is not None  # noqa: S101 - the run has reached its end
-        return (*rounds[:-1], _as_released(rounds[-1], config, data, cache, last))
+        return (*rounds[:-1], as_released(rounds[-1], config, data, cache, folder, run_id))
 
 
-def _as_released(done: RoundDone, config: Config, data: DataSet, cache: Path, last: Checkpoint) -> RoundDone:
-    """Return a run's last round with exact figures of the whole test part, at the threshold that noisy counts gave."""
+def as_released(done: RoundDone, config: Config, data: DataSet, cache: Path, folder: Path, run_id: str) -> RoundDone:
+    """Return a run's last round with exact figures of the whole test part, at the threshold that noisy counts gave.
+
+    Args:
+        done: the last round.
+        config: of the run.
+        data: the whole data set.
+        cache: for frozen features.
+        folder: that the run has left (:func:`train_together`).
+        run_id: of the run.
+    """
+    last = CheckpointStore(folder / CHECKPOINTS_FOLDER).latest(run_id)
+    assert last is not None  # noqa: S101 - the run has reached its end
     named, classes, held = config.model, len(data.classes), pooled_data(data)
     validation, test = (
         TrainingData.of(model_inputs(named.architecture, part.images, cache), part.labels, part.patients)
@@ -155,6 +164,7 @@ def train_together(
     run_id: str | None = None,
     *,
     may_end_early: bool = False,
+    compared: Callable[[Compared], None] = lambda _: None,
 ) -> tuple[RoundDone, ...]:
     """Train with all hospitals: their agents, the protocol, the server's run.
 
@@ -166,6 +176,7 @@ def train_together(
         folder: empty; each hospital's state is left in it, under ``hospital-1`` and so on, and the run's checkpoints.
         run_id: of the run; a new one unless given.
         may_end_early: return the rounds that there were where the training ended before its last.
+        compared: called with what the run tells of hospitals' own models, where it asks.
 
     Raises:
         RunError: the training ended before its last round.
@@ -187,6 +198,9 @@ def train_together(
     if finished.reason != COMPLETED and not may_end_early:
         raise RunError(f"a training must reach its last round, this one ended after {finished.rounds_done}: "
                        f"{finished.reason}")  # fmt: skip
+    for event in events:
+        if isinstance(event, Compared):
+            compared(event)
     return tuple(event for event in events if isinstance(event, RoundDone))
 
 

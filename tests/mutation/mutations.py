@@ -1681,8 +1681,8 @@ _ALONE_MUTATIONS = (
     Mutation(
         "a record counts in a comparison beyond the norm",
         "common/evaluation/against_alone.py",
-        "WEIGHT = NORM_BOUND * 9 // 10",
-        "WEIGHT = NORM_BOUND * 11 // 10",
+        "DISAGREE = math.isqrt(NORM_BOUND**2 - WEIGHT**2)",
+        "DISAGREE = WEIGHT",
         (_AGAINST,),
     ),
     Mutation(
@@ -1704,7 +1704,7 @@ _ALONE_MUTATIONS = (
         "client/contribution.py",
         "        if event is None:\n            return lambda: 0\n",
         "        if event is None or event.steps:\n            return lambda: 0\n",
-        (_ALONE,),
+        (f"{_CONTRIBUTION}::test_the_answers_about_a_hospitals_own_threshold_have_the_noise_that_is_booked",),
     ),
     Mutation(
         "a comparison is no part of the test part's budget",

@@ -15,6 +15,7 @@ import client.contribution as module
 from client.contribution import Contribution, Contributor
 from client.data.hospital_data import HospitalData, HospitalRecords
 from client.ledger.ledger import Ledger, export
+from client.own_threshold import SCALE
 from client.training import LocalUpdate, TrainingData, feature_mean, train_locally
 from common.config import HospitalConfig, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, RunError
@@ -329,6 +330,22 @@ def test_a_runs_planned_end_counts_the_mean_of_features(dealt: Dealt, tmp_path: 
     with pytest.raises(BudgetExceededError, match="planned end"):
         Hospital(run, tmp_path, delta=delta, epsilon_budget=between).contributor.check_planned_end()
     Hospital(run, tmp_path, 2, delta=delta, epsilon_budget=4.01).contributor.check_planned_end()
+
+
+def test_the_answers_about_a_hospitals_own_threshold_have_the_noise_that_is_booked(
+    dealt: Dealt, tmp_path: Path
+) -> None:
+    for mode in ("local", "none"):
+        made = small(dealt, tmp_path / mode, privacy={"mode": mode, "alone_share": 0.5})
+        run = describe(made.config, RUN_ID, dealt.data.classes, dealt.data.channels, made.consortium.roster)
+        noise = Hospital(run, tmp_path / mode).contributor._noise_of_threshold()
+        drawn, event = [noise() for _ in range(2000)], mechanism_of(run).threshold_alone(run)
+        if event is None:
+            assert not any(drawn)
+        else:
+            assert np.std(drawn) == pytest.approx(event.noise_multiplier * SCALE, rel=0.1)
+    assert mode == "none"
+    assert event is None
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
