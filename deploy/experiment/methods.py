@@ -176,7 +176,7 @@ def train_together(
         folder: empty; each hospital's state is left in it, under ``hospital-1`` and so on, and the run's checkpoints.
         run_id: of the run; a new one unless given.
         may_end_early: return the rounds that there were where the training ended before its last.
-        compared: called with what the run tells of hospitals' own models, where it asks.
+        compared: called with how the model did against hospitals' own, where the run asks.
 
     Raises:
         RunError: the training ended before its last round.
