@@ -116,6 +116,7 @@ def evaluation_plan_for(
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
         against_alone=bool(privacy.alone_share),
+        spread_share=evaluation.spread_share,
         labels_left_out=task.leaves_labels_out,
     )
 
