@@ -570,7 +570,7 @@ def _require_something_to_compare(privacy: PrivacyConfig, evaluation: Evaluation
             "evaluation.spread_share must be 0 where evaluation.exact leaves counts without noise: they would show how "
             "well the model does at single hospitals"
         )
-    if evaluation.spread_share and kind not in (None, TaskKind.BINARY):
+    if evaluation.spread_share and kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL, TaskKind.MULTILABEL):
         raise ValueError(
             f"evaluation.spread_share must be 0 in a {kind} task: what is told is the AUC of two classes at each "
             "hospital"

@@ -39,7 +39,8 @@ SHARES = (0.25, 0.5, 0.75)
 """The shares of hospitals below the quartiles."""
 
 WIDEST = 0.25
-"""A quartile whose interval is wider is not told: it is known to less than half of the range from chance to perfect."""
+"""Quartiles are not told where noise would give that of hospitals which are all alike a wider interval: half of the
+range from chance to perfect."""
 
 MOST_NEEDED = 1 << 16
 """The search for how many hospitals would be enough ends here."""
@@ -77,13 +78,13 @@ class Cases:
 
     @property
     def scale(self) -> int:
-        """Return how many units of the whole numbers are 1. Each of two vectors is rounded by 1/2 at most."""
-        return int((NORM_BOUND - math.sqrt(length_of())) / self.sensitivity)
+        """Return how many units of the whole numbers are 1: one less than rounding of two vectors leaves room for."""
+        return int((NORM_BOUND - math.sqrt(length_of())) / self.sensitivity) - 1
 
 
 CASES = Cases(least=25, full=50)
-"""With 25 cases of one class, chance moves an AUC of 0.9 by some 0.03; one of these cases moves it by up to 0.04, which
-noise must hide."""
+"""With 25 cases of one class, chance moves an AUC of 0.9 by some 0.03 to 0.05, and a single one of these cases moves it
+by up to 0.04, which noise must hide."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class SiteSpread:
         hospitals: whose vectors are in the sum, also those that do not count.
         counted: how many have enough cases, by their weights.
         counted_ends: its 95 % interval over privacy noise.
-        quartiles: lower, median, upper; NaN where noise is too large.
+        quartiles: lower, median, upper; NaN where fewer hospitals count than ``needed``.
         ends: of the 95 % interval of each, over privacy noise; of all AUC where nothing is known.
-        needed: with how many hospitals of full weight this noise would leave all three; 0 where it does.
+        needed: from how many hospitals of full weight on this noise lets quartiles be told.
     """
 
     hospitals: int
@@ -149,7 +150,7 @@ def _of_units(scores: Floats, labels: Integers, units: Integers) -> tuple[Floats
 
 def _auc(healthy: Floats, sick: Floats) -> float:
     """Return the share of pairs in which the sick one has the higher score; equal ones count half."""
-    below, upto = (int(np.searchsorted(healthy, sick, side).sum()) for side in ("left", "right"))  # type: ignore[call-overload]
+    below, upto = (int(np.searchsorted(healthy, sick, side).sum()) for side in ("left", "right"))
     return (below + upto) / (2 * len(healthy) * len(sick))
 
 
@@ -162,24 +163,24 @@ def read_spread(summed: Integers, hospitals: int, variance: float) -> SiteSpread
         variance: of the noise in each entry.
     """
     deviation = math.sqrt(variance) / CASES.scale
-    found = _quartiles(summed[: length_of()] / CASES.scale, deviation)
+    found, needed = _quartiles(summed[: length_of()] / CASES.scale, deviation), hospitals_needed(deviation)
     counted, reach = float(summed[length_of() - 1]) / CASES.scale / PER_HOSPITAL, intervals.Z * deviation / PER_HOSPITAL
     low, high = (min(max(end, 0.0), float(hospitals)) for end in (counted - reach, counted + reach))
-    told = all(not math.isnan(value) for value, _ in found)
     return SiteSpread(
         hospitals=hospitals,
         counted=min(max(counted, 0.0), float(hospitals)),
         counted_ends=(low, high),
-        quartiles=tuple(value for value, _ in found),
+        quartiles=tuple(value if counted >= needed else math.nan for value, _ in found),
         ends=tuple(ends for _, ends in found),
-        needed=0 if told else hospitals_needed(deviation),
+        needed=needed,
     )
 
 
 def hospitals_needed(deviation: float) -> int:
-    """Return with how many hospitals of full weight all quartiles would be told: at most ``MOST_NEEDED``.
+    """Return from how many hospitals of full weight on quartiles are told: at most ``MOST_NEEDED``.
 
-    It is judged by hospitals that all have one AUC, of 0.9, and a sum in which the noise happens to be 0.
+    It is judged by hospitals that all have one AUC, of 0.9, and a sum in which the noise happens to be 0. So whether
+    quartiles are told depends on the noise and on the noisy number of hospitals, not on how they differ.
 
     Args:
         deviation: of the noise in each entry, over the scale.
@@ -187,7 +188,7 @@ def hospitals_needed(deviation: float) -> int:
 
     def enough(hospitals: int) -> bool:
         expected = hospitals * _exact(0.9, 1.0)
-        return all(not math.isnan(value) for value, _ in _quartiles(expected, deviation))
+        return all(end - start <= WIDEST for _, (start, end) in _quartiles(expected, deviation))
 
     low, high = 0, 1
     while high < MOST_NEEDED and not enough(high):
@@ -199,7 +200,7 @@ def hospitals_needed(deviation: float) -> int:
 
 
 def _quartiles(summed: Floats, deviation: float) -> list[tuple[float, tuple[float, float]]]:
-    """Return each quartile, NaN where it is not told, with its interval."""
+    """Return each quartile, the middle of where it can be without noise, with its interval; NaN if nobody counts."""
     everything = (KNOTS[0], KNOTS[-1])
     fitted = _falling(summed)
     found = []
@@ -211,8 +212,7 @@ def _quartiles(summed: Floats, deviation: float) -> list[tuple[float, tuple[floa
         slack = tests @ fitted
         ends = _ends_of(slack >= -intervals.Z * deviation * of_noise - _ROUNDING * fitted[0])
         likeliest = _ends_of(slack >= -_ROUNDING * fitted[0])
-        told = ends[1] - ends[0] <= WIDEST
-        found.append((sum(likeliest) / 2 if told else math.nan, ends))
+        found.append((sum(likeliest) / 2, ends))
     return found
 
 

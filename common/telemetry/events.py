@@ -303,7 +303,7 @@ class Spread(_Event):
     intervals: tuple[Interval, Interval, Interval]
     """Of each at 95 %, over privacy noise alone; 0.5 to 1 where nothing is known."""
     needed: Count = 0
-    """With how many hospitals that count in full this noise would leave all three; 0 where it does."""
+    """From how many hospitals that count in full on this noise lets quartiles be told."""
     epsilon: Measure
     """What evaluations of this run have cost each test record."""
     claim: str = ""

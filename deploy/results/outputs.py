@@ -265,7 +265,7 @@ def _as_spread(spread: Spread) -> dict[str, Any]:
         "counted_interval": list(spread.counted_interval),
         "quartiles": {name: _number(value) for name, value in zip(QUARTILES, spread.quartiles, strict=True)},
         "intervals": {name: list(ends) for name, ends in zip(QUARTILES, spread.intervals, strict=True)},
-        "hospitals_needed": spread.needed or None,
+        "hospitals_needed": spread.needed,
         "epsilon": _number(spread.epsilon),
         "claim": spread.claim,
     }

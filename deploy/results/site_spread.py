@@ -32,23 +32,17 @@ def spread_in_words(spread: Spread) -> str:
         f"{spread.counted_interval[1]:.0f}): with {CASES.least} cases of a class or fewer a hospital does not, "
         f"from {CASES.full} on in full."
     )
-    told = [
-        f"{what} {value:.3f} ({low:.3f} to {high:.3f})"
-        for what, value, (low, high) in zip(
-            ("a quarter of them have an AUC below", "half below", "three quarters below"),
-            spread.quartiles,
-            spread.intervals,
-            strict=True,
+    if math.isnan(spread.quartiles[1]):
+        return (
+            f"{who} Privacy noise is too large to tell how far their AUC lie apart: that would take about "
+            f"{spread.needed} hospitals that count in full, or a larger evaluation.spread_share."
         )
-        if not math.isnan(value)
-    ]
-    if len(told) == len(QUARTILES):
-        return f"{who} Of these, {', '.join(told)}; ranges are 95 % intervals over privacy noise."
-    rest = "the other quartiles" if told else "the quartiles of their AUC"
-    return (
-        f"{who} {f'Of these, {", ".join(told)}. ' if told else ''}Privacy noise is too large to tell {rest}: that "
-        f"would take about {spread.needed} hospitals that count in full, or a larger evaluation.spread_share."
+    below = ("a quarter of them have an AUC below", "half below", "three quarters below")
+    told = ", ".join(
+        f"{what} {value:.3f} ({low:.3f} to {high:.3f})"
+        for what, value, (low, high) in zip(below, spread.quartiles, spread.intervals, strict=True)
     )
+    return f"{who} Of these, {told}; ranges are 95 % intervals over privacy noise."
 
 
 def spread_lines(history: RunHistory) -> Iterator[str]:
@@ -62,8 +56,8 @@ def spread_lines(history: RunHistory) -> Iterator[str]:
     low, high = spread.counted_interval
     counted = f"about {spread.counted:.0f} [{low:.0f}, {high:.0f}] of {spread.hospitals}"
     yield f"Hospitals' own AUC, over {counted} that count:"
+    if math.isnan(spread.quartiles[1]):
+        yield f"  privacy noise is too large to tell; about {spread.needed} that count in full would be enough"
+        return
     for name, value, (low, high) in zip(QUARTILES, spread.quartiles, spread.intervals, strict=True):
-        told = "noise is too large" if math.isnan(value) else f"{value:.3f}"
-        yield f"  {name:<20} {told}  [{low:.3f}, {high:.3f}]"
-    if spread.needed:
-        yield f"  all three would take about {spread.needed} hospitals that count in full"
+        yield f"  {name:<20} {value:.3f}  [{low:.3f}, {high:.3f}]"

@@ -204,8 +204,8 @@ def events() -> tuple[telemetry.Event, ...]:
         ),
         telemetry.Spread(
             **at, round=13, step=10, hospitals=16, records=1024, counted=12.5, counted_interval=(8.0, 16.0),
-            quartiles=(float("nan"), 0.875, 0.9375), intervals=((0.5, 0.875), (0.8125, 0.9375), (0.875, 1.0)),
-            needed=32, epsilon=1.0, claim="a claim",
+            quartiles=(0.75, 0.875, 0.9375), intervals=((0.5, 0.875), (0.8125, 0.9375), (0.875, 1.0)),
+            needed=8, epsilon=1.0, claim="a claim",
         ),
         telemetry.RunFinished(**at, reason="completed", rounds_done=10),
     )  # fmt: skip
