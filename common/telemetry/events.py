@@ -301,7 +301,7 @@ class Spread(_Event):
     quartiles: tuple[Measure, Measure, Measure]
     """The AUC that a quarter, a half and three quarters of hospitals are below; undefined where noise is too large."""
     intervals: tuple[Interval, Interval, Interval]
-    """Of each at 95 %, over privacy noise alone; 0.5 to 1 where nothing is known."""
+    """That of each at 95 %, over privacy noise alone; 0.5 to 1 where nothing is known."""
     needed: Count = 0
     """From how many hospitals that count in full on this noise lets quartiles be told."""
     epsilon: Measure

@@ -42,7 +42,10 @@ def spread_in_words(spread: Spread) -> str:
         f"{what} {value:.3f} ({low:.3f} to {high:.3f})"
         for what, value, (low, high) in zip(below, spread.quartiles, spread.intervals, strict=True)
     )
-    return f"{who} Of these, {told}; ranges are 95 % intervals over privacy noise."
+    return (
+        f"{who} Of these, {told}; ranges are 95 % intervals over privacy noise. A part of that is chance: an AUC of "
+        "0.9 from 50 cases of each class is known to about ±0.06."
+    )
 
 
 def spread_lines(history: RunHistory) -> Iterator[str]:
