@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from client.own_results import OWN_RESULTS_FILE, read
 from client.received_run import _follow
 from common.audit.chain import AUDIT_FILE, read_chain
 from common.errors import AuditError
@@ -93,16 +92,25 @@ def test_no_vector_of_a_hospital_with_too_few_cases_holds_anything_of_it(dealt: 
     assert spread.counted == pytest.approx(0.0, abs=0.5)
 
 
-def test_with_enough_cases_quartiles_are_those_that_hospitals_see_at_home(
+def test_with_enough_cases_quartiles_are_those_of_the_hospitals_own_auc(
     dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_spread, "CASES", Cases(0, 1))
     monkeypatch.setattr(DistributedMechanism, "noise_share", lambda self, *_: np.zeros(self.dimension, np.int64))
+    own: list[float] = []
+    real = site_spread._auc
+
+    def noted(healthy: np.ndarray, sick: np.ndarray) -> float:
+        own.append(real(healthy, sick))
+        return own[-1]
+
+    monkeypatch.setattr(site_spread, "_auc", noted)
     run = asking(dealt, tmp_path, "none", target=HARDLY_ANY_NOISE, stated_test_units=60)
     assert run.run().train() == COMPLETED
     (spread,) = run.of(Spread)
     assert spread.counted == pytest.approx(4, abs=0.01)
-    own = sorted(max(0.5, read(run.folder / name / OWN_RESULTS_FILE)[-1].auc) for name in HOSPITALS)
+    assert len(own) == 4  # Once at each hospital.
+    own.sort()
     for place, (low, high) in enumerate(spread.intervals):
         assert low - 0.01 <= own[place + 1]
         assert own[place] <= high + 0.01
