@@ -182,6 +182,16 @@ def test_equal_scores_count_half_and_a_patient_is_one_case_with_the_mean_of_its_
     assert np.array_equal(together, vector_of(labels.astype(float), labels, np.arange(120)))
 
 
+def test_a_score_that_is_undefined_is_below_all_others() -> None:
+    labels = np.repeat([0, 1], [60, 60])
+    scores = np.where(labels, np.nan, -np.inf)
+    assert site_spread._auc(*site_spread._of_units(scores, labels, np.arange(120))) == 0.5
+    assert site_spread._auc(*site_spread._of_units(np.where(labels, np.nan, -1e300), labels, np.arange(120))) == 0.0
+    # A patient with records at both ends has no mean.
+    both = np.where(np.repeat(labels, 2), np.tile([np.inf, -np.inf], 120), 0.0)
+    assert site_spread._auc(*site_spread._of_units(both, np.repeat(labels, 2), np.repeat(np.arange(120), 2))) == 0.0
+
+
 def exact_sum(aucs: np.ndarray) -> np.ndarray:
     return np.rint(sum(site_spread._exact(auc, 1.0) for auc in aucs) * CASES.scale).astype(np.int64)
 
