@@ -11,7 +11,7 @@ from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
 from common.run.terms import claims_of, evaluation_claim, evaluation_plan_of, statistics_claim
-from common.telemetry.events import Compared, Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted, Spread
+from common.telemetry.events import Compared, Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted, SpreadTold
 from server.checkpoints import Checkpoint
 from server.measurement import Reading
 from server.progress import PendingStep
@@ -173,7 +173,7 @@ class RunJournal:
         if told is None:
             return
         self._report(
-            Spread(
+            SpreadTold(
                 time=time.time(),
                 round=number,
                 step=step,

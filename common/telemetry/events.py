@@ -280,7 +280,7 @@ class Compared(_Event):
     """The ε of evaluation with its δ, unit, relation and adversary, in one sentence."""
 
 
-class Spread(_Event):
+class SpreadTold(_Event):
     """How far hospitals' own AUC of the run's last model lie apart, over hospitals with enough cases, under noise.
 
     No hospital is named, and nobody sees which have enough cases of both classes to count.
@@ -320,14 +320,14 @@ class RunFinished(_Event):
 
 Event = (
     RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | Evaluated
-    | Counted | Compared | Spread | RunFinished
+    | Counted | Compared | SpreadTold | RunFinished
 )  # fmt: skip
 
 KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
         RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
-        Counted, Compared, Spread, RunFinished,
+        Counted, Compared, SpreadTold, RunFinished,
     )
 )  # fmt: skip
 

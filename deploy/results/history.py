@@ -21,7 +21,7 @@ from common.telemetry.events import (
     RoundDone,
     RunFinished,
     RunStarted,
-    Spread,
+    SpreadTold,
 )
 
 _ROUNDS_FOR_RATE = 6
@@ -77,7 +77,7 @@ class RunHistory:
     """Who was trained on; None where nobody asked, or no round that asked gave a sum."""
     told_against_alone: Compared | None = None
     """The last comparison with hospitals' own models, of whatever model; see :attr:`compared`."""
-    told_spread: Spread | None = None
+    told_spread: SpreadTold | None = None
     """The last word on how far hospitals' own AUC lie apart, of whatever model; see :attr:`spread`."""
 
     @classmethod
@@ -104,7 +104,7 @@ class RunHistory:
             evaluated=next((event for event in reversed(told) if isinstance(event, Evaluated)), None),
             counted=next((event for event in reversed(told) if isinstance(event, Counted)), None),
             told_against_alone=next((event for event in reversed(told) if isinstance(event, Compared)), None),
-            told_spread=next((event for event in reversed(told) if isinstance(event, Spread)), None),
+            told_spread=next((event for event in reversed(told) if isinstance(event, SpreadTold)), None),
         )
 
     @classmethod
@@ -141,7 +141,7 @@ class RunHistory:
         return told if told is not None and self.rounds and told.step == self.rounds[-1].step else None
 
     @property
-    def spread(self) -> Spread | None:
+    def spread(self) -> SpreadTold | None:
         """How far hospitals' own AUC of the last model lie apart; None where that was not asked, or not told."""
         told = self.told_spread
         return told if told is not None and self.rounds and told.step == self.rounds[-1].step else None

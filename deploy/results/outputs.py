@@ -21,7 +21,7 @@ from common.run.guarantee import Guarantee
 from common.run.model_facts import ModelFacts
 from common.run.words import RELATION, admitted
 from common.task import TaskConfig, TaskKind, implied
-from common.telemetry.events import Compared, Evaluated, Event, RoundDone, RoundTime, RunStarted, Spread
+from common.telemetry.events import Compared, Evaluated, Event, RoundDone, RoundTime, RunStarted, SpreadTold
 from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_test
@@ -256,7 +256,7 @@ def _as_compared(compared: Compared) -> dict[str, Any]:
     }
 
 
-def _as_spread(spread: Spread) -> dict[str, Any]:
+def _as_spread(spread: SpreadTold) -> dict[str, Any]:
     """Return how far hospitals' own AUC lie apart, and what that cost."""
     return {
         "hospitals": spread.hospitals,

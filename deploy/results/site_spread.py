@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from common.evaluation.site_spread import CASES
-from common.telemetry.events import Spread
+from common.telemetry.events import SpreadTold
 from deploy.results.history import RunHistory
 
 QUARTILES = ("lower", "median", "upper")
@@ -25,7 +25,7 @@ def do_hospitals_differ(history: RunHistory) -> str:
     return f"{spread_in_words(spread)} {_AT_HOME}, and compares the two there; nobody else sees it."
 
 
-def spread_in_words(spread: Spread) -> str:
+def spread_in_words(spread: SpreadTold) -> str:
     """Say between which AUC the middle half of hospitals lies, or that noise hides it."""
     who = (
         f"About {spread.counted:.0f} of {spread.hospitals} hospitals count ({spread.counted_interval[0]:.0f} to "

@@ -23,7 +23,7 @@ from common.run.told_run import Chained, check_told
 from common.secagg import messages as secagg
 from common.secagg.errors import Place
 from common.secagg.phases import Phase
-from common.telemetry.events import COMPLETED, EVENTS_FILE, Compared, Evaluated, Spread
+from common.telemetry.events import COMPLETED, EVENTS_FILE, Compared, Evaluated, SpreadTold
 from deploy.experiment.consortium import InProcessConsortium, Loss
 from deploy.results.history import RunHistory
 from deploy.results.outputs import summary
@@ -71,7 +71,7 @@ def test_hospitals_with_too_few_cases_do_not_count_and_nothing_is_told_of_them(
 ) -> None:
     run = asking(dealt, tmp_path, mode)
     assert run.run().train() == COMPLETED
-    (spread,), (tested,) = run.of(Spread), run.of(Evaluated)
+    (spread,), (tested,) = run.of(SpreadTold), run.of(Evaluated)
     assert (spread.hospitals, spread.records) == (4, 4 * 9)  # Nine are far below the least.
     assert spread.counted_interval[0] < 2
     assert all(math.isnan(value) for value in spread.quartiles)
@@ -88,7 +88,7 @@ def test_hospitals_with_too_few_cases_do_not_count_and_nothing_is_told_of_them(
 def test_no_vector_of_a_hospital_with_too_few_cases_holds_anything_of_it(dealt: Dealt, tmp_path: Path) -> None:
     run = asking(dealt, tmp_path, target=HARDLY_ANY_NOISE)
     assert run.run().train() == COMPLETED
-    (spread,) = run.of(Spread)
+    (spread,) = run.of(SpreadTold)
     assert spread.counted == pytest.approx(0.0, abs=0.5)
 
 
@@ -107,7 +107,7 @@ def test_with_enough_cases_quartiles_are_those_of_the_hospitals_own_auc(
     monkeypatch.setattr(site_spread, "_auc", noted)
     run = asking(dealt, tmp_path, "none", target=HARDLY_ANY_NOISE, stated_test_units=60)
     assert run.run().train() == COMPLETED
-    (spread,) = run.of(Spread)
+    (spread,) = run.of(SpreadTold)
     assert spread.counted == pytest.approx(4, abs=0.01)
     assert len(own) == 4  # Once at each hospital.
     own.sort()
@@ -120,7 +120,7 @@ def test_with_enough_cases_quartiles_are_those_of_the_hospitals_own_auc(
     told = next(each.answer for each in answers(history, None) if "differ" in each.question)
     assert f"{median:.3f}" in told
     assert any(f"{median:.3f}" in line for line in spread_lines(history))
-    assert not any(name in run.of(Spread)[0].to_line() for name in HOSPITALS)
+    assert not any(name in run.of(SpreadTold)[0].to_line() for name in HOSPITALS)
 
 
 def test_a_hospital_whose_budget_is_spent_adds_noise_and_states_no_units(
@@ -131,7 +131,7 @@ def test_a_hospital_whose_budget_is_spent_adds_noise_and_states_no_units(
     spent = {"hospital_2": {"evaluation_epsilon_budget": 0.9 * HARDLY_ANY_NOISE}}
     run = asking(dealt, tmp_path, "none", target=HARDLY_ANY_NOISE, others=spent)
     assert run.run().train() == COMPLETED
-    (spread,) = run.of(Spread)
+    (spread,) = run.of(SpreadTold)
     assert (spread.hospitals, spread.records) == (4, 3 * 9)
     assert spread.counted == pytest.approx(3, abs=0.01)
     assert [len(booked(run, name)) for name in HOSPITALS] == [2, 1, 2, 2]
@@ -141,7 +141,7 @@ def test_where_every_budget_is_spent_nothing_is_told(dealt: Dealt, tmp_path: Pat
     run = asking(dealt, tmp_path, evaluation_epsilon_budget=0.9 * TARGET)
     assert run.run().train() == COMPLETED
     assert run.of(Evaluated)
-    assert not run.of(Spread)
+    assert not run.of(SpreadTold)
     history = RunHistory.of(run.events)
     assert list(spread_lines(history)) == ["Hospitals' own AUC: not known, no round that asked gave a sum"]
 
@@ -149,7 +149,7 @@ def test_where_every_budget_is_spent_nothing_is_told(dealt: Dealt, tmp_path: Pat
 def test_a_run_that_does_not_ask_is_what_it_was(dealt: Dealt, tmp_path: Path) -> None:
     run = asking(dealt, tmp_path, share=0.0)
     assert run.run().train() == COMPLETED
-    assert not run.of(Spread)
+    assert not run.of(SpreadTold)
     assert len(booked(run, "hospital-1")) == 1
     history = RunHistory.of(run.events)
     assert summary(history)["site_spread"] is None
@@ -160,7 +160,7 @@ def test_a_run_that_does_not_ask_is_what_it_was(dealt: Dealt, tmp_path: Path) ->
 def test_it_is_asked_after_the_comparison_and_all_of_it_costs_the_target(dealt: Dealt, tmp_path: Path) -> None:
     run = asking(dealt, tmp_path, alone=0.5)
     assert run.run().train() == COMPLETED
-    (compared,), (spread,) = run.of(Compared), run.of(Spread)
+    (compared,), (spread,) = run.of(Compared), run.of(SpreadTold)
     assert compared.round < spread.round
     assert compared.epsilon < spread.epsilon <= TARGET
     without = asking(dealt, tmp_path / "without", share=0.0)
@@ -191,7 +191,7 @@ def test_what_an_event_says_of_the_spread_must_agree_with_the_chain(dealt: Dealt
     chained = Chained(followed.descriptions, followed.data_set, followed.sums, followed.finished.steps)
 
     def check(**changes: object) -> None:
-        events = [each.model_copy(update=changes) if isinstance(each, Spread) else each for each in run.events]
+        events = [each.model_copy(update=changes) if isinstance(each, SpreadTold) else each for each in run.events]
         (tmp_path / EVENTS_FILE).write_text("".join(each.to_line() for each in events), encoding="utf-8")
         check_told(tmp_path / EVENTS_FILE, chained)
 
@@ -214,7 +214,7 @@ def test_a_question_whose_sum_fails_is_asked_again_as_often_as_the_run_allows(de
     run = asking(dealt, tmp_path)
     run.consortium.transport.line = lambda _, request: Loss.OF_REPLY if _asks_for_spread(request) else None
     assert run.run().train() == COMPLETED
-    assert not run.of(Spread)
+    assert not run.of(SpreadTold)
     assert run.of(Evaluated)
     assert len(booked(run, "hospital-1")) == 1 + 1 + run.config.evaluation.repeats
 
@@ -229,11 +229,11 @@ def test_a_server_that_ends_before_it_asks_goes_on_and_asks_once(dealt: Dealt, t
     server._to_spread = ends  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         server.train()
-    assert not run.of(Spread)
+    assert not run.of(SpreadTold)
     assert run.run().train() == COMPLETED
-    assert len(run.of(Spread)) == 1
+    assert len(run.of(SpreadTold)) == 1
     release = booked(run, "hospital-1")[-1]
     assert booked(run, "hospital-1").count(release) == 1
     assert run.run().train() == COMPLETED  # And once more, after it was told.
-    assert len(run.of(Spread)) == 1
+    assert len(run.of(SpreadTold)) == 1
     assert booked(run, "hospital-1").count(release) == 1
