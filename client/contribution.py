@@ -54,7 +54,15 @@ from common.evaluation import EvaluationCounts, EvaluationShape, Metrics, count,
 from common.evaluation.labels import count_labels, figures_of_labels, flat_labels
 from common.evaluation.plan import EVALUATED, WITHOUT_TREES, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
-from common.evaluation.tree import answer, answer_against_alone, answer_statistics, asked, decisions, require_edges
+from common.evaluation.tree import (
+    answer,
+    answer_against_alone,
+    answer_spread,
+    answer_statistics,
+    asked,
+    decisions,
+    require_edges,
+)
 from common.evaluation.tree import scores as scores_of
 from common.keystream import SEED_BYTES, Keystream
 from common.models import registry
@@ -371,7 +379,8 @@ class Contributor:
         release = self._asked(self.plan, terms.question)
         if release.kind in WITHOUT_TREES and terms.trains:
             raise RunError(
-                "who is trained on, and how models of single hospitals do, must be asked in a round without training"
+                "who is trained on, and how single hospitals or their models do, must be asked in a round without "
+                "training"
             )
         release_mechanism(self._run, self.plan, release).share_variance(cohort)
         self._check_repeats(release)
@@ -643,6 +652,16 @@ class Contributor:
             elif answered and release.kind is ReleaseKind.AGAINST_ALONE:
                 units[Part.TEST] = policy.stated_test_units
                 entries += self._against_alone(self.plan, terms.question, test, units[Part.TEST])
+            elif answered and release.kind is ReleaseKind.SPREAD:
+                units[Part.TEST] = policy.stated_test_units
+                entries += answer_spread(
+                    self.plan,
+                    test,
+                    self._test.of_copies(self._test.labels),
+                    self._test.of_copies(self._test.units(self._run.privacy.unit)),
+                    units[Part.TEST],
+                    self._choice,
+                )
             elif answered:
                 is_validation = release.part is Part.VALIDATION
                 part, logits = (self._validation, validation) if is_validation else (self._test, test)

@@ -302,6 +302,7 @@ class EvaluationConfig(_Section):
     exact: bool = False
     score_bins: Annotated[int, Field(ge=16, le=65_536)] = 256
     statistics_epsilon: Annotated[float, Field(ge=0, le=1000.0)] = 0.0
+    spread_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
     @model_validator(mode="after")
     def _statistics_have_noise(self) -> Self:
@@ -553,7 +554,7 @@ def _require_everyone_masks(aggregation: AggregationConfig, graph: GraphConfig, 
 
 
 def _require_something_to_compare(privacy: PrivacyConfig, evaluation: EvaluationConfig, kind: str | None) -> None:
-    """Refuse models of single hospitals where nothing can tell how they do without showing one."""
+    """Refuse to ask how single hospitals, or their models, do where nothing can tell it without showing one."""
     if privacy.alone_share and evaluation.exact:
         raise ValueError(
             "privacy.alone_share must be 0 where evaluation.exact leaves counts without noise: they would show how "
@@ -563,6 +564,16 @@ def _require_something_to_compare(privacy: PrivacyConfig, evaluation: Evaluation
         raise ValueError(
             "privacy.alone_share must be 0 in a multilabel task: models of single hospitals are compared by the class "
             "that they decide for"
+        )
+    if evaluation.spread_share and evaluation.exact:
+        raise ValueError(
+            "evaluation.spread_share must be 0 where evaluation.exact leaves counts without noise: they would show how "
+            "well the model does at single hospitals"
+        )
+    if evaluation.spread_share and kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL, TaskKind.MULTILABEL):
+        raise ValueError(
+            f"evaluation.spread_share must be 0 in a {kind} task: what is told is the AUC of two classes at each "
+            "hospital"
         )
 
 

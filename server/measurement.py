@@ -19,8 +19,9 @@ from common.evaluation.against_alone import Gain, read_gain
 from common.evaluation.decode import decode, next_question
 from common.evaluation.labels import figures_of_labels, labels_from_flat
 from common.evaluation.metrics import ClassFigures, areas_of, class_figures
-from common.evaluation.plan import EvaluationPlan, Part, Release, ReleaseKind
+from common.evaluation.plan import WITHOUT_TREES, EvaluationPlan, Part, Release, ReleaseKind
 from common.evaluation.question import Question
+from common.evaluation.site_spread import SiteSpread, read_spread
 from common.evaluation.state import EvaluationState
 from common.evaluation.statistics import LABELS_HELD, Statistics, read_tables
 from common.privacy.gaussian import gaussian_epsilon
@@ -45,6 +46,8 @@ class Reading:
         statistics: who the run trains on, where that was asked.
         each: the figures of each class of several, or of each label; empty where the part does not tell.
         gain: the last model against hospitals' own, where that was asked.
+        spread: how far hospitals' own AUC of the last model lie apart, where that was asked.
+        units: of the records that were asked, as hospitals state them.
     """
 
     part: PartName = "none"
@@ -55,6 +58,8 @@ class Reading:
     statistics: Statistics | None = None
     each: tuple[ClassFigures, ...] = ()
     gain: Gain | None = None
+    spread: SiteSpread | None = None
+    units: int = 0
 
 
 class Measurements(Protocol):
@@ -73,6 +78,9 @@ class Measurements(Protocol):
 
     def against_alone(self) -> Question | None:
         """Return what to ask about the last model against hospitals' own; None where the run does not, or cannot."""
+
+    def spread(self) -> Question | None:
+        """Return what to ask about the last model at each hospital; None where the run does not, or it is told."""
 
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:
         """Return what a sum says, and learn from it what to ask next.
@@ -126,6 +134,10 @@ class ExactMeasurements:
         """See :class:`Measurements`."""
         return None
 
+    def spread(self) -> Question | None:
+        """See :class:`Measurements`."""
+        return None
+
     def read(self, tail: Tail, cohort: int, survivors: int, question: Question | None) -> Reading:  # noqa: ARG002
         """See :class:`Measurements`."""
         shape = self._layout.evaluation
@@ -172,6 +184,8 @@ class PlannedMeasurements:
         self._of_class = () if progress is None else progress.of_class
         """How many test units there are of each class, as far as that was counted."""
         self._compared = progress is not None and progress.compared
+        self._spread = progress is not None and progress.spread
+        """Whether it is known how far hospitals' own AUC lie apart."""
         self._told = progress is not None and progress.told
         """Whether it is known who is trained on."""
 
@@ -191,13 +205,17 @@ class PlannedMeasurements:
         """See :class:`Measurements`."""
         return self._ask(None if self._decided_at is None or self._compared else self._plan.comparison)
 
+    def spread(self) -> Question | None:
+        """See :class:`Measurements`."""
+        return self._ask(None if self._decided_at is None or self._spread else self._plan.spread)
+
     def _ask(self, release: Release | None) -> Question | None:
         self._last = None
         if release is None or self._asked[release.number] > self._description.evaluation.repeats:
             return None
         self._asked[release.number] += 1
         self._last = release.number
-        if release.kind is ReleaseKind.STATISTICS:
+        if release.kind in (ReleaseKind.STATISTICS, ReleaseKind.SPREAD):
             return Question(release.number, ())
         if release.kind is ReleaseKind.AGAINST_ALONE:
             return Question(release.number, tuple((edge,) for edge in self._decided_at or ()))
@@ -223,15 +241,8 @@ class PlannedMeasurements:
         self._layout.check_units(units, self._plan.norm_bound, math.sqrt(variance))
         if not units:  # Every hospital has spent its budget for evaluation.
             return Reading()
-        if release.kind is ReleaseKind.STATISTICS:
-            self._told = True
-            names = LABELS_HELD if self._plan.kind is TaskKind.MULTILABEL else self._description.classes
-            told = read_tables(names, tail.entries, units, variance)
-            return Reading(epsilon=self._spent_on(release.part), statistics=told)
-        if release.kind is ReleaseKind.AGAINST_ALONE:
-            self._compared = True
-            gain = read_gain(tail.entries, units, variance, self._units_of_classes(units))
-            return Reading(epsilon=self._spent_on(release.part), gain=gain)
+        if release.kind in WITHOUT_TREES:
+            return self._read_without_trees(release, tail.entries, units, survivors, variance)
         measured, self._state = decode(self._plan, release, tail.entries, units, variance, self._state, question)
         epsilon = self._spent_on(release.part)
         if release.part is Part.TEST:
@@ -246,6 +257,21 @@ class PlannedMeasurements:
             epsilon,
             each=measured.each,
         )
+
+    def _read_without_trees(
+        self, release: Release, entries: NDArray[np.int64], units: int, survivors: int, variance: float
+    ) -> Reading:
+        """Return what a sum of a release says that no tree counts, which is not asked again."""
+        epsilon = self._spent_on(release.part)
+        if release.kind is ReleaseKind.STATISTICS:
+            self._told = True
+            names = LABELS_HELD if self._plan.kind is TaskKind.MULTILABEL else self._description.classes
+            return Reading(epsilon=epsilon, statistics=read_tables(names, entries, units, variance))
+        if release.kind is ReleaseKind.AGAINST_ALONE:
+            self._compared = True
+            return Reading(epsilon=epsilon, gain=read_gain(entries, units, variance, self._units_of_classes(units)))
+        self._spread = True
+        return Reading(epsilon=epsilon, spread=read_spread(entries, survivors, variance), units=units)
 
     def _units_of_classes(self, units: int) -> NDArray[np.float64]:
         """Return how many of ``units`` test units each class has, as the last model's release counted them."""
@@ -271,6 +297,7 @@ class PlannedMeasurements:
             decided_at=self._decided_at,
             of_class=self._of_class,
             compared=self._compared,
+            spread=self._spread,
         )
 
 

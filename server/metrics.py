@@ -41,6 +41,7 @@ from common.telemetry.events import (
     RoundDone,
     RunFinished,
     RunStarted,
+    SpreadTold,
 )
 from common.telemetry.exporter import Exporter, Labelled, Values, serve_until_stopped
 from common.telemetry.lifetimes import show_disk, show_lifetimes
@@ -136,7 +137,7 @@ class RunMetrics(Collector):
                 self._run.add(names.ATTACKS_REFUSED, 1, event.code)
             case RoundDone():
                 self._take_round(event)
-            case Evaluated() | Compared():
+            case Evaluated() | Compared() | SpreadTold():
                 self._take_test(event)
             case RunFinished():
                 self._run.set(names.RUN_ACTIVE, 0)
@@ -227,9 +228,13 @@ class RunMetrics(Collector):
         if not exact and not math.isnan(done.evaluation_epsilon):
             values.set(names.EVALUATION_EPSILON, done.evaluation_epsilon, done.part)
 
-    def _take_test(self, tested: Evaluated | Compared) -> None:
+    def _take_test(self, tested: Evaluated | Compared | SpreadTold) -> None:
         if isinstance(tested, Compared):
             self._take_comparison(tested)
+            return
+        if isinstance(tested, SpreadTold):
+            self._run.set(names.LAST_PROGRESS, tested.time)
+            self._run.set(names.EVALUATION_EPSILON, tested.epsilon, "test")
             return
         values = self._run
         values.set(names.LAST_PROGRESS, tested.time)

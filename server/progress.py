@@ -53,6 +53,7 @@ class EvaluationProgress(_Part):
             them asked; empty where a task has no such threshold, None before they were asked about.
         of_class: how many test units that release counted of each class; empty before.
         compared: whether it is known how the last model does against hospitals' own.
+        spread: whether it is known how far hospitals' own AUC lie apart.
     """
 
     asked: dict[Annotated[int, Field(ge=0)], Count]
@@ -61,6 +62,7 @@ class EvaluationProgress(_Part):
     decided_at: Annotated[tuple[Finite, ...], Field(max_length=1)] | None = None
     of_class: Annotated[tuple[NotNegative, ...], Field(max_length=MOST_CLASSES)] = ()
     compared: bool = False
+    spread: bool = False
 
 
 class RunProgress(_Part):

@@ -176,6 +176,8 @@ class Run:
         self._say_tested()
         if self._plan.description.privacy.alone_share:
             self._attempt(self._to_compare)
+        if self._plan.description.evaluation.spread_share:
+            self._attempt(self._to_spread)
 
     def _say_tested(self) -> None:
         """Report how good the run's last model is on the test part, if that could be measured."""
@@ -184,6 +186,10 @@ class Run:
 
     def _to_compare(self) -> Asked | None:
         question = self._measurements.against_alone()
+        return None if question is None else Asked(Purpose.EVALUATE, question)
+
+    def _to_spread(self) -> Asked | None:
+        question = self._measurements.spread()
         return None if question is None else Asked(Purpose.EVALUATE, question)
 
     def _to_evaluate(self, part: Part) -> Asked | None:
@@ -312,6 +318,7 @@ class Run:
         seconds = time.monotonic() - started
         self._record.counted(self._plan, decoded.reading)
         self._record.compared(self._plan, number, self._checkpoint.step, decoded.reading, summed)
+        self._record.spread(self._plan, number, self._checkpoint.step, decoded.reading)
         self._measure(decoded.reading)
         match asked.purpose:
             case Purpose.TRAIN:

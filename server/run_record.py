@@ -11,7 +11,7 @@ from common.evaluation import METRICS, Metrics
 from common.evaluation.metrics import UNDEFINED
 from common.run.flat_model import FlatModel, hash_model
 from common.run.terms import claims_of, evaluation_claim, evaluation_plan_of, statistics_claim
-from common.telemetry.events import Compared, Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted
+from common.telemetry.events import Compared, Counted, Evaluated, Event, RoundDone, RunFinished, RunStarted, SpreadTold
 from server.checkpoints import Checkpoint
 from server.measurement import Reading
 from server.progress import PendingStep
@@ -163,6 +163,28 @@ class RunJournal:
                 recall_intervals={name: ends for name, value, ends in of_class if not math.isnan(value)},
                 epsilon=reading.epsilon,
                 epsilon_spent={name: told.spent for name, told in summed.epsilon.items()},
+                claim=evaluation_claim(plan.description, reading.epsilon),
+            )
+        )
+
+    def spread(self, plan: RunPlan, number: int, step: int, reading: Reading) -> None:
+        """Report how far hospitals' own AUC lie apart, where this round has told it."""
+        told = reading.spread
+        if told is None:
+            return
+        self._report(
+            SpreadTold(
+                time=time.time(),
+                round=number,
+                step=step,
+                hospitals=told.hospitals,
+                records=reading.units,
+                counted=told.counted,
+                counted_interval=told.counted_ends,
+                quartiles=told.quartiles,
+                intervals=told.ends,
+                needed=told.needed,
+                epsilon=reading.epsilon,
                 claim=evaluation_claim(plan.description, reading.epsilon),
             )
         )

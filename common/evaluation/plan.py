@@ -17,6 +17,7 @@ from typing import Self
 from common.errors import PrivacyError
 from common.evaluation.against_alone import length_of as length_against_alone
 from common.evaluation.layout import NORM_BOUND, Layout, layout_of
+from common.evaluation.site_spread import length_of as length_of_spread
 from common.evaluation.statistics import class_bins, length_of
 from common.privacy.accounting import Accountant, rounded_up
 from common.privacy.distributed import DistributedMechanism
@@ -65,8 +66,11 @@ class ReleaseKind(StrEnum):
     AGAINST_ALONE = "against alone"
     """How often the last model is right where each hospital's own is wrong (:mod:`common.evaluation.against_alone`)."""
 
+    SPREAD = "spread"
+    """How far hospitals' own AUC of the last model lie apart (:mod:`common.evaluation.site_spread`)."""
 
-WITHOUT_TREES = (ReleaseKind.STATISTICS, ReleaseKind.AGAINST_ALONE)
+
+WITHOUT_TREES = (ReleaseKind.STATISTICS, ReleaseKind.AGAINST_ALONE, ReleaseKind.SPREAD)
 """Releases that are counted otherwise than by :class:`~common.evaluation.layout.Layout`."""
 
 
@@ -105,6 +109,7 @@ class EvaluationPlan:
         statistics_epsilon: for each training unit, of the statistics before training; 0 where none are asked for.
         statistics_noise: their noise multiplier; 0 where none are asked for.
         against_alone: the last model is compared with hospitals' models of their own records.
+        spread_share: of the test part's budget, for the spread of hospitals' own AUC; 0 where nobody asks.
         labels_left_out: the task leaves single labels of a record out.
     """
 
@@ -119,6 +124,7 @@ class EvaluationPlan:
     statistics_epsilon: float = 0.0
     statistics_noise: float = 0.0
     against_alone: bool = False
+    spread_share: float = 0.0
     labels_left_out: bool = False
 
     @classmethod
@@ -135,6 +141,7 @@ class EvaluationPlan:
         repeats: int,
         statistics_epsilon: float = 0.0,
         against_alone: bool = False,
+        spread_share: float = 0.0,
         labels_left_out: bool = False,
     ) -> Self:
         """Lay out a run's releases.
@@ -153,6 +160,7 @@ class EvaluationPlan:
             repeats: releases of each part that may be asked again.
             statistics_epsilon: for each training unit, of the statistics before training; 0 for none.
             against_alone: compare the last model with hospitals' models of their own records, on test records.
+            spread_share: of the test part's budget, for the spread of hospitals' own AUC; 0 for none.
             labels_left_out: the task leaves single labels of a record out.
 
         Raises:
@@ -164,7 +172,8 @@ class EvaluationPlan:
                 f"and {repeats}; correct experiment.rounds and evaluation"
             )
         layout_of(kind, classes, classes_only=False, final=True, with_classes=True)
-        releases = _releases(rounds, interim_releases, against_alone=against_alone)
+        of_test = 1 - (ALONE_SHARE if against_alone else 0.0) - spread_share
+        releases = _releases(rounds, interim_releases, of_test)
         return cls(
             kind=kind,
             classes=classes,
@@ -177,6 +186,7 @@ class EvaluationPlan:
             statistics_epsilon=statistics_epsilon,
             statistics_noise=_full_noise(statistics_epsilon, delta, accountant) if statistics_epsilon else 0.0,
             against_alone=against_alone,
+            spread_share=spread_share,
             labels_left_out=labels_left_out,
         )
 
@@ -191,7 +201,9 @@ class EvaluationPlan:
         longest = max(self.layout(release).length for release in self.releases)
         if self.statistics is not None:
             longest = max(longest, length_of(class_bins(self.kind, self.classes)))
-        return max(longest, length_against_alone(self.classes)) if self.against_alone else longest
+        if self.against_alone:
+            longest = max(longest, length_against_alone(self.classes))
+        return max(longest, length_of_spread()) if self.spread_share else longest
 
     @property
     def final_validation(self) -> Release:
@@ -212,16 +224,25 @@ class EvaluationPlan:
 
     @property
     def comparison(self) -> Release | None:
-        """Return the release that compares the last model with hospitals' own, numbered last; None without it."""
+        """Return the release that compares the last model with hospitals' own; None without it."""
         if not self.against_alone:
             return None
         number = len(self.releases) + (self.statistics is not None)
         return Release(number, Part.TEST, self.test.after_step, ALONE_SHARE, ReleaseKind.AGAINST_ALONE)
 
     @property
+    def spread(self) -> Release | None:
+        """Return the release that tells how far hospitals' own AUC lie apart, numbered last; None without it."""
+        if not self.spread_share:
+            return None
+        number = len(self.releases) + (self.statistics is not None) + (self.comparison is not None)
+        return Release(number, Part.TEST, self.test.after_step, self.spread_share, ReleaseKind.SPREAD)
+
+    @property
     def everything(self) -> tuple[Release, ...]:
-        """Return all releases, the statistics and the comparison among them."""
-        return (*self.releases, *(each for each in (self.statistics, self.comparison) if each is not None))
+        """Return all releases, also those that no tree counts."""
+        without = (self.statistics, self.comparison, self.spread)
+        return (*self.releases, *(each for each in without if each is not None))
 
     def release(self, number: int) -> Release:
         """Return a release by its number.
@@ -256,7 +277,7 @@ class EvaluationPlan:
         """
         if release.kind is ReleaseKind.AGAINST_ALONE:
             return (1,) if self.kind is TaskKind.BINARY else ()
-        return () if release.kind is ReleaseKind.STATISTICS else self.layout(release).edges
+        return () if release.kind in WITHOUT_TREES else self.layout(release).edges
 
     def noise_multiplier(self, release: Release) -> float:
         """Return z of a release: the noise that is sure to be in the sum, over S."""
@@ -311,6 +332,11 @@ class EvaluationPlan:
                 f"  test: against each hospital's model of its own records, once "
                 f"(noise multiplier {self.noise_multiplier(self.comparison):.2f})"
             )
+        if self.spread is not None:
+            lines.append(
+                f"  test: how far hospitals' own AUC lie apart, once "
+                f"(noise multiplier {self.noise_multiplier(self.spread):.2f})"
+            )
         if self.statistics is not None:
             told = rounded_up(self.spent(Part.TRAINING))
             lines.append(
@@ -325,7 +351,7 @@ class EvaluationPlan:
         return tuple(lines)
 
 
-def _releases(rounds: int, interim_releases: int, *, against_alone: bool) -> tuple[Release, ...]:
+def _releases(rounds: int, interim_releases: int, of_test: float) -> tuple[Release, ...]:
     count = min(rounds - 1, interim_releases)
     every = rounds <= interim_releases + 1
     steps = [i if every else round(i * rounds / (count + 1)) for i in range(1, count + 1)]
@@ -334,7 +360,6 @@ def _releases(rounds: int, interim_releases: int, *, against_alone: bool) -> tup
     for number, step in enumerate(steps, start=1):
         releases.append(Release(number, Part.VALIDATION, step, INTERIM_SHARE / count, ReleaseKind.INTERIM))
     releases.append(Release(len(releases), Part.VALIDATION, rounds, final, ReleaseKind.FINAL))
-    of_test = 1 - ALONE_SHARE if against_alone else 1.0
     releases.append(Release(len(releases), Part.TEST, rounds, of_test, ReleaseKind.FINAL))
     return tuple(releases)
 

@@ -19,6 +19,8 @@ from common.evaluation.against_alone import vectors_of as vectors_against_alone
 from common.evaluation.layout import NORM_BOUND, Layout, Numbers, entry_of
 from common.evaluation.plan import EvaluationPlan, Release
 from common.evaluation.question import Question
+from common.evaluation.site_spread import length_of as length_of_spread
+from common.evaluation.site_spread import vector_of as vector_of_spread
 from common.evaluation.statistics import class_bins, length_of, vectors_of
 from common.task import TaskKind
 
@@ -123,6 +125,37 @@ def answer_against_alone(
         return vectors_against_alone(plan.classes, labels[rows], together[rows], alone[rows])
 
     return _summed(plan, length_against_alone(plan.classes), vectors, units, stated_units, seed)
+
+
+def answer_spread(
+    plan: EvaluationPlan,
+    logits: NDArray[np.float32],
+    labels: Integers,
+    units: Integers,
+    stated_units: int,
+    seed: bytes,
+) -> Integers:
+    """Return what a hospital adds to the spread of hospitals' own AUC, before noise.
+
+    It is no sum over units. That one of them changes it by at most S all the same says ``docs/proofs/site-spread.md``.
+
+    Args:
+        plan: of the run, with a spread.
+        logits: (records, 2) of the model asked about, of any values.
+        labels: as for :func:`answer`.
+        units: likewise.
+        stated_units: likewise.
+        seed: likewise.
+
+    Returns:
+        (plan.length,) int64; entries beyond those of the spread are 0.
+    """
+    counted = np.isin(units, _subset(np.unique(units), stated_units, seed))
+    total = np.zeros(plan.length, np.int64)
+    total[: length_of_spread()] = vector_of_spread(
+        scores(plan.kind, logits[counted])[:, 0], labels[counted], units[counted]
+    )
+    return total
 
 
 def _summed(

@@ -59,6 +59,11 @@ def describe(
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
     task = task_of(config, classes)
     kind = TaskKind(task.kind)
+    if config.evaluation.spread_share and kind is not TaskKind.BINARY:  # What a preset is, its data set says.
+        raise ConfigError(
+            f"evaluation.spread_share must be 0 in a {kind} task, {config.experiment.task}: what is told is the AUC of "
+            "two classes at each hospital"
+        )
     plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, task)
     layout = layout_for(
         agreed.model,
@@ -116,6 +121,7 @@ def evaluation_plan_for(
         repeats=evaluation.repeats,
         statistics_epsilon=evaluation.statistics_epsilon,
         against_alone=bool(privacy.alone_share),
+        spread_share=evaluation.spread_share,
         labels_left_out=task.leaves_labels_out,
     )
 

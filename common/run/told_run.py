@@ -21,6 +21,7 @@ from common.telemetry.events import (
     RoundDone,
     RunFinished,
     RunStarted,
+    SpreadTold,
     parse_event,
 )
 
@@ -71,10 +72,13 @@ def check_told(events: Path, chained: Chained) -> bool:
                 first = first or event
             case RoundDone():
                 _check_round(event, chained.sums.get(event.round), place)
-            case Compared():
+            case Compared() | SpreadTold():
                 summed = chained.sums.get(event.round)
                 if summed is None:
                     raise AuditError(f"{place}: round must be one that the chain has a sum of, got {event.round}")
+                if isinstance(event, SpreadTold):
+                    _require(event.hospitals == len(summed.survivors), place, "hospitals")
+                    continue
                 _require(event.epsilon_spent == summed.epsilon, place, "epsilon_spent")
             case Evaluated() if terms is not None:
                 _require(event.exact == terms.evaluation.exact, place, "exact")

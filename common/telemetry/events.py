@@ -280,6 +280,36 @@ class Compared(_Event):
     """The ε of evaluation with its δ, unit, relation and adversary, in one sentence."""
 
 
+class SpreadTold(_Event):
+    """How far hospitals' own AUC of the run's last model lie apart, over hospitals with enough cases, under noise.
+
+    No hospital is named, and nobody sees which have enough cases of both classes to count.
+    """
+
+    kind: Literal["spread"] = "spread"
+    round: Count
+    """Its number in the protocol."""
+    step: Count
+    hospitals: Count
+    """Whose vectors are in the sum, also those that do not count."""
+    records: Count
+    """Records, or patients, that hospitals state."""
+    counted: _Units
+    """How many hospitals count: one with some cases more than the least counts in part."""
+    counted_interval: tuple[_Units, _Units]
+    """At 95 %, over privacy noise."""
+    quartiles: tuple[Measure, Measure, Measure]
+    """The AUC that a quarter, a half and three quarters of hospitals are below; undefined where noise is too large."""
+    intervals: tuple[Interval, Interval, Interval]
+    """That of each at 95 %, over privacy noise alone; 0.5 to 1 where nothing is known."""
+    needed: Count = 0
+    """From how many hospitals that count in full on this noise lets quartiles be told."""
+    epsilon: Measure
+    """What evaluations of this run have cost each test record."""
+    claim: str = ""
+    """That ε with its δ, unit, relation and adversary, in one sentence."""
+
+
 class RunFinished(_Event):
     """The run ends, and why."""
 
@@ -290,14 +320,14 @@ class RunFinished(_Event):
 
 Event = (
     RunStarted | HospitalOnline | HospitalLost | Exchange | Refusal | Dropout | AttackRefused | RoundDone | Evaluated
-    | Counted | Compared | RunFinished
+    | Counted | Compared | SpreadTold | RunFinished
 )  # fmt: skip
 
 KINDS = frozenset(
     str(event.model_fields["kind"].default)
     for event in (
         RunStarted, HospitalOnline, HospitalLost, Exchange, Refusal, Dropout, AttackRefused, RoundDone, Evaluated,
-        Counted, Compared, RunFinished,
+        Counted, Compared, SpreadTold, RunFinished,
     )
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
 from deploy.results.live_table import as_time
 from deploy.results.plots import BLUE, GREEN, ORANGE, SERIES, VERMILION
+from deploy.results.site_spread import spread_in_words
 
 POLL_SECONDS = 2.0
 
@@ -226,6 +227,8 @@ def show_figures(history: RunHistory) -> None:
         st.caption(line)
     if history.compared is not None:
         st.caption(gain_in_words(history, history.compared))
+    if history.spread is not None:
+        st.caption(spread_in_words(history.spread))
 
 
 def costs_of(history: RunHistory) -> list[str]:

@@ -21,6 +21,7 @@ from common.telemetry.events import (
     RoundDone,
     RunFinished,
     RunStarted,
+    SpreadTold,
 )
 
 _ROUNDS_FOR_RATE = 6
@@ -76,6 +77,8 @@ class RunHistory:
     """Who was trained on; None where nobody asked, or no round that asked gave a sum."""
     told_against_alone: Compared | None = None
     """The last comparison with hospitals' own models, of whatever model; see :attr:`compared`."""
+    told_spread: SpreadTold | None = None
+    """The last word on how far hospitals' own AUC lie apart, of whatever model; see :attr:`spread`."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "RunHistory":
@@ -101,6 +104,7 @@ class RunHistory:
             evaluated=next((event for event in reversed(told) if isinstance(event, Evaluated)), None),
             counted=next((event for event in reversed(told) if isinstance(event, Counted)), None),
             told_against_alone=next((event for event in reversed(told) if isinstance(event, Compared)), None),
+            told_spread=next((event for event in reversed(told) if isinstance(event, SpreadTold)), None),
         )
 
     @classmethod
@@ -137,6 +141,12 @@ class RunHistory:
         return told if told is not None and self.rounds and told.step == self.rounds[-1].step else None
 
     @property
+    def spread(self) -> SpreadTold | None:
+        """How far hospitals' own AUC of the last model lie apart; None where that was not asked, or not told."""
+        told = self.told_spread
+        return told if told is not None and self.rounds and told.step == self.rounds[-1].step else None
+
+    @property
     def training_epsilon(self) -> float:
         """The most that a hospital has spent on training, its model alone included; infinite without privacy."""
         spent = self.rounds[-1].epsilon if self.rounds else math.nan
@@ -146,15 +156,14 @@ class RunHistory:
     @property
     def test_epsilon(self) -> float:
         """What the run's questions have cost each test record; NaN where none was answered, or counts are exact."""
-        told = [event.epsilon for event in (self.tested, self.compared) if event is not None]
+        told = [event.epsilon for event in (self.tested, self.compared, self.spread) if event is not None]
         return max((spent for spent in told if not math.isnan(spent)), default=math.nan)
 
     @property
     def test_claim(self) -> str:
         """What that ε means, in the run's own words; empty where there is none."""
-        if self.compared is not None:
-            return self.compared.claim
-        return "" if self.tested is None else self.tested.claim
+        told = [event for event in (self.tested, self.compared, self.spread) if event is not None]
+        return told[-1].claim if told else ""
 
     @property
     def tested(self) -> Evaluated | None:

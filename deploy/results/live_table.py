@@ -32,6 +32,7 @@ from deploy.results.against_alone import comparison_lines
 from deploy.results.by_class import by_class_lines, shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_round, of_test
+from deploy.results.site_spread import spread_lines
 from deploy.terminal import filled
 
 HEADINGS = (
@@ -290,6 +291,7 @@ def _final_figures(history: RunHistory) -> list[str]:
     ]
     lines += by_class_lines(history)
     lines += comparison_lines(history)
+    lines += spread_lines(history)
     if tested.exact:
         return [*lines, "  in brackets: 95 %, sampling of the records"]
     return [

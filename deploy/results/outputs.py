@@ -21,11 +21,12 @@ from common.run.guarantee import Guarantee
 from common.run.model_facts import ModelFacts
 from common.run.words import RELATION, admitted
 from common.task import TaskConfig, TaskKind, implied
-from common.telemetry.events import Compared, Evaluated, Event, RoundDone, RoundTime, RunStarted
+from common.telemetry.events import Compared, Evaluated, Event, RoundDone, RoundTime, RunStarted, SpreadTold
 from deploy.results.by_class import shown_metrics
 from deploy.results.history import RunHistory
 from deploy.results.intervals import of_test
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, save_model
+from deploy.results.site_spread import QUARTILES
 
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
@@ -186,6 +187,7 @@ def summary(history: RunHistory) -> dict[str, Any]:
         "confusion": [list(row) for row in tested.confusion] if tested else None,
         "test": _as_tested(history, tested) if tested else None,
         "against_alone": _as_compared(history.compared) if history.compared else None,
+        "site_spread": _as_spread(history.spread) if history.spread else None,
         "not_measured": history.why_not_tested or None,
         "validation": [_as_measured(done) for done in history.measured if done.part == "validation"],
         "evaluation_plan": list(started.evaluation_plan),
@@ -251,6 +253,21 @@ def _as_compared(compared: Compared) -> dict[str, Any]:
         "epsilon": _number(compared.epsilon),
         "training_epsilon": {name: _number(spent) for name, spent in compared.epsilon_spent.items()},
         "claim": compared.claim,
+    }
+
+
+def _as_spread(spread: SpreadTold) -> dict[str, Any]:
+    """Return how far hospitals' own AUC lie apart, and what that cost."""
+    return {
+        "hospitals": spread.hospitals,
+        "records": spread.records,
+        "counted": spread.counted,
+        "counted_interval": list(spread.counted_interval),
+        "quartiles": {name: _number(value) for name, value in zip(QUARTILES, spread.quartiles, strict=True)},
+        "intervals": {name: list(ends) for name, ends in zip(QUARTILES, spread.intervals, strict=True)},
+        "hospitals_needed": spread.needed,
+        "epsilon": _number(spread.epsilon),
+        "claim": spread.claim,
     }
 
 

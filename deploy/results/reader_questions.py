@@ -9,6 +9,7 @@ from deploy.results.against_alone import was_it_worth_joining
 from deploy.results.calibration import Calibration, attacker_gains
 from deploy.results.history import RunHistory
 from deploy.results.intervals import Interval, of_test
+from deploy.results.site_spread import do_hospitals_differ
 
 PRIORS = 0.01, 0.1, 0.5
 """What somebody believes beforehand, for ε in words."""
@@ -48,6 +49,7 @@ def answers(history: RunHistory, calibration: Calibration | None) -> tuple[Reade
         how = calibration.sentence()
         said.append(ReaderAnswer("Can its probabilities be read as chances?", f"{how[0].upper()}{how[1:]}."))
     said.append(ReaderAnswer("Was it worth joining?", was_it_worth_joining(history)))
+    said.append(ReaderAnswer("Do hospitals differ?", do_hospitals_differ(history)))
     return (*said, ReaderAnswer("For whom does it not work?", _for_whom_not(history)))
 
 

@@ -202,6 +202,11 @@ def events() -> tuple[telemetry.Event, ...]:
             recalls={"normal": 0.25, "pneumonia": None}, recall_intervals={"normal": (-0.5, 1.0)}, epsilon=1.0,
             epsilon_spent={"st-mary": 2.0}, claim="a claim",
         ),
+        telemetry.SpreadTold(
+            **at, round=13, step=10, hospitals=16, records=1024, counted=12.5, counted_interval=(8.0, 16.0),
+            quartiles=(0.75, 0.875, 0.9375), intervals=((0.5, 0.875), (0.8125, 0.9375), (0.875, 1.0)),
+            needed=8, epsilon=1.0, claim="a claim",
+        ),
         telemetry.RunFinished(**at, reason="completed", rounds_done=10),
     )  # fmt: skip
 

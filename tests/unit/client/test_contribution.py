@@ -19,11 +19,14 @@ from client.own_threshold import SCALE
 from client.training import LocalUpdate, TrainingData, feature_mean, train_locally
 from common.config import HospitalConfig, RunDescription
 from common.errors import BudgetExceededError, EvaluationSpentError, RunError
+from common.evaluation import site_spread
 from common.evaluation.plan import EvaluationPlan
 from common.evaluation.question import Question
+from common.evaluation.site_spread import Cases
 from common.evaluation.statistics import TRAITS, unknown_traits
 from common.keystream import Keystream
 from common.privacy.accounting import Accountant, epsilon
+from common.privacy.distributed import DistributedMechanism
 from common.privacy.mechanism import LocalNoise, mechanism_of
 from common.run.flat_model import hash_model
 from common.run.round_terms import Purpose, RoundTerms
@@ -206,6 +209,66 @@ def test_a_part_whose_budget_is_spent_adds_noise_alone_and_training_goes_on(
     assert (tail.weight, tail.validation_units) == (40, 0)
     assert tail.entries.any()
     assert [each["account"] for each in hospital.booked()] == ["training"]
+
+
+def asking_for_spread(
+    description: RunDescription,
+    folder: Path,
+    **policy: Any,  # noqa: ANN401
+) -> tuple[Hospital, Callable[[Purpose], RoundTerms]]:
+    """Return a hospital of a run that asks how far hospitals' own AUC lie apart, and the terms of such a round."""
+    asked = description.evaluation.model_copy(update={"spread_share": 0.3})
+    hospital = Hospital(description.model_copy(update={"evaluation": asked}), folder, **policy)
+    spread = hospital.plan.spread
+    assert spread is not None
+
+    def terms(purpose: Purpose) -> RoundTerms:
+        trains = purpose is Purpose.TRAIN
+        fewest = fewest_survivors(hospital.run, COHORT, trains=trains, measures=True)
+        return RoundTerms(
+            purpose=purpose,
+            model_hash=hash_model(hospital.model),
+            fewest_survivors=fewest,
+            question=Question(spread.number, ()),
+        )
+
+    return hospital, terms
+
+
+def test_a_hospital_tells_the_spread_at_the_cost_of_its_share_and_only_without_training(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital, terms = asking_for_spread(description, tmp_path)
+    monkeypatch.setattr(site_spread, "CASES", Cases(0, 1))
+    monkeypatch.setattr(DistributedMechanism, "noise_share", lambda self, *_: np.zeros(self.dimension, np.int64))
+    with pytest.raises(RunError, match="in a round without training"):
+        hospital.contributor.contribute(1, terms(Purpose.TRAIN), hospital.model, cohort=COHORT)
+    assert hospital.booked() == []
+    tail = hospital.tail(hospital.contributor.contribute(1, terms(Purpose.EVALUATE), hospital.model, cohort=COHORT))
+    assert (tail.validation_units, tail.test_units) == (0, 9)
+    assert tail.entries[site_spread.length_of() - 1] == round(site_spread.PER_HOSPITAL * site_spread.CASES.scale)
+    assert not tail.entries[site_spread.length_of() :].any()
+    (booked,) = hospital.booked()
+    assert booked["account"] == "test"
+    spread = hospital.plan.spread
+    assert spread is not None
+    due = release_mechanism(hospital.run, hospital.plan, spread).event(1.0)
+    assert booked["event"]["noise_multiplier"] == due.noise_multiplier
+
+
+def test_a_hospital_whose_budget_for_it_is_spent_adds_noise_alone_and_states_no_units(
+    description: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital, terms = asking_for_spread(description, tmp_path, evaluation_epsilon_budget=1e-6)
+
+    def looked(*_: object) -> None:
+        raise AssertionError("the records of a part whose budget is spent were looked at")
+
+    monkeypatch.setattr(module, "answer_spread", looked)
+    tail = hospital.tail(hospital.contributor.contribute(1, terms(Purpose.EVALUATE), hospital.model, cohort=COHORT))
+    assert (tail.validation_units, tail.test_units) == (0, 0)
+    assert tail.entries.any()
+    assert hospital.booked() == []
 
 
 def test_terms_that_allow_a_sum_with_too_little_noise_are_refused(description: RunDescription, tmp_path: Path) -> None:

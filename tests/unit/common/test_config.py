@@ -98,6 +98,27 @@ def test_overrides_win_over_the_file() -> None:
     assert config.training.learning_rate == 2.0
 
 
+@pytest.mark.parametrize("share", [-0.1, 0.51, float("nan")])
+def test_a_share_for_the_spread_of_hospitals_that_leaves_the_model_too_little_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.spread_share"):
+        replace(Config(), evaluation={"spread_share": share})
+
+
+def test_the_spread_of_hospitals_is_refused_where_counts_have_no_noise() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.spread_share must be 0 where evaluation\.exact"):
+        replace(Config(), evaluation={"spread_share": 0.2, "exact": True})
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "ordinal", "multilabel"])
+def test_the_spread_of_hospitals_is_refused_in_other_tasks_than_binary_ones(kind: str) -> None:
+    terms = {"kind": kind, "classes": ("one", "two", "three")}
+    with pytest.raises(ConfigError, match=rf"evaluation\.spread_share must be 0 in a {kind} task"):
+        replace(Config(), evaluation={"spread_share": 0.2}, task=terms)
+    preset = replace(Config(), evaluation={"spread_share": 0.2}, experiment={"task": "retina"})
+    with pytest.raises(ConfigError, match=r"evaluation\.spread_share must be 0 in a \w+ task, retina"):
+        describe(preset, "a" * 32, ("0", "1", "2", "3", "4"), 3, {f"hospital-{n}": "" for n in range(4)}, parameters=10)
+
+
 @pytest.mark.parametrize("text", ["- a list", "a: b: c", "experiment: 3", "\x00"])
 def test_a_file_that_is_not_a_configuration_is_one_clear_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
