@@ -118,12 +118,16 @@ def test_random_programs_get_statistics_and_noise_alone_where_they_are_spent() -
 
 def test_random_programs_compare_and_get_noise_alone_where_a_budget_is_spent() -> None:
     compared: Counter[bool] = Counter()
-    for seed in range(FAST_OF_A_KIND):
+    spreads: Counter[bool] = Counter()
+    for seed in range(2 * FAST_OF_A_KIND):
         for vector in play(random_program(seed, kind=COMPARING), seed).server.vectors:
             if vector.compares:
                 compared[vector.units[Part.TEST] > 0] += 1
+            if vector.spreads:
+                spreads[vector.units[Part.TEST] > 0] += 1
     assert compared[True] >= FAST_OF_A_KIND // 2
     assert compared[False] >= 1
+    assert spreads[True] >= FAST_OF_A_KIND // 4
 
 
 def test_colluders_are_as_many_as_the_threshold_is_made_for() -> None:

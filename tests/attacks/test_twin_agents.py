@@ -43,8 +43,8 @@ TASK_CONVERSATIONS = 27
 STATISTICS_CONVERSATIONS = 27
 """In runs that all ask who is trained on."""
 
-COMPARISON_CONVERSATIONS = 36
-"""In runs that all compare their model with each hospital's own; four of each difference."""
+COMPARISON_CONVERSATIONS = 63
+"""In runs that all compare their model with each hospital's own; seven of each difference."""
 
 PIECES, IN_A_PIECE = 20, 500
 """The slow test holds 10,000 conversations, in pieces that can be chosen by name and share the machine's cores."""
@@ -110,13 +110,15 @@ def test_statistics_tell_twins_apart_by_nothing_but_their_vectors(asking: pytest
 
 def test_a_comparison_tells_twins_apart_by_nothing_but_their_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's model and each twin's own decide differently about their records, and only a noisy vector shows it."""
-    compared = []
+    compared, spreads = list[bool](), list[bool]()
     real = Contributor._book_release
 
     def book(self: Contributor, round_number: int, release: Any) -> bool:  # noqa: ANN401
         answered = real(self, round_number, release)
         if release.kind is ReleaseKind.AGAINST_ALONE:
             compared.append(answered)
+        if release.kind is ReleaseKind.SPREAD:
+            spreads.append(answered)
         return answered
 
     monkeypatch.setattr(Contributor, "_book_release", book)
@@ -126,6 +128,7 @@ def test_a_comparison_tells_twins_apart_by_nothing_but_their_vectors(monkeypatch
     # Twins were compared, and answered with noise alone where a budget had no room for it.
     assert compared.count(True) >= 2 * 5
     assert compared.count(False) > 0
+    assert spreads.count(True) > 0
 
 
 @pytest.fixture

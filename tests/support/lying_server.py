@@ -299,6 +299,11 @@ class Vector:
         return self._asks(ReleaseKind.STATISTICS)
 
     @property
+    def spreads(self) -> bool:
+        """Whether its round asks how far hospitals' own AUC lie apart."""
+        return self._asks(ReleaseKind.SPREAD)
+
+    @property
     def compares(self) -> bool:
         """Whether its round compares the model with hospitals' own."""
         return self._asks(ReleaseKind.AGAINST_ALONE)
@@ -1206,7 +1211,7 @@ KINDS: dict[str, dict[str, Any]] = {
     STATISTICS: {"evaluation": {"statistics_epsilon": 1.0}},
     COLLUDERS: {"privacy": {"colluders": 2}, "aggregation": {"min_hospitals": 4}},
     TRUSTED: {"aggregation": {"adversary": "semi-honest"}},
-    COMPARING: {"privacy": {"alone_share": 0.5}},
+    COMPARING: {"privacy": {"alone_share": 0.5}, "evaluation": {"spread_share": 0.2}},
 }
 """What runs of another kind change: models on frozen features, which may ask for their mean; several labels; runs that
 ask who is trained on; seven hospitals of whom two collude; a server that keeps to the protocol; runs that compare their
@@ -1218,6 +1223,9 @@ ASKED_OF_TRAINING = 4
 
 ASKED_OF_ALONE = 4
 """The number of the release that compares, likewise, where nobody asks who is trained on."""
+
+ASKED_OF_SPREAD = 5
+"""The number of the release that tells how far hospitals' own AUC lie apart, after that."""
 
 
 class _Dice:
@@ -1268,6 +1276,8 @@ class _Dice:
             steps = [step for each in rounds for step in each]
         colluders = self._colluders()
         policy: dict[str, Any] = {"evaluation_epsilon_budget": source.choice((0.3, 1000.0, 1000.0))}
+        if self.kind == COMPARING:  # Too little for a question, for asking it twice, or enough.
+            policy["evaluation_epsilon_budget"] = source.choice((0.3, 0.6, 1000.0))
         if self.kind == STATISTICS:  # Too little for the other run, for asking twice, for both runs, or enough.
             policy["allow_statistics_epsilon"] = source.choice((1.0, 2.0, 2.5, 1000.0))
         if self.kind == TRUSTED:
@@ -1496,7 +1506,10 @@ class _Dice:
         if self.kind == FEATURES and source.random() < 0.5:
             return {"purpose": "mean", "release": source.choice((None, None, None, 0))}
         if self.kind == COMPARING and source.random() < 0.5:
-            return {"purpose": source.choice(("evaluate",) * 4 + ("train",)), "release": ASKED_OF_ALONE}
+            return {
+                "purpose": source.choice(("evaluate",) * 4 + ("train",)),
+                "release": source.choice((ASKED_OF_ALONE, ASKED_OF_ALONE, ASKED_OF_SPREAD)),
+            }
         if self.kind == STATISTICS and source.random() < 0.5:
             return {"purpose": source.choice(("evaluate",) * 4 + ("train",)), "release": ASKED_OF_TRAINING}
         purpose = source.choice(("train", "train", "evaluate"))

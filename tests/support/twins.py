@@ -508,14 +508,14 @@ RUNS_ON_FEATURES: tuple[dict[str, dict[str, Any]], ...] = tuple(
 RUNS_COMPARING: tuple[dict[str, dict[str, Any]], ...] = tuple(
     {"privacy": {"alone_share": 0.5, **privacy}, **others}
     for privacy, others in (
-        ({}, {}),
+        ({}, {"evaluation": {"spread_share": 0.3}}),
         ({"unit": "patient"}, {"evaluation": {"repeats": 0}}),
         ({"mode": "distributed"}, {"training": {"sample_rate": 1.0, "momentum": 0.5}}),
-        ({"mode": "distributed", "unit": "patient"}, {}),
+        ({"mode": "distributed", "unit": "patient"}, {"evaluation": {"spread_share": 0.2}}),
         ({"mode": "none"}, {"training": {"batch_size": 7}}),
     )
 )
-"""Runs that compare their model with each hospital's own."""
+"""Runs that compare their model with each hospital's own; some ask for the spread of hospitals' own AUC as well."""
 
 RUNS_OF_TASKS: tuple[dict[str, dict[str, Any]], ...] = (
     {},
@@ -872,6 +872,8 @@ class Talk:
                 release = plan.statistics
             if plan.comparison is not None and self.maybe(0.5):
                 release = plan.comparison
+            if plan.spread is not None and self.maybe(0.4):
+                release = plan.spread
             edges = plan.edges(release)
             if self.maybe(0.05):
                 edges = (*edges, 1)
