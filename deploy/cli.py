@@ -145,6 +145,9 @@ SECTIONS = (
             _entry(
                 "dev bench alone", "tests.benchmarks.bench_alone", "measure what a run says of joining, and its cost"
             ),
+            _entry(
+                "dev bench spread", "tests.benchmarks.bench_spread", "measure what quartiles of hospitals are worth"
+            ),
             _entry("dev bench published", "tests.benchmarks.bench_published", "train MedMNIST's own baseline here"),
             _entry("dev bench disputes", "tests.benchmarks.bench_disputes", "measure a round with a dispute"),
             _entry("dev bench round", "tests.benchmarks.bench_round", "measure a deployed round with masks"),

@@ -1625,6 +1625,7 @@ _MEAN_MUTATIONS = (
 _ALONE = "tests/unit/server/test_run_against_alone.py"
 _ALONE_SHARE = "tests/unit/common/privacy/test_alone_share.py"
 _AGAINST = "tests/unit/common/evaluation/test_against_alone.py"
+_SPREAD = "tests/unit/common/evaluation/test_site_spread.py"
 _STEPS_ALONE = "tests/unit/client/test_steps_alone.py"
 _THRESHOLD_ALONE = "tests/unit/client/test_own_threshold.py"
 
@@ -1707,10 +1708,31 @@ _ALONE_MUTATIONS = (
         (f"{_CONTRIBUTION}::test_the_answers_about_a_hospitals_own_threshold_have_the_noise_that_is_booked",),
     ),
     Mutation(
+        "the spread of hospitals is no part of the test part's budget",
+        "common/evaluation/plan.py",
+        "of_test = 1 - (ALONE_SHARE if against_alone else 0.0) - spread_share",
+        "of_test = 1 - (ALONE_SHARE if against_alone else 0.0)",
+        (f"{_SPREAD}::test_with_the_spread_a_test_record_still_costs_the_target",),
+    ),
+    Mutation(
+        "a hospital with few cases counts in full",
+        "common/evaluation/site_spread.py",
+        "return min(max((rarer - self.least) / (self.full - self.least), 0.0), 1.0)",
+        "return float(rarer > self.least)",
+        (_SPREAD,),
+    ),
+    Mutation(
+        "what a change of weight costs is forgotten",
+        "common/evaluation/site_spread.py",
+        "self.weight(self.full - 1) / self.full + rise * longest",
+        "self.weight(self.full - 1) / self.full",
+        (_SPREAD,),
+    ),
+    Mutation(
         "a comparison is no part of the test part's budget",
         "common/evaluation/plan.py",
-        "of_test = 1 - ALONE_SHARE if against_alone else 1.0",
-        "of_test = 1.0",
+        "of_test = 1 - (ALONE_SHARE if against_alone else 0.0) - spread_share",
+        "of_test = 1 - spread_share",
         (f"{_AGAINST}::test_with_the_comparison_a_test_record_still_costs_the_target",),
     ),
 )
