@@ -128,7 +128,7 @@ def run_noise_multiplier(schedule: Schedule, privacy: PrivacyConfig, rounds: int
         beside += [threshold_event(privacy), *([_mean_event(alone)] if alone.mean_share else [])]
         beside.append(_event(run_noise_multiplier(schedule, alone, rounds), schedule.sample_rate, steps))
     return noise_multiplier(
-        privacy.target_epsilon, privacy.delta, schedule.sample_rate, steps, accountant, already=beside
+        privacy.target_epsilon, privacy.delta, schedule.sample_rate, steps, accountant, already=tuple(beside)
     )
 
 

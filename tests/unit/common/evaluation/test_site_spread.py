@@ -86,7 +86,7 @@ def test_the_bound_is_not_far_from_what_a_unit_can_do() -> None:
     assert largest_change(scores, labels, np.arange(len(labels))) > 0.7 * NORM_BOUND
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     healthy=st.sampled_from(SIZES) | st.integers(0, 70),
     sick=st.sampled_from(SIZES) | st.integers(0, 70),
@@ -116,7 +116,7 @@ def test_no_unit_changes_a_hospitals_vector_by_more_than_the_norm(
     assert largest_change(scores[order], labels[order], units[order]) <= NORM_BOUND
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(least=st.integers(0, 6), more=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
 def test_the_bound_holds_for_other_numbers_of_cases(least: int, more: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
