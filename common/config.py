@@ -415,7 +415,7 @@ class Config(_Section):
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         _require_noise_for_a_bound(self.privacy, self.aggregation)
         _require_everyone_masks(self.aggregation, self.graph, self.experiment.num_clients)
-        _require_something_to_compare(self.privacy, self.evaluation, self.task.kind)
+        _require_something_to_compare(self.privacy, self.evaluation, self.task.kind, self.experiment.task)
         return self
 
 
@@ -453,7 +453,7 @@ class RunDescription(_Section):
         _require_hidden_shares(self.privacy, self.aggregation, self.evaluation)
         _require_noise_for_a_bound(self.privacy, self.aggregation)
         _require_everyone_masks(self.aggregation, self.graph, len(self.roster))
-        _require_something_to_compare(self.privacy, self.evaluation, self.task.kind)
+        _require_something_to_compare(self.privacy, self.evaluation, self.task.kind, self.experiment.task)
         return self
 
     @classmethod
@@ -470,25 +470,32 @@ class RunDescription(_Section):
         noise_multiplier: float | None = None,
         protocol_version: int = PROTOCOL_VERSION,
     ) -> Self:
-        """Return the description whose sections are those of a configuration."""
-        return cls(
-            protocol_version=protocol_version,
-            run_id=run_id,
-            classes=classes,
-            channels=channels,
-            vector_length=vector_length,
-            roster=roster,
-            member_list=member_list,
-            experiment=config.experiment,
-            task=task_of(config, classes),
-            model=config.model,
-            training=config.training,
-            aggregation=config.aggregation.as_described(),
-            graph=config.graph,
-            privacy=config.privacy,
-            evaluation=config.evaluation,
-            noise_multiplier=noise_multiplier,
-        )
+        """Return the description whose sections are those of a configuration.
+
+        Raises:
+            ConfigError: they contradict each other, as what a preset's classes imply can.
+        """
+        try:
+            return cls(
+                protocol_version=protocol_version,
+                run_id=run_id,
+                classes=classes,
+                channels=channels,
+                vector_length=vector_length,
+                roster=roster,
+                member_list=member_list,
+                experiment=config.experiment,
+                task=task_of(config, classes),
+                model=config.model,
+                training=config.training,
+                aggregation=config.aggregation.as_described(),
+                graph=config.graph,
+                privacy=config.privacy,
+                evaluation=config.evaluation,
+                noise_multiplier=noise_multiplier,
+            )
+        except ValidationError as error:
+            raise ConfigError(_first_complaint(error)) from None
 
     @property
     def most_void_rounds(self) -> int:
@@ -553,7 +560,9 @@ def _require_everyone_masks(aggregation: AggregationConfig, graph: GraphConfig, 
         )
 
 
-def _require_something_to_compare(privacy: PrivacyConfig, evaluation: EvaluationConfig, kind: str | None) -> None:
+def _require_something_to_compare(
+    privacy: PrivacyConfig, evaluation: EvaluationConfig, kind: str | None, task: str
+) -> None:
     """Refuse to ask how single hospitals, or their models, do where nothing can tell it without showing one."""
     if privacy.alone_share and evaluation.exact:
         raise ValueError(
@@ -562,8 +571,8 @@ def _require_something_to_compare(privacy: PrivacyConfig, evaluation: Evaluation
         )
     if privacy.alone_share and kind == TaskKind.MULTILABEL:
         raise ValueError(
-            "privacy.alone_share must be 0 in a multilabel task: models of single hospitals are compared by the class "
-            "that they decide for"
+            f"privacy.alone_share must be 0 in a multilabel task, {task}: models of single hospitals are compared by "
+            "the class that they decide for"
         )
     if evaluation.spread_share and evaluation.exact:
         raise ValueError(
@@ -572,8 +581,8 @@ def _require_something_to_compare(privacy: PrivacyConfig, evaluation: Evaluation
         )
     if evaluation.spread_share and kind in (TaskKind.MULTICLASS, TaskKind.ORDINAL, TaskKind.MULTILABEL):
         raise ValueError(
-            f"evaluation.spread_share must be 0 in a {kind} task: what is told is the AUC of two classes at each "
-            "hospital"
+            f"evaluation.spread_share must be 0 in a {kind} task, {task}: what is told is the AUC of two classes at "
+            "each hospital"
         )
 
 

@@ -148,12 +148,7 @@ def alone_privacy(privacy: PrivacyConfig) -> PrivacyConfig:
         PrivacyError: no noise keeps so small a share.
     """
     accountant = Accountant(privacy.accountant)
-    mu = accounted_mu(privacy.target_epsilon, privacy.delta, accountant)
-    if not mu or not privacy.alone_share:
-        raise PrivacyError(
-            f"no noise keeps training alone within {privacy.alone_share:g} of ε = {privacy.target_epsilon:g} at "
-            f"δ = {privacy.delta:g}; raise privacy.target_epsilon, or set privacy.alone_share to 0"
-        )
+    mu = _mu_to_share(privacy, "alone_share", "training alone")
     share = mu * math.sqrt(privacy.alone_share * (1 - THRESHOLD_SHARE)) * _BELOW
     target = accounted_epsilon(share, privacy.delta, accountant)
     if accounted_mu(target, privacy.delta, accountant) > share / _BELOW:  # So little that the accountant rounds it up.
@@ -179,12 +174,7 @@ def threshold_event(privacy: PrivacyConfig) -> MechanismEvent:
     Raises:
         PrivacyError: no noise reaches the target.
     """
-    mu = accounted_mu(privacy.target_epsilon, privacy.delta, Accountant(privacy.accountant))
-    if not mu or not privacy.alone_share:
-        raise PrivacyError(
-            f"no noise keeps a threshold within ε = {privacy.target_epsilon:g} at δ = {privacy.delta:g}; raise "
-            "privacy.target_epsilon, or set privacy.alone_share to 0"
-        )
+    mu = _mu_to_share(privacy, "alone_share", "a threshold")
     questions = 1 + THRESHOLD_HALVINGS
     return _event(math.sqrt(questions / (privacy.alone_share * THRESHOLD_SHARE)) / (mu * _BELOW), 1.0, questions)
 
@@ -201,13 +191,24 @@ def mean_noise_multiplier(privacy: PrivacyConfig) -> float:
     Raises:
         PrivacyError: no noise reaches the target.
     """
-    mu = accounted_mu(privacy.target_epsilon, privacy.delta, Accountant(privacy.accountant))
-    if not mu or not privacy.mean_share:
-        raise PrivacyError(
-            f"no noise keeps a mean of features within {privacy.mean_share:g} of ε = {privacy.target_epsilon:g} at "
-            f"δ = {privacy.delta:g}; raise privacy.target_epsilon, or set privacy.mean_share to 0"
-        )
+    mu = _mu_to_share(privacy, "mean_share", "a mean of features")
     return 1 / (mu * math.sqrt(privacy.mean_share * (1 - privacy.alone_share)))
+
+
+def _mu_to_share(privacy: PrivacyConfig, key: str, what: str) -> float:
+    """Return the μ of the whole target, of which ``privacy.KEY`` goes to ``what``.
+
+    Raises:
+        PrivacyError: nothing of it does, or no noise reaches the target.
+    """
+    share = getattr(privacy, key)
+    mu = accounted_mu(privacy.target_epsilon, privacy.delta, Accountant(privacy.accountant))
+    if not mu or not share:
+        raise PrivacyError(
+            f"no noise keeps {what} within {share:g} of ε = {privacy.target_epsilon:g} at δ = {privacy.delta:g}; raise "
+            f"privacy.target_epsilon, or set privacy.{key} to 0"
+        )
+    return mu
 
 
 def _mean_event(privacy: PrivacyConfig) -> MechanismEvent:

@@ -51,7 +51,8 @@ def describe(
         protocol_version: of the run, see ``common/run/versions.py``.
 
     Raises:
-        ConfigError: there is no such model, or the ring is too small for so many hospitals.
+        ConfigError: there is no such model, the ring is too small for so many hospitals, or sections contradict each
+            other.
         PrivacyError: no noise reaches the target ε of mode ``distributed``.
     """
     config = _without_what_images_lack(config)
@@ -59,11 +60,6 @@ def describe(
     agreed = config.model_copy(update={"aggregation": mechanism.aggregation(config.aggregation)})
     task = task_of(config, classes)
     kind = TaskKind(task.kind)
-    if config.evaluation.spread_share and kind is not TaskKind.BINARY:  # What a preset is, its data set says.
-        raise ConfigError(
-            f"evaluation.spread_share must be 0 in a {kind} task, {config.experiment.task}: what is told is the AUC of "
-            "two classes at each hospital"
-        )
     plan = evaluation_plan_for(config.experiment, config.evaluation, config.privacy, task)
     layout = layout_for(
         agreed.model,

@@ -192,7 +192,7 @@ def largest_epsilon(folder: Path) -> float | None:
 def _largest(last: RoundDone, events: Sequence[Event]) -> float:
     """Return the largest ε of training, with what hospitals' own models cost where the run has compared them."""
     compared = (spent for event in events if isinstance(event, Compared) for spent in event.epsilon_spent.values())
-    return max(last.epsilon, *compared, last.epsilon)
+    return max((last.epsilon, *compared))
 
 
 def _counted_by(events: Sequence[Event]) -> str:

@@ -148,7 +148,7 @@ class RunHistory:
 
     @property
     def training_epsilon(self) -> float:
-        """The most that a hospital has spent on training, its model alone included; infinite without privacy."""
+        """The most that a hospital has spent on training, its model alone included; NaN without privacy."""
         spent = self.rounds[-1].epsilon if self.rounds else math.nan
         compared = self.compared
         return spent if compared is None else max(spent, *compared.epsilon_spent.values(), 0.0)

@@ -149,3 +149,9 @@ def test_a_task_of_several_labels_is_refused() -> None:
     terms = {"kind": "multilabel", "classes": ("Edema", "Mass", "Hernia")}
     with pytest.raises((ConfigError, ValueError), match="multilabel"):
         replace(Config(), privacy={"alone_share": 0.5}, task=terms)
+
+
+def test_a_preset_of_several_labels_is_refused_when_its_classes_are_known() -> None:
+    config = replace(Config(), experiment={"task": "chestmnist"}, privacy={"alone_share": 0.5})
+    with pytest.raises(ConfigError, match=r"^privacy\.alone_share must be 0 in a multilabel task, chestmnist"):
+        describe(config, 32 * "0", tuple(map(str, range(14))), 1, dict.fromkeys(HOSPITALS, ""))
