@@ -148,7 +148,7 @@ def alone_privacy(privacy: PrivacyConfig) -> PrivacyConfig:
         PrivacyError: no noise keeps so small a share.
     """
     accountant = Accountant(privacy.accountant)
-    mu = _mu_to_share(privacy, "alone_share", "training alone")
+    mu = _mu_to_share(privacy, "alone_share", "no noise keeps training alone within")
     share = mu * math.sqrt(privacy.alone_share * (1 - THRESHOLD_SHARE)) * _BELOW
     target = accounted_epsilon(share, privacy.delta, accountant)
     if accounted_mu(target, privacy.delta, accountant) > share / _BELOW:  # So little that the accountant rounds it up.
@@ -174,7 +174,7 @@ def threshold_event(privacy: PrivacyConfig) -> MechanismEvent:
     Raises:
         PrivacyError: no noise reaches the target.
     """
-    mu = _mu_to_share(privacy, "alone_share", "a threshold")
+    mu = _mu_to_share(privacy, "alone_share", "no noise keeps a threshold within")
     questions = 1 + THRESHOLD_HALVINGS
     return _event(math.sqrt(questions / (privacy.alone_share * THRESHOLD_SHARE)) / (mu * _BELOW), 1.0, questions)
 
@@ -191,12 +191,12 @@ def mean_noise_multiplier(privacy: PrivacyConfig) -> float:
     Raises:
         PrivacyError: no noise reaches the target.
     """
-    mu = _mu_to_share(privacy, "mean_share", "a mean of features")
+    mu = _mu_to_share(privacy, "mean_share", "no noise keeps a mean of features within")
     return 1 / (mu * math.sqrt(privacy.mean_share * (1 - privacy.alone_share)))
 
 
-def _mu_to_share(privacy: PrivacyConfig, key: str, what: str) -> float:
-    """Return the μ of the whole target, of which ``privacy.KEY`` goes to ``what``.
+def _mu_to_share(privacy: PrivacyConfig, key: str, refusal: str) -> float:
+    """Return the μ of the whole target, of which ``privacy.KEY`` is a share; or refuse, beginning with ``refusal``.
 
     Raises:
         PrivacyError: nothing of it does, or no noise reaches the target.
@@ -205,7 +205,7 @@ def _mu_to_share(privacy: PrivacyConfig, key: str, what: str) -> float:
     mu = accounted_mu(privacy.target_epsilon, privacy.delta, Accountant(privacy.accountant))
     if not mu or not share:
         raise PrivacyError(
-            f"no noise keeps {what} within {share:g} of ε = {privacy.target_epsilon:g} at δ = {privacy.delta:g}; raise "
+            f"{refusal} {share:g} of ε = {privacy.target_epsilon:g} at δ = {privacy.delta:g}; raise "
             f"privacy.target_epsilon, or set privacy.{key} to 0"
         )
     return mu
