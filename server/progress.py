@@ -72,6 +72,7 @@ class RunProgress(_Part):
         threshold: of the decision between two classes, as validation records last fixed it.
         thresholds: of each label of a multi-label task, likewise; empty in other tasks.
         temperature: that scores are divided by, as validation records last fixed it; None where none is known.
+        prevalence: of the second of two classes in the validation part, as it was when the temperature was fixed.
         pending: the last step, as long as its model is not measured.
         evaluation: how far the plan of evaluations is; None where no plan is followed.
         centred: whether the mean of features is known, and in the model where it is used.
@@ -82,6 +83,7 @@ class RunProgress(_Part):
     threshold: float | None = None
     thresholds: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=MOST_CLASSES)] = ()
     temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
+    prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
     pending: PendingStep | None = None
     evaluation: EvaluationProgress | None = None
     centred: bool = False

@@ -430,7 +430,8 @@ class Run:
             progress = progress.model_copy(update={"threshold": reading.measured.threshold})
         fixes_temperature = reading.part == "validation" or self._measurements.exact
         if reading.measured is not None and fixes_temperature and not math.isnan(reading.measured.temperature):
-            progress = progress.model_copy(update={"temperature": reading.measured.temperature})
+            fixed = {name: getattr(reading.measured, name) for name in ("temperature", "prevalence")}
+            progress = progress.model_copy(update=fixed)
         thresholds = tuple(figures.threshold for figures in reading.each)
         if thresholds and not any(map(math.isnan, thresholds)):
             progress = progress.model_copy(update={"thresholds": thresholds})

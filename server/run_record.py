@@ -219,6 +219,7 @@ class RunJournal:
                 threshold=checkpoint.progress.threshold,
                 thresholds=checkpoint.progress.thresholds,
                 temperature=checkpoint.progress.temperature,
+                prevalence=checkpoint.progress.prevalence,
             )
         )
         self._report(RunFinished(time=time.time(), reason=reason, rounds_done=checkpoint.step))

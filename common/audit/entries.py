@@ -233,6 +233,8 @@ class Finished(_Body):
     """The threshold of each label of a multi-label task."""
     temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
     """What scores are divided by; ``threshold`` is of the probabilities before that."""
+    prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the second of two classes among the validation units that fixed the temperature."""
 
 
 Body = (

@@ -28,7 +28,7 @@ from common.evaluation.density import (
 )
 from common.evaluation.exact import CALIBRATION_BINS, MAX_LOSS
 from common.evaluation.layout import Layout, entry_of
-from common.evaluation.metrics import METRICS, Metrics, temperature_of
+from common.evaluation.metrics import METRICS, Metrics, calibration_of
 from common.evaluation.state import FIRST, Normal, Reference
 
 Floats = NDArray[np.float64]
@@ -271,7 +271,7 @@ def _metrics(
         confusion=((spared, units - positives - spared), (positives - caught, caught)),
         roc=tuple((min(float(x), 1.0), min(float(y), 1.0)) for x, y in zip(alarms, hits, strict=True)),
         scores=spread,
-        temperature=temperature_of(spread),
+        **calibration_of(spread),
     )
 
 

@@ -86,6 +86,8 @@ class Metrics(Figures):
         scores: the spread of the test part's scores, see :mod:`common.evaluation.calibration`; empty where there is
             none.
         temperature: of the validation part; NaN where there is none.
+        prevalence: of the second of two classes in the validation part, between 0 and 1; NaN where there is no
+            temperature.
     """
 
     records: int
@@ -95,6 +97,7 @@ class Metrics(Figures):
     roc: tuple[tuple[float, float], ...]
     scores: tuple[Row, ...] = ()
     temperature: float = math.nan
+    prevalence: float = math.nan
 
 
 def accuracy(confusion: Floats) -> Floats:
@@ -297,14 +300,15 @@ def metrics(counts: EvaluationCounts, decided: float | None = None) -> Metrics:
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         roc=_roc(test.histograms[0]) if binary else (),
         scores=_spread(test.histograms[0]) if binary else (),
-        temperature=temperature_of(_spread(counts.validation.histograms[0])) if binary else math.nan,
+        **calibration_of(_spread(counts.validation.histograms[0]) if binary else ()),
     )
 
 
-def temperature_of(rows: tuple[Row, ...]) -> float:
-    """Return the best temperature of a spread; NaN where it lacks a class."""
+def calibration_of(rows: tuple[Row, ...]) -> dict[str, float]:
+    """Return ``temperature``, the best of a spread, and ``prevalence``; both NaN where it lacks a class."""
     spread = Spread.of(rows)
-    return math.nan if spread is None else spread.best_temperature()
+    found = (math.nan, math.nan) if spread is None else (spread.best_temperature(), spread.prevalence())
+    return dict(zip(("temperature", "prevalence"), found, strict=True))
 
 
 def _spread(histogram: Integers) -> tuple[Row, ...]:

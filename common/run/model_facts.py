@@ -36,6 +36,9 @@ class ModelFacts(BaseModel):
     """For each label of a multi-label task, the probability from which the label is said to be there."""
     temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Scores are divided by it before they become probabilities; the thresholds are of what comes out."""
+    prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the second of two classes where the temperature was fixed, as noisy counts gave it: the probabilities
+    are for such a mix. None where no temperature was fixed."""
     run_id: str
     task: str
     data_set: str
@@ -60,7 +63,7 @@ def expected_facts(
         data_set: its name in the chain.
         last_epsilon: what the survivors of the last training round had spent.
         finished: the chain's last entry of a run that ended.
-        card: what decides in a run that has not ended: only the end is recorded with thresholds and a temperature.
+        card: what decides in a run that has not ended: only the end is recorded with thresholds and a calibration.
         authority_on_server: as the run's events say.
 
     Raises:
@@ -76,9 +79,10 @@ def expected_facts(
                 "threshold": threshold,
                 "thresholds": finished.thresholds,
                 "temperature": finished.temperature or 1.0,
+                "prevalence": finished.prevalence,
             }
         elif card is not None:
-            decision = {name: getattr(card, name) for name in ("threshold", "thresholds", "temperature")}
+            decision = {name: getattr(card, name) for name in ("threshold", "thresholds", "temperature", "prevalence")}
         config = Config(
             experiment=description.experiment,
             task=description.task,

@@ -404,7 +404,7 @@ def expected_facts(record: RunRecord, card: ModelFacts | None, *, authority_on_s
 
     Args:
         record: of the run.
-        card: what decides in a run that has not ended: only the end is recorded with thresholds and a temperature.
+        card: what decides in a run that has not ended: only the end is recorded with thresholds and a calibration.
         authority_on_server: as the run's events say.
     """
     return facts_by_chain(

@@ -89,6 +89,24 @@ def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
     return int(probabilities[1] >= threshold)
 
 
+def at_prevalence(probability: float, fixed_at: float, prevalence: float) -> float:
+    """Return the probability of the second of two classes where the classes are mixed otherwise, by Bayes' rule.
+
+    It is right if the images of each class look alike in both places (Saerens, Latinne and Decaestecker 2002).
+
+    Args:
+        probability: in a mix with ``fixed_at`` of the second class.
+        fixed_at: prevalence of the second class for which ``probability`` holds, between 0 and 1.
+        prevalence: the one to change to, between 0 and 1.
+
+    >>> round(at_prevalence(0.5, 0.75, 0.5), 4), at_prevalence(1.0, 0.75, 0.5)
+    (0.25, 1.0)
+    """
+    own = probability * prevalence / fixed_at
+    others = (1 - probability) * (1 - prevalence) / (1 - fixed_at)
+    return own / (own + others)
+
+
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each class's probability, shape (n, classes), from logits; a row sums to 1."""
     return np.asarray(torch.softmax(torch.from_numpy(scores), dim=1).numpy())

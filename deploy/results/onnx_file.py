@@ -125,6 +125,7 @@ def metadata_of(card: ModelCard) -> dict[str, str]:
         "threshold": json.dumps(card.threshold),
         "thresholds": json.dumps(card.thresholds),
         "temperature": json.dumps(card.temperature),
+        "prevalence": json.dumps(card.prevalence),
         "kind": card.kind.value if card.kind is not None else "",
         "task": card.task,
         "data_set": card.data_set,

@@ -327,6 +327,7 @@ def model_facts(
     threshold: float | None,
     thresholds: tuple[float, ...] = (),
     temperature: float | None = None,
+    prevalence: float | None = None,
     *,
     last_epsilon: Mapping[str, float],
 ) -> ModelFacts:
@@ -341,6 +342,7 @@ def model_facts(
         thresholds: of each label of a multi-label task, likewise.
         temperature: of the scores of two classes, fixed likewise; the threshold that is returned is of the
             probabilities after it, so that the same images are decided the same.
+        prevalence: of the second class where the temperature was fixed.
         last_epsilon: what each hospital of the model's last step had spent by then. The history may lack that step: a
             step is told once its model is measured, and a run that is stopped leaves that to when it goes on.
     """
@@ -353,6 +355,7 @@ def model_facts(
         image_size=started.config.model.image_size,
         threshold=threshold if threshold is None or temperature is None else tempered(threshold, temperature),
         temperature=1.0 if temperature is None else temperature,
+        prevalence=prevalence,
         kind=TaskKind(terms.kind),
         positive=terms.positive,
         thresholds=thresholds,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
 from common.task import TaskKind
 from deploy.command import FILE, command, json_option
-from deploy.results.classifier import Classifier, decided, log_odds, probabilities_of, thresholds_of
+from deploy.results.classifier import Classifier, at_prevalence, decided, log_odds, probabilities_of, thresholds_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 from deploy.results.predict_files import Prediction, Unanswered, files_of, write_table
 from deploy.results.saliency import occlusion
@@ -94,6 +94,12 @@ class OpenedImage:
     metavar="DIR",
     help="Write a DICOM Structured Report and a picture of the saliency for each image, which must be DICOM.",
 )
+@click.option(
+    "--prevalence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="P",
+    help="Give the probabilities for a share P of the second class where the images come from; of two classes alone.",
+)
 @click.option("--store", "kept", type=FILE, metavar="FILE", help="Add the answers to this file, for a silent trial.")
 @json_option()
 def main(
@@ -101,19 +107,16 @@ def main(
     images: tuple[Path, ...],
     csv_file: Path | None,
     dicom_sr: Path | None,
+    prevalence: float | None,
     kept: Path | None,
     as_json: bool,
 ) -> int:
     """Classify the images named, and store or file the answers."""
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    if card.kind is TaskKind.MULTILABEL and kept:
-        raise DataError(
-            "--store takes models that give one class an image, as a silent trial compares them; this one gives "
-            "labels: use --csv"
-        )
+    _check_options(card, prevalence, kept, dicom_sr)
     paths, passed_over = files_of(images)
-    asked = _Asked(Classifier(flat, card), card, kept, dicom_sr)
+    asked = _Asked(Classifier(flat, card), card, kept, dicom_sr, prevalence)
     asked.about(paths)
     answers, unanswered = asked.answers, asked.unanswered
     reasons = "\n".join(each.error for each in unanswered)
@@ -125,7 +128,7 @@ def main(
         for each in (*answers, *unanswered):
             print(json.dumps(vars(each)))
     else:
-        _print_table(answers, card)
+        _print_table(answers, card, prevalence)
         if passed_over:
             print(f"{passed_over} files in folders are no images and were passed over")
         if kept is not None:
@@ -144,6 +147,7 @@ class _Asked:
         card: what it is.
         kept: a file that answers are added to, or None.
         dicom_sr: a folder that reports go into, or None.
+        prevalence: of the second class, which the probabilities are given for; None for that of the model.
         answers: in the order of the files.
         unanswered: files that cannot be used.
         added: how many answers the file of ``kept`` lacked.
@@ -153,6 +157,7 @@ class _Asked:
     card: ModelCard
     kept: Path | None
     dicom_sr: Path | None
+    prevalence: float | None = None
     answers: list[Prediction] = field(default_factory=list)
     unanswered: list[Unanswered] = field(default_factory=list)
     added: int = 0
@@ -175,7 +180,7 @@ class _Asked:
             _check_fileable(opened)
         scores = self.classifier.scores(np.stack([each.pixels for each in opened]))
         predictions = _predictions(opened, scores, self.card)
-        self.answers += predictions
+        self.answers += [_mixed(each, self.card, self.prevalence) for each in predictions]
         if self.kept is not None:
             self.added += store(self.kept, _stored(opened, predictions, scores, self.card))
         if self.dicom_sr is not None:
@@ -207,6 +212,37 @@ def _predictions(opened: Sequence[OpenedImage], scores: NDArray[np.float64], car
         )
         for each, row in zip(opened, probabilities_of(scores, card), strict=True)
     ]
+
+
+def _check_options(card: ModelCard, prevalence: float | None, kept: Path | None, dicom_sr: Path | None) -> None:
+    """Refuse what a model, or another option, does not allow, before any image is read.
+
+    Raises:
+        DataError: says why.
+    """
+    if card.kind is TaskKind.MULTILABEL and kept:
+        raise DataError(
+            "--store takes models that give one class an image, as a silent trial compares them; this one gives "
+            "labels: use --csv"
+        )
+    if prevalence is None:
+        return
+    if card.prevalence is None:
+        raise DataError(
+            f"--prevalence needs a model of two classes whose {CARD_FILE} says at which prevalence its probabilities "
+            "were fixed; this one does not: leave the option out"
+        )
+    if kept or dicom_sr:
+        raise DataError("--prevalence must be left out with --store and --dicom-sr, which keep the model's own answer")
+
+
+def _mixed(answer: Prediction, card: ModelCard, prevalence: float | None) -> Prediction:
+    """Return an answer with its probabilities at another prevalence, if one is asked for; what is predicted stays."""
+    if prevalence is None or card.prevalence is None:
+        return answer
+    first, second = card.classes
+    own = at_prevalence(answer.probabilities[second], card.prevalence, prevalence)
+    return replace(answer, probabilities={first: 1 - own, second: own})
 
 
 def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[OpenedImage], list[Unanswered]]:
@@ -369,10 +405,13 @@ def _remark(finding: Finding) -> str:
     return f"{finding.mistake.value}: {finding.advice.reason}{detail}"
 
 
-def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
+def _print_table(predictions: Sequence[Prediction], card: ModelCard, prevalence: float | None) -> None:
     rule = "each label from its threshold on" if card.kind is TaskKind.MULTILABEL else "most probable class"
-    if card.threshold is not None:
-        rule = f"{card.classes[1]} from {card.threshold:.3f} on, as validation records fixed it"
+    threshold = card.threshold
+    if threshold is not None:
+        if prevalence is not None and card.prevalence is not None:
+            threshold = at_prevalence(threshold, card.prevalence, prevalence)
+        rule = f"{card.classes[1]} from {threshold:.3f} on, as validation records fixed it"
     table = Table(title=f"{card.architecture} trained on {card.data_set} ({rule})", title_justify="left")
     table.add_column("image", overflow="fold")
     table.add_column("prediction", style="bold")
@@ -388,5 +427,11 @@ def _print_table(predictions: Sequence[Prediction], card: ModelCard) -> None:
             console.print(
                 f"(!) {prediction.file}: {remark}", style="red", markup=False, soft_wrap=True, highlight=False
             )
+    if prevalence is not None and card.prevalence is not None:
+        console.print(
+            f"The probabilities are for a place where {prevalence:.1%} are {card.classes[1]}; of the validation "
+            f"records that fixed them {card.prevalence:.1%} were. What is predicted does not change.",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
     for line in (*card.caveats, NOT_A_DEVICE):
         console.print(line, style="yellow", soft_wrap=True, highlight=False)

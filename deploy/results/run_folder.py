@@ -107,6 +107,7 @@ class RunFolder:
             progress.threshold,
             progress.thresholds,
             progress.temperature,
+            progress.prevalence,
             last_epsilon=_last_epsilon(chain),
         )
         files = self._outputs.finish(checkpoint.model[:], facts)

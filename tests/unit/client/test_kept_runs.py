@@ -307,6 +307,7 @@ def test_what_does_not_verify_is_refused_once_with_the_reason(
         ({"positive": ("normal",)}, "positive"),
         ({"threshold": 0.01}, "threshold"),
         ({"temperature": 7.0}, "temperature"),
+        ({"prevalence": 0.99}, "prevalence"),
         ({"task": "tuberculosis"}, "task"),
         ({"data_set": "a large data set"}, "data_set"),
         ({"privacy": {"epsilon": 0.01}}, "privacy"),

@@ -98,6 +98,14 @@ def test_without_noise_what_is_read_off_entries_is_exact(kind: TaskKind) -> None
         assert np.trace(confusion) / UNITS == pytest.approx(exact["accuracy"], abs=0.012)
 
 
+def test_the_prevalence_that_probabilities_hold_for_is_that_of_the_counted_units() -> None:
+    _, labels = records(TaskKind.BINARY, 0)
+    told = ask_all(plan_of(TaskKind.BINARY))[-2][2].metrics
+    assert told.prevalence == pytest.approx((labels == 1).mean(), abs=0.005)
+    assert told.temperature > 0
+    assert math.isnan(ask_all(plan_of(TaskKind.MULTICLASS))[-2][2].metrics.prevalence)
+
+
 def test_a_label_that_is_left_out_of_records_is_measured_on_the_others() -> None:
     plan = dataclasses.replace(plan_of(TaskKind.MULTILABEL), labels_left_out=True)
     logits, labels = records(TaskKind.MULTILABEL, 0)

@@ -194,6 +194,43 @@ def test_the_temperature_divides_the_scores(
     assert abs(tempered - 0.5) < abs(plain - 0.5)
 
 
+def test_probabilities_are_given_for_the_readers_own_prevalence_and_the_answer_stays(
+    tmp_path: Path, pixels: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    plain = _probability(pixels)
+    threshold = plain - 0.01
+    save_model(tmp_path, flat_parameters(NETWORK), _facts(threshold).model_copy(update={"prevalence": 0.75}))
+    image = tmp_path / "x.png"
+    (answer,) = _asked(capsys, tmp_path, image, "--prevalence", "0.1")
+    odds = plain / (1 - plain) * (0.1 / 0.9) / (0.75 / 0.25)  # Bayes' rule.
+    assert answer["probabilities"] == {
+        "normal": pytest.approx(1 / (1 + odds)), "pneumonia": pytest.approx(odds / (1 + odds)),
+    }  # fmt: skip
+    assert answer["predicted"] == "pneumonia"
+    (same,) = _asked(capsys, tmp_path, image, "--prevalence", "0.75")
+    assert same["probabilities"]["pneumonia"] == pytest.approx(plain)  # type: ignore[index]
+    assert main(["predict", str(tmp_path), str(image), "--prevalence", "0.1"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    of_threshold = threshold / (1 - threshold) * (0.1 / 0.9) / (0.75 / 0.25)
+    assert f"pneumonia from {of_threshold / (1 + of_threshold):.3f} on" in shown
+    assert "for a place where 10.0% are pneumonia; of the validation records that fixed them 75.0% were" in shown
+
+
+def test_a_model_that_says_no_prevalence_and_answers_that_are_kept_refuse_another_one(
+    model: Path, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    asked = ["predict", str(model), str(tmp_path / "x.png"), "--prevalence", "0.1"]
+    with pytest.raises(DataError, match="needs a model of two classes whose"):
+        main(asked)
+    save_model(model, flat_parameters(NETWORK), _facts(0.5).model_copy(update={"prevalence": 0.75}))
+    for kept in ("--store", "--dicom-sr"):
+        with pytest.raises(DataError, match="must be left out with --store and --dicom-sr"):
+            main([*asked, kept, str(tmp_path / "kept")])
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="a model is a folder with"):
         main(["predict", str(tmp_path), "x.png"])
