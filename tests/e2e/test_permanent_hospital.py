@@ -53,8 +53,7 @@ class Container:
 def container(tmp_path: Path) -> Iterator[Container]:
     images, config = tmp_path / "xrays", tmp_path / "hospital.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
-    config.chmod(0o644)  # whatever the umask: the container's user reads it
-    config.chmod(0o644)
+    config.chmod(0o644)  # Whatever the umask: the container's user reads it.
     made = Container(images, config)
     made.compose("build")
     try:
