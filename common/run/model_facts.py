@@ -37,8 +37,8 @@ class ModelFacts(BaseModel):
     temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Scores are divided by it before they become probabilities; the thresholds are of what comes out."""
     prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """The share of the second of two classes where the temperature was fixed, as noisy counts gave it: probabilities are
-    for such a mix. None where no temperature was fixed."""
+    """The share of the second of two classes where the temperature was fixed, as noisy counts gave it: the mix that
+    probabilities are for. None where no temperature was fixed."""
     run_id: str
     task: str
     data_set: str
