@@ -305,10 +305,9 @@ def metrics(counts: EvaluationCounts, decided: float | None = None) -> Metrics:
 
 
 def calibration_of(rows: tuple[Row, ...]) -> dict[str, float]:
-    """Return ``temperature``, the best of a spread, and ``prevalence``; both NaN where it lacks a class."""
+    """Return ``temperature``, the best of a spread, and ``prevalence``; nothing where it lacks a class."""
     spread = Spread.of(rows)
-    found = (math.nan, math.nan) if spread is None else (spread.best_temperature(), spread.prevalence())
-    return dict(zip(("temperature", "prevalence"), found, strict=True))
+    return {} if spread is None else {"temperature": spread.best_temperature(), "prevalence": spread.prevalence()}
 
 
 def _spread(histogram: Integers) -> tuple[Row, ...]:

@@ -1,5 +1,7 @@
 """A trained model as whoever uses it sees it: images in, scores and probabilities out, as in training."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -89,22 +91,29 @@ def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
     return int(probabilities[1] >= threshold)
 
 
-def at_prevalence(probability: float, fixed_at: float, prevalence: float) -> float:
-    """Return the probability of the second of two classes where the classes are mixed otherwise, by Bayes' rule.
+@dataclass(frozen=True)
+class Mix:
+    """How often the second of two classes is where a model's probabilities hold, and where a reader wants them.
 
-    It is right if the images of each class look alike in both places (Saerens, Latinne and Decaestecker 2002).
-
-    Args:
-        probability: in a mix with ``fixed_at`` of the second class.
-        fixed_at: prevalence of the second class for which ``probability`` holds, between 0 and 1.
-        prevalence: the one to change to, between 0 and 1.
-
-    >>> round(at_prevalence(0.5, 0.75, 0.5), 4), at_prevalence(1.0, 0.75, 0.5)
-    (0.25, 1.0)
+    Attributes:
+        fixed_at: its prevalence for which the model gives probabilities, between 0 and 1.
+        prevalence: the reader's own, between 0 and 1.
     """
-    own = probability * prevalence / fixed_at
-    others = (1 - probability) * (1 - prevalence) / (1 - fixed_at)
-    return own / (own + others)
+
+    fixed_at: float
+    prevalence: float
+
+    def change(self, probability: float) -> float:
+        """Return a probability of the second class as it is at the reader's prevalence, by Bayes' rule.
+
+        It is right if the images of each class look alike in both places (Saerens, Latinne and Decaestecker 2002).
+
+        >>> round(Mix(0.75, 0.5).change(0.5), 4), Mix(0.75, 0.5).change(1.0)
+        (0.25, 1.0)
+        """
+        own = probability * self.prevalence / self.fixed_at
+        others = (1 - probability) * (1 - self.prevalence) / (1 - self.fixed_at)
+        return own / (own + others)
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

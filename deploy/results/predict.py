@@ -30,7 +30,7 @@ from common.files import make_private_folder, write_private
 from common.shards import MAX_FILE_BYTES, fit
 from common.task import TaskKind
 from deploy.command import FILE, command, json_option
-from deploy.results.classifier import Classifier, at_prevalence, decided, log_odds, probabilities_of, thresholds_of
+from deploy.results.classifier import Classifier, Mix, decided, log_odds, probabilities_of, thresholds_of
 from deploy.results.model_file import CARD_FILE, TENSORS_FILE, ModelCard, load_model
 from deploy.results.predict_files import Prediction, Unanswered, files_of, write_table
 from deploy.results.saliency import occlusion
@@ -114,9 +114,9 @@ def main(
     """Classify the images named, and store or file the answers."""
     folder = model.parent if model.name in (CARD_FILE, TENSORS_FILE) else model
     flat, card = load_model(folder)
-    _check_options(card, prevalence, kept, dicom_sr)
+    mix = _checked(card, prevalence, kept, dicom_sr)
     paths, passed_over = files_of(images)
-    asked = _Asked(Classifier(flat, card), card, kept, dicom_sr, prevalence)
+    asked = _Asked(Classifier(flat, card), card, kept, dicom_sr, mix)
     asked.about(paths)
     answers, unanswered = asked.answers, asked.unanswered
     reasons = "\n".join(each.error for each in unanswered)
@@ -128,7 +128,7 @@ def main(
         for each in (*answers, *unanswered):
             print(json.dumps(vars(each)))
     else:
-        _print_table(answers, card, prevalence)
+        _print_table(answers, card, mix)
         if passed_over:
             print(f"{passed_over} files in folders are no images and were passed over")
         if kept is not None:
@@ -147,7 +147,7 @@ class _Asked:
         card: what it is.
         kept: a file that answers are added to, or None.
         dicom_sr: a folder that reports go into, or None.
-        prevalence: of the second class, which the probabilities are given for; None for that of the model.
+        mix: that the probabilities are given for; None for the model's own.
         answers: in the order of the files.
         unanswered: files that cannot be used.
         added: how many answers the file of ``kept`` lacked.
@@ -157,7 +157,7 @@ class _Asked:
     card: ModelCard
     kept: Path | None
     dicom_sr: Path | None
-    prevalence: float | None = None
+    mix: Mix | None = None
     answers: list[Prediction] = field(default_factory=list)
     unanswered: list[Unanswered] = field(default_factory=list)
     added: int = 0
@@ -180,7 +180,7 @@ class _Asked:
             _check_fileable(opened)
         scores = self.classifier.scores(np.stack([each.pixels for each in opened]))
         predictions = _predictions(opened, scores, self.card)
-        self.answers += [_mixed(each, self.card, self.prevalence) for each in predictions]
+        self.answers += predictions if self.mix is None else [_mixed(each, self.mix) for each in predictions]
         if self.kept is not None:
             self.added += store(self.kept, _stored(opened, predictions, scores, self.card))
         if self.dicom_sr is not None:
@@ -214,11 +214,11 @@ def _predictions(opened: Sequence[OpenedImage], scores: NDArray[np.float64], car
     ]
 
 
-def _check_options(card: ModelCard, prevalence: float | None, kept: Path | None, dicom_sr: Path | None) -> None:
-    """Refuse what a model, or another option, does not allow, before any image is read.
+def _checked(card: ModelCard, prevalence: float | None, kept: Path | None, dicom_sr: Path | None) -> Mix | None:
+    """Return the mix that probabilities are asked for, if one is; before any image is read.
 
     Raises:
-        DataError: says why.
+        DataError: the model, or another option, does not allow what is asked; says why.
     """
     if card.kind is TaskKind.MULTILABEL and kept:
         raise DataError(
@@ -226,7 +226,7 @@ def _check_options(card: ModelCard, prevalence: float | None, kept: Path | None,
             "labels: use --csv"
         )
     if prevalence is None:
-        return
+        return None
     if card.prevalence is None:
         raise DataError(
             f"--prevalence needs a model of two classes whose {CARD_FILE} says at which prevalence its probabilities "
@@ -234,15 +234,14 @@ def _check_options(card: ModelCard, prevalence: float | None, kept: Path | None,
         )
     if kept or dicom_sr:
         raise DataError("--prevalence must be left out with --store and --dicom-sr, which keep the model's own answer")
+    return Mix(card.prevalence, prevalence)
 
 
-def _mixed(answer: Prediction, card: ModelCard, prevalence: float | None) -> Prediction:
-    """Return an answer with its probabilities at another prevalence, if one is asked for; what is predicted stays."""
-    if prevalence is None or card.prevalence is None:
-        return answer
-    first, second = card.classes
-    own = at_prevalence(answer.probabilities[second], card.prevalence, prevalence)
-    return replace(answer, probabilities={first: 1 - own, second: own})
+def _mixed(answer: Prediction, mix: Mix) -> Prediction:
+    """Return an answer with its probabilities in another mix of two classes; what is predicted stays."""
+    first, second = answer.probabilities
+    own = mix.change(answer.probabilities[second])
+    return replace(answer, probabilities={first: 1 - own, second: own}, prevalence=mix.prevalence)
 
 
 def _open_all(paths: Sequence[Path], card: ModelCard, *, go_on: bool) -> tuple[list[OpenedImage], list[Unanswered]]:
@@ -405,12 +404,10 @@ def _remark(finding: Finding) -> str:
     return f"{finding.mistake.value}: {finding.advice.reason}{detail}"
 
 
-def _print_table(predictions: Sequence[Prediction], card: ModelCard, prevalence: float | None) -> None:
+def _print_table(predictions: Sequence[Prediction], card: ModelCard, mix: Mix | None) -> None:
     rule = "each label from its threshold on" if card.kind is TaskKind.MULTILABEL else "most probable class"
-    threshold = card.threshold
-    if threshold is not None:
-        if prevalence is not None and card.prevalence is not None:
-            threshold = at_prevalence(threshold, card.prevalence, prevalence)
+    if card.threshold is not None:
+        threshold = card.threshold if mix is None else mix.change(card.threshold)
         rule = f"{card.classes[1]} from {threshold:.3f} on, as validation records fixed it"
     table = Table(title=f"{card.architecture} trained on {card.data_set} ({rule})", title_justify="left")
     table.add_column("image", overflow="fold")
@@ -427,10 +424,10 @@ def _print_table(predictions: Sequence[Prediction], card: ModelCard, prevalence:
             console.print(
                 f"(!) {prediction.file}: {remark}", style="red", markup=False, soft_wrap=True, highlight=False
             )
-    if prevalence is not None and card.prevalence is not None:
+    if mix is not None:
         console.print(
-            f"The probabilities are for a place where {prevalence:.1%} are {card.classes[1]}; of the validation "
-            f"records that fixed them {card.prevalence:.1%} were. What is predicted does not change.",
+            f"The probabilities are for a place where {mix.prevalence:.1%} are {card.classes[1]}; of the validation "
+            f"records that fixed them {mix.fixed_at:.1%} were. What is predicted does not change.",
             soft_wrap=True, highlight=False,
         )  # fmt: skip
     for line in (*card.caveats, NOT_A_DEVICE):

@@ -22,6 +22,8 @@ class Prediction:
     """Class to probability; they sum to 1."""
     remarks: tuple[str, ...] = ()
     """Why the image may be unlike those that the model was trained for, as ``kind: reason``."""
+    prevalence: float | None = None
+    """The share of the second class that the probabilities are given for; None for the model's own."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,21 @@ def files_of(named: Sequence[Path]) -> tuple[list[Path], int]:
 def write_table(path: Path, answers: Sequence[Prediction], unanswered: Sequence[Unanswered], card: ModelCard) -> None:
     """Write a row for each file: answer, probabilities, remarks, and why it got no answer.
 
+    Where the probabilities are for a reader's own prevalence, each row of an answer says for which.
+
     Raises:
         RunError: the file cannot be written.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "predicted", *card.classes, "remarks", "error"])
+    mixed = ["prevalence"] if any(answer.prevalence is not None for answer in answers) else []
+    table.writerow(["file", "predicted", *card.classes, *mixed, "remarks", "error"])
     for answer in answers:
         figures = [f"{answer.probabilities[name]:.6f}" for name in card.classes]
-        table.writerow([answer.file, answer.predicted, *figures, "; ".join(answer.remarks), ""])
+        prevalence = [f"{answer.prevalence:g}" for _ in mixed]
+        table.writerow([answer.file, answer.predicted, *figures, *prevalence, "; ".join(answer.remarks), ""])
     for each in unanswered:
-        table.writerow([each.file, "", *("" for _ in card.classes), "", each.error])
+        table.writerow([each.file, "", *("" for _ in (*card.classes, *mixed)), "", each.error])
     replace_file(path, text.getvalue().encode())
 
 

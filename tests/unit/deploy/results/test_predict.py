@@ -208,6 +208,13 @@ def test_probabilities_are_given_for_the_readers_own_prevalence_and_the_answer_s
         "normal": pytest.approx(1 / (1 + odds)), "pneumonia": pytest.approx(odds / (1 + odds)),
     }  # fmt: skip
     assert answer["predicted"] == "pneumonia"
+    assert answer["prevalence"] == 0.1
+    table = tmp_path / "answers.csv"
+    assert main(["predict", str(tmp_path), str(image), "--prevalence", "0.1", "--csv", str(table)]) == 0
+    header, row = (line.split(",") for line in table.read_text().splitlines())
+    assert header == ["file", "predicted", "normal", "pneumonia", "prevalence", "remarks", "error"]
+    assert row[3:5] == [f"{odds / (1 + odds):.6f}", "0.1"]
+    capsys.readouterr()
     (same,) = _asked(capsys, tmp_path, image, "--prevalence", "0.75")
     assert same["probabilities"]["pneumonia"] == pytest.approx(plain)  # type: ignore[index]
     assert main(["predict", str(tmp_path), str(image), "--prevalence", "0.1"]) == 0
